@@ -1,0 +1,45 @@
+# Each target makes the environment that it needs, with Python 3.11 or later: make PYTHON=python3.12 test
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint docs bench clean
+
+demo: $(READY)-demo  ## find out which codec packs real text best, on all cores
+	$(BIN)/python examples/compression.py $(ARGS)
+
+test: $(READY)-test  ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(READY)-docs  ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+bench: $(READY)-bench  ## measure against the peers, as ratios in one run
+	$(BIN)/python bench/run.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(READY):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+$(READY)-demo: $(READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	touch $@
+
+$(READY)-test: $(READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[scoop,table,plot,progress]" --group test
+	touch $@
+
+$(READY)-lint $(READY)-docs $(READY)-bench: $(READY)-%: $(READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[scoop,table,plot,progress]" --group $*
+	touch $@
