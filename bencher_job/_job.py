@@ -1,0 +1,75 @@
+"""Knows one job: a function, its arguments and its key, and how to run it. It is all that a worker needs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import _media
+from ._keys import job_key_of
+
+__all__ = ["Job", "run_job"]
+
+
+class Job:
+    """One call of a function, with the key under which its result is kept.
+
+    `job_id` names the job for people, in logs and errors. `job_args` are the function's keyword arguments; what can
+    only be passed by position goes before them as `positional`. `arguments` are what records show: the arguments by the
+    names of the parameters, `job_args` unless given. Without a `job_key` the key is made of the function and
+    its arguments; the tag is never part of it.
+
+    Raises:
+        UnkeyableArgument: when no key can be made of an argument.
+        TypeError: when the arguments don't fit the function.
+
+    >>> job = Job("first", sorted, {"reverse": True}, positional=([1, 3, 2],))
+    >>> run_job(job)
+    [3, 2, 1]
+    """
+
+    __slots__ = ("arguments", "function", "job_args", "job_id", "job_key", "media_folder", "positional", "tag")
+
+    def __init__(
+        self,
+        job_id: str,
+        function: Callable[..., Any],
+        job_args: Mapping[str, Any],
+        job_key: str | None = None,
+        tag: str = "",
+        *,
+        positional: Sequence[Any] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self.function = function
+        self.job_args = dict(job_args)
+        self.positional = tuple(positional)
+        self.job_key = job_key_of(function, self.positional, self.job_args) if job_key is None else job_key
+        self.tag = tag
+        self.arguments = self.job_args if arguments is None else arguments
+        self.media_folder: Path | None = None
+
+    def in_folder(self, folder: Path | None) -> Job:
+        """Copy the job for one run, whose media go into a folder."""
+        run = copy.copy(self)
+        run.media_folder = folder
+        return run
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"<Job {self.job_id!r} of {name}, key {self.job_key[:12]}>"
+
+
+def run_job(job: Job) -> Any:
+    """Run a job's function here and now, and return what it returns; nothing is looked up or kept.
+
+    While the function runs, `current_job_key()` is the job's key and `gen_path()` leads to the run's own folder.
+
+    Raises:
+        BaseException: what the function raises.
+    """
+    with _media.running(job.job_key, job.media_folder):
+        return job.function(*job.positional, **job.job_args)

@@ -1,0 +1,151 @@
+"""Knows the files that a job writes: a folder per run of a job, which is kept with the job's entry and goes with it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path, PurePath
+
+from . import _settings
+
+__all__ = [
+    "MEDIA_FOLDER",
+    "RunningJob",
+    "current_job_key",
+    "discard",
+    "gen_path",
+    "may_be_running",
+    "run_folder",
+    "running",
+    "running_keys",
+    "size_of",
+]
+
+MEDIA_FOLDER = "media"
+"""Name of the folder inside a store's folder in which the run folders lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """A job while its function runs: its key, where its media go, and the keys of the jobs that called it."""
+
+    key: str
+    folder: Path | None
+    callers: frozenset[str] = frozenset()
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False, compare=False)
+
+
+_run_numbers = itertools.count()
+_running: ContextVar[RunningJob | None] = ContextVar("bencher_job_running", default=None)
+
+
+@contextmanager
+def running(key: str, folder: Path | None) -> Iterator[RunningJob]:
+    """Make a job the current one of this thread or task while its function runs."""
+    job = RunningJob(key, folder, running_keys())
+    token = _running.set(job)
+    try:
+        yield job
+    finally:
+        _running.reset(token)
+
+
+def running_keys() -> frozenset[str]:
+    """Give the keys of the job that runs here and of all jobs that it was called from."""
+    job = _running.get()
+    return frozenset() if job is None else job.callers | {job.key}
+
+
+def current_job_key() -> str | None:
+    """Give the key of the job that runs in this thread or task, or None outside a job.
+
+    >>> current_job_key() is None
+    True
+    """
+    job = _running.get()
+    return None if job is None else job.key
+
+
+def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> str:
+    """Give an absolute path for a file to write, a new one at each call; its folder is made, the file is not.
+
+    Inside a job the path lies in a folder of this run's own. The folder is kept with the job's entry, and is removed
+    with it or when the job fails. Outside a job the name is unique and the file is the caller's own. A thread that a
+    job starts is outside of it, unless it is run in a copy of the job's `contextvars` context.
+
+    Raises:
+        ValueError: when filename, folder or suffix would lead out of the media folder.
+    """
+    for name, part in (("filename", filename), ("folder", folder), ("suffix", suffix)):
+        if ".." in PurePath(part).parts or PurePath(part).is_absolute() or "\0" in part:
+            raise ValueError(f"{name}={part!r} leads out of the media folder. Use a relative name without '..'.")
+    job = _running.get()
+    if job is None or job.folder is None:
+        path = _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{uuid.uuid4().hex}{suffix}"
+    else:
+        path = job.folder / folder / f"{filename}-{next(job.numbers)}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.fspath(path)
+
+
+def run_folder(store: Path, key: str) -> Path:
+    """Name the folder of a new run of a job; `gen_path` makes it when the job first asks for a path.
+
+    The name begins with the key and tells which process the run belongs to, so that a folder without an entry can be
+    told from that of a job that still runs.
+    """
+    return store / MEDIA_FOLDER / f"{key[:16]}.{_process(os.getpid())}.{next(_run_numbers)}"
+
+
+def may_be_running(folder: Path) -> bool:
+    """Whether the process that a run's folder belongs to may still live.
+
+    It may when it lives, and when it runs on another machine, where nobody here can tell.
+    """
+    _, _, rest = folder.name.partition(".")
+    process, _, _ = rest.rpartition(".")
+    host, _, tail = process.partition("-")
+    pid, _, _ = tail.partition("-")
+    if not pid.isdecimal():
+        return False
+    return host != _host() or process == _process(int(pid))
+
+
+def size_of(folder: Path) -> int:
+    """Add up the sizes of the files in a folder, in bytes; 0 where there is no folder."""
+    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
+
+
+def discard(folder: Path) -> None:
+    """Remove a run's folder and all that is in it; that it is gone already is no error."""
+    shutil.rmtree(folder, onerror=_ignore_missing)
+
+
+def _ignore_missing(_function: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+    if not isinstance(info[1], FileNotFoundError):
+        raise info[1]
+
+
+@functools.lru_cache(maxsize=256)
+def _process(pid: int) -> str:
+    """Name a process so that no later process with its number has the same name; empty if there is none."""
+    import psutil  # takes long to import, and only a job that runs asks for it
+
+    try:
+        return f"{_host()}-{pid}-{int(psutil.Process(pid).create_time() * 100)}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+@functools.cache
+def _host() -> str:
+    return sha256(socket.gethostname().encode()).hexdigest()[:8]

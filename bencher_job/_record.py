@@ -1,0 +1,136 @@
+"""Knows the frozen data that people see: a record of one entry, and the figures of one cache."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+__all__ = ["CacheInfo", "Record", "short_form"]
+
+LONGEST_SHORT_FORM: Final = 200
+"""Length in characters to which the text of an argument is cut in a record."""
+
+_PLAIN: Final = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is known of one entry besides its value."""
+
+    key: str
+    """The job key."""
+    function: str
+    """Module and qualified name of the function."""
+    tag: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments by name: plain small values as they are, others as a short text."""
+    created: datetime = datetime.fromtimestamp(0, UTC)
+    """When the function began to run, in UTC."""
+    seconds: float = 0.0
+    """How long the function ran, in seconds."""
+    size: int = 0
+    """Size of the entry and its media in bytes."""
+    media: str | None = None
+    """Name of the run's folder inside the store's media folder, where the job wrote files."""
+    executor: str = "SERIAL"
+    host: str = ""
+    """The machine that ran the function."""
+    pid: int = 0
+    """The process that ran the function."""
+    python: str = ""
+    """Version of the Python that ran the function."""
+    library: str = ""
+    """Version of this library."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {name: getattr(self, name) for name in self.__slots__}
+        return _record_of, ({**state, "arguments": dict(self.arguments)},)
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        return f"{self.function}({arguments}), {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _record_of(state: dict[str, Any]) -> Record:
+    return Record(**state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheInfo:
+    """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
+
+    submitted: int
+    """Jobs that were asked for."""
+    hits: int
+    """Jobs that were answered from the cache."""
+    joined: int
+    """Jobs that waited for the same job, already in flight."""
+    computed: int
+    """Jobs whose function ran."""
+    failed: int
+    """Jobs whose function, worker or engine failed."""
+    unsaved: int
+    """Results that reached the caller but could not be kept."""
+    damaged: int
+    """Entries of this store that were found damaged, and set aside."""
+    evicted: int
+    """Entries of this store that were removed to stay within the size limit."""
+    seconds_saved: float
+    """Recorded running time of the jobs that were answered from the cache, in seconds."""
+    entries: int
+    """Entries in the store, of all functions that share it."""
+    size: int
+    """Size of the store on disk in bytes, media included."""
+    size_limit: int
+    """Size in bytes beyond which the least recently stored entries are evicted."""
+
+
+    def __str__(self) -> str:
+        return (
+            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
+            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved"
+        )
+
+
+class _ShortText(reprlib.Repr):
+    """Cuts long texts, and never calls the `__repr__` of what could be large or foreign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = LONGEST_SHORT_FORM
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 10
+
+    def repr_instance(self, x: object, level: int) -> str:
+        shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
+        if isinstance(shape, tuple) and shape:
+            return f"<{type(x).__name__} {'×'.join(map(str, shape))}{'' if dtype is None else f' {dtype}'}>"
+        if callable(x) and (name := getattr(x, "__qualname__", None)):
+            return f"<{name}>"
+        return super().repr_instance(x, level)  # type: ignore[no-any-return, misc]
+
+
+_short_text = _ShortText()
+
+
+def short_form(value: object) -> Any:
+    """Give a value as it stands in a record: plain small values themselves, a short text of anything else.
+
+    >>> short_form(0.5), short_form([1, "a"])
+    (0.5, "[1, 'a']")
+    """
+    if type(value) in _PLAIN and not (type(value) is str and len(value) > LONGEST_SHORT_FORM):
+        return value
+    return _short_text.repr(value)[: 2 * LONGEST_SHORT_FORM]
+
+
+def arguments_to_json(arguments: Mapping[str, object]) -> str:
+    """Write arguments as the JSON text that a store keeps with an entry."""
+    return json.dumps({name: short_form(value) for name, value in arguments.items()})

@@ -1,0 +1,75 @@
+"""Knows where caches lie and whether caching is on: environment variables, and what tests put in their place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ._errors import BencherJobError
+
+__all__ = ["DEFAULT_CACHE_NAME", "cache_directory", "caching_is_on", "override_cache_directory", "store_directory"]
+
+DEFAULT_CACHE_NAME: Final = "fcache"
+
+_ON: Final = {"", "on", "1", "true", "yes"}
+_OFF: Final = {"off", "0", "false", "no"}
+
+_override: Path | None = None
+epoch = 0
+"""Grows whenever caches that are open may lie elsewhere from now on."""
+
+
+def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Resolve the folder that holds caches, as an absolute path; nothing is created.
+
+    In this order: the argument, the variable `BENCHER_JOB_CACHE_DIR`, `cachedir` in the current folder.
+    Inside `bencher_job.testing.temporary_cache()` it is always the temporary folder.
+    """
+    if _override is not None:
+        return _override
+    chosen = os.fspath(cache_dir) if cache_dir is not None else os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
+    return Path(chosen).expanduser().absolute()
+
+
+def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Resolve the folder of one cache: `<cache_dir>/<cache_name>`.
+
+    Raises:
+        BencherJobError: when the name is no plain folder name.
+    """
+    if not cache_name or cache_name in {".", ".."} or Path(cache_name).name != cache_name:
+        raise BencherJobError(
+            f"cache_name={cache_name!r} is not the name of a folder. "
+            f"Use a plain name, and cache_dir= to say where the cache lies."
+        )
+    return cache_directory(cache_dir) / cache_name
+
+
+def caching_is_on() -> bool:
+    """Whether results are looked up and kept: the variable `BENCHER_JOB` turns it `off`.
+
+    Raises:
+        BencherJobError: when the variable holds neither `on` nor `off`.
+    """
+    word = os.environ.get("BENCHER_JOB", "").strip().lower()
+    if word in _ON:
+        return True
+    if word in _OFF:
+        return False
+    raise BencherJobError(f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it.")
+
+
+@contextmanager
+def override_cache_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Let all caches that are opened meanwhile lie in one directory, whatever they ask for."""
+    global _override, epoch  # noqa: PLW0603 - settings of the process
+    before, _override = _override, Path(directory).absolute()
+    epoch += 1
+    try:
+        yield _override
+    finally:
+        _override = before
+        epoch += 1

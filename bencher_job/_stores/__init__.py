@@ -1,0 +1,78 @@
+"""Where do results live?
+
+    FutureCache -> MemoryTier -> DiskStore -> diskcache
+
+A process opens each folder once: all caches with one `cache_dir` and one `cache_name` share a store.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from pathlib import Path
+
+from .._forks import renew_after_fork
+from .base import MISS, Entry, Hit, Miss, NullStore, Store, StoreFailure, Tally
+from .codec import Payload, dump
+from .disk import DiskStore
+from .memory import MemoryTier
+from .orphans import clean_orphaned_media
+
+__all__ = [
+    "MISS",
+    "Entry",
+    "Hit",
+    "Miss",
+    "NullStore",
+    "Payload",
+    "Store",
+    "StoreFailure",
+    "Tally",
+    "clean_orphaned_media",
+    "dump",
+    "open_store",
+]
+
+
+class _OpenStores:
+    """The stores that this process has opened, by folder."""
+
+    def __init__(self) -> None:
+        self._stores: dict[Path, tuple[DiskStore, MemoryTier]] = {}
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = threading.Lock()
+
+    def open(self, directory: Path, size_limit: int, tag_index: bool) -> Store:
+        with self._lock:
+            if directory not in self._stores:
+                if not self._stores:
+                    atexit.register(self.close)
+                disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index)
+                self._stores[directory] = disk, MemoryTier(disk, disk.generation)
+            disk, tier = self._stores[directory]
+            disk.size_limit = max(disk.size_limit, size_limit)
+            disk.open()
+            return tier
+
+    def close(self) -> None:
+        for _, tier in list(self._stores.values()):
+            tier.close()
+
+
+_open_stores = _OpenStores()
+
+
+def open_store(directory: Path, *, size_limit: int, tag_index: bool = True) -> Store:
+    """Open the store in a folder, made if it isn't there.
+
+    Those who share a store share its size limit: the largest that any of them asks for.
+
+    Raises:
+        UntrustedCache: when another user owns the folder or can write to it.
+        StoreFailure: when it can't be opened.
+    """
+    return _open_stores.open(directory, size_limit, tag_index)

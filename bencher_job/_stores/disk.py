@@ -1,0 +1,349 @@
+"""Knows the store on disk: what is looked up, committed, set aside and removed in one folder.
+
+    <directory>/            owner only
+        cache.db            diskcache's table of entries, our tables of records and of media to remove
+        ab/cd/....val       the bytes of large entries
+        media/              a folder for each run that wrote files
+        damaged/            entries that failed their check, for whoever wants to know why
+        generation          tells the memory of other processes what is out of date
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import diskcache
+
+from .. import _media
+from .._errors import warn_caller
+from .._forks import renew_after_fork
+from .._record import Record
+from .base import MISS, Entry, Hit, Miss, StoreFailure, Tally
+from .codec import DamagedEntry, seal, unseal
+from .connections import Database, operation
+from .files import IN_ROW_BELOW, EntryDisk, Written
+from .memory import Generation
+from .place import refuse_untrusted, set_up
+from .tables import RECORD_COLUMNS, SCHEMA, SELECT_ENTRY, STORE_VERSION, chosen, record_of, row_of
+
+__all__ = ["DiskStore"]
+
+KEYS_PER_QUERY: Final = 500
+
+REMOVED_AT_ONCE: Final = 1000
+"""How many entries one transaction removes at most, so that others can write in between."""
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class DiskStore:
+    """Entries in a folder; opened at first use, and again at the first use after `close()`."""
+
+    def __init__(self, directory: Path, *, size_limit: int, tag_index: bool = True) -> None:
+        self.directory = directory
+        self.generation = Generation(directory / "generation")
+        self.tally = Tally()
+        self.puts = 0
+        self.size_limit = size_limit
+        self._tag_index = tag_index
+        self._written = size_limit  # bytes since the size was last looked at: so many that the first put looks
+        self._database: Database | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = threading.RLock()
+
+    def open(self) -> Database:
+        """Open the database, made if it isn't there.
+
+        Raises:
+            UntrustedCache: when another user owns the folder or can write to it.
+            StoreFailure: when the database can't be opened or is of a later version.
+        """
+        database = self._database
+        if database is not None:
+            return database
+        with self._lock, operation():
+            if self._database is None:
+                try:
+                    set_up(self.directory)
+                    refuse_untrusted(self.directory)
+                    database = self._open_or_set_aside()
+                    self.generation.open()
+                except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+                    raise StoreFailure(f"{type(error).__name__}: {error}") from error
+                self._database = database
+            return self._database
+
+    def _open_or_set_aside(self) -> Database:
+        try:
+            return self._open_database()
+        except sqlite3.OperationalError:  # locked, read-only, disk full: not damage
+            raise
+        except sqlite3.DatabaseError as error:
+            aside = self._damaged_folder()
+            for path in self.directory.glob("cache.db*"):
+                path.rename(aside / path.name)
+            self.tally.damaged += 1
+            warn_caller(f"The database of {self.directory} is damaged ({error}). It is set aside in {aside}.")
+            return self._open_database()
+
+    def _open_database(self) -> Database:
+        database = Database(
+            os.fspath(self.directory),
+            disk=EntryDisk,
+            tag_index=int(self._tag_index),
+            cull_limit=0,  # evictions are ours, so that they are counted and logged
+            eviction_policy="least-recently-stored",
+            disk_min_file_size=IN_ROW_BELOW,
+        )
+        ((version,),) = database._sql("PRAGMA user_version")
+        if version > STORE_VERSION:
+            database.close()
+            raise StoreFailure(
+                f"{self.directory} was written by a later version of this library (its tables are of version "
+                f"{version}, this library knows {STORE_VERSION}). Upgrade bencher_job, or use another cache_name."
+            )
+        if version < STORE_VERSION:
+            with database.transact(retry=True):
+                for statement in SCHEMA:
+                    database._sql(statement)
+        return database
+
+    def _sql(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Execute a statement on this thread's own connection."""
+        rows: list[tuple[Any, ...]] = self.open()._sql(statement, values).fetchall()
+        return rows
+
+    def get(self, key: str) -> Hit | Miss:
+        """Look an entry up and verify its bytes."""
+        with operation():
+            for _ in range(2):  # a value file can go, with its row, while the row is read
+                try:
+                    rows = self._sql(SELECT_ENTRY + "= ?", (key,))
+                    return self._hit(rows[0]) if rows else MISS
+                except FileNotFoundError:
+                    continue
+                except DamagedEntry as error:
+                    self._set_aside(key, str(error))
+                    return MISS
+                except (sqlite3.Error, OSError, StoreFailure) as error:
+                    self._warn_unread(error)
+                    return MISS
+            self._set_aside(key, "its value file is missing")
+            return MISS
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Hit]:
+        """Look entries up in bulk and verify their bytes."""
+        wanted, found = list(dict.fromkeys(keys)), {}
+        for start in range(0, len(wanted), KEYS_PER_QUERY):
+            some = wanted[start : start + KEYS_PER_QUERY]
+            with operation():
+                try:
+                    rows = self._sql(f"{SELECT_ENTRY} IN ({','.join('?' * len(some))})", some)
+                except (sqlite3.Error, StoreFailure) as error:
+                    self._warn_unread(error)
+                    return found
+                for row in rows:
+                    try:
+                        found[row[0]] = self._hit(row)
+                    except (DamagedEntry, OSError):
+                        hit = self.get(row[0])
+                        if not isinstance(hit, Miss):
+                            found[row[0]] = hit
+        return found
+
+    def _hit(self, row: tuple[Any, ...]) -> Hit:
+        key, mode, filename, value, seconds = row
+        return Hit(unseal(self.open().disk.fetch(mode, filename, value, False), key), seconds or 0.0)
+
+    def _warn_unread(self, error: Exception) -> None:
+        _log.warning("%s can't be read: %s", self.directory, error)
+        warn_caller(f"{self.directory} can't be read ({error}); the job runs as if it were not cached.")
+
+    def _damaged_folder(self) -> Path:
+        folder = self.directory / "damaged" / f"{time.time_ns()}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _set_aside(self, key: str, reason: str) -> None:
+        """Move the bytes of a damaged entry out of the way, and drop its row."""
+        self.tally.damaged += 1
+        _log.warning("the entry %s in %s is damaged: %s", key, self.directory, reason)
+        warn_caller(f"The entry {key} in {self.directory} is damaged: {reason}. The job runs again.")
+        try:
+            for filename, value in self._sql("SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)):
+                aside = self._damaged_folder() / key
+                if filename is None:
+                    aside.write_bytes(value if isinstance(value, bytes) else repr(value).encode())
+                elif (self.directory / filename).exists():
+                    os.link(self.directory / filename, aside)
+            self.forget(key)
+        except (sqlite3.Error, OSError, StoreFailure) as error:
+            _log.warning("the damaged entry %s can't be set aside: %s", key, error)
+
+    def put_many(self, entries: Sequence[Entry]) -> None:
+        """Commit entries with their records in one transaction."""
+        try:
+            self._translated(lambda: self._put_many(entries))
+        except StoreFailure:
+            if (self.directory / diskcache.core.DBNAME).exists():
+                raise
+            self.close()  # the folder was removed under us: begin a new one
+            self._translated(lambda: self._put_many(entries))
+        self.puts += 1
+        self._written += sum(entry.payload.nbytes for entry in entries)
+        if self._written >= self.size_limit // 100:
+            self._written = 0
+            self._evict()
+
+    def _put_many(self, entries: Sequence[Entry]) -> None:
+        database = self.open()
+        written: list[Written] = []
+        try:
+            for entry in entries:  # before the transaction: nobody waits for bytes that are still being written
+                written.append(database.disk.write(seal(entry.payload, entry.record.key), self._media_size(entry)))
+            if any(self.has(entry.record.key) for entry in entries):
+                with self.generation.changing():
+                    self._commit(database, entries, written)
+                self._remove_discarded()
+            else:
+                self._commit(database, entries, written)
+        except BaseException:
+            for each in written:
+                if each.filename is not None:
+                    (self.directory / each.filename).unlink(missing_ok=True)
+            raise
+
+    def _media_size(self, entry: Entry) -> int:
+        media = entry.record.media
+        return 0 if media is None else _media.size_of(self.directory / _media.MEDIA_FOLDER / media)
+
+    @staticmethod
+    def _commit(database: Database, entries: Sequence[Entry], written: Sequence[Written]) -> None:
+        with database.disk.removing_after_commit(), database.transact():
+            for entry, bytes_written in zip(entries, written, strict=True):
+                record = entry.record
+                database.set(record.key, bytes_written, tag=record.tag or None)
+                database._sql(
+                    "INSERT OR IGNORE INTO Discarded SELECT media FROM Record WHERE key = ? AND media IS NOT NULL",
+                    (record.key,),
+                )
+                row = row_of(record, bytes_written.size + bytes_written.media_size)
+                database._sql(f"INSERT OR REPLACE INTO Record VALUES ({','.join('?' * len(row))})", row)
+
+    def _evict(self) -> None:
+        """Remove the least recently stored entries beyond the size limit."""
+        evicted = 0
+        try:
+            while (excess := self.size() - self.size_limit) > 0:
+                removed = self._translated(lambda: self._remove_oldest(excess))  # noqa: B023 - called at once
+                if not removed:
+                    break
+                evicted += removed
+        except StoreFailure as error:
+            _log.warning("%s can't be kept within its size limit: %s", self.directory, error)
+        if evicted:
+            self.tally.evicted += evicted
+            _log.warning("evicted %s entries of %s to stay within %s bytes", evicted, self.directory, self.size_limit)
+
+    def _remove_oldest(self, excess: int) -> int:
+        """Remove the least recently stored entries that take as many bytes, or some of them; how many."""
+        oldest = self._sql(
+            "SELECT Cache.rowid, filename, Record.size FROM Cache LEFT JOIN Record ON Record.key = Cache.key"
+            " ORDER BY store_time LIMIT ?",
+            (REMOVED_AT_ONCE,),
+        )
+        rows = []
+        for rowid, filename, size in oldest:
+            rows.append((rowid, filename))
+            excess -= size or 0
+            if excess <= 0:
+                break
+        removed = self._remove(self.open(), rows)
+        self._remove_discarded()
+        return removed
+
+    @staticmethod
+    def _remove(database: Database, rows: Sequence[tuple[int, str | None]]) -> int:
+        """Remove entries with their records and files, and give how many there still were."""
+        with database.disk.removing_after_commit(), database.transact():
+            removed = 0
+            for rowid, filename in rows:
+                removed += database._sql("DELETE FROM Cache WHERE rowid = ?", (rowid,)).rowcount
+                if filename is not None:
+                    database.disk.remove(filename)
+        return removed
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry, its bytes unread."""
+        return bool(self._translated(lambda: self._sql("SELECT 1 FROM Cache WHERE raw = 1 AND key = ?", (key,))))
+
+    def forget(self, key: str) -> bool:
+        """Remove an entry and its media; whether there was one."""
+        return bool(self._change("raw = 1 AND key = ?", (key,)))
+
+    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
+        """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
+        where, values = chosen(function, tag)
+        return self._change(f"key IN (SELECT key FROM Record{where})" if where else "1", values)
+
+    def _change(self, where: str, values: Sequence[object]) -> int:
+        return self._translated(lambda: self._remove_where(where, values))
+
+    def _remove_where(self, where: str, values: Sequence[object]) -> int:
+        removed = 0
+        database = self.open()
+        with self.generation.changing():
+            while rows := self._sql(f"SELECT rowid, filename FROM Cache WHERE {where} LIMIT {REMOVED_AT_ONCE}", values):
+                removed += self._remove(database, rows)
+        self._remove_discarded()
+        return removed
+
+    def _translated(self, work: Callable[[], T]) -> T:
+        with operation():
+            try:
+                return work()
+            except diskcache.Timeout as error:
+                reason = "the database can't be written, or another process has kept it locked for a minute"
+                raise StoreFailure(reason) from error
+            except (sqlite3.Error, OSError) as error:
+                raise StoreFailure(f"{type(error).__name__}: {error}") from error
+
+    def _remove_discarded(self) -> None:
+        """Remove the media of entries that are gone; what a kill leaves is removed by the next call."""
+        for (name,) in self._sql("SELECT media FROM Discarded"):
+            _media.discard(self.directory / _media.MEDIA_FOLDER / name)
+            self._sql("DELETE FROM Discarded WHERE media = ?", (name,))
+
+    def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:
+        """Give the record of each entry, or of those of a function, a tag, or both, the oldest first."""
+        where, values = chosen(function, tag)
+        statement = f"SELECT {RECORD_COLUMNS} FROM Record{where} ORDER BY created"
+        return map(record_of, self._translated(lambda: self._sql(statement, values)))
+
+    def count(self) -> int:
+        """Count the entries."""
+        return self._translated(lambda: len(self.open()))
+
+    def size(self) -> int:
+        """Give the size on disk in bytes, media included."""
+        return self._translated(lambda: int(self.open().volume()))
+
+    def close(self) -> None:
+        """Close all connections and the map of the generation; the next use opens them again."""
+        with self._lock, operation():
+            database, self._database = self._database, None
+            self.generation.close()
+        if database is not None:
+            database.close()

@@ -1,0 +1,79 @@
+"""Knows the folder that a store lies in: how it is set up, and when it is not to be trusted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from .._errors import UntrustedCache
+
+__all__ = ["refuse_untrusted", "set_up"]
+
+TAG_NAME: Final = "CACHEDIR.TAG"
+TAG_TEXT: Final = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This folder holds a cache that bencher_job made. Backup programs may leave it out: https://bford.info/cachedir/\n"
+)
+"""The text that the Cache Directory Tagging Specification asks for."""
+
+GITIGNORE_TEXT: Final = "# Made by bencher_job: nothing in a cache belongs in a repository.\n*\n"
+
+
+def set_up(directory: Path) -> None:
+    """Make a store's folder and what is missing above it, for the owner only and marked as a cache.
+
+    The marks stand in the topmost folder that is new, or in the store's own where its parent was there before.
+
+    Raises:
+        OSError: when a folder can't be made.
+    """
+    if _make(directory.parent):
+        _mark(directory.parent)
+        _make(directory)
+    elif _make(directory):
+        _mark(directory)
+
+
+def _make(directory: Path) -> bool:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _mark(directory: Path) -> None:
+    for name, text in ((TAG_NAME, TAG_TEXT), (".gitignore", GITIGNORE_TEXT)):
+        path = directory / name
+        if not path.exists():
+            path.write_text(text)
+
+
+def refuse_untrusted(directory: Path) -> None:
+    """Refuse a store whose folder or database another user owns or could write to.
+
+    The folder is what keeps others out, so its own mode counts; the files in it may have any.
+
+    Raises:
+        UntrustedCache: naming the path and the remedy.
+    """
+    for path in (directory, directory / "cache.db"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        if status.st_uid != os.geteuid():
+            raise UntrustedCache(
+                os.fspath(path),
+                f"belongs to the user number {status.st_uid}",
+                "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR.",
+            )
+        if path == directory and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise UntrustedCache(
+                os.fspath(path),
+                f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})",
+                f"If only you have written to it so far, run: chmod -R go-w {path}",
+            )

@@ -1,0 +1,36 @@
+"""Both tiers keep the contract of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bencher_job._stores import NullStore, Store
+from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.memory import MemoryTier
+from bencher_job.testing import StoreContract
+
+
+class TestDiskStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        store = DiskStore(tmp_path / "store", size_limit=10**9)
+        yield store
+        store.close()
+
+
+class TestMemoryTier(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        disk = DiskStore(tmp_path / "store", size_limit=10**9)
+        store = MemoryTier(disk, disk.generation)
+        yield store
+        store.close()
+
+
+def test_the_null_store_keeps_nothing() -> None:
+    store = NullStore()
+    assert (store.count(), store.size(), store.has("a"), store.forget("a"), store.clear()) == (0, 0, False, False, 0)
+    assert list(store.records()) == []

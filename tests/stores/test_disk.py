@@ -1,0 +1,328 @@
+"""The store on disk: set up safely, never a wrong value, and nothing lost that was committed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bencher_job import CacheWarning, Record, UntrustedCache
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
+from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.files import IN_ROW_BELOW
+from bencher_job._stores.tables import STORE_VERSION
+
+LARGE = "x" * IN_ROW_BELOW
+
+
+def entry(key: str, value: object, media: str | None = None) -> Entry:
+    return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC), media=media))
+
+
+def value_of(store: DiskStore, key: str) -> object:
+    hit = store.get(key)
+    return hit.load() if isinstance(hit, Hit) else MISS
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[DiskStore]:
+    store = DiskStore(tmp_path / "cachedir" / "fcache", size_limit=10**9)
+    yield store
+    store.close()
+
+
+def test_nothing_is_on_disk_before_the_first_use(tmp_path: Path) -> None:
+    DiskStore(tmp_path / "store", size_limit=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_cache_directory_is_owner_only_and_marked(store: DiskStore) -> None:
+    store.open()
+    parent = store.directory.parent
+    for folder in (parent, store.directory):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (parent / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+    assert (parent / ".gitignore").read_text().splitlines()[-1] == "*"
+
+
+def test_a_folder_that_was_there_is_not_marked(tmp_path: Path) -> None:
+    """A .gitignore in a user's own folder would hide the user's own files."""
+    store = DiskStore(tmp_path / "fcache", size_limit=10**9)
+    store.open()
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["fcache"]
+    assert (tmp_path / "fcache" / "CACHEDIR.TAG").exists()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_store_that_others_can_write_to_is_refused(store: DiskStore, mode: int) -> None:
+    store.open()
+    store.close()
+    store.directory.chmod(mode)
+    with pytest.raises(UntrustedCache, match="chmod -R go-w"):
+        store.open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("name", ["", "cache.db"])
+def test_a_store_of_another_user_is_refused(store: DiskStore, name: str) -> None:
+    store.open()
+    store.close()
+    os.chown(store.directory / name, 12345, -1)
+    with pytest.raises(UntrustedCache, match="belongs to the user number 12345"):
+        store.open()
+
+
+@pytest.mark.parametrize("value", ["small", LARGE])
+def test_a_flipped_bit_is_a_miss_with_one_warning(store: DiskStore, value: str) -> None:
+    store.put_many([entry("key", value)])
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        ((filename, row),) = database.execute("SELECT filename, value FROM Cache")
+        if filename is None:
+            database.execute("UPDATE Cache SET value = ?", (row[:-1] + bytes([row[-1] ^ 1]),))
+        else:
+            path = store.directory / filename
+            path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    database.close()
+    with pytest.warns(CacheWarning, match="entry key .* is damaged: its bytes don't match") as warned:
+        assert store.get("key") is MISS
+    assert len(warned) == 1
+    assert store.get("key") is MISS  # and no second warning
+    assert store.tally.damaged == 1
+    assert [path.name for path in (store.directory / "damaged").glob("*/*")] == ["key"]
+
+
+def test_a_missing_value_file_is_a_miss_with_a_warning(store: DiskStore) -> None:
+    store.put_many([entry("key", LARGE)])
+    (path,) = store.directory.glob("*/*/*.val")
+    path.unlink()
+    with pytest.warns(CacheWarning, match="its value file is missing"):
+        assert store.get("key") is MISS
+    store.put_many([entry("key", LARGE)])
+    assert value_of(store, "key") == LARGE
+
+
+def test_a_row_that_asks_to_be_unpickled_is_not(store: DiskStore, tmp_path: Path) -> None:
+    """diskcache's own rows of mode 4 are pickles; a planted one must not run."""
+
+    class Planted:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "planted"),)
+
+    store.put_many([entry("key", 1)])
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        database.execute("UPDATE Cache SET mode = 4, value = ?", (pickle.dumps(Planted()),))
+    database.close()
+    with pytest.warns(CacheWarning, match="of the mode 4"):
+        assert store.get("key") is MISS
+    assert not (tmp_path / "planted").exists()
+
+
+def test_a_damaged_entry_is_left_out_of_a_bulk_lookup(store: DiskStore) -> None:
+    store.put_many([entry("good", 1), entry("bad", 2)])
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        database.execute("UPDATE Cache SET value = X'00' WHERE key = 'bad'")
+    database.close()
+    with pytest.warns(CacheWarning, match="entry bad"):
+        assert store.get_many(["good", "bad"]).keys() == {"good"}
+
+
+def test_a_database_that_is_none_is_set_aside(store: DiskStore) -> None:
+    store.put_many([entry("key", 1)])
+    store.close()
+    for path in store.directory.glob("cache.db-*"):
+        path.unlink()
+    (store.directory / "cache.db").write_bytes(b"no database at all" * 1000)
+    with pytest.warns(CacheWarning, match="is damaged .* set aside in"):
+        assert store.get("key") is MISS
+    store.put_many([entry("key", 2)])
+    assert value_of(store, "key") == 2
+    assert list((store.directory / "damaged").glob("*/cache.db"))
+
+
+def test_a_store_of_a_later_version_is_left_alone(store: DiskStore) -> None:
+    store.open()
+    store.close()
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        database.execute(f"PRAGMA user_version = {STORE_VERSION + 1}")
+    database.close()
+    with pytest.raises(StoreFailure, match="Upgrade bencher_job"):
+        store.open()
+
+
+def test_a_folder_removed_under_an_open_store_is_made_anew(store: DiskStore) -> None:
+    store.put_many([entry("key", 1)])
+    subprocess.run(["rm", "-r", store.directory], check=True)
+    store.put_many([entry("key", 2)])
+    assert value_of(store, "key") == 2
+
+
+def test_a_disk_that_is_full_fails_clearly_and_leaves_nothing(store: DiskStore) -> None:
+    store.put_many([entry("small", 1)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(StoreFailure, match="OSError"):
+            store.put_many([entry("large", "x" * 200_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(store.directory.glob("*/*/*.val")) == []
+    assert (value_of(store, "small"), store.get("large")) == (1, MISS)
+
+
+def test_an_overwritten_value_file_and_its_media_go_when_the_new_ones_are_there(store: DiskStore) -> None:
+    media = store.directory / "media"
+    for run in ("first", "second"):
+        (media / run).mkdir(parents=True)
+        (media / run / "film").write_bytes(b"x" * 1000)
+        store.put_many([entry("key", LARGE + run, media=run)])
+    assert [path.name for path in media.iterdir()] == ["second"]
+    assert len(list(store.directory.glob("*/*/*.val"))) == 1
+    (record,) = store.records()
+    assert record.size > IN_ROW_BELOW + 1000
+
+
+def test_media_go_with_their_entry(store: DiskStore) -> None:
+    for key in ("forgotten", "tagged", "kept"):
+        (store.directory / "media" / key).mkdir(parents=True)
+        store.put_many([entry(key, 1, media=key)])
+    store.forget("forgotten")
+    assert sorted(path.name for path in (store.directory / "media").iterdir()) == ["kept", "tagged"]
+    store.clear()
+    assert list((store.directory / "media").iterdir()) == []
+
+
+def test_entries_beyond_the_size_limit_are_evicted_oldest_first_and_counted(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path / "store", size_limit=1_000_000)
+    for number in range(20):
+        store.put_many([entry(f"key-{number}", np.full(12_500, float(number)))])  # 100 kB each
+    found = [number for number in range(20) if store.has(f"key-{number}")]
+    assert found == list(range(20 - len(found), 20))
+    assert 5 <= len(found) < 10
+    assert store.tally.evicted == 20 - len(found) == 20 - store.count()
+    assert store.size() <= 1_000_000
+    assert len(list(store.records())) == len(found)
+    store.close()
+
+
+def test_a_replaced_entry_is_not_served_from_another_process_memory(tmp_path: Path) -> None:
+    """What one process overwrites or clears, the memory of another knows at the very next lookup."""
+    from bencher_job._stores import open_store
+
+    here = open_store(tmp_path / "store", size_limit=10**9)
+    here.put_many([entry("key", "old"), entry("other", 1)])
+    assert here.get("key").load() == here.get("key").load() == "old"
+    script = """
+        import sys
+        from datetime import UTC, datetime
+        from pathlib import Path
+        from bencher_job import Record
+        from bencher_job._stores import Entry, dump, open_store
+        store = open_store(Path(sys.argv[1]), size_limit=10**9)
+        if sys.argv[2] == "replace":
+            store.put_many([Entry(dump("new"), Record(key="key", function="f", created=datetime.now(UTC)))])
+        else:
+            store.clear()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "store")]
+    subprocess.run([*command, "replace"], check=True)
+    assert here.get("key").load() == "new"
+    subprocess.run([*command, "clear"], check=True)
+    assert here.get("key") is MISS
+    here.close()
+
+
+def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path) -> None:
+    """A process killed in the middle of a change leaves the generation odd: then the disk is asked."""
+    from bencher_job._stores import open_store
+
+    store = open_store(tmp_path / "store", size_limit=10**9)
+    store.put_many([entry("key", 1)])
+    store.get("key")
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from bencher_job._stores.memory import Generation
+        generation = Generation(Path({str(tmp_path / "store" / "generation")!r}))
+        with generation.changing():
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with sqlite3.connect(tmp_path / "store" / "cache.db") as database:
+        database.execute("DELETE FROM Cache")
+    database.close()
+    assert store.get("key") is MISS
+    store.put_many([entry("key", 2)])
+    store.forget("other")
+    assert store.get("key").load() == 2
+    store.close()
+
+
+def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    script = """
+        import sys
+        from datetime import UTC, datetime
+        from pathlib import Path
+        from bencher_job import Record
+        from bencher_job._stores import Entry, dump
+        from bencher_job._stores.disk import DiskStore
+        store = DiskStore(Path(sys.argv[1]), size_limit=10**9)
+        sys.stdin.read(1)
+        store.put_many([Entry(dump(1), Record(key=sys.argv[2], function="f", created=datetime.now(UTC)))])
+        store.close()
+    """
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), str(tmp_path / "a" / "b")]
+    processes = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(16)]
+    for process in processes:
+        process.stdin.close()
+    assert [process.wait(60) for process in processes] == [0] * 16
+    store = DiskStore(tmp_path / "a" / "b", size_limit=10**9)
+    assert store.count() == 16
+    store.close()
+
+
+def test_a_forked_child_may_use_the_store_while_a_thread_of_the_parent_writes(store: DiskStore) -> None:
+    import threading
+
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            store.put_many([entry(f"parent-{number}", number)])
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for turn in range(5):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of a fork beside threads
+                pid = os.fork()
+            if pid == 0:
+                try:
+                    store.put_many([entry(f"child-{turn}", turn)])
+                    os._exit(0 if value_of(store, f"child-{turn}") == turn else 1)
+                except BaseException:
+                    os._exit(2)
+            assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        stop.set()
+        writer.join()
+    assert [value_of(store, f"child-{turn}") for turn in range(5)] == list(range(5))
