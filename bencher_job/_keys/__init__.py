@@ -1,0 +1,13 @@
+"""Are these the same job?
+
+    function, arguments -> Binder -> values ─┐
+    function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
+"""
+
+from __future__ import annotations
+
+from .hashing import KEY_VERSION, register_hasher
+from .key import CodeScope, JobKeys, job_key_of
+from .names import qualified_name
+
+__all__ = ["KEY_VERSION", "CodeScope", "JobKeys", "job_key_of", "qualified_name", "register_hasher"]

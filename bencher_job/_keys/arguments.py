@@ -1,0 +1,199 @@
+"""Binds a call to a signature, so that however a call is spelled its arguments are the same.
+
+A signature becomes the source of three small functions that have its parameters, so that Python itself binds,
+fills in the defaults and finds what is missing. Their bodies mention parameters only, and the defaults are
+handed over as objects, so no name of ours can meet one of the user's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from inspect import Parameter, Signature
+from types import FunctionType, MethodType
+from typing import Any, Final
+
+__all__ = ["Binder"]
+
+_EMPTY: Final = Parameter.empty
+_ANYTHING: Final = Signature(
+    [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
+)
+"""What a function is taken to accept that doesn't say."""
+
+
+class Binder:
+    """Binds calls of one function; compiled once from its signature.
+
+    Defaults are the function's own objects, so one that was changed in place is bound as it is now.
+
+    Attributes:
+        names: the parameters that enter the key, in order.
+        bind: called as the function is, gives their values; raises the `TypeError` that the function would.
+
+    >>> def accuracy(model, c=1.0, *, seed=0, verbose=False): ...
+    >>> binder = Binder(accuracy, ignore=["verbose"])
+    >>> binder.names, binder.bind("svm", seed=3, verbose=True)
+    (('model', 'c', 'seed'), ('svm', 1.0, 3))
+    """
+
+    __slots__ = ("_arguments", "_call", "bind", "names")
+
+    def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
+        signature, forwarded = _accepted(function)
+        ignored = frozenset([ignore] if isinstance(ignore, str) else ignore)
+        parameters = list(signature.parameters.values())
+        _check_ignored(function, ignored, parameters)
+        kept = [parameter for parameter in parameters if parameter.name not in ignored]
+
+        def compiled(body: str) -> Callable[..., Any]:
+            return _compile(function, parameters, body)
+
+        self.names: tuple[str, ...] = tuple(parameter.name for parameter in kept)
+        self.bind: Callable[..., tuple[object, ...]] = compiled(_bind_body(kept, ignored - set(self.names)))
+        self._arguments = compiled(_arguments_body(parameters))
+        self._call: Callable[..., Any] | None = None if forwarded else compiled(_call_body(parameters))
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Spell a call in the canonical way: positional arguments, and the rest by keyword with all defaults.
+
+        By position go only positional-only parameters and, where the call has `*args`, all that stand before
+        them. A decorated function whose decorator forwards `*args, **kwargs` gets the call as it was made,
+        since the decorator may look at it.
+        """
+        if self._call is None:
+            self._arguments(*args, **kwargs)
+            return args, dict(kwargs)
+        spelled: tuple[tuple[Any, ...], dict[str, Any]] = self._call(*args, **kwargs)
+        return spelled
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Name all arguments of a call, for people: `*args` as one tuple, `**kwargs` under their own names.
+
+        Where one of these is a parameter's name too, they stay together under the name after the `**`.
+        """
+        named: dict[str, Any] = self._arguments(*args, **kwargs)
+        return named
+
+
+def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
+    """What a function accepts, and whether a decorator of its own forwards every call to what it wraps.
+
+    `functools.wraps` says that a decorator wraps a function, not that it takes the same arguments. Its word
+    counts where it takes anything: `*args, **kwargs`, perhaps after the first parameters of what it wraps.
+    """
+    if isinstance(function, MethodType):
+        signature, forwarded = _accepted(function.__func__)
+        return _without_first(signature), forwarded
+    wrapped = getattr(function, "__wrapped__", None)
+    if wrapped is None or isinstance(function, type) or "__signature__" in getattr(function, "__dict__", {}):
+        return _signature(function), False
+    own = _signature(function)
+    inner, _ = _accepted(wrapped)
+    if _forwards(list(own.parameters.values()), list(inner.parameters.values())):
+        return inner, True
+    return own, False
+
+
+def _signature(function: Callable[..., Any]) -> Signature:
+    try:
+        return inspect.signature(function, follow_wrapped=not isinstance(function, FunctionType))
+    except (ValueError, TypeError):
+        if not callable(function):
+            raise
+        return _ANYTHING
+
+
+def _forwards(outer: list[Parameter], inner: list[Parameter]) -> bool:
+    first = outer[:-2]
+    return (
+        [parameter.kind for parameter in outer[-2:]] == [Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD]
+        and all(parameter.default is _EMPTY for parameter in first)
+        and [parameter.name for parameter in first] == [parameter.name for parameter in inner[: len(first)]]
+    )
+
+
+def _without_first(signature: Signature) -> Signature:
+    parameters = list(signature.parameters.values())
+    if parameters and parameters[0].kind is not Parameter.VAR_POSITIONAL:
+        del parameters[0]
+    return signature.replace(parameters=parameters)
+
+
+def _check_ignored(
+    function: Callable[..., Any], ignored: frozenset[str], parameters: list[Parameter]
+) -> None:
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    names = [parameter.name for parameter in parameters]
+    if unknown := sorted(ignored.difference(names)):
+        raise ValueError(
+            f"ignore={unknown[0]!r} is no parameter of {_name(function)}(). "
+            f"Name one that it has: {', '.join(names) or 'it has none'}."
+        )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name: str | None = getattr(function, "__qualname__", None)
+    return name or getattr(function, "__name__", None) or type(function).__qualname__
+
+
+def _compile(function: Callable[..., Any], parameters: list[Parameter], body: str) -> Callable[..., Any]:
+    """Make a function that has these parameters and goes by the user's function's name in its errors."""
+    stripped = [
+        parameter.replace(annotation=_EMPTY, default=_EMPTY if parameter.default is _EMPTY else None)
+        for parameter in parameters
+    ]
+    namespace: dict[str, FunctionType] = {}
+    source = f"def bind{Signature(stripped)}:\n    {body}"
+    exec(compile(source, f"<arguments of {_name(function)}>", "exec"), {}, namespace)  # noqa: S102
+    bind = namespace["bind"]
+    defaults = {p.name: p.default for p in parameters if p.default is not _EMPTY}
+    by_keyword = {
+        p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.name in defaults
+    }
+    bind.__defaults__ = tuple(default for name, default in defaults.items() if name not in by_keyword)
+    bind.__kwdefaults__ = by_keyword
+    bind.__name__ = bind.__qualname__ = _name(function)
+    return bind
+
+
+def _bind_body(kept: list[Parameter], dropped: frozenset[str]) -> str:
+    extra = "".join(
+        f"{parameter.name}.pop({name!r}, None); "
+        for parameter in kept
+        if parameter.kind is Parameter.VAR_KEYWORD
+        for name in sorted(dropped)
+    )
+    return f"{extra}return ({''.join(f'{parameter.name}, ' for parameter in kept)})"
+
+
+def _arguments_body(parameters: list[Parameter]) -> str:
+    named = {parameter.name: parameter.name for parameter in parameters}
+    extra = next((p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD), None)
+    together = _dict_source(named)
+    if extra is None:
+        return f"return {together}"
+    del named[extra]
+    apart = f"{{**{_dict_source(named)}, **{extra}}}"
+    return f"return {apart} if {_dict_source(named)}.keys().isdisjoint({extra}) else {together}"
+
+
+def _call_body(parameters: list[Parameter]) -> str:
+    def source(by_position: set[Any], spread: str = "") -> str:
+        positional = "".join(f"{p.name}, " for p in parameters if p.kind in by_position)
+        variadic = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+        named = {p.name: p.name for p in parameters if p.kind not in by_position | variadic}
+        extra = "".join(f"**{p.name}" for p in parameters if p.kind is Parameter.VAR_KEYWORD)
+        return f"(({positional}{spread}), {{**{_dict_source(named)}, {extra}}})"
+
+    plain = source({Parameter.POSITIONAL_ONLY})
+    variadic = next((p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL), None)
+    if variadic is None:
+        return f"return {plain}"
+    spread = source({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}, f"*{variadic}, ")
+    return f"return {spread} if {variadic} else {plain}"
+
+
+def _dict_source(named: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{name!r}: {source}" for name, source in named.items()) + "}"

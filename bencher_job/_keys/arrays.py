@@ -1,0 +1,158 @@
+"""Knows what stands for the values of numpy and torch: what they hold, however it lies in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from .names import qualified_name
+from .stand_ins import Attributes, Content, Parts, StandIn, refuse
+
+__all__ = ["ARRAYS", "array_parts"]
+
+_BLOCK: Final = 1 << 22
+"""Bytes that are copied at most at a time, where an array doesn't lie in C order or holds a NaN."""
+
+_MASKED_INTERNAL: Final = frozenset(
+    {"_mask", "_fill_value", "_hardmask", "_sharedmask", "_isfield", "_baseclass", "_optinfo", "_basedict"}
+)
+
+
+def array_parts(array: Any) -> object:
+    """Take a numpy array apart: its dtype with the byte order, its shape, and its content."""
+    import numpy as np
+
+    array = np.asarray(array)
+    return Parts({"dtype": _dtype(array.dtype), "shape": array.shape, "content": _content(array)})
+
+
+def _dtype(dtype: Any) -> object:
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return "subarray", _dtype(base), shape
+    if dtype.names is not None:
+        fields = [(name, dtype.fields[name]) for name in dtype.names]
+        return "structure", dtype.itemsize, [(name, _dtype(field[0]), *field[1:]) for name, field in fields]
+    if dtype.kind in "biufcmMOSU" or (dtype.kind == "V" and dtype.type.__module__ == "numpy"):
+        return dtype.str
+    options = Parts({"na_object": dtype.na_object} if hasattr(dtype, "na_object") else {})
+    return dtype.str if dtype.kind != "T" else "|T", qualified_name(dtype.type), options
+
+
+def _content(array: Any) -> object:
+    dtype = array.dtype
+    if dtype.names is not None:
+        return Attributes({name: _content(array[name]) for name in dtype.names})
+    if dtype.kind in "OT":
+        return array.ravel().tolist()
+    return Content(array.nbytes, _blocks(array))
+
+
+def _blocks(array: Any) -> Iterator[memoryview]:
+    """Give an array's bytes in C order; one that lies so is copied nowhere, another block by block."""
+    import numpy as np
+
+    if array.nbytes == 0:
+        return
+    if array.flags.c_contiguous:
+        flat = array.reshape(-1)
+        length = max(1, _BLOCK // array.itemsize)
+        for start in range(0, flat.size, length):
+            yield _canonical(flat[start : start + length])
+    elif array.nbytes <= _BLOCK:
+        yield _canonical(np.ascontiguousarray(array).reshape(-1))
+    else:
+        rows = max(1, _BLOCK * len(array) // array.nbytes)
+        for start in range(0, len(array), rows):
+            yield from _blocks(array[start] if rows == 1 else array[start : start + rows])
+
+
+def _canonical(block: Any) -> memoryview:
+    """Give a flat block's bytes, with one NaN for all and nothing in the padding of extended precision."""
+    import numpy as np
+
+    if block.dtype.kind in "fc":
+        reals = block.view(block.real.dtype)
+        nans = np.isnan(reals)
+        extended = reals.dtype.itemsize > 8
+        if extended or nans.any():
+            reals = reals.copy()
+            reals[nans] = np.nan
+        block = reals
+        if extended and np.finfo(reals.dtype).nmant == 63:
+            reals.view(np.uint8).reshape(-1, reals.dtype.itemsize)[:, 10:] = 0
+    return memoryview(block.view(np.uint8))
+
+
+def _scalar(scalar: Any) -> object:
+    dtype = scalar.dtype
+    if dtype.kind in "biumMSU" or (dtype.kind == "f" and dtype.itemsize <= 8 and not math.isnan(scalar)):
+        return dtype.str, scalar.tobytes()
+    if dtype.kind in "fc":
+        import numpy as np
+
+        return dtype.str, b"".join(_blocks(np.asarray(scalar)))
+    return array_parts(scalar)
+
+
+def _masked(array: Any) -> object:
+    """What lies under the mask doesn't count; the mask does, and what `filled` would put there."""
+    import numpy as np
+
+    mask = np.ma.getmaskarray(array)
+    if array.dtype.names is not None:
+        fields = Attributes({name: _masked(array[name]) for name in array.dtype.names})
+        return Parts({"dtype": _dtype(array.dtype), "fields": fields, "fill": array.fill_value})
+    data = np.array(np.ma.getdata(array), subok=False)
+    data[mask] = None if data.dtype.kind == "O" else np.zeros((), data.dtype)
+    return Parts({"data": array_parts(data), "mask": array_parts(mask), "fill": array.fill_value})
+
+
+def _bit_generator(generator: Any) -> object:
+    return Attributes(state=generator.state, seed_seq=getattr(generator, "seed_seq", None))
+
+
+def _tensor(tensor: Any) -> object:
+    torch: Any = sys.modules["torch"]
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        raise refuse(type(tensor), "a sparse, quantized or meta tensor isn't taken apart; pass a dense one")
+    dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    if (dense.is_floating_point() or dense.is_complex()) and bool((nans := torch.isnan(dense)).any()):
+        parts = torch.view_as_real(dense) if dense.is_complex() else dense
+        nans = torch.isnan(parts)
+        dense = torch.where(nans, torch.full_like(parts, math.nan), parts)
+    nbytes = dense.numel() * dense.element_size()
+    return Parts(
+        {
+            "dtype": str(tensor.dtype),
+            "shape": tuple(tensor.shape),
+            "device": tensor.device.type,
+            "requires_grad": tensor.requires_grad,
+            "content": Content(nbytes, _memory(dense, nbytes)),
+        }
+    )
+
+
+def _memory(tensor: Any, nbytes: int) -> Iterator[memoryview]:
+    """Give a tensor's bytes where they lie; numpy has no name for all of torch's dtypes."""
+    if nbytes:
+        yield memoryview((ctypes.c_ubyte * nbytes).from_address(tensor.data_ptr())).cast("B")
+
+
+ARRAYS: Final = {
+    "numpy.ndarray": StandIn(array_parts),
+    "numpy.memmap": StandIn(array_parts, label="numpy.ndarray"),
+    "numpy.MaskedArray": StandIn(_masked, sealed=True, internal=_MASKED_INTERNAL),
+    "numpy.generic": StandIn(_scalar, leaf=True, sealed=True),
+    "numpy.dtype": StandIn(_dtype, leaf=True, sealed=True),
+    "numpy.Generator": StandIn(lambda generator: Attributes(bit_generator=generator.bit_generator)),
+    "numpy.BitGenerator": StandIn(_bit_generator),
+    "numpy.SeedSequence": StandIn(lambda sequence: sequence.state),
+    "numpy.RandomState": StandIn(lambda generator: generator.get_state(legacy=False)),
+    "torch.Tensor": StandIn(_tensor),
+    "torch.Generator": StandIn(lambda generator: (str(generator.device), generator.get_state())),
+}
+"""By the name that `rooted_name` gives to a class."""

@@ -1,0 +1,181 @@
+"""Makes a digest of all the code and data that a function reaches, and notices when any of it changes.
+
+    function ──> Survey: parts, edges ──> digest, manifest
+                     └──> Watch ──> one comparison per call
+
+A survey walks, in milliseconds; a watch compares, in a fraction of a microsecond.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType, MethodType
+from typing import Any, Final, Literal
+
+from .dependencies import dependency
+from .hashing import digest, set_code_hasher
+from .names import qualified_name
+from .parts import Edge, digest_graph
+from .reach import Survey
+from .watch import GONE, Watch
+
+__all__ = ["CodeTracker", "Fingerprint", "fingerprint"]
+
+Scope = Literal["deep", "own", "none"]
+_SHOWN: Final = 16  # hexadecimal digits of a part's digest in a manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a function and all that it reaches did when somebody looked.
+
+    Attributes:
+        digest: 32 bytes; two functions that do the same have the same.
+        manifest: what each part contributes, by its name: a short digest of a function, a class or a global
+            value, the version of a distribution, "not tracked" for what can't be keyed.
+        untracked: the names of globals that can't be keyed: loggers, locks, connections.
+    """
+
+    digest: bytes
+    manifest: Mapping[str, str]
+    untracked: tuple[str, ...]
+
+
+_NEVER_MADE: Final = Fingerprint(b"", MappingProxyType({}), ())
+
+
+class CodeTracker:
+    """Watches the code and data that one function reaches.
+
+    Nothing is looked at before the first fingerprint is asked for.
+    """
+
+    def __init__(self, function: Any, *, code: Scope = "deep", depends_on: Iterable[object] = ()) -> None:
+        if code not in {"deep", "own", "none"}:
+            raise ValueError(f"code={code!r} is no scope. Use 'deep', 'own' or 'none'.")
+        self._function = function
+        self._scope: Scope = code
+        self._depends_on = tuple(depends_on)
+        self._lock = threading.Lock()
+        self._sources: dict[str, str] = {}
+        self._state: tuple[Callable[[], bool], Fingerprint] = _never, _NEVER_MADE
+
+    def current(self) -> Fingerprint:
+        """Look whether anything has changed, and make the fingerprint anew if so; the same object if not."""
+        unchanged, fingerprint = self._state
+        try:
+            if unchanged():
+                return fingerprint
+        except GONE:
+            pass
+        return self._renew()
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The source text of each function in the manifest, where it is at hand."""
+        self.current()
+        return dict(self._sources)
+
+    def _renew(self) -> Fingerprint:
+        with self._lock:
+            watch = Watch()
+            surveys = [Survey(self._scope, watch)]
+            name = _root_name(self._function)
+            roots = [surveys[0].walk(self._function, name)]
+            for wanted in self._depends_on:
+                survey = Survey("deep", watch)
+                roots.append(dependency(survey, wanted))
+                surveys.append(survey)
+            made, sources = _digested(name, surveys, roots)
+            before = self._state[1]
+            if made == before:
+                made = before
+
+            def first_check() -> bool:
+                """Compile the comparison when it is first needed: many a function is looked at once."""
+                unchanged = watch.compiled()
+                self._state = unchanged, made
+                return unchanged()
+
+            self._sources = sources
+            self._state = first_check, made
+            return made
+
+
+def fingerprint(function: Any, code: Scope = "deep", depends_on: Iterable[object] = ()) -> Fingerprint:
+    """Make the fingerprint of a function once.
+
+    >>> def double(x): return x + x
+    >>> def twice(y): return y + y  # another name, so another fingerprint
+    >>> fingerprint(double) == fingerprint(double), fingerprint(double).digest == fingerprint(twice).digest
+    (True, False)
+    """
+    return CodeTracker(function, code=code, depends_on=depends_on).current()
+
+
+def _never() -> bool:
+    return False
+
+
+def _root_name(function: Any) -> str:
+    """The name that people know a callable by: the function's behind a partial, the class's of an object."""
+    while isinstance(function, partial | MethodType):
+        function = function.func if isinstance(function, partial) else function.__func__
+    return qualified_name(function if hasattr(function, "__qualname__") else type(function))
+
+
+def _digested(name: str, surveys: list[Survey], roots: list[Edge]) -> tuple[Fingerprint, dict[str, str]]:
+    """Put the surveys of a function and of what it depends on together."""
+    digests: list[bytes] = []
+    manifest: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    for survey, root in zip(surveys, roots, strict=True):
+        whole, own = digest_graph(root, survey.parts)
+        digests.append(whole)
+        for part, part_digest in sorted(own.items(), key=lambda item: (item[0].name, item[1])):
+            if part.content == ():
+                continue  # known by its name only
+            shown = _free_name(part.name, part_digest.hex()[:_SHOWN], manifest)
+            manifest[shown] = part_digest.hex()[:_SHOWN]
+            if part.source is not None:
+                sources[shown] = part.source
+        manifest.update(survey.distributions)
+        manifest.update(dict.fromkeys(survey.untracked, "not tracked"))
+    digests[1:] = sorted(digests[1:])
+    whole = digest(("fingerprint", name, tuple(digests)), "code")
+    untracked = sorted({path for survey in surveys for path in survey.untracked})
+    return Fingerprint(whole, MappingProxyType(dict(sorted(manifest.items()))), tuple(untracked)), sources
+
+
+def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
+    """Number the second and further parts of one name, as closures from one factory are."""
+    number, free = 1, name
+    while manifest.get(free, shown) != shown:
+        number += 1
+        free = f"{name}#{number}"
+    return free
+
+
+class _InArguments:
+    """Keys functions and classes that are arguments, and remembers the latest of them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._trackers: OrderedDict[int, CodeTracker] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, obj: Any, _path: str) -> bytes:
+        """Make the digest of a function or a class with all that it reaches."""
+        with self._lock:  # a tracker keeps its object, so that no other can have this identity
+            tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj)
+            self._trackers[id(obj)] = tracker
+            if len(self._trackers) > self._size:
+                self._trackers.popitem(last=False)
+        return tracker.current().digest
+
+
+set_code_hasher(_InArguments(size=512))

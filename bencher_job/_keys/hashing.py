@@ -1,0 +1,290 @@
+"""Makes a digest of any value: equal for equal values in every process, different for different ones.
+
+    plain value   None, bool, int, float, complex, str, bytes: its marshal of version 2, which has no identity
+    container     "#" and the digest of a tag, its length, and its members so encoded
+    other object  "#" and the digest of a tag, its class's name, and what stands for it
+
+Every encoding tells what it is and where it ends, so that a sequence of them can be read in one way only. One
+`marshal` call for a list of plain values gives what one call a member would: which, is a matter of speed.
+
+Digests are SHA-256 of small input and BLAKE3 of large, whichever is faster.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from marshal import dumps
+from operator import ne
+from types import FunctionType
+from typing import Any, Final
+
+from blake3 import blake3
+
+from .._errors import UnkeyableArgument
+from .graph import Graph, Tangled
+from .names import qualified_name
+from .stand_ins import Attributes, Content, Named, Parts, Refusal, refuse
+from .treatments import Treatment, register_hasher, treatment_for
+
+__all__ = ["KEY_VERSION", "Encoder", "digest", "digest_arguments", "register_hasher", "set_code_hasher"]
+
+KEY_VERSION: Final = 1
+"""Goes up with every change of an encoding."""
+
+CodeHasher = Callable[[Any, str], bytes]
+
+_LARGE: Final = 1 << 14
+"""Size in bytes from which BLAKE3 is faster than SHA-256."""
+
+_PARALLEL: Final = 1 << 20
+"""Size in bytes from which all cores are faster than one, and bytes are hashed where they lie."""
+
+_PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
+_SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
+_COUNT: Final = struct.Struct("<I")
+_code_hashers: list[CodeHasher] = []
+
+
+def set_code_hasher(hook: CodeHasher) -> None:
+    """Let `hook(obj, path)` tell the code of functions and classes that are met as values.
+
+    The path begins at the object, so it is empty; where an `UnkeyableArgument` of the hook goes on from there
+    with `.name` or `[key]`, that is appended to the object's own path.
+    """
+    _code_hashers[:] = [hook]
+
+
+def digest(value: object, path: str = "value") -> bytes:
+    """Make the 32-byte digest of a value.
+
+    Raises:
+        UnkeyableArgument: when something in it has no value; it names the place, starting with `path`.
+    """
+    return Encoder().digest(value, path)
+
+
+def digest_arguments(prefix: bytes, names: tuple[str, ...], values: tuple[object, ...]) -> str:
+    """Make the key of a call, in hexadecimal, of what all its calls share and the values of its parameters.
+
+    Raises:
+        UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
+    """
+    encoding = _plain_sequence(values)
+    if encoding is None:
+        encoding = Encoder().arguments(names, values)
+    if len(encoding) >= _LARGE:
+        encoding = _hash(encoding)
+    return sha256(encoding + prefix).hexdigest()
+
+
+class Encoder:
+    """Encodes values; what it meets twice within one digest it encodes once.
+
+    `code` tells the code of functions and classes, in place of the hook that `set_code_hasher` has set.
+    """
+
+    __slots__ = ("_code_hasher", "graph")
+
+    def __init__(self, code: CodeHasher | None = None) -> None:
+        self._code_hasher = code
+        self.graph = Graph()
+
+    def digest(self, value: object, path: str = "value") -> bytes:
+        """Make the 32-byte digest of a value; `path` is what it goes by in an error."""
+        self.graph = Graph()  # what was met in an earlier digest may have changed since
+        return _hash(self._topmost(value, path))
+
+    def arguments(self, names: Sequence[str], values: Sequence[object]) -> bytes:
+        """Encode the values of parameters, as the tuple that they are."""
+        encodings = [self._topmost(value, name) for name, value in zip(names, values, strict=True)]
+        return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
+
+    def _topmost(self, value: object, path: str) -> bytes:
+        try:
+            return self.encode(value)
+        except Refusal as refusal:
+            raise refusal.at(path) from refusal.__cause__
+        except RecursionError:
+            reason = "it is nested deeper than Python's recursion limit"
+        except Tangled:
+            reason = "its sets hold objects that refer to each other in too many ways to follow"
+        raise UnkeyableArgument(path, qualified_name(type(value)), reason)
+
+    def encode(self, value: Any) -> bytes:
+        """Encode a value that is met on the way."""
+        cls = type(value)
+        if cls in _PLAIN:
+            return _plain(value)
+        return (_BUILTINS.get(cls) or treatment_for(cls))(self, value)
+
+    def wrap(self, header: bytes, stand_in: object) -> bytes:
+        """Encode an object by its header, which ends of itself, and what stands for it."""
+        return b"#" + _hash(header + self.encode(stand_in))
+
+    def name(self, obj: object) -> bytes:
+        """Encode a class or a function by its name."""
+        return b"@" + dumps(qualified_name(obj), 2)
+
+    def code(self, obj: Any) -> bytes:
+        """Encode a function or a class by its code."""
+        hasher = self._code_hasher or (_code_hashers[-1] if _code_hashers else None)
+        if hasher is None:
+            raise refuse(type(obj), "nothing here tells its code")
+        try:
+            return b"#" + _hash(b"c" + hasher(obj, ""))
+        except UnkeyableArgument as error:
+            continues = error.path.startswith((".", "["))
+            refusal = Refusal(error.type_name, error.reason if continues else f"{error.path}: {error.reason}")
+            refusal.steps += [error.path] if continues else []
+            raise refusal from error
+
+    def _members(self, values: Sequence[object], step: Callable[[int], str]) -> bytes:
+        encodings: list[bytes] = []
+        try:
+            for value in values:
+                encodings.append(self.encode(value))  # noqa: PERF401  # an error needs to know how far it came
+        except Refusal as refusal:
+            refusal.steps.append(step(len(encodings)))
+            raise
+        return _COUNT.pack(len(values)) + b"".join(encodings)
+
+    def sequence(self, values: list[object] | tuple[object, ...]) -> bytes:
+        encoding = _plain_sequence(values)
+        if encoding is not None:
+            return b"#" + _hash(encoding)
+        known = self.graph.enter(values)
+        if known is not None:
+            return known
+        tag = b"[" if type(values) is list else b"("
+        return self.graph.leave(values, b"#" + _hash(tag + self._members(values, "[{}]".format)))
+
+    def mapping(self, mapping: dict[Any, object]) -> bytes:
+        if mapping and frozenset(map(type, mapping)) not in _SORTABLE:
+            return self._unordered(mapping, self._pair, mapping.items(), b"d")
+        keys = sorted(mapping)
+        values = [mapping[key] for key in keys]
+        header = b"{" + dumps(keys, 2)
+        encoding = _plain_sequence(values)
+        if encoding is not None:
+            return b"#" + _hash(header + encoding)
+        known = self.graph.enter(mapping)
+        if known is not None:
+            return known
+        members = self._members(values, lambda index: f"[{keys[index]!r}]")
+        return self.graph.leave(mapping, b"#" + _hash(header + b"[" + members))
+
+    def members(self, members: set[Any] | frozenset[Any]) -> bytes:
+        tag = b"s" if type(members) is set else b"f"
+        if frozenset(map(type, members)) in _SORTABLE:
+            encoding = _plain_sequence(sorted(members))
+            if encoding is not None:
+                return b"#" + _hash(tag + encoding)
+        return self._unordered(members, self.encode, members, tag)
+
+    def _unordered(self, value: Any, encode: Callable[[Any], bytes], members: Any, tag: bytes) -> bytes:
+        known = self.graph.enter(value)
+        if known is not None:
+            return known
+        encodings = []
+        for member in members:
+            mark = self.graph.mark()
+            encodings.append(encode(member))
+            self.graph.forget(mark)
+        encodings.sort()
+        return self.graph.leave(value, b"#" + _hash(tag + _COUNT.pack(len(encodings)) + b"".join(encodings)))
+
+    def _pair(self, pair: tuple[object, object]) -> bytes:
+        key, value = pair
+        encoding = self.encode(key)
+        try:
+            return encoding + self.encode(value)
+        except Refusal as refusal:
+            plain = type(key) in _PLAIN
+            refusal.steps.append(f"[{key!r}]" if plain else f"[<{qualified_name(type(key))}>]")
+            raise
+
+    def named(self, parts: Attributes | Parts) -> bytes:
+        names = sorted(parts)
+        attributes = type(parts) is Attributes
+
+        def step(index: int) -> str:
+            return f".{names[index]}" if attributes else ""
+
+        return b"#" + _hash(b"p" + dumps(names, 2) + self._members([parts[name] for name in names], step))
+
+    def content(self, content: Content) -> bytes:
+        return b"#" + _hash_content(b"b", content)
+
+    def name_only(self, named: Named) -> bytes:
+        return self.name(named.obj)
+
+
+_BUILTINS: Final[dict[type, Treatment]] = {
+    list: Encoder.sequence,
+    tuple: Encoder.sequence,
+    dict: Encoder.mapping,
+    set: Encoder.members,
+    frozenset: Encoder.members,
+    FunctionType: Encoder.code,
+    Attributes: Encoder.named,
+    Parts: Encoder.named,
+    Content: Encoder.content,
+    Named: Encoder.name_only,
+}
+
+
+def _hash(encoding: bytes) -> bytes:
+    if len(encoding) < _LARGE:
+        return sha256(encoding).digest()
+    return blake3(encoding, max_threads=_threads(len(encoding))).digest()
+
+
+def _hash_content(tag: bytes, content: Content) -> bytes:
+    hasher = sha256(tag) if content.nbytes < _LARGE else blake3(tag, max_threads=_threads(content.nbytes))
+    for block in content.blocks:
+        hasher.update(block)
+    return hasher.digest()
+
+
+def _threads(nbytes: int) -> int:
+    return blake3.AUTO if nbytes >= _PARALLEL else 1
+
+
+def _plain(value: Any) -> bytes:
+    if value != value:  # noqa: PLR0124  # only NaN differs from itself
+        value = _one_nan(value)
+    elif type(value) is bytes and len(value) >= _PARALLEL:
+        return b"#" + _hash_content(b"y", Content(len(value), (value,)))
+    try:
+        return dumps(value, 2)
+    except ValueError:  # marshal takes no string of 2 GiB
+        text = value.encode("utf-8", "surrogatepass")
+        return b"#" + _hash_content(b"u", Content(len(text), (text,)))
+
+
+def _plain_sequence(values: list[Any] | tuple[Any, ...]) -> bytes | None:
+    """Encode a sequence in one call, unless something in it needs more than that."""
+    types = set(map(type, values))
+    if not types <= _PLAIN:
+        return None
+    if bytes in types and any(type(value) is bytes and len(value) >= _PARALLEL for value in values):
+        return None
+    try:
+        encoding = dumps(values, 2)
+    except ValueError:
+        return None
+    if (0x7F in encoding or 0xFF in encoding) and any(map(ne, values, values)):  # a NaN has such a byte
+        return dumps(type(values)(map(_one_nan, values)), 2)
+    return encoding
+
+
+def _one_nan(value: Any) -> Any:
+    """Let all NaNs be one, whatever their sign and payload."""
+    if value == value:  # noqa: PLR0124
+        return value
+    if type(value) is float:
+        return math.nan
+    return complex(_one_nan(value.real), _one_nan(value.imag))

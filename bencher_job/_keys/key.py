@@ -1,0 +1,74 @@
+"""Makes the key of a job: what the function is, what its arguments are, and under which version."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import FunctionType
+from typing import Any, Literal
+
+from .arguments import Binder
+from .fingerprint import CodeTracker, Fingerprint
+from .hashing import KEY_VERSION, digest, digest_arguments
+
+__all__ = ["CodeScope", "JobKeys", "job_key_of"]
+
+CodeScope = Literal["deep", "own", "none"]
+
+
+class JobKeys:
+    """Makes the keys of one function's jobs.
+
+    A key is the SHA-256, in 64 hexadecimal digits, of the key version, the function's fingerprint, the names of the
+    parameters, the user's `version`, and the bound arguments.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        ignore: Collection[str] = (),
+        version: object = None,
+        code: CodeScope = "deep",
+        depends_on: Iterable[object] = (),
+    ) -> None:
+        self.binder = Binder(function, ignore)
+        self.tracker = CodeTracker(function, code=code, depends_on=depends_on)
+        self._version = version
+        self._fingerprint: Fingerprint | None = None
+        self._prefix = b""
+
+    def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Make the key of one call.
+
+        Raises:
+            UnkeyableArgument: when no key can be made of an argument.
+            TypeError: when the arguments don't fit the function.
+        """
+        values = self.binder.bind(*args, **kwargs)
+        fingerprint = self.tracker.current()
+        if fingerprint is not self._fingerprint:
+            self._prefix = self.prefix(fingerprint)
+            self._fingerprint = fingerprint
+        return digest_arguments(self._prefix, self.binder.names, values)
+
+    def repeat_key(self, key: str, repeat: int) -> str:
+        """Make the key of one of several repeats of a call; the first has the key of the call itself."""
+        return key if repeat == 0 else digest_arguments(bytes.fromhex(key), ("repeat",), (repeat,))
+
+    def prefix(self, fingerprint: Fingerprint) -> bytes:
+        """Make the part of the key that all calls share under one fingerprint."""
+        return digest((KEY_VERSION, fingerprint.digest, self.binder.names, self._version), "version")
+
+
+def job_key_of(function: Callable[..., Any], positional: Sequence[Any], job_args: Mapping[str, Any]) -> str:
+    """Make the key of a call of any function; a function that `cached_job` made answers for itself."""
+    if getattr(type(function), "_bencher_job_cached", False):
+        return function.key(*positional, **job_args)  # type: ignore[attr-defined, no-any-return]
+    keys = _keys_of_function(function) if type(function) is FunctionType else JobKeys(function)
+    return keys.key(positional, job_args)
+
+
+@functools.lru_cache(maxsize=256)
+def _keys_of_function(function: FunctionType) -> JobKeys:
+    return JobKeys(function)

@@ -1,0 +1,113 @@
+"""Knows how to take any object apart: by what pickle would keep of it."""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any, Final
+
+from .names import module_name
+from .stand_ins import Attributes, Named, Parts, Refusal, refuse
+
+__all__ = ["own_attributes", "reduced"]
+
+_MISSING: Final = object()
+_DERIVED: Final = frozenset({"_attrs_cached_hash"})
+"""State that an object computes from the rest of it the first time that it is asked."""
+
+
+def reduced(value: Any) -> object:
+    """Take an object apart as `pickle` does: what makes it anew, with what arguments, state and items.
+
+    What is called to make it is meant by its name. State that `functools.cached_property` keeps is left out,
+    since it follows from the rest. A dataclass counts the fields that it finds on its class, too.
+    """
+    cls = type(value)
+    reduction = _reduction(value, cls)
+    if isinstance(reduction, str):
+        return Parts({"global": f"{_home(value, cls)}.{reduction}"})
+    function, arguments, state, items, pairs = (*reduction, None, None, None)[:5]
+    parts = Parts(
+        {
+            "function": Named(function) if _is_named(function) else function,
+            "arguments": tuple(Named(argument) if argument is cls else argument for argument in arguments),
+        }
+    )
+    if state is not None:
+        parts["state"] = _attributes(value, cls, state)
+    if items is not None:
+        parts["items"] = list(items)
+    if pairs is not None:
+        parts["pairs"] = dict(pairs)
+    return parts
+
+
+def own_attributes(value: Any, base: type, internal: frozenset[str] = frozenset()) -> object:
+    """What an object has beyond one of `base`: attributes, or the state that its class says it has.
+
+    Those attributes that are `internal` to the base are left out.
+    """
+    cls = type(value)
+    if cls.__getstate__ is not base.__getstate__:
+        return _attributes(value, cls, value.__getstate__())
+    everything: dict[str, object] = getattr(value, "__dict__", {})
+    attributes = {name: content for name, content in everything.items() if name not in internal}
+    for name in _slots(cls.__mro__[: cls.__mro__.index(base)]):
+        if (content := getattr(value, name, _MISSING)) is not _MISSING:
+            attributes[name] = content
+    return _attributes(value, cls, attributes)
+
+
+def _reduction(value: Any, cls: type) -> Any:
+    reducer = copyreg.dispatch_table.get(cls)
+    try:
+        return value.__reduce_ex__(4) if reducer is None else reducer(value)
+    except (Refusal, RecursionError, MemoryError):
+        raise
+    except Exception as error:
+        raise refuse(cls, f"it doesn't tell what it holds ({error})") from error
+
+
+def _home(value: Any, cls: type) -> str:
+    return module_name(getattr(value, "__module__", None) or cls.__module__)
+
+
+def _is_named(function: Any) -> bool:
+    """Whether a callable is fully told by its name, so not one that is bound to an object."""
+    owner = getattr(function, "__self__", None)
+    return hasattr(function, "__qualname__") and (owner is None or isinstance(owner, (type, type(copyreg))))
+
+
+def _attributes(value: Any, cls: type, state: Any) -> object:
+    """An object's state with its attributes by name, where it can be told that they are attributes."""
+    fields: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
+    match state:
+        case (None | dict(), dict() as slots):
+            state = {**(state[0] or {}), **slots}
+        case list() if fields and len(state) == len(fields):
+            state = dict(zip(fields, state, strict=True))
+    if type(state) is not dict or not all(type(name) is str for name in state):
+        return state
+    attributes = Attributes({name: content for name, content in state.items() if not _is_derived(cls, name)})
+    for name in fields:
+        if name not in attributes and (content := getattr(value, name, _MISSING)) is not _MISSING:
+            attributes[name] = content
+    return attributes
+
+
+def _is_derived(cls: type, name: str) -> bool:
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return isinstance(base.__dict__[name], cached_property)
+    return name in _DERIVED
+
+
+def _slots(classes: Iterable[type]) -> Iterator[str]:
+    for cls in classes:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name.startswith("__") and not name.endswith("__"):
+                yield f"_{cls.__name__.lstrip('_')}{name}"
+            elif name not in {"__dict__", "__weakref__"}:
+                yield name

@@ -1,0 +1,92 @@
+"""Knows what can stand for a value while it is hashed.
+
+An object that isn't a builtin container is hashed by its class's label and by a stand-in: plain values, or
+nodes of the kinds below, that hold all of what makes two objects of the class the same, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import UnkeyableArgument
+from .names import qualified_name
+
+__all__ = ["Attributes", "Content", "Named", "Parts", "Refusal", "StandIn", "refuse", "rooted_name"]
+
+
+class Attributes(dict[str, object]):
+    """What an object holds under names of its own; an error's path goes through them as `.name`."""
+
+
+class Parts(dict[str, object]):
+    """What an object is made of, under names of ours, which no path mentions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A class or a function that is meant by its name, whatever its code."""
+
+    obj: object
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of a large buffer, block by block, so that they needn't be copied as a whole."""
+
+    nbytes: int
+    blocks: Iterable[bytes | bytearray | memoryview]
+
+
+class Refusal(Exception):  # noqa: N818  # nobody sees it: it becomes an UnkeyableArgument
+    """A value has no key; while this unwinds, each container it passes adds its step to the path."""
+
+    def __init__(self, type_name: str, reason: str) -> None:
+        super().__init__(type_name, reason)
+        self.type_name = type_name
+        self.reason = reason
+        self.steps: list[str] = []
+
+    def at(self, path: str) -> UnkeyableArgument:
+        """The error that the caller sees, for a value that goes by `path`."""
+        steps = self.steps[::-1]
+        if len(steps) > 20:
+            steps = [*steps[:10], "...", *steps[-10:]]
+        return UnkeyableArgument(path + "".join(steps), self.type_name, self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """How the objects of one class, and of its subclasses, are taken apart.
+
+    Attributes:
+        function: gives what stands for an object.
+        label: the class in the key; by default its own name below its library's.
+        leaf: an object refers to none that could refer back to it.
+        internal: attributes that the class keeps for itself, which don't count in an object of a subclass.
+        sealed: the library's own subclasses go by `label` too, since which of them it is says nothing.
+    """
+
+    function: Callable[[Any], object]
+    label: str = ""
+    leaf: bool = False
+    sealed: bool = False
+    internal: frozenset[str] = frozenset()
+
+
+def rooted_name(cls: type) -> str:
+    """A class's name below its library's, without the modules between, which move from version to version.
+
+    >>> from collections import OrderedDict
+    >>> from json.decoder import JSONDecoder
+    >>> rooted_name(OrderedDict), rooted_name(JSONDecoder), rooted_name(dict)
+    ('collections.OrderedDict', 'json.JSONDecoder', 'dict')
+    """
+    module = cls.__module__
+    return cls.__qualname__ if module == "builtins" else f"{module.partition('.')[0]}.{cls.__qualname__}"
+
+
+def refuse(cls: type, reason: str) -> Refusal:
+    """The refusal of a value of this class."""
+    return Refusal(qualified_name(cls), reason)

@@ -1,0 +1,165 @@
+"""Knows what a syntax tree does, whatever its comments, docstrings, annotations and layout."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import sha256
+from types import EllipsisType
+
+__all__ = ["Definition", "syntax_digest", "written_only"]
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+# Fields that change nothing at run time, or that the rest of the tree implies.
+_SILENT = frozenset({"annotation", "ctx", "kind", "returns", "type_comment", "type_ignores", "type_params"})
+# What is evaluated outside of the function: the objects that came of it are part of the fingerprint instead.
+_OUTSIDE = frozenset({"decorator_list", "defaults", "kw_defaults", "name"})
+_WRITERS = frozenset(
+    {"add", "append", "appendleft", "extend", "extendleft", "insert", "setdefault", "update"}
+)
+
+
+def syntax_digest(definition: Definition | ast.Module) -> bytes:
+    """Digest what a function or a module does; the same on each supported Python.
+
+    A function's name, decorators and defaults are left out: they are known better from the function itself.
+    """
+    digest = sha256()
+    for token in _tokens(definition):
+        digest.update(b"%d:" % len(token))
+        digest.update(token)
+    return digest.digest()
+
+
+def written_only(definition: Definition) -> frozenset[str]:
+    """Find the names whose values a function changes but never looks at.
+
+    Such are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`, where the
+    function doesn't mention them otherwise.
+    """
+    mentioned: Counter[str] = Counter()
+    written: Counter[str] = Counter()
+    for node in ast.walk(definition):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                mentioned[name] += 1
+            case ast.AugAssign(target=ast.Name(id=name)):
+                mentioned[name] += 1
+                written[name] += 1
+            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+                written[name] += 1
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=verb))):
+                written[name] += verb in _WRITERS
+    return frozenset(name for name, count in written.items() if mentioned[name] == count)
+
+
+def _tokens(root: Definition | ast.Module) -> Iterator[bytes]:
+    """Walk a tree without recursion, so that a sum of a thousand terms is no deeper than one of two."""
+    stack: list[tuple[object, bool]] = [(root, False)]
+    while stack:
+        item, in_class = stack.pop()
+        if isinstance(item, _Token):
+            yield item
+        elif isinstance(item, list):
+            stack.append((_Token(b"]"), in_class))
+            stack.extend((child, in_class) for child in reversed(_without_silent_statements(item, in_class)))
+            yield b"["
+        elif isinstance(item, ast.AST):
+            yield b"(" + type(item).__name__.encode()
+            stack.append((_Token(b")"), in_class))
+            if isinstance(item, ast.ClassDef):
+                in_class = True
+            elif isinstance(item, Definition):
+                in_class = False
+            for name, value in reversed(list(_fields(item, is_root=item is root, in_class=in_class))):
+                stack.append((value, in_class))
+                stack.append((_Token(b"." + name.encode()), in_class))
+        else:
+            yield _constant(item)
+
+
+class _Token(bytes):
+    """What is yielded as it stands, where `bytes` are a constant of the code."""
+
+
+def _fields(node: ast.AST, *, is_root: bool, in_class: bool) -> Iterator[tuple[str, object]]:
+    if isinstance(node, ast.Constant):
+        yield "value", node.value
+        return
+    if isinstance(node, ast.Name) and node.id == "__debug__":
+        yield "value", __debug__
+        return
+    if isinstance(node, ast.JoinedStr):
+        yield "values", list(_merged(node.values))
+        return
+    for name, value in ast.iter_fields(node):
+        if value is None or value == [] or (is_root and name in _OUTSIDE):
+            continue
+        if name == "args" and is_root:
+            yield name, _without_defaults(value)
+        elif name not in _SILENT or (name == "annotation" and in_class and isinstance(node, ast.AnnAssign)):
+            yield name, value
+
+
+def _without_defaults(arguments: ast.arguments) -> ast.arguments:
+    return ast.arguments(
+        posonlyargs=arguments.posonlyargs,
+        args=arguments.args,
+        vararg=arguments.vararg,
+        kwonlyargs=arguments.kwonlyargs,
+        kw_defaults=[],
+        kwarg=arguments.kwarg,
+        defaults=[],
+    )
+
+
+def _without_silent_statements(items: list[object], in_class: bool) -> list[object]:
+    """Drop what does nothing: docstrings and other bare constants, `pass`, annotations of local variables."""
+    kept: list[object] = []
+    for item in items:
+        match item:
+            case ast.Pass() | ast.Expr(value=ast.Constant()):
+                continue
+            case ast.AnnAssign() if not in_class:
+                if item.value is not None:
+                    kept.append(ast.Assign(targets=[item.target], value=item.value))
+            case _:
+                kept.append(item)
+    return kept
+
+
+def _merged(values: list[ast.expr]) -> Iterator[object]:
+    """Join neighbouring texts of an f-string, which Pythons split differently."""
+    text = ""
+    for value in values:
+        if isinstance(value, ast.Constant):
+            text += str(value.value)
+            continue
+        if text:
+            yield text
+        text = ""
+        yield value
+    if text:
+        yield text
+
+
+def _constant(value: object) -> bytes:
+    """Encode a constant by its type and its exact value."""
+    tag = type(value).__name__.encode() + b"="
+    match value:
+        case bool() | None | EllipsisType():
+            return tag + str(value).encode()
+        case str():
+            return tag + value.encode("utf-8", "surrogatepass")
+        case bytes():
+            return tag + value
+        case int():
+            return tag + hex(value).encode()
+        case float():
+            return tag + value.hex().encode()
+        case complex():
+            return tag + value.real.hex().encode() + b"," + value.imag.hex().encode()
+        case _:
+            raise TypeError(f"a syntax tree holds a {type(value).__name__}, which no source text can spell")

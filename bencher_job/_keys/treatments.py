@@ -1,0 +1,179 @@
+"""Knows how the objects of each class are hashed, and whose word counts: the user's, then the library's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from marshal import dumps
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+from .arrays import ARRAYS
+from .frames import FRAMES
+from .names import qualified_name
+from .reduction import own_attributes, reduced
+from .refusals import NO_VALUE
+from .stand_ins import Parts, Refusal, StandIn, refuse, rooted_name
+from .values import VALUES
+
+if TYPE_CHECKING:
+    from .hashing import Encoder
+
+__all__ = ["Treatment", "register_hasher", "treatment_for"]
+
+Treatment = Callable[["Encoder", Any], bytes]
+
+_STAND_INS: Final = {**VALUES, **ARRAYS, **FRAMES}
+_HEAP_TYPE: Final = 1 << 9
+_KEYED_BY_VALUE: Final = frozenset(
+    {bool, bytes, complex, dict, float, frozenset, int, list, object, set, str, tuple, type, type(None)}
+)
+_hashers: Final[dict[type, Callable[[Any], object]]] = {}
+_found: Final[dict[type, Treatment]] = {}
+
+
+def register_hasher(type_: type, function: Callable[[Any], object]) -> None:
+    """Let `function(value)` stand for a value of a class that isn't yours, and of its subclasses.
+
+    What it returns is hashed together with the class's name. A hasher of the subclass itself, or a
+    `__job_key__` that the subclass defines, comes before it.
+
+    Raises:
+        TypeError: when `type_` isn't a class.
+        ValueError: when it is a builtin that a key is always made of by value.
+
+    >>> class Connection:
+    ...     def __init__(self, url):
+    ...         self.url, self.socket = url, object()
+    >>> register_hasher(Connection, lambda connection: connection.url)
+    """
+    if not isinstance(type_, type):
+        raise TypeError(f"register_hasher takes a class, not {type_!r}. Pass the class of the values.")
+    if type_ in _KEYED_BY_VALUE:
+        raise ValueError(f"{type_.__name__} is always keyed by value. Register a class of your own.")
+    _hashers[type_] = function
+    _found.clear()
+
+
+def treatment_for(cls: type) -> Treatment:
+    """How objects of exactly this class are hashed."""
+    treatment = _found.get(cls)
+    if treatment is None:
+        if len(_found) > 10_000:  # classes made on the fly would otherwise live for ever
+            _found.clear()
+        treatment = _found[cls] = _of_the_user(cls) or _of_the_library(cls)
+    return treatment
+
+
+def _of_the_user(cls: type) -> Treatment | None:
+    for base in cls.__mro__:
+        if base in _hashers:
+            return _by_hasher(cls, _hashers[base])
+        if "__job_key__" in base.__dict__:
+            return _by_job_key
+    return None
+
+
+def _of_the_library(cls: type) -> Treatment:
+    if issubclass(cls, type):
+        return _class
+    if issubclass(cls, Enum):
+        return _by_stand_in(qualified_name(cls), _enum_member, leaf=True)
+    names = [(base, rooted_name(base)) for base in cls.__mro__ if base is not object or cls is object]
+    reasons = [NO_VALUE[name] for _, name in names if name in NO_VALUE]
+    stand_ins = [(base, _STAND_INS[name]) for base, name in names if name in _STAND_INS]
+    if not isinstance(getattr(cls, "__next__", _no_iterator), FunctionType):
+        reasons.append("an iterator is used up by looking at it; pass a list")
+    if reasons:
+        return _refused(reasons[0])
+    return _by_base(cls, *stand_ins[0]) if stand_ins else _by_reduction
+
+
+def _no_iterator() -> None:
+    """Stand for the `__next__` that a class has not."""
+
+
+def _header(tag: bytes, label: str) -> bytes:
+    return tag + dumps(label, 2)
+
+
+def _by_stand_in(label: str, function: Callable[[Any], object], *, leaf: bool) -> Treatment:
+    header = _header(b"o", label)
+
+    def leaf_treatment(encoder: Encoder, value: Any) -> bytes:
+        return encoder.wrap(header, function(value))
+
+    def treatment(encoder: Encoder, value: Any) -> bytes:
+        known = encoder.graph.enter(value)
+        if known is not None:
+            return known
+        return encoder.graph.leave(value, encoder.wrap(header, function(value)))
+
+    return leaf_treatment if leaf else treatment
+
+
+def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
+    label = stand_in.label or rooted_name(base)
+    same_library = cls.__module__.partition(".")[0] == base.__module__.partition(".")[0]
+    if cls is base or (stand_in.sealed and same_library):
+        return _by_stand_in(label, stand_in.function, leaf=stand_in.leaf)
+    reduces = cls.__reduce__ is not base.__reduce__ or cls.__reduce_ex__ is not base.__reduce_ex__
+    if reduces and base.__module__ == "builtins":
+        return _by_reduction
+
+    def extended(value: Any) -> object:
+        return Parts({label: stand_in.function(value), "and": own_attributes(value, base, stand_in.internal)})
+
+    return _by_stand_in(qualified_name(cls), extended, leaf=False)
+
+
+def _enum_member(member: Any) -> object:
+    value = member._value_
+    return member._name_, value if type(value) in {int, str, float, bool, bytes} else None
+
+
+def _by_hasher(cls: type, function: Callable[[Any], object]) -> Treatment:
+    header = _header(b"r", qualified_name(cls))
+
+    def treatment(encoder: Encoder, value: Any) -> bytes:
+        known = encoder.graph.enter(value)
+        if known is not None:
+            return known
+        return encoder.graph.leave(value, encoder.wrap(header, function(value)))
+
+    return treatment
+
+
+def _by_job_key(encoder: Encoder, value: Any) -> bytes:
+    known = encoder.graph.enter(value)
+    if known is not None:
+        return known
+    try:
+        encoding = encoder.wrap(_header(b"k", qualified_name(type(value))), value.__job_key__())
+    except Refusal as refusal:
+        refusal.steps.append(".__job_key__()")
+        raise
+    return encoder.graph.leave(value, encoding)
+
+
+def _by_reduction(encoder: Encoder, value: Any) -> bytes:
+    if hasattr(type(value), "__job_key__"):  # given to the class after its objects were first met
+        return _by_job_key(encoder, value)
+    known = encoder.graph.enter(value)
+    if known is not None:
+        return known
+    header = _header(b"o", qualified_name(type(value)))
+    return encoder.graph.leave(value, encoder.wrap(header, reduced(value)))
+
+
+def _class(encoder: Encoder, cls: type) -> bytes:
+    return encoder.code(cls) if cls.__flags__ & _HEAP_TYPE else encoder.name(cls)
+
+
+def _refused(reason: str) -> Treatment:
+    def treatment(_encoder: Encoder, value: Any) -> bytes:
+        if hasattr(type(value), "__job_key__"):
+            return _by_job_key(_encoder, value)
+        raise refuse(type(value), reason)
+
+    return treatment

@@ -1,0 +1,173 @@
+"""Knows whether anything that a fingerprint was made of is another object now."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import fractions
+import functools
+import re
+import uuid
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from enum import Enum
+from operator import is_
+from pathlib import PurePath
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    EllipsisType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    NoneType,
+)
+from typing import Any, Final
+
+from .hashing import Encoder
+from .provenance import is_own_class
+
+__all__ = ["ABSENT", "GONE", "Watch", "is_empty"]
+
+ABSENT: Final = object()
+GONE: Final = (KeyError, ValueError, AttributeError, RuntimeError, TypeError, OSError)
+"""What a check raises where something that was there is not, or changes at this moment: it has changed."""
+
+_FROZEN: Final = frozenset(
+    {bool, bytes, complex, float, int, range, str, EllipsisType, NoneType, FunctionType, BuiltinFunctionType}
+    | {datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone}
+    | {decimal.Decimal, fractions.Fraction, re.Pattern, uuid.UUID, ModuleType}
+)
+_OF_ITS_OWN_KIND: Final = frozenset(
+    f"__{name}__" for name in ("getattribute", "getstate", "job_key", "reduce", "reduce_ex", "slots")
+)
+_SEQUENCES: Final = frozenset({list, deque})
+_MAPPINGS: Final = frozenset({dict, OrderedDict, defaultdict, Counter, MappingProxyType})
+
+
+class Watch:
+    """Collects what was looked at, and compiles it to one comparison of identities.
+
+    Names, attributes and the members of plain containers are compared by identity, which needs no look at the
+    objects. Other mutable objects, as arrays, are digested again at each check.
+    """
+
+    def __init__(self) -> None:
+        self._conditions: dict[tuple[object, ...], str] = {}
+        self._objects: dict[str, object] = {}
+
+    def lookup(self, namespace: Mapping[str, Any], name: str, value: object) -> None:
+        """Watch what a name in a namespace means, or that it means nothing where `value` is ABSENT."""
+        place = self._name(namespace)
+        missing, same = f"{name!r} not in {place}", f"{place}[{name!r}] is {self._name(value)}"
+        self._conditions[place, name] = missing if value is ABSENT else same
+
+    def attribute(self, owner: object, attribute: str, value: object) -> None:
+        """Watch an attribute."""
+        place = self._name(owner)
+        self._conditions[place, "." + attribute] = f"{place}.{attribute} is {self._name(value)}"
+
+    def cell(self, cell: CellType) -> None:
+        """Watch the content of a closure variable, or that it has none."""
+        try:
+            self.attribute(cell, "cell_contents", cell.cell_contents)
+        except ValueError:
+            self.condition(functools.partial(is_empty, cell))
+
+    def members(self, container: Collection[Any]) -> None:
+        """Watch that a container has the same members, each by identity."""
+        self._conditions[self._name(container), "members"] = f"{self._name(_members_check(container))}()"
+
+    def condition(self, check: Callable[[], bool]) -> None:
+        """Watch any condition."""
+        self._conditions["condition", id(check)] = f"{self._name(check)}()"
+
+    def content(self, value: object, path: str) -> None:
+        """Watch a value for changes in place, as deep as it goes."""
+        seen: set[int] = set()
+        pending: list[object] = [value]
+        while pending:
+            inner = pending.pop()
+            if id(inner) in seen or _is_frozen(inner):
+                continue
+            seen.add(id(inner))
+            kind = type(inner)
+            if kind is tuple or kind is frozenset:
+                pending.extend(inner)  # type: ignore[arg-type]
+            elif kind is functools.partial:
+                pending.extend((inner.args, inner.keywords))  # type: ignore[attr-defined]
+            elif kind is MethodType:
+                pending.append(inner.__self__)  # type: ignore[attr-defined]
+            elif kind in _SEQUENCES or kind in _MAPPINGS or kind is set:
+                self.members(inner)  # type: ignore[arg-type]
+                pending.extend(_parts_of(inner))
+            elif _is_plain_object(kind):
+                self.attribute(inner, "__class__", kind)
+                self.attribute(inner, "__dict__", vars(inner))
+                pending.append(vars(inner))
+            else:
+                self.condition(_digest_check(inner, path))
+
+    def compiled(self) -> Callable[[], bool]:
+        """Make the function that tells whether all is as it was."""
+        condition = " and\n    ".join(self._conditions.values()) or "True"
+        namespace = dict(self._objects)
+        exec(f"def unchanged():\n    return (\n    {condition})", namespace)  # noqa: S102 - three times faster than a loop
+        check: Callable[[], bool] = namespace["unchanged"]  # type: ignore[assignment]
+        return check
+
+    def _name(self, value: object) -> str:
+        name = f"o{id(value)}"
+        self._objects[name] = value
+        return name
+
+
+def _is_frozen(value: object) -> bool:
+    return type(value) in _FROZEN or isinstance(value, type | Enum | PurePath)
+
+
+def _is_plain_object(cls: type) -> bool:
+    """Whether all that an object of this class holds lies in its `__dict__`, and counts as it lies there."""
+    return cls.__dictoffset__ != 0 and all(
+        base is object or (is_own_class(base) and _OF_ITS_OWN_KIND.isdisjoint(vars(base)))
+        for base in cls.__mro__
+    )
+
+
+def _parts_of(container: Any) -> Iterable[object]:
+    return (*container, *container.values()) if type(container) in _MAPPINGS else tuple(container)
+
+
+def _members_check(container: Any) -> Callable[[], bool]:
+    size = len(container)
+    if isinstance(container, Mapping):
+        keys, values = tuple(container), tuple(container.values())
+        return lambda: (
+            len(container) == size
+            and all(map(is_, container.values(), values))
+            and all(map(is_, container, keys))
+        )
+    if type(container) is set:
+        kept = {id(member): member for member in container}
+        return lambda: len(container) == size and all(id(member) in kept for member in container)
+    items = tuple(container)
+    return lambda: len(container) == size and all(map(is_, container, items))
+
+
+def _digest_check(value: object, path: str) -> Callable[[], bool]:
+    before = Encoder(code=_identity).digest(value, path)
+    return lambda: Encoder(code=_identity).digest(value, path) == before
+
+
+def _identity(obj: Any, _path: str) -> bytes:
+    return id(obj).to_bytes(8, "big")
+
+
+def is_empty(cell: CellType) -> bool:
+    """Whether a closure variable has no value (yet)."""
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return True
+    return False

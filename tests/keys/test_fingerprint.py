@@ -1,0 +1,749 @@
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import itertools
+import linecache
+import logging
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+
+Load = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Write a module of the user's to a new folder and import it from there."""
+    folders = itertools.count()
+
+    def load_module(source: str, name: str = "bench", **others: str) -> ModuleType:
+        folder = tmp_path / str(next(folders))
+        folder.mkdir()
+        for other, text in {name: source, **others}.items():
+            (folder / f"{other}.py").write_text(textwrap.dedent(text))
+            monkeypatch.delitem(sys.modules, other, raising=False)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        module = importlib.import_module(name)
+        for other in (name, *others):
+            monkeypatch.setitem(sys.modules, other, sys.modules.get(other) or importlib.import_module(other))
+        return module
+
+    return load_module
+
+
+def run_cell(source: str, namespace: dict[str, object]) -> None:
+    """Run a notebook's cell: code whose source no file holds."""
+    exec(compile(textwrap.dedent(source), "<cell>", "exec"), namespace)
+
+
+BASE = """
+    import math
+    import os.path
+    from functools import wraps
+
+    SCALE = 3
+    TABLE = {"a": [1, 2], "b": 0.5}
+
+    def helper(x):
+        return x * SCALE
+
+    def unused(x):
+        return -x
+
+    def traced(function):
+        @wraps(function)
+        def wrapper(*args):
+            return function(*args)
+        return wrapper
+
+    @traced
+    def decorated(x):
+        return x + 1
+
+    def odd(n):
+        return n and even(n - 1)
+
+    def even(n):
+        return not n or odd(n - 1)
+
+    OPERATIONS = {"helper": helper, "even": even}
+
+    class Base:
+        def start(self):
+            return 1
+
+    class Model(Base):
+        rate = 0.5
+
+        def __init__(self, c=1):
+            self.c = c
+
+        def fit(self):
+            return super().start() + self.c
+
+        @property
+        def loss(self):
+            return 2
+
+        @staticmethod
+        def seed():
+            return 3
+
+        @classmethod
+        def make(cls):
+            return cls(4)
+
+    MODEL = Model()
+
+    def f(x, y=2, *, z="t"):
+        "Say what it does."
+        rows = [helper(i) for i in range(3) if i in {1, 2}]
+        first = lambda v: v + 10
+        total: float = decorated(x) + odd(x) + first(y) + TABLE["b"]
+        if MODEL.fit() > 2:
+            return f"{total:>10}" "s"
+        return OPERATIONS["even"](total), math.sqrt(2), os.path.join("a", z), rows
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param('"Say what it does."', '"Say something else."', id="docstring"),
+        pytest.param('        "Say what it does."\n', "", id="no-docstring"),
+        pytest.param("rows = [", "# a comment\n        rows = [", id="comment"),
+        pytest.param("x * SCALE", "(x  *  SCALE)", id="layout"),
+        pytest.param("def helper(x):", "\n\n\n    def helper(x: int) -> float:", id="annotations-and-lines"),
+        pytest.param("total: float = ", "total = ", id="local-annotation"),
+        pytest.param("return -x", "return -x - 1", id="unrelated-function"),
+        pytest.param("SCALE = 3", "SCALE = 3\n    OTHER = 4", id="unrelated-global"),
+        pytest.param("rate = 0.5", "rate: float = 0.5", id="class-annotation"),
+        pytest.param("class Base:", 'class Base:\n        "Start."', id="class-docstring"),
+        pytest.param("SCALE = 3", "SCALE = 2 + 1", id="equal-global"),
+    ],
+)
+def test_what_changes_nothing_keeps_the_digest(load: Load, old: str, new: str) -> None:
+    assert old in BASE
+    before = fingerprint(load(BASE).f)
+    assert fingerprint(load(BASE.replace(old, new)).f) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        pytest.param("v + 10", "v + 11", "bench.f", id="lambda-inside"),
+        pytest.param("{1, 2}", "{1, 3}", "bench.f", id="set-constant"),
+        pytest.param(":>10}", ":>11}", "bench.f", id="format"),
+        pytest.param("y=2", "y=2.0", "bench.f", id="default"),
+        pytest.param('z="t"', 'z="u"', "bench.f", id="keyword-default"),
+        pytest.param("x * SCALE", "x + SCALE", "bench.helper", id="helper"),
+        pytest.param("SCALE = 3", "SCALE = 3.0", "bench.SCALE", id="type-of-global"),
+        pytest.param("[1, 2]", "[2, 1]", "bench.TABLE", id="nested-data"),
+        pytest.param(
+            "return function(*args)",
+            "return -function(*args)",
+            "bench.traced.<locals>.wrapper",
+            id="decorator",
+        ),
+        pytest.param("return x + 1", "return x + 2", "bench.decorated", id="decorated"),
+        pytest.param("odd(n - 1)", "odd(n - 2)", "bench.even", id="mutual-recursion"),
+        pytest.param("return 1", "return 2", "bench.Base.start", id="method-of-base"),
+        pytest.param("+ self.c", "- self.c", "bench.Model.fit", id="method-of-global-instance"),
+        pytest.param("c=1", "c=5", "bench.MODEL", id="state-of-global-instance"),
+        pytest.param("rate = 0.5", "rate = 0.25", "bench.Model", id="class-attribute"),
+        pytest.param("return 2", "return 7", "bench.Model.loss", id="property"),
+        pytest.param("return 3", "return 7", "bench.Model.seed", id="static-method"),
+        pytest.param("cls(4)", "cls(5)", "bench.Model.make", id="class-method"),
+        pytest.param('"even": even', '"even": odd', "bench.OPERATIONS", id="table-of-functions"),
+    ],
+)
+def test_what_changes_the_result_changes_the_digest_and_is_named(
+    load: Load, old: str, new: str, part: str
+) -> None:
+    assert old in BASE
+    before = fingerprint(load(BASE).f)
+    after = fingerprint(load(BASE.replace(old, new)).f)
+    assert after.digest != before.digest
+    assert part in {
+        name
+        for name in {*before.manifest, *after.manifest}
+        if before.manifest.get(name) != after.manifest.get(name)
+    }
+
+
+def test_an_edit_of_a_helper_is_blamed_on_the_helper_alone(load: Load) -> None:
+    before = fingerprint(load(BASE).f).manifest
+    after = fingerprint(load(BASE.replace("x * SCALE", "x + SCALE")).f).manifest
+    assert [name for name in after if after[name] != before[name]] == ["bench.helper"]
+
+
+GOLDEN = "923a4d7ee9b29c5e"
+
+
+def test_the_digest_is_the_same_on_each_python(load: Load) -> None:
+    assert fingerprint(load(BASE).f).digest.hex()[:16] == GOLDEN
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_the_digest_is_the_same_in_another_process_and_for_a_script(load: Load, seed: str) -> None:
+    module = load(BASE)
+    script = Path(module.__file__).read_text() + textwrap.dedent("""
+        import sys
+        from bencher_job._keys.fingerprint import fingerprint
+        sys.stdout.write(fingerprint(f).digest.hex())
+    """)
+    path = Path(module.__file__).with_name("bench.py")
+    path.write_text(script)
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        capture_output=True,
+        text=True,
+        env={"PYTHONHASHSEED": seed, "PYTHONPATH": root},
+    )
+    assert (done.stderr, done.stdout) == ("", fingerprint(load(BASE).f).digest.hex())
+
+
+def test_code_without_source_is_tracked_as_well() -> None:
+    cells: dict[str, object] = {}
+    run_cell("def helper(x): return x + 1\ndef f(x): return helper(x)", cells)
+    tracker = CodeTracker(cells["f"])
+    before = tracker.current()
+    run_cell("def helper(x): return x + 2", cells)
+    after = tracker.current()
+    run_cell("def helper(x):\n\n    return x + 1  # as before", cells)
+    assert after.digest != before.digest
+    assert tracker.current() == before
+
+
+def test_a_source_that_is_newer_than_the_loaded_code_is_not_believed(load: Load) -> None:
+    source = "def f(x):\n    return x + 1\n"
+    module = load(source)
+    right = fingerprint(load(source).f)
+    edited = fingerprint(load(source.replace("1", "2")).f)
+    Path(module.__file__).write_text(source.replace("1", "2"))
+    loaded = fingerprint(module.f)
+    assert loaded.digest not in {right.digest, edited.digest}
+
+
+def test_a_source_that_moved_in_its_file_is_still_found(load: Load) -> None:
+    source = "def f(x):\n    return x + 1\n"
+    before = fingerprint(load(source).f)
+    module = load(source)
+    Path(module.__file__).write_text("# a new comment\nOTHER = 1\n\n" + source)
+    assert fingerprint(module.f) == before
+
+
+def test_a_digest_survives_an_edit_of_the_file_after_the_first_look(load: Load) -> None:
+    module = load("N = 1\ndef f(x):\n    return x + N\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    Path(module.__file__).write_text("def f(x): return 0")
+    module.N = 2
+    tracker.current()
+    module.N = 1
+    assert tracker.current() == before
+
+
+def test_lambdas_on_one_line_differ(load: Load) -> None:
+    module = load("a, b, c = lambda x: x + 1, lambda x: x + 2, lambda y=(lambda: 3): y()\n")
+    digests = {fingerprint(function).digest for function in (module.a, module.b, module.c)}
+    assert len(digests) == 3
+    sources = CodeTracker(module.b).sources
+    assert list(sources) == ["bench.<lambda>"]
+
+
+def test_closures_differ_by_what_they_enclose(load: Load) -> None:
+    module = load("def make(n):\n    def inner(x):\n        return x + n\n    return inner\n")
+    assert fingerprint(module.make(1)) == fingerprint(module.make(1))
+    assert fingerprint(module.make(1)).digest != fingerprint(module.make(2)).digest
+
+
+def test_a_pair_of_closures_differs_from_the_swapped_pair(load: Load) -> None:
+    source = """
+        def make(n):
+            def inner(x):
+                return x + n
+            return inner
+        PAIR = (make({}), make({}))
+        def f(x):
+            return PAIR[0](x)
+    """
+    one = fingerprint(load(source.format(1, 2)).f)
+    assert one == fingerprint(load(source.format(1, 2)).f)
+    assert one.digest != fingerprint(load(source.format(2, 1)).f).digest
+
+
+def test_twins_in_two_namespaces_are_told_apart() -> None:
+    def make(k: int) -> object:
+        namespace: dict[str, object] = {"__name__": "cell", "k": k}
+        run_cell("def f(x): return x + k", namespace)
+        return namespace["f"]
+
+    def table(*functions: object) -> object:
+        namespace: dict[str, object] = {"__name__": "cell", "functions": functions}
+        run_cell("def call(i, x): return functions[i](x)", namespace)
+        return namespace["call"]
+
+    one, two = make(1), make(2)
+    assert fingerprint(table(one, two)).digest != fingerprint(table(two, one)).digest
+    assert fingerprint(table(one, two)) == fingerprint(table(make(1), make(2)))
+
+
+class TestChangesAtRunTime:
+    """Each change is noticed at the very next call, and each reverted change hits at once."""
+
+    SOURCE = """
+        import settings
+        SCALE, OFFSET, FLAG = 3, 1, True
+        TABLE = {"rates": [1.0, 2.0]}
+        def helper(x, base=1, *, deep=1):
+            return x * SCALE + base
+        class Model:
+            rate = 1
+        class Point:
+            def __init__(self):
+                self.at = [1, 2]
+        POINT = Point()
+        def make(n):
+            def inner(x):
+                return x + n
+            return inner
+        inner = make(1)
+        def f(x):
+            return helper(x) + OFFSET + len(TABLE) + settings.limit + Model.rate + inner(x) + POINT.at[0]
+    """
+
+    @pytest.fixture
+    def module(self, load: Load) -> ModuleType:
+        return load(self.SOURCE, settings="limit = 5\nother = 6\n")
+
+    def test_nothing_changes(self, module: ModuleType) -> None:
+        tracker = CodeTracker(module.f)
+        before = tracker.current()
+        module.unused = sys.modules["settings"].other = object()
+        assert tracker.current() is before
+
+    @pytest.mark.parametrize(
+        ("change", "revert"),
+        [
+            pytest.param("SCALE = 4", "SCALE = 3", id="global-of-a-helper"),
+            pytest.param("SCALE = 3.0", "SCALE = 3", id="equal-global-of-another-type"),
+            pytest.param("del OFFSET", "OFFSET = 1", id="deleted-global"),
+            pytest.param("TABLE['rates'].append(3.0)", "TABLE['rates'].pop()", id="data-in-place"),
+            pytest.param("TABLE['rates'][0] = 1", "TABLE['rates'][0] = 1.0", id="type-in-place"),
+            pytest.param("settings.limit = 6", "settings.limit = 5", id="attribute-of-a-module"),
+            pytest.param("Model.rate = 2", "Model.rate = 1", id="class-attribute"),
+            pytest.param("Model.new = 2", "del Model.new", id="new-class-attribute"),
+            pytest.param("helper.__defaults__ = (2,)", "helper.__defaults__ = (1,)", id="default"),
+            pytest.param(
+                "helper.__kwdefaults__['deep'] = 2", "helper.__kwdefaults__['deep'] = 1", id="keyword-default"
+            ),
+            pytest.param("old, helper = helper, lambda x: x", "helper = old", id="rebound-helper"),
+            pytest.param(
+                "old, helper.__code__ = helper.__code__, (lambda x, base, *, deep: x).__code__",
+                "helper.__code__ = old",
+                id="swapped-code",
+            ),
+            pytest.param(
+                "inner.__closure__[0].cell_contents = 2",
+                "inner.__closure__[0].cell_contents = 1",
+                id="closure",
+            ),
+            pytest.param("POINT.at[0] = True", "POINT.at[0] = 1", id="state-of-an-object"),
+            pytest.param(
+                "POINT.__dict__ = {'at': [3]}",
+                "POINT.__dict__ = {'at': [1, 2]}",
+                id="whole-state-of-an-object",
+            ),
+            pytest.param("POINT.__class__ = Model", "POINT.__class__ = Point", id="class-of-an-object"),
+            pytest.param("len = lambda x: 0", "del len", id="shadowed-builtin"),
+        ],
+    )
+    def test_a_change_is_noticed_and_its_revert_hits(
+        self, module: ModuleType, change: str, revert: str
+    ) -> None:
+        tracker = CodeTracker(module.f)
+        before = tracker.current()
+        assert tracker.current() is before
+        exec(change, vars(module))
+        changed = tracker.current()
+        assert changed.digest != before.digest
+        assert tracker.current() is changed
+        exec(revert, vars(module))
+        assert tracker.current() == before
+
+    def test_a_name_that_is_defined_later_is_noticed(self) -> None:
+        cells: dict[str, object] = {}
+        run_cell("def f(x): return later(x)", cells)
+        tracker = CodeTracker(cells["f"])
+        before = tracker.current()
+        run_cell("def later(x): return x", cells)
+        assert tracker.current().digest != before.digest
+
+    def test_objects_are_digested_again(self) -> None:
+        numpy = pytest.importorskip("numpy")
+        cells: dict[str, object] = {"data": numpy.zeros(4)}
+        run_cell("def f(x): return data + x", cells)
+        tracker = CodeTracker(cells["f"])
+        before = tracker.current()
+        assert tracker.current() is before
+        cells["data"][2] = 1
+        assert tracker.current().digest != before.digest
+
+    def test_threads_agree(self, module: ModuleType) -> None:
+        tracker = CodeTracker(module.f)
+        found: list[object] = []
+        threads = [threading.Thread(target=lambda: found.append(tracker.current())) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {id(one) for one in found} == {id(tracker.current())}
+
+
+def test_what_a_function_only_writes_to_is_not_read(load: Load) -> None:
+    module = load("""
+        calls, seen, count = [], {}, 0
+        def f(x):
+            global count
+            calls.append(x)
+            seen[x] = 1
+            count += 1
+            return x
+    """)
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.f(3)
+    assert tracker.current() is before
+
+
+def test_what_a_function_writes_to_and_reads_is_read(load: Load) -> None:
+    module = load("calls = []\ndef f(x):\n    calls.append(x)\n    return len(calls)\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.f(3)
+    assert tracker.current().digest != before.digest
+
+
+def test_only_the_attributes_of_a_module_that_are_used_count(load: Load) -> None:
+    source = "import helpers\ndef f(x):\n    return helpers.one(x)\n"
+    helpers = "def one(x): return 1\ndef two(x): return 2\n"
+    before = fingerprint(load(source, helpers=helpers).f)
+    assert fingerprint(load(source, helpers=helpers.replace("return 2", "return 3")).f) == before
+    assert (
+        fingerprint(load(source, helpers=helpers.replace("return 1", "return 3")).f).digest != before.digest
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import helpers; return helpers.one(x)",
+        "import helpers as h; return [h.one(i) for i in x]",
+        "from helpers import one; return one(x)",
+        "from helpers import one as o; return lambda: o(x)",
+        "import helpers; return call(helpers, x)",
+    ],
+)
+def test_an_import_inside_a_function_is_followed(load: Load, body: str) -> None:
+    source = f"def f(x):\n    {body}\n"
+    before = fingerprint(load(source, helpers="def one(x): return 1").f)
+    assert fingerprint(load(source, helpers="def one(x):\n    return 1  # the same").f) == before
+    assert fingerprint(load(source, helpers="def one(x): return 2").f).digest != before.digest
+
+
+def test_an_import_that_fails_is_no_error(load: Load) -> None:
+    module = load("def f(x):\n    import no_such_module\n    return no_such_module.g(x)\n")
+    assert fingerprint(module.f).digest == fingerprint(module.f).digest
+
+
+def test_what_is_installed_is_named_and_not_walked(load: Load) -> None:
+    numpy = pytest.importorskip("numpy")
+    manifest = fingerprint(
+        load("import numpy as np, json\ndef f(x):\n    return np.linalg.norm(json.dumps(x))\n").f
+    ).manifest
+    assert set(manifest) == {"bench.f", "numpy"}
+    assert manifest["numpy"] == numpy.__version__
+
+
+def test_what_cannot_be_keyed_is_named_and_no_error(load: Load) -> None:
+    source = """
+        import threading
+        LOCK = threading.Lock()
+        CONFIG = {{"lock": LOCK, "rate": {}}}
+        def f(x):
+            with LOCK:
+                return CONFIG["rate"]
+    """
+    one = fingerprint(load(source.format(1)).f)
+    assert one.untracked == ("bench.CONFIG['lock']", "bench.LOCK")
+    assert one.manifest["bench.LOCK"] == "not tracked"
+    assert fingerprint(load(source.format(2)).f).digest != one.digest
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "g = functools.partial(h, y=1)",
+        "g = functools.lru_cache(h)",
+        "g = staticmethod(h)",
+        "class C:\n    def __call__(self, x): return h(x)\ng = C()",
+        "class C:\n    def m(self, x): return h(x)\ng = C().m",
+        "g = functools.singledispatch(lambda x: x)\ng.register(int)(h)",
+        "import contextlib\ng = contextlib.contextmanager(h)",
+        "class Cached(wrapt.FunctionWrapper): _bencher_job_cached = True\ng = Cached(h, lambda *a: None)",
+        "g = wrapt.FunctionWrapper(h, lambda wrapped, i, a, k: wrapped(*a))",
+        "g = wrapt.FunctionWrapper(int, lambda wrapped, i, a, k: h(*a))",
+        "class Retry:\n    def __init__(self, f): functools.update_wrapper(self, f)\ng = Retry(h)",
+        "g = [{'deep': (h,)}]",
+        "def g(x, inner=h): return inner(x)",
+        "g = type('Made', (), {'m': h})",
+        "class Meta(type):\n    def m(cls, x): return h(x)\nclass g(metaclass=Meta): pass",
+        "import dataclasses as d\n@d.dataclass\nclass g:\n    x: object = d.field(default_factory=h)",
+        "import enum\nclass g(enum.Enum):\n    ONE = 1\n    def m(self): return h(self)",
+        "def h2(x): return h(x)\ng = [h2]",
+    ],
+)
+def test_code_is_reached_through(load: Load, definition: str) -> None:
+    source = (
+        "import functools, wrapt\ndef h(x=0, y=0):\n    return x + 1\n"
+        + definition
+        + "\ndef f(x):\n    return g(x)\n"
+    )
+    before = fingerprint(load(source).f)
+    assert fingerprint(load(source).f) == before
+    assert "bench.h" in before.manifest
+    assert fingerprint(load(source.replace("x + 1", "x + 2")).f).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "@dataclass\nclass C:\n    a: int = {}\n    b: str = 's'",
+        "@dataclass(frozen={} > 1)\nclass C:\n    a: int = 1",
+        "class C(NamedTuple):\n    a: int = {}",
+        "class C(Enum):\n    A = {}",
+        "class C:\n    __slots__ = ('a', 'b{}')",
+        "class C(ABC):\n    @abstractmethod\n    def m(self): return {}",
+        "class C:\n    class Inner:\n        a = {}",
+        "class C(dict):\n    def __missing__(self, key): return {}",
+        "@functools.total_ordering\nclass C:\n    def __lt__(self, other): return {}\n",
+        "class C(Protocol):\n    a = {}",
+        "class C(Generic[TypeVar('T')]):\n    a = {}",
+        "class C:\n    @functools.cached_property\n    def a(self): return {}",
+    ],
+)
+def test_a_class_counts_with_all_that_its_author_wrote(load: Load, definition: str) -> None:
+    imports = (
+        "import functools\nfrom abc import ABC, abstractmethod\nfrom dataclasses import dataclass\n"
+        "from enum import Enum\nfrom typing import Generic, NamedTuple, Protocol, TypeVar\n"
+    )
+    source = imports + definition + "\ndef f(x):\n    return C\n"
+    one = fingerprint(load(source.format(1)).f)
+    assert one == fingerprint(load("\n\n" + source.format(1)).f)
+    assert one.digest != fingerprint(load(source.format(2)).f).digest
+    assert one.untracked == ()
+
+
+def test_generated_methods_are_the_same_on_each_python(load: Load) -> None:
+    module = load("""
+        from dataclasses import dataclass, field
+        from typing import NamedTuple
+        @dataclass(order=True)
+        class Point:
+            x: int
+            y: list = field(default_factory=list)
+        class Pair(NamedTuple):
+            a: int = 1
+        def f(x):
+            return Point(1), Pair()
+    """)
+    assert fingerprint(module.f).digest.hex()[:16] == "8c2a4dc5f21204cc"
+
+
+def test_a_decorated_function_counts_without_the_decorator_that_caches(load: Load) -> None:
+    source = """
+        import wrapt
+        class Cached(wrapt.FunctionWrapper):
+            _bencher_job_cached = True
+        def cached(**options):
+            return lambda function: Cached(function, lambda *call: None)
+        @cached(tag={!r})
+        def f(x):
+            return f(x - 1) if x else 0
+    """
+    one = fingerprint(load(source.format("a")).f.__wrapped__)
+    assert one == fingerprint(load(source.format("b")).f.__wrapped__)
+    assert set(one.manifest) == {"bench.f"}
+
+
+def test_a_method_counts_with_the_class_that_self_is_of(load: Load) -> None:
+    source = """
+        class C:
+            def run(self, x):
+                return self.step(x)
+            def step(self, x):
+                return {}
+    """
+    one, same, two = (fingerprint(load(source.format(n)).C.run) for n in ("1", "1  # comment", "2"))
+    assert one == same
+    assert one.digest != two.digest
+
+
+def test_pickling_an_object_leaves_no_trace_in_its_class(load: Load) -> None:
+    module = load("class C:\n    pass\ndef f(x):\n    return C\n")
+    before = fingerprint(module.f)
+    pickle.dumps(module.C())
+    assert fingerprint(module.f) == before
+
+
+def test_decorators_that_enclose_themselves_are_no_problem(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = load(
+        """
+        def retry(function):
+            def wrapper(x):
+                return wrapper.log, function(x)
+            return wrapper
+    """,
+        name="retrying",
+    )
+    monkeypatch.setattr("bencher_job._keys.reach.defines_own_code", lambda code, module: module != "retrying")
+    source = "import retrying\n@retrying.retry\ndef g(x): return {}\ndef f(x): return g(x)\n"
+    one, two = (
+        fingerprint(load(source.format(n), retrying=Path(installed.__file__).read_text()).f) for n in (1, 2)
+    )
+    assert one.digest != two.digest
+
+
+class TestScope:
+    SOURCE = "N = {}\ndef helper(x):\n    return x + {}\ndef f(x):\n    return helper(x) + N + {}\n"
+
+    def test_own_stops_at_the_function_itself(self, load: Load) -> None:
+        one = fingerprint(load(self.SOURCE.format(1, 1, 1)).f, code="own")
+        assert one == fingerprint(load(self.SOURCE.format(2, 2, 1)).f, code="own")
+        assert one.digest != fingerprint(load(self.SOURCE.format(1, 1, 2)).f, code="own").digest
+        assert set(one.manifest) == {"bench.f"}
+
+    def test_none_is_the_name_alone(self, load: Load) -> None:
+        one = fingerprint(load(self.SOURCE.format(1, 1, 1)).f, code="none")
+        assert one == fingerprint(load(self.SOURCE.format(2, 2, 2)).f, code="none")
+        assert one.digest != fingerprint(load(self.SOURCE.format(1, 1, 1)).helper, code="none").digest
+        assert one.manifest == {}
+
+    def test_none_tells_partials_apart(self, load: Load) -> None:
+        f = load(self.SOURCE.format(1, 1, 1)).f
+        one, two = (fingerprint(functools.partial(f, x), code="none") for x in (1, 2))
+        assert one.digest != two.digest
+
+    def test_another_scope_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"code='all' is no scope. Use 'deep'"):
+            CodeTracker(len, code="all")  # type: ignore[arg-type]
+
+
+class TestDependsOn:
+    SOURCE = "def f(x):\n    return globals()['h'](x)\ndef h(x):\n    return {}\n"
+
+    @pytest.mark.parametrize("scope", ["deep", "own", "none"])
+    def test_a_function(self, load: Load, scope: str) -> None:
+        one, same, two = (load(self.SOURCE.format(n)) for n in (1, 1, 2))
+        made = [fingerprint(module.f, scope, depends_on=[module.h]) for module in (one, same, two)]
+        assert made[0] == made[1]
+        assert made[0].digest != made[2].digest
+        assert "bench.h" in made[0].manifest
+
+    def test_a_module(self, load: Load) -> None:
+        one, same, two = (load(self.SOURCE.format(n)) for n in ("1", "1  # comment", "2"))
+        made = [fingerprint(one.f, depends_on=[module]).digest for module in (one, same, two)]
+        assert made[0] == made[1] != made[2]
+
+    def test_a_distribution(self) -> None:
+        made = fingerprint(test_closures_differ_by_what_they_enclose, "own", depends_on=["pytest"])
+        assert made.manifest["pytest"] == pytest.__version__
+
+    def test_a_distribution_that_is_not_installed(self) -> None:
+        with pytest.raises(
+            ValueError, match="'no-such-thing', and no distribution of that name is installed"
+        ):
+            fingerprint(len, depends_on=["no-such-thing"])
+
+    def test_a_file_by_its_content(self, tmp_path: Path) -> None:
+        file = tmp_path / "data.csv"
+        file.write_text("1,2")
+        tracker = CodeTracker(len, depends_on=[file])
+        before = tracker.current()
+        assert tracker.current() is before
+        file.write_text("1,3")
+        assert tracker.current().digest != before.digest
+        file.write_text("1,2")
+        assert tracker.current() == before
+
+    def test_a_folder_by_names_and_content(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_text("1")
+        tracker = CodeTracker(len, depends_on=[tmp_path])
+        before = tracker.current()
+        (tmp_path / "a").rename(tmp_path / "b")
+        assert tracker.current().digest != before.digest
+
+    def test_a_path_that_does_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="which doesn't exist"):
+            fingerprint(len, depends_on=[tmp_path / "missing"])
+
+
+def test_decorating_does_no_work() -> None:
+    class Loud:
+        def __getattribute__(self, name: str) -> object:
+            raise AssertionError(name)
+
+    CodeTracker(Loud(), depends_on=["no-such-distribution"])
+
+
+def test_sources_are_kept_by_the_names_of_the_manifest(load: Load) -> None:
+    module = load("def helper(x):\n    return x\n\n@staticmethod\ndef f(x):\n    return helper(x)\n")
+    assert CodeTracker(module.f).sources == {
+        "bench.f": "@staticmethod\ndef f(x):\n    return helper(x)\n",
+        "bench.helper": "def helper(x):\n    return x\n",
+    }
+
+
+def test_a_sum_of_a_thousand_terms_is_no_problem(load: Load) -> None:
+    terms = " + ".join(["x"] * 900)
+    module = load(f"def f(x):\n    return {terms}\n")
+    assert len(fingerprint(module.f).digest) == 32
+
+
+def test_a_notebook_cell_has_its_source(load: Load) -> None:
+    text = "def f(x):\n    return x + 1\n"
+    name = "<ipython-input-1>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    namespace: dict[str, object] = {"__name__": "bench"}
+    exec(compile(text, name, "exec"), namespace)
+    assert fingerprint(namespace["f"]) == fingerprint(load(text).f)
+
+
+def test_a_function_in_an_argument_is_keyed_by_its_code(load: Load) -> None:
+    from bencher_job._keys.hashing import digest
+
+    source = "N = {}\ndef f(x):\n    return x + N\n"
+    one, same, two = (load(source.format(n)).f for n in (1, 1, 2))
+    assert digest([one]) == digest([same]) != digest([two])
+
+
+def test_loggers_stay_silent(caplog: pytest.LogCaptureFixture, load: Load) -> None:
+    with caplog.at_level(logging.WARNING):
+        fingerprint(load(BASE).f)
+    assert caplog.records == []

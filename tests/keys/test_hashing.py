@@ -1,0 +1,266 @@
+import copy
+import math
+import pickle
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys.hashing import Encoder, digest, digest_arguments, register_hasher
+
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers(), st.text(), st.binary()
+)
+HASHABLE = st.recursive(
+    PLAIN, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=3)), max_leaves=6
+)
+NESTED = st.recursive(
+    HASHABLE,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.tuples(inner), st.dictionaries(HASHABLE, inner, max_size=4), st.sets(HASHABLE)
+    ),
+    max_leaves=12,
+)
+PLAIN_FEW = st.sampled_from([0, -1, True, "", "a", b"a", math.nan, None])
+FEW = st.recursive(
+    st.sampled_from([None, False, True, 0, 1, -1, 0.0, -0.0, 1.0, math.nan, -math.nan, 1j, "", "a", b"", b"a", 2**40]),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.tuples(inner), st.dictionaries(PLAIN_FEW, inner, max_size=2)),
+    max_leaves=4,
+)
+"""Values among which many are equal and many more almost are."""
+
+
+def spelled(value):
+    """A text that is the same for exactly the values that should have one digest; slow and obvious."""
+    match value:
+        case dict():
+            return f"dict{sorted((spelled(key), spelled(member)) for key, member in value.items())}"
+        case set() | frozenset():
+            return f"{type(value).__name__}{sorted(map(spelled, value))}"
+        case list() | tuple():
+            return f"{type(value).__name__}{list(map(spelled, value))}"
+        case complex():
+            return f"complex({value.real!r}, {value.imag!r})"
+    return f"{type(value).__name__}({value!r})"
+
+
+@given(NESTED)
+def test_a_deep_copy_has_the_same_digest(value):
+    assert digest(copy.deepcopy(value)) == digest(value)
+
+
+@given(NESTED)
+def test_a_pickle_round_trip_keeps_the_digest(value):
+    assert digest(pickle.loads(pickle.dumps(value))) == digest(value)
+
+
+@given(st.dictionaries(HASHABLE, NESTED, max_size=5))
+def test_the_order_of_a_dict_does_not_matter(value):
+    assert digest(dict(reversed(value.items()))) == digest(value)
+
+
+@settings(max_examples=500)
+@given(FEW, FEW)
+def test_two_values_have_the_same_digest_exactly_when_they_are_spelled_the_same(one, other):
+    assert (digest(one) == digest(other)) == (spelled(one) == spelled(other))
+
+
+@given(NESTED)
+def test_a_value_differs_from_a_container_of_it(value):
+    digests = [digest(value), digest([value]), digest((value,)), digest({"a": value}), digest([[value]])]
+    assert len(set(digests)) == 5
+
+
+@given(st.lists(NESTED, max_size=4), st.integers(min_value=0, max_value=4))
+def test_nesting_part_of_a_list_makes_another_list(values, position):
+    nested = [*values[:position], values[position:]]
+    assert digest(nested) != digest(values)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value], lambda value: {"key": [value, []]}])
+def test_values_that_compare_equal_but_are_of_different_types_differ(wrap):
+    values = [1, 1.0, True, 1 + 0j, "1", b"1", (1,), [1], {1}, frozenset({1}), {1: 1}, None, "None"]
+    assert len({digest(wrap(value)) for value in values}) == len(values)
+
+
+def test_signed_zeros_differ():
+    assert digest(0.0) != digest(-0.0)
+    assert digest([0.0]) != digest([-0.0])
+    assert digest(complex(0.0, 0.0)) != digest(complex(0.0, -0.0))
+
+
+@pytest.mark.parametrize("wrap", [lambda nan: nan, lambda nan: [nan], lambda nan: {"a": [nan, {}]}, lambda nan: {nan}])
+@pytest.mark.parametrize("bits", [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001, 0xFFFFFFFFFFFFFFFF])
+def test_all_nans_are_one(wrap, bits):
+    nan = struct.unpack("<d", struct.pack("<Q", bits))[0]
+    assert digest(wrap(nan)) == digest(wrap(math.nan))
+
+
+def test_the_parts_of_a_complex_nan_are_told_apart():
+    assert digest(complex(math.nan, 1)) == digest(complex(-math.nan, 1))
+    assert digest(complex(math.nan, 1)) != digest(complex(math.nan, 2))
+
+
+def test_sharing_a_member_is_the_same_as_repeating_it():
+    member = [1, [2]]
+    assert digest([member, member]) == digest([member, copy.deepcopy(member)])
+
+
+def test_sharing_takes_no_time():
+    doubled = [object.__new__(_Node)]
+    for _ in range(200):
+        doubled = [doubled, doubled]
+    assert len(digest(doubled)) == 32
+
+
+class _Node:
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+def ring(*, size):
+    nodes = [_Node(name=index) for index in range(size)]
+    for index, node in enumerate(nodes):
+        node.next = nodes[(index + 1) % size]
+    return nodes
+
+
+def test_a_cycle_ends_and_survives_a_copy():
+    nodes = ring(size=3)
+    assert digest(copy.deepcopy(nodes)) == digest(nodes)
+    assert digest(ring(size=3)) != digest(ring(size=4))
+
+
+def test_a_cycle_looks_the_same_from_wherever_it_is_met():
+    nodes = ring(size=3)
+    apart = [nodes[0], copy.deepcopy(nodes)[1], copy.deepcopy(nodes)[2], copy.deepcopy(nodes)[0]]
+    assert digest([*nodes, nodes[0]]) == digest(apart)
+
+
+def test_a_set_of_objects_that_refer_to_each_other_has_no_order():
+    nodes = ring(size=4)
+    for node in nodes:
+        node.peers = set(nodes)
+    assert len({digest(copy.deepcopy(nodes[0])) for _ in range(20)}) == 1
+
+
+def test_a_large_tangle_of_references_is_followed_in_little_time():
+    nodes = [_Node(name=index) for index in range(60)]
+    for node in nodes:
+        node.peers = nodes
+    assert digest(copy.deepcopy(nodes)) == digest(nodes)
+
+
+def test_sets_in_which_everything_refers_to_everything_are_refused():
+    nodes = [_Node(name=index) for index in range(12)]
+    for node in nodes:
+        node.peers = set(nodes)
+    with pytest.raises(UnkeyableArgument, match="too many ways"):
+        digest(nodes)
+
+
+def test_what_is_nested_too_deeply_is_refused():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(UnkeyableArgument, match="nested deeper") as caught:
+        digest(deep, "deep")
+    assert caught.value.path == "deep"
+    while deep:  # taken apart from the outside, since freeing it in one go is deep as well
+        deep = deep.pop()
+
+
+def test_large_bytes_differ_in_their_last_byte():
+    large = bytes(2 << 20)
+    assert digest(large) != digest(large[:-1] + b"\x01")
+    assert digest([large]) == digest([bytes(2 << 20)])
+    assert digest((large, b"a")) != digest((large + b"a", b""))
+
+
+@settings(max_examples=30)
+@given(st.tuples(NESTED, NESTED))
+def test_the_key_of_arguments_tells_them_apart_from_each_other_and_from_what_precedes(values):
+    names = ("a", "b")
+    key = digest_arguments(b"prefix", names, values)
+    assert key == digest_arguments(b"prefix", names, copy.deepcopy(values))
+    assert key != digest_arguments(b"prefiy", names, values)
+    assert key != digest_arguments(b"prefix", ("a",), (values,))
+    assert len(bytes.fromhex(key)) == 32
+
+
+def test_an_argument_is_keyed_alike_whatever_stands_beside_it():
+    plain, other = digest_arguments(b"", ("a", "b"), (1, -math.nan)), Encoder().arguments(("a", "b"), (1, math.nan))
+    assert plain == digest_arguments(b"", ("a", "b"), (1, math.nan))
+    assert digest_arguments(b"", ("a",), (_Node(),)) == digest_arguments(b"", ("a",), (_Node(),))
+    assert other == Encoder().arguments(("a", "b"), (1, -math.nan))
+
+
+def test_an_encoder_can_be_used_again_after_its_value_changed():
+    encoder, value = Encoder(), [[_Node()]]
+    before = encoder.digest(value)
+    value[0].append(1)
+    assert encoder.digest(value) != before
+
+
+class _Keyed:
+    def __init__(self, key, noise):
+        self.key = key
+        self.noise = noise
+
+    def __job_key__(self):
+        return self.key
+
+
+class _KeyedToo(_Keyed):
+    pass
+
+
+def test_a_class_says_itself_what_makes_its_objects_the_same():
+    assert digest(_Keyed([1], object())) == digest(_Keyed([1], object()))
+    assert digest(_Keyed([1], None)) != digest(_Keyed([2], None))
+    assert digest(_Keyed([1], None)) != digest(_KeyedToo([1], None))
+    assert digest(_Keyed([1], None)) != digest([1])
+
+
+def test_a_job_key_given_to_a_class_after_a_refusal_is_heard():
+    class Late:
+        def __init__(self):
+            self.handle = object()
+
+    with pytest.raises(UnkeyableArgument):
+        digest(Late())
+    Late.__job_key__ = lambda self: "late"
+    assert digest(Late()) == digest(Late())
+
+
+class _Foreign:
+    def __init__(self, name):
+        self.name = name
+        self.handle = object()
+
+
+class _ForeignToo(_Foreign):
+    pass
+
+
+class _ForeignKeyed(_Foreign):
+    def __job_key__(self):
+        return "own"
+
+
+def test_a_registered_hasher_stands_for_a_class_and_its_subclasses():
+    register_hasher(_Foreign, lambda value: value.name)
+    assert digest(_Foreign("a")) == digest(_Foreign("a"))
+    assert digest(_Foreign("a")) != digest(_Foreign("b"))
+    assert digest(_ForeignToo("a")) == digest(_ForeignToo("a"))
+    assert digest(_ForeignToo("a")) != digest(_Foreign("a"))
+    assert digest(_ForeignKeyed("a")) == digest(_ForeignKeyed("b"))
+
+
+def test_a_hasher_is_registered_for_a_class_that_is_not_a_builtin():
+    with pytest.raises(ValueError, match="int is always keyed by value"):
+        register_hasher(int, str)
+    with pytest.raises(TypeError, match="takes a class"):
+        register_hasher(len, str)

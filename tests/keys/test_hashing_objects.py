@@ -1,0 +1,390 @@
+import array
+import collections
+import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import math
+import operator
+import os
+import pathlib
+import pickle
+import random
+import re
+import sys
+import time
+import types
+import typing
+import uuid
+import zoneinfo
+
+import attrs
+import pydantic
+import pytest
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys.hashing import Encoder, digest
+
+
+class Color(enum.Enum):
+    RED = 1
+    CRIMSON = 1
+    GREEN = 2
+
+
+class Shade(enum.Enum):
+    RED = 1
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@dataclasses.dataclass
+class Config:
+    name: str
+    sizes: list = dataclasses.field(default_factory=list)
+    scale: float = dataclasses.field(default=2.0, init=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    x: int
+    y: object = None
+
+
+@attrs.define
+class Attrs:
+    x: int
+    y: object = None
+
+
+@attrs.frozen(slots=False, cache_hash=True)
+class AttrsHashed:
+    x: int
+
+
+class Model(pydantic.BaseModel):
+    x: int
+    y: list[int] = []
+    _secret: int = pydantic.PrivateAttr(default=0)
+
+    @functools.cached_property
+    def doubled(self):
+        return self.x * 2
+
+
+class OtherModel(pydantic.BaseModel):
+    x: int
+    y: list[int] = []
+
+
+class Loose(pydantic.BaseModel, extra="allow"):
+    x: int
+
+
+class Base:
+    __slots__ = ("a",)
+
+
+class Slots(Base):
+    __slots__ = ("__private", "b")
+
+    def __init__(self, a, b, private=0):
+        self.a, self.b, self.__private = a, b, private
+
+
+class Stateful:
+    def __init__(self, value):
+        self.value = value
+        self.cache = object()
+
+    def __getstate__(self):
+        return {"value": self.value}
+
+
+class Reducing:
+    def __init__(self, items):
+        self.items = items
+
+    def __reduce__(self):
+        return Reducing, (self.items,)
+
+
+class Registered:
+    def __init__(self, text):
+        self.text = text
+
+
+class Computing:
+    def __init__(self, x):
+        self.x = x
+
+    @functools.cached_property
+    def squared(self):
+        return self.x**2
+
+    def method(self, y=0):
+        return self.x + y
+
+
+class Text(str):
+    __slots__ = ("note",)
+
+
+class Number(float):
+    pass
+
+
+class Items(list):
+    pass
+
+
+class Table(dict):
+    pass
+
+
+class Unique(set):
+    pass
+
+
+class Pair(typing.NamedTuple):
+    left: object
+    right: object
+
+
+class Swapped(typing.NamedTuple):
+    right: object
+    left: object
+
+
+class Moment(datetime.datetime):
+    pass
+
+
+def noted(cls, *args, note):
+    value = cls(*args)
+    value.note = note
+    return value
+
+
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+
+ALIKE = {
+    "enum aliases": (Color.RED, Color.CRIMSON),
+    "dataclass": (Config("a", [1]), Config("a", [1])),
+    "dataclass with the default set": (Config("a"), noted(Config, "a", note=0)),
+    "frozen slots": (Frozen(1, [2]), Frozen(1, [2])),
+    "attrs": (Attrs(1, [2]), Attrs(1, [2])),
+    "pydantic default given": (Model(x=1), Model(x=1, y=[])),
+    "ordered dicts": (collections.OrderedDict(a=1, b=2), collections.OrderedDict([("a", 1), ("b", 2)])),
+    "counters": (collections.Counter("aab"), collections.Counter("baa")),
+    "default dicts": (collections.defaultdict(list, a=1), collections.defaultdict(list, a=1)),
+    "utc": (datetime.UTC, datetime.timezone(datetime.timedelta(0))),
+    "zones": (BERLIN, zoneinfo.ZoneInfo.no_cache("Europe/Berlin")),
+    "paths": (pathlib.Path("a/b"), pathlib.Path("a") / "b"),
+    "decimals": (decimal.Decimal("1.10"), decimal.Decimal((0, (1, 1, 0), -2))),
+    "fractions": (fractions.Fraction(2, 4), fractions.Fraction(1, 2)),
+    "patterns": (re.compile("a"), re.compile("a", re.UNICODE)),
+    "bound methods": (Computing(1).method, Computing(1).method),
+    "partials": (functools.partial(int, base=2), functools.partial(int, base=2)),
+    "sets": (Unique("abcdefgh"), Unique("hgfedcba")),
+    "memory views": (memoryview(b"abcdef")[::2], memoryview(b"ace")),
+    "modules": (math, sys.modules["math"]),
+    "bare state": (Stateful(1), Stateful(1)),
+    "exceptions": (ValueError("a", 1), ValueError("a", 1)),
+    "typing": (typing.Optional[int], typing.Union[int, None]),
+}
+del ALIKE["dataclass with the default set"]
+
+DIFFERENT = {
+    "enum members": (Color.RED, Color.GREEN),
+    "enum classes": (Color.RED, Shade.RED),
+    "int enum": (Level.LOW, 1),
+    "dataclass fields": (Config("a", [1]), Config("a", [2])),
+    "frozen fields": (Frozen(1), Frozen(2)),
+    "dataclasses": (Frozen(1, None), Attrs(1, None)),
+    "extra attribute of a dataclass": (Config("a"), noted(Config, "a", note=0)),
+    "pydantic fields": (Model(x=1), Model(x=2)),
+    "pydantic classes": (Model(x=1), OtherModel(x=1)),
+    "pydantic extra": (Loose(x=1), Loose(x=1, z=2)),
+    "slots": (Slots(1, 2), Slots(1, 3)),
+    "inherited slots": (Slots(1, 2), Slots(2, 2)),
+    "private slots": (Slots(1, 2, 3), Slots(1, 2, 4)),
+    "state": (Stateful(1), Stateful(2)),
+    "reduced": (Reducing([1]), Reducing([2])),
+    "text subclass": (Text("a"), "a"),
+    "number subclass": (Number(1.0), 1.0),
+    "list subclass": (Items([1]), [1]),
+    "attribute of a list": (Items([1]), noted(Items, [1], note=1)),
+    "slot of a text": (noted(Text, "a", note=1), noted(Text, "a", note=2)),
+    "dict subclass": (Table(a=1), {"a": 1}),
+    "set subclass": (Unique("a"), {"a"}),
+    "named tuple": (Pair(1, 2), (1, 2)),
+    "named tuple order": (Pair(left=1, right=2), Pair(left=2, right=1)),
+    "named tuple class": (Pair(1, 2), Swapped(1, 2)),
+    "ordered dict order": (collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)),
+    "ordered dict and dict": (collections.OrderedDict(a=1), {"a": 1}),
+    "counter and dict": (collections.Counter(a=1), {"a": 1}),
+    "counter zero": (collections.Counter(a=0), collections.Counter()),
+    "default factories": (collections.defaultdict(list), collections.defaultdict(dict)),
+    "deque lengths": (collections.deque([1]), collections.deque([1], maxlen=3)),
+    "chain maps": (collections.ChainMap({"a": 1}), collections.ChainMap({}, {"a": 1})),
+    "list and deque": ([1], collections.deque([1])),
+    "bytes and bytearray": (b"a", bytearray(b"a")),
+    "memory view and bytes": (b"a", memoryview(b"a")),
+    "memory view formats": (memoryview(b"abcd"), memoryview(b"abcd").cast("H")),
+    "array types": (array.array("i", [1]), array.array("l", [1])),
+    "folds": (datetime.datetime(2024, 10, 27, 2, 30), datetime.datetime(2024, 10, 27, 2, 30, fold=1)),
+    "naive and aware": (datetime.datetime(2024, 1, 1), datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)),
+    "time zones": (datetime.time(1, tzinfo=datetime.UTC), datetime.time(1, tzinfo=BERLIN)),
+    "zone kinds": (datetime.UTC, zoneinfo.ZoneInfo("UTC")),
+    "date and datetime": (datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1)),
+    "datetime subclass": (datetime.datetime(2024, 1, 1), Moment(2024, 1, 1)),
+    "decimal exponents": (decimal.Decimal("1.0"), decimal.Decimal("1")),
+    "decimal nans": (decimal.Decimal("NaN"), decimal.Decimal("sNaN")),
+    "decimal zeros": (decimal.Decimal("0"), decimal.Decimal("-0")),
+    "uuid and int": (uuid.UUID(int=1), 1),
+    "path kinds": (pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a")),
+    "path and text": (pathlib.Path("a"), "a"),
+    "path separators": (pathlib.PurePosixPath("a/b"), pathlib.PurePosixPath("a\\b")),
+    "ranges": (range(0, 3, 2), range(0, 4, 2)),
+    "slices": (slice(1), slice(0, 1)),
+    "pattern flags": (re.compile("a"), re.compile("a", re.IGNORECASE)),
+    "pattern kinds": (re.compile("a"), re.compile(b"a")),
+    "ellipsis and none": (..., None),
+    "random states": (random.Random(1), random.Random(2)),
+    "builtin functions": (math.sin, math.cos),
+    "owners of bound builtins": ("a".upper, "b".upper),
+    "owners of bound methods": (Computing(1).method, Computing(2).method),
+    "methods": (str.upper, str.lower),
+    "builtin classes": (int, float),
+    "partial arguments": (functools.partial(int, base=2), functools.partial(int, base=3)),
+    "partial positions": (functools.partial(max, 1), functools.partial(max, key=1)),
+    "operators": (operator.itemgetter(1), operator.itemgetter(2)),
+    "modules": (math, os),
+    "namespaces": (types.SimpleNamespace(a=1), types.SimpleNamespace(a=2)),
+    "namespace and dict": (types.SimpleNamespace(a=1), {"a": 1}),
+    "exceptions": (ValueError("a"), ValueError("b")),
+    "exception classes": (ValueError("a"), TypeError("a")),
+    "struct time": (time.gmtime(0), time.gmtime(1)),
+    "aliases": (list[int], list[str]),
+    "functions": (noted, copy.copy),
+    "classes": (Frozen, Attrs),
+    "class and its name": (int, "int"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE.values(), ids=ALIKE)
+def test_these_are_the_same(one, other):
+    assert digest(one) == digest(other)
+    assert digest([one, {"a": one}]) == digest([other, {"a": other}])
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
+def test_these_differ(one, other):
+    assert digest(one) != digest(other)
+
+
+def _survives(copying, value):
+    try:
+        copied = copying(value)
+    except TypeError:
+        return
+    assert digest(copied) == digest(value)
+
+
+@pytest.mark.parametrize("value", [value for values in DIFFERENT.values() for value in values], ids=repr)
+def test_a_copy_has_the_same_digest(value):
+    _survives(copy.deepcopy, value)
+    _survives(lambda value: pickle.loads(pickle.dumps(value)), value)
+
+
+def test_a_cached_property_does_not_count():
+    asked, unasked = Computing(3), Computing(3)
+    assert asked.squared == 9
+    assert digest(asked) == digest(unasked)
+    model = Model(x=1)
+    assert model.doubled == 2
+    assert digest(model) == digest(Model(x=1))
+
+
+def test_a_cached_hash_does_not_count():
+    asked = AttrsHashed(1)
+    hash(asked)
+    assert digest(asked) == digest(AttrsHashed(1))
+
+
+def test_a_private_attribute_of_a_model_counts():
+    model = Model(x=1)
+    model._secret = 5
+    assert digest(model) != digest(Model(x=1))
+
+
+def test_a_field_that_stands_on_its_class_counts():
+    changed = Config("a")
+    changed.scale = 3.0
+    unchanged = Config("a")
+    unchanged.scale = 2.0
+    assert digest(changed) != digest(Config("a"))
+    assert digest(unchanged) == digest(Config("a"))
+
+
+def test_the_order_of_attributes_does_not_matter():
+    one, other = Computing(1), Computing(1)
+    one.a, one.b = 1, 2
+    other.b, other.a = 2, 1
+    assert digest(one) == digest(other)
+
+
+def test_what_pickle_leaves_out_does_not_count():
+    one, other = Stateful(1), Stateful(1)
+    one.cache = "something else"
+    assert digest(one) == digest(other)
+
+
+def test_a_reducer_in_copyreg_is_asked(monkeypatch):
+    monkeypatch.setitem(__import__("copyreg").dispatch_table, Registered, lambda value: (Registered, (value.text,)))
+    value = Registered("a")
+    value.lock = __import__("threading").Lock()
+    assert digest(value) == digest(Registered("a"))
+
+
+def test_a_random_generator_is_what_it_would_give_next():
+    one, other = random.Random(1), random.Random(1)
+    assert digest(one) == digest(other)
+    one.random()
+    assert digest(one) != digest(other)
+
+
+def test_an_object_that_refers_to_itself_through_its_reduction_is_hashed():
+    value = Computing(1)
+    value.self = value
+    value.method_of_self = value.method
+    assert digest(copy.deepcopy(value)) == digest(value)
+
+
+def test_the_code_of_functions_and_classes_is_told_by_the_hook():
+    told = Encoder(code=lambda obj, path: obj.__name__.encode())  # noqa: ARG005
+    other = Encoder(code=lambda obj, path: b"other")  # noqa: ARG005
+    assert told.digest([noted, Frozen]) != other.digest([noted, Frozen])
+    assert told.digest(Frozen(1)) == other.digest(Frozen(1))
+    assert told.digest(functools.partial(noted, 1)) != other.digest(functools.partial(noted, 1))
+    assert told.digest(Computing(1).method) != other.digest(Computing(1).method)
+    assert told.digest([len, int, math]) == other.digest([len, int, math])
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [(".__closure__['lock']", "jobs[0].__closure__['lock']"), ("helper.LOCK", "jobs[0]"), ("", "jobs[0]")],
+)
+def test_what_the_hook_refuses_is_refused_by_its_place(path, expected):
+    def refusing(_obj, _path):
+        raise UnkeyableArgument(path, "_thread.lock", "it is a lock")
+
+    with pytest.raises(UnkeyableArgument, match="it is a lock") as caught:
+        Encoder(code=refusing).digest([noted], "jobs")
+    assert caught.value.path == expected

@@ -1,0 +1,185 @@
+import asyncio
+import concurrent.futures
+import contextvars
+import ctypes
+import dataclasses
+import io
+import itertools
+import multiprocessing
+import queue
+import random
+import socket
+import sqlite3
+import sys
+import threading
+import types
+import weakref
+
+import pytest
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys.hashing import digest, digest_arguments
+
+
+def generator():
+    yield 1
+
+
+async def coroutine():
+    pass
+
+
+class Target:
+    pass
+
+
+class Holder:
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+@dataclasses.dataclass
+class Config:
+    lock: object
+
+
+def closed(resource):
+    resource.close()
+    return resource
+
+
+def a_frame():
+    return sys._getframe()
+
+
+def a_coroutine():
+    made = coroutine()
+    made.close()
+    return made
+
+
+def a_traceback():
+    try:
+        raise KeyError
+    except KeyError as error:
+        return error.__traceback__
+
+
+def a_context_token():
+    return contextvars.ContextVar("token").set(1)
+
+
+WITHOUT_VALUE = {
+    "lock": threading.Lock,
+    "reentrant lock": threading.RLock,
+    "condition": threading.Condition,
+    "event": threading.Event,
+    "semaphore": threading.Semaphore,
+    "thread local": threading.local,
+    "thread": lambda: threading.Thread(target=print),
+    "process lock": multiprocessing.get_context("spawn").Lock,
+    "process": lambda: multiprocessing.get_context("spawn").Process(target=print),
+    "asyncio lock": asyncio.Lock,
+    "future": concurrent.futures.Future,
+    "executor": lambda: concurrent.futures.ThreadPoolExecutor(1),
+    "file": lambda: closed(open(__file__)),
+    "text stream": lambda: io.StringIO("a"),
+    "byte stream": lambda: io.BytesIO(b"a"),
+    "socket": lambda: closed(socket.socket()),
+    "database": lambda: closed(sqlite3.connect(":memory:")),
+    "generator": generator,
+    "coroutine": a_coroutine,
+    "list iterator": lambda: iter([1]),
+    "zip": lambda: zip([1], [2], strict=True),
+    "count": lambda: itertools.count(),
+    "frame": a_frame,
+    "traceback": a_traceback,
+    "weak reference": lambda: weakref.ref(Target),
+    "weak dict": weakref.WeakValueDictionary,
+    "context variable": lambda: contextvars.ContextVar("variable"),
+    "context": contextvars.copy_context,
+    "context token": a_context_token,
+    "pointer": lambda: ctypes.pointer(ctypes.c_int(1)),
+    "queue": queue.Queue,
+    "simple queue": queue.SimpleQueue,
+    "system random": random.SystemRandom,
+    "object": object,
+}
+
+
+@pytest.mark.parametrize("make", WITHOUT_VALUE.values(), ids=WITHOUT_VALUE)
+def test_what_has_no_value_is_refused_wherever_it_stands(make):
+    value = make()
+    for wrapped in (value, [value], {"a": value}, {"a": (1, {2: value})}, Holder(attribute=value)):
+        with pytest.raises(UnkeyableArgument) as caught:
+            digest(wrapped)
+        assert caught.value.type_name.rpartition(".")[2] == type(value).__qualname__.rpartition(".")[2]
+
+
+LOCK = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (LOCK, "cfg"),
+        ([1, LOCK], "cfg[1]"),
+        ({"model": LOCK}, "cfg['model']"),
+        ({1: LOCK}, "cfg[1]"),
+        ({(1, 2): LOCK}, "cfg[<tuple>]"),
+        ({"model": Holder(lock=LOCK)}, "cfg['model'].lock"),
+        (Config(LOCK), "cfg.lock"),
+        (types.SimpleNamespace(lock=[LOCK]), "cfg.lock[0]"),
+        (types.MappingProxyType({"a": LOCK}), "cfg['a']"),
+        (Holder(items=({"deep": [0, Config(LOCK)]},)), "cfg.items[0]['deep'][1].lock"),
+        (LOCK.acquire, "cfg.__self__"),
+    ],
+)
+def test_the_error_names_the_place_the_type_and_the_remedies(value, path):
+    with pytest.raises(UnkeyableArgument, match="a lock has no value, only an identity") as caught:
+        digest_arguments(b"", ("other", "cfg"), (1, value))
+    assert caught.value.path == path
+    assert caught.value.type_name == "_thread.lock"
+    for remedy in ("ignore=('cfg',)", "__job_key__", "register_hasher(lock"):
+        assert remedy in str(caught.value)
+
+
+def test_a_long_path_is_abridged():
+    value = LOCK
+    for _ in range(60):
+        value = [value]
+    with pytest.raises(UnkeyableArgument) as caught:
+        digest(value, "deep")
+    assert caught.value.path == "deep" + "[0]" * 10 + "..." + "[0]" * 10
+
+
+class Broken:
+    def __reduce_ex__(self, protocol):
+        raise RuntimeError("not today")
+
+
+def test_an_object_that_fails_to_tell_what_it_holds_is_refused_with_its_own_words():
+    with pytest.raises(UnkeyableArgument, match="not today") as caught:
+        digest([Broken()])
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+class Wrong:
+    def __job_key__(self):
+        raise LookupError("my own mistake")
+
+
+def test_an_error_in_a_job_key_reaches_the_caller():
+    with pytest.raises(LookupError, match="my own mistake"):
+        digest([Wrong()])
+
+
+class Partly:
+    def __job_key__(self):
+        return {"lock": LOCK}
+
+
+def test_the_path_leads_through_a_job_key():
+    with pytest.raises(UnkeyableArgument) as caught:
+        digest(Partly(), "cfg")
+    assert caught.value.path == "cfg.__job_key__()['lock']"
