@@ -1,0 +1,140 @@
+"""Knows what an executor is to this library, how one run of a job ended, and whether this code runs in a worker.
+
+Nothing here imports multiprocessing, psutil, cloudpickle or scoop: engines are imported when first used.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import auto
+from typing import Any
+
+from strenum import StrEnum
+
+from .._job import Job, run_job
+from .._stores.codec import Payload
+
+__all__ = ["Executors", "Outcome", "as_worker", "become_worker", "end_at_exit", "inside_worker", "run_inline"]
+
+
+class Executors(StrEnum):
+    """Where jobs run; a member is made of its name in any case.
+
+    >>> Executors("multiprocessing")
+    <Executors.MULTIPROCESSING: 'MULTIPROCESSING'>
+    """
+
+    SERIAL = auto()
+    """Here, in the calling thread."""
+
+    MULTIPROCESSING = auto()
+    """In processes of this machine."""
+
+    SCOOP = auto()
+    """In the workers of a program started by `python -m scoop`, on one or many machines."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Executors | None:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+    @staticmethod
+    def factory(provider: Executors | str) -> concurrent.futures.Executor | None:
+        """Make a new executor, or None for SERIAL, which needs none.
+
+        Raises:
+            ValueError: when no executor has that name.
+            BencherJobError: for SCOOP where it can't run, with how to start it.
+        """
+        provider = Executors(provider)
+        if provider is Executors.MULTIPROCESSING:
+            from .pool import SlotPool
+
+            return SlotPool()
+        if provider is Executors.SCOOP:
+            from .scoop import ScoopExecutor
+
+            return ScoopExecutor()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one run of a job ended: with a value, or with an error.
+
+    Attributes:
+        payload: the value's bytes as the worker pickled them, so that nobody pickles it again. None where only this
+            process can say how the value is pickled. It shares no memory with the value.
+        started: when the function was called, in seconds since the epoch.
+        seconds: how long the function ran.
+        host: name of the machine that it ran on.
+        pid: the process that it ran in.
+    """
+
+    value: Any = None
+    error: BaseException | None = None
+    payload: Payload | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+    host: str = ""
+    pid: int = 0
+
+
+def run_inline(job: Job) -> Outcome:
+    """Run a job here and now; whatever its function raises is kept as the outcome's error."""
+    value, error = None, None
+    started, clock = time.time(), time.perf_counter()
+    try:
+        value = run_job(job)
+    except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
+        error = raised
+    seconds = time.perf_counter() - clock
+    return Outcome(value, error, None, started, seconds, os.uname().nodename, os.getpid())
+
+
+_runs_in_envelope: ContextVar[bool] = ContextVar("bencher_job_runs_in_envelope", default=False)
+_is_worker_process = False
+
+
+def inside_worker() -> bool:
+    """Whether this code runs in a worker, where a cached job runs in line and never in a pool of pools."""
+    return _is_worker_process or _runs_in_envelope.get()
+
+
+@contextmanager
+def as_worker() -> Iterator[None]:
+    """Be inside a worker in this thread or task meanwhile."""
+    token = _runs_in_envelope.set(True)
+    try:
+        yield
+    finally:
+        _runs_in_envelope.reset(token)
+
+
+def become_worker() -> None:
+    """Be a worker for good, in all threads of this process."""
+    global _is_worker_process  # noqa: PLW0603 - a fact about the process
+    _is_worker_process = True
+
+
+_ends: list[Callable[[], None]] = []
+
+
+def end_at_exit(end: Callable[[], None]) -> None:
+    """Have an engine end what is left of it when the program exits, after all exit hooks of those who use it.
+
+    Who waits for jobs at exit so finds the workers still there, whenever the engine was first used.
+    """
+    _ends.append(end)
+
+
+@atexit.register
+def _end_engines() -> None:
+    for end in _ends:
+        end()

@@ -1,0 +1,123 @@
+"""Knows what a `FutureCache` asks of whatever runs its jobs: submit, receive, release."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import weakref
+from abc import ABC, abstractmethod
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from .._errors import BencherJobError, WorkerLost
+from .._job import Job
+from .base import Executors, Outcome, run_inline
+
+__all__ = ["Engine", "SerialEngine", "unsendable"]
+
+
+class Engine(ABC):
+    """What runs the jobs of a `FutureCache`; it may be used from several threads at once.
+
+    Attributes:
+        name: the member of `Executors`, or the class name of an adopted executor.
+    """
+
+    name: str
+    _own_errors: tuple[type[BaseException], ...] = (BencherJobError,)
+
+    def __init__(self) -> None:
+        self._labels: weakref.WeakKeyDictionary[Future[Any], Job] = weakref.WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    @property
+    @abstractmethod
+    def executor(self) -> concurrent.futures.Executor | None:
+        """The executor itself, made when it is first asked for; None where jobs run in line."""
+
+    def submit(self, job: Job) -> Future[Any]:
+        """Start a job; what is wrong with the job itself ends in its future.
+
+        Raises:
+            BencherJobError: when the engine can't take jobs, with the remedy.
+        """
+        try:
+            future = self._submit(job)
+        except concurrent.futures.BrokenExecutor as broken:
+            raise WorkerLost(f"{self.name} is broken and takes no more jobs: {broken}") from broken
+        self._labels[future] = job
+        return future
+
+    @abstractmethod
+    def _submit(self, job: Job) -> Future[Any]: ...
+
+    def receive(self, future: Future[Any]) -> Outcome:
+        """Tell how the job of a done future ended; it never raises.
+
+        A job that was cancelled on purpose has ended with a `CancelledError`. What the engine itself failed with is a
+        `WorkerLost`: the job's own exceptions don't come this way.
+        """
+        job = self._labels.get(future)
+        if future.cancelled():
+            return Outcome(error=CancelledError() if self._was_asked_to_cancel(future) else self._lost(job, None))
+        problem = future.exception()
+        if problem is None:
+            return self._open(future.result(), job)
+        if isinstance(problem, self._own_errors):
+            return Outcome(error=problem)
+        return Outcome(error=self._lost(job, problem))
+
+    def _open(self, result: Any, job: Job | None) -> Outcome:
+        from .envelope import open_report
+
+        return open_report(result, job)
+
+    def _was_asked_to_cancel(self, future: Future[Any]) -> bool:  # noqa: ARG002 - some engines cancel by themselves
+        return True
+
+    def _lost(self, job: Job | None, problem: BaseException | None) -> WorkerLost:
+        from .envelope import describe
+
+        label = describe(job)
+        told = "the engine cancelled it" if problem is None else f"{type(problem).__name__}: {problem}"
+        lost = WorkerLost(f"{self.name} lost {label}: {told}", job=label)
+        lost.__cause__ = problem
+        return lost
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the engine back: a shared one ends with its last user, an adopted one is left alone."""
+
+
+class SerialEngine(Engine):
+    """Runs each job in the thread that submits it."""
+
+    name = str(Executors.SERIAL)
+    executor = None
+
+    def _submit(self, job: Job) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(run_inline(job))
+        return future
+
+    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
+        outcome: Outcome = result
+        return outcome
+
+    def release(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+def unsendable(label: object, problem: BaseException) -> Future[Any]:
+    """Make the future of a job that could not be packed."""
+    from .envelope import describe
+
+    error = BencherJobError(
+        f"{describe(label)} can't be sent to a worker: {type(problem).__name__}: {problem}. "
+        f"cloudpickle must be able to pickle its function and arguments; make what it can't inside the function."
+    )
+    error.__cause__ = problem
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

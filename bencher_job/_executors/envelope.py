@@ -1,0 +1,171 @@
+"""Knows how a packed job runs in any worker, and what comes back: a report, whatever happens there.
+
+    parcel -> execute -> Report( plain value | value by value | error ) -> open_report -> Outcome
+
+No exception, no exit and nothing that can't be pickled leaves the envelope, so it costs its own job only.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+from .._errors import BencherJobError
+from .._job import Job, run_job
+from .._stores.codec import Buffer, Payload, dump
+from .base import Outcome, as_worker
+from .raised import dump_error, load_error
+from .shipping import Call, Parcel, dumps, load
+
+__all__ = ["Report", "describe", "execute", "open_report", "run_packed", "unpack_value"]
+
+
+class Kind(IntEnum):
+    """What the payload of a report holds."""
+
+    PLAIN = 0
+    """A value, as anybody's pickle makes it."""
+    BY_VALUE = 1
+    """A value with parts that have no importable name."""
+    ERROR = 2
+
+
+_HEAD: Final = struct.Struct("<BddI")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a run ended, as bytes, with when, how long, and where it ran."""
+
+    kind: Kind
+    payload: Payload
+    started: float
+    seconds: float
+    host: str
+    pid: int
+
+    def parts(self) -> list[Buffer]:
+        """Give the buffers to be sent, none of them copied."""
+        head = _HEAD.pack(self.kind, self.started, self.seconds, self.pid) + self.host.encode()
+        return [head, self.payload.stream, *self.payload.buffers]
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Buffer]) -> Report:
+        """Make the report of what `parts()` gave."""
+        kind, started, seconds, pid = _HEAD.unpack_from(parts[0])
+        host = bytes(parts[0][_HEAD.size :]).decode()
+        return cls(Kind(kind), Payload(parts[1], tuple(parts[2:])), started, seconds, host, pid)
+
+
+def run_packed(blob: bytes) -> tuple[bytes, ...]:
+    """Run a packed job in whatever worker this is; it never raises and returns plain bytes."""
+    try:
+        report = execute(Parcel.of_bytes(blob))
+    except BaseException as error:  # noqa: BLE001 - not even a damaged parcel may harm the worker
+        report = _report(time.time(), 0.0, Kind.ERROR, Payload(dump_error(error)))
+    return tuple(bytes(part) for part in report.parts())
+
+
+def execute(parcel: Parcel) -> Report:
+    """Unpack a parcel, run what it holds, and report how that ended; it never raises."""
+    started, clock, seconds = time.time(), 0.0, 0.0
+    try:
+        call = _load(parcel)
+        with as_worker():
+            started, clock = time.time(), time.perf_counter()
+            value = _run(call)
+        seconds = time.perf_counter() - clock
+        return _report(started, seconds, *_dump_value(value))
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end this job, not the worker
+        if clock and not seconds:
+            seconds = time.perf_counter() - clock
+        return _report(started, seconds, Kind.ERROR, Payload(dump_error(error)))
+
+
+def _report(started: float, seconds: float, kind: Kind, payload: Payload) -> Report:
+    return Report(kind, payload, started, seconds, os.uname().nodename, os.getpid())
+
+
+def _load(parcel: Parcel) -> Call:
+    try:
+        return load(parcel)
+    except BaseException as problem:
+        raise BencherJobError(
+            f"A job's function or arguments can't be unpickled in the worker: {type(problem).__name__}: {problem}. "
+            f"The worker must be able to import the same modules as the process that submits."
+        ) from problem
+
+
+def _run(call: Call) -> Any:
+    if call.names is None:
+        return call.function(*call.args, **call.kwargs)
+    job_id, job_key, tag = call.names
+    job = Job(job_id, call.function, call.kwargs, job_key, tag, positional=call.args)
+    job.media_folder = None if call.media_folder is None else Path(call.media_folder)
+    return run_job(job)
+
+
+def _dump_value(value: object) -> tuple[Kind, Payload]:
+    try:
+        return Kind.PLAIN, dump(value)
+    except Exception:  # noqa: BLE001 - whatever plain pickle refuses may still go by value
+        pass
+    try:
+        return Kind.BY_VALUE, dump(value, dumps)
+    except Exception as problem:
+        raise BencherJobError(
+            f"The job's result, a {type(value).__module__}.{type(value).__qualname__}, can't be pickled and so can't "
+            f"leave the worker: {type(problem).__name__}: {problem}. Return plain data."
+        ) from problem
+
+
+def open_report(report: Report, label: object) -> Outcome:
+    """Unpickle a report; what can't be unpickled here is an error that names the job by its label."""
+    value, error, payload = None, None, None
+    try:
+        if report.kind is Kind.ERROR:
+            error = load_error(report.payload.stream)
+        else:
+            value = report.payload.load()
+            payload = report.payload if report.kind is Kind.PLAIN else None
+    except Exception as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
+        what = "exception" if report.kind is Kind.ERROR else "result"
+        error = BencherJobError(
+            f"The {what} of {describe(label)} came back, but can't be unpickled here: "
+            f"{type(problem).__name__}: {problem}. Return plain data, or mend the class's __reduce__."
+        )
+        error.__cause__ = problem
+    return Outcome(value, error, payload, report.started, report.seconds, report.host, report.pid)
+
+
+def unpack_value(report: Report, label: object) -> Any:
+    """Unpickle a report and give its value.
+
+    Raises:
+        BaseException: the job's own exception.
+    """
+    outcome = open_report(report, label)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+def describe(label: object) -> str:
+    """Name a job, with its arguments in short, or another callable, for an error message.
+
+    >>> describe(Job("a", sorted, {"reverse": True}, "key", positional=([2, 1],)))
+    "job 'a', sorted([2, 1], reverse=True)"
+    """
+    if not isinstance(label, Job):
+        return getattr(label, "__qualname__", None) or reprlib.repr(label)
+    name = getattr(label.function, "__qualname__", type(label.function).__qualname__)
+    arguments = [reprlib.repr(value) for value in label.positional]
+    arguments += [f"{name}={reprlib.repr(value)}" for name, value in label.job_args.items()]
+    return f"job {label.job_id!r}, {name}({', '.join(arguments)})"

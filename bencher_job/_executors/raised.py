@@ -1,0 +1,109 @@
+"""Knows how an exception makes the trip from a worker: its type, arguments, attributes, notes and its whole chain.
+
+Pickle drops the chain and builds an exception by calling its class with `args`, which fails or changes the exception
+where the class has a constructor of its own. Here such an exception is put together as it was.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from types import FunctionType
+from typing import Any
+
+from .._errors import BencherJobError
+from .shipping import Pickler, dumps
+
+__all__ = ["RemoteTraceback", "dump_error", "load_error"]
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception where it was raised, as the last cause of the exception's chain."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def dump_error(error: BaseException) -> bytes:
+    """Pickle an exception with its chain and its traceback; what of it can't be pickled is replaced by a description."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        return dumps((error, text), pickler=_ErrorPickler)
+    except Exception as problem:  # noqa: BLE001 - a chain of exceptions can defeat pickle as a whole, by its depth
+        return dumps((_description_of(error, problem), text))
+
+
+def load_error(stream: Any) -> BaseException:
+    """Unpickle an exception, with the worker's traceback at the end of its chain of causes.
+
+    Raises:
+        Exception: whatever unpickling raises in this process.
+    """
+    error: BaseException
+    error, text = pickle.loads(stream)
+    last, seen = error, {id(error)}
+    while last.__cause__ is not None and id(last.__cause__) not in seen:
+        last = last.__cause__
+        seen.add(id(last))
+    hides_context = last.__suppress_context__
+    last.__cause__ = RemoteTraceback(text)
+    last.__suppress_context__ = hides_context
+    return error
+
+
+class _ErrorPickler(Pickler):
+    """Pickles exceptions with their chain."""
+
+    alone: BaseException | None = None
+    """The one exception that is tried without its chain."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not issubclass(type(obj), BaseException):
+            return super().reducer_override(obj)
+        if obj is self.alone:
+            return _reduce(obj)
+        try:
+            pickle.loads(dumps(obj, pickler=type("_Alone", (_ErrorPickler,), {"alone": obj})))
+            reduced = _reduce(obj)
+        except Exception as problem:  # noqa: BLE001 - anything can be wrong with a class's own pickling
+            reduced = _reduce(_description_of(obj, problem))
+        if isinstance(reduced, str):
+            return reduced
+        make, args, state, items, pairs, setter = (*reduced, *[None] * (6 - len(reduced)))
+        chain = (state, setter, obj.__cause__, obj.__context__, obj.__suppress_context__)
+        return make, args, chain, items, pairs, _set_state
+
+
+def _reduce(error: BaseException) -> Any:
+    reduced = error.__reduce_ex__(5)
+    own_type = type(error)
+    has_own_constructor = isinstance(own_type.__init__, FunctionType) or isinstance(own_type.__new__, FunctionType)
+    if isinstance(reduced, tuple) and reduced[0] is own_type and has_own_constructor:
+        return (_rebuild, (own_type, reduced[1]), *reduced[2:])
+    return reduced
+
+
+def _rebuild(error_type: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    builtin = next(base for base in error_type.__mro__ if base.__module__ == "builtins")
+    error: BaseException = builtin.__new__(error_type, *args)
+    builtin.__init__(error, *args)
+    return error
+
+
+def _set_state(error: BaseException, chain: tuple[Any, ...]) -> None:
+    state, setter, cause, context, hides_context = chain
+    if setter is not None:
+        setter(error, state)
+    elif state is not None:
+        error.__setstate__(state)
+    error.__cause__ = cause
+    error.__context__ = context
+    error.__suppress_context__ = hides_context
+
+
+def _description_of(error: BaseException, problem: BaseException) -> BencherJobError:
+    told = "".join(traceback.format_exception_only(error)).strip()
+    return BencherJobError(
+        f"{told} (The exception itself stayed in the worker: it can't be pickled, "
+        f"{type(problem).__name__}: {problem}. Give its class plain attributes, or a __reduce__.)"
+    )
