@@ -1,0 +1,99 @@
+"""Knows the jobs that are in flight in this process: who leads, who waits, and what they get.
+
+    board(future) -> leads: runs the job, commits, and lands the flight
+                  -> joins: waits for the one who leads
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from concurrent.futures import Future
+from typing import Any
+
+from ._forks import renew_after_fork
+from ._future import JobFuture
+from ._job import Job
+from ._stores import Payload, Store
+
+__all__ = ["Flight", "Flights", "flights_of"]
+
+
+class Flight:
+    """One run of a job, and the futures of all who asked for it; the first of them leads."""
+
+    __slots__ = ("_flights", "engine_future", "futures", "job")
+
+    def __init__(self, future: JobFuture[Any], flights: Flights | None = None) -> None:
+        self._flights = flights
+        self.job: Job = future.job
+        self.futures = [future]
+        self.engine_future: Future[Any] | None = None
+
+    def land(self) -> None:
+        """End this flight: from now on nobody joins it."""
+        if self._flights is not None:
+            self._flights.land(self)
+
+    def resolve(self, value: object, payload: Payload | None) -> None:
+        """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
+        first, *others = self.futures
+        for future in others:
+            future.resolve(value if payload is None else payload.load())
+        first.resolve(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the exception to all."""
+        for future in self.futures:
+            future.fail(error)
+
+
+class Flights:
+    """The flights of one store's keys in this process."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget all flights, whose threads a forked child doesn't have."""
+        self._lock = threading.Lock()
+        self._by_key: dict[str, Flight] = {}
+
+    def board(self, future: JobFuture[Any]) -> tuple[Flight, bool]:
+        """Join the flight of a future's key, or begin one; also whether it was begun."""
+        with self._lock:
+            flight = self._by_key.get(future.job.job_key)
+            if flight is None:
+                flight = self._by_key[future.job.job_key] = Flight(future, self)
+                return flight, True
+            flight.futures.append(future)
+            return flight, False
+
+    def land(self, flight: Flight) -> None:
+        """Forget a flight."""
+        with self._lock:
+            if self._by_key.get(flight.job.job_key) is flight:
+                del self._by_key[flight.job.job_key]
+
+    def leave(self, future: JobFuture[Any]) -> bool:
+        """Let one who waits give up; the last one takes the job with it, if it has not begun. Whether that was so."""
+        with self._lock:
+            flight = self._by_key.get(future.job.job_key)
+            if flight is None or future not in flight.futures:
+                return False
+            if len(flight.futures) > 1:
+                flight.futures.remove(future)
+                return True
+            running = flight.engine_future
+        return running is not None and running.cancel()
+
+
+_flights_by_store: weakref.WeakKeyDictionary[Store, Flights] = weakref.WeakKeyDictionary()
+_flights_lock = threading.Lock()
+
+
+def flights_of(store: Store) -> Flights:
+    """Give the flights that all caches on one store share."""
+    with _flights_lock:
+        return _flights_by_store.setdefault(store, Flights())

@@ -1,0 +1,126 @@
+"""Knows the future of one job: a `concurrent.futures.Future` that says what it is the future of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from ._job import Job
+
+__all__ = ["JobFuture", "Settles"]
+
+R = TypeVar("R")
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "..."
+
+
+_NOT_GIVEN: Final = _NotGiven()
+
+
+class Settles(Protocol):
+    """Takes an engine's future that is done, keeps its result, and then resolves the job's future."""
+
+    def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
+        """Be told, on a thread that must not be kept, that an engine's future is done."""
+
+
+class JobFuture(Future[R], Generic[R]):
+    """The result of a job, now or later: a `concurrent.futures.Future`, and awaitable.
+
+    It is made of a result (`res`) or of another future (`future`). With a `cache`, which takes a finished future in
+    `settle`, that future's result is kept before this one resolves; without one it is passed on as it is.
+
+    Attributes:
+        job: the job.
+        cached: whether the result was remembered rather than computed.
+
+    >>> future = JobFuture(Job("sum", sum, {}, job_key="k", positional=([1, 2],)), res=3)
+    >>> future.result(), future.cached
+    (3, True)
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        res: Any = _NOT_GIVEN,
+        future: Future[Any] | None = None,
+        cache: Settles | None = None,
+    ) -> None:
+        if (res is _NOT_GIVEN) == (future is None):
+            raise TypeError("JobFuture takes either a result (res=) or a future (future=), and not both.")
+        super().__init__()
+        self.job = job
+        self.cached = future is None
+        self._told_of_cancel = False
+        self._on_cancel: Callable[[JobFuture[R]], bool] | None = None
+        if future is None:
+            self.set_result(res)
+        else:
+            self._on_cancel = lambda _: future.cancel()
+            future.add_done_callback(self._pass_on if cache is None else lambda done: cache.settle(self, done))
+
+    @classmethod
+    def pending(cls, job: Job, on_cancel: Callable[[JobFuture[R]], bool]) -> JobFuture[R]:
+        """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled."""
+        future = cls.__new__(cls)
+        Future.__init__(future)
+        future.job = job
+        future.cached = future._told_of_cancel = False
+        future._on_cancel = on_cancel
+        return future
+
+    def _pass_on(self, done: Future[R]) -> None:
+        if done.cancelled():
+            self._give_up()
+        elif (error := done.exception()) is not None:
+            self.fail(error)
+        else:
+            self.resolve(done.result())
+
+    def resolve(self, value: R) -> None:
+        """Set the result, unless the future was cancelled meanwhile."""
+        if self._begin():
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Set the exception, unless the future was cancelled meanwhile; a cancelled run cancels it."""
+        if isinstance(error, CancelledError):
+            self._give_up()
+        elif self._begin():
+            self.set_exception(error)
+
+    def _begin(self) -> bool:
+        with self._condition:
+            return not self.done() and self.set_running_or_notify_cancel()
+
+    def cancel(self) -> bool:
+        """Cancel the job if it has not begun; others who wait for the same job keep it going.
+
+        Returns whether the future is cancelled.
+        """
+        if self.done():
+            return self.cancelled()
+        if self._on_cancel is not None and not self._on_cancel(self):
+            return False
+        return self._give_up()
+
+    def _give_up(self) -> bool:
+        if not super().cancel():
+            return False
+        with self._condition:
+            told, self._told_of_cancel = self._told_of_cancel, True
+        if not told:
+            self.set_running_or_notify_cancel()
+        return True
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return asyncio.wrap_future(self).__await__()
+
+    def __repr__(self) -> str:
+        state = "cached" if self.cached else self._state.lower()
+        return f"<JobFuture {state} of {self.job!r}>"

@@ -1,0 +1,75 @@
+"""Knows the one thread that commits what engines return: no thread of an engine's ever writes to a store.
+
+    engine's thread: put(finished) -> queue -> writer: take all that is there, commit it in one go, resolve futures
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+from ._forks import renew_after_fork
+
+__all__ = ["Writer"]
+
+LARGEST_GROUP: Final = 256
+"""How many results are committed together at most."""
+
+T = TypeVar("T")
+
+
+class Writer(Generic[T]):
+    """Hands items from any thread to one function, in groups, on a thread of its own."""
+
+    def __init__(self, write: Callable[[Sequence[T]], None], name: str) -> None:
+        self._write = write
+        self._name = name
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget the thread, which a forked child doesn't have."""
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, item: T) -> None:
+        """Hand over an item; the thread is started with the first one."""
+        with self._lock:
+            self._queue.put(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, args=(self._queue,), name=self._name, daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Wait until all that was handed over is written, and end the thread."""
+        with self._lock:
+            thread = self._thread
+            if thread is not None:
+                self._queue.put(None)
+                self._begin()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self, items: queue.SimpleQueue[T | None]) -> None:
+        while (item := items.get()) is not None:
+            group = [item]
+            last = False
+            while len(group) < LARGEST_GROUP and not last:
+                try:
+                    following = items.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    last = True
+                else:
+                    group.append(following)
+            self._write(group)
+            del group, item
+            if last:
+                return

@@ -1,0 +1,349 @@
+"""FutureCache and JobFunctionCache: look up, join what is in flight, run, commit, resolve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from pathlib import Path
+
+import pytest
+
+from bencher_job import (
+    BencherJobError,
+    CacheWarning,
+    Executors,
+    FutureCache,
+    Job,
+    JobFunctionCache,
+    JobFuture,
+    UnkeyableArgument,
+)
+from bencher_job.testing import CallCounter
+
+
+def count(counter: CallCounter, value: object = None) -> object:
+    counter.tick()
+    return value
+
+
+def job(counter: CallCounter, value: object = None, **options: object) -> Job:
+    return Job("job", count, {"counter": counter, "value": value}, **options)
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    cache = FutureCache()
+    assert (cache.executor_type, cache.executor, cache.overwrite, cache.size_limit) == (
+        Executors.SERIAL,
+        None,
+        True,
+        20_000_000_000,
+    )
+    of_function = JobFunctionCache(count)
+    assert (of_function.overwrite, of_function.size_limit) == (False, 10_000_000_000)
+    assert (cache.call_count, cache.worker_wrapper_call_count, cache.worker_fn_call_count) == (0, 0, 0)
+    assert cache.worker_cache_call_count == 0
+
+
+def test_a_cache_opens_nothing_before_its_first_job(cache_folder: Path) -> None:
+    FutureCache()
+    JobFunctionCache(count)
+    assert list(cache_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [None, 0, False, "", [], {}, float("nan")])
+def test_falsy_values_are_results(counter: CallCounter, value: object) -> None:
+    with FutureCache(overwrite=False) as cache:
+        results = [cache.submit(job(counter, value)).result() for _ in range(2)]
+    assert repr(results) == repr([value, value])
+    assert counter.count == 1
+
+
+def test_overwrite_computes_anew_and_replaces(counter: CallCounter) -> None:
+    with FutureCache(overwrite=True) as overwriting, FutureCache(overwrite=False) as reading:
+        for value in ("old", "new"):
+            overwriting.submit(job(counter, value, job_key="key")).result()
+        assert reading.submit(job(counter, "unused", job_key="key")).result() == "new"
+    assert counter.count == 2
+
+
+def test_counts_tell_submissions_executions_and_hits(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        for _ in range(3):
+            cache.submit(job(counter))
+        assert (
+            cache.worker_wrapper_call_count,
+            cache.worker_fn_call_count,
+            cache.worker_cache_call_count,
+        ) == (3, 1, 2)
+        cache.clear_call_counts()
+        assert cache.info().submitted == cache.info().hits == cache.info().computed == 0
+        assert cache.info().entries == 1
+
+
+def test_stats_are_a_line_for_people(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False, size_limit=int(10e9)) as cache:
+        cache.submit(job(counter))
+        cache.submit(job(counter))
+        assert cache.stats().startswith("cache size :0MB / 10000MB, 1 entries; 1 hits, 1 computed, ")
+
+
+def test_without_samples_nothing_is_kept(counter: CallCounter, cache_folder: Path) -> None:
+    with FutureCache(overwrite=False, cache_samples=False) as cache:
+        for _ in range(2):
+            assert cache.submit(job(counter, 5)).result() == 5
+    assert counter.count == 2
+    assert list(cache_folder.iterdir()) == []
+
+
+def test_prefetched_values_answer_without_the_store(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        jobs = [job(counter, number) for number in range(5)]
+        for each in jobs[:3]:
+            cache.submit(each)
+        found = cache.prefetch(each.job_key for each in jobs)
+        assert found == {each.job_key: number for number, each in enumerate(jobs[:3])}
+        cache.clear_cache()
+        assert [cache.submit(each, found).result() for each in jobs[:3]] == [0, 1, 2]
+    assert counter.count == 3
+
+
+def test_the_tag_is_not_part_of_the_key(counter: CallCounter) -> None:
+    assert job(counter, tag="a").job_key == job(counter, tag="b").job_key
+
+
+def test_clear_tag_takes_that_tag_only(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        for number, tag in enumerate(["a", "a", "b"]):
+            cache.submit(job(counter, number, tag=tag))
+        assert cache.clear_tag("a") == 2
+        assert [record.tag for record in cache.records()] == ["b"]
+        assert cache.clear_cache() == 1
+
+
+def test_an_unkeyable_argument_is_refused_at_once(counter: CallCounter) -> None:
+    with pytest.raises(UnkeyableArgument, match="value"):
+        job(counter, threading.Lock())
+
+
+def test_an_exception_is_kept_in_the_future_and_not_in_the_store(counter: CallCounter) -> None:
+    def fail() -> None:
+        counter.tick()
+        raise LookupError("no such thing")
+
+    with FutureCache(overwrite=False) as cache:
+        for _ in range(2):
+            future = cache.submit(Job("job", fail, {}))
+            with pytest.raises(LookupError, match="no such thing"):
+                future.result()
+        assert (cache.info().entries, cache.info().failed) == (0, 2)
+    assert counter.count == 2
+
+
+def test_a_result_that_can_not_be_pickled_is_returned_with_a_warning() -> None:
+    with FutureCache(overwrite=False) as cache:
+        with pytest.warns(CacheWarning, match=r"result of <Job 'job' .* can't be pickled") as warned:
+            result = cache.submit(Job("job", lambda: threading.Lock(), {})).result()
+        assert result.acquire()
+        assert warned[0].filename == __file__
+        assert (cache.info().unsaved, cache.info().entries) == (1, 0)
+
+
+def test_a_value_that_no_longer_unpickles_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FutureCache(overwrite=False) as cache:
+        first = Job("job", lambda: Fragile(), {}, job_key="key")
+        cache.submit(first)
+        monkeypatch.setattr(Fragile, "__setstate__", _refuse)
+        with pytest.warns(CacheWarning, match="can't be unpickled"):
+            assert isinstance(cache.submit(first).result(), Fragile)
+
+
+class Fragile:
+    def __init__(self) -> None:
+        self.state = 1
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+
+
+def _refuse(*_args: object) -> None:
+    raise AttributeError("this class has changed")
+
+
+def test_a_store_that_can_not_be_opened_costs_the_memory_but_not_the_value(
+    counter: CallCounter, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    cache = JobFunctionCache(count, cache_dir=tmp_path / "file")
+    from bencher_job._settings import override_cache_directory
+
+    with override_cache_directory(tmp_path / "file"):
+        with pytest.warns(CacheWarning, match="can't be opened"):
+            assert cache.call(counter=counter, value=1).result() == 1
+        assert cache.call(counter=counter, value=1).result() == 1
+    assert counter.count == 2
+
+
+def test_thirty_two_threads_that_ask_for_one_key_run_it_once(counter: CallCounter) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow() -> list[int]:
+        counter.tick()
+        started.set()
+        go_on.wait(30)
+        return [1]
+
+    with FutureCache(overwrite=False) as cache, ThreadPoolExecutor(32) as threads:
+        futures = [threads.submit(lambda: cache.submit(Job("slow", slow, {}, job_key="key")).result()) for _ in range(32)]
+        started.wait(30)
+        while cache.worker_wrapper_call_count < 32:
+            pass
+        go_on.set()
+        values = [future.result(30) for future in futures]
+    assert counter.count == 1
+    assert values == [[1]] * 32
+    assert len({id(value) for value in values}) == 32
+    assert cache.info().joined == 31
+
+
+def test_all_who_wait_get_the_exception_and_the_next_asker_computes_again(counter: CallCounter) -> None:
+    go_on = threading.Event()
+
+    def fail() -> None:
+        counter.tick()
+        go_on.wait(30)
+        raise LookupError
+
+    with FutureCache(overwrite=False) as cache, ThreadPoolExecutor(4) as threads:
+        futures = [threads.submit(lambda: cache.submit(Job("f", fail, {}, job_key="k")).exception()) for _ in range(4)]
+        while cache.worker_wrapper_call_count < 4:
+            pass
+        go_on.set()
+        assert [type(future.result(30)) for future in futures] == [LookupError] * 4
+        assert counter.count == 1
+        cache.submit(Job("f", fail, {}, job_key="k"))
+    assert counter.count == 2
+
+
+def test_overwriting_shares_what_is_in_flight(counter: CallCounter) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow() -> int:
+        counter.tick()
+        started.set()
+        go_on.wait(30)
+        return 1
+
+    with FutureCache(overwrite=True) as cache, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(lambda: cache.submit(Job("slow", slow, {}, job_key="k")).result())
+        started.wait(30)
+        second = cache.submit(Job("slow", slow, {}, job_key="k"))
+        go_on.set()
+        assert (first.result(30), second.result(30)) == (1, 1)
+    assert counter.count == 1
+
+
+def test_a_job_that_asks_for_itself_is_told_so() -> None:
+    with FutureCache(overwrite=False) as cache:
+        me: list[Job] = []
+        me.append(Job("me", lambda: cache.submit(me[0]).result(), {}, job_key="k"))
+        with pytest.raises(BencherJobError, match="asks for its own result"):
+            cache.submit(me[0]).result()
+
+
+def test_two_functions_in_one_cache_never_answer_for_each_other() -> None:
+    def plus(x: int) -> int:
+        return x + 1
+
+    def minus(x: int) -> int:
+        return x - 1
+
+    with JobFunctionCache(plus) as one, JobFunctionCache(minus) as other:
+        assert (one.call(x=1).result(), other.call(x=1).result()) == (2, 0)
+        assert one.clear_cache() == 1
+        assert other.call(x=1).cached
+
+
+def test_a_record_says_what_ran(counter: CallCounter) -> None:
+    with JobFunctionCache(count, tag="nightly") as cache:
+        cache.call(counter=counter, value="x" * 1000).result()
+        (record,) = cache.records()
+    assert (record.function, record.tag, record.executor, record.pid) == (
+        f"{__name__}.count",
+        "nightly",
+        "SERIAL",
+        os.getpid(),
+    )
+    assert len(record.arguments["value"]) < 500
+    assert record.size > 0
+
+
+def test_a_future_of_any_kind_is_kept_before_it_resolves(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        engine: Future[int] = Future()
+        future = JobFuture(job(counter, job_key="key"), future=engine, cache=cache)
+        engine.set_result(42)
+        assert future.result(30) == 42
+        assert cache.submit(job(counter, job_key="key")).cached
+    assert counter.count == 0
+
+
+def test_futures_work_with_wait_and_as_completed(counter: CallCounter) -> None:
+    with FutureCache(executor=ThreadPoolExecutor(2), overwrite=False) as cache:
+        futures = [cache.submit(job(counter, number)) for number in range(10)]
+        assert sorted(future.result() for future in as_completed(futures, 30)) == list(range(10))
+        assert wait(futures).not_done == set()
+
+
+def test_a_queued_job_can_be_cancelled_and_one_that_waits_for_it_keeps_it(counter: CallCounter) -> None:
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as threads, FutureCache(executor=threads, overwrite=False) as cache:
+        blocking = threads.submit(go_on.wait, 30)
+        alone = cache.submit(job(counter, "alone"))
+        shared = [cache.submit(job(counter, "shared")) for _ in range(2)]
+        assert alone.cancel()
+        assert shared[0].cancel()
+        go_on.set()
+        blocking.result()
+        assert shared[1].result(30) == "shared"
+        assert (alone.cancelled(), shared[0].cancelled()) == (True, True)
+    assert counter.count == 1
+
+
+def test_results_are_kept_when_the_program_ends_without_reading_them(cache_folder: Path) -> None:
+    script = """
+        import time
+        from bencher_job import cached_job
+        @cached_job(executor="multiprocessing", cache_dir="CACHE")
+        def slow(x):
+            time.sleep(0.2)
+            return x
+        for x in range(6):
+            slow.submit(x)
+    """
+    script = textwrap.dedent(script).replace("CACHE", str(cache_folder))
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60)
+    assert FutureCache().info().entries == 6
+
+
+def test_caching_can_be_turned_off(counter: CallCounter, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
+    monkeypatch.setenv("BENCHER_JOB", "off")
+    with JobFunctionCache(count) as cache:
+        for _ in range(2):
+            cache.call(counter=counter).result()
+    assert counter.count == 2
+    assert list(cache_folder.iterdir()) == []
+
+
+def test_a_size_limit_without_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="size_limit=0 leaves no room"):
+        FutureCache(size_limit=0)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+def test_a_cache_name_that_is_no_folder_name_is_refused(name: str, counter: CallCounter) -> None:
+    with pytest.raises(BencherJobError, match="not the name of a folder"):
+        FutureCache(cache_name=name).submit(job(counter))

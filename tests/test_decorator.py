@@ -1,0 +1,322 @@
+"""cached_job: on all that can be called, with the face of the function kept."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import inspect
+import pickle
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bencher_job import CachedFunction, JobFunctionCache, UnkeyableArgument, cached_job, register_hasher
+from bencher_job.testing import CallCounter
+
+CALLS: list[object] = []
+
+
+@pytest.fixture(autouse=True)
+def no_calls_yet() -> None:
+    CALLS.clear()
+
+
+@cached_job
+def add(x: int, y: int = 2, *, scale: float = 1.0) -> float:
+    """Add and scale."""
+    CALLS.append((x, y))
+    return (x + y) * scale
+
+
+@cached_job
+def fib(n: int) -> int:
+    CALLS.append(n)
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+
+@dataclass
+class Model:
+    size: int
+
+    @cached_job
+    def score(self, x: int) -> int:
+        CALLS.append(x)
+        return self.size * x
+
+    @cached_job
+    @classmethod
+    def default(cls, x: int) -> tuple[str, int]:
+        CALLS.append(x)
+        return cls.__name__, x
+
+    @cached_job(tag="static")
+    @staticmethod
+    def double(x: int) -> int:
+        CALLS.append(x)
+        return 2 * x
+
+
+class Small(Model):
+    pass
+
+
+def test_it_keeps_the_face_of_the_function() -> None:
+    assert isinstance(add, CachedFunction)
+    assert isinstance(add.cache, JobFunctionCache)
+    assert (add.__name__, add.__qualname__, add.__doc__, add.__module__) == ("add", "add", "Add and scale.", __name__)
+    assert str(inspect.signature(add)) == "(x: 'int', y: 'int' = 2, *, scale: 'float' = 1.0) -> 'float'"
+    assert inspect.isfunction(add.__wrapped__)
+    assert repr(add) == f"<CachedFunction {__name__}.add>"
+
+
+def test_it_is_called_as_before_and_runs_once() -> None:
+    assert [add(1), add(1, 2), add(y=2, x=1), add(1, scale=1.0)] == [3.0] * 4
+    assert CALLS == [(1, 2)]
+
+
+def test_options_are_keyword_only_and_known() -> None:
+    with pytest.raises(TypeError):
+        cached_job(add.__wrapped__, "serial")
+    with pytest.raises(TypeError, match="exekutor"):
+        cached_job(exekutor="serial")
+
+
+def test_arguments_that_do_not_fit_are_told_in_the_functions_name() -> None:
+    with pytest.raises(TypeError, match=r"add\(\) missing 1 required positional argument: 'x'"):
+        add()
+    with pytest.raises(TypeError, match=r"add\(\) got an unexpected keyword argument 'z'"):
+        add(1, z=3)
+
+
+def test_decorating_and_importing_touch_no_disk_and_start_nothing(tmp_path: Path) -> None:
+    script = """
+        import os, sys, threading
+        before = set(os.listdir("."))
+        import bencher_job
+        @bencher_job.cached_job(executor="multiprocessing", cache_dir="here", tag="t")
+        def f(x): return x
+        f.cache
+        assert set(os.listdir(".")) == before, os.listdir(".")
+        assert threading.active_count() == 1
+        loaded = {"numpy", "pandas", "scoop", "rich", "matplotlib", "psutil", "multiprocessing.context"} & set(sys.modules)
+        assert not loaded, loaded
+    """
+    subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], check=True, cwd=tmp_path)
+
+
+def test_submit_gives_a_future() -> None:
+    future = add.submit(1)
+    assert isinstance(future, concurrent.futures.Future)
+    assert (future.result(), future.cached, add.submit(1).cached) == (3.0, False, True)
+
+
+def test_map_gives_values_in_order_and_stops_with_the_shortest() -> None:
+    assert list(add.map(range(5), [10, 20, 30])) == [10.0, 21.0, 32.0]
+
+
+def test_map_takes_endless_iterables_and_runs_no_further_than_asked() -> None:
+    import itertools
+
+    values = add.map(itertools.count())
+    assert [next(values) for _ in range(5)] == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert len(CALLS) <= 8
+
+
+def test_refresh_forget_and_is_cached() -> None:
+    assert not add.is_cached(1)
+    add(1)
+    assert add.is_cached(x=1)
+    add.refresh(1)
+    assert len(CALLS) == 2
+    assert (add.forget(1), add.forget(1), add.is_cached(1)) == (True, False, False)
+
+
+def test_ignored_parameters_are_not_in_the_key() -> None:
+    @cached_job(ignore=("verbose",))
+    def f(x: int, verbose: bool = False) -> bool:
+        return verbose
+
+    assert (f(1, verbose=True), f(1, verbose=False), f.key(1) == f.key(1, True)) == (True, True, True)
+    with pytest.raises(ValueError, match="verbos"):
+        cached_job(ignore=("verbos",))(f.__wrapped__)
+
+
+def test_another_version_is_another_job() -> None:
+    keys = {cached_job(version=version)(add.__wrapped__).key(1) for version in (None, 1, 2, "1", 1.0)}
+    assert len(keys) == 5
+
+
+def test_tag_executor_and_place_are_not_in_the_key(tmp_path: Path) -> None:
+    other = cached_job(tag="t", executor="multiprocessing", cache_dir=tmp_path, cache_name="other", size_limit=10**6)
+    assert other(add.__wrapped__).key(1) == add.key(1)
+
+
+def test_overwrite_computes_every_call() -> None:
+    f = cached_job(overwrite=True)(add.__wrapped__)
+    assert [f(1), f(1)] == [3.0, 3.0]
+    assert len(CALLS) == 2
+
+
+def test_recursion_uses_the_cache() -> None:
+    assert fib(20) == 6765
+    assert len(CALLS) == 21
+
+
+def test_methods_key_their_instance_by_value() -> None:
+    assert (Model(2).score(3), Model(2).score(3), Model(5).score(3), Model.score(Model(2), 3)) == (6, 6, 15, 6)
+    assert CALLS == [3, 3]
+    assert Model(2).score.submit(3).cached
+    assert Model(2).score.is_cached(3)
+    assert list(Model(2).score.map([3, 4])) == [6, 8]
+    assert Model(2).score.cache is Model.score.cache
+
+
+def test_class_methods_key_their_class_and_static_methods_nothing() -> None:
+    assert (Model.default(1), Small.default(1), Model(3).default(1)) == (("Model", 1), ("Small", 1), ("Model", 1))
+    assert (Model.double(4), Model(1).double(4)) == (8, 8)
+    assert CALLS == [1, 1, 4]
+    assert [record.tag for record in Model.double.cache.records()] == ["static"]
+
+
+def test_lambdas_closures_partials_and_callables() -> None:
+    def times(factor: int) -> CachedFunction[[int], int]:
+        return cached_job(lambda x: x * factor)
+
+    class Adds:
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        def __call__(self, x: int) -> int:
+            return self.n + x
+
+    assert (times(2)(5), times(3)(5)) == (10, 15)
+    assert (cached_job(functools.partial(pow, 2))(5), cached_job(functools.partial(pow, 3))(5)) == (32, 243)
+    assert (cached_job(Adds(1))(5), cached_job(Adds(2))(5)) == (6, 7)
+    assert cached_job(sorted)([3, 1, 2], reverse=True) == [3, 2, 1]
+
+
+def test_positional_only_and_variadic_parameters() -> None:
+    @cached_job
+    def f(a: int, /, b: int, *rest: int, c: int = 0, **more: int) -> tuple[object, ...]:
+        CALLS.append(a)
+        return a, b, rest, c, more
+
+    assert f(1, 2, 3, 4, c=5, d=6) == (1, 2, (3, 4), 5, {"d": 6})
+    assert f(1, b=2, d=6, c=0, e=7) == f(1, 2, e=7, d=6) == (1, 2, (), 0, {"d": 6, "e": 7})
+    assert len(CALLS) == 2
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [(Model, "Decorate its methods"), (5, "can't be called"), (add, "cached already")],
+)
+def test_what_can_not_be_decorated_is_told_why(thing: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        cached_job(thing)
+
+
+def test_a_coroutine_function_is_refused_with_a_remedy() -> None:
+    async def f() -> None: ...
+
+    with pytest.raises(TypeError, match="coroutine function"):
+        cached_job(f)
+
+
+def test_what_can_not_be_keyed_is_refused_by_name_and_nothing_runs() -> None:
+
+    with pytest.raises(UnkeyableArgument, match=r"^y\['model'\]\.lock is a _thread\.lock") as refused:
+        add(1, {"model": Locked()})
+    assert refused.value.path == "y['model'].lock"
+    assert CALLS == []
+
+
+class Locked:
+    def __init__(self) -> None:
+        import threading
+
+        self.lock = threading.Lock()
+
+
+def test_a_class_can_say_what_makes_two_of_it_the_same() -> None:
+    class Connection(Locked):
+        def __init__(self, host: str) -> None:
+            super().__init__()
+            self.host = host
+
+        def __job_key__(self) -> str:
+            return self.host
+
+    assert add.key(Connection("a")) == add.key(Connection("a")) != add.key(Connection("b"))
+
+
+def test_a_hasher_serves_a_foreign_class() -> None:
+    class Foreign(Locked):
+        name = "x"
+
+    register_hasher(Foreign, lambda foreign: foreign.name)
+    assert add.key(Foreign()) == add.key(Foreign())
+
+
+def test_it_pickles_by_name() -> None:
+    assert pickle.loads(pickle.dumps(add)) is add
+    assert pickle.loads(pickle.dumps(Model.score)) is Model.__dict__["score"]
+    bound = pickle.loads(pickle.dumps(Model(2).score))
+    assert bound(3) == 6
+
+
+def test_without_a_name_it_pickles_by_value_with_the_same_key(counter: CallCounter) -> None:
+    factor = 3
+
+    @cached_job
+    def times(x: int) -> int:
+        counter.tick()
+        return x * factor
+
+    copied = pickle.loads(pickle.dumps(times))
+    assert copied is not times
+    assert (times(2), copied(2), copied.key(2)) == (6, 6, times.key(2))
+    assert counter.count == 1
+
+
+@pytest.mark.parametrize("executor", ["serial", "multiprocessing"])
+def test_a_cached_function_called_in_a_job_runs_in_line_and_is_remembered(executor: str, counter: CallCounter) -> None:
+    @cached_job(executor=executor)
+    def inner(x: int) -> int:
+        counter.tick()
+        return x + 1
+
+    @cached_job(executor=executor)
+    def outer(x: int) -> int:
+        return inner(x) + inner(x)
+
+    assert outer(1) == 4
+    assert counter.count == 1
+    assert inner(1) == 2
+    assert counter.count == 1
+    inner.cache.close()
+    outer.cache.close()
+
+
+def test_an_edited_function_runs_again_and_a_reverted_one_hits() -> None:
+    def define(body: str) -> CachedFunction[[int], int]:
+        namespace: dict[str, object] = {"CALLS": CALLS, "__name__": "notebook"}
+        exec(f"def f(x):\n    CALLS_LENGTH = 0\n    return {body}\n", namespace)
+        return cached_job(namespace["f"])
+
+    assert [define(body)(3) for body in ("x + 1", "x * 2", "x + 1")] == [4, 6, 4]
+    (first, second) = define("x + 1").cache.records()
+    assert first.function == second.function == "notebook.f"
+
+
+def test_a_mutable_value_is_never_shared_between_callers() -> None:
+    @cached_job
+    def numbers() -> list[int]:
+        return [1, 2, 3]
+
+    numbers().append(4)
+    numbers().append(5)
+    assert numbers() == [1, 2, 3]

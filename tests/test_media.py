@@ -1,0 +1,158 @@
+"""Files that a job writes lie in a folder of its run, which is kept with its entry and goes with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from bencher_job import Job, cached_job, clean_orphaned_media, current_job_key, gen_path, run_job
+
+
+def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None:
+    paths = [Path(gen_path("film", "video", ".mp4")) for _ in range(10)]
+    assert len(set(paths)) == 10
+    assert all(path.is_absolute() and path.suffix == ".mp4" and path.parent.is_dir() for path in paths)
+    assert not any(path.exists() for path in paths)
+
+
+def test_inside_a_job_paths_lie_in_a_folder_of_the_run() -> None:
+    @cached_job
+    def film() -> list[str]:
+        return [gen_path("film"), gen_path("film"), gen_path("still", "images", ".png")]
+
+    paths = [Path(path) for path in film()]
+    assert len(set(paths)) == 3
+    (record,) = film.cache.records()
+    assert all(record.media in path.parts for path in paths)
+    assert [path.parent.name for path in paths] == ["generic", "generic", "images"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("../up",), ("/etc/passwd",), ("a", "../../b"), ("a", "b", "/../../c"), ("nul\0",)]
+)
+def test_a_path_can_not_lead_out_of_the_folder(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="leads out of the media folder"):
+        gen_path(*arguments)
+
+
+def test_current_job_key_is_the_key_while_the_function_runs() -> None:
+    @cached_job
+    def inner() -> str | None:
+        return current_job_key()
+
+    @cached_job
+    def outer() -> tuple[str | None, str | None, str | None]:
+        return current_job_key(), inner(), current_job_key()
+
+    assert current_job_key() is None
+    assert outer() == (outer.key(), inner.key(), outer.key())
+    assert current_job_key() is None
+
+
+def test_run_job_sets_the_key_and_keeps_nothing(cache_folder: Path) -> None:
+    assert run_job(Job("job", current_job_key, {}, job_key="abc")) == "abc"
+    assert list(cache_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("executor", ["serial", "multiprocessing"])
+def test_media_of_the_good_entry_outlive_a_failing_run(executor: str, tmp_path: Path) -> None:
+    switch = tmp_path / "fail"
+
+    @cached_job(executor=executor)
+    def film() -> str:
+        path = gen_path("film", suffix=".txt")
+        Path(path).write_text("frames")
+        if switch.exists():
+            raise RuntimeError("projector")
+        return path
+
+    path = film()
+    switch.touch()
+    with pytest.raises(RuntimeError, match="projector"):
+        film.refresh()
+    assert film() == path
+    assert Path(path).read_text() == "frames"
+    media = film.cache.cache.directory / "media"
+    assert len(list(media.iterdir())) == 1  # nothing is left of the run that failed
+    film.forget()
+    assert list(media.iterdir()) == []
+    film.cache.close()
+
+
+def test_a_new_run_replaces_the_media_of_the_old_one() -> None:
+    @cached_job
+    def film() -> str:
+        path = gen_path("film", suffix=".txt")
+        Path(path).write_text("frames")
+        return path
+
+    old, new = film(), film.refresh()
+    assert old != new
+    assert (Path(old).exists(), Path(new).exists()) == (False, True)
+
+
+def test_orphans_are_what_kills_have_left_and_nothing_else(cache_folder: Path) -> None:
+    script = """
+        import os, signal
+        from pathlib import Path
+        from bencher_job import cached_job, gen_path
+
+        @cached_job(cache_dir="CACHE")
+        def film(kill):
+            Path(gen_path("film")).write_bytes(b"x" * 1000)
+            if kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        film(False)
+        film(True)
+    """
+    script = textwrap.dedent(script).replace("CACHE", str(cache_folder))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    seen_inside: list[dict[Path, int]] = []
+
+    @cached_job
+    def running() -> str:
+        path = gen_path("film")
+        Path(path).touch()
+        seen_inside.append(clean_orphaned_media(cache_folder, dry_run=False))
+        return path
+
+    path = running()
+    (orphans,) = seen_inside
+    assert list(orphans.values()) == [1000]
+    assert not any(folder.exists() for folder in orphans)
+    assert Path(path).exists()
+    assert clean_orphaned_media(cache_folder) == {}
+    assert len(list((cache_folder / "fcache" / "media").iterdir())) == 2
+
+
+def test_a_dry_run_removes_nothing(cache_folder: Path) -> None:
+    @cached_job
+    def anything() -> int:
+        return 1
+
+    anything()
+    left = cache_folder / "fcache" / "media" / "0123456789abcdef.00000000-1-1.0"
+    left.mkdir(parents=True)
+    orphan = left.with_name("left-by-hand")
+    orphan.mkdir()
+    assert clean_orphaned_media(cache_folder) == {orphan: 0}
+    assert orphan.exists()
+    assert left.exists()  # of another machine, where it may still run
+
+
+def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan() -> None:
+    from bencher_job._media import may_be_running, run_folder
+
+    folder = run_folder(Path("/store"), "f" * 64)
+    assert may_be_running(folder)
+    key, process, number = folder.name.split(".")
+    host, pid, start = process.split("-")
+    assert not may_be_running(folder.with_name(f"{key}.{host}-{pid}-{int(start) - 1}.{number}"))
+    assert pid == str(os.getpid())
