@@ -62,7 +62,9 @@ def memoizers(folder: Path, function: Callable[..., Any]) -> Iterator[dict[str, 
         "bencher_job": ours,
         "diskcache": disk.memoize()(function),
         "joblib": joblib.Memory(folder / "joblib", verbose=0).cache(function),
-        "checkpointer": checkpointer.checkpoint(root_path=folder / "checkpointer", format="pickle", verbosity=0)(function),
+        "checkpointer": checkpointer.checkpoint(
+            root_path=folder / "checkpointer", format="pickle", verbosity=0
+        )(function),
         "functools.lru_cache": functools.lru_cache(maxsize=None)(function),
     }
     ours.cache.close()
@@ -136,7 +138,11 @@ def report(figures: list[Figure]) -> None:
         print(f"\n{work}: {in_words(ours)}")
         for name, seconds in times.items():
             goal = GOALS.get((work, name))
-            verdict = "" if goal is None else f"   goal {goal:g}: {'reached' if ours / seconds <= goal else 'MISSED'}"
+            verdict = (
+                ""
+                if goal is None
+                else f"   goal {goal:g}: {'reached' if ours / seconds <= goal else 'MISSED'}"
+            )
             print(f"  {ours / seconds:7.3f} of {name:20} {in_words(seconds):>10}{verdict}")
 
 
@@ -146,7 +152,9 @@ def in_words(seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help=f"some of {', '.join(BENCHES)}; by default all")
+    parser.add_argument(
+        "what", nargs="*", choices=[*BENCHES, []], help=f"some of {', '.join(BENCHES)}; by default all"
+    )
     chosen = parser.parse_args().what or list(BENCHES)
     warnings.simplefilter("ignore")
     print(f"Python {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} cores")

@@ -1,16 +1,16 @@
 """Remembers what expensive functions returned: on one core, on all cores, or on a cluster.
 
-    from bencher_job import cached_job
+from bencher_job import cached_job
 
-    @cached_job(executor="multiprocessing", tag="nightly")
-    def accuracy(model: str, c: float = 1.0) -> dict: ...
+@cached_job(executor="multiprocessing", tag="nightly")
+def accuracy(model: str, c: float = 1.0) -> dict: ...
 
-    accuracy("svm", c=2.0)      # computed once, then remembered
+accuracy("svm", c=2.0)      # computed once, then remembered
 """
 
 from __future__ import annotations
 
-from ._cache import FutureCache, JobFunctionCache
+from ._cache import FutureCache
 from ._decorator import CachedFunction, cached_job
 from ._errors import (
     BencherJobError,
@@ -22,6 +22,7 @@ from ._errors import (
     WorkerLost,
 )
 from ._executors import Executors
+from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._job import Job, run_job
 from ._keys import register_hasher

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import atexit
-import importlib.metadata
 import logging
 import os
-import platform
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
-from functools import cache, cached_property
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from . import _media, _settings
 from ._errors import BencherJobError, warn_caller
-from ._executors import Engine, Executors, Outcome, engine_for, inside_worker, run_inline
+from ._executors import Engine, Executors, engine_for, executor_name, inside_worker, run_inline
 from ._flights import Flight, Flights, flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
-from ._keys import CodeScope, JobKeys, qualified_name
+from ._landing import Landing, outcome_of
 from ._record import CacheInfo, Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, Entry, Hit, NullStore, Store, StoreFailure, dump, open_store
+from ._stores import MISS, Entry, Hit, NullStore, Payload, Store, StoreFailure, open_store
 from ._writer import Writer
 
-__all__ = ["FutureCache", "JobFunctionCache", "Prefetched"]
+__all__ = ["FutureCache", "Prefetched"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +66,7 @@ class FutureCache:
     Nothing is opened or started before the first job.
 
     Attributes:
+        executor_type: the member of `Executors`, or the class name of the executor that was given.
         overwrite: whether jobs that are remembered run all the same and replace what was remembered.
         size_limit: the size in bytes beyond which the least recently stored entries are evicted.
         call_count: how many times `JobFunctionCache.call` was called.
@@ -95,8 +92,12 @@ class FutureCache:
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if size_limit <= 0:
-            raise ValueError(f"size_limit={size_limit} leaves no room for entries. Give a size in bytes, such as int(10e9).")
-        self._engine: Engine = engine_for(executor)
+            raise ValueError(
+                f"size_limit={size_limit} leaves no room for entries. Give a size in bytes, such as int(10e9)."
+            )
+        self.executor_type = executor_name(executor)
+        self._executor = executor
+        self._engine: Engine | None = None
         self.overwrite = overwrite
         self.size_limit = int(size_limit)
         self.call_count = 0
@@ -108,7 +109,9 @@ class FutureCache:
         self._store: Store | None = None
         self._flights = Flights()
         self._epoch = -1
-        self._writer: Writer[_Landing] = Writer(self._settle_group, f"bencher_job-writer-{cache_name}")
+        self._writer: Writer[Callable[[], Landing]] = Writer(
+            self._settle_group, f"bencher_job-writer-{cache_name}"
+        )
         self.renew()
         renew_after_fork(self)
 
@@ -118,15 +121,17 @@ class FutureCache:
         self._airborne = 0
         self._landed = threading.Condition(threading.Lock())
 
-    @property
-    def executor_type(self) -> str:
-        """The member of `Executors`, or the class name of the executor that was given."""
-        return self._engine.name
+    def _engine_at_work(self) -> Engine:
+        """Give what runs the jobs; it is made with the first job, since some take long to import."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = engine_for(self._executor)
+            return self._engine
 
     @property
     def executor(self) -> Executor | None:
         """The executor, or None where jobs run in the calling thread."""
-        return self._engine.executor
+        return None if self.executor_type == Executors.SERIAL else self._engine_at_work().executor
 
     @property
     def cache(self) -> Store:
@@ -147,7 +152,9 @@ class FutureCache:
                 store = open_store(directory, size_limit=self.size_limit, tag_index=self._tag_index)
             except StoreFailure as error:
                 _log.warning("%s can't be opened: %s", directory, error)
-                warn_caller(f"{directory} can't be opened ({error}), so nothing is remembered. See cache_dir=.")
+                warn_caller(
+                    f"{directory} can't be opened ({error}), so nothing is remembered. See cache_dir=."
+                )
         self._store, self._flights, self._epoch = store, flights_of(store), _settings.epoch
 
     @property
@@ -225,7 +232,9 @@ class FutureCache:
     def _run(self, job: Job, store: Store, puts: int, *, fresh: bool = False) -> JobFuture[Any]:
         """Join the job in flight or run it. `puts` tells whether the store has changed since it was asked."""
         if job.job_key in _media.running_keys():
-            raise BencherJobError(f"{job!r} asks for its own result while it runs, so it would wait for itself for ever.")
+            raise BencherJobError(
+                f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
+            )
         future: JobFuture[Any] = JobFuture.pending(job, self._flights.leave)
         flight, leads = self._flights.board(future)
         if not leads:
@@ -256,31 +265,36 @@ class FutureCache:
         job = flight.job
         folder = None if store.directory is None else _media.run_folder(store.directory, job.job_key)
         run = job.in_folder(folder)
-        if self._engine.name == Executors.SERIAL or inside_worker():
+        if self.executor_type == Executors.SERIAL or inside_worker():
             outcome = run_inline(run)
-            self._finish([_Landing(flight, store, run, outcome, Executors.SERIAL)])
+            self._finish([Landing(flight, run, store, Executors.SERIAL, outcome)])
             if isinstance(outcome.error, KeyboardInterrupt):
                 raise outcome.error
             return
-        engine = self._engine
+        engine = self._engine_at_work()
         engine_future = flight.engine_future = engine.submit(run)
         with self._landed:
             self._airborne += 1
         _finish_jobs_at_exit(self)
         engine_future.add_done_callback(
-            lambda done: self._writer.put(_Landing(flight, store, run, lambda: engine.receive(done), engine.name))
+            lambda done: self._writer.put(
+                lambda: Landing(flight, run, store, engine.name, engine.receive(done))
+            )
         )
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         with self._landed:
             self._airborne += 1
-        self._writer.put(_Landing(Flight(future), self.cache, future.job, lambda: _outcome_of(done), "future"))
+        store = self.cache
+        self._writer.put(lambda: Landing(Flight(future), future.job, store, "future", outcome_of(done)))
 
-    def _settle_group(self, landings: Sequence[_Landing]) -> None:
+    def _settle_group(self, group: Sequence[Callable[[], Landing]]) -> None:
+        """Receive what has come back, commit it together and resolve; on the writer's thread."""
+        landings = [receive() for receive in group]
         try:
             self._finish(landings)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
             _log.exception("results can't be kept")
             for landing in landings:
                 landing.flight.land()
@@ -290,59 +304,36 @@ class FutureCache:
                 self._airborne -= len(landings)
                 self._landed.notify_all()
 
-    def _finish(self, landings: Sequence[_Landing]) -> None:
+    def _finish(self, landings: Sequence[Landing]) -> None:
         """Commit what succeeded, and then give everybody who waits the value or the exception."""
         entries: dict[Store, list[Entry]] = {}
-        ended = [(landing, landing.outcome() if callable(landing.outcome) else landing.outcome) for landing in landings]
-        payloads = []
-        for landing, outcome in ended:
-            entry = self._entry(landing, outcome) if outcome.error is None else None
-            payloads.append(entry and entry.payload)
-            if entry is not None:
-                entries.setdefault(landing.store, []).append(entry)
-            elif outcome.error is not None and landing.run.media_folder is not None:
-                _media.discard(landing.run.media_folder)
+        payloads: dict[Landing, Payload] = {}
+        for landing in landings:
+            if landing.outcome.error is not None:
+                if landing.run.media_folder is not None:
+                    _media.discard(landing.run.media_folder)
+            elif landing.store.directory is not None and (payload := self._payload(landing)) is not None:
+                payloads[landing] = payload
+                entries.setdefault(landing.store, []).append(landing.entry(payload))
         for store, group in entries.items():
             self._put(store, group)
-        for (landing, outcome), payload in zip(ended, payloads, strict=True):
+        for landing in landings:
             landing.flight.land()
-            if outcome.error is None:
-                landing.flight.resolve(outcome.value, payload)
+            if landing.outcome.error is None:
+                landing.flight.resolve(landing.outcome.value, payloads.get(landing))
             else:
                 with self._lock:
                     self._counts.failed += 1
-                landing.flight.fail(outcome.error)
+                landing.flight.fail(landing.outcome.error)
 
-    def _entry(self, landing: _Landing, outcome: Outcome) -> Entry | None:
-        """Make the entry of a result; None where nothing is kept or the value can't be pickled."""
-        job = landing.run
-        if landing.store.directory is None:
+    def _payload(self, landing: Landing) -> Payload | None:
+        try:
+            return landing.payload()
+        except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
+            self._warn_unsaved(
+                f"The result of {landing.run!r} can't be pickled ({type(error).__name__}: {error})"
+            )
             return None
-        payload = outcome.payload
-        if payload is None:
-            try:
-                payload = dump(outcome.value)
-            except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-                self._warn_unsaved(f"The result of {job!r} can't be pickled ({type(error).__name__}: {error})")
-                return None
-        media = job.media_folder
-        return Entry(
-            payload,
-            Record(
-                key=job.job_key,
-                function=qualified_name(job.function),
-                tag=job.tag,
-                arguments=job.arguments,
-                created=datetime.fromtimestamp(outcome.started, UTC),
-                seconds=outcome.seconds,
-                media=media.name if media is not None and media.is_dir() else None,
-                executor=landing.executor,
-                host=outcome.host,
-                pid=outcome.pid,
-                python=platform.python_version(),
-                library=_library_version(),
-            ),
-        )
 
     def _put(self, store: Store, entries: Sequence[Entry]) -> None:
         try:
@@ -352,7 +343,9 @@ class FutureCache:
                 for entry in entries:
                     self._put(store, [entry])
             else:
-                self._warn_unsaved(f"The result of {entries[0].record} can't be kept in {store.directory} ({error})")
+                self._warn_unsaved(
+                    f"The result of {entries[0].record} can't be kept in {store.directory} ({error})"
+                )
 
     def _warn_unsaved(self, fact: str) -> None:
         with self._lock:
@@ -414,131 +407,25 @@ class FutureCache:
         """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again."""
         self.wait()
         self._writer.close()
-        self._engine.release()
+        if self._engine is not None:
+            self._engine.release()
         if self._store is not None:
             self._store.close()
 
-    def __enter__(self) -> FutureCache:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def __repr__(self) -> str:
         where = "not opened" if self._store is None else self._store.directory or "nothing is kept"
         return f"<{type(self).__name__} {self._cache_name!r} on {self.executor_type}, {where}>"
-
-
-@dataclass(slots=True, eq=False)
-class _Landing:
-    """A run that has ended: what came of it, and who waits."""
-
-    flight: Flight
-    store: Store
-    run: Job
-    outcome: Outcome | Callable[[], Outcome]
-    executor: str
-
-
-@cache
-def _library_version() -> str:
-    return importlib.metadata.version("bencher-job")
-
-
-def _outcome_of(done: Future[Any]) -> Outcome:
-    if done.cancelled():
-        return Outcome(error=BencherJobError("The future that this job waited for was cancelled."))
-    error = done.exception()
-    return Outcome(error=error) if error is not None else Outcome(value=done.result())
-
-
-class JobFunctionCache(FutureCache):
-    """The cache of one function: makes its jobs, answers them, and clears what is its own.
-
-    Several functions may share a store, by default they all do; what this cache clears and lists are the entries of its
-    own function. `ignore` names parameters that don't enter the key, `version` is a value that does, `code` says how much of
-    the function's code does.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        overwrite: bool = False,
-        executor: Executors | str | Executor | Any = Executors.SERIAL,
-        cache_name: str = DEFAULT_CACHE_NAME,
-        tag_index: bool = True,
-        size_limit: int = int(10e9),
-        *,
-        cache_dir: str | os.PathLike[str] | None = None,
-        cache_samples: bool = True,
-        tag: str = "",
-        ignore: Collection[str] = (),
-        version: object = None,
-        code: CodeScope = "deep",
-    ) -> None:
-        super().__init__(executor, overwrite, cache_name, tag_index, size_limit, cache_samples, cache_dir=cache_dir)
-        self.function = function
-        self.tag = tag
-        self.keys = JobKeys(function, ignore=ignore, version=version, code=code)
-
-    @cached_property
-    def name(self) -> str:
-        """Module and qualified name of the function, as records show it."""
-        return qualified_name(self.function)
-
-    def call(self, **kwargs: Any) -> JobFuture[Any]:
-        """Submit a call with keyword arguments."""
-        return self.submit_call((), kwargs)
-
-    def job(self, args: Sequence[Any], kwargs: Mapping[str, Any], key: str | None = None) -> Job:
-        """Make the job of a call."""
-        with self._lock:
-            self.call_count += 1
-            number = self.call_count
-        positional, job_args = self.keys.binder.call(args, kwargs)
-        return Job(
-            f"{self.name}-{number}",
-            self.function,
-            job_args,
-            self.keys.key(args, kwargs) if key is None else key,
-            self.tag,
-            positional=positional,
-            arguments=self.keys.binder.arguments(args, kwargs),
-        )
-
-    def submit_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> JobFuture[Any]:
-        """Submit a call as it was written."""
-        return self.submit(self.job(args, kwargs))
-
-    def value(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Give the value of a call, remembered or computed."""
-        key = self.keys.key(args, kwargs)
-        store = self.cache
-        puts = store.puts
-        if not self.overwrite:
-            value = self._remembered(key, store)
-            if value is not MISS:
-                return value
-        return self._run(self.job(args, kwargs, key), store, puts, fresh=self.overwrite).result()
-
-    def refresh(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Compute a call anew, replace what was remembered, and give the value."""
-        store = self.cache
-        return self._run(self.job(args, kwargs), store, store.puts, fresh=True).result()
-
-    def clear_cache(self) -> int:
-        """Forget all results of this function, with their media; how many there were."""
-        return self._clear(function=self.name)
-
-    def clear_tag(self, tag: str) -> int:
-        """Forget this function's results of a tag, with their media; how many there were."""
-        return self._clear(function=self.name, tag=tag)
-
-    def records(self) -> Iterator[Record]:
-        """Give the record of each entry of this function, the oldest first."""
-        return self.cache.records(function=self.name)
 
 
 _caches_with_jobs: weakref.WeakSet[FutureCache] = weakref.WeakSet()

@@ -13,8 +13,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import wrapt
 
-from ._cache import JobFunctionCache
 from ._executors import Executors
+from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import CodeScope
 from ._settings import DEFAULT_CACHE_NAME, cache_directory
@@ -93,18 +93,18 @@ class BoundCachedFunction(_CachedCalls[P, R], wrapt.BoundFunctionWrapper):  # ty
 
     @property
     def _self_cache(self) -> JobFunctionCache:  # type: ignore[override]
-        return self._self_parent._self_cache  # type: ignore[no-any-return]
+        return self._self_parent.cache  # type: ignore[no-any-return]
 
     def _with_bound(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
         return args if bound is _UNBOUND else (bound, *args)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self._reduced() or self._self_parent.__reduce_ex__(protocol)  # type: ignore[no-any-return]
+        return self._reduced() or self._self_parent.__reduce_ex__(protocol)
 
     def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
         """Say how it travels to a worker: as what its instance or class gives there."""
-        return self._reduced() or self._self_parent.reduce_for_worker(by_value=by_value)  # type: ignore[no-any-return]
+        return self._reduced() or self._self_parent.reduce_for_worker(by_value=by_value)
 
     def _reduced(self) -> tuple[Any, ...] | None:
         bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
@@ -167,7 +167,9 @@ class CachedFunction(_CachedCalls[P, R], wrapt.FunctionWrapper):  # type: ignore
         return {**self._self_options, "cache_dir": directory, "executor": Executors.SERIAL}
 
 
-def _call_plain(wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _call_plain(
+    wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     return wrapped(*args, **kwargs)
 
 
@@ -268,9 +270,13 @@ def cached_job(
 def _checked(function: Callable[..., Any], options: dict[str, Any]) -> CachedFunction[..., Any]:
     plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
     if inspect.isclass(plain):
-        raise TypeError(f"cached_job decorates functions, and {plain.__qualname__} is a class. Decorate its methods.")
+        raise TypeError(
+            f"cached_job decorates functions, and {plain.__qualname__} is a class. Decorate its methods."
+        )
     if not callable(plain):
-        raise TypeError(f"cached_job decorates functions, and {plain!r} can't be called. Give options by keyword.")
+        raise TypeError(
+            f"cached_job decorates functions, and {plain!r} can't be called. Give options by keyword."
+        )
     if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError(
             f"cached_job can't remember what the coroutine function {plain.__qualname__} returns. "

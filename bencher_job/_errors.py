@@ -41,7 +41,9 @@ class BencherJobError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _rebuild(error_type: type[BaseException], args: tuple[object, ...], state: dict[str, object]) -> BaseException:
+def _rebuild(
+    error_type: type[BaseException], args: tuple[object, ...], state: dict[str, object]
+) -> BaseException:
     error = error_type.__new__(error_type, *args)
     error.args = args
     error.__dict__.update(state)
@@ -78,7 +80,9 @@ class UntrustedCache(BencherJobError):
 
     def __init__(self, path: str, reason: str, remedy: str) -> None:
         self.path = path
-        super().__init__(f"{path} {reason}, and unpickling another user's bytes would run their code. {remedy}")
+        super().__init__(
+            f"{path} {reason}, and unpickling another user's bytes would run their code. {remedy}"
+        )
 
 
 class WorkerLost(BencherJobError):
@@ -129,7 +133,7 @@ class CacheWarning(UserWarning):
 
 def warn_caller(message: str) -> None:
     """Give a `CacheWarning` that points at the first line outside this package."""
-    level, frame = 2, sys._getframe(1)
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001 - the only way to a caller's frame
     package = __name__.partition(".")[0]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         frame, level = frame.f_back, level + 1

@@ -1,7 +1,7 @@
 """Knows the jobs that are in flight in this process: who leads, who waits, and what they get.
 
-    board(future) -> leads: runs the job, commits, and lands the flight
-                  -> joins: waits for the one who leads
+board(future) -> leads: runs the job, commits, and lands the flight
+              -> joins: waits for the one who leads
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -54,24 +53,27 @@ class JobFuture(Future[R], Generic[R]):
         if (res is _NOT_GIVEN) == (future is None):
             raise TypeError("JobFuture takes either a result (res=) or a future (future=), and not both.")
         super().__init__()
-        self.job = job
-        self.cached = future is None
-        self._told_of_cancel = False
-        self._on_cancel: Callable[[JobFuture[R]], bool] | None = None
         if future is None:
+            self._prepare(job, None, cached=True)
             self.set_result(res)
         else:
-            self._on_cancel = lambda _: future.cancel()
-            future.add_done_callback(self._pass_on if cache is None else lambda done: cache.settle(self, done))
+            self._prepare(job, lambda _: future.cancel(), cached=False)
+            future.add_done_callback(
+                self._pass_on if cache is None else lambda done: cache.settle(self, done)
+            )
+
+    def _prepare(self, job: Job, on_cancel: Callable[[JobFuture[R]], bool] | None, *, cached: bool) -> None:
+        self.job = job
+        self.cached = cached
+        self._on_cancel = on_cancel
+        self._told_of_cancel = False
 
     @classmethod
     def pending(cls, job: Job, on_cancel: Callable[[JobFuture[R]], bool]) -> JobFuture[R]:
         """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled."""
         future = cls.__new__(cls)
         Future.__init__(future)
-        future.job = job
-        future.cached = future._told_of_cancel = False
-        future._on_cancel = on_cancel
+        future._prepare(job, on_cancel, cached=False)  # noqa: SLF001 - its own class
         return future
 
     def _pass_on(self, done: Future[R]) -> None:
@@ -119,6 +121,8 @@ class JobFuture(Future[R], Generic[R]):
         return True
 
     def __await__(self) -> Generator[Any, None, R]:
+        import asyncio  # takes long to import; who awaits has it already
+
         return asyncio.wrap_future(self).__await__()
 
     def __repr__(self) -> str:

@@ -30,7 +30,16 @@ class Job:
     [3, 2, 1]
     """
 
-    __slots__ = ("arguments", "function", "job_args", "job_id", "job_key", "media_folder", "positional", "tag")
+    __slots__ = (
+        "arguments",
+        "function",
+        "job_args",
+        "job_id",
+        "job_key",
+        "media_folder",
+        "positional",
+        "tag",
+    )
 
     def __init__(
         self,

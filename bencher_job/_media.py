@@ -87,7 +87,9 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
     """
     for name, part in (("filename", filename), ("folder", folder), ("suffix", suffix)):
         if ".." in PurePath(part).parts or PurePath(part).is_absolute() or "\0" in part:
-            raise ValueError(f"{name}={part!r} leads out of the media folder. Use a relative name without '..'.")
+            raise ValueError(
+                f"{name}={part!r} leads out of the media folder. Use a relative name without '..'."
+            )
     job = _running.get()
     if job is None or job.folder is None:
         path = _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{uuid.uuid4().hex}{suffix}"
@@ -130,7 +132,9 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, onerror=_ignore_missing)
 
 
-def _ignore_missing(_function: object, _path: str, info: tuple[type[BaseException], BaseException, object]) -> None:
+def _ignore_missing(
+    _function: object, _path: str, info: tuple[type[BaseException], BaseException, object]
+) -> None:
     if not isinstance(info[1], FileNotFoundError):
         raise info[1]
 

@@ -6,7 +6,7 @@ import json
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ class Record:
     tag: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments by name: plain small values as they are, others as a short text."""
-    created: datetime = datetime.fromtimestamp(0, UTC)
+    created: datetime
     """When the function began to run, in UTC."""
     seconds: float = 0.0
     """How long the function ran, in seconds."""
@@ -92,7 +92,6 @@ class CacheInfo:
     size_limit: int
     """Size in bytes beyond which the least recently stored entries are evicted."""
 
-
     def __str__(self) -> str:
         return (
             f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
@@ -111,10 +110,10 @@ class _ShortText(reprlib.Repr):
     def repr_instance(self, x: object, level: int) -> str:
         shape, dtype = getattr(x, "shape", None), getattr(x, "dtype", None)
         if isinstance(shape, tuple) and shape:
-            return f"<{type(x).__name__} {'×'.join(map(str, shape))}{'' if dtype is None else f' {dtype}'}>"
+            return f"<{type(x).__name__} {'x'.join(map(str, shape))}{'' if dtype is None else f' {dtype}'}>"
         if callable(x) and (name := getattr(x, "__qualname__", None)):
             return f"<{name}>"
-        return super().repr_instance(x, level)  # type: ignore[no-any-return, misc]
+        return super().repr_instance(x, level)
 
 
 _short_text = _ShortText()

@@ -10,7 +10,13 @@ from typing import Final
 
 from ._errors import BencherJobError
 
-__all__ = ["DEFAULT_CACHE_NAME", "cache_directory", "caching_is_on", "override_cache_directory", "store_directory"]
+__all__ = [
+    "DEFAULT_CACHE_NAME",
+    "cache_directory",
+    "caching_is_on",
+    "override_cache_directory",
+    "store_directory",
+]
 
 DEFAULT_CACHE_NAME: Final = "fcache"
 
@@ -30,7 +36,11 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """
     if _override is not None:
         return _override
-    chosen = os.fspath(cache_dir) if cache_dir is not None else os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
+    chosen = (
+        os.fspath(cache_dir)
+        if cache_dir is not None
+        else os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
+    )
     return Path(chosen).expanduser().absolute()
 
 
@@ -59,7 +69,9 @@ def caching_is_on() -> bool:
         return True
     if word in _OFF:
         return False
-    raise BencherJobError(f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it.")
+    raise BencherJobError(
+        f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it."
+    )
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from ._cache import JobFunctionCache, Prefetched
+from ._cache import Prefetched
+from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._job import Job
 from ._views.progress import Progress, progress_bar
@@ -61,7 +62,9 @@ class Plan:
     """Expected running time of the misses on one core in seconds, by the recorded ones; None where there are none."""
 
     def __str__(self) -> str:
-        expected = "" if self.seconds is None or not self.misses else f", about {self.seconds:.1f} s on one core"
+        expected = (
+            "" if self.seconds is None or not self.misses else f", about {self.seconds:.1f} s on one core"
+        )
         return f"{self.hits} hits, {self.misses} to run{expected}"
 
 
@@ -77,8 +80,8 @@ class SweepFailure:
 class Sweep:
     """All combinations of a grid's values, each `repeats` times: what is remembered is looked up, the rest runs.
 
-    Iterate to get each job's future as it completes, or call `run()`. A sweep that was killed and is made again runs only
-    what is missing. The first repeat of a combination is the same job as a plain call.
+    Iterate to get each job's future as it completes, or call `run()`. A sweep that was killed and is made again runs
+    only what is missing. The first repeat of a combination is the same job as a plain call.
 
     Attributes:
         points: the combinations, as keyword arguments.
@@ -102,10 +105,14 @@ class Sweep:
         if repeats < 1:
             raise ValueError(f"repeats={repeats} would run nothing. Give 1 or more.")
         if twice := sorted(grid.keys() & constants.keys()):
-            raise TypeError(f"{', '.join(twice)} stands both in the grid and among the constants. Give it once.")
+            raise TypeError(
+                f"{', '.join(twice)} stands both in the grid and among the constants. Give it once."
+            )
         axes = {name: list(values) for name, values in grid.items()}
         if empty := [name for name, values in axes.items() if not values]:
-            raise ValueError(f"The grid has no values for {', '.join(empty)}. Give at least one value, or leave it out.")
+            raise ValueError(
+                f"The grid has no values for {', '.join(empty)}. Give at least one value, or leave it out."
+            )
         self.points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         self.repeats = repeats
         self.results: list[dict[str, Any]] = []
@@ -124,9 +131,7 @@ class Sweep:
     def _made(self) -> list[tuple[Job, dict[str, Any], int]]:
         """Make the jobs, once, each with its point and its repeat."""
         if self._jobs is None:
-            self._jobs = list(
-                itertools.chain.from_iterable(self._repeated(point) for point in self.points)
-            )
+            self._jobs = list(itertools.chain.from_iterable(self._repeated(point) for point in self.points))
         return self._jobs
 
     def _repeated(self, point: dict[str, Any]) -> Iterator[tuple[Job, dict[str, Any], int]]:
@@ -196,7 +201,11 @@ class Sweep:
         try:
             for start in range(0, len(jobs), LARGEST_LOOKUP):
                 group = [job for job, _, _ in jobs[start : start + LARGEST_LOOKUP]]
-                found = Prefetched() if self._cache.overwrite else self._cache.prefetch(job.job_key for job in group)
+                found = (
+                    Prefetched()
+                    if self._cache.overwrite
+                    else self._cache.prefetch(job.job_key for job in group)
+                )
                 for number, job in enumerate(group, start):
                     future = pending[number] = self._cache.submit(job, found)
                     future.add_done_callback(lambda future, number=number: done.put((number, future)))  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """Knows the one thread that commits what engines return: no thread of an engine's ever writes to a store.
 
-    engine's thread: put(finished) -> queue -> writer: take all that is there, commit it in one go, resolve futures
+engine's thread: put(finished) -> queue -> writer: take all that is there, commit it in one go, resolve futures
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Writer(Generic[T]):
         with self._lock:
             self._queue.put(item)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, args=(self._queue,), name=self._name, daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._queue,), name=self._name, daemon=True
+                )
                 self._thread.start()
 
     def close(self) -> None:

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ._cache import FutureCache, JobFunctionCache
+from ._cache import FutureCache
+from ._function_cache import JobFunctionCache
 from ._job import Job
 from ._media import gen_path
 from ._record import Record
@@ -41,7 +42,10 @@ def temporary_cache() -> Iterator[Path]:
     >>> before, after
     (False, True)
     """
-    with tempfile.TemporaryDirectory(prefix="bencher_job-") as folder, override_cache_directory(folder) as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="bencher_job-") as folder,
+        override_cache_directory(folder) as directory,
+    ):
         yield directory
 
 
@@ -78,7 +82,8 @@ class CallCounter:
 
 def _entry(key: str, value: object, *, function: str = "f", tag: str = "", media: str | None = None) -> Entry:
     return Entry(
-        dump(value), Record(key=key, function=function, tag=tag, seconds=0.5, media=media, created=datetime.now(UTC))
+        dump(value),
+        Record(key=key, function=function, tag=tag, seconds=0.5, media=media, created=datetime.now(UTC)),
     )
 
 
@@ -96,7 +101,8 @@ class StoreContract:
 
     def test_what_was_put_is_found_again(self, store: Store) -> None:
         """Values of all sizes come back equal, falsy ones and None too."""
-        for number, value in enumerate([None, 0, "", [], {"a": [1, 2]}, b"x" * 100_000, "é" * 40_000]):
+        values: list[object] = [None, 0, "", [], {"a": [1, 2]}, b"x" * 100_000, "é" * 40_000]
+        for number, value in enumerate(values):
             store.put_many([_entry(f"key-{number}", value)])
             assert self._value(store, f"key-{number}") == value
 
@@ -124,7 +130,9 @@ class StoreContract:
         """Of many keys those that are there come back, each with its own value."""
         store.put_many([_entry(f"key-{number}", number) for number in range(1200)])
         found = store.get_many([*(f"key-{number}" for number in range(1200)), "absent"])
-        assert {key: hit.load() for key, hit in found.items()} == {f"key-{number}": number for number in range(1200)}
+        assert {key: hit.load() for key, hit in found.items()} == {
+            f"key-{number}": number for number in range(1200)
+        }
 
     def test_a_forgotten_key_is_a_miss(self, store: Store) -> None:
         """Forget says whether there was an entry, and then there is none."""
@@ -208,7 +216,9 @@ class ExecutorContract:
                 assert cache.call(counter=counter, value=None).result(60) is None
         assert counter.count == 1
 
-    def test_an_exception_is_the_functions_own_and_not_remembered(self, executor: Any, tmp_path: Path) -> None:
+    def test_an_exception_is_the_functions_own_and_not_remembered(
+        self, executor: Any, tmp_path: Path
+    ) -> None:
         """Its type, its arguments and its cause reach the caller; the next call runs the function again."""
         counter = CallCounter(tmp_path / "calls")
         with JobFunctionCache(_failing, executor=executor, cache_dir=tmp_path / "cache") as cache:
@@ -239,7 +249,8 @@ class ExecutorContract:
         with JobFunctionCache(_slow, executor=executor, cache_dir=tmp_path / "cache") as cache:
             values: list[Any] = []
             threads = [
-                threading.Thread(target=lambda: values.append(cache.call(counter=counter).result(60))) for _ in range(8)
+                threading.Thread(target=lambda: values.append(cache.call(counter=counter).result(60)))
+                for _ in range(8)
             ]
             for thread in threads:
                 thread.start()

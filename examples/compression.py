@@ -42,8 +42,8 @@ FILES = (
     "typing.py",
 )
 CODECS: dict[str, Callable[[bytes, int], bytes]] = {
-    "zlib": lambda data, level: zlib.compress(data, level),
-    "bz2": lambda data, level: bz2.compress(data, level),
+    "zlib": zlib.compress,
+    "bz2": bz2.compress,
     "lzma": lambda data, level: lzma.compress(data, preset=level),
 }
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -94,7 +94,13 @@ def print_table(summary: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="Packing Python source (medians; * = nothing packs better and faster)")
-    for name, justify in (("codec", "left"), ("level", "right"), ("ratio", "right"), ("MB/s", "right"), ("", "left")):
+    for name, justify in (
+        ("codec", "left"),
+        ("level", "right"),
+        ("ratio", "right"),
+        ("MB/s", "right"),
+        ("", "left"),
+    ):
         table.add_column(name, justify=justify)
     for row in summary:
         star = "*" if row["best"] else ""
@@ -115,9 +121,15 @@ def draw(summary: list[dict[str, Any]], path: Path) -> None:
         axes.plot([row["speed"] for row in rows], [row["ratio"] for row in rows], "o-", label=codec)
         for row in rows:
             axes.annotate(
-                str(row["level"]), (row["speed"], row["ratio"]), xytext=(4, 4), textcoords="offset points", fontsize=8
+                str(row["level"]),
+                (row["speed"], row["ratio"]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=8,
             )
-    axes.set(xscale="log", xlabel="speed, MB/s", ylabel="ratio, unpacked / packed", title="Packing Python source")
+    axes.set(
+        xscale="log", xlabel="speed, MB/s", ylabel="ratio, unpacked / packed", title="Packing Python source"
+    )
     axes.grid(alpha=0.3)
     axes.legend(title="codec; labels are levels")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +145,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--executor", type=Executors, default=Executors.MULTIPROCESSING, help=f"one of {', '.join(Executors)}"
     )
-    parser.add_argument("--clear", metavar="TAG", help=f"forget the results of a tag, such as {TAG}, and stop")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", help="folder of the picture")
+    parser.add_argument(
+        "--clear", metavar="TAG", help=f"forget the results of a tag, such as {TAG}, and stop"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "out", help="folder of the picture"
+    )
     options = parser.parse_args(argv)
     levels = sorted({int(level) for level in options.levels.split(",")})
     if not all(1 <= level <= 9 for level in levels):
@@ -151,7 +167,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         sweep.run()
     except KeyboardInterrupt:
-        print(f"\nStopped. {measure.cache.info().entries} results are kept; run again to go on.", file=sys.stderr)
+        print(
+            f"\nStopped. {measure.cache.info().entries} results are kept; run again to go on.",
+            file=sys.stderr,
+        )
         raise
     info = measure.cache.info()
     print(f"{info.hits} remembered and {info.computed} computed in {time.perf_counter() - start:.1f} s")

@@ -197,7 +197,10 @@ def test_thirty_two_threads_that_ask_for_one_key_run_it_once(counter: CallCounte
         return [1]
 
     with FutureCache(overwrite=False) as cache, ThreadPoolExecutor(32) as threads:
-        futures = [threads.submit(lambda: cache.submit(Job("slow", slow, {}, job_key="key")).result()) for _ in range(32)]
+        futures = [
+            threads.submit(lambda: cache.submit(Job("slow", slow, {}, job_key="key")).result())
+            for _ in range(32)
+        ]
         started.wait(30)
         while cache.worker_wrapper_call_count < 32:
             pass
@@ -218,7 +221,10 @@ def test_all_who_wait_get_the_exception_and_the_next_asker_computes_again(counte
         raise LookupError
 
     with FutureCache(overwrite=False) as cache, ThreadPoolExecutor(4) as threads:
-        futures = [threads.submit(lambda: cache.submit(Job("f", fail, {}, job_key="k")).exception()) for _ in range(4)]
+        futures = [
+            threads.submit(lambda: cache.submit(Job("f", fail, {}, job_key="k")).exception())
+            for _ in range(4)
+        ]
         while cache.worker_wrapper_call_count < 4:
             pass
         go_on.set()
@@ -329,7 +335,9 @@ def test_results_are_kept_when_the_program_ends_without_reading_them(cache_folde
     assert FutureCache().info().entries == 6
 
 
-def test_caching_can_be_turned_off(counter: CallCounter, monkeypatch: pytest.MonkeyPatch, cache_folder: Path) -> None:
+def test_caching_can_be_turned_off(
+    counter: CallCounter, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
+) -> None:
     monkeypatch.setenv("BENCHER_JOB", "off")
     with JobFunctionCache(count) as cache:
         for _ in range(2):

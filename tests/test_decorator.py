@@ -67,7 +67,12 @@ class Small(Model):
 def test_it_keeps_the_face_of_the_function() -> None:
     assert isinstance(add, CachedFunction)
     assert isinstance(add.cache, JobFunctionCache)
-    assert (add.__name__, add.__qualname__, add.__doc__, add.__module__) == ("add", "add", "Add and scale.", __name__)
+    assert (add.__name__, add.__qualname__, add.__doc__, add.__module__) == (
+        "add",
+        "add",
+        "Add and scale.",
+        __name__,
+    )
     assert str(inspect.signature(add)) == "(x: 'int', y: 'int' = 2, *, scale: 'float' = 1.0) -> 'float'"
     assert inspect.isfunction(add.__wrapped__)
     assert repr(add) == f"<CachedFunction {__name__}.add>"
@@ -102,7 +107,8 @@ def test_decorating_and_importing_touch_no_disk_and_start_nothing(tmp_path: Path
         f.cache
         assert set(os.listdir(".")) == before, os.listdir(".")
         assert threading.active_count() == 1
-        loaded = {"numpy", "pandas", "scoop", "rich", "matplotlib", "psutil", "multiprocessing.context"} & set(sys.modules)
+        slow = {"numpy", "pandas", "scoop", "rich", "matplotlib", "psutil", "multiprocessing.context"}
+        loaded = slow & set(sys.modules)
         assert not loaded, loaded
     """
     subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], check=True, cwd=tmp_path)
@@ -151,7 +157,9 @@ def test_another_version_is_another_job() -> None:
 
 
 def test_tag_executor_and_place_are_not_in_the_key(tmp_path: Path) -> None:
-    other = cached_job(tag="t", executor="multiprocessing", cache_dir=tmp_path, cache_name="other", size_limit=10**6)
+    other = cached_job(
+        tag="t", executor="multiprocessing", cache_dir=tmp_path, cache_name="other", size_limit=10**6
+    )
     assert other(add.__wrapped__).key(1) == add.key(1)
 
 
@@ -167,7 +175,12 @@ def test_recursion_uses_the_cache() -> None:
 
 
 def test_methods_key_their_instance_by_value() -> None:
-    assert (Model(2).score(3), Model(2).score(3), Model(5).score(3), Model.score(Model(2), 3)) == (6, 6, 15, 6)
+    assert (Model(2).score(3), Model(2).score(3), Model(5).score(3), Model.score(Model(2), 3)) == (
+        6,
+        6,
+        15,
+        6,
+    )
     assert CALLS == [3, 3]
     assert Model(2).score.submit(3).cached
     assert Model(2).score.is_cached(3)
@@ -176,7 +189,11 @@ def test_methods_key_their_instance_by_value() -> None:
 
 
 def test_class_methods_key_their_class_and_static_methods_nothing() -> None:
-    assert (Model.default(1), Small.default(1), Model(3).default(1)) == (("Model", 1), ("Small", 1), ("Model", 1))
+    assert (Model.default(1), Small.default(1), Model(3).default(1)) == (
+        ("Model", 1),
+        ("Small", 1),
+        ("Model", 1),
+    )
     assert (Model.double(4), Model(1).double(4)) == (8, 8)
     assert CALLS == [1, 1, 4]
     assert [record.tag for record in Model.double.cache.records()] == ["static"]
@@ -283,7 +300,9 @@ def test_without_a_name_it_pickles_by_value_with_the_same_key(counter: CallCount
 
 
 @pytest.mark.parametrize("executor", ["serial", "multiprocessing"])
-def test_a_cached_function_called_in_a_job_runs_in_line_and_is_remembered(executor: str, counter: CallCounter) -> None:
+def test_a_cached_function_called_in_a_job_runs_in_line_and_is_remembered(
+    executor: str, counter: CallCounter
+) -> None:
     @cached_job(executor=executor)
     def inner(x: int) -> int:
         counter.tick()
@@ -310,6 +329,26 @@ def test_an_edited_function_runs_again_and_a_reverted_one_hits() -> None:
     assert [define(body)(3) for body in ("x + 1", "x * 2", "x + 1")] == [4, 6, 4]
     (first, second) = define("x + 1").cache.records()
     assert first.function == second.function == "notebook.f"
+
+
+def test_an_argument_whose_class_was_edited_is_another_argument() -> None:
+    """A function may call the methods of what it is given."""
+
+    def model(body: str) -> object:
+        namespace: dict[str, object] = {"__name__": "notebook"}
+        exec(f"class Model:\n    def fit(self):\n        return {body}\n", namespace)
+        return namespace["Model"]()
+
+    @cached_job
+    def fitted(model: object) -> int:
+        return model.fit()
+
+    @cached_job(code="none")
+    def without_code(model: object) -> int:
+        return model.fit()
+
+    assert [fitted(model(body)) for body in ("1", "2", "1")] == [1, 2, 1]
+    assert [without_code(model(body)) for body in ("1", "2")] == [1, 1]
 
 
 def test_a_mutable_value_is_never_shared_between_callers() -> None:

@@ -18,7 +18,7 @@ def scaled(counter: CallCounter, x: int, y: int = 1, fail: int = -1) -> int:
 @pytest.fixture
 def counter_and_sweep(counter: CallCounter):
     function = cached_job(scaled)
-    yield counter, lambda grid, **options: function.sweep(grid, counter=counter, **options)
+    return counter, lambda grid, **options: function.sweep(grid, counter=counter, **options)
 
 
 def test_it_runs_each_combination_and_tells_its_results_in_the_order_of_the_grid(counter_and_sweep) -> None:
@@ -89,7 +89,11 @@ def test_iteration_gives_futures_as_they_complete(counter_and_sweep) -> None:
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_runs(
-    counter_and_sweep, grid: dict[str, list[int]], options: dict[str, int], error: type[Exception], message: str
+    counter_and_sweep,
+    grid: dict[str, list[int]],
+    options: dict[str, int],
+    error: type[Exception],
+    message: str,
 ) -> None:
     counter, sweep = counter_and_sweep
     with pytest.raises(error, match=message):
@@ -111,7 +115,9 @@ def test_a_bar_is_drawn_when_asked_for(counter_and_sweep, capsys: pytest.Capture
     assert "3/3" in capsys.readouterr().err
 
 
-def test_a_bar_without_its_library_names_the_extra(counter_and_sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_without_its_library_names_the_extra(
+    counter_and_sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import bencher_job._views.progress as progress
 
     monkeypatch.setattr(progress, "find_spec", lambda _: None)

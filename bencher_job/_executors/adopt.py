@@ -1,4 +1,4 @@
-"""Knows how jobs run on an executor that somebody else made: any `concurrent.futures.Executor`, or Dask's `Client`.
+"""Knows how jobs run on an executor of somebody else's: any `concurrent.futures.Executor`, or Dask's.
 
     threads: the job itself                    processes and clusters: pack -> bytes -> run_packed -> bytes
 
@@ -13,17 +13,19 @@ import sys
 import sysconfig
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .._job import Job
-from .._stores.codec import Buffer
 from .base import Outcome, as_worker, run_inline
 from .engine import Engine, unsendable
 from .envelope import Report, open_report, run_packed
 from .shipping import by_value, dumps, pack
+
+if TYPE_CHECKING:
+    from .._job import Job
+    from .._stores.codec import Buffer
 
 __all__ = ["DaskEngine", "PackedEngine", "ThreadEngine"]
 
@@ -64,10 +66,13 @@ class _NotedCancel:
 
     def __call__(self) -> bool:
         future = self._future()
-        if future is None or not type(future).cancel(future):
+        if future is None:
             return False
-        self._noted.add(future)
-        return True
+        self._noted.add(future)  # first: whoever waits is told while it is being cancelled
+        cancelled = type(future).cancel(future)
+        if not cancelled:
+            self._noted.discard(future)
+        return cancelled
 
 
 class ThreadEngine(_AdoptedEngine):
@@ -134,7 +139,7 @@ def _run_packed_there(blob: bytes) -> tuple[bytes, ...]:
 
 
 class _ByValue:
-    """A function that is pickled with its code: Dask's scheduler unpickles it, and may not have its module."""
+    """A function that is pickled with its code: Dask's scheduler unpickles it, and may lack its module."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         with by_value(sys.modules[function.__module__]):

@@ -1,4 +1,4 @@
-"""Knows what an executor is to this library, how one run of a job ended, and whether this code runs in a worker.
+"""Knows what an executor is to this library, how a run of a job ended, and whether this code runs in a worker.
 
 Nothing here imports multiprocessing, psutil, cloudpickle or scoop: engines are imported when first used.
 """
@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strenum import StrEnum
 
 from .._job import Job, run_job
-from .._stores.codec import Payload
+
+if TYPE_CHECKING:
+    from .._stores.codec import Payload
 
 __all__ = ["Executors", "Outcome", "as_worker", "become_worker", "end_at_exit", "inside_worker", "run_inline"]
 
@@ -69,7 +71,8 @@ class Outcome:
     """How one run of a job ended: with a value, or with an error.
 
     Attributes:
-        payload: the value's bytes as the worker pickled them, so that nobody pickles it again. None where only this
+        payload: the value's bytes as the worker pickled them, so that nobody pickles it again. None where
+        only this
             process can say how the value is pickled. It shares no memory with the value.
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.

@@ -6,11 +6,13 @@ import concurrent.futures
 import weakref
 from abc import ABC, abstractmethod
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import BencherJobError, WorkerLost
-from .._job import Job
 from .base import Executors, Outcome, run_inline
+
+if TYPE_CHECKING:
+    from .._job import Job
 
 __all__ = ["Engine", "SerialEngine", "unsendable"]
 
@@ -55,12 +57,14 @@ class Engine(ABC):
     def receive(self, future: Future[Any]) -> Outcome:
         """Tell how the job of a done future ended; it never raises.
 
-        A job that was cancelled on purpose has ended with a `CancelledError`. What the engine itself failed with is a
-        `WorkerLost`: the job's own exceptions don't come this way.
+        A job that was cancelled on purpose has ended with a `CancelledError`. What the engine itself failed
+        with is a `WorkerLost`: the job's own exceptions don't come this way.
         """
         job = self._labels.get(future)
         if future.cancelled():
-            return Outcome(error=CancelledError() if self._was_asked_to_cancel(future) else self._lost(job, None))
+            return Outcome(
+                error=CancelledError() if self._was_asked_to_cancel(future) else self._lost(job, None)
+            )
         problem = future.exception()
         if problem is None:
             return self._open(future.result(), job)
@@ -115,7 +119,7 @@ def unsendable(label: object, problem: BaseException) -> Future[Any]:
 
     error = BencherJobError(
         f"{describe(label)} can't be sent to a worker: {type(problem).__name__}: {problem}. "
-        f"cloudpickle must be able to pickle its function and arguments; make what it can't inside the function."
+        f"cloudpickle must be able to pickle its function and arguments; make what it can't in the function."
     )
     error.__cause__ = problem
     future: Future[Any] = Future()

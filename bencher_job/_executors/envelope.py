@@ -12,6 +12,7 @@ import reprlib
 import struct
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -98,8 +99,8 @@ def _load(parcel: Parcel) -> Call:
         return load(parcel)
     except BaseException as problem:
         raise BencherJobError(
-            f"A job's function or arguments can't be unpickled in the worker: {type(problem).__name__}: {problem}. "
-            f"The worker must be able to import the same modules as the process that submits."
+            f"A job's function or arguments can't be unpickled in the worker: {type(problem).__name__}: "
+            f"{problem}. The worker must be able to import the same modules as the process that submits."
         ) from problem
 
 
@@ -113,16 +114,14 @@ def _run(call: Call) -> Any:
 
 
 def _dump_value(value: object) -> tuple[Kind, Payload]:
-    try:
+    with suppress(Exception):  # whatever plain pickle refuses may still go by value
         return Kind.PLAIN, dump(value)
-    except Exception:  # noqa: BLE001 - whatever plain pickle refuses may still go by value
-        pass
     try:
         return Kind.BY_VALUE, dump(value, dumps)
     except Exception as problem:
         raise BencherJobError(
-            f"The job's result, a {type(value).__module__}.{type(value).__qualname__}, can't be pickled and so can't "
-            f"leave the worker: {type(problem).__name__}: {problem}. Return plain data."
+            f"The job's result, a {type(value).__module__}.{type(value).__qualname__}, can't be pickled and so "
+            f"can't leave the worker: {type(problem).__name__}: {problem}. Return plain data."
         ) from problem
 
 

@@ -1,10 +1,11 @@
-"""Knows how a pool of slots is one executor: jobs of this machine, each in a process that no other job shares.
+"""Knows how a pool of slots is one executor: jobs of this machine, each alone in a process.
 
     submit -> queue -> a slot's thread -> its worker process
                        a slot's thread -> its worker process
 
-Slots are started as jobs come, up to `max_workers`. Each thread sends a job, waits for its end and resolves its future,
-so that a worker that dies, hangs or is killed concerns one slot and one job. Users with the same settings share a pool.
+Slots are started as jobs come, up to `max_workers`. Each thread sends a job, waits for its end and resolves
+its future, so that a worker that dies, hangs or is killed concerns one slot and one job. Users with the same
+settings share a pool.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import BencherJobError
 from .._forks import renew_after_fork
-from .._job import Job
 from .base import Executors, end_at_exit
 from .engine import Engine, unsendable
 from .envelope import Report, unpack_value
 from .shipping import Parcel, pack, pack_call
 from .slot import Slot
+
+if TYPE_CHECKING:
+    from .._job import Job
 
 __all__ = ["PoolEngine", "SlotPool"]
 
@@ -47,15 +50,18 @@ _Tasks = queue.SimpleQueue[_Task | None]
 class SlotPool(concurrent.futures.Executor):
     """Runs calls in processes of this machine.
 
-    Anything that cloudpickle can pickle may be submitted, from a script without a `__main__` guard too. A call whose
-    process dies ends with `WorkerLost`, and no other call does. A worker keeps the functions that it ran last with all
-    that they hold, so a function that changes its own state finds it changed in that worker's next call.
+    Anything that cloudpickle can pickle may be submitted, from a script without a `__main__` guard too. A
+    call whose process dies ends with `WorkerLost`, and no other call does. A worker keeps the functions that
+    it ran last with all that they hold, so a function that changes its own state finds it changed in that
+    worker's next call.
     """
 
     def __init__(self, max_workers: int | None = None) -> None:
         if max_workers is not None and max_workers < 1:
-            raise ValueError(f"max_workers={max_workers} starts no process. Use 1 or more, or None for all cores.")
-        self._max_workers = max_workers or _cores()
+            raise ValueError(
+                f"max_workers={max_workers} starts no process. Use 1 or more, or None for all cores."
+            )
+        self.max_workers = max_workers or _cores()
         self._lock = threading.Lock()
         self._tasks: _Tasks = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -67,7 +73,7 @@ class SlotPool(concurrent.futures.Executor):
         weakref.finalize(self, _dismiss, self.pid, self._tasks, self._threads).atexit = False
 
     def __repr__(self) -> str:
-        state = "shut down" if self._is_shut_down else f"{len(self._slots)} of {self._max_workers} workers"
+        state = "shut down" if self._is_shut_down else f"{len(self._slots)} of {self.max_workers} workers"
         return f"<{type(self).__name__}: {state}>"
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -92,13 +98,15 @@ class SlotPool(concurrent.futures.Executor):
         with self._lock:
             self._check()
             self._tasks.put(task)
-            if len(self._slots) < self._max_workers and not self._idle.acquire(blocking=False):
+            if len(self._slots) < self.max_workers and not self._idle.acquire(blocking=False):
                 self._add_slot()
         return task.future
 
     def _check(self) -> None:
         if self.pid != os.getpid():
-            raise RuntimeError("This pool belongs to the parent of this process. Make a new one after a fork.")
+            raise RuntimeError(
+                "This pool belongs to the parent of this process. Make a new one after a fork."
+            )
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
@@ -149,17 +157,19 @@ def _work(slot: Slot, tasks: _Tasks, idle: threading.Semaphore) -> None:
         if task is None:
             break
         if task.future.set_running_or_notify_cancel():
-            try:
-                report = Report.of_parts(slot.run(task.future, task.parcel.parts(), task.label))
-                result = task.open(report, task.label)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
-                task.future.set_exception(error)
-                del error
-            else:
-                task.future.set_result(result)
-            report = result = None
-        del task
+            _run(task, slot)
+        del task  # while this thread waits, nothing that has been sent or received is kept
     slot.leave()
+
+
+def _run(task: _Task, slot: Slot) -> None:
+    try:
+        report = Report.of_parts(slot.run(task.future, task.parcel.parts(), task.label))
+        result = task.open(report, task.label)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
+        task.future.set_exception(error)
+    else:
+        task.future.set_result(result)
 
 
 def _as_it_came(report: Report, _label: object) -> Report:
@@ -189,7 +199,7 @@ def _cores() -> int:
 
 
 class _SharedPools:
-    """The pools of this process, by their settings, and how many use each."""
+    """The pools of this process, by their size, and how many use each."""
 
     def __init__(self) -> None:
         self.renew()
@@ -197,25 +207,24 @@ class _SharedPools:
 
     def renew(self) -> None:
         self._lock = threading.Lock()
-        self._pools: dict[int | None, tuple[SlotPool, int]] = {}
+        self._pools: dict[int, tuple[SlotPool, int]] = {}
 
     def acquire(self, max_workers: int | None) -> SlotPool:
         with self._lock:
-            pool, users = self._pools.get(max_workers) or (SlotPool(max_workers), 0)
-            self._pools[max_workers] = pool, users + 1
+            size = max_workers or _cores()
+            pool, users = self._pools.get(size) or (SlotPool(size), 0)
+            self._pools[size] = pool, users + 1
             return pool
 
     def release(self, pool: SlotPool) -> None:
         with self._lock:
-            for settings, (shared, users) in self._pools.items():
-                if shared is pool:
-                    break
-            else:
+            shared, users = self._pools.get(pool.max_workers, (None, 0))
+            if shared is not pool:
                 return
             if users > 1:
-                self._pools[settings] = pool, users - 1
+                self._pools[pool.max_workers] = pool, users - 1
                 return
-            del self._pools[settings]
+            del self._pools[pool.max_workers]
         pool.shutdown()
 
 

@@ -1,7 +1,7 @@
-"""Knows how an exception makes the trip from a worker: its type, arguments, attributes, notes and its whole chain.
+"""Knows how an exception makes the trip from a worker: type, arguments, attributes, notes and chain.
 
-Pickle drops the chain and builds an exception by calling its class with `args`, which fails or changes the exception
-where the class has a constructor of its own. Here such an exception is put together as it was.
+Pickle drops the chain and builds an exception by calling its class with `args`, which fails or changes the
+exception where the class has a constructor of its own. Here such an exception is put together as it was.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RemoteTraceback(Exception):
 
 
 def dump_error(error: BaseException) -> bytes:
-    """Pickle an exception with its chain and its traceback; what of it can't be pickled is replaced by a description."""
+    """Pickle an exception with its chain and traceback; what can't be pickled of it is described instead."""
     text = "".join(traceback.format_exception(error))
     try:
         return dumps((error, text), pickler=_ErrorPickler)
@@ -54,7 +54,7 @@ def load_error(stream: Any) -> BaseException:
 class _ErrorPickler(Pickler):
     """Pickles exceptions with their chain."""
 
-    alone: BaseException | None = None
+    alone: Any = None
     """The one exception that is tried without its chain."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -69,7 +69,7 @@ class _ErrorPickler(Pickler):
             reduced = _reduce(_description_of(obj, problem))
         if isinstance(reduced, str):
             return reduced
-        make, args, state, items, pairs, setter = (*reduced, *[None] * (6 - len(reduced)))
+        make, args, state, items, pairs, setter = list(reduced) + [None] * (6 - len(reduced))
         chain = (state, setter, obj.__cause__, obj.__context__, obj.__suppress_context__)
         return make, args, chain, items, pairs, _set_state
 
@@ -77,14 +77,15 @@ class _ErrorPickler(Pickler):
 def _reduce(error: BaseException) -> Any:
     reduced = error.__reduce_ex__(5)
     own_type = type(error)
-    has_own_constructor = isinstance(own_type.__init__, FunctionType) or isinstance(own_type.__new__, FunctionType)
+    constructors = own_type.__init__, own_type.__new__
+    has_own_constructor = any(isinstance(constructor, FunctionType) for constructor in constructors)
     if isinstance(reduced, tuple) and reduced[0] is own_type and has_own_constructor:
         return (_rebuild, (own_type, reduced[1]), *reduced[2:])
     return reduced
 
 
 def _rebuild(error_type: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    builtin = next(base for base in error_type.__mro__ if base.__module__ == "builtins")
+    builtin: Any = next(base for base in error_type.__mro__ if base.__module__ == "builtins")
     error: BaseException = builtin.__new__(error_type, *args)
     builtin.__init__(error, *args)
     return error

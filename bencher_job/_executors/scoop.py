@@ -2,10 +2,10 @@
 
     submit -> inbox -> pump thread -> broker -> a worker: run_packed -> pump thread -> future
 
-SCOOP's own futures run callbacks only while the program waits in SCOOP, can't be used from another thread, run long jobs
-twice and hang when a worker dies. Here none of them is ever waited for: the pump reads the root's sockets itself, so
-the root runs no jobs, and once a second it looks whether the processes of this machine are still there. The death of a
-worker on another machine is not seen.
+SCOOP's own futures run callbacks only while the program waits in SCOOP, can't be used from another thread,
+run long jobs twice and hang when a worker dies. Here none of them is ever waited for: the pump reads the
+root's sockets itself, so the root runs no jobs, and once a second it looks whether the processes of this
+machine are still there. The death of a worker on another machine is not seen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["ScoopEngine", "ScoopExecutor", "run_in_scoop"]
 NEVER: Final = 10**9
 """Seconds between the status reports that would make SCOOP's broker run long jobs twice."""
 
-_WATCH_SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def _as_it_came(report: Report, _label: object) -> Report:
 
 def run_in_scoop(blob: bytes) -> tuple[bytes, ...]:
     """Run a packed job in a SCOOP worker."""
-    importlib.import_module("scoop").TIME_BETWEEN_STATUS_REPORTS = NEVER
+    vars(importlib.import_module("scoop"))["TIME_BETWEEN_STATUS_REPORTS"] = NEVER
     return run_packed(blob)
 
 
@@ -135,14 +135,19 @@ class _Pump:
         os.set_blocking(self._wake_end, False)
         os.set_blocking(self._waking_end, False)
         self._poller = zmq.Poller()
-        for source in (self._socket.socket, self._socket.direct_socket, self._socket.infoSocket, self._wake_end):
+        for source in (
+            self._socket.socket,
+            self._socket.direct_socket,
+            self._socket.infoSocket,
+            self._wake_end,
+        ):
             self._poller.register(source, zmq.POLLIN)
         self._socket.socket = _NotForReports(self._socket.socket, self._socket.status_update_thread)
         self._pending: dict[Any, tuple[Any, _Task]] = {}
         self._neighbours = _processes_of_this_machine()
         self._lock = threading.Lock()
         self._broken: str | None = None
-        self._ending = threading.Event()
+        self._is_ending = self._gives_up = False
         self._thread = threading.Thread(target=self._run, name="bencher_job-scoop", daemon=True)
         self._shut_scoop_down = self._queue.shutdown
         self._queue.shutdown = self._end
@@ -164,7 +169,7 @@ class _Pump:
     def _run(self) -> None:
         try:
             watched = time.monotonic()
-            while not (self._ending.is_set() and not self._pending and self._inbox.empty()):
+            while not self._has_ended():
                 self._send()
                 self._poller.poll(_WATCH_SECONDS * 1000 if self._pending else None)
                 self._receive()
@@ -174,6 +179,10 @@ class _Pump:
             self._fail("the program has ended")
         except BaseException as problem:  # noqa: BLE001 - SCOOP ends its threads by BaseExceptions
             self._fail(f"{type(problem).__name__}: {problem}")
+
+    def _has_ended(self) -> bool:
+        is_idle = not self._pending and self._inbox.empty()
+        return self._gives_up or (self._is_ending and is_idle)
 
     def _send(self) -> None:
         while not self._inbox.empty():
@@ -217,21 +226,18 @@ class _Pump:
             task.future.set_exception(WorkerLost(f"SCOOP lost {label}: {reason}", job=label))
 
     def _end(self) -> None:
-        """Finish what is pending when the program has ended, then let SCOOP end."""
+        """Finish what is pending when the program has ended, unless it has failed, then let SCOOP end."""
         if self.pid == os.getpid() and threading.current_thread() is not self._thread:
             self._queue.shutdown = self._shut_scoop_down
-            if isinstance(self._root.exceptionValue, (SystemExit, type(None))):
-                self._ending.set()
-            else:
-                self._fail("the program has failed")
-                self._ending.set()
+            self._gives_up = not isinstance(self._root.exceptionValue, SystemExit | None)
+            self._is_ending = True
             self._wake()
             self._thread.join()
         self._shut_scoop_down()
 
 
 class _NotForReports:
-    """A socket that SCOOP's reporting thread can't use: it is not made for two threads, and the pump has it."""
+    """A socket that SCOOP's reporting thread can't use: the pump does, and it is not made for two."""
 
     def __init__(self, socket: Any, reporter: threading.Thread) -> None:
         self._socket = socket
@@ -245,13 +251,19 @@ class _NotForReports:
 
 def _resolve(task: _Task, answer: Any) -> None:
     try:
-        if answer.exceptionValue is not None:
-            raise WorkerLost(f"SCOOP failed in the worker: {answer.exceptionValue!r}", job=describe(task.label))
-        result = task.open(Report.of_parts(answer.resultValue), task.label)
+        result = task.open(Report.of_parts(_parts_of(answer, task)), task.label)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
         task.future.set_exception(error)
     else:
         task.future.set_result(result)
+
+
+def _parts_of(answer: Any, task: _Task) -> tuple[bytes, ...]:
+    if answer.exceptionValue is not None:  # the envelope lets none of the job's own through
+        label = describe(task.label)
+        raise WorkerLost(f"SCOOP lost {label}: its worker failed with {answer.exceptionValue!r}", job=label)
+    parts: tuple[bytes, ...] = answer.resultValue
+    return parts
 
 
 def _processes_of_this_machine() -> list[psutil.Process]:
@@ -263,7 +275,7 @@ def _processes_of_this_machine() -> list[psutil.Process]:
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
@@ -287,16 +299,19 @@ def _started_scoop() -> Any:
         futures = importlib.import_module("scoop.futures")
     except ImportError as missing:
         raise BencherJobError(
-            "executor=SCOOP needs the package scoop, which is not installed. Run pip install 'bencher_job[scoop]'."
+            "executor=SCOOP needs the package scoop, which is not installed. "
+            "Run pip install 'bencher_job[scoop]'."
         ) from missing
     start = "Start the program with python -m scoop -n 3 script.py"
     if not (scoop.IS_RUNNING and getattr(futures, "_controller", None)):
         raise BencherJobError(f"executor=SCOOP works only in a program that SCOOP has started. {start}.")
     if not scoop.IS_ORIGIN:
-        raise BencherJobError("executor=SCOOP submits jobs from the root program only, and this is one of its workers.")
-    if scoop.SIZE < 3:
         raise BencherJobError(
-            f"executor=SCOOP has {scoop.SIZE - 1} workers, since the root of -n {scoop.SIZE} runs no jobs. {start}, or more."
+            "executor=SCOOP submits jobs from the root program only, and this is one of its workers."
+        )
+    if scoop.SIZE < 2:
+        raise BencherJobError(
+            f"executor=SCOOP has no worker with -n {scoop.SIZE}: the root runs no jobs. {start}."
         )
     return scoop
 

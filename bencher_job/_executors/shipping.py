@@ -2,9 +2,10 @@
 
     job -> pack -> Parcel( function, by digest | arguments and names ) -> load -> function, Call
 
-A function of `__main__`, a lambda and a closure travel by value, what can be imported by name. A function larger than
-64 kB is written once to a file for the workers of this machine, and travels inside the parcel to all others. Each
-worker keeps the functions that it loaded last: what a function holds is shared by the jobs that run there.
+A function of `__main__`, a lambda and a closure travel by value, what can be imported by name. A function
+larger than 64 kB is written once to a file for the workers of this machine, and travels inside the parcel to
+all others. Each worker keeps the functions that it loaded last: what a function holds is shared by the jobs
+that run there.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
 from blake3 import blake3
 
 from .._forks import renew_after_fork
-from .._job import Job
 from .._keys.names import adopt_main_name, main_name
 from .._stores.codec import Buffer, Payload, dump
+
+if TYPE_CHECKING:
+    from .._job import Job
 
 __all__ = ["Call", "Parcel", "Pickler", "by_value", "dumps", "load", "pack", "pack_call"]
 
@@ -46,9 +49,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value what has no name in an importable module; a cached function decides for itself."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """Let a cached function say how it travels: cloudpickle takes it for the plain function that it wraps."""
+        """Let a cached function say how it travels: cloudpickle takes it for the one that it wraps."""
         if getattr(type(obj), "_bencher_job_cached", False):
-            return obj.reduce_for_worker(by_value=obj.__module__ in cloudpickle.list_registry_pickle_by_value())
+            return obj.reduce_for_worker(
+                by_value=obj.__module__ in cloudpickle.list_registry_pickle_by_value()
+            )
         return super().reducer_override(obj)
 
 
@@ -106,7 +111,12 @@ class Parcel:
 
     def parts(self) -> list[Buffer]:
         """Give the buffers that a worker of this machine gets; its function is small or in a file."""
-        return [self.digest + os.fsencode(self.file), self.function.stream, self.body.stream, *self.body.buffers]
+        return [
+            self.digest + os.fsencode(self.file),
+            self.function.stream,
+            self.body.stream,
+            *self.body.buffers,
+        ]
 
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> Parcel:
@@ -156,7 +166,7 @@ def pack_call(
     return _pack(function, (args, kwargs, None, None, None), local)
 
 
-def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool) -> Parcel:  # noqa: FBT001
+def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool) -> Parcel:
     payload = dump(function, dumps)
     hasher = blake3(payload.stream)
     for buffer in payload.buffers:
@@ -236,7 +246,9 @@ class _FunctionFiles:
         with self._lock:
             if self._folder is None:
                 self._folder = tempfile.mkdtemp(prefix="bencher_job-")  # readable by this user only
-                atexit.register(_in_this_process, os.getpid(), shutil.rmtree, self._folder, ignore_errors=True)
+                atexit.register(
+                    _in_this_process, os.getpid(), shutil.rmtree, self._folder, ignore_errors=True
+                )
             file = self._sent.get(digest)
             if file is None:
                 file = self._sent[digest] = _FunctionFile(self._folder, digest, payload)
@@ -253,10 +265,8 @@ def _in_this_process(pid: int, act: Callable[..., object], *args: object, **kwar
 
 
 def _unlink(path: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 _functions: Final = _LoadedFunctions()

@@ -2,8 +2,8 @@
 
     run(parts): send -> the worker marks that it has begun -> receive
 
-A worker that dies before its mark never saw the job, which is sent again to the next one. One that dies after it died
-of the job, or with it: that job alone is lost.
+A worker that dies before its mark never saw the job, which is sent again to the next one. One that dies after
+it died of the job, or with it: that job alone is lost.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import struct
 import threading
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
 from .._errors import WorkerLost
-from .._stores.codec import Buffer
 from .envelope import describe
 from .spawning import WorkerContext
 from .wire import Channel
 from .worker import serve
+
+if TYPE_CHECKING:
+    from .._stores.codec import Buffer
 
 __all__ = ["Slot"]
 
@@ -36,7 +39,7 @@ _LEAVE_SECONDS: Final = 2.0
 _context: Final = WorkerContext()
 
 
-class _WorkerGone(Exception):
+class _WorkerGoneError(Exception):
     """The worker process ended while a job was with it."""
 
 
@@ -66,7 +69,7 @@ class _Worker:
 
     def _check(self) -> None:
         if not self.process.is_alive():  # a process that the job left behind may hold the channel open
-            raise _WorkerGone
+            raise _WorkerGoneError
 
     def run(self, parts: Sequence[Buffer]) -> list[bytearray]:
         self._sent += 1
@@ -94,11 +97,13 @@ class _Worker:
             below = psutil.Process(pid).children(recursive=True)
         except psutil.Error:
             below = []
-        for end in (lambda: os.killpg(pid, signal.SIGKILL), self.process.kill, *(child.kill for child in below)):
-            try:
+        for end in (
+            lambda: os.killpg(pid, signal.SIGKILL),
+            self.process.kill,
+            *(child.kill for child in below),
+        ):
+            with suppress(psutil.Error, OSError):  # it has ended already, or has no group yet
                 end()
-            except (psutil.Error, OSError):  # it has ended already, or has no group yet
-                pass
 
     def end(self, patience: float = 0.0) -> int | None:
         """Let the process leave, for some seconds at most, and give its exit code."""
@@ -112,7 +117,7 @@ class _Worker:
 
 
 class Slot:
-    """Runs one job after the other in a worker process; only `kill` and `close_down` may be called by other threads."""
+    """Runs one job after the other in a worker process; other threads may call `kill` and `close_down`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -136,14 +141,18 @@ class Slot:
                 worker = self._ready_worker()
                 try:
                     return worker.run(parts)
-                except (EOFError, OSError, _WorkerGone):
+                except (EOFError, OSError, _WorkerGoneError):
                     begun, code = worker.has_begun(), self._replace(worker)
                     if begun:
-                        raise _lost(f"The worker process died while it ran {describe(label)}", label, code) from None
+                        raise _lost(
+                            f"The worker process died while it ran {describe(label)}", label, code
+                        ) from None
                 except BaseException:
                     self._replace(worker)  # an answer that was not read to its end spoils the channel
                     raise
-            raise _lost(f"{ATTEMPTS} worker processes in a row died before they began {describe(label)}", label, code)
+            raise _lost(
+                f"{ATTEMPTS} worker processes in a row died before they began {describe(label)}", label, code
+            )
         finally:
             with self._lock:
                 self._future = None
@@ -151,14 +160,9 @@ class Slot:
                     self._verdict = None
 
     def _ready_worker(self) -> _Worker:
-        worker = self._worker
-        if worker is None or not worker.process.is_alive():
-            if worker is not None:
-                worker.end()
-            worker = _Worker()
-            with self._lock:
-                self._worker = worker
+        worker = self._worker or _Worker()  # one that has died meanwhile won't begin the job
         with self._lock:
+            self._worker = worker
             if self._verdict is not None:
                 raise self._verdict
         return worker
@@ -173,7 +177,7 @@ class Slot:
         return code
 
     def kill(self, future: Future[Any], verdict: BaseException) -> bool:
-        """End a job that runs here, with all the processes that it started; False when it doesn't run here."""
+        """End a job that runs here, with all processes that it started; False when it doesn't run here."""
         with self._lock:
             if self._future is not future:
                 return False

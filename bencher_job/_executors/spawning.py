@@ -1,7 +1,7 @@
 """Knows how to start a worker process that does not run the caller's script again.
 
-`multiprocessing` lets a spawned process import the parent's `__main__`, which runs a script that has no guard once
-more. Functions of `__main__` travel by value here, so the workers do without it.
+`multiprocessing` lets a spawned process import the parent's `__main__`, which runs a script that has no guard
+once more. Functions of `__main__` travel by value here, so the workers do without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["WorkerContext"]
 
 
 class _Turns:
-    """One process is started at a time: the bookkeeping of `multiprocessing` is not made for several threads."""
+    """One process is started at a time: `multiprocessing` keeps its books for one thread."""
 
     def __init__(self) -> None:
         self.renew()
@@ -46,7 +46,7 @@ class WorkerProcess(context.SpawnProcess):
     """A spawned process whose `__main__` is not the caller's."""
 
     def start(self) -> None:
-        """Start the process, and keep it out of the list of children that `multiprocessing` waits for at exit."""
+        """Start the process, and keep it out of the list that `multiprocessing` waits for at exit."""
         with _turns.lock:
             super().start()
             process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public does it
@@ -55,7 +55,7 @@ class WorkerProcess(context.SpawnProcess):
     def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
         _of_this_thread.leaves_main_out = True
         try:
-            return context.SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]  # noqa: SLF001
+            return context.SpawnProcess._Popen(process_obj)  # noqa: SLF001
         finally:
             _of_this_thread.leaves_main_out = False
 

@@ -1,6 +1,6 @@
-"""Knows how messages pass between a slot and its worker: several buffers at once, none of them copied to be sent.
+"""Knows how messages pass between a slot and its worker: several buffers at once, none copied to be sent.
 
-    count 4 | length 8 each | buffer | buffer | ...
+count 4 | length 8 each | buffer | buffer | ...
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .._stores.codec import Buffer
+if TYPE_CHECKING:
+    from .._stores.codec import Buffer
 
 __all__ = ["Channel"]
 
@@ -28,7 +29,8 @@ def _nobody_watches() -> None:
 class Channel:
     """One end of a socket pair, for one thread to send on and receive from.
 
-    When nothing moves for a while, on a socket that has a timeout, `watch` is called; what it raises ends the wait.
+    When nothing moves for a while, on a socket that has a timeout, `watch` is called; what it raises ends the
+    wait.
     """
 
     def __init__(self, end: socket.socket, watch: Callable[[], None] = _nobody_watches) -> None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Final
 
@@ -56,7 +57,9 @@ def _leave_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent.pid:  # it died before
         os._exit(1)
-    threading.Thread(target=_wait_for_end_of, args=(parent.sentinel,), name="bencher_job-parent", daemon=True).start()
+    threading.Thread(
+        target=_wait_for_end_of, args=(parent.sentinel,), name="bencher_job-parent", daemon=True
+    ).start()
 
 
 def _wait_for_end_of(sentinel: int) -> None:
@@ -66,7 +69,5 @@ def _wait_for_end_of(sentinel: int) -> None:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(AttributeError, OSError, ValueError):  # none, broken, or closed by the job
             stream.flush()
-        except (AttributeError, OSError, ValueError):  # none, broken, or closed by the job
-            pass

@@ -1,7 +1,7 @@
 """Are these the same job?
 
-    function, arguments -> Binder -> values ─┐
-    function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
+function, arguments -> Binder -> values ─┐
+function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 """
 
 from __future__ import annotations

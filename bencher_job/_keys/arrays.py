@@ -13,7 +13,7 @@ from .stand_ins import Attributes, Content, Parts, StandIn, refuse
 
 __all__ = ["ARRAYS", "array_parts"]
 
-_BLOCK: Final = 1 << 22
+_BLOCK: Final = 1 << 26
 """Bytes that are copied at most at a time, where an array doesn't lie in C order or holds a NaN."""
 
 _MASKED_INTERNAL: Final = frozenset(
@@ -22,7 +22,10 @@ _MASKED_INTERNAL: Final = frozenset(
 
 
 def array_parts(array: Any) -> object:
-    """Take a numpy array apart: its dtype with the byte order, its shape, and its content."""
+    """Take a numpy array apart: its dtype, its shape, and its content, all in whatever byte order.
+
+    The byte order is a matter of memory: numpy's own pickle doesn't keep it.
+    """
     import numpy as np
 
     array = np.asarray(array)
@@ -37,7 +40,7 @@ def _dtype(dtype: Any) -> object:
         fields = [(name, dtype.fields[name]) for name in dtype.names]
         return "structure", dtype.itemsize, [(name, _dtype(field[0]), *field[1:]) for name, field in fields]
     if dtype.kind in "biufcmMOSU" or (dtype.kind == "V" and dtype.type.__module__ == "numpy"):
-        return dtype.str
+        return dtype.newbyteorder("<").str
     options = Parts({"na_object": dtype.na_object} if hasattr(dtype, "na_object") else {})
     return dtype.str if dtype.kind != "T" else "|T", qualified_name(dtype.type), options
 
@@ -71,31 +74,46 @@ def _blocks(array: Any) -> Iterator[memoryview]:
 
 
 def _canonical(block: Any) -> memoryview:
-    """Give a flat block's bytes, with one NaN for all and nothing in the padding of extended precision."""
+    """Give a flat block's bytes, little end first, with one NaN and no garbage in long doubles."""
     import numpy as np
 
+    if block.dtype.str[0] == ">":
+        block = block.astype(block.dtype.newbyteorder("<"))
     if block.dtype.kind in "fc":
         reals = block.view(block.real.dtype)
-        nans = np.isnan(reals)
+        with np.errstate(invalid="ignore"):
+            has_nan = np.isnan(reals.min())  # a minimum needs no room for a mask
         extended = reals.dtype.itemsize > 8
-        if extended or nans.any():
+        if extended or has_nan:
             reals = reals.copy()
-            reals[nans] = np.nan
-        block = reals
+            reals[np.isnan(reals)] = np.nan
         if extended and np.finfo(reals.dtype).nmant == 63:
             reals.view(np.uint8).reshape(-1, reals.dtype.itemsize)[:, 10:] = 0
+        block = reals
     return memoryview(block.view(np.uint8))
 
 
 def _scalar(scalar: Any) -> object:
     dtype = scalar.dtype
-    if dtype.kind in "biumMSU" or (dtype.kind == "f" and dtype.itemsize <= 8 and not math.isnan(scalar)):
+    short = dtype.kind in "biumMSU" or (dtype.kind == "f" and dtype.itemsize <= 8 and not math.isnan(scalar))
+    if short and sys.byteorder == "little":
         return dtype.str, scalar.tobytes()
-    if dtype.kind in "fc":
-        import numpy as np
+    if dtype.kind not in "biumMSUfc":
+        return array_parts(scalar)
+    import numpy as np
 
-        return dtype.str, b"".join(_blocks(np.asarray(scalar)))
-    return array_parts(scalar)
+    return _dtype(dtype), b"".join(_blocks(np.asarray(scalar)))
+
+
+def _dtype_itself(dtype: Any) -> object:
+    return _dtype(dtype), _orders(dtype)
+
+
+def _orders(dtype: Any) -> object:
+    """The byte orders in a dtype, which is about memory itself."""
+    if dtype.names is not None:
+        return [_orders(dtype.fields[name][0]) for name in dtype.names]
+    return dtype.base.str
 
 
 def _masked(array: Any) -> object:
@@ -146,8 +164,9 @@ ARRAYS: Final = {
     "numpy.ndarray": StandIn(array_parts),
     "numpy.memmap": StandIn(array_parts, label="numpy.ndarray"),
     "numpy.MaskedArray": StandIn(_masked, sealed=True, internal=_MASKED_INTERNAL),
+    "numpy.MaskedConstant": StandIn(lambda constant: (), leaf=True),  # noqa: ARG005
     "numpy.generic": StandIn(_scalar, leaf=True, sealed=True),
-    "numpy.dtype": StandIn(_dtype, leaf=True, sealed=True),
+    "numpy.dtype": StandIn(_dtype_itself, leaf=True, sealed=True),
     "numpy.Generator": StandIn(lambda generator: Attributes(bit_generator=generator.bit_generator)),
     "numpy.BitGenerator": StandIn(_bit_generator),
     "numpy.SeedSequence": StandIn(lambda sequence: sequence.state),

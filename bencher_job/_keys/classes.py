@@ -9,6 +9,8 @@ from enum import Enum
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 
+from .provenance import defines_own_code
+
 __all__ = ["attributes_of"]
 
 _MADE_BY_PYTHON: Final = frozenset(
@@ -21,6 +23,7 @@ _MADE_BY_PYTHON: Final = frozenset(
         "__attrs_attrs__",
         "__attrs_own_setattr__",
         "__attrs_props__",
+        "__callable_proto_members_only__",
         "__class_vars__",
         "__dataclass_fields__",
         "__dataclass_params__",
@@ -30,6 +33,7 @@ _MADE_BY_PYTHON: Final = frozenset(
         "__getstate__",
         "__match_args__",
         "__module__",
+        "__mutable_keys__",
         "__non_callable_proto_members__",
         "__orig_bases__",
         "__parameters__",
@@ -37,6 +41,7 @@ _MADE_BY_PYTHON: Final = frozenset(
         "__protocol_attrs__",
         "__pydantic_fields__",
         "__qualname__",
+        "__readonly_keys__",
         "__signature__",
         "__slotnames__",
         "__static_attributes__",
@@ -114,6 +119,7 @@ def _is_generated(name: str, value: Any) -> bool:
         or function.__code__.co_filename.startswith("<attrs generated")
         or module.startswith("namedtuple_")
         or (name.startswith("_") and module in _GENERATORS)
+        or (name == "__replace__" and not defines_own_code(function.__code__, module))
     )
 
 

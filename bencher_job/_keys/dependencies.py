@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import time
 from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePath
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from .parts import Edge, Part
@@ -31,10 +31,14 @@ def dependency(survey: Survey, wanted: object) -> Edge:
         return _distribution(survey, wanted)
     if isinstance(wanted, PurePath):
         return _files(survey, Path(wanted))
+    if isinstance(wanted, ModuleType) and (found := survey.distribution(wanted.__name__)) is not None:
+        return "distribution", *found
     return survey.walk(wanted, "depends_on")
 
 
 def _distribution(survey: Survey, name: str) -> Edge:
+    import importlib.metadata  # takes long to import, and few functions depend on a distribution
+
     name = name.removeprefix("dist:")
     try:
         version = importlib.metadata.version(name)

@@ -13,7 +13,19 @@ from .stand_ins import Attributes, Content, Parts, StandIn
 __all__ = ["FRAMES"]
 
 _PANDAS_INTERNAL: Final = frozenset(
-    {"_mgr", "_item_cache", "_attrs", "_flags", "_name", "_is_copy", "_data", "_cache", "_id", "_references"}
+    {
+        "_mgr",
+        "_item_cache",
+        "_attrs",
+        "_flags",
+        "_name",
+        "_typ",
+        "_is_copy",
+        "_data",
+        "_cache",
+        "_id",
+        "_references",
+    }
 )
 _POLARS_BY_BYTES: Final = frozenset(
     {f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)}

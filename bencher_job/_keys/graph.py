@@ -18,7 +18,7 @@ _DISTANCE: Final = struct.Struct("<I")
 _MOST_FORGOTTEN: Final = 100_000
 
 
-class Tangled(Exception):  # noqa: N818  # nobody sees it: it becomes an UnkeyableArgument
+class Tangled(Exception):  # nobody sees it: it becomes an UnkeyableArgument
     """Sets refer to objects that refer back in more ways than can be followed."""
 
 

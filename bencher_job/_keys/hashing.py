@@ -66,15 +66,19 @@ def digest(value: object, path: str = "value") -> bytes:
     return Encoder().digest(value, path)
 
 
-def digest_arguments(prefix: bytes, names: tuple[str, ...], values: tuple[object, ...]) -> str:
+def digest_arguments(
+    prefix: bytes, names: tuple[str, ...], values: tuple[object, ...], *, methods: bool = True
+) -> str:
     """Make the key of a call, in hexadecimal, of what all its calls share and the values of its parameters.
+
+    With `methods` the code of the user's own classes counts with their objects.
 
     Raises:
         UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
     """
     encoding = _plain_sequence(values)
     if encoding is None:
-        encoding = Encoder().arguments(names, values)
+        encoding = Encoder(methods=methods).arguments(names, values)
     if len(encoding) >= _LARGE:
         encoding = _hash(encoding)
     return sha256(encoding + prefix).hexdigest()
@@ -83,13 +87,15 @@ def digest_arguments(prefix: bytes, names: tuple[str, ...], values: tuple[object
 class Encoder:
     """Encodes values; what it meets twice within one digest it encodes once.
 
-    `code` tells the code of functions and classes, in place of the hook that `set_code_hasher` has set.
+    `code` tells the code of functions and classes, in place of the hook that `set_code_hasher` has set. With `methods`
+    the code of a class that the user wrote counts with its objects, since a function may call their methods.
     """
 
-    __slots__ = ("_code_hasher", "graph")
+    __slots__ = ("_code_hasher", "_methods", "graph")
 
-    def __init__(self, code: CodeHasher | None = None) -> None:
+    def __init__(self, code: CodeHasher | None = None, *, methods: bool = True) -> None:
         self._code_hasher = code
+        self._methods = methods
         self.graph = Graph()
 
     def digest(self, value: object, path: str = "value") -> bytes:
@@ -123,6 +129,10 @@ class Encoder:
     def wrap(self, header: bytes, stand_in: object) -> bytes:
         """Encode an object by its header, which ends of itself, and what stands for it."""
         return b"#" + _hash(header + self.encode(stand_in))
+
+    def with_methods(self, encoding: bytes, cls: type) -> bytes:
+        """Let the code of an object's class count with the object."""
+        return b"#" + _hash(b"&" + encoding + self.code(cls)) if self._methods else encoding
 
     def name(self, obj: object) -> bytes:
         """Encode a class or a function by its name."""
@@ -213,7 +223,9 @@ class Encoder:
         def step(index: int) -> str:
             return f".{names[index]}" if attributes else ""
 
-        return b"#" + _hash(b"p" + dumps(names, 2) + self._members([parts[name] for name in names], step))
+        tag = b"a" if attributes else b"p"
+        header = tag + (_plain_sequence(names) or self.encode(names))
+        return b"#" + _hash(header + self._members([parts[name] for name in names], step))
 
     def content(self, content: Content) -> bytes:
         return b"#" + _hash_content(b"b", content)

@@ -35,6 +35,7 @@ class JobKeys:
         self.binder = Binder(function, ignore)
         self.tracker = CodeTracker(function, code=code, depends_on=depends_on)
         self._version = version
+        self._methods = code == "deep"
         self._fingerprint: Fingerprint | None = None
         self._prefix = b""
 
@@ -50,7 +51,7 @@ class JobKeys:
         if fingerprint is not self._fingerprint:
             self._prefix = self.prefix(fingerprint)
             self._fingerprint = fingerprint
-        return digest_arguments(self._prefix, self.binder.names, values)
+        return digest_arguments(self._prefix, self.binder.names, values, methods=self._methods)
 
     def repeat_key(self, key: str, repeat: int) -> str:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""

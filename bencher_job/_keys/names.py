@@ -44,7 +44,14 @@ def module_name(module: str) -> str:
 
 
 def qualified_name(obj: Any) -> str:
-    """Module and qualified name of a class or a function, `collections.Counter`; a builtin's bare name."""
-    name: str = getattr(obj, "__qualname__", None) or obj.__name__
+    """Module and qualified name of a class or a function, `collections.Counter`; a builtin's bare name.
+
+    A partial goes by the name of its function, another callable by that of its class.
+    """
+    if isinstance(obj, functools.partial):
+        return qualified_name(obj.func)
+    name: str | None = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+    if name is None:
+        return qualified_name(type(obj))
     module: str | None = getattr(obj, "__module__", None)
     return name if module is None or module == "builtins" else f"{module_name(module)}.{name}"

@@ -98,13 +98,12 @@ class Survey:
             edge = self._refer_value(value, path)
         return edge
 
-    def distribution(self, module: str) -> tuple[str, ...]:
-        """Name the distribution that a module belongs to, with its version."""
+    def distribution(self, module: str) -> tuple[str, str] | None:
+        """Find the distribution that a module belongs to, and show it with its version in the manifest."""
         found = distribution_of(module)
-        if found is None:
-            return ()
-        name, version = found
-        self.distributions[name] = version
+        if found is not None:
+            name, version = found
+            self.distributions[name] = version
         return found
 
     def follow(self, value: Any, attributes: Iterable[str], name: str) -> Edge:
@@ -181,8 +180,9 @@ class Survey:
         return ("wrapper", self._foreign(_type_name(kind), kind.__module__), *outer, inner)
 
     def _foreign(self, name: str, module: str) -> tuple[Edge, ...]:
-        """What others wrote is named, with the version that is installed, and not walked."""
-        return ("foreign", name, self.distribution(module))
+        """What others wrote is named and not walked; an upgrade alone makes no other job."""
+        self.distribution(module)
+        return ("foreign", name)
 
     def _part(self, obj: Any, name: str, scan: Callable[[Any, Part], Edge]) -> Part:
         part = self._known.get(id(obj))
@@ -213,10 +213,10 @@ class Survey:
             return b""
 
         try:
+            self.watch.content(value, path)  # first, so that a change in between is noticed at the next check
             encoded = Encoder(code=collect).digest(value, path)
         except UnkeyableArgument as refusal:
             return self._refer_refused(value, path, refusal)
-        self.watch.content(value, path)
         classes = (self.refer(cls, path) for cls in own_classes_in(value))
         return ("data", table if table.code else encoded, *classes)
 

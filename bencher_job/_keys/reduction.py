@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from types import ModuleType
 from typing import Any, Final
 
 from .names import module_name
@@ -28,9 +29,12 @@ def reduced(value: Any) -> object:
     if isinstance(reduction, str):
         return Parts({"global": f"{_home(value, cls)}.{reduction}"})
     function, arguments, state, items, pairs = (*reduction, None, None, None)[:5]
+    bare = function is copyreg.__newobj__ and len(arguments) == 1 and arguments[0] is cls  # type: ignore[attr-defined]
+    if bare and items is None and pairs is None:
+        return Attributes() if state is None else _attributes(value, cls, state)
     parts = Parts(
         {
-            "function": Named(function) if _is_named(function) else function,
+            "function": _maker(function),
             "arguments": tuple(Named(argument) if argument is cls else argument for argument in arguments),
         }
     )
@@ -73,10 +77,13 @@ def _home(value: Any, cls: type) -> str:
     return module_name(getattr(value, "__module__", None) or cls.__module__)
 
 
-def _is_named(function: Any) -> bool:
-    """Whether a callable is fully told by its name, so not one that is bound to an object."""
+def _maker(function: Any) -> object:
+    """What makes an object anew: by its name, but for a method that is bound to an object."""
     owner = getattr(function, "__self__", None)
-    return hasattr(function, "__qualname__") and (owner is None or isinstance(owner, (type, type(copyreg))))
+    if isinstance(owner, type):
+        return Parts({"class": Named(owner), "method": function.__name__})
+    by_name = hasattr(function, "__qualname__") and (owner is None or isinstance(owner, ModuleType))
+    return Named(function) if by_name else function
 
 
 def _attributes(value: Any, cls: type, state: Any) -> object:

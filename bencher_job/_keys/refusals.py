@@ -26,7 +26,7 @@ _BY_REASON: Final = {
     _ITERATOR: "async_generator generator",
     _RUNNING: "coroutine frame traceback",
     _WEAK: """
-        weakref.CallableProxyType weakref.ProxyType weakref.ReferenceType
+        weakref.CallableProxyType weakref.ProxyType weakref.ReferenceType weakref.finalize
         weakref.WeakKeyDictionary weakref.WeakSet weakref.WeakValueDictionary
     """,
     _PROCESS: """

@@ -39,7 +39,7 @@ class Content:
     blocks: Iterable[bytes | bytearray | memoryview]
 
 
-class Refusal(Exception):  # noqa: N818  # nobody sees it: it becomes an UnkeyableArgument
+class Refusal(Exception):  # nobody sees it: it becomes an UnkeyableArgument
     """A value has no key; while this unwinds, each container it passes adds its step to the path."""
 
     def __init__(self, type_name: str, reason: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .arrays import ARRAYS
 from .frames import FRAMES
 from .names import qualified_name
+from .provenance import is_own_class
 from .reduction import own_attributes, reduced
 from .refusals import NO_VALUE
 from .stand_ins import Parts, Refusal, StandIn, refuse, rooted_name
@@ -26,7 +27,22 @@ Treatment = Callable[["Encoder", Any], bytes]
 _STAND_INS: Final = {**VALUES, **ARRAYS, **FRAMES}
 _HEAP_TYPE: Final = 1 << 9
 _KEYED_BY_VALUE: Final = frozenset(
-    {bool, bytes, complex, dict, float, frozenset, int, list, object, set, str, tuple, type, type(None)}
+    {
+        FunctionType,
+        bool,
+        bytes,
+        complex,
+        dict,
+        float,
+        frozenset,
+        int,
+        list,
+        object,
+        set,
+        str,
+        tuple,
+        type(None),
+    }
 )
 _hashers: Final[dict[type, Callable[[Any], object]]] = {}
 _found: Final[dict[type, Treatment]] = {}
@@ -61,8 +77,14 @@ def treatment_for(cls: type) -> Treatment:
     if treatment is None:
         if len(_found) > 10_000:  # classes made on the fly would otherwise live for ever
             _found.clear()
-        treatment = _found[cls] = _of_the_user(cls) or _of_the_library(cls)
+        treatment = _found[cls] = _of_the_user(cls) or _with_its_code(cls, _of_the_library(cls))
     return treatment
+
+
+def _with_its_code(cls: type, treatment: Treatment) -> Treatment:
+    if not is_own_class(cls) or issubclass(cls, type):
+        return treatment
+    return lambda encoder, value: encoder.with_methods(treatment(encoder, value), cls)
 
 
 def _of_the_user(cls: type) -> Treatment | None:

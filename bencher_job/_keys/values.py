@@ -181,6 +181,7 @@ _CALLABLES = {
     "functools._lru_cache_wrapper": StandIn(_wrapper),
     "wrapt.ObjectProxy": StandIn(_transparent),
     "wrapt.BaseObjectProxy": StandIn(_transparent),
+    "_wrappers.ObjectProxy": StandIn(_transparent, label="wrapt.ObjectProxy"),
     "module": StandIn(lambda value: module_name(value.__name__), leaf=True),
 }
 

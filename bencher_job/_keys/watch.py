@@ -6,6 +6,7 @@ import datetime
 import decimal
 import fractions
 import functools
+import logging
 import re
 import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -124,7 +125,7 @@ class Watch:
 
 
 def _is_frozen(value: object) -> bool:
-    return type(value) in _FROZEN or isinstance(value, type | Enum | PurePath)
+    return type(value) in _FROZEN or isinstance(value, type | Enum | PurePath | logging.Logger)
 
 
 def _is_plain_object(cls: type) -> bool:

@@ -114,7 +114,9 @@ def unseal(entry: Buffer, key: str) -> Payload:
     if magic != _MAGIC:
         raise DamagedEntry("it doesn't begin as an entry does")
     if version != CODEC_VERSION:
-        raise DamagedEntry(f"it is of codec version {version}, and this library reads version {CODEC_VERSION}")
+        raise DamagedEntry(
+            f"it is of codec version {version}, and this library reads version {CODEC_VERSION}"
+        )
     start = _PROLOGUE.pack(magic, version, _NO_DIGEST, name_length)
     if _digest(start, [view[_PROLOGUE.size :]]) != digest:
         raise DamagedEntry("its bytes don't match its digest")

@@ -1,15 +1,16 @@
 """Knows the store on disk: what is looked up, committed, set aside and removed in one folder.
 
-    <directory>/            owner only
-        cache.db            diskcache's table of entries, our tables of records and of media to remove
-        ab/cd/....val       the bytes of large entries
-        media/              a folder for each run that wrote files
-        damaged/            entries that failed their check, for whoever wants to know why
-        generation          tells the memory of other processes what is out of date
+<directory>/            owner only
+    cache.db            diskcache's table of entries, our tables of records and of media to remove
+    ab/cd/....val       the bytes of large entries
+    media/              a folder for each run that wrote files
+    damaged/            entries that failed their check, for whoever wants to know why
+    generation          tells the memory of other processes what is out of date
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
@@ -19,19 +20,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import diskcache
-
 from .. import _media
 from .._errors import warn_caller
 from .._forks import renew_after_fork
 from .._record import Record
 from .base import MISS, Entry, Hit, Miss, StoreFailure, Tally
 from .codec import DamagedEntry, seal, unseal
-from .connections import Database, operation
-from .files import IN_ROW_BELOW, EntryDisk, Written
+from .database import DATABASE_NAME, IN_ROW_BELOW, Database, EntryDisk, Locked, Written
+from .gate import operation
 from .memory import Generation
 from .place import refuse_untrusted, set_up
-from .tables import RECORD_COLUMNS, SCHEMA, SELECT_ENTRY, STORE_VERSION, chosen, record_of, row_of
+from .tables import (
+    DISCARD_MEDIA,
+    JOINED,
+    PUT_RECORD,
+    SCHEMA,
+    SELECT_ENTRY,
+    SELECT_RECORD,
+    STORE_VERSION,
+    chosen,
+    record_of,
+    row_of,
+)
 
 __all__ = ["DiskStore"]
 
@@ -54,7 +64,9 @@ class DiskStore:
         self.puts = 0
         self.size_limit = size_limit
         self._tag_index = tag_index
-        self._written = size_limit  # bytes since the size was last looked at: so many that the first put looks
+        self._written = (
+            size_limit  # bytes since the size was last looked at: so many that the first put looks
+        )
         self._database: Database | None = None
         self.renew()
         renew_after_fork(self)
@@ -80,7 +92,7 @@ class DiskStore:
                     refuse_untrusted(self.directory)
                     database = self._open_or_set_aside()
                     self.generation.open()
-                except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+                except (OSError, sqlite3.Error, Locked) as error:
                     raise StoreFailure(f"{type(error).__name__}: {error}") from error
                 self._database = database
             return self._database
@@ -145,7 +157,8 @@ class DiskStore:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Hit]:
         """Look entries up in bulk and verify their bytes."""
-        wanted, found = list(dict.fromkeys(keys)), {}
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Hit] = {}
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
             with operation():
@@ -182,7 +195,9 @@ class DiskStore:
         _log.warning("the entry %s in %s is damaged: %s", key, self.directory, reason)
         warn_caller(f"The entry {key} in {self.directory} is damaged: {reason}. The job runs again.")
         try:
-            for filename, value in self._sql("SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)):
+            for filename, value in self._sql(
+                "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
+            ):
                 aside = self._damaged_folder() / key
                 if filename is None:
                     aside.write_bytes(value if isinstance(value, bytes) else repr(value).encode())
@@ -197,7 +212,7 @@ class DiskStore:
         try:
             self._translated(lambda: self._put_many(entries))
         except StoreFailure:
-            if (self.directory / diskcache.core.DBNAME).exists():
+            if (self.directory / DATABASE_NAME).exists():
                 raise
             self.close()  # the folder was removed under us: begin a new one
             self._translated(lambda: self._put_many(entries))
@@ -211,8 +226,11 @@ class DiskStore:
         database = self.open()
         written: list[Written] = []
         try:
-            for entry in entries:  # before the transaction: nobody waits for bytes that are still being written
-                written.append(database.disk.write(seal(entry.payload, entry.record.key), self._media_size(entry)))
+            # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
+            # knows what to remove again if the writing fails.
+            for entry in entries:
+                sealed = seal(entry.payload, entry.record.key)
+                written.append(database.disk.write(sealed, self._media_size(entry)))
             if any(self.has(entry.record.key) for entry in entries):
                 with self.generation.changing():
                     self._commit(database, entries, written)
@@ -234,20 +252,16 @@ class DiskStore:
         with database.disk.removing_after_commit(), database.transact():
             for entry, bytes_written in zip(entries, written, strict=True):
                 record = entry.record
+                database._sql(DISCARD_MEDIA, (record.key,))
                 database.set(record.key, bytes_written, tag=record.tag or None)
-                database._sql(
-                    "INSERT OR IGNORE INTO Discarded SELECT media FROM Record WHERE key = ? AND media IS NOT NULL",
-                    (record.key,),
-                )
-                row = row_of(record, bytes_written.size + bytes_written.media_size)
-                database._sql(f"INSERT OR REPLACE INTO Record VALUES ({','.join('?' * len(row))})", row)
+                database._sql(PUT_RECORD, row_of(record, bytes_written.size + bytes_written.media_size))
 
     def _evict(self) -> None:
         """Remove the least recently stored entries beyond the size limit."""
         evicted = 0
         try:
             while (excess := self.size() - self.size_limit) > 0:
-                removed = self._translated(lambda: self._remove_oldest(excess))  # noqa: B023 - called at once
+                removed = self._translated(lambda: self._remove_oldest(excess))
                 if not removed:
                     break
                 evicted += removed
@@ -255,22 +269,19 @@ class DiskStore:
             _log.warning("%s can't be kept within its size limit: %s", self.directory, error)
         if evicted:
             self.tally.evicted += evicted
-            _log.warning("evicted %s entries of %s to stay within %s bytes", evicted, self.directory, self.size_limit)
+            _log.warning(
+                "evicted %s entries of %s to stay within %s bytes", evicted, self.directory, self.size_limit
+            )
 
     def _remove_oldest(self, excess: int) -> int:
         """Remove the least recently stored entries that take as many bytes, or some of them; how many."""
         oldest = self._sql(
-            "SELECT Cache.rowid, filename, Record.size FROM Cache LEFT JOIN Record ON Record.key = Cache.key"
-            " ORDER BY store_time LIMIT ?",
+            f"SELECT Cache.rowid, filename, Record.size FROM {JOINED} ORDER BY store_time LIMIT ?",
             (REMOVED_AT_ONCE,),
         )
-        rows = []
-        for rowid, filename, size in oldest:
-            rows.append((rowid, filename))
-            excess -= size or 0
-            if excess <= 0:
-                break
-        removed = self._remove(self.open(), rows)
+        sizes = itertools.accumulate(size or 0 for _, _, size in oldest)
+        enough = 1 + sum(1 for size_so_far in sizes if size_so_far < excess)
+        removed = self._remove(self.open(), [(rowid, filename) for rowid, filename, _ in oldest[:enough]])
         self._remove_discarded()
         return removed
 
@@ -287,16 +298,18 @@ class DiskStore:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, its bytes unread."""
-        return bool(self._translated(lambda: self._sql("SELECT 1 FROM Cache WHERE raw = 1 AND key = ?", (key,))))
+        return bool(
+            self._translated(lambda: self._sql("SELECT 1 FROM Cache WHERE raw = 1 AND key = ?", (key,)))
+        )
 
     def forget(self, key: str) -> bool:
         """Remove an entry and its media; whether there was one."""
-        return bool(self._change("raw = 1 AND key = ?", (key,)))
+        return bool(self._change(" WHERE raw = 1 AND key = ?", (key,)))
 
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
         where, values = chosen(function, tag)
-        return self._change(f"key IN (SELECT key FROM Record{where})" if where else "1", values)
+        return self._change(where, values)
 
     def _change(self, where: str, values: Sequence[object]) -> int:
         return self._translated(lambda: self._remove_where(where, values))
@@ -305,7 +318,9 @@ class DiskStore:
         removed = 0
         database = self.open()
         with self.generation.changing():
-            while rows := self._sql(f"SELECT rowid, filename FROM Cache WHERE {where} LIMIT {REMOVED_AT_ONCE}", values):
+            while rows := self._sql(
+                f"SELECT Cache.rowid, filename FROM {JOINED}{where} LIMIT {REMOVED_AT_ONCE}", values
+            ):
                 removed += self._remove(database, rows)
         self._remove_discarded()
         return removed
@@ -314,7 +329,7 @@ class DiskStore:
         with operation():
             try:
                 return work()
-            except diskcache.Timeout as error:
+            except Locked as error:
                 reason = "the database can't be written, or another process has kept it locked for a minute"
                 raise StoreFailure(reason) from error
             except (sqlite3.Error, OSError) as error:
@@ -329,7 +344,7 @@ class DiskStore:
     def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:
         """Give the record of each entry, or of those of a function, a tag, or both, the oldest first."""
         where, values = chosen(function, tag)
-        statement = f"SELECT {RECORD_COLUMNS} FROM Record{where} ORDER BY created"
+        statement = f"{SELECT_RECORD}{where} ORDER BY created"
         return map(record_of, self._translated(lambda: self._sql(statement, values)))
 
     def count(self) -> int:

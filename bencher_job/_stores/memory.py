@@ -172,7 +172,9 @@ class MemoryTier:
         return generation
 
     def _keep(self, hits: dict[str, Hit], generation: int) -> None:
-        small = {key: hit for key, hit in hits.items() if hit.payload.nbytes <= LARGEST and not hit.payload.buffers}
+        small = {
+            key: hit for key, hit in hits.items() if hit.payload.nbytes <= LARGEST and not hit.payload.buffers
+        }
         with self._lock:
             if generation != self._seen:  # changed while the disk was read
                 return

@@ -6,15 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-
-
 from .. import _media, _settings
+from .database import DATABASE_NAME
 from .disk import DiskStore
 
 __all__ = ["clean_orphaned_media"]
 
 
-def clean_orphaned_media(cache_dir: str | os.PathLike[str] | None = None, dry_run: bool = True) -> dict[Path, int]:
+def clean_orphaned_media(
+    cache_dir: str | os.PathLike[str] | None = None, dry_run: bool = True
+) -> dict[Path, int]:
     """Find the media folders that no entry of any cache owns, with their sizes in bytes.
 
     Only a run that was killed leaves such a folder. The folder of a job that may still run is never among them:
@@ -25,7 +26,7 @@ def clean_orphaned_media(cache_dir: str | os.PathLike[str] | None = None, dry_ru
         UntrustedCache: when another user owns a cache or can write to it.
     """
     orphans = {}
-    for database in sorted(_settings.cache_directory(cache_dir).glob("*/cache.db")):
+    for database in sorted(_settings.cache_directory(cache_dir).glob(f"*/{DATABASE_NAME}")):
         media = database.parent / _media.MEDIA_FOLDER
         if not media.is_dir():
             continue

@@ -38,7 +38,9 @@ def progress_bar(name: str, total: int, *, show: bool | None) -> Iterator[Progre
         yield _Silent()
         return
     if find_spec("rich") is None:
-        raise BencherJobError("progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'")
+        raise BencherJobError(
+            "progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'"
+        )
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress

@@ -14,6 +14,7 @@ import pathlib
 import random
 import re
 import types
+import typing
 import uuid
 import zoneinfo
 
@@ -35,8 +36,9 @@ class Point:
     y: float = 0.0
 
 
-class Pair(collections.namedtuple("Pair", "left right")):
-    __slots__ = ()
+class Pair(typing.NamedTuple):
+    left: object
+    right: object
 
 
 class Plain:

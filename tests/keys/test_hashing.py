@@ -19,14 +19,21 @@ HASHABLE = st.recursive(
 NESTED = st.recursive(
     HASHABLE,
     lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.tuples(inner), st.dictionaries(HASHABLE, inner, max_size=4), st.sets(HASHABLE)
+        st.lists(inner, max_size=4),
+        st.tuples(inner),
+        st.dictionaries(HASHABLE, inner, max_size=4),
+        st.sets(HASHABLE),
     ),
     max_leaves=12,
 )
 PLAIN_FEW = st.sampled_from([0, -1, True, "", "a", b"a", math.nan, None])
 FEW = st.recursive(
-    st.sampled_from([None, False, True, 0, 1, -1, 0.0, -0.0, 1.0, math.nan, -math.nan, 1j, "", "a", b"", b"a", 2**40]),
-    lambda inner: st.one_of(st.lists(inner, max_size=2), st.tuples(inner), st.dictionaries(PLAIN_FEW, inner, max_size=2)),
+    st.sampled_from(
+        [None, False, True, 0, 1, -1, 0.0, -0.0, 1.0, math.nan, -math.nan, 1j, "", "a", b"", b"a", 2**40]
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.tuples(inner), st.dictionaries(PLAIN_FEW, inner, max_size=2)
+    ),
     max_leaves=4,
 )
 """Values among which many are equal and many more almost are."""
@@ -79,7 +86,9 @@ def test_nesting_part_of_a_list_makes_another_list(values, position):
     assert digest(nested) != digest(values)
 
 
-@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value], lambda value: {"key": [value, []]}])
+@pytest.mark.parametrize(
+    "wrap", [lambda value: value, lambda value: [value], lambda value: {"key": [value, []]}]
+)
 def test_values_that_compare_equal_but_are_of_different_types_differ(wrap):
     values = [1, 1.0, True, 1 + 0j, "1", b"1", (1,), [1], {1}, frozenset({1}), {1: 1}, None, "None"]
     assert len({digest(wrap(value)) for value in values}) == len(values)
@@ -91,8 +100,12 @@ def test_signed_zeros_differ():
     assert digest(complex(0.0, 0.0)) != digest(complex(0.0, -0.0))
 
 
-@pytest.mark.parametrize("wrap", [lambda nan: nan, lambda nan: [nan], lambda nan: {"a": [nan, {}]}, lambda nan: {nan}])
-@pytest.mark.parametrize("bits", [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001, 0xFFFFFFFFFFFFFFFF])
+@pytest.mark.parametrize(
+    "wrap", [lambda nan: nan, lambda nan: [nan], lambda nan: {"a": [nan, {}]}, lambda nan: {nan}]
+)
+@pytest.mark.parametrize(
+    "bits", [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001, 0xFFFFFFFFFFFFFFFF]
+)
 def test_all_nans_are_one(wrap, bits):
     nan = struct.unpack("<d", struct.pack("<Q", bits))[0]
     assert digest(wrap(nan)) == digest(wrap(math.nan))
@@ -191,7 +204,10 @@ def test_the_key_of_arguments_tells_them_apart_from_each_other_and_from_what_pre
 
 
 def test_an_argument_is_keyed_alike_whatever_stands_beside_it():
-    plain, other = digest_arguments(b"", ("a", "b"), (1, -math.nan)), Encoder().arguments(("a", "b"), (1, math.nan))
+    plain, other = (
+        digest_arguments(b"", ("a", "b"), (1, -math.nan)),
+        Encoder().arguments(("a", "b"), (1, math.nan)),
+    )
     assert plain == digest_arguments(b"", ("a", "b"), (1, math.nan))
     assert digest_arguments(b"", ("a",), (_Node(),)) == digest_arguments(b"", ("a",), (_Node(),))
     assert other == Encoder().arguments(("a", "b"), (1, -math.nan))

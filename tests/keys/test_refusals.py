@@ -14,6 +14,7 @@ import sys
 import threading
 import types
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -82,7 +83,7 @@ WITHOUT_VALUE = {
     "asyncio lock": asyncio.Lock,
     "future": concurrent.futures.Future,
     "executor": lambda: concurrent.futures.ThreadPoolExecutor(1),
-    "file": lambda: closed(open(__file__)),
+    "file": lambda: closed(Path(__file__).open()),  # noqa: SIM115
     "text stream": lambda: io.StringIO("a"),
     "byte stream": lambda: io.BytesIO(b"a"),
     "socket": lambda: closed(socket.socket()),

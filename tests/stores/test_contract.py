@@ -32,5 +32,11 @@ class TestMemoryTier(StoreContract):
 
 def test_the_null_store_keeps_nothing() -> None:
     store = NullStore()
-    assert (store.count(), store.size(), store.has("a"), store.forget("a"), store.clear()) == (0, 0, False, False, 0)
+    assert (store.count(), store.size(), store.has("a"), store.forget("a"), store.clear()) == (
+        0,
+        0,
+        False,
+        False,
+        0,
+    )
     assert list(store.records()) == []

@@ -21,8 +21,8 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
+from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.files import IN_ROW_BELOW
 from bencher_job._stores.tables import STORE_VERSION
 
 LARGE = "x" * IN_ROW_BELOW

@@ -1,0 +1,109 @@
+"""Knows the cache of one function: how its calls become jobs, and which entries are its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Executor
+from functools import cached_property
+from typing import Any
+
+from ._cache import FutureCache
+from ._executors import Executors
+from ._future import JobFuture
+from ._job import Job
+from ._keys import CodeScope, JobKeys, qualified_name
+from ._record import Record
+from ._settings import DEFAULT_CACHE_NAME
+from ._stores import MISS
+
+__all__ = ["JobFunctionCache"]
+
+
+class JobFunctionCache(FutureCache):
+    """The cache of one function: makes its jobs, answers them, and clears what is its own.
+
+    Several functions may share a store, by default they all do; what this cache clears and lists are the entries of its
+    own function. `ignore` names parameters that don't enter the key, `version` is a value that does, and `code` says how
+    much of the function's code does.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        overwrite: bool = False,
+        executor: Executors | str | Executor | Any = Executors.SERIAL,
+        cache_name: str = DEFAULT_CACHE_NAME,
+        tag_index: bool = True,
+        size_limit: int = int(10e9),
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_samples: bool = True,
+        tag: str = "",
+        ignore: Collection[str] = (),
+        version: object = None,
+        code: CodeScope = "deep",
+    ) -> None:
+        super().__init__(
+            executor, overwrite, cache_name, tag_index, size_limit, cache_samples, cache_dir=cache_dir
+        )
+        self.function = function
+        self.tag = tag
+        self.keys = JobKeys(function, ignore=ignore, version=version, code=code)
+
+    @cached_property
+    def name(self) -> str:
+        """Module and qualified name of the function, as records show it."""
+        return qualified_name(self.function)
+
+    def call(self, **kwargs: Any) -> JobFuture[Any]:
+        """Submit a call with keyword arguments."""
+        return self.submit_call((), kwargs)
+
+    def job(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: str | None = None) -> Job:
+        """Make the job of a call."""
+        with self._lock:
+            self.call_count += 1
+            number = self.call_count
+        positional, job_args = self.keys.binder.call(args, kwargs)
+        return Job(
+            f"{self.name}-{number}",
+            self.function,
+            job_args,
+            self.keys.key(args, kwargs) if key is None else key,
+            self.tag,
+            positional=positional,
+            arguments=self.keys.binder.arguments(args, kwargs),
+        )
+
+    def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
+        """Submit a call as it was written."""
+        return self.submit(self.job(args, kwargs))
+
+    def value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give the value of a call, remembered or computed."""
+        key = self.keys.key(args, kwargs)
+        store = self.cache
+        puts = store.puts
+        if not self.overwrite:
+            value = self._remembered(key, store)
+            if value is not MISS:
+                return value
+        return self._run(self.job(args, kwargs, key), store, puts, fresh=self.overwrite).result()
+
+    def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute a call anew, replace what was remembered, and give the value."""
+        store = self.cache
+        return self._run(self.job(args, kwargs), store, store.puts, fresh=True).result()
+
+    def clear_cache(self) -> int:
+        """Forget all results of this function, with their media; how many there were."""
+        return self._clear(function=self.name)
+
+    def clear_tag(self, tag: str) -> int:
+        """Forget this function's results of a tag, with their media; how many there were."""
+        return self._clear(function=self.name, tag=tag)
+
+    def records(self) -> Iterator[Record]:
+        """Give the record of each entry of this function, the oldest first."""
+        return self.cache.records(function=self.name)

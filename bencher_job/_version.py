@@ -1,0 +1,9 @@
+"""Knows this library's version, for the packaging and for records."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["VERSION"]
+
+VERSION: Final = "0.1.0"

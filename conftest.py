@@ -1,0 +1,42 @@
+"""Runs the examples of the documentation, the README and the docstrings as tests.
+
+The examples of one file run one behind the other, in a cache and a working directory of the file's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from doctest import ELLIPSIS
+from typing import Any
+
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
+
+from bencher_job.testing import temporary_cache
+
+
+def begin(namespace: dict[str, Any]) -> None:
+    """Let a file's examples find an empty cache and an empty folder, as a script named study.py would."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+    stack.enter_context(temporary_cache())
+    namespace.update(__name__="study", remove_what_it_wrote=stack.close)
+
+
+def end(namespace: dict[str, Any]) -> None:
+    """Remove what a file's examples have written."""
+    namespace["remove_what_it_wrote"]()
+
+
+pages = PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)
+docstrings = DocTestParser(ELLIPSIS)
+pytest_collect_file = SybilCollection(
+    [
+        Sybil([pages], path="docs", pattern="*.md", setup=begin, teardown=end),
+        Sybil([pages], filenames=["README.md"], setup=begin, teardown=end),
+        Sybil([docstrings], path="bencher_job", pattern="*.py", setup=begin, teardown=end),
+    ]
+).pytest()

@@ -1,0 +1,22 @@
+"""Settings of the Sphinx documentation: `make docs` builds it into docs/_build/html."""
+
+from importlib.metadata import version as version_of
+
+project = "bencher_job"
+version = release = version_of("bencher-job")
+html_title = f"{project} {release}"
+html_theme = "furo"
+html_show_copyright = False
+html_copy_source = False
+html_show_sourcelink = False
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+
+default_role = "code"  # docstrings put names in single backticks
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bencher_job._executors.pool import SlotPool
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def pool() -> Iterator[SlotPool]:
+    """A pool of two workers."""
+    with SlotPool(2) as made:
+        yield made
+
+
+@pytest.fixture
+def until() -> Callable[..., bool]:
+    """Wait until something holds; whether it came to hold."""
+    return _until
+
+
+@pytest.fixture
+def is_gone() -> Callable[[int], bool]:
+    """Whether a process has ended, be it reaped or not."""
+    return _is_gone
+
+
+def _until(holds: Callable[[], bool], seconds: float = PATIENCE) -> bool:
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@dataclass
+class Script:
+    """A program in a folder of its own, which tells things by files there."""
+
+    folder: Path
+    process: subprocess.Popen[str] | None = None
+
+    def start(self, source: str, *launcher: str) -> subprocess.Popen[str]:
+        """Start it as its own session, by `python` or by `python -m scoop ...`."""
+        path = self.folder / "script.py"
+        path.write_text(textwrap.dedent(source))
+        self.process = subprocess.Popen(
+            [sys.executable, *launcher, str(path)],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return self.process
+
+    def run(self, source: str, *launcher: str) -> Any:
+        """Run it to its end, and give what it wrote to out.json."""
+        process = self.start(source, *launcher)
+        _, errors = process.communicate(timeout=PATIENCE)
+        out = self.folder / "out.json"
+        assert out.exists(), errors
+        return json.loads(out.read_text())
+
+    def told(self, name: str) -> str:
+        """Wait for a file that the program writes, and give what it holds."""
+        path = self.folder / name
+        assert _until(lambda: path.exists() and path.read_text() != "")
+        return path.read_text()
+
+    def end(self) -> None:
+        """End it with all that it started."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Script]:
+    """A program to write and run."""
+    made = Script(tmp_path)
+    yield made
+    made.end()
+    if made.process is not None:
+        for pipe in (made.process.stdout, made.process.stderr):
+            pipe.close()

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from multiprocessing import get_context
+
+import psutil
+import pytest
+
+from bencher_job import BencherJobError, Executors, Job, WorkerLost
+from bencher_job._executors import engine_for, inside_worker, run_inline
+from bencher_job._executors.pool import SlotPool
+from bencher_job.testing import ExecutorContract
+
+PATIENCE = 20.0
+
+
+def job_of(function, *positional, **kwargs):
+    return Job("name", function, kwargs, "key", positional=positional)
+
+
+def outcome_of(engine, job):
+    future = engine.submit(job)
+    future.exception(PATIENCE)
+    return engine.receive(future)
+
+
+class EngineContract:
+    """What holds for every engine, of those that the fixture `engine` gives."""
+
+    def test_gives_the_value(self, engine):
+        outcome = outcome_of(engine, job_of(lambda x: x * 2, 21))
+
+        assert outcome.error is None
+        assert outcome.value == 42
+        assert outcome.host == os.uname().nodename
+
+    def test_gives_the_functions_own_exception(self, engine):
+        def fail():
+            raise LookupError("a", 1)
+
+        outcome = outcome_of(engine, job_of(fail))
+
+        assert type(outcome.error) is LookupError
+        assert outcome.error.args == ("a", 1)
+
+    def test_runs_jobs_inside_a_worker(self, engine):
+        assert outcome_of(engine, job_of(inside_worker)).value is True
+        assert inside_worker() is False
+
+    def test_a_cancelled_job_ends_with_a_cancelled_error(self, engine):
+        gate = [engine.submit(job_of(time.sleep, 0.2)) for _ in range(4)]
+        waiting = [engine.submit(job_of(abs, -1)) for _ in range(20)]
+
+        assert waiting[-1].cancel()
+
+        assert isinstance(engine.receive(waiting[-1]).error, CancelledError)
+        assert [f.exception(PATIENCE) for f in gate] == [None] * 4
+
+
+class TestPoolEngine(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        engine = engine_for("multiprocessing")
+        yield engine
+        engine.release()
+
+    def test_a_dead_worker_names_the_job(self, engine):
+        error = outcome_of(engine, job_of(os._exit, 3)).error
+
+        assert type(error) is WorkerLost
+        assert error.job == "job 'name', _exit(3)"
+        assert error.exit_code == 3
+
+    def test_what_cannot_be_packed_ends_in_the_outcome(self, engine):
+        error = outcome_of(engine, job_of(id, threading.Lock())).error
+
+        assert type(error) is BencherJobError
+        assert "job 'name', id(" in str(error)
+
+    def test_a_killed_job_ends_with_a_cancelled_error(self, engine, until):
+        future = engine.submit(job_of(time.sleep, 600))
+        assert until(future.running)
+
+        engine.executor.kill(future)
+        future.exception(PATIENCE)
+
+        assert isinstance(engine.receive(future).error, CancelledError)
+
+
+class TestThreads(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        with ThreadPoolExecutor(2) as executor:
+            yield engine_for(executor)
+
+    def test_nothing_is_pickled(self, engine):
+        lock = threading.Lock()
+
+        assert outcome_of(engine, job_of(lambda: lock)).value is lock
+
+
+class TestProcessPoolExecutor(EngineContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls):
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+            yield engine_for(executor)
+
+    def test_a_broken_pool_is_a_lost_worker(self):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+            engine = engine_for(executor)
+            error = outcome_of(engine, job_of(os._exit, 3)).error
+
+            assert type(error) is WorkerLost
+            assert "BrokenProcessPool" in str(error)
+            with pytest.raises(WorkerLost, match="takes no more jobs"):
+                engine.submit(job_of(abs, -1))
+
+
+class TestContractOnSlotPool(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return Executors.MULTIPROCESSING
+
+
+class TestContractOnThreads(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        with ThreadPoolExecutor(2) as executor:
+            yield executor
+
+
+class TestContractOnProcesses(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+            yield executor
+
+
+class Fickle(Executor):
+    """Ends its futures in a way of its own."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        self.end(future)
+        return future
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda future: future.cancel(), "cancelled it"),
+        (lambda future: future.set_exception(CancelledError()), "CancelledError"),
+        (lambda future: future.set_exception(BrokenExecutor("gone")), "gone"),
+        (lambda future: future.set_exception(OSError("net")), "net"),
+    ],
+)
+def test_what_an_engine_fails_with_is_a_lost_worker(end, told):
+    engine = engine_for(Fickle(end))
+
+    error = engine.receive(engine.submit(job_of(abs, -1))).error
+
+    assert type(error) is WorkerLost
+    assert told in str(error)
+    assert error.job == "job 'name', abs(-1)"
+
+
+def test_serial_runs_here():
+    engine = engine_for(Executors.SERIAL)
+
+    assert engine.executor is None
+    assert outcome_of(engine, job_of(os.getpid)).value == os.getpid()
+    assert outcome_of(engine, job_of(inside_worker)).value is False
+
+
+def test_an_inline_run_keeps_an_interrupt_as_error():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert isinstance(run_inline(job_of(interrupt)).error, KeyboardInterrupt)
+
+
+def test_names_are_those_of_executors_in_any_case():
+    assert engine_for("Serial").name == engine_for(Executors.SERIAL).name == "SERIAL"
+    with pytest.raises(ValueError, match=r"'dask' is no executor's name\. Use one of SERIAL"):
+        engine_for("dask")
+
+
+@pytest.mark.parametrize("spec", [None, 3, ThreadPoolExecutor])
+def test_anything_else_is_refused(spec):
+    with pytest.raises(TypeError, match="Use a member of Executors"):
+        engine_for(spec)
+
+
+def test_users_with_the_same_settings_share_a_pool_until_the_last_releases_it():
+    one, other = engine_for("MULTIPROCESSING"), engine_for("MULTIPROCESSING")
+    pid = outcome_of(one, job_of(os.getpid)).value
+    assert one.executor is other.executor
+
+    one.release()
+    assert outcome_of(other, job_of(abs, -1)).value == 1
+    other.release()
+
+    assert not psutil.pid_exists(pid)
+    assert outcome_of(one, job_of(abs, -1)).value == 1
+    one.release()
+
+
+def test_an_adopted_executor_is_not_shut_down():
+    with SlotPool(1) as pool, ThreadPoolExecutor(1) as threads:
+        for executor in (pool, threads):
+            engine_for(executor).release()
+            assert executor.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_a_dask_client_gives_its_executor():
+    class Client:
+        def get_executor(self, *, pure):
+            assert pure is False
+            return ThreadPoolExecutor(1)
+
+    engine = engine_for(Client())
+
+    assert engine.name == "ThreadPoolExecutor"
+    engine.executor.shutdown()
+
+
+def test_making_an_engine_imports_and_starts_nothing():
+    code = (
+        "import sys, bencher_job; from bencher_job._executors import engine_for;"
+        "light = [m for m in ('multiprocessing', 'psutil', 'cloudpickle', 'scoop') if m in sys.modules];"
+        "engine_for('multiprocessing'); import threading, psutil;"
+        "print(light, threading.active_count(), psutil.Process().children())"
+    )
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[] 1 []\n"
+
+
+def test_scoop_outside_of_scoop_says_how_to_start():
+    engine = engine_for("scoop")
+
+    with pytest.raises(BencherJobError, match=r"python -m scoop -n 3 script\.py"):
+        engine.submit(job_of(abs, -1))
+    with pytest.raises(BencherJobError, match="python -m scoop"):
+        Executors.factory("scoop")
+
+
+def test_scoop_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scoop", None)
+
+    with pytest.raises(BencherJobError, match=r"pip install 'bencher_job\[scoop\]'"):
+        engine_for("scoop").submit(job_of(abs, -1))

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+import wrapt
+
+from bencher_job import BencherJobError, Job, current_job_key, gen_path
+from bencher_job._executors import inside_worker, shipping
+from bencher_job._executors.envelope import Report, describe, execute, open_report, run_packed
+from bencher_job._executors.shipping import Parcel, pack, pack_call
+
+
+def job_of(function, *positional, **kwargs):
+    return Job("name", function, kwargs, "key", "tag", positional=positional)
+
+
+def run(job, *, local=True):
+    """A job's outcome by way of bytes alone."""
+    parts = run_packed(pickle.loads(pickle.dumps(pack(job, local=local).to_bytes(), protocol=4)))
+    return open_report(Report.of_parts(pickle.loads(pickle.dumps(parts, protocol=4))), job)
+
+
+def test_a_job_runs_as_the_job_that_it_is(tmp_path):
+    job = job_of(lambda a, *, b: (a, b, current_job_key(), gen_path("file"), inside_worker()), 1, b=2)
+    job.media_folder = tmp_path / "media"
+
+    outcome = run(job)
+
+    assert outcome.error is None
+    assert outcome.value[:3] == (1, 2, "key")
+    assert outcome.value[3].startswith(str(tmp_path / "media"))
+    assert outcome.value[4] is True
+    assert inside_worker() is False
+
+
+def test_a_plain_value_brings_its_bytes():
+    outcome = run(job_of(np.arange, 100_000))
+
+    assert outcome.payload.nbytes > 800_000
+    outcome.value[0] = 7
+    assert outcome.payload.load()[0] == 0
+
+
+def test_a_value_without_importable_name_keeps_its_class():
+    class Local:
+        pass
+
+    outcome = run(job_of(lambda: Local()))
+
+    assert type(outcome.value) is Local
+    assert outcome.payload is None
+
+
+def test_large_arguments_arrive_and_are_writable():
+    def write(array):
+        array[0] = 9
+        return array.sum()
+
+    array = np.zeros(100_000)
+
+    assert run(job_of(write, array)).value == 9
+    assert array[0] == 0
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_large_function_arrives(local):
+    table = np.arange(100_000)
+
+    def look_up(i):
+        table[0] += 0
+        return int(table[i])
+
+    parcel = pack(job_of(look_up, 5), local=local)
+
+    assert bool(parcel.file) is local
+    assert run(job_of(look_up, 5), local=local).value == 5
+
+
+def test_a_function_is_loaded_once(monkeypatch):
+    def count(seen=[]):
+        seen.append(1)
+        return len(seen)
+
+    assert [run(job_of(count)).value for _ in range(3)] == [1, 2, 3]
+    for number in range(shipping.LOADED_FUNCTIONS):
+        run(job_of(lambda number=number: number))
+    assert run(job_of(count)).value == 1
+
+
+def test_changed_state_makes_another_function():
+    box = [1]
+
+    def read():
+        return box[0]
+
+    assert run(job_of(read)).value == 1
+    box[0] = 2
+    assert run(job_of(read)).value == 2
+
+
+def test_the_file_of_a_function_goes_with_the_last_that_needs_it(tmp_path):
+    def parcel_of(number):
+        data = bytes(70_000) + bytes([number])
+        return pack(job_of(lambda: data))
+
+    kept = parcel_of(0)
+    others = [parcel_of(number).file for number in range(1, shipping.KEPT_FILES + 5)]
+
+    assert Path(kept.file).exists()
+    assert [Path(file).exists() for file in others] == [False] * 4 + [True] * shipping.KEPT_FILES
+
+
+class CachedFunction(wrapt.FunctionWrapper):
+    _bencher_job_cached = True
+
+    def reduce_for_worker(self, *, by_value):
+        return rebuilt, (self.__wrapped__,)
+
+
+def rebuilt(function):
+    return CachedFunction(
+        function, lambda wrapped, instance, args, kwargs: ("cached", wrapped(*args, **kwargs))
+    )
+
+
+def test_a_cached_function_is_shipped_plain_and_those_it_calls_cached():
+    inner = rebuilt(lambda x: x + 1)
+    outer = rebuilt(lambda x: inner(x))
+
+    assert cloudpickle.loads(shipping.dumps(inner))(1) == ("cached", 2)
+    assert run(job_of(outer, 1)).value == ("cached", 2)
+
+
+@pytest.mark.parametrize("error", [ValueError("v"), SystemExit(2), KeyboardInterrupt()])
+def test_whatever_a_job_raises_is_its_error(error):
+    def fail():
+        raise error
+
+    outcome = run(job_of(fail))
+
+    assert type(outcome.error) is type(error)
+    assert outcome.error.args == error.args
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error():
+    outcome = run(job_of(threading.Lock))
+
+    assert isinstance(outcome.error, BencherJobError)
+    assert "_thread.lock" in str(outcome.error)
+
+
+def test_a_result_that_cannot_be_unpickled_is_an_error_that_names_the_job():
+    class Unloadable:
+        def __reduce__(self):
+            return int, ("not a number",)
+
+    outcome = run(job_of(lambda x: Unloadable(), 1))
+
+    assert isinstance(outcome.error, BencherJobError)
+    assert "job 'name'" in str(outcome.error)
+
+
+def test_a_damaged_parcel_is_an_error():
+    outcome = open_report(Report.of_parts(run_packed(b"damaged")), job_of(abs))
+
+    assert isinstance(outcome.error, Exception)
+
+
+def test_the_time_is_that_of_the_function_alone():
+    def wait():
+        time.sleep(0.05)
+        return bytes(10_000_000)
+
+    before = time.time()
+    outcome = run(job_of(wait))
+
+    assert 0.05 <= outcome.seconds < 0.08
+    assert before <= outcome.started <= time.time()
+    assert outcome.host
+    assert outcome.pid
+
+
+def test_parts_make_the_parcel_again():
+    parcel = pack_call(pow, (2, 3), {})
+
+    assert open_report(execute(Parcel.of_parts(parcel.parts())), pow).value == 8
+
+
+def test_a_job_is_described_in_short():
+    assert describe(job_of(pow, 2, exp=list(range(100)))) == "job 'name', pow(2, exp=[0, 1, 2, 3, 4, 5, ...])"

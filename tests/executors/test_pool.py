@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from bencher_job import BencherJobError, Executors, WorkerLost
+from bencher_job._executors import inside_worker
+from bencher_job._executors.pool import SlotPool
+
+PATIENCE = 20.0
+
+
+def make_unloadable():
+    class Unloadable:
+        def __reduce__(self):
+            return int, ("not a number",)
+
+    return Unloadable()
+
+
+def test_runs_calls_in_other_processes_in_order(pool):
+    assert list(pool.map(lambda x: (x * x, os.getpid() == os.getppid()), range(20))) == [
+        (x * x, False) for x in range(20)
+    ]
+    assert pool.submit(os.getpid).result() != os.getpid()
+
+
+def test_closures_partials_methods_and_local_classes_travel(pool):
+    class Local:
+        def __init__(self, n):
+            self.n = n
+
+        def add(self, other):
+            return Local(self.n + other)
+
+    result = pool.submit(functools.partial(Local(3).add, 4)).result()
+
+    assert type(result) is Local
+    assert result.n == 7
+
+
+def test_starts_processes_as_jobs_come(until):
+    with SlotPool(4) as pool:
+        assert repr(pool) == "<SlotPool: 0 of 4 workers>"
+        for _ in range(5):
+            pool.submit(abs, -1).result()
+            assert until(lambda: pool._idle._value > 0)
+        assert repr(pool) == "<SlotPool: 1 of 4 workers>"
+
+
+def test_a_large_result_arrives_whole_and_writable(pool):
+    array = pool.submit(np.arange, 2_000_000).result()
+
+    np.testing.assert_array_equal(array, np.arange(2_000_000))
+    array[0] = 5
+
+
+def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
+    out = script.run("""
+        import json, os
+        from bencher_job._executors import shipping
+        from bencher_job._executors.pool import SlotPool
+        table = list(range(100_000))
+        def look_up(i): return table[i], os.getpid()
+        pool = SlotPool(1)
+        found = [pool.submit(look_up, i).result()[0] for i in range(5)]
+        folder = shipping._files._folder
+        out = [found, folder, os.stat(folder).st_mode & 0o777, len(os.listdir(folder))]
+        json.dump(out, open("out.json", "w"))
+    """)
+
+    assert out[0] == [0, 1, 2, 3, 4]
+    assert out[2:] == [0o700, 1]
+    assert not Path(out[1]).exists()
+
+
+@pytest.mark.parametrize(
+    ("die", "code", "told"),
+    [
+        (lambda: os._exit(7), 7, "exit code 7"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), -signal.SIGSEGV, "SIGSEGV"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), -signal.SIGKILL, "SIGKILL"),
+    ],
+)
+def test_a_job_that_kills_its_worker_costs_itself_only(pool, die, code, told):
+    before = [pool.submit(lambda x: x, i) for i in range(20)]
+    culprit = pool.submit(die)
+    after = [pool.submit(lambda x: x, i) for i in range(20)]
+
+    with pytest.raises(WorkerLost, match=told) as caught:
+        culprit.result(PATIENCE)
+    assert caught.value.exit_code == code
+    assert "<lambda>" in caught.value.job
+    assert [f.result(PATIENCE) for f in before + after] == [*range(20), *range(20)]
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(pool):
+    pid = pool.submit(os.getpid).result()
+
+    os.kill(pid, signal.SIGKILL)
+
+    assert pool.submit(os.getpid).result(PATIENCE) != pid
+
+
+def test_random_kills_cost_no_more_than_a_job_each(pool):
+    chance = random.Random(7)
+    kills = 0
+    futures = [pool.submit(lambda i: bytes(1_000_000) + bytes([i]), i) for i in range(100)]
+    for number, _ in enumerate(as_completed(futures)):
+        workers = [slot._worker for slot in pool._slots if slot._worker is not None]
+        if number % 10 == 5 and workers:
+            os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
+            kills += 1
+
+    lost = [f for f in futures if f.exception(PATIENCE) is not None]
+    assert kills > 0
+    assert len(lost) <= kills
+    assert all(isinstance(f.exception(), WorkerLost) for f in lost)
+    assert all(f.result()[-1] == i for i, f in enumerate(futures) if f not in lost)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        lambda: threading.Lock(),
+        make_unloadable,
+        lambda: (_ for _ in ()),
+    ],
+)
+def test_a_result_that_cannot_travel_costs_its_own_job(pool, job):
+    good = [pool.submit(abs, -i) for i in range(10)]
+
+    with pytest.raises(BencherJobError, match="pickled"):
+        pool.submit(job).result(PATIENCE)
+    assert [f.result(PATIENCE) for f in good] == list(range(10))
+
+
+def test_an_argument_that_cannot_travel_ends_in_the_future(pool):
+    with pytest.raises(BencherJobError, match="can't be sent to a worker"):
+        pool.submit(id, threading.Lock()).result(PATIENCE)
+    with pytest.raises(BencherJobError, match="can't be unpickled in the worker"):
+        pool.submit(id, make_unloadable()).result(PATIENCE)
+
+
+def test_exits_and_interrupts_of_a_job_reach_its_caller(pool):
+    with pytest.raises(SystemExit, match="3"):
+        pool.submit(sys.exit, 3).result(PATIENCE)
+    with pytest.raises(SystemExit):
+        pool.submit(exec, "raise SystemExit").result(PATIENCE)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_a_worker_knows_that_it_is_one(pool):
+    assert pool.submit(inside_worker).result() is True
+    assert inside_worker() is False
+
+
+def test_a_job_may_use_multiprocessing(pool):
+    def nested():
+        with multiprocessing.get_context("spawn").Pool(1) as inner:
+            return inner.map(abs, [-1, -2])
+
+    assert pool.submit(nested).result(PATIENCE) == [1, 2]
+
+
+def test_a_process_that_a_job_left_behind_does_not_hide_its_death(tmp_path, until, is_gone):
+    told = tmp_path / "child"
+
+    def leave_a_child_and_die():
+        child = os.fork()  # which holds the worker's end of the channel
+        if child == 0:
+            time.sleep(600)
+        told.write_text(str(child))
+        os._exit(4)
+
+    with SlotPool(1) as pool, pytest.raises(WorkerLost, match="exit code 4"):
+        pool.submit(leave_a_child_and_die).result(PATIENCE)
+    assert until(lambda: is_gone(int(told.read_text())))
+
+
+def test_kill_ends_a_running_job_with_all_that_it_started(pool, tmp_path, until, is_gone):
+    pids = tmp_path / "pids"
+
+    def wait_for_a_child():
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        pids.write_text(f"{os.getpid()} {child.pid} ")
+        child.wait()
+
+    future = pool.submit(wait_for_a_child)
+    assert until(lambda: pids.exists() and pids.read_text().endswith(" "))
+
+    assert pool.kill(future, TimeoutError("enough"))
+    with pytest.raises(TimeoutError, match="enough"):
+        future.result(PATIENCE)
+    assert until(lambda: all(is_gone(int(pid)) for pid in pids.read_text().split()))
+    assert not pool.kill(future)
+    assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_kill_ends_a_loop_that_lets_no_other_thread_run(until):
+    with SlotPool(1) as pool:
+        future = pool.submit(sum, range(10**15))
+        queued = pool.submit(abs, -1)
+        assert until(future.running)
+
+        assert pool.kill(future)
+
+        with pytest.raises(CancelledError):
+            future.result(PATIENCE)
+        assert queued.result(PATIENCE) == 1
+
+
+def test_a_waiting_job_can_be_cancelled():
+    with SlotPool(1) as pool:
+        running = pool.submit(time.sleep, 0.2)
+        waiting = pool.submit(abs, -1)
+
+        assert waiting.cancel()
+
+        assert running.result(PATIENCE) is None
+        with pytest.raises(CancelledError):
+            waiting.result()
+
+
+def test_after_shutdown_nothing_is_taken_and_no_process_is_left():
+    pool = SlotPool(2)
+    pids = {pool.submit(os.getpid).result() for _ in range(10)}
+    last = pool.submit(time.sleep, 0.1)
+
+    pool.shutdown()
+
+    assert last.done()
+    assert all(not psutil.pid_exists(pid) for pid in pids)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(abs, -1)
+
+
+def test_shutdown_can_cancel_what_waits():
+    pool = SlotPool(1)
+    futures = [pool.submit(time.sleep, 0.05) for _ in range(20)]
+
+    pool.shutdown(cancel_futures=True)
+
+    assert all(future.done() for future in futures)
+    assert futures[-1].cancelled()
+
+
+def test_a_forgotten_pool_lets_its_workers_go(until):
+    pool = SlotPool(1)
+    pid = pool.submit(os.getpid).result()
+
+    del pool
+
+    assert until(lambda: not psutil.pid_exists(pid))
+
+
+def test_many_threads_and_callbacks_may_submit(pool, until):
+    from_callbacks = []
+    with ThreadPoolExecutor(8) as threads:
+        futures = list(threads.map(lambda i: pool.submit(abs, -i), range(200)))
+    for future in futures[:20]:
+        future.add_done_callback(lambda _: from_callbacks.append(pool.submit(abs, -1)))
+
+    assert [future.result(PATIENCE) for future in futures] == list(range(200))
+    assert until(lambda: len(from_callbacks) == 20)
+    assert [future.result(PATIENCE) for future in from_callbacks] == [1] * 20
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="max_workers=0"):
+        SlotPool(0)
+
+
+def test_the_factory_makes_a_pool_each_time():
+    with Executors.factory("multiprocessing") as one, Executors.factory(Executors.MULTIPROCESSING) as other:
+        assert one is not other
+        assert one.submit(abs, -1).result(PATIENCE) == 1
+    assert Executors.factory("serial") is None
+
+
+def test_a_script_without_a_guard_runs_once(script):
+    out = script.run("""
+        import json, os
+        from bencher_job import Executors
+        with open("runs", "a") as file: file.write("x")
+        class Point:
+            def __init__(self, x): self.x = x
+        def make(x): return Point(x)
+        pool = Executors.factory("MULTIPROCESSING")
+        points = list(pool.map(make, range(3)))
+        out = [all(type(p) is Point for p in points), [p.x for p in points], open("runs").read()]
+        json.dump(out, open("out.json", "w"))
+    """)
+
+    assert out == [True, [0, 1, 2], "x"]
+
+
+def test_an_exit_without_shutdown_leaves_nothing(script, until, is_gone):
+    process = script.start("""
+        import os, subprocess
+        from bencher_job._executors.pool import SlotPool
+        pool = SlotPool(2)
+        def child():
+            sleeper = subprocess.Popen(["sleep", "600"])
+            open("pids", "w").write(f"{os.getpid()} {sleeper.pid}")
+            sleeper.wait()
+        pool.submit(child)
+        while not os.path.exists("pids") or " " not in open("pids").read(): pass
+    """)
+
+    assert process.wait(PATIENCE) == 0
+    assert until(lambda: all(is_gone(int(pid)) for pid in script.told("pids").split()), 2)
+
+
+def test_ctrl_c_ends_a_program_with_a_queue_at_once(script, until, is_gone):
+    process = script.start("""
+        import os, time
+        from bencher_job._executors.pool import SlotPool
+        def work(i):
+            open(f"pid{i}", "w").write(str(os.getpid()))
+            time.sleep(600)
+        pool = SlotPool(2)
+        futures = [pool.submit(work, i) for i in range(50)]
+        futures[0].result()
+    """)
+    pids = [int(script.told("pid0")), int(script.told("pid1"))]
+    begun = time.monotonic()
+
+    os.killpg(process.pid, signal.SIGINT)
+
+    process.wait(PATIENCE)
+    assert until(lambda: all(is_gone(pid) for pid in pids), 2)
+    assert time.monotonic() - begun < 2
+    assert "KeyboardInterrupt" in process.stderr.read()
+
+
+def test_workers_leave_with_a_parent_that_is_killed(script, until, is_gone):
+    process = script.start("""
+        import os, time
+        from bencher_job._executors.pool import SlotPool
+        def note(i): open(f"pid{i}", "w").write(str(os.getpid()))
+        def sleeps(): note(0); time.sleep(600)
+        def never_yields(): note(1); sum(range(10**15))
+        pool = SlotPool(3)
+        futures = [pool.submit(sleeps), pool.submit(never_yields), pool.submit(lambda: note(2))]
+        futures[0].result()
+    """)
+    pids = [int(script.told(f"pid{i}")) for i in range(3)]
+
+    process.kill()
+
+    assert until(lambda: all(is_gone(pid) for pid in pids), 2)
+
+
+def test_a_forked_child_makes_a_pool_of_its_own(script):
+    out = script.run("""
+        import json, os
+        from bencher_job import Job
+        from bencher_job._executors import engine_for
+        engine = engine_for("multiprocessing")
+        def value():
+            future = engine.submit(Job("a", abs, {}, "key", positional=(-3,)))
+            future.exception()
+            return engine.receive(future).value
+        value()
+        child = os.fork()
+        if child == 0:
+            open("child", "w").write(str(value()))
+            raise SystemExit(0)
+        os.waitpid(child, 0)
+        json.dump([value(), open("child").read()], open("out.json", "w"))
+    """)
+
+    assert out == [3, "3"]

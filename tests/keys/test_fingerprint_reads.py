@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import ast
+import textwrap
+
+import pytest
+
+from bencher_job._keys.reads import Import, reads_of
+from bencher_job._keys.syntax import syntax_digest, written_only
+
+
+def function_of(body: str) -> ast.FunctionDef:
+    tree = ast.parse("def f(x):\n" + textwrap.indent(textwrap.dedent(body), "    "))
+    function = tree.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    return function
+
+
+def digest_of(body: str) -> bytes:
+    return syntax_digest(function_of(body))
+
+
+def test_globals_are_read_with_their_attributes() -> None:
+    namespace: dict[str, object] = {}
+    source = """
+        def f(x):
+            class Inner:
+                local = 1
+                both = local + scale
+            settings.limit = x
+            settings.deep.limit = x
+            return [np.linalg.norm(row) for row in rows], lambda: Inner
+    """
+    exec(textwrap.dedent(source), namespace)
+    expected = {("scale",), ("settings", "deep"), ("np", "linalg", "norm"), ("rows",), ("__name__",)}
+    assert set(reads_of(namespace["f"].__code__).globals) == expected
+
+
+def test_cells_are_read_by_nested_functions_too() -> None:
+    def make(module: object, n: int) -> object:
+        def f(x: object) -> object:
+            return [module.g(i, n) for i in x], lambda: n  # type: ignore[attr-defined]
+
+        return f
+
+    assert reads_of(make(None, 1).__code__).cells == (("module", "g"), ("n",))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        ("import a.b; a.b.c(x)", [Import(0, "a", ("b", "c"))]),
+        ("import a.b as ab; ab.c(x)", [Import(0, "a.b", ("c",))]),
+        ("import a.b.c as abc; abc(x)", [Import(0, "a.b.c")]),
+        ("import a; a(x); a.b(x)", [Import(0, "a"), Import(0, "a", ("b",))]),
+        ("from a import b as c, d; c.e(x); d(x)", [Import(0, "a", ("b", "e")), Import(0, "a", ("d",))]),
+        ("from . import a; a.b(x)", [Import(1, "", ("a", "b"))]),
+        ("from ..a import b; (lambda: b.c)()", [Import(2, "a", ("b", "c"))]),
+        ("import a", [Import(0, "a")]),
+        ("from a import b", [Import(0, "a", ("b",))]),
+    ],
+)
+def test_imports_are_read_with_their_attributes(statements: str, expected: list[Import]) -> None:
+    namespace: dict[str, object] = {}
+    exec(f"def f(x): {statements}", namespace)
+    assert list(reads_of(namespace["f"].__code__).imports) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("calls.append(x)", {"calls"}),
+        ("seen[x] = 1", {"seen"}),
+        ("counts[x] += 1", {"counts"}),
+        ("total += x", {"total"}),
+        ("calls.append(x)\nreturn calls", set()),
+        ("return calls.append(x)", set()),
+        ("calls.append(len(calls))", set()),
+        ("total += x\nprint(total)", set()),
+        ("calls.pop()", set()),
+        ("a.b.append(x)", set()),
+    ],
+)
+def test_names_that_are_only_written_to(body: str, expected: set[str]) -> None:
+    assert written_only(function_of(body)) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("return x", "'docstring'\nreturn x"),
+        ("y: int = x", "y = x"),
+        ("y: int\nreturn x", "return x"),
+        ("def g(y: int) -> str: return y", "def g(y):\n    'doc'\n    return y"),
+        ("return 'ab'", 'return "a" "b"'),
+        ("return f'a{x}b'", "return 'a' f'{x}' f'b'"),
+        ("return 0x10", "return 16"),
+        ("return u'a'", "return 'a'"),
+        ("return (x)", "return x"),
+    ],
+)
+def test_what_does_the_same_reads_the_same(one: str, other: str) -> None:
+    assert digest_of(one) == digest_of(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("return 1", "return 1.0"),
+        ("return 1", "return True"),
+        ("return '1'", "return b'1'"),
+        ("return 0.0", "return -0.0"),
+        ("return 1", "return 1j"),
+        ("return None", "return ..."),
+        ("return x[1:]", "return x[:1]"),
+        ("return x, y", "return [x, y]"),
+        ("return {x: y, **z}", "return {x: y, z: z}"),
+        ("return f'{x!r}'", "return f'{x!s}'"),
+        ("return f'{x:>3}'", "return f'{x:<3}'"),
+        ("return f'{x}'", "return f'{{x}}'"),
+        ("return (x, (y, z))", "return ((x, y), z)"),
+        ("if x:\n    y()\nz()", "if x:\n    y()\n    z()"),
+        ("class C:\n    y: int = 1", "class C:\n    y: str = 1"),
+        ("def g(y=1): pass", "def g(y=2): pass"),
+        ("return lambda y=1: y", "return lambda y=2: y"),
+        ("@a\ndef g(): pass", "@b\ndef g(): pass"),
+        ("return 'a', 'b'", "return 'a,', 'b'"),
+    ],
+)
+def test_what_does_something_else_reads_differently(one: str, other: str) -> None:
+    assert digest_of(one) != digest_of(other)

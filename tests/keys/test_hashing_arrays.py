@@ -1,0 +1,259 @@
+import copy
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys import arrays as room
+from bencher_job._keys.hashing import digest
+
+ARRAYS = arrays.arrays(
+    dtype=st.one_of(
+        arrays.scalar_dtypes(), arrays.unicode_string_dtypes(max_len=3), arrays.array_dtypes(max_size=3)
+    ).filter(lambda dtype: dtype.itemsize),
+    shape=arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+)
+
+
+@given(ARRAYS)
+def test_the_memory_layout_does_not_matter(array):
+    spread = np.zeros((*array.shape, 3), array.dtype)
+    spread[..., 1] = array
+    backwards = np.ascontiguousarray(array[..., ::-1])[..., ::-1] if array.ndim else array
+    readonly = array.copy()
+    readonly.flags.writeable = False
+    for same in (np.asfortranarray(array).reshape(array.shape), spread[..., 1], backwards, readonly):
+        assert digest(same) == digest(array)
+
+
+@given(ARRAYS)
+def test_a_copy_and_a_pickle_round_trip_keep_the_digest(array):
+    assert digest(copy.deepcopy(array)) == digest(array)
+    assert digest(pickle.loads(pickle.dumps(array))) == digest(array)
+
+
+@settings(max_examples=50)
+@given(arrays.arrays(dtype=st.sampled_from(["f8", "i4", "U2", "M8[s]"]), shape=(2, 3)), st.integers(0, 5))
+def test_changing_one_element_changes_the_digest(array, position):
+    changed = array.copy()
+    changed.flat[position] = np.array(7, "i8").astype(array.dtype)
+    same = changed.tobytes() == array.tobytes() or bool(np.isreal(array).all() and (changed != changed).all())
+    assert (digest(changed) == digest(array)) == same
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_dtype_shape_and_class_count():
+    values = [
+        np.arange(6),
+        np.arange(6).reshape(2, 3),
+        np.arange(6).reshape(3, 2),
+        np.arange(6).reshape(1, 6),
+        np.arange(6, dtype="i4"),
+        np.arange(6, dtype="u8"),
+        np.arange(6, dtype="f8"),
+        np.arange(6).astype("timedelta64[s]"),
+        np.arange(6).astype("timedelta64[ms]"),
+        np.arange(6).astype("datetime64[s]"),
+        np.arange(6).astype("S1"),
+        np.arange(6).astype("U1"),
+        np.arange(6).astype(object),
+        np.arange(6).view(np.dtype("V8")),
+        np.arange(6).view(np.recarray),
+        np.matrix(np.arange(6)),
+        np.ma.MaskedArray(np.arange(6)),
+        list(range(6)),
+        np.arange(6).tobytes(),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+
+
+def test_the_byte_order_does_not_matter_except_in_a_dtype_itself():
+    for kind in ("i8", "f4", "c8", "U2", "M8[s]", "g"):
+        array = np.arange(6).astype(kind)
+        assert digest(array.astype(array.dtype.newbyteorder(">"))) == digest(array)
+    fields = np.dtype([("a", "<i4"), ("b", "<U2", 2)])
+    assert digest(np.ones(2, fields)) == digest(np.ones(2, fields.newbyteorder(">")))
+    assert digest(fields) != digest(fields.newbyteorder(">"))
+
+
+def test_names_of_one_dtype_are_the_same():
+    assert digest(np.array([1], np.longlong)) == digest(np.array([1], np.int64))
+    assert digest(np.longlong(1)) == digest(np.int64(1))
+
+
+def test_an_array_without_elements_has_its_shape_and_dtype():
+    values = [np.empty(0), np.empty((0, 2)), np.empty((2, 0)), np.empty(0, "i8"), np.empty((), "i8")]
+    assert len(set(map(digest, values))) == len(values)
+
+
+def test_scalars_differ_from_arrays_and_from_python_numbers():
+    values = [1, 1.0, True, np.int64(1), np.int32(1), np.float64(1), np.float32(1), np.bool(1), np.array(1)]
+    values += [
+        np.array(1.0),
+        "1",
+        np.str_("1"),
+        b"1",
+        np.bytes_(b"1"),
+        np.datetime64(1, "s"),
+        np.complex128(1),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+
+
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "g", "c8", "c16", "G"])
+def test_nan_is_one_and_signed_zeros_are_two(kind):
+    array = np.zeros(3, kind)
+    array[1] = np.nan
+    negative = array.copy()
+    negative[1] = -np.nan
+    assert digest(negative) == digest(array)
+    assert digest(negative[1]) == digest(array[1])
+    signed = array.copy()
+    signed[0] = -signed[0]
+    assert digest(signed) != digest(array)
+
+
+def test_the_payload_of_a_nan_does_not_count():
+    odd = np.frombuffer(struct.pack("<3Q", 0, 0xFFF8000000000123, 0x7FF0000000000001), "f8")
+    assert digest(odd) == digest(np.array([0.0, np.nan, np.nan]))
+    assert digest(odd[1]) == digest(np.float64(np.nan))
+
+
+def test_garbage_between_the_fields_does_not_count():
+    dtype = np.dtype([("a", "i1"), ("b", "f8")], align=True)
+    clean = np.zeros(2, dtype)
+    dirty = np.frombuffer(b"\x00" + b"\xaa" * 7 + bytes(8) + b"\x00" + b"\xbb" * 7 + bytes(8), dtype)
+    assert digest(clean) == digest(dirty)
+    assert digest(clean[0]) == digest(dirty[1])
+
+
+def test_fields_are_told_apart_by_name_place_and_type():
+    values = [
+        np.zeros(1, [("a", "i4"), ("b", "i4")]),
+        np.zeros(1, [("b", "i4"), ("a", "i4")]),
+        np.zeros(1, [("a", "i4"), ("b", "f4")]),
+        np.zeros(1, [("a", "i4", 2)]),
+        np.zeros(1, np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [4, 0]})),
+        np.zeros(1, [("a", [("b", "i4")]), ("c", "i4")]),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+
+
+def test_objects_in_arrays_are_hashed_one_by_one():
+    array = np.array([[1, "a"], [None, [2]]], dtype=object)
+    assert digest(array) == digest(copy.deepcopy(array)) == digest(np.asfortranarray(array))
+    assert digest(array) != digest(array.T)
+    array[1, 1].append(3)
+    assert digest(array) != digest(np.array([[1, "a"], [None, [2, 4]]], dtype=object))
+
+
+def test_objects_in_fields_are_hashed_one_by_one():
+    dtype = [("a", object), ("b", "i4")]
+    one, other = np.zeros(1, dtype), np.zeros(1, dtype)
+    one["a"][0], other["a"][0] = [1, "x"], [1, "x"]
+    assert digest(one) == digest(other)
+    other["a"][0].append(2)
+    assert digest(one) != digest(other)
+
+
+def test_variable_text_is_hashed_by_element():
+    dtype = np.dtypes.StringDType()
+    one, other = np.array(["a", "b" * 100], dtype=dtype), np.array(["x", "b" * 100], dtype=dtype)
+    assert digest(one) != digest(other)
+    other[0] = "a"
+    assert digest(one) == digest(other)
+    assert digest(one) != digest(one.astype(np.dtypes.StringDType(na_object=None)))
+
+
+def test_what_lies_under_a_mask_does_not_count():
+    one = np.ma.MaskedArray([1.0, 2.0], mask=[False, True])
+    other = np.ma.MaskedArray([1.0, 3.0], mask=[False, True])
+    assert digest(one) == digest(other)
+    assert digest(np.ma.MaskedArray([1.0], mask=False)) == digest(np.ma.MaskedArray([1.0]))
+    assert digest(pickle.loads(pickle.dumps(one))) == digest(one)
+
+
+def test_the_mask_the_data_and_the_fill_value_count():
+    values = [
+        np.ma.MaskedArray([1.0, 2.0]),
+        np.ma.MaskedArray([1.0, 2.0], mask=[0, 1]),
+        np.ma.MaskedArray([1.0, 2.0], mask=[1, 0]),
+        np.ma.MaskedArray([1.0, 2.0], mask=[0, 1], fill_value=0),
+        np.ma.MaskedArray([1, 2], mask=[0, 1]),
+        np.ma.masked,
+        np.ma.MaskedArray([(1, 2.0)], mask=[(0, 1)], dtype=[("a", "i4"), ("b", "f8")]),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+
+
+def test_a_memory_map_is_the_array_that_it_shows(tmp_path):
+    np.save(tmp_path / "array.npy", np.arange(5.0))
+    assert digest(np.load(tmp_path / "array.npy", mmap_mode="r")) == digest(np.arange(5.0))
+
+
+class Quantity(np.ndarray):
+    unit = None
+
+
+def test_a_subclass_counts_with_its_attributes():
+    metres, seconds = np.arange(3.0).view(Quantity), np.arange(3.0).view(Quantity)
+    metres.unit, seconds.unit = "m", "s"
+    assert digest(metres) != digest(seconds)
+    assert digest(metres) != digest(np.arange(3.0))
+
+
+def test_the_digest_does_not_depend_on_the_blocks(monkeypatch):
+    array = np.random.default_rng(0).random((50, 7, 30))
+    array[3, 4, 5] = np.nan
+    expected = digest(array)
+    monkeypatch.setattr(room, "_BLOCK", 1000)
+    assert digest(array) == digest(np.asfortranarray(array)) == expected
+    assert digest(np.moveaxis(array, 0, 2)) == digest(np.moveaxis(array, 0, 2).copy())
+
+
+def test_large_arrays_differ_in_one_element():
+    large = np.zeros(1 << 20)
+    changed = large.copy()
+    changed[-1] = -0.0
+    assert digest(large) == digest(large.copy())
+    assert digest(large) != digest(changed)
+
+
+@pytest.mark.parametrize(
+    "make", [np.random.default_rng, np.random.RandomState, np.random.PCG64, np.random.SeedSequence]
+)
+def test_a_random_generator_is_its_state(make):
+    assert digest(make(1)) == digest(make(1))
+    assert digest(make(1)) != digest(make(2))
+    assert digest(pickle.loads(pickle.dumps(make(1)))) == digest(make(1))
+
+
+def test_a_random_generator_that_has_spawned_differs():
+    spawned = np.random.default_rng(1)
+    spawned.spawn(1)
+    assert digest(spawned) != digest(np.random.default_rng(1))
+
+
+def test_dtypes_and_functions_of_numpy_are_values():
+    values = [
+        np.dtype("f8"),
+        np.dtype("f4"),
+        np.dtype(">f8"),
+        np.dtype([("a", "f8")]),
+        np.sin,
+        np.cos,
+        np.mean,
+    ]
+    assert len(set(map(digest, values))) == len(values)
+    assert digest(np.dtype("f8")) == digest(np.dtype(float))
+
+
+def test_the_path_of_an_object_in_an_array_is_told():
+    with pytest.raises(UnkeyableArgument) as caught:
+        digest(np.array([1, object()], dtype=object), "array")
+    assert caught.value.path == "array[1]"

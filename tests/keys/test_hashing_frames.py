@@ -1,0 +1,223 @@
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys.hashing import digest
+
+
+def table():
+    return pd.DataFrame(
+        {
+            "number": [1.0, np.nan, 3.0],
+            "count": [1, 2, 3],
+            "name": ["a", None, "cé"],
+            "kind": pd.Categorical(["x", "y", "x"]),
+            "when": pd.to_datetime(["2024-01-01", "2024-01-02", None]).tz_localize("Europe/Berlin"),
+            "maybe": pd.array([1, None, 3], dtype="Int64"),
+            "flag": pd.array([True, None, False], dtype="boolean"),
+            "span": pd.interval_range(0, 3),
+            "month": pd.period_range("2024-01", periods=3, freq="M"),
+            "late": pd.to_timedelta([1, 2, 3], unit="s"),
+            "any": [1, "a", [2]],
+            "few": pd.arrays.SparseArray([0, 0, 1]),
+            "arrow": pd.array(["a", None, "b"], dtype=pd.ArrowDtype(pa.string())),
+        }
+    )
+
+
+CHANGES = {
+    "a value": lambda frame: frame.assign(count=[1, 2, 4]),
+    "text": lambda frame: frame.assign(name=["a", None, "d"]),
+    "missing text": lambda frame: frame.assign(name=["a", "", "cé"]),
+    "where text is missing": lambda frame: frame.assign(name=[None, "a", "cé"]),
+    "missing number": lambda frame: frame.assign(maybe=pd.array([1, 0, 3], dtype="Int64")),
+    "dtype": lambda frame: frame.astype({"count": "int32"}),
+    "text as objects": lambda frame: frame.astype({"name": object}),
+    "category": lambda frame: frame.assign(kind=frame["kind"].cat.rename_categories(["x", "z"])),
+    "unused category": lambda frame: frame.assign(kind=frame["kind"].cat.add_categories(["z"])),
+    "ordered categories": lambda frame: frame.assign(kind=frame["kind"].cat.as_ordered()),
+    "time zone": lambda frame: frame.assign(when=frame["when"].dt.tz_convert("UTC")),
+    "interval": lambda frame: frame.assign(span=pd.interval_range(0, 3, closed="left")),
+    "period": lambda frame: frame.assign(month=pd.period_range("2024-01", periods=3, freq="D")),
+    "object": lambda frame: frame.assign(any=[1, "a", [3]]),
+    "sparse": lambda frame: frame.assign(few=pd.arrays.SparseArray([0, 1, 0])),
+    "arrow": lambda frame: frame.astype({"arrow": pd.ArrowDtype(pa.large_string())}),
+    "column name": lambda frame: frame.rename(columns={"count": "counts"}),
+    "column order": lambda frame: frame[["count", *frame.columns.drop("count")]],
+    "name of the columns": lambda frame: frame.rename_axis(columns="features"),
+    "index": lambda frame: frame.set_axis([1, 2, 3]),
+    "index dtype": lambda frame: frame.set_axis([0.0, 1.0, 2.0]),
+    "index name": lambda frame: frame.rename_axis(index="row"),
+    "flags": lambda frame: frame.set_flags(allows_duplicate_labels=False),
+    "rows": lambda frame: frame[:2],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_each_part_of_a_frame_counts(change):
+    assert digest(change(table())) != digest(table())
+
+
+def test_the_attrs_of_a_frame_count():
+    frame = table()
+    frame.attrs["unit"] = "m"
+    assert digest(frame) != digest(table())
+
+
+def test_a_frame_is_the_same_after_a_copy_and_a_pickle_round_trip():
+    frame = table()
+    assert (
+        digest(frame)
+        == digest(table())
+        == digest(copy.deepcopy(frame))
+        == digest(pickle.loads(pickle.dumps(frame)))
+    )
+
+
+def test_the_blocks_of_a_frame_do_not_matter():
+    whole = pd.DataFrame(np.arange(6.0).reshape(3, 2), columns=["a", "b"])
+    grown = pd.DataFrame({"a": whole["a"].to_numpy()})
+    grown["b"] = whole["b"].to_numpy()[::-1][::-1]
+    assert digest(grown) == digest(whole)
+    assert digest(whole.astype({"b": "int64"})) != digest(whole)
+
+
+def test_the_storage_of_text_does_not_matter():
+    python = pd.Series(["a", None, "é"], dtype=pd.StringDtype("python", na_value=np.nan))
+    arrow = pd.Series(["a", None, "é"], dtype=pd.StringDtype("pyarrow", na_value=np.nan))
+    assert digest(python) == digest(arrow)
+    assert digest(arrow.iloc[1:]) == digest(python.iloc[1:])
+    assert digest(pd.concat([arrow.iloc[:1], arrow.iloc[1:]])) == digest(python)
+    assert digest(arrow.iloc[:0]) == digest(python.iloc[:0])
+    assert digest(arrow.astype(pd.StringDtype("pyarrow", na_value=pd.NA))) != digest(arrow)
+
+
+def test_the_ends_of_texts_count():
+    assert digest(pd.Series(["ab", "c"])) != digest(pd.Series(["a", "bc"]))
+
+
+def test_a_range_index_is_the_numbers_that_it_counts():
+    frame = pd.DataFrame({"a": [1, 2]})
+    assert digest(frame) == digest(frame.set_axis([0, 1]))
+
+
+def test_several_levels_are_the_same_whatever_levels_are_unused():
+    whole = pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["x", "y"])
+    part = whole[:2]
+    assert digest(part) == digest(part.remove_unused_levels())
+    assert digest(whole) != digest(whole.rename(["x", "z"]))
+    assert digest(whole) != digest(whole[::-1])
+
+
+def test_kinds_of_pandas_objects_differ():
+    values = [
+        pd.Series([1, 2]),
+        pd.Series([1, 2], name="a"),
+        pd.Index([1, 2]),
+        pd.DataFrame({"a": [1, 2]}),
+        pd.DataFrame({0: [1, 2]}),
+        pd.array([1, 2], dtype="Int64"),
+        np.array([1, 2]),
+        pd.DatetimeIndex(["2024-01-01", "2024-01-02"]),
+        pd.date_range("2024-01-01", periods=2, freq="D"),
+        pd.Timestamp("2024-01-01"),
+        pd.Timestamp("2024-01-01", tz="UTC"),
+        pd.Timestamp("2024-01-01").as_unit("s"),
+        pd.Timestamp("2024-01-01").to_pydatetime(),
+        pd.Timedelta("1s"),
+        pd.Period("2024-01", "M"),
+        pd.Interval(0, 1),
+        pd.NaT,
+        pd.NA,
+        np.nan,
+        None,
+        pd.offsets.Day(1),
+        pd.offsets.MonthEnd(1),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+    assert list(map(digest, pickle.loads(pickle.dumps(values)))) == list(map(digest, values))
+
+
+class Annotated(pd.DataFrame):
+    _metadata = ["unit"]
+
+    @property
+    def _constructor(self):
+        return Annotated
+
+
+def test_a_subclass_of_a_frame_counts_with_its_metadata():
+    metres, feet = Annotated({"a": [1]}), Annotated({"a": [1]})
+    metres.unit, feet.unit = "m", "ft"
+    assert digest(metres) != digest(feet)
+    assert digest(metres) != digest(pd.DataFrame({"a": [1]}))
+    assert digest(pickle.loads(pickle.dumps(metres))) == digest(metres)
+
+
+def test_the_path_of_an_object_in_a_frame_is_told():
+    with pytest.raises(UnkeyableArgument) as caught:
+        digest(pd.DataFrame({"b": [1, 2], "a": [1, object()]}), "frame")
+    assert caught.value.path == "frame['a'][1]"
+
+
+def polars_table():
+    return pl.DataFrame(
+        {"a": [1.0, None, float("nan")], "b": [1, 2, None], "c": ["x", None, "z"], "d": [[1], [], None]},
+    ).with_columns(
+        pl.Series("e", ["p", "q", "p"], dtype=pl.Categorical),
+        pl.datetime(2024, 1, pl.Series([1, 2, 3])).alias("f"),
+        pl.Series("g", [True, None, False]),
+        pl.struct("a", "c").alias("h"),
+    )
+
+
+def test_a_polars_frame_is_the_same_whatever_chunks_it_has():
+    frame = polars_table()
+    chunked = pl.concat([frame[:1], frame[1:]], rechunk=False)
+    assert (
+        digest(frame)
+        == digest(chunked)
+        == digest(pickle.loads(pickle.dumps(frame)))
+        == digest(polars_table())
+    )
+
+
+def test_each_part_of_a_polars_frame_counts():
+    frame = polars_table()
+    values = [
+        frame,
+        frame.with_columns(pl.col("a").fill_null(0.0)),
+        frame.with_columns(pl.col("b").fill_null(0)),
+        frame.with_columns(pl.col("b").cast(pl.Int32)),
+        frame.with_columns(pl.col("c").fill_null("")),
+        frame.with_columns(pl.col("d").fill_null([])),
+        frame.with_columns(pl.col("e").cast(pl.String)),
+        frame.with_columns(pl.col("f").dt.cast_time_unit("ms")),
+        frame.with_columns(pl.col("f").dt.replace_time_zone("UTC")),
+        frame.rename({"a": "A"}),
+        frame.select(reversed(frame.columns)),
+        frame[:2],
+        frame["a"],
+        frame["a"].alias("b"),
+        frame.to_dicts(),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+
+
+def test_a_polars_plan_is_refused():
+    with pytest.raises(UnkeyableArgument, match="collect"):
+        digest(polars_table().lazy())
+
+
+def test_arrow_arrays_are_the_same_whatever_they_are_slices_of():
+    array = pa.array(["a", None, "c"])
+    assert digest(array[1:]) == digest(pa.array([None, "c"]))
+    assert digest(array) != digest(pa.array(["a", None, "c"], pa.large_string()))
+    assert digest(pa.table({"a": array})) == digest(pa.table({"a": array}))
+    assert digest(pa.table({"a": array})) != digest(pa.table({"b": array}))

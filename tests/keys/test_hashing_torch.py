@@ -1,0 +1,70 @@
+import copy
+import pickle
+
+import pytest
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys.hashing import digest
+
+torch = pytest.importorskip("torch")
+
+
+def test_a_tensor_is_its_values_whatever_storage_it_is_a_view_of():
+    whole = torch.arange(12.0).reshape(3, 4)
+    assert digest(whole[1]) == digest(whole[1].clone())
+    assert digest(whole.T) == digest(whole.T.contiguous())
+    assert digest(whole[:, ::2]) == digest(whole[:, ::2].clone())
+    assert digest(whole[1].expand(2, 4)) == digest(torch.stack([whole[1], whole[1]]))
+    assert digest(torch.view_as_complex(whole.reshape(-1, 2)).conj()) == digest(
+        torch.view_as_complex(whole.reshape(-1, 2)).conj().resolve_conj()
+    )
+
+
+def test_values_dtype_shape_and_gradient_count():
+    values = [
+        torch.zeros(4),
+        torch.ones(4),
+        torch.zeros(2, 2),
+        torch.zeros(4, dtype=torch.float64),
+        torch.zeros(4, dtype=torch.bfloat16),
+        torch.zeros(4, dtype=torch.float16),
+        torch.zeros(4, requires_grad=True),
+        torch.nn.Parameter(torch.zeros(4)),
+        torch.zeros(4).numpy(),
+        torch.zeros(()),
+        torch.zeros(0),
+        -torch.zeros(4),
+        torch.float32,
+        torch.device("cpu"),
+        torch.Size([4]),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_nan_is_one(dtype):
+    one = torch.tensor([1.0, float("nan")], dtype=dtype)
+    assert digest(one) == digest(torch.tensor([1.0, -float("nan")], dtype=dtype))
+
+
+def test_a_module_is_its_parameters_and_its_state():
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    copied = copy.deepcopy(layer)
+    assert digest(copied) == digest(layer) == digest(pickle.loads(pickle.dumps(layer)))
+    with torch.no_grad():
+        copied[0].weight[0, 0] += 1
+    assert digest(copied) != digest(layer)
+    assert digest(copy.deepcopy(layer).eval()) != digest(layer)
+
+
+def test_a_generator_is_its_state():
+    one, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    assert digest(one) == digest(other)
+    torch.rand(1, generator=one)
+    assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize("make", [lambda: torch.eye(2).to_sparse(), lambda: torch.empty(2, device="meta")])
+def test_a_tensor_without_plain_content_is_refused(make):
+    with pytest.raises(UnkeyableArgument):
+        digest(make())
