@@ -10,6 +10,7 @@ import tempfile
 from doctest import ELLIPSIS
 from typing import Any
 
+import pytest
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
@@ -40,3 +41,18 @@ pytest_collect_file = SybilCollection(
         Sybil([docstrings], path="bencher_job", pattern="*.py", setup=begin, teardown=end),
     ]
 ).pytest()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all examples of a file to one process, since each goes on from the one before; tests go anywhere."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FilesOfExamples(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            return file if test.startswith("line:") else nodeid
+
+    return FilesOfExamples(config, log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import sys
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,7 +54,7 @@ class Landing:
                 executor=self.executor,
                 host=outcome.host,
                 pid=outcome.pid,
-                python=platform.python_version(),
+                python=sys.version.partition(" ")[0],
                 library=VERSION,
             ),
         )

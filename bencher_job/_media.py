@@ -6,8 +6,6 @@ import functools
 import itertools
 import os
 import shutil
-import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -92,7 +90,9 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
             )
     job = _running.get()
     if job is None or job.folder is None:
-        path = _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{uuid.uuid4().hex}{suffix}"
+        path = (
+            _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
+        )
     else:
         path = job.folder / folder / f"{filename}-{next(job.numbers)}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,4 +152,4 @@ def _process(pid: int) -> str:
 
 @functools.cache
 def _host() -> str:
-    return sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return sha256(os.uname().nodename.encode()).hexdigest()[:8]

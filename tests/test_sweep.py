@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from bencher_job import BencherJobError, Sweep, cached_job
@@ -118,9 +120,7 @@ def test_a_bar_is_drawn_when_asked_for(counter_and_sweep, capsys: pytest.Capture
 def test_a_bar_without_its_library_names_the_extra(
     counter_and_sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bencher_job._views.progress as progress
-
-    monkeypatch.setattr(progress, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     _, sweep = counter_and_sweep
     with pytest.raises(BencherJobError, match=r"pip install 'bencher_job\[progress\]'"):
         sweep({"x": [1]}).run(progress=True)

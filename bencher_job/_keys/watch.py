@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import decimal
-import fractions
 import functools
 import logging
 import re
-import uuid
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
@@ -38,8 +35,11 @@ GONE: Final = (KeyError, ValueError, AttributeError, RuntimeError, TypeError, OS
 _FROZEN: Final = frozenset(
     {bool, bytes, complex, float, int, range, str, EllipsisType, NoneType, FunctionType, BuiltinFunctionType}
     | {datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone}
-    | {decimal.Decimal, fractions.Fraction, re.Pattern, uuid.UUID, ModuleType}
+    | {re.Pattern, ModuleType}
 )
+_FROZEN_TOO: Final = frozenset(
+    {"decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
+)  # whose modules take long to import
 _OF_ITS_OWN_KIND: Final = frozenset(
     f"__{name}__" for name in ("getattribute", "getstate", "job_key", "reduce", "reduce_ex", "slots")
 )
@@ -125,7 +125,10 @@ class Watch:
 
 
 def _is_frozen(value: object) -> bool:
-    return type(value) in _FROZEN or isinstance(value, type | Enum | PurePath | logging.Logger)
+    kind = type(value)
+    if kind in _FROZEN or isinstance(value, type | Enum | PurePath | logging.Logger):
+        return True
+    return f"{kind.__module__}.{kind.__qualname__}" in _FROZEN_TOO
 
 
 def _is_plain_object(cls: type) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Protocol
 
 from .._errors import BencherJobError
@@ -32,19 +31,21 @@ def progress_bar(name: str, total: int, *, show: bool | None) -> Iterator[Progre
     Raises:
         BencherJobError: when a bar is asked for and rich, which draws it, is not installed.
     """
-    if show is None:
-        show = find_spec("rich") is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-    if not show:
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if not (watched if show is None else show):
         yield _Silent()
         return
-    if find_spec("rich") is None:
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+    except ImportError as error:
+        if show is None:
+            yield _Silent()
+            return
         raise BencherJobError(
             "progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'"
-        )
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
+        ) from error
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
