@@ -10,6 +10,8 @@ accuracy("svm", c=2.0)      # computed once, then remembered
 
 from __future__ import annotations
 
+import logging
+
 from ._cache import FutureCache
 from ._decorator import CachedFunction, cached_job
 from ._errors import (
@@ -29,7 +31,7 @@ from ._keys import register_hasher
 from ._media import current_job_key, gen_path
 from ._record import CacheInfo, Record
 from ._stores import clean_orphaned_media
-from ._sweep import Sweep
+from ._sweep import Plan, Sweep, SweepFailure
 
 __all__ = [
     "BencherJobError",
@@ -43,8 +45,10 @@ __all__ = [
     "JobFunctionCache",
     "JobFuture",
     "JobTimeout",
+    "Plan",
     "Record",
     "Sweep",
+    "SweepFailure",
     "UnkeyableArgument",
     "UntrustedCache",
     "WorkerLost",
@@ -55,6 +59,8 @@ __all__ = [
     "register_hasher",
     "run_job",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants to read the log says so
 
 for _name in __all__:  # so that pickles and error messages name this package, wherever a thing is defined
     globals()[_name].__module__ = __name__

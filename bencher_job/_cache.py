@@ -62,14 +62,15 @@ class FutureCache:
 
     Unlike a decorated function it computes every job anew unless `overwrite=False` is given. `executor` is a member of
     `Executors` or its name, any `concurrent.futures.Executor`, or a Dask `Client`. The store lies in
-    `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes; `cache_samples=False` keeps nothing.
+    `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes; `cache_samples=False` keeps nothing. An index over
+    tags, `tag_index`, makes `clear_tag` quick.
     Nothing is opened or started before the first job.
 
     Attributes:
         executor_type: the member of `Executors`, or the class name of the executor that was given.
         overwrite: whether jobs that are remembered run all the same and replace what was remembered.
         size_limit: the size in bytes beyond which the least recently stored entries are evicted.
-        call_count: how many times `JobFunctionCache.call` was called.
+        call_count: how many jobs a `JobFunctionCache` has made of calls; a hit of a decorated function makes none.
 
     Raises:
         TypeError: when the executor is none.
@@ -107,6 +108,7 @@ class FutureCache:
         self._cache_samples = cache_samples
         self._counts = _Counts()
         self._store: Store | None = None
+        self._is_closed_off = False
         self._flights = Flights()
         self._epoch = -1
         self._writer: Writer[Callable[[], Landing]] = Writer(
@@ -146,15 +148,15 @@ class FutureCache:
 
     def _open(self) -> None:
         store: Store = NullStore()
+        self._is_closed_off = False
         if self._cache_samples and _settings.caching_is_on():
             directory = _settings.store_directory(self._cache_name, self._cache_dir)
             try:
                 store = open_store(directory, size_limit=self.size_limit, tag_index=self._tag_index)
             except StoreFailure as error:
                 _log.warning("%s can't be opened: %s", directory, error)
-                warn_caller(
-                    f"{directory} can't be opened ({error}), so nothing is remembered. See cache_dir=."
-                )
+                warn_caller(f"{directory} can't be opened, so nothing is remembered: {error}")
+                self._is_closed_off = True
         self._store, self._flights, self._epoch = store, flights_of(store), _settings.epoch
 
     @property
@@ -253,7 +255,7 @@ class FutureCache:
             with self._lock:
                 self._counts.submitted += 1
                 self._counts.computed += 1
-            self.overwrite_msg(job, " starting job...")
+            self.overwrite_msg(job, ", so it runs")
             self._take_off(flight, store)
         except BaseException as error:
             flight.land()
@@ -271,6 +273,7 @@ class FutureCache:
             if isinstance(outcome.error, KeyboardInterrupt):
                 raise outcome.error
             return
+        self._writer.start()
         engine = self._engine_at_work()
         engine_future = flight.engine_future = engine.submit(run)
         with self._landed:
@@ -287,6 +290,7 @@ class FutureCache:
         with self._landed:
             self._airborne += 1
         store = self.cache
+        self._writer.start()
         self._writer.put(lambda: Landing(Flight(future), future.job, store, "future", outcome_of(done)))
 
     def _settle_group(self, group: Sequence[Callable[[], Landing]]) -> None:
@@ -312,7 +316,10 @@ class FutureCache:
             if landing.outcome.error is not None:
                 if landing.run.media_folder is not None:
                     _media.discard(landing.run.media_folder)
-            elif landing.store.directory is not None and (payload := self._payload(landing)) is not None:
+            elif landing.store.directory is None:
+                with self._lock:
+                    self._counts.unsaved += self._is_closed_off
+            elif (payload := self._payload(landing)) is not None:
                 payloads[landing] = payload
                 entries.setdefault(landing.store, []).append(landing.entry(payload))
         for store, group in entries.items():
@@ -355,7 +362,8 @@ class FutureCache:
 
     def overwrite_msg(self, job: Job, suffix: str) -> None:
         """Log that a job is about to run, and whether it replaces what is remembered."""
-        _log.info("%s %s cache%s", job.job_id, "OVERWRITING" if self.overwrite else "NOT in", suffix)
+        fact = "replaces what is in the cache" if self.overwrite else "is not in the cache"
+        _log.info("the job %s %s%s", job.job_id, fact, suffix)
 
     def clear_call_counts(self) -> None:
         """Set all counts to zero; nothing that is remembered changes."""

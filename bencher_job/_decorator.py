@@ -161,6 +161,8 @@ class CachedFunction(_CachedCalls[P, R], wrapt.FunctionWrapper):  # type: ignore
     def __repr__(self) -> str:
         return f"<CachedFunction {self._self_cache.name}>"
 
+    __str__ = __repr__
+
     def _self_portable_options(self) -> dict[str, Any]:
         """Give the options for another process: the same store, and an executor that is there."""
         directory = os.fspath(cache_directory(self._self_options["cache_dir"]))

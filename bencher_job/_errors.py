@@ -64,10 +64,14 @@ class UnkeyableArgument(BencherJobError, TypeError):
         self.type_name = type_name
         self.reason = reason
         top = path.partition(".")[0].partition("[")[0]
+        remedy = f"Leave it out of the key with ignore=({top!r},)"
+        if "." in type_name:  # not a builtin, which is keyed by value or not at all
+            remedy += (
+                ", give its class a method __job_key__(self) that returns what makes two of them the same, "
+                f"or call register_hasher({type_name.rpartition('.')[2]}, function) for a class that isn't yours"
+            )
         super().__init__(
-            f"{path} is a {type_name}, and no job key can be made of it: {reason}. Leave it out of the key with "
-            f"ignore=({top!r},), give its class a method __job_key__(self) that returns what makes two of them "
-            f"the same, or call register_hasher({type_name.rpartition('.')[2]}, function) for a class that isn't yours."
+            f"{path} has the type {type_name}, and no job key can be made of it: {reason}. {remedy}."
         )
 
 

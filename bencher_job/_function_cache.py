@@ -24,8 +24,8 @@ class JobFunctionCache(FutureCache):
     """The cache of one function: makes its jobs, answers them, and clears what is its own.
 
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
-    its own function. `ignore` names parameters that don't enter the key, `version` is a value that does, and `code` says
-    how much of the function's code does.
+    its own function. `ignore` names parameters that don't enter the key, `version` is a value that does, and `code`
+    says how much of the function's code does.
     """
 
     def __init__(

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ._job import Job
 
 __all__ = ["JobFuture", "Settles"]
 
 R = TypeVar("R")
-
-
-class _NotGiven:
-    def __repr__(self) -> str:
-        return "..."
-
-
-_NOT_GIVEN: Final = _NotGiven()
 
 
 class Settles(Protocol):
@@ -46,11 +38,11 @@ class JobFuture(Future[R], Generic[R]):
     def __init__(
         self,
         job: Job,
-        res: Any = _NOT_GIVEN,
+        res: Any = ...,
         future: Future[Any] | None = None,
         cache: Settles | None = None,
     ) -> None:
-        if (res is _NOT_GIVEN) == (future is None):
+        if (res is ...) == (future is None):
             raise TypeError("JobFuture takes either a result (res=) or a future (future=), and not both.")
         super().__init__()
         if future is None:

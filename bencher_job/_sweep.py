@@ -73,8 +73,11 @@ class SweepFailure:
     """A job of a sweep that raised."""
 
     arguments: Mapping[str, Any]
+    """Swept arguments and constants, by name."""
     repeat: int
+    """Which of the repeats it was, from 0."""
     error: BaseException
+    """What the function raised, or what befell its worker."""
 
 
 class Sweep:
@@ -114,6 +117,9 @@ class Sweep:
                 f"The grid has no values for {', '.join(empty)}. Give at least one value, or leave it out."
             )
         self.points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        cache.keys.binder.arguments(
+            tuple(bound), {**constants, **self.points[0]}
+        )  # a TypeError comes now, not at run()
         self.repeats = repeats
         self.results: list[dict[str, Any]] = []
         self.failures: list[SweepFailure] = []

@@ -38,15 +38,21 @@ class Writer(Generic[T]):
         self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def put(self, item: T) -> None:
-        """Hand over an item; the thread is started with the first one."""
+    def start(self) -> None:
+        """Start the thread, if it isn't running: before the work whose items it will get.
+
+        When the program ends no thread can be started any more, and items may still come.
+        """
         with self._lock:
-            self._queue.put(item)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, args=(self._queue,), name=self._name, daemon=True
                 )
                 self._thread.start()
+
+    def put(self, item: T) -> None:
+        """Hand over an item to the thread that was started."""
+        self._queue.put(item)
 
     def close(self) -> None:
         """Wait until all that was handed over is written, and end the thread."""

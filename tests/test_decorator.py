@@ -245,7 +245,7 @@ def test_a_coroutine_function_is_refused_with_a_remedy() -> None:
 
 def test_what_can_not_be_keyed_is_refused_by_name_and_nothing_runs() -> None:
 
-    with pytest.raises(UnkeyableArgument, match=r"^y\['model'\]\.lock is a _thread\.lock") as refused:
+    with pytest.raises(UnkeyableArgument, match=r"^y\['model'\]\.lock has the type _thread\.lock") as refused:
         add(1, {"model": Locked()})
     assert refused.value.path == "y['model'].lock"
     assert CALLS == []

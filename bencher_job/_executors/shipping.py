@@ -54,6 +54,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return obj.reduce_for_worker(
                 by_value=obj.__module__ in cloudpickle.list_registry_pickle_by_value()
             )
+        if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
+            raise pickle.PicklingError("an open file can't be sent to another process; send its path")
         return super().reducer_override(obj)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, Literal
 
+from .._errors import UnkeyableArgument
 from .arguments import Binder
 from .fingerprint import CodeTracker, Fingerprint
 from .hashing import KEY_VERSION, digest, digest_arguments
@@ -34,7 +35,12 @@ class JobKeys:
     ) -> None:
         self.binder = Binder(function, ignore)
         self.tracker = CodeTracker(function, code=code, depends_on=depends_on)
-        self._version = version
+        try:
+            self._version = digest(version, "version")
+        except UnkeyableArgument as error:
+            raise TypeError(
+                f"version={version!r} can't be part of a key: {error.reason}. Give a number or a text."
+            ) from error
         self._methods = code == "deep"
         self._fingerprint: Fingerprint | None = None
         self._prefix = b""

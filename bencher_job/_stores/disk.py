@@ -107,6 +107,9 @@ class DiskStore:
             for path in self.directory.glob("cache.db*"):
                 path.rename(aside / path.name)
             self.tally.damaged += 1
+            _log.warning(
+                "the database of %s is damaged and set aside in %s: %s", self.directory, aside, error
+            )
             warn_caller(f"The database of {self.directory} is damaged ({error}). It is set aside in {aside}.")
             return self._open_database()
 
@@ -182,7 +185,7 @@ class DiskStore:
 
     def _warn_unread(self, error: Exception) -> None:
         _log.warning("%s can't be read: %s", self.directory, error)
-        warn_caller(f"{self.directory} can't be read ({error}); the job runs as if it were not cached.")
+        warn_caller(f"{self.directory} can't be read, so the job runs as if it were not cached: {error}")
 
     def _damaged_folder(self) -> Path:
         folder = self.directory / "damaged" / f"{time.time_ns()}"
