@@ -16,6 +16,7 @@ import pytest
 
 from bencher_job import CachedFunction, JobFunctionCache, UnkeyableArgument, cached_job, register_hasher
 from bencher_job.testing import CallCounter
+from tests.environment import unmeasured
 
 CALLS: list[object] = []
 
@@ -111,7 +112,8 @@ def test_decorating_and_importing_touch_no_disk_and_start_nothing(tmp_path: Path
         loaded = slow & set(sys.modules)
         assert not loaded, loaded
     """
-    subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], check=True, cwd=tmp_path)
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    subprocess.run(command, check=True, cwd=tmp_path, env=unmeasured())
 
 
 def test_submit_gives_a_future() -> None:

@@ -41,8 +41,11 @@ class Hit:
     seconds: float
 
     def load(self) -> Any:
-        """Unpickle the value: a new object at each call."""
-        return self.payload.load()
+        """Unpickle the value, once; its large buffers become the value's own.
+
+        A hit without such buffers, as small values are, may be loaded again, and gives a new object each time.
+        """
+        return self.payload.load_in_place()
 
 
 @dataclass(frozen=True, slots=True)

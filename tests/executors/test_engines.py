@@ -20,8 +20,9 @@ import pytest
 
 from bencher_job import BencherJobError, Executors, Job, WorkerLost
 from bencher_job._executors import engine_for, inside_worker, run_inline
-from bencher_job._executors.pool import SlotPool
+from bencher_job._executors.pool import PoolEngine, SlotPool
 from bencher_job.testing import ExecutorContract
+from tests.environment import unmeasured
 
 PATIENCE = 20.0
 
@@ -210,7 +211,7 @@ def test_anything_else_is_refused(spec):
 
 
 def test_users_with_the_same_settings_share_a_pool_until_the_last_releases_it():
-    one, other = engine_for("MULTIPROCESSING"), engine_for("MULTIPROCESSING")
+    one, other = PoolEngine(max_workers=3), PoolEngine(max_workers=3)  # a size that no other test uses
     pid = outcome_of(one, job_of(os.getpid)).value
     assert one.executor is other.executor
 
@@ -250,7 +251,7 @@ def test_making_an_engine_imports_and_starts_nothing():
         "print(light, threading.active_count(), psutil.Process().children())"
     )
 
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[] 1 []\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=unmeasured()) == "[] 1 []\n"
 
 
 def test_scoop_outside_of_scoop_says_how_to_start():
