@@ -76,24 +76,29 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for (codec, level), results in groups.items()
     ]
     best = best_for_their_time(summary)
-    return sorted(({**row, "best": row in best} for row in summary), key=lambda row: -row["ratio"])
+    return sorted(
+        ({**row, "best": row in best} for row in summary), key=lambda row: (-row["ratio"], -row["speed"])
+    )
 
 
 def best_for_their_time(summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give the rows that no other row beats in ratio and speed at once."""
+    """Give the rows that no other row equals or beats in ratio and speed at once."""
     return [
         row
         for row in summary
-        if not any(other["ratio"] > row["ratio"] and other["speed"] > row["speed"] for other in summary)
+        if not any(
+            other is not row and other["ratio"] >= row["ratio"] and other["speed"] >= row["speed"]
+            for other in summary
+        )
     ]
 
 
 def print_table(summary: list[dict[str, Any]]) -> None:
-    """Print the summary; a star marks what nothing else beats in ratio and speed at once."""
+    """Print the summary; a star marks what nothing else equals in ratio and speed at once."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Packing Python source (medians; * = nothing packs better and faster)")
+    table = Table(title="Packing Python source", caption="medians; * unbeaten in both")
     for name, justify in (
         ("codec", "left"),
         ("level", "right"),
@@ -114,6 +119,7 @@ def draw(summary: list[dict[str, Any]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for codec in sorted({row["codec"] for row in summary}):
@@ -127,11 +133,13 @@ def draw(summary: list[dict[str, Any]], path: Path) -> None:
                 textcoords="offset points",
                 fontsize=8,
             )
-    axes.set(
-        xscale="log", xlabel="speed, MB/s", ylabel="ratio, unpacked / packed", title="Packing Python source"
-    )
+    axes.set(xscale="log", xlabel="speed, MB/s", ylabel="ratio, unpacked / packed")
+    axes.set_title("Packing Python source: up and to the right is better")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
-    axes.legend(title="codec; labels are levels")
+    axes.legend(title="codec; labels are levels", loc="lower left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
