@@ -333,6 +333,20 @@ def test_an_edited_function_runs_again_and_a_reverted_one_hits() -> None:
     assert first.function == second.function == "notebook.f"
 
 
+BODIES = ["return x", "return None", "return lambda: x", "x = 'text'; return x, 'text', 1"]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_a_docstring_is_no_part_of_the_key_even_without_source(body: str) -> None:
+    def define(docstring: str) -> CachedFunction[[int], int]:
+        namespace: dict[str, object] = {"__name__": "notebook"}
+        exec(f"def f(x):\n    {docstring}\n    {body}\n", namespace)
+        return cached_job(namespace["f"])
+
+    assert define("").key(1) == define("'Tell.'").key(1) == define("'Tell more.'").key(1)
+    assert define("").key(1) != define("print('Tell.')").key(1)
+
+
 def test_an_argument_whose_class_was_edited_is_another_argument() -> None:
     """A function may call the methods of what it is given."""
 

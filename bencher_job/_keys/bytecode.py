@@ -19,14 +19,28 @@ _BEHAVIOUR = (
     | inspect.CO_ITERABLE_COROUTINE
     | inspect.CO_ASYNC_GENERATOR
 )
+_LOADS_CONSTANT = frozenset(dis.hasconst)
 _PYTHON = f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def bytecode_digest(code: CodeType) -> bytes:
-    """Digest a code object without docstrings, files and lines; another Python has another digest."""
+    """Digest a code object without docstrings, files and lines; another Python has another digest.
+
+    Constants count in the order in which instructions load them, so that a docstring, which none loads, moves nothing.
+    """
+    order: dict[int, int] = {}
+    instructions = tuple(
+        (
+            each.opcode,
+            order.setdefault(each.arg or 0, len(order)) if each.opcode in _LOADS_CONSTANT else each.arg,
+        )
+        for each in dis.get_instructions(code)
+        if each.opcode != dis.EXTENDED_ARG
+    )
+    loaded = (code.co_consts[index] for index in order)
     constants = tuple(
         ("code", bytecode_digest(constant)) if isinstance(constant, CodeType) else ("value", constant)
-        for constant in code.co_consts[_has_docstring(code) :]
+        for constant in loaded
     )
     parts = (
         _PYTHON,
@@ -35,7 +49,7 @@ def bytecode_digest(code: CodeType) -> bytes:
         code.co_posonlyargcount,
         code.co_kwonlyargcount,
         code.co_flags & _BEHAVIOUR,
-        code.co_code,
+        instructions,
         code.co_exceptiontable,
         code.co_names,
         code.co_varnames,
@@ -52,13 +66,3 @@ def nested(code: CodeType) -> list[CodeType]:
     for outer in codes:  # the list grows while it is read
         codes.extend(constant for constant in outer.co_consts if isinstance(constant, CodeType))
     return codes
-
-
-def _has_docstring(code: CodeType) -> bool:
-    """Whether the first constant is a text that no instruction loads."""
-    if not (code.co_consts and isinstance(code.co_consts[0], str)):
-        return False
-    return not any(
-        instruction.arg == 0 and instruction.opcode in dis.hasconst
-        for instruction in dis.get_instructions(code)
-    )
