@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from . import _media, _settings
 from ._errors import BencherJobError, warn_caller
-from ._executors import Engine, Executors, engine_for, executor_name, inside_worker, run_inline
+from ._executors import Engine, Executors, Outcome, engine_for, executor_name, inside_worker, run_inline
 from ._flights import Flight, Flights, flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
@@ -24,7 +24,7 @@ from ._job import Job
 from ._landing import Landing, outcome_of
 from ._record import CacheInfo, Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, Entry, Hit, NullStore, Payload, Store, StoreFailure, open_store
+from ._stores import MISS, Entry, Hit, Miss, NullStore, Payload, Store, StoreFailure, open_store
 from ._writer import Writer
 
 __all__ = ["FutureCache", "Prefetched"]
@@ -92,6 +92,10 @@ class FutureCache:
         *,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        if not isinstance(size_limit, int):
+            raise TypeError(
+                f"size_limit={size_limit!r} is no whole number. Give a size in bytes, such as int(10e9)."
+            )
         if size_limit <= 0:
             raise ValueError(
                 f"size_limit={size_limit} leaves no room for entries. Give a size in bytes, such as int(10e9)."
@@ -111,9 +115,7 @@ class FutureCache:
         self._is_closed_off = False
         self._flights = Flights()
         self._epoch = -1
-        self._writer: Writer[Callable[[], Landing]] = Writer(
-            self._settle_group, f"bencher_job-writer-{cache_name}"
-        )
+        self._writer: Writer[_Returned] = Writer(self._settle_group, f"bencher_job-writer-{cache_name}")
         self.renew()
         renew_after_fork(self)
 
@@ -121,7 +123,8 @@ class FutureCache:
         """Make the locks anew, and forget the jobs that only the parent can finish."""
         self._lock = threading.Lock()
         self._airborne = 0
-        self._landed = threading.Condition(threading.Lock())
+        self._landing = threading.Lock()
+        self._landed = threading.Condition(self._landing)
 
     def _engine_at_work(self) -> Engine:
         """Give what runs the jobs; it is made with the first job, since some take long to import."""
@@ -231,71 +234,88 @@ class FutureCache:
             counts.hits += 1
             counts.seconds_saved += seconds
 
-    def _run(self, job: Job, store: Store, puts: int, *, fresh: bool = False) -> JobFuture[Any]:
-        """Join the job in flight or run it. `puts` tells whether the store has changed since it was asked."""
+    def _run(
+        self, job: Job, store: Store, puts: int, *, fresh: bool = False, here: bool = False
+    ) -> JobFuture[Any]:
+        """Join the job in flight or run it, on the engine or `here`.
+
+        `puts` tells whether the store has changed since it was asked.
+        """
         if job.job_key in _media.running_keys():
             raise BencherJobError(
                 f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
             )
-        future: JobFuture[Any] = JobFuture.pending(job, self._flights.leave)
-        flight, leads = self._flights.board(future)
-        if not leads:
-            with self._lock:
-                self._counts.submitted += 1
-                self._counts.joined += 1
-            return future
+        flights = self._flights
+        future: JobFuture[Any] = JobFuture.pending(job, flights.leave)
         try:
+            flight, leads = flights.board(future)
+            if not leads:
+                with self._lock:
+                    self._counts.submitted += 1
+                    self._counts.joined += 1
+                if inside_worker() and flights.take_over(
+                    flight
+                ):  # its place in the queue may be behind this very job
+                    self._run_here(flight, store)
+                return future
             if not fresh and store.puts != puts:
-                value = self._remembered(job.job_key, store)
-                if value is not MISS:
+                hit = store.get(job.job_key)
+                value = MISS if isinstance(hit, Miss) else self._load(job.job_key, hit)
+                if not isinstance(hit, Miss) and value is not MISS:
+                    self._count_hit(hit.seconds)
                     flight.land()
                     future.cached = True
-                    flight.resolve(value, None)
+                    flight.resolve(value, hit.payload)
                     return future
             with self._lock:
                 self._counts.submitted += 1
                 self._counts.computed += 1
             self.overwrite_msg(job, ", so it runs")
-            self._take_off(flight, store)
+            if here or self.executor_type == Executors.SERIAL or inside_worker():
+                self._run_here(flight, store)
+            else:
+                self._take_off(flight, store)
         except BaseException as error:
-            flight.land()
-            flight.fail(error)
+            flights.abandon(future, error)
             raise
         return future
 
+    def _run_of(self, flight: Flight, store: Store) -> Job:
+        folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
+        return flight.job.in_folder(folder)
+
+    def _run_here(self, flight: Flight, store: Store) -> None:
+        """Run a flight's job in this thread, commit and resolve."""
+        run = self._run_of(flight, store)
+        outcome = run_inline(run)
+        self._finish([Landing(flight, run, store, Executors.SERIAL, outcome)])
+        if isinstance(outcome.error, KeyboardInterrupt):
+            raise outcome.error
+
     def _take_off(self, flight: Flight, store: Store) -> None:
-        job = flight.job
-        folder = None if store.directory is None else _media.run_folder(store.directory, job.job_key)
-        run = job.in_folder(folder)
-        if self.executor_type == Executors.SERIAL or inside_worker():
-            outcome = run_inline(run)
-            self._finish([Landing(flight, run, store, Executors.SERIAL, outcome)])
-            if isinstance(outcome.error, KeyboardInterrupt):
-                raise outcome.error
-            return
+        """Give a flight's job to the engine; the writer will commit and resolve it."""
+        run = self._run_of(flight, store)
         self._writer.start()
         engine = self._engine_at_work()
         engine_future = flight.engine_future = engine.submit(run)
-        with self._landed:
+        with self._landing:
             self._airborne += 1
         _finish_jobs_at_exit(self)
         engine_future.add_done_callback(
-            lambda done: self._writer.put(
-                lambda: Landing(flight, run, store, engine.name, engine.receive(done))
-            )
+            lambda done: self._writer.put(_Returned(flight, run, store, engine.name, done, engine.receive))
         )
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        with self._landed:
+        with self._landing:
             self._airborne += 1
         store = self.cache
         self._writer.start()
-        self._writer.put(lambda: Landing(Flight(future), future.job, store, "future", outcome_of(done)))
+        self._writer.put(_Returned(Flight(future), future.job, store, "future", done, outcome_of))
 
-    def _settle_group(self, group: Sequence[Callable[[], Landing]]) -> None:
+    def _settle_group(self, group: Sequence[_Returned]) -> None:
         """Receive what has come back, commit it together and resolve; on the writer's thread."""
-        landings = [receive() for receive in group]
+        landings = [each.received() for each in group if not each.is_void()]
         try:
             self._finish(landings)
         except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
@@ -304,14 +324,15 @@ class FutureCache:
                 landing.flight.land()
                 landing.flight.fail(error)
         finally:
-            with self._landed:
-                self._airborne -= len(landings)
+            with self._landing:
+                self._airborne -= len(group)
                 self._landed.notify_all()
 
     def _finish(self, landings: Sequence[Landing]) -> None:
         """Commit what succeeded, and then give everybody who waits the value or the exception."""
         entries: dict[Store, list[Entry]] = {}
         payloads: dict[Landing, Payload] = {}
+        unsaved: list[str] = []
         for landing in landings:
             if landing.outcome.error is not None:
                 if landing.run.media_folder is not None:
@@ -319,11 +340,11 @@ class FutureCache:
             elif landing.store.directory is None:
                 with self._lock:
                     self._counts.unsaved += self._is_closed_off
-            elif (payload := self._payload(landing)) is not None:
+            elif (payload := self._payload(landing, unsaved)) is not None:
                 payloads[landing] = payload
                 entries.setdefault(landing.store, []).append(landing.entry(payload))
         for store, group in entries.items():
-            self._put(store, group)
+            self._put(store, group, unsaved)
         for landing in landings:
             landing.flight.land()
             if landing.outcome.error is None:
@@ -333,24 +354,27 @@ class FutureCache:
                     self._counts.failed += 1
                 landing.flight.fail(landing.outcome.error)
 
-    def _payload(self, landing: Landing) -> Payload | None:
+        for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
+            self._warn_unsaved(fact)
+
+    def _payload(self, landing: Landing, unsaved: list[str]) -> Payload | None:
         try:
             return landing.payload()
         except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-            self._warn_unsaved(
+            unsaved.append(
                 f"The result of {landing.run!r} can't be pickled ({type(error).__name__}: {error})"
             )
             return None
 
-    def _put(self, store: Store, entries: Sequence[Entry]) -> None:
+    def _put(self, store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
         try:
             store.put_many(entries)
         except StoreFailure as error:
             if len(entries) > 1:  # one of them may be what doesn't fit
                 for entry in entries:
-                    self._put(store, [entry])
+                    self._put(store, [entry], unsaved)
             else:
-                self._warn_unsaved(
+                unsaved.append(
                     f"The result of {entries[0].record} can't be kept in {store.directory} ({error})"
                 )
 
@@ -408,7 +432,7 @@ class FutureCache:
 
     def wait(self) -> None:
         """Wait until each job in flight has ended and its result is kept."""
-        with self._landed:
+        with self._landing:
             self._landed.wait_for(lambda: self._airborne == 0)
 
     def close(self) -> None:
@@ -434,6 +458,30 @@ class FutureCache:
     def __repr__(self) -> str:
         where = "not opened" if self._store is None else self._store.directory or "nothing is kept"
         return f"<{type(self).__name__} {self._cache_name!r} on {self.executor_type}, {where}>"
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    """A run that an engine is done with, on its way to the writer."""
+
+    flight: Flight
+    run: Job
+    store: Store
+    executor: str
+    done: Future[Any]
+    receive: Callable[[Future[Any]], Outcome]
+
+    def is_void(self) -> bool:
+        """Whether another thread has taken the job over before it began."""
+        return self.flight.is_taken_over and self.done.cancelled()
+
+    def received(self) -> Landing:
+        """Say how the run ended, in this thread."""
+        try:
+            outcome = self.receive(self.done)
+        except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
+            outcome = Outcome(error=error)
+        return Landing(self.flight, self.run, self.store, self.executor, outcome)
 
 
 _caches_with_jobs: weakref.WeakSet[FutureCache] = weakref.WeakSet()

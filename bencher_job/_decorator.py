@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
@@ -43,10 +44,10 @@ class _CachedCalls(Generic[P, R]):
         """The cache of this function."""
         return self._self_cache
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._self_cache.value(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]:
         """Ask for a call's value without waiting for it, where the executor runs jobs elsewhere."""
         return self._self_cache.submit_call(self._with_bound(args), kwargs)
 
@@ -57,7 +58,7 @@ class _CachedCalls(Generic[P, R]):
         """
         return stream(self._self_cache, (self._with_bound(args) for args in zip(*iterables, strict=False)))
 
-    def sweep(self, grid: Mapping[str, Iterable[Any]], *, repeats: int = 1, **constants: Any) -> Sweep:
+    def sweep(self, grid: Mapping[str, Iterable[Any]], /, *, repeats: int = 1, **constants: Any) -> Sweep:
         """Make the sweep over all combinations of the grid's values; it runs nothing yet.
 
         Raises:
@@ -66,19 +67,19 @@ class _CachedCalls(Generic[P, R]):
         """
         return Sweep(self._self_cache, self._with_bound(()), grid, repeats, constants)
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute a call anew, replace what was remembered, and give the value."""
         return self._self_cache.refresh(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
 
-    def forget(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def forget(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Drop what is remembered of a call; whether there was anything."""
         return self._self_cache.cache.forget(self.key(*args, **kwargs))
 
-    def is_cached(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+    def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether a call is remembered; nothing is computed and nothing read but the index."""
         return self._self_cache.cache.has(self.key(*args, **kwargs))
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Make the job key of a call.
 
         Raises:
@@ -105,6 +106,13 @@ class BoundCachedFunction(_CachedCalls[P, R], wrapt.BoundFunctionWrapper):  # ty
     def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
         """Say how it travels to a worker: as what its instance or class gives there."""
         return self._reduced() or self._self_parent.reduce_for_worker(by_value=by_value)
+
+    def __copy__(self) -> BoundCachedFunction[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
+        return self if bound is _UNBOUND else getattr(copy.deepcopy(bound, memo), self.__wrapped__.__name__)
 
     def _reduced(self) -> tuple[Any, ...] | None:
         bound = getattr(self.__wrapped__, "__self__", _UNBOUND)

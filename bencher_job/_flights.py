@@ -22,13 +22,14 @@ __all__ = ["Flight", "Flights", "flights_of"]
 class Flight:
     """One run of a job, and the futures of all who asked for it; the first of them leads."""
 
-    __slots__ = ("_flights", "engine_future", "futures", "job")
+    __slots__ = ("_flights", "engine_future", "futures", "is_taken_over", "job")
 
     def __init__(self, future: JobFuture[Any], flights: Flights | None = None) -> None:
         self._flights = flights
         self.job: Job = future.job
         self.futures = [future]
         self.engine_future: Future[Any] | None = None
+        self.is_taken_over = False
 
     def land(self) -> None:
         """End this flight: from now on nobody joins it."""
@@ -39,7 +40,7 @@ class Flight:
         """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
         first, *others = self.futures
         for future in others:
-            future.resolve(value if payload is None else payload.load())
+            future.resolve(_copy_of(value, payload))
         first.resolve(value)
 
     def fail(self, error: BaseException) -> None:
@@ -78,22 +79,51 @@ class Flights:
 
     def leave(self, future: JobFuture[Any]) -> bool:
         """Let one who waits give up; the last one takes the job with it, if it has not begun. Whether that was so."""
-        with self._lock:
+        with self._lock:  # also while the engine is asked, so that nobody joins what is being cancelled
             flight = self._by_key.get(future.job.job_key)
             if flight is None or future not in flight.futures:
                 return False
             if len(flight.futures) > 1:
                 flight.futures.remove(future)
                 return True
-            running = flight.engine_future
-        return running is not None and running.cancel()
+            if flight.engine_future is None or not flight.engine_future.cancel():
+                return False
+            del self._by_key[future.job.job_key]
+            return True
+
+    def take_over(self, flight: Flight) -> bool:
+        """Take a job that has not begun from its engine, to run it here; whether that was possible."""
+        with self._lock:
+            if flight.engine_future is None or flight.is_taken_over:
+                return False
+            flight.is_taken_over = True
+            if not flight.engine_future.cancel():
+                flight.is_taken_over = False
+            return flight.is_taken_over
+
+    def abandon(self, future: JobFuture[Any], error: BaseException) -> None:
+        """End the flight that a future leads, if it does, because nobody will run its job any more."""
+        with self._lock:
+            flight = self._by_key.get(future.job.job_key)
+            if flight is None or flight.futures[0] is not future:
+                return
+            del self._by_key[future.job.job_key]
+        flight.fail(error)
+
+
+def _copy_of(value: object, payload: Payload | None) -> object:
+    """Make one's own copy of a value; one that can't be pickled, or not be read back, is shared."""
+    if payload is None:
+        return value
+    try:
+        return payload.load()
+    except Exception:  # noqa: BLE001 - a class's own unpickling; the next hit warns of it and runs the job again
+        return value
 
 
 _flights_by_store: weakref.WeakKeyDictionary[Store, Flights] = weakref.WeakKeyDictionary()
-_flights_lock = threading.Lock()
 
 
 def flights_of(store: Store) -> Flights:
     """Give the flights that all caches on one store share."""
-    with _flights_lock:
-        return _flights_by_store.setdefault(store, Flights())
+    return _flights_by_store.setdefault(store, Flights())  # one step, as far as other threads can see

@@ -9,13 +9,14 @@ from functools import cached_property
 from typing import Any
 
 from ._cache import FutureCache
+from ._errors import BencherJobError
 from ._executors import Executors
 from ._future import JobFuture
 from ._job import Job
 from ._keys import CodeScope, JobKeys, qualified_name
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS
+from ._stores import MISS, Store
 
 __all__ = ["JobFunctionCache"]
 
@@ -24,8 +25,9 @@ class JobFunctionCache(FutureCache):
     """The cache of one function: makes its jobs, answers them, and clears what is its own.
 
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
-    its own function. `ignore` names parameters that don't enter the key, `version` is a value that does, and `code`
-    says how much of the function's code does.
+    the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
+    `ignore` names parameters that don't enter the key, `version` is a value that does, and `code` says how much of the
+    function's code does.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class JobFunctionCache(FutureCache):
         """Module and qualified name of the function, as records show it."""
         return qualified_name(self.function)
 
-    def call(self, **kwargs: Any) -> JobFuture[Any]:
+    def call(self, /, **kwargs: Any) -> JobFuture[Any]:
         """Submit a call with keyword arguments."""
         return self.submit_call((), kwargs)
 
@@ -89,12 +91,25 @@ class JobFunctionCache(FutureCache):
             value = self._remembered(key, store)
             if value is not MISS:
                 return value
-        return self._run(self.job(args, kwargs, key), store, puts, fresh=self.overwrite).result()
+        return self._waited_for(self.job(args, kwargs, key), store, puts, fresh=self.overwrite)
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call anew, replace what was remembered, and give the value."""
         store = self.cache
-        return self._run(self.job(args, kwargs), store, store.puts, fresh=True).result()
+        return self._waited_for(self.job(args, kwargs), store, store.puts, fresh=True)
+
+    def _waited_for(self, job: Job, store: Store, puts: int, *, fresh: bool) -> Any:
+        """Run a job and wait for it; in a callback of a future of this cache it runs in line.
+
+        Such a callback is called by the thread that must first be done with it to resolve any other future.
+        """
+        here = self._writer.is_here()
+        future = self._run(job, store, puts, fresh=fresh, here=here)
+        if here and not future.done():
+            raise BencherJobError(
+                f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
+            )
+        return future.result()
 
     def clear_cache(self) -> int:
         """Forget all results of this function, with their media; how many there were."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,4 +66,4 @@ def outcome_of(done: Future[Any]) -> Outcome:
     if done.cancelled():
         return Outcome(error=CancelledError())
     error = done.exception()
-    return Outcome(error=error) if error is not None else Outcome(value=done.result())
+    return Outcome(error=error) if error is not None else Outcome(value=done.result(), started=time.time())

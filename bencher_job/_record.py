@@ -15,6 +15,9 @@ __all__ = ["CacheInfo", "Record", "short_form"]
 LONGEST_SHORT_FORM: Final = 200
 """Length in characters to which the text of an argument is cut in a record."""
 
+LARGEST_INT_BITS: Final = 600
+"""Size in bits up to which a number stands in a record as it is."""
+
 _PLAIN: Final = (bool, int, float, str, type(None))
 
 
@@ -100,7 +103,7 @@ class CacheInfo:
 
 
 class _ShortText(reprlib.Repr):
-    """Cuts long texts, and never calls the `__repr__` of what could be large or foreign."""
+    """Cuts long texts, and tells arrays by their shape, whose own text can take long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,9 +128,14 @@ def short_form(value: object) -> Any:
     >>> short_form(0.5), short_form([1, "a"])
     (0.5, "[1, 'a']")
     """
+    if type(value) is int and value.bit_length() > LARGEST_INT_BITS:
+        return f"<int of {value.bit_length()} bits>"
     if type(value) in _PLAIN and not (type(value) is str and len(value) > LONGEST_SHORT_FORM):
         return value
-    return _short_text.repr(value)[: 2 * LONGEST_SHORT_FORM]
+    try:
+        return _short_text.repr(value)[: 2 * LONGEST_SHORT_FORM]
+    except Exception:  # noqa: BLE001 - a foreign class's own text, which is not worth a result
+        return f"<{type(value).__qualname__}>"
 
 
 def arguments_to_json(arguments: Mapping[str, object]) -> str:

@@ -111,6 +111,10 @@ class Sweep:
             raise TypeError(
                 f"{', '.join(twice)} stands both in the grid and among the constants. Give it once."
             )
+        if taken := sorted(grid.keys() & {"repeat", "result"}):
+            raise ValueError(
+                f"{taken[0]} is a column of a sweep's own, so a parameter of that name can't be swept."
+            )
         axes = {name: list(values) for name, values in grid.items()}
         if empty := [name for name, values in axes.items() if not values]:
             raise ValueError(
@@ -145,7 +149,7 @@ class Sweep:
         yield job, point, 0
         for repeat in range(1, self.repeats):
             key = self._cache.keys.repeat_key(job.job_key, repeat)
-            arguments = {**job.arguments, "repeat": repeat}
+            arguments = {"repeat": repeat, **job.arguments}
             yield (
                 Job(
                     f"{job.job_id}-{repeat}",

@@ -50,6 +50,10 @@ class Writer(Generic[T]):
                 )
                 self._thread.start()
 
+    def is_here(self) -> bool:
+        """Whether this is the writer's own thread, which must not wait for what it will write itself."""
+        return threading.current_thread() is self._thread
+
     def put(self, item: T) -> None:
         """Hand over an item to the thread that was started."""
         self._queue.put(item)

@@ -24,7 +24,7 @@ from ._job import Job
 from ._media import gen_path
 from ._record import Record
 from ._settings import override_cache_directory
-from ._stores import MISS, Entry, Store, dump
+from ._stores import MISS, Entry, Store, close_stores, dump
 
 __all__ = ["CallCounter", "ExecutorContract", "StoreContract", "temporary_cache"]
 
@@ -46,7 +46,10 @@ def temporary_cache() -> Iterator[Path]:
         tempfile.TemporaryDirectory(prefix="bencher_job-") as folder,
         override_cache_directory(folder) as directory,
     ):
-        yield directory
+        try:
+            yield directory
+        finally:
+            close_stores(directory)
 
 
 class CallCounter:

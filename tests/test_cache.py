@@ -355,3 +355,108 @@ def test_a_size_limit_without_room_is_refused() -> None:
 def test_a_cache_name_that_is_no_folder_name_is_refused(name: str, counter: CallCounter) -> None:
     with pytest.raises(BencherJobError, match="not the name of a folder"):
         FutureCache(cache_name=name).submit(job(counter))
+
+
+def test_a_job_that_waits_for_one_queued_behind_it_runs_it_itself(counter: CallCounter) -> None:
+    """One thread is enough for jobs that call each other."""
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as threads, FutureCache(executor=threads, overwrite=False) as cache:
+        inner = job(counter, "inner")
+
+        def outer() -> object:
+            go_on.wait(30)
+            return cache.submit(inner).result(30)
+
+        first = cache.submit(Job("outer", outer, {}, job_key="outer"))
+        second = cache.submit(inner)
+        go_on.set()
+        assert (first.result(30), second.result(30)) == ("inner", "inner")
+    assert counter.count == 1
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_who_asks_after_a_cancellation_gets_the_value(counter: CallCounter, turn: int) -> None:
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as threads, FutureCache(executor=threads, overwrite=False) as cache:
+        threads.submit(go_on.wait, 30)
+        cancelled = cache.submit(job(counter, turn))
+        assert cancelled.cancel()
+        asked_again = cache.submit(job(counter, turn))
+        go_on.set()
+        assert asked_again.result(30) == turn
+    assert counter.count == 1
+
+
+def test_a_callback_may_call_a_cached_function(counter: CallCounter) -> None:
+    with ThreadPoolExecutor(1) as threads, JobFunctionCache(count, executor=threads) as cache:
+        seen: list[object] = []
+        called = threading.Event()
+
+        def callback(_future: JobFuture[object]) -> None:
+            seen.append(cache.value((), {"counter": counter, "value": "in the callback"}))
+            called.set()
+
+        cache.call(counter=counter, value="first").add_done_callback(callback)
+        assert called.wait(30)
+    assert seen == ["in the callback"]
+
+
+class Shapeless:
+    @property
+    def shape(self) -> object:
+        raise RuntimeError("no shape yet")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), "x" * 10**6, Shapeless()], ids=["large", "small", "long", "odd"]
+)
+def test_an_argument_that_makes_no_text_costs_the_record_and_not_the_value(
+    counter: CallCounter, value: object
+) -> None:
+    with JobFunctionCache(count) as cache:
+        for _ in range(2):
+            assert type(cache.call(counter=counter, value=value).result()) is type(value)
+        (record,) = cache.records()
+    assert len(record.arguments["value"]) < 500
+    assert counter.count == 1
+
+
+def test_a_warning_made_an_error_costs_no_other_job_its_value(tmp_path: Path) -> None:
+    script = """
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+        from bencher_job import FutureCache, Job
+        results = [threading.Lock, lambda: 1, lambda: 2]
+        with ThreadPoolExecutor(3) as threads, FutureCache(executor=threads, cache_name="strict") as cache:
+            futures = [cache.submit(Job(str(n), f, {}, job_key=str(n))) for n, f in enumerate(results)]
+            assert futures[0].result(30).acquire()
+            assert [future.result(30) for future in futures[1:]] == [1, 2]
+            assert cache.info().unsaved == 1
+    """
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    environment = os.environ | {"BENCHER_JOB_CACHE_DIR": str(tmp_path)}
+    subprocess.run(command, check=True, timeout=60, env=environment, stderr=subprocess.DEVNULL)
+
+
+def test_a_size_limit_that_is_no_number_is_refused() -> None:
+    with pytest.raises(TypeError, match="size_limit='5GB' is no whole number"):
+        FutureCache(size_limit="5GB")
+
+
+def test_temporary_caches_leave_no_file_open() -> None:
+    from bencher_job.testing import temporary_cache
+
+    cache = JobFunctionCache(abs)
+
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = []
+    for _ in range(4):
+        with temporary_cache():
+            cache.submit_call((-1,), {})
+        before.append(open_files())
+    assert before[1] == before[-1]

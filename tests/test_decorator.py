@@ -375,3 +375,32 @@ def test_a_mutable_value_is_never_shared_between_callers() -> None:
     numbers().append(4)
     numbers().append(5)
     assert numbers() == [1, 2, 3]
+
+
+def test_a_parameter_may_be_named_self() -> None:
+    @cached_job
+    def f(self: int) -> int:
+        return self + 1
+
+    assert (
+        f(self=1),
+        f(1),
+        f.submit(self=1).result(),
+        f.is_cached(self=1),
+        f.cache.call(self=1).result(),
+    ) == (
+        2,
+        2,
+        2,
+        True,
+        2,
+    )
+
+
+def test_a_bound_method_copies_with_its_instance() -> None:
+    import copy
+
+    bound = Model(2).score
+    assert copy.copy(bound) is bound
+    assert copy.deepcopy(bound)(3) == 6
+    assert copy.deepcopy({"method": bound, "function": add})["function"] is add

@@ -86,6 +86,7 @@ def test_iteration_gives_futures_as_they_complete(counter_and_sweep) -> None:
     [
         ({"x": []}, {}, ValueError, "no values for x"),
         ({"x": [1]}, {"repeats": 0}, ValueError, "repeats=0"),
+        ({"result": [1]}, {}, ValueError, "result is a column of a sweep's own"),
         ({"x": [1]}, {"x": 2}, TypeError, "both in the grid and among the constants"),
         ({"z": [1]}, {}, TypeError, "unexpected keyword argument 'z'"),
     ],
@@ -99,7 +100,7 @@ def test_what_does_not_fit_is_told_before_anything_runs(
 ) -> None:
     counter, sweep = counter_and_sweep
     with pytest.raises(error, match=message):
-        sweep(grid, **options).run()
+        sweep(grid, **options)
     assert counter.count == 0
 
 

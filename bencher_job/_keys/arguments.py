@@ -13,8 +13,9 @@ from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["Binder"]
+__all__ = ["NO_DEFAULT", "Binder"]
 
+NO_DEFAULT: Final = object()
 _EMPTY: Final = Parameter.empty
 _ANYTHING: Final = Signature(
     [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
@@ -29,6 +30,7 @@ class Binder:
 
     Attributes:
         names: the parameters that enter the key, in order.
+        defaults: the default of each of these, `NO_DEFAULT` where it has none.
         bind: called as the function is, gives their values; raises the `TypeError` that the function would.
 
     >>> def accuracy(model, c=1.0, *, seed=0, verbose=False): ...
@@ -37,7 +39,7 @@ class Binder:
     (('model', 'c', 'seed'), ('svm', 1.0, 3))
     """
 
-    __slots__ = ("_arguments", "_call", "bind", "names")
+    __slots__ = ("_arguments", "_call", "bind", "defaults", "names")
 
     def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
         signature, forwarded = _accepted(function)
@@ -50,6 +52,9 @@ class Binder:
             return _compile(function, parameters, body)
 
         self.names: tuple[str, ...] = tuple(parameter.name for parameter in kept)
+        self.defaults: tuple[object, ...] = tuple(
+            NO_DEFAULT if parameter.default is _EMPTY else parameter.default for parameter in kept
+        )
         self.bind: Callable[..., tuple[object, ...]] = compiled(_bind_body(kept, ignored - set(self.names)))
         self._arguments = compiled(_arguments_body(parameters))
         self._call: Callable[..., Any] | None = None if forwarded else compiled(_call_body(parameters))

@@ -13,12 +13,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType, MethodType
+from operator import is_
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, Final, Literal
 
+from .._forks import renew_after_fork
 from .dependencies import dependency
 from .hashing import digest, set_code_hasher
-from .names import qualified_name
+from .names import module_name, qualified_name
 from .parts import Edge, digest_graph
 from .reach import Survey
 from .watch import GONE, Watch
@@ -60,19 +62,28 @@ class CodeTracker:
         self._function = function
         self._scope: Scope = code
         self._depends_on = tuple(depends_on)
-        self._lock = threading.Lock()
+        self._signature: tuple[object, ...] = ()
         self._sources: dict[str, str] = {}
         self._state: tuple[Callable[[], bool], Fingerprint] = _never, _NEVER_MADE
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = threading.Lock()
 
     def current(self) -> Fingerprint:
-        """Look whether anything has changed, and make the fingerprint anew if so; the same object if not."""
+        """Look whether anything has changed, and make the fingerprint anew if so; the same object if not.
+
+        Another object means that the function may have another signature or other defaults, too.
+        """
         unchanged, fingerprint = self._state
         try:
             if unchanged():
                 return fingerprint
         except GONE:
             pass
-        return self._renew()
+        return self._look()
 
     @property
     def sources(self) -> dict[str, str]:
@@ -80,7 +91,7 @@ class CodeTracker:
         self.current()
         return dict(self._sources)
 
-    def _renew(self) -> Fingerprint:
+    def _look(self) -> Fingerprint:
         with self._lock:
             watch = Watch()
             surveys = [Survey(self._scope, watch)]
@@ -91,8 +102,9 @@ class CodeTracker:
                 roots.append(dependency(survey, wanted))
                 surveys.append(survey)
             made, sources = _digested(name, surveys, roots)
+            signature = _watch_signature(self._function, watch)
             before = self._state[1]
-            if made == before:
+            if made == before and _are_same(signature, self._signature):
                 made = before
 
             def first_check() -> bool:
@@ -101,6 +113,7 @@ class CodeTracker:
                 self._state = unchanged, made
                 return unchanged()
 
+            self._signature = signature
             self._sources = sources
             self._state = first_check, made
             return made
@@ -121,8 +134,36 @@ def _never() -> bool:
     return False
 
 
+def _watch_signature(function: Any, watch: Watch) -> tuple[object, ...]:
+    """Watch all that calls are bound by, whoever wrote the function and however little of it counts."""
+    seen: list[object] = []
+    while not any(function is one for one in seen):
+        seen.append(function)
+        if isinstance(function, MethodType):
+            function = function.__func__
+        elif isinstance(function, partial):
+            function = function.func
+        elif type(function) is FunctionType:
+            code, defaults, keywords = function.__code__, function.__defaults__, function.__kwdefaults__
+            watch.attribute(function, "__code__", code)
+            watch.attribute(function, "__defaults__", defaults)
+            if code.co_kwonlyargcount:
+                watch.attribute(function, "__kwdefaults__", keywords)
+            if keywords:
+                watch.members(keywords)
+            seen += [code, defaults, keywords, *(keywords or {}).values()]
+            function = vars(function).get("__wrapped__", function)
+    return tuple(seen)
+
+
+def _are_same(objects: tuple[object, ...], others: tuple[object, ...]) -> bool:
+    return len(objects) == len(others) and all(map(is_, objects, others))
+
+
 def _root_name(function: Any) -> str:
     """The name that people know a callable by: the function's behind a partial, the class's of an object."""
+    if isinstance(function, ModuleType):
+        return module_name(function.__name__)
     while isinstance(function, partial | MethodType):
         function = function.func if isinstance(function, partial) else function.__func__
     return qualified_name(function if hasattr(function, "__qualname__") else type(function))
@@ -161,15 +202,20 @@ def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
 
 
 class _InArguments:
-    """Keys functions and classes that are arguments, and remembers the latest of them."""
+    """Keys functions, classes and modules that are arguments, and remembers the latest of them."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._trackers: OrderedDict[int, CodeTracker] = OrderedDict()
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
         self._lock = threading.Lock()
 
     def __call__(self, obj: Any, _path: str) -> bytes:
-        """Make the digest of a function or a class with all that it reaches."""
+        """Make the digest of a function, a class or a module with all that it reaches."""
         with self._lock:  # a tracker keeps its object, so that no other can have this identity
             tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj)
             self._trackers[id(obj)] = tracker

@@ -16,6 +16,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import zip_longest
 from marshal import dumps
 from operator import ne
 from types import FunctionType
@@ -45,6 +46,8 @@ _PARALLEL: Final = 1 << 20
 _PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
 _SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
 _COUNT: Final = struct.Struct("<I")
+_NOTHING: Final = object()
+_THE_DEFAULT: Final = Parts({"default": None})
 _code_hashers: list[CodeHasher] = []
 
 
@@ -67,18 +70,24 @@ def digest(value: object, path: str = "value") -> bytes:
 
 
 def digest_arguments(
-    prefix: bytes, names: tuple[str, ...], values: tuple[object, ...], *, methods: bool = True
+    prefix: bytes,
+    names: tuple[str, ...],
+    values: tuple[object, ...],
+    *,
+    methods: bool = True,
+    defaults: tuple[object, ...] = (),
 ) -> str:
     """Make the key of a call, in hexadecimal, of what all its calls share and the values of its parameters.
 
-    With `methods` the code of the user's own classes counts with their objects.
+    With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
+    very object that its parameter has in `defaults` counts as the default: a bare `object()` that stands for "not given".
 
     Raises:
         UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
     """
     encoding = _plain_sequence(values)
     if encoding is None:
-        encoding = Encoder(methods=methods).arguments(names, values)
+        encoding = Encoder(methods=methods).arguments(names, values, defaults)
     if len(encoding) >= _LARGE:
         encoding = _hash(encoding)
     return sha256(encoding + prefix).hexdigest()
@@ -103,15 +112,23 @@ class Encoder:
         self.graph = Graph()  # what was met in an earlier digest may have changed since
         return _hash(self._topmost(value, path))
 
-    def arguments(self, names: Sequence[str], values: Sequence[object]) -> bytes:
+    def arguments(
+        self, names: Sequence[str], values: Sequence[object], defaults: Sequence[object] = ()
+    ) -> bytes:
         """Encode the values of parameters, as the tuple that they are."""
-        encodings = [self._topmost(value, name) for name, value in zip(names, values, strict=True)]
+        encodings = [
+            self._topmost(value, name, value is default)
+            for name, value, default in zip_longest(names, values, defaults, fillvalue=_NOTHING)
+        ]
         return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
 
-    def _topmost(self, value: object, path: str) -> bytes:
+    def _topmost(self, value: object, path: str, is_default: bool = False) -> bytes:
         try:
             return self.encode(value)
         except Refusal as refusal:
+            if is_default and not refusal.steps:  # what holds it has a value, which may change
+                self.graph = Graph()
+                return self.encode(_THE_DEFAULT)
             raise refusal.at(path) from refusal.__cause__
         except RecursionError:
             reason = "it is nested deeper than Python's recursion limit"

@@ -33,7 +33,8 @@ class JobKeys:
         code: CodeScope = "deep",
         depends_on: Iterable[object] = (),
     ) -> None:
-        self.binder = Binder(function, ignore)
+        self._function = function
+        self._ignore = ignore if isinstance(ignore, str) else tuple(ignore)
         self.tracker = CodeTracker(function, code=code, depends_on=depends_on)
         try:
             self._version = digest(version, "version")
@@ -42,8 +43,12 @@ class JobKeys:
                 f"version={version!r} can't be part of a key: {error.reason}. Give a number or a text."
             ) from error
         self._methods = code == "deep"
-        self._fingerprint: Fingerprint | None = None
-        self._prefix = b""
+        self._state: tuple[Fingerprint | None, bytes, Binder] = None, b"", Binder(function, ignore)
+
+    @property
+    def binder(self) -> Binder:
+        """Binds calls to the signature and the defaults that the function has now."""
+        return self._state_under(self.tracker.current())[2]
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Make the key of one call.
@@ -52,20 +57,26 @@ class JobKeys:
             UnkeyableArgument: when no key can be made of an argument.
             TypeError: when the arguments don't fit the function.
         """
-        values = self.binder.bind(*args, **kwargs)
         fingerprint = self.tracker.current()
-        if fingerprint is not self._fingerprint:
-            self._prefix = self.prefix(fingerprint)
-            self._fingerprint = fingerprint
-        return digest_arguments(self._prefix, self.binder.names, values, methods=self._methods)
+        state = self._state
+        _, prefix, binder = state if state[0] is fingerprint else self._state_under(fingerprint)
+        values = binder.bind(*args, **kwargs)
+        return digest_arguments(
+            prefix, binder.names, values, methods=self._methods, defaults=binder.defaults
+        )
 
     def repeat_key(self, key: str, repeat: int) -> str:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""
         return key if repeat == 0 else digest_arguments(bytes.fromhex(key), ("repeat",), (repeat,))
 
-    def prefix(self, fingerprint: Fingerprint) -> bytes:
-        """Make the part of the key that all calls share under one fingerprint."""
-        return digest((KEY_VERSION, fingerprint.digest, self.binder.names, self._version), "version")
+    def _state_under(self, fingerprint: Fingerprint) -> tuple[Fingerprint | None, bytes, Binder]:
+        """A fingerprint with the prefix of all keys and the binder that belong to it; threads see them change as one."""
+        state = self._state
+        if state[0] is not fingerprint:
+            binder = Binder(self._function, self._ignore)
+            shared = KEY_VERSION, fingerprint.digest, binder.names, self._version
+            state = self._state = fingerprint, digest(shared, "version"), binder
+        return state
 
 
 def job_key_of(function: Callable[..., Any], positional: Sequence[Any], job_args: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from .modules import import_own, module_attribute
 from .names import module_name
 from .parts import Edge, Part, Table
 from .provenance import defines_own_code, distribution_of, is_own_class, is_own_module
-from .source import module_digest
 from .watch import ABSENT, Watch, is_empty
 
 if TYPE_CHECKING:
@@ -33,6 +32,10 @@ _OF_THE_MODULE: Final = frozenset(
     f"__{name}__"
     for name in ("builtins", "cached", "doc", "file", "loader", "name", "package", "path", "spec")
 )
+# What Python and the annotations of a module leave in its namespace.
+_NO_MEMBERS: Final = _OF_THE_MODULE | {
+    f"__{name}__" for name in ("annotate", "annotate_func", "annotations", "conditional_annotations")
+}
 _COPIED_BY_WRAPS: Final = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_params__", "__wrapped__"})
 # Values of these, where they are only written to, are not read: a list of calls, a counter.
 _PLAIN: Final = frozenset({bool, bytearray, dict, float, int, list, set, str})
@@ -107,7 +110,7 @@ class Survey:
         return found
 
     def follow(self, value: Any, attributes: Iterable[str], name: str) -> Edge:
-        """Follow a chain of attributes through the user's modules, to what it ends at."""
+        """Follow a chain of attributes through the user's modules, to what it ends at, or a function's attribute."""
         rest = list(attributes)
         while isinstance(value, ModuleType) and rest:
             if not is_own_module(value):
@@ -121,11 +124,19 @@ class Survey:
             if found is ABSENT:
                 return ("missing", name)
             value = found
-        if rest and type(value) is FunctionType and rest[0] in vars(value):
-            own = vars(value)[rest[0]]
-            self.watch.lookup(vars(value), rest[0], own)
-            return (self.refer(value, name), self._named(own, f"{name}.{rest[0]}"))
-        return self._named(value, name)
+        return self._with_attribute(self._named(value, name), value, rest, name)
+
+    def _with_attribute(self, edge: Edge, value: Any, attributes: list[str], name: str) -> Edge:
+        """Add to the edge that leads to a value the attribute that is read off it, if it is a function."""
+        while getattr(type(value), "_bencher_job_cached", False):
+            value = value.__wrapped__
+            attributes = attributes[attributes[:1] == ["__wrapped__"] :]
+        if type(value) is not FunctionType or not attributes or hasattr(FunctionType, attributes[0]):
+            return edge
+        attribute = attributes[0]
+        found = vars(value).get(attribute, ABSENT)
+        self.watch.lookup(vars(value), attribute, found)
+        return edge if found is ABSENT else (edge, self._named(found, f"{name}.{attribute}"))
 
     def _refer_function(self, function: FunctionType) -> Edge:
         module = function.__globals__.get("__name__")
@@ -161,7 +172,7 @@ class Survey:
         return self._part(cls, name, self._scan_class)
 
     def _refer_module(self, module: ModuleType) -> Edge:
-        """A module that is handed on as a whole counts with all of its text."""
+        """A module that is handed on as a whole counts with all that it defines and imports."""
         name = module_name(module.__name__)
         if not is_own_module(module):
             return self._foreign(name, module.__name__)
@@ -285,10 +296,12 @@ class Survey:
             if chain[0] in facts.written_only and type(value) in _PLAIN:
                 continue
             self.watch.cell(cell)
+            edge: Edge = ("missing",)
             if isinstance(value, ModuleType):
                 edge = self.follow(value, chain[1:], chain[0])
-            else:
-                edge = ("missing",) if value is ABSENT else self.refer(value, f"{part.name}({chain[0]})")
+            elif value is not ABSENT:
+                path = f"{part.name}({chain[0]})"
+                edge = self._with_attribute(self.refer(value, path), value, list(chain[1:]), path)
             yield (".".join(chain), edge)
 
     def _scan_globals(self, function: FunctionType, facts: Facts) -> Iterable[Edge]:
@@ -355,12 +368,18 @@ class Survey:
         )
 
     def _scan_module(self, module: ModuleType, part: Part) -> Edge:
-        found = module_digest(module)
-        if found is not None:
-            return ("module", found)
         self.watch.members(vars(module))
-        items = sorted(item for item in vars(module).items() if item[0] not in _OF_THE_MODULE)
-        return ("module", tuple((name, self._named(value, f"{part.name}.{name}")) for name, value in items))
+        members = vars(module).copy()
+        names = sorted(name for name in members if name not in _NO_MEMBERS)
+        return ("module", tuple((name, self._member(members[name], f"{part.name}.{name}")) for name in names))
+
+    def _member(self, value: Any, name: str) -> Edge:
+        """Reach a member of a module, of which nobody knows whether it is used."""
+        try:
+            return self._named(value, name)
+        except Exception as error:  # noqa: BLE001 - an object that nobody may use may raise anything when it is looked at
+            self.untracked[name] = type(error).__name__
+            return ("not tracked", _type_name(type(value)))
 
 
 def _type_name(cls: type) -> str:

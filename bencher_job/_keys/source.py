@@ -6,16 +6,13 @@ import ast
 import linecache
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
-from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any, Final
 
 from .bytecode import bytecode_digest, nested
 from .syntax import Definition, syntax_digest, written_only
 
-__all__ = ["Source", "module_digest", "source_of"]
+__all__ = ["Source", "source_of"]
 
 _FILES_KEPT: Final = 64
 _files: dict[str, tuple[list[str], _File]] = {}
@@ -29,7 +26,7 @@ class Source:
     definition: Definition
     lines: list[str]
 
-    @cached_property
+    @property
     def digest(self) -> bytes:
         """What it does, the same on each supported Python."""
         return syntax_digest(self.definition)
@@ -60,23 +57,11 @@ def source_of(code: CodeType, namespace: dict[str, Any]) -> Source | None:
     return file.find(code)
 
 
-def module_digest(module: ModuleType) -> bytes | None:
-    """Digest all that a module's file does, or its bytes where it is no source; nothing without a file."""
-    filename = getattr(module, "__file__", None)
-    if filename is None:
-        return None
-    try:
-        return syntax_digest(ast.parse("".join(linecache.getlines(filename, vars(module)))))
-    except (SyntaxError, ValueError, RecursionError):
-        return sha256(Path(filename).read_bytes()).digest()
-
-
 class _File:
     """A source file, parsed and compiled once for all of its functions."""
 
     def __init__(self, lines: list[str], filename: str) -> None:
-        self._lines = lines
-        self._filename = filename
+        self._sources = _sources_in(lines, filename)
 
     def find(self, code: CodeType) -> Source | None:
         """Find the definition that compiles to this code.
@@ -88,29 +73,31 @@ class _File:
         twins = [source for source in named if bytecode_digest(source.code) == wanted]
         in_place = [source for source in twins if _places(source.code) == _places(code)]
         found = in_place or twins
-        return found[0] if len({source.digest for source in found}) == 1 else None
+        if len(found) > 1 and len({source.digest for source in found}) > 1:
+            return None
+        return found[0] if found else None
 
-    @cached_property
-    def _sources(self) -> dict[str, list[Source]]:
-        """All functions and lambdas of the file by their qualified name; none where it doesn't compile."""
-        try:
-            tree = ast.parse("".join(self._lines))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                module = compile(tree, self._filename, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError, RecursionError):
-            return {}
-        definitions: dict[tuple[str, int], list[Definition]] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, Definition):
-                name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
-                definitions.setdefault((name, _first_line(node)), []).append(node)
-        sources: dict[str, list[Source]] = {}
-        for code in nested(module):
-            definition = _closest(code, definitions.get((code.co_name, code.co_firstlineno), []))
-            if definition is not None:
-                sources.setdefault(code.co_qualname, []).append(Source(code, definition, self._lines))
-        return sources
+
+def _sources_in(lines: list[str], filename: str) -> dict[str, list[Source]]:
+    """All functions and lambdas of a file by their qualified name; none where it doesn't compile."""
+    try:
+        tree = ast.parse("".join(lines))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = compile(tree, filename, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    definitions: dict[tuple[str, int], list[Definition]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, Definition):
+            name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
+            definitions.setdefault((name, _first_line(node)), []).append(node)
+    sources: dict[str, list[Source]] = {}
+    for code in nested(module):
+        definition = _closest(code, definitions.get((code.co_name, code.co_firstlineno), []))
+        if definition is not None:
+            sources.setdefault(code.co_qualname, []).append(Source(code, definition, lines))
+    return sources
 
 
 def _first_line(definition: Definition) -> int:

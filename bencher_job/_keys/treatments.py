@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from marshal import dumps
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from .arrays import ARRAYS
 from .frames import FRAMES
-from .names import qualified_name
-from .provenance import is_own_class
+from .names import module_name, qualified_name
+from .provenance import is_own_class, is_own_module
 from .reduction import own_attributes, reduced
 from .refusals import NO_VALUE
 from .stand_ins import Parts, Refusal, StandIn, refuse, rooted_name
@@ -99,6 +99,8 @@ def _of_the_user(cls: type) -> Treatment | None:
 def _of_the_library(cls: type) -> Treatment:
     if issubclass(cls, type):
         return _class
+    if issubclass(cls, ModuleType):
+        return _module
     if issubclass(cls, Enum):
         return _by_stand_in(qualified_name(cls), _enum_member, leaf=True)
     names = [(base, rooted_name(base)) for base in cls.__mro__ if base is not object or cls is object]
@@ -190,6 +192,12 @@ def _by_reduction(encoder: Encoder, value: Any) -> bytes:
 
 def _class(encoder: Encoder, cls: type) -> bytes:
     return encoder.code(cls) if cls.__flags__ & _HEAP_TYPE else encoder.name(cls)
+
+
+def _module(encoder: Encoder, module: ModuleType) -> bytes:
+    if is_own_module(module):
+        return encoder.code(module)
+    return encoder.wrap(_header(b"o", "module"), module_name(module.__name__))
 
 
 def _refused(reason: str) -> Treatment:

@@ -182,7 +182,6 @@ _CALLABLES = {
     "wrapt.ObjectProxy": StandIn(_transparent),
     "wrapt.BaseObjectProxy": StandIn(_transparent),
     "_wrappers.ObjectProxy": StandIn(_transparent, label="wrapt.ObjectProxy"),
-    "module": StandIn(lambda value: module_name(value.__name__), leaf=True),
 }
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "StoreFailure",
     "Tally",
     "clean_orphaned_media",
+    "close_stores",
     "dump",
     "open_store",
 ]
@@ -49,8 +50,6 @@ class _OpenStores:
     def open(self, directory: Path, size_limit: int, tag_index: bool) -> Store:
         with self._lock:
             if directory not in self._stores:
-                if not self._stores:
-                    atexit.register(self.close)
                 disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index)
                 self._stores[directory] = disk, MemoryTier(disk, disk.generation)
             disk, tier = self._stores[directory]
@@ -58,12 +57,16 @@ class _OpenStores:
             disk.open()
             return tier
 
-    def close(self) -> None:
-        for _, tier in list(self._stores.values()):
+    def close(self, under: Path = Path("/")) -> None:
+        with self._lock:
+            chosen = [directory for directory in self._stores if directory.is_relative_to(under)]
+            tiers = [self._stores.pop(directory)[1] for directory in chosen]
+        for tier in tiers:
             tier.close()
 
 
 _open_stores = _OpenStores()
+atexit.register(_open_stores.close)
 
 
 def open_store(directory: Path, *, size_limit: int, tag_index: bool = True) -> Store:
@@ -76,3 +79,8 @@ def open_store(directory: Path, *, size_limit: int, tag_index: bool = True) -> S
         StoreFailure: when it can't be opened.
     """
     return _open_stores.open(directory, size_limit, tag_index)
+
+
+def close_stores(under: Path) -> None:
+    """Close the stores that lie under a folder; who uses one again opens it again."""
+    _open_stores.close(under)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from .._errors import BencherJobError
 from .._record import Record
 from .codec import Payload
 
 __all__ = ["MISS", "Entry", "Hit", "Miss", "NullStore", "Store", "StoreFailure", "Tally"]
 
 
-class StoreFailure(Exception):
+class StoreFailure(BencherJobError):
     """A store could not do what it was asked, for a reason outside this library: its message says why."""
 
 

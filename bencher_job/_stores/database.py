@@ -120,26 +120,26 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             kept.append(file_path)
 
 
+_CLOSED: Final = object()
+
+
 class _Connections:
     """The open connections of one database; any thread may close them."""
 
     def __init__(self) -> None:
-        self._open: set[sqlite3.Connection] = set()
-        self._lock = threading.Lock()
+        self._open: dict[
+            sqlite3.Connection, None
+        ] = {}  # each change is one step, as far as other threads can see
 
     def __contains__(self, connection: sqlite3.Connection) -> bool:
         return connection in self._open
 
     def add(self, connection: sqlite3.Connection) -> None:
-        with self._lock:
-            self._open.add(connection)
+        self._open[connection] = None
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Close a connection, unless it is closed already."""
-        with self._lock:
-            was_open = connection in self._open
-            self._open.discard(connection)
-        if was_open:
+        if self._open.pop(connection, _CLOSED) is not _CLOSED:
             connection.close()
 
     def close_all(self) -> None:

@@ -68,6 +68,7 @@ class DiskStore:
             size_limit  # bytes since the size was last looked at: so many that the first put looks
         )
         self._database: Database | None = None
+        self._place: tuple[int, int] | None = None
         self.renew()
         renew_after_fork(self)
 
@@ -92,10 +93,24 @@ class DiskStore:
                     refuse_untrusted(self.directory)
                     database = self._open_or_set_aside()
                     self.generation.open()
+                    self._place = self._place_now()
                 except (OSError, sqlite3.Error, Locked) as error:
                     raise StoreFailure(f"{type(error).__name__}: {error}") from error
                 self._database = database
             return self._database
+
+    def _place_now(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self.directory / DATABASE_NAME)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _look_for_removal(self) -> None:
+        """Begin a new store where the folder was removed under an open one: writes to it would be lost in silence."""
+        if self._database is not None and self._place_now() != self._place:
+            _log.warning("%s was removed while it was open; a new cache begins there", self.directory)
+            self.close()
 
     def _open_or_set_aside(self) -> Database:
         try:
@@ -143,6 +158,7 @@ class DiskStore:
     def get(self, key: str) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
         with operation():
+            self._look_for_removal()
             for _ in range(2):  # a value file can go, with its row, while the row is read
                 try:
                     rows = self._sql(SELECT_ENTRY + "= ?", (key,))
@@ -196,7 +212,6 @@ class DiskStore:
         """Move the bytes of a damaged entry out of the way, and drop its row."""
         self.tally.damaged += 1
         _log.warning("the entry %s in %s is damaged: %s", key, self.directory, reason)
-        warn_caller(f"The entry {key} in {self.directory} is damaged: {reason}. The job runs again.")
         try:
             for filename, value in self._sql(
                 "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
@@ -209,16 +224,11 @@ class DiskStore:
             self.forget(key)
         except (sqlite3.Error, OSError, StoreFailure) as error:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
+        warn_caller(f"The entry {key} in {self.directory} is damaged: {reason}. The job runs again.")
 
     def put_many(self, entries: Sequence[Entry]) -> None:
         """Commit entries with their records in one transaction."""
-        try:
-            self._translated(lambda: self._put_many(entries))
-        except StoreFailure:
-            if (self.directory / DATABASE_NAME).exists():
-                raise
-            self.close()  # the folder was removed under us: begin a new one
-            self._translated(lambda: self._put_many(entries))
+        self._translated(lambda: self._put_many(entries))
         self.puts += 1
         self._written += sum(entry.payload.nbytes for entry in entries)
         if self._written >= self.size_limit // 100:
@@ -234,12 +244,16 @@ class DiskStore:
             for entry in entries:
                 sealed = seal(entry.payload, entry.record.key)
                 written.append(database.disk.write(sealed, self._media_size(entry)))
+            rows = [
+                row_of(entry.record, each.size + each.media_size)
+                for entry, each in zip(entries, written, strict=True)
+            ]
             if any(self.has(entry.record.key) for entry in entries):
                 with self.generation.changing():
-                    self._commit(database, entries, written)
+                    self._commit(database, entries, rows, written)
                 self._remove_discarded()
             else:
-                self._commit(database, entries, written)
+                self._commit(database, entries, rows, written)
         except BaseException:
             for each in written:
                 if each.filename is not None:
@@ -251,13 +265,17 @@ class DiskStore:
         return 0 if media is None else _media.size_of(self.directory / _media.MEDIA_FOLDER / media)
 
     @staticmethod
-    def _commit(database: Database, entries: Sequence[Entry], written: Sequence[Written]) -> None:
+    def _commit(
+        database: Database,
+        entries: Sequence[Entry],
+        rows: Sequence[tuple[Any, ...]],
+        written: Sequence[Written],
+    ) -> None:
         with database.disk.removing_after_commit(), database.transact():
-            for entry, bytes_written in zip(entries, written, strict=True):
-                record = entry.record
-                database._sql(DISCARD_MEDIA, (record.key,))
-                database.set(record.key, bytes_written, tag=record.tag or None)
-                database._sql(PUT_RECORD, row_of(record, bytes_written.size + bytes_written.media_size))
+            for entry, row, each in zip(entries, rows, written, strict=True):
+                database._sql(DISCARD_MEDIA, (entry.record.key,))
+                database.set(entry.record.key, each, tag=entry.record.tag or None)
+                database._sql(PUT_RECORD, row)
 
     def _evict(self) -> None:
         """Remove the least recently stored entries beyond the size limit."""
@@ -279,12 +297,17 @@ class DiskStore:
     def _remove_oldest(self, excess: int) -> int:
         """Remove the least recently stored entries that take as many bytes, or some of them; how many."""
         oldest = self._sql(
-            f"SELECT Cache.rowid, filename, Record.size FROM {JOINED} ORDER BY store_time LIMIT ?",
+            f"SELECT Cache.rowid, filename, Record.size, media FROM {JOINED} ORDER BY store_time LIMIT ?",
             (REMOVED_AT_ONCE,),
         )
-        sizes = itertools.accumulate(size or 0 for _, _, size in oldest)
+        sizes = itertools.accumulate(size or 0 for _, _, size, _ in oldest)
         enough = 1 + sum(1 for size_so_far in sizes if size_so_far < excess)
-        removed = self._remove(self.open(), [(rowid, filename) for rowid, filename, _ in oldest[:enough]])
+        chosen_rows = [(rowid, filename) for rowid, filename, _, _ in oldest[:enough]]
+        if any(media for _, _, _, media in oldest[:enough]):  # whose paths no memory may hand out any more
+            with self.generation.changing():
+                removed = self._remove(self.open(), chosen_rows)
+        else:
+            removed = self._remove(self.open(), chosen_rows)
         self._remove_discarded()
         return removed
 
@@ -330,6 +353,7 @@ class DiskStore:
 
     def _translated(self, work: Callable[[], T]) -> T:
         with operation():
+            self._look_for_removal()
             try:
                 return work()
             except Locked as error:
@@ -348,7 +372,14 @@ class DiskStore:
         """Give the record of each entry, or of those of a function, a tag, or both, the oldest first."""
         where, values = chosen(function, tag)
         statement = f"{SELECT_RECORD}{where} ORDER BY created"
-        return map(record_of, self._translated(lambda: self._sql(statement, values)))
+        return self._readable(self._translated(lambda: self._sql(statement, values)))
+
+    def _readable(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Record]:
+        for row in rows:
+            try:
+                yield record_of(row)
+            except (ValueError, TypeError) as error:
+                warn_caller(f"The record of {row[0]} in {self.directory} is damaged and left out: {error}")
 
     def count(self) -> int:
         """Count the entries."""

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
 __all__ = ["HasConnections", "close_before_fork", "operation"]
+
+
+LONGEST_WAIT: Final = 60.0
+"""Seconds for which a fork waits for operations at most."""
 
 
 class HasConnections(Protocol):
@@ -25,47 +30,46 @@ class HasConnections(Protocol):
 
 
 class _Gate:
-    """Lets any number of operations through, or one fork."""
+    """Lets any number of operations through, or one fork.
+
+    The locks are plain ones, and each is taken where an interrupt can't come between taking and noting it.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._entry = threading.Lock()
+        self._counting = threading.Lock()
         self._under_way = 0
-        self._forking = False
         self._local = threading.local()
 
     @contextmanager
     def operation(self) -> Iterator[None]:
         """Keep forks away meanwhile."""
         depth = getattr(self._local, "depth", 0)
-        if depth == 0:
-            with self._changed:
-                while self._forking:
-                    self._changed.wait()
-                self._under_way += 1
-        self._local.depth = depth + 1
+        entered = False
         try:
+            if depth == 0:
+                with self._entry, self._counting:
+                    self._under_way += 1
+                    entered = True
+            self._local.depth = depth + 1
             yield
         finally:
             self._local.depth = depth
-            if depth == 0:
-                with self._changed:
+            if entered:
+                with self._counting:
                     self._under_way -= 1
-                    if self._forking:
-                        self._changed.notify_all()
 
     def before_fork(self) -> None:
         own = 1 if getattr(self._local, "depth", 0) else 0
-        self._changed.acquire()
-        self._forking = True
-        while self._under_way > own:
-            self._changed.wait()
+        self._entry.acquire()
+        patience = time.monotonic() + LONGEST_WAIT
+        while self._under_way > own and time.monotonic() < patience:
+            time.sleep(0.0005)
         for owner in list(_owners):
             owner.close_all()
 
     def after_fork_in_parent(self) -> None:
-        self._forking = False
-        self._changed.notify_all()
-        self._changed.release()
+        self._entry.release()
 
     def after_fork_in_child(self) -> None:
         self.__init__()  # type: ignore[misc]

@@ -14,7 +14,9 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,7 +68,9 @@ class Generation:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if os.fstat(descriptor).st_size < 8:
-                    os.ftruncate(descriptor, 8)
+                    # Written, not made longer: a hole is filled at the first look, which kills on a full disk.
+                    # And never a number that another file in this place has had.
+                    os.pwrite(descriptor, (time.time_ns() & ~1).to_bytes(8, sys.byteorder), 0)
                 self.number = memoryview(mmap.mmap(descriptor, 8)).cast("Q")
             finally:
                 os.close(descriptor)

@@ -170,6 +170,38 @@ def test_a_folder_removed_under_an_open_store_is_made_anew(store: DiskStore) -> 
     assert value_of(store, "key") == 2
 
 
+def test_a_removed_folder_is_noticed_by_a_lookup_too(store: DiskStore) -> None:
+    store.put_many([entry("key", 1)])
+    subprocess.run(["rm", "-r", store.directory], check=True)
+    assert not store.has("key")
+    assert store.get("key") is MISS
+    assert stat.S_IMODE(store.directory.stat().st_mode) == 0o700
+
+
+def test_a_damaged_record_is_left_out_with_a_warning(store: DiskStore) -> None:
+    store.put_many([entry("good", 1), entry("bad", 2)])
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        database.execute("UPDATE Record SET arguments = '{' WHERE entry = 2")
+    database.close()
+    with pytest.warns(CacheWarning, match="The record of bad .* is damaged"):
+        assert [record.key for record in store.records()] == ["good"]
+
+
+def test_memory_gives_no_path_of_media_that_were_evicted(tmp_path: Path) -> None:
+    from bencher_job._stores import open_store
+
+    tier = open_store(tmp_path / "store", size_limit=1_000_000)
+    (tmp_path / "store" / "media" / "run").mkdir(parents=True)
+    (tmp_path / "store" / "media" / "run" / "film").write_bytes(bytes(200_000))
+    tier.put_many([entry("film", "path", media="run")])
+    for _ in range(3):
+        assert tier.get("film").load() == "path"
+    for number in range(10):
+        tier.put_many([entry(f"key-{number}", bytes(100_000))])
+    assert not (tmp_path / "store" / "media" / "run").exists()
+    assert tier.get("film") is MISS
+
+
 def test_a_disk_that_is_full_fails_clearly_and_leaves_nothing(store: DiskStore) -> None:
     store.put_many([entry("small", 1)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
