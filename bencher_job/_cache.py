@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
 import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -16,15 +13,16 @@ from typing import Any, Self
 
 from . import _media, _settings
 from ._errors import BencherJobError, warn_caller
-from ._executors import Engine, Executors, Outcome, engine_for, executor_name, inside_worker, run_inline
+from ._executors import Engine, Executors, engine_for, executor_name, inside_worker, run_inline
+from ._exit import finish_at_exit
 from ._flights import Flight, Flights, flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
-from ._landing import Landing, outcome_of
+from ._landing import Landing, Returned, commit, outcome_of
 from ._record import CacheInfo, Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, Entry, Hit, Miss, NullStore, Payload, Store, StoreFailure, open_store
+from ._stores import MISS, Hit, Miss, NullStore, Store, StoreFailure, open_store
 from ._writer import Writer
 
 __all__ = ["FutureCache", "Prefetched"]
@@ -70,6 +68,7 @@ class FutureCache:
         executor_type: the member of `Executors`, or the class name of the executor that was given.
         overwrite: whether jobs that are remembered run all the same and replace what was remembered.
         size_limit: the size in bytes beyond which the least recently stored entries are evicted.
+        cache_dir: the folder that holds the cache, once it is opened; until then what was given.
         call_count: how many jobs a `JobFunctionCache` has made of calls; a hit of a decorated function makes none.
 
     Raises:
@@ -107,7 +106,7 @@ class FutureCache:
         self.size_limit = int(size_limit)
         self.call_count = 0
         self._cache_name = cache_name
-        self._cache_dir = cache_dir
+        self.cache_dir = cache_dir
         self._tag_index = tag_index
         self._cache_samples = cache_samples
         self._counts = _Counts()
@@ -115,7 +114,7 @@ class FutureCache:
         self._is_closed_off = False
         self._flights = Flights()
         self._epoch = -1
-        self._writer: Writer[_Returned] = Writer(self._settle_group, f"bencher_job-writer-{cache_name}")
+        self._writer: Writer[Returned] = Writer(self._settle_group, f"bencher_job-writer-{cache_name}")
         self.renew()
         renew_after_fork(self)
 
@@ -153,7 +152,11 @@ class FutureCache:
         store: Store = NullStore()
         self._is_closed_off = False
         if self._cache_samples and _settings.caching_is_on():
-            directory = _settings.store_directory(self._cache_name, self._cache_dir)
+            directory = _settings.store_directory(self._cache_name, self.cache_dir)
+            if not _settings.is_overridden():
+                self.cache_dir = (
+                    directory.parent
+                )  # found once: a later change of the current folder moves nothing
             try:
                 store = open_store(directory, size_limit=self.size_limit, tag_index=self._tag_index)
             except StoreFailure as error:
@@ -300,9 +303,9 @@ class FutureCache:
         engine_future = flight.engine_future = engine.submit(run)
         with self._landing:
             self._airborne += 1
-        _finish_jobs_at_exit(self)
+        finish_at_exit(self)
         engine_future.add_done_callback(
-            lambda done: self._writer.put(_Returned(flight, run, store, engine.name, done, engine.receive))
+            lambda done: self._writer.put(Returned(flight, run, store, engine.name, done, engine.receive))
         )
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
@@ -311,9 +314,9 @@ class FutureCache:
             self._airborne += 1
         store = self.cache
         self._writer.start()
-        self._writer.put(_Returned(Flight(future), future.job, store, "future", done, outcome_of))
+        self._writer.put(Returned(Flight(future), future.job, store, "future", done, outcome_of))
 
-    def _settle_group(self, group: Sequence[_Returned]) -> None:
+    def _settle_group(self, group: Sequence[Returned]) -> None:
         """Receive what has come back, commit it together and resolve; on the writer's thread."""
         landings = [each.received() for each in group if not each.is_void()]
         try:
@@ -330,21 +333,7 @@ class FutureCache:
 
     def _finish(self, landings: Sequence[Landing]) -> None:
         """Commit what succeeded, and then give everybody who waits the value or the exception."""
-        entries: dict[Store, list[Entry]] = {}
-        payloads: dict[Landing, Payload] = {}
-        unsaved: list[str] = []
-        for landing in landings:
-            if landing.outcome.error is not None:
-                if landing.run.media_folder is not None:
-                    _media.discard(landing.run.media_folder)
-            elif landing.store.directory is None:
-                with self._lock:
-                    self._counts.unsaved += self._is_closed_off
-            elif (payload := self._payload(landing, unsaved)) is not None:
-                payloads[landing] = payload
-                entries.setdefault(landing.store, []).append(landing.entry(payload))
-        for store, group in entries.items():
-            self._put(store, group, unsaved)
+        payloads, unsaved = commit(landings)
         for landing in landings:
             landing.flight.land()
             if landing.outcome.error is None:
@@ -353,30 +342,11 @@ class FutureCache:
                 with self._lock:
                     self._counts.failed += 1
                 landing.flight.fail(landing.outcome.error)
-
+        if self._is_closed_off:
+            with self._lock:
+                self._counts.unsaved += sum(landing.outcome.error is None for landing in landings)
         for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
             self._warn_unsaved(fact)
-
-    def _payload(self, landing: Landing, unsaved: list[str]) -> Payload | None:
-        try:
-            return landing.payload()
-        except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-            unsaved.append(
-                f"The result of {landing.run!r} can't be pickled ({type(error).__name__}: {error})"
-            )
-            return None
-
-    def _put(self, store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
-        try:
-            store.put_many(entries)
-        except StoreFailure as error:
-            if len(entries) > 1:  # one of them may be what doesn't fit
-                for entry in entries:
-                    self._put(store, [entry], unsaved)
-            else:
-                unsaved.append(
-                    f"The result of {entries[0].record} can't be kept in {store.directory} ({error})"
-                )
 
     def _warn_unsaved(self, fact: str) -> None:
         with self._lock:
@@ -435,10 +405,15 @@ class FutureCache:
         with self._landing:
             self._landed.wait_for(lambda: self._airborne == 0)
 
+    def finish(self, *, wait: bool) -> None:
+        """Commit what has come back, and what is still in flight if it is to be waited for."""
+        if wait:
+            self.wait()
+        self._writer.close()
+
     def close(self) -> None:
         """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again."""
-        self.wait()
-        self._writer.close()
+        self.finish(wait=True)
         if self._engine is not None:
             self._engine.release()
         if self._store is not None:
@@ -458,50 +433,3 @@ class FutureCache:
     def __repr__(self) -> str:
         where = "not opened" if self._store is None else self._store.directory or "nothing is kept"
         return f"<{type(self).__name__} {self._cache_name!r} on {self.executor_type}, {where}>"
-
-
-@dataclass(frozen=True, slots=True)
-class _Returned:
-    """A run that an engine is done with, on its way to the writer."""
-
-    flight: Flight
-    run: Job
-    store: Store
-    executor: str
-    done: Future[Any]
-    receive: Callable[[Future[Any]], Outcome]
-
-    def is_void(self) -> bool:
-        """Whether another thread has taken the job over before it began."""
-        return self.flight.is_taken_over and self.done.cancelled()
-
-    def received(self) -> Landing:
-        """Say how the run ended, in this thread."""
-        try:
-            outcome = self.receive(self.done)
-        except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
-            outcome = Outcome(error=error)
-        return Landing(self.flight, self.run, self.store, self.executor, outcome)
-
-
-_caches_with_jobs: weakref.WeakSet[FutureCache] = weakref.WeakSet()
-
-
-def _finish_jobs_at_exit(cache: FutureCache) -> None:
-    """Have the jobs of a cache finished, or dropped, when the program ends.
-
-    The hook is set after an engine has set its own, and so runs before it: the workers are still there.
-    """
-    if not _caches_with_jobs:
-        atexit.unregister(_at_exit)
-        atexit.register(_at_exit)
-    _caches_with_jobs.add(cache)
-
-
-def _at_exit() -> None:
-    """Wait for what was submitted, as `concurrent.futures` does; after Ctrl-C keep only what is done."""
-    interrupted = issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt)
-    for cache in list(_caches_with_jobs):
-        if not interrupted:
-            cache.wait()
-        cache._writer.close()  # noqa: SLF001 - its own module

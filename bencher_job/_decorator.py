@@ -173,7 +173,7 @@ class CachedFunction(_CachedCalls[P, R], wrapt.FunctionWrapper):  # type: ignore
 
     def _self_portable_options(self) -> dict[str, Any]:
         """Give the options for another process: the same store, and an executor that is there."""
-        directory = os.fspath(cache_directory(self._self_options["cache_dir"]))
+        directory = os.fspath(cache_directory(self._self_cache.cache_dir))
         return {**self._self_options, "cache_dir": directory, "executor": Executors.SERIAL}
 
 

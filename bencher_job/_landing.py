@@ -1,23 +1,25 @@
-"""Knows what becomes of a run that has ended: its outcome, and the entry that is made of it."""
+"""Knows what becomes of a run that has ended: it is received from its engine, made an entry, and committed."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from . import _media
 from ._executors import Outcome
 from ._flights import Flight
 from ._job import Job
 from ._keys import qualified_name
 from ._record import Record
-from ._stores import Entry, Payload, Store, dump
+from ._stores import Entry, Payload, Store, StoreFailure, dump
 from ._version import VERSION
 
-__all__ = ["Landing", "outcome_of"]
+__all__ = ["Landing", "Returned", "commit", "outcome_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +61,67 @@ class Landing:
                 library=VERSION,
             ),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A run that an engine is done with, on its way to the writer."""
+
+    flight: Flight
+    run: Job
+    store: Store
+    executor: str
+    done: Future[Any]
+    receive: Callable[[Future[Any]], Outcome]
+
+    def is_void(self) -> bool:
+        """Whether another thread has taken the job over before it began."""
+        return self.flight.is_taken_over and self.done.cancelled()
+
+    def received(self) -> Landing:
+        """Say how the run ended, in this thread."""
+        try:
+            outcome = self.receive(self.done)
+        except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
+            outcome = Outcome(error=error)
+        return Landing(self.flight, self.run, self.store, self.executor, outcome)
+
+
+def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:
+    """Put the results of runs that succeeded into their stores, and remove the media of those that failed.
+
+    Returns the values' bytes, and a sentence for each result that could not be kept.
+    """
+    entries: dict[Store, list[Entry]] = {}
+    payloads: dict[Landing, Payload] = {}
+    unsaved: list[str] = []
+    for landing in landings:
+        if landing.outcome.error is not None:
+            if landing.run.media_folder is not None:
+                _media.discard(landing.run.media_folder)
+        elif landing.store.directory is not None:
+            try:
+                payload = payloads[landing] = landing.payload()
+            except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
+                unsaved.append(
+                    f"The result of {landing.run!r} can't be pickled ({type(error).__name__}: {error})"
+                )
+            else:
+                entries.setdefault(landing.store, []).append(landing.entry(payload))
+    for store, group in entries.items():
+        _put(store, group, unsaved)
+    return payloads, unsaved
+
+
+def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
+    try:
+        store.put_many(entries)
+    except StoreFailure as error:
+        if len(entries) > 1:  # one of them may be what doesn't fit
+            for entry in entries:
+                _put(store, [entry], unsaved)
+        else:
+            unsaved.append(f"The result of {entries[0].record} can't be kept in {store.directory} ({error})")
 
 
 def outcome_of(done: Future[Any]) -> Outcome:

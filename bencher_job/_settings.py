@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_CACHE_NAME",
     "cache_directory",
     "caching_is_on",
+    "is_overridden",
     "override_cache_directory",
     "store_directory",
 ]
@@ -72,6 +73,11 @@ def caching_is_on() -> bool:
     raise BencherJobError(
         f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it."
     )
+
+
+def is_overridden() -> bool:
+    """Whether all caches lie in a temporary folder at present."""
+    return _override is not None
 
 
 @contextmanager

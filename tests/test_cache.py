@@ -460,3 +460,20 @@ def test_temporary_caches_leave_no_file_open() -> None:
             cache.submit_call((-1,), {})
         before.append(open_files())
     assert before[1] == before[-1]
+
+
+def test_a_change_of_the_current_folder_moves_no_cache(tmp_path: Path) -> None:
+    script = """
+        import os, pickle
+        from bencher_job import cached_job
+        f = cached_job(lambda x: x + 1)
+        os.mkdir("elsewhere")
+        assert f(1) == 2
+        os.chdir("elsewhere")
+        assert f.is_cached(1)
+        assert pickle.loads(pickle.dumps(f)).is_cached(1)
+        assert os.listdir(".") == []
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "BENCHER_JOB_CACHE_DIR"}
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=60)

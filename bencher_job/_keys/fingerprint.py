@@ -8,6 +8,7 @@ A survey walks, in milliseconds; a watch compares, in a fraction of a microsecon
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -93,14 +94,13 @@ class CodeTracker:
 
     def _look(self) -> Fingerprint:
         with self._lock:
-            watch = Watch()
-            surveys = [Survey(self._scope, watch)]
             name = _root_name(self._function)
-            roots = [surveys[0].walk(self._function, name)]
-            for wanted in self._depends_on:
-                survey = Survey("deep", watch)
-                roots.append(dependency(survey, wanted))
-                surveys.append(survey)
+            loaded = -1
+            while loaded != len(
+                sys.modules
+            ):  # a survey that imports adds submodules to packages it has passed
+                loaded = len(sys.modules)
+                watch, surveys, roots = self._survey(name)
             made, sources = _digested(name, surveys, roots)
             signature = _watch_signature(self._function, watch)
             before = self._state[1]
@@ -117,6 +117,16 @@ class CodeTracker:
             self._sources = sources
             self._state = first_check, made
             return made
+
+    def _survey(self, name: str) -> tuple[Watch, list[Survey], list[Edge]]:
+        watch = Watch()
+        surveys = [Survey(self._scope, watch)]
+        roots = [surveys[0].walk(self._function, name)]
+        for wanted in self._depends_on:
+            survey = Survey("deep", watch)
+            roots.append(dependency(survey, wanted))
+            surveys.append(survey)
+        return watch, surveys, roots
 
 
 def fingerprint(function: Any, code: Scope = "deep", depends_on: Iterable[object] = ()) -> Fingerprint:

@@ -16,7 +16,6 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from itertools import zip_longest
 from marshal import dumps
 from operator import ne
 from types import FunctionType
@@ -80,7 +79,7 @@ def digest_arguments(
     """Make the key of a call, in hexadecimal, of what all its calls share and the values of its parameters.
 
     With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
-    very object that its parameter has in `defaults` counts as the default: a bare `object()` that stands for "not given".
+    very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
 
     Raises:
         UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
@@ -116,9 +115,10 @@ class Encoder:
         self, names: Sequence[str], values: Sequence[object], defaults: Sequence[object] = ()
     ) -> bytes:
         """Encode the values of parameters, as the tuple that they are."""
+        defaults = defaults or (_NOTHING,) * len(values)
         encodings = [
             self._topmost(value, name, value is default)
-            for name, value, default in zip_longest(names, values, defaults, fillvalue=_NOTHING)
+            for name, value, default in zip(names, values, defaults, strict=True)
         ]
         return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
 

@@ -61,16 +61,14 @@ class JobKeys:
         state = self._state
         _, prefix, binder = state if state[0] is fingerprint else self._state_under(fingerprint)
         values = binder.bind(*args, **kwargs)
-        return digest_arguments(
-            prefix, binder.names, values, methods=self._methods, defaults=binder.defaults
-        )
+        return digest_arguments(prefix, binder.names, values, methods=self._methods, defaults=binder.defaults)
 
     def repeat_key(self, key: str, repeat: int) -> str:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""
         return key if repeat == 0 else digest_arguments(bytes.fromhex(key), ("repeat",), (repeat,))
 
     def _state_under(self, fingerprint: Fingerprint) -> tuple[Fingerprint | None, bytes, Binder]:
-        """A fingerprint with the prefix of all keys and the binder that belong to it; threads see them change as one."""
+        """A fingerprint with the prefix and the binder that belong to it, which threads see change as one."""
         state = self._state
         if state[0] is not fingerprint:
             binder = Binder(self._function, self._ignore)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .hashing import Encoder, digest
+from .names import qualified_name
 
 __all__ = ["Edge", "Part", "Table", "digest_graph"]
 
@@ -74,6 +75,7 @@ def _resolved(edge: Edge, labels: dict[Part, bytes]) -> Any:
 
 def _labeller(table: Table, labels: dict[Part, bytes]) -> Callable[[Any, str], bytes]:
     def label(obj: Any, _path: str) -> bytes:
-        return digest(_resolved(table.code[id(obj)], labels), "code")
+        edge = table.code.get(id(obj), ("made anew", qualified_name(obj)))  # at each look at the value
+        return digest(_resolved(edge, labels), "code")
 
     return label

@@ -15,7 +15,6 @@ import logging
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,18 +25,17 @@ from .._forks import renew_after_fork
 from .._record import Record
 from .base import MISS, Entry, Hit, Miss, StoreFailure, Tally
 from .codec import DamagedEntry, seal, unseal
-from .database import DATABASE_NAME, IN_ROW_BELOW, Database, EntryDisk, Locked, Written
+from .database import DATABASE_NAME, Database, Locked, Written
 from .gate import operation
 from .memory import Generation
+from .opening import new_folder_for_damaged, open_database
 from .place import refuse_untrusted, set_up
 from .tables import (
     DISCARD_MEDIA,
     JOINED,
     PUT_RECORD,
-    SCHEMA,
     SELECT_ENTRY,
     SELECT_RECORD,
-    STORE_VERSION,
     chosen,
     record_of,
     row_of,
@@ -91,7 +89,8 @@ class DiskStore:
                 try:
                     set_up(self.directory)
                     refuse_untrusted(self.directory)
-                    database = self._open_or_set_aside()
+                    database, damage = open_database(self.directory, tag_index=self._tag_index)
+                    self.tally.damaged += damage
                     self.generation.open()
                     self._place = self._place_now()
                 except (OSError, sqlite3.Error, Locked) as error:
@@ -111,44 +110,6 @@ class DiskStore:
         if self._database is not None and self._place_now() != self._place:
             _log.warning("%s was removed while it was open; a new cache begins there", self.directory)
             self.close()
-
-    def _open_or_set_aside(self) -> Database:
-        try:
-            return self._open_database()
-        except sqlite3.OperationalError:  # locked, read-only, disk full: not damage
-            raise
-        except sqlite3.DatabaseError as error:
-            aside = self._damaged_folder()
-            for path in self.directory.glob("cache.db*"):
-                path.rename(aside / path.name)
-            self.tally.damaged += 1
-            _log.warning(
-                "the database of %s is damaged and set aside in %s: %s", self.directory, aside, error
-            )
-            warn_caller(f"The database of {self.directory} is damaged ({error}). It is set aside in {aside}.")
-            return self._open_database()
-
-    def _open_database(self) -> Database:
-        database = Database(
-            os.fspath(self.directory),
-            disk=EntryDisk,
-            tag_index=int(self._tag_index),
-            cull_limit=0,  # evictions are ours, so that they are counted and logged
-            eviction_policy="least-recently-stored",
-            disk_min_file_size=IN_ROW_BELOW,
-        )
-        ((version,),) = database._sql("PRAGMA user_version")
-        if version > STORE_VERSION:
-            database.close()
-            raise StoreFailure(
-                f"{self.directory} was written by a later version of this library (its tables are of version "
-                f"{version}, this library knows {STORE_VERSION}). Upgrade bencher_job, or use another cache_name."
-            )
-        if version < STORE_VERSION:
-            with database.transact(retry=True):
-                for statement in SCHEMA:
-                    database._sql(statement)
-        return database
 
     def _sql(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement on this thread's own connection."""
@@ -203,11 +164,6 @@ class DiskStore:
         _log.warning("%s can't be read: %s", self.directory, error)
         warn_caller(f"{self.directory} can't be read, so the job runs as if it were not cached: {error}")
 
-    def _damaged_folder(self) -> Path:
-        folder = self.directory / "damaged" / f"{time.time_ns()}"
-        folder.mkdir(parents=True)
-        return folder
-
     def _set_aside(self, key: str, reason: str) -> None:
         """Move the bytes of a damaged entry out of the way, and drop its row."""
         self.tally.damaged += 1
@@ -216,7 +172,7 @@ class DiskStore:
             for filename, value in self._sql(
                 "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
             ):
-                aside = self._damaged_folder() / key
+                aside = new_folder_for_damaged(self.directory) / key
                 if filename is None:
                     aside.write_bytes(value if isinstance(value, bytes) else repr(value).encode())
                 elif (self.directory / filename).exists():

@@ -6,7 +6,9 @@ import importlib.util
 import itertools
 import linecache
 import logging
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,9 @@ from types import ModuleType
 
 import pytest
 
+from bencher_job._keys import hashing
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+from bencher_job._keys.hashing import digest
 
 Load = Callable[..., ModuleType]
 
@@ -736,8 +740,6 @@ def test_a_notebook_cell_has_its_source(load: Load) -> None:
 
 
 def test_a_function_in_an_argument_is_keyed_by_its_code(load: Load) -> None:
-    from bencher_job._keys.hashing import digest
-
     source = "N = {}\ndef f(x):\n    return x + N\n"
     one, same, two = (load(source.format(n)).f for n in (1, 1, 2))
     assert digest([one]) == digest([same]) != digest([two])
@@ -747,3 +749,161 @@ def test_loggers_stay_silent(caplog: pytest.LogCaptureFixture, load: Load) -> No
     with caplog.at_level(logging.WARNING):
         fingerprint(load(BASE).f)
     assert caplog.records == []
+
+
+class TestAModuleAsAWhole:
+    """A module that a function holds in a variable, a table or a class counts with all of its namespace."""
+
+    HELPERS = """
+        import threading
+        import deeper
+        LOCK = threading.Lock()
+        K = 1
+        class Odd:
+            def __reduce_ex__(self, protocol):
+                raise KeyError(protocol)
+        class Worse(dict):
+            def __getstate__(self):
+                raise KeyError
+        ODD, WORSE = Odd(), Worse()
+        def h(x): return deeper.g(x) + K
+    """
+    DEEPER = "import helpers\ndef g(x): return x\n"
+
+    @pytest.mark.parametrize(
+        "reach",
+        [
+            pytest.param("def f(x):\n    m = helpers\n    return m.h(x)", id="local-variable"),
+            pytest.param("T = {'a': [helpers]}\ndef f(x): return T['a'][0].h(x)", id="table"),
+            pytest.param("class C: m = helpers\ndef f(x): return C.m.h(x)", id="class-attribute"),
+            pytest.param("def f(x):\n    import helpers as h\n    m = h\n    return m.h(x)", id="import"),
+            pytest.param("def f(x, m=helpers): return m.h(x)", id="default"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("change", "revert"),
+        [
+            ("K = 2", "K = 1"),
+            ("K = 1.0", "K = 1"),
+            ("old, h = h, lambda x: x", "h = old; del old"),
+            ("old, deeper.g = deeper.g, lambda x: -x", "deeper.g = old; del old"),
+            ("new = 1", "del new"),
+        ],
+    )
+    def test_a_change_is_noticed_and_its_revert_hits(
+        self, load: Load, reach: str, change: str, revert: str
+    ) -> None:
+        f = load(f"import helpers\n{reach}\n", helpers=self.HELPERS, deeper=self.DEEPER).f
+        tracker = CodeTracker(f)
+        before = tracker.current()
+        assert tracker.current() is before
+        exec(change, vars(sys.modules["helpers"]))
+        assert tracker.current().digest != before.digest
+        exec(revert, vars(sys.modules["helpers"]))
+        assert tracker.current() == before
+
+    def test_what_cannot_be_keyed_is_named_and_no_error(self, load: Load) -> None:
+        source = "import helpers\ndef f(x):\n    m = helpers\n    return m.h(x)\n"
+        made = fingerprint(load(source, helpers=self.HELPERS, deeper=self.DEEPER).f)
+        assert "helpers.LOCK" in made.untracked
+        assert {"helpers.h", "helpers.K", "deeper.g"} < set(made.manifest)
+
+    def test_as_an_argument_it_counts_alike(self, load: Load) -> None:
+        load("", helpers=self.HELPERS, deeper=self.DEEPER)
+        helpers = sys.modules["helpers"]
+        before = digest([helpers])
+        exec("K = 2", vars(helpers))
+        assert digest([helpers]) != before
+        exec("K = 1", vars(helpers))
+        assert digest([helpers]) == before
+
+    def test_a_reload_is_noticed(self, load: Load) -> None:
+        helpers = load("def h(x): return x\n", name="helpers")
+        namespace: dict[str, object] = {"helpers": helpers}
+        run_cell("def f(x):\n    m = helpers\n    return m.h(x)", namespace)
+        tracker = CodeTracker(namespace["f"])
+        before = tracker.current()
+        Path(helpers.__file__).write_text("def h(x):\n    return x + 1\n")
+        importlib.reload(helpers)
+        assert tracker.current().digest != before.digest
+
+    def test_submodules_that_it_imports_only_when_run_count_from_the_first_look(
+        self, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        package = tmp_path / "lazily"
+        package.mkdir()
+        (package / "__init__.py").write_text("def h(x):\n    from lazily.inner import g\n    return g(x)\n")
+        (package / "inner.py").write_text("def g(x): return x\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        module = load("import lazily\ndef f(x):\n    m = lazily\n    return m.h(x)\n")
+        tracker = CodeTracker(module.f)
+        before = tracker.current()
+        module.f(1)
+        assert tracker.current() is before
+
+    def test_what_makes_new_functions_at_each_look_is_no_problem(self, load: Load) -> None:
+        module = load("""
+            class Fresh:
+                def __reduce__(self):
+                    return Fresh, (), {"f": [lambda: number for number in range(3)]}
+            FRESH = Fresh()
+            def f(x):
+                return FRESH
+        """)
+        assert len(fingerprint(module.f).digest) == 32
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        pytest.param(
+            "def make():\n    def g(x): return x * g.factor\n    def f(x): return g(x)\n"
+            "    g.factor = 2\n    return f, g\nf, g = make()\n",
+            id="closure",
+        ),
+        pytest.param("def g(x): return g.factor\ng.factor = 2\ndef f(x): return g(x)\n", id="global"),
+        pytest.param(
+            "import wrapt\nclass Cached(wrapt.FunctionWrapper): _bencher_job_cached = True\n"
+            "@lambda g: Cached(g, None)\ndef g(x): return g.factor\ng.factor = 2\nf = g.__wrapped__\n",
+            id="cached",
+        ),
+        pytest.param(
+            "import wrapt\nclass Cached(wrapt.FunctionWrapper): _bencher_job_cached = True\n"
+            "@lambda g: Cached(g, None)\ndef g(x): return g.__wrapped__.factor\n"
+            "g.factor = 2\nf = g.__wrapped__\n",
+            id="inside-cached",
+        ),
+    ],
+)
+def test_an_attribute_of_a_function_is_read(load: Load, definition: str) -> None:
+    module = load(definition)
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    assert tracker.current() is before
+    module.g.factor = 3
+    changed = tracker.current()
+    assert changed.digest != before.digest
+    del module.g.factor
+    assert tracker.current().digest not in {before.digest, changed.digest}
+    module.g.factor = 2
+    assert tracker.current() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_finds_all_locks_free() -> None:
+    namespace: dict[str, object] = {"N": 1}
+    run_cell("def f(x): return x + N", namespace)
+    tracker = CodeTracker(namespace["f"])
+    tracker.current()
+    digest([namespace["f"]])
+    in_arguments = hashing._code_hashers[0]
+    with tracker._lock, in_arguments._lock:  # type: ignore[attr-defined]
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a lock that is never freed ends the child by a signal
+            namespace["N"] = 2
+            digest([namespace["f"]])
+            tracker.current()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0

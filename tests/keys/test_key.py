@@ -1,0 +1,88 @@
+"""The key of a call follows the function as it is now, its signature and its defaults included."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys import JobKeys
+from bencher_job._keys.key import CodeScope
+
+MISSING = object()
+LOCK = threading.Lock()
+
+
+@pytest.fixture
+def function() -> Any:
+    def f(a: object, c: object = 1, *, k: object = 1) -> object:
+        return a, c, k
+
+    return f
+
+
+@pytest.mark.parametrize("code", ["deep", "own", "none"])
+def test_swapped_defaults_are_bound(function: Any, code: CodeScope) -> None:
+    keys = JobKeys(function, code=code)
+    old = keys.key((0,), {})
+    assert keys.binder.call((0,), {}) == ((), {"a": 0, "c": 1, "k": 1})
+    function.__defaults__ = (5,)
+    function.__kwdefaults__ = {"k": 7}
+    assert keys.binder.call((0,), {}) == ((), {"a": 0, "c": 5, "k": 7})
+    assert keys.key((0,), {}) == keys.key((0, 5), {"k": 7}) != old
+    function.__kwdefaults__["k"] = 8
+    assert keys.binder.call((0,), {})[1]["k"] == 8
+    function.__defaults__, function.__kwdefaults__ = (1,), {"k": 1}
+    assert keys.key((0,), {}) == old
+
+
+def test_swapped_code_has_its_own_signature(function: Any) -> None:
+    keys = JobKeys(function)
+    keys.key((0,), {})
+    function.__code__ = (lambda a, b, c, *, k: (a, b, c, k)).__code__
+    assert keys.binder.names == ("a", "b", "c", "k")
+    with pytest.raises(TypeError, match="missing"):
+        keys.key((0,), {})
+    assert len(keys.key((0, 1), {})) == 64
+
+
+@pytest.mark.parametrize("default", [MISSING, LOCK], ids=["sentinel", "lock"])
+@pytest.mark.parametrize("code", ["deep", "own", "none"])
+def test_a_default_that_has_no_value_counts_as_the_default(default: object, code: CodeScope) -> None:
+    def f(x: object, missing: object = default, after: object = 1) -> object:
+        return x, missing, after
+
+    keys = JobKeys(f, code=code)
+    assert keys.key(([1],), {}) == keys.key(([1], default), {})
+    others = [keys.key(*call) for call in ((([1], None), {}), (([2],), {}), (([1],), {"after": 2}))]
+    assert len({keys.key(([1],), {}), *others}) == 4
+    for unkeyable in (object(), [default], threading.Lock()):
+        with pytest.raises(UnkeyableArgument, match="missing"):
+            keys.key(([1], unkeyable), {})
+    with pytest.raises(UnkeyableArgument, match="x"):
+        keys.key((default,), {})
+
+
+def test_a_default_that_holds_something_without_a_value_is_refused() -> None:
+    def f(x: object, settings: object = {"lock": LOCK, "rate": 1}) -> object:
+        return x, settings
+
+    with pytest.raises(UnkeyableArgument, match="lock"):
+        JobKeys(f).key((1,), {})
+
+
+def test_a_default_that_has_a_value_is_keyed_by_it() -> None:
+    def f(x: object, y: object = (1, (2,))) -> object:
+        return x, y
+
+    assert JobKeys(f).key((1,), {}) == JobKeys(f).key((1, (1, (2,))), {})
+
+
+def test_a_parameter_may_have_any_name() -> None:
+    def f(self: object, args: object, function: object) -> object:
+        return self, args, function
+
+    keys = JobKeys(f)
+    assert keys.key((1, 2, 3), {}) == keys.key((), {"self": 1, "args": 2, "function": 3})
