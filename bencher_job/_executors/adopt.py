@@ -8,6 +8,7 @@ Such an executor is never shut down here.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import pickle
 import sys
 import sysconfig
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from .base import Outcome, as_worker, run_inline
+from .base import Outcome, as_worker, leave_if_forked, run_inline
 from .engine import Engine, unsendable
 from .envelope import Report, open_report, run_packed
 from .shipping import by_value, dumps, pack
@@ -87,8 +88,11 @@ class ThreadEngine(_AdoptedEngine):
 
 
 def _run_in_thread(job: Job) -> Outcome:
+    pid = os.getpid()
     with as_worker():
-        return run_inline(job)
+        outcome = run_inline(job)
+    leave_if_forked(pid, outcome.error)
+    return outcome
 
 
 class PackedEngine(_AdoptedEngine):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import auto
@@ -23,7 +25,18 @@ from .._job import Job, run_job
 if TYPE_CHECKING:
     from .._stores.codec import Payload
 
-__all__ = ["Executors", "Outcome", "as_worker", "become_worker", "end_at_exit", "inside_worker", "run_inline"]
+__all__ = [
+    "Executors",
+    "Outcome",
+    "as_worker",
+    "become_worker",
+    "end_at_exit",
+    "flush_streams",
+    "inside_worker",
+    "leave_if_forked",
+    "run_inline",
+    "told",
+]
 
 
 class Executors(StrEnum):
@@ -101,6 +114,18 @@ def run_inline(job: Job) -> Outcome:
     return Outcome(value, error, None, started, seconds, os.uname().nodename, os.getpid())
 
 
+def told(problem: BaseException) -> str:
+    """Say what an exception is, whatever its own text does.
+
+    >>> told(ValueError("a"))
+    'ValueError: a'
+    """
+    try:
+        return f"{type(problem).__name__}: {problem}"
+    except BaseException:  # noqa: BLE001 - a class's own __str__ can raise anything
+        return type(problem).__name__
+
+
 _runs_in_envelope: ContextVar[bool] = ContextVar("bencher_job_runs_in_envelope", default=False)
 _is_worker_process = False
 
@@ -141,3 +166,32 @@ def end_at_exit(end: Callable[[], None]) -> None:
 def _end_engines() -> None:
     for end in _ends:
         end()
+
+
+def leave_if_forked(pid: int, error: BaseException | None = None) -> None:
+    """End this process when it isn't the one that began the job, as Python would have ended it for that error.
+
+    What it inherited is the worker's: the channel, the queue, the jobs that come next.
+    """
+    if os.getpid() == pid:
+        return
+    try:
+        if error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        flush_streams()
+    finally:
+        os._exit(_exit_code(error))
+
+
+def flush_streams() -> None:
+    """Write out what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none, broken, or closed by the job
+            stream.flush()
+
+
+def _exit_code(error: BaseException | None) -> int:
+    code = error.code if isinstance(error, SystemExit) else error
+    if isinstance(code, int):
+        return code & 0xFF
+    return 0 if code is None else 1

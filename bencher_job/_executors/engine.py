@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
 from .._errors import BencherJobError, WorkerLost
-from .base import Executors, Outcome, run_inline
+from .base import Executors, Outcome, run_inline, told
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -67,10 +67,16 @@ class Engine(ABC):
             )
         problem = future.exception()
         if problem is None:
-            return self._open(future.result(), job)
+            return self._opened(future.result(), job)
         if isinstance(problem, self._own_errors):
             return Outcome(error=problem)
         return Outcome(error=self._lost(job, problem))
+
+    def _opened(self, result: Any, job: Job | None) -> Outcome:
+        try:
+            return self._open(result, job)
+        except BaseException as problem:  # noqa: BLE001 - a foreign executor can give anything for a report
+            return Outcome(error=self._lost(job, problem))
 
     def _open(self, result: Any, job: Job | None) -> Outcome:
         from .envelope import open_report
@@ -84,8 +90,8 @@ class Engine(ABC):
         from .envelope import describe
 
         label = describe(job)
-        told = "the engine cancelled it" if problem is None else f"{type(problem).__name__}: {problem}"
-        lost = WorkerLost(f"{self.name} lost {label}: {told}", job=label)
+        reason = "the engine cancelled it" if problem is None else told(problem)
+        lost = WorkerLost(f"{self.name} lost {label}: {reason}", job=label)
         lost.__cause__ = problem
         return lost
 
@@ -118,7 +124,7 @@ def unsendable(label: object, problem: BaseException) -> Future[Any]:
     from .envelope import describe
 
     error = BencherJobError(
-        f"{describe(label)} can't be sent to a worker: {type(problem).__name__}: {problem}. "
+        f"{describe(label)} can't be sent to a worker: {told(problem)}. "
         f"cloudpickle must be able to pickle its function and arguments; make what it can't in the function."
     )
     error.__cause__ = problem

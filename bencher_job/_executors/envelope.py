@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from .._errors import BencherJobError
 from .._job import Job, run_job
 from .._stores.codec import Buffer, Payload, dump
-from .base import Outcome, as_worker
+from .base import Outcome, as_worker, leave_if_forked, told
 from .raised import dump_error, load_error
-from .shipping import Call, Parcel, dumps, load
+from .shipping import Call, HomewardPickler, Parcel, dumps, load
 
 __all__ = ["Report", "describe", "execute", "open_report", "run_packed", "unpack_value"]
 
@@ -39,6 +40,7 @@ class Kind(IntEnum):
 
 
 _HEAD: Final = struct.Struct("<BddI")
+_homeward: Final = partial(dumps, pickler=HomewardPickler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,11 @@ def run_packed(blob: bytes) -> tuple[bytes, ...]:
 
 
 def execute(parcel: Parcel) -> Report:
-    """Unpack a parcel, run what it holds, and report how that ended; it never raises."""
+    """Unpack a parcel, run what it holds, and report how that ended; it never raises.
+
+    A child that the job has forked does not return from here: it has a process of its own to end.
+    """
+    pid = os.getpid()
     started, clock, seconds = time.time(), 0.0, 0.0
     try:
         call = _load(parcel)
@@ -83,8 +89,11 @@ def execute(parcel: Parcel) -> Report:
             started, clock = time.time(), time.perf_counter()
             value = _run(call)
         seconds = time.perf_counter() - clock
-        return _report(started, seconds, *_dump_value(value))
+        kind, payload = _dump_value(value)
+        leave_if_forked(pid)
+        return _report(started, seconds, kind, payload)
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end this job, not the worker
+        leave_if_forked(pid, error)
         if clock and not seconds:
             seconds = time.perf_counter() - clock
         return _report(started, seconds, Kind.ERROR, Payload(dump_error(error)))
@@ -99,8 +108,8 @@ def _load(parcel: Parcel) -> Call:
         return load(parcel)
     except BaseException as problem:
         raise BencherJobError(
-            f"A job's function or arguments can't be unpickled in the worker: {type(problem).__name__}: "
-            f"{problem}. The worker must be able to import the same modules as the process that submits."
+            f"A job's function or arguments can't be unpickled in the worker: {told(problem)}. "
+            f"The worker must be able to import the same modules as the process that submits."
         ) from problem
 
 
@@ -117,11 +126,11 @@ def _dump_value(value: object) -> tuple[Kind, Payload]:
     with suppress(Exception):  # whatever plain pickle refuses may still go by value
         return Kind.PLAIN, dump(value)
     try:
-        return Kind.BY_VALUE, dump(value, dumps)
+        return Kind.BY_VALUE, dump(value, _homeward)
     except Exception as problem:
         raise BencherJobError(
             f"The job's result, a {type(value).__module__}.{type(value).__qualname__}, can't be pickled and so "
-            f"can't leave the worker: {type(problem).__name__}: {problem}. Return plain data."
+            f"can't leave the worker: {told(problem)}. Return plain data."
         ) from problem
 
 
@@ -134,11 +143,11 @@ def open_report(report: Report, label: object) -> Outcome:
         else:
             value = report.payload.load()
             payload = report.payload if report.kind is Kind.PLAIN else None
-    except Exception as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
+    except BaseException as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
         what = "exception" if report.kind is Kind.ERROR else "result"
         error = BencherJobError(
             f"The {what} of {describe(label)} came back, but can't be unpickled here: "
-            f"{type(problem).__name__}: {problem}. Return plain data, or mend the class's __reduce__."
+            f"{told(problem)}. Return plain data, or mend the class's __reduce__."
         )
         error.__cause__ = problem
     return Outcome(value, error, payload, report.started, report.seconds, report.host, report.pid)

@@ -123,8 +123,11 @@ class SlotPool(concurrent.futures.Executor):
     def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
         """End a call, by killing its process and all that it started where it runs already.
 
-        Its future ends with the verdict, a `CancelledError` by default. False when it is done.
+        Its future ends with the verdict, a `CancelledError` by default. False when it is done,
+        and in a forked child: the call is its parent's.
         """
+        if self.pid != os.getpid():
+            return False
         if future.cancel():
             return True
         end_with = CancelledError() if verdict is None else verdict
@@ -236,9 +239,14 @@ class PoolEngine(Engine):
 
     def __init__(self, pool: SlotPool | None = None, *, max_workers: int | None = None) -> None:
         super().__init__()
-        self._lock = threading.Lock()
         self._max_workers = max_workers
         self._adopted = pool
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Be without a shared pool, as a forked child is: the pool is its parent's."""
+        self._lock = threading.Lock()
         self._shared: SlotPool | None = None
 
     @property
@@ -247,9 +255,9 @@ class PoolEngine(Engine):
         if self._adopted is not None:
             return self._adopted
         shared = self._shared
-        if shared is None or shared.pid != os.getpid():
+        if shared is None:
             with self._lock:
-                if self._shared is None or self._shared.pid != os.getpid():
+                if self._shared is None:
                     self._shared = _pools.acquire(self._max_workers)
                 shared = self._shared
         return shared

@@ -12,7 +12,8 @@ from types import FunctionType
 from typing import Any
 
 from .._errors import BencherJobError
-from .shipping import Pickler, dumps
+from .base import told
+from .shipping import HomewardPickler, dumps
 
 __all__ = ["RemoteTraceback", "dump_error", "load_error"]
 
@@ -29,8 +30,8 @@ def dump_error(error: BaseException) -> bytes:
     text = "".join(traceback.format_exception(error))
     try:
         return dumps((error, text), pickler=_ErrorPickler)
-    except Exception as problem:  # noqa: BLE001 - a chain of exceptions can defeat pickle as a whole, by its depth
-        return dumps((_description_of(error, problem), text))
+    except BaseException as problem:  # noqa: BLE001 - a chain of exceptions can defeat pickle as a whole, by its depth
+        return dumps((_description_of(error, problem), text), pickler=HomewardPickler)
 
 
 def load_error(stream: Any) -> BaseException:
@@ -51,7 +52,7 @@ def load_error(stream: Any) -> BaseException:
     return error
 
 
-class _ErrorPickler(Pickler):
+class _ErrorPickler(HomewardPickler):
     """Pickles exceptions with their chain."""
 
     alone: Any = None
@@ -65,7 +66,7 @@ class _ErrorPickler(Pickler):
         try:
             pickle.loads(dumps(obj, pickler=type("_Alone", (_ErrorPickler,), {"alone": obj})))
             reduced = _reduce(obj)
-        except Exception as problem:  # noqa: BLE001 - anything can be wrong with a class's own pickling
+        except BaseException as problem:  # noqa: BLE001 - anything can be wrong with a class's own pickling
             reduced = _reduce(_description_of(obj, problem))
         if isinstance(reduced, str):
             return reduced
@@ -103,8 +104,8 @@ def _set_state(error: BaseException, chain: tuple[Any, ...]) -> None:
 
 
 def _description_of(error: BaseException, problem: BaseException) -> BencherJobError:
-    told = "".join(traceback.format_exception_only(error)).strip()
+    text = "".join(traceback.format_exception_only(error)).strip()
     return BencherJobError(
-        f"{told} (The exception itself stayed in the worker: it can't be pickled, "
-        f"{type(problem).__name__}: {problem}. Give its class plain attributes, or a __reduce__.)"
+        f"{text} (The exception itself stayed in the worker: it can't be pickled, "
+        f"{told(problem)}. Give its class plain attributes, or a __reduce__.)"
     )

@@ -24,6 +24,7 @@ from typing import Any, Final
 import psutil
 
 from .._errors import BencherJobError, WorkerLost
+from .._forks import renew_after_fork
 from .._job import Job
 from .base import Executors
 from .engine import Engine, unsendable
@@ -56,7 +57,7 @@ class ScoopExecutor(concurrent.futures.Executor):
     """
 
     def __init__(self) -> None:
-        self._pump = _the_pump()
+        self._pump = _the_pump.get()
         self._lock = threading.Lock()
         self._pending: set[Future[Any]] = set()
         self._is_shut_down = False
@@ -65,7 +66,7 @@ class ScoopExecutor(concurrent.futures.Executor):
         """Start a call in a worker.
 
         Raises:
-            RuntimeError: after `shutdown`.
+            RuntimeError: after `shutdown`, and in a forked child of the program.
             WorkerLost: when SCOOP has failed.
         """
         self._check()
@@ -88,6 +89,8 @@ class ScoopExecutor(concurrent.futures.Executor):
         return task.future
 
     def _check(self) -> None:
+        if self._pump.pid != os.getpid():
+            raise RuntimeError(_IN_CHILD)
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
@@ -97,6 +100,8 @@ class ScoopExecutor(concurrent.futures.Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; SCOOP's workers stay, for they are the program's."""
+        if self._pump.pid != os.getpid():
+            return
         with self._lock:
             self._is_shut_down = True
             pending = list(self._pending)
@@ -280,16 +285,32 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-_pump: _Pump | None = None
-_pump_lock: Final = threading.Lock()
+_IN_CHILD: Final = (
+    "SCOOP belongs to the parent of this process. Submit from the program that SCOOP has started."
+)
 
 
-def _the_pump() -> _Pump:
-    global _pump  # noqa: PLW0603 - a program has one SCOOP
-    with _pump_lock:
-        if _pump is None or _pump.pid != os.getpid():
-            _pump = _Pump(_started_scoop())
-        return _pump
+class _OnePump:
+    """The pump of this program, which has one SCOOP."""
+
+    def __init__(self) -> None:
+        self._pump: _Pump | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self._lock = threading.Lock()
+
+    def get(self) -> _Pump:
+        with self._lock:
+            if self._pump is None:
+                self._pump = _Pump(_started_scoop())
+            if self._pump.pid != os.getpid():
+                raise BencherJobError(_IN_CHILD)
+            return self._pump
+
+
+_the_pump: Final = _OnePump()
 
 
 def _started_scoop() -> Any:
@@ -323,8 +344,13 @@ class ScoopEngine(Engine):
 
     def __init__(self, executor: ScoopExecutor | None = None) -> None:
         super().__init__()
-        self._lock = threading.Lock()
         self._adopted = executor
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Be without an executor, as a forked child is: SCOOP is its parent's."""
+        self._lock = threading.Lock()
         self._own: ScoopExecutor | None = None
 
     @property

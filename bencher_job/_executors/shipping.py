@@ -6,15 +6,24 @@ A function of `__main__`, a lambda and a closure travel by value, what can be im
 larger than 64 kB is written once to a file for the workers of this machine, and travels inside the parcel to
 all others. Each worker keeps the functions that it loaded last: what a function holds is shared by the jobs
 that run there.
+
+    class R -> token and definition ~~> worker: a class of its own, noted with the token
+    class R <- token                <~~ worker: an instance of that class
+
+What a worker got by value comes home as a reference. A definition that came home would be applied to the class
+that it was made of, and undo what the program has done to it: its methods would be others, with the worker's
+globals.
 """
 
 from __future__ import annotations
 
 import atexit
 import io
+import operator
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 import threading
 import weakref
@@ -22,7 +31,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import ModuleType
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
@@ -35,7 +45,7 @@ from .._stores.codec import Buffer, Payload, dump
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["Call", "Parcel", "Pickler", "by_value", "dumps", "load", "pack", "pack_call"]
+__all__ = ["Call", "HomewardPickler", "Parcel", "by_value", "dumps", "load", "pack", "pack_call"]
 
 FILE_FROM: Final = 1 << 16
 """Size in bytes above which a function is written to a file for local workers."""
@@ -71,13 +81,27 @@ def dumps(
         return file.getvalue()
 
 
+class _Registry:
+    """cloudpickle's list of the modules that go by value, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_registry: Final = _Registry()
+
+
 @contextmanager
 def by_value(module: ModuleType | None) -> Iterator[None]:
     """Pickle what a module defines by value meanwhile, as if it could not be imported."""
     if module is None or module.__name__ == "__main__":  # whose things go by value anyway
         yield
         return
-    with _registering:
+    with _registry.lock:
         cloudpickle.register_pickle_by_value(module)
         try:
             yield
@@ -85,7 +109,72 @@ def by_value(module: ModuleType | None) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-_registering: Final = threading.RLock()
+_known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+"""What was sent from here or has arrived here, by token."""
+
+_tokens: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
+"""The tokens of what has arrived here."""
+
+
+class OutwardPickler(Pickler):
+    """Pickles a call for a worker, which notes the classes and functions that it gets by value."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Add a token to the definition of a class, and of a function that has a name."""
+        reduced = super().reducer_override(obj)
+        if not (_is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6):
+            return reduced
+        make, args, *rest = reduced
+        if isinstance(obj, type):
+            token = args[-2]  # the class's own in cloudpickle, the same as long as the class lives
+        elif _find_by_name(obj.__module__, obj.__qualname__) is obj:
+            token = f"{obj.__module__}:{obj.__qualname__}"
+        else:  # a closure has a state, which travels
+            return reduced
+        _known[token] = obj
+        return (_arrive, (token, make, args), *rest)
+
+
+class HomewardPickler(Pickler):
+    """Pickles what a job ended with; whatever came from the sender goes back as a reference to the sender's own."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Refer to what came from elsewhere, and define what was made here."""
+        token = _tokens.get(obj) if _is_definable(obj) else None
+        if token is None:
+            return super().reducer_override(obj)
+        return _come_home, (token, obj.__module__, obj.__qualname__)
+
+
+def _is_definable(obj: Any) -> bool:
+    real = type(obj)  # a wrapper claims to be of its function's
+    return issubclass(real, type | FunctionType)
+
+
+def _arrive(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    made = make(*args)
+    _tokens[made] = token
+    _known.setdefault(token, made)
+    return made
+
+
+def _come_home(token: str, module: str, qualname: str) -> Any:
+    known = _known.get(token)
+    if known is None:  # a notebook has defined it anew meanwhile
+        known = _find_by_name(module, qualname)
+    if known is None:
+        raise LookupError(f"{module}.{qualname}, which was sent with the job, is no longer here")
+    return known
+
+
+def _find_by_name(module: str | None, qualname: str) -> Any:
+    try:
+        return operator.attrgetter(qualname)(sys.modules.get(module or ""))
+    except AttributeError:
+        return None
+
+
+_outward: Final = partial(dumps, pickler=OutwardPickler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +258,15 @@ def pack_call(
 
 
 def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool) -> Parcel:
-    payload = dump(function, dumps)
+    payload = dump(function, _outward)
     hasher = blake3(payload.stream)
     for buffer in payload.buffers:
         hasher.update(buffer)
     digest = hasher.digest()
     if not local or payload.nbytes <= FILE_FROM:
-        return Parcel(digest, payload, dump(body, dumps))
+        return Parcel(digest, payload, dump(body, _outward))
     file = _files.file_of(digest, payload)
-    return Parcel(digest, Payload(b""), dump(body, dumps), file.path, keeps=file)
+    return Parcel(digest, Payload(b""), dump(body, _outward), file.path, keeps=file)
 
 
 def load(parcel: Parcel) -> Call:

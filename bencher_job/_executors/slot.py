@@ -1,6 +1,6 @@
 """Knows one slot of a pool: a worker process on a private channel, replaced when it dies.
 
-    run(parts): send -> the worker marks that it has begun -> receive
+    run(parts): send a number and the parts -> the worker marks that it has begun -> receive the same number
 
 A worker that dies before its mark never saw the job, which is sent again to the next one. One that dies after
 it died of the job, or with it: that job alone is lost.
@@ -43,6 +43,10 @@ class _WorkerGoneError(Exception):
     """The worker process ended while a job was with it."""
 
 
+class _OutOfStepError(Exception):
+    """The worker answered another call than the one that it was sent."""
+
+
 class _Worker:
     """A worker process and this end of its channel."""
 
@@ -73,8 +77,11 @@ class _Worker:
 
     def run(self, parts: Sequence[Buffer]) -> list[bytearray]:
         self._sent += 1
-        self.channel.send(parts)
-        answer = self.channel.receive()
+        number = self._sent.to_bytes(8, "little")
+        self.channel.send([number, *parts])
+        answered, *answer = self.channel.receive()
+        if answered != number:
+            raise _OutOfStepError
         if self._sent % 1024 == 0:
             self.has_begun()  # or the marks would fill their pipe
         return answer
@@ -147,6 +154,9 @@ class Slot:
                         raise _lost(
                             f"The worker process died while it ran {describe(label)}", label, code
                         ) from None
+                except _OutOfStepError:
+                    fact = f"The worker process answered another call than {describe(label)}"
+                    raise _lost(fact, label, self._replace(worker)) from None
                 except BaseException:
                     self._replace(worker)  # an answer that was not read to its end spoils the channel
                     raise

@@ -12,11 +12,10 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Final
 
-from .base import become_worker
+from .base import become_worker, flush_streams
 from .envelope import execute
 from .shipping import Parcel
 from .wire import Channel
@@ -35,15 +34,15 @@ def serve(end: socket.socket, marks: Connection) -> None:
     channel = Channel(end)
     while True:
         try:
-            parts = channel.receive()
+            number, *parts = channel.receive()
         except (EOFError, OSError):
             return
         os.write(marks.fileno(), b"b")
         report = execute(Parcel.of_parts(parts))
         del parts
-        _flush()
+        flush_streams()
         try:
-            channel.send(report.parts())
+            channel.send([number, *report.parts()])
         except OSError:  # the pool is gone
             return
         del report
@@ -65,9 +64,3 @@ def _leave_with_parent() -> None:
 def _wait_for_end_of(sentinel: int) -> None:
     wait([sentinel])
     os.killpg(0, signal.SIGKILL)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # none, broken, or closed by the job
-            stream.flush()

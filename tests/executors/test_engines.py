@@ -268,3 +268,72 @@ def test_scoop_that_is_not_installed_says_how_to_install_it(monkeypatch):
 
     with pytest.raises(BencherJobError, match=r"pip install 'bencher_job\[scoop\]'"):
         engine_for("scoop").submit(job_of(abs, -1))
+
+
+def _fork():
+    child = os.fork()
+    return child or "the child's"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ProcessPoolExecutor(1, mp_context=get_context("spawn")),
+        lambda: ThreadPoolExecutor(1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_child_that_a_job_forks_is_no_second_worker(make):
+    with make() as executor:
+        engine = engine_for(executor)
+        child = outcome_of(engine, job_of(_fork)).value
+        pid = outcome_of(engine, job_of(os.getpid)).value
+
+        assert outcome_of(engine, job_of(os.waitpid, child, 0)).value == (child, 0)
+        assert outcome_of(engine, job_of(os.getpid)).value == pid
+
+
+class Unloadable:
+    """Ends the program that unpickles it."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def __reduce__(self):
+        return _end, (self.end, os.getpid())
+
+
+def _end(error, pid):
+    if os.getpid() != pid:
+        raise error
+    return Unloadable(error)
+
+
+class WordlessError(Exception):
+    def __str__(self):
+        raise SystemExit(5)
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), WordlessError()])
+def test_whatever_unpickling_raises_here_is_an_error_of_the_library(end):
+    engine = engine_for("multiprocessing")
+
+    value = outcome_of(engine, job_of(Unloadable, end))
+    error = outcome_of(
+        engine, job_of(exec, "raise ValueError(unloadable(end))", {"unloadable": Unloadable, "end": end})
+    )
+    engine.release()
+
+    assert type(value.error) is BencherJobError
+    assert type(end).__name__ in str(value.error)
+    assert value.error.__cause__ is not None
+    assert isinstance(error.error, BencherJobError)
+
+
+def test_what_is_no_report_is_a_lost_worker():
+    engine = engine_for(Fickle(lambda future: future.set_result("no report")))
+
+    error = engine.receive(engine.submit(job_of(abs, -1))).error
+
+    assert type(error) is WorkerLost
+    assert error.job == "job 'name', abs(-1)"

@@ -386,3 +386,201 @@ def test_a_forked_child_makes_a_pool_of_its_own(script):
     """)
 
     assert out == [3, "3"]
+
+
+def test_a_child_that_a_job_forks_ends_without_answering():
+    def fork():
+        child = os.fork()
+        return child or "the child's"
+
+    with SlotPool(1) as pool:
+        first = pool.submit(fork).result(PATIENCE)
+        os_pid = pool.submit(os.getpid).result(PATIENCE)
+        answers = [pool.submit(lambda x: (x, os.getpid()), i).result(PATIENCE) for i in range(50)]
+
+        assert pool.submit(os.waitpid, first, 0).result(PATIENCE) == (first, 0)
+
+    assert answers == [(i, os_pid) for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (lambda: None, 0),
+        (lambda: sys.exit(), 0),
+        (lambda: sys.exit(3), 3),
+        (lambda: sys.exit("text"), 1),
+        (lambda: 1 / 0, 1),
+    ],
+)
+def test_a_child_that_a_job_forks_ends_as_python_would_end_it(pool, end, code):
+    def fork_and_wait():
+        child = os.fork()
+        if child == 0:
+            return end()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert pool.submit(fork_and_wait).result(PATIENCE) == code
+
+
+def test_a_worker_that_answers_another_call_is_replaced(monkeypatch):
+    with SlotPool(1) as pool:
+        pid = pool.submit(os.getpid).result(PATIENCE)
+        worker = pool._slots[0]._worker
+        receive = worker.channel.receive
+
+        def receive_an_older_answer():
+            _, *report = receive()
+            return [bytes(8), *report]
+
+        monkeypatch.setattr(worker.channel, "receive", receive_an_older_answer)
+
+        with pytest.raises(WorkerLost, match="answered another call than abs"):
+            pool.submit(abs, -1).result(PATIENCE)
+        assert pool.submit(os.getpid).result(PATIENCE) != pid
+
+
+def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(script):
+    out = script.run("""
+        import json, os, threading, time
+        from bencher_job import Job
+        from bencher_job._executors import engine_for, shipping
+        from bencher_job._executors.pool import SlotPool
+        engine = engine_for("multiprocessing")
+        def value():
+            future = engine.submit(Job("a", abs, {}, "key", positional=(-3,)))
+            future.exception()
+            return engine.receive(future).value
+        value()
+        pool = SlotPool(1)
+        running = pool.submit(time.sleep, 1)
+        while not running.running(): pass
+        held, go_on = threading.Event(), threading.Event()
+        def hold():
+            with engine._lock, shipping.by_value(json):
+                held.set()
+                go_on.wait()
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            killed = pool.kill(running)
+            with shipping.by_value(os):
+                engine.release()
+                open("child", "w").write(json.dumps([value(), killed]))
+            engine.release()
+            os._exit(0)
+        deadline = time.monotonic() + 15
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, 9)
+            time.sleep(0.01)
+        go_on.set()
+        told = json.load(open("child")) if os.path.exists("child") else None
+        json.dump([told, running.exception() is None, value()], open("out.json", "w"))
+    """)
+
+    assert out == [[3, False], True, 3]
+
+
+def test_what_comes_home_is_the_programs_own(script):
+    out = script.run("""
+        import dataclasses, enum, json
+        from bencher_job._executors.pool import SlotPool
+        LIMIT = 1
+        class Base:
+            count = 0
+            def scale(self): return LIMIT
+            @property
+            def limit(self): return LIMIT
+        class R(Base):
+            class Inner:
+                def __init__(self, x): self.x = x
+            def own(self): return LIMIT
+        @dataclasses.dataclass
+        class D:
+            x: int
+        class E(enum.Enum):
+            A = 1
+        class Err(Exception):
+            def __init__(self, a, b):
+                super().__init__(a)
+                self.a, self.b = a, b
+        def plain(): return LIMIT
+        def make(): return {"r": [R()], "d": (D(2),), "e": E.A, "inner": R.Inner(5), "class": R,
+                            "function": plain, "method": R().own, "made": lambda: (plain, LIMIT)}
+        def fail():
+            try: raise Err(1, 2)
+            except Err as cause: raise Err(3, R()) from cause
+        classes = Base, R, R.Inner, D, E, Err
+        before = [dict(vars(each)) for each in classes]
+        with SlotPool(1) as pool:
+            future = pool.submit(make)
+            Base.count = LIMIT = 7
+            made = future.result()
+            error = pool.submit(fail).exception()
+            second = pool.submit(make).result()
+        before[0]["count"] = 7
+        same = [
+            {k: v for k, v in vars(each).items() if k != "__slotnames__"}.items() == old.items()
+            and all(vars(each)[k] is old[k] for k in old)
+            for each, old in zip(classes, before)
+        ]
+        json.dump({
+            "definitions": same,
+            "instances": [type(x) is c for x, c in [
+                (made["r"][0], R), (made["d"][0], D), (made["inner"], R.Inner), (second["r"][0], R)]],
+            "enum": made["e"] is E.A,
+            "values": [made["d"][0].x, made["inner"].x, made["r"][0].scale(), made["r"][0].limit],
+            "class": made["class"] is R,
+            "functions": [made["function"] is plain, made["method"].__func__ is R.own, made["made"]()[0] is plain],
+            "errors": [type(error) is Err, type(error.__cause__) is Err, error.a, type(error.b) is R],
+        }, open("out.json", "w"))
+    """)
+
+    assert out == {
+        "definitions": [True] * 6,
+        "instances": [True] * 4,
+        "enum": True,
+        "values": [2, 5, 7, 7],
+        "class": True,
+        "functions": [True] * 3,
+        "errors": [True, True, 3, True],
+    }
+
+
+def test_a_class_that_a_job_makes_travels_by_value(pool):
+    class Sent:
+        pass
+
+    def make():
+        class Made(Sent):
+            def answer(self):
+                return type(self).__mro__[1] is Sent
+
+        return Made()
+
+    made = pool.submit(make).result(PATIENCE)
+
+    assert isinstance(made, Sent)
+    assert made.answer()
+    assert pool.submit(lambda: type(made) is not Sent and made.answer()).result(PATIENCE)
+
+
+def test_a_class_that_is_defined_anew_meanwhile_is_found_by_name(script):
+    out = script.run("""
+        import gc, json, os, time
+        from bencher_job._executors.pool import SlotPool
+        class R: pass
+        def make():
+            while not os.path.exists("go"): time.sleep(0.01)
+            return R()
+        with SlotPool(1) as pool:
+            future = pool.submit(make)
+            class R: pass
+            gc.collect()
+            open("go", "w").close()
+            json.dump(type(future.result()) is R, open("out.json", "w"))
+    """)
+
+    assert out is True
