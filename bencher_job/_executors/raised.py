@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from types import FunctionType
-from typing import Any
+from typing import Any, Final
 
 from .._errors import BencherJobError
 from .base import told
@@ -25,13 +25,31 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
+LONGEST_CHAIN: Final = 50
+"""How many exceptions one exception's causes and contexts may be to travel as they are."""
+
+
 def dump_error(error: BaseException) -> bytes:
     """Pickle an exception with its chain and traceback; what can't be pickled of it is described instead."""
     text = "".join(traceback.format_exception(error))
     try:
+        _refuse_long_chain(error)
         return dumps((error, text), pickler=_ErrorPickler)
     except BaseException as problem:  # noqa: BLE001 - a chain of exceptions can defeat pickle as a whole, by its depth
         return dumps((_description_of(error, problem), text), pickler=HomewardPickler)
+
+
+def _refuse_long_chain(error: BaseException) -> None:
+    """Refuse a chain that pickle would follow so deep that the interpreter's own stack could overflow."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            pending += [link.__cause__, link.__context__]
+        if len(seen) > LONGEST_CHAIN:
+            raise RecursionError(f"its chain has more than {LONGEST_CHAIN} exceptions")
 
 
 def load_error(stream: Any) -> BaseException:
