@@ -1,0 +1,337 @@
+"""Knows who computes a key, among the processes of this machine.
+
+    claim -> ours: compute, then holding -> still ours: commit, release
+          -> another's: wait_for, look at owner() now and then -> dead: claim | stopped: take_over
+
+A claim is a hint: one that is lost costs a second computation, never a wrong value. That only one process commits is
+what `holding` is for: a process that was taken over from, and comes back, finds that its claim is another's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from .._forks import renew_after_fork
+from .gate import operation as keeping_forks_away
+from .ledger import Ledger
+from .owners import Owner, Wait
+from .slots import Damaged, Slot, Table, digest_of
+
+__all__ = ["Claim", "Claims", "ClaimsUnavailable", "Held", "Owner", "Wait"]
+
+PATIENCE: Final = 2.0
+"""Seconds for which an operation waits for other processes, as long as none of them claims anything."""
+
+AFTER_A_FAILURE: Final = 0.01
+"""Seconds for which the operations after one that waited in vain wait."""
+
+AT_ONCE: Final = 20_000
+"""Keys that are claimed or released in one go; others get their turn between."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class ClaimsUnavailable(OSError):
+    """Nobody can say who computes a key, so who asks computes unprotected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key that was ours to compute at one time.
+
+    Attributes:
+        number: the fencing number. Each claim in a file has a greater one than those before it.
+    """
+
+    key: str
+    number: int
+
+
+class Held:
+    """The claims that nobody can take over at present.
+
+    Attributes:
+        keys: the keys of those that are still ours.
+    """
+
+    def __init__(self, table: Table, slots: dict[str, tuple[int, Slot]]) -> None:
+        self._table = table
+        self._slots = slots
+        self.keys = frozenset(slots)
+
+    def release(self) -> None:
+        """Free those that are still ours.
+
+        Raises:
+            ClaimsUnavailable: when the file can't be written to.
+        """
+        try:
+            for place, slot in self._slots.values():
+                self._table.write(place, slot.freed())
+            self._table.flush()
+        except OSError as error:
+            raise ClaimsUnavailable(f"Claims can't be released: {error}.") from error
+
+
+class Claims:
+    """The claims of all processes that share a file.
+
+    Any method but `release` and `close` may raise `ClaimsUnavailable`, and all do inside `holding`.
+
+    The file is made at the first use. A forked child is another owner than its parent.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._ledger: Ledger | None = None
+        self._path = os.path.abspath(path)
+        self._patience = PATIENCE
+        self._lock = threading.Lock()
+        self._inside = 0
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Leave the parent's claims to it, and make the lock anew."""
+        self._lock = threading.Lock()
+        self._inside = 0
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.leave()
+
+    def __del__(self) -> None:
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def claim(self, key: str) -> Claim | None:
+        """Claim a key; None where a living process has it, be it our own."""
+        return self._run(lambda ledger: _claim(ledger, (key,), 1)).get(key)
+
+    def claim_many(self, keys: Iterable[str]) -> dict[str, Claim]:
+        """Claim those keys that no living process has. When the file becomes unavailable, it gives those it has."""
+        wanted = list(dict.fromkeys(keys))
+        claimed: dict[str, Claim] = {}
+        for some in _in_turns(wanted):
+            room = len(wanted) - len(claimed)
+            try:
+                claimed.update(self._run(lambda ledger, some=some, room=room: _claim(ledger, some, room)))  # type: ignore[misc]
+            except ClaimsUnavailable:
+                if not claimed:
+                    raise
+                break
+        return claimed
+
+    def owner(self, key: str) -> Owner | None:
+        """Give the living process that has a key. It changes nothing and waits for nobody, so poll it."""
+
+        def look(ledger: Ledger) -> Owner | None:
+            slot = _slot(ledger, key)
+            return ledger.owner(slot) if slot is not None and slot.claimed else None
+
+        return self._look(look)
+
+    def wait_for(self, key: str, number: int) -> bool:
+        """Tell the owner of a claim that somebody waits; False when the claim is no longer there."""
+
+        def mark(ledger: Ledger) -> bool:
+            table = ledger.table(1)
+            place, slot = table.find(digest_of(key))
+            if slot is None or not slot.claimed or slot.number != number:
+                return False
+            if not slot.waited:
+                table.write(place, slot.marked())
+            return True
+
+        return self._run(mark)
+
+    def is_waited_for(self, claim: Claim) -> bool:
+        """Whether somebody waits for a claim."""
+
+        def look(ledger: Ledger) -> bool:
+            slot = _slot(ledger, claim.key)
+            return slot is not None and slot.number == claim.number and slot.waited == 1
+
+        return self._look(look)
+
+    def take_over(self, key: str, number: int) -> Claim | None:
+        """Put a claim of ours in the place of the one with this number; None when that is no longer there."""
+
+        def replace(ledger: Ledger) -> Claim | None:
+            ledger.make_room(1)
+            table = ledger.table(1)
+            place, slot = table.find(digest_of(key))
+            if slot is None or not slot.claimed or slot.number != number:
+                return None
+            claim = Claim(key, ledger.next_number(slot, 1))
+            table.write(place, ledger.claimed_slot(slot.digest, claim.number, slot.waited))
+            return claim
+
+        return self._run(replace)
+
+    @contextmanager
+    def holding(self, claims: Sequence[Claim]) -> Iterator[Held]:
+        """Keep everybody from claiming anything while results are committed, and tell which claims are still ours.
+
+        Only what the context gives is to be called inside: the other methods would wait for its end.
+        """
+        self._refuse_inside()
+        with self._lock:
+            try:
+                ledger = self._enter()
+                yield self._sound(ledger, lambda ledger: _hold(ledger, claims))
+            except ClaimsUnavailable:
+                self._drop()  # so that nobody waits for what could not be released
+                raise
+            finally:
+                self._leave()
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Free those claims that are still ours: all of this process where the file is unavailable."""
+        self._refuse_inside()
+        try:
+            for some in _in_turns(claims):
+                self._run(lambda ledger, some=some: _hold(ledger, some).release())  # type: ignore[misc]
+        except ClaimsUnavailable as error:
+            _log.warning("%s All claims of this process are given up.", error)
+            self.close()
+
+    def close(self) -> None:
+        """Free all claims of this process and close the file; the next use opens it again."""
+        if self._inside == threading.get_ident():  # a signal's handler
+            self._drop()
+        else:
+            with self._lock:
+                self._drop()
+
+    def _drop(self) -> None:
+        with keeping_forks_away():
+            ledger, self._ledger = self._ledger, None
+            if ledger is not None:
+                ledger.close()
+
+    def _look(self, operation: Callable[[Ledger], _T]) -> _T:
+        """Do what only reads without the lock, and under it where another is just writing."""
+        self._refuse_inside()
+        with self._lock:
+            try:
+                self._inside = threading.get_ident()
+                ledger = self._ledger
+                if ledger is not None and ledger.is_in_place():
+                    ledger.load()
+                    return operation(ledger)
+            except Damaged:
+                pass  # or half written, which the lock tells
+            except OSError as error:
+                raise self._unavailable(error) from error
+            finally:
+                self._inside = 0
+        return self._run(operation)
+
+    def _run(self, operation: Callable[[Ledger], _T]) -> _T:
+        """Do what changes the file, while nobody else changes it."""
+        self._refuse_inside()
+        with self._lock:
+            try:
+                return self._sound(self._enter(), operation)
+            finally:
+                self._leave()
+
+    def _sound(self, ledger: Ledger, operation: Callable[[Ledger], _T]) -> _T:
+        """Do an operation, with an empty file where it finds this one damaged."""
+        try:
+            try:
+                ledger.load()
+                return operation(ledger)
+            except Damaged as damage:
+                if not ledger.is_unused:
+                    _log.warning(
+                        "%s %s. It is started anew; what is being computed may be computed twice.",
+                        self._path,
+                        damage,
+                    )
+                ledger.start_anew()
+                return operation(ledger)
+        except (OSError, Damaged) as error:
+            self._drop()  # what is written by half is nobody's then
+            raise self._unavailable(error) from error
+
+    def _enter(self) -> Ledger:
+        """Lock out other processes, and give the file that lies under our path now."""
+        self._inside = threading.get_ident()
+        try:
+            while True:
+                ledger = self._ledger or self._open()
+                ledger.lock(self._patience)
+                self._patience = PATIENCE
+                if ledger.is_in_place():
+                    return ledger
+                _log.info("%s was removed or replaced while it was open; claims begin anew", self._path)
+                self._drop()
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                self._patience = AFTER_A_FAILURE
+            raise self._unavailable(error) from error
+
+    def _leave(self) -> None:
+        self._inside = 0
+        if self._ledger is not None:
+            self._ledger.unlock()
+
+    def _refuse_inside(self) -> None:
+        if self._inside == threading.get_ident():
+            raise self._unavailable(RuntimeError("this thread is using it already"))
+
+    def _open(self) -> Ledger:
+        with keeping_forks_away():  # so that a child knows, and closes, all that it inherits
+            self._ledger = ledger = Ledger(self._path)
+        return ledger
+
+    def _unavailable(self, error: Exception) -> ClaimsUnavailable:
+        return ClaimsUnavailable(
+            f"{self._path} can't say who computes what ({error}), so jobs may be computed twice."
+        )
+
+
+def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), AT_ONCE):
+        if start:
+            time.sleep(0.001)  # whoever waits tries again within this time
+        yield items[start : start + AT_ONCE]
+
+
+def _slot(ledger: Ledger, key: str) -> Slot | None:
+    return ledger.table(1).find(digest_of(key))[1]
+
+
+def _claim(ledger: Ledger, keys: Sequence[str], room: int) -> dict[str, Claim]:
+    ledger.make_room(room)
+    table = ledger.table(len(keys))
+    claimed = {}
+    for done, key in enumerate(keys):
+        digest = digest_of(key)
+        place, slot = table.find(digest)
+        if slot is not None and slot.claimed and ledger.is_alive(slot):
+            continue
+        number = ledger.next_number(slot, len(keys) - done)
+        waited = slot.waited if slot is not None and slot.claimed else 0
+        table.write(place, ledger.claimed_slot(digest, number, waited))
+        claimed[key] = Claim(key, number)
+    table.flush()
+    return claimed
+
+
+def _hold(ledger: Ledger, claims: Sequence[Claim]) -> Held:
+    table = ledger.table(len(claims))
+    slots = {}
+    for claim in claims:
+        place, slot = table.find(digest_of(claim.key))
+        if slot is not None and slot.claimed and (slot.number, slot.serial) == (claim.number, ledger.serial):
+            slots[claim.key] = place, slot
+    return Held(table, slots)
