@@ -2,43 +2,61 @@
 
 An entry is one run of bytes, whether it lies in a database row or in a file:
 
-    magic 4 | version 1 | digest 32 | key length 2 | key | count 4 | lengths 8 each | stream | pad | buffer | pad | ...
+    magic 4 | version 1 | kind of digest 1 | key length 2 | digest 32 | key | compression 1 | number of buffers 4
+        | stored length 8, length 8 of each part | stream | pad | buffer | pad | ...
 
 The stream is a pickle of protocol 5. Large contiguous buffers (arrays, mostly) stand outside it, each aligned to 64
-bytes from the entry's beginning. The digest covers the whole entry with the digest's own place zero, so that a value
-under another key, a changed length or a flipped bit anywhere is seen before anything is unpickled.
+bytes from the entry's beginning. A part, stream or buffer, whose two lengths differ is compressed. The digest covers
+every other byte of the entry, so that a value under another key, a changed length or a flipped bit anywhere is seen
+before anything is expanded or unpickled. With a secret the digest is a MAC: then only who knows it can make an entry.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from hmac import compare_digest
+from typing import Any, BinaryIO, Final
 
-from blake3 import blake3
+from .arrival import Arrival
+from .compression import Compression, expand, shrink
+from .faults import DamagedEntry, UnreadableEntry
+from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
-__all__ = ["CODEC_VERSION", "DamagedEntry", "Payload", "dump", "seal", "unseal"]
+__all__ = [
+    "CODEC_VERSION",
+    "Buffer",
+    "DamagedEntry",
+    "Payload",
+    "SealedEntry",
+    "UnreadableEntry",
+    "dump",
+    "seal",
+    "unseal",
+]
 
-CODEC_VERSION: Final = 1
+CODEC_VERSION: Final = 2
 ALIGNMENT: Final = 64
 OUT_OF_BAND_FROM: Final = 1 << 16
 """Size in bytes from which a buffer stands outside the pickle stream."""
 
-PARALLEL_FROM: Final = 1 << 20
+PARALLEL_FROM: Final = 1 << 21
 """Size in bytes from which a digest is made on several threads."""
 
+MOST_THREADS: Final = 8
+"""More threads than this wait for memory rather than for each other."""
+
 _MAGIC: Final = b"BJe\x00"
-_PROLOGUE: Final = struct.Struct("<4sB32sH")
-_COUNT: Final = struct.Struct("<I")
-_NO_DIGEST: Final = bytes(32)
+_START: Final = struct.Struct("<4sBBH")
+_DIGEST_SIZE: Final = 32
+_HEADER: Final = struct.Struct("<4sBBH32s")
+_PARTS: Final = struct.Struct("<BIQQ")
 
 Buffer = bytes | bytearray | memoryview
-
-
-class DamagedEntry(Exception):
-    """Bytes that are not the entry that was written; its message says how they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +71,10 @@ class Payload:
         """Size of stream and buffers together, in bytes."""
         return len(self.stream) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
 
+    def in_band(self) -> tuple[Buffer, tuple[pickle.PickleBuffer, ...]]:
+        """Give stream and buffers so that another pickle can hold them."""
+        return self.stream, tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers)
+
     def load(self) -> Any:
         """Unpickle the value; it shares no memory with this payload."""
         if not self.buffers:
@@ -60,7 +82,10 @@ class Payload:
         return pickle.loads(self.stream, buffers=[bytearray(buffer) for buffer in self.buffers])
 
     def load_in_place(self) -> Any:
-        """Unpickle the value on top of this payload's own buffers, which nobody else may use any more."""
+        """Unpickle the value on top of this payload's own buffers, which nobody else may use any more.
+
+        Arrays in buffers that can't be written to, as those of a mapped file, can't be written to either.
+        """
         return pickle.loads(self.stream, buffers=self.buffers)
 
 
@@ -86,29 +111,92 @@ def dump(value: object, pickler: Callable[..., bytes] = pickle.dumps) -> Payload
     return Payload(pickler(value, protocol=5, buffer_callback=keep_in_stream), tuple(buffers))
 
 
-def seal(payload: Payload, key: str) -> list[Buffer]:
-    """Frame a payload as the entry of a key: buffers to be written one behind the other."""
+class SealedEntry:
+    """An entry but for its digest, which is made while the bytes are written.
+
+    Attributes:
+        size: of the entry in bytes.
+    """
+
+    __slots__ = ("_body", "_signature", "_start", "size")
+
+    def __init__(self, start: bytes, body: list[Buffer], size: int, signature: Signature) -> None:
+        self._start = start
+        self._body = body
+        self._signature = signature
+        self.size = size
+
+    def __bytes__(self) -> bytes:
+        body = b"".join(self._body)
+        return self._start + _digest(self._signature, self._start, body) + body
+
+    def write_to(self, file: BinaryIO) -> None:
+        """Write the entry to an empty file that can seek.
+
+        Of a large one the digest is made on another thread meanwhile, since both wait for memory most of the time.
+
+        Raises:
+            OSError: when it can't be written.
+        """
+        made: list[bytes] = []
+        hashing = threading.Thread(target=lambda: made.append(self._digest()), name="bencher_job digest")
+        if self.size >= PARALLEL_FROM:
+            try:
+                hashing.start()
+            except RuntimeError:  # the interpreter is ending, and begins no thread any more
+                pass
+        try:
+            file.writelines([self._start, bytes(_DIGEST_SIZE), *self._body])
+        finally:
+            if hashing.ident is not None:
+                hashing.join()
+        file.seek(len(self._start))
+        file.write(made[0] if made else self._digest())
+
+    def _digest(self) -> bytes:
+        return _digest(self._signature, self._start, *self._body, threads_besides=1)
+
+
+def seal(
+    payload: Payload, key: str, *, signature: Signature = UNSIGNED, compression: Compression | None = None
+) -> SealedEntry:
+    """Frame a payload as the entry of a key, its parts compressed where that pays, ready to be written."""
     name = key.encode()
-    lengths = [len(payload.stream), *(memoryview(buffer).nbytes for buffer in payload.buffers)]
-    table = _COUNT.pack(len(lengths)) + struct.pack(f"<{len(lengths)}Q", *lengths)
-    body: list[Buffer] = [name + table, payload.stream]
-    end = _PROLOGUE.size + len(body[0]) + lengths[0]
-    for buffer, length in zip(payload.buffers, lengths[1:], strict=True):
+    start = _START.pack(_MAGIC, CODEC_VERSION, signature.kind, len(name))
+    length = len(payload.stream)
+    stream = payload.stream if compression is None else shrink(payload.stream, compression)
+    number = 0 if compression is None else compression.number
+    table = _PARTS.pack(number, len(payload.buffers), len(stream), length)
+    end = _HEADER.size + len(name) + len(table) + len(stream)
+    if not payload.buffers:
+        return SealedEntry(start, [name, table, stream], end, signature)
+    buffers = [buffer if compression is None else shrink(buffer, compression) for buffer in payload.buffers]
+    lengths = [
+        memoryview(each).nbytes for pair in zip(buffers, payload.buffers, strict=True) for each in pair
+    ]
+    end += 8 * len(lengths)
+    body = [name, table, struct.pack(f"<{len(lengths)}Q", *lengths), stream]
+    for buffer, stored in zip(buffers, lengths[::2], strict=True):
         body += [bytes(-end % ALIGNMENT), buffer]
-        end += -end % ALIGNMENT + length
-    digest = _digest(_PROLOGUE.pack(_MAGIC, CODEC_VERSION, _NO_DIGEST, len(name)), body)
-    return [_PROLOGUE.pack(_MAGIC, CODEC_VERSION, digest, len(name)), *body]
+        end += -end % ALIGNMENT + stored
+    return SealedEntry(start, body, end, signature)
 
 
-def unseal(entry: Buffer, key: str) -> Payload:
-    """Verify an entry and give its payload, whose buffers are views of the entry.
+def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED) -> Payload:
+    """Verify an entry and give its payload, whose buffers are views of the entry where they are not compressed.
 
     Raises:
-        DamagedEntry: when the bytes are not what `seal` made for this very key.
+        DamagedEntry: when the bytes are not what `seal` made for this very key with this signature.
+        UnreadableEntry: when they are, and the package or the memory that expands them is not there.
+        OSError: when an entry that is on its way doesn't arrive.
     """
-    view = memoryview(entry)
+    if isinstance(entry, Arrival):
+        made, view = _digest_on_arrival(signature, entry), entry.memory
+    else:
+        view = memoryview(entry)
+        made = _digest(signature, view[: _START.size], view[_HEADER.size :])
     try:
-        magic, version, digest, name_length = _PROLOGUE.unpack_from(view)
+        magic, version, kind, name_length, digest = _HEADER.unpack_from(view)
     except struct.error:
         raise DamagedEntry(f"it ends after {len(view)} bytes, before its header does") from None
     if magic != _MAGIC:
@@ -117,32 +205,69 @@ def unseal(entry: Buffer, key: str) -> Payload:
         raise DamagedEntry(
             f"it is of codec version {version}, and this library reads version {CODEC_VERSION}"
         )
-    start = _PROLOGUE.pack(magic, version, _NO_DIGEST, name_length)
-    if _digest(start, [view[_PROLOGUE.size :]]) != digest:
-        raise DamagedEntry("its bytes don't match its digest")
-    at = _PROLOGUE.size + name_length
-    if (name := bytes(view[_PROLOGUE.size : at])) != key.encode():
+    if kind != signature.kind:  # decides nothing: it only tells why the digest is another
+        raise DamagedEntry(
+            f"it is not signed, and {SECRET_VARIABLE} is set"
+            if signature.kind
+            else f"it is signed, or says so, and {SECRET_VARIABLE} is not set"
+        )
+    if not compare_digest(made, digest):
+        what = "signature: it is damaged, or made with another secret" if signature.kind else "digest"
+        raise DamagedEntry(f"its bytes don't match its {what}")
+    at = _HEADER.size + name_length
+    if (name := bytes(view[_HEADER.size : at])) != key.encode():
         raise DamagedEntry(f"it belongs to the key {name.decode(errors='replace')}")
-    return Payload(*_parts(view, at))
+    return _payload(view, at)
 
 
-def _parts(view: memoryview, at: int) -> tuple[memoryview, tuple[memoryview, ...]]:
-    (count,) = _COUNT.unpack_from(view, at)
-    lengths = struct.unpack_from(f"<{count}Q", view, at + _COUNT.size)
-    at += _COUNT.size + 8 * count
-    stream = view[at : at + lengths[0]]
+def _payload(view: memoryview, at: int) -> Payload:
+    """Give the payload of an entry that is verified, whose table of parts begins at a place."""
+    try:
+        number, count, *lengths = _PARTS.unpack_from(view, at)
+        at += _PARTS.size
+        if count:
+            lengths += struct.unpack_from(f"<{2 * count}Q", view, at)
+            at += 16 * count
+    except struct.error:
+        raise DamagedEntry("it ends before its table of parts does") from None
+    parts = [view[at : at + lengths[0]]]
     at += lengths[0]
-    buffers = []
-    for length in lengths[1:]:
+    for stored in lengths[2::2]:
         at += -at % ALIGNMENT
-        buffers.append(view[at : at + length])
-        at += length
-    return stream, tuple(buffers)
+        parts.append(view[at : at + stored])
+        at += stored
+    if at != len(view):
+        raise DamagedEntry(f"its parts end at {at}, and it ends at {len(view)}")
+    if number:
+        pairs = zip(parts, lengths[1::2], strict=True)
+        parts = [part if len(part) == length else expand(part, number, length) for part, length in pairs]
+    return Payload(parts[0], tuple(parts[1:]))
 
 
-def _digest(start: bytes, body: list[Buffer]) -> bytes:
+def _digest(signature: Signature, start: Buffer, *body: Buffer, threads_besides: int = 0) -> bytes:
+    if len(body) == 1 and len(body[0]) < PARALLEL_FROM:
+        return signature.hasher(start).update(body[0]).digest()
     large = sum(memoryview(part).nbytes for part in body) >= PARALLEL_FROM
-    hasher = blake3(start, max_threads=blake3.AUTO) if large else blake3(start)
+    hasher = signature.hasher(start, _threads(threads_besides) if large else 1)
     for part in body:
         hasher.update(part)
     return hasher.digest()
+
+
+def _digest_on_arrival(signature: Signature, arrival: Arrival) -> bytes:
+    pieces = iter(arrival)
+    first = next(pieces)
+    hasher = signature.hasher(first[: _START.size], _threads(1)).update(first[_HEADER.size :])
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.digest()
+
+
+def _threads(besides: int) -> int:
+    """Give the number of threads for a large digest, beside those that read or write meanwhile.
+
+    It is a number and not `blake3.AUTO`, whose threads are one set for the whole process: in a forked child they are
+    gone, and a digest would wait for them for ever.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(available - besides, MOST_THREADS))

@@ -13,13 +13,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
-from .codec import Buffer, DamagedEntry
+from .arrival import Arrival
+from .codec import Buffer, DamagedEntry, SealedEntry
+from .files import map_file, read_file, write_file
 from .gate import close_before_fork
 
 __all__ = ["DATABASE_NAME", "IN_ROW_BELOW", "Database", "EntryDisk", "Locked", "Written"]
@@ -57,47 +58,53 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         super().__init__(directory, **settings)
         self._local = threading.local()
 
-    def write(self, buffers: list[Buffer], media_size: int) -> Written:
+    def write(self, entry: SealedEntry, media_size: int) -> Written:
         """Write an entry to a file of its own, if it is large.
 
         Raises:
             OSError: when it can't be written; nothing is left then.
         """
-        size = sum(memoryview(buffer).nbytes for buffer in buffers)
-        if size < self.min_file_size:
-            return Written(size, None, b"".join(buffers), media_size)
-        filename, full_path = self.filename()
-        path = Path(full_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("xb") as file:
-                file.writelines(buffers)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return Written(size, filename, None, media_size)
+        if entry.size < self.min_file_size:
+            return Written(entry.size, None, bytes(entry), media_size)
+        filename, path = self.filename()
+        write_file(path, entry)
+        return Written(entry.size, filename, None, media_size)
 
     def store(self, value: Written, *_: object, **__: object) -> tuple[int, int, str | None, bytes | None]:
         """Give the columns of an entry that is written."""
         return value.columns
 
-    def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer:  # noqa: ARG002
-        """Read an entry's bytes.
+    def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
+        """Read an entry's bytes, into memory that may be written to if they lie in a file.
+
+        Raises:
+            DamagedEntry: when they are not there, or the row is none of ours.
+            UnreadableEntry: when there is too little memory for them.
+            FileNotFoundError: when their file is gone.
+            UntrustedCache: when others could have written their file.
+        """
+        path = self._file_of(mode, filename, value)
+        return value if path is None else read_file(path)
+
+    def fetch_mapped(self, mode: int, filename: str | None, value: Buffer) -> Buffer:
+        """Give an entry's bytes, read-only, and mapped into memory if they lie in a file.
 
         Raises:
             DamagedEntry: when they are not there, or the row is none of ours.
             FileNotFoundError: when their file is gone.
+            UntrustedCache: when others could have written their file.
         """
+        path = self._file_of(mode, filename, value)
+        return value if path is None else map_file(path)
+
+    def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
-            return value
-        if mode != MODE_BINARY or filename is None:
-            raise DamagedEntry(
-                f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
-            )
-        with open(os.path.join(self._directory, filename), "rb") as file:
-            data = bytearray(os.fstat(file.fileno()).st_size)
-            file.readinto(data)
-        return data
+            return None
+        if mode == MODE_BINARY and filename is not None:
+            return os.path.join(self._directory, filename)
+        raise DamagedEntry(
+            f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
+        )
 
     @contextmanager
     def removing_after_commit(self) -> Iterator[None]:

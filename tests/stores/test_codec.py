@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import pickle
+import struct
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._stores.codec import ALIGNMENT, OUT_OF_BAND_FROM, DamagedEntry, dump, seal, unseal
+from bencher_job._stores import codec
+from bencher_job._stores.codec import (
+    ALIGNMENT,
+    OUT_OF_BAND_FROM,
+    PARALLEL_FROM,
+    DamagedEntry,
+    dump,
+    seal,
+    unseal,
+)
+from bencher_job._stores.compression import compression_named
+from bencher_job._stores.signature import UNSIGNED, Signature
 
 VALUES = [None, {"a": [1, 2.5, "x"]}, b"x" * (OUT_OF_BAND_FROM + 1), "é" * 100_000]
+SIGNATURES = [UNSIGNED, Signature(b"a secret")]
+SETTINGS = list(itertools.product(SIGNATURES, [None, "zstd", "lz4"]))
+HEADER = 40
+
+each_setting = pytest.mark.parametrize(("signature", "compression"), SETTINGS)
 
 
-def sealed(value: object, key: str = "key") -> bytes:
-    return b"".join(seal(dump(value), key))
+def sealed(
+    value: object, key: str = "key", signature: Signature = UNSIGNED, compression: str | None = None
+) -> bytes:
+    return bytes(seal(dump(value), key, signature=signature, compression=compression_named(compression)))
 
 
+def forged(entry: bytes, place: int, new: bytes) -> bytes:
+    """Put other bytes into an unsigned entry, and make its digest right again, as anybody can."""
+    entry = entry[:place] + new + entry[place + len(new) :]
+    return entry[:8] + blake3(entry[:8] + entry[HEADER:]).digest() + entry[HEADER:]
+
+
+@each_setting
 @pytest.mark.parametrize("value", VALUES)
-def test_a_value_comes_back_equal(value: object) -> None:
-    assert unseal(sealed(value), "key").load() == value
+def test_a_value_comes_back_equal(value: object, signature: Signature, compression: str | None) -> None:
+    entry = sealed(value, "key", signature, compression)
+    assert unseal(entry, "key", signature=signature).load() == value
 
 
-@pytest.mark.parametrize("shape", [(0,), (10,), (300, 300), (3, 50, 1000)])
-def test_an_array_comes_back_writable_and_equal(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+@pytest.mark.parametrize("shape", [(0,), (10,), (300, 300), (3, 50, 1000), (1000, 1000)])
+def test_an_array_comes_back_writable_and_equal(shape: tuple[int, ...], compression: str | None) -> None:
     array = np.arange(np.prod(shape), dtype=float).reshape(shape)
-    back = unseal(sealed(array), "key").load()
+    back = unseal(bytearray(sealed(array, compression=compression)), "key").load_in_place()
     assert np.array_equal(back, array)
     assert back.flags.writeable
 
 
-def test_a_large_array_is_aligned_in_the_entry_and_not_copied_into_the_stream() -> None:
-    payload = dump({"a": np.ones(100_000), "b": np.zeros((200, 300), order="F")})
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_large_array_is_aligned_in_the_entry_and_not_copied_into_the_stream(
+    compression: str | None,
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (2, 100_000), np.uint8)
+    payload = dump({"a": noise[0], "b": np.zeros((200, 300), order="F"), "c": noise[1]})
     assert len(payload.stream) < 1000
-    entry = np.frombuffer(b"".join(seal(payload, "k" * 13)), np.uint8)
+    key = "k" * 13
+    entry = np.frombuffer(bytes(seal(payload, key, compression=compression_named(compression))), np.uint8)
     start = entry.__array_interface__["data"][0]
-    for buffer in unseal(entry.data, "k" * 13).buffers:
+    buffers = unseal(entry.data, key).buffers
+    for buffer in buffers if compression is None else (buffers[0], buffers[2]):
         assert (np.frombuffer(buffer, np.uint8).__array_interface__["data"][0] - start) % ALIGNMENT == 0
 
 
@@ -52,42 +92,104 @@ def test_two_loads_share_no_memory() -> None:
     assert second[0] == 0
 
 
-@given(st.data())
-def test_a_flipped_bit_is_damage_wherever_it_is(data: st.DataObject) -> None:
-    entry = bytearray(sealed({"a": [1, 2, 3]}))
-    bit = data.draw(st.integers(0, 8 * len(entry) - 1))
-    entry[bit // 8] ^= 1 << bit % 8
-    with pytest.raises(DamagedEntry):
-        unseal(entry, "key")
+@each_setting
+@pytest.mark.parametrize("size", [10, PARALLEL_FROM // 2, PARALLEL_FROM + 1])
+def test_a_file_holds_the_same_bytes_as_a_row(
+    signature: Signature, compression: str | None, size: int
+) -> None:
+    """Although the digest is written after what it covers."""
+    array = np.random.default_rng(0).integers(0, 255, size, np.uint8)
+    entry = seal(dump(array), "key", signature=signature, compression=compression_named(compression))
+    file = io.BytesIO()
+    entry.write_to(file)
+    assert file.getvalue() == bytes(entry)
+    assert len(file.getvalue()) == entry.size
 
 
-@given(st.data())
-def test_a_truncated_or_extended_entry_is_damage(data: st.DataObject) -> None:
-    entry = sealed({"a": [1, 2, 3]})
-    cut = data.draw(st.integers(0, len(entry) - 1))
-    for damaged in (entry[:cut], entry + entry[:cut] + b"\0"):
+@each_setting
+def test_each_flipped_bit_of_an_entry_is_damage(signature: Signature, compression: str | None) -> None:
+    entry = sealed("ab" * 3000 if compression else {"a": [1, 2, 3]}, "key", signature, compression)
+    assert len(entry) < 1000
+    for place in range(len(entry)):
+        for bit in range(8):
+            flipped = bytearray(entry)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(DamagedEntry):
+                unseal(flipped, "key", signature=signature)
+
+
+@each_setting
+def test_each_truncated_or_extended_entry_is_damage(signature: Signature, compression: str | None) -> None:
+    entry = sealed("ab" * 3000 if compression else {"a": [1, 2, 3]}, "key", signature, compression)
+    for cut in range(len(entry)):
+        for damaged in (entry[:cut], entry + entry[: cut + 1]):
+            with pytest.raises(DamagedEntry):
+                unseal(damaged, "key", signature=signature)
+
+
+@given(st.binary(max_size=300), st.sampled_from(SIGNATURES))
+def test_any_bytes_are_damage(noise: bytes, signature: Signature) -> None:
+    for entry in (noise, sealed(1, "key", signature)[:4] + noise):
         with pytest.raises(DamagedEntry):
-            unseal(damaged, "key")
+            unseal(entry, "key", signature=signature)
+
+
+@given(st.binary(min_size=1, max_size=30), st.data())
+def test_a_forged_table_is_damage_or_read_within_the_entry(new: bytes, data: st.DataObject) -> None:
+    """Who knows no secret can make an unsigned entry; it is refused in words, whatever its lengths claim."""
+    entry = sealed([1, 2, 3])
+    table = HEADER + len("key")
+    place = data.draw(st.integers(table, table + 20))
+    try:
+        payload = unseal(forged(entry, place, new[: len(entry) - place]), "key")
+    except DamagedEntry:
+        return
+    assert payload.nbytes <= len(entry)
+
+
+@pytest.mark.parametrize("length", [0, 1, 1 << 20, (1 << 64) - 1])
+def test_parts_that_do_not_fill_the_entry_are_damage(length: int) -> None:
+    stored = HEADER + len("key") + 1 + 4
+    with pytest.raises(DamagedEntry, match="its parts end at"):
+        unseal(forged(sealed([1, 2, 3]), stored, struct.pack("<Q", length)), "key")
+
+
+@each_setting
+def test_nothing_is_unpickled_or_expanded_before_the_check(
+    signature: Signature, compression: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = bytearray(sealed(["x" * 10_000], "key", signature, compression))
+    entry[-1] ^= 1
+
+    def used(*_: object, **__: object) -> None:
+        pytest.fail("bytes were used that are not verified")
+
+    monkeypatch.setattr(pickle, "loads", used)
+    monkeypatch.setattr(codec, "expand", used)
+    with pytest.raises(DamagedEntry, match="don't match its"):
+        unseal(entry, "key", signature=signature)
 
 
 def test_a_flipped_bit_in_a_large_buffer_is_damage() -> None:
-    entry = bytearray(sealed(np.zeros(300_000)))
+    entry = bytearray(sealed(np.zeros(3_000_000)))
     entry[-1] ^= 1
     with pytest.raises(DamagedEntry, match="don't match its digest"):
         unseal(entry, "key")
 
 
-def test_an_entry_of_another_key_is_damage() -> None:
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_an_entry_of_another_key_is_damage(signature: Signature) -> None:
     with pytest.raises(DamagedEntry, match="belongs to the key other"):
-        unseal(sealed(1, "other"), "key")
+        unseal(sealed(1, "other", signature), "key", signature=signature)
 
 
 def test_a_key_and_what_follows_it_can_not_trade_bytes() -> None:
     """An entry whose header claims a longer key doesn't pass as the entry of that key."""
     entry = bytearray(sealed(1, "ab"))
-    entry[37:39] = (3).to_bytes(2, "little")
+    assert entry[6:8] == struct.pack("<H", 2)
+    entry[6:8] = struct.pack("<H", 3)
     with pytest.raises(DamagedEntry, match="don't match its digest"):
-        unseal(entry, "ab" + chr(entry[41]))
+        unseal(entry, "ab" + chr(entry[HEADER + 2]))
 
 
 def test_a_foreign_pickle_is_never_unpickled() -> None:
@@ -96,7 +198,23 @@ def test_a_foreign_pickle_is_never_unpickled() -> None:
 
 
 def test_another_codec_version_is_named() -> None:
-    entry = bytearray(sealed(1))
-    entry[4] = 99
     with pytest.raises(DamagedEntry, match="codec version 99"):
+        unseal(forged(sealed(1), 4, bytes([99])), "key")
+
+
+def test_a_child_digests_large_entries_after_its_parent_did() -> None:
+    """The threads that help with a digest are gone in a forked child, which must not wait for them."""
+    program = """
+        import os, signal
+        from bencher_job._stores.codec import PARALLEL_FROM, Payload, seal, unseal
+
+        entry = bytes(seal(Payload(bytes(2 * PARALLEL_FROM)), "key"))
         unseal(entry, "key")
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            unseal(bytes(seal(Payload(bytes(2 * PARALLEL_FROM)), "key")), "key")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, "the child hangs"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)

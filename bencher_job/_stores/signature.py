@@ -1,0 +1,130 @@
+"""Knows what an entry's digest is made with: nothing, or a secret that whoever writes an entry must know.
+
+    BENCHER_JOB_SECRET -> 32-byte key -> the digest of each entry is a MAC (keyed BLAKE3)
+
+The algorithm is fixed, and the reader's own setting says whether an entry must be signed. What the entry says of
+itself decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final, NoReturn
+
+from blake3 import blake3
+
+from .._errors import BencherJobError
+
+__all__ = ["SECRET_VARIABLE", "UNSIGNED", "Signature", "signature_from_environment"]
+
+SECRET_VARIABLE: Final = "BENCHER_JOB_SECRET"  # noqa: S105 - the name of the variable, not its content
+
+KEY_FILE_PREFIX: Final = b"file:"
+
+_CONTEXT: Final = "bencher_job 2026-11-22 21:00:00 key for the MAC of a stored entry"
+"""Another context is another key: it never changes."""
+
+_LARGEST_KEY_FILE: Final = 1 << 16
+
+
+class Signature:
+    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make."""
+
+    __slots__ = ("_key", "kind")
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._key = None if secret is None else blake3(secret, derive_key_context=_CONTEXT).digest()
+        self.kind: Final = 0 if secret is None else 1
+        """What the header of an entry says: 0 for a plain digest, 1 for a MAC."""
+
+    def hasher(self, start: bytes | bytearray | memoryview, threads: int = 1) -> blake3:
+        """Begin a digest with an entry's first bytes."""
+        if self._key is None:
+            return blake3(start, max_threads=threads)
+        return blake3(start, key=self._key, max_threads=threads)
+
+    def __repr__(self) -> str:
+        return f"<Signature {'without a' if self._key is None else 'with a'} secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a Signature is not pickled, so that its key stays here. Set {SECRET_VARIABLE} there too."
+        )
+
+
+UNSIGNED: Final = Signature()
+
+
+def signature_from_environment() -> Signature:
+    """Make the signature that the variable `BENCHER_JOB_SECRET` asks for.
+
+    It holds the secret itself, or `file:` and the path of a file that holds it: an absolute path, or one that begins
+    with `~`. White space at the beginning and the end is not part of the secret. Without the variable entries
+    are not signed.
+
+    Raises:
+        BencherJobError: when the secret is empty, or its file can't be read or can be read by others. The message
+            doesn't tell the secret.
+    """
+    setting = os.environb.get(SECRET_VARIABLE.encode())
+    if setting is None:
+        return UNSIGNED
+    if not setting.startswith(KEY_FILE_PREFIX):
+        return Signature(_not_empty(setting, f"{SECRET_VARIABLE} is set, but empty"))
+    path = os.path.expanduser(os.fsdecode(setting.removeprefix(KEY_FILE_PREFIX)))
+    if not os.path.isabs(path):
+        raise BencherJobError(
+            f"{SECRET_VARIABLE}=file:{path} is relative, and so names another file in each folder. "
+            f"Give the path from the root."
+        )
+    return Signature(_not_empty(_read_key_file(path), f"the key file {path} of {SECRET_VARIABLE} is empty"))
+
+
+def _not_empty(text: bytes, fact: str) -> bytes:
+    secret = text.strip()
+    if not secret:
+        raise BencherJobError(
+            f"{fact}, and an empty secret would sign for everybody. Use a long random one, as "
+            f"python -c 'import secrets; print(secrets.token_hex())' prints, or unset {SECRET_VARIABLE}."
+        )
+    return secret
+
+
+def _read_key_file(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BencherJobError(
+            f"the key file {path} of {SECRET_VARIABLE} can't be read: {reason}. Correct the path, or make the file "
+            f"readable for this user only."
+        ) from None
+    try:
+        _refuse_exposed(path, os.fstat(descriptor))
+        return os.read(descriptor, _LARGEST_KEY_FILE)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_exposed(path: str, status: os.stat_result) -> None:
+    """Refuse a key file that others can read, or could have written.
+
+    Raises:
+        BencherJobError: naming the remedy.
+    """
+    name = f"the key file {path} of {SECRET_VARIABLE}"
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_KEY_FILE:
+        raise BencherJobError(
+            f"{name} is no regular file of {_LARGEST_KEY_FILE} bytes at most. Keep the secret in such a file."
+        )
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise BencherJobError(
+            f"{name} belongs to the user number {status.st_uid}, who knows the secret and can change it. "
+            f"Keep it in a file of your own."
+        )
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BencherJobError(
+            f"{name} is open to others (mode {stat.S_IMODE(status.st_mode):o}). Run: chmod 600 {path}, and choose "
+            f"a new secret if others may have read it."
+        )
