@@ -1,0 +1,141 @@
+"""Measures decorated functions: a miss, a hit, in this process and in a new one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from keys import body
+from measuring import OURS, Figure, figures, seconds_in_new_processes, seconds_per_call
+
+FIRST_HITS = 2_000
+LOOKUPS = 20_000
+
+
+def large(seed: int) -> Any:
+    import numpy as np
+
+    return np.full(10_000_000, float(seed))  # 80 MB
+
+
+@contextlib.contextmanager
+def memoizers(folder: Path, function: Callable[..., Any]) -> Iterator[dict[str, Callable[..., Any]]]:
+    """Decorate one function with each library, each with a cache in a folder of its own."""
+    import checkpointer
+    import diskcache
+    import joblib
+
+    import bencher_job
+
+    disk = diskcache.Cache(str(folder / "diskcache"))
+    ours = bencher_job.cached_job(cache_dir=folder / OURS)(function)
+    yield {
+        OURS: ours,
+        "diskcache": disk.memoize()(function),
+        "joblib": joblib.Memory(folder / "joblib", verbose=0).cache(function),
+        "checkpointer": checkpointer.checkpoint(
+            root_path=folder / "checkpointer", format="pickle", verbosity=0
+        )(function),
+        "functools.lru_cache": functools.lru_cache(maxsize=None)(function),
+    }
+    ours.cache.close()
+    disk.close()
+
+
+def bench_hits(folder: Path) -> Iterator[Figure]:
+    """Distinct calls of a function of three small arguments, then 50 of them again and again."""
+    with memoizers(folder, body) as libraries:
+        misses = [range(start, start + 50) for start in range(0, 1000, 50)]
+        yield from figures("miss and store", seconds_per_call(libraries, misses))
+        yield from figures("repeated hit", seconds_per_call(libraries, [range(50)] * 41))
+
+
+def bench_arrays(folder: Path) -> Iterator[Figure]:
+    """A function that returns an array of 80 MB: a miss and its store, then a hit."""
+    with memoizers(folder, large) as libraries:
+        del libraries["functools.lru_cache"]
+        for work in ("80 MB array: fill and store", "80 MB array: hit"):
+            rounds = [[number] for number in range(3)]
+            yield from figures(work, seconds_per_call(libraries, rounds))
+
+
+def bench_processes(folder: Path) -> Iterator[Figure]:
+    """A new process over a cache that another has filled: calls one by one, then a lookup in bulk."""
+    _fill(folder)
+    for work, measure in (
+        ("first hit of each key in a new process", first_hits),
+        (f"bulk lookup of {LOOKUPS:,} keys, a key", bulk_lookup),
+    ):
+        programs = {
+            library: f"import memoizing; memoizing.{measure.__name__}({str(folder)!r}, {library!r})"
+            for library in (OURS, "diskcache")
+        }
+        yield from figures(work, seconds_in_new_processes(programs, rounds=5))
+
+
+def _fill(folder: Path) -> None:
+    """Fill the caches in a process that ends: what it has in memory is gone."""
+    seconds_in_new_processes({OURS: f"import memoizing; memoizing.fill({str(folder)!r})"}, rounds=1)
+
+
+def fill(folder: str) -> None:
+    """Fill the caches."""
+    import diskcache
+
+    from bencher_job import FutureCache, Job
+
+    with memoizers(Path(folder), body) as libraries:
+        for number in range(FIRST_HITS):
+            for library in (OURS, "diskcache"):
+                libraries[library](number)
+    with FutureCache(overwrite=False, cache_name="bulk", cache_dir=folder) as cache:
+        for number, key in enumerate(_keys()):
+            cache.submit(Job(key, body, {"x": number}, key))
+    with diskcache.Cache(str(Path(folder, "bulk of diskcache"))) as disk, disk.transact():
+        for number, key in enumerate(_keys()):
+            disk[key] = body(number)
+    print(0)
+
+
+def first_hits(folder: str, library: str) -> None:
+    """Print the seconds that a hit takes in this process, which has seen none of the keys yet."""
+    with memoizers(Path(folder), body) as libraries:
+        call = libraries[library]
+        call(0)  # opens the store
+        start = time.perf_counter()
+        for number in range(1, FIRST_HITS):
+            call(number)
+        print((time.perf_counter() - start) / (FIRST_HITS - 1))
+
+
+def bulk_lookup(folder: str, library: str) -> None:
+    """Print the seconds that a key takes when all are looked up."""
+    import diskcache
+
+    from bencher_job import FutureCache
+
+    if library == OURS:
+        cache = FutureCache(overwrite=False, cache_name="bulk", cache_dir=folder)
+        look_up: Callable[[list[str]], Any] = cache.prefetch
+    else:
+        disk = diskcache.Cache(str(Path(folder, "bulk of diskcache")))
+        look_up = functools.partial(_get_each, disk)
+    look_up(_keys()[:1])
+    start = time.perf_counter()
+    found = look_up(_keys())
+    print((time.perf_counter() - start) / LOOKUPS)
+    if len(found) != LOOKUPS:
+        sys.exit(f"{library} has found {len(found)} of {LOOKUPS} keys")
+
+
+def _get_each(disk: Any, keys: list[str]) -> dict[str, Any]:
+    return {key: disk[key] for key in keys}
+
+
+def _keys() -> list[str]:
+    return [f"{number:064x}" for number in range(LOOKUPS)]
