@@ -1,7 +1,8 @@
 """For those who test code that uses this library, or who write a store or an executor for it.
 
-`temporary_cache` and `CallCounter` serve any test. `StoreContract` and `ExecutorContract` are the test suites that each
-store and each executor must pass: subclass one in a pytest module, and give it the fixture that it names.
+`temporary_cache` and `CallCounter` serve any test, `assert_stable_key` those of a class whose objects are arguments.
+`StoreContract` and `ExecutorContract` are the test suites that each store and each executor must pass: subclass one in
+a pytest module, and give it the fixture that it names.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from ._job import Job
 from ._media import gen_path
 from ._record import Record
 from ._settings import override_cache_directory
+from ._stability import assert_stable_key
 from ._stores import MISS, Entry, Store, close_stores, dump
 
-__all__ = ["CallCounter", "ExecutorContract", "StoreContract", "temporary_cache"]
+__all__ = ["CallCounter", "ExecutorContract", "StoreContract", "assert_stable_key", "temporary_cache"]
 
 
 @contextmanager

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from bencher_job.testing import CallCounter, temporary_cache
+
+WriteModule = Callable[[str, str], ModuleType]
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +25,26 @@ def cache_folder() -> Iterator[Path]:
 def counter(tmp_path: Path) -> CallCounter:
     """Counts calls in all processes."""
     return CallCounter(tmp_path / "calls")
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteModule]:
+    """Write a module where all processes can import it, and import it, or reload it if it was there."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    written: dict[str, ModuleType] = {}
+
+    def write(name: str, code: str) -> ModuleType:
+        (folder / f"{name}.py").write_text(textwrap.dedent(code))
+        importlib.invalidate_caches()
+        if name not in written:
+            sys.modules.pop(name, None)  # another test's
+        module = importlib.reload(written[name]) if name in written else importlib.import_module(name)
+        written[name] = module
+        return module
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)

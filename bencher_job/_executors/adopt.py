@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from .base import Outcome, as_worker, leave_if_forked, run_inline
 from .engine import Engine, unsendable
 from .envelope import Report, open_report, run_packed
-from .shipping import by_value, dumps, pack
+from .pickling import by_value, dumps
+from .shipping import pack
 
 if TYPE_CHECKING:
     from .._job import Job

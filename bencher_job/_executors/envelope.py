@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from .._errors import BencherJobError
+from .._errors import BencherJobError, CodeMismatch
 from .._job import Job, run_job
 from .._stores.codec import Buffer, Payload, dump
 from .base import Outcome, as_worker, leave_if_forked, told
+from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
-from .shipping import Call, HomewardPickler, Parcel, dumps, load
+from .shipping import Call, Parcel, load
 
-__all__ = ["Report", "describe", "execute", "open_report", "run_packed", "unpack_value"]
+__all__ = ["Kind", "Report", "describe", "execute", "open_report", "run_packed", "unpack_value"]
 
 
 class Kind(IntEnum):
@@ -37,8 +38,11 @@ class Kind(IntEnum):
     BY_VALUE = 1
     """A value with parts that have no importable name."""
     ERROR = 2
+    NOT_LOADED = 3
+    """The error of a worker that could not load the job as its submitter has it, and has run nothing."""
 
 
+_ERRORS: Final = frozenset({Kind.ERROR, Kind.NOT_LOADED})
 _HEAD: Final = struct.Struct("<BddI")
 _homeward: Final = partial(dumps, pickler=HomewardPickler)
 
@@ -96,7 +100,8 @@ def execute(parcel: Parcel) -> Report:
         leave_if_forked(pid, error)
         if clock and not seconds:
             seconds = time.perf_counter() - clock
-        return _report(started, seconds, Kind.ERROR, Payload(dump_error(error)))
+        kind = Kind.ERROR if clock else Kind.NOT_LOADED
+        return _report(started, seconds, kind, Payload(dump_error(error)))
 
 
 def _report(started: float, seconds: float, kind: Kind, payload: Payload) -> Report:
@@ -106,6 +111,8 @@ def _report(started: float, seconds: float, kind: Kind, payload: Payload) -> Rep
 def _load(parcel: Parcel) -> Call:
     try:
         return load(parcel)
+    except CodeMismatch:
+        raise
     except BaseException as problem:
         raise BencherJobError(
             f"A job's function or arguments can't be unpickled in the worker: {told(problem)}. "
@@ -138,13 +145,13 @@ def open_report(report: Report, label: object) -> Outcome:
     """Unpickle a report; what can't be unpickled here is an error that names the job by its label."""
     value, error, payload = None, None, None
     try:
-        if report.kind is Kind.ERROR:
+        if report.kind in _ERRORS:
             error = load_error(report.payload.stream)
         else:
             value = report.payload.load()
             payload = report.payload if report.kind is Kind.PLAIN else None
     except BaseException as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
-        what = "exception" if report.kind is Kind.ERROR else "result"
+        what = "exception" if report.kind in _ERRORS else "result"
         error = BencherJobError(
             f"The {what} of {describe(label)} came back, but can't be unpickled here: "
             f"{told(problem)}. Return plain data, or mend the class's __reduce__."

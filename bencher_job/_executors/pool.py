@@ -24,7 +24,7 @@ from .._errors import BencherJobError
 from .._forks import renew_after_fork
 from .base import Executors, end_at_exit
 from .engine import Engine, unsendable
-from .envelope import Report, unpack_value
+from .envelope import Kind, Report, unpack_value
 from .shipping import Parcel, pack, pack_call
 from .slot import Slot
 
@@ -51,7 +51,8 @@ class SlotPool(concurrent.futures.Executor):
     """Runs calls in processes of this machine.
 
     Anything that cloudpickle can pickle may be submitted, from a script without a `__main__` guard too. A
-    call whose process dies ends with `WorkerLost`, and no other call does. A worker keeps the functions that
+    call whose process dies ends with `WorkerLost`, and no other call does. A worker whose modules are older than the
+    submitter's, so that it can't load a call, is replaced by a new one. A worker keeps the functions that
     it ran last with all that they hold, so a function that changes its own state finds it changed in that
     worker's next call.
     """
@@ -167,12 +168,18 @@ def _work(slot: Slot, tasks: _Tasks, idle: threading.Semaphore) -> None:
 
 def _run(task: _Task, slot: Slot) -> None:
     try:
-        report = Report.of_parts(slot.run(task.future, task.parcel.parts(), task.label))
+        report = _report_of(task, slot)
+        if report.kind is Kind.NOT_LOADED and slot.replace_used():
+            report = _report_of(task, slot)
         result = task.open(report, task.label)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
         task.future.set_exception(error)
     else:
         task.future.set_result(result)
+
+
+def _report_of(task: _Task, slot: Slot) -> Report:
+    return Report.of_parts(slot.run(task.future, task.parcel.parts(), task.label))
 
 
 def _as_it_came(report: Report, _label: object) -> Report:

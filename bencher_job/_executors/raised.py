@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .._errors import BencherJobError
 from .base import told
-from .shipping import HomewardPickler, dumps
+from .pickling import HomewardPickler, dumps
 
 __all__ = ["RemoteTraceback", "dump_error", "load_error"]
 

@@ -2,176 +2,43 @@
 
     job -> pack -> Parcel( function, by digest | arguments and names ) -> load -> function, Call
 
-A function of `__main__`, a lambda and a closure travel by value, what can be imported by name. A function
+A function of `__main__`, a lambda and a closure travel by value, what can be imported by name: with it goes the
+agreement on what a worker must find there, and one that finds other code runs nothing. A function
 larger than 64 kB is written once to a file for the workers of this machine, and travels inside the parcel to
 all others. Each worker keeps the functions that it loaded last: what a function holds is shared by the jobs
 that run there.
-
-    class R -> token and definition ~~> worker: a class of its own, noted with the token
-    class R <- token                <~~ worker: an instance of that class
-
-What a worker got by value comes home as a reference. A definition that came home would be applied to the class
-that it was made of, and undo what the program has done to it: its methods would be others, with the worker's
-globals.
 """
 
 from __future__ import annotations
 
-import atexit
-import io
-import operator
 import os
 import pickle
-import shutil
-import sys
-import tempfile
 import threading
-import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-import cloudpickle
 from blake3 import blake3
 
 from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
 from .._stores.codec import Buffer, Payload, dump
+from .agreements import MetByName, agreement_of, check_arguments, check_function
+from .function_files import function_files, read_function
+from .pickling import OutwardPickler, dumps
 
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["Call", "HomewardPickler", "Parcel", "by_value", "dumps", "load", "pack", "pack_call"]
+__all__ = ["Call", "Parcel", "load", "pack", "pack_call"]
 
 FILE_FROM: Final = 1 << 16
 """Size in bytes above which a function is written to a file for local workers."""
 
 LOADED_FUNCTIONS: Final = 16
-KEPT_FILES: Final = 8
 _DIGEST_SIZE: Final = 32
-
-
-class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what has no name in an importable module; a cached function decides for itself."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Let a cached function say how it travels: cloudpickle takes it for the one that it wraps."""
-        if getattr(type(obj), "_bencher_job_cached", False):
-            return obj.reduce_for_worker(
-                by_value=obj.__module__ in cloudpickle.list_registry_pickle_by_value()
-            )
-        if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
-            raise pickle.PicklingError("an open file can't be sent to another process; send its path")
-        return super().reducer_override(obj)
-
-
-def dumps(
-    value: object,
-    protocol: int = pickle.HIGHEST_PROTOCOL,
-    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
-    pickler: type[Pickler] = Pickler,
-) -> bytes:
-    """Pickle anything that can be, by value where it has no importable name."""
-    with io.BytesIO() as file:
-        pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(value)
-        return file.getvalue()
-
-
-class _Registry:
-    """cloudpickle's list of the modules that go by value, for one thread at a time."""
-
-    def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self.lock = threading.RLock()
-
-
-_registry: Final = _Registry()
-
-
-@contextmanager
-def by_value(module: ModuleType | None) -> Iterator[None]:
-    """Pickle what a module defines by value meanwhile, as if it could not be imported."""
-    if module is None or module.__name__ == "__main__":  # whose things go by value anyway
-        yield
-        return
-    with _registry.lock:
-        cloudpickle.register_pickle_by_value(module)
-        try:
-            yield
-        finally:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-_known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
-"""What was sent from here or has arrived here, by token."""
-
-_tokens: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
-"""The tokens of what has arrived here."""
-
-
-class OutwardPickler(Pickler):
-    """Pickles a call for a worker, which notes the classes and functions that it gets by value."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Add a token to the definition of a class, and of a function that has a name."""
-        reduced = super().reducer_override(obj)
-        if not (_is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6):
-            return reduced
-        make, args, *rest = reduced
-        if isinstance(obj, type):
-            token = args[-2]  # the class's own in cloudpickle, the same as long as the class lives
-        elif _find_by_name(obj.__module__, obj.__qualname__) is obj:
-            token = f"{obj.__module__}:{obj.__qualname__}"
-        else:  # a closure has a state, which travels
-            return reduced
-        _known[token] = obj
-        return (_arrive, (token, make, args), *rest)
-
-
-class HomewardPickler(Pickler):
-    """Pickles what a job ended with; whatever came from the sender goes back as a reference to the sender's own."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Refer to what came from elsewhere, and define what was made here."""
-        token = _tokens.get(obj) if _is_definable(obj) else None
-        if token is None:
-            return super().reducer_override(obj)
-        return _come_home, (token, obj.__module__, obj.__qualname__)
-
-
-def _is_definable(obj: Any) -> bool:
-    real = type(obj)  # a wrapper claims to be of its function's
-    return issubclass(real, type | FunctionType)
-
-
-def _arrive(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    made = make(*args)
-    _tokens[made] = token
-    _known.setdefault(token, made)
-    return made
-
-
-def _come_home(token: str, module: str, qualname: str) -> Any:
-    known = _known.get(token)
-    if known is None:  # a notebook has defined it anew meanwhile
-        known = _find_by_name(module, qualname)
-    if known is None:
-        raise LookupError(f"{module}.{qualname}, which was sent with the job, is no longer here")
-    return known
-
-
-def _find_by_name(module: str | None, qualname: str) -> Any:
-    try:
-        return operator.attrgetter(qualname)(sys.modules.get(module or ""))
-    except AttributeError:
-        return None
 
 
 _outward: Final = partial(dumps, pickler=OutwardPickler)
@@ -218,7 +85,7 @@ class Parcel:
 
     def to_bytes(self) -> bytes:
         """Give one run of bytes, for executors that pickle what they send."""
-        fields = (self.digest, self.file, *_in_band(self.function), *_in_band(self.body))
+        fields = (self.digest, self.file, *self.function.in_band(), *self.body.in_band())
         return pickle.dumps(fields, protocol=5)
 
     @classmethod
@@ -226,10 +93,6 @@ class Parcel:
         """Make the parcel of what `to_bytes()` gave."""
         digest, file, function, function_buffers, body, body_buffers = pickle.loads(blob)
         return cls(digest, Payload(function, function_buffers), Payload(body, body_buffers), file)
-
-
-def _in_band(payload: Payload) -> tuple[Buffer, tuple[pickle.PickleBuffer, ...]]:
-    return payload.stream, tuple(pickle.PickleBuffer(buffer) for buffer in payload.buffers)
 
 
 def pack(job: Job, *, local: bool = True) -> Parcel:
@@ -243,7 +106,11 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         function = function.__wrapped__  # type: ignore[attr-defined]
     folder = None if job.media_folder is None else os.fspath(job.media_folder)
     names = (job.job_id, job.job_key, job.tag)
-    return _pack(function, (job.positional, job.job_args, names, folder, main_name()), local)
+    fingerprint = None if job.edition is None else job.edition.fingerprint
+    agreement = b"" if fingerprint is None else agreement_of(fingerprint)
+    met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
+    body = job.positional, job.job_args, names, folder, main_name(), met
+    return _pack(function, body, local, agreement)
 
 
 def pack_call(
@@ -254,31 +121,36 @@ def pack_call(
     Raises:
         Exception: whatever the pickling of the function or of an argument raises.
     """
-    return _pack(function, (args, kwargs, None, None, None), local)
+    return _pack(function, (args, kwargs, None, None, None, None), local)
 
 
-def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool) -> Parcel:
-    payload = dump(function, _outward)
+def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool, agreement: bytes = b"") -> Parcel:
+    payload = dump((function, agreement), _outward)
     hasher = blake3(payload.stream)
     for buffer in payload.buffers:
         hasher.update(buffer)
     digest = hasher.digest()
+    packed = dump(body, partial(dumps, pickler=partial(OutwardPickler, met=body[-1])))
     if not local or payload.nbytes <= FILE_FROM:
-        return Parcel(digest, payload, dump(body, _outward))
-    file = _files.file_of(digest, payload)
-    return Parcel(digest, Payload(b""), dump(body, _outward), file.path, keeps=file)
+        return Parcel(digest, payload, packed)
+    file = function_files.file_of(digest, payload)
+    return Parcel(digest, Payload(b""), packed, file.path, keeps=file)
 
 
 def load(parcel: Parcel) -> Call:
     """Unpack a parcel in a worker; its buffers become the arguments' own.
 
     Raises:
+        CodeMismatch: when this process holds other code than the one that made the job's key.
         BaseException: whatever the unpickling of the function or of an argument raises.
     """
-    args, kwargs, names, media_folder, main = parcel.body.load_in_place()
+    args, kwargs, names, media_folder, main, met = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
-    return Call(_functions.function_of(parcel), args, kwargs, names, media_folder)
+    function = _functions.function_of(parcel)
+    if met:
+        check_arguments(function, met)
+    return Call(function, args, kwargs, names, media_folder)
 
 
 class _LoadedFunctions:
@@ -299,9 +171,11 @@ class _LoadedFunctions:
                 return known
         payload = parcel.function
         if parcel.file:
-            with open(parcel.file, "rb") as file:
-                payload = Payload(*pickle.load(file))
-        function: Callable[..., Any] = payload.load_in_place()
+            payload = read_function(parcel.file)
+        function: Callable[..., Any]
+        function, agreement = payload.load_in_place()
+        if agreement:
+            check_function(function, agreement)
         with self._lock:
             self._functions[parcel.digest] = function
             if len(self._functions) > LOADED_FUNCTIONS:
@@ -309,56 +183,4 @@ class _LoadedFunctions:
         return function
 
 
-class _FunctionFile:
-    """A function's bytes in a file, which goes when nothing that was sent refers to it any more."""
-
-    def __init__(self, folder: str, digest: bytes, payload: Payload) -> None:
-        self.path = os.path.join(folder, digest.hex())
-        with open(f"{self.path}.part", "wb") as file:
-            pickle.dump(_in_band(payload), file, protocol=5)
-        os.replace(file.name, self.path)
-        weakref.finalize(self, _in_this_process, os.getpid(), _unlink, self.path)
-
-
-class _FunctionFiles:
-    """The files of the large functions that were sent last, in a folder of this process's own."""
-
-    def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-        self._folder: str | None = None
-        self._sent: weakref.WeakValueDictionary[bytes, _FunctionFile] = weakref.WeakValueDictionary()
-        self._last: OrderedDict[bytes, _FunctionFile] = OrderedDict()
-
-    def file_of(self, digest: bytes, payload: Payload) -> _FunctionFile:
-        with self._lock:
-            if self._folder is None:
-                self._folder = tempfile.mkdtemp(prefix="bencher_job-")  # readable by this user only
-                atexit.register(
-                    _in_this_process, os.getpid(), shutil.rmtree, self._folder, ignore_errors=True
-                )
-            file = self._sent.get(digest)
-            if file is None:
-                file = self._sent[digest] = _FunctionFile(self._folder, digest, payload)
-            self._last[digest] = file
-            self._last.move_to_end(digest)
-            if len(self._last) > KEPT_FILES:
-                self._last.popitem(last=False)
-            return file
-
-
-def _in_this_process(pid: int, act: Callable[..., object], *args: object, **kwargs: object) -> None:
-    if os.getpid() == pid:  # a forked child has its parent's exit hooks, but not its files
-        act(*args, **kwargs)
-
-
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-
-
 _functions: Final = _LoadedFunctions()
-_files: Final = _FunctionFiles()

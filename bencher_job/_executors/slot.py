@@ -86,6 +86,11 @@ class _Worker:
             self.has_begun()  # or the marks would fill their pipe
         return answer
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it has run more than one job."""
+        return self._sent > 1
+
     def has_begun(self) -> bool:
         """Whether the job that was sent last has begun."""
         try:
@@ -195,6 +200,13 @@ class Slot:
             if self._worker is not None:
                 self._worker.kill()
             return True
+
+    def replace_used(self) -> bool:
+        """Let a worker go that has run other jobs before the last, so that a new one runs the next; whether it had."""
+        is_used = self._worker is not None and self._worker.is_used
+        if is_used:
+            self.leave()
+        return is_used
 
     def leave(self) -> None:
         """Let the idle worker go."""

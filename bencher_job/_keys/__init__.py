@@ -6,8 +6,19 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 
 from __future__ import annotations
 
+from .explain import PastEdition
 from .hashing import KEY_VERSION, register_hasher
-from .key import CodeScope, JobKeys, job_key_of
+from .key import CodeScope, Edition, Identity, JobKeys, identity_of
 from .names import qualified_name
 
-__all__ = ["KEY_VERSION", "CodeScope", "JobKeys", "job_key_of", "qualified_name", "register_hasher"]
+__all__ = [
+    "KEY_VERSION",
+    "CodeScope",
+    "Edition",
+    "Identity",
+    "JobKeys",
+    "PastEdition",
+    "identity_of",
+    "qualified_name",
+    "register_hasher",
+]

@@ -67,6 +67,7 @@ _FIELD: Final = (
     "metadata",
 )
 _GENERATORS: Final = frozenset({"collections", "dataclasses", "enum", "typing"})
+_MISSING: Final = type(dataclasses.MISSING)  # whose one object is another after a pickle round trip
 _PARAMETERS: Final = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
 
 
@@ -89,16 +90,16 @@ def attributes_of(cls: type) -> Iterator[tuple[str, Any]]:
             continue
         if issubclass(cls, Enum) and (name in cls.__members__ or _is_made_by_enum(name, value)):
             continue
-        is_slot = isinstance(value, GetSetDescriptorType | MemberDescriptorType)
-        yield name, "slot" if is_slot else value
+        if not isinstance(value, GetSetDescriptorType | MemberDescriptorType):  # `__slots__` names these
+            yield name, value
 
 
 def _field(field: Any) -> tuple[Any, ...]:
     default = field.default
     factory = getattr(field, "default_factory", None)
-    if default is dataclasses.MISSING:
+    if isinstance(default, _MISSING):
         default = "required"
-    if factory is dataclasses.MISSING:
+    if isinstance(factory, _MISSING):
         factory = None
     metadata = tuple((name, _plain(getattr(field, name, None))) for name in _FIELD)
     return field.name, default, factory, metadata

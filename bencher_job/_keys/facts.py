@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, Final
 
 from .bytecode import bytecode_digest
 from .reads import Reads, reads_of
 from .source import source_of
 
-__all__ = ["Facts", "facts_of"]
+__all__ = ["Facts", "Place", "accept_facts", "facts_of", "place_of"]
+
+Place = tuple[str, int, str]
+"""File, first line and qualified name of a code object."""
+
+_FACTS_ACCEPTED: Final = 4096
 
 _facts: dict[int, tuple[weakref.ref[CodeType], Facts]] = {}
+_accepted: dict[Place, Facts] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +31,17 @@ class Facts:
         digest: what it does: of its syntax where its source is at hand, otherwise of its bytecode.
         reads: the names that it reads from outside.
         source: the text of its definition, where it is at hand.
-        written_only: names whose values it changes but never looks at.
+        changed: names whose values it changes, where the source is at hand.
+        written_only: those of them that it never looks at.
+        bytecode: digest of what it was compiled to.
     """
 
     digest: bytes
     reads: Reads
     source: str | None
+    changed: frozenset[str]
     written_only: frozenset[str]
+    bytecode: bytes
 
 
 def facts_of(code: CodeType, namespace: dict[str, Any]) -> Facts:
@@ -38,11 +49,29 @@ def facts_of(code: CodeType, namespace: dict[str, Any]) -> Facts:
     known = _facts.get(id(code))
     if known is not None and known[0]() is code:
         return known[1]
-    source = source_of(code, namespace)
-    if source is None:
-        facts = Facts(bytecode_digest(code), reads_of(code), None, frozenset())
+    bytecode = bytecode_digest(code)
+    accepted = _accepted.get(place_of(code))
+    if accepted is not None and accepted.bytecode == bytecode:
+        facts = accepted
+    elif (source := source_of(code, namespace)) is None:
+        nothing: frozenset[str] = frozenset()
+        facts = Facts(bytecode, reads_of(code), None, nothing, nothing, bytecode)
     else:
-        facts = Facts(source.digest, reads_of(code), source.text, source.written_only)
+        facts = Facts(source.digest, reads_of(code), source.text, *source.written, bytecode)
     key = id(code)
     _facts[key] = weakref.ref(code, lambda _gone: _facts.pop(key, None)), facts
     return facts
+
+
+def place_of(code: CodeType) -> Place:
+    """Say where a code object was written, as it says itself."""
+    return code.co_filename, code.co_firstlineno, code.co_qualname
+
+
+def accept_facts(facts: Iterable[tuple[Place, Facts]]) -> None:
+    """Believe what the process that sends code knows of it, and this one may not: its source."""
+    for place, known in facts:
+        _accepted.pop(place, None)
+        _accepted[place] = known
+    while len(_accepted) > _FACTS_ACCEPTED:
+        del _accepted[next(iter(_accepted))]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from operator import is_
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
@@ -22,14 +22,18 @@ from .._forks import renew_after_fork
 from .dependencies import dependency
 from .hashing import digest, set_code_hasher
 from .names import module_name, qualified_name
-from .parts import Edge, digest_graph
+from .parts import Edge, Part, digest_graph
 from .reach import Survey
 from .watch import GONE, Watch
 
-__all__ = ["CodeTracker", "Fingerprint", "fingerprint"]
+__all__ = ["CodeTracker", "Fingerprint", "Scope", "code_digest", "fingerprint"]
 
 Scope = Literal["deep", "own", "none"]
 _SHOWN: Final = 16  # hexadecimal digits of a part's digest in a manifest
+
+
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,26 @@ class Fingerprint:
         manifest: what each part contributes, by its name: a short digest of a function, a class or a global
             value, the version of a distribution, "not tracked" for what can't be keyed.
         untracked: the names of globals that can't be keyed: loggers, locks, connections.
+        sources: the source text of each function in the manifest, where it is at hand; the short text of each value.
+        surveyed: all that was reached, and how far the walk went: from the function, and from each thing that it is
+            said to depend on.
+        requirements: versions of the distributions that the function is said to depend on.
     """
 
     digest: bytes
     manifest: Mapping[str, str]
     untracked: tuple[str, ...]
+    sources: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
+    surveyed: tuple[tuple[Scope, tuple[Part, ...]], ...] = field(default=(), compare=False, repr=False)
+    requirements: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
+
+    @property
+    def scope(self) -> Scope:
+        """How far the walk from the function went."""
+        return self.surveyed[0][0]
 
 
-_NEVER_MADE: Final = Fingerprint(b"", MappingProxyType({}), ())
+_NEVER_MADE: Final = Fingerprint(b"", _nothing(), ())
 
 
 class CodeTracker:
@@ -64,7 +80,6 @@ class CodeTracker:
         self._scope: Scope = code
         self._depends_on = tuple(depends_on)
         self._signature: tuple[object, ...] = ()
-        self._sources: dict[str, str] = {}
         self._state: tuple[Callable[[], bool], Fingerprint] = _never, _NEVER_MADE
         self.renew()
         renew_after_fork(self)
@@ -86,12 +101,6 @@ class CodeTracker:
             pass
         return self._look()
 
-    @property
-    def sources(self) -> dict[str, str]:
-        """The source text of each function in the manifest, where it is at hand."""
-        self.current()
-        return dict(self._sources)
-
     def _look(self) -> Fingerprint:
         with self._lock:
             name = _root_name(self._function)
@@ -101,7 +110,7 @@ class CodeTracker:
             ):  # a survey that imports adds submodules to packages it has passed
                 loaded = len(sys.modules)
                 watch, surveys, roots = self._survey(name)
-            made, sources = _digested(name, surveys, roots)
+            made = _digested(name, surveys, roots)
             signature = _watch_signature(self._function, watch)
             before = self._state[1]
             if made == before and _are_same(signature, self._signature):
@@ -114,7 +123,6 @@ class CodeTracker:
                 return unchanged()
 
             self._signature = signature
-            self._sources = sources
             self._state = first_check, made
             return made
 
@@ -179,7 +187,7 @@ def _root_name(function: Any) -> str:
     return qualified_name(function if hasattr(function, "__qualname__") else type(function))
 
 
-def _digested(name: str, surveys: list[Survey], roots: list[Edge]) -> tuple[Fingerprint, dict[str, str]]:
+def _digested(name: str, surveys: list[Survey], roots: list[Edge]) -> Fingerprint:
     """Put the surveys of a function and of what it depends on together."""
     digests: list[bytes] = []
     manifest: dict[str, str] = {}
@@ -192,14 +200,28 @@ def _digested(name: str, surveys: list[Survey], roots: list[Edge]) -> tuple[Fing
                 continue  # known by its name only
             shown = _free_name(part.name, part_digest.hex()[:_SHOWN], manifest)
             manifest[shown] = part_digest.hex()[:_SHOWN]
-            if part.source is not None:
-                sources[shown] = part.source
+            if (text := part.source) is not None:
+                sources[shown] = text
         manifest.update(survey.distributions)
         manifest.update(dict.fromkeys(survey.untracked, "not tracked"))
     digests[1:] = sorted(digests[1:])
     whole = digest(("fingerprint", name, tuple(digests)), "code")
-    untracked = sorted({path for survey in surveys for path in survey.untracked})
-    return Fingerprint(whole, MappingProxyType(dict(sorted(manifest.items()))), tuple(untracked)), sources
+    return Fingerprint(
+        whole,
+        MappingProxyType(dict(sorted(manifest.items()))),
+        tuple(sorted({path for survey in surveys for path in survey.untracked})),
+        MappingProxyType(sources),
+        tuple((survey.scope, tuple(survey.parts)) for survey in surveys),
+        MappingProxyType(dict(_requirements(roots[1:]))),
+    )
+
+
+def _requirements(edges: Iterable[Edge]) -> Iterator[tuple[str, str]]:
+    """Name and version of each distribution that edges lead to."""
+    for edge in edges:
+        match edge:
+            case ("distribution", str(name), str(version)):
+                yield name, version
 
 
 def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
@@ -234,4 +256,10 @@ class _InArguments:
         return tracker.current().digest
 
 
-set_code_hasher(_InArguments(size=512))
+_in_arguments: Final = _InArguments(size=512)
+set_code_hasher(_in_arguments)
+
+
+def code_digest(obj: Any) -> bytes:
+    """Make the digest of a function or a class, as it counts where it is an argument."""
+    return _in_arguments(obj, "")

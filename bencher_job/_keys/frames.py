@@ -148,8 +148,24 @@ _EXTENSIONS: Final[dict[str, Callable[[Any], object]]] = {
 
 
 def _timestamp(timestamp: Any) -> object:
-    parts = {"instant": timestamp.asm8, "zone": Attributes(tz=timestamp.tz), "fold": timestamp.fold}
+    parts = {"instant": timestamp.asm8, "zone": _zone(timestamp.tz), "fold": timestamp.fold}
     return Parts(parts)
+
+
+def _zone(zone: Any) -> object:
+    """A time zone by its name in the IANA database, from which pandas takes now this library's and now that one's."""
+    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
+    return name or Attributes(tz=zone)
+
+
+def _dtype(dtype: Any) -> object:
+    """A dtype of pandas by its name; pandas moves the classes of these from module to module."""
+    categories = {"categories": dtype.categories} if type(dtype).__name__ == "CategoricalDtype" else {}
+    return Parts({"class": type(dtype).__name__, "name": str(dtype), **categories, **_orders(dtype)})
+
+
+def _orders(dtype: Any) -> dict[str, object]:
+    return {name: getattr(dtype, name) for name in ("ordered", "storage") if hasattr(dtype, name)}
 
 
 def _polars_frame(frame: Any) -> object:
@@ -158,7 +174,10 @@ def _polars_frame(frame: Any) -> object:
 
 
 def _polars_series(series: Any) -> object:
-    parts: dict[str, object] = {"name": series.name, "dtype": str(series.dtype)}
+    dtype = str(series.dtype).replace(
+        "(ordering='physical')", ""
+    )  # the default, which later versions don't name
+    parts: dict[str, object] = {"name": series.name, "dtype": dtype}
     if series.dtype.base_type().__name__ not in _POLARS_BY_BYTES:
         return Parts({**parts, "content": series.to_list()})
     missing = series.is_null()
@@ -190,6 +209,11 @@ FRAMES: Final = {
     "pandas.ExtensionArray": StandIn(_column, sealed=True),
     "pandas.Timestamp": StandIn(_timestamp),
     "pandas.Timedelta": StandIn(lambda delta: delta.asm8, leaf=True),
+    "pandas.Period": StandIn(lambda period: (period.ordinal, period.freqstr), leaf=True),
+    "pandas.Interval": StandIn(_intervals),
+    "pandas.NaTType": StandIn(lambda missing: (), leaf=True),  # noqa: ARG005
+    "pandas.NAType": StandIn(lambda missing: (), leaf=True),  # noqa: ARG005
+    "pandas.ExtensionDtype": StandIn(_dtype, sealed=True),
     "polars.DataFrame": StandIn(_polars_frame, internal=frozenset({"_df", "_accessors"})),
     "polars.Series": StandIn(_polars_series, internal=frozenset({"_s", "_accessors"})),
     "pyarrow.Array": StandIn(_arrow, sealed=True),

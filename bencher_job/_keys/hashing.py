@@ -13,6 +13,7 @@ Digests are SHA-256 of small input and BLAKE3 of large, whichever is faster.
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -29,9 +30,17 @@ from .names import qualified_name
 from .stand_ins import Attributes, Content, Named, Parts, Refusal, refuse
 from .treatments import Treatment, register_hasher, treatment_for
 
-__all__ = ["KEY_VERSION", "Encoder", "digest", "digest_arguments", "register_hasher", "set_code_hasher"]
+__all__ = [
+    "KEY_VERSION",
+    "Encoder",
+    "digest",
+    "encode_arguments",
+    "join_key",
+    "register_hasher",
+    "set_code_hasher",
+]
 
-KEY_VERSION: Final = 1
+KEY_VERSION: Final = 2
 """Goes up with every change of an encoding."""
 
 CodeHasher = Callable[[Any, str], bytes]
@@ -39,11 +48,20 @@ CodeHasher = Callable[[Any, str], bytes]
 _LARGE: Final = 1 << 14
 """Size in bytes from which BLAKE3 is faster than SHA-256."""
 
-_PARALLEL: Final = 1 << 20
-"""Size in bytes from which all cores are faster than one, and bytes are hashed where they lie."""
+_IN_PLACE: Final = 1 << 20
+"""Size in bytes from which bytes are hashed where they lie."""
+
+_PARALLEL: Final = 1 << 22
+"""Size in bytes from which several cores are faster than one."""
+
+_MOST_THREADS: Final = 8
 
 _PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
+_SHORT: Final = _PLAIN - {bytes}
 _SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
+_LONGEST_ARGUMENTS: Final = 256
+"""Size in bytes up to which encoded arguments stand as they are: so small that they are kept with each entry."""
+
 _COUNT: Final = struct.Struct("<I")
 _NOTHING: Final = object()
 _THE_DEFAULT: Final = Parts({"default": None})
@@ -68,15 +86,14 @@ def digest(value: object, path: str = "value") -> bytes:
     return Encoder().digest(value, path)
 
 
-def digest_arguments(
-    prefix: bytes,
+def encode_arguments(
     names: tuple[str, ...],
     values: tuple[object, ...],
+    defaults: tuple[object, ...] = (),
     *,
     methods: bool = True,
-    defaults: tuple[object, ...] = (),
-) -> str:
-    """Make the key of a call, in hexadecimal, of what all its calls share and the values of its parameters.
+) -> bytes:
+    """Encode the values of a call's parameters, in 256 bytes at most.
 
     With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
@@ -87,9 +104,12 @@ def digest_arguments(
     encoding = _plain_sequence(values)
     if encoding is None:
         encoding = Encoder(methods=methods).arguments(names, values, defaults)
-    if len(encoding) >= _LARGE:
-        encoding = _hash(encoding)
-    return sha256(encoding + prefix).hexdigest()
+    return encoding if len(encoding) <= _LONGEST_ARGUMENTS else b"#" + _hash(encoding)
+
+
+def join_key(arguments: bytes, prefix: bytes) -> str:
+    """Make the key of a call, in hexadecimal, of its encoded arguments and of what all its calls share."""
+    return sha256(arguments + prefix).hexdigest()
 
 
 class Encoder:
@@ -279,13 +299,14 @@ def _hash_content(tag: bytes, content: Content) -> bytes:
 
 
 def _threads(nbytes: int) -> int:
-    return blake3.AUTO if nbytes >= _PARALLEL else 1
+    """A number and not `blake3.AUTO`, whose threads a forked child doesn't have and would wait for."""
+    return min(os.cpu_count() or 1, _MOST_THREADS) if nbytes >= _PARALLEL else 1
 
 
 def _plain(value: Any) -> bytes:
     if value != value:  # noqa: PLR0124  # only NaN differs from itself
         value = _one_nan(value)
-    elif type(value) is bytes and len(value) >= _PARALLEL:
+    elif type(value) is bytes and len(value) >= _IN_PLACE:
         return b"#" + _hash_content(b"y", Content(len(value), (value,)))
     try:
         return dumps(value, 2)
@@ -296,11 +317,11 @@ def _plain(value: Any) -> bytes:
 
 def _plain_sequence(values: list[Any] | tuple[Any, ...]) -> bytes | None:
     """Encode a sequence in one call, unless something in it needs more than that."""
-    types = set(map(type, values))
-    if not types <= _PLAIN:
-        return None
-    if bytes in types and any(type(value) is bytes and len(value) >= _PARALLEL for value in values):
-        return None
+    if not _SHORT.issuperset(map(type, values)):
+        if not _PLAIN.issuperset(map(type, values)):
+            return None
+        if any(type(value) is bytes and len(value) >= _IN_PLACE for value in values):
+            return None
     try:
         encoding = dumps(values, 2)
     except ValueError:

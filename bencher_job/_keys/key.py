@@ -3,25 +3,76 @@
 from __future__ import annotations
 
 import functools
+import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
 from .arguments import Binder
+from .explain import PastEdition
+from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
-from .hashing import KEY_VERSION, digest, digest_arguments
+from .hashing import KEY_VERSION, digest, encode_arguments, join_key
+from .names import qualified_name
 
-__all__ = ["CodeScope", "JobKeys", "job_key_of"]
+__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "identity_of"]
 
 CodeScope = Literal["deep", "own", "none"]
+
+LONGEST_VERSION: Final = 200
+"""Length in characters to which the text of a version is cut for people."""
+
+_REPEAT: Final = struct.Struct("<cQ")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edition:
+    """A function as it stands: what the keys of all its calls share.
+
+    Attributes:
+        prefix: 32 bytes that are the same in all processes as long as nothing of this changes.
+        function: module and qualified name.
+        parameters: the names of the parameters that enter the key.
+        version: the user's version as text, empty where there is none.
+        fingerprint: what its code did.
+    """
+
+    prefix: bytes
+    function: str
+    parameters: tuple[str, ...]
+    version: str
+    fingerprint: Fingerprint
+
+    def as_past(self) -> PastEdition:
+        """Give what is kept of it with entries."""
+        made = self.fingerprint
+        return PastEdition(
+            self.prefix,
+            self.function,
+            KEY_VERSION,
+            made.digest.hex(),
+            self.version,
+            self.parameters,
+            made.manifest,
+            made.sources,
+        )
+
+
+Identity = tuple[str, bytes, Edition | None]
+"""A job's key, and what it was made of: the encoded arguments, and the function as it stood."""
+
+
+_State = tuple[Fingerprint, Edition, bytes, Binder, tuple[str, ...], tuple[object, ...]]
+"""What belongs to a fingerprint: the edition, its prefix, the binder with its names and defaults."""
 
 
 class JobKeys:
     """Makes the keys of one function's jobs.
 
-    A key is the SHA-256, in 64 hexadecimal digits, of the key version, the function's fingerprint, the names of the
-    parameters, the user's `version`, and the bound arguments.
+    A key is the SHA-256, in 64 hexadecimal digits, of the bound arguments and of what all calls share: the key version,
+    the function's fingerprint, the names of the parameters, and the user's `version`.
     """
 
     def __init__(
@@ -32,9 +83,11 @@ class JobKeys:
         version: object = None,
         code: CodeScope = "deep",
         depends_on: Iterable[object] = (),
+        by_content: Collection[str] = (),
     ) -> None:
         self._function = function
-        self._ignore = ignore if isinstance(ignore, str) else tuple(ignore)
+        self.ignored: tuple[str, ...] = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+        self._by_content = (by_content,) if isinstance(by_content, str) else tuple(by_content)
         self.tracker = CodeTracker(function, code=code, depends_on=depends_on)
         try:
             self._version = digest(version, "version")
@@ -42,13 +95,29 @@ class JobKeys:
             raise TypeError(
                 f"version={version!r} can't be part of a key: {error.reason}. Give a number or a text."
             ) from error
+        self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
         self._methods = code == "deep"
-        self._state: tuple[Fingerprint | None, bytes, Binder] = None, b"", Binder(function, ignore)
+        self._places = self._places_by_content(Binder(function, self.ignored))
+        self._state: _State | None = None
+
+    def _places_by_content(self, binder: Binder) -> tuple[int, ...]:
+        """Where the parameters stand whose files count and not their names."""
+        if unknown := [name for name in self._by_content if name not in binder.names]:
+            raise ValueError(
+                f"by_content={unknown[0]!r} is no parameter that enters the key. Name one that does: "
+                f"{', '.join(binder.names) or 'there is none'}."
+            )
+        return tuple(binder.names.index(name) for name in self._by_content)
 
     @property
     def binder(self) -> Binder:
         """Binds calls to the signature and the defaults that the function has now."""
-        return self._state_under(self.tracker.current())[2]
+        return self._state_under(self.tracker.current())[3]
+
+    @property
+    def edition(self) -> Edition:
+        """The function as it stands now."""
+        return self._state_under(self.tracker.current())[1]
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Make the key of one call.
@@ -57,32 +126,66 @@ class JobKeys:
             UnkeyableArgument: when no key can be made of an argument.
             TypeError: when the arguments don't fit the function.
         """
+        return self.identity(args, kwargs)[0]
+
+    def identity(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Identity:
+        """Make the key of one call, with what it is made of.
+
+        Raises:
+            UnkeyableArgument: when no key can be made of an argument.
+            TypeError: when the arguments don't fit the function.
+        """
         fingerprint = self.tracker.current()
         state = self._state
-        _, prefix, binder = state if state[0] is fingerprint else self._state_under(fingerprint)
+        if state is None or state[0] is not fingerprint:
+            state = self._state_under(fingerprint)
+        _, edition, prefix, binder, names, defaults = state
         values = binder.bind(*args, **kwargs)
-        return digest_arguments(prefix, binder.names, values, methods=self._methods, defaults=binder.defaults)
+        if self._places:
+            values = self._with_contents(binder, values)
+        bound = encode_arguments(names, values, defaults, methods=self._methods)
+        return join_key(bound, prefix), bound, edition
 
-    def repeat_key(self, key: str, repeat: int) -> str:
+    def repeated(self, identity: Identity, repeat: int) -> Identity:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""
-        return key if repeat == 0 else digest_arguments(bytes.fromhex(key), ("repeat",), (repeat,))
+        _, bound, edition = identity
+        if repeat == 0 or edition is None:
+            return identity
+        bound += _REPEAT.pack(b"*", repeat)
+        return join_key(bound, edition.prefix), bound, edition
 
-    def _state_under(self, fingerprint: Fingerprint) -> tuple[Fingerprint | None, bytes, Binder]:
-        """A fingerprint with the prefix and the binder that belong to it, which threads see change as one."""
+    def _with_contents(self, binder: Binder, values: tuple[object, ...]) -> tuple[object, ...]:
+        contents = list(values)
+        for place in self._places:
+            try:
+                contents[place] = by_its_content(values[place])
+            except (OSError, TypeError) as error:
+                raise UnkeyableArgument(
+                    binder.names[place], qualified_name(type(values[place])), f"by_content: {error}"
+                ) from error
+        return tuple(contents)
+
+    def _state_under(self, fingerprint: Fingerprint) -> _State:
+        """What belongs to a fingerprint, which threads see change as one."""
         state = self._state
-        if state[0] is not fingerprint:
-            binder = Binder(self._function, self._ignore)
-            shared = KEY_VERSION, fingerprint.digest, binder.names, self._version
-            state = self._state = fingerprint, digest(shared, "version"), binder
+        if state is None or state[0] is not fingerprint:
+            binder = Binder(self._function, self.ignored)
+            self._places = self._places_by_content(binder)
+            prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
+            name = qualified_name(self._function)
+            edition = Edition(prefix, name, binder.names, self._version_text, fingerprint)
+            state = self._state = fingerprint, edition, prefix, binder, binder.names, binder.defaults
         return state
 
 
-def job_key_of(function: Callable[..., Any], positional: Sequence[Any], job_args: Mapping[str, Any]) -> str:
+def identity_of(
+    function: Callable[..., Any], positional: Sequence[Any], job_args: Mapping[str, Any]
+) -> Identity:
     """Make the key of a call of any function; a function that `cached_job` made answers for itself."""
     if getattr(type(function), "_bencher_job_cached", False):
-        return function.key(*positional, **job_args)  # type: ignore[attr-defined, no-any-return]
+        return function._identity(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
     keys = _keys_of_function(function) if type(function) is FunctionType else JobKeys(function)
-    return keys.key(positional, job_args)
+    return keys.identity(positional, job_args)
 
 
 @functools.lru_cache(maxsize=256)

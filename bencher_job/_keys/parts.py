@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .._record import short_form
 from .hashing import Encoder, digest
 from .names import qualified_name
+
+if TYPE_CHECKING:
+    from .facts import Facts
 
 __all__ = ["Edge", "Part", "Table", "digest_graph"]
 
@@ -25,7 +29,16 @@ class Part:
     name: str
     origin: object
     content: Edge = ()
-    source: str | None = None
+    facts: Facts | None = None
+
+    @property
+    def source(self) -> str | None:
+        """The text of a function's definition, where it is at hand, or the short text of a global value."""
+        match self.content:
+            case ("value", *_):
+                shown = short_form(self.origin)
+                return repr(shown) if shown is self.origin else str(shown)
+        return None if self.facts is None else self.facts.source
 
 
 @dataclass(eq=False, slots=True)

@@ -16,6 +16,7 @@ _CELL = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
 _LOCAL = frozenset({"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_LOAD_FAST", "STORE_FAST_LOAD_FAST"})
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SET_ATTRIBUTE = frozenset({"STORE_ATTR", "DELETE_ATTR"})
+_REBINDS = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "SWAP"})
 
 
@@ -35,6 +36,8 @@ class Reads:
     globals: tuple[tuple[str, ...], ...]
     cells: tuple[tuple[str, ...], ...]
     imports: tuple[Import, ...]
+    rebound: frozenset[str] = frozenset()
+    """Globals that it gives another value or deletes."""
 
 
 def reads_of(code: CodeType) -> Reads:
@@ -61,7 +64,8 @@ def reads_of(code: CodeType) -> Reads:
             elif opname in _CELL and chain[0] in code.co_freevars:
                 cells.add(chain)
     imports.update(base for base in aliases.values() if not any(_begins(base, used) for used in imports))
-    return Reads(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)))
+    rebound = frozenset(each.argval for body in bodies for each in body if each.opname in _REBINDS)
+    return Reads(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)), rebound)
 
 
 def _instructions(code: CodeType) -> list[dis.Instruction]:

@@ -10,7 +10,7 @@ from types import CodeType
 from typing import Any, Final
 
 from .bytecode import bytecode_digest, nested
-from .syntax import Definition, syntax_digest, written_only
+from .syntax import Definition, syntax_digest, written
 
 __all__ = ["Source", "source_of"]
 
@@ -32,9 +32,9 @@ class Source:
         return syntax_digest(self.definition)
 
     @property
-    def written_only(self) -> frozenset[str]:
-        """Names whose values it changes but never looks at."""
-        return written_only(self.definition)
+    def written(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names whose values it changes, and those of them that it never looks at."""
+        return written(self.definition)
 
     @property
     def text(self) -> str:

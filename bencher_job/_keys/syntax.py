@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from types import EllipsisType
 
-__all__ = ["Definition", "syntax_digest", "written_only"]
+__all__ = ["Definition", "syntax_digest", "written"]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -33,26 +33,27 @@ def syntax_digest(definition: Definition | ast.Module) -> bytes:
     return digest.digest()
 
 
-def written_only(definition: Definition) -> frozenset[str]:
-    """Find the names whose values a function changes but never looks at.
+def written(definition: Definition) -> tuple[frozenset[str], frozenset[str]]:
+    """Find the names whose values a function changes, and those of them that it never looks at.
 
-    Such are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`, where the
-    function doesn't mention them otherwise.
+    Such are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`; they are never looked
+    at where the function doesn't mention them otherwise.
     """
     mentioned: Counter[str] = Counter()
-    written: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
     for node in ast.walk(definition):
         match node:
             case ast.Name(id=name, ctx=ast.Load()):
                 mentioned[name] += 1
             case ast.AugAssign(target=ast.Name(id=name)):
                 mentioned[name] += 1
-                written[name] += 1
+                changed[name] += 1
             case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
-                written[name] += 1
+                changed[name] += 1
             case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=verb))):
-                written[name] += verb in _WRITERS
-    return frozenset(name for name, count in written.items() if mentioned[name] == count)
+                changed[name] += verb in _WRITERS
+    only = frozenset(name for name, count in changed.items() if mentioned[name] == count)
+    return frozenset(+changed), only
 
 
 def _tokens(root: Definition | ast.Module) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ import pytest
 import wrapt
 
 from bencher_job import BencherJobError, Job, current_job_key, gen_path
-from bencher_job._executors import inside_worker, shipping
+from bencher_job._executors import function_files, inside_worker, pickling, shipping
 from bencher_job._executors.envelope import Report, describe, execute, open_report, run_packed
 from bencher_job._executors.shipping import Parcel, pack, pack_call
 
@@ -110,10 +110,10 @@ def test_the_file_of_a_function_goes_with_the_last_that_needs_it(tmp_path):
         return pack(job_of(lambda: data))
 
     kept = parcel_of(0)
-    others = [parcel_of(number).file for number in range(1, shipping.KEPT_FILES + 5)]
+    others = [parcel_of(number).file for number in range(1, function_files.KEPT_FILES + 5)]
 
     assert Path(kept.file).exists()
-    assert [Path(file).exists() for file in others] == [False] * 4 + [True] * shipping.KEPT_FILES
+    assert [Path(file).exists() for file in others] == [False] * 4 + [True] * function_files.KEPT_FILES
 
 
 class CachedFunction(wrapt.FunctionWrapper):
@@ -133,7 +133,7 @@ def test_a_cached_function_is_shipped_plain_and_those_it_calls_cached():
     inner = rebuilt(lambda x: x + 1)
     outer = rebuilt(lambda x: inner(x))
 
-    assert cloudpickle.loads(shipping.dumps(inner))(1) == ("cached", 2)
+    assert cloudpickle.loads(pickling.dumps(inner))(1) == ("cached", 2)
     assert run(job_of(outer, 1)).value == ("cached", 2)
 
 

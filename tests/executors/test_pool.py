@@ -71,13 +71,13 @@ def test_a_large_result_arrives_whole_and_writable(pool):
 def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
     out = script.run("""
         import json, os
-        from bencher_job._executors import shipping
+        from bencher_job._executors import function_files
         from bencher_job._executors.pool import SlotPool
         table = list(range(100_000))
         def look_up(i): return table[i], os.getpid()
         pool = SlotPool(1)
         found = [pool.submit(look_up, i).result()[0] for i in range(5)]
-        folder = shipping._files._folder
+        folder = function_files.function_files._folder
         out = [found, folder, os.stat(folder).st_mode & 0o777, len(os.listdir(folder))]
         json.dump(out, open("out.json", "w"))
     """)
@@ -444,7 +444,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
     out = script.run("""
         import json, os, threading, time
         from bencher_job import Job
-        from bencher_job._executors import engine_for, shipping
+        from bencher_job._executors import engine_for, pickling
         from bencher_job._executors.pool import SlotPool
         engine = engine_for("multiprocessing")
         def value():
@@ -457,7 +457,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
         while not running.running(): pass
         held, go_on = threading.Event(), threading.Event()
         def hold():
-            with engine._lock, shipping.by_value(json):
+            with engine._lock, pickling.by_value(json):
                 held.set()
                 go_on.wait()
         threading.Thread(target=hold, daemon=True).start()
@@ -465,7 +465,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
         child = os.fork()
         if child == 0:
             killed = pool.kill(running)
-            with shipping.by_value(os):
+            with pickling.by_value(os):
                 engine.release()
                 open("child", "w").write(json.dumps([value(), killed]))
             engine.release()

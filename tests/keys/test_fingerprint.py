@@ -265,7 +265,7 @@ def test_lambdas_on_one_line_differ(load: Load) -> None:
     module = load("a, b, c = lambda x: x + 1, lambda x: x + 2, lambda y=(lambda: 3): y()\n")
     digests = {fingerprint(function).digest for function in (module.a, module.b, module.c)}
     assert len(digests) == 3
-    sources = CodeTracker(module.b).sources
+    sources = CodeTracker(module.b).current().sources
     assert list(sources) == ["bench.<lambda>"]
 
 
@@ -718,7 +718,7 @@ def test_decorating_does_no_work() -> None:
 
 def test_sources_are_kept_by_the_names_of_the_manifest(load: Load) -> None:
     module = load("def helper(x):\n    return x\n\n@staticmethod\ndef f(x):\n    return helper(x)\n")
-    assert CodeTracker(module.f).sources == {
+    assert CodeTracker(module.f).current().sources == {
         "bench.f": "@staticmethod\ndef f(x):\n    return helper(x)\n",
         "bench.helper": "def helper(x):\n    return x\n",
     }

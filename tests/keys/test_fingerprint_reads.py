@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from bencher_job._keys.reads import Import, reads_of
-from bencher_job._keys.syntax import syntax_digest, written_only
+from bencher_job._keys.syntax import syntax_digest, written
 
 
 def function_of(body: str) -> ast.FunctionDef:
@@ -82,7 +82,7 @@ def test_imports_are_read_with_their_attributes(statements: str, expected: list[
     ],
 )
 def test_names_that_are_only_written_to(body: str, expected: set[str]) -> None:
-    assert written_only(function_of(body)) == expected
+    assert written(function_of(body))[1] == expected
 
 
 @pytest.mark.parametrize(

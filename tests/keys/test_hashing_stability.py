@@ -1,4 +1,5 @@
-"""Digests are the same in every process, under every hash seed, on every supported Python.
+"""Digests are the same in every process, under every hash seed, on every supported Python,
+with every version of pandas from 2.2 and of polars from 1.20.
 
 A change here orphans every cache there is. When it is meant, raise `KEY_VERSION` and write the golden file
 anew: `python tests/keys/test_hashing_stability.py`.
@@ -21,7 +22,7 @@ HERE = Path(__file__).parent
 GOLDEN = HERE / "golden.json"
 
 sys.path.insert(0, str(HERE))
-VALUES = importlib.import_module("hashed_values").VALUES
+VALUES = importlib.import_module("hashed_values").VALUES | importlib.import_module("hashed_frames").VALUES
 sys.path.remove(str(HERE))
 
 COPIED = [name for name in VALUES if name not in {"memoryview", "mapping proxy", "module"}]
@@ -29,9 +30,10 @@ COPIED = [name for name in VALUES if name not in {"memoryview", "mapping proxy",
 PRINT_DIGESTS = f"""
 import json, sys
 sys.path.insert(0, {str(HERE)!r})
-from hashed_values import VALUES
+import hashed_frames, hashed_values
 from bencher_job._keys.hashing import digest
-print(json.dumps({{name: digest(make()).hex() for name, make in reversed(VALUES.items())}}))
+values = hashed_values.VALUES | hashed_frames.VALUES
+print(json.dumps({{name: digest(make()).hex() for name, make in reversed(values.items())}}))
 """
 
 

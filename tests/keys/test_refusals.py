@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job import UnkeyableArgument
-from bencher_job._keys.hashing import digest, digest_arguments
+from bencher_job._keys.hashing import digest, encode_arguments
 
 
 def generator():
@@ -138,7 +138,7 @@ LOCK = threading.Lock()
 )
 def test_the_error_names_the_place_the_type_and_the_remedies(value, path):
     with pytest.raises(UnkeyableArgument, match="a lock has no value, only an identity") as caught:
-        digest_arguments(b"", ("other", "cfg"), (1, value))
+        encode_arguments(("other", "cfg"), (1, value))
     assert caught.value.path == path
     assert caught.value.type_name == "_thread.lock"
     for remedy in ("ignore=('cfg',)", "__job_key__", "register_hasher(lock"):

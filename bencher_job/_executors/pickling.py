@@ -1,0 +1,180 @@
+"""Knows how anything is pickled for another process, and is the only importer of cloudpickle.
+
+    class R -> token and definition ~~> worker: a class of its own, noted with the token
+    class R <- token                <~~ worker: an instance of that class
+
+What a worker got by value comes home as a reference. A definition that came home would be applied to the class
+that it was made of, and undo what the program has done to it: its methods would be others, with the worker's
+globals.
+"""
+
+from __future__ import annotations
+
+import io
+import operator
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import cloudpickle
+
+from .._forks import renew_after_fork
+
+if TYPE_CHECKING:
+    from .agreements import MetByName
+
+__all__ = ["HomewardPickler", "OutwardPickler", "by_value", "dumps", "find_by_name", "modules_by_value"]
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by value what has no name in an importable module; a cached function decides for itself."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Let a cached function say how it travels: cloudpickle takes it for the one that it wraps."""
+        if getattr(type(obj), "_bencher_job_cached", False):
+            return obj.reduce_for_worker(by_value=obj.__module__ in modules_by_value())
+        if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
+            raise pickle.PicklingError("an open file can't be sent to another process; send its path")
+        reduced = super().reducer_override(obj)
+        if _is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6:
+            _keep_place(obj, reduced)
+        return reduced
+
+
+def _keep_place(obj: Any, reduced: tuple[Any, ...]) -> None:
+    """Let a class keep its qualified name, and a method know its class: a key is made of both."""
+    if isinstance(obj, FunctionType):
+        owner = obj.__code__.co_qualname.partition(".")[0]
+        if isinstance(cls := obj.__globals__.get(owner), type):
+            reduced[2][1]["__globals__"].setdefault(owner, cls)
+    elif isinstance(definition := reduced[1][3], dict):  # an enumeration's has its name
+        definition.setdefault("__qualname__", obj.__qualname__)
+
+
+def dumps(
+    value: object,
+    protocol: int = pickle.HIGHEST_PROTOCOL,
+    buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
+    pickler: Callable[..., Pickler] = Pickler,
+) -> bytes:
+    """Pickle anything that can be, by value where it has no importable name.
+
+    Raises:
+        Exception: whatever the pickling raises.
+    """
+    with io.BytesIO() as file:
+        pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(value)
+        return file.getvalue()
+
+
+def modules_by_value() -> frozenset[str]:
+    """Name the modules whose things are pickled by value at this moment."""
+    return frozenset(cloudpickle.list_registry_pickle_by_value())
+
+
+class _Registry:
+    """cloudpickle's list of the modules that go by value, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_registry: Final = _Registry()
+
+
+@contextmanager
+def by_value(module: ModuleType | None) -> Iterator[None]:
+    """Pickle what a module defines by value meanwhile, as if it could not be imported."""
+    if module is None or module.__name__ == "__main__":  # whose things go by value anyway
+        yield
+        return
+    with _registry.lock:
+        cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+_known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+"""What was sent from here or has arrived here, by token."""
+
+_tokens: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
+"""The tokens of what has arrived here."""
+
+
+class OutwardPickler(Pickler):
+    """Pickles a call for a worker, which notes the classes and functions that it gets by value.
+
+    Those that go by name are noted here.
+    """
+
+    def __init__(self, *args: Any, met: MetByName | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._met = met
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Add a token to the definition of a class, and of a function that has a name."""
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and self._met is not None and _is_definable(obj):
+            self._met.note(obj)
+        if not (_is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6):
+            return reduced
+        make, args, *rest = reduced
+        if isinstance(obj, type):
+            token = args[-2]  # the class's own in cloudpickle, the same as long as the class lives
+        elif find_by_name(obj.__module__, obj.__qualname__) is obj:
+            token = f"{obj.__module__}:{obj.__qualname__}"
+        else:  # a closure has a state, which travels
+            return reduced
+        _known[token] = obj
+        return (_arrive, (token, make, args), *rest)
+
+
+class HomewardPickler(Pickler):
+    """Pickles what a job ended with; whatever came from the sender goes back as a reference to the sender's own."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Refer to what came from elsewhere, and define what was made here."""
+        token = _tokens.get(obj) if _is_definable(obj) else None
+        if token is None:
+            return super().reducer_override(obj)
+        return _come_home, (token, obj.__module__, obj.__qualname__)
+
+
+def _is_definable(obj: Any) -> bool:
+    real = type(obj)  # a wrapper claims to be of its function's
+    return issubclass(real, type | FunctionType)
+
+
+def _arrive(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    made = make(*args)
+    _tokens[made] = token
+    _known.setdefault(token, made)
+    return made
+
+
+def _come_home(token: str, module: str, qualname: str) -> Any:
+    known = _known.get(token)
+    if known is None:  # a notebook has defined it anew meanwhile
+        known = find_by_name(module, qualname)
+    if known is None:
+        raise LookupError(f"{module}.{qualname}, which was sent with the job, is no longer here")
+    return known
+
+
+def find_by_name(module: str | None, qualname: str) -> Any:
+    """Find what a loaded module holds under a dotted name, or nothing."""
+    try:
+        return operator.attrgetter(qualname)(sys.modules.get(module or ""))
+    except AttributeError:
+        return None

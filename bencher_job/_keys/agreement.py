@@ -1,0 +1,214 @@
+"""Knows whether a worker holds the same code as the process that made a key.
+
+    Fingerprint -> Agreement ~~> worker: differences() -> names of the parts that are others there
+
+Code that travels by value is the submitter's own. What the worker imports by name may be newer, or a global may have
+been set at run time: each such part is surveyed there again, and digested as here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+from .facts import Facts, Place, accept_facts, place_of
+from .files import content_digest
+from .fingerprint import Fingerprint, Scope
+from .names import module_name
+from .parts import Edge, Part, Table, digest_graph
+from .provenance import is_own_module
+from .reach import Survey
+
+__all__ = ["Agreement", "agreement_on"]
+
+_MAIN: Final = frozenset({"__main__", "__mp_main__"})
+
+Reference = tuple[Scope, str, str]
+"""How much of its code counts, a module, and the dotted name of what it holds; nothing for the module itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What a worker must hold to run a function under a key.
+
+    Attributes:
+        references: what the worker imports by name.
+        digests: the digests of these and of all that they reach, by name.
+        state: names whose values the code itself changes, so that they differ once a job has run.
+        contents: digests of files and folders.
+        requirements: versions of distributions.
+        facts: what is known of the code that travels by value.
+    """
+
+    references: tuple[Reference, ...]
+    digests: Mapping[str, tuple[bytes, ...]]
+    state: frozenset[str]
+    contents: Mapping[str, bytes]
+    requirements: Mapping[str, str]
+    facts: tuple[tuple[Place, Facts], ...]
+
+    def differences(self) -> tuple[str, ...]:
+        """Name what is not as the submitter holds it, in this process."""
+        accept_facts(self.facts)
+        found = self._found()
+        differing = {
+            name
+            for name, digests in self.digests.items()
+            if found.get(name) != digests and name not in self.state
+        }
+        differing |= {path for path, content in self.contents.items() if _content(path) != content}
+        differing |= {name for name, version in self.requirements.items() if _version(name) != version}
+        return tuple(sorted(differing))
+
+    def _found(self) -> dict[str, tuple[bytes, ...]]:
+        found: dict[str, tuple[bytes, ...]] = {}
+        for scope in {scope for scope, _, _ in self.references}:
+            survey = Survey(scope)
+            roots = [
+                _survey(survey, module, name) for wanted, module, name in self.references if wanted == scope
+            ]
+            found |= _by_name(digest_graph(tuple(roots), survey.parts)[1], survey.parts)
+        return found
+
+
+def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = ()) -> Agreement:
+    """Make the agreement on what a fingerprint was made of; `by_value` names modules that travel by value."""
+    references: list[Reference] = []
+    digests: dict[str, tuple[bytes, ...]] = {}
+    state: set[str] = set()
+    contents: dict[str, bytes] = {}
+    facts: list[tuple[Place, Facts]] = []
+    for scope, parts in fingerprint.surveyed:
+        named = _named(parts, frozenset(by_value))
+        imported = _reached(named)
+        references += [(scope, *name) for name in named.values()]
+        digests |= _by_name(digest_graph(tuple(imported), parts)[1], imported)
+        state.update(_state(imported))
+        for part in parts:
+            if isinstance(part.origin, Path) and isinstance(part.content, bytes):
+                contents[str(part.origin)] = part.content
+            elif isinstance(part.origin, FunctionType) and part.facts is not None and part not in imported:
+                facts.append((place_of(part.origin.__code__), part.facts))
+    return Agreement(
+        tuple(sorted(set(references))),
+        digests,
+        frozenset(state),
+        contents,
+        dict(fingerprint.requirements),
+        tuple(facts),
+    )
+
+
+def _named(parts: Sequence[Part], by_value: frozenset[str]) -> dict[Part, tuple[str, str]]:
+    """Find the parts that a worker imports, with module and name.
+
+    A function that travels by value brings the globals that it reads from its own module along.
+    """
+    followed = [part for part in parts if part.content != ()]
+    code = [part for part in followed if isinstance(part.origin, FunctionType | type | ModuleType)]
+    named = {part: name for part in code if (name := _name(part, by_value)) is not None}
+    carried = by_value | {part.origin.__module__ for part in code if part not in named}
+    for part in followed:
+        if _is_value(part) and (name := _name(part, carried)) is not None:
+            named[part] = name
+    return named
+
+
+def _name(part: Part, by_value: frozenset[str]) -> tuple[str, str] | None:
+    """Say by which name a worker finds a part; none where it travels by value."""
+    origin = part.origin
+    if isinstance(origin, ModuleType):
+        module, name = origin.__name__, ""
+    elif isinstance(origin, FunctionType | type):
+        module, name = origin.__module__, origin.__qualname__
+    else:
+        module, _, name = part.name.rpartition(".")
+    loaded = sys.modules.get(module)
+    if loaded is None or module in _MAIN or module in by_value or not is_own_module(loaded):
+        return None
+    try:
+        found = operator.attrgetter(name)(loaded) if name else loaded
+    except AttributeError:
+        return None
+    return (module, name) if _plain(found) is origin else None
+
+
+def _is_value(part: Part) -> bool:
+    return isinstance(part.content, tuple) and part.content[:1] == ("value",)
+
+
+def _plain(found: Any) -> Any:
+    """What a cached function is around."""
+    while getattr(type(found), "_bencher_job_cached", False):
+        found = found.__wrapped__
+    return found
+
+
+def _survey(survey: Survey, module: str, name: str) -> Edge:
+    try:
+        loaded = importlib.import_module(module)
+        found = operator.attrgetter(name)(loaded) if name else loaded
+    except (ImportError, AttributeError):
+        return ("missing", module, name)
+    return survey.walk_global(_plain(found), f"{module_name(module)}.{name}" if name else module)
+
+
+def _reached(parts: Iterable[Part]) -> dict[Part, None]:
+    """All that parts lead to, and they themselves."""
+    reached: dict[Part, None] = {}
+    pending = list(parts)
+    while pending:
+        part = pending.pop()
+        if part not in reached:
+            reached[part] = None
+            pending.extend(_led_to(part.content))
+    return reached
+
+
+def _led_to(edge: Edge) -> Iterator[Part]:
+    if isinstance(edge, Part):
+        yield edge
+    elif isinstance(edge, tuple):
+        for inner in edge:
+            yield from _led_to(inner)
+    elif isinstance(edge, Table):
+        for inner in edge.code.values():
+            yield from _led_to(inner)
+
+
+def _by_name(own: Mapping[Part, bytes], parts: Iterable[Part]) -> dict[str, tuple[bytes, ...]]:
+    named: dict[str, list[bytes]] = {}
+    for part in parts:
+        named.setdefault(part.name, []).append(own[part])
+    return {name: tuple(sorted(digests)) for name, digests in named.items()}
+
+
+def _state(parts: Iterable[Part]) -> Iterator[str]:
+    """Name the globals that functions change: a model that is loaded at the first call, a table of known results."""
+    for part in parts:
+        if part.facts is not None and isinstance(part.origin, FunctionType):
+            module = module_name(part.origin.__globals__.get("__name__") or "")
+            for name in part.facts.reads.rebound | part.facts.changed:
+                yield f"{module}.{name}"
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        return content_digest(Path(path))
+    except OSError:
+        return None
+
+
+def _version(distribution: str) -> str | None:
+    import importlib.metadata  # takes long to import, and few functions depend on a distribution
+
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

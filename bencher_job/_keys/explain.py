@@ -1,0 +1,112 @@
+"""Knows the difference between two editions of a function, and between the arguments of two calls, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .._explanation import ArgumentChange, CodeChange
+
+__all__ = ["PastEdition", "argument_changes", "code_changes", "distribution_changes", "equal_arguments"]
+
+_DIGEST_LENGTH: Final = 16  # hexadecimal digits, as a manifest has them
+_MISSING: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class PastEdition:
+    """A function as it stood when results of it were kept.
+
+    Attributes:
+        prefix: what the keys of its calls share.
+        key_version: the version of how keys are made.
+        fingerprint: digest of its code, in hexadecimal.
+        version: the user's version as text.
+        parameters: names of the parameters that entered the key.
+        manifest: what each part contributed, by its name.
+        sources: the text of each part, where it was at hand.
+    """
+
+    prefix: bytes
+    function: str
+    key_version: int
+    fingerprint: str
+    version: str
+    parameters: tuple[str, ...]
+    manifest: Mapping[str, str]
+    sources: Mapping[str, str]
+
+
+def code_changes(before: PastEdition, now: PastEdition) -> tuple[CodeChange, ...]:
+    """Tell the parts of the code that are not what they were, with the differences of their texts."""
+    return tuple(
+        CodeChange(name, _kind(old, new), _diff(name, before.sources.get(name), now.sources.get(name)))
+        for name, old, new in _changed(before, now)
+        if _is_digest(old) and _is_digest(new)
+    )
+
+
+def distribution_changes(before: PastEdition, now: PastEdition) -> tuple[tuple[str, str, str], ...]:
+    """Tell the installed distributions whose versions are not what they were: name, version then, version now."""
+    return tuple(
+        (name, old or "not used", new or "not used")
+        for name, old, new in _changed(before, now)
+        if not (_is_digest(old) and _is_digest(new))
+    )
+
+
+def _changed(before: PastEdition, now: PastEdition) -> Iterator[tuple[str, str | None, str | None]]:
+    for name in sorted({*before.manifest, *now.manifest}):
+        old, new = before.manifest.get(name), now.manifest.get(name)
+        if old != new:
+            yield name, old, new
+
+
+def _is_digest(shown: str | None) -> bool:
+    return shown is None or len(shown) == _DIGEST_LENGTH
+
+
+def _kind(old: str | None, new: str | None) -> str:
+    if old is None:
+        return "new"
+    return "gone" if new is None else "changed"
+
+
+def _diff(name: str, before: str | None, now: str | None) -> str:
+    if before == now or (before is None and now is None):
+        return ""
+    import difflib  # takes long to import, and few programs ask
+
+    lines = difflib.unified_diff(
+        (before or "").splitlines(), (now or "").splitlines(), f"{name}, then", f"{name}, now", lineterm=""
+    )
+    return "\n".join(lines)
+
+
+def argument_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]
+) -> tuple[ArgumentChange, ...]:
+    """Tell the arguments that are not what they were, as records show them.
+
+    Where all look the same, those are told of which a record shows only a short text.
+    """
+    names = [name for name in {**now, **before} if name not in ignored]
+    changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
+    if not changed:
+        changed = [name for name in names if isinstance(now[name], str)]
+    return tuple(
+        ArgumentChange(name, before.get(name, ArgumentChange.ABSENT), now.get(name, ArgumentChange.ABSENT))
+        for name in changed
+    )
+
+
+def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
+    """Count the arguments that look the same in two records."""
+    return sum(
+        _are_same(value, now.get(name, _MISSING)) for name, value in before.items() if name not in ignored
+    )
+
+
+def _are_same(before: object, now: object) -> bool:
+    return type(before) is type(now) and before == now

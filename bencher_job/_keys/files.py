@@ -1,0 +1,185 @@
+"""Knows the content of files and folders, and reads none again that hasn't changed.
+
+path ──> stamps of the files there ──> known under these? ──> digest
+                                           └─ no: read ──┘
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from marshal import dumps
+from typing import Final
+
+from blake3 import blake3
+
+from .._forks import renew_after_fork
+from .names import qualified_name
+
+__all__ = ["by_content", "content_digest"]
+
+_SAME_TICK: Final = 2_100_000_000
+"""Nanoseconds within which a file can change twice and keep its times: FAT's clock ticks every two seconds."""
+
+_REMEMBERED: Final = 1 << 14
+"""Paths whose digests are kept; one takes about 300 bytes."""
+
+_BLOCK: Final = 1 << 20
+_FOLDER: Final = "bencher_job: names and contents of the files in a folder"
+
+
+def content_digest(path: str | os.PathLike[str]) -> bytes:
+    """Make the 32-byte digest of a file's bytes, its BLAKE3, or of names and contents of all files in a folder.
+
+    A symbolic link counts as what it leads to. In a folder, files count with their paths relative to it; neither
+    an empty folder counts, nor a link to nothing, nor what is no file. An unchanged file is recognized by its times,
+    size and inode, and not read again, but for one that changed within the last two seconds, which might change
+    once more and keep its times. What is written through a memory map shows in them from the next flush on.
+
+    Raises:
+        FileNotFoundError: when nothing is there.
+        OSError: when something there can't be read, is neither a file nor a folder, or leads back to a folder
+            that it is in.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "data.csv")
+    ...     with open(path, "w") as file:
+    ...         _ = file.write("a,b")
+    ...     content_digest(path) == blake3(b"a,b").digest()
+    True
+    """
+    looked = time.time_ns()
+    status = os.stat(path)
+    where = os.path.join(os.getcwd(), os.fsdecode(path))
+    if stat.S_ISDIR(status.st_mode):
+        return _folder_digest(where, looked)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is neither a file nor a folder", where)
+    return _file_digest(where, status, looked)[0]
+
+
+def by_content(value: object) -> object:
+    """Give what stands for the content of a path, of none, or of each path in a list or a tuple.
+
+    Raises:
+        FileNotFoundError: when nothing is there.
+        OSError: as `content_digest` does.
+        TypeError: when the value is anything else.
+
+    >>> by_content(None), by_content([None, None])
+    (None, (None, None))
+    """
+    if isinstance(value, list | tuple):
+        return tuple(map(_one_by_content, value))
+    return _one_by_content(value)
+
+
+def _one_by_content(value: object) -> tuple[str, bytes] | None:
+    if value is None:
+        return None
+    if isinstance(value, str | os.PathLike):
+        return "content", content_digest(value)
+    raise TypeError(
+        f"What counts by the content of files is a path, None, or a list or a tuple of these, "
+        f"and not of the type {qualified_name(type(value))}. Pass the path as a str or a pathlib.Path."
+    )
+
+
+def _walk(folder: str) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Find the files in a folder, through symbolic links: relative name, path and status of each."""
+    pending = [("", folder, frozenset[tuple[int, int]]())]
+    while pending:
+        prefix, inside, above = pending.pop()
+        status = os.stat(inside)
+        identity = status.st_dev, status.st_ino
+        if identity in above:
+            raise OSError(errno.ELOOP, "leads back to a folder that it is in", inside)
+        with os.scandir(inside) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # a link to nothing
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append((f"{prefix}{entry.name}/", entry.path, above | {identity}))
+                elif stat.S_ISREG(status.st_mode):
+                    yield prefix + entry.name, entry.path, status
+
+
+def _folder_digest(folder: str, looked: int) -> bytes:
+    files = sorted(_walk(folder))
+    stamps = blake3(dumps([(os.fsencode(name), *_stamps(status)) for name, _, status in files], 2)).digest()
+
+    def read() -> tuple[bytes, bool]:
+        hasher = blake3(derive_key_context=_FOLDER)
+        all_last = True
+        for name, path, status in files:
+            encoded = os.fsencode(name)
+            digest, lasts = _file_digest(path, status, looked)
+            hasher.update(b"%d:%b%b" % (len(encoded), encoded, digest))
+            all_last = all_last and lasts
+        return hasher.digest(), all_last
+
+    return _digests.of(folder, stamps, read)[0]
+
+
+def _file_digest(path: str, status: os.stat_result, looked: int) -> tuple[bytes, bool]:
+    stamps = _stamps(status)
+    settled = max(stamps[:2]) < looked - _SAME_TICK
+
+    def read() -> tuple[bytes, bool]:
+        hasher = blake3()
+        with open(path, "rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                hasher.update(block)
+            return hasher.digest(), settled and _stamps(os.fstat(file.fileno())) == stamps
+
+    return _digests.of(path, stamps, read)
+
+
+def _stamps(status: os.stat_result) -> tuple[int, ...]:
+    """What changes with a file's content; who sets the first, its time of modification, can't set the second."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+class _Digests:
+    """The digests of the paths that were asked for last, each under the stamps that it was read under."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: OrderedDict[str, tuple[object, bytes]] = OrderedDict()
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = threading.Lock()
+
+    def of(self, path: str, stamps: object, read: Callable[[], tuple[bytes, bool]]) -> tuple[bytes, bool]:
+        """Give the digest that is known under these stamps, or read it; and whether it lasts as long as they do.
+
+        It doesn't when the file changed a moment ago, since it might change again and keep its stamps, nor when
+        it changed while it was read.
+        """
+        with self._lock:
+            known = self._known.get(path)
+            if known is not None and known[0] == stamps:
+                self._known.move_to_end(path)
+                return known[1], True
+        digest, lasts = read()
+        if lasts:
+            with self._lock:
+                self._known[path] = stamps, digest
+                self._known.move_to_end(path)
+                if len(self._known) > self._size:
+                    self._known.popitem(last=False)
+        return digest, lasts
+
+
+_digests: Final = _Digests(_REMEMBERED)

@@ -1,0 +1,172 @@
+"""Knows what there is in a function, a class or a module that leads on: names, defaults, closures, members."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from .classes import attributes_of
+from .facts import Facts, facts_of
+from .modules import import_own
+from .names import module_name
+from .parts import Edge, Part
+from .watch import ABSENT
+
+if TYPE_CHECKING:
+    from .reach import Survey
+    from .reads import Import
+
+__all__ = ["OF_THE_MODULE", "scan_class", "scan_function", "scan_module", "type_name"]
+
+# What these mean follows from where a module lies, which is no part of a key.
+OF_THE_MODULE: Final = frozenset(
+    f"__{name}__"
+    for name in ("builtins", "cached", "doc", "file", "loader", "name", "package", "path", "spec")
+)
+# What Python and the annotations of a module leave in its namespace.
+_NO_MEMBERS: Final = OF_THE_MODULE | {
+    f"__{name}__" for name in ("annotate", "annotate_func", "annotations", "conditional_annotations")
+}
+# Values of these, where they are only written to, are not read: a list of calls, a counter.
+_PLAIN: Final = frozenset({bool, bytearray, dict, float, int, list, set, str})
+
+
+def scan_function(survey: Survey, function: FunctionType, part: Part) -> Edge:
+    """Give what a function leads to: defaults, what it wraps, closure variables, globals, the class of a method."""
+    code = function.__code__
+    facts = facts_of(code, function.__globals__)
+    part.facts = facts
+    survey.watch.attribute(function, "__code__", code)
+    if code.co_argcount:
+        survey.watch.attribute(function, "__defaults__", function.__defaults__)
+    if code.co_kwonlyargcount:
+        survey.watch.attribute(function, "__kwdefaults__", function.__kwdefaults__)
+    defaults = function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount][-len(defaults) :] if defaults else ()
+    keywords = function.__kwdefaults__ or {}
+    for key, value in keywords.items():
+        survey.watch.lookup(keywords, key, value)
+    wrapped = vars(function).get("__wrapped__")
+    return (
+        "function",
+        facts.digest,
+        tuple((n, survey.refer(v, f"{part.name}({n})")) for n, v in zip(names, defaults, strict=True)),
+        tuple((n, survey.refer(v, f"{part.name}({n})")) for n, v in sorted(keywords.items())),
+        () if wrapped is None else survey.refer(wrapped, part.name),
+        tuple(_cells_of(survey, function, facts, part)),
+        (*_globals_of(survey, function, facts), *_owner_of(survey, function))
+        if survey.scope == "deep"
+        else (),
+    )
+
+
+def _cells_of(survey: Survey, function: FunctionType, facts: Facts, part: Part) -> Iterable[Edge]:
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    for chain in facts.reads.cells:
+        cell = cells[chain[0]]
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            value = ABSENT
+        if chain[0] in facts.written_only and type(value) in _PLAIN:
+            continue
+        survey.watch.cell(cell)
+        edge: Edge = ("missing",)
+        if isinstance(value, ModuleType):
+            edge = survey.follow(value, chain[1:], chain[0])
+        elif value is not ABSENT:
+            path = f"{part.name}({chain[0]})"
+            edge = survey.with_attribute(survey.refer(value, path), value, list(chain[1:]), path)
+        yield (".".join(chain), edge)
+
+
+def _globals_of(survey: Survey, function: FunctionType, facts: Facts) -> Iterable[Edge]:
+    namespace = function.__globals__
+    module = module_name(namespace.get("__name__") or "")
+    for chain in facts.reads.globals:
+        name = chain[0]
+        value = namespace.get(name, ABSENT)
+        if name in OF_THE_MODULE:
+            yield ("of the module", name)
+            continue
+        if name in facts.written_only and type(value) in _PLAIN:
+            continue
+        survey.watch.lookup(namespace, name, value)
+        if value is not ABSENT:
+            yield (".".join(chain), survey.follow(value, chain[1:], f"{module}.{name}"))
+            continue
+        builtins = namespace.get("__builtins__", {})
+        value = (vars(builtins) if isinstance(builtins, ModuleType) else builtins).get(name, ABSENT)
+        yield (name, ("missing",) if value is ABSENT else survey.refer(value, f"builtins.{name}"))
+    for imported in facts.reads.imports:
+        yield (repr(imported), _import_of(survey, imported, namespace))
+
+
+def _owner_of(survey: Survey, method: FunctionType) -> Iterable[Edge]:
+    """Reach the class of a method, since `self` leads to all the others of its methods."""
+    *owners, name = method.__code__.co_qualname.split(".")
+    if not owners or "<locals>" in owners:
+        return
+    namespace: Mapping[str, Any] = method.__globals__
+    for owner in owners:
+        cls = namespace.get(owner, ABSENT)
+        survey.watch.lookup(namespace, owner, cls)
+        if not isinstance(cls, type):
+            return
+        namespace = vars(cls)
+    if name in namespace:
+        yield ("owner", survey.refer(cls, name))
+
+
+def _import_of(survey: Survey, imported: Import, namespace: dict[str, Any]) -> Edge:
+    """Follow an import inside a function: a module of the user's is imported for it, another named."""
+    name = "." * imported.level + imported.module
+    if imported.level:
+        name = importlib.util.resolve_name(name, str(namespace.get("__package__") or ""))
+    try:
+        module = import_own(name)
+    except ImportError:
+        return ("missing", name)
+    except Exception as error:  # noqa: BLE001 - the user's module may raise anything, and its function may expect it
+        survey.untracked[name] = type(error).__name__
+        return ("missing", name)
+    if module is None:
+        return survey.foreign(".".join((name, *imported.attributes)), name)
+    return survey.follow(module, imported.attributes, name)
+
+
+def scan_class(survey: Survey, cls: type, part: Part) -> Edge:
+    """Give what a class leads to: bases, metaclass, attributes."""
+    survey.watch.members(vars(cls))
+    survey.watch.attribute(cls, "__bases__", cls.__bases__)
+    meta = type(cls)
+    return (
+        "class",
+        tuple(survey.refer(base, part.name) for base in cls.__bases__),
+        () if meta is type else survey.refer(meta, part.name),
+        tuple((name, survey.refer(value, f"{part.name}.{name}")) for name, value in attributes_of(cls)),
+    )
+
+
+def scan_module(survey: Survey, module: ModuleType, part: Part) -> Edge:
+    """Give what a module leads to, which is all that it holds."""
+    survey.watch.members(vars(module))
+    members = vars(module).copy()
+    names = sorted(name for name in members if name not in _NO_MEMBERS)
+    return ("module", tuple((name, _member(survey, members[name], f"{part.name}.{name}")) for name in names))
+
+
+def _member(survey: Survey, value: Any, name: str) -> Edge:
+    """Reach a member of a module, of which nobody knows whether it is used."""
+    try:
+        return survey.global_value(value, name)
+    except Exception as error:  # noqa: BLE001 - an object that nobody may use may raise anything when it is looked at
+        survey.untracked[name] = type(error).__name__
+        return ("not tracked", type_name(type(value)))
+
+
+def type_name(cls: type) -> str:
+    """Module and qualified name of a class, with the program that runs under its own name."""
+    return f"{module_name(cls.__module__)}.{cls.__qualname__}"
