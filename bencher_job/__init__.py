@@ -24,6 +24,7 @@ from ._errors import (
     WorkerLost,
 )
 from ._executors import Executors
+from ._explanation import Cause, Explanation
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._job import Job, run_job
@@ -38,8 +39,10 @@ __all__ = [
     "CacheInfo",
     "CacheWarning",
     "CachedFunction",
+    "Cause",
     "CodeMismatch",
     "Executors",
+    "Explanation",
     "FutureCache",
     "Job",
     "JobFunctionCache",

@@ -354,6 +354,10 @@ class FutureCache:
         _log.warning("%s", fact)
         warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
 
+    def is_in_flight(self, key: str) -> bool:
+        """Whether a job of this key is on its way in this process."""
+        return self._flights.has(key)
+
     def overwrite_msg(self, job: Job, suffix: str) -> None:
         """Log that a job is about to run, and whether it replaces what is remembered."""
         fact = "replaces what is in the cache" if self.overwrite else "is not in the cache"

@@ -15,9 +15,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 import wrapt
 
 from ._executors import Executors
+from ._explanation import Explanation
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
-from ._keys import CodeScope
+from ._keys import CodeScope, Identity
 from ._settings import DEFAULT_CACHE_NAME, cache_directory
 from ._sweep import Sweep, stream
 
@@ -79,6 +80,13 @@ class _CachedCalls(Generic[P, R]):
         """Whether a call is remembered; nothing is computed and nothing read but the index."""
         return self._self_cache.cache.has(self.key(*args, **kwargs))
 
+    def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Say whether a call is remembered, or why it would run: what differs from the nearest entry.
+
+        Nothing is computed and nothing changed.
+        """
+        return self._self_cache.explain(self._with_bound(args), kwargs)
+
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Make the job key of a call.
 
@@ -86,7 +94,10 @@ class _CachedCalls(Generic[P, R]):
             UnkeyableArgument: when no key can be made of an argument.
             TypeError: when the arguments don't fit the function.
         """
-        return self._self_cache.keys.key(self._with_bound(args), kwargs)
+        return self._identity(args, kwargs)[0]
+
+    def _identity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Identity:
+        return self._self_cache.keys.identity(self._with_bound(args), kwargs)
 
 
 class BoundCachedFunction(_CachedCalls[P, R], wrapt.BoundFunctionWrapper):  # type: ignore[misc]
@@ -150,7 +161,7 @@ class CachedFunction(_CachedCalls[P, R], wrapt.FunctionWrapper):  # type: ignore
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if _is_found_by_name(self):
             return _find_by_name, (self.__module__, self.__qualname__)
-        from ._executors.shipping import dumps  # takes long to import
+        from ._executors.pickling import dumps  # takes long to import
 
         return pickle.loads, (dumps(self),)
 
@@ -216,6 +227,8 @@ def cached_job(
     ignore: Collection[str] = ...,
     version: object = ...,
     code: CodeScope = ...,
+    depends_on: Iterable[object] = ...,
+    by_content: Collection[str] = ...,
 ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]: ...
 def cached_job(
     function: Callable[..., Any] | None = None,
@@ -230,6 +243,8 @@ def cached_job(
     ignore: Collection[str] = (),
     version: object = None,
     code: CodeScope = "deep",
+    depends_on: Iterable[object] = (),
+    by_content: Collection[str] = (),
 ) -> Any:
     """Remember what a function returned: decorate it, and call it as before.
 
@@ -250,10 +265,13 @@ def cached_job(
         version: any value that can be keyed; another version is another job.
         code: how much of the code is part of the key: "deep" for all of the user's own code that the function reaches,
             "own" for the function itself, "none" for nothing but its name.
+        depends_on: what else the result depends on, and no name in the code leads to: functions, classes and modules;
+            distributions by name, which count with their version; files and folders as `pathlib.Path`, by content.
+        by_content: names of parameters that hold a path, or a list of paths, whose files count instead of their names.
 
     Raises:
         TypeError: when what is decorated is a class, a coroutine function or not callable.
-        ValueError: when `ignore` names a parameter that the function doesn't have.
+        ValueError: when `ignore` or `by_content` names a parameter that the function doesn't have.
 
     >>> @cached_job(tag="docs")
     ... def accuracy(model: str, c: float = 1.0) -> dict[str, float]:
@@ -271,6 +289,8 @@ def cached_job(
         "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
         "version": version,
         "code": code,
+        "depends_on": (depends_on,) if isinstance(depends_on, str) else tuple(depends_on),
+        "by_content": (by_content,) if isinstance(by_content, str) else tuple(by_content),
     }
     if function is None:
         return functools.partial(_checked, options=options)

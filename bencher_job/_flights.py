@@ -71,6 +71,10 @@ class Flights:
             flight.futures.append(future)
             return flight, False
 
+    def has(self, key: str) -> bool:
+        """Whether a job of this key is in flight."""
+        return key in self._by_key
+
     def land(self, flight: Flight) -> None:
         """Forget a flight."""
         with self._lock:

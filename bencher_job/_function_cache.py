@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from ._adoption import adopt
 from ._cache import FutureCache
 from ._errors import BencherJobError
 from ._executors import Executors
+from ._explaining import explain
+from ._explanation import Cause, Explanation
 from ._future import JobFuture
 from ._job import Job
-from ._keys import CodeScope, JobKeys, qualified_name
+from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import MISS, Store
@@ -26,8 +30,8 @@ class JobFunctionCache(FutureCache):
 
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
     the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
-    `ignore` names parameters that don't enter the key, `version` is a value that does, and `code` says how much of the
-    function's code does.
+    `ignore` names parameters that don't enter the key, `version` is a value that does, `code` says how much of the
+    function's code does, `depends_on` what else does, and `by_content` names parameters whose files do.
     """
 
     def __init__(
@@ -45,13 +49,22 @@ class JobFunctionCache(FutureCache):
         ignore: Collection[str] = (),
         version: object = None,
         code: CodeScope = "deep",
+        depends_on: Iterable[object] = (),
+        by_content: Collection[str] = (),
     ) -> None:
         super().__init__(
             executor, overwrite, cache_name, tag_index, size_limit, cache_samples, cache_dir=cache_dir
         )
         self.function = function
         self.tag = tag
-        self.keys = JobKeys(function, ignore=ignore, version=version, code=code)
+        self.keys = JobKeys(
+            function,
+            ignore=ignore,
+            version=version,
+            code=code,
+            depends_on=depends_on,
+            by_content=by_content,
+        )
 
     @cached_property
     def name(self) -> str:
@@ -62,7 +75,7 @@ class JobFunctionCache(FutureCache):
         """Submit a call with keyword arguments."""
         return self.submit_call((), kwargs)
 
-    def job(self, args: tuple[Any, ...], kwargs: dict[str, Any], key: str | None = None) -> Job:
+    def job(self, args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity | None = None) -> Job:
         """Make the job of a call."""
         with self._lock:
             self.call_count += 1
@@ -72,10 +85,10 @@ class JobFunctionCache(FutureCache):
             f"{self.name}-{number}",
             self.function,
             job_args,
-            self.keys.key(args, kwargs) if key is None else key,
-            self.tag,
+            tag=self.tag,
             positional=positional,
             arguments=self.keys.binder.arguments(args, kwargs),
+            identity=identity or self.keys.identity(args, kwargs),
         )
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
@@ -84,14 +97,14 @@ class JobFunctionCache(FutureCache):
 
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Give the value of a call, remembered or computed."""
-        key = self.keys.key(args, kwargs)
+        identity = self.keys.identity(args, kwargs)
         store = self.cache
         puts = store.puts
         if not self.overwrite:
-            value = self._remembered(key, store)
+            value = self._remembered(identity[0], store)
             if value is not MISS:
                 return value
-        return self._waited_for(self.job(args, kwargs, key), store, puts, fresh=self.overwrite)
+        return self._waited_for(self.job(args, kwargs, identity), store, puts, fresh=self.overwrite)
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call anew, replace what was remembered, and give the value."""
@@ -110,6 +123,36 @@ class JobFunctionCache(FutureCache):
                 f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
             )
         return future.result()
+
+    def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
+        """Say whether a call is remembered, or why it would run. Nothing is computed."""
+        keys = self.keys
+        identity = keys.identity(args, kwargs)
+        store = self.cache
+        explanation = explain(
+            store, identity, keys.edition, keys.binder.arguments(args, kwargs), keys.ignored
+        )
+        cause = None
+        if self.overwrite:
+            cause = Cause.OVERWRITE
+        elif store.directory is None:
+            cause = Cause.OFF
+        elif not explanation.is_hit and self.is_in_flight(identity[0]):
+            cause = Cause.IN_FLIGHT
+        return explanation if cause is None else replace(explanation, cause=cause)
+
+    def adopt(self, fingerprint: str | None = None) -> int:
+        """Accept the results of this function's latest earlier code for its present code; how many there were.
+
+        Use it after an edit that changes no result, as a faster algorithm or a new name for a variable. `fingerprint`
+        names another earlier code, as records show it, by its first digits. Nothing is computed; the entries are
+        copied, so that the earlier code keeps its own, and a copy shares its media.
+
+        Raises:
+            BencherJobError: when no entry is of that code, or its keys were made of another version or other
+                parameters.
+        """
+        return adopt(self.cache, self.keys.edition, fingerprint)
 
     def clear_cache(self) -> int:
         """Forget all results of this function, with their media; how many there were."""

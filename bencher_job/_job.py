@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _media
-from ._keys import job_key_of
+from ._keys import Identity, identity_of
 
 __all__ = ["Job", "run_job"]
 
@@ -19,7 +19,7 @@ class Job:
     `job_id` names the job for people, in logs and errors. `job_args` are the function's keyword arguments; what can
     only be passed by position goes before them as `positional`. `arguments` are what records show: the arguments by the
     names of the parameters, `job_args` unless given. Without a `job_key` the key is made of the function and
-    its arguments; the tag is never part of it.
+    its arguments; the tag is never part of it. `identity` is a key together with what it was made of.
 
     Raises:
         UnkeyableArgument: when no key can be made of an argument.
@@ -32,6 +32,8 @@ class Job:
 
     __slots__ = (
         "arguments",
+        "bound",
+        "edition",
         "function",
         "job_args",
         "job_id",
@@ -51,12 +53,17 @@ class Job:
         *,
         positional: Sequence[Any] = (),
         arguments: Mapping[str, Any] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.job_id = job_id
         self.function = function
         self.job_args = dict(job_args)
         self.positional = tuple(positional)
-        self.job_key = job_key_of(function, self.positional, self.job_args) if job_key is None else job_key
+        if job_key is not None:
+            identity = job_key, b"", None
+        elif identity is None:
+            identity = identity_of(function, self.positional, self.job_args)
+        self.job_key, self.bound, self.edition = identity
         self.tag = tag
         self.arguments = self.job_args if arguments is None else arguments
         self.media_folder: Path | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from . import _media
 from ._executors import Outcome
@@ -20,6 +20,9 @@ from ._stores import Entry, Payload, Store, StoreFailure, dump
 from ._version import VERSION
 
 __all__ = ["Landing", "Returned", "commit", "outcome_of"]
+
+
+_PYTHON: Final = sys.version.partition(" ")[0]
 
 
 @dataclass(slots=True, eq=False)
@@ -57,9 +60,11 @@ class Landing:
                 executor=self.executor,
                 host=outcome.host,
                 pid=outcome.pid,
-                python=sys.version.partition(" ")[0],
+                python=_PYTHON,
                 library=VERSION,
             ),
+            run.bound,
+            run.edition,
         )
 
 

@@ -49,6 +49,10 @@ class Record:
     """Version of the Python that ran the function."""
     library: str = ""
     """Version of this library."""
+    fingerprint: str = ""
+    """Digest of the function's code, in hexadecimal; empty where the key was given and not made."""
+    version: str = ""
+    """The version that the function was decorated with, as text."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))

@@ -35,10 +35,10 @@ def stream(cache: JobFunctionCache, calls: Iterator[tuple[Any, ...]]) -> Iterato
     try:
         while group := list(itertools.islice(calls, size)):
             size = min(2 * size, LARGEST_LOOKUP)  # small at first: the first value comes soon
-            keys = [cache.keys.key(args, {}) for args in group]
-            found = Prefetched() if cache.overwrite else cache.prefetch(keys)
-            for args, key in zip(group, keys, strict=True):
-                waiting.append(cache.submit(cache.job(args, {}, key), found))
+            identities = [cache.keys.identity(args, {}) for args in group]
+            found = Prefetched() if cache.overwrite else cache.prefetch(key for key, _, _ in identities)
+            for args, identity in zip(group, identities, strict=True):
+                waiting.append(cache.submit(cache.job(args, {}, identity), found))
                 while in_line and waiting:
                     yield waiting.popleft().result()
             while len(waiting) > IN_FLIGHT or (waiting and waiting[0].done()):
@@ -148,17 +148,17 @@ class Sweep:
         job = self._cache.job(self._bound, {**self._constants, **point})
         yield job, point, 0
         for repeat in range(1, self.repeats):
-            key = self._cache.keys.repeat_key(job.job_key, repeat)
+            identity = job.job_key, job.bound, job.edition
             arguments = {"repeat": repeat, **job.arguments}
             yield (
                 Job(
                     f"{job.job_id}-{repeat}",
                     job.function,
                     job.job_args,
-                    key,
-                    job.tag,
+                    tag=job.tag,
                     positional=job.positional,
                     arguments=arguments,
+                    identity=self._cache.keys.repeated(identity, repeat),
                 ),
                 point,
                 repeat,

@@ -404,3 +404,67 @@ def test_a_bound_method_copies_with_its_instance() -> None:
     assert copy.copy(bound) is bound
     assert copy.deepcopy(bound)(3) == 6
     assert copy.deepcopy({"method": bound, "function": add})["function"] is add
+
+
+def test_depends_on_makes_another_job_of_another_file_or_plugin(tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("1")
+
+    def plugin() -> int:
+        return 1
+
+    @cached_job(depends_on=[data, plugin, "pytest"])
+    def total(x: int) -> int:
+        return x + int(data.read_text())
+
+    assert total(1) == 2
+    data.write_text("5")
+    assert total(1) == 6
+    plugin.__code__ = (lambda: 2).__code__
+    assert not total.is_cached(1)
+
+
+@pytest.mark.parametrize("wanted", ["no-such-distribution", Path("no such file")])
+def test_depends_on_something_that_is_not_there_is_an_error_that_names_it(wanted: object) -> None:
+    @cached_job(depends_on=[wanted])
+    def f() -> int:
+        return 1
+
+    with pytest.raises(ValueError, match=str(wanted)):
+        f()
+
+
+def test_by_content_counts_the_files_and_not_their_names(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    for path, text in ((one, "a"), (same, "a"), (other, "b")):
+        path.write_text(text)
+
+    @cached_job(by_content="path")
+    def length(path: Path | str | list[Path] | None, factor: int = 1) -> int:
+        CALLS.append(path)
+        return factor
+
+    assert length.key(one) == length.key(str(same)) == length.key(path=same) != length.key(other)
+    assert length.key([one, other]) != length.key([other, one])
+    assert length.key(None) != length.key(one)
+    length(one)
+    assert length.is_cached(same)
+    one.write_text("c")
+    assert not length.is_cached(one)
+    (record,) = length.cache.records()
+    assert "one" in record.arguments["path"]
+
+
+def test_by_content_refuses_what_is_no_file(tmp_path: Path) -> None:
+    @cached_job(by_content=("path",))
+    def length(path: object) -> int:
+        return 1
+
+    with pytest.raises(UnkeyableArgument, match=r"by_content.*missing"):
+        length(tmp_path / "missing")
+    with pytest.raises(UnkeyableArgument, match="path, None, or a list"):
+        length(3)
+    with pytest.raises(ValueError, match="by_content='paht' is no parameter"):
+        cached_job(by_content=("paht",))(length.__wrapped__)
+    with pytest.raises(ValueError, match="by_content='path'"):
+        cached_job(by_content=("path",), ignore=("path",))(length.__wrapped__)

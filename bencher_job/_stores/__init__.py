@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from .._forks import renew_after_fork
-from .base import MISS, Entry, Hit, Miss, NullStore, Store, StoreFailure, Tally
+from .base import MISS, Entry, Found, Gone, Hit, Miss, NullStore, Store, StoreFailure, Tally
 from .codec import Payload, dump
 from .disk import DiskStore
 from .memory import MemoryTier
@@ -21,6 +21,8 @@ from .orphans import clean_orphaned_media
 __all__ = [
     "MISS",
     "Entry",
+    "Found",
+    "Gone",
     "Hit",
     "Miss",
     "NullStore",

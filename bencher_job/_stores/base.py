@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from .._errors import BencherJobError
+from .._keys import Edition, PastEdition
 from .._record import Record
 from .codec import Payload
 
-__all__ = ["MISS", "Entry", "Hit", "Miss", "NullStore", "Store", "StoreFailure", "Tally"]
+__all__ = [
+    "MISS",
+    "Entry",
+    "Found",
+    "Gone",
+    "History",
+    "Hit",
+    "Miss",
+    "NullStore",
+    "Store",
+    "StoreFailure",
+    "Tally",
+]
 
 
 class StoreFailure(BencherJobError):
@@ -55,6 +69,46 @@ class Entry:
 
     payload: Payload
     record: Record
+    bound: bytes = b""
+    """The encoded arguments that its key was made of."""
+    edition: Edition | None = None
+    """The function whose key it is, as it stood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of an entry that is there, whose bytes were looked at and left as they are."""
+
+    record: Record | None
+    damage: str = ""
+    """What is wrong with it; empty where nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Why and when an entry was removed."""
+
+    reason: Literal["cleared", "forgotten", "evicted", "expired", "damaged"]
+    at: datetime
+
+
+class History(Protocol):
+    """What a store can tell of its entries besides their values. It changes nothing."""
+
+    def examine(self, key: str) -> Found | Gone | None:
+        """Say what is known of a key: its entry, or what became of it."""
+
+    def editions(self, function: str) -> list[PastEdition]:
+        """Give the editions of a function that entries are of, the one with the latest entry first."""
+
+    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
+        """Give the entries of a function with these encoded arguments, the latest first, and their editions."""
+
+    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:
+        """Give the latest entries of an edition."""
+
+    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:
+        """Give key and encoded arguments of each entry of an edition."""
 
 
 @dataclass(slots=True)
@@ -102,6 +156,10 @@ class Store(Protocol):
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both; how many there were."""
 
+    @property
+    def history(self) -> History:
+        """What it can tell of its entries."""
+
     def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:
         """Give the record of each entry, or of those of a function, a tag, or both, the oldest first."""
 
@@ -115,6 +173,29 @@ class Store(Protocol):
         """Give back files and connections; the next use opens them again."""
 
 
+class NoHistory:
+    """The history of a store that keeps nothing."""
+
+    def examine(self, key: str) -> None:
+        """Know nothing."""
+
+    def editions(self, function: str) -> list[PastEdition]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+
 class NullStore:
     """The store that keeps nothing: where caching is off, or the real store can't be opened."""
 
@@ -123,6 +204,7 @@ class NullStore:
 
     directory: Final = None
     puts: Final = 0
+    history: Final = NoHistory()
 
     def get(self, key: str) -> Miss:  # noqa: ARG002
         """Miss."""

@@ -15,6 +15,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,21 +25,28 @@ from .._errors import warn_caller
 from .._forks import renew_after_fork
 from .._record import Record
 from .base import MISS, Entry, Hit, Miss, StoreFailure, Tally
-from .codec import DamagedEntry, seal, unseal
+from .codec import seal, unseal
 from .database import DATABASE_NAME, Database, Locked, Written
+from .faults import DamagedEntry, UnreadableEntry
 from .gate import operation
+from .history import DiskHistory
 from .memory import Generation
 from .opening import new_folder_for_damaged, open_database
 from .place import refuse_untrusted, set_up
+from .signature import UNSIGNED, signature_from_environment
 from .tables import (
     DISCARD_MEDIA,
     JOINED,
+    NOTE_GONE,
+    PUT_EDITION,
     PUT_RECORD,
     SELECT_ENTRY,
     SELECT_RECORD,
+    TRIM_GONE,
     chosen,
     record_of,
     row_of,
+    row_of_edition,
 )
 
 __all__ = ["DiskStore"]
@@ -59,6 +67,7 @@ class DiskStore:
         self.directory = directory
         self.generation = Generation(directory / "generation")
         self.tally = Tally()
+        self.history = DiskHistory(self._query, self._hit)
         self.puts = 0
         self.size_limit = size_limit
         self._tag_index = tag_index
@@ -66,7 +75,9 @@ class DiskStore:
             size_limit  # bytes since the size was last looked at: so many that the first put looks
         )
         self._database: Database | None = None
+        self._editions: set[bytes] = set()  # those that are known to be in the database
         self._place: tuple[int, int] | None = None
+        self._signature = UNSIGNED
         self.renew()
         renew_after_fork(self)
 
@@ -92,10 +103,12 @@ class DiskStore:
                     database, damage = open_database(self.directory, tag_index=self._tag_index)
                     self.tally.damaged += damage
                     self.generation.open()
+                    self._signature = signature_from_environment()
                     self._place = self._place_now()
                 except (OSError, sqlite3.Error, Locked) as error:
                     raise StoreFailure(f"{type(error).__name__}: {error}") from error
                 self._database = database
+                self._editions = set()
             return self._database
 
     def _place_now(self) -> tuple[int, int] | None:
@@ -116,6 +129,9 @@ class DiskStore:
         rows: list[tuple[Any, ...]] = self.open()._sql(statement, values).fetchall()
         return rows
 
+    def _query(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        return self._translated(lambda: self._sql(statement, values))
+
     def get(self, key: str) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
         with operation():
@@ -129,7 +145,7 @@ class DiskStore:
                 except DamagedEntry as error:
                     self._set_aside(key, str(error))
                     return MISS
-                except (sqlite3.Error, OSError, StoreFailure) as error:
+                except (UnreadableEntry, sqlite3.Error, OSError, StoreFailure) as error:
                     self._warn_unread(error)
                     return MISS
             self._set_aside(key, "its value file is missing")
@@ -150,7 +166,7 @@ class DiskStore:
                 for row in rows:
                     try:
                         found[row[0]] = self._hit(row)
-                    except (DamagedEntry, OSError):
+                    except (DamagedEntry, UnreadableEntry, OSError):
                         hit = self.get(row[0])
                         if not isinstance(hit, Miss):
                             found[row[0]] = hit
@@ -158,7 +174,8 @@ class DiskStore:
 
     def _hit(self, row: tuple[Any, ...]) -> Hit:
         key, mode, filename, value, seconds = row
-        return Hit(unseal(self.open().disk.fetch(mode, filename, value, False), key), seconds or 0.0)
+        sealed = self.open().disk.fetch(mode, filename, value, False)
+        return Hit(unseal(sealed, key, signature=self._signature), seconds or 0.0)
 
     def _warn_unread(self, error: Exception) -> None:
         _log.warning("%s can't be read: %s", self.directory, error)
@@ -177,7 +194,7 @@ class DiskStore:
                     aside.write_bytes(value if isinstance(value, bytes) else repr(value).encode())
                 elif (self.directory / filename).exists():
                     os.link(self.directory / filename, aside)
-            self.forget(key)
+            self._change(" WHERE raw = 1 AND key = ?", (key,), "damaged")
         except (sqlite3.Error, OSError, StoreFailure) as error:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
         warn_caller(f"The entry {key} in {self.directory} is damaged: {reason}. The job runs again.")
@@ -198,10 +215,10 @@ class DiskStore:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
             # knows what to remove again if the writing fails.
             for entry in entries:
-                sealed = seal(entry.payload, entry.record.key)
+                sealed = seal(entry.payload, entry.record.key, signature=self._signature)
                 written.append(database.disk.write(sealed, self._media_size(entry)))
             rows = [
-                row_of(entry.record, each.size + each.media_size)
+                row_of(entry, each.size + each.media_size)
                 for entry, each in zip(entries, written, strict=True)
             ]
             if any(self.has(entry.record.key) for entry in entries):
@@ -220,18 +237,26 @@ class DiskStore:
         media = entry.record.media
         return 0 if media is None else _media.size_of(self.directory / _media.MEDIA_FOLDER / media)
 
-    @staticmethod
     def _commit(
+        self,
         database: Database,
         entries: Sequence[Entry],
         rows: Sequence[tuple[Any, ...]],
         written: Sequence[Written],
     ) -> None:
+        editions = {
+            entry.edition.prefix: entry.edition
+            for entry in entries
+            if entry.edition is not None and entry.edition.prefix not in self._editions
+        }
         with database.disk.removing_after_commit(), database.transact():
+            for edition in editions.values():
+                database._sql(PUT_EDITION, row_of_edition(edition))
             for entry, row, each in zip(entries, rows, written, strict=True):
                 database._sql(DISCARD_MEDIA, (entry.record.key,))
                 database.set(entry.record.key, each, tag=entry.record.tag or None)
                 database._sql(PUT_RECORD, row)
+        self._editions.update(editions)
 
     def _evict(self) -> None:
         """Remove the least recently stored entries beyond the size limit."""
@@ -261,19 +286,20 @@ class DiskStore:
         chosen_rows = [(rowid, filename) for rowid, filename, _, _ in oldest[:enough]]
         if any(media for _, _, _, media in oldest[:enough]):  # whose paths no memory may hand out any more
             with self.generation.changing():
-                removed = self._remove(self.open(), chosen_rows)
+                removed = self._remove(self.open(), chosen_rows, "evicted")
         else:
-            removed = self._remove(self.open(), chosen_rows)
+            removed = self._remove(self.open(), chosen_rows, "evicted")
         self._remove_discarded()
         return removed
 
     @staticmethod
-    def _remove(database: Database, rows: Sequence[tuple[int, str | None]]) -> int:
+    def _remove(database: Database, rows: Sequence[tuple[int, str | None]], reason: str) -> int:
         """Remove entries with their records and files, and give how many there still were."""
+        these = f"({','.join(str(rowid) for rowid, _ in rows)})"
         with database.disk.removing_after_commit(), database.transact():
-            removed = 0
-            for rowid, filename in rows:
-                removed += database._sql("DELETE FROM Cache WHERE rowid = ?", (rowid,)).rowcount
+            database._sql(NOTE_GONE + these, (reason, time.time()))
+            removed: int = database._sql(f"DELETE FROM Cache WHERE rowid IN {these}").rowcount
+            for _, filename in rows:
                 if filename is not None:
                     database.disk.remove(filename)
         return removed
@@ -286,25 +312,27 @@ class DiskStore:
 
     def forget(self, key: str) -> bool:
         """Remove an entry and its media; whether there was one."""
-        return bool(self._change(" WHERE raw = 1 AND key = ?", (key,)))
+        return bool(self._change(" WHERE raw = 1 AND key = ?", (key,), "forgotten"))
 
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
         where, values = chosen(function, tag)
-        return self._change(where, values)
+        return self._change(where, values, "cleared")
 
-    def _change(self, where: str, values: Sequence[object]) -> int:
-        return self._translated(lambda: self._remove_where(where, values))
+    def _change(self, where: str, values: Sequence[object], reason: str) -> int:
+        return self._translated(lambda: self._remove_where(where, values, reason))
 
-    def _remove_where(self, where: str, values: Sequence[object]) -> int:
+    def _remove_where(self, where: str, values: Sequence[object], reason: str) -> int:
         removed = 0
         database = self.open()
         with self.generation.changing():
             while rows := self._sql(
                 f"SELECT Cache.rowid, filename FROM {JOINED}{where} LIMIT {REMOVED_AT_ONCE}", values
             ):
-                removed += self._remove(database, rows)
+                removed += self._remove(database, rows, reason)
         self._remove_discarded()
+        if removed >= REMOVED_AT_ONCE:
+            self._sql(TRIM_GONE)
         return removed
 
     def _translated(self, work: Callable[[], T]) -> T:

@@ -25,7 +25,7 @@ from typing import Final
 
 from .._forks import renew_after_fork
 from .._record import Record
-from .base import MISS, Entry, Hit, Miss, Store, Tally
+from .base import MISS, Entry, History, Hit, Miss, Store, Tally
 from .codec import Payload
 
 __all__ = ["Generation", "MemoryTier"]
@@ -205,6 +205,11 @@ class MemoryTier:
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Clear the store behind; its generation tells everybody's memory."""
         return self._store.clear(function=function, tag=tag)
+
+    @property
+    def history(self) -> History:
+        """What the store behind can tell."""
+        return self._store.history
 
     def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:
         """Give the records of the store behind."""

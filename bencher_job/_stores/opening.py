@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
@@ -11,7 +12,7 @@ from pathlib import Path
 from .._errors import warn_caller
 from .base import StoreFailure
 from .database import IN_ROW_BELOW, Database, EntryDisk
-from .tables import SCHEMA, STORE_VERSION
+from .tables import STORE_VERSION, UPGRADES
 
 __all__ = ["new_folder_for_damaged", "open_database"]
 
@@ -63,6 +64,8 @@ def _open(directory: Path, *, tag_index: bool) -> Database:
         )
     if version < STORE_VERSION:
         with database.transact(retry=True):
-            for statement in SCHEMA:
+            ((version,),) = database._sql("PRAGMA user_version")  # another process may have been first
+            for statement in itertools.chain.from_iterable(UPGRADES[version:]):
                 database._sql(statement)
+            database._sql(f"PRAGMA user_version = {STORE_VERSION}")
     return database

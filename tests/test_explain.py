@@ -1,0 +1,310 @@
+"""explain: why a call is a hit or a miss, without computing or changing anything."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bencher_job import Cause, Executors, Explanation, FutureCache, Job, cached_job
+from tests.conftest import WriteModule
+
+STUDY = """
+    from bencher_job import cached_job
+    SCALE = 2
+    CALLS = []
+    def helper(x):
+        return x * SCALE
+    @cached_job(tag="nightly", ignore=("verbose",), version=VERSION)
+    def score(x, model="svm", *, verbose=False):
+        CALLS.append(x)
+        return helper(x)
+""".replace("VERSION", "None")
+
+
+def test_a_hit_tells_when_how_long_and_where(write_module: WriteModule) -> None:
+    score = write_module("study", STUDY).score
+    score(1)
+    explanation = score.explain(1)
+    (record,) = score.cache.records()
+    assert (explanation.cause, explanation.is_hit, explanation.record) == (Cause.HIT, True, record)
+    assert explanation.key == score.key(1)
+    assert str(explanation).splitlines()[0].endswith("a hit, it is remembered")
+    for known in (f"{record.created:%Y-%m-%d}", f"process {record.pid}", record.host, "tag nightly"):
+        assert known in str(explanation)
+
+
+def test_the_first_call_of_a_function(write_module: WriteModule) -> None:
+    module = write_module("study", STUDY)
+    explanation = module.score.explain(1, model="rf")
+    assert (explanation.cause, explanation.record, module.CALLS) == (Cause.FIRST_CALL, None, [])
+    assert explanation.arguments == {"x": 1, "model": "rf", "verbose": False}
+
+
+def test_the_nearest_entry_and_which_arguments_differ(write_module: WriteModule) -> None:
+    score = write_module("study", STUDY).score
+    for x in range(5):
+        score(x, model="rf")
+        score(x, model="knn", verbose=True)
+    explanation = score.explain(3, model="svm")
+    assert explanation.cause is Cause.ARGUMENTS
+    (change,) = explanation.arguments_changed
+    assert (change.name, change.before, change.now) in {("model", "rf", "svm"), ("model", "knn", "svm")}
+    assert "-> 'svm'" in str(explanation)
+
+
+def test_an_argument_of_another_type_differs() -> None:
+    @cached_job
+    def same(x: object) -> object:
+        return x
+
+    same(1)
+    (change,) = same.explain(1.0).arguments_changed
+    assert str(change) == "x: 1 -> 1.0"
+
+
+def test_an_argument_that_only_looks_the_same_is_named() -> None:
+    @cached_job
+    def total(values: object, start: int = 0) -> float:
+        return float(np.sum(values)) + start
+
+    total(np.zeros(1000))
+    explanation = total.explain(np.ones(1000))
+    assert [change.name for change in explanation.arguments_changed] == ["values"]
+    assert "<ndarray 1000 float64>, or what looks like it" in str(explanation)
+
+
+def test_a_helper_that_was_edited_is_named_with_a_diff(write_module: WriteModule) -> None:
+    write_module("study", STUDY).score(1)
+    score = write_module("study", STUDY.replace("x * SCALE", "x * SCALE + 1")).score
+    explanation = score.explain(1)
+    (change,) = explanation.code_changed
+    assert (explanation.cause, change.name, change.kind) == (Cause.CODE, "study.helper", "changed")
+    assert change.diff.splitlines()[-2:] == ["-    return x * SCALE", "+    return x * SCALE + 1"]
+    assert change.diff in str(explanation)
+
+
+def test_a_global_that_has_another_value_is_named_with_both(write_module: WriteModule) -> None:
+    write_module("study", STUDY).score(1)
+    explanation = write_module("study", STUDY.replace("SCALE = 2", "SCALE = 3")).score.explain(1)
+    (change,) = explanation.code_changed
+    assert (change.name, change.diff.splitlines()[-2:]) == ("study.SCALE", ["-2", "+3"])
+
+
+def test_code_and_arguments_that_differ_are_both_told(write_module: WriteModule) -> None:
+    write_module("study", STUDY).score(1)
+    edited = STUDY.replace("return helper(x)", "return other(x)") + "    def other(x): return x\n"
+    explanation = write_module("study", edited).score.explain(2)
+    assert [(change.name, change.kind) for change in explanation.code_changed] == [
+        ("study.SCALE", "gone"),
+        ("study.helper", "gone"),
+        ("study.other", "new"),
+        ("study.score", "changed"),
+    ]
+    assert [str(change) for change in explanation.arguments_changed] == ["x: 1 -> 2"]
+
+
+def test_the_same_arguments_under_other_code_are_nearer_than_others_under_the_same(
+    write_module: WriteModule,
+) -> None:
+    write_module("study", STUDY).score(1)
+    score = write_module("study", STUDY.replace("SCALE = 2", "SCALE = 3")).score
+    score(2)
+    assert (score.explain(1).cause, score.explain(7).cause) == (Cause.CODE, Cause.ARGUMENTS)
+
+
+def test_another_version(write_module: WriteModule) -> None:
+    write_module("study", STUDY).score(1)
+    explanation = write_module("study", STUDY.replace("version=None", "version=2")).score.explain(1)
+    assert (explanation.cause, explanation.version_changed) == (Cause.VERSION, ("", "2"))
+    assert "version: none -> 2" in str(explanation)
+
+
+def test_other_parameters_in_the_key(write_module: WriteModule) -> None:
+    write_module("study", STUDY).score(1)
+    explanation = write_module("study", STUDY.replace('ignore=("verbose",)', "ignore=()")).score.explain(1)
+    assert explanation.cause is Cause.PARAMETERS
+    assert explanation.parameters_changed == (("x", "model"), ("x", "model", "verbose"))
+
+
+def test_entries_whose_keys_were_made_in_another_way(write_module: WriteModule, cache_folder: Path) -> None:
+    score = write_module("study", STUDY).score
+    score(1)
+    score.cache.close()
+    with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
+        database.execute("UPDATE Edition SET key_version = 0, prefix = x'00'")
+        database.execute("UPDATE Record SET edition = x'00'")
+        database.execute("UPDATE Cache SET key = 'before'")
+    database.close()
+    assert score.explain(1).cause is Cause.LIBRARY
+
+
+@pytest.mark.parametrize("how", ["forgotten", "cleared by tag", "cleared", "evicted"])
+def test_an_entry_that_was_removed_tells_why_and_when(write_module: WriteModule, how: str) -> None:
+    score = write_module("study", STUDY).score
+    score(1)
+    match how:
+        case "forgotten":
+            score.forget(1)
+        case "cleared by tag":
+            score.cache.clear_tag("nightly")
+        case "cleared":
+            score.cache.clear_cache()
+        case "evicted":
+            store = score.cache.cache._store
+            store.size_limit, limit = 1, store.size_limit
+            store._evict()
+            store.size_limit = limit
+    explanation = score.explain(1)
+    assert explanation.cause.name == how.partition(" ")[0].upper()
+    assert explanation.at is not None
+    assert "removed on" in str(explanation)
+    score(1)
+    assert score.explain(1).is_hit
+
+
+def test_a_damaged_entry_is_told_and_left_as_it_is(write_module: WriteModule, cache_folder: Path) -> None:
+    score = write_module("study", STUDY).score
+    score(1)
+    score.cache.close()
+    with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
+        database.execute("UPDATE Cache SET value = substr(value, 1, 20)")
+    database.close()
+    for _ in range(2):
+        explanation = score.explain(1)
+        assert (explanation.cause, "ends" in explanation.reason) == (Cause.DAMAGED, True)
+    assert not (cache_folder / "fcache" / "damaged").exists()
+
+
+def test_a_damaged_entry_that_was_set_aside_is_told(write_module: WriteModule, cache_folder: Path) -> None:
+    score = write_module("study", STUDY).score
+    score(1)
+    score.cache.close()
+    with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
+        database.execute("UPDATE Cache SET value = substr(value, 1, 20)")
+    database.close()
+    with pytest.warns(UserWarning, match="damaged"):
+        score.cache.prefetch([score.key(1)])
+    assert (score.explain(1).cause, score.explain(1).at is None) == (Cause.DAMAGED, False)
+
+
+def test_a_job_that_is_running_now() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @cached_job(code="none")
+    def slow(x: int) -> int:
+        begun.set()
+        go_on.wait()
+        return x
+
+    thread = threading.Thread(target=slow, args=(1,))
+    thread.start()
+    assert begun.wait(30)
+    assert slow.explain(1).cause is Cause.IN_FLIGHT
+    go_on.set()
+    thread.join()
+    assert slow.explain(1).is_hit
+
+
+def test_where_nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCHER_JOB", "off")
+
+    @cached_job
+    def off(x: int) -> int:
+        return x
+
+    @cached_job(overwrite=True)
+    def always(x: int) -> int:
+        return x
+
+    off(1), always(1)
+    assert (off.explain(1).cause, always.explain(1).cause) == (Cause.OFF, Cause.OVERWRITE)
+
+
+def test_what_is_not_tracked_is_told(write_module: WriteModule) -> None:
+    code = """
+        import threading
+        from bencher_job import cached_job
+        LOCK = threading.Lock()
+        @cached_job
+        def guarded(x):
+            with LOCK:
+                return x
+    """
+    assert "not tracked: guarding.LOCK" in str(write_module("guarding", code).guarded.explain(1))
+
+
+def test_another_release_of_a_distribution_is_told_and_is_no_cause(
+    write_module: WriteModule, cache_folder: Path
+) -> None:
+    code = """
+        import numpy as np
+        from bencher_job import cached_job
+        @cached_job
+        def total(x):
+            return float(np.sum(x))
+    """
+    total = write_module("totals", code).total
+    total(1)
+    total.cache.close()
+    with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
+        ((manifest,),) = database.execute("SELECT manifest FROM Edition")
+        database.execute(
+            "UPDATE Edition SET manifest = ?", (json.dumps(json.loads(manifest) | {"numpy": "0.1"}),)
+        )
+    database.close()
+    explanation = total.explain(2)
+    assert explanation.cause is Cause.ARGUMENTS
+    assert explanation.distributions_changed == (("numpy", "0.1", np.__version__),)
+
+
+def test_methods_and_jobs_whose_key_was_given(write_module: WriteModule) -> None:
+    code = """
+        from dataclasses import dataclass
+        from bencher_job import cached_job
+        @dataclass
+        class Model:
+            depth: int
+            @cached_job
+            def fit(self, x):
+                return x * self.depth
+    """
+    Model = write_module("models", code).Model
+    Model(1).fit(2)
+    with FutureCache() as cache:
+        cache.submit(Job("given", max, {"default": 1}, "a key of mine", positional=([],))).result()
+    assert Model(1).fit.explain(2).is_hit
+    assert [change.name for change in Model(2).fit.explain(2).arguments_changed] == ["self"]
+
+
+def test_an_explanation_is_a_value_that_rich_and_notebooks_show(write_module: WriteModule) -> None:
+    write_module("study", STUDY).score("<x>")
+    score = write_module("study", STUDY.replace("x * SCALE", "x * SCALE + 1")).score
+    explanation = score.explain("<x>")
+    assert pickle.loads(pickle.dumps(explanation)) == explanation
+    assert isinstance(explanation, Explanation)
+    shown = explanation._repr_html_()
+    assert "&lt;x&gt;" in shown
+    assert "<x>" not in shown
+    assert ">+    return x * SCALE + 1</span>" in shown
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(explanation)
+    assert "+    return x * SCALE + 1" in console.export_text()
+
+
+def test_the_nearest_entry_is_found_among_many() -> None:
+    @cached_job(executor=Executors.SERIAL, code="none")
+    def f(a: int, b: int, c: int) -> int:
+        return a + b + c
+
+    for a in range(6):
+        for b in range(6):
+            f(a, b, 0)
+    assert [str(change) for change in f.explain(3, 4, 1).arguments_changed] == ["c: 0 -> 1"]
