@@ -6,27 +6,20 @@ once more. Functions of `__main__` travel by value here, so the workers do witho
 
 from __future__ import annotations
 
+import os
 import threading
 from multiprocessing import context, process, spawn
 from typing import Any, Final
 
-from .._forks import renew_after_fork
-
 __all__ = ["WorkerContext"]
 
 
-class _Turns:
-    """One process is started at a time: `multiprocessing` keeps its books for one thread."""
+_turn: Final = threading.Lock()
+"""Held while a process is started: `multiprocessing` keeps its books for one thread. A fork waits for it, or the child
+would find locks of `multiprocessing` held for ever."""
 
-    def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
+os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
 
-    def renew(self) -> None:
-        self.lock = threading.Lock()
-
-
-_turns: Final = _Turns()
 _of_this_thread: Final = threading.local()
 _preparation_data: Final = spawn.get_preparation_data
 
@@ -47,7 +40,7 @@ class WorkerProcess(context.SpawnProcess):
 
     def start(self) -> None:
         """Start the process, and keep it out of the list that `multiprocessing` waits for at exit."""
-        with _turns.lock:
+        with _turn:
             super().start()
             process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public does it
 
