@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-__all__ = ["CacheInfo", "Record", "short_form"]
+__all__ = ["CacheInfo", "Record", "Totals", "short_form"]
 
 LONGEST_SHORT_FORM: Final = 200
 """Length in characters to which the text of an argument is cut in a record."""
@@ -49,6 +49,12 @@ class Record:
     """Version of the Python that ran the function."""
     library: str = ""
     """Version of this library."""
+    platform: str = ""
+    """System, kernel and processor of the machine that ran the function: `Linux-6.1-x86_64`."""
+    commit: str = ""
+    """The git commit that the function's file was at; empty where it lies in no repository."""
+    dirty: bool | None = None
+    """Whether files in that repository differed from the commit; None where git didn't say."""
     fingerprint: str = ""
     """Digest of the function's code, in hexadecimal; empty where the key was given and not made."""
     version: str = ""
@@ -68,6 +74,15 @@ class Record:
 
 def _record_of(state: dict[str, Any]) -> Record:
     return Record(**state)
+
+
+class Totals(NamedTuple):
+    """What all processes that ever used a store found in it, as far as they have said so."""
+
+    hits: int
+    misses: int
+    seconds_saved: float
+    """How long the functions of the hits had run, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +105,12 @@ class CacheInfo:
     """Entries of this store that were found damaged, and set aside."""
     evicted: int
     """Entries of this store that were removed to stay within the size limit."""
+    expired: int
+    """Entries of this store that were removed because their time was over."""
     seconds_saved: float
     """Recorded running time of the jobs that were answered from the cache, in seconds."""
+    total: Totals
+    """What all processes that ever used the store have found in it."""
     entries: int
     """Entries in the store, of all functions that share it."""
     size: int
@@ -102,7 +121,8 @@ class CacheInfo:
     def __str__(self) -> str:
         return (
             f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
-            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved"
+            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
+            f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
         )
 
 

@@ -1,0 +1,284 @@
+"""Knows on what machine, and with which commit of the user's code, a job runs.
+
+    function -> its file, or the current folder -> nearest .git -> HEAD -> ref or packed-refs -> commit
+                                                             └---> git status --------------> dirty or not
+
+The commit is read from git's own files, as `gitrepository-layout(5)` describes them. Only whether the tree is dirty
+takes git itself: it is started where there is a `.git`, never for a mere look-up, and its answer is kept for a while.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any, Final
+
+from ._forks import renew_after_fork
+
+__all__ = ["GitState", "git_state", "git_state_of", "platform_name"]
+
+COMMIT_AGE: Final = 1.0
+"""How old in seconds a commit may be; until then nothing on the disk is looked at."""
+
+DIRTY_AGE: Final = 5.0
+"""How old in seconds git's word on the tree may be, unless the commit has changed."""
+
+SHARE_OF_TIME: Final = 0.01
+"""Share of a process's time that git may take: the slower it is, the less often it is asked."""
+
+GIT_SECONDS: Final = 2.0
+"""How long git may take, in seconds; where it takes longer it isn't asked again."""
+
+MOST_PLACES: Final = 4096
+"""How many files and folders are remembered with their repositories."""
+
+_DEEPEST_REF: Final = 5
+_IN_REFTABLE: Final = "in a reftable"  # stands for a commit that only git can find: there refs are no files
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_KEPT_VARIABLES: Final = frozenset(
+    {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH"}
+)
+_STATUS: Final = [
+    "git",
+    "-c",
+    "core.fsmonitor=false",
+    "status",
+    "--porcelain=v2",
+    "--branch",
+    "--no-ahead-behind",
+    "--untracked-files=no",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GitState:
+    """A commit, and whether files that git knows differ from it; None where git didn't say."""
+
+    commit: str
+    is_dirty: bool | None
+
+
+@functools.cache
+def platform_name() -> str:
+    """Name system, version of its kernel and kind of processor, such as `Linux-6.1-x86_64`."""
+    known = os.uname()
+    version = re.match(r"\d+(?:\.\d+)?", known.release)
+    return f"{known.sysname}-{version[0] if version else known.release}-{known.machine}"
+
+
+def git_state_of(function: Callable[..., Any]) -> GitState | None:
+    """Give the state of the repository that a function's file lies in; without a file, of the current folder's."""
+    code = _code_of(function)
+    file = None if code is None or code.co_filename.startswith("<") else code.co_filename
+    if file is not None and "ipykernel_" in file and not os.path.exists(file):
+        file = None  # a notebook's cell goes by a file that is never written
+    return git_state(file)
+
+
+def _code_of(function: Any) -> CodeType | None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        function = inspect.unwrap(function)
+    except ValueError:  # it wraps itself
+        return None
+    for bearer in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - its code is wanted
+        code = getattr(bearer, "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+    return None
+
+
+def git_state(place: str | os.PathLike[str] | None = None) -> GitState | None:
+    """Give the state of the repository that a file or folder lies in, by default the current folder.
+
+    The commit is at most a second old. Whether the tree is dirty is at most 5 seconds old, or a hundred times as old
+    as it took git to say so, if that is more; a commit is never paired with the word on an earlier one. Untracked
+    files make no tree dirty. None where there is no repository or no commit yet. It raises nothing.
+
+    A repository of another user is git's to judge: where it isn't a `safe.directory`, git refuses and the tree's
+    state is unknown. Its monitors are never run.
+    """
+    try:
+        path = os.getcwd() if place is None else os.fspath(place)
+        return _repositories.state(path if path.startswith("/") else os.path.abspath(path))
+    except (OSError, ValueError):  # a current folder that was removed, a name that no file can have
+        return None
+
+
+@dataclass(slots=True)
+class _Repository:
+    """A working tree with a `.git`, and what git last said of it."""
+
+    worktree: str
+    head: str | None = None
+    state: GitState | None = None
+    ask_again: float = 0.0
+    answers: bool = True
+
+    def look(self, now: float) -> GitState | None:
+        """Read the commit, and ask git about the tree when its word is too old or on another commit."""
+        head = _head_commit(self.worktree)
+        if head is None:
+            return None
+        if now >= self.ask_again or head != self.head:
+            self.head, self.state = head, self._asked(head, now)
+        return self.state
+
+    def _asked(self, head: str, now: float) -> GitState | None:
+        said = _status(self.worktree) if self.answers else None
+        if said is None:
+            self.answers, self.ask_again = False, math.inf
+            return None if head == _IN_REFTABLE else GitState(head, None)
+        seconds = time.monotonic() - now
+        self.ask_again = now + max(DIRTY_AGE, seconds / SHARE_OF_TIME)
+        if head == _IN_REFTABLE:
+            return GitState(said.commit, said.is_dirty) if said.commit else None
+        return GitState(
+            head, said.is_dirty if said.commit == head else None
+        )  # else it was committed meanwhile
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    until: float
+    state: GitState | None
+
+
+class _Repositories:
+    """The repositories that this process has met. Who asks while another thread looks gets what was known."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[str, _Known] = {}
+        self._by_worktree: dict[str, _Repository] = {}
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew; what is known stays true in a child."""
+        self._lock = threading.Lock()
+
+    def state(self, place: str) -> GitState | None:
+        """Give the state for a file or a folder, looking only when what is known is too old."""
+        known = self._by_place.get(place)
+        if known is not None and time.monotonic() < known.until:
+            return known.state
+        lock = self._lock
+        if not lock.acquire(blocking=known is None):
+            return None if known is None else known.state
+        try:
+            return self._look(place)
+        finally:
+            lock.release()
+
+    def _look(self, place: str) -> GitState | None:
+        now = time.monotonic()
+        worktree = _worktree_of(place)
+        state = None
+        if worktree is not None:
+            state = self._by_worktree.setdefault(worktree, _Repository(worktree)).look(now)
+        if len(self._by_place) >= MOST_PLACES:
+            self._by_place.clear()
+        self._by_place[place] = _Known(time.monotonic() + COMMIT_AGE, state)
+        return state
+
+
+_repositories: Final = _Repositories()
+
+
+def _worktree_of(place: str) -> str | None:
+    """Find the nearest folder upwards that has a `.git`, a folder or a file."""
+    folder = os.path.realpath(place)
+    while not os.path.exists(os.path.join(folder, ".git")):
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            return None
+        folder = parent
+    return folder
+
+
+def _head_commit(worktree: str) -> str | None:
+    """Read the commit of HEAD; None where there is none, or no repository after all."""
+    git_folder = os.path.join(worktree, ".git")
+    if os.path.isfile(git_folder):  # of a linked working tree or a submodule: it says where the folder is
+        leads = _read(git_folder)
+        if not leads.startswith("gitdir:"):
+            return None
+        git_folder = os.path.join(worktree, leads.removeprefix("gitdir:").strip())
+    common = os.path.join(git_folder, _read(os.path.join(git_folder, "commondir")).strip())
+    text = _read(os.path.join(git_folder, "HEAD")).strip()
+    for _ in range(_DEEPEST_REF):
+        if not text.startswith("ref:"):
+            break
+        ref = text.removeprefix("ref:").strip()
+        if ref == "refs/heads/.invalid":
+            return _IN_REFTABLE
+        if not ref.startswith("refs/") or ".." in ref:
+            return None
+        text = next(_values_of(ref, git_folder, common), "").strip()
+    return text if _COMMIT.fullmatch(text) else None
+
+
+def _values_of(ref: str, git_folder: str, common: str) -> Iterator[str]:
+    """Look a ref up where git does: a file of its own first, then among the packed ones."""
+    for folder in dict.fromkeys((git_folder, common)):
+        if text := _read(os.path.join(folder, ref)):
+            yield text
+    packed = _read(os.path.join(common, "packed-refs"), most=None)
+    if match := re.search(rf"^([0-9a-f]+) {re.escape(ref)}$", packed, re.MULTILINE):
+        yield match[1]
+
+
+def _read(path: str, *, most: int | None = 4096) -> str:
+    """Read the beginning of a regular file; nothing where there is none. A pipe is not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(most) if stat.S_ISREG(os.fstat(descriptor).st_mode) else ""
+    except OSError:
+        return ""
+
+
+def _status(worktree: str) -> GitState | None:
+    """Ask git for the commit, empty where there is none, and whether the tree is dirty; None where it doesn't say."""
+    import subprocess  # takes long to import, and many jobs lie in no repository
+
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name in _KEPT_VARIABLES
+    }
+    variables |= {
+        "GIT_CEILING_DIRECTORIES": os.path.dirname(worktree),
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C",
+    }
+    try:
+        ended = subprocess.run(  # noqa: S603 - the words are our own, and no shell reads them
+            _STATUS,
+            cwd=worktree,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if ended.returncode != 0:
+        return None
+    lines = ended.stdout.decode("utf-8", "replace").splitlines()
+    oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "")
+    return GitState(oid if _COMMIT.fullmatch(oid) else "", any(not line.startswith("#") for line in lines))

@@ -1,0 +1,225 @@
+"""A selection chooses entries by function, tag, time and argument, in SQL and by itself alike."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bencher_job import Record
+from bencher_job._record import short_form
+from bencher_job._selection import EVERYTHING, Selection
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def record(arguments: dict[str, Any] | None = None, **fields: Any) -> Record:
+    shown = {name: short_form(value) for name, value in (arguments or {}).items()}
+    return Record(**{"key": "k", "function": "study.score", "created": NOON, **fields}, arguments=shown)
+
+
+def test_nothing_given_chooses_everything() -> None:
+    assert EVERYTHING.matches(record())
+    assert EVERYTHING.condition() == ("1 = 1", ())
+    assert Selection() == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("selection", "fields"),
+    [
+        (Selection(function="study.score"), {"function": "study.scores"}),
+        (Selection(tag="nightly"), {"tag": "night"}),
+        (Selection(tag=""), {"tag": "nightly"}),
+        (Selection(since=NOON), {"created": NOON - timedelta(microseconds=1)}),
+        (Selection(until=NOON + timedelta(microseconds=1)), {"created": NOON + timedelta(microseconds=1)}),
+    ],
+)
+def test_each_filter_leaves_out_what_it_does_not_mean(selection: Selection, fields: dict[str, Any]) -> None:
+    chosen = record(tag=selection.tag or "")
+    assert (selection.matches(chosen), selection.matches(record(**fields))) == (True, False)
+
+
+@pytest.mark.parametrize("given", [datetime(2026, 3, 1, 14, tzinfo=timezone(timedelta(hours=2))), NOON])
+def test_times_are_kept_in_utc(given: datetime) -> None:
+    assert (Selection(since=given).since, Selection(until=given).until) == (NOON, NOON)
+
+
+def test_a_naive_time_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert Selection(since=datetime(2026, 3, 1, 21)).since == NOON
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_timedelta_counts_back_from_now() -> None:
+    week, now = timedelta(days=7), datetime.now(UTC)
+    younger, older = Selection(since=week), Selection(until=week)
+    for days, is_young in ((6, True), (8, False)):
+        then = record(created=now - timedelta(days=days))
+        assert (younger.matches(then), older.matches(then)) == (is_young, not is_young)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown", "is_chosen"),
+    [
+        (1, 1, True),
+        (1, 1.0, False),
+        (1, True, False),
+        (1, "1", False),
+        (0.1, 0.1, True),
+        (math.nan, math.nan, True),
+        (None, None, True),
+        (None, "None", False),
+        ("svm", "svm", True),
+        ([1, "a"], [1, "a"], True),
+        ([1], [2], False),
+        (lambda c: c > 1, 2, True),
+        (lambda c: c > 1, 1, False),
+        (lambda c: None, 1, False),
+        ("x" * 300, "x" * 300, True),
+    ],
+)
+def test_an_argument_is_what_was_asked_for(wanted: object, shown: object, is_chosen: bool) -> None:
+    assert Selection(where={"c": wanted}).matches(record({"c": shown})) is is_chosen
+
+
+def test_an_entry_without_the_argument_is_not_chosen() -> None:
+    assert not Selection(where={"c": None}).matches(record())
+    assert not Selection(where={"c": lambda c: True}).matches(record())
+
+
+def test_all_filters_must_hold() -> None:
+    selection = Selection(where={"c": 1, "model": "svm"})
+    assert selection.matches(record({"c": 1, "model": "svm"}))
+    assert not selection.matches(record({"c": 1, "model": "rf"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "is_chosen"),
+    [
+        ("c=0.1", 0.1, True),
+        ("c = 1e-1", 0.1, True),
+        ("c=0.1", "0.1", True),
+        ("c=1", 1, True),
+        ("c=1", 1.0, True),
+        ("c=1", "1", True),
+        ("c=1", True, False),
+        ("c=True", True, True),
+        ("c=True", 1, False),
+        ("c=None", None, True),
+        ("c=nan", math.nan, True),
+        ("c=svm", "svm", True),
+        ("c='svm'", "svm", True),
+        ("c=sv", "svm", False),
+        ("c=", "", True),
+        ("c=a=b", "a=b", True),
+        ("c=[1,2]", [1, 2], True),
+        ("c=[1,3]", [1, 2], False),
+        ("c=(" + "(" * 5000, "x", False),
+    ],
+)
+def test_a_filter_on_a_command_line_means_what_is_written_so(
+    text: str, shown: object, is_chosen: bool
+) -> None:
+    assert Selection(where=Selection.parse_where(text)).matches(record({"c": shown})) is is_chosen
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text())
+def test_what_a_record_shows_can_be_typed(value: object) -> None:
+    """As `str` or as `repr`; a value that begins like `==` or ends in blanks only as `repr`."""
+    shown = record({"c": value})
+    assert Selection(where={"c": value}).matches(shown)
+    assert Selection(where=Selection.parse_where(f"c={shown.arguments['c']!r}")).matches(shown)
+
+
+@pytest.mark.parametrize("text", ["c", "", "=1", "c==1", "c>1", "1c=2", "a b=1"])
+def test_what_is_no_filter_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no filter\. Write name=value"):
+        Selection.parse_where(text)
+
+
+def test_two_filters_for_one_argument_are_refused() -> None:
+    with pytest.raises(ValueError, match="two filters for c"):
+        Selection.parse_where("c=1", "d=1", "c=2")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"function": len}, TypeError, "function=.* is no text"),
+        ({"tag": 1}, TypeError, "tag=1 is no text"),
+        ({"since": "yesterday"}, TypeError, "since='yesterday' is neither a datetime nor a timedelta"),
+        ({"since": NOON.date()}, TypeError, "is neither a datetime"),
+        ({"until": 3}, TypeError, "until=3 is neither"),
+        ({"since": timedelta(days=-1)}, ValueError, "lies in the future"),
+        ({"since": timedelta.max}, ValueError, "lies before all time"),
+        (
+            {"since": datetime.min.replace(tzinfo=timezone(timedelta(hours=2)))},
+            ValueError,
+            "outside of all time",
+        ),
+        ({"since": NOON, "until": NOON}, ValueError, "is not before until"),
+        ({"since": timedelta(days=1), "until": timedelta(days=2)}, ValueError, "nothing would be chosen"),
+        ({"where": "c=1"}, TypeError, "is no mapping"),
+        ({"where": {1: 2}}, TypeError, "the key 1, which is no name"),
+        ({"where": {"c": float}}, TypeError, "is the class float"),
+    ],
+)
+def test_nonsense_is_refused_with_a_remedy(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Selection(**options)
+
+
+def test_a_filter_that_raises_says_for_which_entry() -> None:
+    with pytest.raises(TypeError, match="not supported between") as caught:
+        Selection(where={"c": lambda c: c > 1}).matches(record({"c": "auto"}))
+    assert caught.value.__notes__ == [f"where['c'] was asked for 'auto', of {record({'c': 'auto'})}"]
+
+
+def test_what_is_given_can_change_later_without_changing_the_selection() -> None:
+    where = {"c": 1}
+    selection = Selection(where=where)
+    where["c"] = 2
+    assert selection.matches(record({"c": 1}))
+
+
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+near = st.sampled_from([NOON + timedelta(microseconds=offset) for offset in range(-2, 3)])
+names = st.sampled_from(["study.score", "study.scores", ""])
+
+
+@st.composite
+def selections(draw: st.DrawFn) -> Selection:
+    since, until = draw(st.none() | moments | near), draw(st.none() | moments | near)
+    if since is not None and until is not None and since >= until:
+        until = None
+    return Selection(function=draw(st.none() | names), tag=draw(st.none() | names), since=since, until=until)
+
+
+@given(
+    selections(), st.lists(st.builds(record, function=names, tag=names, created=moments | near), max_size=8)
+)
+def test_sql_and_python_choose_the_same(selection: Selection, records: list[Record]) -> None:
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE Cache (number INTEGER, tag TEXT, function TEXT, created REAL)")
+    for number, each in enumerate(records):
+        row = (number, each.tag or None, each.function, each.created.timestamp())
+        database.execute("INSERT INTO Cache VALUES (?, ?, ?, ?)", row)
+    condition, values = selection.condition()
+    rows = database.execute(
+        f"SELECT number FROM Cache WHERE {condition} ORDER BY 1", values
+    ).fetchall()
+    database.close()
+    expected = [number for number, each in enumerate(records) if selection.matches(each)]
+    assert [number for (number,) in rows] == expected
