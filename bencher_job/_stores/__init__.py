@@ -1,6 +1,6 @@
 """Where do results live?
 
-    FutureCache -> MemoryTier -> DiskStore -> diskcache
+    FutureCache -> MemoryTier -> DiskStore -> Lookups, Commits, Removals -> Folder -> Database
 
 A process opens each folder once: all caches with one `cache_dir` and one `cache_name` share a store.
 """
@@ -12,26 +12,36 @@ import threading
 from pathlib import Path
 
 from .._forks import renew_after_fork
-from .base import MISS, Entry, Found, Gone, Hit, Miss, NullStore, Store, StoreFailure, Tally
+from .base import MISS, Entry, Found, Gone, Hit, Miss, Store, StoreFailure, Tally, Totals
+from .claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 from .codec import Payload, dump
+from .compression import compression_named
 from .disk import DiskStore
 from .memory import MemoryTier
+from .null import NullStore
 from .orphans import clean_orphaned_media
 
 __all__ = [
     "MISS",
+    "Claim",
+    "Claims",
+    "ClaimsUnavailable",
     "Entry",
     "Found",
     "Gone",
     "Hit",
     "Miss",
     "NullStore",
+    "Owner",
     "Payload",
     "Store",
     "StoreFailure",
     "Tally",
+    "Totals",
+    "Wait",
     "clean_orphaned_media",
     "close_stores",
+    "compression_named",
     "dump",
     "open_store",
 ]
@@ -41,7 +51,7 @@ class _OpenStores:
     """The stores that this process has opened, by folder."""
 
     def __init__(self) -> None:
-        self._stores: dict[Path, tuple[DiskStore, MemoryTier]] = {}
+        self._stores: dict[tuple[Path, bool], tuple[DiskStore, MemoryTier]] = {}
         self.renew()
         renew_after_fork(self)
 
@@ -49,20 +59,21 @@ class _OpenStores:
         """Make the lock anew."""
         self._lock = threading.Lock()
 
-    def open(self, directory: Path, size_limit: int, tag_index: bool) -> Store:
+    def open(self, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> Store:
         with self._lock:
-            if directory not in self._stores:
-                disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index)
-                self._stores[directory] = disk, MemoryTier(disk, disk.generation)
-            disk, tier = self._stores[directory]
+            place = directory, trusted
+            if place not in self._stores:
+                disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+                self._stores[place] = disk, MemoryTier(disk)
+            disk, tier = self._stores[place]
             disk.size_limit = max(disk.size_limit, size_limit)
             disk.open()
             return tier
 
     def close(self, under: Path = Path("/")) -> None:
         with self._lock:
-            chosen = [directory for directory in self._stores if directory.is_relative_to(under)]
-            tiers = [self._stores.pop(directory)[1] for directory in chosen]
+            chosen = [place for place in self._stores if place[0].is_relative_to(under)]
+            tiers = [self._stores.pop(place)[1] for place in chosen]
         for tier in tiers:
             tier.close()
 
@@ -71,16 +82,17 @@ _open_stores = _OpenStores()
 atexit.register(_open_stores.close)
 
 
-def open_store(directory: Path, *, size_limit: int, tag_index: bool = True) -> Store:
+def open_store(directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False) -> Store:
     """Open the store in a folder, made if it isn't there.
 
-    Those who share a store share its size limit: the largest that any of them asks for.
+    Those who share a store share its size limit: the largest that any of them asks for. A store that can be read but
+    not written gives hits, and each `put_many` raises. One that is `trusted` may be another user's.
 
     Raises:
         UntrustedCache: when another user owns the folder or can write to it.
         StoreFailure: when it can't be opened.
     """
-    return _open_stores.open(directory, size_limit, tag_index)
+    return _open_stores.open(directory, size_limit, tag_index, trusted)
 
 
 def close_stores(under: Path) -> None:

@@ -1,4 +1,4 @@
-"""Knows what a store is: the protocol, the sentinel of a miss, and the store that keeps nothing."""
+"""Knows what a store is: the protocol, what goes in and what comes out, and the sentinel of a miss."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from pickle import loads
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
-from .._record import Record
+from .._record import Record, Totals
+from .._selection import EVERYTHING, Selection
+from .claims import Claim, Claims
 from .codec import Payload
 
 __all__ = [
@@ -21,10 +24,10 @@ __all__ = [
     "History",
     "Hit",
     "Miss",
-    "NullStore",
     "Store",
     "StoreFailure",
     "Tally",
+    "Totals",
 ]
 
 
@@ -48,19 +51,26 @@ MISS: Final = Miss()
 """What a store gives for a key that it has no good entry of; no value is equal to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """The verified bytes of an entry, and how long its function had run, in seconds."""
+class Hit(NamedTuple):
+    """The verified bytes of an entry.
+
+    Attributes:
+        seconds: how long its function had run.
+        expires: when it is a miss again, in seconds since 1970; None for never.
+    """
 
     payload: Payload
     seconds: float
+    expires: float | None = None
 
     def load(self) -> Any:
         """Unpickle the value, once; its large buffers become the value's own.
 
-        A hit without such buffers, as small values are, may be loaded again, and gives a new object each time.
+        A hit without such buffers, as small values are, may be loaded again, and gives a new object each time. So may
+        a mapped one: its arrays can't be written to.
         """
-        return self.payload.load_in_place()
+        payload = self.payload
+        return loads(payload.stream, buffers=payload.buffers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,14 @@ class Entry:
     """The encoded arguments that its key was made of."""
     edition: Edition | None = None
     """The function whose key it is, as it stood."""
+    claim: Claim | None = None
+    """It is stored only if this claim is still held, which then is released; without one it is stored anyway."""
+    compression: str | None = None
+    """How its large parts are made smaller: "zstd", "lz4", or not at all."""
+    expires: float | None = None
+    """When it becomes a miss, in seconds since 1970; None for never."""
+    is_copy: bool = False
+    """Whether it was made of another entry, and not by a run that missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +135,7 @@ class Tally:
 
     damaged: int = 0
     evicted: int = 0
+    expired: int = 0
 
 
 class Store(Protocol):
@@ -132,20 +151,37 @@ class Store(Protocol):
 
     @property
     def tally(self) -> Tally:
-        """What was set aside and evicted."""
+        """What was set aside and evicted, and what had expired and was removed."""
+
+    @property
+    def claims(self) -> Claims:
+        """Who computes which key, among the processes that share the store."""
 
     @property
     def puts(self) -> int:
-        """A number that grows whenever this process has put entries."""
+        """A number that is another one whenever any process has put entries."""
 
-    def get(self, key: str) -> Hit | Miss:
-        """Look an entry up."""
+    def get(self, key: str, mapped: bool = False) -> Hit | Miss:
+        """Look an entry up. Where it is `mapped`, the arrays of a large one are maps of its file, read-only."""
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Hit]:
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk: those that are there, by key."""
 
-    def put_many(self, entries: Sequence[Entry]) -> None:
-        """Commit entries in one transaction; each replaces the entry of its key."""
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Give how long the functions of those entries that are there had run, in seconds; no value is read."""
+
+    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
+        """Commit entries in one transaction; each replaces the entry of its key.
+
+        Gives the keys of those that were not stored because their claim was lost. The claims of those that were are
+        released.
+        """
+
+    def publish_failure(self, claim: Claim, error: bytes) -> None:
+        """Keep an exception's bytes for a minute for those who wait for a claim, if there are any, and release it."""
+
+    def failure(self, key: str, number: int) -> bytes | None:
+        """Give the exception's bytes that were published for the claim of a number."""
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, its bytes unread."""
@@ -160,8 +196,8 @@ class Store(Protocol):
     def history(self) -> History:
         """What it can tell of its entries."""
 
-    def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:
-        """Give the record of each entry, or of those of a function, a tag, or both, the oldest first."""
+    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
+        """Give the record of each entry that is chosen, the oldest first."""
 
     def count(self) -> int:
         """Count the entries."""
@@ -169,77 +205,8 @@ class Store(Protocol):
     def size(self) -> int:
         """Give the size on disk in bytes, media included."""
 
+    def totals(self) -> Totals:
+        """Give what was found over the life of the store."""
+
     def close(self) -> None:
         """Give back files and connections; the next use opens them again."""
-
-
-class NoHistory:
-    """The history of a store that keeps nothing."""
-
-    def examine(self, key: str) -> None:
-        """Know nothing."""
-
-    def editions(self, function: str) -> list[PastEdition]:  # noqa: ARG002
-        """Know none."""
-        return []
-
-    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:  # noqa: ARG002
-        """Know none."""
-        return []
-
-    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:  # noqa: ARG002
-        """Know none."""
-        return []
-
-    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:  # noqa: ARG002
-        """Know none."""
-        return []
-
-
-class NullStore:
-    """The store that keeps nothing: where caching is off, or the real store can't be opened."""
-
-    def __init__(self) -> None:
-        self.tally = Tally()
-
-    directory: Final = None
-    puts: Final = 0
-    history: Final = NoHistory()
-
-    def get(self, key: str) -> Miss:  # noqa: ARG002
-        """Miss."""
-        return MISS
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, Hit]:  # noqa: ARG002
-        """Find nothing."""
-        return {}
-
-    def put_many(self, entries: Sequence[Entry]) -> None:
-        """Keep nothing."""
-
-    def has(self, key: str) -> bool:  # noqa: ARG002
-        """Have nothing."""
-        return False
-
-    def forget(self, key: str) -> bool:  # noqa: ARG002
-        """Have nothing to forget."""
-        return False
-
-    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:  # noqa: ARG002
-        """Have nothing to clear."""
-        return 0
-
-    def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:  # noqa: ARG002
-        """Give no record."""
-        return iter(())
-
-    def count(self) -> int:
-        """Count nothing."""
-        return 0
-
-    def size(self) -> int:
-        """Take no place."""
-        return 0
-
-    def close(self) -> None:
-        """Have nothing open."""

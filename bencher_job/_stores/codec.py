@@ -190,6 +190,10 @@ def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED
         UnreadableEntry: when they are, and the package or the memory that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
+    if type(entry) is bytes and len(entry) < PARALLEL_FROM:
+        payload = _plain_payload(entry, key.encode(), signature)
+        if payload is not None:
+            return payload
     if isinstance(entry, Arrival):
         made, view = _digest_on_arrival(signature, entry), entry.memory
     else:
@@ -218,6 +222,23 @@ def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED
     if (name := bytes(view[_HEADER.size : at])) != key.encode():
         raise DamagedEntry(f"it belongs to the key {name.decode(errors='replace')}")
     return _payload(view, at)
+
+
+def _plain_payload(entry: bytes, name: bytes, signature: Signature) -> Payload | None:
+    """Give the payload of a good entry of one part that is not compressed, as most are; None of any other."""
+    at = _HEADER.size + len(name)
+    if not (
+        entry.startswith(_START.pack(_MAGIC, CODEC_VERSION, signature.kind, len(name)))
+        and entry.startswith(name, _HEADER.size)
+        and len(entry) >= at + _PARTS.size
+    ):
+        return None
+    number, count, stored, _ = _PARTS.unpack_from(entry, at)
+    at += _PARTS.size
+    if number or count or at + stored != len(entry):
+        return None
+    made = signature.hasher(entry[: _START.size] + entry[_HEADER.size :]).digest()
+    return Payload(entry[at:]) if compare_digest(made, entry[_START.size : _HEADER.size]) else None
 
 
 def _payload(view: memoryview, at: int) -> Payload:

@@ -10,20 +10,21 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Self
+from urllib.parse import quote
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
+from .._forks import renew_after_fork
 from .arrival import Arrival
 from .codec import Buffer, DamagedEntry, SealedEntry
 from .files import map_file, read_file, write_file
 from .gate import close_before_fork
 
-__all__ = ["DATABASE_NAME", "IN_ROW_BELOW", "Database", "EntryDisk", "Locked", "Written"]
+__all__ = ["DATABASE_NAME", "IN_ROW_BELOW", "Database", "EntryDisk", "Locked", "Transaction", "Written"]
 
 DATABASE_NAME: Final[str] = DBNAME
 Locked: Final = diskcache.Timeout
@@ -31,6 +32,28 @@ Locked: Final = diskcache.Timeout
 
 IN_ROW_BELOW: Final = 1 << 15
 """Size in bytes below which an entry lies in its database row."""
+
+PATIENCE: Final = 60
+"""Seconds for which a statement waits for other processes."""
+
+LARGEST_LOG: Final = 1 << 22
+"""Bytes by which SQLite's log grows before it is moved into the database."""
+
+COMMITS_PER_LOOK: Final = 64
+"""How many commits there are between two looks at the log's size."""
+
+COMMITS_PER_MOVE: Final = 1024
+"""How many commits of one process there are before the log is moved, however it grows."""
+
+PRAGMAS: Final = (
+    "synchronous = normal",
+    "cache_size = 8192",
+    "mmap_size = 67108864",
+    "wal_autocheckpoint = 0",
+    f"journal_size_limit = {LARGEST_LOG}",
+    "recursive_triggers = off",
+)
+"""What each connection is set to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +68,20 @@ class Written:
 
     @property
     def columns(self) -> tuple[int, int, str | None, bytes | None]:
-        """Give the columns size, mode, filename and value; diskcache counts only what is not in the row as size."""
+        """Give the columns size, mode, filename and value."""
         if self.filename is None:
-            return self.media_size, MODE_RAW, None, self.row
+            return self.size + self.media_size, MODE_RAW, None, self.row
         return self.size + self.media_size, MODE_BINARY, self.filename, None
 
 
 class EntryDisk(diskcache.Disk):  # type: ignore[misc]
-    """Writes and reads sealed entries only, and so never unpickles."""
+    """Writes and reads sealed entries only, and so never unpickles.
 
-    def __init__(self, directory: str, **settings: Any) -> None:
-        super().__init__(directory, **settings)
-        self._local = threading.local()
+    Attributes:
+        trusted: whether files are read that others could have written.
+    """
+
+    trusted = False
 
     def write(self, entry: SealedEntry, media_size: int) -> Written:
         """Write an entry to a file of its own, if it is large.
@@ -70,10 +95,6 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         write_file(path, entry)
         return Written(entry.size, filename, None, media_size)
 
-    def store(self, value: Written, *_: object, **__: object) -> tuple[int, int, str | None, bytes | None]:
-        """Give the columns of an entry that is written."""
-        return value.columns
-
     def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
         """Read an entry's bytes, into memory that may be written to if they lie in a file.
 
@@ -84,7 +105,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             UntrustedCache: when others could have written their file.
         """
         path = self._file_of(mode, filename, value)
-        return value if path is None else read_file(path)
+        return value if path is None else read_file(path, trusted=self.trusted)
 
     def fetch_mapped(self, mode: int, filename: str | None, value: Buffer) -> Buffer:
         """Give an entry's bytes, read-only, and mapped into memory if they lie in a file.
@@ -95,7 +116,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             UntrustedCache: when others could have written their file.
         """
         path = self._file_of(mode, filename, value)
-        return value if path is None else map_file(path)
+        return value if path is None else map_file(path, trusted=self.trusted)
 
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
@@ -106,51 +127,30 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
         )
 
-    @contextmanager
-    def removing_after_commit(self) -> Iterator[None]:
-        """Put off the removal of files on this thread until the transaction within is over, and only if it succeeds."""
-        kept: list[str] = []
-        self._local.kept = kept
-        try:
-            yield
-        finally:
-            self._local.kept = None
-        for path in kept:
-            super().remove(path)
-
-    def remove(self, file_path: str) -> None:
-        """Remove a file, now or when the transaction is over."""
-        kept = getattr(self._local, "kept", None)
-        if kept is None:
-            super().remove(file_path)
-        else:
-            kept.append(file_path)
-
 
 _CLOSED: Final = object()
 
 
 class _Connections:
-    """The open connections of one database; any thread may close them."""
+    """The open connections of one database; any thread may close them.
+
+    Attributes:
+        open: the connections. Each change is one step, as far as other threads can see.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[
-            sqlite3.Connection, None
-        ] = {}  # each change is one step, as far as other threads can see
-
-    def __contains__(self, connection: sqlite3.Connection) -> bool:
-        return connection in self._open
+        self.open: dict[sqlite3.Connection, None] = {}
 
     def add(self, connection: sqlite3.Connection) -> None:
-        self._open[connection] = None
+        self.open[connection] = None
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Close a connection, unless it is closed already."""
-        if self._open.pop(connection, _CLOSED) is not _CLOSED:
+        if self.open.pop(connection, _CLOSED) is not _CLOSED:
             connection.close()
 
     def close_all(self) -> None:
-        for connection in list(self._open):
+        for connection in list(self.open):
             self.close(connection)
 
 
@@ -165,41 +165,175 @@ class _ThreadEnd:
         self._connections.close(self.connection)
 
 
-class Database(diskcache.Cache):  # type: ignore[misc]
-    """diskcache's cache, with connections that any thread can close."""
+class Transaction:
+    """Changes on one thread's connection that are undone at the end of the context unless `commit` is called.
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    The threads of a process take turns, so that none of them sleeps while the database is free again.
+    """
+
+    __slots__ = ("_database", "_execute", "_is_open", "_waits")
+
+    def __init__(self, database: Database, *, waits: bool) -> None:
+        self._database = database
+        self._waits = waits
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        """Begin.
+
+        Raises:
+            Locked: when the database can't be written, or stays locked by others.
+        """
+        connection = self._database._con
+        self._execute = connection.execute
+        if not self._database.turn.acquire(blocking=self._waits):
+            raise Locked
+        try:
+            if self._waits:
+                self._execute("BEGIN IMMEDIATE")
+            else:
+                self._begin_at_once()
+        except sqlite3.OperationalError as error:
+            self._database.turn.release()
+            raise Locked(str(error)) from error
+        except BaseException:
+            self._database.turn.release()
+            raise
+        self._is_open = True
+        return self
+
+    def _begin_at_once(self) -> None:
+        self._execute("PRAGMA busy_timeout = 0")
+        try:
+            self._execute("BEGIN IMMEDIATE")
+        finally:
+            self._execute(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
+
+    def commit(self) -> None:
+        """Make the changes last."""
+        self._execute("COMMIT")
+        self._is_open = False
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._is_open:
+                self._execute("ROLLBACK")
+        except sqlite3.OperationalError:  # undone already, as on a full disk
+            if self._database._con.in_transaction:
+                raise
+        finally:
+            self._database.turn.release()
+
+
+class Database(diskcache.Cache):  # type: ignore[misc]
+    """diskcache's database, with our statements, and with connections that any thread can close.
+
+    Attributes:
+        turn: held by the thread that writes.
+    """
+
+    def __init__(self, directory: str, *, access: str = "") -> None:
+        """Open a database that is there; `access` are the parameters of its URI."""
+        self._directory = directory
+        self._timeout = PATIENCE
+        self._local = threading.local()
+        self._txn_id = None
+        self._disk = EntryDisk(directory, min_file_size=IN_ROW_BELOW)
+        self._access = access
+        self._commits = 0
+        self._log_size = 0
         self._ends = threading.local()
         self._connections = _Connections()
         weakref.finalize(self, self._connections.close_all)
         close_before_fork(self)
-        super().__init__(*args, **settings)
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self.turn = threading.Lock()
+
+    def make(self) -> None:
+        """Make diskcache's own tables, where they are not there.
+
+        Raises:
+            sqlite3.Error: when they can't be made.
+        """
+        super().__init__(
+            self._directory,
+            disk=EntryDisk,
+            cull_limit=0,  # evictions are ours, so that they are counted and logged
+            eviction_policy="none",
+            disk_min_file_size=IN_ROW_BELOW,
+            sqlite_auto_vacuum=2,  # incremental: no commit has to move pages
+            timeout=PATIENCE,
+        )
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Execute a statement on this thread's own connection."""
+        return self._con.execute(statement, values)
+
+    def fetch(
+        self, mode: int, filename: str | None, value: Buffer, *, mapped: bool = False
+    ) -> Buffer | Arrival:
+        """Read an entry's bytes from its row or its file, or map the file.
+
+        Raises:
+            DamagedEntry: when they are not there, or the row is none of ours.
+            UnreadableEntry: when there is too little memory for them.
+            FileNotFoundError: when their file is gone.
+            UntrustedCache: when others could have written their file.
+        """
+        if mode == MODE_RAW and type(value) is bytes:
+            return value
+        disk = self._disk
+        return (
+            disk.fetch_mapped(mode, filename, value) if mapped else disk.fetch(mode, filename, value, False)
+        )
+
+    def transaction(self, *, waits: bool = True) -> Transaction:
+        """Give the context of a transaction; one that doesn't wait is refused where others write just now."""
+        return Transaction(self, waits=waits)
+
+    def tidy(self) -> None:
+        """Move what was committed into the database's own file, where there is much of it; who reads isn't disturbed.
+
+        SQLite would do it inside of a commit, for which others wait.
+        """
+        self._commits += 1
+        if self._commits % COMMITS_PER_LOOK == 1:
+            try:
+                size = os.stat(os.path.join(self._directory, DBNAME + "-wal")).st_size
+            except FileNotFoundError:
+                return
+            if size > self._log_size + LARGEST_LOG or self._commits > COMMITS_PER_MOVE:
+                self.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self._commits, self._log_size = 1, size
 
     @property
     def _con(self) -> sqlite3.Connection:
         """Give this thread's connection, opened at first use and after a fork."""
-        end: _ThreadEnd | None = getattr(self._ends, "end", None)
-        if end is not None and end.connection in self._connections:
-            return end.connection
+        try:
+            end: _ThreadEnd = self._ends.end
+        except AttributeError:
+            return self._connect()
+        return end.connection if end.connection in self._connections.open else self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        path = os.path.abspath(os.path.join(self._directory, DBNAME))
         connection = sqlite3.connect(
-            os.path.join(self.directory, DBNAME),
-            timeout=self.timeout,
+            f"file:{quote(path)}{self._access}",
+            timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,  # so that a fork can close it; only its own thread uses it
+            cached_statements=256,
+            uri=True,
         )
         self._connections.add(connection)
         self._ends.end = _ThreadEnd(self._connections, connection)
-        self._set_pragmas(connection)
+        for pragma in PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}").fetchall()
         return connection
-
-    def _set_pragmas(self, connection: sqlite3.Connection) -> None:
-        try:
-            settings = connection.execute("SELECT key, value FROM Settings").fetchall()
-        except sqlite3.OperationalError:  # a new database has no such table yet
-            return
-        for key, value in settings:
-            if key.startswith("sqlite_"):
-                self.reset(key, value, update=False)
 
     def close(self) -> None:
         """Close this thread's connection."""

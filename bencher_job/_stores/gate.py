@@ -11,8 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from threading import get_ident
 from typing import Final, Protocol
 
 __all__ = ["HasConnections", "close_before_fork", "operation"]
@@ -32,52 +31,76 @@ class HasConnections(Protocol):
 class _Gate:
     """Lets any number of operations through, or one fork.
 
-    The locks are plain ones, and each is taken where an interrupt can't come between taking and noting it.
+    Who operates says so and then looks for a fork; who forks says so and then looks for operations. So one of them
+    sees the other, and no lock is taken where nobody forks.
     """
 
     def __init__(self) -> None:
-        self._entry = threading.Lock()
-        self._counting = threading.Lock()
-        self._under_way = 0
-        self._local = threading.local()
-
-    @contextmanager
-    def operation(self) -> Iterator[None]:
-        """Keep forks away meanwhile."""
-        depth = getattr(self._local, "depth", 0)
-        entered = False
-        try:
-            if depth == 0:
-                with self._entry, self._counting:
-                    self._under_way += 1
-                    entered = True
-            self._local.depth = depth + 1
-            yield
-        finally:
-            self._local.depth = depth
-            if entered:
-                with self._counting:
-                    self._under_way -= 1
+        self.depths: dict[int, int] = {}  # operations of each thread that are inside one another
+        self.is_forking = False
+        self._forks = threading.Lock()
 
     def before_fork(self) -> None:
-        own = 1 if getattr(self._local, "depth", 0) else 0
-        self._entry.acquire()
+        self._forks.acquire()
+        self.is_forking = True
+        own = 1 if threading.get_ident() in self.depths else 0
         patience = time.monotonic() + LONGEST_WAIT
-        while self._under_way > own and time.monotonic() < patience:
+        while len(self.depths) > own and time.monotonic() < patience:
             time.sleep(0.0005)
         for owner in list(_owners):
             owner.close_all()
 
     def after_fork_in_parent(self) -> None:
-        self._entry.release()
+        self.is_forking = False
+        self._forks.release()
 
     def after_fork_in_child(self) -> None:
         self.__init__()  # type: ignore[misc]
 
+    def wait_for_fork(self, thread: int) -> None:
+        """Step back until the fork is over."""
+        try:
+            while self.is_forking:
+                self.depths.pop(thread, None)
+                with self._forks:
+                    pass
+                self.depths[thread] = 1
+        except BaseException:  # an interrupt
+            self.depths.pop(thread, None)
+            raise
+
+
+class _Operation:
+    """A context that keeps forks away; any number of them may be inside one another."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        thread = get_ident()
+        depth = _gate.depths.get(thread, 0) + 1
+        _gate.depths[thread] = depth
+        if depth == 1 and _gate.is_forking:
+            _gate.wait_for_fork(thread)
+
+    def __exit__(self, *_: object) -> None:
+        thread = get_ident()
+        depth = _gate.depths[thread] - 1
+        if depth:
+            _gate.depths[thread] = depth
+        else:
+            del _gate.depths[thread]
+
 
 _owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
 _gate: Final = _Gate()
-operation: Final = _gate.operation
+_operation: Final = _Operation()
+
+
+def operation() -> _Operation:
+    """Keep forks away meanwhile."""
+    return _operation
+
+
 os.register_at_fork(
     before=_gate.before_fork,
     after_in_parent=_gate.after_fork_in_parent,

@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+import time
+from collections.abc import Sequence
 
 from .._keys import PastEdition
 from .._record import Record
 from .base import Found, Gone
 from .faults import DamagedEntry, UnreadableEntry
-from .tables import SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, past_edition_of, record_of
+from .folder import Folder
+from .lookups import hit_of
+from .tables import SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of
 
 __all__ = ["DiskHistory"]
 
-Query = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
-
 
 class DiskHistory:
-    """Asks the tables of one store; `read` gives the bytes of a row, or raises what is wrong with them."""
+    """Asks the tables of one store."""
 
-    def __init__(self, query: Query, read: Callable[[tuple[Any, ...]], object]) -> None:
-        self._query = query
-        self._read = read
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._query = folder.query
 
     def examine(self, key: str) -> Found | Gone | None:
         """Say what is known of a key: its entry, or what became of it."""
         rows = self._query(SELECT_ENTRY + "= ?", (key,))
         if not rows:
             gone = self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,))
-            return Gone(gone[0][0], datetime.fromtimestamp(gone[0][1], UTC)) if gone else None
+            return Gone(gone[0][0], moment(gone[0][1])) if gone else None
+        expires = rows[0][-1]
+        if expires is not None and expires <= time.time():
+            return Gone("expired", moment(expires))
         damage = ""
         try:
-            self._read(rows[0])
+            hit_of(rows[0], self._folder.open())
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, UnreadableEntry, OSError) as error:
@@ -46,21 +48,20 @@ class DiskHistory:
 
     def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
         """Give the entries of a function with these encoded arguments, the latest first, and their editions."""
-        chosen = "WHERE Record.function = ? AND bound = ? AND edition IS NOT NULL ORDER BY created DESC"
+        chosen = "WHERE Cache.function = ? AND bound = ? AND edition IS NOT NULL ORDER BY created DESC"
         statement = SELECT_RECORD.replace("SELECT ", "SELECT edition, ", 1)
         rows = self._query(f"{statement} {chosen}", (function, bound))
         return [(edition, record_of(tuple(row))) for edition, *row in rows]
 
     def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:
         """Give the latest entries of an edition."""
-        chosen = "WHERE Record.function = ? AND edition = ? ORDER BY created DESC LIMIT ?"
+        chosen = "WHERE Cache.function = ? AND edition = ? ORDER BY created DESC LIMIT ?"
         return self._records(f"{SELECT_RECORD} {chosen}", (function, prefix, limit))
 
     def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:
         """Give key and encoded arguments of each entry of an edition."""
-        joined = "Cache JOIN Record ON Record.entry = Cache.rowid"
         rows = self._query(
-            f"SELECT key, bound FROM {joined} WHERE Record.function = ? AND edition = ?", (function, prefix)
+            "SELECT key, bound FROM Cache WHERE function = ? AND edition = ?", (function, prefix)
         )
         return [(key, bound) for key, bound in rows]
 

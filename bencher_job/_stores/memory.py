@@ -1,115 +1,53 @@
 """Knows the tier before the disk: verified bytes of recent small entries, and when they are out of date.
 
-    get(key) -> the generation is the one seen -> here -> Hit
-                        |                           |
-                   drop all that is here       ask the store behind, keep what is small
-
-A counter in a file that all processes map, the generation, says whether bytes in memory are still those on disk. It is
-odd while an entry is replaced or removed, and greater afterwards. A process that is killed in between leaves it odd,
-and then everybody asks the disk until the next change makes it even.
+get(key) -> the generation is the one seen -> here -> Hit
+|                           |
+drop all that is here       ask the store behind, keep what is small
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
-import sys
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from time import time
 from typing import Final
 
 from .._forks import renew_after_fork
 from .._record import Record
-from .base import MISS, Entry, History, Hit, Miss, Store, Tally
+from .._selection import EVERYTHING, Selection
+from .base import Entry, History, Hit, Miss, Tally, Totals
+from .claims import Claim, Claims
 from .codec import Payload
+from .disk import DiskStore
+from .uses import Kept
 
-__all__ = ["Generation", "MemoryTier"]
+__all__ = ["MemoryTier"]
 
 TIER_LIMIT: Final = 64 << 20
 """Bytes that one tier holds at most."""
 
 LARGEST: Final = 64 << 10
-"""Size in bytes of the largest entry that is kept in memory."""
+"""Size in bytes of the largest entry that is kept in memory, the maps of its file not counted."""
 
-OVERHEAD: Final = 300
+MOST_MAPPED: Final = 128
+"""How many entries with maps are kept: as long as they are, the disk has their files, removed or not."""
+
+OVERHEAD: Final = 500
 """Bytes that an entry takes in memory besides its own."""
-
-_CLOSED: Final = memoryview(b"\1" * 8).cast("Q")
-"""Stands for a generation that is not mapped: an odd number."""
-
-
-class Generation:
-    """A number that all processes with one store share, and that changes with each replacement and removal."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.number: memoryview = _CLOSED
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Make the lock anew."""
-        self._lock = threading.RLock()
-
-    def open(self) -> None:
-        """Map the file, made if it isn't there.
-
-        Raises:
-            OSError: when it can't be made or mapped.
-        """
-        with self._lock:
-            if self.number is not _CLOSED:
-                return
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                if os.fstat(descriptor).st_size < 8:
-                    # Written, not made longer: a hole is filled at the first look, which kills on a full disk.
-                    # And never a number that another file in this place has had.
-                    os.pwrite(descriptor, (time.time_ns() & ~1).to_bytes(8, sys.byteorder), 0)
-                self.number = memoryview(mmap.mmap(descriptor, 8)).cast("Q")
-            finally:
-                os.close(descriptor)
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Keep every process from trusting its memory while entries are replaced or removed, and tell it after.
-
-        It is taken before the database's own write lock, never inside it.
-        """
-        self.open()
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with self._lock:
-                number = self.number
-                number[0] |= 1
-                try:
-                    yield
-                finally:
-                    number[0] += 1
-        finally:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        """Unmap the file."""
-        with self._lock:
-            self.number = _CLOSED  # the map goes with its last view
 
 
 class MemoryTier:
     """A store that answers from memory where it can, and from the store behind it otherwise."""
 
-    def __init__(self, store: Store, generation: Generation, limit: int = TIER_LIMIT) -> None:
+    def __init__(self, store: DiskStore, limit: int = TIER_LIMIT) -> None:
         self._store = store
-        self._generation = generation
+        self._generation = store.generation
+        self._uses = store.uses
         self._limit = limit
         self._seen = 0
-        self._hits: OrderedDict[str, Hit] = OrderedDict()
+        self._kept: dict[str, Kept] = {}
+        self._mapped: dict[str, Kept] = {}
         self._bytes = 0
         self.renew()
         renew_after_fork(self)
@@ -119,49 +57,62 @@ class MemoryTier:
         self._lock = threading.Lock()
 
     @property
-    def directory(self) -> Path | None:
+    def directory(self) -> Path:
         """The folder of the store behind."""
         return self._store.directory
 
     @property
     def tally(self) -> Tally:
-        """What the store behind set aside and evicted."""
+        """What the store behind set aside, evicted and let expire."""
         return self._store.tally
 
     @property
-    def puts(self) -> int:
-        """The store behind counts."""
-        return self._store.puts
+    def claims(self) -> Claims:
+        """The claims of the store behind."""
+        return self._store.claims
 
-    def get(self, key: str) -> Hit | Miss:
+    @property
+    def puts(self) -> int:
+        """A number that is another one whenever any process has put entries."""
+        number: int = self._generation.number[1]
+        return number
+
+    def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
         if self._generation.number[0] == self._seen:
-            hit = self._hits.get(key)
-            if hit is not None:
-                try:
-                    self._hits.move_to_end(key)
-                except KeyError:  # another thread has just dropped it
-                    pass
-                return hit
+            kept = self._kept.get(key)
+            if kept is None and mapped:
+                kept = self._mapped.get(key)
+            if kept is not None and (kept.expires is None or kept.expires > time()):
+                kept.uses += 1
+                kept.used = time()
+                kept.is_recent = True
+                if kept.uses == 1:
+                    self._uses.note_first(kept)
+                return kept.hit
         generation = self._renew()
-        found = self._store.get(key)
-        if found is not MISS:
-            self._keep({key: found}, generation)  # type: ignore[dict-item]
+        found = self._store.get(key, mapped)
+        if found.__class__ is Hit:
+            self._keep(((key, found),), generation)
         return found
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, Hit]:
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk, in memory first."""
         generation = self._renew()
-        found, missing = {}, []
+        found, missing, now = {}, [], time()
         for key in keys:
-            hit = self._hits.get(key) if generation == self._seen else None
-            if hit is None:
+            kept = self._kept.get(key) or (self._mapped.get(key) if mapped else None)
+            if kept is None or generation != self._seen or (kept.expires is not None and kept.expires <= now):
                 missing.append(key)
-            else:
-                found[key] = hit
+                continue
+            kept.uses += 1
+            kept.used = now
+            if kept.uses == 1:
+                self._uses.note_first(kept)
+            found[key] = kept.hit
         if missing:
-            behind = self._store.get_many(missing)
-            self._keep(behind, generation)
+            behind = self._store.get_many(missing, mapped)
+            self._keep(behind.items(), generation)
             found.update(behind)
         return found
 
@@ -170,29 +121,70 @@ class MemoryTier:
         generation = int(self._generation.number[0])
         if generation != self._seen and not generation & 1:
             with self._lock:
-                self._hits.clear()
-                self._bytes = 0
+                self._drop()
                 self._seen = generation
+            self._uses.write_now_and_then()
         return generation
 
-    def _keep(self, hits: dict[str, Hit], generation: int) -> None:
-        small = {
-            key: hit for key, hit in hits.items() if hit.payload.nbytes <= LARGEST and not hit.payload.buffers
-        }
+    def _drop(self) -> None:
+        self._kept.clear()
+        self._mapped.clear()
+        self._bytes = 0
+
+    def _keep(self, hits: Iterable[tuple[str, Hit]], generation: int) -> None:
         with self._lock:
             if generation != self._seen:  # changed while the disk was read
                 return
-            for key, hit in small.items():
-                if key not in self._hits:
-                    self._hits[key] = Hit(Payload(bytes(hit.payload.stream)), hit.seconds)
-                    self._bytes += hit.payload.nbytes + OVERHEAD
+            for key, hit in hits:
+                payload = hit.payload
+                stream, buffers = payload.stream, payload.buffers
+                if len(stream) > LARGEST:
+                    continue
+                if type(stream) is not bytes:
+                    hit = Hit(Payload(bytes(stream), buffers), hit.seconds, hit.expires)  # noqa: PLW2901
+                if buffers:
+                    if all(memoryview(buffer).readonly for buffer in buffers):
+                        self._keep_mapped(key, hit)
+                    continue
+                self._bytes += len(stream) + OVERHEAD
+                before = self._kept.pop(key, None)
+                if before is not None:
+                    self._bytes -= len(before.hit.payload.stream) + OVERHEAD
+                self._kept[key] = Kept(key, hit)
             while self._bytes > self._limit:
-                _, dropped = self._hits.popitem(last=False)
-                self._bytes -= dropped.payload.nbytes + OVERHEAD
+                self._drop_one()
 
-    def put_many(self, entries: Sequence[Entry]) -> None:
+    def _keep_mapped(self, key: str, hit: Hit) -> None:
+        self._mapped[key] = Kept(key, hit)
+        if len(self._mapped) > MOST_MAPPED:
+            del self._mapped[next(iter(self._mapped))]
+
+    def _drop_one(self) -> None:
+        """Drop the first entry that was not used since it came or was last passed over."""
+        while True:
+            key = next(iter(self._kept))
+            kept = self._kept.pop(key)
+            if not kept.is_recent:
+                self._bytes -= len(kept.hit.payload.stream) + OVERHEAD
+                return
+            kept.is_recent = False
+            self._kept[key] = kept
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Ask the store behind."""
+        return self._store.durations(keys)
+
+    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries to the store behind; memory takes them in when they are asked for."""
-        self._store.put_many(entries)
+        return self._store.put_many(entries)
+
+    def publish_failure(self, claim: Claim, error: bytes) -> None:
+        """Let the store behind keep an exception for those who wait."""
+        self._store.publish_failure(claim, error)
+
+    def failure(self, key: str, number: int) -> bytes | None:
+        """Ask the store behind."""
+        return self._store.failure(key, number)
 
     def has(self, key: str) -> bool:
         """Ask the store behind."""
@@ -211,9 +203,9 @@ class MemoryTier:
         """What the store behind can tell."""
         return self._store.history
 
-    def records(self, *, function: str | None = None, tag: str | None = None) -> Iterator[Record]:
+    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
         """Give the records of the store behind."""
-        return self._store.records(function=function, tag=tag)
+        return self._store.records(selection)
 
     def count(self) -> int:
         """Count the entries of the store behind."""
@@ -223,9 +215,12 @@ class MemoryTier:
         """Give the size of the store behind."""
         return self._store.size()
 
+    def totals(self) -> Totals:
+        """Give what was found over the life of the store behind."""
+        return self._store.totals()
+
     def close(self) -> None:
         """Drop what is in memory and close the store behind."""
         with self._lock:
-            self._hits.clear()
-            self._bytes = 0
+            self._drop()
         self._store.close()

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from .._errors import warn_caller
 from .base import StoreFailure
-from .database import IN_ROW_BELOW, Database, EntryDisk
+from .database import DATABASE_NAME, Database
 from .tables import STORE_VERSION, UPGRADES
 
-__all__ = ["new_folder_for_damaged", "open_database"]
+__all__ = ["is_writable", "new_folder_for_damaged", "open_database", "open_read_only"]
+
+PATIENCE: Final = 60.0
+"""Seconds for which another process may take to make the tables."""
 
 _log = logging.getLogger(__name__)
+
+
+def is_writable(directory: Path) -> bool:
+    """Whether this process may write to a store that is there, or make it."""
+    database = directory / DATABASE_NAME
+    return os.access(directory, os.W_OK | os.X_OK) and (os.access(database, os.W_OK) or not database.exists())
 
 
 def open_database(directory: Path, *, tag_index: bool) -> tuple[Database, bool]:
@@ -24,6 +37,7 @@ def open_database(directory: Path, *, tag_index: bool) -> tuple[Database, bool]:
 
     Raises:
         sqlite3.Error: when it is locked, or can't be read or written.
+        OSError: when another process takes very long to make it.
         StoreFailure: when a later version of this library has written it.
     """
     try:
@@ -46,26 +60,87 @@ def new_folder_for_damaged(directory: Path) -> Path:
     return folder
 
 
+def open_read_only(directory: Path) -> Database:
+    """Open a database that can't be written.
+
+    Raises:
+        sqlite3.Error: when it can't be read either.
+        StoreFailure: when another version of this library has written it.
+    """
+    path = directory / DATABASE_NAME
+    log = Path(f"{path}-wal")
+    for access in ("?mode=ro", "?immutable=1"):
+        database = Database(os.fspath(directory), access=access)
+        try:
+            version = _version(database, directory)
+        except sqlite3.OperationalError:
+            database.close_all()
+            # Who may not make the log's index reads the file alone, where that is all there is.
+            if access == "?immutable=1" or (log.exists() and log.stat().st_size):
+                raise
+        else:
+            if version < STORE_VERSION:
+                database.close_all()
+                raise StoreFailure(
+                    f"{directory} was written by an earlier version of this library, and can't be brought up to date "
+                    f"because it can't be written. Let its owner use it once, or use another cache_name."
+                )
+            return database
+    raise AssertionError("the last attempt returns or raises")
+
+
 def _open(directory: Path, *, tag_index: bool) -> Database:
-    database = Database(
-        os.fspath(directory),
-        disk=EntryDisk,
-        tag_index=int(tag_index),
-        cull_limit=0,  # evictions are ours, so that they are counted and logged
-        eviction_policy="least-recently-stored",
-        disk_min_file_size=IN_ROW_BELOW,
-    )
-    ((version,),) = database._sql("PRAGMA user_version")
+    database = Database(os.fspath(directory))
+    try:
+        if _version(database, directory) < STORE_VERSION:
+            with _alone(directory):
+                _make(database, _version(database, directory))
+        if tag_index:
+            database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
+    except BaseException:
+        database.close_all()
+        raise
+    return database
+
+
+def _version(database: Database, directory: Path) -> int:
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
     if version > STORE_VERSION:
-        database.close()
+        database.close_all()
         raise StoreFailure(
             f"{directory} was written by a later version of this library (its tables are of version "
             f"{version}, this library knows {STORE_VERSION}). Upgrade bencher_job, or use another cache_name."
         )
-    if version < STORE_VERSION:
-        with database.transact(retry=True):
-            ((version,),) = database._sql("PRAGMA user_version")  # another process may have been first
-            for statement in itertools.chain.from_iterable(UPGRADES[version:]):
-                database._sql(statement)
-            database._sql(f"PRAGMA user_version = {STORE_VERSION}")
-    return database
+    return version
+
+
+def _make(database: Database, version: int) -> None:
+    if version == STORE_VERSION:  # another process was first
+        return
+    database.make()
+    with database.transaction() as transaction:
+        for statement in itertools.chain.from_iterable(UPGRADES[version:]):
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {STORE_VERSION}")
+        transaction.commit()
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other processes from making the same tables."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(
+                        f"another process has been making it for {PATIENCE:.0f} seconds"
+                    ) from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)

@@ -69,7 +69,7 @@ def refuse_untrusted(directory: Path) -> None:
             raise UntrustedCache(
                 os.fspath(path),
                 f"belongs to the user number {status.st_uid}",
-                "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR.",
+                "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR, or say trusted=True.",
             )
         if path == directory and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise UntrustedCache(

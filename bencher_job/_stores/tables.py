@@ -1,10 +1,13 @@
-"""Knows our tables beside diskcache's own: the records, which go with their entries, and what outlives them."""
+"""Knows our tables: one of entries with their records, on diskcache's own columns, and what outlives an entry."""
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from .._keys import Edition, PastEdition
@@ -12,19 +15,24 @@ from .._record import Record, arguments_to_json
 from .base import Entry
 
 __all__ = [
-    "DISCARD_MEDIA",
+    "ENTRY_OVERHEAD",
     "GONE_KEPT",
-    "JOINED",
+    "INSERT",
+    "LIVE",
     "NOTE_GONE",
     "PUT_EDITION",
-    "PUT_RECORD",
+    "PUT_FAILURE",
     "SELECT_EDITION",
     "SELECT_ENTRY",
     "SELECT_RECORD",
     "STORE_VERSION",
     "TRIM_GONE",
     "UPGRADES",
+    "UPSERT",
     "chosen",
+    "moment",
+    "origin_of",
+    "origin_to_json",
     "past_edition_of",
     "record_of",
     "row_of",
@@ -33,6 +41,9 @@ __all__ = [
 
 GONE_KEPT: Final = 100_000
 """How many keys are remembered of entries that were removed, so that `explain` can say why."""
+
+ENTRY_OVERHEAD: Final = 512
+"""Bytes that an entry takes in the database besides its own: its record, and its place in the index."""
 
 UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -57,75 +68,168 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
         " (SELECT 1 FROM Record WHERE Record.media = lost.media AND Record.entry != OLD.rowid);"
         " DELETE FROM Record WHERE entry = OLD.rowid; END",
     ),
+    (
+        "DROP TRIGGER IF EXISTS Record_goes_with_entry",
+        *(
+            f"DROP TRIGGER IF EXISTS Settings_{what}"
+            for what in ("count_insert", "count_delete", "size_insert", "size_update", "size_delete")
+        ),
+        # The bytes come last, so that whoever reads records passes over none of them.
+        "CREATE TABLE Entry (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL,"
+        " access_time REAL, access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0,"
+        " filename TEXT, seconds REAL, function TEXT, media TEXT, created REAL, origin INTEGER, edition BLOB,"
+        " arguments TEXT, bound BLOB, value BLOB)",
+        "CREATE TABLE Origin (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
+        "INSERT OR IGNORE INTO Origin (text) SELECT origin FROM Record",
+        "INSERT INTO Entry SELECT Cache.rowid, key, raw, store_time, expire_time, access_time, 0, tag,"
+        " coalesce(Record.size, Cache.size), mode, filename, seconds, function, media, created, Origin.number,"
+        " edition, arguments, bound, value FROM Cache LEFT JOIN Record ON Record.entry = Cache.rowid"
+        " LEFT JOIN Origin ON Origin.text = Record.origin WHERE raw = 1",
+        "DROP TABLE Record",
+        "DROP TABLE Cache",
+        "ALTER TABLE Entry RENAME TO Cache",
+        # Few indexes, and partial ones: each that a commit has to change is a page more to write.
+        "CREATE UNIQUE INDEX Cache_key_raw ON Cache (key, raw)",
+        "CREATE INDEX Cache_expiry ON Cache (expire_time) WHERE expire_time IS NOT NULL",
+        "CREATE INDEX Cache_media ON Cache (media) WHERE media IS NOT NULL",
+        "CREATE TABLE Totals (entries INTEGER NOT NULL, size INTEGER NOT NULL, hits INTEGER NOT NULL,"
+        " misses INTEGER NOT NULL, seconds REAL NOT NULL)",
+        "INSERT INTO Totals SELECT count(*), coalesce(sum(size), 0), 0, 0, 0 FROM Cache",
+        "CREATE TRIGGER Cache_insert AFTER INSERT ON Cache BEGIN"
+        " UPDATE Totals SET entries = entries + 1, size = size + NEW.size; END",
+        "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache BEGIN"
+        " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
+        "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
+        " UPDATE Totals SET entries = entries - 1, size = size - OLD.size; END",
+        # An entry that was adopted for other code shares the media of the one that it was made of.
+        *(
+            f"CREATE TRIGGER Cache_media_{name} AFTER {event} ON Cache WHEN OLD.media IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM Cache WHERE media = OLD.media) BEGIN"
+            " INSERT OR IGNORE INTO Discarded VALUES (OLD.media); END"
+            for name, event in (("replace", "UPDATE OF media"), ("delete", "DELETE"))
+        ),
+        "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
+        " PRIMARY KEY (key, number)) WITHOUT ROWID",
+    ),
 )
 """What makes the tables of each version of those of the version before."""
 
 STORE_VERSION: Final = len(UPGRADES)
 """Version of the tables; kept in the database as `user_version`."""
 
-JOINED: Final = "Cache LEFT JOIN Record ON Record.entry = Cache.rowid"
-SELECT_ENTRY: Final = f"SELECT key, mode, filename, value, seconds FROM {JOINED} WHERE raw = 1 AND key "
+LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
+"""The condition for entries that have not expired at a time."""
+
+SELECT_ENTRY: Final = (
+    "SELECT key, mode, filename, value, seconds, expire_time FROM Cache WHERE raw = 1 AND key "
+)
 SELECT_RECORD: Final = (
-    "SELECT key, coalesce(tag, ''), Record.function, created, seconds, Record.size, media, arguments, origin,"
-    " coalesce(fingerprint, ''), coalesce(Edition.version, '') FROM Cache JOIN Record ON Record.entry = Cache.rowid"
-    " LEFT JOIN Edition ON Edition.prefix = Record.edition"
+    "SELECT key, coalesce(tag, ''), Cache.function, created, seconds, size, media, arguments, Origin.text,"
+    " coalesce(fingerprint, ''), coalesce(Edition.version, '') FROM Cache"
+    " LEFT JOIN Origin ON Origin.number = Cache.origin LEFT JOIN Edition ON Edition.prefix = Cache.edition"
 )
 SELECT_EDITION: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, max(created), count(*)"
-    " FROM Record JOIN Edition ON prefix = edition WHERE Record.function = ? GROUP BY prefix"
+    " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
     " ORDER BY max(created) DESC"
 )
-DISCARD_MEDIA: Final = (
-    "INSERT OR IGNORE INTO Discarded SELECT media FROM Cache JOIN Record AS lost ON lost.entry = Cache.rowid"
-    " WHERE raw = 1 AND key = ? AND media IS NOT NULL AND NOT EXISTS"
-    " (SELECT 1 FROM Record WHERE Record.media = lost.media AND Record.entry != lost.entry)"
-)
-PUT_RECORD: Final = (
-    "INSERT OR REPLACE INTO Record SELECT rowid, ?, ?, ?, ?, ?, ?, ?, ?, ?"
-    " FROM Cache WHERE raw = 1 AND key = ?"
+
+_COLUMNS: Final = (
+    "key", "raw", "store_time", "access_time", "expire_time", "tag", "size", "mode", "filename", "value", "seconds",
+    "function", "media", "created", "arguments", "bound", "edition", "origin",
+)  # fmt: skip
+INSERT: Final = f"INSERT INTO Cache ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+UPSERT: Final = (
+    f"{INSERT} ON CONFLICT (key, raw) DO UPDATE SET access_count = 0, "
+    f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
 )
 PUT_EDITION: Final = "INSERT OR IGNORE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
 NOTE_GONE: Final = "INSERT OR REPLACE INTO Gone SELECT key, ?, ? FROM Cache WHERE rowid IN "
 TRIM_GONE: Final = (
     f"DELETE FROM Gone WHERE at < (SELECT at FROM Gone ORDER BY at DESC LIMIT 1 OFFSET {GONE_KEPT})"
 )
 
-_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
+_ELSEWHERE: Final = {"key", "function", "tag", "arguments", "created", "seconds", "size", "media"} | {
+    "fingerprint",
+    "version",
+}
+_ORIGIN: Final = tuple(field.name for field in fields(Record) if field.name not in _ELSEWHERE)
+"""What a record says of the run itself; the same for many entries, which share one row for it."""
+
+_FIRST_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
+"""What it said in the tables of version 2, without names."""
 
 
-def row_of(entry: Entry, size: int) -> tuple[Any, ...]:
-    """Make the values of `PUT_RECORD` for an entry of a size in bytes."""
+origin_of: Final = attrgetter(*_ORIGIN)
+"""Gives what a record has in common with many, as a tuple."""
+
+
+def origin_to_json(origin: Sequence[object]) -> str:
+    """Write what many records have in common as text."""
+    return json.dumps(dict(zip(_ORIGIN, origin, strict=True)))
+
+
+def _origin_from_json(text: str | None) -> dict[str, Any]:
+    origin = json.loads(text or "{}")
+    if isinstance(origin, list):
+        origin = dict(zip(_FIRST_ORIGIN, origin, strict=True))
+    return {name: value for name, value in origin.items() if name in _ORIGIN}
+
+
+def row_of(
+    entry: Entry, columns: tuple[int, int, str | None, bytes | None], now: float, origin: int
+) -> tuple[Any, ...]:
+    """Make the values of `INSERT` for an entry; `columns` are its size, mode, filename and value."""
     record, edition = entry.record, entry.edition
     return (
-        record.function,
-        record.created.timestamp(),
+        record.key,
+        1,
+        now,
+        now,
+        entry.expires,
+        record.tag or None,
+        *columns,
         record.seconds,
-        size,
+        record.function,
         record.media,
+        record.created.timestamp(),
         arguments_to_json(record.arguments),
-        json.dumps([getattr(record, name) for name in _ORIGIN]),
         entry.bound,
         None if edition is None else edition.prefix,
-        record.key,
+        origin,
     )
 
 
 def record_of(row: tuple[Any, ...]) -> Record:
-    """Make the record of a row of `SELECT_RECORD`."""
+    """Make the record of a row of `SELECT_RECORD`.
+
+    Raises:
+        ValueError: when the row is damaged.
+        TypeError: when the row is damaged.
+    """
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version = row
     return Record(
         key=key,
         function=function,
         tag=tag,
         arguments=json.loads(arguments),
-        created=datetime.fromtimestamp(created, UTC),
+        created=moment(created),
         seconds=seconds,
         size=size,
         media=media,
         fingerprint=fingerprint,
         version=version,
-        **dict(zip(_ORIGIN, json.loads(origin), strict=True)),
+        **_origin_from_json(origin),
     )
+
+
+def moment(seconds: float) -> datetime:
+    """Give the time of so many seconds since 1970, or the nearest that there is, as a very wrong clock may ask for."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError):
+        return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
 def row_of_edition(edition: Edition | PastEdition) -> tuple[Any, ...]:
@@ -161,9 +265,6 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
 def chosen(function: str | None, tag: str | None) -> tuple[str, tuple[str, ...]]:
     """Give the condition for the entries of a function, a tag, or both, and its values."""
     wanted = [
-        (column, value)
-        for column, value in (("Record.function", function), ("tag", tag))
-        if value is not None
+        (column, value) for column, value in (("Cache.function", function), ("tag", tag)) if value is not None
     ]
-    condition = " AND ".join(f"{column} = ?" for column, _ in wanted)
-    return f" WHERE {condition}" if wanted else "", tuple(value for _, value in wanted)
+    return " AND ".join(f"{column} = ?" for column, _ in wanted) or "1", tuple(value for _, value in wanted)

@@ -25,7 +25,7 @@ class TestMemoryTier(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[Store]:
         disk = DiskStore(tmp_path / "store", size_limit=10**9)
-        store = MemoryTier(disk, disk.generation)
+        store = MemoryTier(disk)
         yield store
         store.close()
 

@@ -181,7 +181,7 @@ def test_a_removed_folder_is_noticed_by_a_lookup_too(store: DiskStore) -> None:
 def test_a_damaged_record_is_left_out_with_a_warning(store: DiskStore) -> None:
     store.put_many([entry("good", 1), entry("bad", 2)])
     with sqlite3.connect(store.directory / "cache.db") as database:
-        database.execute("UPDATE Record SET arguments = '{' WHERE entry = 2")
+        database.execute("UPDATE Cache SET arguments = '{' WHERE rowid = 2")
     database.close()
     with pytest.warns(CacheWarning, match="The record of bad .* is damaged"):
         assert [record.key for record in store.records()] == ["good"]
@@ -289,7 +289,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     script = f"""
         import os, signal
         from pathlib import Path
-        from bencher_job._stores.memory import Generation
+        from bencher_job._stores.generation import Generation
         generation = Generation(Path({str(tmp_path / "store" / "generation")!r}))
         with generation.changing():
             os.kill(os.getpid(), signal.SIGKILL)

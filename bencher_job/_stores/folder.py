@@ -1,0 +1,186 @@
+"""Knows a store's folder, open or not: its database, its signature, and whether it still is the one that was opened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from .._errors import warn_caller
+from .._forks import renew_after_fork
+from .base import StoreFailure, Tally
+from .claims import Claims
+from .database import DATABASE_NAME, Database, Locked
+from .gate import operation
+from .generation import Generation
+from .opening import is_writable, open_database, open_read_only
+from .place import refuse_untrusted, set_up
+from .signature import Signature, signature_from_environment
+
+__all__ = ["Folder", "Opened"]
+
+LOOK_EVERY: Final = 0.005
+"""Seconds between two looks of those who read whether the folder was removed."""
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open folder."""
+
+    database: Database
+    signature: Signature
+    place: tuple[int, int]
+    """Where the database's file lies on the disk."""
+    is_writable: bool
+
+
+class Folder:
+    """The folder of a store; opened at first use, and again at the first use after `close()`.
+
+    Attributes:
+        trusted: whether a folder is used that another user owns or can write to.
+        editions: those that are known to be in the database.
+        origins: numbers of the origins that are known to be in the database.
+        opened: what is open, or None.
+    """
+
+    def __init__(self, directory: Path, *, tag_index: bool, trusted: bool) -> None:
+        self.directory = directory
+        self.trusted = trusted
+        self.generation = Generation(directory / "generation")
+        self.claims = Claims(directory / "claims")
+        self.tally = Tally()
+        self.editions: set[bytes] = set()
+        self.origins: dict[tuple[Any, ...], int] = {}
+        self._path = os.fspath(directory / DATABASE_NAME)
+        self._tag_index = tag_index
+        self.opened: Opened | None = None
+        self._look_again = 0.0
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = threading.RLock()
+
+    def open(self) -> Opened:
+        """Open the database, made if it isn't there.
+
+        Raises:
+            UntrustedCache: when another user owns the folder or can write to it.
+            StoreFailure: when the database can't be opened or is of a later version.
+        """
+        opened = self.opened
+        if opened is not None:
+            return opened
+        with self._lock, operation():
+            if self.opened is None:
+                try:
+                    self.opened = self._open()
+                except (OSError, sqlite3.Error, Locked) as error:
+                    raise StoreFailure(f"{type(error).__name__}: {error}") from error
+                self.editions, self.origins = set(), {}
+            return self.opened
+
+    def _open(self) -> Opened:
+        set_up(self.directory)
+        if not self.trusted:
+            refuse_untrusted(self.directory)
+        writable = is_writable(self.directory)
+        if writable:
+            database, damage = open_database(self.directory, tag_index=self._tag_index)
+            self.tally.damaged += damage
+        else:
+            database = open_read_only(self.directory)
+            _log.info("%s can be read only", self.directory)
+        database._disk.trusted = self.trusted
+        self.generation.open(writable=writable)
+        status = os.stat(self._path)
+        return Opened(database, signature_from_environment(), (status.st_dev, status.st_ino), writable)
+
+    def look_for_removal(self) -> None:
+        """Begin a new store where the folder was removed under an open one: writes would be lost in silence."""
+        opened = self.opened
+        if opened is None:
+            return
+        self._look_again = time.monotonic() + LOOK_EVERY
+        try:
+            status = os.stat(self._path)
+            place: tuple[int, int] | None = (status.st_dev, status.st_ino)
+        except FileNotFoundError:
+            place = None
+        if place != opened.place:
+            _log.warning("%s was removed while it was open; a new cache begins there", self.directory)
+            self.close()
+
+    def to_read(self) -> Opened:
+        """Give the open folder to one who reads; whether it was removed is looked at now and then."""
+        if time.monotonic() > self._look_again:
+            self.look_for_removal()
+        return self.opened or self.open()
+
+    def sql(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Execute a statement on this thread's own connection."""
+        return self.open().database.execute(statement, values).fetchall()
+
+    def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Execute a statement that reads.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        return self.translated(lambda: self.sql(statement, values))
+
+    def translated(self, work: Callable[[], T]) -> T:
+        """Do some work on the database.
+
+        Raises:
+            StoreFailure: when the database or the disk says no.
+        """
+        with operation():
+            try:
+                self.look_for_removal()
+                return work()
+            except Locked as error:
+                reason = "the database can't be written, or another process has kept it locked for a minute"
+                raise StoreFailure(f"{reason} ({error})") from error
+            except (sqlite3.Error, OSError) as error:
+                raise StoreFailure(f"{type(error).__name__}: {error}") from error
+
+    def changed(self, work: Callable[[Database], T]) -> T:
+        """Do some work that writes.
+
+        Raises:
+            StoreFailure: when the database or the disk says no.
+        """
+
+        def write() -> T:
+            opened = self.open()
+            if not opened.is_writable:
+                raise StoreFailure(f"{self.directory} can be read, but not written")
+            return work(opened.database)
+
+        return self.translated(write)
+
+    def warn_unread(self, error: Exception) -> None:
+        """Say that the store can't be read."""
+        _log.warning("%s can't be read: %s", self.directory, error)
+        warn_caller(f"{self.directory} can't be read, so the job runs as if it were not cached: {error}")
+
+    def close(self) -> None:
+        """Close all connections, the map of the generation and the claims; the next use opens them again."""
+        with self._lock, operation():
+            opened, self.opened = self.opened, None
+            self.generation.close()
+            self.claims.close()
+        if opened is not None:
+            opened.database.close()

@@ -1,0 +1,158 @@
+"""Knows the store that keeps nothing: where caching is off, or the real store can't be opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from .._keys import PastEdition
+from .._record import Record
+from .._selection import EVERYTHING, Selection
+from .base import MISS, Entry, Hit, Miss, Tally, Totals
+from .claims import Claim, Claims, Held
+
+__all__ = ["NullStore"]
+
+
+class _NoneHeld(Held):
+    """Claims that nobody else can know of."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self.keys = frozenset(claim.key for claim in claims)
+
+    def release(self) -> None:
+        """Have nothing to release."""
+
+
+class NoClaims(Claims):
+    """The claims of a store that keeps nothing: everybody gets each key, since nobody could pass its value on."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def claim(self, key: str) -> Claim:
+        """Grant it."""
+        return Claim(key, 0)
+
+    def claim_many(self, keys: Iterable[str]) -> dict[str, Claim]:
+        """Grant all."""
+        return {key: Claim(key, 0) for key in keys}
+
+    def owner(self, key: str) -> None:
+        """Know none."""
+
+    def wait_for(self, key: str, number: int) -> bool:  # noqa: ARG002
+        """Know no claim."""
+        return False
+
+    def is_waited_for(self, claim: Claim) -> bool:  # noqa: ARG002
+        """Know nobody who waits."""
+        return False
+
+    def take_over(self, key: str, number: int) -> Claim:
+        """Grant it."""
+        return Claim(key, number)
+
+    @contextmanager
+    def holding(self, claims: Sequence[Claim]) -> Iterator[Held]:
+        """Hold all."""
+        yield _NoneHeld(claims)
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Have nothing to release."""
+
+    def close(self) -> None:
+        """Have nothing open."""
+
+
+class NoHistory:
+    """The history of a store that keeps nothing."""
+
+    def examine(self, key: str) -> None:
+        """Know nothing."""
+
+    def editions(self, function: str) -> list[PastEdition]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:  # noqa: ARG002
+        """Know none."""
+        return []
+
+
+class NullStore:
+    """The store that keeps nothing."""
+
+    def __init__(self, *, is_closed_off: bool = False) -> None:
+        self.tally = Tally()
+        self.claims: Claims = NoClaims()
+        self.is_closed_off = is_closed_off
+        """Whether it stands for a store that could not be opened."""
+
+    directory: Final = None
+    puts: Final = 0
+    history: Final = NoHistory()
+
+    def get(self, key: str, mapped: bool = False) -> Miss:  # noqa: ARG002
+        """Miss."""
+        return MISS
+
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:  # noqa: ARG002
+        """Find nothing."""
+        return {}
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:  # noqa: ARG002
+        """Find nothing."""
+        return {}
+
+    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:  # noqa: ARG002
+        """Keep nothing."""
+        return frozenset()
+
+    def publish_failure(self, claim: Claim, error: bytes) -> None:
+        """Keep nothing."""
+
+    def failure(self, key: str, number: int) -> None:
+        """Know none."""
+
+    def has(self, key: str) -> bool:  # noqa: ARG002
+        """Have nothing."""
+        return False
+
+    def forget(self, key: str) -> bool:  # noqa: ARG002
+        """Have nothing to forget."""
+        return False
+
+    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:  # noqa: ARG002
+        """Have nothing to clear."""
+        return 0
+
+    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:  # noqa: ARG002
+        """Give no record."""
+        return iter(())
+
+    def count(self) -> int:
+        """Count nothing."""
+        return 0
+
+    def size(self) -> int:
+        """Take no place."""
+        return 0
+
+    def totals(self) -> Totals:
+        """Have found nothing."""
+        return Totals(0, 0, 0.0)
+
+    def close(self) -> None:
+        """Have nothing open."""

@@ -1,0 +1,196 @@
+"""Knows how entries leave a store: asked for, expired, damaged, or evicted because there are too many.
+
+Each takes its record with it in one transaction, its file and its media after that, and leaves a note of why it went.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from .. import _media
+from .._errors import warn_caller
+from .base import StoreFailure
+from .database import Database
+from .folder import Folder
+from .opening import new_folder_for_damaged
+from .tables import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE
+from .uses import Uses
+
+__all__ = ["Removals"]
+
+REMOVED_AT_ONCE: Final = 1000
+"""How many entries one transaction removes at most, so that others can write in between."""
+
+PAGES_AT_ONCE: Final = 1000
+"""How many free pages of the database are given back in one transaction."""
+
+ASK_FROM: Final = 0.9
+"""The part of the size limit from which other processes are asked what they use."""
+
+_log = logging.getLogger(__name__)
+
+
+class Removals:
+    """Removes entries of one store."""
+
+    def __init__(self, folder: Folder, uses: Uses) -> None:
+        self._folder = folder
+        self._uses = uses
+
+    def remove(self, condition: str, values: Sequence[object], reason: str) -> int:
+        """Remove the entries that a condition is true of, with their media; how many there were.
+
+        Raises:
+            StoreFailure: when the store can't be written.
+        """
+        return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
+
+    def _remove_where(self, database: Database, condition: str, values: Sequence[object], reason: str) -> int:
+        removed = last = 0
+        statement = (
+            f"SELECT rowid, filename FROM Cache WHERE raw = 1 AND ({condition}) AND rowid > ?"
+            f" ORDER BY rowid LIMIT {REMOVED_AT_ONCE}"
+        )
+        with self._folder.generation.changing():
+            while rows := database.execute(statement, (*values, last)).fetchall():
+                last = rows[-1][0]
+                removed += self._remove(database, rows, reason)
+        self.remove_discarded(database)
+        if removed >= REMOVED_AT_ONCE:
+            self._shrink(database)
+        return removed
+
+    @staticmethod
+    def _remove(
+        database: Database, rows: Sequence[tuple[int, str | None]], reason: str, at: float | None = None
+    ) -> int:
+        """Remove entries with their records and files, and give how many there still were."""
+        these = f"({','.join(str(rowid) for rowid, _ in rows)})"
+        with database.transaction() as transaction:
+            database.execute(NOTE_GONE + these, (reason, time.time() if at is None else at))
+            removed: int = database.execute(f"DELETE FROM Cache WHERE rowid IN {these}").rowcount
+            transaction.commit()
+        for _, filename in rows:
+            if filename is not None:
+                database.disk.remove(filename)
+        return removed
+
+    @staticmethod
+    def _shrink(database: Database) -> None:
+        """Forget the oldest notes, and give back the pages of a database that has become much smaller."""
+        database.execute(TRIM_GONE)
+        while True:
+            ((free,),) = database.execute("PRAGMA freelist_count").fetchall()
+            ((pages,),) = database.execute("PRAGMA page_count").fetchall()
+            if free * 4 < pages or free < PAGES_AT_ONCE:
+                break
+            with database.transaction() as transaction:
+                database.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").fetchall()
+                transaction.commit()
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def remove_discarded(self, database: Database) -> None:
+        """Remove the media of entries that are gone; what a kill leaves is removed by the next call."""
+        for (name,) in database.execute("SELECT media FROM Discarded").fetchall():
+            _media.discard(self._folder.directory / _media.MEDIA_FOLDER / name)
+            database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
+
+    def set_aside(self, key: str, reason: str) -> None:
+        """Move the bytes of a damaged entry out of the way, and drop its row."""
+        folder = self._folder
+        folder.tally.damaged += 1
+        _log.warning("the entry %s in %s is damaged: %s", key, folder.directory, reason)
+        try:
+            for filename, value in folder.sql(
+                "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
+            ):
+                _keep_aside(folder.directory, key, filename, value)
+            self.remove("key = ?", (key,), "damaged")
+        except (sqlite3.Error, OSError, StoreFailure) as error:
+            _log.warning("the damaged entry %s can't be set aside: %s", key, error)
+        warn_caller(f"The entry {key} in {folder.directory} is damaged: {reason}. The job runs again.")
+
+    def size(self, database: Database) -> int:
+        """Give the size of all entries in bytes, in constant time."""
+        ((entries, size),) = database.execute("SELECT entries, size FROM Totals").fetchall()
+        return int(size) + int(entries) * ENTRY_OVERHEAD
+
+    def keep_within(self, size_limit: int) -> None:
+        """Remove what has expired, and then the least recently used entries beyond a size in bytes.
+
+        It happens after a commit, which is done, so a failure is only logged.
+        """
+        try:
+            self._folder.changed(lambda database: self._keep_within(database, size_limit))
+        except StoreFailure as error:
+            _log.warning("%s can't be kept within its size limit: %s", self._folder.directory, error)
+
+    def _keep_within(self, database: Database, size_limit: int) -> None:
+        self._remove_expired(database)
+        if self.size(database) <= size_limit * ASK_FROM:
+            return
+        self._uses.write_at_once(waits=True)
+        evicted = 0
+        while (excess := self.size(database) - size_limit) > 0:
+            removed = self._remove_least_used(database, excess)
+            if not removed:
+                break
+            evicted += removed
+        with self._folder.generation.changing():
+            pass  # whoever has entries in memory now says which of them it uses, before the next eviction
+        if evicted:
+            self._folder.tally.evicted += evicted
+            _log.warning(
+                "evicted %s entries of %s to stay within %s bytes",
+                evicted,
+                self._folder.directory,
+                size_limit,
+            )
+            if evicted >= REMOVED_AT_ONCE:
+                self._shrink(database)
+
+    def _remove_expired(self, database: Database) -> None:
+        removed = 0
+        while rows := database.execute(
+            "SELECT rowid, filename, expire_time FROM Cache WHERE expire_time IS NOT NULL AND expire_time <= ?"
+            f" ORDER BY expire_time LIMIT {REMOVED_AT_ONCE}",
+            (time.time(),),
+        ).fetchall():
+            at = rows[-1][2]
+            removed += self._remove(database, [(rowid, name) for rowid, name, _ in rows], "expired", at)
+        if removed:
+            self.remove_discarded(database)
+            self._folder.tally.expired += removed
+            _log.info("removed %s entries of %s that had expired", removed, self._folder.directory)
+
+    def _remove_least_used(self, database: Database, excess: int) -> int:
+        """Remove the least recently used entries that take as many bytes, or some of them; how many."""
+        oldest: list[tuple[Any, ...]] = database.execute(
+            "SELECT rowid, filename, size, media FROM Cache ORDER BY access_time, rowid LIMIT ?",
+            (REMOVED_AT_ONCE,),
+        ).fetchall()
+        sizes = itertools.accumulate(size + ENTRY_OVERHEAD for _, _, size, _ in oldest)
+        enough = 1 + sum(1 for size_so_far in sizes if size_so_far < excess)
+        chosen = [(rowid, filename) for rowid, filename, _, _ in oldest[:enough]]
+        if any(media for _, _, _, media in oldest[:enough]):  # whose paths no memory may hand out any more
+            with self._folder.generation.changing():
+                removed = self._remove(database, chosen, "evicted")
+        else:
+            removed = self._remove(database, chosen, "evicted")
+        self.remove_discarded(database)
+        return removed
+
+
+def _keep_aside(directory: Path, key: str, filename: str | None, value: object) -> None:
+    aside = new_folder_for_damaged(directory) / key
+    if filename is None:
+        aside.write_bytes(value if isinstance(value, bytes) else repr(value).encode())
+    elif (directory / filename).exists():
+        os.link(directory / filename, aside)

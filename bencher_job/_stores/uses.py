@@ -1,0 +1,167 @@
+"""Knows which entries were used: noted in memory at each hit, written to the database in bulk.
+
+    a hit -> noted -> the next commit, the end of the process, or many entries later -> access_time, Totals
+
+What a process that is killed has not written is lost: an entry seems to be used less recently, and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from .._forks import renew_after_fork
+from .base import Hit, StoreFailure, Totals
+from .database import Database, Locked
+from .folder import Folder
+
+__all__ = ["Drained", "Kept", "Uses"]
+
+LARGEST_BATCH: Final = 50_000
+"""How many entries are noted at most before they are written."""
+
+MISSES_PER_BATCH: Final = 64
+"""How many misses are noted before a commit writes them."""
+
+WRITE_EVERY: Final = 1.0
+"""Seconds between two times that a commit or a change of the generation has the uses written."""
+
+USED: Final = "UPDATE Cache SET access_time = ?, access_count = access_count + ? WHERE raw = 1 AND key = ?"
+COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, seconds = seconds + ?"
+
+
+class Kept:
+    """An entry that is kept in memory, and how often it was used since that was last written."""
+
+    __slots__ = ("expires", "hit", "is_recent", "key", "used", "uses")
+
+    def __init__(self, key: str, hit: Hit) -> None:
+        self.key = key
+        self.hit = hit
+        self.expires = hit.expires
+        self.uses = 0
+        self.used = 0.0
+        self.is_recent = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """Uses on their way into the database."""
+
+    used: dict[str, tuple[int, float]]
+    """How often each entry was used, and when for the last time."""
+    totals: Totals
+
+
+class Uses:
+    """The uses of one store's entries that are not written yet.
+
+    Attributes:
+        kept: the entries in memory that were used since the last writing. Who uses one for the first time appends it.
+        misses: how many results were computed and stored.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self.kept: list[Kept] = []
+        self._used: dict[str, tuple[int, float]] = {}
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Leave to the parent what it has noted."""
+        self._lock = threading.Lock()
+        for kept in self.kept:
+            kept.uses = 0
+        self.kept.clear()
+        self._used.clear()
+        self._hits = 0
+        self.misses = 0
+        self._seconds = 0.0
+        self._last = time.monotonic()
+
+    def note(self, hits: Collection[tuple[str, Hit]]) -> None:
+        """Note one use of each entry that was read from the disk."""
+        now = time.time()
+        used, seconds = self._used, self._seconds
+        for key, hit in hits:
+            before = used.get(key)
+            used[key] = (1, now) if before is None else (before[0] + 1, now)
+            seconds += hit.seconds
+        self._hits += len(hits)
+        self._seconds = seconds
+        if len(self._used) >= LARGEST_BATCH:
+            self.write_at_once()
+
+    def _add(self, key: str, count: int, at: float) -> None:
+        before = self._used.get(key)
+        self._used[key] = (count, at) if before is None else (count + before[0], max(at, before[1]))
+
+    def note_first(self, kept: Kept) -> None:
+        """Note that an entry in memory is used, for the first time since the last writing."""
+        self.kept.append(kept)
+        if len(self.kept) >= LARGEST_BATCH:
+            self.write_at_once()
+
+    def drain(self) -> Drained:
+        """Take what is noted."""
+        with self._lock:
+            hits, seconds = 0, 0.0
+            while self.kept:
+                kept = self.kept.pop()
+                number, kept.uses = kept.uses, 0
+                self._add(kept.key, number, kept.used)
+                hits += number
+                seconds += number * kept.hit.seconds
+            used, self._used = self._used, {}
+            totals = Totals(self._hits + hits, self.misses, self._seconds + seconds)
+            self._hits, self.misses, self._seconds, self._last = 0, 0, 0.0, time.monotonic()
+        return Drained(used, totals)
+
+    def restore(self, drained: Drained) -> None:
+        """Note again what could not be written."""
+        with self._lock:
+            for key, (number, at) in drained.used.items():
+                self._add(key, number, at)
+            self._hits += drained.totals.hits
+            self.misses += drained.totals.misses
+            self._seconds += drained.totals.seconds_saved
+
+    def due(self) -> Drained | None:
+        """Take what is noted, if it is much or was noted some time ago, so that a commit writes it as well."""
+        if self.misses < MISSES_PER_BATCH and time.monotonic() - self._last < WRITE_EVERY:
+            return None
+        return self.drain()
+
+    @staticmethod
+    def write(database: Database, drained: Drained) -> None:
+        """Write uses, inside of a transaction."""
+        if drained.used:
+            used = [(at, number, key) for key, (number, at) in drained.used.items()]
+            database._con.executemany(USED, used)
+        if any(drained.totals):
+            database.execute(COUNTED, drained.totals)
+
+    def write_now_and_then(self) -> None:
+        """Write what is noted if that is some time ago."""
+        if time.monotonic() - self._last >= WRITE_EVERY:
+            self.write_at_once()
+
+    def write_at_once(self, *, waits: bool = False) -> None:
+        """Write what is noted; where others write just now it stays noted, unless `waits`."""
+        opened = self._folder.opened
+        if opened is None or not opened.is_writable:
+            return
+        drained = self.drain()
+        if not drained.used and not any(drained.totals):
+            return
+        try:
+            with opened.database.transaction(waits=waits) as transaction:
+                self.write(opened.database, drained)
+                transaction.commit()
+        except (Locked, sqlite3.Error, StoreFailure):
+            self.restore(drained)  # no hit fails for it; it is written with the next commit

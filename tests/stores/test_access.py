@@ -1,0 +1,186 @@
+"""Stores of others, stores that can't be written, maps, and compression."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bencher_job import CacheWarning, Record, UntrustedCache
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, open_store
+from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.memory import MemoryTier
+
+AS_NOBODY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+READER = """
+    import os, sys
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    from datetime import UTC, datetime
+    from pathlib import Path
+    from bencher_job import Record, UntrustedCache
+    from bencher_job._stores import Entry, StoreFailure, dump, open_store
+    path = Path(sys.argv[1])
+    try:
+        open_store(path, size_limit=10**9)
+        print("not refused")
+    except UntrustedCache:
+        pass
+    store = open_store(path, size_limit=10**9, trusted=True)
+    print(store.get("small").load(), store.get("small").load(), len(store.get("large").load()), store.count())
+    try:
+        store.put_many([Entry(dump(1), Record(key="new", function="f", created=datetime.now(UTC)))])
+        print("stored")
+    except StoreFailure as error:
+        print("StoreFailure:", error)
+    print(store.totals().hits, store.get("small").load())
+    store.close()
+"""
+
+
+def entry(key: str, value: object, **given: object) -> Entry:
+    return replace(Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC))), **given)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MemoryTier]:
+    store = MemoryTier(DiskStore(tmp_path / "store", size_limit=10**9))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that other users can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="bencher_job-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@AS_NOBODY
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_store_that_can_be_read_only_gives_hits_and_fails_each_put(
+    public_folder: Path, is_open: bool
+) -> None:
+    store = DiskStore(public_folder / "store", size_limit=10**9)
+    store.put_many([entry("small", 1), entry("large", "x" * 100_000)])
+    if not is_open:
+        store.close()
+    for path in [store.directory, *store.directory.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(READER), store.directory],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    store.close()
+    if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr.partition("open_store")[0]:
+        pytest.skip("the other user can't read this Python")
+    assert done.stdout.splitlines() == [
+        "1 1 100000 2",
+        f"StoreFailure: {store.directory} can be read, but not written",
+        "0 1",
+    ], done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_trust_overrides_the_refusal_of_folder_and_files(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", size_limit=10**9)
+    store.put_many([entry("large", "x" * 100_000)])
+    store.close()
+    for path in [tmp_path / "store", *(tmp_path / "store").rglob("*")]:
+        os.chown(path, 12345, -1)
+    with pytest.raises(UntrustedCache, match="trusted=True"):
+        open_store(tmp_path / "store", size_limit=10**9)
+    trusting = open_store(tmp_path / "store", size_limit=10**9, trusted=True)
+    assert len(trusting.get("large").load()) == 100_000
+    assert len(trusting.get("large", mapped=True).load()) == 100_000
+    with pytest.raises(UntrustedCache):  # of those who don't trust it nobody is let in meanwhile
+        open_store(tmp_path / "store", size_limit=10**9)
+    trusting.close()
+
+
+def test_a_mapped_hit_shares_the_files_memory_and_can_not_be_written_to(store: MemoryTier) -> None:
+    store.put_many([entry("array", np.arange(100_000))])
+    for _ in range(2):
+        hit = store.get("array", mapped=True)
+        (buffer,) = hit.payload.buffers
+        assert isinstance(buffer.obj, mmap.mmap)
+        array = hit.load()
+        assert not array.flags.writeable
+        assert array.sum() == 99_999 * 50_000
+    assert store.get("array", mapped=True) is store.get("array", mapped=True)  # kept in memory
+    assert store.get_many(["array"], mapped=True)["array"] is store.get("array", mapped=True)
+
+
+def test_who_asks_without_maps_gets_none(store: MemoryTier) -> None:
+    store.put_many([entry("array", np.arange(100_000))])
+    assert not store.get("array", mapped=True).load().flags.writeable
+    for hit in (store.get("array"), store.get_many(["array"])["array"]):
+        array = hit.load()
+        assert array.flags.writeable
+        array[:] = 0
+    assert store.get("array", mapped=True).load().sum() > 0
+
+
+def test_a_map_outlives_what_is_replaced_and_is_not_given_again(store: MemoryTier) -> None:
+    store.put_many([entry("array", np.full(100_000, 1.0))])
+    old = store.get("array", mapped=True).load()
+    store.put_many([entry("array", np.full(100_000, 2.0))])
+    assert store.get("array", mapped=True).load()[0] == 2.0
+    assert (old == 1.0).all()
+    store.forget("array")
+    assert store.get("array", mapped=True) is MISS
+
+
+def test_memory_keeps_a_bounded_number_of_maps(store: MemoryTier) -> None:
+    store.put_many([entry(f"key-{number}", np.full(10_000, number)) for number in range(200)])
+    for number in range(200):
+        assert store.get(f"key-{number}", mapped=True).load()[0] == number
+    assert len(store._mapped) == 128
+
+
+@pytest.mark.parametrize("name", ["zstd", "lz4"])
+def test_a_compressed_entry_takes_less_and_is_the_same(store: MemoryTier, name: str) -> None:
+    value = np.zeros(1_000_000)
+    store.put_many([entry("plain", value), entry("small", value, compression=name)])
+    plain, small = (record.size for record in store.records())
+    assert small < plain / 10
+    for mapped in (False, True):
+        hit = store.get("small", mapped=mapped)
+        array = hit.load()
+        assert (array == value).all()
+        array[:] = 1  # expanded for this caller alone
+    assert (store.get("small", mapped=True).load() == 0).all()
+
+
+def test_a_compression_that_is_not_there_fails_the_put(store: MemoryTier) -> None:
+    with pytest.raises(StoreFailure, match="not known"):
+        store.put_many([entry("key", 1, compression="rot13")])
+    assert store.get("key") is MISS
+
+
+def test_an_entry_whose_package_is_missing_is_told_by_name_and_left(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_many([entry("key", np.zeros(100_000), compression="zstd")])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.warns(CacheWarning, match="The entry key in .* is good, but can't be read here: .*zstandard"):
+        assert store.get("key") is MISS
+    monkeypatch.undo()
+    assert isinstance(store.get("key"), Hit)

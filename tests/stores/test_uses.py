@@ -1,0 +1,184 @@
+"""What is used is kept, what is not goes first, and the figures of all processes add up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bencher_job import Record
+from bencher_job._stores import MISS, Entry, Hit, dump, open_store
+from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.memory import MemoryTier
+from bencher_job._stores.tables import ENTRY_OVERHEAD
+
+SCRIPT = """
+    import sys, time
+    from datetime import UTC, datetime
+    from pathlib import Path
+    from bencher_job import Record
+    from bencher_job._stores import Entry, dump, open_store
+    store = open_store(Path(sys.argv[1]), size_limit=10**9)
+"""
+
+
+def entry(key: str, value: object, seconds: float = 0.5, **given: object) -> Entry:
+    record = Record(key=key, function="f", seconds=seconds, created=datetime.now(UTC))
+    return replace(Entry(dump(value), record), **given)
+
+
+def run(store: MemoryTier, script: str) -> subprocess.Popen[str]:
+    program = textwrap.dedent(SCRIPT) + textwrap.dedent(script)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, store.directory],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MemoryTier]:
+    store = MemoryTier(DiskStore(tmp_path / "store", size_limit=1_000_000))
+    yield store
+    store.close()
+
+
+def test_the_least_recently_used_goes_first(store: MemoryTier) -> None:
+    for number in range(8):
+        store.put_many([entry(f"key-{number}", bytes(100_000))])
+    for key in ("key-0", "key-2"):
+        assert store.get(key) is not MISS
+    for number in range(8, 13):
+        store.put_many([entry(f"key-{number}", bytes(100_000))])
+    kept = {number for number in range(13) if store.has(f"key-{number}")}
+    assert {0, 2, 12} <= kept
+    assert not {1, 3} & kept
+    assert store.tally.evicted == 13 - len(kept)
+
+
+def test_a_small_entry_that_is_hit_in_memory_counts_as_used(store: MemoryTier) -> None:
+    store.put_many([entry("small", 1)])
+    for number in range(30):
+        assert store.get("small") is not MISS
+        store.put_many([entry(f"key-{number}", bytes(100_000))])
+    assert store.tally.evicted > 0
+    assert store.get("small").load() == 1
+
+
+def test_a_hit_of_another_process_counts_as_used(store: MemoryTier) -> None:
+    store.put_many([entry("small", 1), entry("unused", 1)])
+    script = """
+        for line in sys.stdin:
+            print(store.get("small").load(), flush=True)
+    """
+    with run(store, script) as user:
+        for number in range(30):
+            user.stdin.write("\n")
+            user.stdin.flush()
+            assert user.stdout.readline() == "1\n"
+            if number % 10 == 0:
+                time.sleep(1.1)  # uses are written once a second at most
+            store.put_many([entry(f"key-{number}", bytes(100_000))])
+        user.stdin.close()
+    assert store.tally.evicted > 0
+    assert store.has("small")
+    assert not store.has("unused")
+
+
+def test_size_counts_media_and_what_an_entry_takes_in_the_database(store: MemoryTier) -> None:
+    (store.directory / "media" / "run").mkdir(parents=True)
+    (store.directory / "media" / "run" / "film").write_bytes(bytes(200_000))
+    film = entry("film", 1)
+    store.put_many([replace(film, record=replace(film.record, media="run"))])
+    assert 200_000 + ENTRY_OVERHEAD < store.size() < 201_000
+    store.put_many([entry("film", 2)])
+    assert ENTRY_OVERHEAD < store.size() < 1_000
+    assert not (store.directory / "media" / "run").exists()
+    store.forget("film")
+    assert (store.size(), store.count()) == (0, 0)
+
+
+def test_totals_survive_the_process_and_add_up(store: MemoryTier) -> None:
+    store.put_many([entry("key", 1, seconds=2.0), entry("copy", 1, is_copy=True)])
+    script = """
+        for _ in range(1000):
+            store.get("key")
+        store.get_many(["key", "absent"])
+        store.get("absent")
+    """
+    with run(store, script) as process:
+        assert process.wait(60) == 0
+    for _ in range(10):
+        store.get("key")
+    assert store.totals() == (1011, 1, 2022.0)
+    store.close()
+    assert store.totals() == (1011, 1, 2022.0)
+
+
+def test_a_lookup_of_durations_uses_nothing(store: MemoryTier) -> None:
+    store.put_many([entry(f"key-{number}", 1, seconds=number) for number in range(600)])
+    found = store.durations([*(f"key-{number}" for number in range(600)), "absent"])
+    assert found == {f"key-{number}": number for number in range(600)}
+    assert store.totals().hits == 0
+
+
+def test_uses_wait_for_nobody(store: MemoryTier) -> None:
+    """While another process writes, a hit is a hit at once, and its use is written later."""
+    store.put_many([entry("key", 1)])
+    script = """
+        with store._store.open().transaction():
+            print("locked", flush=True)
+            sys.stdin.readline()
+    """
+    with run(store, script) as writer:
+        assert writer.stdout.readline() == "locked\n"
+        store.get("key")
+        began = time.monotonic()
+        store._store.uses.write_at_once()
+        assert time.monotonic() - began < 1
+        writer.stdin.close()
+    assert store.totals().hits == 1
+
+
+def test_a_forked_child_leaves_the_parents_uses_to_it(store: MemoryTier) -> None:
+    store.put_many([entry("key", 1)])
+    for _ in range(5):
+        store.get("key")
+    pid = os.fork()
+    if pid == 0:
+        store.get("key")
+        store.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert store.totals().hits == 6
+
+
+def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) -> None:
+    store = MemoryTier(DiskStore(tmp_path / "store", size_limit=10**9), limit=20_000)
+    store.put_many([entry(f"key-{number}", number) for number in range(100)])
+    for number in range(100):
+        store.get("key-0")
+        store.get(f"key-{number}")
+    assert store._bytes <= 20_000
+    assert len(store._kept) < 60
+    assert "key-0" in store._kept
+    store._store.close()
+
+
+def test_open_store_takes_the_largest_limit(tmp_path: Path) -> None:
+    for size_limit in (10, 1000, 100):
+        store = open_store(tmp_path / "store", size_limit=size_limit)
+    assert store._store.size_limit == 1000
+    store.close()
+    assert isinstance(store.put_many([entry("key", 1)]), frozenset)
+    assert isinstance(store.get("key"), Hit)
+    store.close()
