@@ -77,4 +77,4 @@ def _copied(store: Store, past: PastEdition, edition: Edition) -> Iterator[Entry
         known, hit = store.history.examine(old), store.get(old)
         if isinstance(hit, Miss) or not isinstance(known, Found) or known.record is None:
             continue  # damaged or removed meanwhile, which was warned of
-        yield Entry(hit.payload, replace(known.record, key=key), bound, edition)
+        yield Entry(hit.payload, replace(known.record, key=key), bound, edition, is_copy=True)

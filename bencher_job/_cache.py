@@ -5,42 +5,60 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from . import _media, _settings
-from ._errors import BencherJobError, warn_caller
-from ._executors import Engine, Executors, engine_for, executor_name, inside_worker, run_inline
-from ._exit import finish_at_exit
-from ._flights import Flight, Flights, flights_of
+from . import _settings
+from ._counts import Counts
+from ._errors import warn_caller
+from ._executors import Executors
+from ._flights import flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
-from ._landing import Landing, Returned, commit, outcome_of
+from ._landing import Keeping
 from ._record import CacheInfo, Record
+from ._runner import Runner, load, warn_unloadable
+from ._selection import Selection
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, Hit, Miss, NullStore, Store, StoreFailure, open_store
-from ._writer import Writer
+from ._stores import MISS, NullStore, Store, StoreFailure, compression_named, open_store
+from ._views.table import to_dataframe
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["FutureCache", "Prefetched"]
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Counts:
-    """What a cache did in this process."""
+def _check_size_limit(size_limit: object) -> None:
+    if not isinstance(size_limit, int):
+        raise TypeError(
+            f"size_limit={size_limit!r} is no whole number. Give a size in bytes, such as int(10e9)."
+        )
+    if size_limit <= 0:
+        raise ValueError(
+            f"size_limit={size_limit} leaves no room for entries. Give a size in bytes, such as int(10e9)."
+        )
 
-    submitted: int = 0
-    hits: int = 0
-    joined: int = 0
-    computed: int = 0
-    failed: int = 0
-    unsaved: int = 0
-    seconds_saved: float = 0.0
+
+def _seconds(ttl: float | timedelta | None) -> float | None:
+    if ttl is None:
+        return None
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise TypeError(
+            f"ttl={ttl!r} is no time. Give seconds, a timedelta, or None to keep results for good."
+        )
+    if not seconds > 0:
+        raise ValueError(
+            f"ttl={ttl!r} would keep nothing. Give more than 0 seconds, or None to keep results for good."
+        )
+    return float(seconds)
 
 
 class Prefetched(dict[str, Any]):
@@ -61,7 +79,9 @@ class FutureCache:
     Unlike a decorated function it computes every job anew unless `overwrite=False` is given. `executor` is a member of
     `Executors` or its name, any `concurrent.futures.Executor`, or a Dask `Client`. The store lies in
     `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes; `cache_samples=False` keeps nothing. An index over
-    tags, `tag_index`, makes `clear_tag` quick.
+    tags, `tag_index`, makes `clear_tag` quick. Results are computed anew after `ttl` seconds. With `mmap=True` the
+    large arrays of a hit are read-only maps of its file. `compression` is "zstd" or "lz4", of the extra `compression`.
+    `trusted=True` opens a store that another user owns or can write to: what they wrote there can run their code.
     Nothing is opened or started before the first job.
 
     Attributes:
@@ -90,52 +110,45 @@ class FutureCache:
         cache_samples: bool = True,
         *,
         cache_dir: str | os.PathLike[str] | None = None,
+        ttl: float | timedelta | None = None,
+        mmap: bool = False,
+        compression: Literal["zstd", "lz4"] | None = None,
+        trusted: bool = False,
     ) -> None:
-        if not isinstance(size_limit, int):
-            raise TypeError(
-                f"size_limit={size_limit!r} is no whole number. Give a size in bytes, such as int(10e9)."
-            )
-        if size_limit <= 0:
-            raise ValueError(
-                f"size_limit={size_limit} leaves no room for entries. Give a size in bytes, such as int(10e9)."
-            )
-        self.executor_type = executor_name(executor)
-        self._executor = executor
-        self._engine: Engine | None = None
+        _check_size_limit(size_limit)
+        compression_named(compression)  # a package that is missing is told of at once
+        self._counts = Counts()
+        self._runner = Runner(
+            executor,
+            cache_name,
+            Keeping(_seconds(ttl), compression),
+            self._counts,
+            lambda job: self.overwrite_msg(job, ", so it runs"),
+            mapped=mmap,
+        )
+        self.executor_type = self._runner.executor_type
         self.overwrite = overwrite
         self.size_limit = int(size_limit)
         self.call_count = 0
-        self._cache_name = cache_name
         self.cache_dir = cache_dir
+        self._cache_name = cache_name
         self._tag_index = tag_index
         self._cache_samples = cache_samples
-        self._counts = _Counts()
+        self._mapped = mmap
+        self._trusted = trusted
         self._store: Store | None = None
-        self._is_closed_off = False
-        self._flights = Flights()
         self._epoch = -1
-        self._writer: Writer[Returned] = Writer(self._settle_group, f"bencher_job-writer-{cache_name}")
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the locks anew, and forget the jobs that only the parent can finish."""
+        """Make the lock anew."""
         self._lock = threading.Lock()
-        self._airborne = 0
-        self._landing = threading.Lock()
-        self._landed = threading.Condition(self._landing)
-
-    def _engine_at_work(self) -> Engine:
-        """Give what runs the jobs; it is made with the first job, since some take long to import."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = engine_for(self._executor)
-            return self._engine
 
     @property
     def executor(self) -> Executor | None:
         """The executor, or None where jobs run in the calling thread."""
-        return None if self.executor_type == Executors.SERIAL else self._engine_at_work().executor
+        return None if self.executor_type == Executors.SERIAL else self._runner.engine.executor
 
     @property
     def cache(self) -> Store:
@@ -150,7 +163,6 @@ class FutureCache:
 
     def _open(self) -> None:
         store: Store = NullStore()
-        self._is_closed_off = False
         if self._cache_samples and _settings.caching_is_on():
             directory = _settings.store_directory(self._cache_name, self.cache_dir)
             if not _settings.is_overridden():
@@ -158,33 +170,38 @@ class FutureCache:
                     directory.parent
                 )  # found once: a later change of the current folder moves nothing
             try:
-                store = open_store(directory, size_limit=self.size_limit, tag_index=self._tag_index)
+                store = open_store(
+                    directory,
+                    size_limit=self.size_limit,
+                    tag_index=self._tag_index,
+                    trusted=self._trusted,
+                )
             except StoreFailure as error:
                 _log.warning("%s can't be opened: %s", directory, error)
                 warn_caller(f"{directory} can't be opened, so nothing is remembered: {error}")
-                self._is_closed_off = True
-        self._store, self._flights, self._epoch = store, flights_of(store), _settings.epoch
+                store = NullStore(is_closed_off=True)
+        self._store, self._epoch = store, _settings.epoch
 
     @property
     def worker_wrapper_call_count(self) -> int:
         """Jobs that were submitted."""
-        return self._counts.submitted
+        return self._counts.now.submitted
 
     @property
     def worker_fn_call_count(self) -> int:
         """Jobs whose function ran."""
-        return self._counts.computed
+        return self._counts.now.computed
 
     @property
     def worker_cache_call_count(self) -> int:
         """Jobs that were answered from the cache."""
-        return self._counts.hits
+        return self._counts.now.hits
 
     def prefetch(self, keys: Iterable[str]) -> Prefetched:
         """Look keys up in bulk: the values that are remembered, by key. Nothing is computed."""
         found = Prefetched()
-        for key, hit in self.cache.get_many(keys).items():
-            value = self._load(key, hit)
+        for key, hit in self.cache.get_many(keys, mapped=self._mapped).items():
+            value = load(key, hit)
             if value is not MISS:
                 found[key] = value
                 found.seconds[key] = hit.seconds
@@ -202,161 +219,34 @@ class FutureCache:
         store = self.cache
         puts = store.puts
         if self.overwrite:
-            return self._run(job, store, puts, fresh=True)
+            return self._runner.run(job, store, puts, fresh=True)
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
-            self._count_hit(seconds)
+            self._counts.hit(seconds)
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store)
-        return self._run(job, store, puts) if value is MISS else JobFuture(job, value)
+        return self._runner.run(job, store, puts) if value is MISS else JobFuture(job, value)
 
     def _remembered(self, key: str, store: Store) -> Any:
         """Give the remembered value of a key, counted as a hit, or `MISS`."""
-        hit = store.get(key)
+        hit = store.get(key, mapped=self._mapped)
         if hit is MISS:
             return MISS
-        value = self._load(key, hit)  # type: ignore[arg-type]
-        if value is not MISS:
-            self._count_hit(hit.seconds)  # type: ignore[union-attr]
-        return value
-
-    def _load(self, key: str, hit: Hit) -> Any:
         try:
-            return hit.load()
+            value = hit.load()  # type: ignore[union-attr]
         except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
-            warn_caller(
-                f"The entry {key} can't be unpickled ({type(error).__name__}: {error}), so its job runs again. "
-                f"Has a class of its value moved?"
-            )
+            warn_unloadable(key, error)
             return MISS
-
-    def _count_hit(self, seconds: float) -> None:
-        counts = self._counts
-        with self._lock:
-            counts.submitted += 1
-            counts.hits += 1
-            counts.seconds_saved += seconds
-
-    def _run(
-        self, job: Job, store: Store, puts: int, *, fresh: bool = False, here: bool = False
-    ) -> JobFuture[Any]:
-        """Join the job in flight or run it, on the engine or `here`.
-
-        `puts` tells whether the store has changed since it was asked.
-        """
-        if job.job_key in _media.running_keys():
-            raise BencherJobError(
-                f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
-            )
-        flights = self._flights
-        future: JobFuture[Any] = JobFuture.pending(job, flights.leave)
-        try:
-            flight, leads = flights.board(future)
-            if not leads:
-                with self._lock:
-                    self._counts.submitted += 1
-                    self._counts.joined += 1
-                if inside_worker() and flights.take_over(
-                    flight
-                ):  # its place in the queue may be behind this very job
-                    self._run_here(flight, store)
-                return future
-            if not fresh and store.puts != puts:
-                hit = store.get(job.job_key)
-                value = MISS if isinstance(hit, Miss) else self._load(job.job_key, hit)
-                if not isinstance(hit, Miss) and value is not MISS:
-                    self._count_hit(hit.seconds)
-                    flight.land()
-                    future.cached = True
-                    flight.resolve(value, hit.payload)
-                    return future
-            with self._lock:
-                self._counts.submitted += 1
-                self._counts.computed += 1
-            self.overwrite_msg(job, ", so it runs")
-            if here or self.executor_type == Executors.SERIAL or inside_worker():
-                self._run_here(flight, store)
-            else:
-                self._take_off(flight, store)
-        except BaseException as error:
-            flights.abandon(future, error)
-            raise
-        return future
-
-    def _run_of(self, flight: Flight, store: Store) -> Job:
-        folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
-        return flight.job.in_folder(folder)
-
-    def _run_here(self, flight: Flight, store: Store) -> None:
-        """Run a flight's job in this thread, commit and resolve."""
-        run = self._run_of(flight, store)
-        outcome = run_inline(run)
-        self._finish([Landing(flight, run, store, Executors.SERIAL, outcome)])
-        if isinstance(outcome.error, KeyboardInterrupt):
-            raise outcome.error
-
-    def _take_off(self, flight: Flight, store: Store) -> None:
-        """Give a flight's job to the engine; the writer will commit and resolve it."""
-        run = self._run_of(flight, store)
-        self._writer.start()
-        engine = self._engine_at_work()
-        engine_future = flight.engine_future = engine.submit(run)
-        with self._landing:
-            self._airborne += 1
-        finish_at_exit(self)
-        engine_future.add_done_callback(
-            lambda done: self._writer.put(Returned(flight, run, store, engine.name, done, engine.receive))
-        )
+        self._counts.hit(hit.seconds)  # type: ignore[union-attr]
+        return value
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        with self._landing:
-            self._airborne += 1
-        store = self.cache
-        self._writer.start()
-        self._writer.put(Returned(Flight(future), future.job, store, "future", done, outcome_of))
-
-    def _settle_group(self, group: Sequence[Returned]) -> None:
-        """Receive what has come back, commit it together and resolve; on the writer's thread."""
-        landings = [each.received() for each in group if not each.is_void()]
-        try:
-            self._finish(landings)
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
-            _log.exception("results can't be kept")
-            for landing in landings:
-                landing.flight.land()
-                landing.flight.fail(error)
-        finally:
-            with self._landing:
-                self._airborne -= len(group)
-                self._landed.notify_all()
-
-    def _finish(self, landings: Sequence[Landing]) -> None:
-        """Commit what succeeded, and then give everybody who waits the value or the exception."""
-        payloads, unsaved = commit(landings)
-        for landing in landings:
-            landing.flight.land()
-            if landing.outcome.error is None:
-                landing.flight.resolve(landing.outcome.value, payloads.get(landing))
-            else:
-                with self._lock:
-                    self._counts.failed += 1
-                landing.flight.fail(landing.outcome.error)
-        if self._is_closed_off:
-            with self._lock:
-                self._counts.unsaved += sum(landing.outcome.error is None for landing in landings)
-        for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
-            self._warn_unsaved(fact)
-
-    def _warn_unsaved(self, fact: str) -> None:
-        with self._lock:
-            self._counts.unsaved += 1
-        _log.warning("%s", fact)
-        warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
+        self._runner.settle(future, done, self.cache)
 
     def is_in_flight(self, key: str) -> bool:
         """Whether a job of this key is on its way in this process."""
-        return self._flights.has(key)
+        return flights_of(self.cache).has(key)
 
     def overwrite_msg(self, job: Job, suffix: str) -> None:
         """Log that a job is about to run, and whether it replaces what is remembered."""
@@ -365,8 +255,8 @@ class FutureCache:
 
     def clear_call_counts(self) -> None:
         """Set all counts to zero; nothing that is remembered changes."""
+        self._counts.clear()
         with self._lock:
-            self._counts = _Counts()
             self.call_count = 0
 
     def clear_cache(self) -> int:
@@ -382,19 +272,48 @@ class FutureCache:
         _log.info("removed %s entries from %s", removed, self.cache.directory)
         return removed
 
-    def records(self) -> Iterator[Record]:
-        """Give the record of each entry, the oldest first."""
-        return self.cache.records()
+    def records(
+        self,
+        *,
+        function: str | None = None,
+        tag: str | None = None,
+        since: datetime | timedelta | None = None,
+        until: datetime | timedelta | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> Iterator[Record]:
+        """Give the record of each entry that is chosen, the oldest first.
+
+        Args:
+            function: module and qualified name of the function.
+            tag: the tag; "" for entries that have none.
+            since: the earliest begin of the run. A `timedelta` counts back from now; a naive time is local.
+            until: the time before which the run began, likewise.
+            where: arguments by name: the value as records show it, or a predicate of it.
+        """
+        return self.cache.records(
+            Selection(function=function, tag=tag, since=since, until=until, where=where or {})
+        )
+
+    def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
+        """Give a table of the entries that are chosen as for `records`: one row an entry.
+
+        Its columns are the arguments, the fields of the result (or `result`), and what records know. A name that stands
+        in two of these goes as it is to the first, and as `result.name` or `job.name` to the others.
+
+        Raises:
+            BencherJobError: when pandas, of the extra `table`, is not installed.
+        """
+        return to_dataframe(self.records(**chosen), self.prefetch)
 
     def info(self) -> CacheInfo:
         """Give the figures of this cache."""
         store = self.cache
-        with self._lock:
-            counts = {field.name: getattr(self._counts, field.name) for field in fields(_Counts)}
         return CacheInfo(
-            **counts,
+            **self._counts.as_dict(),  # type: ignore[arg-type]
             damaged=store.tally.damaged,
             evicted=store.tally.evicted,
+            expired=store.tally.expired,
+            total=store.totals(),
             entries=store.count(),
             size=store.size(),
             size_limit=self.size_limit,
@@ -406,20 +325,12 @@ class FutureCache:
 
     def wait(self) -> None:
         """Wait until each job in flight has ended and its result is kept."""
-        with self._landing:
-            self._landed.wait_for(lambda: self._airborne == 0)
-
-    def finish(self, *, wait: bool) -> None:
-        """Commit what has come back, and what is still in flight if it is to be waited for."""
-        if wait:
-            self.wait()
-        self._writer.close()
+        self._runner.wait()
 
     def close(self) -> None:
         """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again."""
-        self.finish(wait=True)
-        if self._engine is not None:
-            self._engine.release()
+        self._runner.finish(wait=True)
+        self._runner.release()
         if self._store is not None:
             self._store.close()
 

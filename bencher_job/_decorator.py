@@ -10,7 +10,8 @@ import pickle
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from datetime import timedelta
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import wrapt
 
@@ -142,6 +143,9 @@ class CachedFunction(_CachedCalls[P, R], wrapt.FunctionWrapper):  # type: ignore
 
     __bound_function_wrapper__ = BoundCachedFunction
 
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._self_cache.value(args, kwargs)  # type: ignore[no-any-return]
+
     def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
         super().__init__(function, _call_plain)
         self._self_options = dict(options)
@@ -229,6 +233,10 @@ def cached_job(
     code: CodeScope = ...,
     depends_on: Iterable[object] = ...,
     by_content: Collection[str] = ...,
+    ttl: float | timedelta | None = ...,
+    mmap: bool = ...,
+    compression: Literal["zstd", "lz4"] | None = ...,
+    trusted: bool = ...,
 ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]: ...
 def cached_job(
     function: Callable[..., Any] | None = None,
@@ -245,6 +253,10 @@ def cached_job(
     code: CodeScope = "deep",
     depends_on: Iterable[object] = (),
     by_content: Collection[str] = (),
+    ttl: float | timedelta | None = None,
+    mmap: bool = False,
+    compression: Literal["zstd", "lz4"] | None = None,
+    trusted: bool = False,
 ) -> Any:
     """Remember what a function returned: decorate it, and call it as before.
 
@@ -268,6 +280,10 @@ def cached_job(
         depends_on: what else the result depends on, and no name in the code leads to: functions, classes and modules;
             distributions by name, which count with their version; files and folders as `pathlib.Path`, by content.
         by_content: names of parameters that hold a path, or a list of paths, whose files count instead of their names.
+        ttl: seconds, or a `timedelta`, after which a result is computed anew; by default it is kept for good.
+        mmap: give the large arrays of a hit as read-only maps of its file, which are not read until they are used.
+        compression: how large results are compressed: "zstd", "lz4", or not at all. Needs the extra `compression`.
+        trusted: use a cache that another user owns or can write to; unpickling what they wrote there runs their code.
 
     Raises:
         TypeError: when what is decorated is a class, a coroutine function or not callable.
@@ -291,6 +307,10 @@ def cached_job(
         "code": code,
         "depends_on": (depends_on,) if isinstance(depends_on, str) else tuple(depends_on),
         "by_content": (by_content,) if isinstance(by_content, str) else tuple(by_content),
+        "ttl": ttl,
+        "mmap": mmap,
+        "compression": compression,
+        "trusted": trusted,
     }
     if function is None:
         return functools.partial(_checked, options=options)

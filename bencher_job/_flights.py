@@ -14,7 +14,8 @@ from typing import Any
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
-from ._stores import Payload, Store
+from ._standby import Waiting
+from ._stores import Claim, Payload, Store
 
 __all__ = ["Flight", "Flights", "flights_of"]
 
@@ -22,12 +23,14 @@ __all__ = ["Flight", "Flights", "flights_of"]
 class Flight:
     """One run of a job, and the futures of all who asked for it; the first of them leads."""
 
-    __slots__ = ("_flights", "engine_future", "futures", "is_taken_over", "job")
+    __slots__ = ("_flights", "claim", "engine_future", "futures", "is_taken_over", "job", "waiting")
 
     def __init__(self, future: JobFuture[Any], flights: Flights | None = None) -> None:
         self._flights = flights
         self.job: Job = future.job
         self.futures = [future]
+        self.claim: Claim | None = None
+        self.waiting: Waiting | None = None
         self.engine_future: Future[Any] | None = None
         self.is_taken_over = False
 
@@ -90,10 +93,19 @@ class Flights:
             if len(flight.futures) > 1:
                 flight.futures.remove(future)
                 return True
-            if flight.engine_future is None or not flight.engine_future.cancel():
+            if flight.waiting is not None:
+                flight.waiting.is_given_up = True
+            elif flight.engine_future is None or not flight.engine_future.cancel():
                 return False
             del self._by_key[future.job.job_key]
             return True
+
+    def go_on(self, flight: Flight) -> bool:
+        """End the wait of a flight for another process; False when nobody waits for it any more."""
+        with self._lock:
+            is_given_up = flight.waiting is not None and flight.waiting.is_given_up
+            flight.waiting = None
+            return not is_given_up
 
     def take_over(self, flight: Flight) -> bool:
         """Take a job that has not begun from its engine, to run it here; whether that was possible."""
@@ -105,14 +117,15 @@ class Flights:
                 flight.is_taken_over = False
             return flight.is_taken_over
 
-    def abandon(self, future: JobFuture[Any], error: BaseException) -> None:
-        """End the flight that a future leads, if it does, because nobody will run its job any more."""
+    def abandon(self, future: JobFuture[Any], error: BaseException) -> Claim | None:
+        """End the flight that a future leads, if it does, because nobody will run its job any more; give its claim."""
         with self._lock:
             flight = self._by_key.get(future.job.job_key)
             if flight is None or flight.futures[0] is not future:
-                return
+                return None
             del self._by_key[future.job.job_key]
         flight.fail(error)
+        return flight.claim
 
 
 def _copy_of(value: object, payload: Payload | None) -> object:
@@ -130,4 +143,7 @@ _flights_by_store: weakref.WeakKeyDictionary[Store, Flights] = weakref.WeakKeyDi
 
 def flights_of(store: Store) -> Flights:
     """Give the flights that all caches on one store share."""
-    return _flights_by_store.setdefault(store, Flights())  # one step, as far as other threads can see
+    known = _flights_by_store.get(store)
+    return (
+        _flights_by_store.setdefault(store, Flights()) if known is None else known
+    )  # one step for other threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -31,7 +30,8 @@ class JobFunctionCache(FutureCache):
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
     the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
     `ignore` names parameters that don't enter the key, `version` is a value that does, `code` says how much of the
-    function's code does, `depends_on` what else does, and `by_content` names parameters whose files do.
+    function's code does, `depends_on` what else does, and `by_content` names parameters whose files do. Further options
+    are those of `FutureCache`.
     """
 
     def __init__(
@@ -43,18 +43,16 @@ class JobFunctionCache(FutureCache):
         tag_index: bool = True,
         size_limit: int = int(10e9),
         *,
-        cache_dir: str | os.PathLike[str] | None = None,
-        cache_samples: bool = True,
         tag: str = "",
         ignore: Collection[str] = (),
         version: object = None,
         code: CodeScope = "deep",
         depends_on: Iterable[object] = (),
         by_content: Collection[str] = (),
+        cache_samples: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            executor, overwrite, cache_name, tag_index, size_limit, cache_samples, cache_dir=cache_dir
-        )
+        super().__init__(executor, overwrite, cache_name, tag_index, size_limit, cache_samples, **options)
         self.function = function
         self.tag = tag
         self.keys = JobKeys(
@@ -116,8 +114,8 @@ class JobFunctionCache(FutureCache):
 
         Such a callback is called by the thread that must first be done with it to resolve any other future.
         """
-        here = self._writer.is_here()
-        future = self._run(job, store, puts, fresh=fresh, here=here)
+        here = self._runner.is_writing()
+        future = self._runner.run(job, store, puts, fresh=fresh, here=here)
         if here and not future.done():
             raise BencherJobError(
                 f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
@@ -162,6 +160,6 @@ class JobFunctionCache(FutureCache):
         """Forget this function's results of a tag, with their media; how many there were."""
         return self._clear(function=self.name, tag=tag)
 
-    def records(self) -> Iterator[Record]:
-        """Give the record of each entry of this function, the oldest first."""
-        return self.cache.records(function=self.name)
+    def records(self, **chosen: Any) -> Iterator[Record]:
+        """Give the record of each entry of this function that is chosen, the oldest first."""
+        return super().records(**{"function": self.name, **chosen})

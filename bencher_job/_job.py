@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from . import _media
@@ -66,11 +64,13 @@ class Job:
         self.job_key, self.bound, self.edition = identity
         self.tag = tag
         self.arguments = self.job_args if arguments is None else arguments
-        self.media_folder: Path | None = None
+        self.media_folder: str | None = None
 
-    def in_folder(self, folder: Path | None) -> Job:
+    def in_folder(self, folder: str | None) -> Job:
         """Copy the job for one run, whose media go into a folder."""
-        run = copy.copy(self)
+        run = Job.__new__(Job)
+        for name in Job.__slots__:
+            setattr(run, name, getattr(self, name))
         run.media_folder = folder
         return run
 

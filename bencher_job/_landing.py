@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,29 +12,47 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from . import _media
+from ._errors import BencherJobError
 from ._executors import Outcome
 from ._flights import Flight
 from ._job import Job
 from ._keys import qualified_name
+from ._origin import GitState, platform_name
 from ._record import Record
-from ._stores import Entry, Payload, Store, StoreFailure, dump
+from ._stores import Claim, Entry, NullStore, Payload, Store, StoreFailure, dump
 from ._version import VERSION
 
-__all__ = ["Landing", "Returned", "commit", "outcome_of"]
+__all__ = ["Keeping", "Landing", "Returned", "commit", "outcome_of"]
 
 
 _PYTHON: Final = sys.version.partition(" ")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How a cache keeps its results: for how many seconds, and how they are compressed."""
+
+    ttl: float | None = None
+    compression: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Landing:
-    """A run that has ended: what came of it, where it is kept, and who waits."""
+    """A run that has ended: what came of it, where and how it is kept, and who waits."""
 
     flight: Flight
     run: Job
     store: Store
+    keeping: Keeping
     executor: str
+    git_state: GitState | None
     outcome: Outcome
+
+    @property
+    def is_closed_off(self) -> bool:
+        """Whether a result could not be kept because the store could not be opened."""
+        is_closed_off = isinstance(self.store, NullStore) and self.store.is_closed_off
+        return is_closed_off and self.outcome.error is None
 
     def payload(self) -> Payload:
         """Pickle the value, unless its worker has.
@@ -47,6 +66,7 @@ class Landing:
         """Make the entry of a value's bytes."""
         run, outcome = self.run, self.outcome
         media = run.media_folder
+        origin = self.git_state
         return Entry(
             payload,
             Record(
@@ -56,15 +76,21 @@ class Landing:
                 arguments=run.arguments,
                 created=datetime.fromtimestamp(outcome.started, UTC),
                 seconds=outcome.seconds,
-                media=media.name if media is not None and media.is_dir() else None,
+                media=os.path.basename(media) if media is not None and os.path.isdir(media) else None,
                 executor=self.executor,
                 host=outcome.host,
                 pid=outcome.pid,
                 python=_PYTHON,
                 library=VERSION,
+                platform=platform_name(),
+                commit="" if origin is None else origin.commit,
+                dirty=None if origin is None else origin.is_dirty,
             ),
             run.bound,
             run.edition,
+            self.flight.claim,
+            self.keeping.compression,
+            None if self.keeping.ttl is None else outcome.started + outcome.seconds + self.keeping.ttl,
         )
 
 
@@ -75,7 +101,9 @@ class Returned:
     flight: Flight
     run: Job
     store: Store
+    keeping: Keeping
     executor: str
+    git_state: GitState | None
     done: Future[Any]
     receive: Callable[[Future[Any]], Outcome]
 
@@ -89,21 +117,22 @@ class Returned:
             outcome = self.receive(self.done)
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
             outcome = Outcome(error=error)
-        return Landing(self.flight, self.run, self.store, self.executor, outcome)
+        return Landing(
+            self.flight, self.run, self.store, self.keeping, self.executor, self.git_state, outcome
+        )
 
 
 def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:
     """Put the results of runs that succeeded into their stores, and remove the media of those that failed.
 
-    Returns the values' bytes, and a sentence for each result that could not be kept.
+    The claims of all are given back. Returns the values' bytes, and a sentence for each result that could not be kept.
     """
     entries: dict[Store, list[Entry]] = {}
     payloads: dict[Landing, Payload] = {}
     unsaved: list[str] = []
     for landing in landings:
         if landing.outcome.error is not None:
-            if landing.run.media_folder is not None:
-                _media.discard(landing.run.media_folder)
+            _fail(landing, landing.outcome.error)
         elif landing.store.directory is not None:
             try:
                 payload = payloads[landing] = landing.payload()
@@ -111,11 +140,36 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
                 unsaved.append(
                     f"The result of {landing.run!r} can't be pickled ({type(error).__name__}: {error})"
                 )
+                _give_back(landing.store, landing.flight.claim)
             else:
                 entries.setdefault(landing.store, []).append(landing.entry(payload))
     for store, group in entries.items():
         _put(store, group, unsaved)
     return payloads, unsaved
+
+
+def _fail(landing: Landing, error: BaseException) -> None:
+    """Remove the media of a run that failed, and tell those who wait for it in other processes.
+
+    Only the function's own exceptions are theirs as well. When this process was interrupted, or lost its worker, one of
+    them runs the job.
+    """
+    if landing.run.media_folder is not None:
+        _media.discard(landing.run.media_folder)
+    claim = landing.flight.claim
+    if claim is None:
+        return
+    is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
+    if is_its_own and landing.store.claims.is_waited_for(claim):
+        from ._executors.raised import dump_error  # takes long to import
+
+        landing.store.publish_failure(claim, dump_error(error, for_same_program=True))
+    _give_back(landing.store, claim)
+
+
+def _give_back(store: Store, claim: Claim | None) -> None:
+    if claim is not None:
+        store.claims.release([claim])
 
 
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
@@ -127,6 +181,7 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
                 _put(store, [entry], unsaved)
         else:
             unsaved.append(f"The result of {entries[0].record} can't be kept in {store.directory} ({error})")
+            _give_back(store, entries[0].claim)
 
 
 def outcome_of(done: Future[Any]) -> Outcome:

@@ -37,7 +37,7 @@ class RunningJob:
     """A job while its function runs: its key, where its media go, and the keys of the jobs that called it."""
 
     key: str
-    folder: Path | None
+    folder: str | None
     callers: frozenset[str] = frozenset()
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False, compare=False)
 
@@ -47,7 +47,7 @@ _running: ContextVar[RunningJob | None] = ContextVar("bencher_job_running", defa
 
 
 @contextmanager
-def running(key: str, folder: Path | None) -> Iterator[RunningJob]:
+def running(key: str, folder: str | None) -> Iterator[RunningJob]:
     """Make a job the current one of this thread or task while its function runs."""
     job = RunningJob(key, folder, running_keys())
     token = _running.set(job)
@@ -94,18 +94,18 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
             _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
         )
     else:
-        path = job.folder / folder / f"{filename}-{next(job.numbers)}{suffix}"
+        path = Path(job.folder, folder, f"{filename}-{next(job.numbers)}{suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return os.fspath(path)
 
 
-def run_folder(store: Path, key: str) -> Path:
+def run_folder(store: str | os.PathLike[str], key: str) -> str:
     """Name the folder of a new run of a job; `gen_path` makes it when the job first asks for a path.
 
     The name begins with the key and tells which process the run belongs to, so that a folder without an entry can be
     told from that of a job that still runs.
     """
-    return store / MEDIA_FOLDER / f"{key[:16]}.{_process(os.getpid())}.{next(_run_numbers)}"
+    return os.path.join(store, MEDIA_FOLDER, f"{key[:16]}.{_process(os.getpid())}.{next(_run_numbers)}")
 
 
 def may_be_running(folder: Path) -> bool:
@@ -127,7 +127,7 @@ def size_of(folder: Path) -> int:
     return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
 
 
-def discard(folder: Path) -> None:
+def discard(folder: str | os.PathLike[str]) -> None:
     """Remove a run's folder and all that is in it; that it is gone already is no error."""
     shutil.rmtree(folder, onerror=_ignore_missing)
 

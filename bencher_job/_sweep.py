@@ -167,8 +167,8 @@ class Sweep:
     def plan(self) -> Plan:
         """Say what is remembered, what would run, and how long that may take. Nothing runs."""
         keys = {job.job_key for job, _, _ in self._made()}
-        found = {} if self._cache.overwrite else self._cache.cache.get_many(keys)
-        durations = [hit.seconds for hit in found.values()]
+        found = {} if self._cache.overwrite else self._cache.cache.durations(keys)
+        durations = list(found.values())
         misses = len(keys) - len(found)
         return Plan(len(found), misses, misses * sum(durations) / len(durations) if durations else None)
 

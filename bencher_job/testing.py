@@ -24,6 +24,7 @@ from ._function_cache import JobFunctionCache
 from ._job import Job
 from ._media import gen_path
 from ._record import Record
+from ._selection import Selection
 from ._settings import override_cache_directory
 from ._stability import assert_stable_key
 from ._stores import MISS, Entry, Store, close_stores, dump
@@ -161,7 +162,7 @@ class StoreContract:
         """All that a record says survives, and records can be chosen by function and tag."""
         entry = _entry("key", 1, function="module.f", tag="nightly")
         store.put_many([entry, _entry("other", 1)])
-        (record,) = store.records(function="module.f", tag="nightly")
+        (record,) = store.records(Selection(function="module.f", tag="nightly"))
         assert (record.key, record.tag, record.seconds, record.created) == (
             "key",
             "nightly",

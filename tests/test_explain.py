@@ -140,8 +140,7 @@ def test_entries_whose_keys_were_made_in_another_way(write_module: WriteModule, 
     score.cache.close()
     with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
         database.execute("UPDATE Edition SET key_version = 0, prefix = x'00'")
-        database.execute("UPDATE Record SET edition = x'00'")
-        database.execute("UPDATE Cache SET key = 'before'")
+        database.execute("UPDATE Cache SET edition = x'00', key = 'before'")
     database.close()
     assert score.explain(1).cause is Cause.LIBRARY
 

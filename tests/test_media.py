@@ -150,7 +150,7 @@ def test_a_dry_run_removes_nothing(cache_folder: Path) -> None:
 def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan() -> None:
     from bencher_job._media import may_be_running, run_folder
 
-    folder = run_folder(Path("/store"), "f" * 64)
+    folder = Path(run_folder("/store", "f" * 64))
     assert may_be_running(folder)
     key, process, number = folder.name.split(".")
     host, pid, start = process.split("-")

@@ -10,10 +10,19 @@ from __future__ import annotations
 import concurrent.futures
 from typing import Any
 
-from .base import Executors, Outcome, inside_worker, run_inline
+from .base import Executors, Outcome, inside_worker, is_submitter, run_inline
 from .engine import Engine, SerialEngine
 
-__all__ = ["Engine", "Executors", "Outcome", "engine_for", "executor_name", "inside_worker", "run_inline"]
+__all__ = [
+    "Engine",
+    "Executors",
+    "Outcome",
+    "engine_for",
+    "executor_name",
+    "inside_worker",
+    "is_submitter",
+    "run_inline",
+]
 
 
 def executor_name(spec: Executors | str | concurrent.futures.Executor | object) -> str:

@@ -33,8 +33,10 @@ __all__ = [
     "end_at_exit",
     "flush_streams",
     "inside_worker",
+    "is_submitter",
     "leave_if_forked",
     "run_inline",
+    "this_process",
     "told",
 ]
 
@@ -127,6 +129,7 @@ def told(problem: BaseException) -> str:
 
 
 _runs_in_envelope: ContextVar[bool] = ContextVar("bencher_job_runs_in_envelope", default=False)
+_submitter: ContextVar[tuple[str, int] | None] = ContextVar("bencher_job_submitter", default=None)
 _is_worker_process = False
 
 
@@ -136,13 +139,25 @@ def inside_worker() -> bool:
 
 
 @contextmanager
-def as_worker() -> Iterator[None]:
-    """Be inside a worker in this thread or task meanwhile."""
+def as_worker(submitter: tuple[str, int] | None = None) -> Iterator[None]:
+    """Be inside a worker in this thread or task meanwhile, for the process with this host's name and this number."""
     token = _runs_in_envelope.set(True)
+    token_of_submitter = _submitter.set(submitter)
     try:
         yield
     finally:
+        _submitter.reset(token_of_submitter)
         _runs_in_envelope.reset(token)
+
+
+def this_process() -> tuple[str, int]:
+    """Give this host's name and this process's number."""
+    return os.uname().nodename, os.getpid()
+
+
+def is_submitter(host: str, pid: int) -> bool:
+    """Whether a process is the one whose job runs here, or this very one."""
+    return (host, pid) in {this_process(), _submitter.get()}
 
 
 def become_worker() -> None:

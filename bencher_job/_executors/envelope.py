@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from .._errors import BencherJobError, CodeMismatch
@@ -89,7 +88,7 @@ def execute(parcel: Parcel) -> Report:
     started, clock, seconds = time.time(), 0.0, 0.0
     try:
         call = _load(parcel)
-        with as_worker():
+        with as_worker(call.submitter):
             started, clock = time.time(), time.perf_counter()
             value = _run(call)
         seconds = time.perf_counter() - clock
@@ -125,7 +124,7 @@ def _run(call: Call) -> Any:
         return call.function(*call.args, **call.kwargs)
     job_id, job_key, tag = call.names
     job = Job(job_id, call.function, call.kwargs, job_key, tag, positional=call.args)
-    job.media_folder = None if call.media_folder is None else Path(call.media_folder)
+    job.media_folder = call.media_folder
     return run_job(job)
 
 

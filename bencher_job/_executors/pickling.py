@@ -141,11 +141,21 @@ class OutwardPickler(Pickler):
 
 
 class HomewardPickler(Pickler):
-    """Pickles what a job ended with; whatever came from the sender goes back as a reference to the sender's own."""
+    """Pickles what a job ended with; whatever came from the sender goes back as a reference to the sender's own.
+
+    Attributes:
+        is_for_same_program: whether what `__main__` defines is there, too, where the pickle goes.
+    """
+
+    is_for_same_program = False
 
     def reducer_override(self, obj: Any) -> Any:
         """Refer to what came from elsewhere, and define what was made here."""
-        token = _tokens.get(obj) if _is_definable(obj) else None
+        if not _is_definable(obj):
+            return super().reducer_override(obj)
+        token = _tokens.get(obj)
+        if token is None and self.is_for_same_program and find_by_name("__main__", obj.__qualname__) is obj:
+            token = ""
         if token is None:
             return super().reducer_override(obj)
         return _come_home, (token, obj.__module__, obj.__qualname__)

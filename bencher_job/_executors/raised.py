@@ -29,12 +29,15 @@ LONGEST_CHAIN: Final = 50
 """How many exceptions one exception's causes and contexts may be to travel as they are."""
 
 
-def dump_error(error: BaseException) -> bytes:
-    """Pickle an exception with its chain and traceback; what can't be pickled of it is described instead."""
+def dump_error(error: BaseException, *, for_same_program: bool = False) -> bytes:
+    """Pickle an exception with its chain and traceback; what can't be pickled of it is described instead.
+
+    Another run of the same program has its classes, and gets them by name.
+    """
     text = "".join(traceback.format_exception(error))
     try:
         _refuse_long_chain(error)
-        return dumps((error, text), pickler=_ErrorPickler)
+        return dumps((error, text), pickler=_SameProgramPickler if for_same_program else _ErrorPickler)
     except BaseException as problem:  # noqa: BLE001 - a chain of exceptions can defeat pickle as a whole, by its depth
         return dumps((_description_of(error, problem), text), pickler=HomewardPickler)
 
@@ -82,7 +85,7 @@ class _ErrorPickler(HomewardPickler):
         if obj is self.alone:
             return _reduce(obj)
         try:
-            pickle.loads(dumps(obj, pickler=type("_Alone", (_ErrorPickler,), {"alone": obj})))
+            pickle.loads(dumps(obj, pickler=type("_Alone", (type(self),), {"alone": obj})))
             reduced = _reduce(obj)
         except BaseException as problem:  # noqa: BLE001 - anything can be wrong with a class's own pickling
             reduced = _reduce(_description_of(obj, problem))
@@ -91,6 +94,10 @@ class _ErrorPickler(HomewardPickler):
         make, args, state, items, pairs, setter = list(reduced) + [None] * (6 - len(reduced))
         chain = (state, setter, obj.__cause__, obj.__context__, obj.__suppress_context__)
         return make, args, chain, items, pairs, _set_state
+
+
+class _SameProgramPickler(_ErrorPickler):
+    is_for_same_program = True
 
 
 def _reduce(error: BaseException) -> Any:

@@ -26,6 +26,7 @@ from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
 from .._stores.codec import Buffer, Payload, dump
 from .agreements import MetByName, agreement_of, check_arguments, check_function
+from .base import this_process
 from .function_files import function_files, read_function
 from .pickling import OutwardPickler, dumps
 
@@ -54,6 +55,8 @@ class Call:
     names: tuple[str, str, str] | None = None
     """The job's id, key and tag."""
     media_folder: str | None = None
+    submitter: tuple[str, int] | None = None
+    """Host and number of the process that has packed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,11 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     function = job.function
     if getattr(type(function), "_bencher_job_cached", False):
         function = function.__wrapped__  # type: ignore[attr-defined]
-    folder = None if job.media_folder is None else os.fspath(job.media_folder)
     names = (job.job_id, job.job_key, job.tag)
     fingerprint = None if job.edition is None else job.edition.fingerprint
     agreement = b"" if fingerprint is None else agreement_of(fingerprint)
     met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
-    body = job.positional, job.job_args, names, folder, main_name(), met
+    body = job.positional, job.job_args, names, job.media_folder, main_name(), this_process(), met
     return _pack(function, body, local, agreement)
 
 
@@ -121,7 +123,7 @@ def pack_call(
     Raises:
         Exception: whatever the pickling of the function or of an argument raises.
     """
-    return _pack(function, (args, kwargs, None, None, None, None), local)
+    return _pack(function, (args, kwargs, None, None, None, None, None), local)
 
 
 def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool, agreement: bytes = b"") -> Parcel:
@@ -144,13 +146,13 @@ def load(parcel: Parcel) -> Call:
         CodeMismatch: when this process holds other code than the one that made the job's key.
         BaseException: whatever the unpickling of the function or of an argument raises.
     """
-    args, kwargs, names, media_folder, main, met = parcel.body.load_in_place()
+    args, kwargs, names, media_folder, main, submitter, met = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
     function = _functions.function_of(parcel)
     if met:
         check_arguments(function, met)
-    return Call(function, args, kwargs, names, media_folder)
+    return Call(function, args, kwargs, names, media_folder, submitter)
 
 
 class _LoadedFunctions:

@@ -24,6 +24,9 @@ CodeScope = Literal["deep", "own", "none"]
 LONGEST_VERSION: Final = 200
 """Length in characters to which the text of a version is cut for people."""
 
+KEYS_KEPT: Final = 4096
+"""How many keys of one function are kept at most, so that a call that is repeated costs no digest."""
+
 _REPEAT: Final = struct.Struct("<cQ")
 
 
@@ -64,8 +67,8 @@ Identity = tuple[str, bytes, Edition | None]
 """A job's key, and what it was made of: the encoded arguments, and the function as it stood."""
 
 
-_State = tuple[Fingerprint, Edition, bytes, Binder, tuple[str, ...], tuple[object, ...]]
-"""What belongs to a fingerprint: the edition, its prefix, the binder with its names and defaults."""
+_State = tuple[Fingerprint, Edition, Binder, tuple[str, ...], tuple[object, ...], dict[bytes, str]]
+"""What belongs to a fingerprint: the edition, the binder with its names and defaults, and keys by encoded arguments."""
 
 
 class JobKeys:
@@ -112,7 +115,7 @@ class JobKeys:
     @property
     def binder(self) -> Binder:
         """Binds calls to the signature and the defaults that the function has now."""
-        return self._state_under(self.tracker.current())[3]
+        return self._state_under(self.tracker.current())[2]
 
     @property
     def edition(self) -> Edition:
@@ -139,12 +142,18 @@ class JobKeys:
         state = self._state
         if state is None or state[0] is not fingerprint:
             state = self._state_under(fingerprint)
-        _, edition, prefix, binder, names, defaults = state
+        _, edition, binder, names, defaults, keys = state
         values = binder.bind(*args, **kwargs)
         if self._places:
             values = self._with_contents(binder, values)
         bound = encode_arguments(names, values, defaults, methods=self._methods)
-        return join_key(bound, prefix), bound, edition
+        key = keys.get(bound)
+        if key is None:
+            key = join_key(bound, edition.prefix)
+            if len(keys) >= KEYS_KEPT:
+                keys.clear()
+            keys[bound] = key
+        return key, bound, edition
 
     def repeated(self, identity: Identity, repeat: int) -> Identity:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""
@@ -174,7 +183,7 @@ class JobKeys:
             prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
             name = qualified_name(self._function)
             edition = Edition(prefix, name, binder.names, self._version_text, fingerprint)
-            state = self._state = fingerprint, edition, prefix, binder, binder.names, binder.defaults
+            state = self._state = fingerprint, edition, binder, binder.names, binder.defaults, {}
         return state
 
 

@@ -1,0 +1,97 @@
+"""Knows what one cache has done in this process, in figures."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from ._forks import renew_after_fork
+
+__all__ = ["Counts"]
+
+MOST_HITS_KEPT: Final = 1000
+"""How many hits are counted one by one before they are added up."""
+
+
+@dataclass(slots=True)
+class _Figures:
+    submitted: int = 0
+    hits: int = 0
+    joined: int = 0
+    computed: int = 0
+    failed: int = 0
+    unsaved: int = 0
+    seconds_saved: float = 0.0
+
+
+class Counts:
+    """Counts what a cache does, in any thread."""
+
+    def __init__(self) -> None:
+        self._figures = _Figures()
+        self._seconds_of_hits: deque[float] = deque()  # to append to it takes no lock
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew."""
+        self._lock = threading.Lock()
+
+    @property
+    def now(self) -> _Figures:
+        """The figures; read them one by one, as they may change in between."""
+        with self._lock:
+            self._add_up_hits()
+        return self._figures
+
+    def hit(self, seconds: float) -> None:
+        """Count a job that was answered from the cache, and how long its function had run."""
+        hits = self._seconds_of_hits
+        hits.append(seconds)
+        if len(hits) > MOST_HITS_KEPT:
+            with self._lock:
+                self._add_up_hits()
+
+    def _add_up_hits(self) -> None:
+        hits, figures = self._seconds_of_hits, self._figures
+        for _ in range(len(hits)):
+            figures.seconds_saved += hits.popleft()
+            figures.hits += 1
+            figures.submitted += 1
+
+    def joined(self) -> None:
+        """Count a job that waits for one that is in flight."""
+        with self._lock:
+            self._figures.submitted += 1
+            self._figures.joined += 1
+
+    def computed(self) -> None:
+        """Count a job whose function is about to run."""
+        with self._lock:
+            self._figures.submitted += 1
+            self._figures.computed += 1
+
+    def failed(self, *, elsewhere: bool = False) -> None:
+        """Count a job that has failed; one that another process ran has not been counted as submitted yet."""
+        with self._lock:
+            self._figures.submitted += elsewhere
+            self._figures.failed += 1
+
+    def unsaved(self, number: int) -> None:
+        """Count results that could not be kept."""
+        with self._lock:
+            self._figures.unsaved += number
+
+    def clear(self) -> None:
+        """Set all to zero."""
+        with self._lock:
+            self._seconds_of_hits.clear()
+            self._figures = _Figures()
+
+    def as_dict(self) -> dict[str, float]:
+        """Give all figures of one moment, by name."""
+        with self._lock:
+            self._add_up_hits()
+            return asdict(self._figures)

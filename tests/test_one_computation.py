@@ -1,0 +1,227 @@
+"""However many processes ask for a key at once, its function runs once, and nobody waits for the dead (promise 4)."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import Programs, until
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()
+
+
+SLOW = """
+    @cached_job(code="none", executor=os.environ.get("EXECUTOR", "serial"))
+    def slow(x):
+        count(x)
+        tell("begun")
+        wait_for("go_on")
+        return {"x": x, "by": NAME}
+
+    print(slow(1)["by"])
+"""
+
+
+def test_programs_that_ask_at_once_share_one_run(programs: Programs) -> None:
+    owner = programs.start("owner", SLOW)
+    programs.wait_for("owner.begun")
+    others = [programs.start(f"other{number}", SLOW) for number in range(4)]
+    assert until(lambda: all(_asks(other.pid) for other in others))
+    programs.tell("go_on")
+    assert [programs.output(program) for program in (owner, *others)] == ["owner"] * 5
+    assert programs.count("1") == 1
+
+
+@pytest.mark.parametrize("executor", ["serial", "multiprocessing"])
+def test_one_of_those_who_wait_takes_over_from_the_dead(programs: Programs, executor: str) -> None:
+    owner = programs.start("owner", SLOW, EXECUTOR=executor)
+    assert until(lambda: programs.count("1") == 1)
+    others = [programs.start(f"other{number}", SLOW, EXECUTOR=executor) for number in range(3)]
+    assert until(lambda: all(_asks(other.pid) for other in others))
+    programs.kill(owner)
+    killed = time.monotonic()
+    assert until(lambda: programs.count("1") == 2)
+    assert time.monotonic() - killed < 2
+    programs.tell("go_on")
+    names = [programs.output(other) for other in others]
+    assert len(set(names)) == 1
+    assert names[0] != "owner"
+    assert programs.count("1") == 2
+
+
+def test_an_exception_reaches_those_who_wait_and_the_next_asker_runs_the_job_again(
+    programs: Programs,
+) -> None:
+    source = """
+    class Unlucky(Exception):
+        def __init__(self, number, *, by):
+            super().__init__(number)
+            self.by = by
+
+    @cached_job(code="none")
+    def slow(x):
+        count(x)
+        tell("begun")
+        wait_for("go_on")
+        raise Unlucky(x, by=NAME)
+
+    try:
+        slow(1)
+    except Unlucky as error:
+        print(error.by, error.args)
+    """
+    owner = programs.start("owner", source)
+    programs.wait_for("owner.begun")
+    others = [programs.start(f"other{number}", source) for number in range(3)]
+    assert until(lambda: all(_asks(other.pid) for other in others))
+    programs.tell("go_on")
+    assert [programs.output(program) for program in (owner, *others)] == ["owner (1,)"] * 4
+    assert programs.count("1") == 1
+    assert programs.output(programs.start("next", source)) == "next (1,)"
+    assert programs.count("1") == 2
+
+
+def test_an_owner_that_is_interrupted_leaves_the_job_to_those_who_wait(programs: Programs) -> None:
+    owner = programs.start("owner", SLOW)
+    programs.wait_for("owner.begun")
+    other = programs.start("other", SLOW)
+    assert until(lambda: _asks(other.pid))
+    owner.send_signal(signal.SIGINT)
+    programs.wait_for("other.begun")
+    programs.tell("go_on")
+    assert programs.output(other) == "other"
+    assert owner.wait(10) != 0
+
+
+def test_an_owner_that_was_stopped_for_long_does_not_replace_its_successors_entry(
+    programs: Programs,
+) -> None:
+    owner = programs.start("owner", SLOW)
+    programs.wait_for("owner.begun")
+    other = programs.start("other", SLOW)
+    assert until(lambda: _asks(other.pid))
+    owner.send_signal(signal.SIGSTOP)
+    programs.wait_for("other.begun")
+    programs.tell("go_on")
+    assert programs.output(other) == "other"
+    owner.send_signal(signal.SIGCONT)
+    assert programs.output(owner) == "owner", "the value always arrives"
+    assert programs.output(programs.start("next", SLOW)) == "other"
+    assert programs.count("1") == 2
+
+
+def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
+    source = SLOW.replace('code="none"', 'code="none", overwrite=True')
+    owner = programs.start("owner", source)
+    programs.wait_for("owner.begun")
+    other = programs.start("other", source)
+    assert until(lambda: _asks(other.pid))
+    programs.tell("go_on")
+    assert {programs.output(owner), programs.output(other)} == {"owner"}
+    assert programs.count("1") == 1
+    assert programs.output(programs.start("next", source)) == "next"
+
+
+def test_futures_wait_without_a_thread_each_and_can_be_cancelled(programs: Programs) -> None:
+    owner = programs.start("owner", SLOW)
+    programs.wait_for("owner.begun")
+    source = """
+    import threading
+    @cached_job(code="none", executor="multiprocessing")
+    def slow(x):
+        count(x)
+        return {"x": x, "by": NAME}
+
+    waiting = slow.submit(1)
+    threads = threading.active_count()
+    given_up = cached_job(code="none", executor="multiprocessing")(slow.__wrapped__).submit(1)
+    assert given_up.cancel()
+    assert waiting.running() is False and not waiting.done()
+    tell("waits")
+    print(waiting.result()["by"], waiting.cached, slow.cache.info().computed)
+    """
+    other = programs.start("other", source)
+    programs.wait_for("other.waits")
+    programs.tell("go_on")
+    assert programs.output(owner) == "owner"
+    assert programs.output(other) == "owner True 0"
+
+
+def test_sweeps_of_several_programs_share_their_jobs(programs: Programs) -> None:
+    source = """
+    @cached_job(code="none", executor="multiprocessing")
+    def job(x):
+        count("runs")
+        time.sleep(0.01)
+        return x * x
+
+    tell("ready")
+    wait_for("begin")
+    print(sum(row["result"] for row in job.sweep({"x": range(60)}).run(progress=False).results))
+    """
+    together = [programs.start(f"p{number}", source) for number in range(3)]
+    for number in range(3):
+        programs.wait_for(f"p{number}.ready")
+    programs.tell("begin")
+    assert [programs.output(program) for program in together] == [str(sum(x * x for x in range(60)))] * 3
+    assert programs.count("runs") == 60
+
+
+def test_a_job_that_calls_a_cached_function_that_is_queued_behind_it_does_not_wait_for_ever(
+    programs: Programs,
+) -> None:
+    source = """
+    @cached_job(code="none")
+    def inner(x):
+        count("inner")
+        return x + 1
+
+    @cached_job(code="none", executor="multiprocessing")
+    def outer(x):
+        return inner(x) * 2
+
+    pool = Executors.factory("multiprocessing")
+    one = type(pool)(1)
+    outer = cached_job(code="none", executor=one)(outer.__wrapped__)
+    queued = cached_job(code="none", executor=one)(inner.__wrapped__)
+    results = [outer.submit(x) for x in range(4)] + [queued.submit(x) for x in range(4)]
+    print([future.result(20) for future in results])
+    one.shutdown()
+    """
+    assert programs.output(programs.start("nested", source)) == "[2, 4, 6, 8, 1, 2, 3, 4]"
+    assert 4 <= programs.count("inner") <= 8
+
+
+def test_waiting_is_cheap(programs: Programs) -> None:
+    programs.start("owner", SLOW)
+    programs.wait_for("owner.begun")
+    others = [programs.start(f"other{number}", SLOW) for number in range(4)]
+    assert until(lambda: all(_asks(other.pid) for other in others))
+    time.sleep(2)  # pauses get longer with the wait
+    before = [_cpu_seconds(other.pid) for other in others]
+    time.sleep(2)
+    used = [after - early for after, early in zip(map(_cpu_seconds, (o.pid for o in others)), before)]
+    assert max(used) / 2 < 0.02
+
+
+def _asks(pid: int) -> bool:
+    """Whether a program has asked for the key, and so has the claims open."""
+    try:
+        return any(str(file.readlink()).endswith("/claims") for file in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
