@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import os
+import select
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,9 @@ from measuring import OURS, Figure, figures, seconds_in_new_processes, seconds_p
 
 FIRST_HITS = 2_000
 LOOKUPS = 20_000
+FEW, MANY = 1_000, 200_000
+LIMIT = "the limit"
+"""Stands in the place of a peer where a goal is a time and no ratio."""
 
 
 def large(seed: int) -> Any:
@@ -56,12 +64,25 @@ def bench_hits(folder: Path) -> Iterator[Figure]:
 
 
 def bench_arrays(folder: Path) -> Iterator[Figure]:
-    """A function that returns an array of 80 MB: a miss and its store, then a hit."""
+    """A function that returns an array of 80 MB: a miss and its store, then a hit, copied and mapped."""
+    import joblib
+
+    import bencher_job
+
     with memoizers(folder, large) as libraries:
         del libraries["functools.lru_cache"]
         for work in ("80 MB array: fill and store", "80 MB array: hit"):
             rounds = [[number] for number in range(3)]
             yield from figures(work, seconds_per_call(libraries, rounds))
+    mapping = {
+        OURS: bencher_job.cached_job(cache_dir=folder / OURS, mmap=True)(large),
+        "joblib": joblib.Memory(folder / "joblib", verbose=0).cache(large),
+        "joblib, mapped": joblib.Memory(folder / "joblib", verbose=0, mmap_mode="r").cache(large),
+    }
+    yield from figures(
+        "80 MB array: mapped hit", seconds_per_call(mapping, [[number] for number in range(3)])
+    )
+    mapping[OURS].cache.close()
 
 
 def bench_processes(folder: Path) -> Iterator[Figure]:
@@ -137,5 +158,73 @@ def _get_each(disk: Any, keys: list[str]) -> dict[str, Any]:
     return {key: disk[key] for key in keys}
 
 
+def bench_many(folder: Path) -> Iterator[Figure]:
+    """A store of 200,000 entries: a miss, its figures, and a hit of another process while half of it is cleared."""
+    import bencher_job
+
+    ours = bencher_job.cached_job(cache_dir=folder)(body)
+    store = ours.cache.cache
+    _put(store, range(FEW))
+    few = seconds_per_call({"": ours}, [range(start, start + 50) for start in range(0, 1000, 50)])[""]
+    _put(store, range(FEW, MANY))
+    many = seconds_per_call({"": ours}, [range(start, start + 50) for start in range(1000, 2000, 50)])[""]
+    yield from figures(f"miss at {MANY:,} entries", {OURS: many, f"one at {FEW:,}": few})
+    for name in ("info", "stats"):
+        figure = getattr(ours.cache, name)
+        taken = seconds_per_call({OURS: lambda _, figure=figure: figure()}, [range(1)] * 11)
+        yield from figures(f"{name}() at {MANY:,} entries", taken | {LIMIT: 0.020})
+    program = f"import memoizing; memoizing.longest_hit({str(folder)!r})"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    ) as user:
+        user.stdout.readline()
+        cleared = store.clear(tag="odd")
+        longest, _ = user.communicate("cleared\n")
+    yield from figures(
+        f"longest hit while {cleared:,} entries are cleared", {OURS: float(longest), LIMIT: 0.1}
+    )
+    ours.cache.close()
+
+
+def _put(store: Any, numbers: range) -> None:
+    """Store entries, every second one with a tag."""
+    from bencher_job import Record
+    from bencher_job._stores import Entry, dump
+
+    made = datetime.now(UTC)
+    for start in range(numbers.start, numbers.stop, 1000):
+        entries = [
+            Entry(
+                dump(body(number)),
+                Record(key=_key(number), function="f", tag="odd" if number % 2 else "", created=made),
+            )
+            for number in range(start, start + 1000)
+        ]
+        store.put_many(entries)
+
+
+def longest_hit(folder: str) -> None:
+    """Print the seconds that the longest of many hits takes, until a line comes in."""
+    import bencher_job
+
+    ours = bencher_job.cached_job(cache_dir=folder)(body)
+    print(ours(0), flush=True)
+    longest = 0.0
+    while not select.select([sys.stdin], [], [], 0.0005)[0]:
+        for number in range(50):
+            start = time.perf_counter()
+            ours(number)
+            longest = max(longest, time.perf_counter() - start)
+    print(longest)
+
+
 def _keys() -> list[str]:
-    return [f"{number:064x}" for number in range(LOOKUPS)]
+    return [_key(number) for number in range(LOOKUPS)]
+
+
+def _key(number: int) -> str:
+    return hashlib.sha256(b"%d" % number).hexdigest()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from keys import bench_keys
 from measuring import OURS, Figure, figures
-from memoizing import bench_arrays, bench_hits, bench_processes
+from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,6 +39,11 @@ GOALS: dict[tuple[str, str], float] = {
     ("80 MB array: hit", "joblib"): 1.0,
     ("first hit of each key in a new process", "diskcache"): 0.6,
     ("bulk lookup of 20,000 keys, a key", "diskcache"): 0.5,
+    ("80 MB array: mapped hit", "joblib"): 0.75,
+    (f"miss at {MANY:,} entries", f"one at {FEW:,}"): 1.5,
+    (f"info() at {MANY:,} entries", LIMIT): 1.0,
+    (f"stats() at {MANY:,} entries", LIMIT): 1.0,
+    ("longest hit while 100,000 entries are cleared", LIMIT): 1.0,
     ("import", "joblib"): 0.6,
 }
 
@@ -63,6 +68,7 @@ BENCHES = {
     "hits": bench_hits,
     "arrays": bench_arrays,
     "processes": bench_processes,
+    "many": bench_many,
     "imports": bench_imports,
 }
 

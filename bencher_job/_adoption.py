@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from ._errors import BencherJobError
+from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, Edition, PastEdition
-from ._keys.hashing import join_key
+from ._keys.hashing import WITH_CODE, join_key
 from ._stores import Entry, Found, Miss, Store
 
 __all__ = ["adopt"]
@@ -26,8 +26,15 @@ def adopt(store: Store, edition: Edition, fingerprint: str | None) -> int:
     past = _earlier(store, edition, fingerprint)
     if past is None:
         return 0
+    bindings = store.history.bindings(edition.function, past.prefix)
+    plain = [(key, bound) for key, bound in bindings if not bound.startswith(WITH_CODE)]
+    if len(plain) < len(bindings):
+        warn_caller(
+            f"{len(bindings) - len(plain)} results of {edition.function} are not adopted: their arguments bring code "
+            f"of their own, objects of your classes or functions, so their keys can't be translated."
+        )
     adopted = 0
-    entries = _copied(store, past, edition)
+    entries = _copied(store, plain, edition)
     while some := list(itertools.islice(entries, ENTRIES_AT_ONCE)):
         store.put_many(some)
         adopted += len(some)
@@ -59,7 +66,7 @@ def _listed(editions: list[PastEdition]) -> str:
 def _check_translatable(past: PastEdition, edition: Edition) -> None:
     for what, before, now in (
         ("the version", past.version or "none", edition.version or "none"),
-        ("the parameters that enter the key", ", ".join(past.parameters), ", ".join(edition.parameters)),
+        ("what enters the key of the arguments", ", ".join(past.parameters), ", ".join(edition.parameters)),
         ("the version of how keys are made", past.key_version, KEY_VERSION),
     ):
         if before != now:
@@ -69,8 +76,8 @@ def _check_translatable(past: PastEdition, edition: Edition) -> None:
             )
 
 
-def _copied(store: Store, past: PastEdition, edition: Edition) -> Iterator[Entry]:
-    for old, bound in store.history.bindings(edition.function, past.prefix):
+def _copied(store: Store, bindings: list[tuple[str, bytes]], edition: Edition) -> Iterator[Entry]:
+    for old, bound in bindings:
         key = join_key(bound, edition.prefix)
         if store.has(key):
             continue

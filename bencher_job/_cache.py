@@ -24,7 +24,7 @@ from ._record import CacheInfo, Record
 from ._runner import Runner, load, warn_unloadable
 from ._selection import Selection
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, NullStore, Store, StoreFailure, compression_named, open_store
+from ._stores import MISS, NullStore, Store, StoreFailure, compression_named, open_store, store_exists
 from ._views.table import to_dataframe
 
 if TYPE_CHECKING:
@@ -161,9 +161,18 @@ class FutureCache:
             self._open()
         return self._store  # type: ignore[return-value]
 
+    def is_there(self) -> bool:
+        """Whether the store is open or lies on the disk; also where nothing is kept, since then nothing is made."""
+        if (self._store is not None and self._epoch == _settings.epoch) or not self._keeps():
+            return True
+        return store_exists(_settings.store_directory(self._cache_name, self.cache_dir))
+
+    def _keeps(self) -> bool:
+        return self._cache_samples and _settings.caching_is_on()
+
     def _open(self) -> None:
         store: Store = NullStore()
-        if self._cache_samples and _settings.caching_is_on():
+        if self._keeps():
             directory = _settings.store_directory(self._cache_name, self.cache_dir)
             if not _settings.is_overridden():
                 self.cache_dir = (

@@ -47,8 +47,10 @@ class ArgumentChange:
     now: Any
 
     def __str__(self) -> str:
-        if self.before == self.now and type(self.before) is type(self.now):
-            return f"{self.name}: {self.now}, or what looks like it"
+        if type(self.before) is type(self.now) and repr(self.before) == repr(self.now):
+            return (
+                f"{self.name}: it looks the same, {self.now}; its value is another, or the code of its class"
+            )
         return f"{self.name}: {self.before!r} -> {self.now!r}"
 
 

@@ -19,7 +19,7 @@ from ._job import Job
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, Store
+from ._stores import MISS, NullStore, Store
 
 __all__ = ["JobFunctionCache"]
 
@@ -79,7 +79,10 @@ class JobFunctionCache(FutureCache):
             self.call_count += 1
             number = self.call_count
         positional, job_args = self.keys.binder.call(args, kwargs)
-        return Job(
+        files = self.keys.files(args, kwargs)
+        if files:  # which may have changed since the key was made
+            identity = None
+        job = Job(
             f"{self.name}-{number}",
             self.function,
             job_args,
@@ -88,6 +91,8 @@ class JobFunctionCache(FutureCache):
             arguments=self.keys.binder.arguments(args, kwargs),
             identity=identity or self.keys.identity(args, kwargs),
         )
+        job.files = files
+        return job
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
         """Submit a call as it was written."""
@@ -126,7 +131,7 @@ class JobFunctionCache(FutureCache):
         """Say whether a call is remembered, or why it would run. Nothing is computed."""
         keys = self.keys
         identity = keys.identity(args, kwargs)
-        store = self.cache
+        store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
         explanation = explain(
             store, identity, keys.edition, keys.binder.arguments(args, kwargs), keys.ignored
         )
@@ -134,7 +139,7 @@ class JobFunctionCache(FutureCache):
         if self.overwrite:
             cause = Cause.OVERWRITE
         elif store.directory is None:
-            cause = Cause.OFF
+            cause = Cause.OFF if self.is_there() else None
         elif not explanation.is_hit and self.is_in_flight(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)

@@ -32,6 +32,7 @@ class Job:
         "arguments",
         "bound",
         "edition",
+        "files",
         "function",
         "job_args",
         "job_id",
@@ -63,6 +64,8 @@ class Job:
             identity = identity_of(function, self.positional, self.job_args)
         self.job_key, self.bound, self.edition = identity
         self.tag = tag
+        self.files: tuple[tuple[object, object], ...] = ()
+        """What counts by content, with what stood for it when the key was made."""
         self.arguments = self.job_args if arguments is None else arguments
         self.media_folder: str | None = None
 

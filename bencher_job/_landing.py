@@ -17,6 +17,7 @@ from ._executors import Outcome
 from ._flights import Flight
 from ._job import Job
 from ._keys import qualified_name
+from ._keys.files import is_unchanged
 from ._origin import GitState, platform_name
 from ._record import Record
 from ._stores import Claim, Entry, NullStore, Payload, Store, StoreFailure, dump
@@ -134,6 +135,11 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         if landing.outcome.error is not None:
             _fail(landing, landing.outcome.error)
         elif landing.store.directory is not None:
+            changed = [value for value, then in landing.run.files if not is_unchanged(value, then)]
+            if changed:
+                unsaved.append(f"{landing.run!r} counts {changed[0]} by content, which has changed meanwhile")
+                _give_back(landing.store, landing.flight.claim)
+                continue
             try:
                 payload = payloads[landing] = landing.payload()
             except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class

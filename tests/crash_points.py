@@ -2,10 +2,10 @@
 
     python crash_points.py FOLDER FIRST STEP
 
-For each number n from FIRST on, in steps: a forked child does the work in a new cache and kills itself with SIGKILL just
-before its n-th file operation or SQL statement. Another child then checks the cache: it opens, no value is wrong, what
-had been told as done is there, what is missing is computed once, and a repair leaves it clean. It ends with the first n
-that the work doesn't reach, and prints how many kills there were; each fault is printed on a line of its own.
+For each number n from FIRST on, in steps: a forked child does the work in a new cache and kills itself with SIGKILL
+just before its n-th file operation or SQL statement. Another child then checks the cache: it opens, no value is wrong,
+what had been told as done is there, what is missing is computed once, and a repair leaves it clean. It ends with the
+first n that the work doesn't reach, and prints how many kills there were; each fault is printed on a line of its own.
 """
 
 from __future__ import annotations

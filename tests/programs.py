@@ -101,7 +101,7 @@ class Programs:
     def end(self) -> None:
         """End all programs with all that they have started."""
         for program in self.running:
-            for act in (lambda: os.killpg(program.pid, signal.SIGKILL), program.kill):  # noqa: B023
+            for act in (lambda: os.killpg(program.pid, signal.SIGKILL), program.kill):
                 try:
                     act()
                 except ProcessLookupError:

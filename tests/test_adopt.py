@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bencher_job import BencherJobError, cached_job, gen_path
+from bencher_job import BencherJobError, CacheWarning, cached_job, gen_path
 from tests.conftest import WriteModule
 
 SLOW = """
@@ -105,6 +105,40 @@ def test_keys_that_can_not_be_translated_are_refused(
     write_module("sums", SLOW).total(3)
     with pytest.raises(BencherJobError, match=told):
         write_module("sums", edited).total.cache.adopt()
+
+
+def test_results_of_arguments_that_bring_code_along_are_left_out_with_a_warning(
+    write_module: WriteModule,
+) -> None:
+    code = """
+        from bencher_job import cached_job
+        SCALE = 1
+        class Model:
+            @cached_job
+            def fit(self, x):
+                return x * SCALE
+    """
+    write_module("fits", code).Model().fit(2)
+    model = write_module("fits", code.replace("SCALE = 1", "SCALE = 1.0")).Model
+    with pytest.warns(CacheWarning, match=r"1 results of fits\.Model\.fit are not adopted"):
+        assert model.fit.cache.adopt() == 0
+
+
+@pytest.mark.parametrize("change", [{"code": "own"}, {"by_content": ("path",)}])
+def test_another_way_to_make_keys_is_refused(tmp_path: Path, change: dict) -> None:
+    path = tmp_path / "data"
+    path.write_text("1")
+
+    def make(number: int, **options: object):
+        @cached_job(**options)
+        def rows(path: Path) -> int:
+            return number * 0
+
+        return rows
+
+    make(1)(path)
+    with pytest.raises(BencherJobError, match="what enters the key of the arguments was"):
+        make(2, **change).cache.adopt()
 
 
 def test_repeats_of_a_sweep_are_adopted(write_module: WriteModule) -> None:

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job import CachedFunction, JobFunctionCache, UnkeyableArgument, cached_job, register_hasher
+from bencher_job import (
+    CachedFunction,
+    CacheWarning,
+    JobFunctionCache,
+    UnkeyableArgument,
+    cached_job,
+    register_hasher,
+)
 from bencher_job.testing import CallCounter
 from tests.environment import unmeasured
 
@@ -468,3 +475,22 @@ def test_by_content_refuses_what_is_no_file(tmp_path: Path) -> None:
         cached_job(by_content=("paht",))(length.__wrapped__)
     with pytest.raises(ValueError, match="by_content='path'"):
         cached_job(by_content=("path",), ignore=("path",))(length.__wrapped__)
+
+
+@pytest.mark.parametrize("executor", ["serial", "multiprocessing"])
+def test_a_file_that_changes_while_the_job_runs_is_not_taken_for_the_old_one(
+    tmp_path: Path, executor: str
+) -> None:
+    path = tmp_path / "data"
+    path.write_text("old")
+
+    @cached_job(by_content="path", executor=executor)
+    def read(path: Path) -> str:
+        path.write_text("new")
+        return path.read_text()
+
+    with pytest.warns(CacheWarning, match="by content, which has changed meanwhile"):
+        assert read(path) == "new"
+    path.write_text("old")
+    assert not read.is_cached(path)
+    read.cache.close()

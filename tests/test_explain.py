@@ -78,7 +78,43 @@ def test_an_argument_that_only_looks_the_same_is_named() -> None:
     total(np.zeros(1000))
     explanation = total.explain(np.ones(1000))
     assert [change.name for change in explanation.arguments_changed] == ["values"]
-    assert "<ndarray 1000 float64>, or what looks like it" in str(explanation)
+    assert "it looks the same, <ndarray 1000 float64>" in str(explanation)
+
+
+def test_zeros_of_two_signs_differ_and_two_nans_do_not() -> None:
+    @cached_job
+    def f(x: float, y: int) -> float:
+        return x
+
+    f(0.0, 1)
+    assert [str(change) for change in f.explain(-0.0, 1).arguments_changed] == ["x: 0.0 -> -0.0"]
+    f(float("nan"), 1)
+    assert [change.name for change in f.explain(float("nan"), 2).arguments_changed] == ["y"]
+
+
+def test_where_an_object_lies_is_no_difference(write_module: WriteModule) -> None:
+    code = """
+        from bencher_job import cached_job
+        class Config:
+            rate = 1
+        @cached_job
+        def run(config, k):
+            return k
+    """
+    module = write_module("configs", code)
+    module.run(module.Config(), 1)
+    assert [change.name for change in module.run.explain(module.Config(), 2).arguments_changed] == ["k"]
+    module = write_module("configs", code.replace("rate = 1", "rate = 2"))
+    assert "or the code of its class" in str(module.run.explain(module.Config(), 1))
+
+
+def test_a_question_makes_no_folder(cache_folder: Path) -> None:
+    @cached_job
+    def f(x: int) -> int:
+        return x
+
+    assert f.explain(1).cause is Cause.FIRST_CALL
+    assert not (cache_folder / "fcache").exists()
 
 
 def test_a_helper_that_was_edited_is_named_with_a_diff(write_module: WriteModule) -> None:

@@ -217,9 +217,7 @@ def test_sql_and_python_choose_the_same(selection: Selection, records: list[Reco
         row = (number, each.tag or None, each.function, each.created.timestamp())
         database.execute("INSERT INTO Cache VALUES (?, ?, ?, ?)", row)
     condition, values = selection.condition()
-    rows = database.execute(
-        f"SELECT number FROM Cache WHERE {condition} ORDER BY 1", values
-    ).fetchall()
+    rows = database.execute(f"SELECT number FROM Cache WHERE {condition} ORDER BY 1", values).fetchall()
     database.close()
     expected = [number for number, each in enumerate(records) if selection.matches(each)]
     assert [number for (number,) in rows] == expected

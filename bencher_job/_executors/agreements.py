@@ -35,16 +35,23 @@ class _Agreements:
     def renew(self) -> None:
         self._lock = threading.Lock()
 
-    def __call__(self, fingerprint: Fingerprint) -> bytes:
+    def __call__(self, fingerprint: Fingerprint, function: object) -> bytes:
         by_value = modules_by_value()
         with self._lock:
             known = self._made.get((id(fingerprint), by_value))
             if known is None:
-                made = pickle.dumps(agreement_on(fingerprint, by_value))
+                is_named = _is_found_by_name(function)
+                made = pickle.dumps(agreement_on(fingerprint, by_value, None if is_named else function))
                 known = self._made[id(fingerprint), by_value] = fingerprint, made
                 if len(self._made) > KEPT_AGREEMENTS:
                     self._made.popitem(last=False)
             return known[1]
+
+
+def _is_found_by_name(function: Any) -> bool:
+    """Whether pickle sends a function by its name; one that its module holds cached goes by value."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return name is not None and find_by_name(module, name) is function
 
 
 agreement_of: Final = _Agreements()

@@ -109,7 +109,7 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         function = function.__wrapped__  # type: ignore[attr-defined]
     names = (job.job_id, job.job_key, job.tag)
     fingerprint = None if job.edition is None else job.edition.fingerprint
-    agreement = b"" if fingerprint is None else agreement_of(fingerprint)
+    agreement = b"" if fingerprint is None else agreement_of(fingerprint, function)
     met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
     body = job.positional, job.job_args, names, job.media_folder, main_name(), this_process(), met
     return _pack(function, body, local, agreement)

@@ -2,8 +2,10 @@
 
     Fingerprint -> Agreement ~~> worker: differences() -> names of the parts that are others there
 
-Code that travels by value is the submitter's own. What the worker imports by name may be newer, or a global may have
-been set at run time: each such part is surveyed there again, and digested as here.
+Code that travels by value is the submitter's own, and brings the globals that it reads from its own module along. What
+the worker imports by name may be newer, or a global may have been set at run time: each such part is surveyed there
+again, and digested as here. Data and classes count as the worker found them when it first looked: what jobs do to them
+there is the jobs' own doing, as a model that is loaded at the first call.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import importlib
 import operator
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -27,6 +30,9 @@ from .reach import Survey
 
 __all__ = ["Agreement", "agreement_on"]
 
+_first_seen: Final[dict[str, tuple[bytes, ...]]] = {}
+"""The digests of data and classes when this process first looked at them, by name."""
+
 _MAIN: Final = frozenset({"__main__", "__mp_main__"})
 
 Reference = tuple[Scope, str, str]
@@ -40,7 +46,7 @@ class Agreement:
     Attributes:
         references: what the worker imports by name.
         digests: the digests of these and of all that they reach, by name.
-        state: names whose values the code itself changes, so that they differ once a job has run.
+        data: names of the values and the classes among these.
         contents: digests of files and folders.
         requirements: versions of distributions.
         facts: what is known of the code that travels by value.
@@ -48,7 +54,7 @@ class Agreement:
 
     references: tuple[Reference, ...]
     digests: Mapping[str, tuple[bytes, ...]]
-    state: frozenset[str]
+    data: frozenset[str]
     contents: Mapping[str, bytes]
     requirements: Mapping[str, str]
     facts: tuple[tuple[Place, Facts], ...]
@@ -57,39 +63,46 @@ class Agreement:
         """Name what is not as the submitter holds it, in this process."""
         accept_facts(self.facts)
         found = self._found()
-        differing = {
-            name
-            for name, digests in self.digests.items()
-            if found.get(name) != digests and name not in self.state
-        }
+        for name in self.data & found.keys():
+            found[name] = _first_seen.setdefault(name, found[name])
+        differing = {name for name, digests in self.digests.items() if found.get(name) != digests}
         differing |= {path for path, content in self.contents.items() if _content(path) != content}
         differing |= {name for name, version in self.requirements.items() if _version(name) != version}
         return tuple(sorted(differing))
 
     def _found(self) -> dict[str, tuple[bytes, ...]]:
-        found: dict[str, tuple[bytes, ...]] = {}
-        for scope in {scope for scope, _, _ in self.references}:
-            survey = Survey(scope)
-            roots = [
-                _survey(survey, module, name) for wanted, module, name in self.references if wanted == scope
-            ]
-            found |= _by_name(digest_graph(tuple(roots), survey.parts)[1], survey.parts)
+        _import_all(module for _, module, _ in self.references)
+        loaded = -1
+        while loaded != len(sys.modules):  # a survey that imports may add to a registry that it has passed
+            loaded = len(sys.modules)
+            found: dict[str, tuple[bytes, ...]] = {}
+            for scope in {scope for scope, _, _ in self.references}:
+                survey = Survey(scope)
+                roots = tuple(
+                    _survey(survey, module, name)
+                    for wanted, module, name in self.references
+                    if wanted == scope
+                )
+                found |= _by_name(digest_graph(roots, survey.parts)[1], survey.parts)
         return found
 
 
-def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = ()) -> Agreement:
-    """Make the agreement on what a fingerprint was made of; `by_value` names modules that travel by value."""
+def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = (), root: object = None) -> Agreement:
+    """Make the agreement on what a fingerprint was made of.
+
+    `by_value` names modules that travel by value, and so does the function `root`, which its module holds cached.
+    """
     references: list[Reference] = []
     digests: dict[str, tuple[bytes, ...]] = {}
-    state: set[str] = set()
+    data: set[str] = set()
     contents: dict[str, bytes] = {}
     facts: list[tuple[Place, Facts]] = []
     for scope, parts in fingerprint.surveyed:
-        named = _named(parts, frozenset(by_value))
+        named = _named(parts, frozenset(by_value), root)
         imported = _reached(named)
         references += [(scope, *name) for name in named.values()]
         digests |= _by_name(digest_graph(tuple(imported), parts)[1], imported)
-        state.update(_state(imported))
+        data.update(part.name for part in imported if _may_be_changed_by_jobs(part))
         for part in parts:
             if isinstance(part.origin, Path) and isinstance(part.content, bytes):
                 contents[str(part.origin)] = part.content
@@ -98,21 +111,20 @@ def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = ()) -> Ag
     return Agreement(
         tuple(sorted(set(references))),
         digests,
-        frozenset(state),
+        frozenset(data),
         contents,
         dict(fingerprint.requirements),
         tuple(facts),
     )
 
 
-def _named(parts: Sequence[Part], by_value: frozenset[str]) -> dict[Part, tuple[str, str]]:
-    """Find the parts that a worker imports, with module and name.
-
-    A function that travels by value brings the globals that it reads from its own module along.
-    """
+def _named(parts: Sequence[Part], by_value: frozenset[str], root: object) -> dict[Part, tuple[str, str]]:
+    """Find the parts that a worker imports, with module and name."""
     followed = [part for part in parts if part.content != ()]
     code = [part for part in followed if isinstance(part.origin, FunctionType | type | ModuleType)]
-    named = {part: name for part in code if (name := _name(part, by_value)) is not None}
+    named = {
+        part: name for part in code if part.origin is not root and (name := _name(part, by_value)) is not None
+    }
     carried = by_value | {part.origin.__module__ for part in code if part not in named}
     for part in followed:
         if _is_value(part) and (name := _name(part, carried)) is not None:
@@ -139,6 +151,10 @@ def _name(part: Part, by_value: frozenset[str]) -> tuple[str, str] | None:
     return (module, name) if _plain(found) is origin else None
 
 
+def _may_be_changed_by_jobs(part: Part) -> bool:
+    return (_is_value(part) or isinstance(part.origin, type)) and "<locals>" not in part.name
+
+
 def _is_value(part: Part) -> bool:
     return isinstance(part.content, tuple) and part.content[:1] == ("value",)
 
@@ -148,6 +164,12 @@ def _plain(found: Any) -> Any:
     while getattr(type(found), "_bencher_job_cached", False):
         found = found.__wrapped__
     return found
+
+
+def _import_all(modules: Iterable[str]) -> None:
+    for module in dict.fromkeys(modules):
+        with suppress(ImportError):  # then what it holds will be missing
+            importlib.import_module(module)
 
 
 def _survey(survey: Survey, module: str, name: str) -> Edge:
@@ -187,15 +209,6 @@ def _by_name(own: Mapping[Part, bytes], parts: Iterable[Part]) -> dict[str, tupl
     for part in parts:
         named.setdefault(part.name, []).append(own[part])
     return {name: tuple(sorted(digests)) for name, digests in named.items()}
-
-
-def _state(parts: Iterable[Part]) -> Iterator[str]:
-    """Name the globals that functions change: a model that is loaded at the first call, a table of known results."""
-    for part in parts:
-        if part.facts is not None and isinstance(part.origin, FunctionType):
-            module = module_name(part.origin.__globals__.get("__name__") or "")
-            for name in part.facts.reads.rebound | part.facts.changed:
-                yield f"{module}.{name}"
 
 
 def _content(path: str) -> bytes | None:

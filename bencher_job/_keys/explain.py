@@ -109,4 +109,4 @@ def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: 
 
 
 def _are_same(before: object, now: object) -> bool:
-    return type(before) is type(now) and before == now
+    return type(before) is type(now) and repr(before) == repr(now)  # of floats it tells NaN and the sign of zero

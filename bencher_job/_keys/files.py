@@ -21,7 +21,7 @@ from blake3 import blake3
 from .._forks import renew_after_fork
 from .names import qualified_name
 
-__all__ = ["by_content", "content_digest"]
+__all__ = ["by_content", "content_digest", "is_unchanged"]
 
 _SAME_TICK: Final = 2_100_000_000
 """Nanoseconds within which a file can change twice and keep its times: FAT's clock ticks every two seconds."""
@@ -78,6 +78,14 @@ def by_content(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(map(_one_by_content, value))
     return _one_by_content(value)
+
+
+def is_unchanged(value: object, content: object) -> bool:
+    """Whether what counts by content still has a content that `by_content` gave."""
+    try:
+        return by_content(value) == content
+    except OSError:
+        return False
 
 
 def _one_by_content(value: object) -> tuple[str, bytes] | None:

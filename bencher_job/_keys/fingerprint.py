@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from operator import is_
+from pathlib import Path
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, Final, Literal
 
@@ -57,6 +58,16 @@ class Fingerprint:
     sources: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
     surveyed: tuple[tuple[Scope, tuple[Part, ...]], ...] = field(default=(), compare=False, repr=False)
     requirements: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
+
+    @property
+    def files(self) -> tuple[tuple[Path, bytes], ...]:
+        """The files and folders that the function is said to depend on, with the digests of their contents."""
+        parts = [part for _, reached in self.surveyed[1:] for part in reached]
+        return tuple(
+            (part.origin, part.content)
+            for part in parts
+            if isinstance(part.origin, Path) and isinstance(part.content, bytes)
+        )
 
     @property
     def scope(self) -> Scope:

@@ -32,6 +32,7 @@ from .treatments import Treatment, register_hasher, treatment_for
 
 __all__ = [
     "KEY_VERSION",
+    "WITH_CODE",
     "Encoder",
     "digest",
     "encode_arguments",
@@ -61,6 +62,9 @@ _SHORT: Final = _PLAIN - {bytes}
 _SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
 _LONGEST_ARGUMENTS: Final = 256
 """Size in bytes up to which encoded arguments stand as they are: so small that they are kept with each entry."""
+
+WITH_CODE: Final = b"&"
+"""What encoded arguments begin with that bring code along: objects of the user's own classes, functions."""
 
 _COUNT: Final = struct.Struct("<I")
 _NOTHING: Final = object()
@@ -93,7 +97,7 @@ def encode_arguments(
     *,
     methods: bool = True,
 ) -> bytes:
-    """Encode the values of a call's parameters, in 256 bytes at most.
+    """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
 
     With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
@@ -102,9 +106,14 @@ def encode_arguments(
         UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
     """
     encoding = _plain_sequence(values)
+    mark = b"#"
     if encoding is None:
-        encoding = Encoder(methods=methods).arguments(names, values, defaults)
-    return encoding if len(encoding) <= _LONGEST_ARGUMENTS else b"#" + _hash(encoding)
+        encoder = Encoder(methods=methods)
+        encoding = encoder.arguments(names, values, defaults)
+        mark = WITH_CODE if encoder.has_met_code else mark
+    if mark == WITH_CODE or len(encoding) > _LONGEST_ARGUMENTS:
+        return mark + _hash(encoding)
+    return encoding
 
 
 def join_key(arguments: bytes, prefix: bytes) -> str:
@@ -119,12 +128,13 @@ class Encoder:
     the code of a class that the user wrote counts with its objects, since a function may call their methods.
     """
 
-    __slots__ = ("_code_hasher", "_methods", "graph")
+    __slots__ = ("_code_hasher", "_methods", "graph", "has_met_code")
 
     def __init__(self, code: CodeHasher | None = None, *, methods: bool = True) -> None:
         self._code_hasher = code
         self._methods = methods
         self.graph = Graph()
+        self.has_met_code = False
 
     def digest(self, value: object, path: str = "value") -> bytes:
         """Make the 32-byte digest of a value; `path` is what it goes by in an error."""
@@ -177,6 +187,7 @@ class Encoder:
 
     def code(self, obj: Any) -> bytes:
         """Encode a function or a class by its code."""
+        self.has_met_code = True
         hasher = self._code_hasher or (_code_hashers[-1] if _code_hashers else None)
         if hasher is None:
             raise refuse(type(obj), "nothing here tells its code")

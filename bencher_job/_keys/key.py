@@ -37,7 +37,8 @@ class Edition:
     Attributes:
         prefix: 32 bytes that are the same in all processes as long as nothing of this changes.
         function: module and qualified name.
-        parameters: the names of the parameters that enter the key.
+        parameters: what enters the key of the arguments: the names of the parameters, marked where they count by
+            content, and the scope of the code where it is less than everything.
         version: the user's version as text, empty where there is none.
         fingerprint: what its code did.
     """
@@ -99,6 +100,7 @@ class JobKeys:
                 f"version={version!r} can't be part of a key: {error.reason}. Give a number or a text."
             ) from error
         self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
+        self._code = code
         self._methods = code == "deep"
         self._places = self._places_by_content(Binder(function, self.ignored))
         self._state: _State | None = None
@@ -163,6 +165,24 @@ class JobKeys:
         bound += _REPEAT.pack(b"*", repeat)
         return join_key(bound, edition.prefix), bound, edition
 
+    def _entering(self, binder: Binder) -> tuple[str, ...]:
+        names = (f"{name} (by content)" if name in self._by_content else name for name in binder.names)
+        return (*names, *(() if self._code == "deep" else (f"code={self._code}",)))
+
+    def files(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[object, object], ...]:
+        """Give what counts by content for one call, with what stands for it now.
+
+        Raises:
+            UnkeyableArgument: when it is no file.
+        """
+        _, edition, binder, *_ = self._state_under(self.tracker.current())
+        if not self._places and not edition.fingerprint.files:
+            return ()
+        values = binder.bind(*args, **kwargs)
+        contents = self._with_contents(binder, values)
+        arguments = [(values[place], contents[place]) for place in self._places]
+        return (*arguments, *((path, ("content", content)) for path, content in edition.fingerprint.files))
+
     def _with_contents(self, binder: Binder, values: tuple[object, ...]) -> tuple[object, ...]:
         contents = list(values)
         for place in self._places:
@@ -182,7 +202,7 @@ class JobKeys:
             self._places = self._places_by_content(binder)
             prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
             name = qualified_name(self._function)
-            edition = Edition(prefix, name, binder.names, self._version_text, fingerprint)
+            edition = Edition(prefix, name, self._entering(binder), self._version_text, fingerprint)
             state = self._state = fingerprint, edition, binder, binder.names, binder.defaults, {}
         return state
 

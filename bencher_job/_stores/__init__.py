@@ -16,6 +16,7 @@ from .base import MISS, Entry, Found, Gone, Hit, Miss, Store, StoreFailure, Tall
 from .claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 from .codec import Payload, dump
 from .compression import compression_named
+from .database import DATABASE_NAME
 from .disk import DiskStore
 from .memory import MemoryTier
 from .null import NullStore
@@ -44,6 +45,7 @@ __all__ = [
     "compression_named",
     "dump",
     "open_store",
+    "store_exists",
 ]
 
 
@@ -93,6 +95,11 @@ def open_store(directory: Path, *, size_limit: int, tag_index: bool = True, trus
         StoreFailure: when it can't be opened.
     """
     return _open_stores.open(directory, size_limit, tag_index, trusted)
+
+
+def store_exists(directory: Path) -> bool:
+    """Whether there is a store in a folder."""
+    return (directory / DATABASE_NAME).exists()
 
 
 def close_stores(under: Path) -> None:

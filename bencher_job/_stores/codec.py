@@ -18,9 +18,8 @@ import pickle
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from .arrival import Arrival
 from .compression import Compression, expand, shrink
@@ -59,8 +58,7 @@ _PARTS: Final = struct.Struct("<BIQQ")
 Buffer = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """A pickled value: the pickle stream, and the buffers that stand outside it."""
 
     stream: Buffer
@@ -227,17 +225,14 @@ def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED
 def _plain_payload(entry: bytes, name: bytes, signature: Signature) -> Payload | None:
     """Give the payload of a good entry of one part that is not compressed, as most are; None of any other."""
     at = _HEADER.size + len(name)
-    if not (
-        entry.startswith(_START.pack(_MAGIC, CODEC_VERSION, signature.kind, len(name)))
-        and entry.startswith(name, _HEADER.size)
-        and len(entry) >= at + _PARTS.size
-    ):
+    start = _START.pack(_MAGIC, CODEC_VERSION, signature.kind, len(name))
+    if entry[: _START.size] != start or entry[_HEADER.size : at] != name or len(entry) < at + _PARTS.size:
         return None
     number, count, stored, _ = _PARTS.unpack_from(entry, at)
     at += _PARTS.size
     if number or count or at + stored != len(entry):
         return None
-    made = signature.hasher(entry[: _START.size] + entry[_HEADER.size :]).digest()
+    made = signature.digest(start + entry[_HEADER.size :])
     return Payload(entry[at:]) if compare_digest(made, entry[_START.size : _HEADER.size]) else None
 
 

@@ -36,6 +36,9 @@ IN_ROW_BELOW: Final = 1 << 15
 PATIENCE: Final = 60
 """Seconds for which a statement waits for other processes."""
 
+LONGEST_TURN: Final = 5.0
+"""Seconds for which a thread waits for another one's turn to end."""
+
 LARGEST_LOG: Final = 1 << 22
 """Bytes by which SQLite's log grows before it is moved into the database."""
 
@@ -168,15 +171,16 @@ class _ThreadEnd:
 class Transaction:
     """Changes on one thread's connection that are undone at the end of the context unless `commit` is called.
 
-    The threads of a process take turns, so that none of them sleeps while the database is free again.
+    The threads of a process take turns, so that none of them sleeps while the database is free again. That is a
+    courtesy: what excludes others is the database's own lock, so a turn that never ends stops nobody for long.
     """
 
-    __slots__ = ("_database", "_execute", "_is_open", "_waits")
+    __slots__ = ("_database", "_execute", "_has_turn", "_is_open", "_waits")
 
     def __init__(self, database: Database, *, waits: bool) -> None:
         self._database = database
         self._waits = waits
-        self._is_open = False
+        self._is_open = self._has_turn = False
 
     def __enter__(self) -> Self:
         """Begin.
@@ -186,18 +190,17 @@ class Transaction:
         """
         connection = self._database._con
         self._execute = connection.execute
-        if not self._database.turn.acquire(blocking=self._waits):
-            raise Locked
+        self._has_turn = self._database.turn.acquire(timeout=LONGEST_TURN if self._waits else 0)
         try:
             if self._waits:
                 self._execute("BEGIN IMMEDIATE")
             else:
                 self._begin_at_once()
         except sqlite3.OperationalError as error:
-            self._database.turn.release()
+            self._end_turn()
             raise Locked(str(error)) from error
         except BaseException:
-            self._database.turn.release()
+            self._end_turn()
             raise
         self._is_open = True
         return self
@@ -222,6 +225,11 @@ class Transaction:
             if self._database._con.in_transaction:
                 raise
         finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
             self._database.turn.release()
 
 

@@ -44,6 +44,10 @@ class Signature:
             return blake3(start, max_threads=threads)
         return blake3(start, key=self._key, max_threads=threads)
 
+    def digest(self, whole: bytes) -> bytes:
+        """Make the digest of a few bytes at once, the same as that of their pieces."""
+        return (blake3(whole) if self._key is None else blake3(whole, key=self._key)).digest()
+
     def __repr__(self) -> str:
         return f"<Signature {'without a' if self._key is None else 'with a'} secret>"
 

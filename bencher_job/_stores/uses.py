@@ -18,6 +18,7 @@ from .._forks import renew_after_fork
 from .base import Hit, StoreFailure, Totals
 from .database import Database, Locked
 from .folder import Folder
+from .gate import operation
 
 __all__ = ["Drained", "Kept", "Uses"]
 
@@ -27,8 +28,11 @@ LARGEST_BATCH: Final = 50_000
 MISSES_PER_BATCH: Final = 64
 """How many misses are noted before a commit writes them."""
 
-WRITE_EVERY: Final = 1.0
-"""Seconds between two times that a commit or a change of the generation has the uses written."""
+WITH_COMMITS: Final = 1.0
+"""Seconds after which a commit writes the uses as well."""
+
+WHEN_ASKED: Final = 0.05
+"""Seconds between two times that uses are written because the generation has changed."""
 
 USED: Final = "UPDATE Cache SET access_time = ?, access_count = access_count + ? WHERE raw = 1 AND key = ?"
 COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, seconds = seconds + ?"
@@ -133,7 +137,7 @@ class Uses:
 
     def due(self) -> Drained | None:
         """Take what is noted, if it is much or was noted some time ago, so that a commit writes it as well."""
-        if self.misses < MISSES_PER_BATCH and time.monotonic() - self._last < WRITE_EVERY:
+        if self.misses < MISSES_PER_BATCH and time.monotonic() - self._last < WITH_COMMITS:
             return None
         return self.drain()
 
@@ -148,7 +152,7 @@ class Uses:
 
     def write_now_and_then(self) -> None:
         """Write what is noted if that is some time ago."""
-        if time.monotonic() - self._last >= WRITE_EVERY:
+        if time.monotonic() - self._last >= WHEN_ASKED:
             self.write_at_once()
 
     def write_at_once(self, *, waits: bool = False) -> None:
@@ -160,7 +164,7 @@ class Uses:
         if not drained.used and not any(drained.totals):
             return
         try:
-            with opened.database.transaction(waits=waits) as transaction:
+            with operation(), opened.database.transaction(waits=waits) as transaction:
                 self.write(opened.database, drained)
                 transaction.commit()
         except (Locked, sqlite3.Error, StoreFailure):

@@ -79,15 +79,92 @@ def test_a_comment_that_was_edited_on_disk_changes_nothing(
     assert scaled(1) == 4
 
 
-def test_a_global_that_was_set_while_the_program_runs_is_missed(
+def test_a_global_of_a_helper_that_was_set_while_the_program_runs_is_missed(
     write_module: WriteModule, on_workers: OnWorkers
 ) -> None:
-    write_module("helping", HELPER)
-    module = write_module("configured", CODE)
-    module.SCALE = 10
-    scaled = on_workers(module.scaled)
-    with pytest.raises(CodeMismatch, match=r"configured\.SCALE"):
+    helping = write_module("helping", "FACTOR = 2\ndef double(x):\n    return FACTOR * x\n")
+    scaled = on_workers(write_module("configured", CODE).scaled)
+    helping.FACTOR = 10
+    with pytest.raises(CodeMismatch, match=r"helping\.FACTOR"):
         scaled(1)
+    assert not scaled.is_cached(1)
+
+
+def test_the_globals_that_a_cached_function_reads_itself_travel_with_it(
+    write_module: WriteModule, on_workers: OnWorkers
+) -> None:
+    code = """
+        import time, tempfile, bencher_job
+        START, FOLDER, CONFIG = time.time(), tempfile.mkdtemp(), None
+        def read():
+            return START, FOLDER, CONFIG
+        @bencher_job.cached_job
+        def configured(x):
+            return START, FOLDER, CONFIG, x
+    """
+    module = write_module("carried", code)
+    module.CONFIG = "set by main"
+    configured = on_workers(module.configured.__wrapped__)
+    assert configured(1) == (module.START, module.FOLDER, "set by main", 1)
+
+
+def test_state_that_main_has_set_is_missed_though_the_code_sets_it_too(
+    write_module: WriteModule, on_workers: OnWorkers
+) -> None:
+    code = """
+        MODEL = None
+        def get():
+            global MODEL
+            if MODEL is None:
+                MODEL = "loaded"
+            return MODEL
+        def via(x):
+            return get()
+    """
+    module = write_module("stateful", code)
+    module.MODEL = "set by main"
+    via = on_workers(module.via)
+    with pytest.raises(CodeMismatch, match=r"stateful\.MODEL"):
+        via(1)
+    assert not via.is_cached(1)
+
+
+def test_a_local_variable_with_the_name_of_a_helper_hides_no_difference(
+    write_module: WriteModule, on_workers: OnWorkers
+) -> None:
+    code = """
+        def scale(x):
+            return 2 * x
+        def note(x):
+            scale = {}
+            scale["x"] = x
+            return 0
+        def job(x):
+            return scale(x) + note(x)
+    """
+    module = write_module("shadowed", code)
+    job = on_workers(module.job)
+    job.key(1)
+    path = Path(module.__file__)
+    path.write_text(path.read_text().replace("2 * x", "99 * x"))
+    with pytest.raises(CodeMismatch, match=r"shadowed\.scale"):
+        job(1)
+
+
+def test_a_registry_that_imports_fill_is_looked_at_when_all_are_imported(
+    write_module: WriteModule, on_workers: OnWorkers
+) -> None:
+    write_module(
+        "plug",
+        "REGISTRY = {}\ndef register(f):\n    REGISTRY[f.__name__] = f\n    return f\n"
+        "def call(n, x):\n    return REGISTRY[n](x)\n",
+    )
+    for name in ("late", "early"):
+        write_module(f"plug_{name}", f"import plug\n@plug.register\ndef {name}(x):\n    return x, {name!r}\n")
+    jobs = write_module("plugged", "import plug\ndef run(n, x):\n    return plug.call(n, x)\n")
+    run = on_workers(jobs.run)
+    assert run("early", 1) == (1, "early")
+    assert run("late", 1) == (1, "late")
 
 
 def test_a_reloaded_module_gets_workers_that_load_it_too(

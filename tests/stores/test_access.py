@@ -5,10 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,35 +16,11 @@ import numpy as np
 import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, open_store
+from bencher_job._stores import MISS, ClaimsUnavailable, Entry, Hit, StoreFailure, dump, open_store
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
 AS_NOBODY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-READER = """
-    import os, sys
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
-    from datetime import UTC, datetime
-    from pathlib import Path
-    from bencher_job import Record, UntrustedCache
-    from bencher_job._stores import Entry, StoreFailure, dump, open_store
-    path = Path(sys.argv[1])
-    try:
-        open_store(path, size_limit=10**9)
-        print("not refused")
-    except UntrustedCache:
-        pass
-    store = open_store(path, size_limit=10**9, trusted=True)
-    print(store.get("small").load(), store.get("small").load(), len(store.get("large").load()), store.count())
-    try:
-        store.put_many([Entry(dump(1), Record(key="new", function="f", created=datetime.now(UTC)))])
-        print("stored")
-    except StoreFailure as error:
-        print("StoreFailure:", error)
-    print(store.totals().hits, store.get("small").load())
-    store.close()
-"""
 
 
 def entry(key: str, value: object, **given: object) -> Entry:
@@ -69,6 +43,29 @@ def public_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def read_as_nobody(directory: Path) -> list[object]:
+    """Use a store as a user who can only read it, and say what came of it."""
+    seen: list[object] = []
+    with pytest.raises(UntrustedCache):
+        DiskStore(directory, size_limit=10**9).open()
+    store = MemoryTier(DiskStore(directory, size_limit=10**9, trusted=True))
+    seen += [
+        store.get("small").load(),
+        store.get("small").load(),
+        len(store.get("large").load()),
+        store.count(),
+    ]
+    for write in (lambda: store.put_many([entry("new", 1)]), store.clear):
+        with pytest.raises(StoreFailure) as failure:
+            write()
+        seen.append(str(failure.value))
+    with pytest.raises(ClaimsUnavailable):
+        store.claims.claim("new")
+    seen += [store.totals().hits, store.get("small").load()]
+    store.close()
+    return seen
+
+
 @AS_NOBODY
 @pytest.mark.parametrize("is_open", [False, True])
 def test_a_store_that_can_be_read_only_gives_hits_and_fails_each_put(
@@ -80,22 +77,25 @@ def test_a_store_that_can_be_read_only_gives_hits_and_fails_each_put(
         store.close()
     for path in [store.directory, *store.directory.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(READER), store.directory],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(writing, repr(read_as_nobody(store.directory)).encode())
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    seen = os.read(reading, 10_000).decode()
+    os.close(reading)
+    os.close(writing)
     store.close()
-    if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr.partition("open_store")[0]:
-        pytest.skip("the other user can't read this Python")
-    assert done.stdout.splitlines() == [
-        "1 1 100000 2",
-        f"StoreFailure: {store.directory} can be read, but not written",
-        "0 1",
-    ], done.stderr
+    refusal = f"{store.directory} can be read, but not written"
+    assert seen == repr([1, 1, 100_000, 2, refusal, refusal, 0, 1])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

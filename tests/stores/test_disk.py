@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import resource
@@ -20,10 +21,11 @@ import numpy as np
 import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
+from bencher_job._selection import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
-from bencher_job._stores.database import IN_ROW_BELOW
+from bencher_job._stores.database import IN_ROW_BELOW, Database
 from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.tables import STORE_VERSION
+from bencher_job._stores.tables import STORE_VERSION, UPGRADES
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -358,3 +360,38 @@ def test_a_forked_child_may_use_the_store_while_a_thread_of_the_parent_writes(st
         stop.set()
         writer.join()
     assert [value_of(store, f"child-{turn}") for turn in range(5)] == list(range(5))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, version: int) -> None:
+    """Entries, records, tags, files and media of the tables of before are there afterwards, and counted."""
+    store.put_many([entry("new", 1)])
+    rows = store._query("SELECT mode, filename, value, size FROM Cache")
+    store.close()
+    for path in store.directory.glob("cache.db*"):
+        path.unlink()
+    database = Database(os.fspath(store.directory))
+    database.make()
+    for statement in itertools.chain.from_iterable(UPGRADES[:version]):
+        database.execute(statement)
+    database.execute(f"PRAGMA user_version = {version}")
+    ((mode, filename, value, size),) = rows
+    database.execute(
+        "INSERT INTO Cache (key, raw, store_time, access_time, tag, size, mode, filename, value)"
+        " VALUES ('new', 1, 5.0, 5.0, 'nightly', 0, ?, ?, ?)",
+        (mode, filename, value),
+    )
+    origin = '["SERIAL", "host", 123, "3.11", "0.1"]'
+    columns = "entry, function, created, seconds, size, media, arguments, origin"
+    database.execute(
+        f"INSERT INTO Record ({columns}) VALUES (1, 'f', 0.0, 2.5, ?, 'run', '{{}}', ?)", (size, origin)
+    )
+    database.close_all()
+    (store.directory / "media" / "run").mkdir(parents=True)
+    hit = store.get("new")
+    assert (hit.load(), hit.seconds, store.count()) == (1, 2.5, 1)
+    (record,) = store.records(Selection(tag="nightly"))
+    assert (record.host, record.pid, record.size, record.media) == ("host", 123, size, "run")
+    assert store.clear(tag="nightly") == 1
+    assert (store.count(), store.size()) == (0, 0)
+    assert not (store.directory / "media" / "run").exists()

@@ -325,3 +325,13 @@ def test_open_stores_share_their_claims(tmp_path: Path) -> None:
     stores = [open_store(tmp_path / "store", size_limit=10**9) for _ in range(2)]
     assert stores[0].claims is stores[1].claims
     stores[0].close()
+
+
+def test_a_thread_whose_turn_never_ends_stops_nobody(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt at the wrong moment may leave the turn taken; the database's own lock is what counts."""
+    monkeypatch.setattr("bencher_job._stores.database.LONGEST_TURN", 0.05)
+    store._store.open().turn.acquire()
+    store.put_many([entry("key", 1)])
+    assert value_of(store, "key") == 1

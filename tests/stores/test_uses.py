@@ -19,6 +19,7 @@ from bencher_job._stores import MISS, Entry, Hit, dump, open_store
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job._stores.tables import ENTRY_OVERHEAD
+from bencher_job._stores.uses import WHEN_ASKED
 
 SCRIPT = """
     import sys, time
@@ -85,8 +86,7 @@ def test_a_hit_of_another_process_counts_as_used(store: MemoryTier) -> None:
             user.stdin.write("\n")
             user.stdin.flush()
             assert user.stdout.readline() == "1\n"
-            if number % 10 == 0:
-                time.sleep(1.1)  # uses are written once a second at most
+            time.sleep(2 * WHEN_ASKED)  # within which uses are written once
             store.put_many([entry(f"key-{number}", bytes(100_000))])
         user.stdin.close()
     assert store.tally.evicted > 0
