@@ -48,7 +48,8 @@ class Programs:
 
     def start(self, name: str, source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a program that goes by a name; its source is indented as the test's."""
-        path = self.folder / "program.py"
+        path = self.folder / f"program of {name}" / "program.py"  # one each: others may still be reading theirs
+        path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(PREAMBLE) + textwrap.dedent(source))
         program = subprocess.Popen(
             [sys.executable, path, name, *arguments],
@@ -86,6 +87,14 @@ class Programs:
         out, errors = program.communicate(timeout=PATIENCE)
         assert program.returncode == 0, errors
         return out.strip()
+
+    @staticmethod
+    def opens(program: subprocess.Popen[str], name: str) -> bool:
+        """Whether a program has a file of some name open."""
+        try:
+            return any(file.readlink().name == name for file in Path(f"/proc/{program.pid}/fd").iterdir())
+        except OSError:
+            return False
 
     def kill(self, program: subprocess.Popen[str]) -> None:
         """Kill a program."""

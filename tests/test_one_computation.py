@@ -36,7 +36,7 @@ def test_programs_that_ask_at_once_share_one_run(programs: Programs) -> None:
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", SLOW) for number in range(4)]
-    assert until(lambda: all(_asks(other.pid) for other in others))
+    assert until(lambda: all(programs.opens(other, "claims") for other in others))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, *others)] == ["owner"] * 5
     assert programs.count("1") == 1
@@ -47,7 +47,7 @@ def test_one_of_those_who_wait_takes_over_from_the_dead(programs: Programs, exec
     owner = programs.start("owner", SLOW, EXECUTOR=executor)
     assert until(lambda: programs.count("1") == 1)
     others = [programs.start(f"other{number}", SLOW, EXECUTOR=executor) for number in range(3)]
-    assert until(lambda: all(_asks(other.pid) for other in others))
+    assert until(lambda: all(programs.opens(other, "claims") for other in others))
     programs.kill(owner)
     killed = time.monotonic()
     assert until(lambda: programs.count("1") == 2)
@@ -83,7 +83,7 @@ def test_an_exception_reaches_those_who_wait_and_the_next_asker_runs_the_job_aga
     owner = programs.start("owner", source)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", source) for number in range(3)]
-    assert until(lambda: all(_asks(other.pid) for other in others))
+    assert until(lambda: all(programs.opens(other, "claims") for other in others))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, *others)] == ["owner (1,)"] * 4
     assert programs.count("1") == 1
@@ -95,7 +95,7 @@ def test_an_owner_that_is_interrupted_leaves_the_job_to_those_who_wait(programs:
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     other = programs.start("other", SLOW)
-    assert until(lambda: _asks(other.pid))
+    assert until(lambda: programs.opens(other, "claims"))
     owner.send_signal(signal.SIGINT)
     programs.wait_for("other.begun")
     programs.tell("go_on")
@@ -109,7 +109,7 @@ def test_an_owner_that_was_stopped_for_long_does_not_replace_its_successors_entr
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     other = programs.start("other", SLOW)
-    assert until(lambda: _asks(other.pid))
+    assert until(lambda: programs.opens(other, "claims"))
     owner.send_signal(signal.SIGSTOP)
     programs.wait_for("other.begun")
     programs.tell("go_on")
@@ -125,7 +125,7 @@ def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
     owner = programs.start("owner", source)
     programs.wait_for("owner.begun")
     other = programs.start("other", source)
-    assert until(lambda: _asks(other.pid))
+    assert until(lambda: programs.opens(other, "claims"))
     programs.tell("go_on")
     assert {programs.output(owner), programs.output(other)} == {"owner"}
     assert programs.count("1") == 1
@@ -206,20 +206,12 @@ def test_waiting_is_cheap(programs: Programs) -> None:
     programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", SLOW) for number in range(4)]
-    assert until(lambda: all(_asks(other.pid) for other in others))
+    assert until(lambda: all(programs.opens(other, "claims") for other in others))
     time.sleep(2)  # pauses get longer with the wait
     before = [_cpu_seconds(other.pid) for other in others]
     time.sleep(2)
     used = [after - early for after, early in zip(map(_cpu_seconds, (o.pid for o in others)), before)]
     assert max(used) / 2 < 0.02
-
-
-def _asks(pid: int) -> bool:
-    """Whether a program has asked for the key, and so has the claims open."""
-    try:
-        return any(str(file.readlink()).endswith("/claims") for file in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -81,7 +81,7 @@ class Entry:
     record: Record
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
-    edition: Edition | None = None
+    edition: Edition | PastEdition | None = None
     """The function whose key it is, as it stood."""
     claim: Claim | None = None
     """It is stored only if this claim is still held, which then is released; without one it is stored anyway."""

@@ -28,9 +28,8 @@ from .failures import Failures
 from .folder import Folder
 from .generation import Generation
 from .history import DiskHistory
-from .lookups import Lookups, hit_of
+from .lookups import Lookups
 from .removals import Removals
-from .signature import Signature
 from .tables import LIVE, SELECT_RECORD, chosen, record_of
 from .uses import Uses
 
@@ -44,6 +43,8 @@ class DiskStore:
 
     Attributes:
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
+        folder: what it lies in, for those who look at the whole of it.
+        removals: how entries leave it.
         uses: what was used in this process and is not written yet.
     """
 
@@ -52,63 +53,47 @@ class DiskStore:
     ) -> None:
         self.directory = directory
         self.size_limit = size_limit
-        self._folder = Folder(directory, tag_index=tag_index, trusted=trusted)
-        self.uses = Uses(self._folder)
-        self.history = DiskHistory(self._folder)
-        self._removals = Removals(self._folder, self.uses)
-        self._lookups = Lookups(self._folder, self.uses, self._removals)
-        self._commits = Commits(self._folder, self.uses, self._removals)
-        self._failures = Failures(self._folder)
+        self.folder = Folder(directory, tag_index=tag_index, trusted=trusted)
+        self.uses = Uses(self.folder)
+        self.history = DiskHistory(self.folder)
+        self.removals = Removals(self.folder, self.uses)
+        self._lookups = Lookups(self.folder, self.uses, self.removals)
+        self._commits = Commits(self.folder, self.uses, self.removals)
+        self._failures = Failures(self.folder)
         # Bytes since the size was last looked at: so many that the first put looks.
         self._written = size_limit
 
     @property
     def tally(self) -> Tally:
         """What was set aside and evicted, and what had expired and was removed."""
-        return self._folder.tally
+        return self.folder.tally
 
     @property
     def claims(self) -> Claims:
         """Who computes which key, among the processes that share the store."""
-        if self._folder.opened is None:
+        if self.folder.opened is None:
             self._open_for_claims()
-        return self._folder.claims
+        return self.folder.claims
 
     def _open_for_claims(self) -> None:
         try:
-            self._folder.open()
+            self.folder.open()
         except StoreFailure as error:  # which whoever claims is told as well
             _log.warning("%s can't be opened: %s", self.directory, error)
 
     @property
     def generation(self) -> Generation:
         """What tells memory that it is out of date."""
-        return self._folder.generation
+        return self.folder.generation
 
     @property
     def puts(self) -> int:
         """A number that is another one whenever any process has put entries."""
-        return self._folder.generation.number[1]
-
-    @property
-    def _signature(self) -> Signature:
-        return self._folder.open().signature
+        return self.folder.generation.number[1]
 
     def _query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement that reads."""
-        return self._folder.query(statement, values)
-
-    def _hit(self, row: tuple[Any, ...]) -> Hit | Miss:
-        """Verify the bytes of a row of `SELECT_ENTRY`."""
-        return hit_of(row, self._folder.open())
-
-    def _set_aside(self, key: str, reason: str) -> None:
-        """Move the bytes of a damaged entry out of the way, and drop its row."""
-        self._removals.set_aside(key, reason)
-
-    def _remove_discarded(self) -> None:
-        """Remove the media of entries that are gone."""
-        self._folder.changed(self._removals.remove_discarded)
+        return self.folder.query(statement, values)
 
     def open(self) -> Database:
         """Open the database, made if it isn't there.
@@ -117,7 +102,7 @@ class DiskStore:
             UntrustedCache: when another user owns the folder or can write to it.
             StoreFailure: when the database can't be opened or is of a later version.
         """
-        return self._folder.open().database
+        return self.folder.open().database
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
@@ -142,7 +127,7 @@ class DiskStore:
 
     def _evict(self) -> None:
         """Remove what has expired, and the least recently used entries beyond the size limit."""
-        self._removals.keep_within(self.size_limit)
+        self.removals.keep_within(self.size_limit)
 
     def publish_failure(self, claim: Claim, error: bytes) -> None:
         """Keep an exception's bytes for a minute for those who wait for a claim, if there are any, and release it."""
@@ -158,18 +143,18 @@ class DiskStore:
 
     def forget(self, key: str) -> bool:
         """Remove an entry and its media; whether there was one."""
-        return bool(self._removals.remove("key = ?", (key,), "forgotten"))
+        return bool(self.removals.remove("key = ?", (key,), "forgotten"))
 
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
         condition, values = chosen(function, tag)
-        return self._removals.remove(condition, values, "cleared")
+        return self.removals.remove(condition, values, "cleared")
 
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
         """Give the record of each entry that is chosen, the oldest first."""
         condition, values = selection.condition()
         statement = f"{SELECT_RECORD} WHERE raw = 1 AND ({condition}) AND {LIVE} ORDER BY created"
-        records = self._readable(self._folder.query(statement, (*values, time.time())))
+        records = self._readable(self.folder.query(statement, (*values, time.time())))
         return filter(selection.matches, records) if selection.where else records
 
     def _readable(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Record]:
@@ -181,18 +166,18 @@ class DiskStore:
 
     def count(self) -> int:
         """Count the entries, in constant time."""
-        return int(self._folder.query("SELECT entries FROM Totals")[0][0])
+        return int(self.folder.query("SELECT entries FROM Totals")[0][0])
 
     def size(self) -> int:
         """Give the size on disk in bytes, media included, in constant time."""
-        return self._folder.translated(lambda: self._removals.size(self.open()))
+        return self.folder.translated(lambda: self.removals.size(self.open()))
 
     def totals(self) -> Totals:
         """Give what was found over the life of the store, as far as the processes that used it have said so."""
         self.uses.write_at_once()
-        return Totals(*self._folder.query("SELECT hits, misses, seconds FROM Totals")[0])
+        return Totals(*self.folder.query("SELECT hits, misses, seconds FROM Totals")[0])
 
     def close(self) -> None:
         """Write what was used, close all connections, the generation and the claims; the next use opens them again."""
         self.uses.write_at_once()
-        self._folder.close()
+        self.folder.close()

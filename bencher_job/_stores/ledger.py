@@ -57,6 +57,9 @@ _TABLE_AT: Final = _SEATS_AT + SEATS * _RECORD_SIZE
 _LOCK: Final = 0
 
 
+_pauses: Final = random.Random()  # noqa: S311 - not the one that the user's program may have seeded
+
+
 class _Header(NamedTuple):
     """What is to be known about the file.
 
@@ -119,7 +122,7 @@ class Ledger:
                 if pulse == before:
                     raise TimeoutError(errno.ETIMEDOUT, f"somebody held its lock for {patience} seconds")
                 deadline = time.monotonic() + patience
-            time.sleep(random.uniform(20e-6, 500e-6))  # noqa: S311 - so that waiters don't keep step
+            time.sleep(_pauses.uniform(20e-6, 500e-6))  # so that waiters don't keep step
 
     def _pulse(self) -> bytes:
         return os.pread(self._file.descriptor, _HEADER_SIZE, 0)

@@ -40,6 +40,7 @@ BLOCK: Final = 1 << 16
 """Bytes of a whole table that are written together."""
 
 _SLOT: Final = struct.Struct("<32sQQdHBB")
+_WORDS: Final = struct.Struct("<4Q")
 _EMPTY: Final = bytes(SLOT_SIZE)
 _WHOLE: Final = 0x2144DF1C
 """The CRC-32 of any bytes that their own CRC-32 follows."""
@@ -215,4 +216,6 @@ def table_of(slots: Iterable[bytes], capacity: int) -> bytearray:
 
 
 def _first_place(digest: bytes, capacity: int) -> int:
-    return int.from_bytes(digest[:8], "little") % capacity
+    """Fold all of a key's digits, since those of a user's own may differ in the last ones only."""
+    first, second, third, fourth = _WORDS.unpack_from(digest)
+    return int(first ^ second ^ third ^ fourth) % capacity

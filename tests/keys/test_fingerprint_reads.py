@@ -58,12 +58,39 @@ def test_cells_are_read_by_nested_functions_too() -> None:
         ("from ..a import b; (lambda: b.c)()", [Import(2, "a", ("b", "c"))]),
         ("import a", [Import(0, "a")]),
         ("from a import b", [Import(0, "a", ("b",))]),
+        (
+            "\n  try: from a import g\n  except ImportError: from b import g\n  g(x)",
+            [Import(0, "a", ("g",)), Import(0, "b", ("g",))],
+        ),
+        (
+            "\n  if x: import a as m\n  else: import b as m\n  (lambda: m.c)()",
+            [Import(0, "a", ("c",)), Import(0, "b", ("c",))],
+        ),
     ],
 )
 def test_imports_are_read_with_their_attributes(statements: str, expected: list[Import]) -> None:
     namespace: dict[str, object] = {}
     exec(f"def f(x): {statements}", namespace)
     assert list(reads_of(namespace["f"].__code__).imports) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("def g():\n    from os import path as helper\nreturn helper(x)", {"helper"}),
+        ("def g():\n    global helper\n    from os import path as helper\nreturn helper(x)", set()),
+        ("class Inner:\n    helper = helper", {"helper"}),
+        ("class Inner:\n    helper = 1\n    other = helper", set()),
+        ("class Inner:\n    if x:\n        helper = 1\n    other = helper", {"helper"}),
+        ("class Inner:\n    try:\n        helper = 1\n    except E: pass\n    b = helper", {"helper", "E"}),
+        ("class Inner:\n    helper = 1\n    del helper\n    b = helper", {"helper"}),
+    ],
+)
+def test_a_name_that_is_bound_somewhere_may_still_be_a_global(body: str, expected: set[str]) -> None:
+    namespace: dict[str, object] = {}
+    exec("def f(x):\n" + textwrap.indent(body, "    "), namespace)
+    reads = reads_of(namespace["f"].__code__)  # type: ignore[attr-defined]
+    assert {name for (name, *_) in reads.globals} - {"__name__"} == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,288 @@
+"""Knows how a store is looked at: every entry's bytes, and that rows, value files, media and figures belong together.
+
+    database, entries, rows, files, media, figures -> findings
+
+Others may use the store meanwhile. Each question is one short statement, and what looks wrong is looked at again: what
+a put, a clear or an eviction is at in this moment is right at the second look.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .. import _media
+from .._errors import UntrustedCache
+from .base import StoreFailure
+from .codec import unseal
+from .database import DATABASE_NAME
+from .faults import DamagedEntry, UnreadableEntry
+from .findings import LISTED, Fault, Finding
+from .folder import Folder, Opened
+from .frame import frame_of
+from .lookups import hit_of
+from .signature import UNSIGNED
+from .tables import LIVE, SELECT_ENTRY, SELECT_RECORD, record_of
+
+__all__ = ["Inspection", "Wrong", "wrong_with"]
+
+UNDER_WAY: Final = 600.0
+"""Seconds for which a value file without an entry may be that of a put that is under way.
+
+A put waits a minute for the database at most, and writes files of many entries before it commits them together."""
+
+GRACE: Final = 2.0
+"""Seconds for which what is about to be removed may stay while nothing else goes."""
+
+ENTRIES_AT_ONCE: Final = 100
+ROWS_AT_ONCE: Final = 2_000
+NAMES_AT_ONCE: Final = 10_000
+
+_FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
+_VALUE_FILE: Final = re.compile(r"[\w.-]+\.val(\.part)?", re.ASCII)
+_RUN_FOLDER: Final = re.compile(r".+\.[0-9a-f]{8}-[0-9]+-[0-9]+\.[0-9]+", re.ASCII)
+"""The names that `files.py` and `_media.py` give."""
+
+_ENTRIES: Final = f"{SELECT_ENTRY}> ? AND typeof(key) = 'text' AND {LIVE} ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+_RECORDS: Final = (
+    f"{SELECT_RECORD} WHERE key > ? AND typeof(key) = 'text' AND raw = 1 AND {LIVE} ORDER BY key LIMIT {ROWS_AT_ONCE}"
+)
+_FOREIGN: Final = "SELECT rowid FROM Cache WHERE NOT (raw = 1 AND typeof(key) = 'text') ORDER BY rowid"
+_WITH_ROWS: Final = "SELECT filename FROM Cache WHERE filename IN (SELECT value FROM json_each(?))"
+_OWNED_MEDIA: Final = (
+    "SELECT media FROM Cache WHERE media IN (SELECT value FROM json_each(?))"
+    " UNION SELECT media FROM Discarded WHERE media IN (SELECT value FROM json_each(?))"
+)
+_FIGURES: Final = (
+    "SELECT (SELECT entries FROM Totals), count(*), (SELECT size FROM Totals), coalesce(sum(size), 0) FROM Cache"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """What is wrong with an entry's bytes."""
+
+    fault: Fault
+    detail: str = ""
+    is_missigned: bool = False
+    """Whether it may be whole: it is signed, and only its signature is not what this secret makes, or none."""
+
+
+class Inspection:
+    """One look at all of a store.
+
+    Attributes:
+        entries: how many had their bytes read.
+        good: how many of them are right.
+        missigned: how many of them may be right with another secret.
+        under_way: value files without an entry, so new that a put may be at them.
+        foreign: what is not the store's own.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self.findings: list[Finding] = []
+        self.foreign: list[str] = []
+        self.entries = 0
+        self.good = 0
+        self.missigned = 0
+        self.under_way = 0
+
+    def run(self) -> None:
+        """Look at everything, as far as the database can be read."""
+        for look in (self._database, self._entries, self._records, self._files, self._media, self._figures):
+            try:
+                look()
+            except StoreFailure as error:
+                self._find(Fault.DATABASE, DATABASE_NAME, str(error))
+
+    def _find(self, fault: Fault, name: str, detail: str = "") -> None:
+        self.findings.append(Finding(fault, name, detail))
+
+    def _database(self) -> None:
+        for (message,) in self._folder.query(f"PRAGMA quick_check({LISTED})"):
+            if message != "ok":
+                self._find(Fault.DATABASE, DATABASE_NAME, message)
+
+    def _entries(self) -> None:
+        for row in _in_steps(self._folder, _ENTRIES):
+            self.entries += 1
+            wrong = _wrong_with_row(self._folder, row)
+            if wrong is None:
+                self.good += 1
+            else:
+                self.missigned += wrong.is_missigned
+                self._find(wrong.fault, row[0], wrong.detail)
+
+    def _records(self) -> None:
+        for row in _in_steps(self._folder, _RECORDS):
+            try:
+                record = record_of(row)
+            except (ValueError, TypeError) as error:
+                self._find(Fault.RECORD_DAMAGED, row[0], str(error))
+                continue
+            if record.media is not None and _is_lost(self._folder, record.key, record.media):
+                self._find(Fault.MEDIA_MISSING, record.key, record.media)
+        self.foreign += [f"row {rowid} of {DATABASE_NAME}" for (rowid,) in self._folder.query(_FOREIGN)]
+
+    def _files(self) -> None:
+        suspects: list[str] = []
+        files = self._value_files()
+        while some := list(itertools.islice(files, NAMES_AT_ONCE)):
+            new = {name for name, is_new in some if is_new}
+            stray = _without_rows(self._folder, [name for name, _ in some])
+            self.under_way += sum(name in new for name in stray)
+            suspects += [name for name in stray if name not in new]
+        for name in _lasting(suspects, lambda: _without_rows(self._folder, suspects)):
+            self._find(Fault.STRAY_FILE, name)
+
+    def _value_files(self) -> Iterator[tuple[str, bool]]:
+        """Give the paths in the store, and whether a put may be at them."""
+        for name, entry in self._in_value_folders():
+            if not (_VALUE_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
+                self.foreign.append(name)
+                continue
+            try:
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+            except FileNotFoundError:
+                continue
+            yield name, abs(age) < UNDER_WAY  # one that is far in the future was written by another clock
+
+    def _in_value_folders(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Give what lies in folders as `ab/cd`, or beside them in `ab`, by its path in the store."""
+        for outer in _in_folder(self._folder.directory):
+            if not (_FOLDER.fullmatch(outer.name) and outer.is_dir(follow_symlinks=False)):
+                continue
+            for inner in _in_folder(outer.path):
+                if not (_FOLDER.fullmatch(inner.name) and inner.is_dir(follow_symlinks=False)):
+                    self.foreign.append(f"{outer.name}/{inner.name}")
+                    continue
+                for file in _in_folder(inner.path):
+                    yield f"{outer.name}/{inner.name}/{file.name}", file
+
+    def _media(self) -> None:
+        folders = _in_folder(self._folder.directory / _media.MEDIA_FOLDER)
+        while some := [entry.name for entry in itertools.islice(folders, NAMES_AT_ONCE)]:
+            names = json.dumps(some)
+            owned = {media for (media,) in self._folder.query(_OWNED_MEDIA, (names, names))}
+            for name in some:
+                if name not in owned:
+                    self._unowned_media(name)
+        for name in _lasting(_discarded(self._folder), lambda: _discarded(self._folder)):
+            self._find(Fault.DISCARDED_MEDIA, f"{_media.MEDIA_FOLDER}/{name}")
+
+    def _unowned_media(self, name: str) -> None:
+        folder = self._folder.directory / _media.MEDIA_FOLDER / name
+        if not os.path.lexists(folder):
+            return
+        if folder.is_symlink() or not folder.is_dir() or not _RUN_FOLDER.fullmatch(name):
+            self.foreign.append(f"{_media.MEDIA_FOLDER}/{name}")
+        elif not _media.may_be_running(folder):
+            self._find(Fault.STRAY_MEDIA, f"{_media.MEDIA_FOLDER}/{name}")
+
+    def _figures(self) -> None:
+        ((count, true_count, size, true_size),) = self._folder.query(_FIGURES)
+        if count != true_count:
+            self._find(Fault.MISCOUNTED, "entries", f"{count} are counted, and there are {true_count}")
+        if size != true_size:
+            self._find(Fault.MISCOUNTED, "size", f"{size} bytes are counted, and there are {true_size}")
+
+
+def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
+    """Give the rows of live entries in the order of their keys, by statements that each give some after a key."""
+    before = ""
+    while rows := folder.query(statement, (before, time.time())):
+        yield from rows
+        before = rows[-1][0]
+
+
+def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Give what is in a folder, if it is there."""
+    try:
+        with os.scandir(path) as entries:
+            yield from entries
+    except FileNotFoundError:
+        pass
+
+
+def wrong_with(folder: Folder, key: str) -> Wrong | None:
+    """Say what is wrong with the bytes of a key's entry; None of one that is right, or isn't there."""
+    rows = folder.query(SELECT_ENTRY + "= ?", (key,))
+    return _wrong_with_row(folder, rows[0]) if rows else None
+
+
+def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
+    """Say what is wrong with an entry, if it still is the one of this row of `SELECT_ENTRY`."""
+    while True:
+        opened = folder.open()
+        try:
+            hit_of(row, opened)
+        except FileNotFoundError:
+            wrong = Wrong(Fault.FILE_MISSING)
+        except DamagedEntry as error:
+            wrong = _damage(row, opened, str(error))
+        except (UnreadableEntry, UntrustedCache, OSError) as error:
+            wrong = Wrong(Fault.UNREADABLE, str(error))
+        else:
+            return None
+        rows = folder.query(SELECT_ENTRY + "= ?", (row[0],))
+        if not rows:
+            return None
+        if rows[0] == row:  # a file is removed after its row only, so this is no removal that is under way
+            return wrong
+        row = rows[0]
+
+
+def _damage(row: tuple[Any, ...], opened: Opened, detail: str) -> Wrong:
+    """Tell an entry that is damaged from one that is signed otherwise than this secret, or none, asks for."""
+    key, mode, filename, value, *_ = row
+    try:
+        sealed = opened.database._disk.fetch_mapped(mode, filename, value)
+        frame = frame_of(sealed, key)
+        if frame is None:
+            return Wrong(Fault.DAMAGED, detail)
+        if frame.kind == opened.signature.kind:
+            return Wrong(Fault.DAMAGED, detail, is_missigned=bool(frame.kind))
+        if not frame.kind:
+            unseal(sealed, key, signature=UNSIGNED)
+            return Wrong(Fault.UNREADABLE, detail)
+    except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError):
+        return Wrong(Fault.DAMAGED, detail)
+    return Wrong(Fault.UNREADABLE, detail, is_missigned=True)
+
+
+def _is_lost(folder: Folder, key: str, media: str) -> bool:
+    """Whether an entry owns media that are not there."""
+    if (folder.directory / _media.MEDIA_FOLDER / media).is_dir():
+        return False
+    return bool(folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND media = ?", (key, media)))
+
+
+def _without_rows(folder: Folder, names: Sequence[str]) -> list[str]:
+    """Give those of the value files that are there and that no row names."""
+    named = {filename for (filename,) in folder.query(_WITH_ROWS, (json.dumps(names),))}
+    return [name for name in names if name not in named and os.path.lexists(folder.directory / name)]
+
+
+def _discarded(folder: Folder) -> list[str]:
+    return [name for (name,) in folder.query("SELECT media FROM Discarded")]
+
+
+def _lasting(suspects: list[str], look: Callable[[], list[str]]) -> list[str]:
+    """Give the suspects that stay when nobody is at them: those that go one after the other are being removed."""
+    left = suspects
+    patience = time.monotonic() + GRACE
+    while left and time.monotonic() < patience:
+        time.sleep(GRACE / 20)
+        still = set(look())
+        if any(name not in still for name in left):
+            left = [name for name in left if name in still]
+            patience = time.monotonic() + GRACE
+    return left
