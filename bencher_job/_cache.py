@@ -24,11 +24,25 @@ from ._record import CacheInfo, Record
 from ._runner import Runner, load, warn_unloadable
 from ._selection import Selection
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, NullStore, Store, StoreFailure, compression_named, open_store, store_exists
+from ._stores import (
+    MISS,
+    NullStore,
+    Store,
+    StoreFailure,
+    compression_named,
+    export,
+    import_,
+    open_store,
+    store_exists,
+    verify,
+)
 from ._views.table import to_dataframe
 
 if TYPE_CHECKING:
     import pandas
+
+    from ._stores.findings import Audit
+    from ._stores.importing import Imported
 
 __all__ = ["FutureCache", "Prefetched"]
 
@@ -59,6 +73,10 @@ def _seconds(ttl: float | timedelta | None) -> float | None:
             f"ttl={ttl!r} would keep nothing. Give more than 0 seconds, or None to keep results for good."
         )
     return float(seconds)
+
+
+def _selection(chosen: dict[str, Any]) -> Selection:
+    return Selection(**{**chosen, "where": chosen.get("where") or {}})
 
 
 class Prefetched(dict[str, Any]):
@@ -313,6 +331,41 @@ class FutureCache:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
         return to_dataframe(self.records(**chosen), self.prefetch)
+
+    def verify(self, *, repair: bool = False) -> Audit:
+        """Check the whole store: every entry's bytes, files without entries, entries without files, the database.
+
+        With `repair=True` damaged entries are set aside, what kills have left is removed, and the figures are mended.
+        Other processes may use the store meanwhile.
+
+        Raises:
+            BencherJobError: when nothing is kept; when a repair would set a store aside that is signed with another
+                secret.
+        """
+        return verify(self.cache, repair=repair)
+
+    def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, **chosen: Any) -> int:
+        """Write the entries that are chosen as for `records` to one file, with their media; how many there were.
+
+        The file is a tar archive, to be read by `import_`.
+
+        Raises:
+            FileExistsError: when the file is there and is not to be overwritten.
+            BencherJobError: when nothing is kept.
+        """
+        return export(self.cache, path, _selection(chosen), overwrite=overwrite)
+
+    def import_(self, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
+        """Take in the entries of a file that `export` has written; one that is here already is kept as it is.
+
+        Each is verified and none is unpickled, but a later hit unpickles it: import only what you trust. Absolute paths
+        in values still lead to where the media were.
+
+        Raises:
+            UntrustedCache: when another user owns the file or can write to it, unless it is `trusted`.
+            BencherJobError: when the file is no such archive, or nothing is kept.
+        """
+        return import_(self.cache, path, trusted=trusted)
 
     def info(self) -> CacheInfo:
         """Give the figures of this cache."""

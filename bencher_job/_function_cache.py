@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -164,6 +165,10 @@ class JobFunctionCache(FutureCache):
     def clear_tag(self, tag: str) -> int:
         """Forget this function's results of a tag, with their media; how many there were."""
         return self._clear(function=self.name, tag=tag)
+
+    def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, **chosen: Any) -> int:
+        """Write the entries of this function that are chosen to one file; how many there were."""
+        return super().export(path, overwrite=overwrite, **{"function": self.name, **chosen})
 
     def records(self, **chosen: Any) -> Iterator[Record]:
         """Give the record of each entry of this function that is chosen, the oldest first."""

@@ -72,7 +72,7 @@ class Landing:
             payload,
             Record(
                 key=run.job_key,
-                function=qualified_name(run.function),
+                function=qualified_name(run.function) if run.edition is None else run.edition.function,
                 tag=run.tag,
                 arguments=run.arguments,
                 created=datetime.fromtimestamp(outcome.started, UTC),

@@ -148,8 +148,6 @@ def check(folder: Path) -> None:
     assert info.damaged == 0, f"{info.damaged} entries were damaged"
     assert [small.is_cached(x) for x in range(6)] == [True] * 6
     with FutureCache(overwrite=False) as cache:
-        if not hasattr(cache, "verify"):
-            return
         audit = cache.verify(repair=True)
         assert audit is not None
         again = cache.verify()

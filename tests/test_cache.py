@@ -21,6 +21,7 @@ from bencher_job import (
     JobFunctionCache,
     JobFuture,
     UnkeyableArgument,
+    cached_job,
 )
 from bencher_job.testing import CallCounter
 
@@ -477,3 +478,38 @@ def test_a_change_of_the_current_folder_moves_no_cache(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "BENCHER_JOB_CACHE_DIR"}
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=60)
+
+
+def test_entries_move_as_one_file_and_the_store_that_gets_them_is_clean(tmp_path: Path) -> None:
+    @cached_job(tag="nightly")
+    def square(x: int) -> int:
+        return x * x
+
+    @cached_job
+    def cube(x: int) -> int:
+        return x**3
+
+    for x in range(4):
+        square(x), cube(x)
+    assert square.cache.export(tmp_path / "some.tar", where={"x": lambda x: x > 1}) == 2
+    with FutureCache() as everything:
+        assert everything.export(tmp_path / "all.tar") == 8
+        everything.clear_cache()
+        assert everything.import_(tmp_path / "some.tar").added == 2
+        assert [square.is_cached(x) for x in range(4)] == [False, False, True, True]
+        imported = everything.import_(tmp_path / "all.tar")
+        assert (imported.added, imported.skipped) == (6, 2)
+        audit = everything.verify()
+        assert (audit.is_clean, audit.entries) == (True, 8)
+    assert (square(3), square.cache.info().computed) == (9, 4)
+
+
+def test_where_nothing_is_kept_there_is_nothing_to_verify_or_move(tmp_path: Path) -> None:
+    with FutureCache(cache_samples=False) as cache:
+        for ask in (
+            cache.verify,
+            lambda: cache.export(tmp_path / "a"),
+            lambda: cache.import_(tmp_path / "a"),
+        ):
+            with pytest.raises(BencherJobError, match="Nothing is kept here"):
+                ask()

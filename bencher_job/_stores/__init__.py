@@ -8,10 +8,14 @@ A process opens each folder once: all caches with one `cache_dir` and one `cache
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from .._errors import BencherJobError
 from .._forks import renew_after_fork
+from .._selection import EVERYTHING, Selection
 from .base import MISS, Entry, Found, Gone, Hit, Miss, Store, StoreFailure, Tally, Totals
 from .claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 from .codec import Payload, dump
@@ -21,6 +25,10 @@ from .disk import DiskStore
 from .memory import MemoryTier
 from .null import NullStore
 from .orphans import clean_orphaned_media
+
+if TYPE_CHECKING:
+    from .findings import Audit
+    from .importing import Imported
 
 __all__ = [
     "MISS",
@@ -44,8 +52,11 @@ __all__ = [
     "close_stores",
     "compression_named",
     "dump",
+    "export",
+    "import_",
     "open_store",
     "store_exists",
+    "verify",
 ]
 
 
@@ -95,6 +106,51 @@ def open_store(directory: Path, *, size_limit: int, tag_index: bool = True, trus
         StoreFailure: when it can't be opened.
     """
     return _open_stores.open(directory, size_limit, tag_index, trusted)
+
+
+def _disk_behind(store: Store) -> DiskStore:
+    if not isinstance(store, MemoryTier):
+        raise BencherJobError(
+            "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
+        )
+    return store.behind
+
+
+def verify(store: Store, *, repair: bool = False) -> Audit:
+    """Check a whole store, and mend it if it is to be repaired.
+
+    Raises:
+        BencherJobError: when the store keeps nothing, or is signed with another secret and to be repaired.
+    """
+    from . import audit  # these three take long to import, and few programs ask for them
+
+    return audit.verify(_disk_behind(store), repair=repair)
+
+
+def export(
+    store: Store, path: str | os.PathLike[str], selection: Selection = EVERYTHING, *, overwrite: bool = False
+) -> int:
+    """Write entries to one file.
+
+    Raises:
+        BencherJobError: when the store keeps nothing.
+        FileExistsError: when the file is there and is not to be overwritten.
+    """
+    from . import exporting
+
+    return exporting.export(_disk_behind(store), path, selection, overwrite=overwrite)
+
+
+def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
+    """Take in the entries of a file.
+
+    Raises:
+        BencherJobError: when the store keeps nothing, or the file is no archive.
+        UntrustedCache: when another user owns the file or can write to it.
+    """
+    from . import importing
+
+    return importing.import_(_disk_behind(store), path, trusted=trusted)
 
 
 def store_exists(directory: Path) -> bool:

@@ -1,6 +1,6 @@
 """Knows how a store is verified as a whole, and how what is wrong is mended.
 
-    verify -> Inspection -> findings -> mended, if asked -> Audit
+verify -> Inspection -> findings -> mended, if asked -> Audit
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .signature import SECRET_VARIABLE
 __all__ = ["Audit", "Fault", "Finding", "verify"]
 
 _COUNT_ANEW: Final = (
-    "UPDATE Totals SET entries = (SELECT count(*) FROM Cache), size = (SELECT coalesce(sum(size), 0) FROM Cache)"
+    "UPDATE Totals SET entries = (SELECT count(*) FROM Cache),"
+    " size = (SELECT coalesce(sum(size), 0) FROM Cache)"
 )
 
 _log = logging.getLogger(__name__)
@@ -84,20 +85,17 @@ def _mended(store: DiskStore, finding: Finding) -> Finding:
 
 def _mend(store: DiskStore, finding: Finding) -> bool:
     """Mend what was found; whether it is right now."""
-    name = finding.name
+    name, is_right = finding.name, True
     match finding.fault:
         case Fault.DAMAGED | Fault.FILE_MISSING:
-            wrong = wrong_with(store.folder, name)
-            if wrong is not None and wrong.fault is finding.fault:
-                return _set_aside(store, name, wrong.detail or "its value file is missing")
-            return wrong is None
+            is_right = _mend_entry(store, finding)
         case Fault.RECORD_DAMAGED:
-            return _set_aside(store, name, f"its record is damaged: {finding.detail}")
+            is_right = _set_aside(store, name, f"its record is damaged: {finding.detail}")
         case Fault.MEDIA_MISSING:
-            return _set_aside(store, name, "its media are missing")
+            is_right = _set_aside(store, name, "its media are missing")
         case Fault.STRAY_FILE:
             store.open().disk.remove(name)
-            return not os.path.lexists(store.directory / name)
+            is_right = not os.path.lexists(store.directory / name)
         case Fault.STRAY_MEDIA:
             _media.discard(store.directory / name)
         case Fault.DISCARDED_MEDIA:
@@ -105,8 +103,18 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
         case Fault.MISCOUNTED:
             store.folder.changed(lambda database: database.execute(_COUNT_ANEW))
         case Fault.DATABASE | Fault.UNREADABLE:
-            return False
-    return True
+            is_right = False
+    return is_right
+
+
+def _mend_entry(store: DiskStore, finding: Finding) -> bool:
+    """Set an entry aside if its bytes still are what they were found to be; whether nothing is wrong with it now."""
+    wrong = wrong_with(store.folder, finding.name)
+    if wrong is None:
+        return True
+    if wrong.fault is not finding.fault:
+        return False
+    return _set_aside(store, finding.name, wrong.detail or "its value file is missing")
 
 
 def _set_aside(store: DiskStore, key: str, reason: str) -> bool:

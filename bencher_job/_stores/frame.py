@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from .codec import _HEADER, _MAGIC, _PARTS, ALIGNMENT, CODEC_VERSION, Buffer
-from .compression import compression_of
+from .compression import Lz4, Zstd
 
 __all__ = ["Frame", "frame_of"]
+
+_KINDS: Final = (0, 1)
+_COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class Frame:
     kind: int
     """What its digest is: 0 for a plain one, 1 for a MAC."""
     compression: str | None
-    """How its parts are made smaller, by name."""
+    """How parts of it are made smaller, by name; None where none is."""
     expanded: int
     """Size of all its parts once they are expanded, in bytes."""
 
@@ -33,7 +37,9 @@ def frame_of(entry: Buffer, key: str) -> Frame | None:
         magic, version, kind, name_length, _ = _HEADER.unpack_from(entry)
         at = _HEADER.size + name_length
         number, count, *lengths = _PARTS.unpack_from(entry, at)
-        if (magic, version) != (_MAGIC, CODEC_VERSION) or bytes(entry[_HEADER.size : at]) != name:
+        if (magic, version) != (_MAGIC, CODEC_VERSION) or kind not in _KINDS:
+            return None
+        if bytes(entry[_HEADER.size : at]) != name:
             return None
         at += _PARTS.size
         if 16 * count > len(entry) - at:
@@ -42,6 +48,9 @@ def frame_of(entry: Buffer, key: str) -> Frame | None:
     except struct.error:
         return None
     at += 16 * count + lengths[0]
-    for stored in lengths[2::2]:
-        at += -at % ALIGNMENT + stored
-    return Frame(kind, compression_of(number), sum(lengths[1::2])) if at == len(entry) else None
+    for length in lengths[2::2]:
+        at += -at % ALIGNMENT + length
+    if at != len(entry):
+        return None
+    stored, expanded = lengths[::2], lengths[1::2]
+    return Frame(kind, _COMPRESSIONS.get(number) if stored != expanded else None, sum(expanded))

@@ -50,9 +50,12 @@ _VALUE_FILE: Final = re.compile(r"[\w.-]+\.val(\.part)?", re.ASCII)
 _RUN_FOLDER: Final = re.compile(r".+\.[0-9a-f]{8}-[0-9]+-[0-9]+\.[0-9]+", re.ASCII)
 """The names that `files.py` and `_media.py` give."""
 
-_ENTRIES: Final = f"{SELECT_ENTRY}> ? AND typeof(key) = 'text' AND {LIVE} ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+_ENTRIES: Final = (
+    f"{SELECT_ENTRY}> ? AND typeof(key) = 'text' AND {LIVE} ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+)
 _RECORDS: Final = (
-    f"{SELECT_RECORD} WHERE key > ? AND typeof(key) = 'text' AND raw = 1 AND {LIVE} ORDER BY key LIMIT {ROWS_AT_ONCE}"
+    f"{SELECT_RECORD} WHERE raw = 1 AND key > ? AND typeof(key) = 'text' AND {LIVE}"
+    f" ORDER BY key LIMIT {ROWS_AT_ONCE}"
 )
 _FOREIGN: Final = "SELECT rowid FROM Cache WHERE NOT (raw = 1 AND typeof(key) = 'text') ORDER BY rowid"
 _WITH_ROWS: Final = "SELECT filename FROM Cache WHERE filename IN (SELECT value FROM json_each(?))"
@@ -61,7 +64,8 @@ _OWNED_MEDIA: Final = (
     " UNION SELECT media FROM Discarded WHERE media IN (SELECT value FROM json_each(?))"
 )
 _FIGURES: Final = (
-    "SELECT (SELECT entries FROM Totals), count(*), (SELECT size FROM Totals), coalesce(sum(size), 0) FROM Cache"
+    "SELECT (SELECT entries FROM Totals), count(*), (SELECT size FROM Totals), coalesce(sum(size), 0)"
+    " FROM Cache"
 )
 
 
@@ -253,8 +257,10 @@ def _damage(row: tuple[Any, ...], opened: Opened, detail: str) -> Wrong:
         if not frame.kind:
             unseal(sealed, key, signature=UNSIGNED)
             return Wrong(Fault.UNREADABLE, detail)
-    except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError):
+    except DamagedEntry:
         return Wrong(Fault.DAMAGED, detail)
+    except (UnreadableEntry, UntrustedCache, OSError) as error:
+        return Wrong(Fault.UNREADABLE, str(error))
     return Wrong(Fault.UNREADABLE, detail, is_missigned=True)
 
 

@@ -57,6 +57,11 @@ class MemoryTier:
         self._lock = threading.Lock()
 
     @property
+    def behind(self) -> DiskStore:
+        """The store behind."""
+        return self._store
+
+    @property
     def directory(self) -> Path:
         """The folder of the store behind."""
         return self._store.directory

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -25,14 +26,17 @@ from hypothesis import strategies as st
 
 from bencher_job import BencherJobError, CacheWarning, Record, UntrustedCache
 from bencher_job._keys import JobKeys
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, archive, dump
-from bencher_job._stores.archive import Imported, _digest_of, export, import_
+from bencher_job._selection import Selection
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, archive, dump, exporting, importing
 from bencher_job._stores.audit import verify
 from bencher_job._stores.codec import seal
 from bencher_job._stores.compression import compression_named
-from bencher_job._stores.database import IN_ROW_BELOW
+from bencher_job._stores.database import IN_ROW_BELOW, Database
+from bencher_job._stores.descriptions import to_json
 from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.signature import SECRET_VARIABLE
+from bencher_job._stores.exporting import export
+from bencher_job._stores.importing import Imported, import_
+from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED
 
 LARGE = "x" * IN_ROW_BELOW
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -97,7 +101,7 @@ def media_files(store: DiskStore, key: str) -> dict[str, bytes]:
 def resealed(body: dict[str, object]) -> bytes:
     """Make the text of a changed object whose digest is right."""
     body.pop("digest", None)
-    return json.dumps({**body, "digest": _digest_of(body)}).encode()
+    return to_json(body)
 
 
 def forged(path: Path, change: dict[str, object]) -> None:
@@ -131,7 +135,7 @@ def test_what_goes_out_comes_in(store: DiskStore, other: DiskStore, path: Path) 
 def test_more_entries_than_are_read_or_committed_at_once(
     store: DiskStore, other: DiskStore, path: Path
 ) -> None:
-    count = archive.ENTRIES_AT_ONCE * 2 + 1
+    count = exporting.ENTRIES_AT_ONCE * 2 + 1
     store.put_many([entry(f"key-{number}", number) for number in range(count)])
     assert export(store, path) == count
     assert import_(other, path) == Imported(added=count)
@@ -152,7 +156,7 @@ def test_records_come_whole(store: DiskStore, other: DiskStore, path: Path) -> N
     assert after == before
     assert after.arguments == record.arguments
     assert other.history.with_arguments(record.function, b"bound\0") == []  # which has no edition
-    assert other._query("SELECT bound FROM Record", ()) == [(b"bound\0",)]
+    assert other.folder.query("SELECT bound FROM Cache") == [(b"bound\0",)]
 
 
 def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> None:
@@ -219,34 +223,77 @@ def test_other_tools_can_read_an_archive(store: DiskStore, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selection", "keys"),
+    ("selection", "named", "keys"),
     [
-        ({"function": "g"}, ["c", "d"]),
-        ({"tag": "x"}, ["b", "c"]),
-        ({"function": "g", "tag": "x"}, ["c"]),
-        ({"since": NOON + timedelta(hours=1)}, ["b", "c", "d"]),
-        ({"until": NOON + timedelta(hours=2)}, ["a", "b"]),
-        ({"since": NOON + timedelta(hours=1), "until": NOON + timedelta(hours=3), "function": "g"}, ["c"]),
-        ({"keys": ["d", "a", "a", "unknown"]}, ["a", "d"]),
-        ({"keys": []}, []),
-        ({"keys": iter(["a", "b"]), "tag": "x"}, ["b"]),
-        ({}, ["a", "b", "c", "d"]),
+        ({"function": "g"}, None, ["c", "d"]),
+        ({"tag": "x"}, None, ["b", "c"]),
+        ({"tag": ""}, None, ["a", "d"]),
+        ({"function": "g", "tag": "x"}, None, ["c"]),
+        ({"since": NOON + timedelta(hours=1)}, None, ["b", "c", "d"]),
+        ({"until": NOON + timedelta(hours=2)}, None, ["a", "b"]),
+        (
+            {"since": NOON + timedelta(hours=1), "until": NOON + timedelta(hours=3), "function": "g"},
+            None,
+            ["c"],
+        ),
+        ({"where": {"n": lambda n: n > 2}}, None, ["c", "d"]),
+        ({"where": {"n": 2}, "tag": "x"}, None, ["b"]),
+        ({"where": {"unknown": 2}}, None, []),
+        ({}, ["d", "a", "a", "unknown"], ["a", "d"]),
+        ({}, [], []),
+        ({"tag": "x"}, iter(["a", "b"]), ["b"]),
+        ({}, None, ["a", "b", "c", "d"]),
     ],
 )
 def test_what_is_chosen_goes_out(
-    store: DiskStore, other: DiskStore, path: Path, selection: dict[str, object], keys: list[str]
+    store: DiskStore, other: DiskStore, path: Path, selection: dict[str, Any], named: Any, keys: list[str]
 ) -> None:
-    store.put_many(
-        [
-            entry("a", 1, hour=0),
-            entry("b", 2, hour=1, tag="x"),
-            entry("c", 3, hour=2, tag="x", name="g"),
-            entry("d", 4, hour=3, name="g"),
-        ]
-    )
-    assert export(store, path, **selection) == len(keys)  # type: ignore[arg-type]
+    entries = [
+        entry("a", 1, hour=0),
+        entry("b", 2, hour=1, tag="x"),
+        entry("c", 3, hour=2, tag="x", name="g"),
+        entry("d", 4, hour=3, name="g"),
+    ]
+    numbered = (replace(each.record, arguments={"n": n}) for n, each in enumerate(entries, 1))
+    store.put_many([replace(each, record=record) for each, record in zip(entries, numbered, strict=True)])
+    assert export(store, path, Selection(**selection), keys=named) == len(keys)
     assert import_(other, path) == Imported(added=len(keys))
     assert keys_of(other) == keys
+
+
+def test_the_time_when_an_entry_expires_comes_along(
+    store: DiskStore, other: DiskStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon, later = time.time() + 1000, time.time() + 2000
+    for key, expires in (("never", None), ("soon", soon), ("later", later), ("expired", 1.0)):
+        store.put_many([replace(entry(key, 1), expires=expires)])
+    assert export(store, path) == 3
+    with monkeypatch.context() as patched:
+        patched.setattr(importing.time, "time", lambda: soon + 1)
+        assert import_(other, path) == Imported(added=2, expired=1)
+    hits = other.get_many(["never", "later"])
+    assert {key: hit.expires for key, hit in hits.items()} == {"never": None, "later": later}
+    assert import_(other, path) == Imported(added=1, skipped=2)
+
+
+def test_an_imported_entry_is_no_miss(store: DiskStore, other: DiskStore, path: Path) -> None:
+    store.put_many([entry("key", 1)])
+    export(store, path)
+    import_(other, path)
+    assert (store.totals().misses, other.totals().misses) == (1, 0)
+
+
+def test_an_entry_whose_record_is_damaged_is_left_out_and_replaced(
+    store: DiskStore, other: DiskStore, path: Path
+) -> None:
+    for each in (store, other):
+        each.put_many([entry("a", 1), entry("b", 2)])
+    other.folder.query("UPDATE Cache SET arguments = '{' WHERE key = 'a'")
+    export(store, path)
+    with pytest.warns(CacheWarning, match="1 entries of .* are damaged or incomplete"):
+        assert export(other, path.with_name("other.tar")) == 1
+    assert import_(other, path) == Imported(replaced=1, skipped=1)
+    assert keys_of(other) == ["a", "b"]
 
 
 def test_what_is_there_stays(store: DiskStore, other: DiskStore, path: Path) -> None:
@@ -297,10 +344,10 @@ def test_a_killed_export_leaves_no_archive(store: DiskStore, path: Path) -> None
     script = """
         import os, signal, sys
         from pathlib import Path
-        from bencher_job._stores import archive
+        from bencher_job._stores import exporting
         from bencher_job._stores.disk import DiskStore
-        archive.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-        archive.export(DiskStore(Path(sys.argv[1]), size_limit=10**9), sys.argv[2])
+        exporting.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        exporting.export(DiskStore(Path(sys.argv[1]), size_limit=10**9), sys.argv[2])
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(store.directory), str(path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -314,7 +361,7 @@ def test_damaged_entries_are_left_out_with_one_warning(
     store.put_many([entry(key, LARGE) for key in ("a", "b", "c", "d")])
     add_film(store, "z")
     for key in ("b", "d"):
-        ((filename,),) = store._query("SELECT filename FROM Cache WHERE key = ?", (key,))
+        ((filename,),) = store.folder.query("SELECT filename FROM Cache WHERE key = ?", (key,))
         (store.directory / filename).write_bytes(b"damaged")
     subprocess.run(["rm", "-r", store.directory / "media" / "run-z"], check=True)
     with pytest.warns(CacheWarning, match="3 entries of .* are damaged or incomplete") as warned:
@@ -330,20 +377,38 @@ def test_media_that_vanish_while_they_are_read_leave_no_half_entry(
     add_film(store)
     store.put_many([entry("a", 1), entry("z", 2)])
     copied: list[str] = []
-    copy = archive._Exporter._copy
+    copy = archive.copy_member
 
-    def forget_then_copy(self: archive._Exporter, label: str, source: io.BufferedReader, size: int) -> str:
+    def forget_then_copy(file: BinaryIO, label: str, source: BinaryIO, size: int) -> str:
         if copied:
             store.forget("film")
-            raise archive._Unwhole("gone")
+            raise archive.Unwhole("gone")
         copied.append(label)
-        return copy(self, label, source, size)
+        return copy(file, label, source, size)
 
-    monkeypatch.setattr(archive._Exporter, "_copy", forget_then_copy)
+    monkeypatch.setattr(exporting, "copy_member", forget_then_copy)
     assert export(store, path) == 2  # and no warning: it was removed, not damaged
     assert import_(other, path) == Imported(added=2)
     with tarfile.open(path) as whole:
         assert not [name for name in whole.getnames() if "film" in name]
+
+
+def test_an_entry_that_is_replaced_while_it_is_read_goes_out_as_it_is_then(
+    store: DiskStore, other: DiskStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_many([entry("key", LARGE)])
+    fetch, turns = Database.fetch, iter(range(3))
+
+    def replace_then_fetch(self: Database, *columns: Any, **how: Any) -> Any:
+        if next(turns, None) is not None:
+            store.put_many([entry("key", LARGE + "new")])
+        return fetch(self, *columns, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "fetch", replace_then_fetch)
+        assert export(store, path) == 1  # and no warning
+    assert import_(other, path) == Imported(added=1)
+    assert value_of(other, "key") == LARGE + "new"
 
 
 def filled(store: DiskStore) -> None:
@@ -543,6 +608,10 @@ def test_a_path_that_leads_out_is_not_followed(
         lambda body: body["record"].update(created="2026-01-01"),
         lambda body: body["record"].update(arguments=[1]),
         lambda body: body["value"].update(size=-1),
+        lambda body: body["record"].update(dirty="yes"),
+        lambda body: body.update(edition=["ab"]),
+        lambda body: body.update(expires="tomorrow"),
+        lambda body: body.update(expires=float("nan")),
     ],
 )
 def test_a_forged_description_is_damage_and_no_exception(
@@ -561,6 +630,7 @@ def test_a_forged_description_is_damage_and_no_exception(
     imported = import_(other, path)
     assert (imported.added, imported.damaged, len(imported.problems)) == (1, 1, 1)
     assert verify(other).is_clean
+    assert list(other.directory.glob("media/*")) == []
 
 
 def test_fields_of_other_versions_are_no_hindrance(store: DiskStore, other: DiskStore, path: Path) -> None:
@@ -607,7 +677,7 @@ def test_an_entry_that_would_expand_beyond_the_store_is_refused(
 
     def changed(text: bytes) -> bytes:
         body = json.loads(text)
-        body["value"] = {"size": len(bomb), "digest": archive.UNSIGNED.hasher(bytes(bomb)).hexdigest()}
+        body["value"] = {"size": len(bomb), "digest": UNSIGNED.hasher(bytes(bomb)).hexdigest()}
         return resealed(body)
 
     forged(path, {"entry.json": changed, "value": bytes(bomb)})
@@ -629,18 +699,31 @@ def test_links_and_sparse_members_are_passed_over(store: DiskStore, other: DiskS
     assert import_(other, path) == Imported(added=1)
 
 
-def test_a_compressed_entry_stays_so_in_the_archive(store: DiskStore, other: DiskStore, path: Path) -> None:
-    """A large entry takes no more place in an archive than in the store."""
-    store.put_many([entry("key", LARGE * 10)])
-    ((filename,),) = store._query("SELECT filename FROM Cache", ())
-    lz4 = pytest.importorskip("lz4.frame")
-    assert lz4
-    sealed = bytes(seal(dump(LARGE * 10), "key", compression=compression_named("lz4")))
-    (store.directory / filename).write_bytes(sealed)
+@pytest.mark.parametrize(("compression", "module"), [("zstd", "zstandard"), ("lz4", "lz4.frame")])
+def test_a_compressed_entry_stays_so(
+    store: DiskStore, other: DiskStore, path: Path, compression: str, module: str
+) -> None:
+    """It takes no more place in an archive, or in the store that it comes into, than where it was."""
+    pytest.importorskip(module)
+    store.put_many([replace(entry("key", LARGE * 10), compression=compression)])
     export(store, path)
     assert path.stat().st_size < 20_000
     import_(other, path)
     assert value_of(other, "key") == LARGE * 10
+    assert other.size() == store.size() < 20_000
+
+
+def test_an_entry_without_compressed_parts_comes_in_where_the_package_is_missing(
+    store: DiskStore, other: DiskStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("zstandard")
+    store.put_many([replace(entry("key", 1), compression="zstd")])
+    store.put_many([replace(entry("smaller", LARGE), compression="zstd")])
+    export(store, path)
+    monkeypatch.setitem(sys.modules, "zstandard", None)  # type: ignore[arg-type]
+    imported = import_(other, path)
+    assert (imported.added, imported.refused) == (1, 1)
+    assert "the package zstandard is not installed" in str(imported)
 
 
 def test_a_killed_import_leaves_a_store_that_can_be_repaired(
@@ -652,9 +735,9 @@ def test_a_killed_import_leaves_a_store_that_can_be_repaired(
     script = """
         import os, signal, sys
         from pathlib import Path
-        from bencher_job._stores import archive
+        from bencher_job._stores import importing
         from bencher_job._stores.disk import DiskStore
-        archive.ENTRIES_AT_ONCE = 2
+        importing.ENTRIES_AT_ONCE = 2
         put, turns = DiskStore.put_many, []
         def put_once(self, entries):
             turns.append(0)
@@ -662,7 +745,7 @@ def test_a_killed_import_leaves_a_store_that_can_be_repaired(
                 os.kill(os.getpid(), signal.SIGKILL)
             put(self, entries)
         DiskStore.put_many = put_once
-        archive.import_(DiskStore(Path(sys.argv[1]), size_limit=10**9), sys.argv[2])
+        importing.import_(DiskStore(Path(sys.argv[1]), size_limit=10**9), sys.argv[2])
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(other.directory), str(path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -696,8 +779,9 @@ def test_an_archive_takes_little_memory(tmp_path: Path) -> None:
         from pathlib import Path
         from bencher_job import Record
         from bencher_job._stores import Entry, dump
-        from bencher_job._stores.archive import export, import_
         from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores.exporting import export
+        from bencher_job._stores.importing import import_
         folder = Path(sys.argv[1])
         store, other = (DiskStore(folder / name, size_limit=10**10) for name in ("a", "b"))
         for number in range(60):

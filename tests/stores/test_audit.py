@@ -12,16 +12,22 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from bencher_job import CacheWarning, Record, _media
-from bencher_job._stores import MISS, Entry, Gone, Hit, audit, dump
-from bencher_job._stores.audit import UNDER_WAY, Fault, verify
+from bencher_job import BencherJobError, CacheWarning, Record, _media
+from bencher_job._stores import MISS, Entry, Gone, Hit, dump, findings, inspection
+from bencher_job._stores.audit import Fault, verify
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.faults import UnreadableEntry
+from bencher_job._stores.folder import Opened
+from bencher_job._stores.inspection import UNDER_WAY
+from bencher_job._stores.lookups import hit_of
+from bencher_job._stores.signature import SECRET_VARIABLE
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -50,7 +56,7 @@ def make_old(path: Path) -> None:
 
 def dead_run(store: DiskStore, key: str) -> str:
     """Make the media folder of a run whose process is gone; give its name."""
-    name = _media.run_folder(store.directory, key).name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    name = Path(_media.run_folder(store.directory, key)).name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
     (store.directory / "media" / name / "generic").mkdir(parents=True)
     (store.directory / "media" / name / "generic" / "film.dat").write_bytes(b"film")
     return name
@@ -71,7 +77,7 @@ def store(tmp_path: Path) -> Iterator[DiskStore]:
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "GRACE", 0.3)
+    monkeypatch.setattr(inspection, "GRACE", 0.3)
 
 
 def test_an_empty_store_is_clean(store: DiskStore) -> None:
@@ -91,8 +97,8 @@ def test_a_store_with_all_that_there_is_is_clean(store: DiskStore) -> None:
 
 
 def test_entries_of_every_step_are_verified(store: DiskStore) -> None:
-    store.put_many([entry(f"key-{number}", number) for number in range(audit.ENTRIES_AT_ONCE * 2 + 1)])
-    assert verify(store).entries == audit.ENTRIES_AT_ONCE * 2 + 1
+    store.put_many([entry(f"key-{number}", number) for number in range(inspection.ENTRIES_AT_ONCE * 2 + 1)])
+    assert verify(store).entries == inspection.ENTRIES_AT_ONCE * 2 + 1
 
 
 def test_a_value_is_not_unpickled(store: DiskStore, tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_a_repair_goes_on_where_warnings_are_errors(store: DiskStore) -> None:
 
 def test_a_row_without_its_file_is_found_and_removed(store: DiskStore) -> None:
     store.put_many([entry("good", LARGE), entry("bad", LARGE)])
-    rows = store._query("SELECT filename FROM Cache WHERE key = 'bad'", ())
+    rows = store.folder.query("SELECT filename FROM Cache WHERE key = 'bad'")
     (store.directory / rows[0][0]).unlink()
     assert verify(store, repair=True).names(Fault.FILE_MISSING) == ["bad"]
     assert_clean(store)
@@ -168,15 +174,13 @@ def test_a_file_that_others_could_have_written_is_left_to_its_owner(store: DiskS
 def test_an_entry_that_this_machine_can_not_expand_is_kept(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bencher_job._stores.faults import UnreadableEntry
-
     store.put_many([entry("key", 1)])
 
-    def without_memory(row: object) -> Hit:
+    def without_memory(row: object, opened: object) -> Hit:
         raise UnreadableEntry("it takes more memory than there is")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "_hit", without_memory)
+        patched.setattr(inspection, "hit_of", without_memory)
         assert verify(store, repair=True).names(Fault.UNREADABLE) == ["key"]
     assert value_of(store, "key") == 1
 
@@ -187,11 +191,12 @@ KILLED_PUT = """
     from pathlib import Path
     from bencher_job import Record
     from bencher_job._stores import Entry, dump, files
+    from bencher_job._stores.commits import Commits
     from bencher_job._stores.disk import DiskStore
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     if sys.argv[2] == "written":
-        DiskStore._commit = die
+        Commits._commit = die
     else:
         os.rename = die
     store = DiskStore(Path(sys.argv[1]), size_limit=10**9)
@@ -252,7 +257,7 @@ def test_foreign_files_are_listed_and_left(store: DiskStore) -> None:
 def test_media_without_an_entry_are_removed_but_not_those_of_a_job_that_runs(store: DiskStore) -> None:
     store.open()
     stray = dead_run(store, "stray")
-    running = _media.run_folder(store.directory, "running")
+    running = Path(_media.run_folder(store.directory, "running"))
     running.mkdir()
     owned = dead_run(store, "owned")
     store.put_many([entry("owned", 1, media=owned)])
@@ -283,29 +288,98 @@ def test_media_that_a_killed_clear_has_left_are_removed(store: DiskStore) -> Non
     assert_clean(store)
 
 
-def test_records_and_entries_that_lack_each_other_are_found(store: DiskStore) -> None:
+@pytest.mark.parametrize("damage", ["arguments = '{'", "arguments = NULL", "created = 'noon'"])
+def test_an_entry_whose_record_is_damaged_is_set_aside(store: DiskStore, damage: str) -> None:
     media = dead_run(store, "a")
-    store.put_many([entry("a", 1, media=media), entry("b", 2), entry("c", 3)])
-    change(store, "DELETE FROM Record WHERE entry = (SELECT rowid FROM Cache WHERE key = 'b')")
-    change(store, "UPDATE Record SET entry = 1000 WHERE media IS NOT NULL")
-    found = verify(store, repair=True)
-    assert found.names(Fault.NO_RECORD) == ["a", "b"]
-    assert found.names(Fault.NO_ENTRY) == ["1000"]
-    assert found.names(Fault.STRAY_MEDIA) == [f"media/{media}"]
-    assert [record.key for record in store.records()] == ["c"]
+    store.put_many([entry("a", 1, media=media), entry("b", 2)])
+    change(store, f"UPDATE Cache SET {damage} WHERE key = 'a'")
+    assert verify(store).names(Fault.RECORD_DAMAGED) == ["a"]
+    assert verify(store, repair=True).findings[0].mended
+    assert [record.key for record in store.records()] == ["b"]
+    assert not (store.directory / "media" / media).exists()
     assert_clean(store)
 
 
 def test_wrong_figures_are_found_and_mended(store: DiskStore) -> None:
     store.put_many([entry("key", LARGE)])
     size = store.size()
-    change(store, "UPDATE Settings SET value = value + 7 WHERE key IN ('count', 'size')")
+    change(store, "UPDATE Totals SET entries = entries + 7, size = size + 7")
     found = verify(store)
-    assert found.names(Fault.MISCOUNTED) == ["count", "size"]
-    assert "8 entries are counted, and there are 1" in str(found)
+    assert found.names(Fault.MISCOUNTED) == ["entries", "size"]
+    assert "8 are counted, and there are 1" in str(found)
     verify(store, repair=True)
     assert (store.count(), store.size()) == (1, size)
     assert_clean(store)
+
+
+def test_what_has_expired_is_not_looked_at(store: DiskStore) -> None:
+    expired = entry("expired", LARGE)
+    store.put_many([entry("key", 1)])
+    store.put_many([replace(expired, expires=1.0)])
+    for path in store.directory.glob("*/*/*.val"):
+        path.unlink()
+    found = verify(store)
+    assert (found.entries, found.is_clean) == (1, True)
+
+
+def signed_store(folder: Path, secret: str | None, monkeypatch: pytest.MonkeyPatch) -> DiskStore:
+    if secret is None:
+        monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(SECRET_VARIABLE, secret)
+    store = DiskStore(folder, size_limit=10**9)
+    store.open()
+    return store
+
+
+@pytest.mark.parametrize(("secret", "fault"), [(None, Fault.UNREADABLE), ("theirs", Fault.DAMAGED)])
+def test_a_signed_cache_is_not_repaired_without_its_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str | None, fault: Fault
+) -> None:
+    with closing(signed_store(tmp_path, "ours", monkeypatch)) as store:
+        store.put_many([entry("small", 1), entry("large", LARGE), entry("array", bytes(1 << 17))])
+    with closing(signed_store(tmp_path, secret, monkeypatch)) as store:
+        assert verify(store).names(fault) == ["array", "large", "small"]
+        with pytest.raises(
+            BencherJobError, match=f"3 of 3 entries of .* Set {SECRET_VARIABLE} to the secret"
+        ):
+            verify(store, repair=True)
+        assert store.count() == 3
+        assert store.tally.damaged == 0
+    with closing(signed_store(tmp_path, "ours", monkeypatch)) as store:
+        assert_clean(store)
+        assert value_of(store, "large") == LARGE
+
+
+def test_entries_that_are_whole_but_not_signed_are_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(signed_store(tmp_path, None, monkeypatch)) as store:
+        store.put_many([entry("good", 1), entry("large", LARGE), entry("bad", 2)])
+        change(store, "UPDATE Cache SET value = CAST(value || x'00' AS BLOB) WHERE key = 'bad'")
+    with closing(signed_store(tmp_path, "ours", monkeypatch)) as store:
+        found = verify(store, repair=True)
+        assert found.names(Fault.UNREADABLE) == ["good", "large"]
+        assert f"it is not signed, and {SECRET_VARIABLE} is set" in str(found)
+        assert found.names(Fault.DAMAGED) == ["bad"]
+        assert store.count() == 2
+
+
+def test_a_few_entries_of_another_secret_are_told_from_those_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that says it is signed with ours, and isn't, is damaged for all that anybody here can tell."""
+    with closing(signed_store(tmp_path, "theirs", monkeypatch)) as store:
+        store.put_many([entry("theirs", 1)])
+    with closing(signed_store(tmp_path, "ours", monkeypatch)) as store:
+        store.put_many([entry("a", 1), entry("b", 2)])
+        found = verify(store, repair=True)
+        assert found.names(Fault.DAMAGED) == ["theirs"]
+        assert found.set_aside == 1
+    with closing(signed_store(tmp_path, None, monkeypatch)) as store:
+        store.put_many([entry(str(number), number) for number in range(3)])
+        assert verify(store, repair=True).names(Fault.UNREADABLE) == ["a", "b"]
+        assert store.count() == 5
 
 
 def test_a_damaged_database_is_told_and_nothing_is_removed_for_it(store: DiskStore) -> None:
@@ -313,9 +387,9 @@ def test_a_damaged_database_is_told_and_nothing_is_removed_for_it(store: DiskSto
     store.put_many([entry(f"key-{number}", LARGE + str(number)) for number in range(300)])
     for path in store.directory.glob("*/*/*.val"):
         make_old(path)
-    ((page,),) = store._query("SELECT max(pageno) FROM (SELECT rootpage AS pageno FROM sqlite_master)", ())
-    ((page_size,),) = store._query("PRAGMA page_size", ())
-    store._query("PRAGMA wal_checkpoint(TRUNCATE)", ())
+    ((page,),) = store.folder.query("SELECT max(pageno) FROM (SELECT rootpage AS pageno FROM sqlite_master)")
+    ((page_size,),) = store.folder.query("PRAGMA page_size")
+    store.folder.query("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()
     with open(store.directory / "cache.db", "r+b") as file:
         file.seek((page + 5) * page_size)
@@ -333,7 +407,7 @@ def test_many_findings_are_counted_in_the_text(store: DiskStore) -> None:
     text = str(verify(store))
     assert "50 found wrong" in text
     assert "damaged entry: 30 more" in text
-    assert text.count("\n") == audit.LISTED + 1
+    assert text.count("\n") == findings.LISTED + 1
 
 
 def test_rows_of_another_program_are_left(store: DiskStore) -> None:
@@ -355,7 +429,7 @@ BUSY = """
     directory = Path(sys.argv[1])
     store = DiskStore(directory, size_limit=3_000_000)  # so that it evicts, too
     def entry(key):
-        folder = _media.run_folder(directory, key)
+        folder = Path(_media.run_folder(directory, key))
         folder.mkdir(parents=True)
         (folder / "film").write_bytes(b"film")
         record = Record(key=key, function="f", tag=key[:1], created=datetime.now(UTC), media=folder.name)
@@ -374,7 +448,7 @@ BUSY = """
 
 def test_a_store_in_use_gives_no_false_alarm(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where every new file is suspected: the second look tells what is under way."""
-    monkeypatch.setattr(audit, "UNDER_WAY", 0.0)
+    monkeypatch.setattr(inspection, "UNDER_WAY", 0.0)
     store.open()
     command = [sys.executable, "-c", textwrap.dedent(BUSY), str(store.directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as busy:
@@ -392,7 +466,7 @@ def test_a_store_in_use_gives_no_false_alarm(store: DiskStore, monkeypatch: pyte
 def test_after_a_kill_at_any_time_a_repair_leaves_a_clean_store(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "UNDER_WAY", 0.0)
+    monkeypatch.setattr(inspection, "UNDER_WAY", 0.0)
     for turn in range(5):
         command = [sys.executable, "-c", textwrap.dedent(BUSY), str(store.directory)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as busy:
@@ -410,31 +484,30 @@ def test_an_entry_that_is_replaced_while_it_is_read_is_no_finding(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put_many([entry("key", LARGE)])
-    read, turns = store._hit, iter(range(3))
+    turns = iter(range(3))
 
-    def read_late(row: tuple[object, ...]) -> Hit:
+    def read_late(row: tuple[object, ...], opened: Opened) -> object:
         if next(turns, None) is not None:
-            monkeypatch.undo()
             store.put_many([entry("key", LARGE + "new")])
-            monkeypatch.setattr(store, "_hit", read_late)
-        return read(row)
+        return hit_of(row, opened)
 
-    monkeypatch.setattr(store, "_hit", read_late)
+    monkeypatch.setattr(inspection, "hit_of", read_late)
     assert verify(store).is_clean
+    assert next(turns, None) is None
 
 
-def test_an_audit_holds_up_no_checkpoint(store: DiskStore) -> None:
+def test_an_audit_holds_up_no_checkpoint(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement is left open between steps, so that what others write doesn't pile up."""
-    store.put_many([entry(f"key-{number}", number) for number in range(audit.ENTRIES_AT_ONCE + 1)])
-    before, seen = store._hit, []
+    store.put_many([entry(f"key-{number}", number) for number in range(inspection.ENTRIES_AT_ONCE + 1)])
+    seen: list[int] = []
 
-    def checkpoint(row: tuple[object, ...]) -> Hit:
+    def checkpoint(row: tuple[object, ...], opened: Opened) -> object:
         if len(seen) < 3:
             with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as other:
                 other.execute("UPDATE Cache SET access_count = access_count + 1")
                 seen.append(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-        return before(row)
+        return hit_of(row, opened)
 
-    store._hit = checkpoint  # type: ignore[method-assign]
+    monkeypatch.setattr(inspection, "hit_of", checkpoint)
     verify(store)
     assert seen == [0, 0, 0]
