@@ -11,6 +11,7 @@ accuracy("svm", c=2.0)      # computed once, then remembered
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from ._cache import FutureCache
 from ._decorator import CachedFunction, cached_job
@@ -24,7 +25,6 @@ from ._errors import (
     WorkerLost,
 )
 from ._executors import Executors
-from ._explanation import Cause, Explanation
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._job import Job, run_job
@@ -33,6 +33,9 @@ from ._media import current_job_key, gen_path
 from ._record import CacheInfo, Record
 from ._stores import clean_orphaned_media
 from ._sweep import Plan, Sweep, SweepFailure
+
+if TYPE_CHECKING:
+    from ._explanation import Cause, Explanation
 
 __all__ = [
     "BencherJobError",
@@ -65,6 +68,16 @@ __all__ = [
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants to read the log says so
 
-for _name in __all__:  # so that pickles and error messages name this package, wherever a thing is defined
+for _name in {*__all__} & {*globals()}:  # so that pickles and error messages name this package
     globals()[_name].__module__ = __name__
 del _name
+
+
+def __getattr__(name: str) -> Any:
+    """Import what takes long to import, and few programs need, when it is asked for."""
+    if name not in {"Cause", "Explanation"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import _explanation
+
+    value = globals()[name] = getattr(_explanation, name)
+    return value

@@ -36,7 +36,6 @@ from ._stores import (
     store_exists,
     verify,
 )
-from ._views.table import to_dataframe
 
 if TYPE_CHECKING:
     import pandas
@@ -330,6 +329,8 @@ class FutureCache:
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
+        from ._views.table import to_dataframe  # who asks has pandas, which takes long to import anyway
+
         return to_dataframe(self.records(**chosen), self.prefetch)
 
     def verify(self, *, repair: bool = False) -> Audit:

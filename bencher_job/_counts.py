@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import asdict, dataclass
 from typing import Final
 
 from ._forks import renew_after_fork
@@ -15,15 +14,10 @@ MOST_HITS_KEPT: Final = 1000
 """How many hits are counted one by one before they are added up."""
 
 
-@dataclass(slots=True)
 class _Figures:
-    submitted: int = 0
-    hits: int = 0
-    joined: int = 0
-    computed: int = 0
-    failed: int = 0
-    unsaved: int = 0
-    seconds_saved: float = 0.0
+    def __init__(self) -> None:
+        self.submitted = self.hits = self.joined = self.computed = self.failed = self.unsaved = 0
+        self.seconds_saved = 0.0
 
 
 class Counts:
@@ -94,4 +88,4 @@ class Counts:
         """Give all figures of one moment, by name."""
         with self._lock:
             self._add_up_hits()
-            return asdict(self._figures)
+            return dict(vars(self._figures))

@@ -11,17 +11,19 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import wrapt
 
 from ._executors import Executors
-from ._explanation import Explanation
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import CodeScope, Identity
 from ._settings import DEFAULT_CACHE_NAME, cache_directory
 from ._sweep import Sweep, stream
+
+if TYPE_CHECKING:
+    from ._explanation import Explanation
 
 __all__ = ["CachedFunction", "cached_job"]
 

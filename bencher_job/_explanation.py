@@ -179,3 +179,7 @@ def _coloured(diff: str) -> str:
         f"<span style='color:{colours.get(line[:1], 'inherit')}'>{line}</span>" for line in diff.splitlines()
     )
     return "\n".join(lines)
+
+
+for _public in (Cause, Explanation):  # which the package imports when they are asked for
+    _public.__module__ = __package__

@@ -7,20 +7,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._adoption import adopt
 from ._cache import FutureCache
 from ._errors import BencherJobError
 from ._executors import Executors
-from ._explaining import explain
-from ._explanation import Cause, Explanation
 from ._future import JobFuture
 from ._job import Job
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import MISS, NullStore, Store
+
+if TYPE_CHECKING:
+    from ._explanation import Explanation
 
 __all__ = ["JobFunctionCache"]
 
@@ -130,6 +130,9 @@ class JobFunctionCache(FutureCache):
 
     def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
         """Say whether a call is remembered, or why it would run. Nothing is computed."""
+        from ._explaining import explain  # takes long to import, and few programs ask
+        from ._explanation import Cause
+
         keys = self.keys
         identity = keys.identity(args, kwargs)
         store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
@@ -156,6 +159,8 @@ class JobFunctionCache(FutureCache):
             BencherJobError: when no entry is of that code, or its keys were made of another version or other
                 parameters.
         """
+        from ._adoption import adopt  # few programs adopt anything
+
         return adopt(self.cache, self.keys.edition, fingerprint)
 
     def clear_cache(self) -> int:

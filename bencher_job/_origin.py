@@ -43,7 +43,7 @@ MOST_PLACES: Final = 4096
 
 _DEEPEST_REF: Final = 5
 _IN_REFTABLE: Final = "in a reftable"  # stands for a commit that only git can find: there refs are no files
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_DIGITS: Final = frozenset("0123456789abcdef")
 _KEPT_VARIABLES: Final = frozenset(
     {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH"}
 )
@@ -206,6 +206,10 @@ def _worktree_of(place: str) -> str | None:
     return folder
 
 
+def _is_commit(text: str) -> bool:
+    return len(text) in {40, 64} and _DIGITS.issuperset(text)
+
+
 def _head_commit(worktree: str) -> str | None:
     """Read the commit of HEAD; None where there is none, or no repository after all."""
     git_folder = os.path.join(worktree, ".git")
@@ -225,7 +229,7 @@ def _head_commit(worktree: str) -> str | None:
         if not ref.startswith("refs/") or ".." in ref:
             return None
         text = next(_values_of(ref, git_folder, common), "").strip()
-    return text if _COMMIT.fullmatch(text) else None
+    return text if _is_commit(text) else None
 
 
 def _values_of(ref: str, git_folder: str, common: str) -> Iterator[str]:
@@ -281,4 +285,4 @@ def _status(worktree: str) -> GitState | None:
         return None
     lines = ended.stdout.decode("utf-8", "replace").splitlines()
     oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "")
-    return GitState(oid if _COMMIT.fullmatch(oid) else "", any(not line.startswith("#") for line in lines))
+    return GitState(oid if _is_commit(oid) else "", any(not line.startswith("#") for line in lines))

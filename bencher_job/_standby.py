@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from ._executors import is_submitter
@@ -36,18 +35,18 @@ _ATTEMPTS: Final = 8
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Turn:
     """The job is to run now, under a claim; without one where claims can't be had."""
 
-    claim: Claim | None
+    def __init__(self, claim: Claim | None) -> None:
+        self.claim = claim
 
 
-@dataclass(frozen=True, slots=True)
 class Raised:
     """The job raised in the other process; its exception, pickled."""
 
-    error: bytes
+    def __init__(self, error: bytes) -> None:
+        self.error = error
 
 
 class GivenUp:

@@ -6,7 +6,7 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 
 from __future__ import annotations
 
-from .explain import PastEdition
+from .editions import PastEdition
 from .hashing import KEY_VERSION, register_hasher
 from .key import CodeScope, Edition, Identity, JobKeys, identity_of
 from .names import qualified_name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import sys
 from collections.abc import Iterator
@@ -157,6 +156,8 @@ def _tensor(tensor: Any) -> object:
 def _memory(tensor: Any, nbytes: int) -> Iterator[memoryview]:
     """Give a tensor's bytes where they lie; numpy has no name for all of torch's dtypes."""
     if nbytes:
+        import ctypes  # takes long to import, and only tensors need it
+
         yield memoryview((ctypes.c_ubyte * nbytes).from_address(tensor.data_ptr())).cast("B")
 
 

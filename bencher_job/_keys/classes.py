@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from enum import Enum
+from enum import Enum, Flag
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 
@@ -30,8 +30,6 @@ _MADE_BY_PYTHON: Final = frozenset(
         "__dict__",
         "__doc__",
         "__firstlineno__",
-        "__getstate__",
-        "__match_args__",
         "__module__",
         "__mutable_keys__",
         "__non_callable_proto_members__",
@@ -66,6 +64,8 @@ _FIELD: Final = (
     "converter",
     "metadata",
 )
+_FIELD_OF_ATTRS: Final = ("eq_key", "order_key", "on_setattr")
+_ADDED: Final = frozenset({"__getstate__", "__replace__", "__setstate__"})
 _GENERATORS: Final = frozenset({"collections", "dataclasses", "enum", "typing"})
 _MISSING: Final = type(dataclasses.MISSING)  # whose one object is another after a pickle round trip
 _PARAMETERS: Final = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
@@ -88,10 +88,22 @@ def attributes_of(cls: type) -> Iterator[tuple[str, Any]]:
     for name, value in sorted(own.items()):
         if name in _MADE_BY_PYTHON or name.startswith("__pydantic_") or _is_generated(name, value):
             continue
-        if issubclass(cls, Enum) and (name in cls.__members__ or _is_made_by_enum(name, value)):
+        if name == "__match_args__" and value == _match_arguments(cls):
+            continue
+        if issubclass(cls, Enum) and (name in cls.__members__ or _is_made_by_enum(cls, name, value)):
             continue
         if not isinstance(value, GetSetDescriptorType | MemberDescriptorType):  # `__slots__` names these
             yield name, value
+
+
+def _match_arguments(cls: type) -> tuple[str, ...]:
+    """What dataclasses, attrs and namedtuple make `__match_args__` of."""
+    fields: Any = vars(cls).get("__attrs_attrs__")
+    if "__dataclass_fields__" in vars(cls):
+        fields = dataclasses.fields(cls)
+    if fields is None:
+        return tuple(vars(cls).get("_fields", ()))
+    return tuple(field.name for field in fields if field.init and not field.kw_only)
 
 
 def _field(field: Any) -> tuple[Any, ...]:
@@ -102,6 +114,9 @@ def _field(field: Any) -> tuple[Any, ...]:
     if isinstance(factory, _MISSING):
         factory = None
     metadata = tuple((name, _plain(getattr(field, name, None))) for name in _FIELD)
+    metadata += tuple(
+        (name, value) for name in _FIELD_OF_ATTRS if (value := getattr(field, name, None)) is not None
+    )
     return field.name, default, factory, metadata
 
 
@@ -120,9 +135,21 @@ def _is_generated(name: str, value: Any) -> bool:
         or function.__code__.co_filename.startswith("<attrs generated")
         or module.startswith("namedtuple_")
         or (name.startswith("_") and module in _GENERATORS)
-        or (name == "__replace__" and not defines_own_code(function.__code__, module))
+        or (name in _ADDED and not defines_own_code(function.__code__, module))
     )
 
 
-def _is_made_by_enum(name: str, value: Any) -> bool:
-    return bool(re.fullmatch(r"_.*_", name)) and not (type(value) is FunctionType and name.startswith("__"))
+def _is_made_by_enum(cls: type[Enum], name: str, value: Any) -> bool:
+    """Whether `enum` put an attribute into a class: one of its own, or of its base's for all classes."""
+    if not re.fullmatch(r"_.*_", name):
+        return False
+    first = next(base for base in cls.__mro__[1:] if issubclass(base, Enum))
+    if name == "_boundary_":
+        return not issubclass(cls, Flag) or getattr(first, name, None) is value
+    function = getattr(value, "__func__", value)
+    if type(function) is FunctionType:
+        module = str(function.__globals__.get("__name__"))
+        return not defines_own_code(function.__code__, module)
+    if not name.startswith("__") or not callable(value):
+        return not isinstance(value, property)
+    return name in {"__new__", "__new_member__"} or getattr(first, name, None) is value

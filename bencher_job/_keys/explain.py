@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from .._explanation import ArgumentChange, CodeChange
+from .editions import PastEdition
 
-__all__ = ["PastEdition", "argument_changes", "code_changes", "distribution_changes", "equal_arguments"]
+__all__ = ["argument_changes", "code_changes", "distribution_changes", "equal_arguments"]
 
 _DIGEST_LENGTH: Final = 16  # hexadecimal digits, as a manifest has them
 _MISSING: Final = object()
-
-
-@dataclass(frozen=True, slots=True)
-class PastEdition:
-    """A function as it stood when results of it were kept.
-
-    Attributes:
-        prefix: what the keys of its calls share.
-        key_version: the version of how keys are made.
-        fingerprint: digest of its code, in hexadecimal.
-        version: the user's version as text.
-        parameters: names of the parameters that entered the key.
-        manifest: what each part contributed, by its name.
-        sources: the text of each part, where it was at hand.
-    """
-
-    prefix: bytes
-    function: str
-    key_version: int
-    fingerprint: str
-    version: str
-    parameters: tuple[str, ...]
-    manifest: Mapping[str, str]
-    sources: Mapping[str, str]
 
 
 def code_changes(before: PastEdition, now: PastEdition) -> tuple[CodeChange, ...]:
@@ -109,4 +85,6 @@ def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: 
 
 
 def _are_same(before: object, now: object) -> bool:
-    return type(before) is type(now) and repr(before) == repr(now)  # of floats it tells NaN and the sign of zero
+    return type(before) is type(now) and repr(before) == repr(
+        now
+    )  # of floats it tells NaN and the sign of zero

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, Final
 
-from .bytecode import bytecode_digest
+from .bytecode import bytecode_digest, nested
 from .reads import Reads, reads_of
 from .source import source_of
 
@@ -33,6 +33,8 @@ class Facts:
         source: the text of its definition, where it is at hand.
         changed: names whose values it changes, where the source is at hand.
         written_only: those of them that it never looks at.
+        counted: attributes of its class that it changes, where the source is at hand.
+        looked_at: attributes, of whatever object, whose values may count.
         bytecode: digest of what it was compiled to.
     """
 
@@ -41,6 +43,8 @@ class Facts:
     source: str | None
     changed: frozenset[str]
     written_only: frozenset[str]
+    counted: frozenset[str]
+    looked_at: frozenset[str]
     bytecode: bytes
 
 
@@ -55,9 +59,12 @@ def facts_of(code: CodeType, namespace: dict[str, Any]) -> Facts:
         facts = accepted
     elif (source := source_of(code, namespace)) is None:
         nothing: frozenset[str] = frozenset()
-        facts = Facts(bytecode, reads_of(code), None, nothing, nothing, bytecode)
+        names = frozenset(name for inner in nested(code) for name in inner.co_names)
+        facts = Facts(bytecode, reads_of(code), None, nothing, nothing, nothing, names, bytecode)
     else:
-        facts = Facts(source.digest, reads_of(code), source.text, *source.written, bytecode)
+        facts = Facts(
+            source.digest, reads_of(source.plain), source.text, *source.written, *source.attributes, bytecode
+        )
     key = id(code)
     _facts[key] = weakref.ref(code, lambda _gone: _facts.pop(key, None)), facts
     return facts

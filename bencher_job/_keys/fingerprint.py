@@ -113,16 +113,15 @@ class CodeTracker:
         return self._look()
 
     def _look(self) -> Fingerprint:
+        """Survey without the lock: the modules that this imports may ask for the fingerprint themselves."""
+        name = _root_name(self._function)
+        loaded = -1
+        while loaded != len(sys.modules):  # a survey that imports adds submodules to packages it has passed
+            loaded = len(sys.modules)
+            watch, surveys, roots = self._survey(name)
+        made = _digested(name, surveys, roots)
+        signature = _watch_signature(self._function, watch)
         with self._lock:
-            name = _root_name(self._function)
-            loaded = -1
-            while loaded != len(
-                sys.modules
-            ):  # a survey that imports adds submodules to packages it has passed
-                loaded = len(sys.modules)
-                watch, surveys, roots = self._survey(name)
-            made = _digested(name, surveys, roots)
-            signature = _watch_signature(self._function, watch)
             before = self._state[1]
             if made == before and _are_same(signature, self._signature):
                 made = before
@@ -135,7 +134,7 @@ class CodeTracker:
 
             self._signature = signature
             self._state = first_check, made
-            return made
+        return made
 
     def _survey(self, name: str) -> tuple[Watch, list[Survey], list[Edge]]:
         watch = Watch()

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
 from .arguments import Binder
-from .explain import PastEdition
+from .editions import PastEdition
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
 from .hashing import KEY_VERSION, digest, encode_arguments, join_key

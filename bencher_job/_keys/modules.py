@@ -23,7 +23,7 @@ def module_attribute(module: ModuleType, attribute: str) -> Any:
             return ABSENT
     try:
         return importlib.import_module(f"{module.__name__}.{attribute}")
-    except ImportError:
+    except (Exception, SystemExit):  # noqa: BLE001 - as a function finds it that imports the submodule
         return ABSENT
 
 

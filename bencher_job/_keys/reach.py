@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
+from .exports import exported_name, foreign_name
 from .hashing import Encoder
 from .instances import own_classes_in
 from .modules import module_attribute
 from .names import module_name
 from .parts import Edge, Part, Table
+from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
 from .provenance import defines_own_code, distribution_of, is_own_class, is_own_module
 from .scans import OF_THE_MODULE, scan_class, scan_function, scan_module, type_name
 from .watch import ABSENT, Watch, is_empty
@@ -28,6 +32,8 @@ _COPIED_BY_WRAPS: Final = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_par
 _AROUND: Final[dict[type, tuple[str, ...]]] = {
     MethodType: ("__func__", "__self__"),
     classmethod: ("__func__",),
+    contextlib._AsyncGeneratorContextManager: ("func", "args", "kwds"),  # noqa: SLF001 - the public bases lack these
+    contextlib._GeneratorContextManager: ("func", "args", "kwds"),  # noqa: SLF001
     functools.cached_property: ("func",),
     functools.partial: ("func", "args", "keywords"),
     functools.partialmethod: ("func", "args", "keywords"),
@@ -35,6 +41,7 @@ _AROUND: Final[dict[type, tuple[str, ...]]] = {
     property: ("fget", "fset", "fdel"),
     staticmethod: ("__func__",),
 }
+_TYPE_ALIAS: Final = getattr(typing, "TypeAliasType", None)  # of Python 3.12
 _LRU_CACHE: Final = type(functools.lru_cache(len))
 
 
@@ -51,6 +58,8 @@ class Survey:
         self.distributions: dict[str, str] = {}
         self.scope = scope
         self._follows = True
+        self.counted: dict[Part, frozenset[str]] = {}
+        """Attributes of classes that their own methods only change, so that they count where others look at them."""
         self._known: dict[int, Part] = {}
         self._values: dict[tuple[int, str], Edge] = {}
         self._queue: deque[tuple[_Scan, Any, Part]] = deque()
@@ -71,7 +80,20 @@ class Survey:
         while self._queue:
             scan, obj, part = self._queue.popleft()
             part.content = scan(self, obj, part)
+            if not self._queue:
+                self._reach_counted()  # which may lead on
         return root
+
+    def _reach_counted(self) -> None:
+        """Reach the attributes that a class only counts up or fills, and something else looks at."""
+        facts = [part.facts for part in self.parts if part.facts is not None]
+        looked_at = frozenset(name for each in facts for name in each.looked_at)
+        for part, names in self.counted.items():
+            cls: Any = part.origin
+            for name in sorted(names & looked_at):
+                value = vars(cls).get(name, ABSENT)
+                self.watch.lookup(vars(cls), name, value)
+                self.global_value(value, f"{part.name}.{name}")
 
     def refer(self, value: Any, path: str) -> Edge:
         """Make the edge that leads to a value; `path` says where it stands."""
@@ -83,12 +105,16 @@ class Survey:
             edge = self._refer_class(value)
         elif issubclass(kind, ModuleType):
             edge = self._refer_module(value)
+        elif (exported := exported_name(value)) is not None:
+            edge = self.foreign(exported[1], exported[0])
         elif kind in _AROUND:
             around = ((name, getattr(value, name)) for name in _AROUND[kind])
             edge = (kind.__name__, *(self.refer(inner, f"{path}.{name}") for name, inner in around))
         elif kind is _LRU_CACHE or getattr(kind, "_bencher_job_cached", False):
             edge = self.refer(value.__wrapped__, path)  # remembering changes nothing
-        elif callable(value) and _wrapped(value) is not ABSENT:
+        elif kind is _TYPE_ALIAS:
+            edge = self._refer_alias(value, path)
+        elif callable(value) and wrapped_in(value) is not ABSENT:
             edge = self._refer_wrapper(value, path)
         else:
             edge = self._refer_value(value, path)
@@ -135,7 +161,8 @@ class Survey:
         module = function.__globals__.get("__name__")
         name = f"{module_name(module or function.__module__ or '')}.{function.__code__.co_qualname}"
         if not defines_own_code(function.__code__, module):
-            return (*self.foreign(name, module or ""), *self._refer_decorated(function, name))
+            module, name = foreign_name(function)
+            return (*self.foreign(name, module), *self._refer_decorated(function, name))
         return self._part(function, name, scan_function)
 
     def _refer_decorated(self, function: FunctionType, name: str) -> tuple[Edge, ...]:
@@ -159,10 +186,10 @@ class Survey:
         return tuple((self.refer(cls, name), self.refer(registry[cls], name)) for cls in classes)
 
     def _refer_class(self, cls: type) -> Edge:
-        name = type_name(cls)
         if not is_own_class(cls):
-            return self.foreign(name, cls.__module__)
-        return self._part(cls, name, scan_class)
+            module, name = foreign_name(cls)
+            return self.foreign(name, module)
+        return self._part(cls, type_name(cls), scan_class)
 
     def _refer_module(self, module: ModuleType) -> Edge:
         """A module that is handed on as a whole counts with all that it defines and imports."""
@@ -174,14 +201,23 @@ class Survey:
     def _refer_wrapper(self, wrapper: Any, path: str) -> Edge:
         """A callable object that a decorator put around another: the one inside, and the state around it."""
         kind = type(wrapper)
-        inner: Edge = self.refer(_wrapped(wrapper), path)
+        inner: Edge = self.refer(wrapped_in(wrapper), path)
         if is_own_class(kind):
-            self.watch.members(vars(wrapper))
-            state = sorted(item for item in vars(wrapper).items() if item[0] not in _COPIED_BY_WRAPS)
+            watch_pieces(self.watch, wrapper)
+            held = sorted(attributes_in(wrapper).items())
+            state = [(name, value) for name, value in held if name not in _COPIED_BY_WRAPS]
             return ("wrapper", self.refer(kind, path), self._refer_items(state, path), inner)
         around = getattr(wrapper, "_self_wrapper", None)  # wrapt's
         outer = () if around is None else (self.refer(around, path),)
         return ("wrapper", self.foreign(type_name(kind), kind.__module__), *outer, inner)
+
+    def _refer_alias(self, alias: Any, path: str) -> Edge:
+        """What the statement `type A = ...` gave a name to, which Python works out when it is asked."""
+        try:
+            meant = alias.__value__
+        except (AttributeError, NameError):
+            return ("alias", str(alias.__name__))
+        return ("alias", str(alias.__name__), self.refer(meant, path))
 
     def foreign(self, name: str, module: str) -> tuple[Edge, ...]:
         """What others wrote is named and not walked; an upgrade alone makes no other job."""
@@ -229,44 +265,35 @@ class Survey:
         kind = type(value)
         if id(value) in self._open:
             return ("cycle",)
-        items: Iterable[tuple[object, object]] | None = None
-        if kind is dict and all(type(key) is str for key in value):
-            items = sorted(value.items())
-        elif kind in {list, tuple}:
-            items = enumerate(value)
-        elif is_own_class(kind) and hasattr(value, "__dict__"):
-            items = sorted(vars(value).items())
-        if items is None:
-            self.untracked[path] = refusal.type_name
-            return ("not tracked", type_name(kind))
+        own = (self.refer(kind, path),) if is_own_class(kind) else ()
+        items, attributes = items_in(value), attributes_in(value)
+        watch_pieces(self.watch, value)
         self._open.add(id(value))
         try:
-            if kind is not tuple:
-                self.watch.members(value if kind in {dict, list} else vars(value))
-            own = (self.refer(kind, path),) if is_own_class(kind) else ()
-            return ("items", type_name(kind), *own, self._refer_items(items, path))
+            pieces = self._refer_items(items, path), self._refer_items(sorted(attributes.items()), path)
         finally:
             self._open.discard(id(value))
+        if not any(name.startswith(path) for name in self.untracked):
+            self.untracked[path] = refusal.type_name
+        return ("not tracked" if pieces == ((), ()) else "items", type_name(kind), *own, *pieces)
 
     def _refer_items(self, items: Iterable[tuple[object, object]], path: str) -> Edge:
-        return tuple((str(key), self.refer(item, f"{path}[{key!r}]")) for key, item in items)
+        return tuple(
+            (
+                str(key) if type(key) in {int, str} else self.refer(key, path),
+                type_name(type(key)),
+                self.refer(item, f"{path}[{_shown(key)}]"),
+            )
+            for key, item in items
+        )
 
 
-def _wrapped(value: Any) -> Any:
-    """What a decorator's object says that it wraps."""
-    if "__wrapped__" in dir(type(value)):  # a proxy shows the attributes of what it wraps as its own
-        return value.__wrapped__
-    return getattr(value, "__dict__", {}).get("__wrapped__", ABSENT)
+def _shown(key: object) -> str:
+    return repr(key) if type(key) in {bool, bytes, float, int, str} else f"<{type_name(type(key))}>"
 
 
 def _code_in(function: FunctionType) -> list[Any]:
     """What a decorator's function encloses that is or may hold the user's code."""
     inner = [cell.cell_contents for cell in function.__closure__ or () if not is_empty(cell)]
     inner += [vars(function)[name] for name in ("__wrapped__",) if name in vars(function)]
-    return [value for value in inner if _may_be_own_code(value)]
-
-
-def _may_be_own_code(value: Any) -> bool:
-    if isinstance(value, type):
-        return is_own_class(value)
-    return type(value) in {FunctionType, *_AROUND} or _wrapped(value) is not ABSENT
+    return [value for value in inner if leads_to_own_code(value)]

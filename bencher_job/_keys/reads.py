@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CodeType
 
@@ -17,6 +18,8 @@ _LOCAL = frozenset({"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_LOAD_FAST", "STOR
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SET_ATTRIBUTE = frozenset({"STORE_ATTR", "DELETE_ATTR"})
 _REBINDS = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+_JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
+_KINDS = {"STORE_DEREF": "cell", "STORE_GLOBAL": "global"}
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "SWAP"})
 
 
@@ -27,6 +30,10 @@ class Import:
     level: int
     module: str
     attributes: tuple[str, ...] = ()
+
+
+Aliases = dict[str, set[Import]]
+"""By name all the imports that may have bound it: another in each branch of an `if` or a `try`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,56 +49,103 @@ class Reads:
 
 def reads_of(code: CodeType) -> Reads:
     """Find what a code object and those nested in it read from outside."""
-    codes = nested(code)
-    bodies = [_instructions(inner) for inner in codes]
-    aliases = {alias: imported for body in bodies for alias, imported in _imports(body)}
+    bodies = [_Body(inner) for inner in nested(code)]
+    shared = _merged(body.aliases["cell"] for body in bodies)
+    in_globals = _merged(body.aliases["global"] for body in bodies)
     globals_: set[tuple[str, ...]] = set()
     cells: set[tuple[str, ...]] = {
         (name,) for name in code.co_freevars if name == "__class__"
     }  # for `super()`
     imports: set[Import] = set()
-    for inner, body in zip(codes, bodies, strict=True):
-        class_names = {instruction.argval for instruction in body if instruction.opname == "STORE_NAME"}
-        captured = inner.co_cellvars + inner.co_freevars
-        for opname, chain in _loads(body):
-            if opname in _LOCAL and chain[0] in captured:
-                continue  # Python 3.13 hands a nested function its cell by this instruction
-            if chain[0] in aliases:
-                base = aliases[chain[0]]
-                imports.add(Import(base.level, base.module, base.attributes + chain[1:]))
-            elif opname in _GLOBAL and (opname == "LOAD_GLOBAL" or chain[0] not in class_names):
-                globals_.add(chain)
-            elif opname in _CELL and chain[0] in code.co_freevars:
-                cells.add(chain)
-    imports.update(base for base in aliases.values() if not any(_begins(base, used) for used in imports))
-    rebound = frozenset(each.argval for body in bodies for each in body if each.opname in _REBINDS)
+    for body in bodies:
+        for position, opname, chain in _loads(body.instructions):
+            name = chain[0]
+            if opname in _LOCAL:
+                if name in body.captured:
+                    continue  # Python 3.13 hands a nested function its cell by this instruction
+                meant = body.aliases["local"].get(name, set())
+            elif opname in _CELL:
+                meant = shared.get(name, set())
+                if name in code.co_freevars:
+                    cells.add(chain)
+            else:
+                meant = in_globals.get(name, set())
+                if not meant and not body.has_bound(name, opname, position):
+                    globals_.add(chain)
+                if opname != "LOAD_GLOBAL":
+                    meant = meant | body.aliases["local"].get(name, set())
+            imports.update(Import(base.level, base.module, base.attributes + chain[1:]) for base in meant)
+    bases = {base for body in bodies for aliases in body.aliases.values() for base in _all(aliases)}
+    imports.update(base for base in bases if not any(_begins(base, used) for used in imports))
+    rebound = frozenset(
+        each.argval for body in bodies for each in body.instructions if each.opname in _REBINDS
+    )
     return Reads(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)), rebound)
+
+
+class _Body:
+    """The instructions of one code object, and what the names mean that it binds itself."""
+
+    def __init__(self, code: CodeType) -> None:
+        self.instructions = _instructions(code)
+        self.captured = code.co_cellvars + code.co_freevars
+        self.aliases: dict[str, Aliases] = {"local": {}, "cell": {}, "global": {}}
+        for stored, imported in _imports(self.instructions):
+            kind = _KINDS.get(stored.opname, "local")
+            self.aliases[kind].setdefault(_stored(stored), set()).add(imported)
+        self._bound = {} if code.co_exceptiontable else dict(_surely_bound(self.instructions))
+
+    def has_bound(self, name: str, opname: str, position: int) -> bool:
+        """Whether the body of a class has surely given a name its own value before it is looked at."""
+        return opname != "LOAD_GLOBAL" and self._bound.get(name, position) < position
+
+
+def _surely_bound(body: list[dis.Instruction]) -> Iterator[tuple[str, int]]:
+    """Yield the names that are bound before anything branches, last ones first, with their positions."""
+    straight = list(itertools.takewhile(lambda each: each.opcode not in _JUMPS, body))
+    deleted = {each.argval for each in body if each.opname == "DELETE_NAME"}
+    for position, each in reversed(list(enumerate(straight))):
+        if each.opname == "STORE_NAME" and each.argval not in deleted:
+            yield each.argval, position
+
+
+def _merged(every: Iterable[Aliases]) -> Aliases:
+    merged: Aliases = {}
+    for aliases in every:
+        for name, imports in aliases.items():
+            merged.setdefault(name, set()).update(imports)
+    return merged
+
+
+def _all(aliases: Aliases) -> set[Import]:
+    return set().union(*aliases.values())
 
 
 def _instructions(code: CodeType) -> list[dis.Instruction]:
     return [instruction for instruction in dis.get_instructions(code) if instruction.opname not in _SILENT]
 
 
-def _loads(body: list[dis.Instruction]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each load of a name with the attributes that are read off it at once."""
+def _loads(body: list[dis.Instruction]) -> Iterator[tuple[int, str, tuple[str, ...]]]:
+    """Yield each load of a name, with its position and the attributes that are read off it at once."""
     for position, instruction in enumerate(body):
         if instruction.opname not in _GLOBAL | _CELL | _LOCAL:
             continue
         names = instruction.argval
         if isinstance(names, tuple):  # one instruction for two variables
             if instruction.opname == "LOAD_FAST_LOAD_FAST":
-                yield instruction.opname, (names[0],)
+                yield position, instruction.opname, (names[0],)
             names = names[1]
         following = position + 1
         while body[following].opname in _ATTRIBUTE:
             following += 1
         if body[following].opname in _SET_ATTRIBUTE and following == position + 1:
             continue
-        yield instruction.opname, (names, *(attribute.argval for attribute in body[position + 1 : following]))
+        attributes = (attribute.argval for attribute in body[position + 1 : following])
+        yield position, instruction.opname, (names, *attributes)
 
 
-def _imports(body: list[dis.Instruction]) -> Iterator[tuple[str, Import]]:
-    """Yield what each import statement binds: `import a.b` the package `a`, `import a.b as c` the module."""
+def _imports(body: list[dis.Instruction]) -> Iterator[tuple[dis.Instruction, Import]]:
+    """Yield what each import statement binds, and where: `import a.b` the package `a`, `import a.b as c` the module."""
     for position, instruction in enumerate(body):
         if instruction.opname != "IMPORT_NAME":
             continue
@@ -102,12 +156,12 @@ def _imports(body: list[dis.Instruction]) -> Iterator[tuple[str, Import]]:
             for imported, stored in zip(rest[::2], rest[1::2], strict=False):
                 if imported.opname != "IMPORT_FROM":
                     break
-                yield _stored(stored), Import(level, module, (imported.argval,))
+                yield stored, Import(level, module, (imported.argval,))
         elif rest[0].opname == "IMPORT_FROM":
             stored = next(later for later in rest if later.opname.startswith("STORE"))
-            yield _stored(stored), Import(level, module)
+            yield stored, Import(level, module)
         else:
-            yield _stored(rest[0]), Import(level, module.partition(".")[0])
+            yield rest[0], Import(level, module.partition(".")[0])
 
 
 def _stored(instruction: dis.Instruction) -> str:

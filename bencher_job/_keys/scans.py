@@ -98,7 +98,9 @@ def _globals_of(survey: Survey, function: FunctionType, facts: Facts) -> Iterabl
             yield (".".join(chain), survey.follow(value, chain[1:], f"{module}.{name}"))
             continue
         builtins = namespace.get("__builtins__", {})
-        value = (vars(builtins) if isinstance(builtins, ModuleType) else builtins).get(name, ABSENT)
+        builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
+        value = builtins.get(name, ABSENT)
+        survey.watch.lookup(builtins, name, value)
         yield (name, ("missing",) if value is ABSENT else survey.refer(value, f"builtins.{name}"))
     for imported in facts.reads.imports:
         yield (repr(imported), _import_of(survey, imported, namespace))
@@ -123,13 +125,13 @@ def _owner_of(survey: Survey, method: FunctionType) -> Iterable[Edge]:
 def _import_of(survey: Survey, imported: Import, namespace: dict[str, Any]) -> Edge:
     """Follow an import inside a function: a module of the user's is imported for it, another named."""
     name = "." * imported.level + imported.module
-    if imported.level:
-        name = importlib.util.resolve_name(name, str(namespace.get("__package__") or ""))
     try:
+        if imported.level:
+            name = importlib.util.resolve_name(name, str(namespace.get("__package__") or ""))
         module = import_own(name)
     except ImportError:
         return ("missing", name)
-    except Exception as error:  # noqa: BLE001 - the user's module may raise anything, and its function may expect it
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything, and its function may expect it
         survey.untracked[name] = type(error).__name__
         return ("missing", name)
     if module is None:
@@ -139,15 +141,31 @@ def _import_of(survey: Survey, imported: Import, namespace: dict[str, Any]) -> E
 
 def scan_class(survey: Survey, cls: type, part: Part) -> Edge:
     """Give what a class leads to: bases, metaclass, attributes."""
-    survey.watch.members(vars(cls))
+    counted = _only_counted(cls)
+    survey.watch.members(vars(cls), counted)
     survey.watch.attribute(cls, "__bases__", cls.__bases__)
+    survey.counted[part] = counted
     meta = type(cls)
     return (
         "class",
         tuple(survey.refer(base, part.name) for base in cls.__bases__),
         () if meta is type else survey.refer(meta, part.name),
-        tuple((name, survey.refer(value, f"{part.name}.{name}")) for name, value in attributes_of(cls)),
+        tuple(
+            (name, survey.refer(value, f"{part.name}.{name}"))
+            for name, value in attributes_of(cls)
+            if name not in counted
+        ),
     )
+
+
+def _only_counted(cls: type) -> frozenset[str]:
+    """Find the attributes of a class that its methods change and never look at, as a number of its objects."""
+    methods = [getattr(value, "__func__", value) for value in vars(cls).values()]
+    methods += [value.fget for value in vars(cls).values() if isinstance(value, property)]
+    facts = [facts_of(each.__code__, each.__globals__) for each in methods if type(each) is FunctionType]
+    changed = {name for each in facts for name in each.counted}
+    looked_at = {name for each in facts for name in each.looked_at}
+    return frozenset(name for name in changed - looked_at if type(vars(cls).get(name)) in _PLAIN)
 
 
 def scan_module(survey: Survey, module: ModuleType, part: Part) -> Edge:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import ast
 import linecache
+import sys
 import warnings
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, Final
 
 from .bytecode import bytecode_digest, nested
-from .syntax import Definition, syntax_digest, written
+from .syntax import Definition, attributes_counted, attributes_looked_at, syntax_digest, written
 
 __all__ = ["Source", "source_of"]
 
 _FILES_KEPT: Final = 64
-_files: dict[str, tuple[list[str], _File]] = {}
+_REWRITING: Final = "_pytest.assertion.rewrite"
+_files: dict[tuple[str, bool], tuple[list[str], _File]] = {}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The definition that a code object was compiled from."""
+    """The definition that a code object was compiled from.
+
+    `plain` is what it compiles to by itself, which is another code where pytest has rewritten its assertions.
+    """
 
     code: CodeType
+    plain: CodeType
     definition: Definition
     lines: list[str]
 
@@ -37,6 +43,14 @@ class Source:
         return written(self.definition)
 
     @property
+    def attributes(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Attributes of its class that it changes, and those of anything that it looks at."""
+        class_name = self.code.co_qualname.rpartition(".")[0].rpartition(".")[2]
+        return attributes_counted(self.definition, class_name), attributes_looked_at(
+            self.definition, class_name
+        )
+
+    @property
     def text(self) -> str:
         """Its lines, decorators included."""
         return "".join(self.lines[_first_line(self.definition) - 1 : self.definition.end_lineno])
@@ -48,20 +62,30 @@ def source_of(code: CodeType, namespace: dict[str, Any]) -> Source | None:
     lines = linecache.getlines(code.co_filename, namespace)
     if not lines:
         return None
-    known_lines, file = _files.get(code.co_filename, (None, None))
+    hook = _rewriting_hook(namespace)
+    place = code.co_filename, hook is not None
+    known_lines, file = _files.get(place, (None, None))
     if file is None or lines is not known_lines:
         if len(_files) >= _FILES_KEPT:
             _files.pop(next(iter(_files)), None)
-        file = _File(lines, code.co_filename)
-        _files[code.co_filename] = lines, file
+        file = _File(lines, code.co_filename, hook)
+        _files[place] = lines, file
     return file.find(code)
+
+
+def _rewriting_hook(namespace: dict[str, Any]) -> Any:
+    """The loader of a module whose assertions pytest rewrites; none of another."""
+    pytest_rewriting = sys.modules.get(_REWRITING)
+    hook = getattr(pytest_rewriting, "AssertionRewritingHook", None)
+    loader = namespace.get("__loader__")
+    return loader if isinstance(hook, type) and isinstance(loader, hook) else None
 
 
 class _File:
     """A source file, parsed and compiled once for all of its functions."""
 
-    def __init__(self, lines: list[str], filename: str) -> None:
-        self._sources = _sources_in(lines, filename)
+    def __init__(self, lines: list[str], filename: str, hook: Any) -> None:
+        self._sources = _sources_in(lines, filename, hook)
 
     def find(self, code: CodeType) -> Source | None:
         """Find the definition that compiles to this code.
@@ -78,13 +102,15 @@ class _File:
         return found[0] if found else None
 
 
-def _sources_in(lines: list[str], filename: str) -> dict[str, list[Source]]:
+def _sources_in(lines: list[str], filename: str, hook: Any) -> dict[str, list[Source]]:
     """All functions and lambdas of a file by their qualified name; none where it doesn't compile."""
+    text = "".join(lines)
     try:
-        tree = ast.parse("".join(lines))
+        tree = ast.parse(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = compile(tree, filename, "exec", dont_inherit=True)
+            plain = nested(compile(tree, filename, "exec", dont_inherit=True))
+            loaded = plain if hook is None else _rewritten(text, filename, hook, plain)
     except (SyntaxError, ValueError, RecursionError):
         return {}
     definitions: dict[tuple[str, int], list[Definition]] = {}
@@ -93,11 +119,25 @@ def _sources_in(lines: list[str], filename: str) -> dict[str, list[Source]]:
             name = "<lambda>" if isinstance(node, ast.Lambda) else node.name
             definitions.setdefault((name, _first_line(node)), []).append(node)
     sources: dict[str, list[Source]] = {}
-    for code in nested(module):
-        definition = _closest(code, definitions.get((code.co_name, code.co_firstlineno), []))
+    for code, by_itself in zip(loaded, plain, strict=True):
+        named = definitions.get((by_itself.co_name, by_itself.co_firstlineno), [])
+        definition = _closest(by_itself, named)
         if definition is not None:
-            sources.setdefault(code.co_qualname, []).append(Source(code, definition, lines))
+            source = Source(code, by_itself, definition, lines)
+            sources.setdefault(code.co_qualname, []).append(source)
     return sources
+
+
+def _rewritten(text: str, filename: str, hook: Any, plain: list[CodeType]) -> list[CodeType]:
+    """Compile a module as pytest does; as it stands where this pytest does it in another way."""
+    tree = ast.parse(text)
+    try:
+        sys.modules[_REWRITING].rewrite_asserts(tree, text.encode(), filename, hook.config)
+        codes = nested(compile(tree, filename, "exec", dont_inherit=True))
+    except (AttributeError, TypeError, SyntaxError, ValueError):
+        return plain
+    same = [code.co_qualname for code in codes] == [code.co_qualname for code in plain]
+    return codes if same else plain
 
 
 def _first_line(definition: Definition) -> int:

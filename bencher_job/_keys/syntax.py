@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from types import EllipsisType
 
-__all__ = ["Definition", "syntax_digest", "written"]
+__all__ = ["Definition", "attributes_counted", "attributes_looked_at", "syntax_digest", "written"]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -56,6 +56,54 @@ def written(definition: Definition) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(+changed), only
 
 
+def attributes_counted(definition: Definition, class_name: str) -> frozenset[str]:
+    """Find the attributes of its class that a method changes: `cls.made += 1`, `type(self).known[key] = x`.
+
+    What it changes through `self` is an attribute of the object, unless it is a container's item.
+    """
+    found: set[str] = set()
+    for node in ast.walk(definition):
+        match node:
+            case ast.AugAssign(target=ast.Attribute(value=owner, attr=name)):
+                found.update([name] if _is_class(owner, class_name) else [])
+            case ast.Attribute(value=owner, attr=name, ctx=ast.Store()):
+                found.update([name] if _is_class(owner, class_name) else [])
+            case ast.Subscript(value=ast.Attribute(attr=name), ctx=ast.Store()):
+                found.add(name)
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=verb))):
+                found.update([name] if verb in _WRITERS else [])
+    return frozenset(found)
+
+
+def attributes_looked_at(definition: Definition, class_name: str) -> frozenset[str]:
+    """Find the attributes, of whatever object, whose values count for what a function does; texts may name some."""
+    mentioned: Counter[str] = Counter()
+    for node in ast.walk(definition):
+        match node:
+            case ast.Attribute(attr=name, ctx=ast.Load()):
+                mentioned[name] += 1
+            case ast.Constant(value=str(name)) if name.isidentifier():
+                mentioned[name] += 1
+            case ast.AugAssign(target=ast.Attribute(value=owner, attr=name)):
+                mentioned[name] += not _is_class(owner, class_name)
+    for node in ast.walk(definition):
+        match node:
+            case ast.Subscript(value=ast.Attribute(attr=name), ctx=ast.Store()):
+                mentioned[name] -= 1
+            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=verb))):
+                mentioned[name] -= verb in _WRITERS
+    return frozenset(+mentioned)
+
+
+def _is_class(owner: ast.expr, class_name: str) -> bool:
+    match owner:
+        case ast.Name(id=name):
+            return name in {"cls", class_name}
+        case ast.Call(func=ast.Name(id="type")) | ast.Attribute(attr="__class__"):
+            return True
+    return False
+
+
 def _tokens(root: Definition | ast.Module) -> Iterator[bytes]:
     """Walk a tree without recursion, so that a sum of a thousand terms is no deeper than one of two."""
     stack: list[tuple[object, bool]] = [(root, False)]
@@ -95,6 +143,8 @@ def _fields(node: ast.AST, *, is_root: bool, in_class: bool) -> Iterator[tuple[s
     if isinstance(node, ast.JoinedStr):
         yield "values", list(_merged(node.values))
         return
+    if isinstance(node, ast.Assert):
+        yield "runs", __debug__
     for name, value in ast.iter_fields(node):
         if value is None or value == [] or (is_root and name in _OUTSIDE):
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
+from .exports import exported_name
 from .names import module_name
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
@@ -59,6 +60,9 @@ def _zone(value: Any) -> object:
 
 def _builtin_function(value: Any) -> object:
     owner = value.__self__
+    exported = exported_name(value)
+    if exported is not None:
+        return exported[1]
     if owner is None or isinstance(owner, type(sys)):
         return f"{module_name(value.__module__ or 'builtins')}.{value.__qualname__}"
     return Attributes(__self__=owner, __name__=value.__name__)

@@ -76,9 +76,10 @@ class Watch:
         except ValueError:
             self.condition(functools.partial(is_empty, cell))
 
-    def members(self, container: Collection[Any]) -> None:
-        """Watch that a container has the same members, each by identity."""
-        self._conditions[self._name(container), "members"] = f"{self._name(_members_check(container))}()"
+    def members(self, container: Collection[Any], but: frozenset[str] = frozenset()) -> None:
+        """Watch that a container has the same members, each by identity, but for those of some names."""
+        check = _members_check(container) if not but else _others_check(container, but)
+        self._conditions[self._name(container), "members"] = f"{self._name(check)}()"
 
     def condition(self, check: Callable[[], bool]) -> None:
         """Watch any condition."""
@@ -157,6 +158,14 @@ def _members_check(container: Any) -> Callable[[], bool]:
         return lambda: len(container) == size and all(id(member) in kept for member in container)
     items = tuple(container)
     return lambda: len(container) == size and all(map(is_, container, items))
+
+
+def _others_check(mapping: Any, names: frozenset[str]) -> Callable[[], bool]:
+    others = {name: value for name, value in mapping.items() if name not in names}
+    size = len(mapping)
+    return lambda: (
+        len(mapping) == size and all(mapping.get(name, ABSENT) is value for name, value in others.items())
+    )
 
 
 def _digest_check(value: object, path: str) -> Callable[[], bool]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import struct
 import time
 from functools import lru_cache
@@ -55,9 +54,6 @@ _RECORD_SIZE: Final = _RECORD.size + 4
 _SEATS_AT: Final = 4096
 _TABLE_AT: Final = _SEATS_AT + SEATS * _RECORD_SIZE
 _LOCK: Final = 0
-
-
-_pauses: Final = random.Random()  # noqa: S311 - not the one that the user's program may have seeded
 
 
 class _Header(NamedTuple):
@@ -122,7 +118,9 @@ class Ledger:
                 if pulse == before:
                     raise TimeoutError(errno.ETIMEDOUT, f"somebody held its lock for {patience} seconds")
                 deadline = time.monotonic() + patience
-            time.sleep(_pauses.uniform(20e-6, 500e-6))  # so that waiters don't keep step
+            time.sleep(
+                20e-6 + time.perf_counter_ns() % 480 * 1e-6
+            )  # by chance, so that waiters don't keep step
 
     def _pulse(self) -> bytes:
         return os.pread(self._file.descriptor, _HEADER_SIZE, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -106,7 +105,7 @@ def _describe(pid: int) -> Process:
             boot = file.read().strip()
     except OSError:
         boot = ""
-    return Process(socket.gethostname(), boot, pid, _state_and_start("self")[1], namespace)
+    return Process(os.uname().nodename, boot, pid, _state_and_start("self")[1], namespace)
 
 
 def _is_stopped(owner: Owner) -> bool:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import itertools
 import linecache
 import logging
 import os
@@ -24,27 +23,6 @@ from bencher_job._keys.fingerprint import CodeTracker, fingerprint
 from bencher_job._keys.hashing import digest
 
 Load = Callable[..., ModuleType]
-
-
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Write a module of the user's to a new folder and import it from there."""
-    folders = itertools.count()
-
-    def load_module(source: str, name: str = "bench", **others: str) -> ModuleType:
-        folder = tmp_path / str(next(folders))
-        folder.mkdir()
-        for other, text in {name: source, **others}.items():
-            (folder / f"{other}.py").write_text(textwrap.dedent(text))
-            monkeypatch.delitem(sys.modules, other, raising=False)
-        monkeypatch.syspath_prepend(folder)
-        monkeypatch.setattr(sys, "dont_write_bytecode", True)
-        module = importlib.import_module(name)
-        for other in (name, *others):
-            monkeypatch.setitem(sys.modules, other, sys.modules.get(other) or importlib.import_module(other))
-        return module
-
-    return load_module
 
 
 def run_cell(source: str, namespace: dict[str, object]) -> None:

@@ -1,0 +1,57 @@
+"""An assertion counts as the running Python treats it, whatever pytest makes of it in a test module."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bencher_job._keys.facts import facts_of
+
+Load = Callable[..., ModuleType]
+
+
+def checked(x: int) -> int:
+    assert x > 0, "must be positive"
+    return sum(number for number in range(x) if number)
+
+
+def test_a_function_that_pytest_rewrote_counts_as_it_is_written(load: Load) -> None:
+    facts = facts_of(checked.__code__, globals())
+    assert facts.source is not None
+    plain = load(facts.source).checked
+    plain_facts = facts_of(plain.__code__, vars(sys.modules["bench"]))
+    assert (facts.digest, facts.reads) == (plain_facts.digest, plain_facts.reads)
+
+
+def test_another_way_of_rewriting_leaves_the_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite = pytest.importorskip("_pytest.assertion.rewrite")
+    if not isinstance(__loader__, rewrite.AssertionRewritingHook):  # type: ignore[name-defined]
+        pytest.skip("assertions are not rewritten")
+    monkeypatch.setattr("bencher_job._keys.source._files", {})
+    monkeypatch.setattr("bencher_job._keys.facts._facts", {})
+    monkeypatch.setattr(rewrite, "rewrite_asserts", lambda tree: tree)
+    facts = facts_of(checked.__code__, globals())
+    assert facts.source is None
+    assert facts.digest == facts.bytecode
+
+
+def test_an_assertion_that_is_switched_off_is_another(tmp_path: Path) -> None:
+    program = tmp_path / "bench.py"
+    program.write_text(
+        "from bencher_job._keys.fingerprint import fingerprint\n"
+        "def f(x):\n    assert x > 0\n    return x\n"
+        "def g(x):\n    return x\n"
+        "print(fingerprint(f).digest.hex(), fingerprint(g).digest.hex())\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    (f, g), (optimized_f, optimized_g) = (
+        subprocess.check_output([sys.executable, *options, str(program)], env=environment, text=True).split()
+        for options in ([], ["-O"])
+    )
+    assert f != optimized_f
+    assert g == optimized_g

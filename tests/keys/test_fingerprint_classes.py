@@ -1,0 +1,166 @@
+"""A class counts with all that its author wrote, and with nothing that Python or a decorator made of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+
+Load = Callable[..., ModuleType]
+
+IMPORTS = """
+import attrs
+from enum import KEEP, STRICT, Enum, Flag
+"""
+
+
+@pytest.mark.parametrize(
+    ("definition", "old", "new"),
+    [
+        (
+            "class C(Enum):\n    A = 1\n    B = 2\n    @classmethod\n    def _missing_(cls, v): return cls.A",
+            "cls.A",
+            "cls.B",
+        ),
+        (
+            "class C(Enum):\n    def _generate_next_value_(name, *a): return 1\n    A = 1",
+            "return 1",
+            "return 2",
+        ),
+        ("class C(Enum):\n    A = 1\n    __str__ = int.__repr__", "int", "str"),
+        ("class C(Enum):\n    A = 1\n    def __str__(self): return 'a'", "'a'", "'b'"),
+        (
+            "class C(int, Enum):\n    A = 1\n    def __new__(cls, v):\n"
+            "        one = int.__new__(cls, 1)\n        one._value_ = v\n        return one",
+            "cls, 1)",
+            "cls, 2)",
+        ),
+        ("class C(Flag, boundary=KEEP):\n    A = 1", "KEEP", "STRICT"),
+        ("class C:\n    __match_args__ = ('a', 'b')", "'a', 'b'", "'b', 'a'"),
+        ("class C:\n    def __getstate__(self): return 1", "return 1", "return 2"),
+        ("class C:\n    def __setstate__(self, s): return 1", "return 1", "return 2"),
+        ("@attrs.define(order=True)\nclass C:\n    a = attrs.field(eq=True)", "eq=True", "eq=str"),
+        ("@attrs.define(order=True)\nclass C:\n    a = attrs.field(order=str)", "order=str", "order=len"),
+        (
+            "@attrs.define\nclass C:\n    a = attrs.field(on_setattr=attrs.setters.frozen)",
+            "attrs.setters.frozen",
+            "attrs.setters.validate",
+        ),
+    ],
+)
+def test_what_the_author_wrote_counts(load: Load, definition: str, old: str, new: str) -> None:
+    source = IMPORTS + definition + "\ndef f(x):\n    return C\n"
+    one = fingerprint(load(source).f)
+    assert fingerprint(load(source).f) == one
+    assert fingerprint(load(source.replace(old, new)).f).digest != one.digest
+
+
+def test_what_enum_and_dataclass_add_is_the_same_on_each_python(load: Load) -> None:
+    module = load("""
+        from dataclasses import dataclass
+        from enum import Enum, Flag, IntEnum, IntFlag, StrEnum, auto
+        class A(Enum):
+            ONE = 1
+        class B(IntEnum):
+            ONE = auto()
+        class C(StrEnum):
+            ONE = auto()
+        class D(Flag):
+            ONE = auto()
+            TWO = auto()
+            BOTH = ONE | TWO
+        class E(IntFlag):
+            ONE = auto()
+        class F(str, Enum):
+            ONE = "one"
+            def __str__(self):
+                return self.value
+        @dataclass(slots=True, frozen=True)
+        class G:
+            x: int = 1
+        def f(x):
+            return A, B, C, D, E, F, G
+    """)
+    assert fingerprint(module.f).digest.hex()[:16] == "d9ce84df6f1624c0"
+
+
+COUNTED = """
+class Counted:
+    made = 0
+    known = {}
+    names = []
+    def __init__(self, n):
+        self.n = n
+        Counted.made += 1
+        type(self).known[n] = n
+        self.names.append(n)
+    @classmethod
+    def make(cls, n):
+        cls.made += 1
+        return cls(n)
+    def run(self):
+        return self.n
+def f(x):
+    return Counted(x).run()
+def g(x):
+    return Counted(x).run(), Counted.made, getattr(Counted, "known"), x.names
+"""
+
+
+def test_what_a_class_only_counts_is_not_read(load: Load) -> None:
+    module = load(COUNTED)
+    trackers = CodeTracker(module.f), CodeTracker(module.Counted)
+    before = [tracker.current() for tracker in trackers]
+    module.Counted.make(1)
+    assert all(now.current() is then for now, then in zip(trackers, before, strict=True))
+    module.Counted.run = lambda self: 2
+    assert all(now.current() != then for now, then in zip(trackers, before, strict=True))
+
+
+@pytest.mark.parametrize("change", ["C.made += 1", "C.known['a'] = 1", "C.names.append(1)"])
+def test_what_a_class_counts_is_read_where_something_looks_at_it(load: Load, change: str) -> None:
+    module = load(COUNTED)
+    tracker = CodeTracker(module.g)
+    before = tracker.current()
+    exec(change, {"C": module.Counted})
+    assert tracker.current().digest != before.digest
+
+
+@pytest.mark.parametrize(
+    "body", ["return cls.made", "cls.made += 1\n        return getattr(cls, 'made')", "self.made += 1"]
+)
+def test_what_a_method_looks_at_counts(load: Load, body: str) -> None:
+    module = load(COUNTED.replace("return self.n\n", f"cls = Counted\n        {body}\n"))
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.Counted.made += 1
+    assert tracker.current().digest != before.digest
+
+
+def test_a_registry_of_classes_leads_to_their_code(load: Load) -> None:
+    source = """
+        class Base:
+            known = {{}}
+            def __init_subclass__(cls):
+                Base.known[cls.__name__] = cls
+        class One(Base):
+            def run(self):
+                return {}
+        def f(x):
+            return Base.known["One"]().run()
+    """
+    one, two = (fingerprint(load(source.format(n)).f) for n in (1, 2))
+    assert one.digest != two.digest
+    assert "bench.One" in one.manifest
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.12 has the statement `type`")
+def test_what_a_type_alias_means_counts(load: Load) -> None:
+    source = "type A = {}\ntype B = list[B]\ntype C = nowhere\ndef f(x):\n    return isinstance(x, A.__value__), B, C\n"
+    one, same, two = (fingerprint(load(source.format(meant)).f) for meant in ("int", "int", "str"))
+    assert one == same
+    assert one.digest != two.digest

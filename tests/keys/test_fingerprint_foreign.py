@@ -1,0 +1,202 @@
+"""What others wrote goes by the name that people import it by, and brings along what it was given of the user's."""
+
+from __future__ import annotations
+
+import os.path
+import random
+import re
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from bencher_job._keys.exports import exported_name
+from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+
+Load = Callable[..., ModuleType]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (open, "io.open"),
+        (len, "builtins.len"),
+        (os.path.normpath, "os.path.normpath"),
+        (os.path.lexists, "os.path.lexists"),
+        (os.getcwd, "os.getcwd"),
+        (re.error, "re.error"),
+        (threading.Lock, "threading.Lock"),
+        (random.choice, "random.choice"),
+        (random.random, "random.random"),
+        (dict.fromkeys, "builtins.dict.fromkeys"),
+    ],
+)
+def test_an_export_goes_by_its_shortest_public_name(value: object, expected: str) -> None:
+    exported = exported_name(value)
+    assert exported is not None
+    assert exported[1] == expected
+
+
+@pytest.mark.parametrize("value", [random.Random(1).choice, "text".upper, 1, object()])
+def test_what_no_module_of_others_holds_is_no_export(value: object) -> None:
+    assert exported_name(value) is None
+
+
+def test_a_proxy_that_refuses_every_look_is_no_export() -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+    assert exported_name(Proxy()) is None
+
+
+MANY = """
+    import contextlib, functools
+    from abc import ABC, abstractmethod
+    from argparse import ArgumentParser
+    from asyncio import current_task, gather
+    from bisect import bisect
+    from collections import Counter, defaultdict, deque
+    from collections.abc import Sequence
+    from concurrent.futures import ProcessPoolExecutor
+    from copy import deepcopy
+    from csv import reader
+    from datetime import datetime, timezone
+    from decimal import Decimal, getcontext
+    from enum import Enum, auto
+    from fractions import Fraction
+    from functools import lru_cache, partial, reduce
+    from glob import glob
+    from heapq import heappush
+    from io import BytesIO, StringIO, open as io_open
+    from itertools import chain, product
+    from json import dumps
+    from logging import getLogger
+    from math import sqrt
+    from multiprocessing import Pool
+    from operator import add, itemgetter
+    from os import environ, getcwd
+    from os.path import islink, join, lexists, normpath
+    from pathlib import Path, PurePath
+    from pickle import loads
+    from random import choice, gauss, random, seed
+    from re import error, compile as compile_pattern
+    from statistics import mean
+    from struct import pack
+    from subprocess import run
+    from tempfile import mkdtemp
+    from threading import Event, Lock
+    from time import perf_counter
+    from typing import Annotated, Literal, NamedTuple
+    from urllib.parse import quote
+    from uuid import uuid4
+    from warnings import warn
+    from zipfile import Path as ZipPath, ZipFile
+
+    OPENERS = {"plain": open, "size": len}
+    LOCK = Lock()
+    LOG = getLogger("bench")
+
+    @contextlib.contextmanager
+    def opened(path):
+        with open(path) as file:
+            yield file
+
+    @functools.singledispatch
+    def shown(x):
+        return str(x)
+
+    @shown.register
+    def _(x: int):
+        return hex(x)
+
+    class Kind(Enum):
+        ONE = auto()
+
+    class Step(ABC):
+        @abstractmethod
+        def run(self): ...
+
+    class Pair(NamedTuple):
+        a: int = 1
+
+    class Folder(PurePath):
+        pass
+
+    @opened("a")
+    def decorated():
+        return 1
+
+    def f(x):
+        from concurrent.futures import ThreadPoolExecutor
+        a = ArgumentParser, current_task, gather, bisect, Counter, defaultdict, deque, Sequence
+        b = ProcessPoolExecutor, deepcopy, reader, datetime.now(timezone.utc), Decimal, getcontext, Fraction
+        c = lru_cache, partial, reduce, glob, heappush, BytesIO, StringIO, io_open, chain.from_iterable, product
+        d = dumps, sqrt, Pool, add, itemgetter, getcwd, islink, join, lexists, normpath, Path, loads
+        e = choice, gauss, random, seed, error, compile_pattern, mean, pack, run, mkdtemp, Event, Lock
+        g = perf_counter, Annotated, Literal, quote, uuid4, warn, ZipPath, ZipFile, open, print, ThreadPoolExecutor
+        return a, b, c, d, e, g, OPENERS, LOCK, LOG, opened, shown, Kind, Step, Pair, Folder, decorated
+"""
+
+
+def test_names_of_the_standard_library_are_the_same_on_each_python(load: Load) -> None:
+    assert fingerprint(load(MANY).f).digest.hex()[:16] == "593c0ab76532f1bc"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["from random import choice as draw, seed", "from numpy.random import choice as draw, seed"],
+)
+def test_a_method_of_a_hidden_generator_has_no_state(load: Load, statement: str) -> None:
+    module = load(f"{statement}\ndef f(x):\n    seed(x)\n    return draw([1, 2])\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.f(1)
+    module.f(2)
+    assert tracker.current() is before
+
+
+def test_a_generator_of_ones_own_has_a_state(load: Load) -> None:
+    module = load("import random\ndraw = random.Random(1).choice\ndef f(x):\n    return draw(x)\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.f([1, 2])
+    assert tracker.current() != before
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "class scaled(ContextDecorator):\n"
+        "    def __init__(self, k): self.k = k\n"
+        "    def __enter__(self): return 1\n"
+        "    def __exit__(self, *error): pass\n",
+        "@contextmanager\ndef scaled(k):\n    yield 1\n",
+        "@contextmanager\ndef scaled(k=0, *, other=0):\n    yield 1\n",
+    ],
+    ids=["class", "generator", "defaults"],
+)
+def test_what_a_decorator_of_others_was_given_counts(load: Load, definition: str) -> None:
+    source = (
+        "from contextlib import ContextDecorator, contextmanager\n"
+        + definition
+        + "@scaled(3)\ndef g(x):\n    return x\ndef f(x):\n    return g(x)\n"
+    )
+    one = fingerprint(load(source).f)
+    assert fingerprint(load(source).f) == one
+    for changed in (
+        source.replace("(3)", "(5)"),
+        source.replace("return 1", "return 2").replace("yield 1", "yield 2"),
+    ):
+        assert fingerprint(load(changed).f).digest != one.digest
+
+
+def test_a_builtin_that_was_replaced_is_noticed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = CodeTracker(load("def f(x):\n    return ascii(x)\n").f)
+    before = tracker.current()
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.ascii", lambda x: "replaced")
+        assert tracker.current().digest != before.digest
+    assert tracker.current() == before

@@ -1,0 +1,125 @@
+"""Imports inside a function are followed before it runs, whatever the modules do while they are imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+
+Load = Callable[..., ModuleType]
+
+
+@pytest.mark.parametrize("name", ["fast", "slow"])
+def test_all_imports_of_one_name_count(load: Load, name: str) -> None:
+    source = """
+        def f(x):
+            try:
+                from fast import impl
+            except ImportError:
+                from slow import impl
+            return impl(x)
+    """
+    modules = {"fast": "def impl(x): return 1\n", "slow": "def impl(x): return 2\n"}
+    one = fingerprint(load(source, **modules).f)
+    modules[name] = "def impl(x): return 3\n"
+    assert fingerprint(load(source, **modules).f).digest != one.digest
+
+
+def test_an_alias_in_a_nested_function_hides_no_global(load: Load) -> None:
+    module = load("""
+        def helper(x):
+            return 1
+        def f(x):
+            def g():
+                from os import path as helper
+                return helper
+            return helper(x)
+    """)
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.helper = lambda x: 2
+    assert tracker.current().digest != before.digest
+
+
+def test_a_class_that_renames_a_global_reads_it(load: Load) -> None:
+    module = load("G = 1\ndef f(x):\n    class L:\n        G = G\n    return L\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.G = 2
+    assert tracker.current().digest != before.digest
+
+
+@pytest.mark.parametrize(
+    "imported", ["sys.exit(3)", "raise ValueError", "raise KeyError", "import no_such_thing"]
+)
+@pytest.mark.parametrize("statement", ["import broken", "from broken import x", "from package import broken"])
+def test_a_module_that_cannot_be_imported_is_missing(load: Load, imported: str, statement: str) -> None:
+    module = load(f"def f(x):\n    {statement}\n    return broken\n")
+    folder = Path(module.__file__ or "").parent
+    (folder / "package").mkdir()
+    (folder / "package" / "__init__.py").touch()
+    for path in (folder / "broken.py", folder / "package" / "broken.py"):
+        path.write_text(f"import sys\n{imported}\n")
+    assert fingerprint(module.f).digest
+
+
+def test_a_relative_import_outside_of_a_package_is_missing(load: Load) -> None:
+    module = load("""
+        def f(x):
+            try:
+                from .tools import g
+            except ImportError:
+                return -1
+            return g(x)
+    """)
+    module.__package__ = None
+    assert fingerprint(module.f).digest
+
+
+def test_a_module_may_ask_for_the_same_key_while_it_is_imported(load: Load) -> None:
+    module = load("""
+        from bencher_job._keys.fingerprint import CodeTracker
+        def f(x):
+            from lazy import V
+            return V
+        TRACKER = CodeTracker(f)
+    """)
+    folder = Path(module.__file__ or "").parent
+    (folder / "lazy.py").write_text("import bench\nbench.TRACKER.current()\nV = 1\n")
+    current = module.TRACKER.current()
+    assert module.TRACKER.current() is current
+    assert current.digest == fingerprint(module.f).digest
+
+
+def test_two_threads_that_import_and_ask_for_a_key_do_not_wait_for_each_other(load: Load) -> None:
+    module = load("""
+        import threading
+        from bencher_job._keys.fingerprint import CodeTracker
+        IMPORTING, ASKING = threading.Event(), threading.Event()
+        def f(x):
+            from lazy import V
+            return V
+        TRACKER = CodeTracker(f)
+    """)
+    folder = Path(module.__file__ or "").parent
+    (folder / "lazy.py").write_text(
+        "import bench\nbench.IMPORTING.set()\nbench.ASKING.wait(0.3)\nV = bench.TRACKER.current()\n"
+    )
+    program = folder / "program.py"
+    program.write_text(
+        "import bench, importlib, threading\n"
+        "thread = threading.Thread(target=importlib.import_module, args=('lazy',))\n"
+        "thread.start()\n"
+        "bench.IMPORTING.wait()\n"
+        "bench.TRACKER.current()\n"
+        "thread.join()\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

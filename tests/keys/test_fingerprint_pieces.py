@@ -1,0 +1,105 @@
+"""Of an object that has no key as a whole, only the part that has none is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+
+Load = Callable[..., ModuleType]
+
+SOURCE = """
+import threading
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+LOCK = threading.Lock()
+
+@dataclass(slots=True)
+class Service:
+    lock: object
+    part: object
+    def run(self, x):
+        return x + 1
+
+class Registry(dict):
+    def run(self, x):
+        return x + 1
+
+class Rows(list):
+    def run(self, x):
+        return x + 1
+
+def one(x):
+    return x + 1
+
+def two(x):
+    return x - 1
+
+THING = {}
+
+def f(x):
+    return THING
+"""
+
+
+@pytest.mark.parametrize(
+    ("definition", "change"),
+    [
+        ("Service(LOCK, one)", "m.THING.part = m.two"),
+        ("Service(LOCK, one)", "m.Service.run = m.two"),
+        ("Registry(a=one, b=LOCK)", "m.THING['a'] = m.two"),
+        ("Registry(a=one, b=LOCK)", "m.Registry.run = m.two"),
+        ("Rows([one, LOCK])", "m.THING[0] = m.two"),
+        ("Rows([one, LOCK])", "m.Rows.run = m.two"),
+        ("{1: one, 2: LOCK}", "m.THING[1] = m.two"),
+        ("{1: one, 2: LOCK}", "m.THING['1'] = m.THING.pop(1)"),
+        ("{LOCK: one, 'a': 1}", "m.THING[m.LOCK] = m.two"),
+        ("{one: LOCK, two: 1}", "m.THING[m.two] = 2"),
+        ("defaultdict(one, a=1, b=LOCK)", "m.THING['a'] = 2"),
+        ("defaultdict(one, a=1, b=LOCK)", "m.THING.default_factory = m.two"),
+        ("OrderedDict(a=one, b=LOCK)", "m.THING['a'] = m.two"),
+        ("deque([one, LOCK])", "m.THING[0] = m.two"),
+        ("SimpleNamespace(a=one, b=LOCK)", "m.THING.a = m.two"),
+        ("(one, LOCK, [1])", "m.THING[2].append(2)"),
+    ],
+)
+def test_the_other_parts_count(load: Load, definition: str, change: str) -> None:
+    source = SOURCE.format(definition)
+    module = load(source)
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    assert before.untracked
+    assert all(name.startswith("bench.THING") for name in before.untracked)
+    assert fingerprint(load(source).f) == before
+    exec(change, {"m": module})
+    assert tracker.current().digest != before.digest
+
+
+def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
+    source = """
+        class Scaled:
+            __slots__ = ("__wrapped__", "n", "never")
+            def __init__(self, function, n):
+                self.__wrapped__, self.n = function, n
+            def __call__(self, x):
+                return self.__wrapped__(x) * self.n
+        def inner(x):
+            return x + 1
+        g = Scaled(inner, {})
+        def f(x):
+            return g(x)
+    """
+    module = load(source.format(1))
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    assert fingerprint(load(source.format(2)).f).digest != before.digest
+    assert fingerprint(load(source.format(1).replace("x + 1", "x + 2")).f).digest != before.digest
+    module.g.n = 5
+    changed = tracker.current()
+    module.g.never = 1
+    assert len({before.digest, changed.digest, tracker.current().digest}) == 3
