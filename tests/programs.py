@@ -48,7 +48,8 @@ class Programs:
 
     def start(self, name: str, source: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a program that goes by a name; its source is indented as the test's."""
-        path = self.folder / f"program of {name}" / "program.py"  # one each: others may still be reading theirs
+        # One file each: others may still be reading theirs. All have one name, which is in their keys.
+        path = self.folder / f"program of {name}" / "program.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(textwrap.dedent(PREAMBLE) + textwrap.dedent(source))
         program = subprocess.Popen(
