@@ -17,6 +17,7 @@ import pytest
 
 from bencher_job import _origin
 from bencher_job._origin import GitState, git_state, git_state_of, platform_name
+from tests.environment import unmeasured
 
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
 
@@ -506,4 +507,5 @@ def test_importing_starts_nothing_and_imports_no_subprocess() -> None:
     code = (
         "import sys, bencher_job._origin; sys.exit('platform' in sys.modules or 'subprocess' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    run = subprocess.run([sys.executable, "-c", code], env=unmeasured(), check=False)
+    assert run.returncode == 0
