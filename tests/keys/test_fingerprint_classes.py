@@ -161,7 +161,8 @@ def test_a_registry_of_classes_leads_to_their_code(load: Load) -> None:
 if sys.version_info >= (3, 12):  # which has the statement `type`
 
     def test_what_a_type_alias_means_counts(load: Load) -> None:
-        source = "type A = {}\ntype B = list[B]\ntype C = nowhere\ndef f(x):\n    return isinstance(x, A.__value__), B, C\n"
+        aliases = "type A = {}\ntype B = list[B]\ntype C = nowhere\n"
+        source = f"{aliases}def f(x):\n    return isinstance(x, A.__value__), B, C\n"
         one, same, two = (fingerprint(load(source.format(meant)).f) for meant in ("int", "int", "str"))
         assert one == same
         assert one.digest != two.digest
