@@ -71,17 +71,15 @@ def bench_arrays(folder: Path) -> Iterator[Figure]:
 
     with memoizers(folder, large) as libraries:
         del libraries["functools.lru_cache"]
-        for work in ("80 MB array: fill and store", "80 MB array: hit"):
-            rounds = [[number] for number in range(3)]
-            yield from figures(work, seconds_per_call(libraries, rounds))
+        rounds = [[number] for number in range(3)]
+        yield from figures("80 MB array: fill and store", seconds_per_call(libraries, rounds))
+        yield from figures("80 MB array: hit", seconds_per_call(libraries, 3 * rounds))
     mapping = {
         OURS: bencher_job.cached_job(cache_dir=folder / OURS, mmap=True)(large),
         "joblib": joblib.Memory(folder / "joblib", verbose=0).cache(large),
         "joblib, mapped": joblib.Memory(folder / "joblib", verbose=0, mmap_mode="r").cache(large),
     }
-    yield from figures(
-        "80 MB array: mapped hit", seconds_per_call(mapping, [[number] for number in range(3)])
-    )
+    yield from figures("80 MB array: mapped hit", seconds_per_call(mapping, 3 * rounds))
     mapping[OURS].cache.close()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _media
 from ._errors import BencherJobError
@@ -18,10 +18,12 @@ from ._flights import Flight
 from ._job import Job
 from ._keys import qualified_name
 from ._keys.files import is_unchanged
-from ._origin import GitState, platform_name
 from ._record import Record
 from ._stores import Claim, Entry, NullStore, Payload, Store, StoreFailure, dump
 from ._version import VERSION
+
+if TYPE_CHECKING:
+    from ._origin import GitState
 
 __all__ = ["Keeping", "Landing", "Returned", "commit", "outcome_of"]
 
@@ -65,6 +67,8 @@ class Landing:
 
     def entry(self, payload: Payload) -> Entry:
         """Make the entry of a value's bytes."""
+        from ._origin import platform_name  # takes long to import, and only a job that has run needs it
+
         run, outcome = self.run, self.outcome
         media = run.media_folder
         origin = self.git_state

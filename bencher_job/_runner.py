@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _media
 from ._counts import Counts
@@ -24,10 +24,12 @@ from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping, Landing, Returned, commit, outcome_of
-from ._origin import git_state_of
 from ._standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
 from ._stores import MISS, Hit, Miss, Store
 from ._writer import Writer
+
+if TYPE_CHECKING:
+    from ._origin import GitState
 
 __all__ = ["Runner", "load", "warn_unloadable"]
 
@@ -49,6 +51,12 @@ def warn_unloadable(key: str, error: Exception) -> None:
         f"The entry {key} can't be unpickled ({type(error).__name__}: {error}), so its job runs again. "
         f"Has a class of its value moved?"
     )
+
+
+def _git_state_of(job: Job) -> GitState | None:
+    from ._origin import git_state_of  # takes long to import, and only a job that runs needs it
+
+    return git_state_of(job.function)
 
 
 class Runner:
@@ -223,7 +231,7 @@ class Runner:
 
     def _run_here(self, flight: Flight, store: Store) -> None:
         """Run a flight's job in this thread, commit and resolve."""
-        run, state = self._run_of(flight, store), git_state_of(flight.job.function)
+        run, state = self._run_of(flight, store), _git_state_of(flight.job)
         outcome = run_inline(run)
         self._finish([Landing(flight, run, store, self._keeping, Executors.SERIAL, state, outcome)])
         if isinstance(outcome.error, KeyboardInterrupt):
@@ -231,7 +239,7 @@ class Runner:
 
     def _take_off(self, flight: Flight, store: Store) -> None:
         """Give a flight's job to the engine; the writer will commit and resolve it."""
-        run, keeping, state = self._run_of(flight, store), self._keeping, git_state_of(flight.job.function)
+        run, keeping, state = self._run_of(flight, store), self._keeping, _git_state_of(flight.job)
         self._writer.start()
         engine = self.engine
         engine_future = flight.engine_future = engine.submit(run)
@@ -256,7 +264,7 @@ class Runner:
                 store,
                 self._keeping,
                 "future",
-                git_state_of(future.job.function),
+                _git_state_of(future.job),
                 done,
                 outcome_of,
             )
