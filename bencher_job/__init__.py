@@ -10,6 +10,7 @@ accuracy("svm", c=2.0)      # computed once, then remembered
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,11 @@ from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
 from ._record import CacheInfo, Record
-from ._stores import clean_orphaned_media
 from ._sweep import Plan, Sweep, SweepFailure
 
 if TYPE_CHECKING:
     from ._explanation import Cause, Explanation
+    from ._stores.orphans import clean_orphaned_media
 
 __all__ = [
     "BencherJobError",
@@ -73,11 +74,17 @@ for _name in {*__all__} & {*globals()}:  # so that pickles and error messages na
 del _name
 
 
+_LATER = {
+    "Cause": "_explanation",
+    "Explanation": "_explanation",
+    "clean_orphaned_media": "_stores.orphans",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import what takes long to import, and few programs need, when it is asked for."""
-    if name not in {"Cause", "Explanation"}:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import _explanation
-
-    value = globals()[name] = getattr(_explanation, name)
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    value.__module__ = __name__
     return value

@@ -20,15 +20,13 @@ from .base import MISS, Entry, Found, Gone, Hit, Miss, Store, StoreFailure, Tall
 from .claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 from .codec import Payload, dump
 from .compression import compression_named
-from .database import DATABASE_NAME
-from .disk import DiskStore
-from .memory import MemoryTier
 from .null import NullStore
-from .orphans import clean_orphaned_media
 
 if TYPE_CHECKING:
+    from .disk import DiskStore
     from .findings import Audit
     from .importing import Imported
+    from .memory import MemoryTier
 
 __all__ = [
     "MISS",
@@ -48,7 +46,6 @@ __all__ = [
     "Tally",
     "Totals",
     "Wait",
-    "clean_orphaned_media",
     "close_stores",
     "compression_named",
     "dump",
@@ -76,6 +73,9 @@ class _OpenStores:
         with self._lock:
             place = directory, trusted
             if place not in self._stores:
+                from .disk import DiskStore  # SQLite and diskcache take long to import
+                from .memory import MemoryTier
+
                 disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
                 self._stores[place] = disk, MemoryTier(disk)
             disk, tier = self._stores[place]
@@ -109,6 +109,8 @@ def open_store(directory: Path, *, size_limit: int, tag_index: bool = True, trus
 
 
 def _disk_behind(store: Store) -> DiskStore:
+    from .memory import MemoryTier
+
     if not isinstance(store, MemoryTier):
         raise BencherJobError(
             "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
@@ -155,6 +157,8 @@ def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False
 
 def store_exists(directory: Path) -> bool:
     """Whether there is a store in a folder."""
+    from .database import DATABASE_NAME  # takes long to import
+
     return (directory / DATABASE_NAME).exists()
 
 
