@@ -351,8 +351,7 @@ class FutureCache:
         The file is a tar archive, to be read by `import_`.
 
         Raises:
-            FileExistsError: when the file is there and is not to be overwritten.
-            BencherJobError: when nothing is kept.
+            BencherJobError: when nothing is kept, or the file is there and is not to be overwritten.
         """
         return export(self.cache, path, _selection(chosen), overwrite=overwrite)
 

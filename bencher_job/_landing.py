@@ -95,7 +95,7 @@ class Landing:
             run.edition,
             self.flight.claim,
             self.keeping.compression,
-            None if self.keeping.ttl is None else outcome.started + outcome.seconds + self.keeping.ttl,
+            None if self.keeping.ttl is None else time.time() + self.keeping.ttl,
         )
 
 

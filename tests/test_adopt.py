@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bencher_job import BencherJobError, CacheWarning, cached_job, gen_path
+from bencher_job import BencherJobError, CacheWarning, cached_job
 from tests.conftest import WriteModule
 
 SLOW = """
@@ -184,4 +184,3 @@ def test_media_live_as_long_as_any_entry_that_was_made_of_theirs(write_module: W
     assert path.read_text() == "a"
     module.picture.forget(1)
     assert not path.exists()
-    assert gen_path is not None

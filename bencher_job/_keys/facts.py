@@ -31,8 +31,7 @@ class Facts:
         digest: what it does: of its syntax where its source is at hand, otherwise of its bytecode.
         reads: the names that it reads from outside.
         source: the text of its definition, where it is at hand.
-        changed: names whose values it changes, where the source is at hand.
-        written_only: those of them that it never looks at.
+        written_only: names whose values it changes and never looks at, where the source is at hand.
         counted: attributes of its class that it changes, where the source is at hand.
         looked_at: attributes, of whatever object, whose values may count.
         bytecode: digest of what it was compiled to.
@@ -41,7 +40,6 @@ class Facts:
     digest: bytes
     reads: Reads
     source: str | None
-    changed: frozenset[str]
     written_only: frozenset[str]
     counted: frozenset[str]
     looked_at: frozenset[str]
@@ -60,10 +58,15 @@ def facts_of(code: CodeType, namespace: dict[str, Any]) -> Facts:
     elif (source := source_of(code, namespace)) is None:
         nothing: frozenset[str] = frozenset()
         names = frozenset(name for inner in nested(code) for name in inner.co_names)
-        facts = Facts(bytecode, reads_of(code), None, nothing, nothing, nothing, names, bytecode)
+        facts = Facts(bytecode, reads_of(code), None, nothing, nothing, names, bytecode)
     else:
         facts = Facts(
-            source.digest, reads_of(source.plain), source.text, *source.written, *source.attributes, bytecode
+            source.digest,
+            reads_of(source.plain),
+            source.text,
+            source.written_only,
+            *source.attributes,
+            bytecode,
         )
     key = id(code)
     _facts[key] = weakref.ref(code, lambda _gone: _facts.pop(key, None)), facts

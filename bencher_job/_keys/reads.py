@@ -17,7 +17,6 @@ _CELL = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
 _LOCAL = frozenset({"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_LOAD_FAST", "STORE_FAST_LOAD_FAST"})
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SET_ATTRIBUTE = frozenset({"STORE_ATTR", "DELETE_ATTR"})
-_REBINDS = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
 _KINDS = {"STORE_DEREF": "cell", "STORE_GLOBAL": "global"}
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "SWAP"})
@@ -43,8 +42,6 @@ class Reads:
     globals: tuple[tuple[str, ...], ...]
     cells: tuple[tuple[str, ...], ...]
     imports: tuple[Import, ...]
-    rebound: frozenset[str] = frozenset()
-    """Globals that it gives another value or deletes."""
 
 
 def reads_of(code: CodeType) -> Reads:
@@ -77,10 +74,7 @@ def reads_of(code: CodeType) -> Reads:
             imports.update(Import(base.level, base.module, base.attributes + chain[1:]) for base in meant)
     bases = {base for body in bodies for aliases in body.aliases.values() for base in _all(aliases)}
     imports.update(base for base in bases if not any(_begins(base, used) for used in imports))
-    rebound = frozenset(
-        each.argval for body in bodies for each in body.instructions if each.opname in _REBINDS
-    )
-    return Reads(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)), rebound)
+    return Reads(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)))
 
 
 class _Body:

@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, Final
 
 from .bytecode import bytecode_digest, nested
-from .syntax import Definition, attributes_counted, attributes_looked_at, syntax_digest, written
+from .syntax import Definition, attributes_counted, attributes_looked_at, syntax_digest, written_only
 
 __all__ = ["Source", "source_of"]
 
@@ -38,9 +38,9 @@ class Source:
         return syntax_digest(self.definition)
 
     @property
-    def written(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Names whose values it changes, and those of them that it never looks at."""
-        return written(self.definition)
+    def written_only(self) -> frozenset[str]:
+        """Names whose values it changes but never looks at."""
+        return written_only(self.definition)
 
     @property
     def attributes(self) -> tuple[frozenset[str], frozenset[str]]:

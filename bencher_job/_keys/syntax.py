@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from types import EllipsisType
 
-__all__ = ["Definition", "attributes_counted", "attributes_looked_at", "syntax_digest", "written"]
+__all__ = ["Definition", "attributes_counted", "attributes_looked_at", "syntax_digest", "written_only"]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -33,11 +33,11 @@ def syntax_digest(definition: Definition | ast.Module) -> bytes:
     return digest.digest()
 
 
-def written(definition: Definition) -> tuple[frozenset[str], frozenset[str]]:
-    """Find the names whose values a function changes, and those of them that it never looks at.
+def written_only(definition: Definition) -> frozenset[str]:
+    """Find the names whose values a function changes but never looks at.
 
-    Such are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`; they are never looked
-    at where the function doesn't mention them otherwise.
+    Such are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`, where the
+    function doesn't mention them otherwise.
     """
     mentioned: Counter[str] = Counter()
     changed: Counter[str] = Counter()
@@ -52,8 +52,7 @@ def written(definition: Definition) -> tuple[frozenset[str], frozenset[str]]:
                 changed[name] += 1
             case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=verb))):
                 changed[name] += verb in _WRITERS
-    only = frozenset(name for name, count in changed.items() if mentioned[name] == count)
-    return frozenset(+changed), only
+    return frozenset(name for name, count in changed.items() if mentioned[name] == count)
 
 
 def attributes_counted(definition: Definition, class_name: str) -> frozenset[str]:

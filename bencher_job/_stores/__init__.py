@@ -135,8 +135,7 @@ def export(
     """Write entries to one file.
 
     Raises:
-        BencherJobError: when the store keeps nothing.
-        FileExistsError: when the file is there and is not to be overwritten.
+        BencherJobError: when the store keeps nothing, or the file is there and is not to be overwritten.
     """
     from . import exporting
 

@@ -91,10 +91,6 @@ class DiskStore:
         """A number that is another one whenever any process has put entries."""
         return self.folder.generation.number[1]
 
-    def _query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Execute a statement that reads."""
-        return self.folder.query(statement, values)
-
     def open(self) -> Database:
         """Open the database, made if it isn't there.
 

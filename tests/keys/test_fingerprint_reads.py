@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from bencher_job._keys.reads import Import, reads_of
-from bencher_job._keys.syntax import syntax_digest, written
+from bencher_job._keys.syntax import syntax_digest, written_only
 
 
 def function_of(body: str) -> ast.FunctionDef:
@@ -109,7 +109,7 @@ def test_a_name_that_is_bound_somewhere_may_still_be_a_global(body: str, expecte
     ],
 )
 def test_names_that_are_only_written_to(body: str, expected: set[str]) -> None:
-    assert written(function_of(body))[1] == expected
+    assert written_only(function_of(body)) == expected
 
 
 @pytest.mark.parametrize(

@@ -366,7 +366,7 @@ def test_a_forked_child_may_use_the_store_while_a_thread_of_the_parent_writes(st
 def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, version: int) -> None:
     """Entries, records, tags, files and media of the tables of before are there afterwards, and counted."""
     store.put_many([entry("new", 1)])
-    rows = store._query("SELECT mode, filename, value, size FROM Cache")
+    rows = store.folder.query("SELECT mode, filename, value, size FROM Cache")
     store.close()
     for path in store.directory.glob("cache.db*"):
         path.unlink()
