@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
@@ -40,10 +40,21 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return obj.reduce_for_worker(by_value=obj.__module__ in modules_by_value())
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
             raise pickle.PicklingError("an open file can't be sent to another process; send its path")
+        if isinstance(obj, CodeType):
+            return self._reduce_code(obj)
         reduced = super().reducer_override(obj)
         if _is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6:
             _keep_place(obj, reduced)
         return reduced
+
+    def _reduce_code(self, code: CodeType) -> tuple[Any, ...]:
+        """Let code keep its file's name, by which tracebacks and keys find its source; cloudpickle may drop it."""
+        make, args = self.dispatch_table[CodeType](code)
+        return make, (*args[:_FILE_NAME], code.co_filename, *args[_FILE_NAME + 1 :])
+
+
+_FILE_NAME: Final = 10
+"""Where the file's name stands among the arguments of `CodeType`."""
 
 
 def _keep_place(obj: Any, reduced: tuple[Any, ...]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_closures_partials_methods_and_local_classes_travel(pool):
 
     assert type(result) is Local
     assert result.n == 7
+
+
+def test_the_traceback_of_a_function_by_value_shows_its_source(pool):
+    with pytest.raises(ValueError, match=r"^wrong$") as caught:
+        pool.submit(lambda: int("7") and _raise(ValueError("wrong"))).result()
+
+    printed = "".join(traceback.format_exception(caught.value))
+    assert __file__ in printed
+    assert 'int("7") and _raise' in printed.partition("RemoteTraceback")[2].partition("direct cause")[0]
+
+
+def _raise(error):
+    raise error
 
 
 def test_starts_processes_as_jobs_come(until):
