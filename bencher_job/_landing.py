@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import _media
 from ._errors import BencherJobError
@@ -25,7 +25,7 @@ from ._version import VERSION
 if TYPE_CHECKING:
     from ._origin import GitState
 
-__all__ = ["Keeping", "Landing", "Returned", "commit", "outcome_of"]
+__all__ = ["Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
 
 
 _PYTHON: Final = sys.version.partition(" ")[0]
@@ -39,23 +39,29 @@ class Keeping:
     compression: str | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Landing:
-    """A run that has ended: what came of it, where and how it is kept, and who waits."""
+class Run(NamedTuple):
+    """One run of a job: who waits for it, where it runs, and where and how its result is kept."""
 
     flight: Flight
-    run: Job
+    job: Job
     store: Store
     keeping: Keeping
     executor: str
     git_state: GitState | None
+
+
+@dataclass(slots=True, eq=False)
+class Landing:
+    """A run that has ended, and what came of it."""
+
+    run: Run
     outcome: Outcome
 
     @property
     def is_closed_off(self) -> bool:
         """Whether a result could not be kept because the store could not be opened."""
-        is_closed_off = isinstance(self.store, NullStore) and self.store.is_closed_off
-        return is_closed_off and self.outcome.error is None
+        store = self.run.store
+        return isinstance(store, NullStore) and store.is_closed_off and self.outcome.error is None
 
     def payload(self) -> Payload:
         """Pickle the value, unless its worker has.
@@ -70,32 +76,32 @@ class Landing:
         from ._origin import platform_name  # takes long to import, and only a job that has run needs it
 
         run, outcome = self.run, self.outcome
-        media = run.media_folder
-        origin = self.git_state
+        job, state, ttl = run.job, run.git_state, run.keeping.ttl
+        media = job.media_folder
         return Entry(
             payload,
             Record(
-                key=run.job_key,
-                function=qualified_name(run.function) if run.edition is None else run.edition.function,
-                tag=run.tag,
-                arguments=run.arguments,
+                key=job.job_key,
+                function=qualified_name(job.function) if job.edition is None else job.edition.function,
+                tag=job.tag,
+                arguments=job.arguments,
                 created=datetime.fromtimestamp(outcome.started, UTC),
                 seconds=outcome.seconds,
                 media=os.path.basename(media) if media is not None and os.path.isdir(media) else None,
-                executor=self.executor,
+                executor=run.executor,
                 host=outcome.host,
                 pid=outcome.pid,
                 python=_PYTHON,
                 library=VERSION,
                 platform=platform_name(),
-                commit="" if origin is None else origin.commit,
-                dirty=None if origin is None else origin.is_dirty,
+                commit="" if state is None else state.commit,
+                dirty=None if state is None else state.is_dirty,
             ),
-            run.bound,
-            run.edition,
-            self.flight.claim,
-            self.keeping.compression,
-            None if self.keeping.ttl is None else time.time() + self.keeping.ttl,
+            job.bound,
+            job.edition,
+            run.flight.claim,
+            run.keeping.compression,
+            None if ttl is None else time.time() + ttl,
         )
 
 
@@ -103,18 +109,13 @@ class Landing:
 class Returned:
     """A run that an engine is done with, on its way to the writer."""
 
-    flight: Flight
-    run: Job
-    store: Store
-    keeping: Keeping
-    executor: str
-    git_state: GitState | None
+    run: Run
     done: Future[Any]
     receive: Callable[[Future[Any]], Outcome]
 
     def is_void(self) -> bool:
         """Whether another thread has taken the job over before it began."""
-        return self.flight.is_taken_over and self.done.cancelled()
+        return self.run.flight.is_taken_over and self.done.cancelled()
 
     def received(self) -> Landing:
         """Say how the run ended, in this thread."""
@@ -122,9 +123,7 @@ class Returned:
             outcome = self.receive(self.done)
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
             outcome = Outcome(error=error)
-        return Landing(
-            self.flight, self.run, self.store, self.keeping, self.executor, self.git_state, outcome
-        )
+        return Landing(self.run, outcome)
 
 
 def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:
@@ -136,45 +135,46 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
     payloads: dict[Landing, Payload] = {}
     unsaved: list[str] = []
     for landing in landings:
+        run = landing.run
         if landing.outcome.error is not None:
-            _fail(landing, landing.outcome.error)
-        elif landing.store.directory is not None:
-            changed = [value for value, then in landing.run.files if not is_unchanged(value, then)]
+            _fail(run, landing.outcome.error)
+        elif run.store.directory is not None:
+            changed = [value for value, then in run.job.files if not is_unchanged(value, then)]
             if changed:
-                unsaved.append(f"{landing.run!r} counts {changed[0]} by content, which has changed meanwhile")
-                _give_back(landing.store, landing.flight.claim)
+                unsaved.append(f"{run.job!r} counts {changed[0]} by content, which has changed meanwhile")
+                _give_back(run.store, run.flight.claim)
                 continue
             try:
                 payload = payloads[landing] = landing.payload()
             except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
                 unsaved.append(
-                    f"The result of {landing.run!r} can't be pickled ({type(error).__name__}: {error})"
+                    f"The result of {run.job!r} can't be pickled ({type(error).__name__}: {error})"
                 )
-                _give_back(landing.store, landing.flight.claim)
+                _give_back(run.store, run.flight.claim)
             else:
-                entries.setdefault(landing.store, []).append(landing.entry(payload))
+                entries.setdefault(run.store, []).append(landing.entry(payload))
     for store, group in entries.items():
         _put(store, group, unsaved)
     return payloads, unsaved
 
 
-def _fail(landing: Landing, error: BaseException) -> None:
+def _fail(run: Run, error: BaseException) -> None:
     """Remove the media of a run that failed, and tell those who wait for it in other processes.
 
     Only the function's own exceptions are theirs as well. When this process was interrupted, or lost its worker, one of
     them runs the job.
     """
-    if landing.run.media_folder is not None:
-        _media.discard(landing.run.media_folder)
-    claim = landing.flight.claim
+    if run.job.media_folder is not None:
+        _media.discard(run.job.media_folder)
+    claim = run.flight.claim
     if claim is None:
         return
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
-    if is_its_own and landing.store.claims.is_waited_for(claim):
+    if is_its_own and run.store.claims.is_waited_for(claim):
         from ._executors.raised import dump_error  # takes long to import
 
-        landing.store.publish_failure(claim, dump_error(error, for_same_program=True))
-    _give_back(landing.store, claim)
+        run.store.publish_failure(claim, dump_error(error, for_same_program=True))
+    _give_back(run.store, claim)
 
 
 def _give_back(store: Store, claim: Claim | None) -> None:

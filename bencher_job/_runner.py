@@ -23,7 +23,7 @@ from ._flights import Flight, flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
-from ._landing import Keeping, Landing, Returned, commit, outcome_of
+from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
 from ._standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
 from ._stores import MISS, Hit, Miss, Store
 from ._writer import Writer
@@ -225,50 +225,37 @@ class Runner:
         else:
             self._take_off(flight, store)
 
-    def _run_of(self, flight: Flight, store: Store) -> Job:
+    def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
         folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
-        return flight.job.in_folder(folder)
+        job = flight.job.in_folder(folder)
+        return Run(flight, job, store, self._keeping, executor, _git_state_of(flight.job))
 
     def _run_here(self, flight: Flight, store: Store) -> None:
         """Run a flight's job in this thread, commit and resolve."""
-        run, state = self._run_of(flight, store), _git_state_of(flight.job)
-        outcome = run_inline(run)
-        self._finish([Landing(flight, run, store, self._keeping, Executors.SERIAL, state, outcome)])
+        run = self._run_of(flight, store, Executors.SERIAL)
+        outcome = run_inline(run.job)
+        self._finish([Landing(run, outcome)])
         if isinstance(outcome.error, KeyboardInterrupt):
             raise outcome.error
 
     def _take_off(self, flight: Flight, store: Store) -> None:
         """Give a flight's job to the engine; the writer will commit and resolve it."""
-        run, keeping, state = self._run_of(flight, store), self._keeping, _git_state_of(flight.job)
         self._writer.start()
         engine = self.engine
-        engine_future = flight.engine_future = engine.submit(run)
+        run = self._run_of(flight, store, engine.name)
+        engine_future = flight.engine_future = engine.submit(run.job)
         with self._landing:
             self._airborne += 1
         finish_at_exit(self)
-        engine_future.add_done_callback(
-            lambda done: self._writer.put(
-                Returned(flight, run, store, keeping, engine.name, state, done, engine.receive)
-            )
-        )
+        engine_future.add_done_callback(lambda done: self._writer.put(Returned(run, done, engine.receive)))
 
     def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         with self._landing:
             self._airborne += 1
         self._writer.start()
-        self._writer.put(
-            Returned(
-                Flight(future),
-                future.job,
-                store,
-                self._keeping,
-                "future",
-                _git_state_of(future.job),
-                done,
-                outcome_of,
-            )
-        )
+        run = Run(Flight(future), future.job, store, self._keeping, "future", _git_state_of(future.job))
+        self._writer.put(Returned(run, done, outcome_of))
 
     def _settle_group(self, group: Sequence[Returned]) -> None:
         """Receive what has come back, commit it together and resolve; on the writer's thread."""
@@ -278,8 +265,8 @@ class Runner:
         except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
             _log.exception("results can't be kept")
             for landing in landings:
-                landing.flight.land()
-                landing.flight.fail(error)
+                landing.run.flight.land()
+                landing.run.flight.fail(error)
         finally:
             self._count_landed(len(group))
 
@@ -292,12 +279,12 @@ class Runner:
         """Commit what succeeded, and then give everybody who waits the value or the exception."""
         payloads, unsaved = commit(landings)
         for landing in landings:
-            landing.flight.land()
+            landing.run.flight.land()
             if landing.outcome.error is None:
-                landing.flight.resolve(landing.outcome.value, payloads.get(landing))
+                landing.run.flight.resolve(landing.outcome.value, payloads.get(landing))
             else:
                 self._counts.failed()
-                landing.flight.fail(landing.outcome.error)
+                landing.run.flight.fail(landing.outcome.error)
         self._counts.unsaved(sum(landing.is_closed_off for landing in landings) + len(unsaved))
         for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
             _log.warning("%s", fact)
