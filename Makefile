@@ -37,9 +37,9 @@ $(READY)-demo: $(READY) pyproject.toml
 	touch $@
 
 $(READY)-test: $(READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[compression,plot,progress,scoop,table]" --group test
+	$(BIN)/python -m pip install --quiet --editable ".[cli,compression,plot,progress,scoop,table]" --group test
 	touch $@
 
 $(READY)-lint $(READY)-docs $(READY)-bench: $(READY)-%: $(READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[compression,plot,progress,scoop,table]" --group $*
+	$(BIN)/python -m pip install --quiet --editable ".[cli,compression,plot,progress,scoop,table]" --group $*
 	touch $@

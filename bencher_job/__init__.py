@@ -31,7 +31,7 @@ from ._future import JobFuture
 from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
-from ._record import CacheInfo, Record
+from ._record import CacheInfo, FunctionInfo, Record
 from ._sweep import Plan, Sweep, SweepFailure
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ __all__ = [
     "CodeMismatch",
     "Executors",
     "Explanation",
+    "FunctionInfo",
     "FutureCache",
     "Job",
     "JobFunctionCache",

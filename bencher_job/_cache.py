@@ -20,7 +20,7 @@ from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping
-from ._record import CacheInfo, Record
+from ._record import CacheInfo, FunctionInfo, Record
 from ._runner import Runner, load, warn_unloadable
 from ._selection import Selection
 from ._settings import DEFAULT_CACHE_NAME
@@ -319,6 +319,10 @@ class FutureCache:
         return self.cache.records(
             Selection(function=function, tag=tag, since=since, until=until, where=where or {})
         )
+
+    def functions(self) -> list[FunctionInfo]:
+        """Give the figures of each function that has entries in the store, sorted by name."""
+        return self.cache.functions()
 
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
         """Give a table of the entries that are chosen as for `records`: one row an entry.

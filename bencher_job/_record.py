@@ -11,7 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CacheInfo", "Record", "Totals", "short_form"]
+__all__ = ["CacheInfo", "FunctionInfo", "Record", "Totals", "short_form"]
 
 LONGEST_SHORT_FORM: Final = 200
 """Length in characters to which the text of an argument is cut in a record."""
@@ -128,6 +128,27 @@ class CacheInfo:
             f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
             f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionInfo:
+    """The figures of one function in a store, of those entries that are in it now."""
+
+    name: str
+    """Module and qualified name."""
+    entries: int
+    size: int
+    """Size of the entries on disk in bytes, media included."""
+    hits: int
+    """How often the entries have answered a job, in all processes, as far as these have said so."""
+    seconds_saved: float
+    """How long the function had run for the entries of these hits, in seconds."""
+    seconds: float
+    """How long the function ran for the entries, in seconds."""
+    last_used: datetime
+    """When an entry last was stored or answered a job, in UTC."""
+    tags: tuple[str, ...] = ()
+    """The tags of the entries, sorted."""
 
 
 class _ShortText(reprlib.Repr):

@@ -16,7 +16,21 @@ from typing import TYPE_CHECKING
 from .._errors import BencherJobError
 from .._forks import renew_after_fork
 from .._selection import EVERYTHING, Selection
-from .base import MISS, Entry, Found, Gone, Hit, Miss, Store, StoreFailure, Tally, Totals
+from .base import (
+    MISS,
+    Entry,
+    Found,
+    Gone,
+    Hit,
+    Miss,
+    Store,
+    StoreBusy,
+    StoreDamaged,
+    StoreFailure,
+    StoreMissing,
+    Tally,
+    Totals,
+)
 from .claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 from .codec import Payload, dump
 from .compression import compression_named
@@ -42,7 +56,10 @@ __all__ = [
     "Owner",
     "Payload",
     "Store",
+    "StoreBusy",
+    "StoreDamaged",
     "StoreFailure",
+    "StoreMissing",
     "Tally",
     "Totals",
     "Wait",
@@ -51,8 +68,11 @@ __all__ = [
     "dump",
     "export",
     "import_",
+    "look_into",
+    "open_existing",
     "open_store",
     "store_exists",
+    "stores_in",
     "verify",
 ]
 
@@ -109,8 +129,11 @@ def open_store(directory: Path, *, size_limit: int, tag_index: bool = True, trus
 
 
 def _disk_behind(store: Store) -> DiskStore:
+    from .disk import DiskStore
     from .memory import MemoryTier
 
+    if isinstance(store, DiskStore):
+        return store
     if not isinstance(store, MemoryTier):
         raise BencherJobError(
             "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
@@ -159,6 +182,41 @@ def store_exists(directory: Path) -> bool:
     from .database import DATABASE_NAME  # takes long to import
 
     return (directory / DATABASE_NAME).exists()
+
+
+def stores_in(directory: Path) -> list[Path]:
+    """Give the folders of all stores in a cache directory, sorted by name; a store's own folder gives itself.
+
+    Raises:
+        StoreFailure: when the directory isn't there, or can't be read.
+    """
+    from . import looking  # takes long to import
+
+    return looking.stores_in(directory)
+
+
+def look_into(directory: Path, *, trusted: bool = False) -> DiskStore:
+    """Open the store in a folder to read it and nothing else: no file is made or changed. Whoever opens it closes it.
+
+    Raises:
+        StoreFailure: when there is none, or it can't be read; its subclasses tell which.
+        UntrustedCache: when another user owns the folder or can write to it.
+    """
+    from . import looking
+
+    return looking.look_into(directory, trusted=trusted)
+
+
+def open_existing(directory: Path, *, trusted: bool = False) -> DiskStore:
+    """Open the store in a folder to change it, if there is one that is whole; it evicts nothing.
+
+    Raises:
+        StoreFailure: when there is none, or it can't be read; its subclasses tell which.
+        UntrustedCache: when another user owns the folder or can write to it.
+    """
+    from . import looking
+
+    return looking.open_existing(directory, trusted=trusted)
 
 
 def close_stores(under: Path) -> None:

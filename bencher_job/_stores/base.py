@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
-from .._record import Record, Totals
+from .._record import FunctionInfo, Record, Totals
 from .._selection import EVERYTHING, Selection
 from .claims import Claim, Claims
 from .codec import Payload
@@ -25,7 +25,10 @@ __all__ = [
     "Hit",
     "Miss",
     "Store",
+    "StoreBusy",
+    "StoreDamaged",
     "StoreFailure",
+    "StoreMissing",
     "Tally",
     "Totals",
 ]
@@ -33,6 +36,18 @@ __all__ = [
 
 class StoreFailure(BencherJobError):
     """A store could not do what it was asked, for a reason outside this library: its message says why."""
+
+
+class StoreMissing(StoreFailure):
+    """There is no store in a folder."""
+
+
+class StoreBusy(StoreFailure):
+    """Others keep a store locked."""
+
+
+class StoreDamaged(StoreFailure):
+    """The database of a store is damaged."""
 
 
 class Miss:
@@ -198,6 +213,9 @@ class Store(Protocol):
 
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
         """Give the record of each entry that is chosen, the oldest first."""
+
+    def functions(self) -> list[FunctionInfo]:
+        """Give the figures of each function that has entries, sorted by name."""
 
     def count(self) -> int:
         """Count the entries."""

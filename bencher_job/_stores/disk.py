@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import warn_caller
-from .._record import Record
+from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .base import Entry, Hit, Miss, StoreFailure, Tally, Totals
 from .claims import Claim, Claims
@@ -29,6 +29,7 @@ from .folder import Folder
 from .generation import Generation
 from .history import DiskHistory
 from .lookups import Lookups
+from .overview import functions
 from .removals import Removals
 from .tables import LIVE, SELECT_RECORD, chosen, record_of
 from .uses import Uses
@@ -49,11 +50,17 @@ class DiskStore:
     """
 
     def __init__(
-        self, directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False
+        self,
+        directory: Path,
+        *,
+        size_limit: int,
+        tag_index: bool = True,
+        trusted: bool = False,
+        only_looks: bool = False,
     ) -> None:
         self.directory = directory
         self.size_limit = size_limit
-        self.folder = Folder(directory, tag_index=tag_index, trusted=trusted)
+        self.folder = Folder(directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks)
         self.uses = Uses(self.folder)
         self.history = DiskHistory(self.folder)
         self.removals = Removals(self.folder, self.uses)
@@ -141,6 +148,10 @@ class DiskStore:
         """Remove an entry and its media; whether there was one."""
         return bool(self.removals.remove("key = ?", (key,), "forgotten"))
 
+    def forget_many(self, keys: Iterable[str]) -> int:
+        """Remove the entries of keys with their media; how many there were."""
+        return self.removals.remove_keys(keys)
+
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
         condition, values = chosen(function, tag)
@@ -159,6 +170,11 @@ class DiskStore:
                 yield record_of(row)
             except (ValueError, TypeError) as error:
                 warn_caller(f"The record of {row[0]} in {self.directory} is damaged and left out: {error}")
+
+    def functions(self) -> list[FunctionInfo]:
+        """Give the figures of each function that has entries, sorted by name."""
+        self.uses.write_at_once()
+        return functions(self.folder)
 
     def count(self) -> int:
         """Count the entries, in constant time."""

@@ -14,12 +14,12 @@ from typing import Any, Final, TypeVar
 
 from .._errors import warn_caller
 from .._forks import renew_after_fork
-from .base import StoreFailure, Tally
+from .base import StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims import Claims
 from .database import DATABASE_NAME, Database, Locked
 from .gate import operation
 from .generation import Generation
-from .opening import is_writable, open_database, open_read_only
+from .opening import is_writable, open_database, open_read_only, open_to_look
 from .place import refuse_untrusted, set_up
 from .signature import Signature, signature_from_environment
 
@@ -27,6 +27,9 @@ __all__ = ["Folder", "Opened"]
 
 LOOK_EVERY: Final = 0.005
 """Seconds between two looks of those who read whether the folder was removed."""
+
+_PRIMARY: Final = 0xFF
+"""The bits of SQLite's error codes that say what is wrong in general."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -48,14 +51,16 @@ class Folder:
 
     Attributes:
         trusted: whether a folder is used that another user owns or can write to.
+        only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
         editions: those that are known to be in the database.
         origins: numbers of the origins that are known to be in the database.
         opened: what is open, or None.
     """
 
-    def __init__(self, directory: Path, *, tag_index: bool, trusted: bool) -> None:
+    def __init__(self, directory: Path, *, tag_index: bool, trusted: bool, only_looks: bool = False) -> None:
         self.directory = directory
         self.trusted = trusted
+        self.only_looks = only_looks
         self.generation = Generation(directory / "generation")
         self.claims = Claims(directory / "claims")
         self.tally = Tally()
@@ -87,18 +92,21 @@ class Folder:
                 try:
                     self.opened = self._open()
                 except (OSError, sqlite3.Error, Locked) as error:
-                    raise StoreFailure(f"{type(error).__name__}: {error}") from error
+                    raise _failure(error) from error
                 self.editions, self.origins = set(), {}
             return self.opened
 
     def _open(self) -> Opened:
-        set_up(self.directory)
+        if not self.only_looks:
+            set_up(self.directory)
         if not self.trusted:
             refuse_untrusted(self.directory)
-        writable = is_writable(self.directory)
+        writable = not self.only_looks and is_writable(self.directory)
         if writable:
             database, damage = open_database(self.directory, tag_index=self._tag_index)
             self.tally.damaged += damage
+        elif self.only_looks:
+            database = open_to_look(self.directory)
         else:
             database = open_read_only(self.directory)
             _log.info("%s can be read only", self.directory)
@@ -150,11 +158,8 @@ class Folder:
             try:
                 self.look_for_removal()
                 return work()
-            except Locked as error:
-                reason = "the database can't be written, or another process has kept it locked for a minute"
-                raise StoreFailure(f"{reason} ({error})") from error
-            except (sqlite3.Error, OSError) as error:
-                raise StoreFailure(f"{type(error).__name__}: {error}") from error
+            except (Locked, sqlite3.Error, OSError) as error:
+                raise _failure(error) from error
 
     def changed(self, work: Callable[[Database], T]) -> T:
         """Do some work that writes.
@@ -184,3 +189,18 @@ class Folder:
             self.claims.close()
         if opened is not None:
             opened.database.close()
+
+
+def _failure(error: Exception) -> StoreFailure:
+    """Tell what the database or the disk says in words of ours, and by type what a caller may act on."""
+    if isinstance(error, Locked):
+        return StoreBusy(
+            f"the database can't be written, or another process has kept it locked for a minute ({error})"
+        )
+    told = f"{type(error).__name__}: {error}"
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or isinstance(error, TimeoutError):
+        return StoreBusy(told)
+    return (
+        StoreDamaged(told) if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} else StoreFailure(told)
+    )

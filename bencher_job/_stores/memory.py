@@ -14,7 +14,7 @@ from time import time
 from typing import Final
 
 from .._forks import renew_after_fork
-from .._record import Record
+from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .base import Entry, History, Hit, Miss, Tally, Totals
 from .claims import Claim, Claims
@@ -211,6 +211,10 @@ class MemoryTier:
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
         """Give the records of the store behind."""
         return self._store.records(selection)
+
+    def functions(self) -> list[FunctionInfo]:
+        """Give the figures of the functions in the store behind."""
+        return self._store.functions()
 
     def count(self) -> int:
         """Count the entries of the store behind."""

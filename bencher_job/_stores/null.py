@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .._keys import PastEdition
-from .._record import Record
+from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .base import MISS, Entry, Hit, Miss, Tally, Totals
 from .claims import Claim, Claims, Held
@@ -141,6 +141,10 @@ class NullStore:
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:  # noqa: ARG002
         """Give no record."""
         return iter(())
+
+    def functions(self) -> list[FunctionInfo]:
+        """Know none."""
+        return []
 
     def count(self) -> int:
         """Count nothing."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import warn_caller
-from .base import StoreFailure
+from .base import StoreFailure, StoreMissing
 from .database import DATABASE_NAME, Database
 from .tables import STORE_VERSION, UPGRADES
 
-__all__ = ["is_writable", "new_folder_for_damaged", "open_database", "open_read_only"]
+__all__ = ["is_writable", "new_folder_for_damaged", "open_database", "open_read_only", "open_to_look"]
 
 PATIENCE: Final = 60.0
 """Seconds for which another process may take to make the tables."""
@@ -87,6 +87,40 @@ def open_read_only(directory: Path) -> Database:
                 )
             return database
     raise AssertionError("the last attempt returns or raises")
+
+
+def open_to_look(directory: Path) -> Database:
+    """Open a database that is there, as it is: what is damaged or of another version stays so.
+
+    The connection may write although nobody does: one that may not leaves a log behind where there was none.
+
+    Raises:
+        sqlite3.Error: when it can't be read, or is damaged.
+        StoreMissing: when it isn't there.
+        StoreFailure: when another version of this library has written it.
+    """
+    if not os.path.exists(directory / DATABASE_NAME):
+        raise StoreMissing(f"{directory} holds no cache: there is no {DATABASE_NAME} in it")
+    if not is_writable(directory):
+        return open_read_only(directory)
+    database = Database(os.fspath(directory), access="?mode=rw")
+    try:
+        _refuse_earlier(_version(database, directory), directory)
+        database.execute("SELECT entries FROM Totals")  # a file that was cut off is found out here
+    except BaseException:
+        database.close_all()
+        raise
+    return database
+
+
+def _refuse_earlier(version: int, directory: Path) -> None:
+    if not version:
+        raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")
+    if version < STORE_VERSION:
+        raise StoreFailure(
+            f"{directory} was written by an earlier version of this library (its tables are of version {version}, "
+            f"this library knows {STORE_VERSION}). The next program that uses the cache brings it up to date."
+        )
 
 
 def _open(directory: Path, *, tag_index: bool) -> Database:

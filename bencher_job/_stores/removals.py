@@ -6,11 +6,12 @@ Each takes its record with it in one transaction, its file and its media after t
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,18 @@ class Removals:
             StoreFailure: when the store can't be written.
         """
         return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
+
+    def remove_keys(self, keys: Iterable[str]) -> int:
+        """Remove the entries of keys, as cleared, with their media; how many there were.
+
+        Raises:
+            StoreFailure: when the store can't be written.
+        """
+        wanted, removed = list(keys), 0
+        for start in range(0, len(wanted), REMOVED_AT_ONCE):
+            some = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
+            removed += self.remove("key IN (SELECT value FROM json_each(?))", (some,), "cleared")
+        return removed
 
     def _remove_where(self, database: Database, condition: str, values: Sequence[object], reason: str) -> int:
         removed = last = 0
@@ -107,6 +120,12 @@ class Removals:
         folder = self._folder
         folder.tally.damaged += 1
         _log.warning("the entry %s in %s is damaged: %s", key, folder.directory, reason)
+        if not folder.only_looks:
+            self._move_aside(key)
+        warn_caller(f"The entry {key} in {folder.directory} is damaged: {reason}. The job runs again.")
+
+    def _move_aside(self, key: str) -> None:
+        folder = self._folder
         try:
             for filename, value in folder.sql(
                 "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
@@ -115,7 +134,6 @@ class Removals:
             self.remove("key = ?", (key,), "damaged")
         except (sqlite3.Error, OSError, StoreFailure) as error:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
-        warn_caller(f"The entry {key} in {folder.directory} is damaged: {reason}. The job runs again.")
 
     def size(self, database: Database) -> int:
         """Give the size of all entries in bytes, in constant time."""

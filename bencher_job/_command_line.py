@@ -1,0 +1,28 @@
+"""Knows the commands of `bencher-job`, and begins each.
+
+Those that look after a cache are of `_views.cli` and know no function. Those that import a function know how it is
+decorated, which no view may.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from ._views.cli.command import Command
+from ._views.cli.listing import LS
+from ._views.cli.running import run
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: Final[tuple[Command, ...]] = (LS,)
+"""In the order in which the help lists them."""
+
+
+def main() -> None:
+    """Run `bencher-job` as a program.
+
+    Raises:
+        SystemExit: always.
+    """
+    sys.exit(run(COMMANDS))

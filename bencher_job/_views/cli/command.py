@@ -1,0 +1,45 @@
+"""Knows what a command of `bencher-job` is, and what its exit codes mean."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = ["Command", "Exit"]
+
+
+class Exit(IntEnum):
+    """What a script can tell from how a command ended."""
+
+    DONE = 0
+    FOUND = 1
+    """It looked, and the answer is no: nothing is chosen, something is damaged, a call is a miss."""
+    USAGE = 2
+    """The words make no command; argparse's own code."""
+    MISSING = 3
+    """There is no cache."""
+    UNTRUSTED = 4
+    """Another user owns the cache or can write to it."""
+    FAILED = 5
+    """The cache is damaged or of another version, or something can't be read or written."""
+    BUSY = 6
+    """Another process keeps the cache locked; the same may work later."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word after `bencher-job`."""
+
+    name: str
+    summary: str
+    """What it does, in a line."""
+    configure: Callable[[ArgumentParser], None]
+    """Adds its options."""
+    run: Callable[[Namespace], int]
+    """Does it, and gives the exit code."""
+    examples: tuple[str, ...] = ()
+    """Lines that its help ends with."""

@@ -1,0 +1,75 @@
+"""Knows how the words of a command line become a command that runs, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..._version import VERSION
+from .command import Command, Exit
+from .places import FAILURES, complain, exit_code_of, warn
+
+__all__ = ["parser_of", "run"]
+
+
+def parser_of(commands: Sequence[Command]) -> ArgumentParser:
+    """Make the parser of all commands."""
+    parser = ArgumentParser(
+        prog="bencher-job",
+        description="Look after a cache of bencher_job. Reading commands change nothing, and none but those that take "
+        "MODULE:FUNCTION imports code.",
+    )
+    parser.add_argument("--version", action="version", version=f"bencher-job {VERSION}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for command in commands:
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog="\n  ".join(("examples:", *command.examples)) if command.examples else None,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        command.configure(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
+    """Run the command that the words ask for, by default those of this process, and give its exit code.
+
+    Raises:
+        SystemExit: when the words make no command, or ask for help.
+    """
+    parser = parser_of(commands)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        return _ended(lambda: _run(parser, words))
+
+
+def _run(parser: ArgumentParser, words: Sequence[str] | None) -> int:
+    arguments = parser.parse_args(words)
+    status: int = arguments.run(arguments)
+    sys.stdout.flush()
+    return status
+
+
+def _ended(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Who read has seen enough. Python would complain again when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except FAILURES as error:
+        complain(str(error))
+        return exit_code_of(error)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    warn(str(message))

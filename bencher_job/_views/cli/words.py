@@ -1,0 +1,65 @@
+"""Knows how sizes, times and counts are written for people."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+__all__ = ["counted", "moment_text", "seconds_text", "size_text"]
+
+_SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def size_text(size: float) -> str:
+    """Write a size in bytes with three digits.
+
+    >>> size_text(999), size_text(1_234_567), size_text(999_999)
+    ('999 B', '1.23 MB', '1.00 MB')
+    """
+    unit = 0
+    while float(f"{size:.3g}") >= 1000 and unit < len(_SIZES) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} B" if unit == 0 else f"{_three_digits(size)} {_SIZES[unit]}"
+
+
+def _three_digits(number: float) -> str:
+    """Write a number below 1000 with three digits, zeros at the end too."""
+    digits = 2 if float(f"{number:.3g}") < 10 else 1 if float(f"{number:.3g}") < 100 else 0
+    return f"{number:.{digits}f}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write how long something took.
+
+    >>> seconds_text(0.0123), seconds_text(75), seconds_text(3 * 3600 + 61), seconds_text(90_000)
+    ('0.0123 s', '1 min 15 s', '3 h 1 min', '1 d 1 h')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    for unit, smaller, name, smaller_name in (
+        (60, 1, "min", "s"),
+        (3600, 60, "h", "min"),
+        (86400, 3600, "d", "h"),
+    ):
+        of_smaller = round(seconds / smaller)
+        ratio = unit // smaller
+        if of_smaller // ratio < {"min": 60, "h": 24, "d": float("inf")}[name]:
+            return f"{of_smaller // ratio} {name} {of_smaller % ratio} {smaller_name}"
+    raise AssertionError("days have no end")
+
+
+def moment_text(moment: datetime) -> str:
+    """Write a time to the minute, as the clock on the wall shows it."""
+    try:
+        return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+    except (OverflowError, ValueError):  # at the end of all time
+        return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write how many there are of something.
+
+    >>> counted(1, "entry", "entries"), counted(2000, "entry", "entries")
+    ('1 entry', '2,000 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
