@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _media
 from ._errors import BencherJobError
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from ._origin import GitState
 
 __all__ = ["Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
-
-
-_PYTHON: Final = sys.version.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +69,9 @@ class Landing:
 
     def entry(self, payload: Payload) -> Entry:
         """Make the entry of a value's bytes."""
-        from ._origin import platform_name  # takes long to import, and only a job that has run needs it
-
         run, outcome = self.run, self.outcome
         job, state, ttl = run.job, run.git_state, run.keeping.ttl
-        media = job.media_folder
+        media, place = job.media_folder, outcome.place
         return Entry(
             payload,
             Record(
@@ -89,11 +83,11 @@ class Landing:
                 seconds=outcome.seconds,
                 media=os.path.basename(media) if media is not None and os.path.isdir(media) else None,
                 executor=run.executor,
-                host=outcome.host,
-                pid=outcome.pid,
-                python=_PYTHON,
+                host=place.host,
+                pid=place.pid,
+                python=place.python,
                 library=VERSION,
-                platform=platform_name(),
+                platform=place.platform,
                 commit="" if state is None else state.commit,
                 dirty=None if state is None else state.is_dirty,
             ),

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from strenum import StrEnum
 
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Executors",
     "Outcome",
+    "Place",
     "as_worker",
     "become_worker",
     "end_at_exit",
     "flush_streams",
+    "here",
     "inside_worker",
     "is_submitter",
     "leave_if_forked",
@@ -82,17 +84,35 @@ class Executors(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job ran: the machine's name, the process, the version of its Python, and the machine's platform."""
+
+    host: str = ""
+    pid: int = 0
+    python: str = ""
+    platform: str = ""
+
+
+def here() -> Place:
+    """Give the place that this process is."""
+    from .._origin import platform_name  # takes long to import, and only who runs a job needs it
+
+    return Place(os.uname().nodename, os.getpid(), _PYTHON, platform_name())
+
+
+_PYTHON: Final = sys.version.partition(" ")[0]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one run of a job ended: with a value, or with an error.
 
     Attributes:
         payload: the value's bytes as the worker pickled them, so that nobody pickles it again. None where
-        only this
-            process can say how the value is pickled. It shares no memory with the value.
+            only this process can say how the value is pickled. It shares no memory with the value.
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.
-        host: name of the machine that it ran on.
-        pid: the process that it ran in.
+        place: where it ran.
     """
 
     value: Any = None
@@ -100,8 +120,7 @@ class Outcome:
     payload: Payload | None = None
     started: float = 0.0
     seconds: float = 0.0
-    host: str = ""
-    pid: int = 0
+    place: Place = Place()
 
 
 def run_inline(job: Job) -> Outcome:
@@ -113,7 +132,7 @@ def run_inline(job: Job) -> Outcome:
     except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
         error = raised
     seconds = time.perf_counter() - clock
-    return Outcome(value, error, None, started, seconds, os.uname().nodename, os.getpid())
+    return Outcome(value, error, None, started, seconds, here())
 
 
 def told(problem: BaseException) -> str:

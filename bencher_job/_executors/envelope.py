@@ -21,7 +21,7 @@ from typing import Any, Final
 from .._errors import BencherJobError, CodeMismatch
 from .._job import Job, run_job
 from .._stores.codec import Buffer, Payload, dump
-from .base import Outcome, as_worker, leave_if_forked, told
+from .base import Outcome, Place, as_worker, here, leave_if_forked, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
 from .shipping import Call, Parcel, load
@@ -54,20 +54,22 @@ class Report:
     payload: Payload
     started: float
     seconds: float
-    host: str
-    pid: int
+    place: Place
 
     def parts(self) -> list[Buffer]:
         """Give the buffers to be sent, none of them copied."""
-        head = _HEAD.pack(self.kind, self.started, self.seconds, self.pid) + self.host.encode()
+        place = self.place
+        names = "\n".join((place.host, place.python, place.platform))
+        head = _HEAD.pack(self.kind, self.started, self.seconds, place.pid) + names.encode()
         return [head, self.payload.stream, *self.payload.buffers]
 
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> Report:
         """Make the report of what `parts()` gave."""
         kind, started, seconds, pid = _HEAD.unpack_from(parts[0])
-        host = bytes(parts[0][_HEAD.size :]).decode()
-        return cls(Kind(kind), Payload(parts[1], tuple(parts[2:])), started, seconds, host, pid)
+        host, python, platform = bytes(parts[0][_HEAD.size :]).decode().split("\n")
+        place = Place(host, pid, python, platform)
+        return cls(Kind(kind), Payload(parts[1], tuple(parts[2:])), started, seconds, place)
 
 
 def run_packed(blob: bytes) -> tuple[bytes, ...]:
@@ -104,7 +106,7 @@ def execute(parcel: Parcel) -> Report:
 
 
 def _report(started: float, seconds: float, kind: Kind, payload: Payload) -> Report:
-    return Report(kind, payload, started, seconds, os.uname().nodename, os.getpid())
+    return Report(kind, payload, started, seconds, here())
 
 
 def _load(parcel: Parcel) -> Call:
@@ -156,7 +158,7 @@ def open_report(report: Report, label: object) -> Outcome:
             f"{told(problem)}. Return plain data, or mend the class's __reduce__."
         )
         error.__cause__ = problem
-    return Outcome(value, error, payload, report.started, report.seconds, report.host, report.pid)
+    return Outcome(value, error, payload, report.started, report.seconds, report.place)
 
 
 def unpack_value(report: Report, label: object) -> Any:

@@ -11,9 +11,10 @@ machine are still there. The death of a worker on another machine is not seen.
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
+import importlib.util
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -314,17 +315,15 @@ _the_pump: Final = _OnePump()
 
 
 def _started_scoop() -> Any:
-    """Give the module when this is the root of a SCOOP program with workers."""
-    try:
-        scoop = importlib.import_module("scoop")
-        futures = importlib.import_module("scoop.futures")
-    except ImportError as missing:
+    """Give the module when this is the root of a SCOOP program with workers; its launcher has imported it then."""
+    scoop, futures = sys.modules.get("scoop"), sys.modules.get("scoop.futures")
+    if scoop is None and not _is_installed():
         raise BencherJobError(
             "executor=SCOOP needs the package scoop, which is not installed. "
             "Run pip install 'bencher_job[scoop]'."
-        ) from missing
+        )
     start = "Start the program with python -m scoop -n 3 script.py"
-    if not (scoop.IS_RUNNING and getattr(futures, "_controller", None)):
+    if scoop is None or not (scoop.IS_RUNNING and getattr(futures, "_controller", None)):
         raise BencherJobError(f"executor=SCOOP works only in a program that SCOOP has started. {start}.")
     if not scoop.IS_ORIGIN:
         raise BencherJobError(
@@ -335,6 +334,13 @@ def _started_scoop() -> Any:
             f"executor=SCOOP has no worker with -n {scoop.SIZE}: the root runs no jobs. {start}."
         )
     return scoop
+
+
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("scoop") is not None
+    except ValueError:  # somebody has put something else in its place
+        return False
 
 
 class ScoopEngine(Engine):

@@ -18,8 +18,8 @@ from multiprocessing import get_context
 import psutil
 import pytest
 
-from bencher_job import BencherJobError, Executors, Job, WorkerLost
-from bencher_job._executors import engine_for, inside_worker, run_inline
+from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost
+from bencher_job._executors import base, engine_for, inside_worker, run_inline
 from bencher_job._executors.pool import PoolEngine, SlotPool
 from bencher_job.testing import ExecutorContract
 from tests.environment import unmeasured
@@ -45,7 +45,7 @@ class EngineContract:
 
         assert outcome.error is None
         assert outcome.value == 42
-        assert outcome.host == os.uname().nodename
+        assert outcome.place.host == os.uname().nodename
 
     def test_gives_the_functions_own_exception(self, engine):
         def fail():
@@ -328,6 +328,24 @@ def test_whatever_unpickling_raises_here_is_an_error_of_the_library(end):
     assert type(end).__name__ in str(value.error)
     assert value.error.__cause__ is not None
     assert isinstance(error.error, BencherJobError)
+
+
+def _move_away():
+    os.uname = lambda: os.uname_result(("Plan9", "elsewhere", "4.2-generic", "", "mips"))
+    base._PYTHON = "3.99.1"
+
+
+def test_a_record_tells_where_the_job_ran_and_not_who_asked(tmp_path):
+    spawn = get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, mp_context=spawn, initializer=_move_away) as executor,
+        FutureCache(executor, cache_dir=tmp_path) as cache,
+    ):
+        pid = cache.submit(job_of(os.getpid)).result(PATIENCE)
+        (record,) = cache.records()
+
+    told = record.host, record.pid, record.python, record.platform
+    assert told == ("elsewhere", pid, "3.99.1", "Plan9-4.2-mips")
 
 
 def test_what_is_no_report_is_a_lost_worker():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import platform
 import threading
 import time
 from pathlib import Path
@@ -182,8 +184,17 @@ def test_the_time_is_that_of_the_function_alone():
 
     assert 0.05 <= outcome.seconds < 0.08
     assert before <= outcome.started <= time.time()
-    assert outcome.host
-    assert outcome.pid
+
+
+def test_the_place_is_that_of_the_worker():
+    def elsewhere():
+        return os.uname().nodename, os.getpid(), platform.python_version()
+
+    outcome = run(job_of(elsewhere))
+
+    place = outcome.place
+    assert (place.host, place.pid, place.python) == outcome.value
+    assert place.platform.startswith("Linux-")
 
 
 def test_parts_make_the_parcel_again():
