@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs pictures bench clean
 
 demo: $(READY)-demo  ## find out which codec packs real text best, on all cores
 	$(BIN)/python examples/compression.py $(ARGS)
@@ -20,6 +20,9 @@ lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imp
 
 docs: $(READY)-docs  ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
+
+pictures: $(READY)-test  ## run all examples and draw the documentation's pictures anew
+	for example in compression digits reaction; do $(BIN)/python examples/$$example.py --out docs/examples || exit 1; done
 
 bench: $(READY)-bench  ## measure against the peers, as ratios in one run
 	$(BIN)/python bench/run.py $(ARGS)

@@ -125,7 +125,11 @@ def draw(summary: list[dict[str, Any]], path: Path) -> None:
     for codec in sorted({row["codec"] for row in summary}):
         rows = sorted((row for row in summary if row["codec"] == codec), key=lambda row: row["level"])
         axes.plot([row["speed"] for row in rows], [row["ratio"] for row in rows], "o-", label=codec)
-        for row in rows:
+    axes.set(xscale="log", xlabel="speed, MB/s", ylabel="ratio, unpacked / packed")
+    labelled: list[Any] = []
+    for row in sorted(summary, key=lambda row: row["level"]):
+        place = axes.transData.transform((row["speed"], row["ratio"]))
+        if all(abs(place - other).max() > 12 for other in labelled):  # pixels: labels don't cover each other
             axes.annotate(
                 str(row["level"]),
                 (row["speed"], row["ratio"]),
@@ -133,7 +137,7 @@ def draw(summary: list[dict[str, Any]], path: Path) -> None:
                 textcoords="offset points",
                 fontsize=8,
             )
-    axes.set(xscale="log", xlabel="speed, MB/s", ylabel="ratio, unpacked / packed")
+            labelled.append(place)
     axes.set_title("Packing Python source: up and to the right is better")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")

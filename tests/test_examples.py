@@ -1,7 +1,8 @@
-"""The example does its job, is all hits when run again, and goes on where it was stopped."""
+"""Each example does its job, is all hits when run again, and goes on where it was stopped."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -9,15 +10,55 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "compression.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DRAWN_IN_DOCS = Path(__file__).parents[1] / "docs" / "examples"
+COMPRESSION = EXAMPLES / "compression.py"
+
+SMALL = {
+    "compression": (("--levels", "1", "--repeats", "1"), 36, "│ zlib"),
+    "digits": (("--folds", "1", "--models", "GaussianNB,DecisionTree"), 17, "│ DecisionTree"),
+    "reaction": (("--size", "32", "--steps", "500"), 36, "0.054"),
+}
+"""Options that make an example short, the number of its jobs then, and a line that it prints."""
+
+LONG = {
+    "compression": (("--levels", "1,5,9", "--repeats", "2"), 216, 20),
+    "digits": (("--folds", "5", "--models", "KNeighbors"), 50, 4),
+    "reaction": (("--size", "64", "--steps", "3000"), 36, 4),
+}
+"""Options that make an example long enough to stop it, the number of its jobs, and after how many it is stopped."""
 
 
-def start(cache: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, *launcher, str(EXAMPLE), "--out", str(cache / "out"), *arguments]
+ImportExample = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def import_example(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportExample]:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    yield importlib.import_module
+    for name in SMALL:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(params=sorted(SMALL))
+def example(request: pytest.FixtureRequest) -> Path:
+    if request.param == "digits":
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install --group examples")
+    return EXAMPLES / f"{request.param}.py"
+
+
+def start(
+    cache: Path, *arguments: str, example: Path = COMPRESSION, launcher: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    command = [sys.executable, *launcher, str(example), "--out", str(cache / "out"), *arguments]
     environment = os.environ | {"BENCHER_JOB_CACHE_DIR": str(cache / "cache"), "COLUMNS": "100"}
     return subprocess.Popen(
         command,
@@ -29,8 +70,8 @@ def start(cache: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> subpr
     )
 
 
-def run(cache: Path, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    process = start(cache, *arguments, launcher=launcher)
+def run(cache: Path, *arguments: str, **how: Any) -> str:
+    process = start(cache, *arguments, **how)
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     return output
@@ -52,23 +93,38 @@ def stored(cache: Path) -> int:
         store.close()
 
 
-def test_it_runs_and_is_all_hits_when_run_again(tmp_path: Path) -> None:
-    first = run(tmp_path, "--levels", "1", "--repeats", "1")
-    assert counts(first) == (0, 36)
-    assert "│ zlib" in first
-    picture = tmp_path / "out" / "compression.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    again = run(tmp_path, "--levels", "1", "--repeats", "1", "--executor", "serial")
-    assert counts(again) == (36, 0)
-    assert re.search(r"0 computed, \d+\.\d s saved", again)
+def is_picture(path: Path) -> bool:
+    return path.read_bytes()[:4] in {b"\x89PNG", b"RIFF"}
+
+
+def test_it_runs_and_is_all_hits_when_run_again(example: Path, tmp_path: Path) -> None:
+    options, jobs, line = SMALL[example.stem]
+    first = run(tmp_path, *options, example=example)
+    assert counts(first) == (0, jobs)
+    assert line in first
+    picture = Path(re.search(r"picture: (.+)", first).group(1))
+    assert picture.parent == tmp_path / "out"
+    assert is_picture(picture)
+    again = run(tmp_path, *options, "--executor", "serial", example=example)
+    assert counts(again) == (jobs, 0)
+
+
+def test_the_documentation_shows_the_picture_that_it_makes(example: Path) -> None:
+    (picture,) = DRAWN_IN_DOCS.glob(f"{example.stem}.*")
+    assert is_picture(picture)
+    assert picture.stat().st_size < 150_000
+    assert picture.name in (DRAWN_IN_DOCS / "index.md").read_text()
+    assert f'options.out / "{picture.name}"' in example.read_text()
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_in_the_middle_it_goes_on_where_it_stopped(tmp_path: Path, blow: signal.Signals) -> None:
-    options = ("--levels", "1,5,9", "--repeats", "2")
-    process = start(tmp_path, *options)
+def test_stopped_in_the_middle_it_goes_on_where_it_stopped(
+    example: Path, tmp_path: Path, blow: signal.Signals
+) -> None:
+    options, jobs, enough = LONG[example.stem]
+    process = start(tmp_path, *options, example=example)
     deadline = time.monotonic() + 60
-    while stored(tmp_path) < 20:
+    while stored(tmp_path) < enough:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
@@ -76,12 +132,58 @@ def test_stopped_in_the_middle_it_goes_on_where_it_stopped(tmp_path: Path, blow:
     process.communicate(timeout=20)
     assert process.returncode != 0
     kept = stored(tmp_path)
-    assert kept >= 20
-    assert counts(run(tmp_path, *options)) == (kept, 216 - kept)
+    assert kept >= enough
+    assert counts(run(tmp_path, *options, example=example)) == (kept, jobs - kept)
 
 
-def test_a_tag_is_cleared_and_nothing_else_is_done(tmp_path: Path) -> None:
-    run(tmp_path, "--levels", "1", "--repeats", "1", "--executor", "serial")
+def test_another_model_runs_and_those_before_are_remembered(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install --group examples")
+    options = ("--folds", "1", "--executor", "serial", "--models")
+    example = EXAMPLES / "digits.py"
+    assert counts(run(tmp_path, *options, "GaussianNB", example=example)) == (0, 5)
+    assert counts(run(tmp_path, *options, "GaussianNB,DecisionTree", example=example)) == (5, 12)
+
+
+def test_what_is_misread_is_what_scikit_learn_says(import_example: ImportExample) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install --group examples")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.naive_bayes import GaussianNB
+
+    digits, data = import_example("digits"), load_digits()
+    folds = StratifiedKFold(digits.FOLDS, shuffle=True, random_state=0)
+    scores = cross_val_score(GaussianNB(var_smoothing=0.1), data.data / 16, data.target, cv=folds)
+    ours = [digits.misread(GaussianNB, fold, var_smoothing=0.1) for fold in range(digits.FOLDS)]
+    assert ours == pytest.approx(1 - scores)
+
+
+def test_the_spacing_of_stripes_is_their_wavelength(import_example: ImportExample) -> None:
+    spacing = import_example("reaction").spacing
+    stripes = np.sin(2 * np.pi * np.arange(96) / 12) * np.ones((96, 1))
+    assert spacing(stripes) == pytest.approx(12)
+    assert spacing(np.ones((96, 96))) is None
+    assert spacing(np.linspace(0, 1, 96) * np.ones((96, 1))) is None
+
+
+def test_without_a_drop_of_v_nothing_reacts_and_with_one_v_feeds_on_u(import_example: ImportExample) -> None:
+    grow = import_example("reaction").grow
+    alive = grow(feed=0.038, kill=0.06, size=32, steps=2000)
+    assert 0 < alive.min() < alive.max() < 1
+    assert grow(feed=0.014, kill=0.066, size=32, steps=2000).max() < 0.001
+
+
+def test_each_job_draws_a_file_of_its_own(tmp_path: Path) -> None:
+    options = ("--size", "32", "--steps", "100", "--executor", "serial")
+    run(tmp_path, *options, example=EXAMPLES / "reaction.py")
+    drawn = list((tmp_path / "cache" / "fcache" / "media").rglob("*.png"))
+    assert len(drawn) == 36
+    assert all(is_picture(path) for path in drawn)
+
+
+def test_it_says_what_was_saved_and_a_tag_is_cleared(tmp_path: Path) -> None:
+    options = ("--levels", "1", "--repeats", "1", "--executor", "serial")
+    run(tmp_path, *options)
+    assert re.search(r"0 computed, \d+\.\d s saved", run(tmp_path, *options))
     assert run(tmp_path, "--clear", "another").strip() == "forgot 0 results of another"
     assert run(tmp_path, "--clear", "compression").strip() == "forgot 36 results of compression"
 
