@@ -16,6 +16,7 @@ lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 docs: $(READY)-docs  ## build the documentation into docs/_build/html

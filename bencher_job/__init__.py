@@ -15,7 +15,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from ._cache import FutureCache
-from ._decorator import CachedFunction, cached_job
+from ._cached_function import CachedFunction
+from ._decorator import cached_job
 from ._errors import (
     BencherJobError,
     CacheWarning,

@@ -265,7 +265,7 @@ def test_every_cell_is_where_its_name_says(rows: list[tuple[dict[str, Any], Any]
     for number, (arguments, _) in enumerate(rows):
         for name, value in arguments.items():
             cell = frame[name].iloc[number]
-            assert cell == value or is_missing(value) or math.isclose(cell, value)
+            assert pandas.isna(cell) if is_missing(value) else cell == value or math.isclose(cell, value)
     results = list(frame)[len({name for arguments, _ in rows for name in arguments}) : -len(KNOWN)]
     fields = {name for _, value in rows for name in (value if isinstance(value, dict) else ["result"])}
     assert len(results) == len(fields)

@@ -1,0 +1,241 @@
+"""Knows the wrapt wrapper that `cached_job` makes of a function: how it is called, bound, asked, copied and pickled."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from ._executors import Executors
+from ._function_cache import JobFunctionCache
+from ._future import JobFuture
+from ._keys import Identity
+from ._settings import cache_directory
+from ._sweep import Sweep, stream
+
+if TYPE_CHECKING:
+    from ._explanation import Explanation
+
+    class FunctionWrapper:
+        """What is used here of wrapt's class, which has no types."""
+
+        __name__: str
+        __qualname__: str
+        _self_parent: Any
+
+        def __init__(self, wrapped: object, wrapper: Callable[..., Any]) -> None: ...
+        def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
+
+    BoundFunctionWrapper = FunctionWrapper
+else:
+    from wrapt import BoundFunctionWrapper, FunctionWrapper
+
+__all__ = ["BoundCachedFunction", "CachedFunction"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R", covariant=True)  # noqa: PLC0105 - named as everybody names it
+S = TypeVar("S")
+C = TypeVar("C", bound=type)
+
+
+class _CachedCalls(Generic[P, R]):
+    """What can be asked of a cached function, bound or not; it adds what a bound one brings before the arguments."""
+
+    __slots__ = ()
+    _bencher_job_cached = True
+    _self_cache: JobFunctionCache
+    __wrapped__: Callable[P, R]
+    """The plain function."""
+
+    def _with_bound(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args
+
+    @property
+    def cache(self) -> JobFunctionCache:
+        """The cache of this function."""
+        return self._self_cache
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._self_cache.value(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
+
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]:
+        """Ask for a call's value without waiting for it, where the executor runs jobs elsewhere."""
+        return self._self_cache.submit_call(self._with_bound(args), kwargs)
+
+    def map(self, *iterables: Iterable[Any]) -> Iterator[R]:
+        """Give the values for the arguments that the iterables bring, in order, as `concurrent.futures.Executor.map`.
+
+        The iterables are read as values are taken, a bounded number of jobs ahead, so they may be endless.
+        """
+        return stream(self._self_cache, (self._with_bound(args) for args in zip(*iterables, strict=False)))
+
+    def sweep(self, grid: Mapping[str, Iterable[Any]], /, *, repeats: int = 1, **constants: Any) -> Sweep:
+        """Make the sweep over all combinations of the grid's values; it runs nothing yet.
+
+        Raises:
+            TypeError: when the grid or the constants don't fit the function.
+            ValueError: when a parameter of the grid has no values, or repeats is below 1.
+        """
+        return Sweep(self._self_cache, self._with_bound(()), grid, repeats, constants)
+
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute a call anew, replace what was remembered, and give the value."""
+        return self._self_cache.refresh(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
+
+    def forget(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Drop what is remembered of a call; whether there was anything."""
+        return self._self_cache.cache.forget(self.key(*args, **kwargs))
+
+    def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Whether a call is remembered; nothing is computed and nothing read but the index."""
+        return self._self_cache.cache.has(self.key(*args, **kwargs))
+
+    def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Say whether a call is remembered, or why it would run: what differs from the nearest entry.
+
+        Nothing is computed and nothing changed.
+        """
+        return self._self_cache.explain(self._with_bound(args), kwargs)
+
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Make the job key of a call.
+
+        Raises:
+            UnkeyableArgument: when no key can be made of an argument.
+            TypeError: when the arguments don't fit the function.
+        """
+        return self._identity(args, kwargs)[0]
+
+    def _identity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Identity:
+        return self._self_cache.keys.identity(self._with_bound(args), kwargs)
+
+
+class BoundCachedFunction(_CachedCalls[P, R], BoundFunctionWrapper):
+    """A cached function as an instance or a class gives it."""
+
+    @property
+    def _self_cache(self) -> JobFunctionCache:  # type: ignore[override]
+        return self._self_parent.cache  # type: ignore[no-any-return]
+
+    def _with_bound(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
+        return args if bound is _UNBOUND else (bound, *args)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return self._reduced() or self._self_parent.__reduce_ex__(protocol)
+
+    def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
+        """Say how it travels to a worker: as what its instance or class gives there."""
+        return self._reduced() or self._self_parent.reduce_for_worker(by_value=by_value)
+
+    def __copy__(self) -> BoundCachedFunction[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
+        return self if bound is _UNBOUND else getattr(copy.deepcopy(bound, memo), self.__wrapped__.__name__)
+
+    def _reduced(self) -> tuple[Any, ...] | None:
+        bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
+        return None if bound is _UNBOUND else (getattr, (bound, self.__wrapped__.__name__))
+
+
+_UNBOUND = object()
+
+
+class CachedFunction(_CachedCalls[P, R], FunctionWrapper):
+    """A function whose results are remembered: what `cached_job` makes.
+
+    It is called as the function, and keeps its name, docstring and signature. `__wrapped__` is the plain function.
+    It pickles by name or, where it has none, by value.
+    """
+
+    __bound_function_wrapper__ = BoundCachedFunction
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._self_cache.value(args, kwargs)  # type: ignore[no-any-return]
+
+    def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
+        super().__init__(function, _call_plain)
+        self._self_options = dict(options)
+        plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+        self._self_cache = JobFunctionCache(plain, **options)
+
+    # Type checkers look through `classmethod` and `staticmethod`: the first parameter tells what a function is. mypy
+    # doesn't compare it with the owner, so that of anything that a class gives it knows what it returns only.
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[C, Q], R], instance: None, owner: C
+    ) -> BoundCachedFunction[..., R]: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None
+    ) -> BoundCachedFunction[Q, R]: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[C, Q], R], instance: object, owner: C
+    ) -> BoundCachedFunction[Q, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> CachedFunction[P, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind to an instance or a class, as a function does."""
+        return super().__get__(instance, owner)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if _is_found_by_name(self):
+            return _find_by_name, (self.__module__, self.__qualname__)
+        from ._executors.pickling import dumps  # takes long to import
+
+        return pickle.loads, (dumps(self),)
+
+    def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
+        """Say how it travels to a worker: by name, unless the worker can't import its module."""
+        if not by_value and self.__module__ != "__main__" and _is_found_by_name(self):
+            return _find_by_name, (self.__module__, self.__qualname__)
+        return CachedFunction, (self.__wrapped__, self._self_portable_options())
+
+    def __copy__(self) -> CachedFunction[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CachedFunction[P, R]:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<CachedFunction {self._self_cache.name}>"
+
+    __str__ = __repr__
+
+    def _self_portable_options(self) -> dict[str, Any]:
+        """Give the options for another process: the same store, and an executor that is there."""
+        directory = os.fspath(cache_directory(self._self_cache.cache_dir))
+        return {**self._self_options, "cache_dir": directory, "executor": Executors.SERIAL}
+
+
+def _call_plain(
+    wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return wrapped(*args, **kwargs)
+
+
+def _is_found_by_name(function: CachedFunction[..., Any]) -> bool:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module is None or name is None:
+        return False
+    try:
+        return _find_by_name(module, name) is function
+    except (AttributeError, ImportError):
+        return False
+
+
+def _find_by_name(module: str, qualified_name: str) -> Any:
+    """Find what a module defines under a dotted name, methods as they stand in their class."""
+    __import__(module)
+    found: Any = sys.modules[module]
+    for name in qualified_name.split("."):
+        found = inspect.getattr_static(found, name)
+    return found

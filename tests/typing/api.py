@@ -1,0 +1,159 @@
+"""What type checkers make of the public API: checked by mypy and pyright, strict, and never run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, assert_type
+
+from bencher_job import (
+    CachedFunction,
+    Executors,
+    Explanation,
+    FutureCache,
+    Job,
+    JobFunctionCache,
+    JobFuture,
+    Plan,
+    Record,
+    Sweep,
+    cached_job,
+)
+
+# A bare decorator.
+
+
+@cached_job
+def accuracy(model: str, c: float = 1.0, *, seed: int = 0) -> dict[str, float]:
+    """Score a model."""
+    return {model: c + seed}
+
+
+assert_type(accuracy("svm"), dict[str, float])
+assert_type(accuracy("svm", 2.0, seed=1), dict[str, float])
+assert_type(accuracy.submit("svm", seed=1), JobFuture[dict[str, float]])
+assert_type(accuracy.submit("svm").result(timeout=1.0), dict[str, float])
+assert_type(accuracy.map(["svm", "forest"]), Iterator[dict[str, float]])
+assert_type(accuracy.refresh("svm"), dict[str, float])
+assert_type(accuracy.forget("svm"), bool)
+assert_type(accuracy.is_cached("svm", c=1.0), bool)
+assert_type(accuracy.key("svm"), str)
+assert_type(accuracy.explain("svm"), Explanation)
+assert_type(accuracy.cache, JobFunctionCache)
+assert_type(accuracy.__wrapped__("svm"), dict[str, float])
+assert_type(accuracy.__name__, str)
+accuracy.sumbit("svm")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+accuracy()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+accuracy(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+accuracy("svm", depth=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+accuracy.submit("svm", c="much")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+accuracy.refresh()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+accuracy.key(b"svm")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+a_function: Callable[[str], dict[str, float]] = accuracy
+a_future: Future[dict[str, float]] = accuracy.submit("svm")
+
+# With options, all of them at once or some beforehand.
+
+
+@cached_job(executor=Executors.MULTIPROCESSING, tag="nightly", ignore=("verbose",), ttl=timedelta(days=1))
+def error(n: int, verbose: bool = False) -> float:
+    """Tell the error of a method."""
+    return 1 / n if verbose else 0.0
+
+
+assert_type(error(3), float)
+assert_type(error.submit(3), JobFuture[float])
+cached_job(max_cores=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+cached_job(code="shallow")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+nightly = functools.partial(cached_job, executor="multiprocessing", tag="nightly")
+
+
+@nightly()
+def loss(n: int) -> float:
+    """Tell the loss of a model."""
+    return n / 2
+
+
+# Methods, class methods and static methods: what is bound is given.
+
+
+class Model:
+    """A model of some size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    @cached_job
+    def score(self, x: float, *, rounds: int = 1) -> float:
+        """Score an input."""
+        return self.size * x * rounds
+
+    @cached_job(tag="models")
+    def name(self) -> str:
+        """Name the model."""
+        return str(self.size)
+
+    @cached_job
+    @classmethod
+    def largest(cls, limit: int) -> int:
+        """Find the largest size."""
+        return limit
+
+    @cached_job
+    @staticmethod
+    def scaled(x: float) -> float:
+        """Scale an input."""
+        return x
+
+
+model = Model(3)
+assert_type(model.score(0.5, rounds=2), float)
+assert_type(model.score.submit(0.5), JobFuture[float])
+assert_type(model.score.map([0.5, 1.0]), Iterator[float])
+assert_type(model.score.key(0.5), str)
+assert_type(Model.score(model, 0.5), float)
+assert_type(model.name(), str)
+assert_type(Model.largest(3), int)
+assert_type(model.largest(3), int)
+assert_type(Model.scaled(0.5), float)
+assert_type(model.scaled(0.5), float)  # type: ignore[call-arg]  # mypy takes it for a method
+assert_type(model.largest.submit(3), JobFuture[int])
+assert_type(Model.scaled.submit(0.5), JobFuture[float])
+Model.largest("much")  # pyright: ignore[reportArgumentType]  # mypy takes anything
+model.score("much")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+model.score.submit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+# Functions without a name of their own, and functions that take cached ones.
+
+assert_type(cached_job(str.upper)("a"), str)
+
+
+def twice(function: CachedFunction[[int], float]) -> float:
+    """Call a cached function twice."""
+    return function(1) + function.submit(2).result()
+
+
+twice(loss)
+twice(accuracy)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# Sweeps.
+
+sweep = accuracy.sweep({"model": ["svm"], "c": [0.1, 1.0]}, repeats=3, seed=1)
+assert_type(sweep, Sweep)
+assert_type(sweep.plan(), Plan)
+assert_type(sweep.run(progress=False), Sweep)
+for done in sweep:
+    assert_type(done, JobFuture[Any])
+sweep.run(on_error="ignore")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# The classes underneath.
+
+with FutureCache(executor=Executors.SERIAL, overwrite=False, cache_name="direct") as cache:
+    assert_type(cache, FutureCache)
+    assert_type(cache.submit(Job("power", pow, {"base": 2, "exp": 10})), JobFuture[Any])
+    for record in cache.records(tag="nightly"):
+        assert_type(record, Record)
