@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from . import _settings
+from ._attempts import Attempts, RetryOn, seconds_of
 from ._counts import Counts
 from ._errors import warn_caller
-from ._executors import Executors
+from ._executors import Executors, PoolSettings
 from ._flights import flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
@@ -22,6 +23,7 @@ from ._job import Job
 from ._landing import Keeping
 from ._record import CacheInfo, FunctionInfo, Record
 from ._runner import Runner, load, warn_unloadable
+from ._runs import Runs
 from ._selection import Selection
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import (
@@ -59,21 +61,6 @@ def _check_size_limit(size_limit: object) -> None:
         )
 
 
-def _seconds(ttl: float | timedelta | None) -> float | None:
-    if ttl is None:
-        return None
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError(
-            f"ttl={ttl!r} is no time. Give seconds, a timedelta, or None to keep results for good."
-        )
-    if not seconds > 0:
-        raise ValueError(
-            f"ttl={ttl!r} would keep nothing. Give more than 0 seconds, or None to keep results for good."
-        )
-    return float(seconds)
-
-
 def _selection(chosen: dict[str, Any]) -> Selection:
     return Selection(**{**chosen, "where": chosen.get("where") or {}})
 
@@ -99,6 +86,10 @@ class FutureCache:
     tags, `tag_index`, makes `clear_tag` quick. Results are computed anew after `ttl` seconds. With `mmap=True` the
     large arrays of a hit are read-only maps of its file. `compression` is "zstd" or "lz4", of the extra `compression`.
     `trusted=True` opens a store that another user owns or can write to: what they wrote there can run their code.
+
+    A job whose worker is lost, or that raises what `retry_on` chooses, runs again up to `retries` times. One that runs
+    for longer than `timeout` seconds ends with `JobTimeout`. There are at most `max_workers` processes or threads of
+    this machine, and a process is replaced after `max_tasks_per_worker` jobs.
     Nothing is opened or started before the first job.
 
     Attributes:
@@ -110,6 +101,7 @@ class FutureCache:
 
     Raises:
         TypeError: when the executor is none.
+        ValueError: when it can't do what an option asks of it.
 
     >>> with FutureCache(overwrite=False, cache_name="docs") as cache:
     ...     future = cache.submit(Job("power", pow, {"base": 2, "exp": 10}))
@@ -131,19 +123,26 @@ class FutureCache:
         mmap: bool = False,
         compression: Literal["zstd", "lz4"] | None = None,
         trusted: bool = False,
+        retries: int = 0,
+        retry_on: RetryOn = Exception,
+        timeout: float | timedelta | None = None,
+        max_workers: int | None = None,
+        max_tasks_per_worker: int | None = None,
     ) -> None:
         _check_size_limit(size_limit)
         compression_named(compression)  # a package that is missing is told of at once
         self._counts = Counts()
-        self._runner = Runner(
+        self._runs = Runs(
             executor,
             cache_name,
-            Keeping(_seconds(ttl), compression),
+            Keeping(seconds_of("ttl", ttl, "None to keep results for good"), compression),
             self._counts,
             lambda job: self.overwrite_msg(job, ", so it runs"),
-            mapped=mmap,
+            Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on")),
+            PoolSettings(max_workers, max_tasks_per_worker),
         )
-        self.executor_type = self._runner.executor_type
+        self._runner = Runner(cache_name, self._counts, self._runs, mapped=mmap)
+        self.executor_type = self._runs.executor_type
         self.overwrite = overwrite
         self.size_limit = int(size_limit)
         self.call_count = 0
@@ -165,7 +164,7 @@ class FutureCache:
     @property
     def executor(self) -> Executor | None:
         """The executor, or None where jobs run in the calling thread."""
-        return None if self.executor_type == Executors.SERIAL else self._runner.engine.executor
+        return None if self.executor_type == Executors.SERIAL else self._runs.engine.executor
 
     @property
     def cache(self) -> Store:
@@ -268,7 +267,7 @@ class FutureCache:
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        self._runner.settle(future, done, self.cache)
+        self._runs.settle(future, done, self.cache)
 
     def is_in_flight(self, key: str) -> bool:
         """Whether a job of this key is on its way in this process."""
@@ -391,12 +390,12 @@ class FutureCache:
 
     def wait(self) -> None:
         """Wait until each job in flight has ended and its result is kept."""
-        self._runner.wait()
+        self._runs.wait()
 
     def close(self) -> None:
         """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again."""
-        self._runner.finish(wait=True)
-        self._runner.release()
+        self._runs.finish(wait=True)
+        self._runs.release()
         if self._store is not None:
             self._store.close()
 

@@ -213,7 +213,12 @@ class CachedFunction(_CachedCalls[P, R], FunctionWrapper):
     def _self_portable_options(self) -> dict[str, Any]:
         """Give the options for another process: the same store, and an executor that is there."""
         directory = os.fspath(cache_directory(self._self_cache.cache_dir))
-        return {**self._self_options, "cache_dir": directory, "executor": Executors.SERIAL}
+        elsewhere = {"cache_dir": directory, "executor": Executors.SERIAL, **dict.fromkeys(_OF_EXECUTOR)}
+        return {**self._self_options, **elsewhere}
+
+
+_OF_EXECUTOR = ("timeout", "max_workers", "max_tasks_per_worker")
+"""Options that say something to the executor here, and nothing where another one runs the job."""
 
 
 def _call_plain(

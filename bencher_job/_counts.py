@@ -16,7 +16,8 @@ MOST_HITS_KEPT: Final = 1000
 
 class _Figures:
     def __init__(self) -> None:
-        self.submitted = self.hits = self.joined = self.computed = self.failed = self.unsaved = 0
+        self.submitted = self.hits = self.joined = self.computed = 0
+        self.retried = self.failed = self.unsaved = 0
         self.seconds_saved = 0.0
 
 
@@ -66,6 +67,11 @@ class Counts:
         with self._lock:
             self._figures.submitted += 1
             self._figures.computed += 1
+
+    def retried(self) -> None:
+        """Count a run that failed and is repeated."""
+        with self._lock:
+            self._figures.retried += 1
 
     def failed(self, *, elsewhere: bool = False) -> None:
         """Count a job that has failed; one that another process ran has not been counted as submitted yet."""

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from ._attempts import RetryOn
 from ._cached_function import CachedFunction
 from ._executors import Executors
 from ._keys import CodeScope
@@ -41,6 +42,11 @@ def cached_job(
     mmap: bool = ...,
     compression: Literal["zstd", "lz4"] | None = ...,
     trusted: bool = ...,
+    retries: int = ...,
+    retry_on: RetryOn = ...,
+    timeout: float | timedelta | None = ...,
+    max_workers: int | None = ...,
+    max_tasks_per_worker: int | None = ...,
 ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]: ...
 def cached_job(
     function: Callable[..., Any] | None = None,
@@ -61,6 +67,11 @@ def cached_job(
     mmap: bool = False,
     compression: Literal["zstd", "lz4"] | None = None,
     trusted: bool = False,
+    retries: int = 0,
+    retry_on: RetryOn = Exception,
+    timeout: float | timedelta | None = None,
+    max_workers: int | None = None,
+    max_tasks_per_worker: int | None = None,
 ) -> Any:
     """Remember what a function returned: decorate it, and call it as before.
 
@@ -88,10 +99,18 @@ def cached_job(
         mmap: give the large arrays of a hit as read-only maps of its file, which are not read until they are used.
         compression: how large results are compressed: "zstd", "lz4", or not at all. Needs the extra `compression`.
         trusted: use a cache that another user owns or can write to; unpickling what they wrote there runs their code.
+        retries: how many times a job runs again that has failed, or whose worker was lost.
+        retry_on: the exceptions after which it does: a type, a tuple of types, or a function that takes the exception.
+            By default all that the function raises; a lost worker always.
+        timeout: seconds, or a `timedelta`, that a run may take, from its begin. Then the job ends with `JobTimeout`.
+        max_workers: how many processes (or threads) of this machine run jobs at most; by default one per core.
+            Functions with the same settings share them.
+        max_tasks_per_worker: after how many jobs a process is replaced by a new one; by default never.
 
     Raises:
         TypeError: when what is decorated is a class, a coroutine function or not callable.
-        ValueError: when `ignore` or `by_content` names a parameter that the function doesn't have.
+        ValueError: when `ignore` or `by_content` names a parameter that the function doesn't have, or when the executor
+            can't do what an option asks of it.
 
     >>> @cached_job(tag="docs")
     ... def accuracy(model: str, c: float = 1.0) -> dict[str, float]:
@@ -115,6 +134,11 @@ def cached_job(
         "mmap": mmap,
         "compression": compression,
         "trusted": trusted,
+        "retries": retries,
+        "retry_on": retry_on,
+        "timeout": timeout,
+        "max_workers": max_workers,
+        "max_tasks_per_worker": max_tasks_per_worker,
     }
     if function is None:
         return functools.partial(_checked, options=options)

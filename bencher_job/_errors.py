@@ -95,16 +95,23 @@ class WorkerLost(BencherJobError):
     Attributes:
         job: a short description of the job.
         exit_code: the worker's exit code where it is known, negative for the signal that killed it.
+        attempts: how many times the job was run, and its worker lost.
     """
 
     def __init__(self, message: str, *, job: str | None = None, exit_code: int | None = None) -> None:
         self.job = job
         self.exit_code = exit_code
+        self.attempts = 1
         super().__init__(message)
+
+    def count_attempts(self, attempts: int) -> None:
+        """Say that this was the last of some runs of the job."""
+        self.attempts = attempts
+        self.args = (f"{self.args[0]} It was the last of {attempts} runs.",)
 
 
 class JobTimeout(BencherJobError, TimeoutError):
-    """A job ran longer than its `timeout` and was ended.
+    """A job ran longer than its `timeout`, and was ended or, where its executor can't do that, left to itself.
 
     Attributes:
         job: a short description of the job.

@@ -23,7 +23,17 @@ __all__ = ["Flight", "Flights", "flights_of"]
 class Flight:
     """One run of a job, and the futures of all who asked for it; the first of them leads."""
 
-    __slots__ = ("_flights", "claim", "engine_future", "futures", "is_taken_over", "job", "waiting")
+    __slots__ = (
+        "_flights",
+        "attempt",
+        "claim",
+        "engine_future",
+        "futures",
+        "is_needed_by_worker",
+        "is_taken_over",
+        "job",
+        "waiting",
+    )
 
     def __init__(self, future: JobFuture[Any], flights: Flights | None = None) -> None:
         self._flights = flights
@@ -33,6 +43,10 @@ class Flight:
         self.waiting: Waiting | None = None
         self.engine_future: Future[Any] | None = None
         self.is_taken_over = False
+        self.is_needed_by_worker = False
+        """Whether a job that itself takes a worker's place waits for this one."""
+        self.attempt = 0
+        """Which run of the job this is, from 1."""
 
     def land(self) -> None:
         """End this flight: from now on nobody joins it."""
@@ -110,12 +124,18 @@ class Flights:
     def take_over(self, flight: Flight) -> bool:
         """Take a job that has not begun from its engine, to run it here; whether that was possible."""
         with self._lock:
+            flight.is_needed_by_worker = True
             if flight.engine_future is None or flight.is_taken_over:
                 return False
             flight.is_taken_over = True
             if not flight.engine_future.cancel():
                 flight.is_taken_over = False
             return flight.is_taken_over
+
+    def wait_in_line(self, flight: Flight, waiting: Future[Any]) -> None:
+        """Have a job wait that is to run again; to cancel what stands for its run is to cancel the job."""
+        with self._lock:
+            flight.engine_future = waiting
 
     def abandon(self, future: JobFuture[Any], error: BaseException) -> Claim | None:
         """End the flight that a future leads, if it does, because nobody will run its job any more; give its claim."""

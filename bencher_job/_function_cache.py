@@ -120,7 +120,7 @@ class JobFunctionCache(FutureCache):
 
         Such a callback is called by the thread that must first be done with it to resolve any other future.
         """
-        here = self._runner.is_writing()
+        here = self._runs.is_writing()
         future = self._runner.run(job, store, puts, fresh=fresh, here=here)
         if here and not future.done():
             raise BencherJobError(

@@ -101,8 +101,10 @@ class CacheInfo:
     """Jobs that waited for the same job, already in flight."""
     computed: int
     """Jobs whose function ran."""
+    retried: int
+    """Runs that failed and were repeated, because of `retries`."""
     failed: int
-    """Jobs whose function, worker or engine failed."""
+    """Jobs whose function, worker or engine failed, for the last time."""
     unsaved: int
     """Results that reached the caller but could not be kept."""
     damaged: int

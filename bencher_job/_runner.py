@@ -1,35 +1,26 @@
-"""Knows how a job that is not remembered runs: once, wherever it is asked for, and committed before it is told.
+"""Knows how a job that is not remembered is answered: it runs once, wherever it is asked for.
 
 run ─> in flight here? join it
-└─> claimed by another process? wait for its end
-└─> engine, or this thread ─> Landing ─> commit ─> resolve
-└─ writer: one thread commits what comes back from engines, in groups
+    └> claimed by another process? wait for its end
+    └> run it
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import _media
 from ._counts import Counts
 from ._errors import BencherJobError, warn_caller
-from ._executors import Engine, Executors, engine_for, executor_name, inside_worker, run_inline
+from ._executors import inside_worker
 from ._exit import finish_at_exit
 from ._flights import Flight, flights_of
-from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
-from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
+from ._runs import Runs
 from ._standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
 from ._stores import MISS, Hit, Miss, Store
-from ._writer import Writer
-
-if TYPE_CHECKING:
-    from ._origin import GitState
 
 __all__ = ["Runner", "load", "warn_unloadable"]
 
@@ -53,61 +44,18 @@ def warn_unloadable(key: str, error: Exception) -> None:
     )
 
 
-def _git_state_of(job: Job) -> GitState | None:
-    from ._origin import git_state_of  # takes long to import, and only a job that runs needs it
-
-    return git_state_of(job.function)
-
-
 class Runner:
-    """Runs the jobs of one cache.
+    """Sees to it that each job of one cache runs once, wherever it is asked for.
 
-    Nothing is started before the first job. `announce` is called with each job that is about to run.
-
-    Raises:
-        TypeError: when the executor is none.
+    Attributes:
+        runs: what runs those that are not in flight already.
     """
 
-    def __init__(
-        self,
-        executor: Any,
-        name: str,
-        keeping: Keeping,
-        counts: Counts,
-        announce: Callable[[Job], None],
-        *,
-        mapped: bool,
-    ) -> None:
-        self.executor_type = executor_name(executor)
-        self._executor = executor
-        self._engine: Engine | None = None
-        self._keeping = keeping
+    def __init__(self, name: str, counts: Counts, runs: Runs, *, mapped: bool) -> None:
+        self.runs = runs
         self._counts = counts
-        self._announce = announce
         self._mapped = mapped
         self._standby = Standby(f"bencher_job-standby-{name}")
-        self._writer: Writer[Returned] = Writer(self._settle_group, f"bencher_job-writer-{name}")
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Make the locks anew, and forget the jobs that only the parent can finish."""
-        self._lock = threading.Lock()
-        self._airborne = 0
-        self._landing = threading.Lock()
-        self._landed = threading.Condition(self._landing)
-
-    @property
-    def engine(self) -> Engine:
-        """What runs the jobs; it is made with the first job, since some take long to import."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = engine_for(self._executor)
-            return self._engine
-
-    def is_writing(self) -> bool:
-        """Whether this thread is the one that commits, which can't wait for what it will commit itself."""
-        return self._writer.is_here()
 
     def run(
         self, job: Job, store: Store, puts: int, *, fresh: bool = False, here: bool = False
@@ -132,29 +80,23 @@ class Runner:
             else:
                 self._counts.joined()
                 if inside_worker() and flights.take_over(flight):  # its place may be behind this very job
-                    self._run_here(flight, store)
+                    self.runs.run_here(flight, store)
         except BaseException as error:
-            self._abandon(future, store, error)
+            self.runs.abandon(future, store, error)
             raise
         return future
-
-    def _abandon(self, future: JobFuture[Any], store: Store, error: BaseException) -> None:
-        """End the flight that a future leads, because nobody will run its job."""
-        claim = flights_of(store).abandon(future, error)
-        if claim is not None:
-            store.claims.release([claim])
 
     def _lead(self, flight: Flight, store: Store, puts: int, *, fresh: bool, here: bool) -> None:
         """Run a flight's job, or have it wait for the process that computes its key."""
         in_worker = inside_worker()
-        here = here or in_worker or self.executor_type == Executors.SERIAL
+        here = here or in_worker or self.runs.is_serial
         key = flight.job.job_key
         turn = turn_or_wait(store, key, in_worker=in_worker) if store.directory is not None else Turn(None)
         if isinstance(turn, Turn):
             flight.claim = turn.claim
             hit = MISS if fresh or store.puts == puts else store.get(key, mapped=self._mapped)
             if isinstance(hit, Miss) or not self._land_on(hit, flight, store):
-                self._start(flight, store, here=here)
+                self.runs.start(flight, store, here=here)
         elif here:
             self._go_on(flight, store, turn.until_it_ends(), here=here)
         else:
@@ -176,17 +118,16 @@ class Runner:
     def _stand_by(self, flight: Flight, store: Store, waiting: Waiting) -> None:
         """Have a flight wait for another process, without a thread of its own."""
         flight.waiting = waiting
-        with self._landing:
-            self._airborne += 1
-        finish_at_exit(self)
+        self.runs.expect_one()
+        finish_at_exit(self.runs)
 
         def go_on(ended: Ended) -> None:
             try:
                 self._go_on(flight, store, ended, here=False)
             except BaseException as error:  # noqa: BLE001 - an engine that takes no job: whoever waits is told
-                self._abandon(flight.futures[0], store, error)
+                self.runs.abandon(flight.futures[0], store, error)
             finally:
-                self._count_landed(1)
+                self.runs.count_landed(1)
 
         self._standby.add(waiting, go_on)
 
@@ -197,7 +138,7 @@ class Runner:
                 store.claims.release([ended.claim])
         elif isinstance(ended, Turn):
             flight.claim = ended.claim
-            self._start(flight, store, here=here)
+            self.runs.start(flight, store, here=here)
         elif isinstance(ended, Raised):
             self._fail_as(ended, flight, store, here=here)
         elif isinstance(ended, Hit) and not self._land_on(ended, flight, store):
@@ -216,92 +157,3 @@ class Runner:
             self._counts.failed(elsewhere=True)
             flight.land()
             flight.fail(error)
-
-    def _start(self, flight: Flight, store: Store, *, here: bool) -> None:
-        self._counts.computed()
-        self._announce(flight.job)
-        if here:
-            self._run_here(flight, store)
-        else:
-            self._take_off(flight, store)
-
-    def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
-        folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
-        job = flight.job.in_folder(folder)
-        return Run(flight, job, store, self._keeping, executor, _git_state_of(flight.job))
-
-    def _run_here(self, flight: Flight, store: Store) -> None:
-        """Run a flight's job in this thread, commit and resolve."""
-        run = self._run_of(flight, store, Executors.SERIAL)
-        outcome = run_inline(run.job)
-        self._finish([Landing(run, outcome)])
-        if isinstance(outcome.error, KeyboardInterrupt):
-            raise outcome.error
-
-    def _take_off(self, flight: Flight, store: Store) -> None:
-        """Give a flight's job to the engine; the writer will commit and resolve it."""
-        self._writer.start()
-        engine = self.engine
-        run = self._run_of(flight, store, engine.name)
-        engine_future = flight.engine_future = engine.submit(run.job)
-        with self._landing:
-            self._airborne += 1
-        finish_at_exit(self)
-        engine_future.add_done_callback(lambda done: self._writer.put(Returned(run, done, engine.receive)))
-
-    def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
-        """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        with self._landing:
-            self._airborne += 1
-        self._writer.start()
-        run = Run(Flight(future), future.job, store, self._keeping, "future", _git_state_of(future.job))
-        self._writer.put(Returned(run, done, outcome_of))
-
-    def _settle_group(self, group: Sequence[Returned]) -> None:
-        """Receive what has come back, commit it together and resolve; on the writer's thread."""
-        landings = [each.received() for each in group if not each.is_void()]
-        try:
-            self._finish(landings)
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
-            _log.exception("results can't be kept")
-            for landing in landings:
-                landing.run.flight.land()
-                landing.run.flight.fail(error)
-        finally:
-            self._count_landed(len(group))
-
-    def _count_landed(self, number: int) -> None:
-        with self._landing:
-            self._airborne -= number
-            self._landed.notify_all()
-
-    def _finish(self, landings: Sequence[Landing]) -> None:
-        """Commit what succeeded, and then give everybody who waits the value or the exception."""
-        payloads, unsaved = commit(landings)
-        for landing in landings:
-            landing.run.flight.land()
-            if landing.outcome.error is None:
-                landing.run.flight.resolve(landing.outcome.value, payloads.get(landing))
-            else:
-                self._counts.failed()
-                landing.run.flight.fail(landing.outcome.error)
-        self._counts.unsaved(sum(landing.is_closed_off for landing in landings) + len(unsaved))
-        for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
-            _log.warning("%s", fact)
-            warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
-
-    def finish(self, *, wait: bool) -> None:
-        """Commit what has come back, and what is still in flight if it is to be waited for."""
-        if wait:
-            self.wait()
-        self._writer.close()
-
-    def wait(self) -> None:
-        """Wait until each job in flight has ended and its result is kept."""
-        with self._landing:
-            self._landed.wait_for(lambda: self._airborne == 0)
-
-    def release(self) -> None:
-        """Give the engine back."""
-        if self._engine is not None:
-            self._engine.release()

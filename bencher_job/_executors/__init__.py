@@ -1,6 +1,6 @@
 """Answers where jobs run.
 
-engine_for(Executors.SERIAL | MULTIPROCESSING | SCOOP | an executor | a Dask client) -> Engine
+engine_for(Executors.SERIAL | THREADS | MULTIPROCESSING | SCOOP | an executor | a Dask client) -> Engine
 
 job -> Engine.submit -> pack -> bytes ~~> worker: run_packed ~~> bytes -> Engine.receive -> Outcome
 """
@@ -8,20 +8,24 @@ job -> Engine.submit -> pack -> bytes ~~> worker: run_packed ~~> bytes -> Engine
 from __future__ import annotations
 
 import concurrent.futures
-from typing import Any
+from typing import Any, Final
 
-from .base import Executors, Outcome, inside_worker, is_submitter, run_inline
+from .base import Executors, Outcome, inside_worker, is_submitter, run_inline, told
 from .engine import Engine, SerialEngine
+from .settings import PoolSettings
 
 __all__ = [
     "Engine",
     "Executors",
     "Outcome",
+    "PoolSettings",
+    "check_limits",
     "engine_for",
     "executor_name",
     "inside_worker",
     "is_submitter",
     "run_inline",
+    "told",
 ]
 
 
@@ -52,8 +56,51 @@ def _member(name: str) -> Executors:
         ) from None
 
 
-def engine_for(spec: Executors | str | concurrent.futures.Executor | object) -> Engine:
+def check_limits(
+    spec: Executors | str | concurrent.futures.Executor | object,
+    settings: PoolSettings,
+    timeout: float | None,
+) -> None:
+    """Check that an executor can do what is asked of it; nothing is imported or started for that.
+
+    Raises:
+        TypeError: when it is no executor.
+        ValueError: when it has no workers of ours to be set up, or can't end a job whose time is over.
+    """
+    name = executor_name(spec)
+    serving = _SERVED_BY.get(name, frozenset()) if isinstance(name, Executors) else frozenset()
+    for option, value in settings.given().items():
+        if option not in serving:
+            able = " or ".join(
+                f"executor={each.lower()!r}" for each, options in _SERVED_BY.items() if option in options
+            )
+            raise ValueError(
+                f"{option}={value!r} says nothing to executor={name}. Use it with {able}, or set up the executor "
+                f"that you pass yourself."
+            )
+    is_of_threads = name == Executors.THREADS or isinstance(spec, concurrent.futures.ThreadPoolExecutor)
+    if timeout is not None and (name == Executors.SERIAL or is_of_threads):
+        raise ValueError(
+            f"timeout={timeout:g} can't be kept by executor={name}: nothing ends a function that runs in this "
+            f"process. Use executor='multiprocessing', or leave the timeout out."
+        )
+
+
+_SERVED_BY: Final = {
+    Executors.MULTIPROCESSING: frozenset({"max_workers", "max_tasks_per_worker"}),
+    Executors.THREADS: frozenset({"max_workers"}),
+}
+"""Which settings say something to which executor."""
+
+
+def engine_for(
+    spec: Executors | str | concurrent.futures.Executor | object,
+    settings: PoolSettings | None = None,
+    timeout: float | None = None,
+) -> Engine:
     """Make the engine for what a user gave as `executor=`; no process is started before the first job.
+
+    One whose `ends_jobs` is true ends a job that has run for longer than the timeout, in seconds.
 
     Raises:
         TypeError: for anything but a member of `Executors`, its name, an executor or a Dask client.
@@ -61,33 +108,40 @@ def engine_for(spec: Executors | str | concurrent.futures.Executor | object) -> 
     """
     name = executor_name(spec)
     if isinstance(name, Executors):
-        return _own_engine(name)
+        return _own_engine(name, settings, timeout)
     if isinstance(spec, concurrent.futures.Executor):
-        return _adopted_engine(spec)
+        return _adopted_engine(spec, timeout)
     from .adopt import DaskEngine
 
     return DaskEngine(spec)
 
 
-def _own_engine(member: Executors) -> Engine:
+def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float | None) -> Engine:
     if member is Executors.SERIAL:
         return SerialEngine()
+    if member is Executors.THREADS:
+        from .threads import ThreadsEngine
+
+        return ThreadsEngine(settings=settings)
     if member is Executors.MULTIPROCESSING:
         from .pool import PoolEngine
 
-        return PoolEngine()
+        return PoolEngine(settings=settings, timeout=timeout)
     from .scoop import ScoopEngine
 
     return ScoopEngine()
 
 
-def _adopted_engine(executor: Any) -> Engine:
+def _adopted_engine(executor: Any, timeout: float | None) -> Engine:
     from .adopt import PackedEngine, ThreadEngine
     from .pool import PoolEngine, SlotPool
     from .scoop import ScoopEngine, ScoopExecutor
+    from .threads import ThreadPool, ThreadsEngine
 
     if isinstance(executor, SlotPool):
-        return PoolEngine(executor)
+        return PoolEngine(executor, timeout=timeout)
+    if isinstance(executor, ThreadPool):
+        return ThreadsEngine(executor)
     if isinstance(executor, ScoopExecutor):
         return ScoopEngine(executor)
     if isinstance(executor, concurrent.futures.ThreadPoolExecutor):

@@ -8,7 +8,6 @@ Such an executor is never shut down here.
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import pickle
 import sys
 import sysconfig
@@ -19,11 +18,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from .base import Outcome, as_worker, leave_if_forked, run_inline
+from .base import Outcome
 from .engine import Engine, unsendable
 from .envelope import Report, open_report, run_packed
 from .pickling import by_value, dumps
 from .shipping import pack
+from .threads import run_in_thread
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -81,19 +81,11 @@ class ThreadEngine(_AdoptedEngine):
     """Runs jobs in a thread pool of this process, where nothing needs to be pickled."""
 
     def _submit(self, job: Job) -> Future[Any]:
-        return self._executor.submit(_run_in_thread, job)
+        return self._executor.submit(run_in_thread, job)
 
     def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
         outcome: Outcome = result
         return outcome
-
-
-def _run_in_thread(job: Job) -> Outcome:
-    pid = os.getpid()
-    with as_worker():
-        outcome = run_inline(job)
-    leave_if_forked(pid, outcome.error)
-    return outcome
 
 
 class PackedEngine(_AdoptedEngine):

@@ -53,6 +53,9 @@ class Executors(StrEnum):
     SERIAL = auto()
     """Here, in the calling thread."""
 
+    THREADS = auto()
+    """In threads of this process, for functions that let other threads run meanwhile, as numpy's do."""
+
     MULTIPROCESSING = auto()
     """In processes of this machine."""
 
@@ -72,6 +75,10 @@ class Executors(StrEnum):
             BencherJobError: for SCOOP where it can't run, with how to start it.
         """
         provider = Executors(provider)
+        if provider is Executors.THREADS:
+            from .threads import ThreadPool
+
+            return ThreadPool()
         if provider is Executors.MULTIPROCESSING:
             from .pool import SlotPool
 

@@ -25,6 +25,8 @@ class Engine(ABC):
     """
 
     name: str
+    ends_jobs = False
+    """Whether it ends a job whose time is over, with a `JobTimeout`."""
     _own_errors: tuple[type[BaseException], ...] = (BencherJobError,)
 
     def __init__(self) -> None:
@@ -53,6 +55,10 @@ class Engine(ABC):
 
     @abstractmethod
     def _submit(self, job: Job) -> Future[Any]: ...
+
+    def has_begun(self, future: Future[Any]) -> bool:
+        """Whether a job runs already, as far as the executor tells: it may still wait in a queue of its own."""
+        return future.running() or future.done()
 
     def receive(self, future: Future[Any]) -> Outcome:
         """Tell how the job of a done future ended; it never raises.

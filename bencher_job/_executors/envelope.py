@@ -18,7 +18,7 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final
 
-from .._errors import BencherJobError, CodeMismatch
+from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
 from .._stores.codec import Buffer, Payload, dump
 from .base import Outcome, Place, as_worker, here, leave_if_forked, told
@@ -26,7 +26,16 @@ from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
 from .shipping import Call, Parcel, load
 
-__all__ = ["Kind", "Report", "describe", "execute", "open_report", "run_packed", "unpack_value"]
+__all__ = [
+    "Kind",
+    "Report",
+    "describe",
+    "execute",
+    "open_report",
+    "run_packed",
+    "time_is_over",
+    "unpack_value",
+]
 
 
 class Kind(IntEnum):
@@ -185,3 +194,11 @@ def describe(label: object) -> str:
     arguments = [reprlib.repr(value) for value in label.positional]
     arguments += [f"{name}={reprlib.repr(value)}" for name, value in label.job_args.items()]
     return f"job {label.job_id!r}, {name}({', '.join(arguments)})"
+
+
+def time_is_over(label: object, timeout: float) -> JobTimeout:
+    """Make the error of a job that ran for longer than its timeout, in seconds."""
+    name = describe(label)
+    return JobTimeout(
+        f"{name} ran for longer than its timeout of {timeout:g} s, and was ended.", job=name, seconds=timeout
+    )

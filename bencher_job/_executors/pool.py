@@ -17,14 +17,16 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from .._errors import BencherJobError
-from .._forks import renew_after_fork
+from .._alarms import alarms
+from .._errors import BencherJobError, JobTimeout
 from .base import Executors, end_at_exit
-from .engine import Engine, unsendable
-from .envelope import Kind, Report, unpack_value
+from .engine import unsendable
+from .envelope import Kind, Report, time_is_over, unpack_value
+from .settings import PoolSettings
+from .shared import SharedEngine, SharedExecutors
 from .shipping import Parcel, pack, pack_call
 from .slot import Slot
 
@@ -42,6 +44,7 @@ class _Task:
     parcel: Parcel
     label: object
     open: Callable[[Report, object], Any]
+    timeout: float | None = None
 
 
 _Tasks = queue.SimpleQueue[_Task | None]
@@ -57,12 +60,9 @@ class SlotPool(concurrent.futures.Executor):
     worker's next call.
     """
 
-    def __init__(self, max_workers: int | None = None) -> None:
-        if max_workers is not None and max_workers < 1:
-            raise ValueError(
-                f"max_workers={max_workers} starts no process. Use 1 or more, or None for all cores."
-            )
-        self.max_workers = max_workers or _cores()
+    def __init__(self, max_workers: int | None = None, *, max_tasks_per_worker: int | None = None) -> None:
+        self._settings = PoolSettings(max_workers, max_tasks_per_worker)
+        self.max_workers = self._settings.size
         self._lock = threading.Lock()
         self._tasks: _Tasks = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
@@ -90,9 +90,14 @@ class SlotPool(concurrent.futures.Executor):
             return unsendable(fn, problem)
         return self._start(_Task(Future(), parcel, fn, unpack_value))
 
-    def submit_parcel(self, parcel: Parcel, job: Job) -> Future[Report]:
-        """Start a packed job, whose future gets the report as it came."""
-        return self._start(_Task(Future(), parcel, job, _as_it_came))
+    def submit_parcel(self, parcel: Parcel, job: Job, timeout: float | None = None) -> Future[Report]:
+        """Start a packed job, whose future gets the report as it came.
+
+        It ends with a `JobTimeout` when it has run for as many seconds as the timeout says.
+        """
+        if timeout is not None:
+            alarms.start()
+        return self._start(_Task(Future(), parcel, job, _as_it_came, timeout))
 
     def _start(self, task: _Task) -> Future[Any]:
         self._check()
@@ -112,7 +117,7 @@ class SlotPool(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def _add_slot(self) -> None:
-        slot = Slot()
+        slot = Slot(self._settings)
         thread = threading.Thread(
             target=_work, args=(slot, self._tasks, self._idle), name="bencher_job-slot", daemon=True
         )
@@ -168,6 +173,8 @@ def _work(slot: Slot, tasks: _Tasks, idle: threading.Semaphore) -> None:
 
 def _run(task: _Task, slot: Slot) -> None:
     try:
+        if task.timeout is not None:
+            _end_in_time(weakref.ref(task.future), slot, time_is_over(task.label, task.timeout), task.timeout)
         report = _report_of(task, slot)
         if report.kind is Kind.NOT_LOADED and slot.replace_used():
             report = _report_of(task, slot)
@@ -180,6 +187,14 @@ def _run(task: _Task, slot: Slot) -> None:
 
 def _report_of(task: _Task, slot: Slot) -> Report:
     return Report.of_parts(slot.run(task.future, task.parcel.parts(), task.label))
+
+
+def _end_in_time(future: weakref.ref[Future[Any]], slot: Slot, verdict: JobTimeout, timeout: float) -> None:
+    def end() -> None:
+        if (running := future()) is not None:
+            slot.kill(running, verdict)
+
+    alarms.add(timeout, end)
 
 
 def _as_it_came(report: Report, _label: object) -> Report:
@@ -202,89 +217,33 @@ def _cancel_waiting(tasks: _Tasks) -> None:
         pass
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class _SharedPools:
-    """The pools of this process, by their size, and how many use each."""
-
-    def __init__(self) -> None:
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-        self._pools: dict[int, tuple[SlotPool, int]] = {}
-
-    def acquire(self, max_workers: int | None) -> SlotPool:
-        with self._lock:
-            size = max_workers or _cores()
-            pool, users = self._pools.get(size) or (SlotPool(size), 0)
-            self._pools[size] = pool, users + 1
-            return pool
-
-    def release(self, pool: SlotPool) -> None:
-        with self._lock:
-            shared, users = self._pools.get(pool.max_workers, (None, 0))
-            if shared is not pool:
-                return
-            if users > 1:
-                self._pools[pool.max_workers] = pool, users - 1
-                return
-            del self._pools[pool.max_workers]
-        pool.shutdown()
-
-
-class PoolEngine(Engine):
+class PoolEngine(SharedEngine[SlotPool]):
     """Runs jobs on the shared pool of this process, or on a pool that its user made and keeps."""
 
     name = str(Executors.MULTIPROCESSING)
+    ends_jobs = True
     _own_errors = (BencherJobError, CancelledError)  # the latter where `kill` ended a job that ran
 
-    def __init__(self, pool: SlotPool | None = None, *, max_workers: int | None = None) -> None:
-        super().__init__()
-        self._max_workers = max_workers
-        self._adopted = pool
-        self.renew()
-        renew_after_fork(self)
+    def __init__(
+        self, pool: SlotPool | None = None, settings: PoolSettings | None = None, timeout: float | None = None
+    ) -> None:
+        settings = settings or PoolSettings()
+        self._pool_settings = replace(settings, max_workers=settings.size)
+        self._timeout = timeout
+        super().__init__(pool, self._pool_settings, _pools)
 
-    def renew(self) -> None:
-        """Be without a shared pool, as a forked child is: the pool is its parent's."""
-        self._lock = threading.Lock()
-        self._shared: SlotPool | None = None
-
-    @property
-    def executor(self) -> SlotPool:
-        """The pool, shared by all that want the same and made when the first of them asks."""
-        if self._adopted is not None:
-            return self._adopted
-        shared = self._shared
-        if shared is None:
-            with self._lock:
-                if self._shared is None:
-                    self._shared = _pools.acquire(self._max_workers)
-                shared = self._shared
-        return shared
+    def _make(self) -> SlotPool:
+        return SlotPool(**self._pool_settings.given())
 
     def _submit(self, job: Job) -> Future[Any]:
         try:
             parcel = pack(job)
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             return unsendable(job, problem)
-        return self.executor.submit_parcel(parcel, job)
-
-    def release(self) -> None:
-        """Give the shared pool back, which ends with its last user."""
-        with self._lock:
-            shared, self._shared = self._shared, None
-        if shared is not None:
-            _pools.release(shared)
+        return self.executor.submit_parcel(parcel, job, self._timeout)
 
 
-_pools: Final = _SharedPools()
+_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors()
 _slots: Final[weakref.WeakSet[Slot]] = weakref.WeakSet()
 
 

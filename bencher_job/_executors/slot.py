@@ -22,6 +22,7 @@ import psutil
 
 from .._errors import WorkerLost
 from .envelope import describe
+from .settings import PoolSettings
 from .spawning import WorkerContext
 from .wire import Channel
 from .worker import serve
@@ -87,9 +88,9 @@ class _Worker:
         return answer
 
     @property
-    def is_used(self) -> bool:
-        """Whether it has run more than one job."""
-        return self._sent > 1
+    def jobs(self) -> int:
+        """How many jobs it was sent."""
+        return self._sent
 
     def has_begun(self) -> bool:
         """Whether the job that was sent last has begun."""
@@ -131,7 +132,8 @@ class _Worker:
 class Slot:
     """Runs one job after the other in a worker process; other threads may call `kill` and `close_down`."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
+        self._settings = settings
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
         self._future: Future[Any] | None = None
@@ -175,6 +177,9 @@ class Slot:
                     self._verdict = None
 
     def _ready_worker(self) -> _Worker:
+        most = self._settings.max_tasks_per_worker
+        if most is not None and self._worker is not None and self._worker.jobs >= most:
+            self.leave()
         worker = self._worker or _Worker()  # one that has died meanwhile won't begin the job
         with self._lock:
             self._worker = worker
@@ -203,7 +208,7 @@ class Slot:
 
     def replace_used(self) -> bool:
         """Let a worker go that has run other jobs before the last, so that a new one runs the next; whether it had."""
-        is_used = self._worker is not None and self._worker.is_used
+        is_used = self._worker is not None and self._worker.jobs > 1
         if is_used:
             self.leave()
         return is_used

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost
-from bencher_job._executors import base, engine_for, inside_worker, run_inline
-from bencher_job._executors.pool import PoolEngine, SlotPool
+from bencher_job._executors import PoolSettings, base, engine_for, inside_worker, run_inline
+from bencher_job._executors.pool import SlotPool
 from bencher_job.testing import ExecutorContract
 from tests.environment import unmeasured
 
@@ -112,6 +112,19 @@ class TestThreads(EngineContract):
         assert outcome_of(engine, job_of(lambda: lock)).value is lock
 
 
+class TestOwnThreads(EngineContract):
+    @pytest.fixture
+    def engine(self):
+        engine = engine_for("threads")
+        yield engine
+        engine.release()
+
+    def test_nothing_is_pickled(self, engine):
+        lock = threading.Lock()
+
+        assert outcome_of(engine, job_of(lambda: lock)).value is lock
+
+
 class TestProcessPoolExecutor(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -134,6 +147,12 @@ class TestContractOnSlotPool(ExecutorContract):
     @pytest.fixture
     def executor(self):
         return Executors.MULTIPROCESSING
+
+
+class TestContractOnOwnThreads(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return Executors.THREADS
 
 
 class TestContractOnThreads(ExecutorContract):
@@ -211,7 +230,8 @@ def test_anything_else_is_refused(spec):
 
 
 def test_users_with_the_same_settings_share_a_pool_until_the_last_releases_it():
-    one, other = PoolEngine(max_workers=3), PoolEngine(max_workers=3)  # a size that no other test uses
+    settings = PoolSettings(max_workers=3)  # a size that no other test uses
+    one, other = engine_for("multiprocessing", settings), engine_for("multiprocessing", settings)
     pid = outcome_of(one, job_of(os.getpid)).value
     assert one.executor is other.executor
 
@@ -245,7 +265,7 @@ def test_a_dask_client_gives_its_executor():
 
 def test_making_an_engine_imports_and_starts_nothing():
     code = (
-        "import sys, bencher_job; from bencher_job._executors import engine_for;"
+        "import sys, bencher_job; from bencher_job._executors import PoolSettings, engine_for;"
         "light = [m for m in ('multiprocessing', 'psutil', 'cloudpickle', 'scoop') if m in sys.modules];"
         "engine_for('multiprocessing'); import threading, psutil;"
         "print(light, threading.active_count(), psutil.Process().children())"

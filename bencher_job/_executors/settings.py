@@ -1,0 +1,58 @@
+"""Knows how the workers of this machine are set up; users with the same settings share them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+__all__ = ["PoolSettings", "cores"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How many workers there are, and how each of them is.
+
+    Attributes:
+        max_workers: how many run at a time; None for one per core that this process may use.
+        max_tasks_per_worker: after how many jobs a worker is replaced by a new one; None for never.
+
+    Raises:
+        TypeError: when a number is none.
+        ValueError: when a number is below 1.
+    """
+
+    max_workers: int | None = None
+    max_tasks_per_worker: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("max_workers", self.max_workers, "starts no worker", "None for all cores")
+        _check_number(
+            "max_tasks_per_worker", self.max_tasks_per_worker, "leaves a worker no job", "None for no limit"
+        )
+
+    @property
+    def size(self) -> int:
+        """How many workers there are at most."""
+        return self.max_workers or cores()
+
+    def given(self) -> dict[str, Any]:
+        """Give the settings that are not left open, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_number(option: str, number: object, consequence: str, otherwise: str) -> None:
+    if number is None:
+        return
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"{option}={number!r} is no whole number. Give 1 or more, or {otherwise}.")
+    if number < 1:
+        raise ValueError(f"{option}={number} {consequence}. Give 1 or more, or {otherwise}.")
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

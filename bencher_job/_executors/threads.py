@@ -1,0 +1,169 @@
+"""Knows how threads of this process are an executor, for functions that let other threads run meanwhile.
+
+    submit -> queue -> a thread: the function itself, nothing pickled
+
+The threads are daemons: a program that is interrupted ends at once, whatever they are at.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from .base import Executors, Outcome, as_worker, leave_if_forked, run_inline
+from .settings import PoolSettings
+from .shared import SharedEngine, SharedExecutors
+
+if TYPE_CHECKING:
+    from .._job import Job
+
+__all__ = ["ThreadPool", "ThreadsEngine", "run_in_thread"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    future: Future[Any]
+    call: Callable[[], Any]
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.call()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this call's alone
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+_Tasks = queue.SimpleQueue[_Task | None]
+
+
+class ThreadPool(concurrent.futures.Executor):
+    """Runs calls in threads of this process, started as calls come, up to `max_workers`.
+
+    Unlike the standard library's it lets an interrupted program end at once: who wants its calls done waits for them.
+    """
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        self.max_workers = PoolSettings(max_workers).size
+        self.pid = os.getpid()
+        self._lock = threading.Lock()
+        self._tasks: _Tasks = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+        self._is_shut_down = False
+        weakref.finalize(self, _dismiss, self.pid, self._tasks, self._threads).atexit = False
+
+    def __repr__(self) -> str:
+        state = "shut down" if self._is_shut_down else f"{len(self._threads)} of {self.max_workers} threads"
+        return f"<{type(self).__name__}: {state}>"
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a call in a thread.
+
+        Raises:
+            RuntimeError: after `shutdown`, and in a forked child of the process that made the pool.
+        """
+        if self.pid != os.getpid():
+            raise RuntimeError(
+                "This pool belongs to the parent of this process. Make a new one after a fork."
+            )
+        task = _Task(Future(), lambda: fn(*args, **kwargs))
+        with self._lock:
+            if self._is_shut_down:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._tasks.put(task)
+            if len(self._threads) < self.max_workers and not self._idle.acquire(blocking=False):
+                self._add_thread()
+        return task.future
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(
+            target=_work, args=(self._tasks, self._idle), name="bencher_job-thread", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; finish or cancel those that wait, then end the threads."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            first, self._is_shut_down = not self._is_shut_down, True
+            if cancel_futures:
+                _cancel_waiting(self._tasks)
+            if first or cancel_futures:
+                _dismiss(self.pid, self._tasks, self._threads)
+        if wait:
+            for thread in self._threads:
+                if thread is not threading.current_thread():
+                    thread.join()
+
+
+def _work(tasks: _Tasks, idle: threading.Semaphore) -> None:
+    while True:
+        try:
+            task = tasks.get_nowait()
+        except queue.Empty:
+            idle.release()
+            task = tasks.get()
+        if task is None:
+            return
+        task.run()
+        del task  # while this thread waits, it keeps nothing
+
+
+def _dismiss(pid: int, tasks: _Tasks, threads: list[threading.Thread]) -> None:
+    if pid == os.getpid():
+        for _ in threads:
+            tasks.put(None)
+
+
+def _cancel_waiting(tasks: _Tasks) -> None:
+    try:
+        while True:
+            task = tasks.get_nowait()
+            if task is not None and task.future.cancel():
+                task.future.set_running_or_notify_cancel()
+    except queue.Empty:
+        pass
+
+
+def run_in_thread(job: Job) -> Outcome:
+    """Run a job in this thread, as a worker does: a cached job that it calls runs in line."""
+    pid = os.getpid()
+    with as_worker():
+        outcome = run_inline(job)
+    leave_if_forked(pid, outcome.error)
+    return outcome
+
+
+class ThreadsEngine(SharedEngine[ThreadPool]):
+    """Runs jobs in threads of this process."""
+
+    name = str(Executors.THREADS)
+
+    def __init__(self, pool: ThreadPool | None = None, settings: PoolSettings | None = None) -> None:
+        self._max_workers = (settings or PoolSettings()).size
+        super().__init__(pool, self._max_workers, _pools)
+
+    def _make(self) -> ThreadPool:
+        return ThreadPool(self._max_workers)
+
+    def _submit(self, job: Job) -> Future[Any]:
+        return self.executor.submit(run_in_thread, job)
+
+    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
+        outcome: Outcome = result
+        return outcome
+
+
+_pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors()

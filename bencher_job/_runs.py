@@ -1,0 +1,314 @@
+"""Knows how jobs run for one cache: on an engine or in this thread, again after a failure that may pass, and kept.
+
+start ─> engine ─> writer: one thread commits what comes back, in groups ─> resolve
+   │        └ timeout: whoever waits is told, what comes back later is dropped
+   └> this thread ──────────────────────> commit ─────────────────────────> resolve
+failed, and to be tried again ─> wait, on no thread ─> start
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from . import _media
+from ._alarms import alarms
+from ._attempts import Attempts
+from ._counts import Counts
+from ._errors import WorkerLost, warn_caller
+from ._executors import (
+    Engine,
+    Executors,
+    Outcome,
+    PoolSettings,
+    check_limits,
+    engine_for,
+    executor_name,
+    run_inline,
+    told,
+)
+from ._exit import finish_at_exit
+from ._flights import Flight, flights_of
+from ._forks import renew_after_fork
+from ._future import JobFuture
+from ._job import Job
+from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
+from ._limits import Limits
+from ._stores import Store
+from ._writer import Writer
+
+if TYPE_CHECKING:
+    from ._origin import GitState
+
+__all__ = ["Runs"]
+
+_log = logging.getLogger(__name__)
+
+
+def _git_state_of(job: Job) -> GitState | None:
+    from ._origin import git_state_of  # takes long to import, and only a job that runs needs it
+
+    return git_state_of(job.function)
+
+
+class Runs:
+    """Runs jobs and commits what comes of them; nothing is started before the first job.
+
+    `announce` is called with each job that is about to run.
+
+    Attributes:
+        executor_type: the member of `Executors`, or the class name of the executor that was given.
+
+    Raises:
+        TypeError: when the executor is none.
+        ValueError: when it can't do what is asked of it.
+    """
+
+    def __init__(
+        self,
+        executor: Any,
+        name: str,
+        keeping: Keeping,
+        counts: Counts,
+        announce: Callable[[Job], None],
+        attempts: Attempts,
+        settings: PoolSettings,
+    ) -> None:
+        check_limits(executor, settings, attempts.timeout)
+        self.executor_type = executor_name(executor)
+        self._executor = executor
+        self._engine: Engine | None = None
+        self._limits: Limits | None = None
+        self._keeping = keeping
+        self._counts = counts
+        self._announce = announce
+        self._attempts = attempts
+        self._settings = settings
+        self._writer: Writer[Returned] = Writer(self._settle_group, f"bencher_job-writer-{name}")
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the locks anew, and forget the jobs that only the parent can finish."""
+        self._lock = threading.Lock()
+        self._airborne = 0
+        self._landing = threading.Lock()
+        self._landed = threading.Condition(self._landing)
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the jobs; it is made with the first job, since some take long to import."""
+        with self._lock:
+            if self._engine is None:
+                timeout = self._attempts.timeout
+                self._engine = engine_for(self._executor, self._settings, timeout)
+                if timeout is not None and not self._engine.ends_jobs:
+                    self._limits = Limits(self._engine, timeout)
+            return self._engine
+
+    @property
+    def is_serial(self) -> bool:
+        """Whether each job runs in the thread that asks for it."""
+        return self.executor_type == Executors.SERIAL
+
+    def is_writing(self) -> bool:
+        """Whether this thread is the one that commits, which can't wait for what it will commit itself."""
+        return self._writer.is_here()
+
+    def start(self, flight: Flight, store: Store, *, here: bool) -> None:
+        """Run a flight's job for the first time."""
+        self._counts.computed()
+        self._announce(flight.job)
+        if here:
+            self.run_here(flight, store)
+            return
+        self.expect_one()
+        try:
+            self._take_off(flight, store)
+        except BaseException:
+            self.count_landed(1)
+            raise
+        finish_at_exit(self)
+
+    def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
+        flight.attempt += 1
+        folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
+        job = flight.job.in_folder(folder)
+        return Run(flight, job, store, self._keeping, executor, _git_state_of(flight.job))
+
+    def run_here(self, flight: Flight, store: Store) -> None:
+        """Run a flight's job in this thread until it is done or given up, commit and resolve."""
+        while True:
+            run = self._run_of(flight, store, Executors.SERIAL)
+            outcome = run_inline(run.job)
+            landing = Landing(run, outcome)
+            pause = self._pause_after(landing)
+            if pause is None:
+                break
+            if not self.is_writing():
+                time.sleep(pause)
+        self._finish([landing])
+        if isinstance(outcome.error, KeyboardInterrupt):
+            raise outcome.error
+
+    def _take_off(self, flight: Flight, store: Store) -> None:
+        """Give a flight's job to the engine; the writer will commit and resolve it."""
+        self._writer.start()
+        if self._attempts.retries:
+            alarms.start()
+        engine = self.engine
+        run = self._run_of(flight, store, engine.name)
+        engine_future = flight.engine_future = engine.submit(run.job)
+
+        def returned(done: Future[Any], verdict: BaseException | None = None) -> None:
+            receive = engine.receive if verdict is None else lambda _: Outcome(error=verdict)
+            self._writer.put(Returned(run, done, receive))
+
+        if self._limits is None:
+            engine_future.add_done_callback(returned)
+        else:
+            self._limits.watch(engine_future, run.job, returned)
+
+    def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
+        """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
+        self.expect_one()
+        self._writer.start()
+        run = Run(Flight(future), future.job, store, self._keeping, "future", _git_state_of(future.job))
+        self._writer.put(Returned(run, done, outcome_of))
+
+    def _settle_group(self, group: Sequence[Returned]) -> None:
+        """Receive what has come back, commit it together and resolve; on the writer's thread."""
+        received = [each.received() for each in group if not each.is_void()]
+        landings = [landing for landing in received if not self._goes_on(landing)]
+        try:
+            self._finish(landings)
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
+            _log.exception("results can't be kept")
+            for landing in landings:
+                landing.run.flight.land()
+                landing.run.flight.fail(error)
+        finally:
+            self.count_landed(len(group) - len(received) + len(landings))
+
+    def _pause_after(self, landing: Landing) -> float | None:
+        """Say how long to wait before a job runs again that has just failed; None when it doesn't."""
+        job, error, attempt = landing.run.job, landing.outcome.error, landing.run.flight.attempt
+        pause = self._attempts.pause(error, attempt)
+        if error is not None and pause is not None:
+            self._counts.retried()
+            _log.warning(
+                "run %s of %s of %r failed and is repeated in %.2f s: %s",
+                attempt,
+                self._attempts.retries + 1,
+                job,
+                pause,
+                told(error),
+            )
+            self._discard_media(job)
+        elif attempt > 1 and error is not None:
+            _log.warning("%r failed for the last of %s times: %s", job, attempt, told(error))
+            if isinstance(error, WorkerLost):
+                error.count_attempts(attempt)
+        return pause
+
+    @staticmethod
+    def _discard_media(job: Job) -> None:
+        if job.media_folder is not None:
+            try:
+                _media.discard(job.media_folder)
+            except OSError as error:  # clean_orphaned_media finds them later
+                _log.warning("the files of %r can't be removed: %s", job, error)
+
+    def _goes_on(self, landing: Landing) -> bool:
+        """Have a job run again later that has failed on an engine; whether it does."""
+        if landing.outcome.error is None:
+            return False
+        run, pause = landing.run, self._pause_after(landing)
+        if pause is None:
+            return False
+        waiting: Future[Any] = (
+            Future()
+        )  # it stands for the engine's: a job that has not begun anew can be cancelled
+        flights_of(run.store).wait_in_line(run.flight, waiting)
+        waiting.add_done_callback(lambda done: self._writer.put(Returned(run, done, outcome_of)))
+        alarms.add(pause, lambda: self._go_on(run.flight, waiting, run.store))
+        return True
+
+    def _go_on(self, flight: Flight, waiting: Future[Any], store: Store) -> None:
+        """Run a job again, unless it was cancelled or taken over meanwhile."""
+        if not waiting.set_running_or_notify_cancel():
+            return
+        try:
+            if flight.is_needed_by_worker:  # which keeps a place that this job may need
+                threading.Thread(
+                    target=self._run_beside, args=(flight, store), name="bencher_job-retry", daemon=True
+                ).start()
+            else:
+                self._take_off(flight, store)
+        except BaseException as error:  # noqa: BLE001 - an engine that takes no job: whoever waits is told
+            self._abandon(flight, store, error)
+
+    def _run_beside(self, flight: Flight, store: Store) -> None:
+        try:
+            self.run_here(flight, store)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._abandon(flight, store, error)
+        else:
+            self.count_landed(1)
+
+    def _abandon(self, flight: Flight, store: Store, error: BaseException) -> None:
+        self.abandon(flight.futures[0], store, error)
+        self.count_landed(1)
+
+    def abandon(self, future: JobFuture[Any], store: Store, error: BaseException) -> None:
+        """End the flight that a future leads, because nobody will run its job."""
+        claim = flights_of(store).abandon(future, error)
+        if claim is not None:
+            store.claims.release([claim])
+
+    def expect_one(self) -> None:
+        """Count a job that is to be waited for."""
+        with self._landing:
+            self._airborne += 1
+
+    def count_landed(self, number: int) -> None:
+        """Count jobs that need no longer be waited for."""
+        with self._landing:
+            self._airborne -= number
+            self._landed.notify_all()
+
+    def _finish(self, landings: Sequence[Landing]) -> None:
+        """Commit what succeeded, and then give everybody who waits the value or the exception."""
+        payloads, unsaved = commit(landings)
+        for landing in landings:
+            flight, error = landing.run.flight, landing.outcome.error
+            flight.land()
+            if error is None:
+                flight.resolve(landing.outcome.value, payloads.get(landing))
+            else:
+                self._counts.failed()
+                flight.fail(error)
+        self._counts.unsaved(sum(landing.is_closed_off for landing in landings) + len(unsaved))
+        for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
+            _log.warning("%s", fact)
+            warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
+
+    def finish(self, *, wait: bool) -> None:
+        """Commit what has come back, and what is still in flight if it is to be waited for."""
+        if wait:
+            self.wait()
+        self._writer.close()
+
+    def wait(self) -> None:
+        """Wait until each job in flight has ended and its result is kept."""
+        with self._landing:
+            self._landed.wait_for(lambda: self._airborne == 0)
+
+    def release(self) -> None:
+        """Give the engine back."""
+        if self._engine is not None:
+            self._engine.release()
