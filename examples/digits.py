@@ -39,7 +39,7 @@ FOLDS = 5
 
 
 def misread(model: type, fold: int, **settings: Any) -> float:
-    """Train a model on four fifths of the digits; give the share of the others that it misreads."""
+    """Train a model on all folds but one; give the share of that one that it misreads."""
     digits = load_digits()
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     train, test = list(folds.split(digits.data, digits.target))[fold]
