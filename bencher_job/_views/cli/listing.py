@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ... import _settings
 from ..._record import FunctionInfo
+from ..._words import counted, moment_text, seconds_text, size_text
 from .command import Command
 from .documents import add_json, function_fields, print_document
 from .places import add_place, look_at_all
 from .tables import Column, show_table
-from .words import counted, moment_text, seconds_text, size_text
 
 if TYPE_CHECKING:
     from ..._stores.disk import DiskStore
