@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs pictures bench clean
+.PHONY: demo test lint docs pictures bench figures clean
 
 demo: $(READY)-demo  ## find out which codec packs real text best, on all cores
 	$(BIN)/python examples/compression.py $(ARGS)
@@ -27,6 +27,10 @@ pictures: $(READY)-test  ## run all examples and draw the documentation's pictur
 
 bench: $(READY)-bench  ## measure against the peers, as ratios in one run
 	$(BIN)/python bench/run.py $(ARGS)
+
+figures: $(READY)-bench  ## measure all on a quiet machine, and write the documentation's figures anew
+	$(BIN)/python bench/run.py --save bench/figures.json
+	$(BIN)/python bench/page.py bench/figures.json > docs/explanation/figures.inc
 
 clean:
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

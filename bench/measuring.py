@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["OURS", "Figure", "figures", "seconds_in_new_processes", "seconds_per_call"]
+__all__ = ["OURS", "Figure", "figures", "in_words", "seconds_in_new_processes", "seconds_per_call"]
 
 OURS = "bencher_job"
 
@@ -27,6 +27,10 @@ class Figure(NamedTuple):
 
 def figures(work: str, seconds: Mapping[str, float]) -> list[Figure]:
     return [Figure(work, library, taken) for library, taken in seconds.items()]
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
 
 
 def seconds_per_call(

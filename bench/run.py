@@ -2,6 +2,7 @@
 
     make bench                       all
     make bench ARGS="hits imports"   some
+    make figures                     all, and write the documentation's page of figures anew
 
 A row gives our time, each peer's time, ours as a fraction of theirs, and the goal where there is one.
 """
@@ -9,6 +10,7 @@ A row gives our time, each peer's time, ours as a fraction of theirs, and the go
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -16,10 +18,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from keys import bench_keys
-from measuring import OURS, Figure, figures
+from measuring import OURS, Figure, figures, in_words
 from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -86,24 +90,33 @@ def report(measured: list[Figure]) -> None:
             print(f"  {ratio:7.3f} of {name:20} {in_words(seconds):>10}{verdict}")
 
 
-def in_words(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
-
-
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "what", nargs="*", choices=[*BENCHES, []], help=f"some of {', '.join(BENCHES)}; by default all"
     )
-    chosen = parser.parse_args().what or list(BENCHES)
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="write what was measured to a file, as JSON"
+    )
+    options = parser.parse_args()
+    chosen = options.what or list(BENCHES)
     warnings.simplefilter("ignore")
-    print(f"Python {sys.version.split()[0]}, {len(os.sched_getaffinity(0))} cores")
+    conditions = {
+        "python": sys.version.split()[0],
+        "cores": len(os.sched_getaffinity(0)),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "versions": {library: version(library) for library in ("joblib", "diskcache", "checkpointer")},
+    }
+    print(f"Python {conditions['python']}, {conditions['cores']} cores")
     measured: list[Figure] = []
     for name in chosen:
         with tempfile.TemporaryDirectory() as folder:
             measured += BENCHES[name](Path(folder))
     report(measured)
+    if options.save:
+        saved = {"conditions": conditions, "measured": [figure._asdict() for figure in measured]}
+        options.save.write_text(json.dumps(saved, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,12 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
+nitpicky = True  # each of our names that a signature mentions leads to its place on the API page
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|concurrent|datetime|os|pathlib|typing|pandas|matplotlib|xarray|P)\..+"),
+    ("py:.*", r"bencher_job\._.*"),  # what is not public has no place there
+]
+
 default_role = "code"  # docstrings put names in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,9 @@ def test_pictures_are_small() -> None:
     large = [path for path in pictures if "_build" not in path.parts and path.stat().st_size > 150_000]
     assert pictures
     assert large == []
+
+
+def test_the_tables_of_figures_are_those_of_the_saved_run() -> None:
+    command = [sys.executable, ROOT / "bench" / "page.py", ROOT / "bench" / "figures.json"]
+    made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert (DOCS / "explanation" / "figures.inc").read_text() == made

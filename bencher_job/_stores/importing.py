@@ -71,7 +71,7 @@ class Imported:
     damaged: int = 0
     """Entries that are not whole in the archive."""
     refused: int = 0
-    """Entries that are whole, and that this store can't take: made with another secret, for the most part."""
+    """Entries that are whole and that this store can't take, for the most part made with another secret."""
     expired: int = 0
     """Entries whose time is over."""
     problems: tuple[str, ...] = ()
