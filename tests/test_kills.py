@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -205,3 +206,36 @@ def test_a_clock_that_is_wrong_changes_no_value(programs: Programs) -> None:
         assert programs.output(programs.start("program", source, offset)) == "1 1 1 True"
     assert programs.count("1") == 1
     assert programs.count("fresh.1") == 2, "it has expired a billion seconds later, and not before"
+
+
+def test_a_program_lives_on_when_the_file_that_tells_of_changes_is_cut_off(programs: Programs) -> None:
+    user = programs.start(
+        "user",
+        """
+        @cached_job(code="none")
+        def job(x):
+            count("ran")
+            return {"x": x}
+
+        job(1)
+        job(1)
+        tell("ready")
+        while not (HERE / "stop").exists():
+            for _ in range(500):
+                assert job(1) == {"x": 1}
+        tell("stopped")
+        wait_for("cleared")
+        print(job(1))
+        """,
+    )
+    programs.wait_for("user.ready")
+    generation = programs.folder / "cachedir" / "fcache" / "generation"
+    for turn in range(500):
+        os.truncate(generation, (0, 0, 3, 17)[turn % 4])
+    os.truncate(generation, 0)
+    programs.tell("stop")
+    programs.wait_for("user.stopped")
+    assert programs.output(programs.start("other", "print(FutureCache().clear_cache())")) == "1"
+    programs.tell("cleared")
+    assert programs.output(user) == "{'x': 1}"
+    assert programs.count("ran") == 2

@@ -96,7 +96,7 @@ class DiskStore:
     @property
     def puts(self) -> int:
         """A number that is another one whenever any process has put entries."""
-        return self.folder.generation.number[1]
+        return self.folder.generation.puts
 
     def open(self) -> Database:
         """Open the database, made if it isn't there.

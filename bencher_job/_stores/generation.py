@@ -1,87 +1,101 @@
 """Knows what all processes with one store share without asking its database: whether memory is out of date.
 
-    generation | puts          two numbers in a file that each process maps
+    generation      its size is the generation, its first bytes are another number after each commit
 
-The generation is odd while entries are replaced or removed, and greater afterwards. A process that is killed in between
-leaves it odd, and then everybody asks the disk until the next change makes it even. The other number is a new one
-after each commit.
+The size is odd while entries are replaced or removed, and greater afterwards. A process that is killed in between
+leaves it odd, and then everybody asks the disk until the next change makes it even. To ask for a size takes a system
+call, where to look at a map of the file takes none. But whoever looks at the map of a file that somebody cuts off is
+killed, and a size is only another one then.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import itertools
 import logging
-import mmap
 import os
-import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from .._forks import renew_after_fork
 
-__all__ = ["Generation"]
+__all__ = ["NEVER", "Generation", "Look"]
+
+Look = tuple[Callable[[], int], int]
+"""What gives the generation, and what it gave."""
 
 SIZE: Final = 16
+"""Size in bytes with which a file begins; one that is smaller was cut off, or put aside."""
+
+LARGEST: Final = 1 << 20
+"""Size in bytes from which a file is put aside. It has no blocks but the first, yet whoever copies it may not know."""
+
+CLOSED: Final = -1
+"""The generation of what is not open: an odd number."""
 
 PATIENCE: Final = 60.0
 """Seconds for which a change waits for those of other processes."""
 
+_PUTS_SIZE: Final = 8
+
 _log = logging.getLogger(__name__)
-_CLOSED: Final = memoryview(b"\1" + bytes(SIZE - 1)).cast("Q")
-"""Stands for a generation that is not mapped: an odd number."""
+
+
+def _closed() -> int:
+    return CLOSED
+
+
+NEVER: Final[Look] = (_closed, 0)
+"""Stands for a look that nothing was kept after."""
 
 
 class Generation:
     """Numbers that all processes with one store share.
 
-    The file appears with all its bytes and is never made shorter, so that no process finds its map without a file
-    behind it. One that somebody else has cut off is replaced by another one.
+    The file appears with its first bytes. One that was cut off, or has grown large, is replaced by another one, and
+    stays small for those who still have it open, so that they open the other one.
 
     Attributes:
-        number: the generation, and the number of the last commit.
+        look: gives the generation. It is another function whenever the file may be another one.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.number: memoryview = _CLOSED
+        self._file: io.FileIO | None = None
+        self._is_writable = True
+        self.look: Callable[[], int] = _closed
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
         """Make the lock anew, and count commits from a number that no other process has had."""
         self._lock = threading.RLock()
-        self._commits = itertools.count(int.from_bytes(os.urandom(7), "little"))
+        self._commits = itertools.count(int.from_bytes(os.urandom(_PUTS_SIZE - 1), "little"))
 
     def open(self, *, writable: bool = True) -> None:
-        """Map the file, made if it isn't there. Where it can't be written memory is trusted only if it is there.
+        """Open the file, made if it isn't there. Where it can't be written memory is trusted only if it is there.
 
         Raises:
-            OSError: when it can't be made or mapped.
+            OSError: when it can't be made or opened.
         """
-        if not writable:
-            self._open_read_only()
-            return
         with self._lock:
-            if self.number is not _CLOSED:
-                return
-            while self.number is _CLOSED:
-                try:
-                    descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    self._make(replace=False)
-                    continue
-                try:
-                    if os.fstat(descriptor).st_size < SIZE:
-                        self._make(replace=True)
-                        continue
-                    self.number = memoryview(mmap.mmap(descriptor, SIZE)).cast("Q")
-                finally:
+            self._is_writable = writable
+            if not writable and self._file is None:
+                self._open_read_only()
+            while writable and self._file is None:
+                descriptor = self._descriptor()
+                if os.fstat(descriptor).st_size < SIZE:
+                    self._replace(descriptor)
                     os.close(descriptor)
+                else:
+                    self._use(descriptor)
 
     def _open_read_only(self) -> None:
         try:
@@ -89,32 +103,75 @@ class Generation:
         except OSError as error:
             _log.info("%s can't be read, so nothing is kept in memory: %s", self._path, error)
             return
-        try:
-            if os.fstat(descriptor).st_size >= SIZE:
-                self.number = memoryview(mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ)).cast("Q")
-        finally:
+        if os.fstat(descriptor).st_size < SIZE:
             os.close(descriptor)
+        else:
+            self._use(descriptor)
 
-    def _make(self, *, replace: bool) -> None:
-        """Put a new file in place.
+    def _use(self, descriptor: int) -> None:
+        """Ask this file from now on. It is closed when nobody can be asking it any more."""
+        file = io.FileIO(descriptor, closefd=False)
+        weakref.finalize(file, os.close, descriptor).atexit = False
+        self._file = file
+        self.look = partial(file.seek, 0, os.SEEK_END)
 
-        It is written and not only made long: a hole is filled at the first look, which kills on a full disk.
+    def _descriptor(self) -> int:
+        while True:
+            try:
+                return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._make(os.link)
+
+    def _make(self, put: Callable[[str, Path], None]) -> None:
+        """Make a new file and put it in its place, unless another process was quicker.
+
+        Its first bytes are written: later ones then never fail for want of room.
         """
         new = f"{self._path}.{os.urandom(8).hex()}"
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            # A number that no other file in this place has had.
-            number = (time.time_ns() & ~1).to_bytes(8, sys.byteorder)
-            os.pwrite(descriptor, number + bytes(SIZE - 8), 0)
-            if replace:
-                os.rename(new, self._path)
-            else:
-                os.link(new, self._path)
-        except FileExistsError:  # another process was quicker
+            os.write(descriptor, bytes(SIZE))
+            put(new, self._path)
+        except FileExistsError:
             pass
         finally:
             os.close(descriptor)
             Path(new).unlink(missing_ok=True)
+
+    def _replace(self, descriptor: int) -> None:
+        """Put a new file in the place of one that is open, unless another process was quicker."""
+        _lock(descriptor)
+        if self._is_in_place(descriptor):
+            self._make(os.rename)
+        os.ftruncate(descriptor, 0)  # whoever still asks it finds that it is none any more
+
+    def _is_in_place(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def read(self) -> Look:
+        """Look; where the file was cut off or put aside, at the one that is in its place."""
+        look = self.look
+        number = look()
+        if CLOSED < number < SIZE:
+            self._open_again(look)
+            look = self.look
+            number = look()
+        return look, number if number >= SIZE else CLOSED
+
+    def _open_again(self, look: Callable[[], int]) -> None:
+        with self._lock:
+            if self.look is not look:  # another thread has done it
+                return
+            file = self._file
+            self.close()
+            try:
+                self.open(writable=self._is_writable)
+            except OSError as error:
+                _log.warning("%s can't be opened again, so nothing is kept in memory: %s", self._path, error)
+                self._file, self.look = file, look
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -125,31 +182,55 @@ class Generation:
         Raises:
             OSError: when others have been changing entries for a minute.
         """
-        self.open()
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = self._locked()
         try:
-            _lock(descriptor)
             with self._lock:
-                self.open()
-                number = self.number
-                number[0] |= 1
+                if self._file is None or not os.path.sameopenfile(self._file.fileno(), descriptor):
+                    self.close()
+                    self.open()
+                odd = os.fstat(descriptor).st_size | 1
+                os.ftruncate(descriptor, odd)
                 try:
                     yield
                 finally:
-                    number[0] += 1
+                    if odd < LARGEST:
+                        os.ftruncate(descriptor, odd + 1)
+                    else:
+                        self._replace(descriptor)
         finally:
             os.close(descriptor)
+
+    def _locked(self) -> int:
+        """Open the file that is in place, with the lock of those who change entries."""
+        while True:
+            descriptor = self._descriptor()
+            try:
+                _lock(descriptor)
+                if self._is_in_place(descriptor):
+                    if os.fstat(descriptor).st_size >= SIZE:
+                        return descriptor
+                    self._replace(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    @property
+    def puts(self) -> int:
+        """A number that is another one after each commit of any process."""
+        file = self._file
+        return 0 if file is None else int.from_bytes(os.pread(file.fileno(), _PUTS_SIZE, 0), "little")
 
     def committed(self) -> None:
         """Tell everybody that there are new entries: the second number becomes one that it never was."""
         with self._lock:
-            if self.number is not _CLOSED:
-                self.number[1] = next(self._commits)
+            if self._file is not None:
+                os.pwrite(self._file.fileno(), next(self._commits).to_bytes(_PUTS_SIZE, "little"), 0)
 
     def close(self) -> None:
-        """Unmap the file."""
+        """Ask the file no more."""
         with self._lock:
-            self.number = _CLOSED  # the map goes with its last view
+            self._file, self.look = None, _closed
 
 
 def _lock(descriptor: int) -> None:

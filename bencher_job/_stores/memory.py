@@ -20,6 +20,7 @@ from .base import Entry, History, Hit, Miss, Tally, Totals
 from .claims import Claim, Claims
 from .codec import Payload
 from .disk import DiskStore
+from .generation import NEVER, Look
 from .uses import Kept
 
 __all__ = ["MemoryTier"]
@@ -45,7 +46,7 @@ class MemoryTier:
         self._generation = store.generation
         self._uses = store.uses
         self._limit = limit
-        self._seen = 0
+        self._seen = NEVER
         self._kept: dict[str, Kept] = {}
         self._mapped: dict[str, Kept] = {}
         self._bytes = 0
@@ -79,12 +80,12 @@ class MemoryTier:
     @property
     def puts(self) -> int:
         """A number that is another one whenever any process has put entries."""
-        number: int = self._generation.number[1]
-        return number
+        return self._generation.puts
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
-        if self._generation.number[0] == self._seen:
+        look, generation = self._seen
+        if look is self._generation.look and look() == generation:
             kept = self._kept.get(key)
             if kept is None and mapped:
                 kept = self._mapped.get(key)
@@ -95,50 +96,50 @@ class MemoryTier:
                 if kept.uses == 1:
                     self._uses.note_first(kept)
                 return kept.hit
-        generation = self._renew()
+        now = self._renew()
         found = self._store.get(key, mapped)
         if found.__class__ is Hit:
-            self._keep(((key, found),), generation)
+            self._keep(((key, found),), now)
         return found
 
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk, in memory first."""
-        generation = self._renew()
-        found, missing, now = {}, [], time()
+        now = self._renew()
+        found, missing, at = {}, [], time()
         for key in keys:
             kept = self._kept.get(key) or (self._mapped.get(key) if mapped else None)
-            if kept is None or generation != self._seen or (kept.expires is not None and kept.expires <= now):
+            if kept is None or now != self._seen or (kept.expires is not None and kept.expires <= at):
                 missing.append(key)
                 continue
             kept.uses += 1
-            kept.used = now
+            kept.used = at
             if kept.uses == 1:
                 self._uses.note_first(kept)
             found[key] = kept.hit
         if missing:
             behind = self._store.get_many(missing, mapped)
-            self._keep(behind.items(), generation)
+            self._keep(behind.items(), now)
             found.update(behind)
         return found
 
-    def _renew(self) -> int:
+    def _renew(self) -> Look:
         """Drop what is out of date and give the generation from which the disk is read now."""
-        generation = int(self._generation.number[0])
-        if generation != self._seen and not generation & 1:
+        now = self._generation.read()
+        if now != self._seen and not now[1] & 1:
             with self._lock:
                 self._drop()
-                self._seen = generation
+                self._seen = now
             self._uses.write_now_and_then()
-        return generation
+        return now
 
     def _drop(self) -> None:
         self._kept.clear()
         self._mapped.clear()
         self._bytes = 0
 
-    def _keep(self, hits: Iterable[tuple[str, Hit]], generation: int) -> None:
+    def _keep(self, hits: Iterable[tuple[str, Hit]], now: Look) -> None:
         with self._lock:
-            if generation != self._seen:  # changed while the disk was read
+            if now != self._seen:  # changed while the disk was read
                 return
             for key, hit in hits:
                 payload = hit.payload

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job._stores import generation as module
-from bencher_job._stores.generation import SIZE, Generation
+from bencher_job._stores.generation import CLOSED, SIZE, Generation
 
 
 def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
@@ -19,41 +19,133 @@ def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
         both = [Generation(tmp_path / f"generation-{turn}") for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(Generation.open, both))
-        before = both[0].number[0]
+        before = both[0].look()
         with both[1].changing():
-            assert both[0].number[0] == before + 1
-        assert both[0].number[0] == before + 2
+            assert both[0].look() == before + 1
+        assert both[0].look() == before + 2
         assert before % 2 == 0
     assert {path.name for path in tmp_path.iterdir()} == {f"generation-{turn}" for turn in range(30)}
 
 
-def test_a_file_that_was_cut_off_is_replaced_and_not_written_to(tmp_path: Path) -> None:
+def test_a_file_that_was_cut_off_is_replaced_by_the_first_who_opens_it(tmp_path: Path) -> None:
     path = tmp_path / "generation"
-    path.write_bytes(b"12345678")
-    inode = path.stat().st_ino
+    for turn in range(30):
+        path.write_bytes(b"12345678")
+        both = [Generation(path) for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(Generation.open, both))
+        assert path.stat().st_size == SIZE
+        with both[0].changing():
+            assert both[1].look() == SIZE + 1, f"turn {turn}: the two have not the same file"
+
+
+@pytest.mark.parametrize("size", [0, 1, SIZE - 1])
+def test_whoever_has_one_open_that_is_cut_off_opens_the_one_in_its_place(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "generation"
+    both = [Generation(path) for _ in range(2)]
+    for generation in both:
+        generation.open()
+    before = [generation.read() for generation in both]
+    os.truncate(path, size)
+    after = [generation.read() for generation in both]
+    assert not set(before) & set(after)
+    with both[0].changing():
+        assert both[1].read()[1] == SIZE + 1
+    both[0].committed()
+    assert both[1].puts == both[0].puts != 0
+
+
+def test_one_that_is_cut_off_and_can_not_be_opened_again_is_trusted_by_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "folder" / "generation"
+    path.parent.mkdir()
     generation = Generation(path)
     generation.open()
-    assert path.stat().st_size == SIZE
-    assert path.stat().st_ino != inode
+    os.truncate(path, 0)
+    path.unlink()
+    path.parent.rmdir()
+    assert generation.read()[1] == CLOSED
+    assert "can't be opened again" in caplog.text
+    path.parent.mkdir()
+    assert generation.read()[1] == SIZE
+
+
+def test_another_size_is_another_generation(tmp_path: Path) -> None:
+    generation = Generation(tmp_path / "generation")
+    generation.open()
+    before = generation.read()
+    os.truncate(tmp_path / "generation", 100)
+    assert generation.read() != before
+    with generation.changing():
+        pass
+    assert generation.read()[1] == 102
+
+
+def test_one_that_has_grown_large_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 30)
+    path = tmp_path / "generation"
+    both = [Generation(path) for _ in range(2)]
+    for generation in both:
+        generation.open()
+    seen = [both[1].read()]
+    for _ in range(40):
+        with both[0].changing():
+            assert both[1].read()[1] % 2 == 1
+        seen.append(both[1].read())
+        assert seen[-1] not in seen[:-1]
+        assert both[0].read()[1] == seen[-1][1]
+    assert path.stat().st_size <= 30
+    assert {file.name for file in tmp_path.iterdir()} == {"generation"}
+
+
+def test_one_that_was_removed_is_made_again_by_whoever_changes_entries(tmp_path: Path) -> None:
+    generation = Generation(tmp_path / "generation")
+    generation.open()
+    before = generation.read()
+    (tmp_path / "generation").unlink()
+    with generation.changing():
+        other = Generation(tmp_path / "generation")
+        other.open()
+        assert other.read()[1] == generation.read()[1] == SIZE + 1
+    assert generation.read() != before
 
 
 def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
     generation = Generation(tmp_path / "generation")
     generation.open()
+    before = generation.read()
     seen = set()
     for _ in range(1000):
         generation.committed()
-        seen.add(generation.number[1])
+        seen.add(generation.puts)
     assert len(seen) == 1000
+    assert generation.read() == before
 
 
 def test_a_closed_one_is_odd_and_takes_no_commit(tmp_path: Path) -> None:
     generation = Generation(tmp_path / "generation")
     generation.committed()
-    assert generation.number[0] % 2 == 1
+    assert generation.look() % 2 == 1
     generation.open()
     generation.close()
-    assert generation.number[0] % 2 == 1
+    assert generation.look() % 2 == 1
+    assert generation.puts == 0
+
+
+def test_a_file_stays_open_for_those_who_still_ask_it_and_no_longer(tmp_path: Path) -> None:
+    def is_open() -> bool:
+        return any(link.readlink() == path for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+
+    path = tmp_path / "generation"
+    generation = Generation(path)
+    generation.open()
+    look = generation.look
+    generation.close()
+    assert look() == SIZE
+    assert is_open()
+    del look
+    assert not is_open()
 
 
 def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,15 +180,15 @@ def test_changes_of_threads_follow_each_other(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert set(most) == {1}
-    assert generation.number[0] % 2 == 0
+    assert generation.look() % 2 == 0
 
 
 def test_one_that_can_not_be_written_is_read(tmp_path: Path) -> None:
     writer, reader = Generation(tmp_path / "generation"), Generation(tmp_path / "generation")
     reader.open(writable=False)
-    assert reader.number[0] % 2 == 1
+    assert reader.look() % 2 == 1
     writer.open()
     reader.open(writable=False)
     with writer.changing():
-        assert reader.number[0] % 2 == 1
-    assert reader.number[0] == writer.number[0]
+        assert reader.look() % 2 == 1
+    assert reader.look() == writer.look()
