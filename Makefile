@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# setuptools warns of every editable install, which says nothing to those who run the demo
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint docs pictures bench figures clean
@@ -37,17 +39,17 @@ clean:
 
 $(READY):
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(INSTALL) --upgrade "pip>=25.1"
 	touch $@
 
 $(READY)-demo: $(READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	$(INSTALL) --editable ".[demo]"
 	touch $@
 
 $(READY)-test: $(READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[cli,compression,plot,progress,scoop,table]" --group test
+	$(INSTALL) --editable ".[cli,compression,plot,progress,scoop,table]" --group test
 	touch $@
 
 $(READY)-lint $(READY)-docs $(READY)-bench: $(READY)-%: $(READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[cli,compression,plot,progress,scoop,table]" --group $*
+	$(INSTALL) --editable ".[cli,compression,plot,progress,scoop,table]" --group $*
 	touch $@
