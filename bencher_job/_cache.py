@@ -95,7 +95,7 @@ class FutureCache:
     Attributes:
         executor_type: the member of `Executors`, or the class name of the executor that was given.
         overwrite: whether jobs that are remembered run all the same and replace what was remembered.
-        size_limit: the size in bytes beyond which the least recently stored entries are evicted.
+        size_limit: the size in bytes beyond which the least recently used entries are evicted.
         cache_dir: the folder that holds the cache, once it is opened; until then what was given.
         call_count: how many jobs a `JobFunctionCache` has made of calls; a hit of a decorated function makes none.
 

@@ -86,7 +86,7 @@ def cached_job(
         cache_name: name of the cache's folder in `cache_dir`.
         cache_dir: the folder that holds caches; by default the variable `BENCHER_JOB_CACHE_DIR`, else `cachedir` in the
             current folder at first use.
-        size_limit: size in bytes beyond which the least recently stored entries are evicted.
+        size_limit: size in bytes beyond which the least recently used entries are evicted.
         overwrite: compute every call anew, and replace what was remembered.
         ignore: names of parameters that don't change the result and so don't enter the key.
         version: any value that can be keyed; another version is another job.

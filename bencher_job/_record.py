@@ -122,7 +122,7 @@ class CacheInfo:
     size: int
     """Size of the store on disk in bytes, media included."""
     size_limit: int
-    """Size in bytes beyond which the least recently stored entries are evicted."""
+    """Size in bytes beyond which the least recently used entries are evicted."""
 
     def __str__(self) -> str:
         return (
