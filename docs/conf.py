@@ -1,6 +1,9 @@
 """Settings of the Sphinx documentation: `make docs` builds it into docs/_build/html."""
 
+import re
 from importlib.metadata import version as version_of
+
+from sphinx.application import Sphinx
 
 project = "bencher_job"
 version = release = version_of("bencher-job")
@@ -26,3 +29,21 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-signature", tell_arguments_of_the_function)
+
+
+def tell_arguments_of_the_function(
+    _app: Sphinx,
+    _what: str,
+    _name: str,
+    _object: object,
+    _options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Leave out the types of `*args: P.args, **kwargs: P.kwargs`: they are those of the decorated function."""
+    return signature and re.sub(r": (?:~?typing\.)?~?P(\.(kw)?args)?(?=[,)])", "", signature), returns
