@@ -77,7 +77,13 @@ def _nearest(
     records = history.latest(edition.function, chosen.prefix, ENTRIES_COMPARED)
     if not records:  # removed since the editions were listed
         return None
-    return chosen, max(records, key=lambda record: equal_arguments(record.arguments, arguments, ignored))
+    return chosen, max(records, key=lambda record: _likeness(record, arguments, ignored))
+
+
+def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[str]) -> tuple[int, int]:
+    """Rank a record by the arguments that are equal, then by how few it has that the call doesn't: a repeat, say."""
+    equal = equal_arguments(record.arguments, arguments, ignored)
+    return equal, -len(record.arguments.keys() - arguments.keys())
 
 
 def _compared(

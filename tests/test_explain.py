@@ -60,6 +60,13 @@ def test_the_nearest_entry_and_which_arguments_differ(write_module: WriteModule)
     assert "-> 'svm'" in str(explanation)
 
 
+def test_a_plain_call_is_nearer_than_a_repeat_of_it(write_module: WriteModule) -> None:
+    score = write_module("study", STUDY).score
+    score.sweep({"x": [1]}, repeats=3, model="rf").run()
+    (change,) = score.explain(1, model="svm").arguments_changed
+    assert str(change) == "model: 'rf' -> 'svm'"
+
+
 def test_an_argument_of_another_type_differs() -> None:
     @cached_job
     def same(x: object) -> object:
