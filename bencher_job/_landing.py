@@ -81,7 +81,7 @@ class Landing:
                 arguments=job.arguments,
                 created=datetime.fromtimestamp(outcome.started, UTC),
                 seconds=outcome.seconds,
-                media=os.path.basename(media) if media is not None and os.path.isdir(media) else None,
+                media=os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
                 executor=run.executor,
                 host=place.host,
                 pid=place.pid,

@@ -7,11 +7,11 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from . import _settings
 
@@ -32,29 +32,38 @@ MEDIA_FOLDER = "media"
 """Name of the folder inside a store's folder in which the run folders lie."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunningJob:
+class RunningJob(NamedTuple):
     """A job while its function runs: its key, where its media go, and the keys of the jobs that called it."""
 
     key: str
     folder: str | None
-    callers: frozenset[str] = frozenset()
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False, compare=False)
+    callers: frozenset[str]
+    numbers: Iterator[int]
 
 
 _run_numbers = itertools.count()
 _running: ContextVar[RunningJob | None] = ContextVar("bencher_job_running", default=None)
 
 
-@contextmanager
-def running(key: str, folder: str | None) -> Iterator[RunningJob]:
+class _Running:
+    """The context of `running`."""
+
+    __slots__ = ("_job", "_token")
+
+    def __init__(self, job: RunningJob) -> None:
+        self._job = job
+
+    def __enter__(self) -> RunningJob:
+        self._token = _running.set(self._job)
+        return self._job
+
+    def __exit__(self, *_: object) -> None:
+        _running.reset(self._token)
+
+
+def running(key: str, folder: str | None) -> AbstractContextManager[RunningJob]:
     """Make a job the current one of this thread or task while its function runs."""
-    job = RunningJob(key, folder, running_keys())
-    token = _running.set(job)
-    try:
-        yield job
-    finally:
-        _running.reset(token)
+    return _Running(RunningJob(key, folder, running_keys(), itertools.count(1)))
 
 
 def running_keys() -> frozenset[str]:
@@ -105,7 +114,7 @@ def run_folder(store: str | os.PathLike[str], key: str) -> str:
     The name begins with the key and tells which process the run belongs to, so that a folder without an entry can be
     told from that of a job that still runs.
     """
-    return os.path.join(store, MEDIA_FOLDER, f"{key[:16]}.{_process(os.getpid())}.{next(_run_numbers)}")
+    return f"{os.fspath(store)}/{MEDIA_FOLDER}/{key[:16]}.{_process(os.getpid())}.{next(_run_numbers)}"
 
 
 def may_be_running(folder: Path) -> bool:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 from ._forks import renew_after_fork
@@ -85,6 +85,8 @@ def git_state_of(function: Callable[..., Any]) -> GitState | None:
 
 
 def _code_of(function: Any) -> CodeType | None:
+    if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
+        return function.__code__
     while isinstance(function, functools.partial):
         function = function.func
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from json.encoder import encode_basestring_ascii
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +21,9 @@ LONGEST_SHORT_FORM: Final = 200
 
 LARGEST_INT_BITS: Final = 600
 """Size in bits up to which a number stands in a record as it is."""
+
+LARGEST_QUICK: Final = 1 << 62
+"""Magnitude of a number below which nobody has to ask how many bits it has."""
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, which says nothing to anybody later."""
@@ -191,4 +197,21 @@ def short_form(value: object) -> Any:
 
 def arguments_to_json(arguments: Mapping[str, object]) -> str:
     """Write arguments as the JSON text that a store keeps with an entry."""
-    return json.dumps({name: short_form(value) for name, value in arguments.items()})
+    return f"{{{', '.join([_name_to_json(name) + _to_json(value) for name, value in arguments.items()])}}}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_to_json(name: str) -> str:
+    return f"{json.dumps(name)}: "
+
+
+def _to_json(value: object) -> str:
+    """Write a value as `json.dumps` does, which takes longer to begin than to write so little."""
+    kind = type(value)
+    if kind is str and len(value) <= LONGEST_SHORT_FORM:  # type: ignore[arg-type]
+        return encode_basestring_ascii(value)  # type: ignore[arg-type]
+    if kind is float and -math.inf < value < math.inf:  # type: ignore[operator]
+        return repr(value)
+    if kind is int and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
+        return repr(value)
+    return json.dumps(short_form(value))

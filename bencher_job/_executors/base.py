@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import functools
 import os
 import sys
 import time
@@ -102,9 +103,14 @@ class Place:
 
 def here() -> Place:
     """Give the place that this process is."""
+    return _place_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _place_of(pid: int) -> Place:
     from .._origin import platform_name  # takes long to import, and only who runs a job needs it
 
-    return Place(os.uname().nodename, os.getpid(), _PYTHON, platform_name())
+    return Place(os.uname().nodename, pid, _PYTHON, platform_name())
 
 
 _PYTHON: Final = sys.version.partition(" ")[0]

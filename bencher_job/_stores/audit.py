@@ -9,7 +9,6 @@ import logging
 import os
 import sqlite3
 from dataclasses import replace
-from typing import Final
 
 from .. import _media
 from .._errors import BencherJobError, CacheWarning
@@ -18,13 +17,9 @@ from .disk import DiskStore
 from .findings import Audit, Fault, Finding
 from .inspection import Inspection, wrong_with
 from .signature import SECRET_VARIABLE
+from .tables import COUNT_ALL
 
 __all__ = ["Audit", "Fault", "Finding", "verify"]
-
-_COUNT_ANEW: Final = (
-    "UPDATE Totals SET entries = (SELECT count(*) FROM Cache),"
-    " size = (SELECT coalesce(sum(size), 0) FROM Cache)"
-)
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +96,7 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
         case Fault.DISCARDED_MEDIA:
             store.folder.changed(store.removals.remove_discarded)
         case Fault.MISCOUNTED:
-            store.folder.changed(lambda database: database.execute(_COUNT_ANEW))
+            store.folder.changed(lambda database: database.execute(COUNT_ALL))
         case Fault.DATABASE | Fault.UNREADABLE:
             is_right = False
     return is_right

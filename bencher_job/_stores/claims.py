@@ -14,10 +14,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, TypeVar
+from threading import get_ident
+from typing import Any, Final, NamedTuple, TypeVar
 
 from .._forks import renew_after_fork
 from .gate import operation as keeping_forks_away
@@ -44,8 +45,7 @@ class ClaimsUnavailable(OSError):
     """Nobody can say who computes a key, so who asks computes unprotected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A key that was ours to compute at one time.
 
     Attributes:
@@ -63,10 +63,12 @@ class Held:
         keys: the keys of those that are still ours.
     """
 
+    __slots__ = ("_slots", "_table", "keys")
+
     def __init__(self, table: Table, slots: dict[str, tuple[int, Slot]]) -> None:
         self._table = table
         self._slots = slots
-        self.keys = frozenset(slots)
+        self.keys: AbstractSet[str] = slots.keys()
 
     def release(self) -> None:
         """Free those that are still ours.
@@ -112,7 +114,7 @@ class Claims:
 
     def claim(self, key: str) -> Claim | None:
         """Claim a key; None where a living process has it, be it our own."""
-        return self._run(lambda ledger: _claim(ledger, (key,), 1)).get(key)
+        return self._run(_claim_one, key)
 
     def claim_many(self, keys: Iterable[str]) -> dict[str, Claim]:
         """Claim those keys that no living process has. When the file becomes unavailable, it gives those it has."""
@@ -121,7 +123,7 @@ class Claims:
         for some in _in_turns(wanted):
             room = len(wanted) - len(claimed)
             try:
-                claimed.update(self._run(lambda ledger, some=some, room=room: _claim(ledger, some, room)))  # type: ignore[misc]
+                claimed.update(self._run(_claim, some, room))
             except ClaimsUnavailable:
                 if not claimed:
                     raise
@@ -175,36 +177,26 @@ class Claims:
 
         return self._run(replace)
 
-    @contextmanager
-    def holding(self, claims: Sequence[Claim]) -> Iterator[Held]:
+    def holding(self, claims: Sequence[Claim]) -> AbstractContextManager[Held]:
         """Keep everybody from claiming anything while results are committed, and tell which claims are still ours.
 
         Only what the context gives is to be called inside: the other methods would wait for its end.
         """
-        self._refuse_inside()
-        with self._lock:
-            try:
-                ledger = self._enter()
-                yield self._sound(ledger, lambda ledger: _hold(ledger, claims))
-            except ClaimsUnavailable:
-                self._drop()  # so that nobody waits for what could not be released
-                raise
-            finally:
-                self._leave()
+        return _Holding(self, claims)
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Free those claims that are still ours: all of this process where the file is unavailable."""
         self._refuse_inside()
         try:
             for some in _in_turns(claims):
-                self._run(lambda ledger, some=some: _hold(ledger, some).release())  # type: ignore[misc]
+                self._run(_release, some)
         except ClaimsUnavailable as error:
             _log.warning("%s All claims of this process are given up.", error)
             self.close()
 
     def close(self) -> None:
         """Free all claims of this process and close the file; the next use opens it again."""
-        if self._inside == threading.get_ident():  # a signal's handler
+        if self._inside == get_ident():  # a signal's handler
             self._drop()
         else:
             with self._lock:
@@ -221,7 +213,7 @@ class Claims:
         self._refuse_inside()
         with self._lock:
             try:
-                self._inside = threading.get_ident()
+                self._inside = get_ident()
                 ledger = self._ledger
                 if ledger is not None and ledger.is_in_place():
                     ledger.load()
@@ -234,21 +226,21 @@ class Claims:
                 self._inside = 0
         return self._run(operation)
 
-    def _run(self, operation: Callable[[Ledger], _T]) -> _T:
+    def _run(self, operation: Callable[..., _T], *given: Any) -> _T:
         """Do what changes the file, while nobody else changes it."""
         self._refuse_inside()
         with self._lock:
             try:
-                return self._sound(self._enter(), operation)
+                return self._sound(self._enter(), operation, *given)
             finally:
                 self._leave()
 
-    def _sound(self, ledger: Ledger, operation: Callable[[Ledger], _T]) -> _T:
+    def _sound(self, ledger: Ledger, operation: Callable[..., _T], *given: Any) -> _T:
         """Do an operation, with an empty file where it finds this one damaged."""
         try:
             try:
                 ledger.load()
-                return operation(ledger)
+                return operation(ledger, *given)
             except Damaged as damage:
                 if not ledger.is_unused:
                     _log.warning(
@@ -257,14 +249,14 @@ class Claims:
                         damage,
                     )
                 ledger.start_anew()
-                return operation(ledger)
+                return operation(ledger, *given)
         except (OSError, Damaged) as error:
             self._drop()  # what is written by half is nobody's then
             raise self._unavailable(error) from error
 
     def _enter(self) -> Ledger:
         """Lock out other processes, and give the file that lies under our path now."""
-        self._inside = threading.get_ident()
+        self._inside = get_ident()
         try:
             while True:
                 ledger = self._ledger or self._open()
@@ -285,7 +277,7 @@ class Claims:
             self._ledger.unlock()
 
     def _refuse_inside(self) -> None:
-        if self._inside == threading.get_ident():
+        if self._inside == get_ident():
             raise self._unavailable(RuntimeError("this thread is using it already"))
 
     def _open(self) -> Ledger:
@@ -299,6 +291,43 @@ class Claims:
         )
 
 
+class _Holding:
+    """The context of `Claims.holding`."""
+
+    __slots__ = ("_all", "_claims")
+
+    def __init__(self, all_claims: Claims, claims: Sequence[Claim]) -> None:
+        self._all = all_claims
+        self._claims = claims
+
+    def __enter__(self) -> Held:
+        """Begin.
+
+        Raises:
+            ClaimsUnavailable: when nobody can say which of the claims are ours.
+        """
+        claims = self._all
+        claims._refuse_inside()
+        claims._lock.acquire()
+        try:
+            return claims._sound(claims._enter(), _hold, self._claims)
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        claims = self._all
+        try:
+            if isinstance(error, ClaimsUnavailable):
+                claims._drop()  # so that nobody waits for what could not be released
+        finally:
+            claims._leave()
+            claims._lock.release()
+
+
 def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
     for start in range(0, len(items), AT_ONCE):
         if start:
@@ -308,6 +337,10 @@ def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 def _slot(ledger: Ledger, key: str) -> Slot | None:
     return ledger.table(1).find(digest_of(key))[1]
+
+
+def _claim_one(ledger: Ledger, key: str) -> Claim | None:
+    return _claim(ledger, (key,), 1).get(key)
 
 
 def _claim(ledger: Ledger, keys: Sequence[str], room: int) -> dict[str, Claim]:
@@ -332,6 +365,10 @@ def _hold(ledger: Ledger, claims: Sequence[Claim]) -> Held:
     slots = {}
     for claim in claims:
         place, slot = table.find(digest_of(claim.key))
-        if slot is not None and slot.claimed and (slot.number, slot.serial) == (claim.number, ledger.serial):
+        if slot is not None and slot.claimed and slot.number == claim.number and slot.serial == ledger.serial:
             slots[claim.key] = place, slot
     return Held(table, slots)
+
+
+def _release(ledger: Ledger, claims: Sequence[Claim]) -> None:
+    _hold(ledger, claims).release()

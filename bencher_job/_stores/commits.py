@@ -11,10 +11,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .. import _media
 from .._errors import BencherJobError
@@ -23,30 +22,38 @@ from .claims import Claim, ClaimsUnavailable
 from .codec import seal
 from .compression import compression_named
 from .database import Database, Transaction, Written
-from .folder import Folder
+from .folder import Folder, Opened
 from .removals import Removals
-from .tables import INSERT, PUT_EDITION, UPSERT, origin_of, origin_to_json, row_of, row_of_edition
+from .tables import (
+    COUNT_NEW,
+    INSERT,
+    PUT_EDITION,
+    UPSERT,
+    origin_of,
+    origin_to_json,
+    row_of,
+    row_of_edition,
+)
 from .uses import Uses
 
 __all__ = ["Commits"]
+
+UNCOUNTED: Final = 64
+"""How many entries are new before a commit counts them: who asks for figures reads fewer rows than that."""
 
 _OLD_FILE: Final = "SELECT filename FROM Cache WHERE raw = 1 AND key = ? AND filename IS NOT NULL"
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Prepared(NamedTuple):
     """An entry whose bytes are written, but for its row."""
 
+    key: str
     entry: Entry
     written: Written
     origin: tuple[Any, ...]
     """What its record has in common with many."""
-
-    @property
-    def key(self) -> str:
-        return self.entry.record.key
 
 
 class _ClaimsLost(Exception):
@@ -57,6 +64,51 @@ class _ClaimsLost(Exception):
         self.keys = keys
 
 
+class _Rows:
+    """Writes the rows of one transaction, and knows what is to be done once it is committed."""
+
+    __slots__ = ("_editions", "_execute", "_folder", "_old_files", "_origins")
+
+    def __init__(self, folder: Folder, transaction: Transaction) -> None:
+        self._folder = folder
+        self._execute = transaction.execute
+        self._editions: set[bytes] = set()
+        self._origins: dict[tuple[Any, ...], int] = {}
+        self._old_files: list[str] = []
+
+    def write(self, prepared: Sequence[_Prepared], statement: str) -> None:
+        """Write entries, and what their records refer to as far as it isn't known to be there."""
+        editions, origins, execute = self._folder.editions, self._folder.origins, self._execute
+        now = time.time()
+        for key, entry, written, origin in prepared:
+            edition = entry.edition
+            if (
+                edition is not None
+                and edition.prefix not in editions
+                and edition.prefix not in self._editions
+            ):
+                execute(PUT_EDITION, row_of_edition(edition))
+                self._editions.add(edition.prefix)
+            number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
+            if statement is UPSERT:
+                self._old_files += [filename for (filename,) in execute(_OLD_FILE, (key,))]
+            execute(statement, row_of(entry, written.columns, now, number))
+
+    def _number_of(self, origin: tuple[Any, ...]) -> int:
+        text = (origin_to_json(origin),)
+        self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", text)
+        ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", text).fetchall()
+        self._origins[origin] = number
+        return int(number)
+
+    def are_committed(self, database: Database) -> None:
+        """Remember what is there now, and remove the files of what was replaced."""
+        self._folder.editions.update(self._editions)
+        self._folder.origins.update(self._origins)
+        for filename in self._old_files:
+            database.disk.remove(filename)
+
+
 class Commits:
     """Commits entries to one store."""
 
@@ -64,6 +116,7 @@ class Commits:
         self._folder = folder
         self._uses = uses
         self._removals = removals
+        self._uncounted = 0
 
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries with their records in one transaction; the keys of those whose claim was lost.
@@ -71,15 +124,16 @@ class Commits:
         Raises:
             StoreFailure: when they can't be written; nothing is changed then, and no claim released.
         """
-        return self._folder.changed(lambda database: self._put_many(database, entries))
+        return self._folder.changed(self._put_many, entries)
 
     def _put_many(self, database: Database, entries: Sequence[Entry]) -> frozenset[str]:
+        opened = self._folder.open()
         prepared: list[_Prepared] = []
         try:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
             # knows what to remove again if the writing fails.
             for entry in entries:
-                prepared.append(self._prepared(database, entry))  # noqa: PERF401
+                prepared.append(self._prepared(opened, entry))  # noqa: PERF401
             lost = self._commit(database, prepared)
         except BaseException:
             self._remove_files(prepared)
@@ -88,23 +142,22 @@ class Commits:
             self._remove_files([each for each in prepared if each.key in lost])
             for key in lost:
                 _log.info("another process has the key %s now, so this result of it is not stored", key)
-        self._uses.misses += sum(not each.is_copy for each in entries) - len(lost)
+        self._uses.misses += len([entry for entry in entries if not entry.is_copy]) - len(lost)
         database.tidy()
         return lost
 
-    def _prepared(self, database: Database, entry: Entry) -> _Prepared:
+    def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         try:
             compression = compression_named(entry.compression)
         except BencherJobError as error:
             raise StoreFailure(str(error)) from error
-        signature = self._folder.open().signature
-        sealed = seal(entry.payload, entry.record.key, signature=signature, compression=compression)
-        media = entry.record.media
-        media_size = (
-            0 if media is None else _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / media)
-        )
-        written = database._disk.write(sealed, media_size)
-        return _Prepared(entry, written, origin_of(entry.record))
+        record = entry.record
+        sealed = seal(entry.payload, record.key, signature=opened.signature, compression=compression)
+        media_size = 0
+        if record.media is not None:
+            media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / record.media)
+        written = opened.database._disk.write(sealed, media_size)
+        return _Prepared(record.key, entry, written, origin_of(record))
 
     def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
         for each in prepared:
@@ -133,30 +186,24 @@ class Commits:
         return lost
 
     def _attempt(self, database: Database, prepared: Sequence[_Prepared], statement: str) -> None:
-        entries = [each.entry for each in prepared]
-        old_files: list[tuple[str]] = []
-        now = time.time()
+        claims = [each.entry.claim for each in prepared if each.entry.claim is not None]
         drained = self._uses.due()
+        uncounted = self._uncounted + len(prepared)
         try:
             with database.transaction() as transaction:
-                editions = self._put_editions(database, entries)
-                origins = self._put_origins(database, prepared)
-                for each in prepared:
-                    if statement is UPSERT:
-                        old_files += database.execute(_OLD_FILE, (each.key,)).fetchall()
-                    row = row_of(each.entry, each.written.columns, now, origins[each.origin])
-                    database.execute(statement, row)
+                rows = _Rows(self._folder, transaction)
+                rows.write(prepared, statement)
                 if drained is not None:
                     self._uses.write(database, drained)
-                self._commit_held(transaction, [entry.claim for entry in entries if entry.claim is not None])
+                if uncounted >= UNCOUNTED:
+                    transaction.execute(COUNT_NEW)
+                self._commit_held(transaction, claims)
         except BaseException:
             if drained is not None:
                 self._uses.restore(drained)
             raise
-        self._folder.editions.update(editions)
-        self._folder.origins.update(origins)
-        for (filename,) in old_files:
-            database.disk.remove(filename)
+        self._uncounted = uncounted if uncounted < UNCOUNTED else 0
+        rows.are_committed(database)
 
     def _commit_held(self, transaction: Transaction, claims: Sequence[Claim]) -> None:
         """Commit while nobody can take the claims over, and release them then.
@@ -168,9 +215,8 @@ class Commits:
         try:
             if claims:
                 with self._folder.claims.holding(claims) as held:
-                    lost = frozenset(claim.key for claim in claims) - held.keys
-                    if lost:
-                        raise _ClaimsLost(lost)
+                    if len(held.keys) < len(claims):
+                        raise _ClaimsLost(frozenset(claim.key for claim in claims) - held.keys)
                     transaction.commit()
                     is_committed = True
                     self._folder.generation.committed()
@@ -180,27 +226,3 @@ class Commits:
         if not is_committed:
             transaction.commit()
             self._folder.generation.committed()
-
-    def _put_editions(self, database: Database, entries: Sequence[Entry]) -> Collection[bytes]:
-        """Write the editions that are not known to be there."""
-        known = self._folder.editions
-        editions = {
-            entry.edition.prefix: entry.edition
-            for entry in entries
-            if entry.edition is not None and entry.edition.prefix not in known
-        }
-        for edition in editions.values():
-            database.execute(PUT_EDITION, row_of_edition(edition))
-        return editions.keys()
-
-    def _put_origins(self, database: Database, prepared: Sequence[_Prepared]) -> dict[tuple[Any, ...], int]:
-        """Give the numbers of the entries' origins; those that are not known to be there are written."""
-        known, numbers = self._folder.origins, {}
-        for origin in {each.origin for each in prepared}:
-            number = known.get(origin)
-            if number is None:
-                text = (origin_to_json(origin),)
-                database.execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", text)
-                ((number,),) = database.execute("SELECT number FROM Origin WHERE text = ?", text).fetchall()
-            numbers[origin] = number
-        return numbers

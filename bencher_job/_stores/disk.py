@@ -31,7 +31,7 @@ from .history import DiskHistory
 from .lookups import Lookups
 from .overview import functions
 from .removals import Removals
-from .tables import LIVE, SELECT_RECORD, chosen, record_of
+from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, chosen, record_of
 from .uses import Uses
 
 __all__ = ["DiskStore"]
@@ -178,7 +178,7 @@ class DiskStore:
 
     def count(self) -> int:
         """Count the entries, in constant time."""
-        return int(self.folder.query("SELECT entries FROM Totals")[0][0])
+        return int(self.folder.query(SELECT_FIGURES)[0][0])
 
     def size(self) -> int:
         """Give the size on disk in bytes, media included, in constant time."""

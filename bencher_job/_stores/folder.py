@@ -148,7 +148,7 @@ class Folder:
         """
         return self.translated(lambda: self.sql(statement, values))
 
-    def translated(self, work: Callable[[], T]) -> T:
+    def translated(self, work: Callable[..., T], *given: Any) -> T:
         """Do some work on the database.
 
         Raises:
@@ -157,24 +157,23 @@ class Folder:
         with operation():
             try:
                 self.look_for_removal()
-                return work()
+                return work(*given)
             except (Locked, sqlite3.Error, OSError) as error:
                 raise _failure(error) from error
 
-    def changed(self, work: Callable[[Database], T]) -> T:
-        """Do some work that writes.
+    def changed(self, work: Callable[..., T], *given: Any) -> T:
+        """Do some work that writes; it is called with the database and what is given.
 
         Raises:
             StoreFailure: when the database or the disk says no.
         """
+        return self.translated(self._write, work, *given)  # type: ignore[no-any-return]
 
-        def write() -> T:
-            opened = self.open()
-            if not opened.is_writable:
-                raise StoreFailure(f"{self.directory} can be read, but not written")
-            return work(opened.database)
-
-        return self.translated(write)
+    def _write(self, work: Callable[..., T], *given: Any) -> T:
+        opened = self.open()
+        if not opened.is_writable:
+            raise StoreFailure(f"{self.directory} can be read, but not written")
+        return work(opened.database, *given)
 
     def warn_unread(self, error: Exception) -> None:
         """Say that the store can't be read."""

@@ -29,7 +29,7 @@ from .folder import Folder, Opened
 from .frame import frame_of
 from .lookups import hit_of
 from .signature import UNSIGNED
-from .tables import LIVE, SELECT_ENTRY, SELECT_RECORD, record_of
+from .tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, record_of
 
 __all__ = ["Inspection", "Wrong", "wrong_with"]
 
@@ -64,8 +64,8 @@ _OWNED_MEDIA: Final = (
     " UNION SELECT media FROM Discarded WHERE media IN (SELECT value FROM json_each(?))"
 )
 _FIGURES: Final = (
-    "SELECT (SELECT entries FROM Totals), count(*), (SELECT size FROM Totals), coalesce(sum(size), 0)"
-    " FROM Cache"
+    "SELECT *, (SELECT count(*) FROM Cache), (SELECT coalesce(sum(size), 0) FROM Cache)"
+    f" FROM ({SELECT_FIGURES})"
 )
 
 
@@ -192,7 +192,7 @@ class Inspection:
             self._find(Fault.STRAY_MEDIA, f"{_media.MEDIA_FOLDER}/{name}")
 
     def _figures(self) -> None:
-        ((count, true_count, size, true_size),) = self._folder.query(_FIGURES)
+        ((count, size, true_count, true_size),) = self._folder.query(_FIGURES)
         if count != true_count:
             self._find(Fault.MISCOUNTED, "entries", f"{count} are counted, and there are {true_count}")
         if size != true_size:

@@ -21,7 +21,7 @@ from .base import StoreFailure
 from .database import Database
 from .folder import Folder
 from .opening import new_folder_for_damaged
-from .tables import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE
+from .tables import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
 from .uses import Uses
 
 __all__ = ["Removals"]
@@ -137,7 +137,7 @@ class Removals:
 
     def size(self, database: Database) -> int:
         """Give the size of all entries in bytes, in constant time."""
-        ((entries, size),) = database.execute("SELECT entries, size FROM Totals").fetchall()
+        ((entries, size),) = database.execute(SELECT_FIGURES).fetchall()
         return int(size) + int(entries) * ENTRY_OVERHEAD
 
     def keep_within(self, size_limit: int) -> None:

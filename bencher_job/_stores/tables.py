@@ -15,6 +15,8 @@ from .._record import Record, arguments_to_json
 from .base import Entry
 
 __all__ = [
+    "COUNT_ALL",
+    "COUNT_NEW",
     "ENTRY_OVERHEAD",
     "GONE_KEPT",
     "INSERT",
@@ -24,6 +26,7 @@ __all__ = [
     "PUT_FAILURE",
     "SELECT_EDITION",
     "SELECT_ENTRY",
+    "SELECT_FIGURES",
     "SELECT_RECORD",
     "STORE_VERSION",
     "TRIM_GONE",
@@ -111,6 +114,21 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
         " PRIMARY KEY (key, number)) WITHOUT ROWID",
     ),
+    (
+        # New entries are counted some commits later, many at once: each commit has a page less to write. Those with
+        # greater row numbers than `counted` are added by whoever asks.
+        *(f"DROP TRIGGER Cache_{event}" for event in ("insert", "replace", "delete")),
+        "ALTER TABLE Totals ADD COLUMN counted INTEGER NOT NULL DEFAULT 0",
+        "UPDATE Totals SET counted = (SELECT coalesce(max(rowid), 0) FROM Cache)",
+        "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache"
+        " WHEN OLD.rowid <= (SELECT counted FROM Totals) BEGIN"
+        " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
+        # The greatest row numbers are given again once their rows are gone.
+        "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
+        " UPDATE Totals SET entries = entries - (OLD.rowid <= counted),"
+        " size = size - (OLD.rowid <= counted) * OLD.size,"
+        " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
+    ),
 )
 """What makes the tables of each version of those of the version before."""
 
@@ -142,6 +160,19 @@ INSERT: Final = f"INSERT INTO Cache ({', '.join(_COLUMNS)}) VALUES ({', '.join('
 UPSERT: Final = (
     f"{INSERT} ON CONFLICT (key, raw) DO UPDATE SET access_count = 0, "
     f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
+)
+SELECT_FIGURES: Final = (
+    "SELECT entries + count(Cache.rowid), Totals.size + coalesce(sum(Cache.size), 0)"
+    " FROM Totals LEFT JOIN Cache ON Cache.rowid > counted"
+)
+COUNT_NEW: Final = (
+    "UPDATE Totals SET (entries, size, counted) = (SELECT Totals.entries + count(*),"
+    " Totals.size + coalesce(sum(Cache.size), 0), coalesce(max(Cache.rowid), Totals.counted)"
+    " FROM Cache WHERE Cache.rowid > Totals.counted)"
+)
+COUNT_ALL: Final = (
+    "UPDATE Totals SET (entries, size, counted) ="
+    " (SELECT count(*), coalesce(sum(Cache.size), 0), coalesce(max(rowid), 0) FROM Cache)"
 )
 PUT_EDITION: Final = "INSERT OR IGNORE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"

@@ -25,7 +25,7 @@ from bencher_job._selection import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
 from bencher_job._stores.database import IN_ROW_BELOW, Database
 from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.tables import STORE_VERSION, UPGRADES
+from bencher_job._stores.tables import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -395,3 +395,31 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, v
     assert store.clear(tag="nightly") == 1
     assert (store.count(), store.size()) == (0, 0)
     assert not (store.directory / "media" / "run").exists()
+
+
+def test_a_store_of_version_3_is_brought_up_to_date(store: DiskStore) -> None:
+    """What it has counted stays counted, and is counted right from then on."""
+    store.put_many([entry(str(number), number) for number in range(10)])
+    rows = store.folder.query("SELECT key, raw, mode, filename, value, size FROM Cache")
+    size = store.size()
+    store.close()
+    for path in store.directory.glob("cache.db*"):
+        path.unlink()
+    database = Database(os.fspath(store.directory))
+    database.make()
+    for statement in itertools.chain.from_iterable(UPGRADES[:3]):
+        database.execute(statement)
+    database.execute("PRAGMA user_version = 3")
+    for row in rows:
+        database.execute(
+            "INSERT INTO Cache (key, raw, mode, filename, value, size, function, arguments, created, seconds)"
+            " VALUES (?, ?, ?, ?, ?, ?, 'f', '{}', 0, 0)",
+            row,
+        )
+    database.close_all()
+    assert (store.count(), store.size()) == (10, size)
+    assert value_of(store, "3") == 3
+    store.put_many([entry("a", 10)])
+    store.forget("0")
+    assert (store.count(), store.size()) == (10, size)
+    assert sum(record.size for record in store.records()) == size - 10 * ENTRY_OVERHEAD

@@ -30,8 +30,7 @@ from bencher_job._stores import (
     dump,
     open_store,
 )
-from bencher_job._stores.commits import Commits
-from bencher_job._stores.database import IN_ROW_BELOW
+from bencher_job._stores.database import IN_ROW_BELOW, Transaction
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
@@ -145,7 +144,7 @@ def test_an_entry_that_can_not_be_written_keeps_its_claim(
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(Commits, "_put_origins", fail)
+    monkeypatch.setattr(Transaction, "commit", fail)
     with pytest.raises(StoreFailure, match="full"):
         store.put_many([entry("key", 1, claim=claim)])
     assert store.claims.owner("key") is not None

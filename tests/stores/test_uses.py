@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bencher_job import Record
-from bencher_job._stores import MISS, Entry, Hit, dump, open_store
+from bencher_job._stores import MISS, Entry, Hit, commits, dump, open_store
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job._stores.tables import ENTRY_OVERHEAD
@@ -105,6 +107,35 @@ def test_size_counts_media_and_what_an_entry_takes_in_the_database(store: Memory
     assert not (store.directory / "media" / "run").exists()
     store.forget("film")
     assert (store.size(), store.count()) == (0, 0)
+
+
+CHANGES = st.one_of(
+    st.tuples(st.just("put"), st.lists(st.integers(0, 9), max_size=4, unique=True)),
+    st.tuples(st.sampled_from(["forget", "evict"]), st.just([])),
+    st.tuples(st.just("forget"), st.lists(st.integers(0, 9), min_size=1, max_size=1)),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(CHANGES, max_size=12), at_once=st.integers(1, 6))
+def test_figures_are_right_whatever_was_put_replaced_and_removed(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch, changes: list[tuple[str, list[int]]], at_once: int
+) -> None:
+    """Whether entries are counted already or not: they are only now and then, when they are put."""
+    monkeypatch.setattr(commits, "UNCOUNTED", at_once)
+    store.clear()
+    for what, keys in changes:
+        if what == "put":
+            store.put_many([entry(f"key-{key}", bytes(100 * len(keys))) for key in keys])
+        elif what == "evict":
+            store.behind.removals.keep_within(max(1, store.size() - 300))
+        elif keys:
+            store.forget(f"key-{keys[0]}")
+        else:
+            for record in list(store.records())[-1:]:  # whose row number is given again
+                store.forget(record.key)
+        sizes = [record.size for record in store.records()]
+        assert (store.count(), store.size()) == (len(sizes), sum(sizes) + ENTRY_OVERHEAD * len(sizes))
 
 
 def test_totals_survive_the_process_and_add_up(store: MemoryTier) -> None:
