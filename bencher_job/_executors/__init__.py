@@ -127,7 +127,7 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
         from .pool import PoolEngine
 
         return PoolEngine(settings=settings, timeout=timeout)
-    from .scoop import ScoopEngine
+    from .scoop_executor import ScoopEngine
 
     return ScoopEngine()
 
@@ -135,7 +135,7 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
 def _adopted_engine(executor: Any, timeout: float | None) -> Engine:
     from .adopt import PackedEngine, ThreadEngine
     from .pool import PoolEngine, SlotPool
-    from .scoop import ScoopEngine, ScoopExecutor
+    from .scoop_executor import ScoopEngine, ScoopExecutor
     from .threads import ThreadPool, ThreadsEngine
 
     if isinstance(executor, SlotPool):

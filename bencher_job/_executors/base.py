@@ -85,7 +85,7 @@ class Executors(StrEnum):
 
             return SlotPool()
         if provider is Executors.SCOOP:
-            from .scoop import ScoopExecutor
+            from .scoop_executor import ScoopExecutor
 
             return ScoopExecutor()
         return None

@@ -24,7 +24,8 @@ from .._stores.codec import Buffer, Payload, dump
 from .base import Outcome, Place, as_worker, here, leave_if_forked, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
-from .shipping import Call, Parcel, load
+from .shipping import Call, Parcel, is_loaded, load
+from .split import join
 
 __all__ = [
     "Kind",
@@ -33,6 +34,7 @@ __all__ = [
     "execute",
     "open_report",
     "run_packed",
+    "run_split",
     "time_is_over",
     "unpack_value",
 ]
@@ -48,6 +50,8 @@ class Kind(IntEnum):
     ERROR = 2
     NOT_LOADED = 3
     """The error of a worker that could not load the job as its submitter has it, and has run nothing."""
+    WANTS_FUNCTION = 4
+    """Nothing: the job came without its function, which the worker does not keep, so it has run nothing."""
 
 
 _ERRORS: Final = frozenset({Kind.ERROR, Kind.NOT_LOADED})
@@ -88,6 +92,17 @@ def run_packed(blob: bytes) -> tuple[bytes, ...]:
     except BaseException as error:  # noqa: BLE001 - not even a damaged parcel may harm the worker
         report = _report(time.time(), 0.0, Kind.ERROR, Payload(dump_error(error)))
     return tuple(bytes(part) for part in report.parts())
+
+
+def run_split(rest: bytes, function: bytes | None) -> Report:
+    """Run a job that came in two parts, or without its function; it never raises."""
+    try:
+        parcel = join(rest, function)
+        if function is None and not is_loaded(parcel.digest):
+            return _report(time.time(), 0.0, Kind.WANTS_FUNCTION, Payload(b""))
+    except BaseException as error:  # noqa: BLE001 - as above
+        return _report(time.time(), 0.0, Kind.ERROR, Payload(dump_error(error)))
+    return execute(parcel)
 
 
 def execute(parcel: Parcel) -> Report:

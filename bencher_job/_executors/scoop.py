@@ -1,321 +1,59 @@
-"""Knows how SCOOP is one executor: a thread of its own makes every call to SCOOP, and never waits inside it.
+"""Knows SCOOP from within, at its root and in its workers, and is the only importer of it.
 
-    submit -> inbox -> pump thread -> broker -> a worker: run_packed -> pump thread -> future
+    root: Wires.invite -> broker ~~> worker: join_crew ~~> hello
+    root: Wires.send ~~> worker: run_jobs ~~> a report of each job, as soon as it has ended
 
-SCOOP's own futures run callbacks only while the program waits in SCOOP, can't be used from another thread,
-run long jobs twice and hang when a worker dies. Here none of them is ever waited for: the pump reads the
-root's sockets itself, so the root runs no jobs, and once a second it looks whether the processes of this
-machine are still there. The death of a worker on another machine is not seen.
+SCOOP has nothing public for who must not wait inside it: its futures can't be used from another thread, it sends
+jobs to workers that are gone, and again to others when they take long. So its broker only finds the workers here,
+and passes on what can't go straight to them. A worker that has joined asks the broker for nothing any more, and
+whatever of SCOOP's own a job uses there runs there.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import importlib.util
+import itertools
+import math
 import os
-import queue
+import pickle
 import sys
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from typing import Any, Final
 
-import psutil
+from .._errors import BencherJobError
+from .base import told
+from .envelope import run_split
+from .lifelines import WorkersLine
 
-from .._errors import BencherJobError, WorkerLost
-from .._forks import renew_after_fork
-from .._job import Job
-from .base import Executors
-from .engine import Engine, unsendable
-from .envelope import Report, describe, run_packed, unpack_value
-from .shipping import Parcel, pack, pack_call
-
-__all__ = ["ScoopEngine", "ScoopExecutor", "run_in_scoop"]
+__all__ = ["News", "Wires", "join_crew", "run_jobs", "started_scoop"]
 
 NEVER: Final = 10**9
-"""Seconds between the status reports that would make SCOOP's broker run long jobs twice."""
+"""Seconds between the status reports that SCOOP's threads send on sockets which are another thread's."""
 
-_WATCH_SECONDS: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A packed job, what it is called in errors, and what its future gets of its report."""
-
-    future: Future[Any]
-    blob: bytes
-    label: object
-    open: Callable[[Report, object], Any]
+_OURS: Final = b"bencher_job"
+_TASK: Final = b"T"
+_REPLY: Final = b"RP"
 
 
-class ScoopExecutor(concurrent.futures.Executor):
-    """Runs calls in the workers of a program that `python -m scoop` started.
+class News(Enum):
+    """What a worker tells the root."""
+
+    HELLO = b"hello"
+    """It has joined: host and number of its process."""
+    REPORT = b"report"
+    """A job has ended: its number, and the parts of its report."""
+    FAILURE = b"failure"
+    """It can't run what it was sent: why."""
+
+
+def started_scoop() -> Any:
+    """Give the module when this is the root of a SCOOP program with workers; its launcher has imported it then.
 
     Raises:
-        BencherJobError: where SCOOP can't run jobs, with how to start it.
+        BencherJobError: with how to start such a program.
     """
-
-    def __init__(self) -> None:
-        self._pump = _the_pump.get()
-        self._lock = threading.Lock()
-        self._pending: set[Future[Any]] = set()
-        self._is_shut_down = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a call in a worker.
-
-        Raises:
-            RuntimeError: after `shutdown`, and in a forked child of the program.
-            WorkerLost: when SCOOP has failed.
-        """
-        self._check()
-        try:
-            parcel = pack_call(fn, args, kwargs, local=False)
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
-            return unsendable(fn, problem)
-        return self._start(_Task(Future(), parcel.to_bytes(), fn, unpack_value))
-
-    def submit_parcel(self, parcel: Parcel, job: Job) -> Future[Report]:
-        """Start a packed job, whose future gets the report as it came."""
-        return self._start(_Task(Future(), parcel.to_bytes(), job, _as_it_came))
-
-    def _start(self, task: _Task) -> Future[Any]:
-        with self._lock:
-            self._check()
-            self._pump.put(task)
-            self._pending.add(task.future)
-        task.future.add_done_callback(self._forget)
-        return task.future
-
-    def _check(self) -> None:
-        if self._pump.pid != os.getpid():
-            raise RuntimeError(_IN_CHILD)
-        if self._is_shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-
-    def _forget(self, future: Future[Any]) -> None:
-        with self._lock:
-            self._pending.discard(future)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; SCOOP's workers stay, for they are the program's."""
-        if self._pump.pid != os.getpid():
-            return
-        with self._lock:
-            self._is_shut_down = True
-            pending = list(self._pending)
-        if cancel_futures:
-            for future in pending:
-                future.cancel()
-        if wait:
-            concurrent.futures.wait(pending)
-
-
-def _as_it_came(report: Report, _label: object) -> Report:
-    return report
-
-
-def run_in_scoop(blob: bytes) -> tuple[bytes, ...]:
-    """Run a packed job in a SCOOP worker."""
-    vars(importlib.import_module("scoop"))["TIME_BETWEEN_STATUS_REPORTS"] = NEVER
-    return run_packed(blob)
-
-
-class _Pump:
-    """The one thread that talks to SCOOP."""
-
-    def __init__(self, scoop: Any) -> None:
-        import zmq
-        from scoop import _control, futures
-
-        scoop.TIME_BETWEEN_STATUS_REPORTS = NEVER
-        self.pid = os.getpid()
-        self._root = _control.current
-        self._make_scoop_future = futures._createFuture  # noqa: SLF001 - SCOOP has nothing public for a foreign thread
-        self._queue = _control.execQueue
-        self._socket = self._queue.socket
-        self._inbox: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-        self._wake_end, self._waking_end = os.pipe()
-        os.set_blocking(self._wake_end, False)
-        os.set_blocking(self._waking_end, False)
-        self._poller = zmq.Poller()
-        for source in (
-            self._socket.socket,
-            self._socket.direct_socket,
-            self._socket.infoSocket,
-            self._wake_end,
-        ):
-            self._poller.register(source, zmq.POLLIN)
-        self._socket.socket = _NotForReports(self._socket.socket, self._socket.status_update_thread)
-        self._pending: dict[Any, tuple[Any, _Task]] = {}
-        self._neighbours = _processes_of_this_machine()
-        self._lock = threading.Lock()
-        self._broken: str | None = None
-        self._is_ending = self._gives_up = False
-        self._thread = threading.Thread(target=self._run, name="bencher_job-scoop", daemon=True)
-        self._shut_scoop_down = self._queue.shutdown
-        self._queue.shutdown = self._end
-        self._thread.start()
-
-    def put(self, task: _Task) -> None:
-        with self._lock:
-            if self._broken is not None:
-                raise WorkerLost(f"SCOOP takes no more jobs: {self._broken}")
-            self._inbox.put(task)
-        self._wake()
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._waking_end, b"w")
-        except BlockingIOError:  # it has been woken often enough
-            pass
-
-    def _run(self) -> None:
-        try:
-            watched = time.monotonic()
-            while not self._has_ended():
-                self._send()
-                self._poller.poll(_WATCH_SECONDS * 1000 if self._pending else None)
-                self._receive()
-                if time.monotonic() - watched >= _WATCH_SECONDS:
-                    self._watch()
-                    watched = time.monotonic()
-            self._fail("the program has ended")
-        except BaseException as problem:  # noqa: BLE001 - SCOOP ends its threads by BaseExceptions
-            self._fail(f"{type(problem).__name__}: {problem}")
-
-    def _has_ended(self) -> bool:
-        is_idle = not self._pending and self._inbox.empty()
-        return self._gives_up or (self._is_ending and is_idle)
-
-    def _send(self) -> None:
-        while not self._inbox.empty():
-            task = self._inbox.get()
-            if task.future.set_running_or_notify_cancel():
-                scoop_future = self._make_scoop_future(run_in_scoop, task.blob)
-                self._pending[scoop_future.id] = scoop_future, task
-                self._socket.sendFuture(scoop_future)
-                scoop_future.args = ()
-
-    def _receive(self) -> None:
-        try:
-            while os.read(self._wake_end, 4096):
-                pass
-        except BlockingIOError:
-            pass
-        self._socket.pumpInfoSocket()
-        while self._socket.direct_socket.poll(0) or self._socket.socket.poll(0):
-            answer = self._socket._recv()  # noqa: SLF001 - as above
-            if answer and answer.id in self._pending:
-                scoop_future, task = self._pending.pop(answer.id)
-                scoop_future._delete()  # noqa: SLF001 - as above
-                _resolve(task, answer)
-
-    def _watch(self) -> None:
-        dead = [process.pid for process in self._neighbours if not _is_alive(process)]
-        if dead:
-            raise WorkerLost(f"of the processes that SCOOP started here, {dead} ended")
-
-    def _fail(self, reason: str) -> None:
-        with self._lock:
-            self._broken = reason
-        lost = [task for _, task in self._pending.values()]
-        self._pending.clear()
-        while not self._inbox.empty():
-            task = self._inbox.get()
-            if task.future.set_running_or_notify_cancel():
-                lost.append(task)
-        for task in lost:
-            label = describe(task.label)
-            task.future.set_exception(WorkerLost(f"SCOOP lost {label}: {reason}", job=label))
-
-    def _end(self) -> None:
-        """Finish what is pending when the program has ended, unless it has failed, then let SCOOP end."""
-        if self.pid == os.getpid() and threading.current_thread() is not self._thread:
-            self._queue.shutdown = self._shut_scoop_down
-            self._gives_up = not isinstance(self._root.exceptionValue, SystemExit | None)
-            self._is_ending = True
-            self._wake()
-            self._thread.join()
-        self._shut_scoop_down()
-
-
-class _NotForReports:
-    """A socket that SCOOP's reporting thread can't use: the pump does, and it is not made for two."""
-
-    def __init__(self, socket: Any, reporter: threading.Thread) -> None:
-        self._socket = socket
-        self._reporter = reporter
-
-    def __getattr__(self, name: str) -> Any:
-        if threading.current_thread() is self._reporter:
-            raise AttributeError(name)  # at which the thread ends
-        return getattr(self._socket, name)
-
-
-def _resolve(task: _Task, answer: Any) -> None:
-    try:
-        result = task.open(Report.of_parts(_parts_of(answer, task)), task.label)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
-        task.future.set_exception(error)
-    else:
-        task.future.set_result(result)
-
-
-def _parts_of(answer: Any, task: _Task) -> tuple[bytes, ...]:
-    if answer.exceptionValue is not None:  # the envelope lets none of the job's own through
-        label = describe(task.label)
-        raise WorkerLost(f"SCOOP lost {label}: its worker failed with {answer.exceptionValue!r}", job=label)
-    parts: tuple[bytes, ...] = answer.resultValue
-    return parts
-
-
-def _processes_of_this_machine() -> list[psutil.Process]:
-    try:
-        return [process for process in psutil.Process(os.getppid()).children() if process.pid != os.getpid()]
-    except psutil.Error:
-        return []
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
-_IN_CHILD: Final = (
-    "SCOOP belongs to the parent of this process. Submit from the program that SCOOP has started."
-)
-
-
-class _OnePump:
-    """The pump of this program, which has one SCOOP."""
-
-    def __init__(self) -> None:
-        self._pump: _Pump | None = None
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def get(self) -> _Pump:
-        with self._lock:
-            if self._pump is None:
-                self._pump = _Pump(_started_scoop())
-            if self._pump.pid != os.getpid():
-                raise BencherJobError(_IN_CHILD)
-            return self._pump
-
-
-_the_pump: Final = _OnePump()
-
-
-def _started_scoop() -> Any:
-    """Give the module when this is the root of a SCOOP program with workers; its launcher has imported it then."""
     scoop, futures = sys.modules.get("scoop"), sys.modules.get("scoop.futures")
     if scoop is None and not _is_installed():
         raise BencherJobError(
@@ -333,6 +71,8 @@ def _started_scoop() -> Any:
         raise BencherJobError(
             f"executor=SCOOP has no worker with -n {scoop.SIZE}: the root runs no jobs. {start}."
         )
+    if scoop.CONFIGURATION.get("backend", "ZMQ") != "ZMQ":
+        raise BencherJobError("executor=SCOOP needs SCOOP's own backend. Start it without --backend TCP.")
     return scoop
 
 
@@ -343,47 +83,171 @@ def _is_installed() -> bool:
         return False
 
 
-class ScoopEngine(Engine):
-    """Runs jobs in the workers of a SCOOP program."""
+class Wires:
+    """The root's sockets, which from now on are one thread's, but for `wake`."""
 
-    name = str(Executors.SCOOP)
+    def __init__(self, scoop: Any) -> None:
+        import zmq
+        from scoop import _control, _types
 
-    def __init__(self, executor: ScoopExecutor | None = None) -> None:
-        super().__init__()
-        self._adopted = executor
-        self.renew()
-        renew_after_fork(self)
+        self.name: bytes = scoop.worker
+        self.most_workers: int = scoop.SIZE - 1
+        self._zmq = zmq
+        self._make_future = _types.Future
+        self._futures: dict[Any, Any] = _control.futureDict
+        self._root_future = _control.current
+        self._queue = _control.execQueue
+        self._links = links = self._queue.socket
+        self._numbers = itertools.count()
+        self._wake_end, self._waking_end = os.pipe()
+        os.set_blocking(self._wake_end, False)
+        os.set_blocking(self._waking_end, False)
+        self._poller = zmq.Poller()
+        for source in (links.socket, links.direct_socket, links.infoSocket, self._wake_end):
+            self._poller.register(source, zmq.POLLIN)
+        scoop.TIME_BETWEEN_STATUS_REPORTS = NEVER
+        links.socket = _NotForReports(links.socket, links.status_update_thread)
+        links._poll = links.recvFuture = links.sendFuture = _refuse  # noqa: SLF001 - nobody else may read or write
 
-    def renew(self) -> None:
-        """Be without an executor, as a forked child is: SCOOP is its parent's."""
-        self._lock = threading.Lock()
-        self._own: ScoopExecutor | None = None
+    def before_end(self, act: Callable[[bool], None]) -> None:
+        """Have `act` called when the program has ended, with whether it failed, before SCOOP lets its workers go."""
+        shut_down, pid = self._queue.shutdown, os.getpid()
 
-    @property
-    def executor(self) -> ScoopExecutor:
-        """The executor, made when it is first asked for.
+        def end() -> None:
+            if pid == os.getpid():
+                self._queue.shutdown = shut_down
+                act(not isinstance(self._root_future.exceptionValue, SystemExit | None))
+            shut_down()
+
+        self._queue.shutdown = end
+
+    def watch(self, source: Any) -> None:
+        """Let `wait` end as well when there is something to read from a descriptor."""
+        self._poller.register(source, self._zmq.POLLIN)
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait for something to come in, or to be woken."""
+        self._poller.poll(None if seconds is None else int(seconds * 1000))
+        try:
+            while os.read(self._wake_end, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def wake(self) -> None:
+        """End the wait of the thread that the sockets belong to."""
+        try:
+            os.write(self._waking_end, b"w")
+        except BlockingIOError:  # it has been woken often enough
+            pass
+
+    def invite(self, port: int, token: bytes) -> None:
+        """Let the broker send an invitation to a worker, of those that ask it for work."""
+        invitation = self._future(self.name, join_crew, self.name, port, token)
+        self._links.socket.send_multipart([_TASK, pickle.dumps(invitation.id), pickle.dumps(invitation, 5)])
+
+    def send(self, worker: bytes, jobs: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+        """Send jobs to a worker that is alive: each with its number, and its function if it isn't there yet."""
+        future = pickle.dumps(self._future(worker, run_jobs, jobs), 5)
+        try:
+            self._links.direct_socket.send_multipart([worker, _TASK, future], flags=self._zmq.NOBLOCK)
+        except self._zmq.ZMQError:  # it is connected to the broker only
+            self._links.socket.send_multipart([_REPLY, future, worker])
+
+    def _future(self, owner: bytes, function: Callable[..., None], *args: Any) -> Any:
+        """Make what SCOOP sends; who runs a future that is its own sends nothing back."""
+        future = self._make_future(None, function, *args)
+        del self._futures[future.id]
+        future.id = owner, f"bencher_job-{next(self._numbers)}"
+        future.sendResultBack = False
+        return future
+
+    def received(self) -> Iterator[tuple[bytes, News, list[bytes]]]:
+        """Give what has come in from workers, with their names.
 
         Raises:
-            BencherJobError: where SCOOP can't run jobs, with how to start it.
+            Exception: when SCOOP shuts down.
         """
-        if self._adopted is not None:
-            return self._adopted
-        with self._lock:
-            if self._own is None:
-                self._own = ScoopExecutor()
-            return self._own
+        links = self._links
+        links.pumpInfoSocket()
+        while True:
+            if links.direct_socket.poll(0):
+                worker, *frames = links.direct_socket.recv_multipart()
+            elif links.socket.poll(0):
+                *frames, _, worker = links.socket.recv_multipart()
+            else:
+                return
+            if frames[:2] == [_REPLY, _OURS]:  # the rest is SCOOP's
+                yield worker, News(frames[2]), frames[3:]
 
-    def _submit(self, job: Job) -> Future[Any]:
-        executor = self.executor
+
+def _refuse(*_args: Any) -> Any:
+    raise BencherJobError(
+        "scoop.futures can't be used in a program whose jobs run by executor=SCOOP. Submit these calls to "
+        "Executors.factory('scoop') instead."
+    )
+
+
+class _NotForReports:
+    """A socket that SCOOP's reporting thread can't use: another thread does, and it is not made for two."""
+
+    def __init__(self, socket: Any, reporter: threading.Thread) -> None:
+        self._socket = socket
+        self._reporter = reporter
+
+    def __getattr__(self, name: str) -> Any:
+        if threading.current_thread() is self._reporter:
+            raise AttributeError(name)  # at which the thread ends
+        return getattr(self._socket, name)
+
+
+class _Member:
+    """What a worker knows as one of a crew."""
+
+    def __init__(self, root: bytes, port: int, token: bytes) -> None:
+        import scoop
+        import zmq
+        from scoop import _control
+
+        self._root = root
+        self._zmq = zmq
+        waiting = _control.execQueue
+        waiting.lowwatermark, waiting.highwatermark = -1, math.inf
+        self._links = waiting.socket
+        scoop.TIME_BETWEEN_STATUS_REPORTS = NEVER
+        self._links.socket = _NotForReports(self._links.socket, self._links.status_update_thread)
+        self._links.addPeer(root)
+        self.line = WorkersLine(root.decode().rpartition(":")[0], port, token, scoop.worker)
+
+    def tell(self, news: News, *parts: bytes) -> None:
+        """Send something to the root, by way of the broker where there is no other."""
+        frames = [_REPLY, _OURS, news.value, *parts]
         try:
-            parcel = pack(job, local=False)
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
-            return unsendable(job, problem)
-        return executor.submit_parcel(parcel, job)
+            self._links.direct_socket.send_multipart([self._root, *frames], flags=self._zmq.NOBLOCK)
+        except self._zmq.ZMQError:
+            self._links.socket.send_multipart([*frames, self._root])
 
-    def release(self) -> None:
-        """Take no more jobs; SCOOP's workers stay, for they are the program's."""
-        with self._lock:
-            own, self._own = self._own, None
-        if own is not None:
-            own.shutdown()
+
+_member: _Member | None = None
+
+
+def join_crew(root: bytes, port: int, token: bytes) -> None:
+    """Be one of the crew from now on: runs in a worker, as a task of SCOOP's."""
+    global _member  # noqa: PLW0603 - a fact about the process
+    if _member is None:
+        _member = _Member(root, port, token)
+    _member.tell(News.HELLO, os.uname().nodename.encode(), b"%d" % os.getpid())
+
+
+def run_jobs(jobs: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+    """Run jobs one after the other: runs in a worker, as a task of SCOOP's."""
+    member = _member
+    if member is None:
+        return
+    try:
+        for number, rest, function in jobs:
+            if member.line.begin(number):
+                report = run_split(rest, function)
+                member.tell(News.REPORT, b"%d" % number, *map(bytes, report.parts()))
+    except BaseException as error:  # noqa: BLE001 - or the root would wait for ever
+        member.tell(News.FAILURE, told(error).encode())

@@ -33,7 +33,7 @@ from .pickling import OutwardPickler, dumps
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["Call", "Parcel", "load", "pack", "pack_call"]
+__all__ = ["LOADED_FUNCTIONS", "Call", "Parcel", "is_loaded", "load", "pack", "pack_call"]
 
 FILE_FROM: Final = 1 << 16
 """Size in bytes above which a function is written to a file for local workers."""
@@ -155,6 +155,11 @@ def load(parcel: Parcel) -> Call:
     return Call(function, args, kwargs, names, media_folder, submitter)
 
 
+def is_loaded(digest: bytes) -> bool:
+    """Whether this worker keeps a function, as one of those that it used last."""
+    return _functions.has(digest)
+
+
 class _LoadedFunctions:
     """The functions that this worker used last, by digest."""
 
@@ -165,6 +170,10 @@ class _LoadedFunctions:
 
     def renew(self) -> None:
         self._lock = threading.Lock()
+
+    def has(self, digest: bytes) -> bool:
+        with self._lock:
+            return digest in self._functions
 
     def function_of(self, parcel: Parcel) -> Callable[..., Any]:
         with self._lock:

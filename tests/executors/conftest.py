@@ -62,14 +62,14 @@ class Script:
     folder: Path
     process: subprocess.Popen[str] | None = None
 
-    def start(self, source: str, *launcher: str) -> subprocess.Popen[str]:
-        """Start it as its own session, by `python` or by `python -m scoop ...`."""
+    def start(self, source: str, *launcher: str, **environment: str) -> subprocess.Popen[str]:
+        """Start it as its own session, by `python` or by `python -m scoop ...`, with more variables."""
         path = self.folder / "script.py"
         path.write_text(textwrap.dedent(source))
         self.process = subprocess.Popen(
             [sys.executable, *launcher, str(path)],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,9 +77,9 @@ class Script:
         )
         return self.process
 
-    def run(self, source: str, *launcher: str) -> Any:
+    def run(self, source: str, *launcher: str, **environment: str) -> Any:
         """Run it to its end, and give what it wrote to out.json."""
-        process = self.start(source, *launcher)
+        process = self.start(source, *launcher, **environment)
         _, errors = process.communicate(timeout=PATIENCE)
         out = self.folder / "out.json"
         assert out.exists(), errors
@@ -90,6 +90,22 @@ class Script:
         path = self.folder / name
         assert _until(lambda: path.exists() and path.read_text() != "")
         return path.read_text()
+
+    def tell(self, name: str) -> None:
+        """Make a file that the program waits for."""
+        (self.folder / name).touch()
+
+    def processes(self) -> list[psutil.Process]:
+        """What it has started that still runs, be it a child of somebody else's meanwhile."""
+        session = self.process.pid
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (ProcessLookupError, psutil.Error):
+                continue
+        return found
 
     def end(self) -> None:
         """End it with all that it started."""

@@ -2,16 +2,74 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import textwrap
+
+import psutil
 import pytest
 
 SCOOP = ("-m", "scoop", "-q", "-n", "3")
+PATIENCE = 20.0
+
+TOOLS = """
+    import concurrent.futures as cf, json, os, signal, threading, time
+    from pathlib import Path
+    from bencher_job import BencherJobError, Executors, Job, WorkerLost, cached_job
+    from bencher_job.testing import CallCounter
+
+    HERE = Path(__file__).parent
+
+    def wait_for(name, seconds=20):
+        end = time.monotonic() + seconds
+        while not (HERE / name).exists():
+            if time.monotonic() > end:
+                raise TimeoutError(name)
+            time.sleep(0.005)
+
+    def tell(value, name="out.json"):
+        (HERE / "part").write_text(json.dumps(value))
+        (HERE / "part").rename(HERE / name)
+"""
 
 
-def test_runs_jobs_in_workers_as_any_executor_does(script):
-    out = script.run(
+@pytest.fixture
+def run(script):
+    """Run a program under SCOOP to its end, and give what it told."""
+
+    def run(source, *launcher, **environment):
+        source = textwrap.dedent(TOOLS) + textwrap.dedent(source)
+        return script.run(source, *(launcher or SCOOP), **environment)
+
+    return run
+
+
+@pytest.fixture
+def start(script):
+    """Start a program under SCOOP."""
+    return lambda source, *launcher: script.start(
+        textwrap.dedent(TOOLS) + textwrap.dedent(source), *(launcher or SCOOP)
+    )
+
+
+@pytest.fixture
+def patched(tmp_path):
+    """Give the environment of a program of which each process runs some lines first."""
+
+    def patched(lines):
+        folder = tmp_path / "patch"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(textwrap.dedent(lines))
+        paths = [str(folder), os.environ.get("PYTHONPATH"), *filter(None, __import__("sys").path)]
+        return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+    return patched
+
+
+def test_runs_calls_in_workers_as_any_executor_does(run):
+    out = run(
         """
-        import concurrent.futures as cf, json, os, threading
-        from bencher_job import Executors, Job, cached_job
         from bencher_job._executors import engine_for, inside_worker
 
         class Point:
@@ -29,15 +87,12 @@ def test_runs_jobs_in_workers_as_any_executor_does(script):
         if __name__ == "__main__":
             offset, out = 40, {}
             with Executors.factory("scoop") as executor:
-                out["map"] = list(executor.map(lambda x: x + offset, range(100)))
+                out["map"] = list(executor.map(lambda x: x + offset, range(300)))
                 out["same class"] = type(executor.submit(make, 1).result(20)) is Point
                 out["elsewhere"] = executor.submit(os.getpid).result(20) != os.getpid()
-                called = threading.Event()
-                executor.submit(abs, -1).add_done_callback(lambda future: called.set())
-                out["called back"] = called.wait(20)
                 with cf.ThreadPoolExecutor(8) as threads:
-                    futures = list(threads.map(lambda i: executor.submit(abs, -i), range(100)))
-                out["threads"] = [future.result(20) for future in futures] == list(range(100))
+                    futures = list(threads.map(lambda i: executor.submit(abs, -i), range(400)))
+                out["threads"] = [future.result(20) for future in futures] == list(range(400))
                 out["unpicklable"] = type(executor.submit(threading.Lock).exception(20)).__name__
                 out["exit"] = type(executor.submit(exit).exception(20)).__name__
             try:
@@ -51,13 +106,12 @@ def test_runs_jobs_in_workers_as_any_executor_does(script):
             out["large"] = len(outcome(engine, bytes, 5_000_000).value)
             nested = outcome(engine, lambda: engine_for("scoop").submit(Job("a", abs, {}, "k")))
             out["nested"] = str(nested.error)
-            json.dump(out, open("out.json", "w"))
-        """,
-        *SCOOP,
+            tell(out)
+        """
     )
 
-    assert out["map"] == list(range(40, 140))
-    assert all(out[name] is True for name in ("same class", "elsewhere", "called back", "threads", "inside"))
+    assert out["map"] == list(range(40, 340))
+    assert all(out[name] is True for name in ("same class", "elsewhere", "threads", "inside"))
     assert (out["unpicklable"], out["exit"]) == ("BencherJobError", "SystemExit")
     assert out["after"] == "cannot schedule new futures after shutdown"
     assert out["error"] == ["LookupError", ["a", 1], True]
@@ -65,120 +119,581 @@ def test_runs_jobs_in_workers_as_any_executor_does(script):
     assert "root program only" in out["nested"]
 
 
-@pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
-def test_a_dead_worker_fails_what_is_pending_and_hangs_nothing(script, death):
-    out = script.run(
-        f"""
-        import concurrent.futures as cf, json, os, time
-        from bencher_job import Executors
+def test_callbacks_fire_and_timeouts_count_while_the_root_does_other_things(run):
+    out = run(
+        """
+        if __name__ == "__main__":
+            executor = Executors.factory("scoop")
+            executor.submit(abs, -1).result(20)
+            called = threading.Event()
+            executor.submit(abs, -1).add_done_callback(lambda future: called.set())
+            prompt = called.wait(5)
+            slow = executor.submit(wait_for, "go")
+            begun = time.monotonic()
+            try:
+                slow.result(0.3)
+            except cf.TimeoutError:
+                waited = time.monotonic() - begun
+            (HERE / "go").touch()
+            tell([prompt, waited, slow.exception(20)])
+        """
+    )
 
-        def die(): {death}
+    prompt, waited, problem = out
+    assert (prompt, problem) == (True, None)
+    assert 0.3 <= waited < 0.8
+
+
+def test_results_are_kept_as_they_complete(run):
+    """Also when nobody reads their futures, and before all are done."""
+    out = run(
+        """
+        @cached_job(executor="scoop")
+        def work(name):
+            if name == "last":
+                wait_for("go")
+            return name
+
+        if __name__ == "__main__":
+            last, *others = [work.submit(name) for name in ["last", *"abcdef"]]
+            cf.wait(others, 20)
+            kept = sorted(record.arguments["name"] for record in work.cache.records())
+            pending = not last.done()
+            (HERE / "go").touch()
+            tell([kept, pending, last.result(20)])
+        """
+    )
+
+    assert out == [list("abcdef"), True, "last"]
+
+
+def test_keys_and_claims_are_the_same_at_the_root_and_in_workers(run):
+    """A worker finds under the key what the root has computed, and the other way round."""
+    out = run(
+        """
+        @cached_job
+        def inner(x):
+            CallCounter(HERE / "calls").tick()
+            return 2 * x
+
+        @cached_job(executor="scoop")
+        def outer(x):
+            return inner(x), inner.key(x), os.getpid()
+
+        if __name__ == "__main__":
+            inner(1)
+            values = [list(outer(x)) for x in (1, 2)]
+            here = [inner.key(1), inner.key(2)]
+            tell([values, here, inner.is_cached(2), inner(2), CallCounter(HERE / "calls").count, os.getpid()])
+        """
+    )
+
+    values, keys, is_cached, value, calls, root = out
+    assert [value[:2] for value in values] == [[2, keys[0]], [4, keys[1]]]
+    assert root not in {value[2] for value in values}
+    assert (is_cached, value, calls) == (True, 4, 2)
+
+
+def test_records_tell_the_worker(run):
+    out = run(
+        """
+        @cached_job(executor="scoop")
+        def where():
+            return os.getpid()
+
+        if __name__ == "__main__":
+            pid = where()
+            (record,) = where.cache.records()
+            tell([pid, record.pid, record.executor, os.getpid()])
+        """
+    )
+
+    pid, recorded, executor, root = out
+    assert pid == recorded != root
+    assert executor == "SCOOP"
+
+
+DEATHS = {
+    "exits": "os._exit(3)",
+    "is killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "crashes": "__import__('ctypes').string_at(0)",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
+def test_a_worker_that_dies_costs_the_job_that_it_ran(run, death):
+    """It is told within two seconds, the others go on, and what was merely beside it runs again."""
+    out = run(
+        f"""
+        def work(x):
+            if x == 250:
+                {death}
+            return -x
 
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
-            kept = executor.submit(abs, -1).result(20)
-            futures = [executor.submit(time.sleep, 600), executor.submit(die), executor.submit(abs, -1)]
+            executor.submit(abs, -1).result(20)
+            futures = [executor.submit(work, x) for x in range(500)]
             begun = time.monotonic()
-            lost = [repr(future.exception(20)) for future in futures[:2]]
+            lost = futures[250].exception(20)
             seconds = time.monotonic() - begun
+            rest = futures[:250] + futures[251:]
+            values = [future.result(20) for future in rest] == [-x for x in range(500) if x != 250]
+            tell([type(lost).__name__, str(lost), lost.job, seconds, values, executor.submit(abs, -1).result(20)])
+        """
+    )
+
+    kind, message, label, seconds, others_are_right, after = out
+    assert (kind, label) == ("WorkerLost", "work")
+    assert "lost work: its worker" in message
+    assert seconds < 2
+    assert others_are_right
+    assert after == 1
+
+
+def test_an_idle_worker_that_is_killed_costs_nothing(run):
+    out = run(
+        """
+        def meet(name):
+            (HERE / f"{name} is there").touch()
+            wait_for("a is there"), wait_for("b is there")
+            return os.getpid()
+
+        if __name__ == "__main__":
+            executor = Executors.factory("scoop")
+            victim, other = [future.result(20) for future in [executor.submit(meet, name) for name in "ab"]]
+            os.kill(victim, signal.SIGKILL)
+            pids = {executor.submit(os.getpid).result(20) for _ in range(50)}
+            tell([list(pids), other, victim])
+        """
+    )
+
+    pids, other, victim = out
+    assert pids == [other]
+    assert victim != other
+
+
+def test_a_cached_job_is_told_of_its_workers_death_by_name(run):
+    out = run(
+        """
+        @cached_job(executor="scoop")
+        def work(x):
+            if x == 2:
+                os._exit(1)
+            return x
+
+        if __name__ == "__main__":
+            sweep = work.sweep({"x": [1, 2, 3]}).run()
+            (failure,) = sweep.failures
+            tell([[row["result"] for row in sweep.results], type(failure.error).__name__, failure.error.job])
+        """
+    )
+
+    results, kind, label = out
+    assert results == [1, 3]
+    assert kind == "WorkerLost"
+    assert label.startswith("job '")
+    assert label.endswith("work(x=2)")
+
+
+def test_without_workers_nothing_hangs(run):
+    out = run(
+        """
+        def die():
+            wait_for("go")
+            os._exit(1)
+
+        if __name__ == "__main__":
+            executor = Executors.factory("scoop")
+            futures = [executor.submit(die), executor.submit(die), executor.submit(abs, -1)]
+            (HERE / "go").touch()
+            lost = [repr(future.exception(20)) for future in futures]
             try:
                 executor.submit(abs, -1)
             except Exception as error:
                 after = repr(error)
-            json.dump([kept, lost, seconds, after], open("out.json", "w"))
-        """,
-        *SCOOP,
+            tell([lost, after])
+        """
     )
 
-    kept, lost, seconds, after = out
-    assert kept == 1
+    lost, after = out
     assert all(error.startswith("WorkerLost('SCOOP lost") for error in lost)
-    assert seconds < 3
-    assert after.startswith("WorkerLost('SCOOP takes no more jobs")
+    assert "all workers are gone" in lost[2]
+    assert after == "WorkerLost('SCOOP takes no more jobs: all workers are gone')"
 
 
-def test_what_is_pending_when_the_script_ends_is_finished_and_kept(script):
-    process = script.start(
+IMPATIENT = """
+    import scoop, scoop._types
+    scoop.TIME_BETWEEN_STATUS_REPORTS = 10**9
+    scoop.TIME_BETWEEN_STATUS_PRUNING = 0.2
+    scoop._types.POLLING_TIME = 100
+"""
+"""What makes SCOOP lose track of jobs within a second, as it does of those that take longer than a minute."""
+
+
+@pytest.mark.parametrize(
+    ("wait", "is_once"),
+    [('Executors.factory("scoop")', True), ("scoop.futures", False)],
+    ids=["ours", "SCOOP's own"],
+)
+def test_long_jobs_run_once(run, patched, wait, is_once):
+    """And they would run again by SCOOP's own futures: the second case shows that the first one proves something."""
+    out = run(
+        f"""
+        import scoop.futures
+
+        def work(x):
+            CallCounter(HERE / "calls").tick()
+            time.sleep(0.1 if scoop.IS_ORIGIN else 2)  # SCOOP's root runs jobs as well, and is to wait for the others
+
+        if __name__ == "__main__":
+            list({wait}.map(work, range(6)))
+            tell(CallCounter(HERE / "calls").count)
+        """,
+        **patched(IMPATIENT),
+    )
+
+    assert (out == 6) is is_once
+
+
+def test_jobs_behind_a_long_one_go_to_another_worker(run):
+    """Jobs that were short so far are sent several at a time; when one is long after all the rest is asked back."""
+    out = run(
         """
-        import time
-        from bencher_job import cached_job
+        def work(x):
+            CallCounter(HERE / "calls").tick()
+            if x == 230:
+                wait_for("the others have ended")
+            return x
 
+        if __name__ == "__main__":
+            executor = Executors.factory("scoop")
+            futures = [executor.submit(work, x) for x in range(400)]
+            long = futures.pop(230)
+            done, pending = cf.wait(futures, 20)
+            (HERE / "the others have ended").touch()
+            tell([len(done), long.result(20), CallCounter(HERE / "calls").count])
+        """
+    )
+
+    assert out == [399, 230, 400]
+
+
+FAKE_SSH = """#!/bin/bash
+# Stands in for ssh on one machine: drops the options and the host, and runs the command here.
+while [[ "$1" == -* ]]; do shift; done
+shift
+exec bash -c "$*"
+"""
+
+
+@pytest.fixture
+def two_hosts(tmp_path):
+    """Give the launcher of a program with its root on one host and two workers on another."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(FAKE_SSH)
+    ssh.chmod(0o700)
+    hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.2")
+    return "-m", "scoop", "-q", "--ssh-executable", str(ssh), "--tunnel", "--host", *hosts, "-n", "3"
+
+
+def test_two_hosts_work(run, script, two_hosts):
+    """A worker of the other one that is killed is noticed as well, and all of them end with the program."""
+    out = run(
+        """
+        @cached_job(executor="scoop")
+        def work(x):
+            if x == 30:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return x, os.getppid()
+
+        if __name__ == "__main__":
+            sweep = work.sweep({"x": range(60)}).run()
+            (failure,) = sweep.failures
+            parents = {row["result"][1] for row in sweep.results}
+            tell([len(sweep.results), repr(failure.error), list(parents), os.getppid()])
+        """,
+        *two_hosts,
+    )
+
+    results, lost, parents, parent_of_root = out
+    assert results == 59
+    assert lost.startswith("WorkerLost(")
+    assert len(parents) == 1
+    assert parents != [parent_of_root]
+    assert script.processes() == []
+
+
+NO_ROUTE = """
+    from scoop._comm.scoopzmq import ZMQCommunicator
+    ZMQCommunicator.addPeer = lambda self, peer: None
+"""
+"""What lets SCOOP's processes reach nothing but the broker, as through a tunnel."""
+
+
+def test_workers_that_reach_the_broker_alone_get_their_jobs_by_it(run, patched):
+    out = run(
+        """
+        if __name__ == "__main__":
+            executor = Executors.factory("scoop")
+            large = executor.submit(bytes, 3_000_000)
+            tell([list(executor.map(abs, range(-300, 0))), len(large.result(20))])
+        """,
+        **patched(NO_ROUTE),
+    )
+
+    assert out == [list(range(300, 0, -1)), 3_000_000]
+
+
+def test_a_function_travels_to_each_worker_once(run):
+    out = run(
+        """
+        class Loaded:
+            def __init__(self):
+                self.data = bytes(3_000_000)
+
+            def __setstate__(self, state):
+                CallCounter(HERE / "loads").tick()
+                self.__dict__.update(state)
+
+        if __name__ == "__main__":
+            held = Loaded()
+            executor = Executors.factory("scoop")
+            lengths = set(executor.map(lambda x: len(held.data) + x % 2, range(100)))
+            tell([sorted(lengths), CallCounter(HERE / "loads").count])
+        """
+    )
+
+    lengths, loads = out
+    assert lengths == [3_000_000, 3_000_001]
+    assert 1 <= loads <= 2
+
+
+def test_a_function_that_a_worker_has_not_kept_is_sent_again(run):
+    """Here because it could not be loaded at first."""
+    out = run(
+        """
+        class Late:
+            def __init__(self):
+                self.ready = False
+
+            def __setstate__(self, state):
+                if not (HERE / "ready").exists():
+                    raise LookupError("too early")
+
+        if __name__ == "__main__":
+            held = Late()
+            executor = Executors.factory("scoop")
+            function = lambda x: (held, x)[1]
+            early = [str(executor.submit(function, x).exception(20)) for x in range(4)]
+            (HERE / "ready").touch()
+            tell([early, [executor.submit(function, x).result(20) for x in range(4)]])
+        """
+    )
+
+    early, values = out
+    assert all("LookupError: too early" in message for message in early)
+    assert values == [0, 1, 2, 3]
+
+
+def test_what_is_pending_when_the_script_ends_is_finished_and_kept(start, script):
+    process = start(
+        """
         @cached_job(executor="scoop")
         def late(x):
-            time.sleep(0.3)
+            wait_for("go")
             return x
 
         if __name__ == "__main__":
             for x in range(4):
                 late.submit(x)
-        """,
-        *SCOOP,
+            tell("submitted", "ready")
+        """
     )
-    process.communicate(timeout=20)
+    script.told("ready")
+    script.tell("go")
+    process.communicate(timeout=PATIENCE)
 
-    out = script.run("""
+    assert sorted(kept(script, "late")) == [0, 1, 2, 3]
+    assert script.processes() == []
+
+
+def kept(script, function):
+    """Give the arguments `x` of a function of the script whose results were kept."""
+    return script.run(
+        f"""
         import json
-        from bencher_job import cached_job
+        from bencher_job import FutureCache
 
-        @cached_job
-        def late(x):
-            time.sleep(0.3)
+        with FutureCache(overwrite=False) as cache:
+            found = [record.arguments["x"] for record in cache.records(function="script.{function}")]
+        json.dump(found, open("out.json", "w"))
+        """
+    )
+
+
+def test_what_was_done_when_the_root_is_killed_was_kept_and_nothing_is_left_behind(start, script, until):
+    start(
+        """
+        @cached_job(executor="scoop")
+        def work(x):
+            if x < 0:
+                wait_for("never")
             return x
 
-        json.dump([record.key for record in late.cache.cache.records()], open("out.json", "w"))
-    """)
-
-    assert len(out) == 4
-
-
-def test_a_script_that_fails_ends(script):
-    process = script.start(
+        if __name__ == "__main__":
+            endless = work.submit(-1)
+            cf.wait([work.submit(x) for x in range(5)], 20)
+            tell(os.getpid(), "ready")
+            endless.result()
         """
-        import time
-        from bencher_job import Executors
+    )
+    root = json.loads(script.told("ready"))
+
+    os.kill(root, signal.SIGKILL)
+    script.process.communicate(timeout=PATIENCE)
+
+    assert until(lambda: script.processes() == [])
+    assert sorted(kept(script, "work")) == [0, 1, 2, 3, 4]
+
+
+def test_workers_on_another_host_leave_when_the_root_is_killed(start, script, until, two_hosts):
+    """Though nobody there can be told: the launcher only reaches what it has started itself."""
+    start(
+        """
+        if __name__ == "__main__":
+            pids = {Executors.factory("scoop").submit(os.getpid).result(20)}
+            tell([os.getpid(), *pids], "ready")
+            time.sleep(600)
+        """,
+        *two_hosts,
+    )
+    root, worker = json.loads(script.told("ready"))
+
+    os.kill(root, signal.SIGKILL)
+
+    assert until(lambda: not psutil.pid_exists(worker))
+    script.process.communicate(timeout=PATIENCE)
+
+
+def test_an_interrupt_leaves_nothing_behind(start, script, until):
+    start(
+        """
+        @cached_job(executor="scoop")
+        def work(x):
+            if x > 0:
+                wait_for("never")
+            return x
+
+        if __name__ == "__main__":
+            futures = [work.submit(x) for x in range(20)]
+            futures[0].result(20)
+            tell("running", "ready")
+            futures[1].result()
+        """
+    )
+    script.told("ready")
+
+    os.killpg(script.process.pid, signal.SIGINT)
+    script.process.communicate(timeout=PATIENCE)
+
+    assert until(lambda: script.processes() == [])
+    assert kept(script, "work") == [0]
+
+
+def test_a_script_that_fails_ends(start):
+    process = start(
+        """
         if __name__ == "__main__":
             Executors.factory("scoop").submit(time.sleep, 600)
             raise ValueError("on purpose")
-        """,
-        *SCOOP,
+        """
     )
 
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=PATIENCE)
 
     assert "on purpose" in output + errors
 
 
-def test_a_program_without_workers_is_refused(script):
-    out = script.run(
+def test_a_program_without_workers_is_refused(run):
+    out = run(
         """
-        import json
-        from bencher_job import Executors
         if __name__ == "__main__":
             try:
                 Executors.factory("scoop")
-            except Exception as error:
-                json.dump(repr(error), open("out.json", "w"))
+            except BencherJobError as error:
+                tell(str(error))
         """,
         *SCOOP[:-1],
         "1",
     )
 
-    assert out.startswith("BencherJobError('executor=SCOOP has no worker with -n 1")
+    assert out.startswith("executor=SCOOP has no worker with -n 1")
 
 
-def test_an_idle_pump_uses_no_time(script):
-    out = script.run(
+def test_scoops_own_futures_beside_it_end_the_program_rather_than_hang(start):
+    process = start(
         """
-        import json, time
-        from bencher_job import Executors
+        import scoop.futures
+        if __name__ == "__main__":
+            Executors.factory("scoop").submit(abs, -1).result(20)
+            list(scoop.futures.map(abs, range(100)))
+        """
+    )
+
+    output, errors = process.communicate(timeout=PATIENCE)
+
+    assert "scoop.futures can't be used in a program whose jobs run by executor=SCOOP" in output + errors
+
+
+def test_scoops_own_futures_inside_a_job_run_there(run):
+    out = run(
+        """
+        import scoop.futures
+
+        def nested(x):
+            return sum(scoop.futures.map(abs, range(-x, 0)))
+
+        if __name__ == "__main__":
+            tell(list(Executors.factory("scoop").map(nested, [1, 2, 300])))
+        """
+    )
+
+    assert out == [1, 3, 45150]
+
+
+def test_a_forked_child_of_the_root_is_told_that_scoop_is_its_parents(run):
+    out = run(
+        """
+        if __name__ == "__main__":
+            executor = Executors.factory("scoop")
+            executor.submit(abs, -1).result(20)
+            read, write = os.pipe()
+            if os.fork() == 0:
+                try:
+                    executor.submit(abs, -1)
+                except RuntimeError as error:
+                    os.write(write, str(error).encode())
+                os._exit(0)
+            os.wait()
+            tell([os.read(read, 1000).decode(), executor.submit(abs, -2).result(20)])
+        """
+    )
+
+    assert out[0].startswith("SCOOP belongs to the parent of this process")
+    assert out[1] == 2
+
+
+def test_an_idle_pump_uses_no_time(run):
+    out = run(
+        """
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
             executor.submit(abs, -1).result(20)
             before = time.process_time()
             executor.submit(time.sleep, 1.5).result(20)
-            json.dump(time.process_time() - before, open("out.json", "w"))
-        """,
-        *SCOOP,
+            tell(time.process_time() - before)
+        """
     )
 
     assert out < 0.2
