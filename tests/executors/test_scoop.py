@@ -28,6 +28,11 @@ TOOLS = """
                 raise TimeoutError(name)
             time.sleep(0.005)
 
+    def meet(name):
+        (HERE / f"{name} is there").touch()
+        wait_for("a is there"), wait_for("b is there")
+        return os.getpid()
+
     def tell(value, name="out.json"):
         (HERE / "part").write_text(json.dumps(value))
         (HERE / "part").rename(HERE / name)
@@ -254,11 +259,6 @@ def test_a_worker_that_dies_costs_the_job_that_it_ran(run, death):
 def test_an_idle_worker_that_is_killed_costs_nothing(run):
     out = run(
         """
-        def meet(name):
-            (HERE / f"{name} is there").touch()
-            wait_for("a is there"), wait_for("b is there")
-            return os.getpid()
-
         if __name__ == "__main__":
             executor = Executors.factory("scoop")
             victim, other = [future.result(20) for future in [executor.submit(meet, name) for name in "ab"]]
@@ -562,18 +562,20 @@ def test_workers_on_another_host_leave_when_the_root_is_killed(start, script, un
     start(
         """
         if __name__ == "__main__":
-            pids = {Executors.factory("scoop").submit(os.getpid).result(20)}
+            executor = Executors.factory("scoop")
+            pids = [future.result(20) for future in [executor.submit(meet, name) for name in "ab"]]
             tell([os.getpid(), *pids], "ready")
             time.sleep(600)
         """,
         *two_hosts,
     )
-    root, worker = json.loads(script.told("ready"))
+    root, *workers = json.loads(script.told("ready"))
 
     os.kill(root, signal.SIGKILL)
 
-    assert until(lambda: not psutil.pid_exists(worker))
+    assert until(lambda: not any(map(psutil.pid_exists, workers)))
     script.process.communicate(timeout=PATIENCE)
+    assert script.processes() == []
 
 
 def test_an_interrupt_leaves_nothing_behind(start, script, until):
