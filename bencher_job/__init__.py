@@ -32,8 +32,10 @@ from ._future import JobFuture
 from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
+from ._plan import Plan
 from ._record import CacheInfo, FunctionInfo, Record
-from ._sweep import Plan, Sweep, SweepFailure
+from ._results import SweepFailure
+from ._sweep import Sweep
 
 if TYPE_CHECKING:
     from ._explanation import Cause, Explanation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from . import _settings
 from ._attempts import Attempts, RetryOn, seconds_of
 from ._counts import Counts
-from ._errors import warn_caller
-from ._executors import Executors, PoolSettings
+from ._errors import BencherJobError, warn_caller
+from ._executors import Executors, PoolSettings, inside_worker
 from ._flights import flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
@@ -70,11 +70,15 @@ class Prefetched(dict[str, Any]):
 
     Attributes:
         seconds: how long the function of each had run.
+        store: the store that was asked.
+        puts: its number of puts before it was asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store, puts: int) -> None:
         super().__init__()
         self.seconds: dict[str, float] = {}
+        self.store = store
+        self.puts = puts
 
 
 class FutureCache:
@@ -224,13 +228,67 @@ class FutureCache:
 
     def prefetch(self, keys: Iterable[str]) -> Prefetched:
         """Look keys up in bulk: the values that are remembered, by key. Nothing is computed."""
-        found = Prefetched()
-        for key, hit in self.cache.get_many(keys, mapped=self._mapped).items():
+        store = self.cache
+        found = Prefetched(store, store.puts)
+        for key, hit in store.get_many(keys, mapped=self._mapped).items():
             value = load(key, hit)
             if value is not MISS:
                 found[key] = value
                 found.seconds[key] = hit.seconds
         return found
+
+    def look_up(self, keys: Sequence[str]) -> tuple[list[Any], Prefetched]:
+        """Look keys up in bulk and count the hits: a value of its own for each, or `MISS`; and what `start` asks for.
+
+        With `overwrite=True` all are misses.
+        """
+        if self.overwrite:
+            store = self.cache
+            return [MISS] * len(keys), Prefetched(store, store.puts)
+        found = self.prefetch(keys)
+        values = []
+        for key in keys:
+            value = found.pop(key, MISS)
+            if value is not MISS:
+                self._counts.hit(found.seconds[key])
+            elif key in found.seconds:  # a key that is asked for twice
+                value = self._remembered(key, found.store)
+            values.append(value)
+        return values, found
+
+    def start(self, job: Job, asked: Prefetched) -> JobFuture[Any]:
+        """Run a job that was not found when the store was asked, or join it in flight.
+
+        Raises:
+            BencherJobError: when the executor can't take jobs, or the job waits for itself.
+        """
+        return self._run(job, asked.store, asked.puts, fresh=self.overwrite)
+
+    def _run(self, job: Job, store: Store, puts: int, *, fresh: bool) -> JobFuture[Any]:
+        """Run a job that may be waited for, or join it; in a callback of a future of this cache it runs in line.
+
+        Such a callback is called by the thread that must first be done with it to resolve any other future.
+        """
+        here = self._runs.is_writing()
+        future = self._runner.run(job, store, puts, fresh=fresh, here=here)
+        if here and not future.done():
+            raise BencherJobError(
+                f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
+            )
+        return future
+
+    @property
+    def runs_in_line(self) -> bool:
+        """Whether a job that is started in this thread runs in it, before `start` returns."""
+        return self._runs.is_serial or inside_worker() or self._runs.is_writing()
+
+    @property
+    def workers(self) -> int | None:
+        """How many jobs run at once, where the executor says."""
+        try:
+            return self._runs.engine.workers
+        except BencherJobError:  # such an executor isn't there
+            return None
 
     def submit(self, job: Job, prefetched: Mapping[str, Any] | None = None) -> JobFuture[Any]:
         """Answer a job from what is remembered, or join it in flight, or run it.

@@ -15,7 +15,8 @@ from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Identity
 from ._settings import cache_directory
-from ._sweep import Sweep, stream
+from ._stream import stream
+from ._sweep import Sweep
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
@@ -67,12 +68,28 @@ class _CachedCalls(Generic[P, R]):
         """Ask for a call's value without waiting for it, where the executor runs jobs elsewhere."""
         return self._self_cache.submit_call(self._with_bound(args), kwargs)
 
-    def map(self, *iterables: Iterable[Any]) -> Iterator[R]:
-        """Give the values for the arguments that the iterables bring, in order, as `concurrent.futures.Executor.map`.
+    def map(
+        self, *iterables: Iterable[Any], ordered: bool = True, buffersize: int | None = None
+    ) -> Iterator[R]:
+        """Give the values for the arguments that the iterables bring, as `concurrent.futures.Executor.map`.
 
-        The iterables are read as values are taken, a bounded number of jobs ahead, so they may be endless.
+        Remembered values are looked up in bulk, and the others run as far ahead as there is room. An exception of a job
+        is raised at its place and ends the iterator; so does one of the iterables, after the values before it. When the
+        iterator ends or is closed, jobs that have not begun are cancelled.
+
+        Args:
+            iterables: each brings the values of one parameter, in order; they may be endless. They are read ahead, so
+                give each call objects of its own.
+            ordered: give values in the order of the calls; otherwise as they complete.
+            buffersize: how many calls may be under way, looked up or running ahead of the values that were taken; by
+                default 1024.
+
+        Raises:
+            TypeError: when the buffer's size is no whole number.
+            ValueError: when it is below 1.
         """
-        return stream(self._self_cache, (self._with_bound(args) for args in zip(*iterables, strict=False)))
+        calls = (self._with_bound(args) for args in zip(*iterables, strict=False))
+        return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)
 
     def sweep(self, grid: Mapping[str, Iterable[Any]], /, *, repeats: int = 1, **constants: Any) -> Sweep:
         """Make the sweep over all combinations of the grid's values; it runs nothing yet.

@@ -10,14 +10,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ._cache import FutureCache
-from ._errors import BencherJobError
 from ._executors import Executors
 from ._future import JobFuture
 from ._job import Job
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, NullStore, Store
+from ._stores import MISS, NullStore
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
@@ -74,8 +73,10 @@ class JobFunctionCache(FutureCache):
         """Submit a call with keyword arguments."""
         return self.submit_call((), kwargs)
 
-    def job(self, args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity | None = None) -> Job:
-        """Make the job of a call."""
+    def job(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity | None = None, repeat: int = 0
+    ) -> Job:
+        """Make the job of a call, or of one of its repeats."""
         with self._lock:
             self.call_count += 1
             number = self.call_count
@@ -83,14 +84,15 @@ class JobFunctionCache(FutureCache):
         files = self.keys.files(args, kwargs)
         if files:  # which may have changed since the key was made
             identity = None
+        arguments = self.keys.binder.arguments(args, kwargs)
         job = Job(
             f"{self.name}-{number}",
             self.function,
             job_args,
             tag=self.tag,
             positional=positional,
-            arguments=self.keys.binder.arguments(args, kwargs),
-            identity=identity or self.keys.identity(args, kwargs),
+            arguments={"repeat": repeat, **arguments} if repeat else arguments,
+            identity=identity or self.keys.repeated(self.keys.identity(args, kwargs), repeat),
         )
         job.files = files
         return job
@@ -108,25 +110,12 @@ class JobFunctionCache(FutureCache):
             value = self._remembered(identity[0], store)
             if value is not MISS:
                 return value
-        return self._waited_for(self.job(args, kwargs, identity), store, puts, fresh=self.overwrite)
+        return self._run(self.job(args, kwargs, identity), store, puts, fresh=self.overwrite).result()
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call anew, replace what was remembered, and give the value."""
         store = self.cache
-        return self._waited_for(self.job(args, kwargs), store, store.puts, fresh=True)
-
-    def _waited_for(self, job: Job, store: Store, puts: int, *, fresh: bool) -> Any:
-        """Run a job and wait for it; in a callback of a future of this cache it runs in line.
-
-        Such a callback is called by the thread that must first be done with it to resolve any other future.
-        """
-        here = self._runs.is_writing()
-        future = self._runner.run(job, store, puts, fresh=fresh, here=here)
-        if here and not future.done():
-            raise BencherJobError(
-                f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
-            )
-        return future.result()
+        return self._run(self.job(args, kwargs), store, store.puts, fresh=True).result()
 
     def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
         """Say whether a call is remembered, or why it would run. Nothing is computed."""

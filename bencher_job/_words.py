@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-__all__ = ["counted", "moment_text", "seconds_text", "size_text"]
+__all__ = ["counted", "moment_text", "roughly", "seconds_text", "size_text"]
 
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -46,6 +46,18 @@ def seconds_text(seconds: float) -> str:
         if of_smaller // ratio < {"min": 60, "h": 24, "d": float("inf")}[name]:
             return f"{of_smaller // ratio} {name} {of_smaller % ratio} {smaller_name}"
     raise AssertionError("days have no end")
+
+
+def roughly(seconds: float) -> str:
+    """Write how long something may take, to two digits.
+
+    >>> roughly(0.0123), roughly(75), roughly(11_160), roughly(3 * 86_400)
+    ('12 ms', '1.2 min', '3.1 h', '3 d')
+    """
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"), (0.001, "ms")):
+        if seconds >= 0.995 * unit:
+            return f"{float(f'{seconds / unit:.2g}'):,.10g} {name}"
+    return "less than 1 ms"
 
 
 def moment_text(moment: datetime) -> str:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
+import threading
+import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bencher_job import BencherJobError, Sweep, cached_job
+from bencher_job import BencherJobError, CachedFunction, Plan, Sweep, UnkeyableArgument, cached_job
 from bencher_job.testing import CallCounter
+from tests.programs import Programs
+
+
+def noted(x: int, note: str = "") -> int:
+    return x
 
 
 def scaled(counter: CallCounter, x: int, y: int = 1, fail: int = -1) -> int:
@@ -18,9 +27,14 @@ def scaled(counter: CallCounter, x: int, y: int = 1, fail: int = -1) -> int:
 
 
 @pytest.fixture
-def counter_and_sweep(counter: CallCounter):
+def counter_and_sweep(counter: CallCounter) -> tuple[CallCounter, Any]:
     function = cached_job(scaled)
-    return counter, lambda grid, **options: function.sweep(grid, counter=counter, **options)
+
+    def sweep(grid: dict[str, Any], **options: Any) -> Sweep:
+        return function.sweep(grid, counter=counter, **options)
+
+    sweep.function = function  # type: ignore[attr-defined]
+    return counter, sweep
 
 
 def test_it_runs_each_combination_and_tells_its_results_in_the_order_of_the_grid(counter_and_sweep) -> None:
@@ -56,9 +70,69 @@ def test_a_plan_runs_nothing_and_expects_by_what_is_recorded(counter_and_sweep) 
     assert str(sweep({"x": [1, 2, 3]}).plan()) == "0 hits, 3 to run"
     sweep({"x": [1]}).run()
     plan = sweep({"x": [1, 2, 3]}).plan()
-    assert (plan.hits, plan.misses) == (1, 2)
-    assert plan.seconds is not None
+    assert (plan.hits, plan.misses, plan.workers) == (1, 2, 1)
+    (record,) = sweep.function.cache.records()
+    assert plan.seconds == pytest.approx(2 * record.seconds)
     assert counter.count == 1
+
+
+def test_a_plan_expects_what_earlier_code_took_where_nothing_else_is_known(tmp_path: Path) -> None:
+    def made(body: str) -> CachedFunction[..., Any]:
+        namespace: dict[str, Any] = {"__name__": "study"}
+        exec(f"import time\ndef slow(x):\n    time.sleep(0.02)\n    return {body}", namespace)
+        return cached_job(namespace["slow"])
+
+    made("x").sweep({"x": [1, 2]}).run()
+    plan = made("x + 1").sweep({"x": range(10)}).plan()
+    assert (plan.hits, plan.misses) == (0, 10)
+    assert plan.seconds is not None
+    assert 0.2 <= plan.seconds < 2
+
+
+def test_a_plan_counts_each_job_once_and_tells_the_workers() -> None:
+    function = cached_job(executor="multiprocessing", max_workers=3, ignore=("note",))(noted)
+    sweep = function.sweep({"x": [1, 2, 2], "note": ["a", "b"]}, repeats=2)
+    assert len(sweep) == 12
+    assert sweep.plan() == Plan(hits=0, misses=4, seconds=None, workers=3)
+    function.cache.close()
+
+
+def test_with_overwrite_all_is_planned_to_run() -> None:
+    function = cached_job(overwrite=True)(noted)
+    function.sweep({"x": [1, 2]}).run()
+    plan = function.sweep({"x": [1, 2, 3]}).plan()
+    assert (plan.hits, plan.misses) == (0, 3)
+    assert plan.seconds is not None
+
+
+def test_a_duplicate_of_a_job_that_fails_fails_with_it(counter_and_sweep) -> None:
+    counter, sweep = counter_and_sweep
+    ran = sweep({"x": [3, 4, 3]}, fail=3).run()
+    assert counter.count == 2
+    assert [failure.arguments["x"] for failure in ran.failures] == [3, 3]
+    assert [row["x"] for row in ran.results] == [4]
+
+
+def test_combinations_that_differ_in_what_is_ignored_are_one_job(counter: CallCounter) -> None:
+    @cached_job(ignore=("note", "counter"))
+    def counted(counter: CallCounter, x: int, note: str) -> int:
+        counter.tick()
+        return x
+
+    ran = counted.sweep({"x": [1, 2], "note": ["a", "b"]}, repeats=2, counter=counter).run()
+    assert counter.count == 4
+    assert [(row["x"], row["note"], row["repeat"]) for row in ran.results] == [
+        (x, note, repeat) for x in (1, 2) for note in "ab" for repeat in (0, 1)
+    ]
+
+
+def test_where_nothing_is_remembered_duplicates_run_once_all_the_same(
+    counter_and_sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCHER_JOB", "off")
+    counter, sweep = counter_and_sweep
+    assert [row["result"] for row in sweep({"x": [3, 4, 3]}).run().results] == [3, 4, 3]
+    assert counter.count == 2
 
 
 def test_failures_are_kept_while_the_rest_goes_on(counter_and_sweep) -> None:
@@ -76,9 +150,93 @@ def test_on_error_raise_stops_at_the_first(counter_and_sweep) -> None:
     assert counter.count == 1
 
 
-def test_iteration_gives_futures_as_they_complete(counter_and_sweep) -> None:
+def test_after_on_error_raise_the_results_until_then_are_there(counter_and_sweep) -> None:
     _, sweep = counter_and_sweep
-    assert sorted(future.result() for future in sweep({"x": [1, 2, 3]})) == [1, 2, 3]
+    made = sweep({"x": [1, 2, 3, 4]}, fail=3)
+    with pytest.raises(LookupError):
+        made.run(on_error="raise")
+    assert [row["result"] for row in made.results] == [1, 2]
+    assert [failure.arguments["x"] for failure in made.failures] == [3]
+
+
+def test_iteration_gives_the_futures_of_hits_and_of_jobs_that_ran(counter_and_sweep) -> None:
+    _, sweep = counter_and_sweep
+    sweep({"x": [2]}).run()
+    futures = {future.job.arguments["x"]: future for future in sweep({"x": [1, 2, 3]}, repeats=1)}
+    assert {x: future.result() for x, future in futures.items()} == {1: 1, 2: 2, 3: 3}
+    assert {x: future.cached for x, future in futures.items()} == {1: False, 2: True, 3: False}
+
+
+def test_iteration_gives_failures_as_futures_and_duplicates_twice(counter_and_sweep) -> None:
+    counter, sweep = counter_and_sweep
+    futures = list(sweep({"x": [1, 2, 2]}, fail=2))
+    assert [type(future.exception()) for future in futures] == [type(None), LookupError, LookupError]
+    assert counter.count == 2
+
+
+def test_iteration_gives_futures_as_they_complete() -> None:
+    last_may_end = threading.Event()
+
+    @cached_job(executor="threads", max_workers=2, code="none")
+    def waits_for_the_others(x: int) -> int:
+        assert x != 0 or last_may_end.wait(20)
+        return x
+
+    seen = []
+    for future in waits_for_the_others.sweep({"x": range(4)}):
+        seen.append(future.result())
+        if len(seen) == 3:
+            last_may_end.set()
+    assert (sorted(seen[:3]), seen[3]) == ([1, 2, 3], 0)
+    waits_for_the_others.cache.close()
+
+
+def test_a_point_without_a_key_is_a_failure_and_the_rest_runs() -> None:
+    function = cached_job(noted)
+    ran = function.sweep({"x": [1, threading.Lock(), 2]}).run()
+    assert [row["result"] for row in ran.results] == [1, 2]
+    (failure,) = ran.failures
+    assert isinstance(failure.error, UnkeyableArgument)
+
+
+def test_a_job_that_changes_a_constant_spoils_nothing_that_is_remembered() -> None:
+    @cached_job
+    def greedy(x: int, basket: list[int]) -> int:
+        basket.append(x)
+        return len(basket)
+
+    ran = greedy.sweep({"x": range(8)}, basket=[]).run()
+    assert any("has changed since the call was read" in failure.exception for failure in ran.failures)
+    assert [greedy(x, []) for x in range(8)] == [1] * 8
+
+
+def test_a_large_constant_is_read_once_a_lookup_and_not_once_a_point() -> None:
+    read = []
+
+    class Large:
+        def __job_key__(self) -> int:
+            read.append(1)
+            return 3
+
+    sweep = cached_job(lambda x, data: x).sweep({"x": range(200)}, data=Large())
+    sweep.plan()
+    assert len(read) == 1
+    sweep.run()
+    read.clear()
+    sweep.run()
+    assert len(read) < 12
+
+
+def test_a_large_grid_is_lean() -> None:
+    function = cached_job(lambda x, y, scale: x * y * scale)
+    function.key(1, 2, 3)
+    tracemalloc.start()
+    sweep = function.sweep({"x": range(200), "y": range(200)}, scale=2.0)
+    plan = sweep.plan()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert plan.misses == 40_000
+    assert peak < 10e6
 
 
 @pytest.mark.parametrize(
@@ -136,3 +294,36 @@ def test_a_method_sweeps_with_its_instance() -> None:
             return self.size * x
 
     assert [row["result"] for row in Model().score.sweep({"x": [1, 2]}).run().results] == [3, 6]
+
+
+KILLED = """
+    @cached_job(executor="multiprocessing", max_workers=2, code="none")
+    def step(n, repeat_of_run=0):
+        count("runs")
+        if n == 30 and not (HERE / "go_on").exists():
+            tell("half")
+            time.sleep(600)
+        return n
+
+    sweep = step.sweep({"n": range(50)}, repeats=2)
+    print(sweep.plan().hits)
+    sweep.run()
+    print(len(sweep.results), len(sweep.failures))
+"""
+
+
+def test_a_sweep_that_is_killed_and_started_again_runs_only_what_is_missing(tmp_path: Path) -> None:
+    programs = Programs(tmp_path)
+    try:
+        first = programs.start("first", KILLED)
+        programs.wait_for("first.half")
+        programs.kill(first)
+        began = programs.count("runs")
+        programs.tell("go_on")
+        hits, ran = programs.output(programs.start("second", KILLED)).splitlines()
+    finally:
+        programs.end()
+    assert ran == "100 0"
+    assert 50 <= int(hits) < 100  # all but what was in flight had been committed
+    assert programs.count("runs") - began == 100 - int(hits)
+    assert began - int(hits) <= 2 + 2  # those that ran, and one each that had ended and was not committed yet

@@ -40,6 +40,15 @@ class Engine(ABC):
     def executor(self) -> concurrent.futures.Executor | None:
         """The executor itself, made when it is first asked for; None where jobs run in line."""
 
+    @property
+    def workers(self) -> int | None:
+        """How many jobs run at once, where the executor says."""
+        for name in ("max_workers", "_max_workers"):  # concurrent.futures keeps it private
+            number = getattr(self.executor, name, None)
+            if isinstance(number, int):
+                return number
+        return None
+
     def submit(self, job: Job) -> Future[Any]:
         """Start a job; what is wrong with the job itself ends in its future.
 
@@ -111,6 +120,7 @@ class SerialEngine(Engine):
 
     name = str(Executors.SERIAL)
     executor = None
+    workers = 1
 
     def _submit(self, job: Job) -> Future[Any]:
         future: Future[Any] = Future()

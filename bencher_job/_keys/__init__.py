@@ -7,7 +7,7 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 from __future__ import annotations
 
 from .editions import PastEdition
-from .hashing import KEY_VERSION, register_hasher
+from .hashing import KEY_VERSION, Known, digest, register_hasher
 from .key import CodeScope, Edition, Identity, JobKeys, identity_of
 from .names import qualified_name
 
@@ -17,7 +17,9 @@ __all__ = [
     "Edition",
     "Identity",
     "JobKeys",
+    "Known",
     "PastEdition",
+    "digest",
     "identity_of",
     "qualified_name",
     "register_hasher",

@@ -16,6 +16,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from marshal import dumps
 from operator import ne
@@ -34,6 +35,7 @@ __all__ = [
     "KEY_VERSION",
     "WITH_CODE",
     "Encoder",
+    "Known",
     "digest",
     "encode_arguments",
     "join_key",
@@ -45,6 +47,9 @@ KEY_VERSION: Final = 2
 """Goes up with every change of an encoding."""
 
 CodeHasher = Callable[[Any, str], bytes]
+Known = dict[tuple[int, bool], tuple[object, bytes, bool]]
+"""Objects that were encoded as arguments, by identity and whether they stood for a default: themselves, so that they
+live on, their encoding, and whether code counted."""
 
 _LARGE: Final = 1 << 14
 """Size in bytes from which BLAKE3 is faster than SHA-256."""
@@ -96,11 +101,13 @@ def encode_arguments(
     defaults: tuple[object, ...] = (),
     *,
     methods: bool = True,
+    known: Known | None = None,
 ) -> bytes:
     """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
 
     With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
+    Objects that are in `known` are not looked at again; the others are noted there.
 
     Raises:
         UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
@@ -109,7 +116,7 @@ def encode_arguments(
     mark = b"#"
     if encoding is None:
         encoder = Encoder(methods=methods)
-        encoding = encoder.arguments(names, values, defaults)
+        encoding = encoder.arguments(names, values, defaults, known)
         mark = WITH_CODE if encoder.has_met_code else mark
     if mark == WITH_CODE or len(encoding) > _LONGEST_ARGUMENTS:
         return mark + _hash(encoding)
@@ -142,12 +149,17 @@ class Encoder:
         return _hash(self._topmost(value, path))
 
     def arguments(
-        self, names: Sequence[str], values: Sequence[object], defaults: Sequence[object] = ()
+        self,
+        names: Sequence[str],
+        values: Sequence[object],
+        defaults: Sequence[object] = (),
+        known: Known | None = None,
     ) -> bytes:
         """Encode the values of parameters, as the tuple that they are."""
         defaults = defaults or (_NOTHING,) * len(values)
+        encode = self._topmost if known is None else partial(self._topmost_once, known)
         encodings = [
-            self._topmost(value, name, value is default)
+            encode(value, name, value is default)
             for name, value, default in zip(names, values, defaults, strict=True)
         ]
         return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
@@ -165,6 +177,17 @@ class Encoder:
         except Tangled:
             reason = "its sets hold objects that refer to each other in too many ways to follow"
         raise UnkeyableArgument(path, qualified_name(type(value)), reason)
+
+    def _topmost_once(self, known: Known, value: object, path: str, is_default: bool) -> bytes:
+        if type(value) in _PLAIN:
+            return self._topmost(value, path, is_default)
+        noted = known.get((id(value), is_default))
+        if noted is None:
+            alone = Encoder(self._code_hasher, methods=self._methods)  # what it shares with others counts again
+            encoding = alone._topmost(value, path, is_default)
+            noted = known[id(value), is_default] = value, encoding, alone.has_met_code
+        self.has_met_code |= noted[2]
+        return noted[1]
 
     def encode(self, value: Any) -> bytes:
         """Encode a value that is met on the way."""

@@ -14,7 +14,7 @@ from .arguments import Binder
 from .editions import PastEdition
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
-from .hashing import KEY_VERSION, digest, encode_arguments, join_key
+from .hashing import KEY_VERSION, Known, digest, encode_arguments, join_key
 from .names import qualified_name
 
 __all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "identity_of"]
@@ -133,8 +133,12 @@ class JobKeys:
         """
         return self.identity(args, kwargs)[0]
 
-    def identity(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Identity:
+    def identity(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], known: Known | None = None
+    ) -> Identity:
         """Make the key of one call, with what it is made of.
+
+        Of several calls that share large arguments each of these is read once, as long as they share a `known`.
 
         Raises:
             UnkeyableArgument: when no key can be made of an argument.
@@ -148,7 +152,7 @@ class JobKeys:
         values = binder.bind(*args, **kwargs)
         if self._places:
             values = self._with_contents(binder, values)
-        bound = encode_arguments(names, values, defaults, methods=self._methods)
+        bound = encode_arguments(names, values, defaults, methods=self._methods, known=known)
         key = keys.get(bound)
         if key is None:
             key = join_key(bound, edition.prefix)

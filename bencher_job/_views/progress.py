@@ -1,15 +1,24 @@
-"""Knows the bar that a sweep shows while it runs: done, hits, failed, time left."""
+"""Knows the bar that a sweep shows while it runs: done, hits, failed, time left. In a terminal and in a notebook."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .._errors import BencherJobError
+from .._plan import Plan
+from .._words import counted, roughly
+
+if TYPE_CHECKING:
+    import rich.progress
 
 __all__ = ["Progress", "progress_bar"]
+
+NOTEBOOK_PAUSE: Final = 0.2
+"""Seconds between two pictures of the bar in a notebook: each goes to the browser as a message."""
 
 
 class Progress(Protocol):
@@ -25,20 +34,23 @@ class _Silent:
 
 
 @contextmanager
-def progress_bar(name: str, total: int, *, show: bool | None) -> Iterator[Progress]:
-    """Show a bar meanwhile, by default where somebody watches: on a terminal and in a notebook.
+def progress_bar(
+    name: str, total: int, *, show: bool | None = None, plan: Callable[[], Plan] | None = None
+) -> Iterator[Progress]:
+    """Show a plan and a bar meanwhile, by default where somebody watches: in a terminal or a notebook.
+
+    The plan is made if it is shown only.
 
     Raises:
         BencherJobError: when a bar is asked for and rich, which draws it, is not installed.
     """
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    in_notebook = _is_in_notebook()
+    watched = sys.stderr.isatty() or in_notebook
     if not (watched if show is None else show):
         yield _Silent()
         return
     try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+        drawn = _drawing(in_notebook=in_notebook)
     except ImportError as error:
         if show is None:
             yield _Silent()
@@ -46,22 +58,99 @@ def progress_bar(name: str, total: int, *, show: bool | None) -> Iterator[Progre
         raise BencherJobError(
             "progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'"
         ) from error
+    made = None if plan is None else plan()
+    if made is not None:
+        drawn.console.print(str(made), highlight=False)
+    bar = _Bar(drawn, name, total, made)
+    with _shown_in_cell(drawn, bar) if in_notebook else drawn:
+        yield bar
+        bar.finish()
+
+
+def _is_in_notebook() -> bool:
+    """Whether this runs in a kernel, as the cells of a notebook do."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _drawing(*, in_notebook: bool) -> rich.progress.Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[hits]} hits, {task.fields[failed]} failed"),
-        TimeRemainingColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}", style="progress.download"),
+        TextColumn("{task.fields[hits]}", style="green"),
+        TextColumn("{task.fields[failed]}", style="red"),
+        TextColumn("{task.fields[left]}", style="cyan"),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as drawn:
-        task = drawn.add_task(name, total=total, hits=0, failed=0)
+    # In a notebook rich would draw through a widget, which needs a package of its own; the picture needs none.
+    return Progress(*columns, console=Console(stderr=True), auto_refresh=not in_notebook)
 
-        class Bar:
-            hits = failures = 0
 
-            def advance(self, *, hit: bool, failed: bool) -> None:
-                self.hits += hit
-                self.failures += failed
-                drawn.update(task, advance=1, hits=self.hits, failed=self.failures)
+class _Bar:
+    """Counts jobs, and says when all may be done."""
 
-        yield Bar()
+    def __init__(self, drawn: rich.progress.Progress, name: str, total: int, plan: Plan | None) -> None:
+        self._drawn = drawn
+        self._plan = plan
+        self._total = total
+        self._done = self._hits = self._failed = 0
+        self._begun = time.monotonic()
+        self._task = drawn.add_task(name, total=total, hits="", failed="", left="")
+        self.redraw: Callable[[], None] = lambda: None
+
+    def advance(self, *, hit: bool, failed: bool) -> None:
+        """Count a job."""
+        self._done += 1
+        self._hits += hit
+        self._failed += failed
+        left = self._left()
+        self._drawn.update(
+            self._task,
+            advance=1,
+            hits=counted(self._hits, "hit"),
+            failed=f"{self._failed:,} failed" if self._failed else "",
+            left="" if left is None else f"{roughly(left)} left",
+        )
+        self.redraw()
+
+    def finish(self) -> None:
+        """Show how long it took."""
+        self._drawn.update(self._task, left=f"in {roughly(self._elapsed)}")
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _left(self) -> float | None:
+        """Say how many seconds are left: as the jobs that ran have taken, or as planned before the first has."""
+        computed = self._done - self._hits
+        planned = self._total - self._done if self._plan is None else self._plan.misses - computed
+        if computed > 0:
+            return max(0.0, self._elapsed / computed * min(planned, self._total - self._done))
+        duration = None if self._plan is None else self._plan.duration
+        return None if duration is None else max(0.0, duration - self._elapsed)
+
+
+@contextmanager
+def _shown_in_cell(drawn: rich.progress.Progress, bar: _Bar) -> Iterator[None]:
+    """Show pictures of a bar in the output of a notebook's cell, one in the place of the other."""
+    from IPython.display import display
+
+    handle = display(drawn, display_id=True)  # type: ignore[no-untyped-call]
+    shown = time.monotonic()
+
+    def redraw() -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= NOTEBOOK_PAUSE:
+            shown = time.monotonic()
+            handle.update(drawn)
+
+    bar.redraw = redraw
+    try:
+        yield
+    finally:
+        handle.update(drawn)

@@ -6,13 +6,39 @@ import threading
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bencher_job import UnkeyableArgument
-from bencher_job._keys import JobKeys
+from bencher_job._keys import JobKeys, Known
 from bencher_job._keys.key import CodeScope
 
 MISSING = object()
 LOCK = threading.Lock()
+
+
+class Labelled:
+    def __init__(self, label: object) -> None:
+        self.label = label
+
+
+parts = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3) | st.builds(Labelled, st.integers()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(parts, parts, st.data())
+def test_arguments_that_were_read_for_another_call_make_the_same_keys(
+    first: Any, second: Any, data: st.DataObject
+) -> None:
+    keys = JobKeys(lambda x, y=(), z=None: x)
+    shared = [first, second, [first, second], {"a": first}]
+    calls = data.draw(st.lists(st.lists(st.sampled_from(shared), min_size=1, max_size=3), max_size=5))
+    known: Known = {}
+    for call in calls:
+        assert keys.identity(call, {}, known)[:2] == keys.identity(call, {})[:2]
 
 
 @pytest.fixture

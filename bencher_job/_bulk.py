@@ -1,0 +1,269 @@
+"""Knows many calls of one function that are asked for together: looked up in bulk, run ahead of who takes the answers.
+
+    read: a call, its key -> look_up -> remembered ──────────────┐
+                                     -> missing: a job in flight ┴-> ready: answers, by the numbers of the calls
+
+What is in flight or waits to be taken is bounded, so that endless calls take bounded memory. Where jobs run in line,
+each runs when its answer is taken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import wait
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from ._cache import Prefetched
+from ._errors import BencherJobError
+from ._function_cache import JobFunctionCache
+from ._future import JobFuture
+from ._keys import Identity, Known
+from ._stores import MISS
+
+__all__ = ["Answer", "Bulk", "Call", "answers"]
+
+LARGEST_LOOKUP: Final = 256
+"""How many keys are looked up together at most."""
+
+LONGEST_READING: Final = 0.01
+"""Seconds for which calls are read before those that have come are looked up."""
+
+ROOM: Final = 1024
+"""How many answers are in flight or wait to be taken at most, unless it is said."""
+
+
+class Call(NamedTuple):
+    """One call of the function: its arguments, and which of its repeats it is, from 0."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    repeat: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came of a call: it was remembered, or its job has ended, or it could not be made a job.
+
+    Attributes:
+        number: the number of the call.
+        identity: the key of the call, with what it was made of; None where it has none.
+        future: the future of the job that ran; None where nothing ran.
+    """
+
+    number: int
+    identity: Identity | None
+    future: JobFuture[Any] | None = None
+    _value: Any = None
+    _error: BaseException | None = None
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether it was remembered when it was asked for, or computed by somebody else meanwhile."""
+        return self.future.cached if self.future is not None else self._error is None
+
+    def value(self) -> Any:
+        """Give the value.
+
+        Raises:
+            BaseException: what the function raised, or why the call is no job.
+        """
+        if self.future is not None:
+            return self.future.result()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def error(self) -> BaseException | None:
+        """Give what the function raised, or why the call is no job."""
+        if self.future is not None:
+            return self.future.exception()
+        return self._error
+
+
+@dataclass(slots=True)
+class _Read:
+    """A call that was read, with its key as it was then."""
+
+    number: int
+    call: Call
+    identity: Identity
+
+
+@dataclass(slots=True)
+class _Unstarted:
+    """A job that runs in line when its answer is taken."""
+
+    read: _Read
+    asked: Prefetched
+
+
+@dataclass(slots=True)
+class Bulk:
+    """Many calls of one function on their way, each under a number; used by one thread at a time.
+
+    Answers come in the order of the calls, or as they complete. `room` is how many may be in flight or wait to be
+    taken.
+    """
+
+    cache: JobFunctionCache
+    ordered: bool = True
+    room: int = ROOM
+    _line: deque[Answer | _Unstarted] = field(default_factory=deque)
+    """What is to be taken: in order, or what is done already."""
+    _running: dict[int, Answer] = field(default_factory=dict)
+    _done: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
+    _read: list[_Read | Answer] = field(default_factory=list)
+    _known: Known = field(default_factory=dict)
+    """The arguments that what was read shares, encoded; as long as nothing has run they are as they were."""
+    _size: int = 1
+    _in_line: bool = False
+
+    def __post_init__(self) -> None:
+        self._in_line = self.cache.runs_in_line
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was asked for has been taken."""
+        return not self._line and not self._running
+
+    def wanted(self) -> int:
+        """Say how many calls there is room for; few at first, so that the first answer comes soon."""
+        return max(0, min(self._size, self.room - len(self._line) - len(self._running)))
+
+    def read(self, number: int, call: Call) -> None:
+        """Take in a call and make its key, now: what its arguments are later may be something else."""
+        try:
+            identity = self.cache.keys.identity(call.args, call.kwargs, self._known)
+        except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything; it's this call's
+            self._read.append(Answer(number, None, _error=error))
+        else:
+            if call.repeat:
+                identity = self.cache.keys.repeated(identity, call.repeat)
+            self._read.append(_Read(number, call, identity))
+
+    def look_up(self) -> bool:
+        """Look up together what was read, and start the jobs of what is missing; whether there was anything.
+
+        Raises:
+            BencherJobError: when the executor can't take jobs, or a job waits for itself.
+        """
+        group, self._read = self._read, []
+        if not group:
+            return False
+        self._size = min(2 * self._size, LARGEST_LOOKUP)
+        values, asked = self.cache.look_up([read.identity[0] for read in group if type(read) is _Read])
+        found = iter(values)
+        for read in group:
+            if type(read) is Answer:
+                self._line.append(read)
+            elif (value := next(found)) is not MISS:
+                self._line.append(Answer(read.number, read.identity, _value=value))
+            elif self._in_line:
+                self._line.append(_Unstarted(read, asked))  # type: ignore[arg-type]
+            else:
+                self._start(read, asked)  # type: ignore[arg-type]
+        self._known.clear()
+        return True
+
+    def _start(self, read: _Read, asked: Prefetched) -> None:
+        answer = self._started(read, asked)
+        if self.ordered or answer.future is None:
+            self._line.append(answer)
+        else:
+            self._running[read.number] = answer
+            answer.future.add_done_callback(lambda _: self._done.put(read.number))
+
+    def _started(self, read: _Read, asked: Prefetched) -> Answer:
+        """Start the job of a call with its arguments as they are now."""
+        call = read.call
+        known = None if self._in_line else self._known  # a job that has run in line may have changed them
+        identity = self.cache.keys.identity(call.args, call.kwargs, known)
+        job = self.cache.job(
+            call.args, call.kwargs, self.cache.keys.repeated(identity, call.repeat), call.repeat
+        )
+        if job.bound != read.identity[1] and not job.files:
+            changed = BencherJobError(
+                f"An argument of {job!r} has changed since the call was read, and calls are read ahead. Give each "
+                f"call objects of its own, and let no job change them."
+            )
+            return Answer(read.number, None, _error=changed)
+        if job.job_key != read.identity[0]:  # the code has changed, or a file that counts by content
+            (value,), asked = self.cache.look_up([job.job_key])
+            if value is not MISS:
+                return Answer(read.number, read.identity, _value=value)
+        return Answer(read.number, read.identity, self.cache.start(job, asked))
+
+    def ready(self) -> Iterator[Answer]:
+        """Give what can be taken without waiting for another process or thread."""
+        line = self._line
+        while True:
+            while line:
+                first = line[0]
+                if type(first) is _Unstarted:
+                    line.popleft()
+                    yield self._started(first.read, first.asked)
+                elif first.future is None or first.future.done():  # type: ignore[union-attr]
+                    line.popleft()
+                    yield first  # type: ignore[misc]
+                else:
+                    return
+            try:
+                line.append(self._running.pop(self._done.get_nowait()))
+            except queue.Empty:
+                return
+
+    def wait(self) -> None:
+        """Wait until something can be taken."""
+        if self._line:  # in order, the first of them is in flight
+            wait([self._line[0].future])  # type: ignore[list-item, union-attr]
+        else:
+            self._line.append(self._running.pop(self._done.get()))
+
+    def cancel(self) -> None:
+        """Cancel the jobs that have not begun."""
+        for answer in itertools.chain(self._line, self._running.values()):
+            if type(answer) is Answer and answer.future is not None:
+                answer.future.cancel()
+        self._line.clear()
+        self._running.clear()
+
+
+def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, None, None]:
+    """Give the answers to calls, which are read as there is room; what has not begun when it is closed is cancelled.
+
+    What the iterator of the calls raises comes after the answers to the calls before.
+    """
+    problem: Exception | None = None
+    try:
+        while True:
+            yield from bulk.ready()
+            if problem is None:
+                problem = _read_some(bulk, calls)
+            if bulk.look_up():
+                continue
+            if not bulk.is_empty:
+                bulk.wait()
+            elif problem is not None:
+                raise problem
+            else:
+                return
+    finally:
+        bulk.cancel()
+
+
+def _read_some(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Exception | None:
+    """Read as many calls as are wanted, unless that takes long; give what their iterator raises."""
+    until = time.monotonic() + LONGEST_READING
+    try:
+        for number, call in itertools.islice(calls, bulk.wanted()):
+            bulk.read(number, call)
+            if time.monotonic() > until:
+                break
+    except Exception as problem:  # noqa: BLE001 - it is raised when all before it have been answered
+        return problem
+    return None
