@@ -91,7 +91,7 @@ class Sweep:
 
     @property
     def results(self) -> Rows:
-        """The rows of what has run: the swept arguments, `repeat`, and the value under `result`."""
+        """Rows of what has run, with the swept arguments, `repeat`, and the value under `result`."""
         return Rows(self.points, self.repeats, self._values)
 
     @property

@@ -183,7 +183,8 @@ class Encoder:
             return self._topmost(value, path, is_default)
         noted = known.get((id(value), is_default))
         if noted is None:
-            alone = Encoder(self._code_hasher, methods=self._methods)  # what it shares with others counts again
+            # With an encoder of its own: what it shares with the others counts for it as well.
+            alone = Encoder(self._code_hasher, methods=self._methods)
             encoding = alone._topmost(value, path, is_default)
             noted = known[id(value), is_default] = value, encoding, alone.has_met_code
         self.has_met_code |= noted[2]
