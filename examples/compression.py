@@ -149,7 +149,7 @@ def draw(summary: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Run the sweep as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--levels", default="1,3,5,7,9", help="levels to try, 1 to 9 (default: %(default)s)")
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     measure = cached_job(executor=options.executor, tag=TAG)(pack)
     if options.clear is not None:
         print(f"forgot {measure.cache.clear_tag(options.clear)} results of {options.clear}")
-        return 0
+        return
 
     sweep = measure.sweep({"codec": list(CODECS), "level": levels, "file": FILES}, repeats=options.repeats)
     print(sweep.plan())
@@ -191,8 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     picture = options.out / "compression.png"
     draw(summary, picture)
     print(f"{measure.cache.stats()}\npicture: {picture}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,7 +10,6 @@ all cores. Each job draws the dish that it ends with into a file of its own; the
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,7 @@ def draw(dishes: dict[tuple[float, float], dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Run the sweep as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, default=128, help="cells along a side (default: %(default)s)")
@@ -143,8 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     sheet = options.out / "reaction.webp"
     draw(dishes, sheet)
     print(f"picture: {sheet}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
