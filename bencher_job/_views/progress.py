@@ -140,7 +140,7 @@ def _shown_in_cell(drawn: rich.progress.Progress, bar: _Bar) -> Iterator[None]:
     """Show pictures of a bar in the output of a notebook's cell, one in the place of the other."""
     from IPython.display import display
 
-    handle = display(drawn, display_id=True)  # type: ignore[no-untyped-call]
+    handle = display(drawn, display_id=True)
     shown = time.monotonic()
 
     def redraw() -> None:
