@@ -174,7 +174,6 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     sweep = measure.sweep({"codec": list(CODECS), "level": levels, "file": FILES}, repeats=options.repeats)
-    print(sweep.plan())
     start = time.perf_counter()
     try:
         sweep.run()

@@ -161,9 +161,9 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
     ranked = []
     for name in chosen:
+        print(name)
         grid = {"fold": range(options.folds), **GRIDS[models[name]]}
         sweep = measure.sweep(grid, model=models[name])
-        print(f"{name}: {sweep.plan()}")
         ranked.append(candidates(models[name], sweep.run(on_error="raise").results))
     info = measure.cache.info()
     print(f"{info.hits} remembered and {info.computed} computed in {time.perf_counter() - start:.1f} s")

@@ -132,7 +132,6 @@ def main(argv: list[str] | None = None) -> None:
 
     simulate = cached_job(executor=options.executor, tag="reaction")(react)
     sweep = simulate.sweep({"feed": FEEDS, "kill": KILLS}, size=options.size, steps=options.steps)
-    print(sweep.plan())
     start = time.perf_counter()
     sweep.run(on_error="raise")
     info = simulate.cache.info()
