@@ -49,6 +49,8 @@ def _flock(kind: int, start: int, length: int = 1) -> bytes:
 
 
 _UNLOCKED: Final = struct.pack("h", fcntl.F_UNLCK)
+_SET: Final = getattr(fcntl, "F_OFD_SETLK", 0)
+_EXCLUSIVE, _NONE = fcntl.F_WRLCK, fcntl.F_UNLCK
 
 
 class _OpenFile:
@@ -59,22 +61,22 @@ class _OpenFile:
 
     def try_lock(self, byte: int) -> bool:
         try:
-            fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
+            fcntl.fcntl(self.descriptor, _SET, _flock(_EXCLUSIVE, byte))
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def unlock(self, byte: int) -> None:
-        fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, byte))
+        fcntl.fcntl(self.descriptor, _SET, _flock(_NONE, byte))
 
     def is_locked(self, byte: int) -> bool:
-        found = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
+        found = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, _flock(_EXCLUSIVE, byte))
         return found[:2] != _UNLOCKED
 
     def close(self) -> None:
         try:
             # A child that was forked behind Python's back may have the file open still.
-            fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, 0, 0))
+            fcntl.fcntl(self.descriptor, _SET, _flock(_NONE, 0, 0))
         finally:
             self.leave()
 

@@ -24,7 +24,7 @@ from .._forks import renew_after_fork
 from .gate import operation as keeping_forks_away
 from .ledger import Ledger
 from .owners import Owner, Wait
-from .slots import Damaged, Slot, Table, digest_of
+from .slots import Damaged, Slot, Table, digest_of, freed
 
 __all__ = ["Claim", "Claims", "ClaimsUnavailable", "Held", "Owner", "Wait"]
 
@@ -63,12 +63,24 @@ class Held:
         keys: the keys of those that are still ours.
     """
 
-    __slots__ = ("_slots", "_table", "keys")
+    __slots__ = ("_ledger", "_slots", "_table", "keys")
 
-    def __init__(self, table: Table, slots: dict[str, tuple[int, Slot]]) -> None:
+    def __init__(self, ledger: Ledger, table: Table) -> None:
+        self._ledger = ledger
         self._table = table
-        self._slots = slots
-        self.keys: AbstractSet[str] = slots.keys()
+        self._slots: dict[str, tuple[int, int, bytes]] = {}
+        self.keys: AbstractSet[str] = self._slots.keys()
+
+    def add(self, claim: Claim) -> None:
+        """Hold a claim, if it is still ours."""
+        number = claim.number
+        written = self._ledger.written.get(number)
+        if written is not None and self._table.read(written[0]) == written[1]:
+            self._slots[claim.key] = number, *written
+            return
+        place, slot = self._table.find(digest_of(claim.key))  # it was moved, or somebody waits for it
+        if slot is not None and slot.claimed and (slot.number, slot.serial) == (number, self._ledger.serial):
+            self._slots[claim.key] = number, place, self._table.read(place)
 
     def release(self) -> None:
         """Free those that are still ours.
@@ -77,8 +89,9 @@ class Held:
             ClaimsUnavailable: when the file can't be written to.
         """
         try:
-            for place, slot in self._slots.values():
-                self._table.write(place, slot.freed())
+            for number, place, slot in self._slots.values():
+                self._table.write(place, freed(slot))
+                self._ledger.written.pop(number, None)
             self._table.flush()
         except OSError as error:
             raise ClaimsUnavailable(f"Claims can't be released: {error}.") from error
@@ -123,7 +136,7 @@ class Claims:
         for some in _in_turns(wanted):
             room = len(wanted) - len(claimed)
             try:
-                claimed.update(self._run(_claim, some, room))
+                claimed.update(self._run(_claim_many, some, room))
             except ClaimsUnavailable:
                 if not claimed:
                     raise
@@ -172,7 +185,7 @@ class Claims:
             if slot is None or not slot.claimed or slot.number != number:
                 return None
             claim = Claim(key, ledger.next_number(slot, 1))
-            table.write(place, ledger.claimed_slot(slot.digest, claim.number, slot.waited))
+            ledger.write_claim(table, place, slot.digest, claim.number, slot.waited)
             return claim
 
         return self._run(replace)
@@ -258,6 +271,8 @@ class Claims:
         """Lock out other processes, and give the file that lies under our path now."""
         self._inside = get_ident()
         try:
+            if self._ledger is not None and self._ledger.begins():
+                return self._ledger
             while True:
                 ledger = self._ledger or self._open()
                 ledger.lock(self._patience)
@@ -340,34 +355,37 @@ def _slot(ledger: Ledger, key: str) -> Slot | None:
 
 
 def _claim_one(ledger: Ledger, key: str) -> Claim | None:
-    return _claim(ledger, (key,), 1).get(key)
+    ledger.make_room(1)
+    return _claim_in(ledger.table(1), ledger, key, 1)
 
 
-def _claim(ledger: Ledger, keys: Sequence[str], room: int) -> dict[str, Claim]:
+def _claim_many(ledger: Ledger, keys: Sequence[str], room: int) -> dict[str, Claim]:
     ledger.make_room(room)
     table = ledger.table(len(keys))
     claimed = {}
     for done, key in enumerate(keys):
-        digest = digest_of(key)
-        place, slot = table.find(digest)
-        if slot is not None and slot.claimed and ledger.is_alive(slot):
-            continue
-        number = ledger.next_number(slot, len(keys) - done)
-        waited = slot.waited if slot is not None and slot.claimed else 0
-        table.write(place, ledger.claimed_slot(digest, number, waited))
-        claimed[key] = Claim(key, number)
+        claim = _claim_in(table, ledger, key, len(keys) - done)
+        if claim is not None:
+            claimed[key] = claim
     table.flush()
     return claimed
 
 
+def _claim_in(table: Table, ledger: Ledger, key: str, left: int) -> Claim | None:
+    digest = digest_of(key)
+    place, slot = table.find(digest)
+    if slot is not None and slot.claimed and ledger.is_alive(slot):
+        return None
+    number = ledger.next_number(slot, left)
+    ledger.write_claim(table, place, digest, number, 0 if slot is None or not slot.claimed else slot.waited)
+    return Claim(key, number)
+
+
 def _hold(ledger: Ledger, claims: Sequence[Claim]) -> Held:
-    table = ledger.table(len(claims))
-    slots = {}
+    held = Held(ledger, ledger.table(len(claims)))
     for claim in claims:
-        place, slot = table.find(digest_of(claim.key))
-        if slot is not None and slot.claimed and slot.number == claim.number and slot.serial == ledger.serial:
-            slots[claim.key] = place, slot
-    return Held(table, slots)
+        held.add(claim)
+    return held
 
 
 def _release(ledger: Ledger, claims: Sequence[Claim]) -> None:

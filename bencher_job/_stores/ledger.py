@@ -14,6 +14,7 @@ import os
 import struct
 import time
 from functools import lru_cache
+from time import monotonic
 from typing import Final, NamedTuple
 
 from .bytelocks import LockedFile, open_locked
@@ -80,6 +81,7 @@ class Ledger:
 
     Attributes:
         serial: the number that came with our seat, 0 as long as we have none.
+        written: where we have written claims that we have not released, by number, and the bytes of their slots.
     """
 
     def __init__(self, path: str) -> None:
@@ -94,6 +96,7 @@ class Ledger:
         self._next, self._last = 1, 0
         self.serial = self._seat = self._seated_in = 0
         self._alive: dict[int, bool] = {}
+        self.written: dict[int, tuple[int, bytes]] = {}
 
     def close(self) -> None:
         """Give up our seat: all our claims are free."""
@@ -103,21 +106,28 @@ class Ledger:
         """Close what a forked child inherited."""
         self._file.leave()
 
+    def begins(self) -> bool:
+        """Keep all other processes out, if that is to be had at once; False also when it is time to look for the file.
+
+        In both cases `lock` and `is_in_place` tell more.
+        """
+        return self._file.try_lock(_LOCK) and monotonic() < self._look_again
+
     def lock(self, patience: float) -> None:
-        """Keep all other processes out.
+        """Keep all other processes out; who has done so already may do it again.
 
         Raises:
             TimeoutError: when nobody claimed anything for so many seconds, and still the lock wasn't to be had.
         """
         if self._file.try_lock(_LOCK):
             return
-        deadline, pulse = time.monotonic() + patience, self._pulse()
+        deadline, pulse = monotonic() + patience, self._pulse()
         while not self._file.try_lock(_LOCK):
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 before, pulse = pulse, self._pulse()
                 if pulse == before:
                     raise TimeoutError(errno.ETIMEDOUT, f"somebody held its lock for {patience} seconds")
-                deadline = time.monotonic() + patience
+                deadline = monotonic() + patience
             time.sleep(
                 20e-6 + time.perf_counter_ns() % 480 * 1e-6
             )  # by chance, so that waiters don't keep step
@@ -131,7 +141,7 @@ class Ledger:
 
     def is_in_place(self) -> bool:
         """Whether the file that we have open still is the one under its path. It looks at most every `LOOK_EVERY`."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self._look_again:
             return True
         try:
@@ -154,17 +164,19 @@ class Ledger:
         Raises:
             Damaged: when it isn't one.
         """
-        raw = read_all(self._file, _HEADER_SIZE, 0)
+        raw = os.pread(self._file.descriptor, _HEADER_SIZE, 0)
         if raw != self._raw:
             header = _Header._make(_HEADER.unpack(unseal(raw)))
             if header.magic != MAGIC:
                 raise Damaged("is of another format")
             self._adopt(header, raw)
-        self._alive.clear()
+        if self._alive:
+            self._alive.clear()
 
     def _adopt(self, header: _Header, raw: bytes) -> None:
         if header.table != self._header.table:
             self._next, self._last = 1, 0  # the right to fill free slots was for the table before
+            self.written.clear()
         self._slots = Table(self._file, header.offset, header.capacity)
         self._header, self._raw = header, raw  # last, since who is interrupted here reads them again
 
@@ -245,13 +257,15 @@ class Ledger:
         self._next += 1
         return self._next - 1
 
-    def claimed_slot(self, digest: bytes, number: int, waited: int) -> bytes:
-        """Give the bytes of a claim of ours."""
-        return pack_slot(digest, number, self.serial, time.time(), self._seat, 1, waited)
+    def write_claim(self, table: Table, place: int, digest: bytes, number: int, waited: int) -> None:
+        """Write a claim of ours."""
+        slot = pack_slot(digest, number, self.serial, time.time(), self._seat, 1, waited)
+        table.write(place, slot)
+        self.written[number] = place, slot
 
     def table(self, count: int) -> Table:
         """Give the table to look so many keys up in."""
-        if count * 64 < self._header.capacity:
+        if count == 1 or count * 64 < self._header.capacity:
             return self._slots
         return WholeTable(self._file, self._header.offset, self._header.capacity)
 

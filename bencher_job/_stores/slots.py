@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from .bytelocks import LockedFile
 
@@ -23,6 +23,7 @@ __all__ = [
     "Table",
     "WholeTable",
     "digest_of",
+    "freed",
     "pack_slot",
     "read_all",
     "seal",
@@ -40,6 +41,8 @@ BLOCK: Final = 1 << 16
 """Bytes of a whole table that are written together."""
 
 _SLOT: Final = struct.Struct("<32sQQdHBB")
+_STATE_AT: Final = _SLOT.size - 2
+_FREE: Final = b"\0\0"
 _WORDS: Final = struct.Struct("<4Q")
 _EMPTY: Final = bytes(SLOT_SIZE)
 _WHOLE: Final = 0x2144DF1C
@@ -52,7 +55,7 @@ class Damaged(Exception):
 
 def seal(content: bytes) -> bytes:
     """Append a checksum."""
-    return content + zlib.crc32(content).to_bytes(4, "little")
+    return content + crc32(content).to_bytes(4, "little")
 
 
 def unseal(sealed: bytes) -> bytes:
@@ -61,7 +64,7 @@ def unseal(sealed: bytes) -> bytes:
     Raises:
         Damaged: when the checksum doesn't match.
     """
-    if zlib.crc32(sealed) != _WHOLE:
+    if crc32(sealed) != _WHOLE:
         raise Damaged("has a checksum that doesn't match")
     return sealed[:-4]
 
@@ -98,10 +101,6 @@ class Slot(NamedTuple):
     claimed: int
     waited: int
 
-    def freed(self) -> bytes:
-        """Give the bytes of the slot as it is once the claim is released."""
-        return pack_slot(*self[:5], 0, 0)
-
     def marked(self) -> bytes:
         """Give the bytes of the slot as it is once somebody waits."""
         return pack_slot(*self[:6], 1)
@@ -111,11 +110,20 @@ def pack_slot(
     digest: bytes, number: int, serial: int, since: float, seat: int, claimed: int, waited: int
 ) -> bytes:
     """Give the bytes of a slot."""
-    return seal(_SLOT.pack(digest, number, serial, since, seat, claimed, waited))
+    content = _SLOT.pack(digest, number, serial, since, seat, claimed, waited)
+    return content + crc32(content).to_bytes(4, "little")
+
+
+def freed(slot: bytes) -> bytes:
+    """Give the bytes of a slot as it is once its claim is released."""
+    content = slot[:_STATE_AT] + _FREE
+    return content + crc32(content).to_bytes(4, "little")
 
 
 def _unpacked(raw: bytes) -> Slot:
-    return Slot._make(_SLOT.unpack(unseal(raw)))
+    if crc32(raw) != _WHOLE:
+        raise Damaged("has a checksum that doesn't match")
+    return Slot(*_SLOT.unpack_from(raw))
 
 
 def read_all(file: LockedFile, size: int, offset: int) -> bytes:
@@ -148,6 +156,11 @@ class Table:
             Damaged: when the slot is, or no place is free.
         """
         place = first = _first_place(digest, self._capacity)
+        raw = self.read(place)
+        if raw == _EMPTY:
+            return place, None
+        if raw.startswith(digest):
+            return place, _unpacked(raw)
         while place < first + self._capacity:
             raw = self._read(place % self._capacity)
             for at in range(0, len(raw), SLOT_SIZE):
@@ -161,6 +174,10 @@ class Table:
     def _read(self, place: int) -> bytes:
         count = min(READ_AT_ONCE, self._capacity - place)
         return read_all(self._file, count * SLOT_SIZE, self._offset + place * SLOT_SIZE)
+
+    def read(self, place: int) -> bytes:
+        """Give the bytes of a slot, fewer where the file is cut off."""
+        return os.pread(self._file.descriptor, SLOT_SIZE, self._offset + place * SLOT_SIZE)
 
     def write(self, place: int, slot: bytes) -> None:
         """Write a slot."""
@@ -188,6 +205,10 @@ class WholeTable(Table):
     def _read(self, place: int) -> bytes:
         at = place * SLOT_SIZE
         return bytes(self._raw[at : at + READ_AT_ONCE * SLOT_SIZE])
+
+    def read(self, place: int) -> bytes:
+        """Give the bytes of a slot."""
+        return bytes(self._raw[place * SLOT_SIZE : (place + 1) * SLOT_SIZE])
 
     def write(self, place: int, slot: bytes) -> None:
         """Note a slot to be written."""
@@ -218,4 +239,5 @@ def table_of(slots: Iterable[bytes], capacity: int) -> bytearray:
 def _first_place(digest: bytes, capacity: int) -> int:
     """Fold all of a key's digits, since those of a user's own may differ in the last ones only."""
     first, second, third, fourth = _WORDS.unpack_from(digest)
-    return int(first ^ second ^ third ^ fourth) % capacity
+    place: int = (first ^ second ^ third ^ fourth) % capacity
+    return place
