@@ -72,8 +72,14 @@ class Job:
     def in_folder(self, folder: str | None) -> Job:
         """Copy the job for one run, whose media go into a folder."""
         run = Job.__new__(Job)
-        for name in Job.__slots__:
-            setattr(run, name, getattr(self, name))
+        run.job_id, run.function, run.positional, run.job_args = (
+            self.job_id,
+            self.function,
+            self.positional,
+            self.job_args,
+        )
+        run.job_key, run.bound, run.edition = self.job_key, self.bound, self.edition
+        run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
         run.media_folder = folder
         return run
 

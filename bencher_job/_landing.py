@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _media
@@ -17,7 +16,7 @@ from ._flights import Flight
 from ._job import Job
 from ._keys import qualified_name
 from ._keys.files import is_unchanged
-from ._record import Record
+from ._record import Draft, Origin
 from ._stores import Claim, Entry, NullStore, Payload, Store, StoreFailure, dump
 from ._version import VERSION
 
@@ -72,24 +71,27 @@ class Landing:
         run, outcome = self.run, self.outcome
         job, state, ttl = run.job, run.git_state, run.keeping.ttl
         media, place = job.media_folder, outcome.place
+        origin = Origin(
+            run.executor,
+            place.host,
+            place.pid,
+            place.python,
+            VERSION,
+            place.platform,
+            "" if state is None else state.commit,
+            None if state is None else state.is_dirty,
+        )
         return Entry(
             payload,
-            Record(
-                key=job.job_key,
-                function=qualified_name(job.function) if job.edition is None else job.edition.function,
-                tag=job.tag,
-                arguments=job.arguments,
-                created=datetime.fromtimestamp(outcome.started, UTC),
-                seconds=outcome.seconds,
-                media=os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
-                executor=run.executor,
-                host=place.host,
-                pid=place.pid,
-                python=place.python,
-                library=VERSION,
-                platform=place.platform,
-                commit="" if state is None else state.commit,
-                dirty=None if state is None else state.is_dirty,
+            Draft(
+                job.job_key,
+                qualified_name(job.function) if job.edition is None else job.edition.function,
+                job.tag,
+                job.arguments,
+                outcome.started,
+                outcome.seconds,
+                os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
+                origin,
             ),
             job.bound,
             job.edition,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CacheInfo", "FunctionInfo", "Record", "Totals", "short_form"]
+__all__ = ["CacheInfo", "Draft", "FunctionInfo", "Origin", "Record", "Totals", "short_form"]
 
 LONGEST_SHORT_FORM: Final = 200
 """Length in characters to which the text of an argument is cut in a record."""
@@ -23,7 +23,7 @@ LARGEST_INT_BITS: Final = 600
 """Size in bits up to which a number stands in a record as it is."""
 
 LARGEST_QUICK: Final = 1 << 62
-"""Magnitude of a number below which nobody has to ask how many bits it has."""
+"""Magnitude of a number below which it is finite, and has so few bits that it stands in a record as it is."""
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, which says nothing to anybody later."""
@@ -84,6 +84,69 @@ class Record:
 
 def _record_of(state: dict[str, Any]) -> Record:
     return Record(**state)
+
+
+class Origin(NamedTuple):
+    """What many entries have in common: how and where their functions ran, and of which commit they were."""
+
+    executor: str
+    host: str
+    pid: int
+    python: str
+    library: str
+    platform: str
+    commit: str
+    dirty: bool | None
+
+
+_origin_of: Final = attrgetter(*Origin._fields)
+
+
+class Draft(NamedTuple):
+    """What will be a record once its entry is stored, in the form in which a store keeps it.
+
+    Attributes:
+        created: when the function began to run, in seconds since 1970.
+    """
+
+    key: str
+    function: str
+    tag: str
+    arguments: Mapping[str, Any]
+    created: float
+    seconds: float
+    media: str | None
+    origin: Origin
+
+    @classmethod
+    def of(cls, record: Record) -> Draft:
+        """Take a record apart."""
+        return cls(
+            record.key,
+            record.function,
+            record.tag,
+            record.arguments,
+            record.created.timestamp(),
+            record.seconds,
+            record.media,
+            Origin(*_origin_of(record)),
+        )
+
+    def finished(self) -> Record:
+        """Make the record, which doesn't know the size of its entry yet."""
+        return Record(
+            key=self.key,
+            function=self.function,
+            tag=self.tag,
+            arguments=self.arguments,
+            created=datetime.fromtimestamp(self.created, UTC),
+            seconds=self.seconds,
+            media=self.media,
+            **self.origin._asdict(),
+        )
+
+    def __str__(self) -> str:
+        return str(self.finished())
 
 
 class Totals(NamedTuple):
@@ -196,22 +259,23 @@ def short_form(value: object) -> Any:
 
 
 def arguments_to_json(arguments: Mapping[str, object]) -> str:
-    """Write arguments as the JSON text that a store keeps with an entry."""
-    return f"{{{', '.join([_name_to_json(name) + _to_json(value) for name, value in arguments.items()])}}}"
+    """Write arguments as the JSON text that a store keeps with an entry.
+
+    Plain values are written here, since `json.dumps` takes longer to begin than to write so little.
+    """
+    texts = []
+    for name, value in arguments.items():
+        kind = type(value)
+        if kind is str and len(value) <= LONGEST_SHORT_FORM:  # type: ignore[arg-type]
+            text = encode_basestring_ascii(value)  # type: ignore[arg-type]
+        elif (kind is float or kind is int) and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
+            text = repr(value)
+        else:
+            text = json.dumps(short_form(value))
+        texts.append(_name_to_json(name) + text)
+    return f"{{{', '.join(texts)}}}"
 
 
 @functools.lru_cache(maxsize=1024)
 def _name_to_json(name: str) -> str:
     return f"{json.dumps(name)}: "
-
-
-def _to_json(value: object) -> str:
-    """Write a value as `json.dumps` does, which takes longer to begin than to write so little."""
-    kind = type(value)
-    if kind is str and len(value) <= LONGEST_SHORT_FORM:  # type: ignore[arg-type]
-        return encode_basestring_ascii(value)  # type: ignore[arg-type]
-    if kind is float and -math.inf < value < math.inf:  # type: ignore[operator]
-        return repr(value)
-    if kind is int and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
-        return repr(value)
-    return json.dumps(short_form(value))

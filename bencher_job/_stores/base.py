@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
-from .._record import FunctionInfo, Record, Totals
+from .._record import Draft, FunctionInfo, Record, Totals
 from .._selection import EVERYTHING, Selection
 from .claims import Claim, Claims
 from .codec import Payload
@@ -93,7 +93,7 @@ class Entry:
     """A result on its way into a store: its bytes, and the record that lives and dies with them."""
 
     payload: Payload
-    record: Record
+    record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
     edition: Edition | PastEdition | None = None

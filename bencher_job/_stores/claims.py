@@ -252,39 +252,46 @@ class Claims:
         """Do an operation, with an empty file where it finds this one damaged."""
         try:
             try:
-                ledger.load()
                 return operation(ledger, *given)
             except Damaged as damage:
-                if not ledger.is_unused:
-                    _log.warning(
-                        "%s %s. It is started anew; what is being computed may be computed twice.",
-                        self._path,
-                        damage,
-                    )
-                ledger.start_anew()
+                self._start_anew(ledger, damage)
                 return operation(ledger, *given)
         except (OSError, Damaged) as error:
             self._drop()  # what is written by half is nobody's then
             raise self._unavailable(error) from error
 
+    def _start_anew(self, ledger: Ledger, damage: Damaged) -> None:
+        if not ledger.is_unused:
+            _log.warning(
+                "%s %s. It is started anew; what is being computed may be computed twice.", self._path, damage
+            )
+        ledger.start_anew()
+
     def _enter(self) -> Ledger:
         """Lock out other processes, and give the file that lies under our path now."""
         self._inside = get_ident()
+        ledger = self._ledger
         try:
-            if self._ledger is not None and self._ledger.begins():
-                return self._ledger
-            while True:
-                ledger = self._ledger or self._open()
-                ledger.lock(self._patience)
-                self._patience = PATIENCE
-                if ledger.is_in_place():
-                    return ledger
-                _log.info("%s was removed or replaced while it was open; claims begin anew", self._path)
-                self._drop()
+            begins = ledger is not None and ledger.begins()
+            if ledger is None or not begins:
+                ledger = self._locked()
         except OSError as error:
             if isinstance(error, TimeoutError):
                 self._patience = AFTER_A_FAILURE
             raise self._unavailable(error) from error
+        self._patience = PATIENCE
+        if not begins:
+            self._sound(ledger, Ledger.load)
+        return ledger
+
+    def _locked(self) -> Ledger:
+        while True:
+            ledger = self._ledger or self._open()
+            ledger.lock(self._patience)
+            if ledger.is_in_place():
+                return ledger
+            _log.info("%s was removed or replaced while it was open; claims begin anew", self._path)
+            self._drop()
 
     def _leave(self) -> None:
         self._inside = 0

@@ -126,6 +126,8 @@ class SealedEntry:
 
     def __bytes__(self) -> bytes:
         body = b"".join(self._body)
+        if self.size < PARALLEL_FROM:
+            return self._start + self._signature.digest(self._start + body) + body
         return self._start + _digest(self._signature, self._start, body) + body
 
     def write_to(self, file: BinaryIO) -> None:
@@ -159,13 +161,13 @@ def seal(
     payload: Payload, key: str, *, signature: Signature = UNSIGNED, compression: Compression | None = None
 ) -> SealedEntry:
     """Frame a payload as the entry of a key, its parts compressed where that pays, ready to be written."""
-    name = key.encode()
+    name, stream, length = key.encode(), payload.stream, len(payload.stream)
     start = _START.pack(_MAGIC, CODEC_VERSION, signature.kind, len(name))
-    length = len(payload.stream)
-    stream = payload.stream if compression is None else shrink(payload.stream, compression)
-    number = 0 if compression is None else compression.number
+    number = 0
+    if compression is not None:
+        stream, number = shrink(stream, compression), compression.number
     table = _PARTS.pack(number, len(payload.buffers), len(stream), length)
-    end = _HEADER.size + len(name) + len(table) + len(stream)
+    end = _HEADER.size + len(name) + _PARTS.size + len(stream)
     if not payload.buffers:
         return SealedEntry(start, [name, table, stream], end, signature)
     buffers = [buffer if compression is None else shrink(buffer, compression) for buffer in payload.buffers]

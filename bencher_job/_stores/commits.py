@@ -13,10 +13,11 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import BencherJobError
+from .._record import Draft, Origin
 from .base import Entry, StoreFailure
 from .claims import Claim, ClaimsUnavailable
 from .codec import seal
@@ -29,7 +30,6 @@ from .tables import (
     INSERT,
     PUT_EDITION,
     UPSERT,
-    origin_of,
     origin_to_json,
     row_of,
     row_of_edition,
@@ -49,11 +49,13 @@ _log = logging.getLogger(__name__)
 class _Prepared(NamedTuple):
     """An entry whose bytes are written, but for its row."""
 
-    key: str
     entry: Entry
+    draft: Draft
     written: Written
-    origin: tuple[Any, ...]
-    """What its record has in common with many."""
+
+    @property
+    def key(self) -> str:
+        return self.draft.key
 
 
 class _ClaimsLost(Exception):
@@ -73,14 +75,14 @@ class _Rows:
         self._folder = folder
         self._execute = transaction.execute
         self._editions: set[bytes] = set()
-        self._origins: dict[tuple[Any, ...], int] = {}
+        self._origins: dict[Origin, int] = {}
         self._old_files: list[str] = []
 
     def write(self, prepared: Sequence[_Prepared], statement: str) -> None:
         """Write entries, and what their records refer to as far as it isn't known to be there."""
         editions, origins, execute = self._folder.editions, self._folder.origins, self._execute
         now = time.time()
-        for key, entry, written, origin in prepared:
+        for entry, draft, written in prepared:
             edition = entry.edition
             if (
                 edition is not None
@@ -89,12 +91,13 @@ class _Rows:
             ):
                 execute(PUT_EDITION, row_of_edition(edition))
                 self._editions.add(edition.prefix)
+            origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
             if statement is UPSERT:
-                self._old_files += [filename for (filename,) in execute(_OLD_FILE, (key,))]
-            execute(statement, row_of(entry, written.columns, now, number))
+                self._old_files += [filename for (filename,) in execute(_OLD_FILE, (draft.key,))]
+            execute(statement, row_of(entry, draft, written.columns, now, number))
 
-    def _number_of(self, origin: tuple[Any, ...]) -> int:
+    def _number_of(self, origin: Origin) -> int:
         text = (origin_to_json(origin),)
         self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", text)
         ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", text).fetchall()
@@ -151,13 +154,12 @@ class Commits:
             compression = compression_named(entry.compression)
         except BencherJobError as error:
             raise StoreFailure(str(error)) from error
-        record = entry.record
-        sealed = seal(entry.payload, record.key, signature=opened.signature, compression=compression)
+        draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
+        sealed = seal(entry.payload, draft.key, signature=opened.signature, compression=compression)
         media_size = 0
-        if record.media is not None:
-            media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / record.media)
-        written = opened.database._disk.write(sealed, media_size)
-        return _Prepared(record.key, entry, written, origin_of(record))
+        if draft.media is not None:
+            media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / draft.media)
+        return _Prepared(entry, draft, opened.database._disk.write(sealed, media_size))
 
     def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
         for each in prepared:

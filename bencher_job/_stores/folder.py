@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from .._errors import warn_caller
 from .._forks import renew_after_fork
+from .._record import Origin
 from .base import StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims import Claims
 from .database import DATABASE_NAME, Database, Locked
@@ -65,7 +66,7 @@ class Folder:
         self.claims = Claims(directory / "claims")
         self.tally = Tally()
         self.editions: set[bytes] = set()
-        self.origins: dict[tuple[Any, ...], int] = {}
+        self.origins: dict[Origin, int] = {}
         self._path = os.fspath(directory / DATABASE_NAME)
         self._tag_index = tag_index
         self.opened: Opened | None = None

@@ -90,7 +90,7 @@ class Ledger:
         status = os.fstat(self._file.descriptor)
         self._identity = status.st_ino, status.st_dev
         self._look_again = 0.0
-        self._raw = b""
+        self._raw: bytes | None = None
         self._header = _Header(MAGIC, 0, 0, 0, 0, 0, 0)
         self._slots = Table(self._file, 0, 0)
         self._next, self._last = 1, 0
@@ -107,11 +107,15 @@ class Ledger:
         self._file.leave()
 
     def begins(self) -> bool:
-        """Keep all other processes out, if that is to be had at once; False also when it is time to look for the file.
+        """Keep all other processes out, if that is to be had at once and nothing is to be looked at before.
 
-        In both cases `lock` and `is_in_place` tell more.
+        Where it isn't, `lock`, `is_in_place` and `load` tell why.
         """
-        return self._file.try_lock(_LOCK) and monotonic() < self._look_again
+        return (
+            self._file.try_lock(_LOCK)
+            and monotonic() < self._look_again
+            and os.pread(self._file.descriptor, _HEADER_SIZE, 0) == self._raw
+        )
 
     def lock(self, patience: float) -> None:
         """Keep all other processes out; who has done so already may do it again.
@@ -137,6 +141,8 @@ class Ledger:
 
     def unlock(self) -> None:
         """Let the others in."""
+        if self._alive:
+            self._alive.clear()
         self._file.unlock(_LOCK)
 
     def is_in_place(self) -> bool:
@@ -170,8 +176,6 @@ class Ledger:
             if header.magic != MAGIC:
                 raise Damaged("is of another format")
             self._adopt(header, raw)
-        if self._alive:
-            self._alive.clear()
 
     def _adopt(self, header: _Header, raw: bytes) -> None:
         if header.table != self._header.table:
@@ -239,7 +243,7 @@ class Ledger:
         return slot.serial == self.serial or self._file.is_locked(_at(slot.seat))
 
     def is_alive(self, slot: Slot) -> bool:
-        """Whether the owner of a claim lives. It is looked up once between two calls of `load`."""
+        """Whether the owner of a claim lives. It is looked up once between `lock` and `unlock`."""
         if slot.serial not in self._alive:
             self._alive[slot.serial] = self._is_held(slot) and self._process(slot) is not None
         return self._alive[slot.serial]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import fields
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any, Final
 
 from .._keys import Edition, PastEdition
-from .._record import Record, arguments_to_json
+from .._record import Draft, Origin, Record, arguments_to_json
 from .base import Entry
 
 __all__ = [
@@ -34,7 +31,6 @@ __all__ = [
     "UPSERT",
     "chosen",
     "moment",
-    "origin_of",
     "origin_to_json",
     "past_edition_of",
     "record_of",
@@ -181,51 +177,41 @@ TRIM_GONE: Final = (
     f"DELETE FROM Gone WHERE at < (SELECT at FROM Gone ORDER BY at DESC LIMIT 1 OFFSET {GONE_KEPT})"
 )
 
-_ELSEWHERE: Final = {"key", "function", "tag", "arguments", "created", "seconds", "size", "media"} | {
-    "fingerprint",
-    "version",
-}
-_ORIGIN: Final = tuple(field.name for field in fields(Record) if field.name not in _ELSEWHERE)
-"""What a record says of the run itself; the same for many entries, which share one row for it."""
-
 _FIRST_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
-"""What it said in the tables of version 2, without names."""
+"""What an origin was in the tables of version 2, without names."""
 
 
-origin_of: Final = attrgetter(*_ORIGIN)
-"""Gives what a record has in common with many, as a tuple."""
-
-
-def origin_to_json(origin: Sequence[object]) -> str:
+def origin_to_json(origin: Origin) -> str:
     """Write what many records have in common as text."""
-    return json.dumps(dict(zip(_ORIGIN, origin, strict=True)))
+    return json.dumps(origin._asdict())
 
 
 def _origin_from_json(text: str | None) -> dict[str, Any]:
     origin = json.loads(text or "{}")
     if isinstance(origin, list):
         origin = dict(zip(_FIRST_ORIGIN, origin, strict=True))
-    return {name: value for name, value in origin.items() if name in _ORIGIN}
+    return {name: value for name, value in origin.items() if name in Origin._fields}
 
 
 def row_of(
-    entry: Entry, columns: tuple[int, int, str | None, bytes | None], now: float, origin: int
+    entry: Entry, draft: Draft, columns: tuple[int, int, str | None, bytes | None], now: float, origin: int
 ) -> tuple[Any, ...]:
     """Make the values of `INSERT` for an entry; `columns` are its size, mode, filename and value."""
-    record, edition = entry.record, entry.edition
+    edition = entry.edition
+    key, function, tag, arguments, created, seconds, media, _ = draft
     return (
-        record.key,
+        key,
         1,
         now,
         now,
         entry.expires,
-        record.tag or None,
+        tag or None,
         *columns,
-        record.seconds,
-        record.function,
-        record.media,
-        record.created.timestamp(),
-        arguments_to_json(record.arguments),
+        seconds,
+        function,
+        media,
+        created,
+        arguments_to_json(arguments),
         entry.bound,
         None if edition is None else edition.prefix,
         origin,
