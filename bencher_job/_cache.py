@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ._stores.findings import Audit
     from ._stores.importing import Imported
+    from ._stores.memory import MemoryTier
 
 __all__ = ["FutureCache", "Prefetched"]
 
@@ -99,6 +100,7 @@ class FutureCache:
     Attributes:
         executor_type: the member of `Executors`, or the class name of the executor that was given.
         overwrite: whether jobs that are remembered run all the same and replace what was remembered.
+        mapped: whether large arrays of a hit are maps of its file.
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
         cache_dir: the folder that holds the cache, once it is opened; until then what was given.
         call_count: how many jobs a `JobFunctionCache` has made of calls; a hit of a decorated function makes none.
@@ -154,9 +156,10 @@ class FutureCache:
         self._cache_name = cache_name
         self._tag_index = tag_index
         self._cache_samples = cache_samples
-        self._mapped = mmap
+        self.mapped = mmap
         self._trusted = trusted
         self._store: Store | None = None
+        self._memory: MemoryTier | None = None
         self._epoch = -1
         self.renew()
         renew_after_fork(self)
@@ -192,6 +195,7 @@ class FutureCache:
 
     def _open(self) -> None:
         store: Store = NullStore()
+        self._memory = None
         if self._keeps():
             directory = _settings.store_directory(self._cache_name, self.cache_dir)
             if not _settings.is_overridden():
@@ -199,7 +203,7 @@ class FutureCache:
                     directory.parent
                 )  # found once: a later change of the current folder moves nothing
             try:
-                store = open_store(
+                store = self._memory = open_store(
                     directory,
                     size_limit=self.size_limit,
                     tag_index=self._tag_index,
@@ -210,6 +214,11 @@ class FutureCache:
                 warn_caller(f"{directory} can't be opened, so nothing is remembered: {error}")
                 store = NullStore(is_closed_off=True)
         self._store, self._epoch = store, _settings.epoch
+
+    def memory(self) -> tuple[int, MemoryTier | None]:
+        """Give the epoch of the settings, and what keeps entries in memory in it."""
+        epoch = _settings.epoch
+        return epoch, self._memory if self._epoch == epoch else None
 
     @property
     def worker_wrapper_call_count(self) -> int:
@@ -230,7 +239,7 @@ class FutureCache:
         """Look keys up in bulk: the values that are remembered, by key. Nothing is computed."""
         store = self.cache
         found = Prefetched(store, store.puts)
-        for key, hit in store.get_many(keys, mapped=self._mapped).items():
+        for key, hit in store.get_many(keys, mapped=self.mapped).items():
             value = load(key, hit)
             if value is not MISS:
                 found[key] = value
@@ -312,7 +321,7 @@ class FutureCache:
 
     def _remembered(self, key: str, store: Store) -> Any:
         """Give the remembered value of a key, counted as a hit, or `MISS`."""
-        hit = store.get(key, mapped=self._mapped)
+        hit = store.get(key, mapped=self.mapped)
         if hit is MISS:
             return MISS
         try:

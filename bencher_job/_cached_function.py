@@ -173,15 +173,16 @@ class CachedFunction(_CachedCalls[P, R], FunctionWrapper):
     """
 
     __bound_function_wrapper__ = BoundCachedFunction
-
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._self_cache.value(args, kwargs)  # type: ignore[no-any-return]
+    __slots__ = (
+        "__call__",
+    )  # each has a function of its own there, which takes less time than a method to find
 
     def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
         super().__init__(function, _call_plain)
         self._self_options = dict(options)
         plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
         self._self_cache = JobFunctionCache(plain, **options)
+        self.__call__ = self._self_cache.answer  # type: ignore[method-assign]
 
     # Type checkers look through `classmethod` and `staticmethod`: the first parameter tells what a function is. mypy
     # doesn't compare it with the owner, so that of anything that a class gives it knows what it returns only.

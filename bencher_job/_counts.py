@@ -8,7 +8,7 @@ from typing import Final
 
 from ._forks import renew_after_fork
 
-__all__ = ["Counts"]
+__all__ = ["MOST_HITS_KEPT", "Counts"]
 
 MOST_HITS_KEPT: Final = 1000
 """How many hits are counted one by one before they are added up."""
@@ -22,11 +22,15 @@ class _Figures:
 
 
 class Counts:
-    """Counts what a cache does, in any thread."""
+    """Counts what a cache does, in any thread.
+
+    Attributes:
+        seconds_of_hits: for each hit that is not added up yet, how long its function had run.
+    """
 
     def __init__(self) -> None:
         self._figures = _Figures()
-        self._seconds_of_hits: deque[float] = deque()  # to append to it takes no lock
+        self.seconds_of_hits: deque[float] = deque()  # to append to it takes no lock
         self.renew()
         renew_after_fork(self)
 
@@ -37,20 +41,23 @@ class Counts:
     @property
     def now(self) -> _Figures:
         """The figures; read them one by one, as they may change in between."""
-        with self._lock:
-            self._add_up_hits()
+        self.add_up()
         return self._figures
 
     def hit(self, seconds: float) -> None:
         """Count a job that was answered from the cache, and how long its function had run."""
-        hits = self._seconds_of_hits
+        hits = self.seconds_of_hits
         hits.append(seconds)
         if len(hits) > MOST_HITS_KEPT:
-            with self._lock:
-                self._add_up_hits()
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Add up the hits that were counted one by one."""
+        with self._lock:
+            self._add_up_hits()
 
     def _add_up_hits(self) -> None:
-        hits, figures = self._seconds_of_hits, self._figures
+        hits, figures = self.seconds_of_hits, self._figures
         for _ in range(len(hits)):
             figures.seconds_saved += hits.popleft()
             figures.hits += 1
@@ -87,7 +94,7 @@ class Counts:
     def clear(self) -> None:
         """Set all to zero."""
         with self._lock:
-            self._seconds_of_hits.clear()
+            self.seconds_of_hits.clear()
             self._figures = _Figures()
 
     def as_dict(self) -> dict[str, float]:

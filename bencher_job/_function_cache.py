@@ -14,6 +14,7 @@ from ._executors import Executors
 from ._future import JobFuture
 from ._job import Job
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
+from ._recall import NOTHING_KNOWN, answering, learn
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import MISS, NullStore
@@ -63,6 +64,8 @@ class JobFunctionCache(FutureCache):
             depends_on=depends_on,
             by_content=by_content,
         )
+        self.known = NOTHING_KNOWN
+        self.answer = answering(self, self._counts)  # called as the function is
 
     @cached_property
     def name(self) -> str:
@@ -101,14 +104,16 @@ class JobFunctionCache(FutureCache):
         """Submit a call as it was written."""
         return self.submit(self.job(args, kwargs))
 
-    def value(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Give the value of a call, remembered or computed."""
+    def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
+        """Give the value of a call, remembered or computed; one that is known by its bytes is learnt."""
         identity = self.keys.identity(args, kwargs)
         store = self.cache
         puts = store.puts
         if not self.overwrite:
             value = self._remembered(identity[0], store)
             if value is not MISS:
+                if call is not None:
+                    learn(self, call, identity, value)
                 return value
         return self._run(self.job(args, kwargs, identity), store, puts, fresh=self.overwrite).result()
 

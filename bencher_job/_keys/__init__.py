@@ -7,12 +7,13 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 from __future__ import annotations
 
 from .editions import PastEdition
-from .hashing import KEY_VERSION, Known, digest, register_hasher
+from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
 from .key import CodeScope, Edition, Identity, JobKeys, identity_of
 from .names import qualified_name
 
 __all__ = [
     "KEY_VERSION",
+    "UNCHANGEABLE",
     "CodeScope",
     "Edition",
     "Identity",

@@ -91,7 +91,7 @@ class CodeTracker:
         self._scope: Scope = code
         self._depends_on = tuple(depends_on)
         self._signature: tuple[object, ...] = ()
-        self._state: tuple[Callable[[], bool], Fingerprint] = _never, _NEVER_MADE
+        self._state: tuple[Callable[[], bool], Fingerprint, bool] = _never, _NEVER_MADE, False
         self.renew()
         renew_after_fork(self)
 
@@ -104,13 +104,21 @@ class CodeTracker:
 
         Another object means that the function may have another signature or other defaults, too.
         """
-        unchanged, fingerprint = self._state
+        unchanged, fingerprint, _ = self._state
         try:
             if unchanged():
                 return fingerprint
         except GONE:
             pass
         return self._look()
+
+    def check_of(self, fingerprint: Fingerprint) -> Callable[[], bool] | None:
+        """Give what tells whether all is as it was when this fingerprint was made; None where it is not at hand.
+
+        It raises one of `GONE` where something is gone.
+        """
+        unchanged, latest, is_compiled = self._state
+        return unchanged if is_compiled and latest is fingerprint else None
 
     def _look(self) -> Fingerprint:
         """Survey without the lock: the modules that this imports may ask for the fingerprint themselves."""
@@ -129,11 +137,11 @@ class CodeTracker:
             def first_check() -> bool:
                 """Compile the comparison when it is first needed: many a function is looked at once."""
                 unchanged = watch.compiled()
-                self._state = unchanged, made
+                self._state = unchanged, made, True
                 return unchanged()
 
             self._signature = signature
-            self._state = first_check, made
+            self._state = first_check, made, False
         return made
 
     def _survey(self, name: str) -> tuple[Watch, list[Survey], list[Edge]]:

@@ -33,6 +33,7 @@ from .treatments import Treatment, register_hasher, treatment_for
 
 __all__ = [
     "KEY_VERSION",
+    "UNCHANGEABLE",
     "WITH_CODE",
     "Encoder",
     "Known",
@@ -62,7 +63,10 @@ _PARALLEL: Final = 1 << 22
 
 _MOST_THREADS: Final = 8
 
-_PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
+UNCHANGEABLE: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
+"""Types of values that can't change, and that nothing counts of but the value."""
+
+_PLAIN: Final = UNCHANGEABLE
 _SHORT: Final = _PLAIN - {bytes}
 _SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
 _LONGEST_ARGUMENTS: Final = 256

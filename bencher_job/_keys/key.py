@@ -10,11 +10,11 @@ from types import FunctionType
 from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
-from .arguments import Binder
+from .arguments import NO_DEFAULT, Binder
 from .editions import PastEdition
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
-from .hashing import KEY_VERSION, Known, digest, encode_arguments, join_key
+from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, encode_arguments, join_key
 from .names import qualified_name
 
 __all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "identity_of"]
@@ -160,6 +160,18 @@ class JobKeys:
                 keys.clear()
             keys[bound] = key
         return key, bound, edition
+
+    def check_of(self, edition: Edition | None) -> Callable[[], bool] | None:
+        """Give what tells whether a call whose arguments can't change still has the key that it had in an edition.
+
+        None where that depends on more than code and arguments, or what tells it is not at hand.
+        """
+        state = self._state
+        if state is None or state[1] is not edition or self._places:
+            return None
+        if not all(default is NO_DEFAULT or type(default) in UNCHANGEABLE for default in state[4]):
+            return None  # a default that can be changed in place is bound as it is at each call
+        return self.tracker.check_of(state[0])
 
     def repeated(self, identity: Identity, repeat: int) -> Identity:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""

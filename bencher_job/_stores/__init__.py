@@ -89,7 +89,7 @@ class _OpenStores:
         """Make the lock anew."""
         self._lock = threading.Lock()
 
-    def open(self, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> Store:
+    def open(self, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> MemoryTier:
         with self._lock:
             place = directory, trusted
             if place not in self._stores:
@@ -115,7 +115,9 @@ _open_stores = _OpenStores()
 atexit.register(_open_stores.close)
 
 
-def open_store(directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False) -> Store:
+def open_store(
+    directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False
+) -> MemoryTier:
     """Open the store in a folder, made if it isn't there.
 
     Those who share a store share its size limit: the largest that any of them asks for. A store that can be read but

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
@@ -66,7 +66,8 @@ MISS: Final = Miss()
 """What a store gives for a key that it has no good entry of; no value is equal to it."""
 
 
-class Hit(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Hit:
     """The verified bytes of an entry.
 
     Attributes:

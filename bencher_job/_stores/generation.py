@@ -3,9 +3,14 @@
     generation      its size is the generation, its first bytes are another number after each commit
 
 The size is odd while entries are replaced or removed, and greater afterwards. A process that is killed in between
-leaves it odd, and then everybody asks the disk until the next change makes it even. To ask for a size takes a system
-call, where to look at a map of the file takes none. But whoever looks at the map of a file that somebody cuts off is
-killed, and a size is only another one then.
+leaves it odd, and then everybody asks the disk until the next change makes it even.
+
+    who reads       looks, and trusts what it has seen for a moment
+    who changes     makes the size odd, waits for that moment, changes entries, makes the size even
+
+So a hit sees each change that had come to its end when it began, and takes no system call if there was one just
+before. A number in a map of the file would take none ever, but whoever looks at a map is killed when somebody cuts
+its file off; a size is only another one then.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from typing import Final
 
 from .._forks import renew_after_fork
 
-__all__ = ["NEVER", "Generation", "Look"]
+__all__ = ["NEVER", "SURE_FOR", "Generation", "Look"]
 
 Look = tuple[Callable[[], int], int]
 """What gives the generation, and what it gave."""
@@ -39,6 +44,12 @@ LARGEST: Final = 1 << 20
 
 CLOSED: Final = -1
 """The generation of what is not open: an odd number."""
+
+SURE_FOR: Final = 0.0001
+"""Seconds for which a process trusts what it has seen, so that most hits take no system call.
+
+Whoever changes entries waits so long first. Then nobody trusts any more what they have seen before.
+"""
 
 PATIENCE: Final = 60.0
 """Seconds for which a change waits for those of other processes."""
@@ -191,6 +202,7 @@ class Generation:
                 odd = os.fstat(descriptor).st_size | 1
                 os.ftruncate(descriptor, odd)
                 try:
+                    _wait(SURE_FOR)
                     yield
                 finally:
                     if odd < LARGEST:
@@ -231,6 +243,12 @@ class Generation:
         """Ask the file no more."""
         with self._lock:
             self._file, self.look = None, _closed
+
+
+def _wait(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() <= until:
+        time.sleep(seconds)
 
 
 def _lock(descriptor: int) -> None:

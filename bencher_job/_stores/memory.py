@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Final
 
 from .._forks import renew_after_fork
@@ -20,7 +20,7 @@ from .base import Entry, History, Hit, Miss, Tally, Totals
 from .claims import Claim, Claims
 from .codec import Payload
 from .disk import DiskStore
-from .generation import NEVER, Look
+from .generation import NEVER, SURE_FOR, Look
 from .uses import Kept
 
 __all__ = ["MemoryTier"]
@@ -39,14 +39,22 @@ OVERHEAD: Final = 500
 
 
 class MemoryTier:
-    """A store that answers from memory where it can, and from the store behind it otherwise."""
+    """A store that answers from memory where it can, and from the store behind it otherwise.
+
+    Attributes:
+        read: the generation in which all that is in memory was read.
+        sure_until: when it has to be looked at again, on the clock that nobody sets.
+        note_first: is told when an entry in memory is used for the first time since uses were written.
+    """
 
     def __init__(self, store: DiskStore, limit: int = TIER_LIMIT) -> None:
         self._store = store
         self._generation = store.generation
         self._uses = store.uses
+        self.note_first = store.uses.note_first
         self._limit = limit
-        self._seen = NEVER
+        self.read = NEVER
+        self.sure_until = 0.0
         self._kept: dict[str, Kept] = {}
         self._mapped: dict[str, Kept] = {}
         self._bytes = 0
@@ -84,62 +92,84 @@ class MemoryTier:
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
-        look, generation = self._seen
-        if look is self._generation.look and look() == generation:
-            kept = self._kept.get(key)
-            if kept is None and mapped:
-                kept = self._mapped.get(key)
-            if kept is not None and (kept.expires is None or kept.expires > time()):
-                kept.uses += 1
-                kept.used = time()
-                kept.is_recent = True
-                if kept.uses == 1:
-                    self._uses.note_first(kept)
-                return kept.hit
-        now = self._renew()
+        kept = self.kept(key, mapped)
+        if kept is not None:
+            hit = kept.hit
+            if hit is not None:
+                self.use(kept)
+                return hit
+        read = self._renew()
         found = self._store.get(key, mapped)
         if found.__class__ is Hit:
-            self._keep(((key, found),), now)
+            self._keep(((key, found),), read)
         return found
+
+    def kept(self, key: str, mapped: bool = False) -> Kept | None:
+        """Give what memory has of a key, unless it is out of date."""
+        return self._here(key, mapped) if monotonic() < self.sure_until or self.is_sure() else None
+
+    def is_sure(self) -> bool:
+        """Whether nothing has changed since what is in memory was read; then that is sure for a while."""
+        now = monotonic()
+        look, generation = self.read
+        if look is not self._generation.look or look() != generation:
+            return False
+        self.sure_until = now + SURE_FOR
+        return True
+
+    def _here(self, key: str, mapped: bool) -> Kept | None:
+        kept = self._kept.get(key)
+        if kept is None and mapped:
+            kept = self._mapped.get(key)
+        return kept if kept is None or kept.expires is None or kept.expires > time() else None
+
+    def use(self, kept: Kept) -> None:
+        """Note that an entry in memory is used."""
+        kept.uses += 1
+        kept.used = monotonic()
+        kept.is_recent = True
+        if kept.uses == 1:
+            self.note_first(kept)
 
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk, in memory first."""
-        now = self._renew()
-        found, missing, at = {}, [], time()
+        read = self._renew()
+        found, missing = {}, []
+        is_recent = read == self.read
         for key in keys:
-            kept = self._kept.get(key) or (self._mapped.get(key) if mapped else None)
-            if kept is None or now != self._seen or (kept.expires is not None and kept.expires <= at):
+            kept = self._here(key, mapped) if is_recent else None
+            hit = None if kept is None else kept.hit
+            if kept is None or hit is None:
                 missing.append(key)
-                continue
-            kept.uses += 1
-            kept.used = at
-            if kept.uses == 1:
-                self._uses.note_first(kept)
-            found[key] = kept.hit
+            else:
+                self.use(kept)
+                found[key] = hit
         if missing:
             behind = self._store.get_many(missing, mapped)
-            self._keep(behind.items(), now)
+            self._keep(behind.items(), read)
             found.update(behind)
         return found
 
     def _renew(self) -> Look:
         """Drop what is out of date and give the generation from which the disk is read now."""
         now = self._generation.read()
-        if now != self._seen and not now[1] & 1:
+        if now != self.read and not now[1] & 1:
             with self._lock:
                 self._drop()
-                self._seen = now
+                self.read, self.sure_until = now, 0.0
             self._uses.write_now_and_then()
         return now
 
     def _drop(self) -> None:
+        for kept in (*self._kept.values(), *self._mapped.values()):
+            kept.drop()
         self._kept.clear()
         self._mapped.clear()
         self._bytes = 0
 
-    def _keep(self, hits: Iterable[tuple[str, Hit]], now: Look) -> None:
+    def _keep(self, hits: Iterable[tuple[str, Hit]], read: Look) -> None:
         with self._lock:
-            if now != self._seen:  # changed while the disk was read
+            if read != self.read:  # changed while the disk was read
                 return
             for key, hit in hits:
                 payload = hit.payload
@@ -148,33 +178,34 @@ class MemoryTier:
                     continue
                 if type(stream) is not bytes:
                     hit = Hit(Payload(bytes(stream), buffers), hit.seconds, hit.expires)  # noqa: PLW2901
-                if buffers:
-                    if all(memoryview(buffer).readonly for buffer in buffers):
-                        self._keep_mapped(key, hit)
-                    continue
-                self._bytes += len(stream) + OVERHEAD
-                before = self._kept.pop(key, None)
-                if before is not None:
-                    self._bytes -= len(before.hit.payload.stream) + OVERHEAD
-                self._kept[key] = Kept(key, hit)
+                if not buffers:
+                    self._drop_key(self._kept, key)
+                    kept = self._kept[key] = Kept(key, hit, self.read)
+                    self._bytes += kept.size + OVERHEAD
+                elif all(memoryview(buffer).readonly for buffer in buffers):
+                    self._drop_key(self._mapped, key)
+                    self._mapped[key] = Kept(key, hit, self.read)
+                    if len(self._mapped) > MOST_MAPPED:
+                        self._drop_key(self._mapped, next(iter(self._mapped)))
             while self._bytes > self._limit:
                 self._drop_one()
 
-    def _keep_mapped(self, key: str, hit: Hit) -> None:
-        self._mapped[key] = Kept(key, hit)
-        if len(self._mapped) > MOST_MAPPED:
-            del self._mapped[next(iter(self._mapped))]
+    def _drop_key(self, where: dict[str, Kept], key: str) -> None:
+        kept = where.pop(key, None)
+        if kept is not None:
+            if where is self._kept:
+                self._bytes -= kept.size + OVERHEAD
+            kept.drop()
 
     def _drop_one(self) -> None:
         """Drop the first entry that was not used since it came or was last passed over."""
         while True:
-            key = next(iter(self._kept))
-            kept = self._kept.pop(key)
+            key, kept = next(iter(self._kept.items()))
             if not kept.is_recent:
-                self._bytes -= len(kept.hit.payload.stream) + OVERHEAD
+                self._drop_key(self._kept, key)
                 return
             kept.is_recent = False
-            self._kept[key] = kept
+            self._kept[key] = self._kept.pop(key)
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Ask the store behind."""
@@ -233,4 +264,5 @@ class MemoryTier:
         """Drop what is in memory and close the store behind."""
         with self._lock:
             self._drop()
+            self.read, self.sure_until = NEVER, 0.0
         self._store.close()

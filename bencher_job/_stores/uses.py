@@ -10,15 +10,17 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from .._forks import renew_after_fork
 from .base import Hit, StoreFailure, Totals
 from .database import Database, Locked
 from .folder import Folder
 from .gate import operation
+from .generation import NEVER, Look
+from .giving import giver
 
 __all__ = ["Drained", "Kept", "Uses"]
 
@@ -39,17 +41,42 @@ COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, second
 
 
 class Kept:
-    """An entry that is kept in memory, and how often it was used since that was last written."""
+    """An entry that is kept in memory, and how often it was used since that was last written.
 
-    __slots__ = ("expires", "hit", "is_recent", "key", "used", "uses")
+    Attributes:
+        hit: its bytes, or None once it is dropped.
+        size: of its pickle in bytes.
+        read: the generation in which it was read. As long as memory is of that one, the entry is.
+        give: makes the value anew, in the quickest way; None as long as nobody has looked for one.
+        used: when, on the clock that nobody sets.
+    """
 
-    def __init__(self, key: str, hit: Hit) -> None:
+    __slots__ = (
+        "expires", "give", "hit", "is_recent", "key", "read", "seconds", "size", "used", "uses",
+    )  # fmt: skip
+
+    def __init__(self, key: str, hit: Hit, read: Look) -> None:
         self.key = key
-        self.hit = hit
+        self.hit: Hit | None = hit
+        self.size = len(hit.payload.stream)
+        self.seconds = hit.seconds
         self.expires = hit.expires
+        self.read = read
+        self.give: Callable[[], Any] | None = None
         self.uses = 0
         self.used = 0.0
         self.is_recent = False
+
+    def learn(self, value: object) -> None:
+        """Find out how the value is made anew in the quickest way, of one that somebody else may change later."""
+        hit = self.hit
+        if hit is not None and self.give is None:
+            self.give = giver(value, hit)
+
+    def drop(self) -> None:
+        """Count no more, and hold no bytes for those who still know of it."""
+        self.read = NEVER
+        self.give = self.hit = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +140,15 @@ class Uses:
 
     def drain(self) -> Drained:
         """Take what is noted."""
+        begin = time.time() - time.monotonic()  # of the clock that nobody sets, on the one that people read
         with self._lock:
             hits, seconds = 0, 0.0
             while self.kept:
                 kept = self.kept.pop()
                 number, kept.uses = kept.uses, 0
-                self._add(kept.key, number, kept.used)
+                self._add(kept.key, number, begin + kept.used)
                 hits += number
-                seconds += number * kept.hit.seconds
+                seconds += number * kept.seconds
             used, self._used = self._used, {}
             totals = Totals(self._hits + hits, self.misses, self._seconds + seconds)
             self._hits, self.misses, self._seconds, self._last = 0, 0, 0.0, time.monotonic()

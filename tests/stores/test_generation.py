@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bencher_job._stores import generation as module
+from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.generation import CLOSED, SIZE, Generation
+from bencher_job._stores.memory import MemoryTier
 
 
 def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
@@ -146,6 +149,20 @@ def test_a_file_stays_open_for_those_who_still_ask_it_and_no_longer(tmp_path: Pa
     assert is_open()
     del look
     assert not is_open()
+
+
+def test_when_a_change_has_come_to_its_end_nobody_trusts_what_they_saw_before(tmp_path: Path) -> None:
+    tier = MemoryTier(DiskStore(tmp_path / "store", size_limit=10**9))
+    tier.get("key")
+    tier.get("key")
+    other = Generation(tmp_path / "store" / "generation")
+    for _ in range(200):
+        tier.get("key")
+        assert tier.is_sure()
+        with other.changing():
+            assert not tier.is_sure()
+            assert time.monotonic() > tier.sure_until
+    tier.close()
 
 
 def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
