@@ -9,6 +9,8 @@ project = "bencher_job"
 version = release = version_of("bencher-job")
 html_title = f"{project} {release}"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False
