@@ -12,10 +12,11 @@ from typing import Final
 from ._views.cli.command import Command
 from ._views.cli.listing import LS
 from ._views.cli.running import run
+from ._views.cli.serving import SERVE
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: Final[tuple[Command, ...]] = (LS,)
+COMMANDS: Final[tuple[Command, ...]] = (LS, SERVE)
 """In the order in which the help lists them."""
 
 

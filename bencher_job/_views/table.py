@@ -20,7 +20,7 @@ from .._stores import MISS
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["rows_to_dataframe", "to_dataframe"]
+__all__ = ["result_fields", "rows_to_dataframe", "to_dataframe"]
 
 VALUES_AT_ONCE: Final = 1000
 """How many values are looked up in bulk."""
@@ -78,7 +78,7 @@ def to_dataframe(records: Iterable[Record], values_of: Values | None = None) -> 
     known: list[tuple[Any, ...]] = []
     for record, value in _with_values(records, values_of):
         arguments.add(len(known), record.arguments)
-        results.add(len(known), _fields(value))
+        results.add(len(known), result_fields(value))
         known.append(_known_of(record))
     rows = len(known)
     columns = _named(rows, arguments, results)
@@ -103,7 +103,7 @@ def rows_to_dataframe(rows: Iterable[tuple[Mapping[str, Any], object]]) -> panda
     count = 0
     for given, value in rows:
         arguments.add(count, given)
-        results.add(count, _fields(value))
+        results.add(count, result_fields(value))
         count += 1
     return _frame(_named(count, arguments, results), count)
 
@@ -119,7 +119,7 @@ def _with_values(records: Iterable[Record], values_of: Values | None) -> Iterato
         yield from ((record, values.get(record.key, MISS)) for record in group)
 
 
-def _fields(value: object) -> Mapping[str, object]:
+def result_fields(value: object) -> Mapping[str, object]:
     """Name the parts of a result; a result without names is one part, and one that is missing is none."""
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return value

@@ -1,0 +1,268 @@
+"""Knows what the page asks for and what it is answered."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from ..._errors import BencherJobError, UntrustedCache
+from ..._stores.base import StoreBusy, StoreMissing
+from ..._stores.conditions import Order
+from ..._stores.rows import row_of_key, rows_at
+from .cells import Answer
+from .changes import Archives, Changed, chosen_keys, remove
+from .entry import entry_of
+from .filters import FilterError
+from .listing import Query
+from .media import file_answer
+from .shelf import Shelf
+
+__all__ = ["make_app"]
+
+THREADS: Final = 4
+"""How many requests are worked on at once: each thread has a connection to each store."""
+
+LARGEST_PAGE: Final = 500
+
+_STATIC: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_STATUS: Final[dict[type[Exception], int]] = {
+    StoreMissing: 404,
+    UntrustedCache: 403,
+    StoreBusy: 503,
+    Changed: 409,
+    FilterError: 422,
+    BencherJobError: 500,
+}
+
+
+class _App:
+    """Answers for one directory."""
+
+    def __init__(self, shelf: Shelf, page_token: str) -> None:
+        self._shelf = shelf
+        self._page_token = page_token
+        self._archives = Archives()
+        self._static = {
+            entry.name: (entry.read_bytes(), _STATIC[entry.name[entry.name.rindex(".") :]])
+            for entry in files(__package__).joinpath("static").iterdir()
+        }
+
+    def page(self, request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in self._static:
+            return Response("There is no such file.", 404, media_type="text/plain")
+        content, kind = self._static[name]
+        return Response(content, media_type=kind)
+
+    def session(self, _: Request) -> Response:
+        shelf = self._shelf
+        return Answer(
+            {"token": self._page_token, "directory": str(shelf.directory), "unpickles": shelf.unpickles}
+        )
+
+    def stamp(self, _: Request) -> Response:
+        return Answer({"stamp": self._stamp()})
+
+    def _stamp(self) -> str:
+        stamps = []
+        for name in self._shelf.names():
+            try:
+                stamps.append(f"{name} {self._shelf.get(name).stamp()}")
+            except BencherJobError as error:
+                stamps.append(f"{name} {error}")
+        return "\n".join(stamps)
+
+    def overview(self, _: Request) -> Response:
+        stamp = self._stamp()
+        stores: list[dict[str, Any]] = []
+        for name in self._shelf.names():
+            try:
+                store = self._shelf.get(name).store
+                functions = [
+                    {
+                        "name": each.name,
+                        "entries": each.entries,
+                        "size": each.size,
+                        "hits": each.hits,
+                        "saved": each.seconds_saved,
+                        "seconds": each.seconds,
+                        "used": each.last_used.timestamp(),
+                    }
+                    for each in store.functions()
+                ]
+            except BencherJobError as error:
+                stores.append({"name": name, "functions": [], "error": str(error)})
+            else:
+                stores.append({"name": name, "functions": functions})
+        return Answer({"stores": stores, "stamp": stamp})
+
+    def columns(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        return Answer({"columns": shown.listing.columns(asked["function"], shown.stamp())})
+
+    def rows(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        stamp = shown.stamp()
+        numbers = shown.listing.numbers(_query(asked), stamp)
+        size = min(max(_whole(asked, "size", 50), 1), LARGEST_PAGE)
+        first = min(max(_whole(asked, "first", 0), 0), max(len(numbers) - 1, 0) // size * size)
+        columns = [each["id"] for each in shown.listing.columns(asked["function"], stamp)]
+        page = shown.listing.page(numbers[first : first + size], columns)
+        return Answer(
+            {
+                "total": len(numbers),
+                "first": first,
+                "columns": shown.listing.columns(asked["function"], stamp),
+                "rows": page,
+            }
+        )
+
+    def points(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        numbers = shown.listing.numbers(_query(asked), shown.stamp())
+        columns = [asked["x"], asked["y"], *([asked["color"]] if asked.get("color") else [])]
+        return Answer(shown.listing.points(numbers, columns))
+
+    def entry(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        folder = shown.store.folder
+        if "row" in asked:
+            rows = rows_at(folder, [_whole(asked, "row", 0)])
+            row = rows[0] if rows else None
+        else:
+            row = row_of_key(folder, asked["key"])
+        if row is None:
+            return Answer({"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404)
+        return Answer(entry_of(folder, row, unpickles=self._shelf.unpickles))
+
+    def media(self, request: Request) -> Response:
+        asked = request.path_params
+        store = self._shelf.get(asked["store"]).store
+        row = row_of_key(store.folder, asked["key"])
+        answer = None
+        if row is not None and row.record.media is not None:
+            answer = file_answer(
+                store.directory,
+                row.record.media,
+                asked["path"],
+                is_download="download" in request.query_params,
+            )
+        return answer or Response("There is no such file.", 404, media_type="text/plain")
+
+    def clear(self, given: dict[str, Any]) -> Response:
+        keys = chosen_keys(self._shelf, str(given["store"]), given, _query_of(given))
+        return Answer({"removed": remove(self._shelf, str(given["store"]), keys)})
+
+    def export(self, given: dict[str, Any]) -> Response:
+        name = str(given["store"])
+        keys = chosen_keys(self._shelf, name, given, _query_of(given))
+        label = re.sub(r"[^\w.-]+", "_", str(given.get("label", ""))).strip("._") or name
+        ticket, count = self._archives.make(self._shelf, name, keys, label)
+        return Answer({"ticket": ticket, "count": count, "asked": len(keys)})
+
+    def archive(self, request: Request) -> Response:
+        found = self._archives.get(request.path_params["ticket"])
+        if found is None:
+            return Response("This archive is no longer here. Export again.", 404, media_type="text/plain")
+        path, name = found
+        return FileResponse(path, filename=name, media_type="application/x-tar")
+
+    def close(self) -> None:
+        self._archives.close()
+        self._shelf.close()
+
+
+def _query(asked: QueryParams) -> Query:
+    given: dict[str, Any] = dict(asked)
+    return _as_query(given | {"filters": json.loads(given.get("filters") or "{}")})
+
+
+def _query_of(given: dict[str, Any]) -> Query | None:
+    """Read the query of a change, which names either keys or a query."""
+    return None if "keys" in given else _as_query(given)
+
+
+def _as_query(given: dict[str, Any]) -> Query:
+    filters = given.get("filters", {})
+    if not isinstance(filters, dict):
+        raise TypeError("filters are an object of columns and what is typed into their heads")
+    filters = {str(name): str(text) for name, text in filters.items() if str(text).strip()}
+    sort = str(given.get("sort") or "-created")
+    order = Order(sort.removeprefix("-"), sort.startswith("-"))
+    return Query(
+        str(given["function"]), tuple(sorted(filters.items())), str(given.get("search", "")).strip(), order
+    )
+
+
+def _whole(asked: QueryParams, name: str, default: int) -> int:
+    text = asked.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 16 else default
+
+
+def _changing(change: Callable[[dict[str, Any]], Response]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        given = json.loads(await request.body())
+        if not isinstance(given, dict):
+            raise TypeError("a change is asked for by an object")
+        return await run_in_threadpool(change, given)
+
+    return endpoint
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    return Answer({"error": str(error)}, status)
+
+
+async def _not_understood(_: Request, error: Exception) -> Response:
+    return Answer({"error": f"The request is not understood: {error!r}"}, 400)
+
+
+def make_app(shelf: Shelf, page_token: str) -> Starlette:
+    """Make the application that answers what has been let through."""
+    app = _App(shelf, page_token)
+
+    @asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        import anyio.to_thread
+
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+        app.close()
+
+    routes = [
+        Route("/", app.page),
+        Route("/static/{name}", app.page),
+        Route("/api/session", app.session),
+        Route("/api/stamp", app.stamp),
+        Route("/api/overview", app.overview),
+        Route("/api/columns", app.columns),
+        Route("/api/rows", app.rows),
+        Route("/api/points", app.points),
+        Route("/api/entry", app.entry),
+        Route("/api/clear", _changing(app.clear), methods=["POST"]),
+        Route("/api/export", _changing(app.export), methods=["POST"]),
+        Route("/archives/{ticket}", app.archive),
+        Route("/media/{store}/{key}/{path:path}", app.media),
+    ]
+    failures: dict[Any, Any] = dict.fromkeys(_STATUS, _failed)
+    return Starlette(
+        routes=routes,
+        lifespan=life,
+        exception_handlers=failures | dict.fromkeys((ValueError, KeyError, TypeError), _not_understood),
+    )

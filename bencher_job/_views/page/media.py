@@ -1,0 +1,139 @@
+"""Knows how files that jobs wrote are shown: of a fixed type each, and none as a page that could run anything."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from starlette.responses import FileResponse, Response
+
+from ..._media import MEDIA_FOLDER
+
+__all__ = ["file_answer", "files_of"]
+
+MOST_FILES: Final = 500
+"""How many files of a run are told of."""
+
+LOOKED_AT: Final = 4096
+"""Bytes at the beginning of a file that tell what it is, where its name doesn't."""
+
+_TYPES: Final = {
+    "image": {
+        ".avif": "image/avif",
+        ".bmp": "image/bmp",
+        ".gif": "image/gif",
+        ".jpeg": "image/jpeg",
+        ".jpg": "image/jpeg",
+        ".png": "image/png",
+        ".svg": "image/svg+xml",
+        ".webp": "image/webp",
+    },
+    "video": {".m4v": "video/mp4", ".mp4": "video/mp4", ".ogv": "video/ogg", ".webm": "video/webm"},
+    "audio": {
+        ".flac": "audio/flac",
+        ".m4a": "audio/mp4",
+        ".mp3": "audio/mpeg",
+        ".ogg": "audio/ogg",
+        ".wav": "audio/wav",
+    },
+    "text": dict.fromkeys(
+        (
+            *(".cfg", ".css", ".csv", ".htm", ".html", ".ini", ".js", ".json", ".jsonl", ".log", ".md", ".py", ".rst"),
+            *(".sh", ".tex", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
+        ),
+        "text/plain; charset=utf-8",
+    ),
+}  # fmt: skip
+"""What is shown, by the endings of names. A page is shown as its source, and SVG as a picture, where it can't run."""
+
+_BEGINNINGS: Final = (
+    (0, b"\x89PNG\r\n\x1a\n", ".png"),
+    (0, b"\xff\xd8\xff", ".jpg"),
+    (0, b"GIF8", ".gif"),
+    (8, b"WEBP", ".webp"),
+    (0, b"\x1aE\xdf\xa3", ".webm"),
+    (4, b"ftyp", ".mp4"),
+    (8, b"WAVE", ".wav"),
+    (0, b"OggS", ".ogg"),
+)
+
+_OTHER: Final = "other", "application/octet-stream"
+_ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""The policy of a file that somebody opens by itself: it runs nothing, loads nothing, and has no origin."""
+
+
+def files_of(store: Path, media: str) -> list[dict[str, Any]]:
+    """Tell of the regular files in a run's folder: `name`, `size` in bytes, `kind`; pictures come first."""
+    folder = store / MEDIA_FOLDER / media
+    files = []
+    for path in _walk(folder):
+        kind, _ = _type_of(path)
+        files.append(
+            {"name": path.relative_to(folder).as_posix(), "size": path.lstat().st_size, "kind": kind}
+        )
+        if len(files) == MOST_FILES:
+            break
+    kinds = [*_TYPES, _OTHER[0]]
+    return sorted(files, key=lambda file: kinds.index(str(file["kind"])))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            if stat.S_ISREG(path.lstat().st_mode):
+                yield path
+
+
+def _type_of(path: Path) -> tuple[str, str]:
+    """Give kind and content type of a file, by its name or else by how it begins."""
+    ending = path.suffix.lower()
+    for kind, types in _TYPES.items():
+        if ending in types:
+            return kind, types[ending]
+    with path.open("rb") as file:
+        head = file.read(LOOKED_AT)
+    for start, mark, like in _BEGINNINGS:
+        if head[start:].startswith(mark):
+            return _type_of(Path("x" + like))
+    return ("text", _TYPES["text"][".txt"]) if _is_text(head) else _OTHER
+
+
+def _is_text(head: bytes) -> bool:
+    if b"\0" in head:
+        return False
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return len(head) == LOOKED_AT and error.start > LOOKED_AT - 4  # cut in the middle of a character
+    return True
+
+
+def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Response | None:
+    """Give a file of a run's folder, or None where there is no such regular file inside of it."""
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name:
+        return None
+    path = store / MEDIA_FOLDER / media
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            return None
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    kind, content_type = _type_of(path)
+    return FileResponse(
+        path,
+        media_type=content_type,
+        headers={"content-security-policy": _ALONE, "cache-control": "private, max-age=3600"},
+        filename=path.name if is_download or kind == "other" else None,
+        content_disposition_type="attachment",
+    )

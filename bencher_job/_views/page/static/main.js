@@ -1,0 +1,139 @@
+// Knows the page as a whole: what is asked for when it opens, when somebody chooses something, and when the store changes.
+
+import * as api from "./api.js";
+import { byId, el } from "./dom.js";
+import * as functions from "./functions.js";
+import * as heading from "./heading.js";
+import * as plot from "./plot.js";
+import { tell } from "./questions.js";
+import * as record from "./record.js";
+import * as state from "./state.js";
+import * as table from "./table.js";
+
+const EVERY = 1000;
+
+let stores = [];
+let stamp = "";
+let directory = "";
+let unpickles = false;
+
+const chosen = () => stores.find((store) => store.name === state.now.store)
+  ?.functions.find((each) => each.name === state.now.function);
+
+function live(text, kind) {
+  const place = byId("live");
+  if (place.textContent !== text) place.textContent = text;
+  place.className = `live is-${kind}`;
+}
+
+async function overview() {
+  const answer = await api.get("overview");
+  stores = answer.stores;
+  stamp = answer.stamp;
+  if (!chosen()) choose();
+  functions.show(stores);
+}
+
+// Show the function that was used last, where none is chosen or the one that was has no entries left.
+function choose() {
+  const all = stores.flatMap((store) => store.functions.map((each) => ({ store: store.name, ...each })));
+  const latest = all.sort((a, b) => b.used - a.used)[0];
+  state.change(latest ? state.forFunction(latest.store, latest.name) : { store: "", function: "", key: "" }, { replaces: true });
+}
+
+function empty() {
+  const code = [
+    "from bencher_job import cached_job", "", "@cached_job", "def score(model: str, c: float = 1.0) -> dict:",
+    '    return {"accuracy": ...}', "", 'score("svm", c=0.1)',
+  ].join("\n");
+  const problems = stores.filter((store) => store.error);
+  byId("main").replaceChildren(el("section", { class: "empty" },
+    el("img", { src: "static/mark.svg", alt: "", width: 44, height: 44 }),
+    el("h1", {}, problems.length ? "This cache can’t be shown" : "Nothing is remembered here yet"),
+    problems.map((store) => el("p", { class: "problem" }, store.error)),
+    el("p", {}, "This page shows ", el("code", {}, directory), ". It fills by itself as soon as a job is done:"),
+    el("pre", { class: "code" }, code),
+    el("p", { class: "muted" }, "Do your programs keep their cache elsewhere? Then start ",
+      el("code", {}, "bencher-job serve --cache-dir DIR"), " with their folder.")));
+}
+
+async function view() {
+  const each = chosen();
+  byId("body").classList.toggle("is-empty", !stores.some((store) => store.functions.length));
+  if (!each) {
+    document.title = "bencher_job";
+    empty();
+    return;
+  }
+  const title = `${each.name || "(no function)"} · bencher_job`;
+  if (document.title !== title) document.title = title;
+  heading.show(byId("main"), each);
+  await (state.now.view === "plot" ? plot : table).show(byId("view"));
+}
+
+let turn = Promise.resolve();
+
+// One at a time, so that a slow answer never replaces a later one.
+function refresh(work) {
+  turn = turn.then(work).catch((error) => tell(error.message, { isProblem: true }));
+  return turn;
+}
+
+state.listen((before) => refresh(async () => {
+  const other = before.function !== state.now.function || before.store !== state.now.store;
+  if (other) {
+    table.forget();
+    functions.show(stores);
+  }
+  if (before.key !== state.now.key || other) await record.show();
+  const same = ["store", "function", "view", "sort", "search", "filters", "first", "size", "x", "y", "color", "logx", "logy"]
+    .every((name) => before[name] === state.now[name]);
+  if (!same) await view();
+}));
+
+export const reload = () => refresh(async () => {
+  await overview();
+  await view();
+});
+
+async function watch() {
+  let pause = EVERY;
+  try {
+    if (!document.hidden) {
+      const answer = await api.get("stamp");
+      if (answer.stamp !== stamp) {
+        live("updating", "busy");
+        const begun = performance.now();
+        await reload();
+        // A store that takes long to look at is looked at less often.
+        pause = Math.max(EVERY, 3 * (performance.now() - begun));
+      }
+      live("live", "good");
+    }
+  } catch (error) {
+    live(error.status === 403 ? "session ended" : "no answer", "bad");
+    if (error.status === 403) tell(error.message, { isProblem: true });
+  }
+  setTimeout(watch, pause);
+}
+
+async function begin() {
+  try {
+    const session = await api.begin();
+    ({ directory, unpickles } = session);
+    byId("place").replaceChildren(el("code", { title: directory }, directory),
+      unpickles ? el("span", { class: "badge is-warning", title: "Values that can’t be shown otherwise are unpickled, which runs code." }, "trusted") : "");
+    await overview();
+    await view();
+    await record.show();
+    live("live", "good");
+  } catch (error) {
+    live("no answer", "bad");
+    tell(error.message, { isProblem: true });
+  }
+  document.body.dataset.ready = "true";
+  setTimeout(watch, EVERY);
+}
+
+addEventListener("bencher-job-changed", reload);
+begin();

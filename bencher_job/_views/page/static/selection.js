@@ -1,0 +1,119 @@
+// Knows which entries are chosen, and what may be done with them: export, or clear after a question.
+
+import * as api from "./api.js";
+import { byId, el, icon } from "./dom.js";
+import * as say from "./format.js";
+import { ask, tell } from "./questions.js";
+import * as state from "./state.js";
+import * as tools from "./tools.js";
+
+const keys = new Set();
+let isAll = false;
+let page = [];
+let total = 0;
+
+export const size = () => (isAll ? total : keys.size);
+export const has = (key) => isAll || keys.has(key);
+
+export function clear() {
+  keys.clear();
+  isAll = false;
+}
+
+// What the table shows now, so that the box in its head stands for it.
+export function see(shown, all) {
+  page = shown;
+  total = all;
+  const box = byId("page-box");
+  if (box) mark(box);
+}
+
+function mark(box) {
+  const chosen = page.filter(has).length;
+  box.checked = chosen > 0 && chosen === page.length;
+  box.indeterminate = chosen > 0 && chosen < page.length;
+}
+
+function changed() {
+  for (const row of document.querySelectorAll("tr[data-key]")) {
+    row.setAttribute("aria-selected", String(has(row.dataset.key)));
+    row.querySelector("input").checked = has(row.dataset.key);
+  }
+  mark(byId("page-box"));
+  byId("tools").replaceWith(tools.bar(total, bar));
+}
+
+export function pageBox() {
+  const box = el("input", { type: "checkbox", id: "page-box", "aria-label": "Select all on this page",
+    onchange: () => choose(page, box.checked) });
+  mark(box);
+  return box;
+}
+
+export function rowBox(key, place) {
+  const box = el("input", { type: "checkbox", tabindex: "-1", checked: has(key), "aria-label": `Select row ${place + 1}`,
+    onchange: () => choose([key], box.checked) });
+  return box;
+}
+
+function choose(some, on) {
+  if (isAll) for (const key of page) keys.add(key);
+  isAll = false;
+  for (const key of some) keys[on ? "add" : "delete"](key);
+  changed();
+}
+
+const named = () => ({
+  store: state.now.store,
+  ...(isAll
+    ? { ...state.query(), filters: state.filters(), count: total }
+    : { keys: [...keys] }),
+});
+
+export function bar() {
+  const all = !isAll && keys.size >= page.length && total > keys.size;
+  return el("div", { class: "actions" },
+    el("strong", { role: "status" }, `${say.count(size())} selected`),
+    all ? el("button", { type: "button", class: "link", onclick: () => { isAll = true; changed(); } }, `Select all ${say.count(total)}`) : null,
+    el("button", { type: "button", class: "link", onclick: () => { clear(); changed(); } }, "Select none"),
+    el("button", { type: "button", class: "plain", onclick: () => save(named(), size()) }, icon("save"), "Export…"),
+    el("button", { type: "button", class: "plain is-danger", onclick: () => drop(named(), size()) }, icon("bin"), "Clear…"));
+}
+
+export async function save(given, many) {
+  const label = say.parts(state.now.function).name;
+  const sure = await ask(`Export ${say.counted(many, "entry", "entries")}?`,
+    ["They are written to one archive with their records and files, which bencher-job import takes in.",
+      "Nothing here changes."], "Export");
+  if (!sure) return;
+  try {
+    const made = await api.post("export", { ...given, label });
+    const link = el("a", { href: `archives/${made.ticket}`, download: "" });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    const missing = made.asked - made.count;
+    tell(`${say.counted(made.count, "entry", "entries")} exported.${missing ? ` ${say.count(missing)} are damaged or gone.` : ""}`,
+      { isProblem: missing > 0 });
+  } catch (error) {
+    tell(error.message, { isProblem: true });
+  }
+}
+
+export async function drop(given, many) {
+  const sure = await ask(`Clear ${say.counted(many, "entry", "entries")}?`,
+    [`Their results and files are removed from ${state.now.store}. Their jobs run again when they are asked for.`,
+      "This can’t be undone."], `Clear ${say.count(many)}`, { dangerous: true });
+  if (!sure) return false;
+  try {
+    const { removed } = await api.post("clear", given);
+    clear();
+    tell(`${say.counted(removed, "entry", "entries")} cleared.`);
+    state.change({ key: "" }, { replaces: true });
+    dispatchEvent(new Event("bencher-job-changed"));
+    return true;
+  } catch (error) {
+    tell(error.message, { isProblem: true });
+    return false;
+  }
+}

@@ -1,0 +1,484 @@
+"""The page in a real Chromium: what somebody clicks, types and sees, and that nothing comes from anywhere else."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tarfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.environment import unmeasured
+from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files, study
+from tests.views.page.serving import Served, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+
+MANY = 100_000
+
+
+ENDED = "net::ERR_CONNECTION_REFUSED"
+"""What Chromium says of a server that a test has ended."""
+
+
+class Visit:
+    """Somebody who looks at the page, and what the browser had to say meanwhile.
+
+    Attributes:
+        asked: the URLs that the browser has asked for.
+        complaints: errors of scripts, and what the policy has stopped.
+    """
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        context.on("request", lambda request: self.asked.append(request.url))
+        self.page: Page = context.new_page()
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.hear(said.type, said.text))
+
+    def hear(self, kind: str, text: str) -> None:
+        if kind == "error" and ENDED not in text:
+            self.complaints.append(text)
+
+    def open(self, url: str) -> Page:
+        self.page.goto(url)
+        self.page.wait_for_selector("body[data-ready]")
+        return self.page
+
+    def choose(self, function: str) -> None:
+        self.page.click(f"button[title='{function}']")
+        expect(self.page.locator(".function[aria-current]")).to_have_attribute("title", function)
+        expect(self.page.locator("h1")).to_have_text(function.rpartition(".")[2])
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until what was asked for is shown."""
+        expect(self.page.locator(".is-loading")).to_have_count(0)
+
+    def column(self, name: str) -> list[str]:
+        """The cells of a column."""
+        names = self.page.locator("#names th").all_inner_texts()
+        at = [each.strip() for each in names].index(name) + 1
+        return self.page.locator(f"#rows tr td:nth-child({at})").all_inner_texts()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A visit with a new profile, in which nothing failed and nothing foreign was asked for."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(20_000)
+    visit = Visit(context)
+    yield visit
+    context.close()
+    hosts = {urlsplit(url).hostname for url in visit.asked if urlsplit(url).scheme not in {"data", "blob"}}
+    assert hosts <= {"127.0.0.1"}
+    assert visit.complaints == []
+
+
+@pytest.fixture
+def seen(served: Served, visit: Visit) -> Visit:
+    """A visit to the cache of a study, at its sweep."""
+    visit.open(served.url)
+    visit.choose("study.train")
+    return visit
+
+
+def expect(place: Locator) -> Any:
+    from playwright.sync_api import expect as expected
+
+    expected.set_options(timeout=20_000)
+    return expected(place)
+
+
+def expect_rows(page: Page, first: str, last: str, total: str) -> None:
+    """Wait for the page of a table with these rows."""
+    expect(page.locator(".pages .range")).to_have_text(f"{first}\N{EN DASH}{last} of {total}")
+
+
+def test_the_list_at_the_left_tells_of_each_function(seen: Visit) -> None:
+    texts = seen.page.locator(".function").all_inner_texts()
+    train = next(text for text in texts if text.startswith("train"))
+    for part in ("study", "60 entries", "0% hits", "0 s saved"):
+        assert part in train
+    expect(seen.page.locator("h1")).to_have_text("train")
+    assert "60" in seen.page.locator(".figures").inner_text()
+    seen.choose("study.report.title")
+    expect(seen.page.locator("h1")).to_have_text("title")
+    assert sorted(seen.column("result")) == [f"Page {number}" for number in range(5)]
+
+
+def test_the_token_goes_from_the_address_and_comes_back_with_no_one(seen: Visit, served: Served) -> None:
+    token = served.url.partition("token=")[2]
+    assert token not in seen.page.url
+    assert token not in seen.page.content()
+    assert seen.page.evaluate("document.cookie") == ""
+    (cookie,) = seen.page.context.cookies()
+    path = urlsplit(seen.page.url).path
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", path)
+
+
+def test_without_the_token_the_page_says_what_to_open(served: Served, visit: Visit) -> None:
+    response = visit.page.goto(f"http://{served.host}/")
+    assert response is not None
+    assert response.status == 403
+    assert "Open the URL that bencher-job serve printed" in visit.page.inner_text("body")
+    visit.complaints.clear()  # the browser says that it was refused
+
+
+def test_a_hundred_thousand_rows_are_sorted_filtered_and_paged(visit: Visit, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    folder = tmp_path / "c" / "fcache"
+    fill(
+        folder,
+        *(
+            entry(
+                number,
+                "large.f",
+                {"model": ("svm", "forest")[number % 2], "seed": number},
+                {"loss": chance.random() + (number == 77_777)},
+                seconds=number / 1000,
+            )
+            for number in range(MANY)
+        ),
+    )
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        expect_rows(page, "1", "50", "100,000")
+        page.click("[data-sort='arguments.seed']")
+        visit.settled()
+        assert visit.column("seed") == [str(number) for number in range(50)]
+        page.click("button[aria-label='Last page']")
+        expect_rows(page, "99,951", "100,000", "100,000")
+        assert visit.column("seed")[-1] == "99999"
+        page.fill("input[aria-label='Page']", "501")
+        page.keyboard.press("Enter")
+        expect_rows(page, "25,001", "25,050", "100,000")
+        assert visit.column("seed")[0] == "25000"
+        page.click("[data-sort='results.loss']")
+        expect(page.locator("#rows tr").first.locator("td").nth(2)).to_have_text("77777")
+        page.fill("[data-column='arguments.model']", "svm")
+        expect(page.locator(".tools")).to_contain_text("50,000 entries found")
+        page.fill("[data-column='seconds']", "<0.1")
+        expect_rows(page, "1", "50", "50")
+        assert {int(seed) for seed in visit.column("seed")} == set(range(0, 100, 2))
+        page.click("text=Show all")
+        expect_rows(page, "1", "50", "100,000")
+        page.click("#tab-plot")
+        expect(page.locator("#caption")).to_contain_text("20,000 of 100,000 entries, one of every 5")
+
+
+def test_sorting_goes_both_ways_and_stands_in_the_address(seen: Visit) -> None:
+    button = "[data-sort='results.accuracy']"
+    seen.page.click(button)
+    expect(seen.page.locator("th[aria-sort='descending']")).to_have_text("accuracy")
+    best = seen.column("accuracy")
+    seen.page.click(button)
+    expect(seen.page.locator("th[aria-sort='ascending']")).to_have_text("accuracy")
+    assert seen.column("accuracy") == sorted(seen.column("accuracy"))
+    seen.page.go_back()
+    expect(seen.page.locator("th[aria-sort='descending']")).to_have_text("accuracy")
+    seen.page.reload()
+    seen.page.wait_for_selector("th[aria-sort='descending']")
+    assert seen.column("accuracy") == best
+
+
+def test_filters_and_search_narrow_and_a_wrong_one_says_how(seen: Visit) -> None:
+    page = seen.page
+    page.fill("[data-column='arguments.model']", "svm")
+    page.fill("[data-column='results.accuracy']", ">0.5")  # before the one before is asked for
+    expect_rows(page, "1", "9", "9")
+    assert set(seen.column("model")) == {"svm"}
+    page.fill("[data-column='arguments.c']", ">")
+    expect(page.locator("#filter-problem")).to_contain_text("nothing to compare with")
+    page.fill("[data-column='arguments.c']", "")
+    expect(page.locator("#filter-problem")).to_be_hidden()
+    seen.complaints.clear()  # the browser says that it was no filter
+    page.click("text=Show all")
+    expect_rows(page, "1", "50", "60")
+    page.fill("#search", "nothing like it")
+    expect(page.locator(".none-left")).to_contain_text("No entry passes")
+    page.click(".none-left button")
+    expect_rows(page, "1", "50", "60")
+
+
+def test_a_result_is_plotted_over_an_argument_in_colours(seen: Visit) -> None:
+    page = seen.page
+    page.click("#tab-plot")
+    expect(page.locator("#chart")).to_have_attribute(
+        "aria-label", "accuracy over c, coloured by model: 60 points. The table has the same entries."
+    )
+    assert page.locator(".legend-item").all_inner_texts() == ["boosting", "forest", "svm"]
+    expect(page.locator("#log-x")).to_be_checked()
+    drawn = (
+        "document.querySelector('canvas').getContext('2d').getImageData(0, 0, 2000, 2000).data.some(Boolean)"
+    )
+    assert page.evaluate(drawn)
+    page.click(".legend-item:has-text('svm')")
+    expect(page.locator("#chart")).to_have_attribute(
+        "aria-label", "accuracy over c, coloured by model: 40 points. The table has the same entries."
+    )
+    page.select_option("#choose-x", "arguments.seed")
+    page.select_option("#choose-y", "seconds")
+    page.select_option("#choose-color", "results.epochs")
+    expect(page.locator("#chart")).to_have_attribute(
+        "aria-label", "seconds over seed, coloured by epochs: 60 points. The table has the same entries."
+    )
+    page.select_option("#choose-color", "arguments.c")
+    expect(page.locator(".legend h3")).to_have_text("c")
+    assert page.locator(".legend-item").all_inner_texts() == ["0.01", "0.1", "1", "10"]
+    page.select_option("#choose-color", "results.epochs")
+    page.reload()
+    expect(page.locator("#chart")).to_have_attribute(
+        "aria-label", "seconds over seed, coloured by epochs: 60 points. The table has the same entries."
+    )
+
+
+def test_a_point_tells_what_it_is_and_opens_its_entry(visit: Visit, tmp_path: Path) -> None:
+    fill(tmp_path / "c" / "fcache", *(entry(n, "f", {"x": n}, {"y": n * n}) for n in range(3)))
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click("#tab-plot")
+        page.wait_for_selector("canvas")
+        box = page.locator("canvas").bounding_box()
+        assert box is not None
+        near = 0
+        for step in range(4, 60):  # the highest point is a little off the corner at the top right
+            page.mouse.move(box["x"] + box["width"] - 16 - step, box["y"] + 12 + step / 2)
+            near += page.locator("#tip").is_visible()
+            if near == 6:
+                break
+        assert page.locator("#tip").inner_text().split() == ["y", "4", "x", "2"]
+        page.mouse.down()
+        page.mouse.up()
+        expect(page.locator("#record")).to_contain_text(key_of(2))
+
+
+def test_a_record_shows_all_that_is_known_with_its_files(visit: Visit, tmp_path: Path) -> None:
+    folder = tmp_path / "c" / "fcache"
+    files = {
+        "generic/plot-1.png": PIXEL,
+        "generic/log-2.txt": b"<img src=x onerror=alert(1)> went well",
+        "generic/drawing-3.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>document.title="ran"</script></svg>',
+        "generic/page-4.html": b"<script>document.title='ran'</script>",
+    }
+    name = run_with_files(folder, key_of(1), files)
+    value = {"score": 0.25, "note": "<script>document.title='ran'</script>", "curve": [1, 2]}
+    fill(
+        folder,
+        entry(
+            1, "study.f", {"x": "<b>bold</b>", "depth": None}, value, media=name, tag="nightly", seconds=90.0
+        ),
+    )
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click("#rows tr")
+        record = page.locator("#record")
+        for text in (
+            "<b>bold</b>",
+            "None",
+            "score",
+            "0.25",
+            "nightly",
+            "90 s",
+            "atlas",
+            "3.11.7",
+            "a1b2c3",
+            key_of(1),
+        ):
+            expect(record).to_contain_text(text)
+        pixel = record.locator("img[alt='generic/plot-1.png']")
+        expect(record.locator("pre").first).to_contain_text("<img src=x onerror=alert(1)> went well")
+        source = pixel.get_attribute("src")
+        assert source is not None
+        assert page.request.get(f"{page.url.partition('#')[0]}{source}").body() == PIXEL
+        view = page.url.partition("#")[0]
+        for file in ("drawing-3.svg", "page-4.html"):
+            with page.context.new_page() as other:
+                other.goto(f"{view}media/fcache/{key_of(1)}/generic/{file}")
+                assert other.title() != "ran"
+        assert "ran" not in page.title()
+        page.keyboard.press("Escape")
+        expect(record).to_be_hidden()
+        assert page.evaluate("document.activeElement.dataset.key") == key_of(1)
+    visit.complaints.clear()  # that scripts of files were stopped
+
+
+def test_pictures_are_seen(visit: Visit, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "c" / "fcache"
+    Image.new("RGB", (40, 30), "green").save(tmp_path / "green.png")
+    name = run_with_files(folder, key_of(1), {"generic/green.dat": (tmp_path / "green.png").read_bytes()})
+    fill(folder, entry(1, "study.f", {}, 1, media=name))
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click("#rows tr")
+        picture = page.locator("#record img")
+        expect(picture).to_have_js_property("naturalWidth", 40)
+
+
+def test_clearing_asks_first_and_removes_what_is_selected(seen: Visit, served: Served) -> None:
+    page = seen.page
+    page.click("#rows tr:nth-child(1) input")
+    page.click("#rows tr:nth-child(3) input")
+    expect(page.locator(".actions")).to_contain_text("2 selected")
+    page.click(".actions >> text=Clear…")
+    expect(page.locator("dialog h2")).to_have_text("Clear 2 entries?")
+    assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+    assert served.get("rows", store="fcache", function="study.train").json()["total"] == 60
+    page.click(".actions >> text=Clear…")
+    page.click("dialog button[value=yes]")
+    expect(page.locator("#toast")).to_contain_text("2 entries cleared")
+    expect_rows(page, "1", "50", "58")
+    assert served.get("rows", store="fcache", function="study.train").json()["total"] == 58
+
+
+def test_all_that_is_found_can_be_cleared_and_the_next_function_is_shown(seen: Visit, served: Served) -> None:
+    page = seen.page
+    page.check("#page-box")
+    expect(page.locator(".actions")).to_contain_text("50 selected")
+    page.click("text=Select all 60")
+    page.click(".actions >> text=Clear…")
+    page.click("dialog button[value=yes]")
+    expect(page.locator("h1")).to_have_text("title")
+    assert [each["name"] for each in served.get("overview").json()["stores"][0]["functions"]] == [
+        "study.report.title"
+    ]
+
+
+def test_what_is_selected_is_exported_after_a_question(seen: Visit, tmp_path: Path) -> None:
+    page = seen.page
+    page.fill("[data-column='arguments.model']", "svm")
+    expect_rows(page, "1", "20", "20")
+    page.check("#page-box")
+    page.click(".actions >> text=Export…")
+    with page.expect_download() as downloading:
+        page.click("dialog button[value=yes]")
+    assert downloading.value.suggested_filename == "train.tar"
+    downloading.value.save_as(tmp_path / "train.tar")
+    with tarfile.open(tmp_path / "train.tar") as tar:
+        assert sum(name.endswith("entry.json") for name in tar.getnames()) == 20
+    expect(page.locator("#toast")).to_contain_text("20 entries exported")
+
+
+def test_it_refreshes_while_a_sweep_runs(seen: Visit, served: Served, cache: Path) -> None:
+    page = seen.page
+    page.fill("#search", "60")  # what somebody types stays as it is
+    page.fill("#search", "")
+    page.focus("[data-column='tag']")
+    program = """
+        import sys
+        from bencher_job import cached_job
+
+        @cached_job(cache_dir=sys.argv[1])
+        def live(x):
+            return x
+
+        live.sweep({"x": range(30)}).run(progress=False)
+    """
+    path = cache.parent / "live.py"
+    path.write_text(textwrap.dedent(program))
+    subprocess.run([sys.executable, path, cache], env=unmeasured(), check=True, timeout=60)
+    expect(page.locator(".function", has_text="live")).to_contain_text("30 entries")
+    assert page.evaluate("document.activeElement.dataset.column") == "tag"
+    fill(
+        cache / "fcache",
+        entry("new", "study.train", {"model": "svm", "c": 1.0, "seed": 99}, {"accuracy": 0.5}),
+    )
+    expect_rows(page, "1", "50", "61")
+    expect(page.locator(".figures dd").first).to_have_text("61")
+
+
+def test_an_empty_cache_says_how_to_fill_it_and_fills_by_itself(visit: Visit, tmp_path: Path) -> None:
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        expect(page.locator("h1")).to_have_text("Nothing is remembered here yet")
+        for text in (str(tmp_path / "c"), "@cached_job", "--cache-dir"):
+            expect(page.locator(".empty")).to_contain_text(text)
+        fill(tmp_path / "c" / "fcache", *study(3)[:3])
+        expect(page.locator("h1")).to_have_text("train")
+        server.end()
+        expect(page.locator("#live")).to_have_text("no answer")
+
+
+def test_another_start_makes_the_old_session_end_in_words(visit: Visit, cache: Path) -> None:
+    with serving(cache) as server:
+        visit.open(server.url)
+        port = urlsplit(server.url).port
+    with serving(cache, "--port", str(port)):
+        expect(visit.page.locator("#live")).to_have_text("session ended")
+        expect(visit.page.locator("#toast")).to_contain_text(
+            "Open the URL that bencher-job serve printed last"
+        )
+    visit.complaints.clear()  # the browser says that it was refused
+
+
+def test_everything_can_be_done_with_the_keyboard(seen: Visit) -> None:
+    page = seen.page
+    page.focus("#rows tr")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    expect(page.locator(".actions")).to_contain_text("1 selected")
+    second = page.locator("#rows tr").nth(1)
+    expect(second).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("Enter")
+    expect(page.locator("#record")).to_be_visible()
+    expect(page.locator("#record")).to_contain_text(second.get_attribute("data-key") or "")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#record")).to_contain_text(
+        page.locator("#rows tr").nth(2).get_attribute("data-key") or ""
+    )
+    page.keyboard.press("Escape")
+    expect(page.locator("#record")).to_be_hidden()
+    page.focus("#tab-table")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tab-plot")).to_be_focused()
+    expect(page.locator("#chart")).to_be_visible()
+
+
+FAULTS = Path(__file__).with_name("faults.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast_and_everything_that_acts_has_a_name(
+    browser: Browser, shared: Served, scheme: Any
+) -> None:
+    context = browser.new_context(viewport={"width": 1920, "height": 1080}, color_scheme=scheme)
+    visit = Visit(context)
+    page = visit.open(shared.url)
+    visit.choose("study.train")
+    page.click("#rows tr:nth-child(2) input")
+    page.click("#rows tr:nth-child(1)")
+    expect(page.locator("#record")).to_contain_text("accuracy")
+    faults = [page.evaluate(FAULTS)]
+    page.click("#tab-plot")
+    expect(page.locator("#caption")).to_contain_text("60 entries")
+    faults.append(page.evaluate(FAULTS))
+    context.close()
+    assert faults == [[], []]
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_nothing_is_cut_off_at_the_widths_of_usual_screens(
+    browser: Browser, shared: Served, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    visit = Visit(context)
+    page = visit.open(shared.url)
+    visit.choose("study.train")
+    for tab in ("#tab-table", "#tab-plot"):
+        page.click(tab)
+        visit.settled()
+        fits = "(({ scrollWidth, scrollHeight }) => scrollWidth <= innerWidth && scrollHeight <= innerHeight)"
+        assert page.evaluate(f"{fits}(document.documentElement)")
+    context.close()
