@@ -228,18 +228,27 @@ def stored_at(folder: Folder, numbers: Sequence[int]) -> dict[int, float]:
 
 
 def cells_of(folder: Folder, numbers: Sequence[int], columns: Sequence[str]) -> dict[int, tuple[Any, ...]]:
-    """Give the cells of some columns by the numbers of rows; None in a column that SQL doesn't know.
+    """Give the cells of some columns by the numbers of rows, arguments as records show them.
+
+    None stands in a column that the row doesn't have. A row whose arguments are damaged is left out.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
-    named = ", ".join(_column(name) or "NULL" for name in columns)
-    statement = f"SELECT rowid, {named} FROM Cache WHERE raw = 1 AND rowid {_AMONG}"
-    return {
-        number: tuple(cells)
-        for some in _in_steps(numbers)
-        for number, *cells in folder.query(statement, (some,))
-    }
+    known = [name for name in columns if name in RECORD_COLUMNS]
+    named = "".join(f", {RECORD_COLUMNS[name]}" for name in known)
+    statement = f"SELECT rowid, arguments{named} FROM Cache WHERE raw = 1 AND rowid {_AMONG}"
+    found: dict[int, tuple[Any, ...]] = {}
+    for some in _in_steps(numbers):
+        for number, arguments, *of_record in folder.query(statement, (some,)):
+            try:
+                given = json.loads(arguments)
+            except ValueError:  # `verify` tells of it
+                continue
+            cells = dict(zip(known, of_record, strict=True))
+            cells |= {ARGUMENTS + name: value for name, value in given.items()}
+            found[number] = tuple(cells.get(name) for name in columns)
+    return found
 
 
 def hits_at(folder: Folder, numbers: Sequence[int], largest: int) -> Iterator[tuple[int, float, Hit | str]]:

@@ -180,6 +180,13 @@ def test_cells_and_bytes_come_by_the_numbers_of_rows(store: DiskStore) -> None:
     assert sorted(keys_at(store.folder, numbers)) == ["k0", "k1", "large"]
 
 
+def test_cells_of_arguments_are_as_records_show_them(store: DiskStore) -> None:
+    put(store, {"x": True}, {"x": 1}, {"x": float("inf")}, {"x": None})
+    numbers = find_rows(store.folder, "f", order=Order("key", is_descending=False))
+    cells = [cell for (cell,) in cells_of(store.folder, numbers, ["arguments.x"]).values()]
+    assert [repr(cell) for cell in cells] == ["True", "1", "inf", "None"]
+
+
 def test_bytes_that_are_damaged_or_gone_are_told_of_and_stay_as_they_are(store: DiskStore) -> None:
     put(store, {"c": 1})
     store.put_many([Entry(dump("x" * IN_ROW_BELOW), Record(key="large", function="f", created=NOON))])

@@ -131,7 +131,7 @@ class Listing:
                 "id": ARGUMENTS + column.name,
                 "label": column.name,
                 "group": "argument",
-                "kind": "number" if column.numbers else "text",
+                "kind": "number" if 2 * column.numbers > column.rows else "text",
                 "distinct": column.distinct,
             }
             for column in argument_columns(self._folder, function)

@@ -371,10 +371,8 @@ def test_what_is_selected_is_exported_after_a_question(seen: Visit, tmp_path: Pa
     expect(page.locator("#toast")).to_contain_text("20 entries exported")
 
 
-def test_it_refreshes_while_a_sweep_runs(seen: Visit, served: Served, cache: Path) -> None:
+def test_it_refreshes_while_a_sweep_runs(seen: Visit, cache: Path) -> None:
     page = seen.page
-    page.fill("#search", "60")  # what somebody types stays as it is
-    page.fill("#search", "")
     page.focus("[data-column='tag']")
     program = """
         import sys
@@ -382,21 +380,64 @@ def test_it_refreshes_while_a_sweep_runs(seen: Visit, served: Served, cache: Pat
 
         @cached_job(cache_dir=sys.argv[1])
         def live(x):
+            if x == 10:
+                sys.stdin.readline()
             return x
 
         live.sweep({"x": range(30)}).run(progress=False)
     """
     path = cache.parent / "live.py"
     path.write_text(textwrap.dedent(program))
-    subprocess.run([sys.executable, path, cache], env=unmeasured(), check=True, timeout=60)
+    words = [sys.executable, str(path), str(cache)]
+    with subprocess.Popen(words, env=unmeasured(), stdin=subprocess.PIPE, text=True) as running:
+        expect(page.locator(".function", has_text="live")).to_contain_text("10 entries")
+        assert running.poll() is None
+        assert page.evaluate("document.activeElement.dataset.column") == "tag"
+        running.communicate("go on\n", timeout=60)
     expect(page.locator(".function", has_text="live")).to_contain_text("30 entries")
-    assert page.evaluate("document.activeElement.dataset.column") == "tag"
     fill(
         cache / "fcache",
         entry("new", "study.train", {"model": "svm", "c": 1.0, "seed": 99}, {"accuracy": 0.5}),
     )
     expect_rows(page, "1", "50", "61")
     expect(page.locator(".figures dd").first).to_have_text("61")
+
+
+RECORDED = """
+    async () => {
+        const canvas = document.createElement("canvas");
+        canvas.getContext("2d").fillRect(0, 0, 10, 10);
+        const recorder = new MediaRecorder(canvas.captureStream(30), { mimeType: "video/webm" });
+        const parts = [];
+        recorder.ondataavailable = (event) => parts.push(event.data);
+        const ended = new Promise((resolve) => { recorder.onstop = resolve; });
+        recorder.start();
+        const pen = canvas.getContext("2d");
+        for (let frame = 0; frame < 15; frame += 1) {
+            pen.fillStyle = `rgb(${frame * 16} 0 0)`;
+            pen.fillRect(0, 0, 300, 150);
+            await new Promise(requestAnimationFrame);
+        }
+        recorder.stop();
+        await ended;
+        return [...new Uint8Array(await new Blob(parts).arrayBuffer())];
+    }
+"""
+
+
+def test_a_film_is_played(browser: Browser, visit: Visit, tmp_path: Path) -> None:
+    with browser.new_page() as maker:
+        film = bytes(maker.evaluate(RECORDED))
+    folder = tmp_path / "c" / "fcache"
+    name = run_with_files(folder, key_of(1), {"generic/film-1.webm": film})
+    fill(folder, entry(1, "study.f", {}, 1, media=name))
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click("#rows tr")
+        playing = page.locator("#record video")
+        expect(playing).to_have_js_property("videoWidth", 300)
+        playing.evaluate("film => film.play()")
+        expect(playing).to_have_js_property("ended", True)
 
 
 def test_an_empty_cache_says_how_to_fill_it_and_fills_by_itself(visit: Visit, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import * as state from "./state.js";
 import * as table from "./table.js";
 
 const EVERY = 1000;
+const SLOW = 300;
 
 let stores = [];
 let stamp = "";
@@ -73,10 +74,30 @@ async function view() {
 
 let turn = Promise.resolve();
 
-// One at a time, so that a slow answer never replaces a later one.
+// One at a time, so that a slow answer never replaces a later one. What takes long says that it is at work.
 function refresh(work) {
-  turn = turn.then(work).catch((error) => tell(error.message, { isProblem: true }));
+  turn = turn.then(async () => {
+    const slow = setTimeout(() => live("working", "busy"), SLOW);
+    try {
+      await work();
+      live("live", "good");
+    } catch (error) {
+      fail(error);
+    } finally {
+      clearTimeout(slow);
+    }
+  });
   return turn;
+}
+
+let failing = "";
+
+// Say what went wrong, and once only while it stays so.
+function fail(error) {
+  const isGone = error.status === 0 || error.status === 403;
+  live(error.status === 0 ? "no answer" : error.status === 403 ? "session ended" : "live", isGone ? "bad" : "good");
+  if (!isGone || failing !== error.message) tell(error.message, { isProblem: true });
+  failing = isGone ? error.message : "";
 }
 
 state.listen((before) => refresh(async () => {
@@ -102,17 +123,18 @@ async function watch() {
     if (!document.hidden) {
       const answer = await api.get("stamp");
       if (answer.stamp !== stamp) {
-        live("updating", "busy");
         const begun = performance.now();
         await reload();
         // A store that takes long to look at is looked at less often.
         pause = Math.max(EVERY, 3 * (performance.now() - begun));
       }
-      live("live", "good");
+      if (failing) {
+        failing = "";
+        live("live", "good");
+      }
     }
   } catch (error) {
-    live(error.status === 403 ? "session ended" : "no answer", "bad");
-    if (error.status === 403) tell(error.message, { isProblem: true });
+    fail(error);
   }
   setTimeout(watch, pause);
 }
@@ -128,8 +150,7 @@ async function begin() {
     await record.show();
     live("live", "good");
   } catch (error) {
-    live("no answer", "bad");
-    tell(error.message, { isProblem: true });
+    fail(error);
   }
   document.body.dataset.ready = "true";
   setTimeout(watch, EVERY);

@@ -80,7 +80,7 @@ function logarithmic(numbers) {
   };
 }
 
-const SPANS = [1, 5, 15, 60, 300, 900, 3600, 10800, 21600, 86400, 604800, 2592000, 31536000];
+const SPANS = [1, 5, 15, 60, 300, 900, 3600, 10800, 21600, 43200, 86400, 172800, 345600, 604800, 1209600, 2592000, 31536000];
 
 function times(numbers) {
   const scale = linear(numbers);
