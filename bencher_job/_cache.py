@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -188,7 +189,12 @@ class FutureCache:
         """Whether the store is open or lies on the disk; also where nothing is kept, since then nothing is made."""
         if (self._store is not None and self._epoch == _settings.epoch) or not self._keeps():
             return True
-        return store_exists(_settings.store_directory(self._cache_name, self.cache_dir))
+        return store_exists(self.directory)
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the store, whether it is there or not."""
+        return _settings.store_directory(self._cache_name, self.cache_dir)
 
     def _keeps(self) -> bool:
         return self._cache_samples and _settings.caching_is_on()
@@ -197,7 +203,7 @@ class FutureCache:
         store: Store = NullStore()
         self._memory = None
         if self._keeps():
-            directory = _settings.store_directory(self._cache_name, self.cache_dir)
+            directory = self.directory
             if not _settings.is_overridden():
                 self.cache_dir = (
                     directory.parent

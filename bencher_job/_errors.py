@@ -80,10 +80,12 @@ class UntrustedCache(BencherJobError):
 
     Attributes:
         path: the file or directory that another user owns or can write to.
+        reason: which of the two it is.
     """
 
     def __init__(self, path: str, reason: str, remedy: str) -> None:
         self.path = path
+        self.reason = reason
         super().__init__(
             f"{path} {reason}, and unpickling another user's bytes would run their code. {remedy}"
         )

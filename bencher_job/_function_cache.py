@@ -17,7 +17,7 @@ from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._recall import NOTHING_KNOWN, answering, learn
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, NullStore
+from ._stores import MISS, NullStore, Store
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
@@ -122,23 +122,27 @@ class JobFunctionCache(FutureCache):
         store = self.cache
         return self._run(self.job(args, kwargs), store, store.puts, fresh=True).result()
 
-    def explain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explanation:
-        """Say whether a call is remembered, or why it would run. Nothing is computed."""
+    def explain(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None
+    ) -> Explanation:
+        """Say whether a call is remembered, here or in another store, or why it would run. Nothing is computed."""
         from ._explaining import explain  # takes long to import, and few programs ask
         from ._explanation import Cause
 
         keys = self.keys
         identity = keys.identity(args, kwargs)
-        store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
+        is_own = store is None
+        if store is None:
+            store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
         explanation = explain(
             store, identity, keys.edition, keys.binder.arguments(args, kwargs), keys.ignored
         )
         cause = None
         if self.overwrite:
             cause = Cause.OVERWRITE
-        elif store.directory is None:
+        elif is_own and store.directory is None:
             cause = Cause.OFF if self.is_there() else None
-        elif not explanation.is_hit and self.is_in_flight(identity[0]):
+        elif is_own and not explanation.is_hit and self.is_in_flight(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)
 

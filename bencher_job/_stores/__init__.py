@@ -10,14 +10,17 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._errors import BencherJobError
 from .._forks import renew_after_fork
+from .._record import Record
 from .._selection import EVERYTHING, Selection
 from .base import (
     MISS,
+    PATIENCE,
     Entry,
     Found,
     Gone,
@@ -28,6 +31,7 @@ from .base import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
+    StoreOutdated,
     Tally,
     Totals,
 )
@@ -38,7 +42,8 @@ from .null import NullStore
 
 if TYPE_CHECKING:
     from .disk import DiskStore
-    from .findings import Audit
+    from .findings import Audit, Finding
+    from .footprint import Footprint
     from .importing import Imported
     from .memory import MemoryTier
 
@@ -60,6 +65,7 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
+    "StoreOutdated",
     "Tally",
     "Totals",
     "Wait",
@@ -67,10 +73,14 @@ __all__ = [
     "compression_named",
     "dump",
     "export",
+    "find_orphans",
+    "footprint_of",
     "import_",
     "look_into",
+    "media_files",
     "open_existing",
     "open_store",
+    "remove_orphans",
     "store_exists",
     "stores_in",
     "verify",
@@ -155,16 +165,21 @@ def verify(store: Store, *, repair: bool = False) -> Audit:
 
 
 def export(
-    store: Store, path: str | os.PathLike[str], selection: Selection = EVERYTHING, *, overwrite: bool = False
+    store: Store,
+    path: str | os.PathLike[str],
+    selection: Selection = EVERYTHING,
+    *,
+    keys: Iterable[str] | None = None,
+    overwrite: bool = False,
 ) -> int:
-    """Write entries to one file.
+    """Write entries of a selection to one file; where `keys` are given, of these keys only.
 
     Raises:
         BencherJobError: when the store keeps nothing, or the file is there and is not to be overwritten.
     """
     from . import exporting
 
-    return exporting.export(_disk_behind(store), path, selection, overwrite=overwrite)
+    return exporting.export(_disk_behind(store), path, selection, keys=keys, overwrite=overwrite)
 
 
 def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
@@ -177,6 +192,42 @@ def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False
     from . import importing
 
     return importing.import_(_disk_behind(store), path, trusted=trusted)
+
+
+def find_orphans(store: Store) -> dict[Finding, int]:
+    """Find the files and folders in a store that no entry owns, with their sizes in bytes; none is removed.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    from . import audit
+
+    return audit.find_orphans(_disk_behind(store))
+
+
+def remove_orphans(store: Store, findings: Iterable[Finding]) -> list[Finding]:
+    """Remove what `find_orphans` has found; give each as mended, if it is gone."""
+    from . import audit
+
+    return audit.remove_orphans(_disk_behind(store), findings)
+
+
+def footprint_of(directory: Path) -> Footprint:
+    """Measure what a store's folder takes on the disk, by what lies in it; no database is opened.
+
+    Raises:
+        OSError: when a folder can't be read.
+    """
+    from . import footprint
+
+    return footprint.footprint_of(directory)
+
+
+def media_files(directory: Path, record: Record) -> dict[Path, int]:
+    """Give the files that the run of a record has written, by their paths, with their sizes in bytes."""
+    from . import footprint
+
+    return footprint.media_files(directory, record)
 
 
 def store_exists(directory: Path) -> bool:
@@ -197,7 +248,7 @@ def stores_in(directory: Path) -> list[Path]:
     return looking.stores_in(directory)
 
 
-def look_into(directory: Path, *, trusted: bool = False) -> DiskStore:
+def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
     """Open the store in a folder to read it and nothing else: no file is made or changed. Whoever opens it closes it.
 
     Raises:
@@ -206,10 +257,10 @@ def look_into(directory: Path, *, trusted: bool = False) -> DiskStore:
     """
     from . import looking
 
-    return looking.look_into(directory, trusted=trusted)
+    return looking.look_into(directory, trusted=trusted, patience=patience)
 
 
-def open_existing(directory: Path, *, trusted: bool = False) -> DiskStore:
+def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
     """Open the store in a folder to change it, if there is one that is whole; it evicts nothing.
 
     Raises:
@@ -218,7 +269,7 @@ def open_existing(directory: Path, *, trusted: bool = False) -> DiskStore:
     """
     from . import looking
 
-    return looking.open_existing(directory, trusted=trusted)
+    return looking.open_existing(directory, trusted=trusted, patience=patience)
 
 
 def close_stores(under: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import replace
 
 from .. import _media
@@ -15,11 +16,13 @@ from .._errors import BencherJobError, CacheWarning
 from .base import StoreFailure
 from .disk import DiskStore
 from .findings import Audit, Fault, Finding
+from .footprint import bytes_of, files_under
 from .inspection import Inspection, wrong_with
+from .opening import DAMAGED_FOLDER
 from .signature import SECRET_VARIABLE
 from .tables import COUNT_ALL
 
-__all__ = ["Audit", "Fault", "Finding", "verify"]
+__all__ = ["Audit", "Fault", "Finding", "find_orphans", "remove_orphans", "verify"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ def verify(store: DiskStore, *, repair: bool = False) -> Audit:
     if repair and not any(finding.fault is Fault.DATABASE for finding in findings):
         _refuse_wrong_secret(store, inspection)
         findings = [_mended(store, finding) for finding in findings]
-    aside = [path.lstat().st_size for path in (store.directory / "damaged").rglob("*") if not path.is_dir()]
+    aside = [path.lstat().st_size for path in files_under(store.directory / DAMAGED_FOLDER)]
     return Audit(
         directory=store.directory,
         entries=inspection.entries,
@@ -55,6 +58,29 @@ def verify(store: DiskStore, *, repair: bool = False) -> Audit:
         set_aside=len(aside),
         set_aside_bytes=sum(aside),
     )
+
+
+def find_orphans(store: DiskStore) -> dict[Finding, int]:
+    """Find the files and folders in a store that no entry owns, with their sizes in bytes; none is removed.
+
+    What may belong to a put or a job that is under way is not among them.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    store.open()
+    inspection = Inspection(store.folder)
+    inspection.run_for_orphans()
+    return {
+        finding: bytes_of(store.directory / finding.name)
+        for finding in inspection.findings
+        if finding.fault is not Fault.DATABASE
+    }
+
+
+def remove_orphans(store: DiskStore, findings: Iterable[Finding]) -> list[Finding]:
+    """Remove what `find_orphans` has found; give each as mended, if it is gone."""
+    return [_mended(store, finding) for finding in findings]
 
 
 def _refuse_wrong_secret(store: DiskStore, inspection: Inspection) -> None:

@@ -18,6 +18,7 @@ from .codec import Payload
 
 __all__ = [
     "MISS",
+    "PATIENCE",
     "Entry",
     "Found",
     "Gone",
@@ -29,9 +30,14 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
+    "StoreOutdated",
     "Tally",
     "Totals",
 ]
+
+
+PATIENCE: Final = 60.0
+"""Seconds for which a store waits for others who keep it locked, unless it is told otherwise."""
 
 
 class StoreFailure(BencherJobError):
@@ -48,6 +54,10 @@ class StoreBusy(StoreFailure):
 
 class StoreDamaged(StoreFailure):
     """The database of a store is damaged."""
+
+
+class StoreOutdated(StoreFailure):
+    """A store is of an earlier version of this library, and stays so as long as it is only looked at."""
 
 
 class Miss:

@@ -19,6 +19,7 @@ from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
 from .arrival import Arrival
+from .base import PATIENCE
 from .codec import Buffer, DamagedEntry, SealedEntry
 from .files import map_file, read_file, write_file
 from .gate import close_before_fork
@@ -27,13 +28,10 @@ __all__ = ["DATABASE_NAME", "IN_ROW_BELOW", "Database", "EntryDisk", "Locked", "
 
 DATABASE_NAME: Final[str] = DBNAME
 Locked: Final = diskcache.Timeout
-"""What is raised when the database can't be written, or others have kept it locked for a minute."""
+"""What is raised when the database can't be written, or others keep it locked for too long."""
 
 IN_ROW_BELOW: Final = 1 << 15
 """Size in bytes below which an entry lies in its database row."""
-
-PATIENCE: Final = 60
-"""Seconds for which a statement waits for other processes."""
 
 LONGEST_TURN: Final = 5.0
 """Seconds for which a thread waits for another one's turn to end."""
@@ -213,7 +211,7 @@ class Transaction:
         try:
             self.execute("BEGIN IMMEDIATE")
         finally:
-            self.execute(f"PRAGMA busy_timeout = {PATIENCE * 1000}")
+            self.execute(f"PRAGMA busy_timeout = {int(self._database.timeout * 1000)}")
 
     def commit(self) -> None:
         """Make the changes last."""
@@ -243,10 +241,10 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         turn: held by the thread that writes.
     """
 
-    def __init__(self, directory: str, *, access: str = "") -> None:
-        """Open a database that is there; `access` are the parameters of its URI."""
+    def __init__(self, directory: str, *, access: str = "", patience: float = PATIENCE) -> None:
+        """Open a database that is there; `access` are the parameters of its URI, `patience` is in seconds."""
         self._directory = directory
-        self._timeout = PATIENCE
+        self._timeout = patience
         self._local = threading.local()
         self._txn_id = None
         self._disk = EntryDisk(directory, min_file_size=IN_ROW_BELOW)
@@ -277,7 +275,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             eviction_policy="none",
             disk_min_file_size=IN_ROW_BELOW,
             sqlite_auto_vacuum=2,  # incremental: no commit has to move pages
-            timeout=PATIENCE,
+            timeout=self._timeout,
         )
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 from .._errors import warn_caller
 from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
-from .base import Entry, Hit, Miss, StoreFailure, Tally, Totals
+from .base import PATIENCE, Entry, Hit, Miss, StoreFailure, Tally, Totals
 from .claims import Claim, Claims
 from .commits import Commits
 from .database import Database
@@ -57,10 +58,13 @@ class DiskStore:
         tag_index: bool = True,
         trusted: bool = False,
         only_looks: bool = False,
+        patience: float = PATIENCE,
     ) -> None:
         self.directory = directory
         self.size_limit = size_limit
-        self.folder = Folder(directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks)
+        self.folder = Folder(
+            directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks, patience=patience
+        )
         self.uses = Uses(self.folder)
         self.history = DiskHistory(self.folder)
         self.removals = Removals(self.folder, self.uses)
@@ -163,6 +167,17 @@ class DiskStore:
         statement = f"{SELECT_RECORD} WHERE raw = 1 AND ({condition}) AND {LIVE} ORDER BY created"
         records = self._readable(self.folder.query(statement, (*values, time.time())))
         return filter(selection.matches, records) if selection.where else records
+
+    def latest_records(self, limit: int, selection: Selection = EVERYTHING) -> list[Record]:
+        """Give the records of the latest entries that are chosen, at most so many, the oldest of them first."""
+        condition, values = selection.condition()
+        # Of what SQL can't choose, all are asked for, and as many are made as it takes.
+        most = -1 if selection.where else limit
+        statement = (
+            f"{SELECT_RECORD} WHERE raw = 1 AND ({condition}) AND {LIVE} ORDER BY created DESC LIMIT {most}"
+        )
+        records = self._readable(self.folder.query(statement, (*values, time.time())))
+        return [*itertools.islice(filter(selection.matches, records), limit)][::-1]
 
     def _readable(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Record]:
         for row in rows:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from .._errors import warn_caller
 from .._forks import renew_after_fork
 from .._record import Origin
-from .base import StoreBusy, StoreDamaged, StoreFailure, Tally
+from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims import Claims
 from .database import DATABASE_NAME, Database, Locked
 from .gate import operation
@@ -53,16 +53,26 @@ class Folder:
     Attributes:
         trusted: whether a folder is used that another user owns or can write to.
         only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
+        patience: seconds for which it is waited for others who keep it locked.
         editions: those that are known to be in the database.
         origins: numbers of the origins that are known to be in the database.
         opened: what is open, or None.
     """
 
-    def __init__(self, directory: Path, *, tag_index: bool, trusted: bool, only_looks: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        tag_index: bool,
+        trusted: bool,
+        only_looks: bool = False,
+        patience: float = PATIENCE,
+    ) -> None:
         self.directory = directory
         self.trusted = trusted
         self.only_looks = only_looks
-        self.generation = Generation(directory / "generation")
+        self.patience = patience
+        self.generation = Generation(directory / "generation", patience)
         self.claims = Claims(directory / "claims")
         self.tally = Tally()
         self.editions: set[bytes] = set()
@@ -104,12 +114,14 @@ class Folder:
             refuse_untrusted(self.directory)
         writable = not self.only_looks and is_writable(self.directory)
         if writable:
-            database, damage = open_database(self.directory, tag_index=self._tag_index)
+            database, damage = open_database(
+                self.directory, tag_index=self._tag_index, patience=self.patience
+            )
             self.tally.damaged += damage
         elif self.only_looks:
-            database = open_to_look(self.directory)
+            database = open_to_look(self.directory, self.patience)
         else:
-            database = open_read_only(self.directory)
+            database = open_read_only(self.directory, self.patience)
             _log.info("%s can be read only", self.directory)
         database._disk.trusted = self.trusted
         self.generation.open(writable=writable)
@@ -194,9 +206,7 @@ class Folder:
 def _failure(error: Exception) -> StoreFailure:
     """Tell what the database or the disk says in words of ours, and by type what a caller may act on."""
     if isinstance(error, Locked):
-        return StoreBusy(
-            f"the database can't be written, or another process has kept it locked for a minute ({error})"
-        )
+        return StoreBusy(f"the database can't be written, or another process keeps it locked ({error})")
     told = f"{type(error).__name__}: {error}"
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or isinstance(error, TimeoutError):

@@ -52,7 +52,7 @@ Whoever changes entries waits so long first. Then nobody trusts any more what th
 """
 
 PATIENCE: Final = 60.0
-"""Seconds for which a change waits for those of other processes."""
+"""Seconds for which a change waits for those of other processes, unless it is told otherwise."""
 
 _PUTS_SIZE: Final = 8
 
@@ -77,8 +77,9 @@ class Generation:
         look: gives the generation. It is another function whenever the file may be another one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
         self._path = path
+        self._patience = patience
         self._file: io.FileIO | None = None
         self._is_writable = True
         self.look: Callable[[], int] = _closed
@@ -151,7 +152,7 @@ class Generation:
 
     def _replace(self, descriptor: int) -> None:
         """Put a new file in the place of one that is open, unless another process was quicker."""
-        _lock(descriptor)
+        _lock(descriptor, self._patience)
         if self._is_in_place(descriptor):
             self._make(os.rename)
         os.ftruncate(descriptor, 0)  # whoever still asks it finds that it is none any more
@@ -191,7 +192,7 @@ class Generation:
         It is taken before the database's own write lock, never inside it.
 
         Raises:
-            OSError: when others have been changing entries for a minute.
+            OSError: when others have been changing entries for so long that patience ends.
         """
         descriptor = self._locked()
         try:
@@ -217,7 +218,7 @@ class Generation:
         while True:
             descriptor = self._descriptor()
             try:
-                _lock(descriptor)
+                _lock(descriptor, self._patience)
                 if self._is_in_place(descriptor):
                     if os.fstat(descriptor).st_size >= SIZE:
                         return descriptor
@@ -251,14 +252,14 @@ def _wait(seconds: float) -> None:
         time.sleep(seconds)
 
 
-def _lock(descriptor: int) -> None:
-    until = time.monotonic() + PATIENCE
+def _lock(descriptor: int, patience: float) -> None:
+    until = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
-                raise TimeoutError(f"others have been changing entries for {PATIENCE:.0f} seconds") from None
+                raise TimeoutError(f"others have been changing entries for {patience:g} seconds") from None
             time.sleep(0.001)
         else:
             return

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
 from .._keys import PastEdition
 from .._record import Record
-from .base import Found, Gone
+from .base import Found, Gone, StoreFailure
 from .faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import hit_of
-from .tables import SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of
+from .tables import LIVE, SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of
 
-__all__ = ["DiskHistory"]
+__all__ = ["Details", "DiskHistory"]
+
+
+_LAST: Final = "\U0010ffff"
+"""The last character, which no key has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What the tables know of an entry besides its record."""
+
+    hits: int
+    """How often it has answered a job."""
+    last_used: datetime
+    """When it was stored or last answered a job, in UTC."""
+    expires: datetime | None
+    """When it becomes a miss, in UTC; None for never."""
+    file: str | None
+    """The path of its bytes in the store's folder; None where they lie in the database."""
+    parameters: tuple[str, ...]
+    """Names of the parameters that entered the key."""
+    parts: tuple[str, ...]
+    """Names of the functions, classes and globals whose code or value is in the fingerprint."""
 
 
 class DiskHistory:
@@ -41,6 +67,55 @@ class DiskHistory:
             damage = str(error)
         records = self._records(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
         return Found(records[0] if records else None, damage)
+
+    def record(self, key: str) -> Record | None:
+        """Give the record of a key's entry, whose bytes stay unread; None where there is none.
+
+        Raises:
+            StoreFailure: when the record is damaged.
+        """
+        rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ? AND {LIVE}", (key, time.time()))
+        try:
+            return record_of(rows[0]) if rows else None
+        except (ValueError, TypeError) as error:
+            raise StoreFailure(f"the record of the entry {key} is damaged: {error}") from error
+
+    def details(self, key: str) -> Details | None:
+        """Give what the tables know of an entry besides its record; None where there is none.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        statement = (
+            "SELECT access_count, access_time, expire_time, filename, parameters, manifest FROM Cache"
+            f" LEFT JOIN Edition ON prefix = edition WHERE raw = 1 AND key = ? AND {LIVE}"
+        )
+        for hits, used, expires, filename, parameters, manifest in self._query(statement, (key, time.time())):
+            return Details(
+                hits=hits,
+                last_used=moment(used),
+                expires=None if expires is None else moment(expires),
+                file=filename,
+                parameters=tuple(json.loads(parameters or "[]")),
+                parts=tuple(json.loads(manifest or "{}")),
+            )
+        return None
+
+    def beginning_with(self, prefix: str, limit: int) -> list[str]:
+        """Give keys of entries, at most so many, that begin with a text."""
+        return self._beginning(f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}", prefix, limit)
+
+    def gone_beginning_with(self, prefix: str, limit: int) -> list[str]:
+        """Give keys of removed entries, at most so many, that begin with a text."""
+        return self._beginning("Gone WHERE ? > 0", prefix, limit)
+
+    def _beginning(self, place: str, prefix: str, limit: int) -> list[str]:
+        statement = f"SELECT key FROM {place} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+        return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
+
+    def removed(self) -> dict[str, int]:
+        """Count the removed entries that are remembered, by the reason why they went."""
+        return dict(self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason"))
 
     def editions(self, function: str) -> list[PastEdition]:
         """Give the editions of a function that entries are of, the one with the latest entry first."""

@@ -101,7 +101,14 @@ class Inspection:
 
     def run(self) -> None:
         """Look at everything, as far as the database can be read."""
-        for look in (self._database, self._entries, self._records, self._files, self._media, self._figures):
+        self._run(self._database, self._entries, self._records, self._files, self._media, self._figures)
+
+    def run_for_orphans(self) -> None:
+        """Look for files and folders that no entry owns, which is quick: no entry's bytes are read."""
+        self._run(self._files, self._media)
+
+    def _run(self, *looks: Callable[[], None]) -> None:
+        for look in looks:
             try:
                 look()
             except StoreFailure as error:

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .base import StoreBusy, StoreDamaged, StoreFailure, StoreMissing
+from .base import PATIENCE, StoreFailure, StoreMissing, StoreOutdated
 from .database import DATABASE_NAME
 from .disk import DiskStore
 
@@ -23,19 +23,25 @@ def stores_in(directory: Path) -> list[Path]:
     if os.path.exists(directory / DATABASE_NAME):
         return [directory]
     try:
-        names = sorted(os.listdir(directory))
+        folders = [directory / name for name in sorted(os.listdir(directory))]
+        found = [folder for folder in folders if os.path.exists(folder / DATABASE_NAME)]
+        if not found:
+            for folder in folders:  # one that this user may not look into is none that isn't there
+                if folder.is_dir():
+                    os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreMissing(f"{directory} is no cache directory: {error.strerror}") from error
     except OSError as error:
-        raise StoreFailure(f"{directory} can't be read: {error.strerror}") from error
-    return [directory / name for name in names if os.path.exists(directory / name / DATABASE_NAME)]
+        raise StoreFailure(f"{error.filename} can't be read: {error.strerror}") from error
+    return found
 
 
-def look_into(directory: Path, *, trusted: bool = False) -> DiskStore:
+def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
     """Open the store in a folder to read it and nothing else.
 
     It makes no file, and changes none: no use is counted, a damaged entry stays where it is, and each method that
-    writes raises `StoreFailure`. Other processes may use the store meanwhile. Whoever opens it closes it.
+    writes raises `StoreFailure`. Other processes may use the store meanwhile; `patience` is how long in seconds it is
+    waited for one that keeps it locked. Whoever opens it closes it.
 
     Raises:
         StoreMissing: when there is none.
@@ -44,12 +50,12 @@ def look_into(directory: Path, *, trusted: bool = False) -> DiskStore:
         StoreFailure: when it can't be read, or is of another version.
         UntrustedCache: when another user owns the folder or can write to it.
     """
-    store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, only_looks=True)
+    store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, only_looks=True, patience=patience)
     store.open()
     return store
 
 
-def open_existing(directory: Path, *, trusted: bool = False) -> DiskStore:
+def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
     """Open the store in a folder to change it, if there is one that is whole; it evicts nothing.
 
     Raises:
@@ -57,11 +63,9 @@ def open_existing(directory: Path, *, trusted: bool = False) -> DiskStore:
         UntrustedCache: when another user owns the folder or can write to it.
     """
     try:
-        look_into(directory, trusted=trusted).close()
-    except (StoreBusy, StoreDamaged, StoreMissing):
-        raise
-    except StoreFailure:  # of an earlier version, which is brought up to date, or it fails again
+        look_into(directory, trusted=trusted, patience=patience).close()
+    except StoreOutdated:  # it is brought up to date
         pass
-    store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted)
+    store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, patience=patience)
     store.open()
     return store

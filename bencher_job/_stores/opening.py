@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import warn_caller
-from .base import StoreFailure, StoreMissing
+from .base import StoreFailure, StoreMissing, StoreOutdated
 from .database import DATABASE_NAME, Database
 from .tables import STORE_VERSION, UPGRADES
 
-__all__ = ["is_writable", "new_folder_for_damaged", "open_database", "open_read_only", "open_to_look"]
+__all__ = [
+    "DAMAGED_FOLDER",
+    "is_writable",
+    "new_folder_for_damaged",
+    "open_database",
+    "open_read_only",
+    "open_to_look",
+]
 
 PATIENCE: Final = 60.0
 """Seconds for which another process may take to make the tables."""
+
+DAMAGED_FOLDER: Final = "damaged"
+"""Name of the folder in a store's folder that holds what was set aside."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +42,7 @@ def is_writable(directory: Path) -> bool:
     return os.access(directory, os.W_OK | os.X_OK) and (os.access(database, os.W_OK) or not database.exists())
 
 
-def open_database(directory: Path, *, tag_index: bool) -> tuple[Database, bool]:
+def open_database(directory: Path, *, tag_index: bool, patience: float) -> tuple[Database, bool]:
     """Open the database in a folder; also whether a damaged one was set aside for it, which is warned of.
 
     Raises:
@@ -41,7 +51,7 @@ def open_database(directory: Path, *, tag_index: bool) -> tuple[Database, bool]:
         StoreFailure: when a later version of this library has written it.
     """
     try:
-        return _open(directory, tag_index=tag_index), False
+        return _open(directory, tag_index, patience), False
     except sqlite3.OperationalError:  # locked, read-only, disk full: not damage
         raise
     except sqlite3.DatabaseError as error:
@@ -50,17 +60,17 @@ def open_database(directory: Path, *, tag_index: bool) -> tuple[Database, bool]:
             path.rename(aside / path.name)
         _log.warning("the database of %s is damaged and set aside in %s: %s", directory, aside, error)
         warn_caller(f"The database of {directory} is damaged ({error}). It is set aside in {aside}.")
-        return _open(directory, tag_index=tag_index), True
+        return _open(directory, tag_index, patience), True
 
 
 def new_folder_for_damaged(directory: Path) -> Path:
     """Make a folder for what is set aside in a store."""
-    folder = directory / "damaged" / f"{time.time_ns()}"
+    folder = directory / DAMAGED_FOLDER / f"{time.time_ns()}"
     folder.mkdir(parents=True)
     return folder
 
 
-def open_read_only(directory: Path) -> Database:
+def open_read_only(directory: Path, patience: float) -> Database:
     """Open a database that can't be written.
 
     Raises:
@@ -70,7 +80,7 @@ def open_read_only(directory: Path) -> Database:
     path = directory / DATABASE_NAME
     log = Path(f"{path}-wal")
     for access in ("?mode=ro", "?immutable=1"):
-        database = Database(os.fspath(directory), access=access)
+        database = Database(os.fspath(directory), access=access, patience=patience)
         try:
             version = _version(database, directory)
         except sqlite3.OperationalError:
@@ -89,7 +99,7 @@ def open_read_only(directory: Path) -> Database:
     raise AssertionError("the last attempt returns or raises")
 
 
-def open_to_look(directory: Path) -> Database:
+def open_to_look(directory: Path, patience: float) -> Database:
     """Open a database that is there, as it is: what is damaged or of another version stays so.
 
     The connection may write although nobody does: one that may not leaves a log behind where there was none.
@@ -102,8 +112,8 @@ def open_to_look(directory: Path) -> Database:
     if not os.path.exists(directory / DATABASE_NAME):
         raise StoreMissing(f"{directory} holds no cache: there is no {DATABASE_NAME} in it")
     if not is_writable(directory):
-        return open_read_only(directory)
-    database = Database(os.fspath(directory), access="?mode=rw")
+        return open_read_only(directory, patience)
+    database = Database(os.fspath(directory), access="?mode=rw", patience=patience)
     try:
         _refuse_earlier(_version(database, directory), directory)
         database.execute("SELECT entries FROM Totals")  # a file that was cut off is found out here
@@ -117,14 +127,14 @@ def _refuse_earlier(version: int, directory: Path) -> None:
     if not version:
         raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")
     if version < STORE_VERSION:
-        raise StoreFailure(
+        raise StoreOutdated(
             f"{directory} was written by an earlier version of this library (its tables are of version {version}, "
-            f"this library knows {STORE_VERSION}). The next program that uses the cache brings it up to date."
+            f"this library knows {STORE_VERSION})"
         )
 
 
-def _open(directory: Path, *, tag_index: bool) -> Database:
-    database = Database(os.fspath(directory))
+def _open(directory: Path, tag_index: bool, patience: float) -> Database:
+    database = Database(os.fspath(directory), patience=patience)
     try:
         if _version(database, directory) < STORE_VERSION:
             with _alone(directory):

@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,13 @@ PAGES_AT_ONCE: Final = 1000
 
 ASK_FROM: Final = 0.9
 """The part of the size limit from which other processes are asked what they use."""
+
+_OF_KEYS: Final = (
+    "SELECT rowid, filename FROM Cache WHERE raw = 1 AND key IN (SELECT value FROM json_each(?))"
+)
+
+_Row = tuple[int, str | None]
+"""The number of an entry's row, and the name of its file if it has one."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,31 +66,40 @@ class Removals:
         Raises:
             StoreFailure: when the store can't be written.
         """
-        wanted, removed = list(keys), 0
-        for start in range(0, len(wanted), REMOVED_AT_ONCE):
-            some = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
-            removed += self.remove("key IN (SELECT value FROM json_each(?))", (some,), "cleared")
-        return removed
+        wanted = list(keys)
+
+        def some(database: Database) -> Iterator[list[_Row]]:
+            for start in range(0, len(wanted), REMOVED_AT_ONCE):
+                named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
+                yield database.execute(_OF_KEYS, (named,)).fetchall()
+
+        return self._folder.changed(lambda database: self._remove_all(database, some(database), "cleared"))
 
     def _remove_where(self, database: Database, condition: str, values: Sequence[object], reason: str) -> int:
-        removed = last = 0
         statement = (
             f"SELECT rowid, filename FROM Cache WHERE raw = 1 AND ({condition}) AND rowid > ?"
             f" ORDER BY rowid LIMIT {REMOVED_AT_ONCE}"
         )
-        with self._folder.generation.changing():
+
+        def some() -> Iterator[list[_Row]]:
+            last = 0
             while rows := database.execute(statement, (*values, last)).fetchall():
                 last = rows[-1][0]
-                removed += self._remove(database, rows, reason)
+                yield rows
+
+        return self._remove_all(database, some(), reason)
+
+    def _remove_all(self, database: Database, groups: Iterable[Sequence[_Row]], reason: str) -> int:
+        """Remove entries, a transaction for each group of them."""
+        with self._folder.generation.changing():
+            removed = sum(self._remove(database, rows, reason) for rows in groups if rows)
         self.remove_discarded(database)
         if removed >= REMOVED_AT_ONCE:
             self._shrink(database)
         return removed
 
     @staticmethod
-    def _remove(
-        database: Database, rows: Sequence[tuple[int, str | None]], reason: str, at: float | None = None
-    ) -> int:
+    def _remove(database: Database, rows: Sequence[_Row], reason: str, at: float | None = None) -> int:
         """Remove entries with their records and files, and give how many there still were."""
         these = f"({','.join(str(rowid) for rowid, _ in rows)})"
         with database.transaction() as transaction:
@@ -174,7 +190,24 @@ class Removals:
             if evicted >= REMOVED_AT_ONCE:
                 self._shrink(database)
 
-    def _remove_expired(self, database: Database) -> None:
+    def count_expired(self) -> int:
+        """Count the entries whose time is over, and that are still there.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        rows = self._folder.query("SELECT count(*) FROM Cache WHERE expire_time <= ?", (time.time(),))
+        return int(rows[0][0])
+
+    def remove_expired(self) -> int:
+        """Remove the entries whose time is over, with their media; how many there were.
+
+        Raises:
+            StoreFailure: when the store can't be written.
+        """
+        return self._folder.changed(self._remove_expired)
+
+    def _remove_expired(self, database: Database) -> int:
         removed = 0
         while rows := database.execute(
             "SELECT rowid, filename, expire_time FROM Cache WHERE expire_time IS NOT NULL AND expire_time <= ?"
@@ -187,6 +220,7 @@ class Removals:
             self.remove_discarded(database)
             self._folder.tally.expired += removed
             _log.info("removed %s entries of %s that had expired", removed, self._folder.directory)
+        return removed
 
     def _remove_least_used(self, database: Database, excess: int) -> int:
         """Remove the least recently used entries that take as many bytes, or some of them; how many."""

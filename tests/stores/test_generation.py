@@ -165,9 +165,8 @@ def test_when_a_change_has_come_to_its_end_nobody_trusts_what_they_saw_before(tm
     tier.close()
 
 
-def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
-    generation = Generation(tmp_path / "generation")
+def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path) -> None:
+    generation = Generation(tmp_path / "generation", patience=0.05)
     generation.open()
     descriptor = os.open(tmp_path / "generation", os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

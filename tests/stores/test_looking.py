@@ -23,6 +23,7 @@ from bencher_job._stores import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
+    StoreOutdated,
     dump,
     look_into,
     open_existing,
@@ -144,14 +145,13 @@ def test_a_damaged_database_is_told_and_left(tmp_path: Path, opened: object, har
     assert not (tmp_path / "fcache" / "damaged").exists()
 
 
-def test_a_locked_database_is_told_as_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_told_as_busy(tmp_path: Path) -> None:
     directory = fill(tmp_path / "fcache")
-    monkeypatch.setattr("bencher_job._stores.database.PATIENCE", 0.05)
     with closing(sqlite3.connect(directory / "cache.db", isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = exclusive")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreBusy, match="locked"):
-            look_into(directory)
+            look_into(directory, patience=0.05)
 
 
 def test_a_store_of_an_earlier_version_is_brought_up_to_date_by_who_changes_it(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date_by_who_changes_it(t
         for statement in itertools.chain.from_iterable(UPGRADES[:2]):
             database.execute(statement)
         database.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreFailure, match="tables are of version 2"):
+    with pytest.raises(StoreOutdated, match="tables are of version 2"):
         look_into(directory)
     open_existing(directory).close()
     with closing(look_into(directory)) as store:
