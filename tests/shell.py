@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.environment import unmeasured
+
+PATIENCE = 60.0
 
 PROGRAM = Path(sys.executable).parent / "bencher-job"
 
@@ -43,13 +47,41 @@ class Shell:
         }
         self.environment.pop("BENCHER_JOB_CACHE_DIR", None)
 
-    def program(self, source: str, name: str = "study") -> None:
-        """Let a program of another process fill the cache; its code is gone afterwards."""
+    def start(self, source: str, name: str = "study") -> subprocess.Popen[str]:
+        """Start a program of a user's."""
         path = self.folder / f"{name}.py"
         path.write_text(textwrap.dedent(source))
-        environment = unmeasured(self.environment)
-        subprocess.run([sys.executable, path], cwd=self.folder, env=environment, check=True, timeout=60)
-        path.unlink()
+        return subprocess.Popen(
+            [sys.executable, "-B", path],
+            cwd=self.folder,
+            env=unmeasured(self.environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def program(self, source: str, name: str = "study", *, expected: int = 0) -> None:
+        """Let a program fill the cache; its code is gone afterwards."""
+        program = self.start(source, name)
+        program.communicate(timeout=PATIENCE)
+        assert program.returncode == expected
+        (self.folder / f"{name}.py").unlink()
+
+    @staticmethod
+    def has_open(program: subprocess.Popen[str], name: str) -> bool:
+        """Whether a program has a file of some name open."""
+        try:
+            return any(file.readlink().name == name for file in Path(f"/proc/{program.pid}/fd").iterdir())
+        except OSError:
+            return False
+
+    @staticmethod
+    def wait_until(holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            assert time.monotonic() < deadline, "it never held"
+            time.sleep(0.01)
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the console script."""
@@ -59,7 +91,7 @@ class Shell:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
             stdin=subprocess.DEVNULL,
         )

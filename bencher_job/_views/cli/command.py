@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["Command", "Exit"]
+__all__ = ["Command", "Exit", "Failed", "Misused"]
 
 
 class Exit(IntEnum):
@@ -28,6 +28,22 @@ class Exit(IntEnum):
     """Another process keeps the cache locked; the same may work later."""
     INTERRUPTED = 130
     """Ctrl-C, as shells tell it."""
+
+
+class Misused(Exception):
+    """The words make no command, for a reason that the parser doesn't know; its message says which."""
+
+
+class Failed(Exception):
+    """A command could not do what it was asked; its message says why, and what helps.
+
+    Attributes:
+        code: what the program exits with.
+    """
+
+    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+        self.code = code
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)

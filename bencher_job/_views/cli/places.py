@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from contextlib import closing
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ... import _settings
 from ..._errors import BencherJobError, UntrustedCache
@@ -18,19 +19,37 @@ from ..._stores import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
+    StoreOutdated,
     look_into,
     open_existing,
     stores_in,
 )
-from .command import Exit
+from .command import Exit, Failed, Misused
+from .interrupts import prompt_interrupts
 
 if TYPE_CHECKING:
     from ..._stores.disk import DiskStore
 
-__all__ = ["FAILURES", "add_place", "change_all", "complain", "exit_code_of", "look_at_all", "warn"]
+__all__ = [
+    "FAILURES",
+    "add_place",
+    "cache_directory",
+    "change",
+    "change_each",
+    "complain",
+    "failure_of",
+    "look_at_each",
+    "one_store_of",
+    "opened",
+    "stores_of",
+    "warn",
+]
 
 FAILURES: Final = (BencherJobError, OSError, sqlite3.Error)
 """What is told in a sentence, and not as a traceback."""
+
+PATIENCE: Final = 10.0
+"""Seconds for which a command waits for others who keep a store locked, unless it is told otherwise."""
 
 _CODES: Final = (
     (UntrustedCache, Exit.UNTRUSTED),
@@ -47,10 +66,40 @@ def add_place(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="the cache directory, or one store in it (default: $BENCHER_JOB_CACHE_DIR, else ./cachedir)",
     )
-    place.add_argument("--cache-name", metavar="NAME", help="one store in it (default: all)")
+    name = place.add_argument("--cache-name", metavar="NAME", help="one store in it (default: all)")
+    name.completer = _complete_names  # type: ignore[attr-defined]
     place.add_argument(
         "--trusted", action="store_true", help="use a cache that another user owns or can write to"
     )
+    place.add_argument(
+        "--wait",
+        type=_seconds,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help=f"how long to wait for another process that keeps it locked (default: {PATIENCE:g})",
+    )
+
+
+def _complete_names(parsed_args: Namespace, **_: Any) -> list[str]:
+    try:
+        return [directory.name for directory in stores_in(cache_directory(parsed_args))]
+    except StoreFailure:
+        return []
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= 86_400:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
+    return seconds
+
+
+def cache_directory(arguments: Namespace) -> Path:
+    """Give the cache directory that is meant, whether it is there or not."""
+    return _settings.cache_directory(arguments.cache_dir)
 
 
 def stores_of(arguments: Namespace) -> list[Path]:
@@ -61,58 +110,117 @@ def stores_of(arguments: Namespace) -> list[Path]:
     """
     if arguments.cache_name is not None:
         return [_settings.store_directory(arguments.cache_name, arguments.cache_dir)]
-    directory = _settings.cache_directory(arguments.cache_dir)
+    directory = cache_directory(arguments)
     found = stores_in(directory)
     if not found:
         raise StoreMissing(f"{directory} holds no cache")
     return found
 
 
-def look_at_all(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
-    """Do some work with each store, opened to look; what can't be opened is told, and the others are done.
+def one_store_of(arguments: Namespace) -> Path:
+    """Give the folder of the one store that is meant.
 
     Raises:
         StoreFailure: when there are none.
+        Misused: when there are several.
     """
-    return _each(arguments, look_into, work)
+    found = stores_of(arguments)
+    if len(found) > 1:
+        names = ", ".join(directory.name for directory in found)
+        raise Misused(f"there are {len(found)} caches: {names}. Name one with --cache-name.")
+    return found[0]
 
 
-def change_all(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
-    """Do some work with each store, opened to change it; what can't be opened is told, and the others are done.
+@contextmanager
+def opened(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+    """Open a store to look at it.
+
+    Raises:
+        Failed: when it can't be opened or read.
+    """
+    with _opened(look_into, arguments, directory) as store:
+        yield store
+
+
+@contextmanager
+def change(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+    """Open a store to change it.
+
+    Raises:
+        Failed: when it can't be opened, read or written.
+    """
+    with _opened(open_existing, arguments, directory) as store:
+        yield store
+
+
+@contextmanager
+def _opened(opening: Callable[..., DiskStore], arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+    try:
+        with (
+            prompt_interrupts(),
+            closing(opening(directory, trusted=arguments.trusted, patience=arguments.wait)) as store,
+        ):
+            yield store
+    except BrokenPipeError:
+        raise
+    except FAILURES as error:
+        raise failure_of(error, directory) from error
+
+
+def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
+    """Do some work with each store, opened to look; give the worst exit code.
+
+    Of several stores one that can't be opened is told of, and the others are looked at.
 
     Raises:
         StoreFailure: when there are none.
+        Failed: when none can be opened or read.
     """
-    return _each(arguments, open_existing, work)
+    return _each(opened, arguments, work)
 
 
-def _each(arguments: Namespace, opened: Callable[..., DiskStore], work: Callable[[DiskStore], object]) -> int:
-    status = Exit.DONE
-    for directory in stores_of(arguments):
+def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
+    """Do some work with each store, opened to change it; otherwise as `look_at_each`.
+
+    Raises:
+        StoreFailure: when there are none.
+        Failed: when none can be opened, read or written.
+    """
+    return _each(change, arguments, work)
+
+
+def _each(opening: Callable[..., Any], arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
+    failures: list[Failed] = []
+    directories = stores_of(arguments)
+    for directory in directories:
         try:
-            with closing(opened(directory, trusted=arguments.trusted)) as store:
+            with opening(arguments, directory) as store:
                 work(store)
-        except FAILURES as error:
-            complain(_told(error, directory))
-            status = max(status, exit_code_of(error))
-    return status
+        except Failed as failure:
+            failures.append(failure)
+            if len(failures) == len(directories):  # there is nothing to show
+                raise
+            complain(str(failure))
+    return max((failure.code for failure in failures), default=Exit.DONE)
 
 
-def exit_code_of(error: Exception) -> Exit:
-    """Give the exit code that tells of an error."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
-
-
-def _told(error: Exception, directory: Path) -> str:
+def failure_of(error: Exception, directory: Path | None = None) -> Failed:
     """Say what is wrong, where, and what helps."""
-    if isinstance(error, StoreBusy):
-        return f"{directory} is busy: {error}. Try again when the other process is done."
-    if isinstance(error, StoreDamaged):
-        return f"{directory} is damaged: {error}. Export what can be read, remove the folder, and import it again."
-    if isinstance(error, StoreFailure):
-        text = str(error)
-        return text if os.fspath(directory) in text else f"{directory} can't be used: {text}"
-    return str(error)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
+    text = str(error)
+    if isinstance(error, UntrustedCache):
+        text = f"{error.path} {error.reason}. Add --trusted if you trust all who could have written to it."
+    elif isinstance(error, StoreMissing):
+        text = f"{text}. Say where it lies with --cache-dir, or BENCHER_JOB_CACHE_DIR."
+    elif isinstance(error, StoreBusy):
+        text = f"{directory} is busy: {text}. Try again when the other process is done."
+    elif isinstance(error, StoreDamaged):
+        text = f"{directory} is damaged: {text}. Take it from a backup, or remove the folder to begin anew."
+    elif isinstance(error, StoreOutdated):
+        text = f"{text}. bencher-job verify --repair brings it up to date."
+    elif isinstance(error, StoreFailure) and os.fspath(directory or "") not in text:
+        text = f"{directory} can't be used: {text}"
+    return Failed(text, code)
 
 
 def complain(message: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..._errors import CacheWarning
 from ..._version import VERSION
-from .command import Command, Exit
-from .places import FAILURES, complain, exit_code_of, warn
+from .command import Command, Exit, Failed, Misused
+from .completion import offer_completion
+from .places import FAILURES, complain, failure_of, warn
 
 __all__ = ["parser_of", "run"]
 
@@ -22,6 +24,7 @@ def parser_of(commands: Sequence[Command]) -> ArgumentParser:
         prog="bencher-job",
         description="Look after a cache of bencher_job. Reading commands change nothing, and none but those that take "
         "MODULE:FUNCTION imports code.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bencher-job {VERSION}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
@@ -32,6 +35,7 @@ def parser_of(commands: Sequence[Command]) -> ArgumentParser:
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
             epilog="\n  ".join(("examples:", *command.examples)) if command.examples else None,
             formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # so that a script means the same when there are more options
         )
         command.configure(subparser)
         subparser.set_defaults(run=command.run)
@@ -45,30 +49,50 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
         SystemExit: when the words make no command, or ask for help.
     """
     parser = parser_of(commands)
+    offer_completion(parser)
     with warnings.catch_warnings():
+        warnings.simplefilter("always", CacheWarning)
         warnings.showwarning = _show_warning
         return _ended(lambda: _run(parser, words))
 
 
 def _run(parser: ArgumentParser, words: Sequence[str] | None) -> int:
-    arguments = parser.parse_args(words)
+    arguments = _parsed(parser, words)
     status: int = arguments.run(arguments)
     sys.stdout.flush()
     return status
+
+
+def _parsed(parser: ArgumentParser, words: Sequence[str] | None) -> Namespace:
+    """Parse the words; names of functions and keys may stand behind options, where argparse doesn't look for them."""
+    arguments, others = parser.parse_known_args(words)
+    if others and (not hasattr(arguments, "targets") or any(word.startswith("-") for word in others)):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        arguments.targets = [*arguments.targets, *others]
+    return arguments
 
 
 def _ended(work: Callable[[], int]) -> int:
     try:
         return work()
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the cursor stands behind ^C
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # Who read has seen enough. Python would complain again when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
-    except FAILURES as error:
+    except Misused as error:
         complain(str(error))
-        return exit_code_of(error)
+        return Exit.USAGE
+    except FAILURES as error:
+        failure = failure_of(error)
+    except Failed as error:
+        failure = error
+    complain(str(failure))
+    return failure.code
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

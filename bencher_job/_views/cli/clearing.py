@@ -1,0 +1,172 @@
+"""Knows the commands that remove what is not wanted, after a question: `clear` and `gc`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..._stores import find_orphans, remove_orphans
+from ..._words import counted, size_text
+from .choosing import Chosen, look_for
+from .command import Command, Exit, Misused
+from .filters import add_filters, add_targets
+from .places import add_place, change, complain, look_at_each
+from .questions import add_consent, is_agreed
+from .times import age
+
+if TYPE_CHECKING:
+    from ..._stores.disk import DiskStore
+    from ..._stores.findings import Finding
+
+__all__ = ["CLEAR", "GC"]
+
+
+def _configure_clear(parser: ArgumentParser) -> None:
+    add_targets(parser, what="of what the entries are removed")
+    add_filters(parser)
+    parser.add_argument(
+        "--older-than", type=age, metavar="AGE", help="entries whose run began so long ago: 30d, 12h"
+    )
+    parser.add_argument("--all", action="store_true", help="all entries")
+    add_consent(parser)
+    add_place(parser)
+
+
+def _clear(arguments: Namespace) -> int:
+    _check_choice(arguments)
+    keys: dict[Path, list[str]] = {}
+    entries: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+
+    def look(chosen: Chosen) -> None:
+        of_store = keys.setdefault(chosen.store.directory, [])
+        for record in chosen.records():
+            of_store.append(record.key)
+            entries[record.function] += 1
+            sizes[record.function] += record.size
+
+    status = look_for(arguments, look)
+    total = counted(entries.total(), "entry", "entries")
+    if not entries:
+        print("no entries")
+        return max(status, Exit.FOUND)
+    for function in sorted(entries):
+        of_function = counted(entries[function], "entry", "entries")
+        print(f"{function or '(no function)'}: {of_function}, {size_text(sizes[function])}")
+    if arguments.dry_run:
+        print(f"would remove {total}")
+        return status
+    if not is_agreed(arguments, f"Remove {total}?"):
+        print("nothing is removed")
+        return max(status, Exit.FOUND)
+    removed = 0
+    for directory, of_store in keys.items():
+        with change(arguments, directory) as store:
+            removed += store.forget_many(of_store)
+    print(f"removed {counted(removed, 'entry', 'entries')}")
+    return status
+
+
+def _check_choice(arguments: Namespace) -> None:
+    """Refuse words that don't say what to clear; an age means all that began before it.
+
+    Raises:
+        Misused: when they say nothing, or the same twice.
+    """
+    if arguments.older_than is not None:
+        if arguments.until is not None:
+            raise Misused("--older-than and --until both say before when. Give one.")
+        arguments.until = arguments.older_than
+    given = (arguments.tag, arguments.since, arguments.until)
+    if not (arguments.targets or arguments.where or arguments.all or any(each is not None for each in given)):
+        raise Misused(
+            "clear needs to know what: functions, keys, --tag, --where, --older-than, --since, --until, or --all"
+        )
+
+
+@dataclass(slots=True)
+class _Waste:
+    """What is not wanted in a store."""
+
+    orphans: dict[Finding, int] = field(default_factory=dict)
+    """Files and folders that no entry owns, with their sizes in bytes."""
+    expired: int = 0
+
+    @property
+    def is_some(self) -> bool:
+        return bool(self.orphans or self.expired)
+
+
+def _configure_gc(parser: ArgumentParser) -> None:
+    add_consent(parser)
+    add_place(parser)
+
+
+def _gc(arguments: Namespace) -> int:
+    found: dict[Path, _Waste] = {}
+
+    def look(store: DiskStore) -> None:
+        found[store.directory] = _Waste(find_orphans(store), store.removals.count_expired())
+
+    status = look_at_each(arguments, look)
+    wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
+    for directory, waste in wasteful.items():
+        for finding, size in waste.orphans.items():
+            print(f"{directory.name}/{finding.name}: {finding.fault.value}, {size_text(size)}")
+        if waste.expired:
+            print(f"{directory.name}: {counted(waste.expired, 'entry', 'entries')} whose time is over")
+    if not wasteful:
+        print("nothing to remove")
+        return status
+    orphans = sum(len(waste.orphans) for waste in wasteful.values())
+    size = sum(size for waste in wasteful.values() for size in waste.orphans.values())
+    expired = sum(waste.expired for waste in wasteful.values())
+    total = " and ".join(
+        part
+        for part, number in (
+            (f"{counted(orphans, 'orphan')} of {size_text(size)}", orphans),
+            (f"{counted(expired, 'expired entry', 'expired entries')}", expired),
+        )
+        if number
+    )
+    if arguments.dry_run:
+        print(f"would remove {total}")
+        return status
+    if not is_agreed(arguments, f"Remove {total}?"):
+        print("nothing is removed")
+        return max(status, Exit.FOUND)
+    return max(status, *(_remove(arguments, directory, waste) for directory, waste in wasteful.items()))
+
+
+def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
+    with change(arguments, directory) as store:
+        left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
+        expired = store.removals.remove_expired()
+    for finding in left:
+        complain(f"{directory / finding.name} can't be removed")
+    removed = counted(len(waste.orphans) - len(left), "orphan")
+    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry', 'expired entries')}")
+    return Exit.FAILED if left else Exit.DONE
+
+
+CLEAR: Final = Command(
+    "clear",
+    "remove entries, with their media: by function, key, tag, argument or age; it asks first",
+    _configure_clear,
+    _clear,
+    (
+        "bencher-job clear study.score --tag nightly",
+        "bencher-job clear --older-than 30d --yes",
+        "bencher-job clear 3f9a2c01 --dry-run",
+    ),
+)
+
+GC: Final = Command(
+    "gc",
+    "remove what no entry owns, as killed processes leave it, and entries whose time is over; it asks first",
+    _configure_gc,
+    _gc,
+)

@@ -1,0 +1,143 @@
+"""Knows all that can be shown of one entry: its record, its uses, its files, whether it is whole, and its result."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pprint
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..._record import Record
+from ..._stores import Found, Hit, media_files
+from ..._words import moment_text, seconds_text, size_text
+from .command import Failed
+from .documents import record_fields
+from .records import arguments_text
+from .tables import show_facts
+
+if TYPE_CHECKING:
+    from ..._stores.disk import DiskStore
+    from ..._stores.history import Details
+
+__all__ = ["EntryShown", "entry_fields", "entry_shown", "show_entry"]
+
+_NOT_ASKED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class EntryShown:
+    """What is known of an entry."""
+
+    directory: Path
+    """The folder of its store."""
+    record: Record
+    details: Details
+    damage: str
+    """What is wrong with its bytes; empty where nothing is."""
+    media: Mapping[Path, int]
+    """The files that its job wrote, with their sizes in bytes."""
+    value: object = _NOT_ASKED
+
+
+def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryShown:
+    """Find out what is known of an entry; its result is unpickled where it is asked for.
+
+    Raises:
+        Failed: when the entry was removed meanwhile, or its result can't be unpickled.
+    """
+    known, details = store.history.examine(record.key), store.history.details(record.key)
+    if details is None or not isinstance(known, Found):
+        raise Failed(f"the entry {record.key} was removed just now")
+    return EntryShown(
+        directory=store.directory,
+        record=record,
+        details=details,
+        damage=known.damage,
+        media=media_files(store.directory, record),
+        value=_value(store, record.key, known.damage) if with_value else _NOT_ASKED,
+    )
+
+
+def _value(store: DiskStore, key: str, damage: str) -> object:
+    hit = None if damage else store.get(key)
+    if not isinstance(hit, Hit):
+        raise Failed(f"the result of {key} can't be shown: {damage or 'it was removed just now'}")
+    sys.path.insert(0, os.getcwd())  # where the classes of the result may be
+    try:
+        return hit.load()
+    except Exception as error:  # whatever the code raises that a pickle names
+        raise Failed(f"the result of {key} can't be unpickled: {type(error).__name__}: {error}") from error
+
+
+def entry_fields(entry: EntryShown) -> dict[str, Any]:
+    """Give the fields of an entry for a document: those of its record, and the others."""
+    known = record_fields(entry.record, entry.directory)
+    known |= {each.name: getattr(entry.details, each.name) for each in fields(entry.details)}
+    known |= {
+        "damage": entry.damage or None,
+        "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
+    }
+    return known if entry.value is _NOT_ASKED else known | {"value": _for_json(entry.value)}
+
+
+def _for_json(value: object) -> Any:
+    """Give a result as JSON may hold it; what is none of JSON's own as its text, in an object of its own."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return {"base64": base64.b64encode(value).decode()}
+        case dict() if all(isinstance(name, str) for name in value):
+            return {name: _for_json(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_for_json(item) for item in value]
+    return {"repr": repr(value)}
+
+
+def show_entry(entry: EntryShown) -> None:
+    """Print all that is known of an entry."""
+    record = entry.record
+    show_facts(f"{record.function or '(no function)'}({arguments_text(record.arguments)})", [*_facts(entry)])
+
+
+def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
+    record, details = entry.record, entry.details
+    yield "key", record.key
+    yield "cache", os.fspath(entry.directory)
+    if record.tag:
+        yield "tag", record.tag
+    yield "begun", moment_text(record.created)
+    yield "took", seconds_text(record.seconds)
+    where = "in the database" if details.file is None else f"in {details.file}"
+    yield "size", f"{size_text(record.size)}, {where}"
+    yield "state", f"damaged: {entry.damage}" if entry.damage else "whole"
+    yield "hits", f"{details.hits:,}"
+    yield "last used", moment_text(details.last_used)
+    if details.expires is not None:
+        yield "expires", moment_text(details.expires)
+    if entry.media:
+        yield "media", "\n".join(f"{size_text(size)}  {path}" for path, size in entry.media.items())
+    yield "run by", _origin(record)
+    if record.commit:
+        state = {True: ", and files differed from it", False: "", None: ""}[record.dirty]
+        yield "commit", record.commit + state
+    if record.version:
+        yield "version", record.version
+    if record.fingerprint:
+        yield "code", record.fingerprint
+        yield "", f"the fingerprint of {', '.join(details.parts) or 'nothing but its name'}"
+    if entry.value is not _NOT_ASKED:
+        width = shutil.get_terminal_size((100, 24)).columns - 14
+        yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
+
+
+def _origin(record: Record) -> str:
+    process = f"process {record.pid} on {record.host or 'an unknown host'} ({record.executor})"
+    made_with = [f"Python {record.python}"] if record.python else []
+    made_with += [f"bencher_job {record.library}"] if record.library else []
+    return ", ".join([process, *made_with, *([record.platform] if record.platform else [])])

@@ -1,0 +1,259 @@
+"""A cache that isn't there, isn't ours, is damaged or busy gets one sentence and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from bencher_job import _settings
+from bencher_job._command_line import COMMANDS
+from bencher_job._stores import looking  # noqa: F401 - which another user may not be able to import
+from bencher_job._stores.database import Database
+from bencher_job._stores.tables import STORE_VERSION, UPGRADES
+from bencher_job._views.cli.running import run
+from tests.shell import PATIENCE, PROGRAM, Shell
+
+LOOKS = (
+    ["ls"],
+    ["show"],
+    ["show", "score", "--json"],
+    ["stats"],
+    ["verify"],
+    ["gc", "-n"],
+    ["export", "x.tar"],
+)
+CHANGES = (["clear", "--all", "--yes"], ["gc", "--yes"], ["verify", "--repair"])
+
+every_command = pytest.mark.parametrize("words", [*LOOKS, *CHANGES], ids=" ".join)
+
+
+def database(shell: Shell) -> Path:
+    return shell.folder / "cachedir" / "fcache" / "cache.db"
+
+
+@contextmanager
+def locked(shell: Shell) -> Iterator[None]:
+    """Keep the database to ourselves, reading included."""
+    with closing(sqlite3.connect(database(shell), isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = exclusive")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@every_command
+def test_a_cache_that_is_not_there(shell: Shell, words: list[str]) -> None:
+    code, sentence = shell.failure(*words)
+    assert code == 3
+    assert "cachedir is no cache directory: No such file or directory" in sentence
+    code, sentence = shell.failure(*words, "--cache-name", "other")
+    assert code == 3
+    assert list(shell.folder.iterdir()) == []
+
+
+@every_command
+def test_a_folder_that_holds_no_cache(shell: Shell, words: list[str]) -> None:
+    (shell.folder / "cachedir" / "empty").mkdir(parents=True)
+    code, sentence = shell.failure(*words)
+    assert (code, f"{shell.folder}/cachedir holds no cache" in sentence) == (3, True)
+    (shell.folder / "file").touch()
+    code, sentence = shell.failure(*words, "--cache-dir", "file")
+    assert (code, "file is no cache directory: Not a directory" in sentence) == (3, True)
+
+
+@every_command
+def test_a_cache_that_others_can_write_to(study: Shell, words: list[str]) -> None:
+    database(study).parent.chmod(0o777)
+    code, sentence = study.failure(*words)
+    assert code == 4
+    assert sentence == (
+        f"{database(study).parent} can be written to by others (mode 777). "
+        "Add --trusted if you trust all who could have written to it."
+    )
+    assert study.run(*words, "--trusted").returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_cache_of_another_user(study: Shell) -> None:
+    os.chown(database(study).parent, 65534, 65534)
+    code, sentence = study.failure("ls")
+    assert code == 4
+    assert "belongs to the user number 65534" in sentence
+
+
+@every_command
+@pytest.mark.parametrize("harm", ["overwritten", "cut off"])
+def test_a_database_that_is_damaged(study: Shell, words: list[str], harm: str) -> None:
+    if harm == "overwritten":
+        database(study).write_bytes(b"no database" * 10_000)
+    else:
+        os.truncate(database(study), 12_288)
+    before = study.files()
+    code, sentence = study.failure(*words)
+    assert code == 5
+    assert sentence.startswith(f"{database(study).parent} is damaged: DatabaseError: ")
+    assert study.files() == before
+
+
+def test_a_database_that_is_damaged_inside_is_found_by_verify(study: Shell) -> None:
+    pages = database(study).stat().st_size // 4096
+    with database(study).open("r+b") as file:
+        for page in range(2, pages):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 64)
+    ended = study.run("verify")
+    assert ended.returncode in {1, 5}
+    assert "Traceback" not in ended.stderr
+    assert "damaged" in ended.stdout + ended.stderr
+
+
+def test_a_database_of_a_later_version(study: Shell) -> None:
+    with closing(sqlite3.connect(database(study))) as connection:
+        connection.execute(f"PRAGMA user_version = {STORE_VERSION + 1}")
+    code, sentence = study.failure("ls")
+    assert code == 5
+    assert "written by a later version of this library" in sentence
+
+
+def test_a_database_of_an_earlier_version_is_brought_up_to_date_by_a_repair(shell: Shell) -> None:
+    database(shell).parent.mkdir(parents=True, mode=0o700)
+    with closing(Database(str(database(shell).parent))) as old:
+        old.make()
+        for statement in itertools.chain.from_iterable(UPGRADES[:2]):
+            old.execute(statement)
+        old.execute("PRAGMA user_version = 2")
+    code, sentence = shell.failure("ls")
+    assert code == 5
+    assert "tables are of version 2" in sentence
+    assert "bencher-job verify --repair brings it up to date" in sentence
+    shell.out("verify", "--repair")
+    assert shell.out("ls") == "no entries\n"
+
+
+def test_a_database_of_something_else(shell: Shell) -> None:
+    database(shell).parent.mkdir(parents=True)
+    with closing(sqlite3.connect(database(shell))) as connection:
+        connection.execute("CREATE TABLE Mine (x)")
+    code, sentence = shell.failure("ls")
+    assert code == 3
+    assert "has none of its tables" in sentence
+
+
+@every_command
+def test_a_cache_that_is_busy(study: Shell, words: list[str]) -> None:
+    with locked(study):
+        code, sentence = study.failure(*words, "--wait", "0.1")
+    assert code == 6
+    assert sentence.startswith(f"{database(study).parent} is busy: ")
+    assert sentence.endswith("Try again when the other process is done.")
+
+
+def test_a_command_waits_for_a_busy_cache(study: Shell) -> None:
+    with locked(study):
+        waiting = subprocess.Popen(
+            [PROGRAM, "ls"], cwd=study.folder, env=study.environment, stdout=subprocess.PIPE, text=True
+        )
+        study.wait_until(lambda: study.has_open(waiting, "cache.db"))
+    out, _ = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == 0
+    assert "study.score" in out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_a_cache_that_may_not_be_read(study: Shell, mode: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="bencher_job-") as public:
+        os.chmod(public, 0o755)
+        shutil.copytree(study.folder / "cachedir", Path(public) / "cachedir")
+        os.chmod(Path(public) / "cachedir", mode)
+        code, said = run_as_nobody("ls", "--cache-dir", f"{public}/cachedir")
+    assert code == 5
+    assert said == f"bencher-job: {public}/cachedir can't be read: Permission denied\n"
+
+
+def run_as_nobody(*words: str) -> tuple[int, str]:
+    """Run a command in a forked child of another user; give its exit code and what it says on stderr."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of a fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.dup2(writing, 2)
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it goes with the process
+            _settings._override = None  # a test's caches lie in a folder of its own
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            code = run(COMMANDS, words)
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with open(reading) as said:
+        text = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def test_one_bad_cache_of_several_doesn_t_hide_the_others(study: Shell) -> None:
+    bad = study.folder / "cachedir" / "bad"
+    bad.mkdir()
+    (bad / "cache.db").write_bytes(b"no database" * 1000)
+    ended = study.run("ls")
+    assert ended.returncode == 5
+    assert ended.stderr.startswith(f"bencher-job: {bad} is damaged: ")
+    assert "study.score" in ended.stdout
+
+
+@pytest.mark.parametrize("words", [["ls"], ["gc", "--yes"]])
+def test_ctrl_c_ends_a_command_that_waits_quietly(study: Shell, words: list[str]) -> None:
+    with locked(study):
+        waiting = subprocess.Popen(
+            [PROGRAM, *words, "--wait", "50"],
+            cwd=study.folder,
+            env=study.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        study.wait_until(lambda: study.has_open(waiting, "cache.db"))
+        waiting.send_signal(signal.SIGINT)
+        out, errors = waiting.communicate(timeout=20)
+    assert (waiting.returncode, out, errors) == (130, "", "")
+
+
+@pytest.mark.parametrize("words", [["show", "--limit", "0"], ["ls", "--json"], ["--help"]])
+def test_a_pipe_that_is_closed_is_no_error(study: Shell, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [PROGRAM, *words],
+        cwd=study.folder,
+        env=study.environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [[], ["nothing"], ["ls", "more"]])
+def test_words_that_make_no_command(shell: Shell, words: list[str]) -> None:
+    ended = shell.run(*words)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("usage: bencher-job")
