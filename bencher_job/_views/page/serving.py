@@ -84,7 +84,7 @@ def serve(
             timeout_graceful_shutdown=2,
         )
         with tempfile.TemporaryDirectory(prefix="bencher_job-") as folder:
-            if opens_browser:
+            if opens_browser and _has_window():
                 threading.Thread(target=_open_browser, args=(url, folder), daemon=True).start()
             try:
                 uvicorn.Server(config).run(sockets=[listening])
@@ -119,6 +119,12 @@ def _is_loopback(host: str) -> bool:
 def _base_url(host: str, port: int) -> str:
     shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104 - compared
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+
+
+def _has_window() -> bool:
+    """Whether a browser would show itself in a window, and not take over the terminal."""
+    windows = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in windows)
 
 
 def _open_browser(url: str, folder: str) -> None:
