@@ -54,7 +54,9 @@ function facts(pairs) {
     el("dt", {}, name), el("dd", { title: title ?? null }, text)]));
 }
 
+// Browsers have a clipboard for pages of this machine only, and for encrypted ones.
 function copied(text, label) {
+  if (!navigator.clipboard) return null;
   const button = el("button", { type: "button", class: "ghost", "aria-label": `Copy ${label}`, title: `Copy ${label}`,
     onclick: async () => {
       await navigator.clipboard.writeText(text);
