@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from tests.environment import unmeasured
 from tests.shell import PROGRAM
 
 PATIENCE = 30
@@ -107,9 +108,10 @@ class Served:
 
 
 @contextmanager
-def serving(directory: Path, *options: str, **environment: str) -> Iterator[Served]:
-    """Serve a directory meanwhile."""
-    known = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+def serving(directory: Path, *options: str, is_measured: bool = True) -> Iterator[Served]:
+    """Serve a directory meanwhile; coverage measures it, unless it has so much to do that it would take too long."""
+    inherited = os.environ if is_measured else unmeasured()
+    known = {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     words = [PROGRAM, "serve", "--no-browser", "--cache-dir", directory, *options]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known
