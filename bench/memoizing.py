@@ -7,6 +7,8 @@ import functools
 import hashlib
 import os
 import select
+import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -21,14 +23,21 @@ from measuring import OURS, Figure, figures, seconds_in_new_processes, seconds_p
 FIRST_HITS = 2_000
 LOOKUPS = 20_000
 FEW, MANY = 1_000, 200_000
+ARRAY_ROUNDS = 9
+RAW = "a bare write"
 LIMIT = "the limit"
 """Stands in the place of a peer where a goal is a time and no ratio."""
 
 
-def large(seed: int) -> Any:
+@functools.cache
+def array(seed: int) -> Any:
     import numpy as np
 
     return np.full(10_000_000, float(seed))  # 80 MB
+
+
+def large(seed: int) -> Any:
+    return array(seed)  # made before: to fill it takes as long as to store it
 
 
 @contextlib.contextmanager
@@ -69,10 +78,13 @@ def bench_arrays(folder: Path) -> Iterator[Figure]:
 
     import bencher_job
 
+    rounds = [[number] for number in range(3)]
     with memoizers(folder, large) as libraries:
         del libraries["functools.lru_cache"]
-        rounds = [[number] for number in range(3)]
-        yield from figures("80 MB array: fill and store", seconds_per_call(libraries, rounds))
+        yield from figures("80 MB array: store", seconds_per_store(folder / "stores"))
+        for library in libraries.values():
+            for (number,) in rounds:
+                library(number)
         yield from figures("80 MB array: hit", seconds_per_call(libraries, 3 * rounds))
     mapping = {
         OURS: bencher_job.cached_job(cache_dir=folder / OURS, mmap=True)(large),
@@ -81,6 +93,34 @@ def bench_arrays(folder: Path) -> Iterator[Figure]:
     }
     yield from figures("80 MB array: mapped hit", seconds_per_call(mapping, 3 * rounds))
     mapping[OURS].cache.close()
+
+
+def seconds_per_store(folder: Path) -> dict[str, float]:
+    """Let the libraries, and a bare write of the same bytes to a new file, take turns; give the median over rounds.
+
+    What was stored is removed again after each turn. So all write to memory that the system has at hand: how long it
+    takes to get more, which on a virtual machine can be most of the time, is no library's doing.
+    """
+    times: dict[str, list[float]] = {}
+    for number in range(ARRAY_ROUNDS):
+        array(number % 3)
+        for library in (OURS, "diskcache", "joblib", "checkpointer", RAW):
+            with memoizers(folder, large) as libraries:
+                libraries[OURS].is_cached(0)  # opens the store
+                call = (libraries | {RAW: functools.partial(write_raw, folder)})[library]
+                start = time.perf_counter()
+                call(number % 3)
+                times.setdefault(library, []).append(time.perf_counter() - start)
+            shutil.rmtree(folder)
+    return {library: statistics.median(taken) for library, taken in times.items()}
+
+
+def write_raw(folder: Path, number: int) -> None:
+    """Write an array's bytes to a new file, and nothing else."""
+    with memoryview(array(number)).cast("B") as content, open(folder / "raw", "xb", buffering=0) as file:
+        written = 0
+        while written < len(content):
+            written += file.write(content[written:])
 
 
 def bench_processes(folder: Path) -> Iterator[Figure]:

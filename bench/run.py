@@ -39,7 +39,7 @@ GOALS: dict[tuple[str, str], float] = {
     ("repeated hit", "functools.lru_cache"): 10,
     ("miss and store", "diskcache"): 1.0,
     ("miss and store", "joblib"): 0.4,
-    ("80 MB array: fill and store", "joblib"): 0.5,
+    ("80 MB array: store", "joblib"): 0.5,
     ("80 MB array: hit", "joblib"): 1.0,
     ("first hit of each key in a new process", "diskcache"): 0.6,
     ("bulk lookup of 20,000 keys, a key", "diskcache"): 0.5,
