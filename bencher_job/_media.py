@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from . import _settings
+from ._processes import PROCESS_NAME, may_live, process_name
 
 __all__ = [
     "MEDIA_FOLDER",
@@ -21,6 +21,7 @@ __all__ = [
     "current_job_key",
     "discard",
     "gen_path",
+    "is_run_folder",
     "may_be_running",
     "run_folder",
     "running",
@@ -40,6 +41,8 @@ class RunningJob(NamedTuple):
     callers: frozenset[str]
     numbers: Iterator[int]
 
+
+_RUN_FOLDER: Final = re.compile(rf".+\.(?P<process>{PROCESS_NAME})\.[0-9]+", re.ASCII)
 
 _run_numbers = itertools.count()
 _running: ContextVar[RunningJob | None] = ContextVar("bencher_job_running", default=None)
@@ -114,21 +117,21 @@ def run_folder(store: str | os.PathLike[str], key: str) -> str:
     The name begins with the key and tells which process the run belongs to, so that a folder without an entry can be
     told from that of a job that still runs.
     """
-    return f"{os.fspath(store)}/{MEDIA_FOLDER}/{key[:16]}.{_process(os.getpid())}.{next(_run_numbers)}"
+    return f"{os.fspath(store)}/{MEDIA_FOLDER}/{key[:16]}.{process_name()}.{next(_run_numbers)}"
 
 
-def may_be_running(folder: Path) -> bool:
+def is_run_folder(name: str) -> bool:
+    """Whether a name is one that `run_folder` gives."""
+    return _RUN_FOLDER.fullmatch(name) is not None
+
+
+def may_be_running(name: str) -> bool:
     """Whether the process that a run's folder belongs to may still live.
 
     It may when it lives, and when it runs on another machine, where nobody here can tell.
     """
-    _, _, rest = folder.name.partition(".")
-    process, _, _ = rest.rpartition(".")
-    host, _, tail = process.partition("-")
-    pid, _, _ = tail.partition("-")
-    if not pid.isdecimal():
-        return False
-    return host != _host() or process == _process(int(pid))
+    parts = _RUN_FOLDER.fullmatch(name)
+    return parts is not None and may_live(parts["process"])
 
 
 def size_of(folder: Path) -> int:
@@ -146,19 +149,3 @@ def _ignore_missing(
 ) -> None:
     if not isinstance(info[1], FileNotFoundError):
         raise info[1]
-
-
-@functools.lru_cache(maxsize=256)
-def _process(pid: int) -> str:
-    """Name a process so that no later process with its number has the same name; empty if there is none."""
-    import psutil  # takes long to import, and only a job that runs asks for it
-
-    try:
-        return f"{_host()}-{pid}-{int(psutil.Process(pid).create_time() * 100)}"
-    except psutil.NoSuchProcess:
-        return ""
-
-
-@functools.cache
-def _host() -> str:
-    return sha256(os.uname().nodename.encode()).hexdigest()[:8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job import Job, cached_job, clean_orphaned_media, current_job_key, gen_path, run_job
+from bencher_job import Job, _media, cached_job, clean_orphaned_media, current_job_key, gen_path, run_job
+from bencher_job._processes import process_name
 
 
 def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None:
@@ -138,21 +138,25 @@ def test_a_dry_run_removes_nothing(cache_folder: Path) -> None:
         return 1
 
     anything()
-    left = cache_folder / "fcache" / "media" / "0123456789abcdef.00000000-1-1.0"
-    left.mkdir(parents=True)
-    orphan = left.with_name("left-by-hand")
-    orphan.mkdir()
+    media = cache_folder / "fcache" / "media"
+    machine, _, _ = process_name().split("-")
+    elsewhere, orphan, by_hand = (
+        media / name
+        for name in ("0123456789abcdef.00000000-1-1.0", f"0123456789abcdef.{machine}-4194305-1.0", "my films")
+    )
+    for folder in (elsewhere, orphan, by_hand):
+        folder.mkdir(parents=True)
     assert clean_orphaned_media(cache_folder) == {orphan: 0}
     assert orphan.exists()
-    assert left.exists()  # of another machine, where it may still run
+    assert clean_orphaned_media(cache_folder, dry_run=False) == {orphan: 0}
+    assert not orphan.exists()
+    assert elsewhere.exists()  # of another machine, where it may still run
+    assert by_hand.exists()  # of somebody who has put it there
 
 
 def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan() -> None:
-    from bencher_job._media import may_be_running, run_folder
-
-    folder = Path(run_folder("/store", "f" * 64))
-    assert may_be_running(folder)
-    key, process, number = folder.name.split(".")
-    host, pid, start = process.split("-")
-    assert not may_be_running(folder.with_name(f"{key}.{host}-{pid}-{int(start) - 1}.{number}"))
-    assert pid == str(os.getpid())
+    folder = Path(_media.run_folder("/store", "f" * 64)).name
+    assert _media.is_run_folder(folder)
+    assert _media.may_be_running(folder)
+    machine, pid, start = process_name().split("-")
+    assert not _media.may_be_running(folder.replace(process_name(), f"{machine}-{pid}-{int(start) - 1}"))

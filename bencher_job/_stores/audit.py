@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from .. import _media
 from .._errors import BencherJobError, CacheWarning
+from .aside import DAMAGED_FOLDER
 from .base import StoreFailure
 from .disk import DiskStore
 from .findings import Audit, Fault, Finding
 from .footprint import bytes_of, files_under
 from .inspection import Inspection, wrong_with
-from .opening import DAMAGED_FOLDER
 from .signature import SECRET_VARIABLE
 from .tables import COUNT_ALL
 

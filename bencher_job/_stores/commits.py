@@ -69,10 +69,11 @@ class _ClaimsLost(Exception):
 class _Rows:
     """Writes the rows of one transaction, and knows what is to be done once it is committed."""
 
-    __slots__ = ("_editions", "_execute", "_folder", "_old_files", "_origins")
+    __slots__ = ("_database", "_editions", "_execute", "_folder", "_old_files", "_origins")
 
-    def __init__(self, folder: Folder, transaction: Transaction) -> None:
+    def __init__(self, folder: Folder, database: Database, transaction: Transaction) -> None:
         self._folder = folder
+        self._database = database
         self._execute = transaction.execute
         self._editions: set[bytes] = set()
         self._origins: dict[Origin, int] = {}
@@ -94,7 +95,7 @@ class _Rows:
             origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
             if statement is UPSERT:
-                self._old_files += [filename for (filename,) in execute(_OLD_FILE, (draft.key,))]
+                self._old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
             execute(statement, row_of(entry, draft, written.columns, now, number))
 
     def _number_of(self, origin: Origin) -> int:
@@ -104,12 +105,12 @@ class _Rows:
         self._origins[origin] = number
         return int(number)
 
-    def are_committed(self, database: Database) -> None:
+    def are_committed(self) -> None:
         """Remember what is there now, and remove the files of what was replaced."""
         self._folder.editions.update(self._editions)
         self._folder.origins.update(self._origins)
         for filename in self._old_files:
-            database.disk.remove(filename)
+            self._database.disk.remove(filename)
 
 
 class Commits:
@@ -193,7 +194,7 @@ class Commits:
         uncounted = self._uncounted + len(prepared)
         try:
             with database.transaction() as transaction:
-                rows = _Rows(self._folder, transaction)
+                rows = _Rows(self._folder, database, transaction)
                 rows.write(prepared, statement)
                 if drained is not None:
                     self._uses.write(database, drained)
@@ -205,7 +206,7 @@ class Commits:
                 self._uses.restore(drained)
             raise
         self._uncounted = uncounted if uncounted < UNCOUNTED else 0
-        rows.are_committed(database)
+        rows.are_committed()
 
     def _commit_held(self, transaction: Transaction, claims: Sequence[Claim]) -> None:
         """Commit while nobody can take the claims over, and release them then.

@@ -11,20 +11,30 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
+from .._processes import process_name
 from .arrival import Arrival
 from .base import PATIENCE
 from .codec import Buffer, DamagedEntry, SealedEntry
 from .files import map_file, read_file, write_file
 from .gate import close_before_fork
 
-__all__ = ["DATABASE_NAME", "IN_ROW_BELOW", "Database", "EntryDisk", "Locked", "Transaction", "Written"]
+__all__ = [
+    "DATABASE_NAME",
+    "IN_ROW_BELOW",
+    "Database",
+    "EntryDisk",
+    "Locked",
+    "Transaction",
+    "Written",
+    "is_undecodable",
+]
 
 DATABASE_NAME: Final[str] = DBNAME
 Locked: Final = diskcache.Timeout
@@ -93,8 +103,9 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """
         if entry.size < self.min_file_size:
             return Written(entry.size, None, bytes(entry), media_size)
-        filename, path = self.filename()
-        write_file(path, entry)
+        name = os.urandom(16).hex()
+        filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.{process_name()}.val"
+        write_file(os.path.join(self._directory, filename), entry)
         return Written(entry.size, filename, None, media_size)
 
     def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
@@ -128,6 +139,15 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         raise DamagedEntry(
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
         )
+
+
+def is_undecodable(error: sqlite3.Error) -> bool:
+    """Whether a statement failed because a text that it reads is no UTF-8, as only damage makes one."""
+    return "Could not decode to UTF-8" in str(error)
+
+
+def _escaped(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
 
 
 _CLOSED: Final = object()
@@ -281,6 +301,20 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute a statement on this thread's own connection."""
         return self._con.execute(statement, values)
+
+    def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Give the rows of a statement that reads; what is no UTF-8 in a text is there as surrogates."""
+        connection = self._con
+        try:
+            return connection.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+        connection.text_factory = _escaped
+        try:
+            return connection.execute(statement, values).fetchall()
+        finally:
+            connection.text_factory = str
 
     def fetch(
         self, mode: int, filename: str | None, value: Buffer, *, mapped: bool = False

@@ -150,8 +150,8 @@ class Folder:
         return self.opened or self.open()
 
     def sql(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Execute a statement on this thread's own connection."""
-        return self.open().database.execute(statement, values).fetchall()
+        """Give the rows of a statement on this thread's own connection."""
+        return self.open().database.read(statement, values)
 
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement that reads.

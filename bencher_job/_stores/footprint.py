@@ -10,8 +10,8 @@ from typing import Final
 
 from .. import _media
 from .._record import Record
+from .aside import DAMAGED_FOLDER
 from .database import DATABASE_NAME
-from .opening import DAMAGED_FOLDER
 
 __all__ = ["Footprint", "bytes_of", "files_under", "footprint_of", "media_files"]
 

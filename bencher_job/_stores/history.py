@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from .._errors import UntrustedCache
 from .._keys import PastEdition
 from .._record import Record
 from .base import Found, Gone, StoreFailure
@@ -63,7 +64,7 @@ class DiskHistory:
             hit_of(rows[0], self._folder.open())
         except FileNotFoundError:
             damage = "its value file is missing"
-        except (DamagedEntry, UnreadableEntry, OSError) as error:
+        except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
             damage = str(error)
         records = self._records(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
         return Found(records[0] if records else None, damage)

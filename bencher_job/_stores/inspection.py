@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from .. import _media
 from .._errors import UntrustedCache
+from .._processes import PROCESS_NAME, may_live
 from .base import StoreFailure
 from .codec import unseal
 from .database import DATABASE_NAME
@@ -29,12 +30,12 @@ from .folder import Folder, Opened
 from .frame import frame_of
 from .lookups import hit_of
 from .signature import UNSIGNED
-from .tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, record_of
+from .tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, is_text, record_of
 
 __all__ = ["Inspection", "Wrong", "wrong_with"]
 
 UNDER_WAY: Final = 600.0
-"""Seconds for which a value file without an entry may be that of a put that is under way.
+"""Seconds for which a value file without an entry may be that of a put that is under way, if its process lives.
 
 A put waits a minute for the database at most, and writes files of many entries before it commits them together."""
 
@@ -46,15 +47,15 @@ ROWS_AT_ONCE: Final = 2_000
 NAMES_AT_ONCE: Final = 10_000
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
-_VALUE_FILE: Final = re.compile(r"[\w.-]+\.val(\.part)?", re.ASCII)
-_RUN_FOLDER: Final = re.compile(r".+\.[0-9a-f]{8}-[0-9]+-[0-9]+\.[0-9]+", re.ASCII)
-"""The names that `files.py` and `_media.py` give."""
+_VALUE_FILE: Final = re.compile(rf"[\w-]+(\.(?P<process>{PROCESS_NAME}))?\.val(\.part)?", re.ASCII)
+"""The names that `database.py` and `files.py` give; before there were processes in them, none."""
 
 _ENTRIES: Final = (
-    f"{SELECT_ENTRY}> ? AND typeof(key) = 'text' AND {LIVE} ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+    f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
+    f" ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
 )
 _RECORDS: Final = (
-    f"{SELECT_RECORD} WHERE raw = 1 AND key > ? AND typeof(key) = 'text' AND {LIVE}"
+    f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
     f" ORDER BY key LIMIT {ROWS_AT_ONCE}"
 )
 _FOREIGN: Final = "SELECT rowid FROM Cache WHERE NOT (raw = 1 AND typeof(key) = 'text') ORDER BY rowid"
@@ -124,6 +125,9 @@ class Inspection:
 
     def _entries(self) -> None:
         for row in _in_steps(self._folder, _ENTRIES):
+            if not is_text(row[0]):
+                self.foreign.append(f"the entry of the key {row[0]!a} in {DATABASE_NAME}")
+                continue
             self.entries += 1
             wrong = _wrong_with_row(self._folder, row)
             if wrong is None:
@@ -134,6 +138,8 @@ class Inspection:
 
     def _records(self) -> None:
         for row in _in_steps(self._folder, _RECORDS):
+            if not is_text(row[0]):
+                continue
             try:
                 record = record_of(row)
             except (ValueError, TypeError) as error:
@@ -157,14 +163,17 @@ class Inspection:
     def _value_files(self) -> Iterator[tuple[str, bool]]:
         """Give the paths in the store, and whether a put may be at them."""
         for name, entry in self._in_value_folders():
-            if not (_VALUE_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)):
+            parts = _VALUE_FILE.fullmatch(entry.name)
+            if parts is None or not entry.is_file(follow_symlinks=False):
                 self.foreign.append(name)
                 continue
             try:
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
             except FileNotFoundError:
                 continue
-            yield name, abs(age) < UNDER_WAY  # one that is far in the future was written by another clock
+            writes = parts["process"] is None or may_live(parts["process"])
+            # One that is far in the future was written by another clock.
+            yield name, writes and abs(age) < UNDER_WAY
 
     def _in_value_folders(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Give what lies in folders as `ab/cd`, or beside them in `ab`, by its path in the store."""
@@ -193,9 +202,9 @@ class Inspection:
         folder = self._folder.directory / _media.MEDIA_FOLDER / name
         if not os.path.lexists(folder):
             return
-        if folder.is_symlink() or not folder.is_dir() or not _RUN_FOLDER.fullmatch(name):
+        if folder.is_symlink() or not folder.is_dir() or not _media.is_run_folder(name):
             self.foreign.append(f"{_media.MEDIA_FOLDER}/{name}")
-        elif not _media.may_be_running(folder):
+        elif not _media.may_be_running(name):
             self._find(Fault.STRAY_MEDIA, f"{_media.MEDIA_FOLDER}/{name}")
 
     def _figures(self) -> None:
@@ -208,10 +217,10 @@ class Inspection:
 
 def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
     """Give the rows of live entries in the order of their keys, by statements that each give some after a key."""
-    before = ""
+    before = b""
     while rows := folder.query(statement, (before, time.time())):
         yield from rows
-        before = rows[-1][0]
+        before = os.fsencode(rows[-1][0])
 
 
 def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:

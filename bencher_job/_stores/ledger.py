@@ -17,8 +17,9 @@ from functools import lru_cache
 from time import monotonic
 from typing import Final, NamedTuple
 
+from .._processes import Process, this_process
 from .bytelocks import LockedFile, open_locked
-from .owners import Owner, Process, this_process
+from .owners import Owner
 from .slots import (
     SLOT_SIZE,
     Damaged,

@@ -10,6 +10,7 @@ from typing import Any, Final
 from .._errors import warn_caller
 from .base import MISS, Hit, Miss, StoreFailure
 from .codec import unseal
+from .database import is_undecodable
 from .faults import DamagedEntry, UnreadableEntry
 from .folder import Folder, Opened
 from .gate import operation
@@ -55,7 +56,10 @@ class Lookups:
                     )
                     return MISS
                 except (sqlite3.Error, OSError, StoreFailure) as error:
-                    self._folder.warn_unread(error)
+                    if isinstance(error, sqlite3.Error) and is_undecodable(error):
+                        self._removals.set_aside(key, "its row holds a text that is no UTF-8")
+                    else:
+                        self._folder.warn_unread(error)
                     return MISS
                 if hit is not MISS:
                     self._uses.note(((key, hit),))  # type: ignore[arg-type]
@@ -73,7 +77,7 @@ class Lookups:
             with operation():
                 try:
                     opened = self._folder.to_read()
-                    rows = opened.database.execute(_among(SELECT_ENTRY, some), some).fetchall()
+                    rows = opened.database.read(_among(SELECT_ENTRY, some), some)
                 except (sqlite3.Error, StoreFailure) as error:
                     self._folder.warn_unread(error)
                     break

@@ -14,24 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import warn_caller
+from .aside import Aside
 from .base import StoreFailure, StoreMissing, StoreOutdated
 from .database import DATABASE_NAME, Database
 from .tables import STORE_VERSION, UPGRADES
 
-__all__ = [
-    "DAMAGED_FOLDER",
-    "is_writable",
-    "new_folder_for_damaged",
-    "open_database",
-    "open_read_only",
-    "open_to_look",
-]
+__all__ = ["is_writable", "open_database", "open_read_only", "open_to_look"]
 
 PATIENCE: Final = 60.0
 """Seconds for which another process may take to make the tables."""
-
-DAMAGED_FOLDER: Final = "damaged"
-"""Name of the folder in a store's folder that holds what was set aside."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,19 +46,10 @@ def open_database(directory: Path, *, tag_index: bool, patience: float) -> tuple
     except sqlite3.OperationalError:  # locked, read-only, disk full: not damage
         raise
     except sqlite3.DatabaseError as error:
-        aside = new_folder_for_damaged(directory)
-        for path in directory.glob("cache.db*"):
-            path.rename(aside / path.name)
+        aside = Aside(directory).move(list(directory.glob("cache.db*")))
         _log.warning("the database of %s is damaged and set aside in %s: %s", directory, aside, error)
         warn_caller(f"The database of {directory} is damaged ({error}). It is set aside in {aside}.")
         return _open(directory, tag_index, patience), True
-
-
-def new_folder_for_damaged(directory: Path) -> Path:
-    """Make a folder for what is set aside in a store."""
-    folder = directory / DAMAGED_FOLDER / f"{time.time_ns()}"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def open_read_only(directory: Path, patience: float) -> Database:

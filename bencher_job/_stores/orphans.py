@@ -18,9 +18,9 @@ def clean_orphaned_media(
 ) -> dict[Path, int]:
     """Find the media folders that no entry of any cache owns, with their sizes in bytes.
 
-    Only a run that was killed leaves such a folder. The folder of a job that may still run is never among them:
-    one whose process lives on this machine, or that another machine has made. Nothing is removed unless `dry_run`
-    is False.
+    Only a run that was killed leaves such a folder. The folder of a job that may still run is never among them: one
+    whose process lives on this machine, or that another machine has made. Nor is one that somebody else has put there,
+    which has no run's name. Nothing is removed unless `dry_run` is False.
 
     Raises:
         UntrustedCache: when another user owns a cache or can write to it.
@@ -30,12 +30,12 @@ def clean_orphaned_media(
         media = database.parent / _media.MEDIA_FOLDER
         if not media.is_dir():
             continue
-        folders = [folder for folder in media.iterdir() if folder.is_dir()]
+        folders = [each for each in media.iterdir() if _media.is_run_folder(each.name) and each.is_dir()]
         store = DiskStore(database.parent, size_limit=sys.maxsize)
         owned = {record.media for record in store.records()}
         store.close()
         for folder in folders:
-            if folder.name not in owned and not _media.may_be_running(folder):
+            if folder.name not in owned and not _media.may_be_running(folder.name):
                 orphans[folder] = _media.size_of(folder)
                 if not dry_run:
                     _media.discard(folder)

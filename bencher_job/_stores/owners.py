@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
-__all__ = ["Owner", "Process", "Wait", "this_process"]
+from .._processes import Process, is_stopped
+
+__all__ = ["Owner", "Wait"]
 
 STOPPED_PATIENCE: Final = 10.0
 """Seconds for which an owner is seen stopped before its claim is taken over."""
@@ -18,23 +18,6 @@ LOOK_EVERY: Final = 0.1
 
 LONGEST_GAP: Final = 2.0
 """Seconds that count at most between two looks: a waiter that was stopped itself has seen nothing meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """Tells people which process one is. A number is 0 and a text empty where the system doesn't tell.
-
-    Attributes:
-        boot: an id of the machine's start.
-        started: when the process started, in clock ticks since the machine did.
-        namespace: the inode of the namespace that `pid` counts in.
-    """
-
-    host: str
-    boot: str
-    pid: int
-    started: int
-    namespace: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +39,11 @@ class Owner:
     number: int
     since: float
     namespace: int = 0
+
+    @property
+    def process(self) -> Process:
+        """The process that computes it."""
+        return Process(self.host, self.boot, self.pid, self.started, self.namespace)
 
 
 class Wait:
@@ -80,47 +68,10 @@ class Wait:
             self._number, self._stopped, self._seconds = owner.number, False, 0.0
         elif now - self._looked < LOOK_EVERY:
             return self._seconds >= STOPPED_PATIENCE
-        before, self._stopped = self._stopped, _is_stopped(owner)
+        before, self._stopped = self._stopped, is_stopped(owner.process)
         if not self._stopped:
             self._seconds = 0.0
         elif before:
             self._seconds += min(now - self._looked, LONGEST_GAP)
         self._looked = now
         return self._seconds >= STOPPED_PATIENCE
-
-
-def this_process() -> Process:
-    """Describe the process that asks."""
-    return _describe(os.getpid())
-
-
-@cache
-def _describe(pid: int) -> Process:
-    try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        namespace = 0
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
-    except OSError:
-        boot = ""
-    return Process(os.uname().nodename, boot, pid, _state_and_start("self")[1], namespace)
-
-
-def _is_stopped(owner: Owner) -> bool:
-    """Whether a process of our own machine is stopped; False where we can't know."""
-    ours = this_process()
-    if (owner.host, owner.boot, owner.namespace) != (ours.host, ours.boot, ours.namespace) or not ours.boot:
-        return False
-    state, started = _state_and_start(str(owner.pid))
-    return state in ("T", "t") and started == owner.started
-
-
-def _state_and_start(process: str) -> tuple[str, int]:
-    try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # a name may have spaces and brackets
-    except OSError:
-        return "", 0
-    return fields[0].decode(), int(fields[19])

@@ -12,15 +12,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from .. import _media
 from .._errors import warn_caller
+from .aside import Aside
 from .base import StoreFailure
 from .database import Database
 from .folder import Folder
-from .opening import new_folder_for_damaged
 from .tables import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
 from .uses import Uses
 
@@ -51,6 +50,7 @@ class Removals:
     def __init__(self, folder: Folder, uses: Uses) -> None:
         self._folder = folder
         self._uses = uses
+        self._aside = Aside(folder.directory)
 
     def remove(self, condition: str, values: Sequence[object], reason: str) -> int:
         """Remove the entries that a condition is true of, with their media; how many there were.
@@ -71,7 +71,7 @@ class Removals:
         def some(database: Database) -> Iterator[list[_Row]]:
             for start in range(0, len(wanted), REMOVED_AT_ONCE):
                 named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
-                yield database.execute(_OF_KEYS, (named,)).fetchall()
+                yield database.read(_OF_KEYS, (named,))
 
         return self._folder.changed(lambda database: self._remove_all(database, some(database), "cleared"))
 
@@ -83,7 +83,7 @@ class Removals:
 
         def some() -> Iterator[list[_Row]]:
             last = 0
-            while rows := database.execute(statement, (*values, last)).fetchall():
+            while rows := database.read(statement, (*values, last)):
                 last = rows[-1][0]
                 yield rows
 
@@ -127,9 +127,9 @@ class Removals:
 
     def remove_discarded(self, database: Database) -> None:
         """Remove the media of entries that are gone; what a kill leaves is removed by the next call."""
-        for (name,) in database.execute("SELECT media FROM Discarded").fetchall():
+        for (name,) in database.read("SELECT media FROM Discarded"):
             _media.discard(self._folder.directory / _media.MEDIA_FOLDER / name)
-            database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
+            database.execute("DELETE FROM Discarded WHERE media = CAST(? AS TEXT)", (os.fsencode(name),))
 
     def set_aside(self, key: str, reason: str) -> None:
         """Move the bytes of a damaged entry out of the way, and drop its row."""
@@ -146,7 +146,10 @@ class Removals:
             for filename, value in folder.sql(
                 "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
             ):
-                _keep_aside(folder.directory, key, filename, value)
+                if filename is None:
+                    self._aside.keep_bytes(key, value if isinstance(value, bytes) else repr(value).encode())
+                else:
+                    self._aside.keep_file(key, folder.directory / filename)
             self.remove("key = ?", (key,), "damaged")
         except (sqlite3.Error, OSError, StoreFailure) as error:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
@@ -209,11 +212,11 @@ class Removals:
 
     def _remove_expired(self, database: Database) -> int:
         removed = 0
-        while rows := database.execute(
+        while rows := database.read(
             "SELECT rowid, filename, expire_time FROM Cache WHERE expire_time IS NOT NULL AND expire_time <= ?"
             f" ORDER BY expire_time LIMIT {REMOVED_AT_ONCE}",
             (time.time(),),
-        ).fetchall():
+        ):
             at = rows[-1][2]
             removed += self._remove(database, [(rowid, name) for rowid, name, _ in rows], "expired", at)
         if removed:
@@ -224,10 +227,10 @@ class Removals:
 
     def _remove_least_used(self, database: Database, excess: int) -> int:
         """Remove the least recently used entries that take as many bytes, or some of them; how many."""
-        oldest: list[tuple[Any, ...]] = database.execute(
+        oldest = database.read(
             "SELECT rowid, filename, size, media FROM Cache ORDER BY access_time, rowid LIMIT ?",
             (REMOVED_AT_ONCE,),
-        ).fetchall()
+        )
         sizes = itertools.accumulate(size + ENTRY_OVERHEAD for _, _, size, _ in oldest)
         enough = 1 + sum(1 for size_so_far in sizes if size_so_far < excess)
         chosen = [(rowid, filename) for rowid, filename, _, _ in oldest[:enough]]
@@ -238,11 +241,3 @@ class Removals:
             removed = self._remove(database, chosen, "evicted")
         self.remove_discarded(database)
         return removed
-
-
-def _keep_aside(directory: Path, key: str, filename: str | None, value: object) -> None:
-    aside = new_folder_for_damaged(directory) / key
-    if filename is None:
-        aside.write_bytes(value if isinstance(value, bytes) else repr(value).encode())
-    elif (directory / filename).exists():
-        os.link(directory / filename, aside)

@@ -30,6 +30,7 @@ __all__ = [
     "UPGRADES",
     "UPSERT",
     "chosen",
+    "is_text",
     "moment",
     "origin_to_json",
     "past_edition_of",
@@ -225,6 +226,8 @@ def record_of(row: tuple[Any, ...]) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
+    if not all(is_text(each) for each in row if isinstance(each, str)):
+        raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version = row
     return Record(
         key=key,
@@ -239,6 +242,17 @@ def record_of(row: tuple[Any, ...]) -> Record:
         version=version,
         **_origin_from_json(origin),
     )
+
+
+def is_text(read: str) -> bool:
+    """Whether a text came from the database whole: what is no UTF-8 in one is read as surrogates."""
+    if read.isascii():
+        return True
+    try:
+        read.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def moment(seconds: float) -> datetime:

@@ -115,6 +115,17 @@ def test_trust_overrides_the_refusal_of_folder_and_files(tmp_path: Path) -> None
     trusting.close()
 
 
+def test_who_asks_about_an_entry_is_told_that_others_can_write_to_its_file(store: MemoryTier) -> None:
+    store.put_many([entry("large", "x" * 100_000)])
+    for path in store.directory.glob("*/*/*.val"):
+        path.chmod(0o666)
+    found = store.history.examine("large")
+    assert found.record.key == "large"
+    assert "can be written to by others (mode 666)" in found.damage
+    with pytest.raises(UntrustedCache):
+        store.get("large")
+
+
 def test_a_mapped_hit_shares_the_files_memory_and_can_not_be_written_to(store: MemoryTier) -> None:
     store.put_many([entry("array", np.arange(100_000))])
     for _ in range(2):

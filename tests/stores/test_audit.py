@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job import BencherJobError, CacheWarning, Record, _media
+from bencher_job._processes import process_name
 from bencher_job._stores import MISS, Entry, Gone, Hit, dump, findings, inspection
 from bencher_job._stores.audit import Fault, verify
 from bencher_job._stores.database import IN_ROW_BELOW
@@ -205,24 +206,59 @@ KILLED_PUT = """
 
 
 @pytest.mark.parametrize(("moment", "suffix"), [("written", ".val"), ("writing", ".val.part")])
-def test_what_a_killed_put_has_left_is_removed_when_it_is_old(
-    store: DiskStore, moment: str, suffix: str
-) -> None:
+def test_what_a_killed_put_has_left_is_removed_at_once(store: DiskStore, moment: str, suffix: str) -> None:
     store.put_many([entry("good", LARGE)])
     command = [sys.executable, "-c", textwrap.dedent(KILLED_PUT), str(store.directory), moment]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     (left,) = (path for path in store.directory.glob("*/*/*") if path.stat().st_size > 90_000)
     assert left.name.endswith(suffix)
-    found = verify(store, repair=True)
-    assert (found.is_clean, found.under_way) == (True, 1)
-    assert "new value files that a put may be at: 1" in str(found)
-    make_old(left)
     assert verify(store).names(Fault.STRAY_FILE) == [str(left.relative_to(store.directory))]
     assert left.exists()
     assert verify(store, repair=True).findings[0].mended
     assert not left.exists()
     assert_clean(store)
     assert value_of(store, "good") == LARGE
+
+
+@pytest.mark.parametrize(
+    "process", [f".{process_name()}", ".00000000-1-1", ""], ids=["lives", "elsewhere", "none"]
+)
+def test_a_file_that_a_put_may_be_at_is_left_until_it_is_old(store: DiskStore, process: str) -> None:
+    """One of a process that lives, one of another machine, and one of a version that named no process."""
+    store.put_many([entry("good", LARGE)])
+    left = next(store.directory.glob("*/*/*.val")).with_name(f"{'0' * 28}{process}.val")
+    left.write_bytes(b"half an entry")
+    found = verify(store, repair=True)
+    assert (found.is_clean, found.under_way) == (True, 1)
+    assert "new value files that a put may be at: 1" in str(found)
+    make_old(left)
+    assert verify(store, repair=True).names(Fault.STRAY_FILE) == [str(left.relative_to(store.directory))]
+    assert not left.exists()
+    assert_clean(store)
+
+
+@pytest.mark.parametrize(
+    ("column", "fault"), [("filename", Fault.FILE_MISSING), ("arguments", Fault.RECORD_DAMAGED)]
+)
+def test_an_undecodable_text_is_damage_of_its_entry(store: DiskStore, column: str, fault: Fault) -> None:
+    store.put_many([entry("bad", LARGE), entry("good", LARGE)])
+    change(store, f"UPDATE Cache SET {column} = CAST(X'61FF62' AS TEXT) WHERE key = 'bad'")
+    found = verify(store, repair=True)
+    assert found.names(fault) == ["bad"]
+    assert all(finding.mended for finding in found.findings if finding.fault is fault)
+    assert not store.has("bad")
+    assert value_of(store, "good") == LARGE
+
+
+def test_an_entry_with_an_undecodable_key_is_listed_and_left(store: DiskStore) -> None:
+    store.put_many([entry(key, 1) for key in ("a", "b", "c")])
+    change(store, "UPDATE Cache SET key = CAST(X'62FF' AS TEXT) WHERE key = 'b'")
+    found = verify(store, repair=True)
+    assert found.is_clean
+    assert (found.entries, len(found.foreign)) == (2, 1)
+    assert "b\\udcff" in found.foreign[0]
+    str(found).encode()
+    assert store.count() == 3
 
 
 def test_an_old_file_with_a_row_is_no_stray(store: DiskStore) -> None:

@@ -700,7 +700,7 @@ def test_only_a_stop_that_is_seen_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     """A waiter that was stopped itself, or saw the owner run in between, starts to count again."""
     now, stopped = 1000.0, True
     monkeypatch.setattr(owners.time, "monotonic", lambda: now)
-    monkeypatch.setattr(owners, "_is_stopped", lambda owner: stopped)
+    monkeypatch.setattr(owners, "is_stopped", lambda process: stopped)
     wait, owner = Wait(), Owner("host", "boot", 1, 2, 3, 4.0)
 
     def after(seconds: float, number: int = 3) -> bool:
@@ -717,26 +717,6 @@ def test_only_a_stop_that_is_seen_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not after(1, number=4)
     stopped = True
     assert not after(1, number=4)
-
-
-def test_a_process_of_another_machine_is_never_seen_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners, "STOPPED_PATIENCE", 0.0)
-    ours = owners.this_process()
-
-    def work(talk: Talk) -> None:
-        talk(str(owners.this_process().started))
-
-    with forked(work) as child:
-        started = int(child.hear())
-        child.kill(signal.SIGSTOP)
-        there = Owner(ours.host, ours.boot, child.pid, started, 1, 0.0, ours.namespace)
-        until(lambda: owners._is_stopped(there))
-        assert not owners._is_stopped(Owner("other", ours.boot, child.pid, started, 1, 0.0, ours.namespace))
-        assert not owners._is_stopped(Owner(ours.host, "other", child.pid, started, 1, 0.0, ours.namespace))
-        assert not owners._is_stopped(Owner(ours.host, ours.boot, child.pid, started, 1, 0.0, 7))
-        assert not owners._is_stopped(
-            Owner(ours.host, ours.boot, child.pid, started + 1, 1, 0.0, ours.namespace)
-        )
 
 
 @pytest.mark.usefixtures("both_locks")

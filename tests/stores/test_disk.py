@@ -22,7 +22,7 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
 from bencher_job._selection import Selection
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, aside, dump
 from bencher_job._stores.database import IN_ROW_BELOW, Database
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.tables import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
@@ -187,6 +187,99 @@ def test_a_damaged_record_is_left_out_with_a_warning(store: DiskStore) -> None:
     database.close()
     with pytest.warns(CacheWarning, match="The record of bad .* is damaged"):
         assert [record.key for record in store.records()] == ["good"]
+
+
+def undecodable(store: DiskStore, column: str, key: str = "bad") -> None:
+    """Make a text of an entry one that no UTF-8 is."""
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        database.execute(f"UPDATE Cache SET {column} = CAST(X'61FF62' AS TEXT) WHERE key = ?", (key,))
+    database.close()
+
+
+def test_an_entry_whose_file_has_an_undecodable_name_is_set_aside(store: DiskStore) -> None:
+    store.put_many([entry("bad", LARGE), entry("good", LARGE)])
+    undecodable(store, "filename")
+    with pytest.warns(
+        CacheWarning, match="The entry bad .* is damaged: its row holds a text that is no UTF-8"
+    ):
+        assert store.get("bad") is MISS
+    assert store.get("bad") is MISS  # and no second warning
+    assert store.tally.damaged == 1
+    assert value_of(store, "good") == LARGE
+    store.put_many([entry("bad", 1)])
+    assert value_of(store, "bad") == 1
+
+
+def test_a_bulk_lookup_passes_over_an_undecodable_text(store: DiskStore) -> None:
+    store.put_many([entry("bad", LARGE), entry("good", 1)])
+    undecodable(store, "filename")
+    with pytest.warns(CacheWarning, match="entry bad"):
+        assert store.get_many(["bad", "good"]).keys() == {"good"}
+
+
+@pytest.mark.parametrize("column", ["function", "tag", "arguments", "media"])
+def test_a_record_with_an_undecodable_text_is_left_out_and_can_be_replaced(
+    store: DiskStore, column: str
+) -> None:
+    store.put_many([entry("bad", LARGE), entry("good", 1)])
+    undecodable(store, column)
+    with pytest.warns(CacheWarning, match="The record of bad .* is damaged and left out: .* no UTF-8"):
+        assert [record.key for record in store.records()] == ["good"]
+    assert value_of(store, "bad") == LARGE
+    store.put_many([entry("bad", 2)])
+    assert {record.key for record in store.records()} == {"good", "bad"}
+
+
+def test_an_undecodable_key_disturbs_nothing(store: DiskStore) -> None:
+    store.put_many([entry("bad", 1), entry("good", 1)])
+    undecodable(store, "key")
+    with pytest.warns(CacheWarning, match="is damaged and left out"):
+        assert [record.key for record in store.records()] == ["good"]
+    assert value_of(store, "good") == 1
+    assert store.clear() == 2
+    assert store.count() == 0
+
+
+def test_what_is_set_aside_goes_by_a_name_that_a_file_can_have(store: DiskStore) -> None:
+    key = "../a key of somebody's own/" + "x" * 300
+    store.put_many([entry(key, 1)])
+    with sqlite3.connect(store.directory / "cache.db") as database:
+        database.execute("UPDATE Cache SET value = X'00'")
+    database.close()
+    with pytest.warns(CacheWarning, match="is damaged"):
+        assert store.get(key) is MISS
+    (kept,) = (store.directory / "damaged").glob("*/*")
+    assert kept.read_bytes() == b"\0"
+    assert not store.has(key)
+
+
+def test_of_what_is_set_aside_the_latest_is_kept(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to a size in bytes; what is removed is told of in the log."""
+    monkeypatch.setattr(aside, "KEPT_ASIDE", 3 * (10_000 + aside.OVERHEAD))
+    for number in range(5):
+        store.put_many([entry(f"key-{number}", bytes(9_800))])
+        with sqlite3.connect(store.directory / "cache.db") as database:
+            database.execute("UPDATE Cache SET value = zeroblob(10000)")
+        database.close()
+        with pytest.warns(CacheWarning, match="is damaged"):
+            assert store.get(f"key-{number}") is MISS
+    kept = sorted(path.name for path in (store.directory / "damaged").glob("*/*"))
+    assert kept == ["key-2", "key-3", "key-4"]
+    removed = [record.getMessage() for record in caplog.records if "were set aside" in record.getMessage()]
+    assert len(removed) == 2
+
+
+def test_the_latest_is_kept_aside_however_large(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "KEPT_ASIDE", 1000)
+    for key in ("first", "second"):
+        store.put_many([entry(key, LARGE)])
+        (path,) = store.directory.glob("*/*/*.val")
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        with pytest.warns(CacheWarning, match="is damaged"):
+            assert store.get(key) is MISS
+    assert [path.name for path in (store.directory / "damaged").glob("*/*")] == ["second"]
 
 
 def test_memory_gives_no_path_of_media_that_were_evicted(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Knows processes of this machine: who one is, whether it is stopped, and how it is named in what it leaves behind.
+
+0a1b2c3d-4242-31415926535   machine, number, start
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from hashlib import sha256
+from typing import Final
+
+__all__ = ["PROCESS_NAME", "Process", "is_stopped", "may_live", "process_name", "this_process"]
+
+PROCESS_NAME: Final = r"[0-9a-f]{8}-[0-9]+-[0-9]+"
+"""A regular expression of the names of processes."""
+
+_FIRST_NAMESPACE: Final = 0xEFFFFFFC
+"""The inode of the namespace of process numbers that a machine starts with."""
+
+_BOOTS: Final = 100_000
+"""How many numbers there are for the starts of a machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Tells people which process one is. A number is 0 and a text empty where the system doesn't tell.
+
+    Attributes:
+        boot: an id of the machine's start.
+        started: when the process started, in clock ticks since the machine did.
+        namespace: the inode of the namespace that `pid` counts in.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+    namespace: int
+
+
+def this_process() -> Process:
+    """Describe the process that asks."""
+    return _describe(os.getpid())
+
+
+@cache
+def _describe(pid: int) -> Process:
+    return Process(os.uname().nodename, _boot(), pid, _state_and_start("self")[1], _namespace())
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+@cache
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def is_stopped(process: Process) -> bool:
+    """Whether a process of our own machine is stopped; False where we can't know."""
+    ours = this_process()
+    if (process.host, process.boot, process.namespace) != (ours.host, ours.boot, ours.namespace):
+        return False
+    state, started = _state_and_start(str(process.pid))
+    return bool(ours.boot) and state in ("T", "t") and started == process.started
+
+
+def _state_and_start(process: str) -> tuple[str, int]:
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # a name may have spaces and brackets
+    except OSError:
+        return "", 0
+    return fields[0].decode(), int(fields[19])
+
+
+def process_name() -> str:
+    """Name this process so that no other one, be it one with its number later, has the same name."""
+    return _name_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _name_of(pid: int) -> str:
+    return f"{_machine()}-{pid}-{_start_of(pid)}"
+
+
+def may_live(name: str) -> bool:
+    """Whether the process of a name may still live: also if it is another machine's, where nobody here can tell."""
+    if not re.fullmatch(PROCESS_NAME, name):
+        return False
+    machine, pid, start = name.split("-")
+    return machine != _machine() or start == _start_of(int(pid))
+
+
+@cache
+def _machine() -> str:
+    namespace = _namespace()
+    of_its_own = f" {namespace}" if namespace not in (0, _FIRST_NAMESPACE) else ""
+    return sha256(f"{os.uname().nodename}{of_its_own}".encode()).hexdigest()[:8]
+
+
+def _start_of(pid: int) -> str:
+    """Give a number for when a process started, which no change of the clock changes; empty where there is none."""
+    if _boot():
+        _, ticks = _state_and_start(str(pid))
+        return (
+            str(ticks * _BOOTS + int(sha256(_boot().encode()).hexdigest()[:8], 16) % _BOOTS) if ticks else ""
+        )
+    import psutil  # takes long to import
+
+    try:
+        return str(int(psutil.Process(pid).create_time() * 100))
+    except psutil.NoSuchProcess:
+        return ""

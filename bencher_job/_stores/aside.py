@@ -1,0 +1,105 @@
+"""Knows where what is damaged is set aside, for whoever wants to know why, and how much of it is kept.
+
+damaged/<time>/...   the latest are kept, up to a size in bytes
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from .. import _media
+
+__all__ = ["DAMAGED_FOLDER", "KEPT_ASIDE", "Aside"]
+
+DAMAGED_FOLDER: Final = "damaged"
+"""Name of the folder in a store's folder that holds what was set aside."""
+
+KEPT_ASIDE: Final = 1 << 30
+"""Bytes that are kept of what was set aside; of that, the latest is kept however large it is."""
+
+OVERHEAD: Final = 1 << 13
+"""Bytes that a folder with a small file takes on the disk."""
+
+LONGEST_NAME: Final = 100
+
+_log = logging.getLogger(__name__)
+
+
+class Aside:
+    """Keeps what is damaged in one store, out of the way."""
+
+    def __init__(self, directory: Path) -> None:
+        self._folder = directory / DAMAGED_FOLDER
+        self._added = (
+            KEPT_ASIDE  # since it was last looked how much there is: so much that the first time looks
+        )
+
+    def keep_bytes(self, name: str, content: bytes) -> None:
+        """Keep bytes.
+
+        Raises:
+            OSError: when they can't be written.
+        """
+        (self._new_folder() / _plain(name)).write_bytes(content)
+        self._count(len(content))
+
+    def keep_file(self, name: str, path: Path) -> None:
+        """Keep a file, which stays where it is as well; one that is gone is no error.
+
+        Raises:
+            OSError: when it can't be linked.
+        """
+        if path.exists():
+            os.link(path, self._new_folder() / _plain(name))
+            self._count(path.stat().st_size)
+
+    def move(self, paths: list[Path]) -> Path:
+        """Move files into a new folder, which is given.
+
+        Raises:
+            OSError: when they can't be moved.
+        """
+        folder = self._new_folder()
+        for path in paths:
+            path.rename(folder / path.name)
+        self._count(_media.size_of(folder))
+        return folder
+
+    def _new_folder(self) -> Path:
+        folder = self._folder / f"{time.time_ns()}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _count(self, size: int) -> None:
+        self._added += size + OVERHEAD
+        if self._added >= KEPT_ASIDE // 8:
+            self._added = 0
+            self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        folders = sorted(each for each in self._folder.iterdir() if each.name.isdecimal())
+        sizes = [_media.size_of(folder) + OVERHEAD for folder in folders]
+        excess = sum(sizes) - KEPT_ASIDE
+        for folder, size in zip(folders[:-1], sizes, strict=False):
+            if excess <= 0:
+                break
+            _media.discard(folder)
+            excess -= size
+            _log.warning(
+                "removed %s, which takes %s bytes, since more than %s bytes were set aside",
+                folder,
+                size,
+                KEPT_ASIDE,
+            )
+
+
+def _plain(name: str) -> str:
+    """Give a name that a file can have: that of a key, or its digest where the key is a user's own."""
+    if len(name) <= LONGEST_NAME and name.isascii() and name.replace("-", "").replace("_", "").isalnum():
+        return name
+    return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
