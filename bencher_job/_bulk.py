@@ -9,40 +9,36 @@ each runs when its answer is taken.
 
 from __future__ import annotations
 
-import itertools
 import queue
-import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import wait
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ._cache import Prefetched
+from ._calls import AsynchronousCalls, Call, Calls, PlainCalls
 from ._errors import BencherJobError
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Identity, Known
+from ._loops import Caller, in_thread, is_coroutine_function
 from ._stores import MISS
 
-__all__ = ["Answer", "Bulk", "Call", "answers"]
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = ["Answer", "Bulk", "answers", "answers_in_loop"]
 
 LARGEST_LOOKUP: Final = 256
 """How many keys are looked up together at most."""
 
-LONGEST_READING: Final = 0.01
-"""Seconds for which calls are read before those that have come are looked up."""
-
 ROOM: Final = 1024
 """How many answers are in flight or wait to be taken at most, unless it is said."""
 
-
-class Call(NamedTuple):
-    """One call of the function: its arguments, and which of its repeats it is, from 0."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    repeat: int = 0
+ROOM_IN_LOOP: Final = 100
+"""How many coroutines run in their caller's loop at once, unless it is said: as many as a server puts up with."""
 
 
 @dataclass(slots=True)
@@ -107,12 +103,14 @@ class Bulk:
     """Many calls of one function on their way, each under a number; used by one thread at a time.
 
     Answers come in the order of the calls, or as they complete. `room` is how many may be in flight or wait to be
-    taken.
+    taken, 0 for as many as usual. An `asker` asks in an event loop. `tell` is called from any thread when a job ends.
     """
 
     cache: JobFunctionCache
     ordered: bool = True
-    room: int = ROOM
+    room: int = 0
+    asker: Caller | None = None
+    tell: Callable[[], object] | None = None
     _line: deque[Answer | _Unstarted] = field(default_factory=deque)
     """What is to be taken: in order, or what is done already."""
     _running: dict[int, Answer] = field(default_factory=dict)
@@ -124,7 +122,14 @@ class Bulk:
     _in_line: bool = False
 
     def __post_init__(self) -> None:
-        self._in_line = self.cache.runs_in_line
+        if not self.room:
+            in_loop = (
+                self.asker is not None
+                and self.cache.runs_in_line
+                and is_coroutine_function(self.cache.function)
+            )
+            self.room = ROOM_IN_LOOP if in_loop else ROOM
+        self._in_line = self.asker is None and self.cache.runs_in_line
 
     @property
     def is_empty(self) -> bool:
@@ -145,6 +150,12 @@ class Bulk:
             if call.repeat:
                 identity = self.cache.keys.repeated(identity, call.repeat)
             self._read.append(_Read(number, call, identity))
+
+    def take(self, calls: Iterable[tuple[int, Call]]) -> None:
+        """Take in calls and look them up together."""
+        for number, call in calls:
+            self.read(number, call)
+        self.look_up()
 
     def look_up(self) -> bool:
         """Look up together what was read, and start the jobs of what is missing; whether there was anything.
@@ -177,6 +188,9 @@ class Bulk:
         else:
             self._running[read.number] = answer
             answer.future.add_done_callback(lambda _: self._done.put(read.number))
+        if self.tell is not None and answer.future is not None:
+            tell = self.tell
+            answer.future.add_done_callback(lambda _: tell())
 
     def _started(self, read: _Read, asked: Prefetched) -> Answer:
         """Start the job of a call with its arguments as they are now."""
@@ -196,7 +210,7 @@ class Bulk:
             (value,), asked = self.cache.look_up([job.job_key])
             if value is not MISS:
                 return Answer(read.number, read.identity, _value=value)
-        return Answer(read.number, read.identity, self.cache.start(job, asked))
+        return Answer(read.number, read.identity, self.cache.start(job, asked, self.asker))
 
     def ready(self) -> Iterator[Answer]:
         """Give what can be taken without waiting for another process or thread."""
@@ -224,13 +238,12 @@ class Bulk:
         else:
             self._line.append(self._running.pop(self._done.get()))
 
-    def cancel(self) -> None:
-        """Cancel the jobs that have not begun."""
-        for answer in itertools.chain(self._line, self._running.values()):
-            if type(answer) is Answer and answer.future is not None:
-                answer.future.cancel()
+    def drop(self) -> list[JobFuture[Any]]:
+        """Forget what has not been taken, and give the futures of the jobs among it."""
+        untaken = [*self._line, *self._running.values()]
         self._line.clear()
         self._running.clear()
+        return [each.future for each in untaken if type(each) is Answer and each.future is not None]
 
 
 def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, None, None]:
@@ -238,32 +251,53 @@ def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, 
 
     What the iterator of the calls raises comes after the answers to the calls before.
     """
-    problem: Exception | None = None
+    source = PlainCalls(calls)
     try:
         while True:
             yield from bulk.ready()
-            if problem is None:
-                problem = _read_some(bulk, calls)
+            for number, call in source.each(bulk.wanted()):
+                bulk.read(number, call)
             if bulk.look_up():
                 continue
             if not bulk.is_empty:
                 bulk.wait()
-            elif problem is not None:
-                raise problem
+            elif source.problem is not None:
+                raise source.problem
             else:
                 return
     finally:
-        bulk.cancel()
+        for future in bulk.drop():
+            future.cancel()
 
 
-def _read_some(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Exception | None:
-    """Read as many calls as are wanted, unless that takes long; give what their iterator raises."""
-    until = time.monotonic() + LONGEST_READING
+async def answers_in_loop(
+    bulk: Bulk, calls: Iterator[tuple[int, Call]] | AsyncGenerator[tuple[int, Call], None]
+) -> AsyncGenerator[Answer, None]:
+    """Give the answers to calls in an event loop, which goes on meanwhile; when it is closed what runs is cancelled."""
+    import asyncio  # takes long to import, and is imported where loops run
+
+    loop, news = asyncio.get_running_loop(), asyncio.Event()
+    bulk.tell = lambda: _call_in(loop, news.set)
+    source: Calls = PlainCalls(calls) if isinstance(calls, Iterator) else AsynchronousCalls(calls, news.set)
     try:
-        for number, call in itertools.islice(calls, bulk.wanted()):
-            bulk.read(number, call)
-            if time.monotonic() > until:
-                break
-    except Exception as problem:  # noqa: BLE001 - it is raised when all before it have been answered
-        return problem
-    return None
+        while True:
+            for answer in bulk.ready():
+                yield answer
+            group = source.some(bulk.wanted())
+            if group:
+                await in_thread(bulk.take, group)
+            elif not bulk.is_empty or not source.is_ended:
+                await news.wait()
+                news.clear()
+            elif source.problem is not None:
+                raise source.problem
+            else:
+                return
+    finally:
+        await source.close()
+        await asyncio.gather(*(future.end() for future in bulk.drop()))
+
+
+def _call_in(loop: AbstractEventLoop, callback: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop was closed, and nobody waits in it any more
+        loop.call_soon_threadsafe(callback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from . import _settings
 from ._attempts import Attempts, RetryOn, seconds_of
 from ._counts import Counts
+from ._errands import Errand
 from ._errors import BencherJobError, warn_caller
 from ._executors import Executors, PoolSettings, inside_worker
 from ._flights import flights_of
@@ -22,6 +23,7 @@ from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping
+from ._loops import Caller, Strand, caller, is_coroutine_function
 from ._record import CacheInfo, FunctionInfo, Record
 from ._runner import Runner, load, warn_unloadable
 from ._runs import Runs
@@ -29,6 +31,7 @@ from ._selection import Selection
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import (
     MISS,
+    Hit,
     NullStore,
     Store,
     StoreFailure,
@@ -116,6 +119,9 @@ class FutureCache:
     1024
     """
 
+    _of_coroutines = False
+    """Whether all its jobs are coroutine functions."""
+
     def __init__(
         self,
         executor: Executors | str | Executor | Any = Executors.SERIAL,
@@ -147,6 +153,7 @@ class FutureCache:
             lambda job: self.overwrite_msg(job, ", so it runs"),
             Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on")),
             PoolSettings(max_workers, max_tasks_per_worker),
+            of_coroutines=self._of_coroutines,
         )
         self._runner = Runner(cache_name, self._counts, self._runs, mapped=mmap)
         self.executor_type = self._runs.executor_type
@@ -162,6 +169,7 @@ class FutureCache:
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
+        self._strand = Strand()
         self.renew()
         renew_after_fork(self)
 
@@ -271,12 +279,14 @@ class FutureCache:
             values.append(value)
         return values, found
 
-    def start(self, job: Job, asked: Prefetched) -> JobFuture[Any]:
-        """Run a job that was not found when the store was asked, or join it in flight.
+    def start(self, job: Job, asked: Prefetched, asker: Caller | None = None) -> JobFuture[Any]:
+        """Run a job that was not found when the store was asked, or join it in flight; for who asks in an event loop.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
+        if asker is not None:
+            return self._runner.run(job, asked.store, asked.puts, fresh=self.overwrite, caller=asker)
         return self._run(job, asked.store, asked.puts, fresh=self.overwrite)
 
     def _run(self, job: Job, store: Store, puts: int, *, fresh: bool) -> JobFuture[Any]:
@@ -309,11 +319,18 @@ class FutureCache:
         """Answer a job from what is remembered, or join it in flight, or run it.
 
         `prefetched` holds values by key, as `prefetch` gives them. What the function raises is raised by the future's
-        `result()`, on every executor.
+        `result()`, on every executor. In an event loop nothing blocks, and all errors are the future's: what would run
+        in line runs in a thread, or as a task of the loop if it is a coroutine.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
+        asker = caller()
+        if asker is not None:
+            value = self.recall(job.job_key)
+            if value is not MISS:
+                return JobFuture(job, value)
+            return self.send_for(lambda: job, asker, of_coroutine=is_coroutine_function(job.function))
         store = self.cache
         puts = store.puts
         if self.overwrite:
@@ -325,17 +342,44 @@ class FutureCache:
         value = self._remembered(job.job_key, store)
         return self._runner.run(job, store, puts) if value is MISS else JobFuture(job, value)
 
+    def recall(self, key: str) -> Any:
+        """Give the value of a key that is small and in memory, counted as a hit, or `MISS`; nothing is waited for."""
+        _, memory = self.memory()
+        kept = None if memory is None or self.overwrite else memory.kept(key, self.mapped)
+        hit = None if kept is None else kept.hit
+        if hit is None:
+            return MISS
+        memory.use(kept)  # type: ignore[union-attr, arg-type]
+        return self._loaded(key, hit)
+
+    def send_for(
+        self, make: Callable[[], Job], asker: Caller, *, of_coroutine: bool, fresh: bool = False
+    ) -> JobFuture[Any]:
+        """Have a thread make a job, look it up, and join it or run it, for who asks in an event loop."""
+        runs_in = asker.loop if of_coroutine and self.runs_in_line else None
+        return Errand(make, lambda job: self._begin(job, asker, fresh=fresh), self._strand, runs_in).future
+
+    def _begin(self, job: Job, asker: Caller, *, fresh: bool) -> JobFuture[Any]:
+        store = self.cache
+        puts = store.puts
+        if not (fresh or self.overwrite):
+            value = self._remembered(job.job_key, store)
+            if value is not MISS:
+                return JobFuture(job, value)
+        return self._runner.run(job, store, puts, fresh=fresh or self.overwrite, caller=asker)
+
     def _remembered(self, key: str, store: Store) -> Any:
         """Give the remembered value of a key, counted as a hit, or `MISS`."""
         hit = store.get(key, mapped=self.mapped)
-        if hit is MISS:
-            return MISS
+        return MISS if hit is MISS else self._loaded(key, hit)  # type: ignore[arg-type]
+
+    def _loaded(self, key: str, hit: Hit) -> Any:
         try:
-            value = hit.load()  # type: ignore[union-attr]
+            value = hit.load()
         except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
             warn_unloadable(key, error)
             return MISS
-        self._counts.hit(hit.seconds)  # type: ignore[union-attr]
+        self._counts.hit(hit.seconds)
         return value
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:

@@ -7,7 +7,7 @@ import inspect
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ._executors import Executors
@@ -35,16 +35,17 @@ if TYPE_CHECKING:
 else:
     from wrapt import BoundFunctionWrapper, FunctionWrapper
 
-__all__ = ["BoundCachedFunction", "CachedFunction"]
+__all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)  # noqa: PLC0105 - named as everybody names it
 S = TypeVar("S")
+V = TypeVar("V")
 C = TypeVar("C", bound=type)
 
 
-class _CachedCalls(Generic[P, R]):
+class CachedCalls(Generic[P, R]):
     """What can be asked of a cached function, bound or not; it adds what a bound one brings before the arguments."""
 
     __slots__ = ()
@@ -64,14 +65,36 @@ class _CachedCalls(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._self_cache.value(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
 
-    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]:
-        """Ask for a call's value without waiting for it, where the executor runs jobs elsewhere."""
+    @overload
+    def submit(
+        self: CachedCalls[P, Coroutine[Any, Any, V]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobFuture[V]: ...
+    @overload
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
+    def submit(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Ask for a call's value without waiting for it, where the executor runs jobs elsewhere.
+
+        In an event loop nothing is waited for, whatever the executor, and the future is to be awaited: what would run
+        in line runs in a thread, or as a task of the loop if it is a coroutine.
+        """
         return self._self_cache.submit_call(self._with_bound(args), kwargs)
 
+    @overload
+    def map(  # type: ignore[overload-overlap]  # for a coroutine function of Any
+        self: CachedCalls[..., Coroutine[Any, Any, V]],
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        ordered: bool = True,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[V]: ...
+    @overload
     def map(
         self, *iterables: Iterable[Any], ordered: bool = True, buffersize: int | None = None
-    ) -> Iterator[R]:
+    ) -> Iterator[R]: ...
+    def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
         """Give the values for the arguments that the iterables bring, as `concurrent.futures.Executor.map`.
+
+        Of a coroutine function they are given by an asynchronous iterator, for `async for`, and the iterables may be
+        asynchronous too.
 
         Remembered values are looked up in bulk, and the others run as far ahead as there is room. An exception of a job
         is raised at its place and ends the iterator; so does one of the iterables, after the values before it. When the
@@ -132,7 +155,7 @@ class _CachedCalls(Generic[P, R]):
         return self._self_cache.keys.identity(self._with_bound(args), kwargs)
 
 
-class BoundCachedFunction(_CachedCalls[P, R], BoundFunctionWrapper):
+class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
     """A cached function as an instance or a class gives it."""
 
     @property
@@ -165,14 +188,14 @@ class BoundCachedFunction(_CachedCalls[P, R], BoundFunctionWrapper):
 _UNBOUND = object()
 
 
-class CachedFunction(_CachedCalls[P, R], FunctionWrapper):
+class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     """A function whose results are remembered: what `cached_job` makes.
 
     It is called as the function, and keeps its name, docstring and signature. `__wrapped__` is the plain function.
     It pickles by name or, where it has none, by value.
     """
 
-    __bound_function_wrapper__ = BoundCachedFunction
+    __bound_function_wrapper__: Any = BoundCachedFunction
     __slots__ = (
         "__call__",
     )  # each has a function of its own there, which takes less time than a method to find
@@ -182,7 +205,10 @@ class CachedFunction(_CachedCalls[P, R], FunctionWrapper):
         self._self_options = dict(options)
         plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
         self._self_cache = JobFunctionCache(plain, **options)
-        self.__call__ = self._self_cache.answer  # type: ignore[method-assign]
+        self.__call__ = self._self_caller()  # type: ignore[method-assign]
+
+    def _self_caller(self) -> Callable[..., Any]:
+        return self._self_cache.answer
 
     # Type checkers look through `classmethod` and `staticmethod`: the first parameter tells what a function is. mypy
     # doesn't compare it with the owner, so that of anything that a class gives it knows what it returns only.
@@ -215,7 +241,7 @@ class CachedFunction(_CachedCalls[P, R], FunctionWrapper):
         """Say how it travels to a worker: by name, unless the worker can't import its module."""
         if not by_value and self.__module__ != "__main__" and _is_found_by_name(self):
             return _find_by_name, (self.__module__, self.__qualname__)
-        return CachedFunction, (self.__wrapped__, self._self_portable_options())
+        return type(self), (self.__wrapped__, self._self_portable_options())
 
     def __copy__(self) -> CachedFunction[P, R]:
         return self

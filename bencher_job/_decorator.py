@@ -12,8 +12,10 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from ._attempts import RetryOn
 from ._cached_function import CachedFunction
+from ._coroutine_function import CachedCoroutineFunction
 from ._executors import Executors
 from ._keys import CodeScope
+from ._loops import is_coroutine_function
 from ._settings import DEFAULT_CACHE_NAME
 
 __all__ = ["cached_job"]
@@ -108,7 +110,7 @@ def cached_job(
         max_tasks_per_worker: after how many jobs a process is replaced by a new one; by default never.
 
     Raises:
-        TypeError: when what is decorated is a class, a coroutine function or not callable.
+        TypeError: when what is decorated is a class, an asynchronous generator or not callable.
         ValueError: when `ignore` or `by_content` names a parameter that the function doesn't have, or when the executor
             can't do what an option asks of it.
 
@@ -155,11 +157,13 @@ def _checked(function: Callable[..., Any], options: dict[str, Any]) -> CachedFun
         raise TypeError(
             f"cached_job decorates functions, and {plain!r} can't be called. Give options by keyword."
         )
-    if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
+    if inspect.isasyncgenfunction(plain):
         raise TypeError(
-            f"cached_job can't remember what the coroutine function {plain.__qualname__} returns. "
-            f"Decorate a plain function that runs it, for example with asyncio.run()."
+            f"cached_job can't remember what the asynchronous generator {plain.__qualname__} gives, one value after "
+            f"the other. Decorate a coroutine function that returns them in a list."
         )
     if getattr(type(function), "_bencher_job_cached", False):
         raise TypeError(f"{function!r} is cached already. Decorate it once.")
+    if is_coroutine_function(plain):
+        return CachedCoroutineFunction(function, options)
     return CachedFunction(function, options)

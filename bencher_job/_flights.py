@@ -11,6 +11,7 @@ import weakref
 from concurrent.futures import Future
 from typing import Any
 
+from ._executors import Engine
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
@@ -27,11 +28,14 @@ class Flight:
         "_flights",
         "attempt",
         "claim",
+        "ends_runs",
+        "engine",
         "engine_future",
         "futures",
         "is_needed_by_worker",
         "is_taken_over",
         "job",
+        "landed",
         "waiting",
     )
 
@@ -41,7 +45,13 @@ class Flight:
         self.futures = [future]
         self.claim: Claim | None = None
         self.waiting: Waiting | None = None
+        self.engine: Engine | None = None
+        """What runs it, where that isn't its cache's own engine."""
         self.engine_future: Future[Any] | None = None
+        self.ends_runs: Engine | None = None
+        """What ends its run when nobody waits any more, also when it has begun; None where it then goes on."""
+        self.landed: Future[None] | None = None
+        """Done when nothing of the run is left, of one that can be ended."""
         self.is_taken_over = False
         self.is_needed_by_worker = False
         """Whether a job that itself takes a worker's place waits for this one."""
@@ -52,6 +62,24 @@ class Flight:
         """End this flight: from now on nobody joins it."""
         if self._flights is not None:
             self._flights.land(self)
+        self._tell_of_landing()
+
+    def _tell_of_landing(self) -> None:
+        if self.landed is not None and not self.landed.done():
+            self.landed.set_result(None)
+
+    def may_be_ended_by(self, engine: Engine) -> None:
+        """Say what ends the run when nobody waits any more, also when it has begun."""
+        self.ends_runs = engine
+        self.landed = self.landed or Future()
+
+    def end(self) -> bool:
+        """Cancel the run, which may have begun where somebody can end it; whether it could be."""
+        if self.engine_future is None:
+            return False
+        return (
+            self.engine_future.cancel() if self.ends_runs is None else self.ends_runs.end(self.engine_future)
+        )
 
     def resolve(self, value: object, payload: Payload | None) -> None:
         """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
@@ -62,6 +90,7 @@ class Flight:
 
     def fail(self, error: BaseException) -> None:
         """Give the exception to all."""
+        self._tell_of_landing()
         for future in self.futures:
             future.fail(error)
 
@@ -78,12 +107,13 @@ class Flights:
         self._lock = threading.Lock()
         self._by_key: dict[str, Flight] = {}
 
-    def board(self, future: JobFuture[Any]) -> tuple[Flight, bool]:
-        """Join the flight of a future's key, or begin one; also whether it was begun."""
+    def board(self, future: JobFuture[Any], engine: Engine | None = None) -> tuple[Flight, bool]:
+        """Join the flight of a future's key, or begin one on an engine of its own; also whether it was begun."""
         with self._lock:
             flight = self._by_key.get(future.job.job_key)
             if flight is None:
                 flight = self._by_key[future.job.job_key] = Flight(future, self)
+                flight.engine = engine
                 return flight, True
             flight.futures.append(future)
             return flight, False
@@ -109,8 +139,9 @@ class Flights:
                 return True
             if flight.waiting is not None:
                 flight.waiting.is_given_up = True
-            elif flight.engine_future is None or not flight.engine_future.cancel():
+            elif flight.engine_future is None or not flight.end():
                 return False
+            future.took_along = None if flight.landed is None else flight
             del self._by_key[future.job.job_key]
             return True
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ._cache import FutureCache
 from ._executors import Executors
 from ._future import JobFuture
 from ._job import Job
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
-from ._recall import NOTHING_KNOWN, answering, learn
+from ._loops import caller, is_coroutine_function
+from ._recall import NOTHING_KNOWN, Unanswered, answering, learn
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import MISS, NullStore, Store
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from ._explanation import Explanation
 
 __all__ = ["JobFunctionCache"]
+
+
+MOST_ARGUMENTS: Final = 32
+LONGEST_TEXT: Final = 1 << 14
+"""How many arguments, and of what length, make a key that an event loop can wait for."""
+
+
+def _is_small(argument: object) -> bool:
+    kind = type(argument)
+    if kind is str or kind is bytes:
+        return len(argument) <= LONGEST_TEXT  # type: ignore[arg-type]
+    return kind is int or kind is float or argument is None or kind is bool
 
 
 class JobFunctionCache(FutureCache):
@@ -53,6 +66,7 @@ class JobFunctionCache(FutureCache):
         cache_samples: bool = True,
         **options: Any,
     ) -> None:
+        self._of_coroutines = is_coroutine_function(function)
         super().__init__(executor, overwrite, cache_name, tag_index, size_limit, cache_samples, **options)
         self.function = function
         self.tag = tag
@@ -65,7 +79,8 @@ class JobFunctionCache(FutureCache):
             by_content=by_content,
         )
         self.known = NOTHING_KNOWN
-        self.answer = answering(self, self._counts)  # called as the function is
+        # Called as the function is; a coroutine that is not known is awaited by who calls.
+        self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
 
     @cached_property
     def name(self) -> str:
@@ -102,7 +117,16 @@ class JobFunctionCache(FutureCache):
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
         """Submit a call as it was written."""
+        asker = caller()
+        if asker is not None and not self.makes_quick_keys(args, kwargs):
+            return self.send_for(lambda: self.job(args, kwargs), asker, of_coroutine=self._of_coroutines)
         return self.submit(self.job(args, kwargs))
+
+    def makes_quick_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the key of a call takes microseconds: the code has been read, and the arguments are few and small."""
+        if not self.keys.is_ready or len(args) + len(kwargs) > MOST_ARGUMENTS:
+            return False
+        return all(map(_is_small, args)) and all(map(_is_small, kwargs.values()))
 
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
         """Give the value of a call, remembered or computed; one that is known by its bytes is learnt."""

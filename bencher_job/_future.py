@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from ._job import Job
+from ._loops import aside, in_thread, until_ended
+
+if TYPE_CHECKING:
+    import asyncio
+    from asyncio import AbstractEventLoop
 
 __all__ = ["JobFuture", "Settles"]
 
@@ -18,6 +23,16 @@ class Settles(Protocol):
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Be told, on a thread that must not be kept, that an engine's future is done."""
+
+
+class Ends(Protocol):
+    """A run that is being ended."""
+
+    landed: Future[None] | None
+    """Done when nothing of it is left."""
+
+    def end(self) -> bool:
+        """Ask for its end, again if it has not been heard."""
 
 
 class JobFuture(Future[R], Generic[R]):
@@ -45,30 +60,39 @@ class JobFuture(Future[R], Generic[R]):
         if (res is ...) == (future is None):
             raise TypeError("JobFuture takes either a result (res=) or a future (future=), and not both.")
         super().__init__()
+        self.job = job
         if future is None:
-            self._prepare(job, None, cached=True)
+            self._prepare(None, cached=True)
             self.set_result(res)
         else:
-            self._prepare(job, lambda _: future.cancel(), cached=False)
-            future.add_done_callback(
-                self._pass_on if cache is None else lambda done: cache.settle(self, done)
-            )
+            self._prepare(lambda _: future.cancel(), cached=False)
+            future.add_done_callback(self.follow if cache is None else lambda done: cache.settle(self, done))
 
-    def _prepare(self, job: Job, on_cancel: Callable[[JobFuture[R]], bool] | None, *, cached: bool) -> None:
-        self.job = job
+    def _prepare(self, on_cancel: Callable[[JobFuture[R]], bool] | None, *, cached: bool) -> None:
         self.cached = cached
         self._on_cancel = on_cancel
         self._told_of_cancel = False
+        self.took_along: Ends | None = None
+        """The run that ends as this future was cancelled, because nobody else waits for it."""
 
     @classmethod
     def pending(cls, job: Job, on_cancel: Callable[[JobFuture[R]], bool]) -> JobFuture[R]:
         """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled."""
-        future = cls.__new__(cls)
-        Future.__init__(future)
-        future._prepare(job, on_cancel, cached=False)  # noqa: SLF001 - its own class
+        future = cls._unresolved(on_cancel)
+        future.job = job
         return future
 
-    def _pass_on(self, done: Future[R]) -> None:
+    @classmethod
+    def _unresolved(cls, on_cancel: Callable[[JobFuture[R]], bool]) -> Self:
+        future = cls.__new__(cls)
+        Future.__init__(future)
+        future._prepare(on_cancel, cached=False)  # noqa: SLF001 - its own class
+        return future
+
+    def follow(self, done: Future[R]) -> None:
+        """End as another future has ended."""
+        if isinstance(done, JobFuture):
+            self.cached = done.cached
         if done.cancelled():
             self._give_up()
         elif (error := done.exception()) is not None:
@@ -113,10 +137,51 @@ class JobFuture(Future[R], Generic[R]):
         return True
 
     def __await__(self) -> Generator[Any, None, R]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> R:
         import asyncio  # takes long to import; who awaits has it already
 
-        return asyncio.wrap_future(self).__await__()
+        try:
+            await self.until_done()
+        except asyncio.CancelledError:
+            aside(self.cancel)  # which may end a process
+            raise
+        if self.cancelled():
+            raise asyncio.CancelledError
+        return self.result()
+
+    async def end(self) -> None:
+        """Cancel it in an event loop, and wait until nothing is left of the run that it takes along."""
+        await in_thread(self.cancel)  # which may end a process
+        run = self.took_along
+        if run is not None and run.landed is not None:
+            await until_ended(run.landed, run.end)
+
+    async def until_done(self) -> None:
+        """Wait in an event loop until it has ended; who is cancelled meanwhile cancels nothing else."""
+        import asyncio
+
+        if self.done():
+            return
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self.add_done_callback(lambda _: _wake(loop, waiter))
+        await waiter
 
     def __repr__(self) -> str:
         state = "cached" if self.cached else self._state.lower()
         return f"<JobFuture {state} of {self.job!r}>"
+
+
+def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
+    """Let go on who awaits in a loop, from any thread."""
+    try:
+        loop.call_soon_threadsafe(_let_go_on, waiter)
+    except RuntimeError:  # the loop was closed, and nobody waits in it any more
+        return
+
+
+def _let_go_on(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import _media
 from ._keys import Identity, identity_of
+from ._loops import is_coroutine_function, run_to_end
 
 __all__ = ["Job", "run_job"]
 
@@ -91,10 +92,15 @@ class Job:
 def run_job(job: Job) -> Any:
     """Run a job's function here and now, and return what it returns; nothing is looked up or kept.
 
-    While the function runs, `current_job_key()` is the job's key and `gen_path()` leads to the run's own folder.
+    While the function runs, `current_job_key()` is the job's key and `gen_path()` leads to the run's own folder. A
+    coroutine function runs in an event loop of its own.
 
     Raises:
+        BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
     with _media.running(job.job_key, job.media_folder):
-        return job.function(*job.positional, **job.job_args)
+        value = job.function(*job.positional, **job.job_args)
+        if hasattr(value, "__await__") and is_coroutine_function(job.function):
+            return run_to_end(value)
+        return value

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ._stores.memory import MemoryTier
     from ._stores.uses import Kept
 
-__all__ = ["NOTHING_KNOWN", "Known", "answering", "learn"]
+__all__ = ["NOTHING_KNOWN", "Known", "Unanswered", "answering", "learn"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,14 @@ class Known(NamedTuple):
     calls: dict[bytes, Kept]
 
 
+class Unanswered(NamedTuple):
+    """A call that memory has not answered before, with its bytes if it may be known by them from now on."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    call: bytes | None = None
+
+
 def _never() -> bool:
     return False
 
@@ -52,12 +60,11 @@ def _never() -> bool:
 NOTHING_KNOWN: Final = Known(_never, -1, None, {})
 
 
-def answering(cache: JobFunctionCache, counts: Counts) -> Callable[..., Any]:
-    """Make the function that answers the calls of a cache's function.
+def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the function that answers the calls of a cache's function, and has the others computed.
 
     It is written in one piece, since it takes less time than calling three others would.
     """
-    compute = cache.value
     seconds_of_hits = counts.seconds_of_hits
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -18,6 +18,7 @@ from ._exit import finish_at_exit
 from ._flights import Flight, flights_of
 from ._future import JobFuture
 from ._job import Job
+from ._loops import Caller
 from ._runs import Runs
 from ._standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
 from ._stores import MISS, Hit, Miss, Store
@@ -58,11 +59,19 @@ class Runner:
         self._standby = Standby(f"bencher_job-standby-{name}")
 
     def run(
-        self, job: Job, store: Store, puts: int, *, fresh: bool = False, here: bool = False
+        self,
+        job: Job,
+        store: Store,
+        puts: int,
+        *,
+        fresh: bool = False,
+        here: bool = False,
+        caller: Caller | None = None,
     ) -> JobFuture[Any]:
         """Join the job in flight or run it, on the engine or `here`.
 
-        `puts` tells whether the store has changed since it was asked. A `fresh` job replaces what is remembered.
+        `puts` tells whether the store has changed since it was asked. A `fresh` job replaces what is remembered. For a
+        `caller` in an event loop, who is not here, it runs where that loop goes on meanwhile.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
@@ -73,14 +82,17 @@ class Runner:
             )
         flights = flights_of(store)
         future: JobFuture[Any] = JobFuture.pending(job, flights.leave)
+        engine = None if caller is None else self.runs.engine_beside_loop(job)
         try:
-            flight, leads = flights.board(future)
+            flight, leads = flights.board(future, engine)
+            if flight.engine is not None:
+                flight.engine.join(future, caller)
             if leads:
                 self._lead(flight, store, puts, fresh=fresh, here=here)
             else:
                 self._counts.joined()
                 if inside_worker() and flights.take_over(flight):  # its place may be behind this very job
-                    self.runs.run_here(flight, store)
+                    self.runs.take_over(flight, store, engine)
         except BaseException as error:
             self.runs.abandon(future, store, error)
             raise
@@ -89,7 +101,7 @@ class Runner:
     def _lead(self, flight: Flight, store: Store, puts: int, *, fresh: bool, here: bool) -> None:
         """Run a flight's job, or have it wait for the process that computes its key."""
         in_worker = inside_worker()
-        here = here or in_worker or self.runs.is_serial
+        here = here or (flight.engine is None and (in_worker or self.runs.is_serial))
         key = flight.job.job_key
         turn = turn_or_wait(store, key, in_worker=in_worker) if store.directory is not None else Turn(None)
         if isinstance(turn, Turn):

@@ -9,11 +9,12 @@ failed, and to be tried again ─> wait, on no thread ─> start
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _media
 from ._alarms import alarms
@@ -28,6 +29,7 @@ from ._executors import (
     check_limits,
     engine_for,
     executor_name,
+    inside_worker,
     run_inline,
     told,
 )
@@ -38,6 +40,7 @@ from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
 from ._limits import Limits
+from ._loops import is_coroutine_function, run_to_end, running_loop
 from ._stores import Store
 from ._writer import Writer
 
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
     from ._origin import GitState
 
 __all__ = ["Runs"]
+
+LOOP_ENGINE: Final = "bencher_job._executors.loop"
+"""The module that runs jobs in event loops, once it was needed."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,11 +83,14 @@ class Runs:
         announce: Callable[[Job], None],
         attempts: Attempts,
         settings: PoolSettings,
+        *,
+        of_coroutines: bool = False,
     ) -> None:
-        check_limits(executor, settings, attempts.timeout)
+        check_limits(executor, settings, attempts.timeout, of_coroutines=of_coroutines)
         self.executor_type = executor_name(executor)
         self._executor = executor
         self._engine: Engine | None = None
+        self._beside: Engine | None = None
         self._limits: Limits | None = None
         self._keeping = keeping
         self._counts = counts
@@ -134,6 +143,31 @@ class Runs:
             raise
         finish_at_exit(self)
 
+    def engine_beside_loop(self, job: Job) -> Engine | None:
+        """Give what runs a job for a caller in an event loop; None for the cache's own engine.
+
+        A coroutine runs in the caller's loop, and a plain function in a thread, where jobs run in line otherwise.
+        """
+        if not (self.is_serial or inside_worker()):
+            return None
+        from ._executors.loop import LoopEngine, ThreadBesideLoop  # takes long to import
+
+        if is_coroutine_function(job.function):
+            return LoopEngine(self._attempts.timeout)
+        with self._lock:
+            if self._beside is None:
+                self._beside = ThreadBesideLoop()
+            return self._beside
+
+    def take_over(self, flight: Flight, store: Store, engine: Engine | None) -> None:
+        """Run a flight's job that was taken from its engine before it began: here, or on another engine."""
+        if engine is None:
+            self.run_here(flight, store)
+            return
+        flight.engine = engine
+        self.expect_one()
+        self._take_off(flight, store)
+
     def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
         flight.attempt += 1
         folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
@@ -144,7 +178,7 @@ class Runs:
         """Run a flight's job in this thread until it is done or given up, commit and resolve."""
         while True:
             run = self._run_of(flight, store, Executors.SERIAL)
-            outcome = run_inline(run.job)
+            outcome = self._outcome_of(run.job)
             landing = Landing(run, outcome)
             pause = self._pause_after(landing)
             if pause is None:
@@ -155,12 +189,21 @@ class Runs:
         if isinstance(outcome.error, KeyboardInterrupt):
             raise outcome.error
 
+    def _outcome_of(self, job: Job) -> Outcome:
+        if self._attempts.timeout is None or not is_coroutine_function(job.function):
+            return run_inline(job)
+        from ._executors.loop import outcome_of_coroutine  # takes long to import
+
+        return run_to_end(outcome_of_coroutine(job, self._attempts.timeout))
+
     def _take_off(self, flight: Flight, store: Store) -> None:
         """Give a flight's job to the engine; the writer will commit and resolve it."""
         self._writer.start()
         if self._attempts.retries:
             alarms.start()
-        engine = self.engine
+        engine = flight.engine or self.engine
+        if is_coroutine_function(flight.job.function):
+            flight.may_be_ended_by(engine)
         run = self._run_of(flight, store, engine.name)
         engine_future = flight.engine_future = engine.submit(run.job)
 
@@ -168,7 +211,7 @@ class Runs:
             receive = engine.receive if verdict is None else lambda _: Outcome(error=verdict)
             self._writer.put(Returned(run, done, receive))
 
-        if self._limits is None:
+        if self._limits is None or flight.engine is not None:
             engine_future.add_done_callback(returned)
         else:
             self._limits.watch(engine_future, run.job, returned)
@@ -304,11 +347,21 @@ class Runs:
         self._writer.close()
 
     def wait(self) -> None:
-        """Wait until each job in flight has ended and its result is kept."""
+        """Wait until each job in flight has ended and its result is kept.
+
+        Raises:
+            BencherJobError: in an event loop that such a job runs in, which would stand still.
+        """
+        loops = sys.modules.get(LOOP_ENGINE)
+        if loops is not None:
+            loops.refuse_to_wait_in(running_loop())
+            loops.lose_runs_of_stopped_loops()
         with self._landing:
             self._landed.wait_for(lambda: self._airborne == 0)
 
     def release(self) -> None:
         """Give the engine back."""
-        if self._engine is not None:
-            self._engine.release()
+        for engine in (self._engine, self._beside):
+            if engine is not None:
+                engine.release()
+        self._beside = None

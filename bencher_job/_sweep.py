@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import CancelledError
-from contextlib import closing
+from contextlib import aclosing, closing
 from typing import Any, Final, Literal
 
-from ._bulk import Answer, Bulk, Call, answers
+from ._bulk import Answer, Bulk, answers, answers_in_loop
+from ._calls import Call
 from ._durations import Durations
+from ._errors import BencherJobError
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._grid import Grid
 from ._keys import Known
+from ._loops import caller, in_thread, is_coroutine_function, run_to_end, running_loop
 from ._plan import Plan
 from ._results import ABSENT, Failures, Rows, SweepFailure
-from ._views.progress import Progress, progress_bar
+from ._views.progress import Progress, is_shown, progress_bar
 
 __all__ = ["Sweep"]
+
+OnError = Literal["keep", "raise"]
 
 KEYS_AT_ONCE: Final = 5000
 """How many keys are made before the store is asked for their durations."""
@@ -145,38 +158,93 @@ class Sweep:
                 return len(missing) * sum(recorded) / len(recorded)
         return None
 
-    def run(self, *, progress: bool | None = None, on_error: Literal["keep", "raise"] = "keep") -> Sweep:
+    def run(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
         """Run what is missing and fill `results` and `failures`, in the order of the grid; give the sweep itself.
+
+        Coroutines run together, in an event loop of their own. In an event loop await the sweep instead.
 
         Args:
             progress: whether to show the plan and a bar; by default where somebody watches, in a terminal or notebook.
             on_error: "keep" lists a job that raises in `failures` and goes on; "raise" cancels the rest and raises.
 
         Raises:
-            BencherJobError: when `progress=True` and the library that draws the bar is not installed.
+            BencherJobError: when `progress=True` and the library that draws the bar is not installed; for a coroutine
+                function in an event loop, which would stand still.
         """
-        if on_error not in {"keep", "raise"}:
-            raise ValueError(f"on_error={on_error!r} is neither 'keep' nor 'raise'.")
+        _check_on_error(on_error)
+        if self._runs_in_loop:
+            self._refuse_in_loop()
+            return run_to_end(self.run_async(progress=progress, on_error=on_error))
         with (
             progress_bar(self._cache.name, len(self), show=progress, plan=self.plan) as bar,
             closing(self._answers(bar)) as given,
         ):
-            self._values, self._errors = [ABSENT] * len(self), {}
+            self._forget()
             for cell, answer in given:
-                error = _error_of(answer)
-                if error is None:
-                    self._values[cell] = answer.value()
-                    continue
-                self._errors[cell] = error
-                if on_error == "raise":
-                    raise error
+                self._note(cell, answer, on_error)
         return self
 
+    async def run_async(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
+        """Do what `run` does in an event loop, which goes on meanwhile; to await the sweep is to await this.
+
+        Who is cancelled ends what runs for nobody else. What is done is kept.
+        """
+        _check_on_error(on_error)
+        plan = await in_thread(self.plan) if is_shown(progress) else None
+        with progress_bar(self._cache.name, len(self), show=progress, plan=lambda: plan) as bar:
+            async with aclosing(self._answers_in_loop(bar)) as given:
+                self._forget()
+                async for cell, answer in given:
+                    self._note(cell, answer, on_error)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Sweep]:
+        return self.run_async().__await__()
+
+    def _forget(self) -> None:
+        self._values, self._errors = [ABSENT] * len(self), {}
+
+    def _note(self, cell: int, answer: Answer, on_error: OnError) -> None:
+        error = _error_of(answer)
+        if error is None:
+            self._values[cell] = answer.value()
+            return
+        self._errors[cell] = error
+        if on_error == "raise":
+            raise error
+
     def __iter__(self) -> Iterator[JobFuture[Any]]:
-        """Give the future of each job as it completes; neither `results` nor `failures` are filled."""
+        """Give the future of each job as it completes; neither `results` nor `failures` are filled.
+
+        Raises:
+            BencherJobError: for a coroutine function in an event loop, which would stand still: use `async for`.
+        """
+        if self._runs_in_loop:
+            self._refuse_in_loop()
+        return self._futures()
+
+    def _futures(self) -> Iterator[JobFuture[Any]]:
         with closing(self._answers(_Unseen())) as given:
             for cell, answer in given:
                 yield self._future(cell, answer)
+
+    async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
+        """Give the future of each job as it completes, in an event loop, which goes on meanwhile."""
+        async with aclosing(self._answers_in_loop(_Unseen())) as given:
+            async for cell, answer in given:
+                yield self._future(cell, answer)
+
+    @property
+    def _runs_in_loop(self) -> bool:
+        """Whether the jobs are coroutines that run where they are asked for."""
+        return is_coroutine_function(self._cache.function) and self._cache.runs_in_line
+
+    def _refuse_in_loop(self) -> None:
+        if running_loop() is not None:
+            raise BencherJobError(
+                f"{self!r} is of a coroutine function, and the event loop that runs here would stand still. Write "
+                f"`await sweep`, `await sweep.run_async(...)` or `async for future in sweep`."
+            )
 
     def _future(self, cell: int, answer: Answer) -> JobFuture[Any]:
         if answer.future is not None:
@@ -186,15 +254,27 @@ class Sweep:
         args, kwargs, repeat = self._call(cell)
         return JobFuture(self._cache.job(args, kwargs, answer.identity, repeat), answer.value())
 
+    def _calls(self) -> Iterator[tuple[int, Call]]:
+        return ((cell, self._call(cell)) for cell in self._cells())
+
     def _answers(self, bar: Progress) -> Generator[tuple[int, Answer], None, None]:
         """Give what comes of each cell as it completes."""
-        calls = ((cell, self._call(cell)) for cell in self._cells())
-        with closing(answers(Bulk(self._cache, ordered=False), calls)) as given:
+        with closing(answers(Bulk(self._cache, ordered=False), self._calls())) as given:
             for answer in given:
-                has_failed = _error_of(answer) is not None
-                for cell in self._twins(answer.number):
-                    bar.advance(hit=answer.is_hit, failed=has_failed)
-                    yield cell, answer
+                yield from self._for_twins(answer, bar)
+
+    async def _answers_in_loop(self, bar: Progress) -> AsyncGenerator[tuple[int, Answer], None]:
+        bulk = Bulk(self._cache, ordered=False, asker=caller())
+        async with aclosing(answers_in_loop(bulk, self._calls())) as given:
+            async for answer in given:
+                for each in self._for_twins(answer, bar):
+                    yield each
+
+    def _for_twins(self, answer: Answer, bar: Progress) -> Iterator[tuple[int, Answer]]:
+        has_failed = _error_of(answer) is not None
+        for cell in self._twins(answer.number):
+            bar.advance(hit=answer.is_hit, failed=has_failed)
+            yield cell, answer
 
 
 class _Unseen:
@@ -209,6 +289,11 @@ def _error_of(answer: Answer) -> BaseException | None:
         return answer.error()
     except CancelledError as cancelled:
         return cancelled
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in {"keep", "raise"}:
+        raise ValueError(f"on_error={on_error!r} is neither 'keep' nor 'raise'.")
 
 
 def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[str, Any]) -> None:

@@ -245,13 +245,6 @@ def test_what_can_not_be_decorated_is_told_why(thing: object, message: str) -> N
         cached_job(thing)
 
 
-def test_a_coroutine_function_is_refused_with_a_remedy() -> None:
-    async def f() -> None: ...
-
-    with pytest.raises(TypeError, match="coroutine function"):
-        cached_job(f)
-
-
 def test_what_can_not_be_keyed_is_refused_by_name_and_nothing_runs() -> None:
 
     with pytest.raises(UnkeyableArgument, match=r"^y\['model'\]\.lock has the type _thread\.lock") as refused:

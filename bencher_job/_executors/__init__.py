@@ -60,8 +60,12 @@ def check_limits(
     spec: Executors | str | concurrent.futures.Executor | object,
     settings: PoolSettings,
     timeout: float | None,
+    *,
+    of_coroutines: bool = False,
 ) -> None:
     """Check that an executor can do what is asked of it; nothing is imported or started for that.
+
+    A coroutine that runs in its caller's event loop can be ended, unlike a plain function.
 
     Raises:
         TypeError: when it is no executor.
@@ -79,7 +83,8 @@ def check_limits(
                 f"that you pass yourself."
             )
     is_of_threads = name == Executors.THREADS or isinstance(spec, concurrent.futures.ThreadPoolExecutor)
-    if timeout is not None and (name == Executors.SERIAL or is_of_threads):
+    cannot_end = (name == Executors.SERIAL and not of_coroutines) or is_of_threads
+    if timeout is not None and cannot_end:
         raise ValueError(
             f"timeout={timeout:g} can't be kept by executor={name}: nothing ends a function that runs in this "
             f"process. Use executor='multiprocessing', or leave the timeout out."

@@ -13,6 +13,7 @@ from .base import Executors, Outcome, run_inline, told
 
 if TYPE_CHECKING:
     from .._job import Job
+    from .._loops import Caller
 
 __all__ = ["Engine", "SerialEngine", "unsendable"]
 
@@ -65,9 +66,16 @@ class Engine(ABC):
     @abstractmethod
     def _submit(self, job: Job) -> Future[Any]: ...
 
+    def join(self, future: Future[Any], caller: Caller | None) -> None:  # noqa: B027 - most engines don't care
+        """Be told who waits for a job, in an event loop or elsewhere."""
+
     def has_begun(self, future: Future[Any]) -> bool:
         """Whether a job runs already, as far as the executor tells: it may still wait in a queue of its own."""
         return future.running() or future.done()
+
+    def end(self, future: Future[Any]) -> bool:
+        """End a job, also one that runs already where the executor can; whether it could."""
+        return future.cancel()
 
     def receive(self, future: Future[Any]) -> Outcome:
         """Tell how the job of a done future ended; it never raises.

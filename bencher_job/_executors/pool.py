@@ -242,6 +242,10 @@ class PoolEngine(SharedEngine[SlotPool]):
             return unsendable(job, problem)
         return self.executor.submit_parcel(parcel, job, self._timeout)
 
+    def end(self, future: Future[Any]) -> bool:
+        """End a job, by killing its process where it runs already."""
+        return self.executor.kill(future)
+
 
 _pools: Final[SharedExecutors[SlotPool]] = SharedExecutors()
 _slots: Final[weakref.WeakSet[Slot]] = weakref.WeakSet()

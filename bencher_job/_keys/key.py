@@ -115,6 +115,11 @@ class JobKeys:
         return tuple(binder.names.index(name) for name in self._by_content)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the function's code has been read, so that the key of a call with small arguments is quick."""
+        return self._state is not None
+
+    @property
     def binder(self) -> Binder:
         """Binds calls to the signature and the defaults that the function has now."""
         return self._state_under(self.tracker.current())[2]

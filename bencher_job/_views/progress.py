@@ -15,7 +15,7 @@ from .._words import counted, roughly
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ["Progress", "progress_bar"]
+__all__ = ["Progress", "is_shown", "progress_bar"]
 
 NOTEBOOK_PAUSE: Final = 0.2
 """Seconds between two pictures of the bar in a notebook: each goes to the browser as a message."""
@@ -33,9 +33,14 @@ class _Silent:
         """Show nothing."""
 
 
+def is_shown(show: bool | None = None) -> bool:
+    """Whether a bar is shown that is asked for, or not, or where somebody watches."""
+    return (sys.stderr.isatty() or _is_in_notebook()) if show is None else show
+
+
 @contextmanager
 def progress_bar(
-    name: str, total: int, *, show: bool | None = None, plan: Callable[[], Plan] | None = None
+    name: str, total: int, *, show: bool | None = None, plan: Callable[[], Plan | None] = lambda: None
 ) -> Iterator[Progress]:
     """Show a plan and a bar meanwhile, by default where somebody watches: in a terminal or a notebook.
 
@@ -44,11 +49,10 @@ def progress_bar(
     Raises:
         BencherJobError: when a bar is asked for and rich, which draws it, is not installed.
     """
-    in_notebook = _is_in_notebook()
-    watched = sys.stderr.isatty() or in_notebook
-    if not (watched if show is None else show):
+    if not is_shown(show):
         yield _Silent()
         return
+    in_notebook = _is_in_notebook()
     try:
         drawn = _drawing(in_notebook=in_notebook)
     except ImportError as error:
@@ -58,7 +62,7 @@ def progress_bar(
         raise BencherJobError(
             "progress=True needs rich, which is not installed. Run: pip install 'bencher_job[progress]'"
         ) from error
-    made = None if plan is None else plan()
+    made = plan()
     if made is not None:
         drawn.console.print(str(made), highlight=False)
     bar = _Bar(drawn, name, total, made)

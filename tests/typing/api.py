@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, assert_type
@@ -67,7 +67,7 @@ def error(n: int, verbose: bool = False) -> float:
 assert_type(error(3), float)
 assert_type(error.submit(3), JobFuture[float])
 cached_job(max_cores=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-cached_job(code="shallow")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+cached_job(code="shallow")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 nightly = functools.partial(cached_job, executor="multiprocessing", tag="nightly")
 
@@ -123,9 +123,61 @@ assert_type(Model.scaled(0.5), float)
 assert_type(model.scaled(0.5), float)  # type: ignore[call-arg]  # mypy takes it for a method
 assert_type(model.largest.submit(3), JobFuture[int])
 assert_type(Model.scaled.submit(0.5), JobFuture[float])
-Model.largest("much")  # pyright: ignore[reportArgumentType]  # mypy takes anything
 model.score("much")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 model.score.submit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+# Coroutine functions: a call is awaited, and all else is of the value.
+
+
+@cached_job
+async def fetch(url: str, *, depth: int = 1) -> bytes:
+    """Fetch a page."""
+    return url.encode() * depth
+
+
+@cached_job(timeout=2.5)
+async def size(url: str) -> int:
+    """Tell the size of a page."""
+    return len(await fetch(url))
+
+
+class Client:
+    """A client of some site."""
+
+    @cached_job
+    async def get(self, path: str) -> str:
+        """Get a page."""
+        return path
+
+
+async def awaiting(client: Client) -> None:
+    """Await everything."""
+    assert_type(await fetch("a", depth=2), bytes)
+    assert_type(fetch.submit("a"), JobFuture[bytes])
+    assert_type(await fetch.submit("a"), bytes)
+    assert_type(await fetch.refresh("a"), bytes)
+    assert_type(fetch.map(["a"]), AsyncIterator[bytes])
+    assert_type([page async for page in fetch.map(names())], list[bytes])
+    assert_type(fetch.is_cached("a"), bool)
+    assert_type(await size("a"), int)
+    assert_type(size.submit("a").result(), int)
+    assert_type(await client.get("a"), str)
+    assert_type(await client.get.submit("a"), str)
+    assert_type(await accuracy.submit("svm"), dict[str, float])
+    assert_type(await fetch.sweep({"url": ["a"]}), Sweep)
+    assert_type(await error.sweep({"n": [1]}).run_async(on_error="raise"), Sweep)
+    async for done in fetch.sweep({"url": ["a"]}):
+        assert_type(done, JobFuture[Any])
+    await fetch()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fetch.submit(3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    for page in fetch.map(["a"]):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        print(page)  # pyright: ignore[reportUnknownArgumentType]
+
+
+async def names() -> AsyncIterator[str]:
+    """Give names."""
+    yield "a"
+
 
 # Functions without a name of their own, and functions that take cached ones.
 

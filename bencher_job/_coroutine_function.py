@@ -1,0 +1,48 @@
+"""Knows the wrapper that `cached_job` makes of a coroutine function: its calls are awaited."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ._cached_function import BoundCachedFunction, CachedCalls, CachedFunction
+from ._coroutines import coroutine_of
+from ._stream import stream_in_loop
+
+__all__ = ["CachedCoroutineFunction"]
+
+
+class _Awaited(CachedCalls[..., Any]):
+    """What is different for a coroutine function, bound or not."""
+
+    __slots__ = ()
+    _is_coroutine_marker = getattr(inspect, "_is_coroutine_mark", None)
+    """What `inspect.iscoroutinefunction` looks for, from Python 3.12 on, in an object that isn't a function."""
+
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Compute a call anew, replace what was remembered, and give the value, to be awaited."""
+        return coroutine_of(self._self_cache, self._with_bound(args), kwargs, fresh=True)
+
+    def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
+        """Give the values for the arguments that the iterables bring, in an asynchronous iterator."""
+        return stream_in_loop(
+            self._self_cache, iterables, self._with_bound, ordered=ordered, buffersize=buffersize
+        )
+
+
+class BoundCachedCoroutineFunction(_Awaited, BoundCachedFunction[..., Any]):
+    """A cached coroutine function as an instance or a class gives it."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return coroutine_of(self._self_cache, self._with_bound(args), kwargs)
+
+
+class CachedCoroutineFunction(_Awaited, CachedFunction[..., Any]):
+    """A coroutine function whose results are remembered."""
+
+    __bound_function_wrapper__: Any = BoundCachedCoroutineFunction
+
+    def _self_caller(self) -> Callable[..., Any]:
+        cache = self._self_cache
+        return lambda *args, **kwargs: coroutine_of(cache, args, kwargs)

@@ -1,0 +1,280 @@
+"""Knows how jobs run for those who ask in an event loop, where a cache has no workers to give them to.
+
+    a coroutine function: a task in the loop of one of those who wait, so that it can use what belongs to the loop
+    a plain function: a thread, one job after the other, so that the loop goes on
+
+A loop can end before its task does: closed, stopped, or all its tasks cancelled. Then another of those who wait takes
+the job into its own loop; one that waits in no loop gets a thread for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+import weakref
+from asyncio import AbstractEventLoop
+from collections.abc import Awaitable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from .. import _media
+from .._errors import BencherJobError
+from .._loops import Caller
+from .base import Executors, Outcome, here, leave_if_forked, run_inline
+from .engine import Engine
+from .threads import ThreadPool
+
+if TYPE_CHECKING:
+    from .._job import Job
+
+__all__ = [
+    "LoopEngine",
+    "LoopRun",
+    "ThreadBesideLoop",
+    "lose_runs_of_stopped_loops",
+    "outcome_of_coroutine",
+    "refuse_to_wait_in",
+]
+
+
+async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
+    """Run a job's coroutine here; whatever it raises is the outcome's error, a `JobTimeout` after so many seconds."""
+    value, error = None, None
+    started, clock = time.time(), time.perf_counter()
+    limit = asyncio.timeout(timeout)
+    try:
+        with _media.running(job.job_key, job.media_folder):
+            async with limit:
+                value = await cast("Awaitable[Any]", job.function(*job.positional, **job.job_args))
+    except BaseException as raised:  # noqa: BLE001 - whatever it is, it ends this job
+        error = _out_of_time(job, timeout) if isinstance(raised, TimeoutError) and limit.expired() else raised
+    return Outcome(value, error, None, started, time.perf_counter() - clock, here())
+
+
+def _out_of_time(job: Job, timeout: float | None) -> BaseException:
+    from .envelope import time_is_over  # takes long to import
+
+    return time_is_over(job, timeout or 0.0)
+
+
+class LoopRun(Future[Outcome]):
+    """A job that runs as a task of an event loop, of one at a time."""
+
+    def __init__(self, job: Job, engine: LoopEngine) -> None:
+        super().__init__()
+        self.job = job
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._place: object = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        self.loop: AbstractEventLoop | None = None
+        """The loop that it runs in now."""
+
+    def begin_in(self, caller: Caller) -> bool:
+        """Have it run in a loop, from its beginning; False when that loop is closed."""
+        with self._lock:
+            place = self._place = object()
+            before, self._task, self.loop = (self._task, self.loop), None, caller.loop
+        _cancel(*before)
+        try:
+            caller.loop.call_soon_threadsafe(self._begin, place, context=caller.context)
+        except RuntimeError:
+            return False
+        return True
+
+    def _begin(self, place: object) -> None:
+        """Start the task; in its loop."""
+        with self._lock:
+            if place is not self._place or self.done():
+                return
+            if not self.running() and not self.set_running_or_notify_cancel():
+                return
+            self._task = asyncio.get_running_loop().create_task(self._run(place), name=self.job.job_id)
+            if self._is_stopped:
+                self._task.cancel()
+
+    async def _run(self, place: object) -> None:
+        outcome = await outcome_of_coroutine(self.job, self._engine.timeout)
+        error = outcome.error
+        with self._lock:
+            if place is not self._place:  # it runs in another loop by now
+                return
+            is_lost = isinstance(error, GeneratorExit) or (
+                isinstance(error, asyncio.CancelledError) and not self._is_stopped and _was_cancelled()
+            )
+        if not is_lost or not self._engine.move(self):
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                outcome = Outcome(
+                    None, CancelledError(), None, outcome.started, outcome.seconds, outcome.place
+                )
+            self.set_result(outcome)
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise error
+
+    def stop(self) -> bool:
+        """Cancel it, also where it runs already; whether it had not ended yet."""
+        if self.cancel():
+            return True
+        with self._lock:
+            if self.done():
+                return False
+            self._is_stopped = True
+            _cancel(self._task, self.loop)
+        return True
+
+    def lose(self) -> None:
+        """End it: its loop will not run any more."""
+        with self._lock:
+            self._place = None
+        with suppress(InvalidStateError):  # it has ended at this very moment
+            if not self.cancel():
+                self.set_result(Outcome(error=CancelledError()))
+
+
+def _cancel(task: asyncio.Task[None] | None, loop: AbstractEventLoop | None) -> None:
+    if task is not None and loop is not None:
+        with suppress(RuntimeError):  # a closed loop, whose task is gone
+            loop.call_soon_threadsafe(task.cancel)
+
+
+def _was_cancelled() -> bool:
+    """Whether somebody has cancelled this task; else its coroutine has raised `CancelledError` by itself."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+class LoopEngine(Engine):
+    """Runs one job in the event loop of one of those who wait for it."""
+
+    name = str(Executors.SERIAL)
+    executor = None
+    ends_jobs = True
+
+    def __init__(self, timeout: float | None = None) -> None:
+        super().__init__()
+        self.timeout = timeout
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Future[Any], Caller | None]] = []
+        self._run: LoopRun | None = None
+
+    def join(self, future: Future[Any], caller: Caller | None) -> None:
+        """Be told of one who waits for the job, in a loop or in none; it gets the job if its loop has stopped."""
+        with self._lock:
+            self._waiting.append((future, caller))
+            run = self._run
+        if run is not None and not run.done() and run.loop is not None and not run.loop.is_running():
+            self.move(run)
+
+    def _submit(self, job: Job) -> Future[Any]:
+        run = LoopRun(job, self)
+        with self._lock:
+            self._run = run
+        _runs.add(run)
+        if not self.move(run):
+            run.lose()
+        return run
+
+    def move(self, run: LoopRun) -> bool:
+        """Have a job run with the first who still waits, in another loop than before; whether there was one."""
+        with self._lock:
+            waiting = [caller for future, caller in self._waiting if not future.done()]
+        in_loops = [caller for caller in waiting if caller is not None and caller.loop is not run.loop]
+        in_loops.sort(key=lambda caller: not caller.loop.is_running())
+        for caller in in_loops:
+            if run.begin_in(caller):
+                return True
+        if None in waiting:
+            threading.Thread(target=_run_in_thread, args=(run,), name="bencher_job-loop", daemon=True).start()
+            return True
+        return False
+
+    def end(self, future: Future[Any]) -> bool:
+        """Cancel a job, also where it runs already."""
+        return future.stop() if isinstance(future, LoopRun) else future.cancel()
+
+    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
+        outcome: Outcome = result
+        return outcome
+
+    def release(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+def _run_in_thread(run: LoopRun) -> None:
+    async def until_it_ends() -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        run.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
+        run.begin_in(Caller(loop, contextvars.copy_context()))
+        await ended.wait()
+
+    asyncio.run(until_it_ends())
+
+
+class ThreadBesideLoop(Engine):
+    """Runs jobs one after the other in a thread, for those who ask in an event loop."""
+
+    name = str(Executors.SERIAL)
+    workers = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool = ThreadPool(1)
+
+    @property
+    def executor(self) -> ThreadPool:
+        """The pool of the one thread."""
+        return self._pool
+
+    def _submit(self, job: Job) -> Future[Any]:
+        context = contextvars.copy_context()
+        if not _media.running_keys():
+            return self._pool.submit(context.run, _run_beside, job)
+        own = ThreadPool(1)  # the other thread may be busy with the very job that waits for this one
+        future = own.submit(context.run, _run_beside, job)
+        own.shutdown(wait=False)
+        return future
+
+    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
+        outcome: Outcome = result
+        return outcome
+
+    def release(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=False)
+
+
+def _run_beside(job: Job) -> Outcome:
+    pid = os.getpid()
+    outcome = run_inline(job)
+    leave_if_forked(pid, outcome.error)
+    return outcome
+
+
+_runs: Final[weakref.WeakSet[LoopRun]] = weakref.WeakSet()
+
+
+def refuse_to_wait_in(loop: AbstractEventLoop) -> None:
+    """Refuse to wait in a loop for jobs that run in it, which would stand still.
+
+    Raises:
+        BencherJobError: when any job runs in that loop.
+    """
+    for run in list(_runs):
+        if not run.done() and run.loop is loop:
+            raise BencherJobError(
+                f"{run.job!r} runs in this event loop, which would stand still for ever if it waited here. Await the "
+                f"calls in flight first."
+            )
+
+
+def lose_runs_of_stopped_loops() -> None:
+    """End the jobs whose loops have stopped before them, when the program ends and no loop will be started again."""
+    for run in list(_runs):
+        if not run.done() and run.loop is not None and not run.loop.is_running():
+            run.lose()
