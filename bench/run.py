@@ -25,6 +25,8 @@ from pathlib import Path
 from keys import bench_keys
 from measuring import OURS, Figure, figures, in_words
 from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
+from waiting import WORK as WAITING
+from waiting import bench_waiting
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -48,6 +50,7 @@ GOALS: dict[tuple[str, str], float] = {
     (f"info() at {MANY:,} entries", LIMIT): 1.0,
     (f"stats() at {MANY:,} entries", LIMIT): 1.0,
     ("longest hit while 100,000 entries are cleared", LIMIT): 1.0,
+    (WAITING, LIMIT): 1.0,
     ("import", "joblib"): 0.6,
 }
 
@@ -73,6 +76,7 @@ BENCHES = {
     "arrays": bench_arrays,
     "processes": bench_processes,
     "many": bench_many,
+    "waiting": bench_waiting,
     "imports": bench_imports,
 }
 

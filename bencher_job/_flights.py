@@ -138,7 +138,7 @@ class Flights:
                 flight.futures.remove(future)
                 return True
             if flight.waiting is not None:
-                flight.waiting.is_given_up = True
+                flight.waiting.give_up()
             elif flight.engine_future is None or not flight.end():
                 return False
             future.took_along = None if flight.landed is None else flight

@@ -3,7 +3,8 @@
     turn_or_wait ─> Turn: run the job, and commit under the claim
                  └> Waiting ── look, again and again ─> Hit | Raised | Turn
 
-The owner of a key that dies leaves its turn to one of those who wait; so does one that was stopped for long.
+The owner of a key that dies leaves its turn to one of those who wait; so does one that was stopped for long. Of all who
+wait for a key one looks often, and the others look when that one has seen something.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from typing import Final
 
 from ._executors import is_submitter
 from ._forks import renew_after_fork
-from ._stores import Claim, ClaimsUnavailable, Hit, Miss, Owner, Store, Wait
+from ._stores import Claim, ClaimsUnavailable, Hit, Lookout, Miss, Owner, Store, Wait
 
 __all__ = ["GIVEN_UP", "Ended", "GivenUp", "Raised", "Standby", "Turn", "Waiting", "turn_or_wait"]
 
 SHORTEST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.1
 """Seconds between two looks: the first comes soon, since many a job is short."""
+
+ALONE_FOR: Final = 0.01
+"""Seconds for which each one looks by itself: many a job has ended by then."""
+
+PAUSE_WHILE_ANOTHER_LOOKS: Final = 1.0
+"""Seconds between two looks of those who sleep: the one that looks may be stopped."""
 
 PAUSE_PER_SECOND: Final = 0.02
 """How long a pause is at most for each second that was waited, so that a wait gets two hundredths longer by it."""
@@ -60,7 +67,11 @@ Ended = Hit | Raised | Turn | GivenUp
 
 
 class Waiting:
-    """One job that another process computes."""
+    """One job that another process computes.
+
+    Attributes:
+        news: set when it is worth another look at once.
+    """
 
     def __init__(self, store: Store, key: str, owner: Owner, patience: float) -> None:
         self._store = store
@@ -70,15 +81,35 @@ class Waiting:
         self._since = time.monotonic()
         self._until = self._since + patience
         self.is_given_up = False
+        self.news = threading.Event()
+        self._lookout: Lookout | None = None
         self._mark(owner)
 
     def look(self) -> Ended | None:
         """Look how the job stands; None while the other process is at it."""
+        ended = self._look()
+        if ended is not None:
+            self.leave()
+        return ended
+
+    def give_up(self) -> None:
+        """Wait no more: the next look, which comes at once, says so."""
+        self.is_given_up = True
+        self.news.set()
+
+    def leave(self) -> None:
+        """Have another one look who waits for the same job."""
+        lookout, self._lookout = self._lookout, None
+        if lookout is not None:
+            lookout.close()
+
+    def _look(self) -> Ended | None:
         if self.is_given_up:
             return GIVEN_UP
         try:
             owner = self._store.claims.owner(self._key)
             if owner is None:
+                self.leave()  # before the value is read, so that nobody waits for that
                 return self._after_its_end()
             if (
                 owner.number != self._number
@@ -96,13 +127,23 @@ class Waiting:
 
     def until_it_ends(self) -> Ended:
         """Wait in this thread."""
-        while (ended := self.look()) is None:
-            time.sleep(self.pause())
+        try:
+            while (ended := self.look()) is None:
+                self.news.wait(self.pause())
+                self.news.clear()
+        finally:
+            self.leave()
         return ended
 
     def pause(self) -> float:
-        """Give the seconds until it is worth another look."""
+        """Give the seconds until it is worth another look, unless there is news before."""
         waited = time.monotonic() - self._since
+        if waited < ALONE_FOR:
+            return SHORTEST_PAUSE
+        if self._lookout is None:
+            self._lookout = self._store.claims.lookout(self._key, self.news.set)
+        if not self._lookout.looks():
+            return PAUSE_WHILE_ANOTHER_LOOKS
         return min(max(SHORTEST_PAUSE, waited * PAUSE_PER_SECOND), LONGEST_PAUSE)
 
     def _mark(self, owner: Owner) -> None:
@@ -176,6 +217,7 @@ class Standby:
     def add(self, waiting: Waiting, go_on: Callable[[Ended], None]) -> None:
         """Have somebody wait; `go_on` is called in the thread, and must not raise."""
         with self._lock:
+            waiting.news = self._news
             self._waiting.append((waiting, go_on))
             self._news.set()
             if not self._is_running:
@@ -189,7 +231,7 @@ class Standby:
                 if not waiting:
                     self._is_running = False
                     return
-            pause = LONGEST_PAUSE
+            pause = PAUSE_WHILE_ANOTHER_LOOKS
             for one in waiting:
                 ended = one[0].look()
                 if ended is None:

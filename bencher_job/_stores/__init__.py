@@ -35,7 +35,7 @@ from .base import (
     Tally,
     Totals,
 )
-from .claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
+from .claims import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
 from .codec import Payload, dump
 from .compression import compression_named
 from .null import NullStore
@@ -56,6 +56,7 @@ __all__ = [
     "Found",
     "Gone",
     "Hit",
+    "Lookout",
     "Miss",
     "NullStore",
     "Owner",

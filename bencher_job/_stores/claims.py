@@ -23,10 +23,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 from .._forks import renew_after_fork
 from .gate import operation as keeping_forks_away
 from .ledger import Ledger
+from .lookout import Lookout
 from .owners import Owner, Wait
 from .slots import Damaged, Slot, Table, digest_of, freed
 
-__all__ = ["Claim", "Claims", "ClaimsUnavailable", "Held", "Owner", "Wait"]
+__all__ = ["Claim", "Claims", "ClaimsUnavailable", "Held", "Lookout", "Owner", "Wait"]
 
 PATIENCE: Final = 2.0
 """Seconds for which an operation waits for other processes, as long as none of them claims anything."""
@@ -165,6 +166,10 @@ class Claims:
             return True
 
         return self._run(mark)
+
+    def lookout(self, key: str, wake: Callable[[], None]) -> Lookout:
+        """Have one of all who wait for a key look for its end; `wake` is called when another one stops to do so."""
+        return Lookout(self._path, key, wake)
 
     def is_waited_for(self, claim: Claim) -> bool:
         """Whether somebody waits for a claim."""
