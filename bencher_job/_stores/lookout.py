@@ -101,6 +101,7 @@ class _Sleeper:
         self._descriptor = descriptor
         self._lock = lock
         self._wake = wake
+        self._places = _asleep
         self.is_awake = False
         self.is_wanted = True
         renew_after_fork(self)
@@ -113,13 +114,13 @@ class _Sleeper:
 
     def start(self) -> bool:
         """Begin to sleep; False where too many do, or the interpreter is ending."""
-        if not _asleep.acquire(blocking=False):
+        if not self._places.acquire(blocking=False):
             self.renew()
             return False
         try:
             threading.Thread(target=self._sleep, name="bencher_job lookout", daemon=True).start()
         except RuntimeError:
-            _asleep.release()
+            self._places.release()
             self.renew()
             return False
         return True
@@ -132,7 +133,7 @@ class _Sleeper:
         finally:
             descriptor, self._descriptor = self._descriptor, -1
             _let_go(descriptor)
-            _asleep.release()
+            self._places.release()
             self.is_awake = True
             if self.is_wanted:
                 self._wake()
