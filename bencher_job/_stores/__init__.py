@@ -43,9 +43,11 @@ from .null import NullStore
 if TYPE_CHECKING:
     from .disk import DiskStore
     from .findings import Audit, Finding
+    from .folder import Folder
     from .footprint import Footprint
     from .importing import Imported
     from .memory import MemoryTier
+    from .rows import Row
 
 __all__ = [
     "MISS",
@@ -82,6 +84,7 @@ __all__ = [
     "open_existing",
     "open_store",
     "remove_orphans",
+    "row_of_key",
     "store_exists",
     "stores_in",
     "verify",
@@ -229,6 +232,17 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
     from . import footprint
 
     return footprint.media_files(directory, record)
+
+
+def row_of_key(folder: Folder, key: str) -> Row | None:
+    """Give the row of a key, if there is one that is not damaged.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    from . import rows
+
+    return rows.row_of_key(folder, key)
 
 
 def store_exists(directory: Path) -> bool:

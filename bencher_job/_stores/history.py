@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from .._errors import UntrustedCache
@@ -18,23 +17,17 @@ from .folder import Folder
 from .lookups import hit_of
 from .tables import LIVE, SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of
 
-__all__ = ["Details", "DiskHistory"]
+__all__ = ["DiskHistory", "Making"]
 
 
 _LAST: Final = "\U0010ffff"
 """The last character, which no key has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Details:
-    """What the tables know of an entry besides its record."""
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What an entry is made of."""
 
-    hits: int
-    """How often it has answered a job."""
-    last_used: datetime
-    """When it was stored or last answered a job, in UTC."""
-    expires: datetime | None
-    """When it becomes a miss, in UTC; None for never."""
     file: str | None
     """The path of its bytes in the store's folder; None where they lie in the database."""
     parameters: tuple[str, ...]
@@ -61,7 +54,7 @@ class DiskHistory:
             return Gone("expired", moment(expires))
         damage = ""
         try:
-            hit_of(rows[0], self._folder.open())
+            hit_of(rows[0], self._folder.open(), mapped=True)
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
@@ -81,24 +74,19 @@ class DiskHistory:
         except (ValueError, TypeError) as error:
             raise StoreFailure(f"the record of the entry {key} is damaged: {error}") from error
 
-    def details(self, key: str) -> Details | None:
-        """Give what the tables know of an entry besides its record; None where there is none.
+    def making(self, key: str) -> Making | None:
+        """Say where an entry's bytes lie and what its key was made of; None where there is none.
 
         Raises:
             StoreFailure: when the store can't be read.
         """
         statement = (
-            "SELECT access_count, access_time, expire_time, filename, parameters, manifest FROM Cache"
-            f" LEFT JOIN Edition ON prefix = edition WHERE raw = 1 AND key = ? AND {LIVE}"
+            "SELECT filename, parameters, manifest FROM Cache LEFT JOIN Edition ON prefix = edition"
+            f" WHERE raw = 1 AND key = ? AND {LIVE}"
         )
-        for hits, used, expires, filename, parameters, manifest in self._query(statement, (key, time.time())):
-            return Details(
-                hits=hits,
-                last_used=moment(used),
-                expires=None if expires is None else moment(expires),
-                file=filename,
-                parameters=tuple(json.loads(parameters or "[]")),
-                parts=tuple(json.loads(manifest or "{}")),
+        for filename, parameters, manifest in self._query(statement, (key, time.time())):
+            return Making(
+                filename, tuple(json.loads(parameters or "[]")), tuple(json.loads(manifest or "{}"))
             )
         return None
 

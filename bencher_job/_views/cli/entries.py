@@ -8,25 +8,32 @@ import pprint
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..._record import Record
-from ..._stores import Found, Hit, media_files
+from ..._stores import Found, Hit, media_files, row_of_key
 from ..._words import moment_text, seconds_text, size_text
+from ..values import fields_of, short_text
 from .command import Failed
 from .documents import record_fields
 from .records import arguments_text
+from .results import described_by_key
 from .tables import show_facts
 
 if TYPE_CHECKING:
     from ..._stores.disk import DiskStore
-    from ..._stores.history import Details
+    from ..._stores.history import Making
+    from ..._stores.rows import Row
 
 __all__ = ["EntryShown", "entry_fields", "entry_shown", "show_entry"]
 
-_NOT_ASKED = object()
+LONGEST_RESULT: Final = 1000
+"""Length in characters to which what a result says is cut."""
+
+_NOT_TOLD: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +42,15 @@ class EntryShown:
 
     directory: Path
     """The folder of its store."""
-    record: Record
-    details: Details
+    row: Row
+    making: Making
     damage: str
     """What is wrong with its bytes; empty where nothing is."""
+    described: object
+    """What its result says, unless it can't be told without unpickling it."""
     media: Mapping[Path, int]
     """The files that its job wrote, with their sizes in bytes."""
-    value: object = _NOT_ASKED
+    value: object = _NOT_TOLD
 
 
 def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryShown:
@@ -50,16 +59,19 @@ def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryS
     Raises:
         Failed: when the entry was removed meanwhile, or its result can't be unpickled.
     """
-    known, details = store.history.examine(record.key), store.history.details(record.key)
-    if details is None or not isinstance(known, Found):
-        raise Failed(f"the entry {record.key} was removed just now")
+    key, history = record.key, store.history
+    known, making, row = history.examine(key), history.making(key), row_of_key(store.folder, key)
+    if making is None or row is None or not isinstance(known, Found):
+        raise Failed(f"the entry {key} was removed just now")
+    described = {} if known.damage else described_by_key(store, [record])
     return EntryShown(
         directory=store.directory,
-        record=record,
-        details=details,
+        row=row,
+        making=making,
         damage=known.damage,
+        described=described.get(key, _NOT_TOLD),
         media=media_files(store.directory, record),
-        value=_value(store, record.key, known.damage) if with_value else _NOT_ASKED,
+        value=_value(store, key, known.damage) if with_value else _NOT_TOLD,
     )
 
 
@@ -76,13 +88,19 @@ def _value(store: DiskStore, key: str, damage: str) -> object:
 
 def entry_fields(entry: EntryShown) -> dict[str, Any]:
     """Give the fields of an entry for a document: those of its record, and the others."""
-    known = record_fields(entry.record, entry.directory)
-    known |= {each.name: getattr(entry.details, each.name) for each in fields(entry.details)}
-    known |= {
+    row, making = entry.row, entry.making
+    known = record_fields(row.record, entry.directory) | {
+        "hits": row.hits,
+        "last_used": datetime.fromtimestamp(row.used, UTC),
+        "expires": None if row.expires is None else datetime.fromtimestamp(row.expires, UTC),
         "damage": entry.damage or None,
+        "file": making.file,
         "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
+        "parameters": making.parameters,
+        "parts": making.parts,
+        "result": None if entry.described is _NOT_TOLD else fields_of(entry.described),
     }
-    return known if entry.value is _NOT_ASKED else known | {"value": _for_json(entry.value)}
+    return known if entry.value is _NOT_TOLD else known | {"value": _for_json(entry.value)}
 
 
 def _for_json(value: object) -> Any:
@@ -101,39 +119,40 @@ def _for_json(value: object) -> Any:
 
 def show_entry(entry: EntryShown) -> None:
     """Print all that is known of an entry."""
-    record = entry.record
+    record = entry.row.record
     show_facts(f"{record.function or '(no function)'}({arguments_text(record.arguments)})", [*_facts(entry)])
 
 
 def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
-    record, details = entry.record, entry.details
+    row, record, making = entry.row, entry.row.record, entry.making
     yield "key", record.key
     yield "cache", os.fspath(entry.directory)
     if record.tag:
         yield "tag", record.tag
     yield "begun", moment_text(record.created)
     yield "took", seconds_text(record.seconds)
-    where = "in the database" if details.file is None else f"in {details.file}"
+    where = "in the database" if making.file is None else f"in {making.file}"
     yield "size", f"{size_text(record.size)}, {where}"
     yield "state", f"damaged: {entry.damage}" if entry.damage else "whole"
-    yield "hits", f"{details.hits:,}"
-    yield "last used", moment_text(details.last_used)
-    if details.expires is not None:
-        yield "expires", moment_text(details.expires)
+    yield "hits", f"{row.hits:,}"
+    yield "last used", moment_text(datetime.fromtimestamp(row.used, UTC))
+    if row.expires is not None:
+        yield "expires", moment_text(datetime.fromtimestamp(row.expires, UTC))
     if entry.media:
         yield "media", "\n".join(f"{size_text(size)}  {path}" for path, size in entry.media.items())
     yield "run by", _origin(record)
     if record.commit:
-        state = {True: ", and files differed from it", False: "", None: ""}[record.dirty]
-        yield "commit", record.commit + state
+        yield "commit", record.commit + (", and files differed from it" if record.dirty else "")
     if record.version:
         yield "version", record.version
     if record.fingerprint:
         yield "code", record.fingerprint
-        yield "", f"the fingerprint of {', '.join(details.parts) or 'nothing but its name'}"
-    if entry.value is not _NOT_ASKED:
+        yield "", f"the fingerprint of {', '.join(making.parts) or 'nothing but its name'}"
+    if entry.value is not _NOT_TOLD:
         width = shutil.get_terminal_size((100, 24)).columns - 14
         yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
+    elif entry.described is not _NOT_TOLD:
+        yield "result", short_text(entry.described, LONGEST_RESULT)
 
 
 def _origin(record: Record) -> str:

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from ..._record import Record
 from ..._words import counted, moment_text, seconds_text, size_text
+from ..values import fields_of, short_text
 from .tables import Column, show_heading, show_table
 
-__all__ = ["arguments_text", "brief_moment", "show_records"]
+__all__ = ["arguments_text", "brief_moment", "result_text", "show_records"]
 
 DIGITS_SHOWN: Final = 10
 """How many digits of a key a terminal shows."""
@@ -26,15 +27,17 @@ _COLUMNS: Final = {
     "size": Column("size", "right"),
     "tag": Column("tag", shrinks=True),
     "arguments": Column("arguments", shrinks=True),
+    "result": Column("result", shrinks=True),
 }
 
 
-def show_records(found: Sequence[tuple[Path, Record]]) -> None:
-    """Print records, of which each comes with the folder of its store."""
+def show_records(found: Sequence[tuple[Path, Record]], results: Mapping[str, object] | None) -> None:
+    """Print records, each of which comes with its store's folder; and what their results say, if that is given."""
+    names = [name for name in _COLUMNS if name != "result" or results is not None]
     if not found:
         return
     if not sys.stdout.isatty():
-        _show(found, list(_COLUMNS))
+        _show(found, results or {}, names)
         return
     groups: dict[tuple[Path, str], list[tuple[Path, Record]]] = {}
     for directory, record in found:
@@ -51,11 +54,15 @@ def show_records(found: Sequence[tuple[Path, Record]]) -> None:
             facts.append(f"tag {min(tags)}")
         show_heading(", ".join(facts))
         left_out = {"cache", "function"} | ({"tag"} if len(tags) == 1 else set())
-        _show(group, [name for name in _COLUMNS if name not in left_out])
+        _show(group, results or {}, [name for name in names if name not in left_out])
 
 
-def _show(found: Sequence[tuple[Path, Record]], names: Sequence[str]) -> None:
-    rows = [_cells(directory, record) for directory, record in found]
+def _show(found: Sequence[tuple[Path, Record]], results: Mapping[str, object], names: Sequence[str]) -> None:
+    rows = [
+        _cells(directory, record)
+        | {"result": result_text(results[record.key]) if record.key in results else ""}
+        for directory, record in found
+    ]
     show_table([_COLUMNS[name] for name in names], [[row[name] for name in names] for row in rows])
 
 
@@ -75,6 +82,21 @@ def _cells(directory: Path, record: Record) -> dict[str, str]:
 def arguments_text(arguments: Mapping[str, Any]) -> str:
     """Write arguments as in a call."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def result_text(described: object) -> str:
+    """Write a result in a line: its parts, numbers with six digits, or what it is.
+
+    >>> result_text({"accuracy": 1 / 3, "model": "svm"}), result_text([1, 2])
+    ("accuracy=0.333333, model='svm'", '[1, 2]')
+    """
+    parts = fields_of(described)
+    if list(parts) == ["result"]:
+        return short_text(described)
+    return ", ".join(
+        f"{name}={part:.6g}" if isinstance(part, float) else f"{name}={part!r}"
+        for name, part in parts.items()
+    )
 
 
 def brief_moment(moment: datetime) -> str:

@@ -77,7 +77,7 @@ def fields_in(document: object) -> set[str]:
         inner = (
             fields_in(item)
             for name, item in document.items()
-            if name not in {"arguments", "value", "removed"}
+            if name not in {"arguments", "result", "value", "removed"}
         )
         return set(document).union(*inner)
     return set()
@@ -87,7 +87,7 @@ def fields_in(document: object) -> set[str]:
     "words",
     [
         ["ls"],
-        ["show"],
+        ["show", "--results"],
         ["show", "KEY", "--value"],
         ["stats"],
         ["du"],

@@ -216,7 +216,32 @@ def test_of_a_key_everything_is_told(shell: Shell, keys: dict[str, str]) -> None
         record["fingerprint"],
     ):
         assert told in text
-    assert "result" not in text
+
+
+def test_of_a_result_is_told_what_can_be_without_unpickling_it(shell: Shell, keys: dict[str, str]) -> None:
+    (film,) = shell.document("show", keys["film"])["records"]
+    assert film["result"] == {"x": 6, "raw": "b'\\x00'", "where": "{1, 2}", "none": "NaN"}
+    (point,) = shell.document("show", keys["point"])["records"]
+    assert point["result"] == {"x": 1}
+    assert "result     Point(x=1)" in shell.out("show", keys["point"])
+
+
+def test_the_results_of_many_entries_are_told_when_they_are_asked_for(study: Shell) -> None:
+    records = study.document("show", "score", "--results")["records"]
+    assert [record["result"]["accuracy"] for record in records] == pytest.approx([0.3, 3.0, 0.6, 6.0])
+    lines = study.out("show", "score", "--results").splitlines()
+    assert lines[0].split()[-2:] == ["arguments", "result"]
+    assert lines[2].endswith("accuracy=3")
+    assert "result" not in study.document("show", "score")["records"][0]
+
+
+def test_a_damaged_result_among_many_is_left_out_with_a_warning(shell: Shell, keys: dict[str, str]) -> None:
+    (path,) = (shell.folder / "cachedir" / "fcache").glob("??/??/*.val")
+    path.write_bytes(path.read_bytes()[:-1] + b"y")
+    ended = shell.run("show", "large", "--results", "--json")
+    assert ended.returncode == 0
+    assert json.loads(ended.stdout)["records"][0]["result"] is None
+    assert ended.stderr.startswith(f"bencher-job: warning: The entry {keys['large']} in ")
 
 
 def test_a_damaged_entry_is_told_as_such_and_stays(shell: Shell, keys: dict[str, str]) -> None:

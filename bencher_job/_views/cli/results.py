@@ -1,0 +1,44 @@
+"""Knows what is told of results without unpickling them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from ..._record import Record
+from ..pickles import Unreadable, read_pickle
+
+if TYPE_CHECKING:
+    from ..._stores import Hit
+    from ..._stores.disk import DiskStore
+
+__all__ = ["described_by_key"]
+
+VALUES_AT_ONCE: Final = 500
+
+LARGEST_STREAM: Final = 1 << 25
+"""Bytes of a pickle, its arrays apart, that are read; more would keep somebody waiting."""
+
+
+def described_by_key(store: DiskStore, records: Sequence[Record]) -> dict[str, object]:
+    """Describe the results of entries by their keys; those that can't be read or told of are left out."""
+    found: dict[str, object] = {}
+    for start in range(0, len(records), VALUES_AT_ONCE):
+        keys = [record.key for record in records[start : start + VALUES_AT_ONCE]]
+        for key, hit in store.get_many(keys, mapped=True).items():
+            try:
+                found[key] = _described(hit)
+            except Unreadable:
+                continue
+    return found
+
+
+def _described(hit: Hit) -> object:
+    """Describe a result.
+
+    Raises:
+        Unreadable: when it can't be told of without unpickling it.
+    """
+    if len(hit.payload.stream) > LARGEST_STREAM:
+        raise Unreadable(f"its objects take more than {LARGEST_STREAM >> 20} MB")
+    return read_pickle(hit.payload.stream, hit.payload.buffers)
