@@ -24,7 +24,7 @@ from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping
 from ._loops import Caller, Strand, caller, is_coroutine_function
-from ._record import CacheInfo, FunctionInfo, Record
+from ._record import CacheInfo, FunctionInfo, Record, Records
 from ._runner import Runner, load, warn_unloadable
 from ._runs import Runs
 from ._selection import Selection
@@ -432,9 +432,8 @@ class FutureCache:
             until: the time before which the run began, likewise.
             where: arguments by name: the value as records show it, or a predicate of it.
         """
-        return self.cache.records(
-            Selection(function=function, tag=tag, since=since, until=until, where=where or {})
-        )
+        chosen = Selection(function=function, tag=tag, since=since, until=until, where=where or {})
+        return Records(self.cache.records(chosen))
 
     def functions(self) -> list[FunctionInfo]:
         """Give the figures of each function that has entries in the store, sorted by name."""

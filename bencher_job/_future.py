@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from . import _html
 from ._job import Job
 from ._loops import aside, in_thread, until_ended
 
@@ -168,6 +169,9 @@ class JobFuture(Future[R], Generic[R]):
         waiter = loop.create_future()
         self.add_done_callback(lambda _: _wake(loop, waiter))
         await waiter
+
+    def _repr_html_(self) -> str:
+        return _html.joined(repr(self))
 
     def __repr__(self) -> str:
         state = "cached" if self.cached else self._state.lower()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, Final
 
-__all__ = ["bold", "escaped", "fact_table", "folded", "joined", "table"]
+__all__ = ["Markup", "bold", "escaped", "fact_table", "folded", "joined", "table"]
 
 _NUMBER: Final = "text-align:right;font-variant-numeric:tabular-nums"
 _TEXT: Final = "text-align:left"
@@ -21,6 +20,8 @@ class Markup(str):
 
 def escaped(content: object) -> Markup:
     """Give HTML as it is, and anything else as the text that it shows."""
+    import html  # takes long to import, and only a notebook asks
+
     return content if isinstance(content, Markup) else Markup(html.escape(str(content)))
 
 

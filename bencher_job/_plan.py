@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import _html
 from ._words import counted, roughly
 
 __all__ = ["Plan"]
@@ -32,6 +33,9 @@ class Plan:
         if self.seconds is None:
             return None
         return self.seconds / max(1, min(self.workers or 1, self.misses))
+
+    def _repr_html_(self) -> str:
+        return _html.joined(str(self))
 
     def __str__(self) -> str:
         text = f"{counted(self.hits, 'hit')}, {self.misses:,} to run"

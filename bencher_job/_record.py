@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
@@ -14,7 +16,13 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-__all__ = ["CacheInfo", "Draft", "FunctionInfo", "Origin", "Record", "Totals", "short_form"]
+from . import _html
+from ._words import seconds_text, size_text
+
+__all__ = ["CacheInfo", "Draft", "FunctionInfo", "Origin", "Record", "Records", "Totals", "short_form"]
+
+RECORDS_SHOWN: Final = 20
+"""How many records a notebook shows."""
 
 LONGEST_SHORT_FORM: Final = 200
 """Length in characters to which the text of an argument is cut in a record."""
@@ -77,9 +85,48 @@ class Record:
         state = {name: getattr(self, name) for name in self.__slots__}
         return _record_of, ({**state, "arguments": dict(self.arguments)},)
 
+    def _repr_html_(self) -> str:
+        shown = {name: getattr(self, name) for name in self.__slots__ if name != "arguments"}
+        arguments = _html.fact_table({name: short_form(value) for name, value in self.arguments.items()})
+        facts = {"function": shown.pop("function"), "arguments": arguments, **shown}
+        return _html.fact_table({name: fact for name, fact in facts.items() if fact not in {"", None}})
+
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
         return f"{self.function}({arguments}), {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class Records(Iterator[Record]):
+    """Records one after the other; a notebook shows the first of those that are left, which it leaves there."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self._looked_at: deque[Record] = deque()
+
+    def __next__(self) -> Record:
+        return self._looked_at.popleft() if self._looked_at else next(self._records)
+
+    def _repr_html_(self) -> str:
+        missing = RECORDS_SHOWN + 1 - len(self._looked_at)
+        self._looked_at.extend(itertools.islice(self._records, max(0, missing)))
+        shown = list(self._looked_at)[:RECORDS_SHOWN]
+        rows = [
+            (
+                record.function,
+                ", ".join(f"{name}={short_form(value)!r}" for name, value in record.arguments.items()),
+                record.tag,
+                f"{record.created:%Y-%m-%d %H:%M:%S}",
+                seconds_text(record.seconds),
+                size_text(record.size),
+            )
+            for record in shown
+        ]
+        parts: list[object] = [
+            _html.table(["function", "arguments", "tag", "created, UTC", "time", "size"], rows)
+        ]
+        if len(self._looked_at) > RECORDS_SHOWN:
+            parts.append(f"the first {RECORDS_SHOWN}; there are more")
+        return _html.joined(*parts)
 
 
 def _record_of(state: dict[str, Any]) -> Record:
@@ -192,6 +239,21 @@ class CacheInfo:
     """Size of the store on disk in bytes, media included."""
     size_limit: int
     """Size in bytes beyond which the least recently used entries are evicted."""
+
+    def _repr_html_(self) -> str:
+        figures = {
+            "entries": f"{self.entries:,}",
+            "size": f"{size_text(self.size)} of {size_text(self.size_limit)}",
+            "hits": f"{self.hits:,}, {seconds_text(self.seconds_saved)} saved",
+            "hits in all": f"{self.total.hits:,}, {seconds_text(self.total.seconds_saved)} saved",
+            "computed": f"{self.computed:,}",
+        }
+        odd = {
+            name: f"{getattr(self, name):,}"
+            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired")
+            if getattr(self, name)
+        }
+        return _html.fact_table(figures | odd)
 
     def __str__(self) -> str:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -14,8 +15,9 @@ from collections.abc import (
 )
 from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from . import _html
 from ._bulk import Answer, Bulk, answers, answers_in_loop
 from ._calls import Call
 from ._durations import Durations
@@ -26,8 +28,16 @@ from ._grid import Grid
 from ._keys import Known
 from ._loops import caller, in_thread, is_coroutine_function, run_to_end, running_loop
 from ._plan import Plan
+from ._record import short_form
 from ._results import ABSENT, Failures, Rows, SweepFailure
+from ._views.picture import Kind, picture_of
 from ._views.progress import Progress, is_shown, progress_bar
+from ._words import counted
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.axes import Axes
 
 __all__ = ["Sweep"]
 
@@ -35,6 +45,9 @@ OnError = Literal["keep", "raise"]
 
 KEYS_AT_ONCE: Final = 5000
 """How many keys are made before the store is asked for their durations."""
+
+VALUES_SHOWN: Final = 8
+"""How many values of an argument a notebook shows."""
 
 RECORDS_ASKED: Final = 1000
 """How many records of earlier code tell at most how long a job takes."""
@@ -227,6 +240,104 @@ class Sweep:
         with closing(self._answers(_Unseen())) as given:
             for cell, answer in given:
                 yield self._future(cell, answer)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Give a table of the results: the swept arguments, `repeat`, and the fields of each result (or `result`).
+
+        A field that goes by the name of an argument is `result.x`.
+
+        Raises:
+            BencherJobError: when pandas, of the extra `table`, is not installed.
+        """
+        from ._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
+
+        rows = self.results
+        return rows_to_dataframe(
+            ({name: cell for name, cell in row.items() if name != "result"}, row["result"]) for row in rows
+        )
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Give the results as arrays whose dimensions are the swept arguments and `repeat`.
+
+        Each field of the results is a variable (or `result`), the constants are attributes. What failed is NaN, or None
+        among objects that are neither numbers nor texts.
+
+        Raises:
+            BencherJobError: when xarray, of the extra `table`, is not installed.
+        """
+        from ._views.dataset import to_dataset  # as above
+
+        cells = (
+            ((*self.points.place(cell // self.repeats), cell % self.repeats), value)
+            for cell, value in enumerate(self._values)
+            if value is not ABSENT
+        )
+        return to_dataset(self.points.axes, self.repeats, cells, self._constants)
+
+    def plot(
+        self,
+        *,
+        x: str | None = None,
+        y: str | None = None,
+        by: str | None = None,
+        kind: Kind | None = None,
+        labels: Mapping[str, str] | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draw the results, and give the matplotlib axes.
+
+        What is not said is chosen: a heat map for two numbers, a line with the spread over what varies besides for one
+        along x, and bars for anything else.
+
+        Args:
+            x: the swept argument along x.
+            y: the field of the results; by default the first that is a number.
+            by: the swept argument that is told apart by colour, or goes up in a heat map.
+            kind: "line", "bar", "heatmap" or "scatter".
+            labels: what arguments and fields are called, as in `{"seconds": "time, s"}`.
+            ax: axes to draw into; by default those of a new figure.
+
+        Raises:
+            BencherJobError: when matplotlib, of the extra `plot`, is not installed.
+            ValueError: when there is nothing to be drawn, or a name or a kind is none.
+        """
+        from ._views.plot import draw, new_axes  # who asks has matplotlib, which takes long to import anyway
+
+        picture = picture_of(self.points.axes, self.results, x=x, y=y, by=by, kind=kind)
+        return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
+
+    def save(self, path: str | os.PathLike[str], *, dpi: float = 150, **chosen: Any) -> None:
+        """Draw the results into a file, whose name says the format, with the options of `plot`; it needs no screen.
+
+        Raises:
+            BencherJobError: when matplotlib, of the extra `plot`, is not installed.
+            ValueError: when there is nothing to be drawn, or a name or a kind is none.
+        """
+        from ._views.plot import new_figure  # as above
+
+        figure = new_figure()
+        self.plot(ax=figure.subplots(), **chosen)
+        figure.savefig(path, dpi=dpi)
+
+    @property
+    def _title(self) -> str:
+        return self._cache.name.rpartition(".")[2]
+
+    def _repr_html_(self) -> str:
+        axes = [
+            (name, len(values), ", ".join(str(short_form(value)) for value in values[:VALUES_SHOWN]))
+            for name, values in self.points.axes.items()
+        ]
+        size = f"{counted(len(self.points), 'point')}, {counted(self.repeats, 'repeat')}"
+        parts: list[object] = [_html.bold(f"Sweep of {self._cache.name}: {size}")]
+        if not self._values:
+            shown = [[name, size, text + (", …" if size > VALUES_SHOWN else "")] for name, size, text in axes]
+            parts.append(_html.table(["argument", "values", ""], shown))
+        else:
+            parts.append(_html.Markup(self.results._repr_html_()))
+            if self._errors:
+                parts.append(_html.Markup(self.failures._repr_html_()))
+        return _html.joined(*parts)
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Give the future of each job as it completes, in an event loop, which goes on meanwhile."""
