@@ -24,6 +24,10 @@ nitpicky = True  # each of our names that a signature mentions leads to its plac
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|concurrent|datetime|os|pathlib|typing|pandas|matplotlib|xarray|P)\..+"),
     ("py:.*", r"bencher_job\._.*"),  # what is not public has no place there
+    (
+        "py:class",
+        r"Axes|Kind",
+    ),  # matplotlib's, which is not imported for a signature, and names of kinds of pictures
 ]
 
 default_role = "code"  # docstrings put names in single backticks
