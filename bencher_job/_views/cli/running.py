@@ -7,6 +7,7 @@ import sys
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from ..._errors import CacheWarning
@@ -50,6 +51,10 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
     """
     parser = parser_of(commands)
     offer_completion(parser)
+    if isinstance(
+        sys.stdout, TextIOWrapper
+    ):  # an argument may hold what a terminal's encoding has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("always", CacheWarning)
         warnings.showwarning = _show_warning

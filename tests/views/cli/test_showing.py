@@ -303,6 +303,13 @@ def test_a_result_is_never_unpickled_unasked(shell: Shell) -> None:
     assert (shell.folder / "sprung").exists()
 
 
+def test_what_an_encoding_has_no_letters_for_is_written_as_an_escape(shell: Shell) -> None:
+    shell.program("from bencher_job import cached_job\n\n@cached_job\ndef f(x):\n    return x\n\nf('\u00e9')")
+    ended = shell.run("show", PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.endswith("x='\\xe9'\n")
+
+
 def test_results_of_whole_functions_are_refused(study: Shell) -> None:
     for words in (["--value"], ["score", "--value"]):
         code, sentence = study.failure("show", *words)
