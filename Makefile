@@ -24,8 +24,9 @@ lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imp
 docs: $(READY)-docs  ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
-pictures: $(READY)-test  ## run all examples and draw the documentation's pictures anew
+pictures: $(READY)-test  ## run all examples and the tutorial, and draw the documentation's pictures anew
 	for example in compression digits reaction; do $(BIN)/python examples/$$example.py --out docs/examples || exit 1; done
+	cd docs/tutorial && $(CURDIR)/$(BIN)/python pi_study.py
 
 bench: $(READY)-bench  ## measure against the peers, as ratios in one run
 	$(BIN)/python bench/run.py $(ARGS)
