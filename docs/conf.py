@@ -23,7 +23,7 @@ exclude_patterns = ["_build"]
 nitpicky = True  # each of our names that a signature mentions leads to its place on the API page
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|concurrent|datetime|os|pathlib|typing|pandas|matplotlib|xarray|P)\..+"),
-    ("py:class", r"Axes|Kind"),  # matplotlib's, and a short name of its kinds: imported for type checkers only
+    ("py:class", r"Axes|Kind"),  # matplotlib's, and its kinds of plots; imported for type checkers only
     ("py:.*", r"bencher_job\._.*"),  # what is not public has no place there
     (
         "py:class",

@@ -35,7 +35,9 @@ def pi_error(method: str, n: int = 10_000, seed: int = 0) -> float:
     return abs(4 * inside / n - math.pi)
 
 
-sweep = pi_error.sweep({"method": list(METHODS), "n": [100, 400, 1_600, 6_400, 25_600], "seed": range(9)})
-axes = sweep.run().plot(x="n", by="method", labels={"n": "points", "result": "error of pi"})
+sizes = [100, 400, 1_600, 6_400, 25_600]
+sweep = pi_error.sweep({"method": list(METHODS), "n": sizes, "seed": range(9)})
+labels = {"n": "points", "result": "error of pi"}
+axes = sweep.run().plot(x="n", by="method", labels=labels)
 axes.set_yscale("log")
 axes.figure.savefig("pi.png", dpi=130)
