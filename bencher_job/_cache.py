@@ -17,7 +17,7 @@ from ._attempts import Attempts, RetryOn, seconds_of
 from ._counts import Counts
 from ._errands import Errand
 from ._errors import BencherJobError, warn_caller
-from ._executors import Executors, PoolSettings, inside_worker
+from ._executors import Executors, PoolSettings, StartMethod, inside_worker
 from ._flights import flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
@@ -98,7 +98,8 @@ class FutureCache:
 
     A job whose worker is lost, or that raises what `retry_on` chooses, runs again up to `retries` times. One that runs
     for longer than `timeout` seconds ends with `JobTimeout`. There are at most `max_workers` processes or threads of
-    this machine, and a process is replaced after `max_tasks_per_worker` jobs.
+    this machine. Each process is started by `start_method`, calls `initializer(*initargs)` first, and is replaced after
+    `max_tasks_per_worker` jobs.
     Nothing is opened or started before the first job.
 
     Attributes:
@@ -141,6 +142,9 @@ class FutureCache:
         timeout: float | timedelta | None = None,
         max_workers: int | None = None,
         max_tasks_per_worker: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+        start_method: StartMethod | None = None,
     ) -> None:
         _check_size_limit(size_limit)
         compression_named(compression)  # a package that is missing is told of at once
@@ -152,7 +156,7 @@ class FutureCache:
             self._counts,
             lambda job: self.overwrite_msg(job, ", so it runs"),
             Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on")),
-            PoolSettings(max_workers, max_tasks_per_worker),
+            PoolSettings(max_workers, max_tasks_per_worker, initializer, tuple(initargs), start_method),
             of_coroutines=self._of_coroutines,
         )
         self._runner = Runner(cache_name, self._counts, self._runs, mapped=mmap)

@@ -8,9 +8,10 @@ import os
 import pickle
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from ._executors import Executors
+from ._executors import Executors, PoolSettings
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Identity
@@ -257,11 +258,11 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     def _self_portable_options(self) -> dict[str, Any]:
         """Give the options for another process: the same store, and an executor that is there."""
         directory = os.fspath(cache_directory(self._self_cache.cache_dir))
-        elsewhere = {"cache_dir": directory, "executor": Executors.SERIAL, **dict.fromkeys(_OF_EXECUTOR)}
-        return {**self._self_options, **elsewhere}
+        options = {name: value for name, value in self._self_options.items() if name not in _OF_EXECUTOR}
+        return {**options, "cache_dir": directory, "executor": Executors.SERIAL}
 
 
-_OF_EXECUTOR = ("timeout", "max_workers", "max_tasks_per_worker")
+_OF_EXECUTOR = frozenset({"timeout", *(field.name for field in fields(PoolSettings))})
 """Options that say something to the executor here, and nothing where another one runs the job."""
 
 

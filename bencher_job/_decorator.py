@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -13,7 +13,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 from ._attempts import RetryOn
 from ._cached_function import CachedFunction
 from ._coroutine_function import CachedCoroutineFunction
-from ._executors import Executors
+from ._executors import Executors, StartMethod
 from ._keys import CodeScope
 from ._loops import is_coroutine_function
 from ._settings import DEFAULT_CACHE_NAME
@@ -49,6 +49,9 @@ def cached_job(
     timeout: float | timedelta | None = ...,
     max_workers: int | None = ...,
     max_tasks_per_worker: int | None = ...,
+    initializer: Callable[..., object] | None = ...,
+    initargs: Sequence[Any] = ...,
+    start_method: StartMethod | None = ...,
 ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]: ...
 def cached_job(
     function: Callable[..., Any] | None = None,
@@ -74,6 +77,9 @@ def cached_job(
     timeout: float | timedelta | None = None,
     max_workers: int | None = None,
     max_tasks_per_worker: int | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: Sequence[Any] = (),
+    start_method: StartMethod | None = None,
 ) -> Any:
     """Remember what a function returned: decorate it, and call it as before.
 
@@ -108,6 +114,9 @@ def cached_job(
         max_workers: how many processes (or threads) of this machine run jobs at most; by default one per core.
             Functions with the same settings share them.
         max_tasks_per_worker: after how many jobs a process is replaced by a new one; by default never.
+        initializer: what each new process calls before its first job, with `initargs`: to load a model, say.
+        initargs: the arguments of the initializer.
+        start_method: how a process is started: "spawn", the default, "forkserver" or "fork".
 
     Raises:
         TypeError: when what is decorated is a class, an asynchronous generator or not callable.
@@ -141,6 +150,9 @@ def cached_job(
         "timeout": timeout,
         "max_workers": max_workers,
         "max_tasks_per_worker": max_tasks_per_worker,
+        "initializer": initializer,
+        "initargs": tuple(initargs),
+        "start_method": start_method,
     }
     if function is None:
         return functools.partial(_checked, options=options)

@@ -8,17 +8,19 @@ job -> Engine.submit -> pack -> bytes ~~> worker: run_packed ~~> bytes -> Engine
 from __future__ import annotations
 
 import concurrent.futures
+from dataclasses import fields
 from typing import Any, Final
 
 from .base import Executors, Outcome, inside_worker, is_submitter, run_inline, told
 from .engine import Engine, SerialEngine
-from .settings import PoolSettings
+from .settings import PoolSettings, StartMethod
 
 __all__ = [
     "Engine",
     "Executors",
     "Outcome",
     "PoolSettings",
+    "StartMethod",
     "check_limits",
     "engine_for",
     "executor_name",
@@ -92,7 +94,7 @@ def check_limits(
 
 
 _SERVED_BY: Final = {
-    Executors.MULTIPROCESSING: frozenset({"max_workers", "max_tasks_per_worker"}),
+    Executors.MULTIPROCESSING: frozenset(field.name for field in fields(PoolSettings)),
     Executors.THREADS: frozenset({"max_workers"}),
 }
 """Which settings say something to which executor."""

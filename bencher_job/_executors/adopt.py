@@ -103,7 +103,7 @@ class PackedEngine(_AdoptedEngine):
         except Exception as problem:  # noqa: BLE001 - a job's own pickling can raise anything
             return unsendable(job, problem)
         future = self._send(blob)
-        self._files[future] = parcel.keeps
+        self._files[future] = parcel.function
         return future
 
     def _send(self, blob: bytes) -> Future[Any]:

@@ -11,7 +11,7 @@ import os
 import reprlib
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -26,6 +26,7 @@ from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
 from .shipping import Call, Parcel, is_loaded, load
 from .split import join
+from .wire import LARGEST_INLINE, Message, frame
 
 __all__ = [
     "Kind",
@@ -76,6 +77,24 @@ class Report:
         head = _HEAD.pack(self.kind, self.started, self.seconds, place.pid) + names.encode()
         return [head, self.payload.stream, *self.payload.buffers]
 
+    def message(self, number: int) -> list[Buffer]:
+        """Give the pieces of a message to the pool, which knows the place, about the job of a number."""
+        stream, buffers = self.payload
+        inline = None
+        if len(stream) > LARGEST_INLINE:
+            buffers = stream, *buffers
+        else:
+            inline = bytes(stream)
+        return frame((number, int(self.kind), self.started, self.seconds, inline), buffers)
+
+    @classmethod
+    def of_message(cls, message: Message, place: Place) -> Report:
+        """Make the report of what `message()` gave."""
+        (_, kind, started, seconds, stream), buffers = message
+        if stream is None:
+            stream, *buffers = buffers
+        return cls(Kind(kind), Payload(stream, tuple(buffers)), started, seconds, place)
+
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> Report:
         """Make the report of what `parts()` gave."""
@@ -98,23 +117,29 @@ def run_split(rest: bytes, function: bytes | None) -> Report:
     """Run a job that came in two parts, or without its function; it never raises."""
     try:
         parcel = join(rest, function)
-        if function is None and not is_loaded(parcel.digest):
+        if function is None and not is_loaded(parcel.function.digest):
             return _report(time.time(), 0.0, Kind.WANTS_FUNCTION, Payload(b""))
     except BaseException as error:  # noqa: BLE001 - as above
         return _report(time.time(), 0.0, Kind.ERROR, Payload(dump_error(error)))
     return execute(parcel)
 
 
-def execute(parcel: Parcel) -> Report:
+def _say_nothing() -> None:
+    pass
+
+
+def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Report:
     """Unpack a parcel, run what it holds, and report how that ended; it never raises.
 
-    A child that the job has forked does not return from here: it has a process of its own to end.
+    `tell_begin` is called when all is loaded, right before the function. A child that the job has forked does not
+    return from here: it has a process of its own to end.
     """
     pid = os.getpid()
     started, clock, seconds = time.time(), 0.0, 0.0
     try:
         call = _load(parcel)
         with as_worker(call.submitter):
+            tell_begin()
             started, clock = time.time(), time.perf_counter()
             value = _run(call)
         seconds = time.perf_counter() - clock

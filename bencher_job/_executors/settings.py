@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final, Literal, get_args
 
-__all__ = ["PoolSettings", "cores"]
+__all__ = ["PoolSettings", "StartMethod", "cores"]
+
+StartMethod = Literal["spawn", "forkserver", "fork"]
+_START_METHODS: Final = get_args(StartMethod)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +20,36 @@ class PoolSettings:
     Attributes:
         max_workers: how many run at a time; None for one per core that this process may use.
         max_tasks_per_worker: after how many jobs a worker is replaced by a new one; None for never.
+        initializer: what is called in each new worker before its first job, with `initargs`.
+        start_method: how a worker is started; None for "spawn".
 
     Raises:
-        TypeError: when a number is none.
-        ValueError: when a number is below 1.
+        TypeError: when one of them is not what it should be.
+        ValueError: when a number is below 1, or there is no such start method.
     """
 
     max_workers: int | None = None
     max_tasks_per_worker: int | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    start_method: StartMethod | None = None
 
     def __post_init__(self) -> None:
         _check_number("max_workers", self.max_workers, "starts no worker", "None for all cores")
         _check_number(
             "max_tasks_per_worker", self.max_tasks_per_worker, "leaves a worker no job", "None for no limit"
         )
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError(f"initializer={self.initializer!r} can't be called. Give a function.")
+        if self.initializer is None and self.initargs:
+            raise TypeError(
+                f"initargs={self.initargs!r} has no initializer to go to. Give one, or leave it out."
+            )
+        if self.start_method is not None and self.start_method not in _START_METHODS:
+            raise ValueError(
+                f"start_method={self.start_method!r} is no way to start a worker. Use one of "
+                f"{', '.join(map(repr, _START_METHODS))}."
+            )
 
     @property
     def size(self) -> int:
@@ -39,7 +59,7 @@ class PoolSettings:
     def given(self) -> dict[str, Any]:
         """Give the settings that are not left open, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
 def _check_number(option: str, number: object, consequence: str, otherwise: str) -> None:

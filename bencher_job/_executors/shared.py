@@ -51,10 +51,9 @@ class SharedExecutors(Generic[E]):
 class SharedEngine(Engine, Generic[E]):
     """Runs jobs on an executor that it shares with others, or on one that its user made and keeps."""
 
-    def __init__(self, adopted: E | None, settings: Hashable, among: SharedExecutors[E]) -> None:
+    def __init__(self, adopted: E | None, among: SharedExecutors[E]) -> None:
         super().__init__()
         self._adopted = adopted
-        self._settings = settings
         self._among = among
         self.renew()
         renew_after_fork(self)
@@ -67,6 +66,10 @@ class SharedEngine(Engine, Generic[E]):
     @abstractmethod
     def _make(self) -> E: ...
 
+    @abstractmethod
+    def _key(self) -> Hashable:
+        """What is the same for all who share an executor."""
+
     @property
     def executor(self) -> E:
         """The executor, shared by all that want the same and made when the first of them asks."""
@@ -76,7 +79,7 @@ class SharedEngine(Engine, Generic[E]):
         if shared is None:
             with self._lock:
                 if self._shared is None:
-                    self._shared = self._among.acquire(self._settings, self._make)
+                    self._shared = self._among.acquire(self._key(), self._make)
                 shared = self._shared
         return shared
 
@@ -85,4 +88,4 @@ class SharedEngine(Engine, Generic[E]):
         with self._lock:
             shared, self._shared = self._shared, None
         if shared is not None:
-            self._among.release(self._settings, shared)
+            self._among.release(self._key(), shared)

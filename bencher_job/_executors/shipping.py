@@ -11,11 +11,11 @@ that run there.
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -24,25 +24,25 @@ from blake3 import blake3
 
 from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
-from .._stores.codec import Buffer, Payload, dump
+from .._stores.codec import Payload, dump
 from .agreements import MetByName, agreement_of, check_arguments, check_function
 from .base import this_process
 from .function_files import function_files, read_function
-from .pickling import OutwardPickler, dumps
+from .pickling import OutwardPickler, dumps, modules_by_value
 
 if TYPE_CHECKING:
     from .._job import Job
+    from .._keys.fingerprint import Fingerprint
 
-__all__ = ["LOADED_FUNCTIONS", "Call", "Parcel", "is_loaded", "load", "pack", "pack_call"]
+__all__ = ["LOADED_FUNCTIONS", "Call", "Parcel", "SentFunction", "is_loaded", "load", "pack", "pack_call"]
 
 FILE_FROM: Final = 1 << 16
 """Size in bytes above which a function is written to a file for local workers."""
 
 LOADED_FUNCTIONS: Final = 16
-_DIGEST_SIZE: Final = 32
+KEPT_FUNCTIONS: Final = 16
 
-
-_outward: Final = partial(dumps, pickler=OutwardPickler)
+_dumps_outward: Final = partial(dumps, pickler=OutwardPickler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +60,46 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """A packed call: the function with its digest, in a file or here, and the arguments."""
+class SentFunction:
+    """A pickled function, by its digest: here, or in a file for the workers of this machine."""
 
     digest: bytes
-    function: Payload
-    body: Payload
+    payload: Payload
     file: str = ""
     keeps: object = None
-    """What must live as long as this parcel does."""
+    """What must live as long as this does."""
 
-    def parts(self) -> list[Buffer]:
-        """Give the buffers that a worker of this machine gets; its function is small or in a file."""
-        return [
-            self.digest + os.fsencode(self.file),
-            self.function.stream,
-            self.body.stream,
-            *self.body.buffers,
-        ]
 
-    @classmethod
-    def of_parts(cls, parts: Sequence[Buffer]) -> Parcel:
-        """Make the parcel of what `parts()` gave."""
-        head = bytes(parts[0])
-        body = Payload(parts[2], tuple(parts[3:]))
-        return cls(head[:_DIGEST_SIZE], Payload(parts[1]), body, os.fsdecode(head[_DIGEST_SIZE:]))
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A packed call: the function and the arguments."""
+
+    function: SentFunction
+    body: Payload
+
+    def of_its_own(self) -> Parcel:
+        """Give a parcel that shares no memory with the caller's arguments, which may change before it is sent."""
+        if not self.body.buffers:
+            return self
+        buffers = (
+            buffer if isinstance(memoryview(buffer).obj, bytes) else bytes(buffer)
+            for buffer in self.body.buffers
+        )
+        return Parcel(self.function, Payload(self.body.stream, tuple(buffers)))
 
     def to_bytes(self) -> bytes:
         """Give one run of bytes, for executors that pickle what they send."""
-        fields = (self.digest, self.file, *self.function.in_band(), *self.body.in_band())
+        sent = self.function
+        fields = (sent.digest, sent.file, *sent.payload.in_band(), *self.body.in_band())
         return pickle.dumps(fields, protocol=5)
 
     @classmethod
     def of_bytes(cls, blob: bytes) -> Parcel:
         """Make the parcel of what `to_bytes()` gave."""
         digest, file, function, function_buffers, body, body_buffers = pickle.loads(blob)
-        return cls(digest, Payload(function, function_buffers), Payload(body, body_buffers), file)
+        return cls(
+            SentFunction(digest, Payload(function, function_buffers), file), Payload(body, body_buffers)
+        )
 
 
 def pack(job: Job, *, local: bool = True) -> Parcel:
@@ -104,15 +108,8 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     Raises:
         Exception: whatever the pickling of its function or of an argument raises.
     """
-    function = job.function
-    if getattr(type(function), "_bencher_job_cached", False):
-        function = function.__wrapped__  # type: ignore[attr-defined]
-    names = (job.job_id, job.job_key, job.tag)
     fingerprint = None if job.edition is None else job.edition.fingerprint
-    agreement = b"" if fingerprint is None else agreement_of(fingerprint, function)
-    met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
-    body = job.positional, job.job_args, names, job.media_folder, main_name(), this_process(), met
-    return _pack(function, body, local, agreement)
+    return Parcel(sent_functions(job.function, fingerprint, local), _body_of(job, fingerprint))
 
 
 def pack_call(
@@ -123,20 +120,84 @@ def pack_call(
     Raises:
         Exception: whatever the pickling of the function or of an argument raises.
     """
-    return _pack(function, (args, kwargs, None, None, None, None, None), local)
+    body = args, kwargs, None, None, None, None, None
+    return Parcel(_pickled(function, b"", local), dump(body, _dumps_outward))
 
 
-def _pack(function: Callable[..., Any], body: tuple[Any, ...], local: bool, agreement: bytes = b"") -> Parcel:
-    payload = dump((function, agreement), _outward)
+def _body_of(job: Job, fingerprint: Fingerprint | None) -> Payload:
+    names = (job.job_id, job.job_key, job.tag)
+    rest = names, job.media_folder, main_name(), this_process()
+    if _is_plain(job.positional) and _is_plain(job.job_args.values()):
+        return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
+    met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
+    body = job.positional, job.job_args, *rest, met
+    return dump(body, partial(dumps, pickler=partial(OutwardPickler, met=met)))
+
+
+def _is_plain(values: Iterable[Any]) -> bool:
+    """Whether all are values that anybody's pickle makes alike, and that are small."""
+    return all(type(value) in _PLAIN for value in values)
+
+
+_PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
+
+
+class _SentFunctions:
+    """The functions that were packed last, so that one which hasn't changed is not pickled again."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Know none, as in a forked child: their files are the parent's."""
+        self._lock = threading.Lock()
+        self._made: OrderedDict[tuple[object, ...], tuple[weakref.ref[Any], object, SentFunction]] = (
+            OrderedDict()
+        )
+
+    def __call__(self, function: Any, fingerprint: Fingerprint | None, local: bool) -> SentFunction:
+        """Pack a function; a fingerprint that sees all that it holds tells that it is as it was.
+
+        Raises:
+            Exception: whatever the pickling of the function raises.
+        """
+        if getattr(type(function), "_bencher_job_cached", False):
+            function = function.__wrapped__
+        if fingerprint is None:
+            return _pickled(function, b"", local)
+        if fingerprint.scope != "deep" or fingerprint.untracked:
+            return _pickled(function, agreement_of(fingerprint, function), local)
+        place = id(function), id(fingerprint), modules_by_value(), local
+        with self._lock:
+            known = self._made.get(place)
+        if known is not None and known[0]() is function:
+            return known[2]
+        sent = _pickled(function, agreement_of(fingerprint, function), local)
+        try:
+            reference = weakref.ref(function)
+        except TypeError:  # as a bound method's, which would live no longer than this
+            return sent
+        with self._lock:
+            self._made[place] = reference, fingerprint, sent
+            if len(self._made) > KEPT_FUNCTIONS:
+                self._made.popitem(last=False)
+        return sent
+
+
+sent_functions: Final = _SentFunctions()
+
+
+def _pickled(function: Callable[..., Any], agreement: bytes, local: bool) -> SentFunction:
+    payload = dump((function, agreement), _dumps_outward)
     hasher = blake3(payload.stream)
     for buffer in payload.buffers:
         hasher.update(buffer)
     digest = hasher.digest()
-    packed = dump(body, partial(dumps, pickler=partial(OutwardPickler, met=body[-1])))
     if not local or payload.nbytes <= FILE_FROM:
-        return Parcel(digest, payload, packed)
+        return SentFunction(digest, Payload(bytes(payload.stream), tuple(map(bytes, payload.buffers))))
     file = function_files.file_of(digest, payload)
-    return Parcel(digest, Payload(b""), packed, file.path, keeps=file)
+    return SentFunction(digest, Payload(b""), file.path, keeps=file)
 
 
 def load(parcel: Parcel) -> Call:
@@ -149,7 +210,7 @@ def load(parcel: Parcel) -> Call:
     args, kwargs, names, media_folder, main, submitter, met = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
-    function = _functions.function_of(parcel)
+    function = _functions.function_of(parcel.function)
     if met:
         check_arguments(function, met)
     return Call(function, args, kwargs, names, media_folder, submitter)
@@ -175,20 +236,18 @@ class _LoadedFunctions:
         with self._lock:
             return digest in self._functions
 
-    def function_of(self, parcel: Parcel) -> Callable[..., Any]:
+    def function_of(self, sent: SentFunction) -> Callable[..., Any]:
         with self._lock:
-            if (known := self._functions.get(parcel.digest)) is not None:
-                self._functions.move_to_end(parcel.digest)
+            if (known := self._functions.get(sent.digest)) is not None:
+                self._functions.move_to_end(sent.digest)
                 return known
-        payload = parcel.function
-        if parcel.file:
-            payload = read_function(parcel.file)
+        payload = read_function(sent.file) if sent.file else sent.payload
         function: Callable[..., Any]
         function, agreement = payload.load_in_place()
         if agreement:
             check_function(function, agreement)
         with self._lock:
-            self._functions[parcel.digest] = function
+            self._functions[sent.digest] = function
             if len(self._functions) > LOADED_FUNCTIONS:
                 self._functions.popitem(last=False)
         return function

@@ -1,244 +1,355 @@
-"""Knows one slot of a pool: a worker process on a private channel, replaced when it dies.
+"""Knows one slot of a pool: a worker process, what it was given, and how it ends.
 
-    run(parts): send a number and the parts -> the worker marks that it has begun -> receive the same number
+    give: the jobs, then their tickets -> the worker takes a ticket, runs the job, answers
+    withdraw: the tickets that it has not taken, with their jobs
 
-A worker that dies before its mark never saw the job, which is sent again to the next one. One that dies after
-it died of the job, or with it: that job alone is lost.
+Whatever ends the process, at most one job was begun and not answered. That one died of it, or with it, and is lost; the
+others were never begun.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
-import struct
 import threading
-from collections.abc import Sequence
-from concurrent.futures import CancelledError, Future
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Final
 
 import psutil
 
 from .._errors import WorkerLost
-from .envelope import describe
+from .._forks import renew_after_fork
+from .base import Place
+from .envelope import Report, describe
+from .pace import OVERDUE
 from .settings import PoolSettings
-from .spawning import WorkerContext
-from .wire import Channel
+from .shipping import Parcel
+from .spawning import new_process
+from .tickets import LEAVE, MOST_TICKETS, Tickets
+from .wire import LARGEST_INLINE, Inlet, Message, Outlet, frame
 from .worker import serve
 
-if TYPE_CHECKING:
-    from .._stores.codec import Buffer
+__all__ = ["Slot", "Task", "lost"]
 
-__all__ = ["Slot"]
+LEAVE_SECONDS: Final = 2.0
+"""How long a worker that was let go, or killed, may take to end."""
 
-ATTEMPTS: Final = 8
-"""How many workers in a row may die before they begin a job."""
-
-_WATCH_SECONDS: Final = 1
-_LEAVE_SECONDS: Final = 2.0
-_context: Final = WorkerContext()
+CODE_SECONDS: Final = 1.0
+"""How long the exit code of a worker that has ended may take to arrive."""
 
 
-class _WorkerGoneError(Exception):
-    """The worker process ended while a job was with it."""
+@dataclass(slots=True, eq=False)
+class Task:
+    """A packed job, what it is called in errors, and what its future gets of its report.
 
+    Attributes:
+        seconds: how long it is expected to take.
+        is_handed_out: whether its future says that it runs.
+        is_for_new: whether it needs a worker that has run nothing yet: another one held older code.
+        verdict: what it ends with, once somebody wants it ended.
+    """
 
-class _OutOfStepError(Exception):
-    """The worker answered another call than the one that it was sent."""
-
-
-class _Worker:
-    """A worker process and this end of its channel."""
-
-    def __init__(self) -> None:
-        end, its_end = socket.socketpair()
-        self._marks, its_marks = _context.Pipe(duplex=False)
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            end.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", _WATCH_SECONDS, 0))
-        for side in (end, its_end):
-            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        os.set_blocking(self._marks.fileno(), False)
-        self.channel = Channel(end, self._check)
-        self.process = _context.Process(target=serve, args=(its_end, its_marks), name="bencher_job-worker")
-        self._sent = self._begun = 0
-        try:
-            self.process.start()
-        except BaseException:
-            self.channel.close()
-            self._marks.close()
-            raise
-        finally:
-            its_end.close()
-            its_marks.close()
-
-    def _check(self) -> None:
-        if not self.process.is_alive():  # a process that the job left behind may hold the channel open
-            raise _WorkerGoneError
-
-    def run(self, parts: Sequence[Buffer]) -> list[bytearray]:
-        self._sent += 1
-        number = self._sent.to_bytes(8, "little")
-        self.channel.send([number, *parts])
-        answered, *answer = self.channel.receive()
-        if answered != number:
-            raise _OutOfStepError
-        if self._sent % 1024 == 0:
-            self.has_begun()  # or the marks would fill their pipe
-        return answer
+    future: Future[Any]
+    parcel: Parcel
+    label: object
+    open: Callable[[Report, object], Any]
+    timeout: float | None = None
+    seconds: float = 0.0
+    is_handed_out: bool = False
+    is_for_new: bool = False
+    verdict: BaseException | None = None
 
     @property
-    def jobs(self) -> int:
-        """How many jobs it was sent."""
-        return self._sent
+    def nbytes(self) -> int:
+        """Size of its arguments in bytes."""
+        return self.parcel.body.nbytes
 
-    def has_begun(self) -> bool:
-        """Whether the job that was sent last has begun."""
+    def goes_with(self, other: Task) -> bool:
+        """Whether another one may go in the same message."""
+        is_same_function = self.parcel.function.digest == other.parcel.function.digest
+        return is_same_function and (self.timeout is None) == (other.timeout is None)
+
+    def resolve(self, report: Report) -> None:
+        """Give its future what it gets of a report."""
         try:
-            while marks := os.read(self._marks.fileno(), 4096):
-                self._begun += len(marks)
-        except BlockingIOError:
-            pass
-        return self._begun >= self._sent
-
-    def kill(self) -> None:
-        """End the process and all that it started, at once."""
-        pid = self.process.pid
-        if pid is None:
-            return
-        try:
-            below = psutil.Process(pid).children(recursive=True)
-        except psutil.Error:
-            below = []
-        for end in (
-            lambda: os.killpg(pid, signal.SIGKILL),
-            self.process.kill,
-            *(child.kill for child in below),
-        ):
-            with suppress(psutil.Error, OSError):  # it has ended already, or has no group yet
-                end()
-
-    def end(self, patience: float = 0.0) -> int | None:
-        """Let the process leave, for some seconds at most, and give its exit code."""
-        self.channel.close()
-        if patience:
-            self.process.join(patience)
-        self.kill()  # before it is reaped: its number can't be another's yet
-        self.process.join(_LEAVE_SECONDS)
-        self._marks.close()
-        return self.process.exitcode
+            result = self.open(report, self.label)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
 
 class Slot:
-    """Runs one job after the other in a worker process; other threads may call `kill` and `close_down`."""
+    """A worker process and what it was given; one thread uses it, and any may call `kill`.
 
-    def __init__(self, settings: PoolSettings) -> None:
-        self._settings = settings
+    Attributes:
+        given: the tasks that are not answered, by their numbers, the oldest first.
+        load: how many seconds they are expected to take in all.
+        taken: how many tasks it was given so far.
+        is_ready: whether it has said that it takes tasks, and then the place that it is.
+        is_retiring: whether it gets no more tasks.
+        since: when the oldest task became the oldest, by the monotonic clock.
+        begun: number of the last task whose function was called, of those with a timeout, and when that was.
+        patience_ends: when it is to have ended, once it was let go or killed.
+        death: what becomes readable when the process ends, where the system has such a thing.
+    """
+
+    def __init__(self, settings: PoolSettings, initialize: bytes | None) -> None:
+        self.given: dict[int, Task] = {}
+        self.load = 0.0
+        self.taken = 0
+        self.is_ready = False
+        self.place = Place()
+        self.is_retiring = False
+        self.since = time.monotonic()
+        self.begun = 0, 0.0
+        self.patience_ends: float | None = None
+        self.death: int | None = None
+        self._unsent: list[int] = []
+        self._number = 0
         self._lock = threading.Lock()
-        self._worker: _Worker | None = None
-        self._future: Future[Any] | None = None
-        self._verdict: BaseException | None = None
-        self._is_closed_down = False
-        self._pid = os.getpid()
+        self._is_open = True
+        self._start(settings, initialize)
+        renew_after_fork(self)
 
-    def run(self, future: Future[Any], parts: Sequence[Buffer], label: object) -> list[bytearray]:
-        """Run what is packed in parts and give the parts of its report.
+    def _start(self, settings: PoolSettings, initialize: bytes | None) -> None:
+        end, its_end = socket.socketpair()
+        reading, writing = os.pipe()
+        its_tickets = Connection(reading, writable=False)
+        self.tickets = Tickets(os.dup(reading), writing)
+        for side in (end, its_end):
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        end.setblocking(False)
+        self.end = end
+        self._outlet, self._inlet = Outlet(end), Inlet(end)
+        method = settings.start_method or "spawn"
+        foreign = (end.fileno(), *self.tickets.descriptors) if method == "fork" else ()
+        self.process = new_process(
+            method, serve, (its_end, its_tickets, initialize, foreign), "bencher_job-worker"
+        )
+        try:
+            self.process.start()
+            self._pid: int = self.process.pid  # type: ignore[assignment]  # it has one from now on
+            self.death = _watch_death(self._pid)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            its_end.close()
+            its_tickets.close()
+
+    def renew(self) -> None:
+        """Leave it to the parent: a forked child that held these would keep the worker from seeing its parent end."""
+        self._lock = threading.Lock()
+        self.close()
+
+    def close(self) -> None:
+        """Close all that leads to the process."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self.end.close()
+                self.tickets.close()
+                if self.death is not None:
+                    os.close(self.death)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for something to do."""
+        return self.is_ready and not self.given and not self.is_retiring
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something is still to be sent to it when it takes more."""
+        return bool(self._unsent)
+
+    def give(self, tasks: Sequence[Task]) -> None:
+        """Send tasks of one function, which begin when all is sent.
 
         Raises:
-            WorkerLost: when the worker died of it, or no worker could be started.
-            BaseException: what `kill` was told to end it with.
+            OSError: when the worker is gone.
         """
-        with self._lock:
-            self._future = future
-        try:
-            for _ in range(ATTEMPTS):
-                worker = self._ready_worker()
-                try:
-                    return worker.run(parts)
-                except (EOFError, OSError, _WorkerGoneError):
-                    begun, code = worker.has_begun(), self._replace(worker)
-                    if begun:
-                        raise _lost(
-                            f"The worker process died while it ran {describe(label)}", label, code
-                        ) from None
-                except _OutOfStepError:
-                    fact = f"The worker process answered another call than {describe(label)}"
-                    raise _lost(fact, label, self._replace(worker)) from None
-                except BaseException:
-                    self._replace(worker)  # an answer that was not read to its end spoils the channel
-                    raise
-            raise _lost(
-                f"{ATTEMPTS} worker processes in a row died before they began {describe(label)}", label, code
-            )
-        finally:
-            with self._lock:
-                self._future = None
-                if not self._is_closed_down:
-                    self._verdict = None
+        if not self.given:
+            self.since = time.monotonic()
+        numbers = range(self._number + 1, self._number + 1 + len(tasks))
+        self._number += len(tasks)
+        self.taken += len(tasks)
+        self.load += sum(task.seconds for task in tasks)
+        self.given.update(zip(numbers, tasks, strict=True))
+        self._unsent += numbers
+        if self._outlet.send(_message(numbers, tasks)):
+            self._give_tickets()
 
-    def _ready_worker(self) -> _Worker:
-        most = self._settings.max_tasks_per_worker
-        if most is not None and self._worker is not None and self._worker.jobs >= most:
-            self.leave()
-        worker = self._worker or _Worker()  # one that has died meanwhile won't begin the job
-        with self._lock:
-            self._worker = worker
-            if self._verdict is not None:
-                raise self._verdict
-        return worker
+    def flush(self) -> None:
+        """Send what is still to be sent, as far as the worker takes it.
 
-    def _replace(self, worker: _Worker) -> int | None:
+        Raises:
+            OSError: when the worker is gone.
+        """
+        if self._outlet.flush():
+            self._give_tickets()
+
+    def _give_tickets(self) -> None:
+        if self._unsent:
+            with suppress(BlockingIOError):  # no room for them at present
+                self.tickets.put(self._unsent)
+                self._unsent = []
+
+    def room(self, most_tasks: int | None) -> int:
+        """Say how many tasks more it may be given."""
+        if not self.is_ready or self.is_retiring or self._unsent:
+            return 0
+        room = MOST_TICKETS - len(self.given)
+        return room if most_tasks is None else min(room, most_tasks - self.taken)
+
+    def withdraw(self, most: int = MOST_TICKETS) -> list[Task]:
+        """Take back tasks that it has not begun."""
+        numbers = self.tickets.take_back(most)
+        more = most - len(numbers)
+        numbers += self._unsent[:more]
+        del self._unsent[:more]
+        self.taken -= len(numbers)
+        return [task for number in numbers if (task := self._taken_out(number)) is not None]
+
+    def read(self) -> Iterator[Message]:
+        """Give the messages that it has sent.
+
+        Raises:
+            EOFError: when it has closed its end.
+            OSError: when the connection is broken.
+        """
+        return self._inlet.read()
+
+    def receive(self) -> Iterator[Message]:
+        """Give the messages that come in with one look.
+
+        Raises:
+            EOFError: when it has closed its end, and nothing is left.
+            OSError: when there is nothing at present, or the connection is broken.
+        """
+        return self._inlet.receive()
+
+    @property
+    def oldest(self) -> tuple[int, Task] | None:
+        """The task that it runs or is about to, with its number."""
+        return next(iter(self.given.items()), None)
+
+    def answered(self, number: int) -> Task | None:
+        """Take out the task that it has answered."""
+        self.since = time.monotonic()
+        return self._taken_out(number)
+
+    def _taken_out(self, number: int) -> Task | None:
+        task = self.given.pop(number, None)
+        if task is not None:
+            self.load = self.load - task.seconds if self.given else 0.0
+        return task
+
+    def expect(self, seconds: float) -> None:
+        """Expect the oldest task to take some seconds."""
+        if self.oldest is not None:
+            _, task = self.oldest
+            self.load += seconds - task.seconds
+            task.seconds = seconds
+
+    @property
+    def overdue_at(self) -> float:
+        """When it will be time to take back what waits behind the oldest task, by the monotonic clock."""
+        if self.oldest is None or len(self.given) == 1:
+            return math.inf
+        return self.since + self.oldest[1].seconds + OVERDUE
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How many seconds all but the oldest task are expected to take."""
+        return self.load - self.oldest[1].seconds if self.oldest is not None else 0.0
+
+    def kill(self) -> None:
+        """End the process and all that it started, at once."""
         with self._lock:
-            self._worker = None
-        code = worker.end()
+            if not self._is_open:
+                return
+            self.patience_ends = time.monotonic() + LEAVE_SECONDS
+            try:
+                below = psutil.Process(self._pid).children(recursive=True)
+            except psutil.Error:
+                below = []
+            for end in (self.process.kill, *(child.kill for child in below)):
+                with suppress(psutil.Error, OSError):  # it has ended already
+                    end()
+            _kill_group(self._pid)
+
+    def let_go(self) -> None:
+        """Let the process leave when it has nothing more to do."""
+        self.is_retiring = True
+        self.patience_ends = time.monotonic() + LEAVE_SECONDS
+        with suppress(OSError):  # it has left already
+            self.tickets.put([LEAVE])
+
+    def is_dead(self) -> bool:
+        """Whether the process has ended."""
+        return not self.process.is_alive()
+
+    def bury(self) -> int | None:
+        """End what a process that has ended has left behind, and give its exit code."""
         with self._lock:
-            if self._verdict is not None:
-                raise self._verdict
+            _kill_group(self._pid)
+            code = self.process.exitcode
+            if code is None:
+                self.process.join(CODE_SECONDS)
+                code = self.process.exitcode
         return code
 
-    def kill(self, future: Future[Any], verdict: BaseException) -> bool:
-        """End a job that runs here, with all processes that it started; False when it doesn't run here."""
-        with self._lock:
-            if self._future is not future:
-                return False
-            self._verdict = verdict
-            if self._worker is not None:
-                self._worker.kill()
-            return True
 
-    def replace_used(self) -> bool:
-        """Let a worker go that has run other jobs before the last, so that a new one runs the next; whether it had."""
-        is_used = self._worker is not None and self._worker.jobs > 1
-        if is_used:
-            self.leave()
-        return is_used
-
-    def leave(self) -> None:
-        """Let the idle worker go."""
-        with self._lock:
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.end(patience=_LEAVE_SECONDS)
-
-    def close_down(self) -> None:
-        """End whatever runs here, and start nothing more."""
-        if self._pid != os.getpid():  # a forked child doesn't own its parent's workers
-            return
-        with self._lock:
-            self._is_closed_down = True
-            self._verdict = CancelledError()
-            if self._worker is not None:
-                self._worker.kill()
+def _message(numbers: Sequence[int], tasks: Sequence[Task]) -> list[Any]:
+    function = tasks[0].parcel.function
+    buffers: list[Any] = []
+    stream = function.payload.stream
+    if len(stream) > LARGEST_INLINE:
+        buffers.append(stream)
+    jobs = []
+    for number, task in zip(numbers, tasks, strict=True):
+        body = task.parcel.body
+        if len(body.stream) > LARGEST_INLINE:
+            buffers.append(body.stream)
+        jobs.append((number, None if len(body.stream) > LARGEST_INLINE else body.stream, len(body.buffers)))
+        buffers += body.buffers
+    inline = None if len(stream) > LARGEST_INLINE else stream
+    is_limited = tasks[0].timeout is not None
+    return frame((function.digest, function.file, inline, is_limited, jobs), buffers)
 
 
-def _lost(fact: str, label: object, code: int | None) -> WorkerLost:
-    return WorkerLost(f"{fact}: {_cause_of_death(code)}.", job=describe(label), exit_code=code)
+def _watch_death(pid: int) -> int | None:
+    """Open what becomes readable when a process ends, where the system has such a thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
-def _cause_of_death(code: int | None) -> str:
+def _kill_group(pid: int) -> None:
+    with suppress(OSError):  # it is empty, or was never made
+        os.killpg(pid, signal.SIGKILL)
+
+
+def lost(label: object, code: int | None) -> WorkerLost:
+    """Make the error of a job whose worker has died while it ran."""
+    name = describe(label)
+    fact = f"The worker process died while it ran {name}: {cause_of_death(code)}."
+    return WorkerLost(fact, job=name, exit_code=code)
+
+
+def cause_of_death(code: int | None) -> str:
     """Say what an exit code means.
 
-    >>> _cause_of_death(3), _cause_of_death(-11)
+    >>> cause_of_death(3), cause_of_death(-11)
     ('it ended with exit code 3', 'it was killed by SIGSEGV (exit code -11)')
     """
     if code is None:

@@ -8,17 +8,38 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from multiprocessing import context, process, spawn
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-__all__ = ["WorkerContext"]
+from .settings import StartMethod
+
+__all__ = ["new_process"]
 
 
-_turn: Final = threading.Lock()
-"""Held while a process is started: `multiprocessing` keeps its books for one thread. A fork waits for it, or the child
-would find locks of `multiprocessing` held for ever."""
+class _Turn:
+    """Held while a process is started: `multiprocessing` keeps its books for one thread.
 
-os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_turn.release)
+    A fork waits for it, or the child would find locks of `multiprocessing` held for ever; only a fork that itself
+    starts a worker goes on.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(before=self.acquire, after_in_parent=self.release, after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def acquire(self) -> None:
+        self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+_turn: Final = _Turn()
 
 _of_this_thread: Final = threading.local()
 _preparation_data: Final = spawn.get_preparation_data
@@ -35,25 +56,42 @@ def _preparation_data_without_main(name: str) -> dict[str, Any]:
 spawn.get_preparation_data = _preparation_data_without_main  # others get what they always got
 
 
-class WorkerProcess(context.SpawnProcess):
-    """A spawned process whose `__main__` is not the caller's."""
+class _WithoutMain(BaseProcess):
+    """A process whose `__main__` is not the caller's, and that `multiprocessing` doesn't wait for at exit."""
 
     def start(self) -> None:
-        """Start the process, and keep it out of the list that `multiprocessing` waits for at exit."""
-        with _turn:
-            super().start()
-            process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public does it
-
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        """Start the process."""
+        _turn.acquire()
         _of_this_thread.leaves_main_out = True
         try:
-            return context.SpawnProcess._Popen(process_obj)  # noqa: SLF001
+            super().start()
+            process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public does it
         finally:
             _of_this_thread.leaves_main_out = False
+            _turn.release()
 
 
-class WorkerContext(context.SpawnContext):
-    """Spawns processes without the caller's `__main__`."""
+class SpawnedWorker(_WithoutMain, context.SpawnProcess):
+    """A worker in a new interpreter."""
 
-    Process = WorkerProcess
+
+class ForkServedWorker(_WithoutMain, context.ForkServerProcess):
+    """A worker that a process forks which has nothing but this for its work."""
+
+
+class ForkedWorker(_WithoutMain, context.ForkProcess):
+    """A worker that begins as a copy of this process."""
+
+
+_KINDS: Final[dict[str, type[_WithoutMain]]] = {
+    "spawn": SpawnedWorker,
+    "forkserver": ForkServedWorker,
+    "fork": ForkedWorker,
+}
+
+
+def new_process(
+    method: StartMethod, target: Callable[..., None], args: tuple[Any, ...], name: str
+) -> BaseProcess:
+    """Make a process that is not started yet."""
+    return _KINDS[method](target=target, args=args, name=name)

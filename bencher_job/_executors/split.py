@@ -13,7 +13,7 @@ from typing import Final
 
 from .._forks import renew_after_fork
 from .._stores.codec import Payload
-from .shipping import Parcel
+from .shipping import Parcel, SentFunction
 
 __all__ = ["FunctionBytes", "SplitParcel", "join", "split"]
 
@@ -51,10 +51,11 @@ class _OnTheWay:
 
     def bytes_of(self, parcel: Parcel) -> FunctionBytes:
         with self._lock:
-            known = self._functions.get(parcel.digest)
+            sent = parcel.function
+            known = self._functions.get(sent.digest)
             if known is None:
-                blob = pickle.dumps(parcel.function.in_band(), protocol=5)
-                known = self._functions[parcel.digest] = FunctionBytes(parcel.digest, blob)
+                blob = pickle.dumps(sent.payload.in_band(), protocol=5)
+                known = self._functions[sent.digest] = FunctionBytes(sent.digest, blob)
             return known
 
 
@@ -63,10 +64,14 @@ _on_the_way: Final = _OnTheWay()
 
 def split(parcel: Parcel) -> SplitParcel:
     """Take a parcel apart; what it holds is copied, so that nobody can change it any more."""
-    return SplitParcel(_on_the_way.bytes_of(parcel), replace(parcel, function=_NOTHING).to_bytes())
+    return SplitParcel(_on_the_way.bytes_of(parcel), _with_function(parcel, _NOTHING).to_bytes())
 
 
 def join(rest: bytes, function: bytes | None) -> Parcel:
     """Put a parcel together again; without the function's bytes its worker must have loaded it before."""
     parcel = Parcel.of_bytes(rest)
-    return parcel if function is None else replace(parcel, function=Payload(*pickle.loads(function)))
+    return parcel if function is None else _with_function(parcel, Payload(*pickle.loads(function)))
+
+
+def _with_function(parcel: Parcel, payload: Payload) -> Parcel:
+    return replace(parcel, function=SentFunction(parcel.function.digest, payload))

@@ -153,10 +153,13 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
 
     def __init__(self, pool: ThreadPool | None = None, settings: PoolSettings | None = None) -> None:
         self._max_workers = (settings or PoolSettings()).size
-        super().__init__(pool, self._max_workers, _pools)
+        super().__init__(pool, _pools)
 
     def _make(self) -> ThreadPool:
         return ThreadPool(self._max_workers)
+
+    def _key(self) -> int:
+        return self._max_workers
 
     def _submit(self, job: Job) -> Future[Any]:
         return self.executor.submit(run_in_thread, job)

@@ -80,7 +80,7 @@ def test_a_large_function_arrives(local):
 
     parcel = pack(job_of(look_up, 5), local=local)
 
-    assert bool(parcel.file) is local
+    assert bool(parcel.function.file) is local
     assert run(job_of(look_up, 5), local=local).value == 5
 
 
@@ -112,9 +112,9 @@ def test_the_file_of_a_function_goes_with_the_last_that_needs_it(tmp_path):
         return pack(job_of(lambda: data))
 
     kept = parcel_of(0)
-    others = [parcel_of(number).file for number in range(1, function_files.KEPT_FILES + 5)]
+    others = [parcel_of(number).function.file for number in range(1, function_files.KEPT_FILES + 5)]
 
-    assert Path(kept.file).exists()
+    assert Path(kept.function.file).exists()
     assert [Path(file).exists() for file in others] == [False] * 4 + [True] * function_files.KEPT_FILES
 
 
@@ -197,10 +197,10 @@ def test_the_place_is_that_of_the_worker():
     assert place.platform.startswith("Linux-")
 
 
-def test_parts_make_the_parcel_again():
+def test_bytes_make_the_parcel_again():
     parcel = pack_call(pow, (2, 3), {})
 
-    assert open_report(execute(Parcel.of_parts(parcel.parts())), pow).value == 8
+    assert open_report(execute(Parcel.of_bytes(parcel.to_bytes())), pow).value == 8
 
 
 def test_a_job_is_described_in_short():

@@ -71,7 +71,7 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 0 of 4 workers>"
         for _ in range(5):
             pool.submit(abs, -1).result()
-            assert until(lambda: pool._idle._value > 0)
+            assert until(lambda: all(slot.is_idle for slot in pool._dispatcher.slots))
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
@@ -134,7 +134,7 @@ def test_random_kills_cost_no_more_than_a_job_each(pool):
     kills = 0
     futures = [pool.submit(lambda i: bytes(1_000_000) + bytes([i]), i) for i in range(100)]
     for number, _ in enumerate(as_completed(futures)):
-        workers = [slot._worker for slot in pool._slots if slot._worker is not None]
+        workers = list(pool._dispatcher.slots)
         if number % 10 == 5 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
             kills += 1
@@ -435,23 +435,6 @@ def test_a_child_that_a_job_forks_ends_as_python_would_end_it(pool, end, code):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     assert pool.submit(fork_and_wait).result(PATIENCE) == code
-
-
-def test_a_worker_that_answers_another_call_is_replaced(monkeypatch):
-    with SlotPool(1) as pool:
-        pid = pool.submit(os.getpid).result(PATIENCE)
-        worker = pool._slots[0]._worker
-        receive = worker.channel.receive
-
-        def receive_an_older_answer():
-            _, *report = receive()
-            return [bytes(8), *report]
-
-        monkeypatch.setattr(worker.channel, "receive", receive_an_older_answer)
-
-        with pytest.raises(WorkerLost, match="answered another call than abs"):
-            pool.submit(abs, -1).result(PATIENCE)
-        assert pool.submit(os.getpid).result(PATIENCE) != pid
 
 
 def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(script):
