@@ -51,6 +51,7 @@ def claimed(function, arguments):
     return [x for x in arguments if function.cache.cache.claims.owner(function.key(x)) is not None]
 
 
+@pytest.mark.timeout(300)
 def test_forty_random_kills_cost_no_more_than_a_job_each():
     @cached_job(executor="multiprocessing", code="none", max_workers=2)
     def large(x):
@@ -220,11 +221,9 @@ def test_workers_that_wait_for_each_others_keys_go_on(size, tmp_path, counter):
         return [part(name) for name in names]
 
     first, second = whole.submit(["a", "b"]), whole.submit(["b", "a"])
-    alone = part.submit("b")
 
     assert (first.result(PATIENCE), second.result(PATIENCE)) == (["a", "b"], ["b", "a"])
-    assert alone.result(PATIENCE) == "b"
-    assert 2 <= counter.count <= 3  # the one that was submitted may wait behind those who need it
+    assert counter.count == 2
 
 
 def test_a_job_that_needs_what_is_queued_behind_it_runs_it_itself(tmp_path):

@@ -235,10 +235,13 @@ class Generation:
         return 0 if file is None else int.from_bytes(os.pread(file.fileno(), _PUTS_SIZE, 0), "little")
 
     def committed(self) -> None:
-        """Tell everybody that there are new entries: the second number becomes one that it never was."""
-        with self._lock:
-            if self._file is not None:
-                os.pwrite(self._file.fileno(), next(self._commits).to_bytes(_PUTS_SIZE, "little"), 0)
+        """Tell everybody that there are new entries: the second number becomes one that it never was.
+
+        It waits for nobody: who calls it holds claims, for which those who hold the lock may wait.
+        """
+        file = self._file  # which stays open as long as it is asked
+        if file is not None:
+            os.pwrite(file.fileno(), next(self._commits).to_bytes(_PUTS_SIZE, "little"), 0)
 
     def close(self) -> None:
         """Ask the file no more."""

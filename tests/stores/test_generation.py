@@ -126,6 +126,19 @@ def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
     assert generation.read() == before
 
 
+def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
+    """The one who commits holds claims, and the one who changes waits for them."""
+    generation = Generation(tmp_path / "generation")
+    generation.open()
+    before = generation.puts
+    committing = threading.Thread(target=generation.committed, daemon=True)
+    with generation.changing():
+        committing.start()
+        committing.join(10)
+        assert not committing.is_alive()
+        assert generation.puts != before
+
+
 def test_a_closed_one_is_odd_and_takes_no_commit(tmp_path: Path) -> None:
     generation = Generation(tmp_path / "generation")
     generation.committed()
