@@ -60,7 +60,7 @@ def test_forty_random_kills_cost_no_more_than_a_job_each():
     chance = random.Random(11)
     kills = 0
     futures = {large.submit(x): x for x in range(400)}
-    for number, _ in enumerate(as_completed(futures, PATIENCE)):
+    for number, _ in enumerate(as_completed(futures, 4 * PATIENCE)):
         workers = list(large.cache.executor._dispatcher.slots)
         if number % 10 == 5 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
