@@ -254,7 +254,15 @@ class FutureCache:
         return self._counts.now.hits
 
     def prefetch(self, keys: Iterable[str]) -> Prefetched:
-        """Look keys up in bulk: the values that are remembered, by key. Nothing is computed."""
+        """Look keys up in bulk: the values that are remembered, by key. Nothing is computed.
+
+        A value counts as a hit when `submit` answers a job with it.
+        """
+        found = self._find(keys)
+        found.store.retract(found.seconds)
+        return found
+
+    def _find(self, keys: Iterable[str]) -> Prefetched:
         store = self.cache
         found = Prefetched(store, store.puts)
         for key, hit in store.get_many(keys, mapped=self.mapped).items():
@@ -272,7 +280,7 @@ class FutureCache:
         if self.overwrite:
             store = self.cache
             return [MISS] * len(keys), Prefetched(store, store.puts)
-        found = self.prefetch(keys)
+        found = self._find(keys)
         values = []
         for key in keys:
             value = found.pop(key, MISS)
@@ -342,6 +350,7 @@ class FutureCache:
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
             self._counts.hit(seconds)
+            store.note_answer(job.job_key, seconds)
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store)
         return self._runner.run(job, store, puts) if value is MISS else JobFuture(job, value)

@@ -100,6 +100,20 @@ def test_without_samples_nothing_is_kept(counter: CallCounter, cache_folder: Pat
     assert list(cache_folder.iterdir()) == []
 
 
+def test_what_is_read_and_answers_no_job_is_no_hit(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        jobs = [job(counter, number, job_key=f"key-{number}") for number in range(3)]
+        for each in jobs:
+            cache.submit(each).result()
+        found = cache.prefetch(each.job_key for each in jobs)
+        assert len(cache.to_dataframe()) == 3
+        assert cache.info().total.hits == 0
+        assert cache.submit(jobs[1], found).result() == 1
+        assert (cache.info().hits, cache.info().total.hits) == (1, 1)
+        cache.submit(jobs[2]).result()
+        assert (cache.info().hits, cache.info().total.hits) == (2, 2)
+
+
 def test_prefetched_values_answer_without_the_store(counter: CallCounter) -> None:
     with FutureCache(overwrite=False) as cache:
         jobs = [job(counter, number) for number in range(5)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -192,6 +192,12 @@ class Store(Protocol):
 
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk: those that are there, by key."""
+
+    def retract(self, seconds: Mapping[str, float]) -> None:
+        """Note that entries that were just looked up have answered no job, by key with how long their functions ran."""
+
+    def note_answer(self, key: str, seconds: float) -> None:
+        """Note that an entry of which that was noted has answered a job after all."""
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Give how long the functions of those entries that are there had run, in seconds; no value is read."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,14 @@ class DiskStore:
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk and verify their bytes."""
         return self._lookups.get_many(keys, mapped=mapped)
+
+    def retract(self, seconds: Mapping[str, float]) -> None:
+        """Note that entries that were just looked up have answered no job."""
+        self.uses.retract(seconds)
+
+    def note_answer(self, key: str, seconds: float) -> None:
+        """Note that an entry that was looked up before has answered a job."""
+        self.uses.note_answer(key, seconds)
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Give how long the functions of entries had run, in seconds."""

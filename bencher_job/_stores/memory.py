@@ -8,7 +8,7 @@ drop all that is here       ask the store behind, keep what is small
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, time
 from typing import Final
@@ -206,6 +206,14 @@ class MemoryTier:
                 return
             kept.is_recent = False
             self._kept[key] = self._kept.pop(key)
+
+    def retract(self, seconds: Mapping[str, float]) -> None:
+        """Note that entries that were just looked up have answered no job."""
+        self._store.retract(seconds)
+
+    def note_answer(self, key: str, seconds: float) -> None:
+        """Note that an entry that was looked up before has answered a job."""
+        self._store.note_answer(key, seconds)
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Ask the store behind."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -111,6 +111,12 @@ class NullStore:
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:  # noqa: ARG002
         """Find nothing."""
         return {}
+
+    def retract(self, seconds: Mapping[str, float]) -> None:
+        """Note nothing."""
+
+    def note_answer(self, key: str, seconds: float) -> None:
+        """Note nothing."""
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:  # noqa: ARG002
         """Find nothing."""

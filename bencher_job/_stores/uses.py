@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,6 +100,7 @@ class Uses:
         self._folder = folder
         self.kept: list[Kept] = []
         self._used: dict[str, tuple[int, float]] = {}
+        self._retracted: list[dict[str, float]] = []
         self.renew()
         renew_after_fork(self)
 
@@ -110,6 +111,7 @@ class Uses:
             kept.uses = 0
         self.kept.clear()
         self._used.clear()
+        self._retracted.clear()
         self._hits = 0
         self.misses = 0
         self._seconds = 0.0
@@ -127,6 +129,27 @@ class Uses:
         self._seconds = seconds
         if len(self._used) >= LARGEST_BATCH:
             self.write_at_once()
+
+    def note_answer(self, key: str, seconds: float) -> None:
+        """Note that an entry has answered a job which was read before, and did not count as a hit then."""
+        self._add(key, 1, time.time())
+        self._hits += 1
+        self._seconds += seconds
+
+    def retract(self, seconds: Mapping[str, float]) -> None:
+        """Note that entries that were just read have answered no job: they count as used, but not as hits.
+
+        It is worked out with the next writing, so that who reads many waits for nothing.
+        """
+        self._retracted.append(dict(seconds))
+
+    def _retract_all(self) -> None:
+        now = time.time()
+        while self._retracted:
+            for key, seconds in self._retracted.pop().items():
+                self._add(key, -1, now)
+                self._hits -= 1
+                self._seconds -= seconds
 
     def _add(self, key: str, count: int, at: float) -> None:
         before = self._used.get(key)
@@ -149,6 +172,7 @@ class Uses:
                 self._add(kept.key, number, begin + kept.used)
                 hits += number
                 seconds += number * kept.seconds
+            self._retract_all()
             used, self._used = self._used, {}
             totals = Totals(self._hits + hits, self.misses, self._seconds + seconds)
             self._hits, self.misses, self._seconds, self._last = 0, 0, 0.0, time.monotonic()

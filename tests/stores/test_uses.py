@@ -162,6 +162,20 @@ def test_a_lookup_of_durations_uses_nothing(store: MemoryTier) -> None:
     assert store.totals().hits == 0
 
 
+def test_what_answers_no_job_counts_as_used_and_not_as_a_hit(store: MemoryTier) -> None:
+    store.put_many([entry(f"key-{number}", 1, seconds=2.0) for number in range(3)])
+    store.get("key-0")
+    found = store.get_many([f"key-{number}" for number in range(3)])
+    before = store.behind.folder.query("SELECT access_time FROM Cache WHERE key = 'key-2'")
+    store.retract({key: hit.seconds for key, hit in found.items()})
+    assert store.totals() == (1, 3, 2.0)
+    uses = store.behind.folder.query("SELECT key, access_count FROM Cache ORDER BY key")
+    assert uses == [("key-0", 1), ("key-1", 0), ("key-2", 0)]
+    assert store.behind.folder.query("SELECT access_time FROM Cache WHERE key = 'key-2'") > before
+    store.note_answer("key-1", 2.0)
+    assert store.totals() == (2, 3, 4.0)
+
+
 def test_uses_wait_for_nobody(store: MemoryTier) -> None:
     """While another process writes, a hit is a hit at once, and its use is written later."""
     store.put_many([entry("key", 1)])
