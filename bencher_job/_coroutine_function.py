@@ -17,8 +17,6 @@ class _Awaited(CachedCalls[..., Any]):
     """What is different for a coroutine function, bound or not."""
 
     __slots__ = ()
-    _is_coroutine_marker = getattr(inspect, "_is_coroutine_mark", None)
-    """What `inspect.iscoroutinefunction` looks for, from Python 3.12 on, in an object that isn't a function."""
 
     def refresh(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Compute a call anew, replace what was remembered, and give the value, to be awaited."""
@@ -46,3 +44,10 @@ class CachedCoroutineFunction(_Awaited, CachedFunction[..., Any]):
     def _self_caller(self) -> Callable[..., Any]:
         cache = self._self_cache
         return lambda *args, **kwargs: coroutine_of(cache, args, kwargs)
+
+
+# What `inspect.iscoroutinefunction` looks for in an object that isn't a function, from Python 3.12 on. Its name is
+# private and not the same everywhere, so it is taken from a function that has been marked.
+_mark = getattr(inspect, "markcoroutinefunction", None)
+for _name, _value in () if _mark is None else vars(_mark(lambda: None)).items():
+    setattr(_Awaited, _name, _value)
