@@ -32,6 +32,7 @@ from ._settings import DEFAULT_CACHE_NAME
 from ._stores import (
     MISS,
     Hit,
+    Miss,
     NullStore,
     Store,
     StoreFailure,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from ._stores.findings import Audit
     from ._stores.importing import Imported
     from ._stores.memory import MemoryTier
+    from ._stores.uses import Kept
 
 __all__ = ["FutureCache", "Prefetched"]
 
@@ -265,11 +267,14 @@ class FutureCache:
     def _find(self, keys: Iterable[str]) -> Prefetched:
         store = self.cache
         found = Prefetched(store, store.puts)
+        seconds = found.seconds
         for key, hit in store.get_many(keys, mapped=self.mapped).items():
-            value = load(key, hit)
-            if value is not MISS:
-                found[key] = value
-                found.seconds[key] = hit.seconds
+            try:
+                found[key] = hit.load()
+            except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
+                warn_unloadable(key, error)
+            else:
+                seconds[key] = hit.seconds
         return found
 
     def look_up(self, keys: Sequence[str]) -> tuple[list[Any], Prefetched]:
@@ -287,7 +292,7 @@ class FutureCache:
             if value is not MISS:
                 self._counts.hit(found.seconds[key])
             elif key in found.seconds:  # a key that is asked for twice
-                value = self._remembered(key, found.store)
+                value = self._remembered(key, found.store.get(key, mapped=self.mapped))
             values.append(value)
         return values, found
 
@@ -352,18 +357,19 @@ class FutureCache:
             self._counts.hit(seconds)
             store.note_answer(job.job_key, seconds)
             return JobFuture(job, prefetched[job.job_key])
-        value = self._remembered(job.job_key, store)
+        value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
         return self._runner.run(job, store, puts) if value is MISS else JobFuture(job, value)
 
     def recall(self, key: str) -> Any:
-        """Give the value of a key that is small and in memory, counted as a hit, or `MISS`; nothing is waited for."""
+        """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
+        return self._at_hand(key)[0]
+
+    def _at_hand(self, key: str) -> tuple[Any, Kept | None]:
+        """Give the value of a key that is in memory or was read ahead, with what holds it, or `MISS`."""
         _, memory = self.memory()
-        kept = None if memory is None or self.overwrite else memory.kept(key, self.mapped)
+        kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
-        if hit is None:
-            return MISS
-        memory.use(kept)  # type: ignore[union-attr, arg-type]
-        return self._loaded(key, hit)
+        return (MISS if hit is None else self._remembered(key, hit)), kept
 
     def send_for(
         self, make: Callable[[], Job], asker: Caller, *, of_coroutine: bool, fresh: bool = False
@@ -376,23 +382,18 @@ class FutureCache:
         store = self.cache
         puts = store.puts
         if not (fresh or self.overwrite):
-            value = self._remembered(job.job_key, store)
+            value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
             if value is not MISS:
                 return JobFuture(job, value)
         return self._runner.run(job, store, puts, fresh=fresh or self.overwrite, caller=asker)
 
-    def _remembered(self, key: str, store: Store) -> Any:
-        """Give the remembered value of a key, counted as a hit, or `MISS`."""
-        hit = store.get(key, mapped=self.mapped)
-        return MISS if hit is MISS else self._loaded(key, hit)  # type: ignore[arg-type]
-
-    def _loaded(self, key: str, hit: Hit) -> Any:
-        try:
-            value = hit.load()
-        except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
-            warn_unloadable(key, error)
+    def _remembered(self, key: str, hit: Hit | Miss) -> Any:
+        """Give the value of what was found of a key, counted as a hit, or `MISS`."""
+        if isinstance(hit, Miss):
             return MISS
-        self._counts.hit(hit.seconds)
+        value = load(key, hit)
+        if value is not MISS:
+            self._counts.hit(hit.seconds)
         return value
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._loops import Caller, caller
-from ._recall import Unanswered, learn
+from ._recall import Unanswered
 from ._stores import MISS
 
 __all__ = ["coroutine_of"]
@@ -42,10 +42,8 @@ async def _awaited(
     identity = None
     if cache.makes_quick_keys(args, kwargs):
         identity = cache.keys.identity(args, kwargs)
-        value = MISS if fresh else cache.recall(identity[0])
+        value = MISS if fresh else cache.recall_call(identity, answer.call)
         if value is not MISS:
-            if answer.call is not None:
-                learn(cache, answer.call, identity, value)
             return value
     asker = cast("Caller", caller())
     future = cache.send_for(lambda: cache.job(args, kwargs, identity), asker, of_coroutine=True, fresh=fresh)

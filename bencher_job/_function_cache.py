@@ -131,15 +131,24 @@ class JobFunctionCache(FutureCache):
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
         """Give the value of a call, remembered or computed; one that is known by its bytes is learnt."""
         identity = self.keys.identity(args, kwargs)
-        store = self.cache
+        value = self.recall_call(identity, call)
+        if value is not MISS:
+            return value
+        key, store, memory = identity[0], self.cache, self._memory
         puts = store.puts
         if not self.overwrite:
-            value = self._remembered(identity[0], store)
+            found = store.get(key, self.mapped) if memory is None else memory.look_up(key, self.mapped)
+            value = self._remembered(key, found)
             if value is not MISS:
-                if call is not None:
-                    learn(self, call, identity, value)
                 return value
         return self._run(self.job(args, kwargs, identity), store, puts, fresh=self.overwrite).result()
+
+    def recall_call(self, identity: Identity, call: bytes | None) -> Any:
+        """Give the value of a call that is at hand, or `MISS`; one that was answered before is learnt by its bytes."""
+        value, kept = self._at_hand(identity[0])
+        if call is not None and value is not MISS and kept is not None and kept.uses > 1:
+            learn(self, call, identity[2], kept, value)
+        return value
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call anew, replace what was remembered, and give the value."""

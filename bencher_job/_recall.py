@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import _settings
 from ._counts import MOST_HITS_KEPT
-from ._keys import UNCHANGEABLE, Identity
+from ._keys import UNCHANGEABLE, Edition
 
 if TYPE_CHECKING:
     from ._counts import Counts
     from ._function_cache import JobFunctionCache
-    from ._stores.memory import MemoryTier
+    from ._stores.shelf import Shelf
     from ._stores.uses import Kept
 
 __all__ = ["NOTHING_KNOWN", "Known", "Unanswered", "answering", "learn"]
@@ -41,7 +41,7 @@ class Known(NamedTuple):
 
     unchanged: Callable[[], bool]
     epoch: int
-    memory: MemoryTier | None
+    memory: Shelf | None
     calls: dict[bytes, Kept]
 
 
@@ -116,19 +116,15 @@ def _is_flat_tuple(value: object) -> bool:
     return type(value) is tuple and UNCHANGEABLE.issuperset(map(type, value))
 
 
-def learn(cache: JobFunctionCache, call: bytes, identity: Identity, value: object) -> None:
-    """Know from now on how a call is answered, if memory has just answered it with this value."""
-    key, _, edition = identity
+def learn(cache: JobFunctionCache, call: bytes, edition: Edition | None, kept: Kept, value: object) -> None:
+    """Know from now on how a call is answered, which an entry in memory has just answered with this value."""
     epoch, memory = cache.memory()
     unchanged = cache.keys.check_of(edition)
     if memory is None or unchanged is None:
         return
-    kept = memory.kept(key, cache.mapped)
-    if kept is None or not kept.uses:
-        return
     known = cache.known
     if known.unchanged is not unchanged or known.epoch != epoch:
-        known = cache.known = Known(unchanged, epoch, memory, {})
+        known = cache.known = Known(unchanged, epoch, memory.shelf, {})
     if len(known.calls) >= MOST_CALLS:
         known.calls.clear()
     kept.learn(value)

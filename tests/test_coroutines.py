@@ -581,20 +581,22 @@ def test_a_lock_of_the_store_lets_the_loop_go_on_while_a_result_is_committed() -
 
 def test_what_takes_long_is_done_on_threads_and_not_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     from bencher_job._stores.disk import DiskStore
+    from bencher_job._stores.lookups import Lookups
 
     threads: dict[str, set[int]] = {}
 
-    def noted(name: str) -> None:
-        original = getattr(DiskStore, name)
+    def noted(where: type, name: str) -> None:
+        original = getattr(where, name)
 
         def spied(*args: Any, **kwargs: Any) -> Any:
             threads.setdefault(name, set()).add(threading.get_ident())
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(DiskStore, name, spied)
+        monkeypatch.setattr(where, name, spied)
 
-    for name in ("get", "get_many", "put_many", "open"):
-        noted(name)
+    noted(Lookups, "find")
+    for name in ("get_many", "put_many", "open"):
+        noted(DiskStore, name)
     function = cached_job(doubled)
 
     async def main() -> None:
@@ -606,7 +608,7 @@ def test_what_takes_long_is_done_on_threads_and_not_in_the_loop(monkeypatch: pyt
         await function.refresh(1)
 
     run(main())
-    assert {"get", "get_many", "put_many"} <= threads.keys()
+    assert {"find", "get_many", "put_many"} <= threads.keys()
     assert all(threading.get_ident() not in idents for idents in threads.values())
 
 

@@ -14,7 +14,7 @@ from .._keys import Edition, PastEdition
 from .._record import Draft, FunctionInfo, Record, Totals
 from .._selection import EVERYTHING, Selection
 from .claims import Claim, Claims
-from .codec import Payload
+from .codec import Buffer, Payload
 
 __all__ = [
     "MISS",
@@ -78,16 +78,22 @@ MISS: Final = Miss()
 
 @dataclass(slots=True, eq=False)
 class Hit:
-    """The verified bytes of an entry.
+    """The verified bytes of an entry: its pickle, and the buffers that stand outside it.
 
     Attributes:
         seconds: how long its function had run.
         expires: when it is a miss again, in seconds since 1970; None for never.
     """
 
-    payload: Payload
+    stream: Buffer
+    buffers: tuple[Buffer, ...]
     seconds: float
     expires: float | None = None
+
+    @property
+    def payload(self) -> Payload:
+        """The bytes, as another entry can be made of them."""
+        return Payload(self.stream, self.buffers)
 
     def load(self) -> Any:
         """Unpickle the value, once; its large buffers become the value's own.
@@ -95,8 +101,7 @@ class Hit:
         A hit without such buffers, as small values are, may be loaded again, and gives a new object each time. So may
         a mapped one: its arrays can't be written to.
         """
-        payload = self.payload
-        return loads(payload.stream, buffers=payload.buffers)
+        return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import pickle
 import struct
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from hmac import compare_digest
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -34,6 +35,7 @@ __all__ = [
     "SealedEntry",
     "UnreadableEntry",
     "dump",
+    "plain_reader",
     "seal",
     "unseal",
 ]
@@ -54,6 +56,8 @@ _START: Final = struct.Struct("<4sBBH")
 _DIGEST_SIZE: Final = 32
 _HEADER: Final = struct.Struct("<4sBBH32s")
 _PARTS: Final = struct.Struct("<BIQQ")
+_PLAIN: Final = bytes(5)
+"""How the table of parts begins where nothing is compressed and no buffer stands outside the stream."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -190,10 +194,8 @@ def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED
         UnreadableEntry: when they are, and the package or the memory that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
-    if type(entry) is bytes and len(entry) < PARALLEL_FROM:
-        payload = _plain_payload(entry, key.encode(), signature)
-        if payload is not None:
-            return payload
+    if type(entry) is bytes and (stream := plain_reader(signature)(entry, key)) is not None:
+        return Payload(stream)
     if isinstance(entry, Arrival):
         made, view = _digest_on_arrival(signature, entry), entry.memory
     else:
@@ -224,18 +226,42 @@ def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED
     return _payload(view, at)
 
 
-def _plain_payload(entry: bytes, name: bytes, signature: Signature) -> Payload | None:
-    """Give the payload of a good entry of one part that is not compressed, as most are; None of any other."""
-    at = _HEADER.size + len(name)
-    start = _START.pack(_MAGIC, CODEC_VERSION, signature.kind, len(name))
-    if entry[: _START.size] != start or entry[_HEADER.size : at] != name or len(entry) < at + _PARTS.size:
+@lru_cache(maxsize=16)
+def plain_reader(signature: Signature) -> Callable[[bytes, str], bytes | None]:
+    """Make what verifies a small entry of one part that is not compressed, as most are, and gives its pickle.
+
+    It gives None of any other entry.
+    """
+    digest, starts = signature.digest, _Starts(signature.kind)
+
+    def read(entry: bytes, key: str) -> bytes | None:
+        name = key.encode()
+        length, body = len(name), entry[_HEADER.size :]
+        start, at = starts[length], length + _PARTS.size
+        if (
+            entry.startswith(start)
+            and body.startswith(name)
+            and body.startswith(_PLAIN, length)
+            and len(body) < PARALLEL_FROM
+            and int.from_bytes(body[length + len(_PLAIN) : at - 8], "little") == len(body) - at
+            and compare_digest(digest(start + body), entry[_START.size : _HEADER.size])
+        ):
+            return body[at:]
         return None
-    number, count, stored, _ = _PARTS.unpack_from(entry, at)
-    at += _PARTS.size
-    if number or count or at + stored != len(entry):
-        return None
-    made = signature.digest(start + entry[_HEADER.size :])
-    return Payload(entry[at:]) if compare_digest(made, entry[_START.size : _HEADER.size]) else None
+
+    return read
+
+
+class _Starts(dict[int, bytes]):
+    """How entries begin, by the length of their keys."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def __missing__(self, length: int) -> bytes:
+        start = self[length] = _START.pack(_MAGIC, CODEC_VERSION, self._kind, length)
+        return start
 
 
 def _payload(view: memoryview, at: int) -> Payload:

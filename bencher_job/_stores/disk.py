@@ -46,6 +46,7 @@ class DiskStore:
     Attributes:
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
         folder: what it lies in, for those who look at the whole of it.
+        lookups: how entries are found in it.
         removals: how entries leave it.
         uses: what was used in this process and is not written yet.
     """
@@ -68,7 +69,7 @@ class DiskStore:
         self.uses = Uses(self.folder)
         self.history = DiskHistory(self.folder)
         self.removals = Removals(self.folder, self.uses)
-        self._lookups = Lookups(self.folder, self.uses, self.removals)
+        self.lookups = Lookups(self.folder, self.uses, self.removals)
         self._commits = Commits(self.folder, self.uses, self.removals)
         self._failures = Failures(self.folder)
         # Bytes since the size was last looked at: so many that the first put looks.
@@ -113,11 +114,14 @@ class DiskStore:
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
-        return self._lookups.get(key, mapped=mapped)
+        hit, _ = self.lookups.find(key, mapped=mapped)
+        if not isinstance(hit, Miss):
+            self.uses.note(((key, hit),))
+        return hit
 
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
         """Look entries up in bulk and verify their bytes."""
-        return self._lookups.get_many(keys, mapped=mapped)
+        return self.lookups.get_many(keys, mapped=mapped)
 
     def retract(self, seconds: Mapping[str, float]) -> None:
         """Note that entries that were just looked up have answered no job."""
@@ -129,7 +133,7 @@ class DiskStore:
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Give how long the functions of entries had run, in seconds."""
-        return self._lookups.durations(keys)
+        return self.lookups.durations(keys)
 
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries with their records in one transaction; the keys of those whose claim was lost."""
@@ -154,7 +158,7 @@ class DiskStore:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, its bytes unread."""
-        return self._lookups.has(key)
+        return self.lookups.has(key)
 
     def forget(self, key: str) -> bool:
         """Remove an entry and its media; whether there was one."""

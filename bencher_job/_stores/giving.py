@@ -26,8 +26,8 @@ MOST_MEMBERS: Final = 64
 
 def giver(value: object, hit: Hit) -> Callable[[], Any]:
     """Give what makes the value of a hit anew; `value` is one, which somebody else may change later."""
-    stream = hit.payload.stream
-    if hit.payload.buffers:
+    stream = hit.stream
+    if hit.buffers:
         return hit.load
     if len(stream) <= LONGEST_STREAM:
         kind = type(value)

@@ -49,7 +49,7 @@ class DiskHistory:
         if not rows:
             gone = self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,))
             return Gone(gone[0][0], moment(gone[0][1])) if gone else None
-        expires = rows[0][-1]
+        *_, expires, _ = rows[0]
         if expires is not None and expires <= time.time():
             return Gone("expired", moment(expires))
         damage = ""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from .._errors import warn_caller
 from .base import MISS, Hit, Miss, StoreFailure
-from .codec import unseal
+from .codec import plain_reader, unseal
 from .database import is_undecodable
 from .faults import DamagedEntry, UnreadableEntry
 from .folder import Folder, Opened
@@ -20,9 +21,25 @@ from .uses import Uses
 
 __all__ = ["Lookups"]
 
-KEYS_PER_QUERY: Final = 500
+_log = logging.getLogger(__name__)
 
-_SELECT_ONE: Final = SELECT_ENTRY + "= ?"
+KEYS_PER_QUERY: Final = 200
+"""How many keys one statement looks up: with more of them what it reads no longer stays in the processor's cache."""
+
+ROWS_PER_QUERY: Final = 500
+"""How many rows are read together where all of them are passed over."""
+
+FEWEST_TO_PASS_OVER_ALL: Final = 1000
+"""How many keys are looked up together at least, for all rows of a small store to be passed over."""
+
+LARGEST_AHEAD: Final = 1 << 12
+"""Size in bytes below which an entry may be read without being asked for."""
+
+_SELECT_ONE: Final = f"{SELECT_ENTRY}= ?"
+_SELECT_NEXT: Final = (
+    f"{SELECT_ENTRY}IS NOT NULL AND rowid > ? AND rowid <= ? AND filename IS NULL AND size < {LARGEST_AHEAD}"
+)
+_SELECT_SOME: Final = f"{SELECT_ENTRY}IS NOT NULL AND rowid > ? ORDER BY rowid LIMIT {ROWS_PER_QUERY}"
 _QUESTIONS: Final = ",".join("?" * KEYS_PER_QUERY)
 
 
@@ -34,67 +51,101 @@ class Lookups:
         self._uses = uses
         self._removals = removals
 
-    def get(self, key: str, *, mapped: bool) -> Hit | Miss:
-        """Look an entry up and verify its bytes."""
+    def find(self, key: str, *, mapped: bool) -> tuple[Hit | Miss, int]:
+        """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored."""
         with operation():
             for _ in range(2):  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
                     if row is None:
-                        return MISS
+                        return MISS, 0
                     hit = hit_of(row, opened, mapped=mapped)
                 except FileNotFoundError:
                     continue
                 except DamagedEntry as error:
                     self._removals.set_aside(key, str(error))
-                    return MISS
+                    return MISS, 0
                 except UnreadableEntry as error:
                     warn_caller(
                         f"The entry {key} in {self._folder.directory} is good, but can't be read here: {error}. "
                         f"The job runs again."
                     )
-                    return MISS
+                    return MISS, 0
                 except (sqlite3.Error, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
                         self._removals.set_aside(key, "its row holds a text that is no UTF-8")
                     else:
                         self._folder.warn_unread(error)
-                    return MISS
-                if hit is not MISS:
-                    self._uses.note(((key, hit),))  # type: ignore[arg-type]
-                return hit
+                    return MISS, 0
+                return hit, row[-1]
             self._removals.set_aside(key, "its value file is missing")
-            return MISS
+            return MISS, 0
+
+    def after(self, place: int, number: int) -> list[tuple[Any, ...]]:
+        """Read the rows of small entries that were stored after another one, as they are; none where that fails."""
+        with operation():
+            try:
+                opened = self._folder.to_read()
+                return opened.database.read(_SELECT_NEXT, (place, place + number))
+            except (sqlite3.Error, OSError, StoreFailure) as error:  # who asks for one of them will be told
+                _log.debug("nothing is read ahead: %s", error)
+                return []
+
+    def opened(self, row: tuple[Any, ...]) -> Hit | None:
+        """Verify a row that was read ahead; None where it has expired, or is damaged, which a lookup will tell."""
+        try:
+            hit = hit_of(row, self._folder.open())
+        except (DamagedEntry, UnreadableEntry, OSError, StoreFailure) as error:
+            _log.debug("%s was read ahead in vain: %s", row[0], error)
+            return None
+        return None if hit is MISS else hit  # type: ignore[return-value]
 
     def get_many(self, keys: Iterable[str], *, mapped: bool) -> dict[str, Hit]:
         """Look entries up in bulk and verify their bytes."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Hit] = {}
         odd: list[str] = []
+        try:
+            for rows, opened in self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted):
+                odd += _open_rows(rows, opened, found, mapped=mapped)
+        except (sqlite3.Error, StoreFailure) as error:
+            self._folder.warn_unread(error)
+        for key in odd:  # which are looked at again, and told of
+            hit, _ = self.find(key, mapped=mapped)
+            if hit is not MISS:
+                found[key] = hit  # type: ignore[assignment]
+        self._uses.note(found.items())
+        return found
+
+    def _rows_of(self, wanted: list[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
+        """Read the rows of keys, some at a time."""
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
             with operation():
-                try:
-                    opened = self._folder.to_read()
-                    rows = opened.database.read(_among(SELECT_ENTRY, some), some)
-                except (sqlite3.Error, StoreFailure) as error:
-                    self._folder.warn_unread(error)
-                    break
-                for row in rows:
-                    try:
-                        hit = hit_of(row, opened, mapped=mapped)
-                    except (DamagedEntry, UnreadableEntry, OSError):
-                        odd.append(row[0])
-                    else:
-                        if hit is not MISS:
-                            found[row[0]] = hit  # type: ignore[assignment]
-        self._uses.note(found.items())
-        for key in odd:  # which are looked at again, and told of
-            hit = self.get(key, mapped=mapped)
-            if hit is not MISS:
-                found[key] = hit  # type: ignore[assignment]
-        return found
+                opened = self._folder.to_read()
+                rows = opened.database.read(_among(SELECT_ENTRY, some), some)
+            yield rows, opened
+
+    def _are_most(self, wanted: list[str]) -> bool:
+        """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
+        if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
+            return False
+        with operation():
+            ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
+        return bool(entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
+
+    def _all_rows(self, wanted: list[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
+        """Read all rows, some at a time in the order in which they lie, and give those of keys."""
+        keys, last = set(wanted), 0
+        while True:
+            with operation():
+                opened = self._folder.to_read()
+                rows = opened.database.read(_SELECT_SOME, (last,))
+            if not rows:
+                return
+            last = rows[-1][-1]
+            yield [row for row in rows if row[0] in keys], opened
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Give how long the functions of entries had run, in seconds.
@@ -128,11 +179,35 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
         UnreadableEntry: when a package or the memory that it takes is not there.
         OSError: when its file can't be read.
     """
-    key, mode, filename, value, seconds, expires = row
+    key, mode, filename, value, seconds, expires = row[:6]
     if expires is not None and expires <= time.time():
         return MISS
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
-    return Hit(unseal(sealed, key, signature=opened.signature), seconds or 0.0, expires)
+    stream, buffers = unseal(sealed, key, signature=opened.signature)
+    return Hit(stream, buffers, seconds or 0.0, expires)
+
+
+def _open_rows(
+    rows: Iterable[tuple[Any, ...]], opened: Opened, found: dict[str, Hit], *, mapped: bool
+) -> list[str]:
+    """Verify the bytes of rows and collect what is good; give the keys of those that are not, or can't be read."""
+    read_plain, now, odd = plain_reader(opened.signature), time.time(), []
+    for row in rows:
+        key, _, filename, value, seconds, expires, _ = row
+        # Most are small and lie in their row: these pass without a step that isn't theirs.
+        stream = read_plain(value, key) if filename is None and type(value) is bytes else None
+        if stream is not None:
+            if expires is None or expires > now:
+                found[key] = Hit(stream, (), seconds or 0.0, expires)
+            continue
+        try:
+            hit = hit_of(row, opened, mapped=mapped)
+        except (DamagedEntry, UnreadableEntry, OSError):
+            odd.append(key)
+        else:
+            if hit is not MISS:
+                found[key] = hit  # type: ignore[assignment]
+    return odd
 
 
 def _among(statement: str, keys: list[str]) -> str:

@@ -136,7 +136,7 @@ LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
 """The condition for entries that have not expired at a time."""
 
 SELECT_ENTRY: Final = (
-    "SELECT key, mode, filename, value, seconds, expire_time FROM Cache WHERE raw = 1 AND key "
+    "SELECT key, mode, filename, value, seconds, expire_time, rowid FROM Cache WHERE raw = 1 AND key "
 )
 SELECT_RECORD: Final = (
     "SELECT key, coalesce(tag, ''), Cache.function, created, seconds, size, media, arguments, Origin.text,"

@@ -58,7 +58,7 @@ class Kept:
     def __init__(self, key: str, hit: Hit, read: Look) -> None:
         self.key = key
         self.hit: Hit | None = hit
-        self.size = len(hit.payload.stream)
+        self.size = len(hit.stream)
         self.seconds = hit.seconds
         self.expires = hit.expires
         self.read = read

@@ -213,9 +213,9 @@ def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) ->
     for number in range(100):
         store.get("key-0")
         store.get(f"key-{number}")
-    assert store._bytes <= 20_000
-    assert len(store._kept) < 60
-    assert "key-0" in store._kept
+    assert store.shelf._bytes <= 20_000
+    assert len(store.shelf._kept) < 60
+    assert "key-0" in store.shelf._kept
     store._store.close()
 
 
