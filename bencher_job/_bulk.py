@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from ._calls import AsynchronousCalls, Call, Calls, PlainCalls
 from ._errors import BencherJobError
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
+from ._job import Job
 from ._keys import Identity, Known
 from ._loops import Caller, in_thread, is_coroutine_function
 from ._stores import MISS
@@ -88,6 +89,15 @@ class _Read:
     number: int
     call: Call
     identity: Identity
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """The job of a call that was not found, and what was asked."""
+
+    read: _Read
+    job: Job
+    asked: Prefetched
 
 
 @dataclass(slots=True)
@@ -169,31 +179,58 @@ class Bulk:
         self._size = min(2 * self._size, LARGEST_LOOKUP)
         values, asked = self.cache.look_up([read.identity[0] for read in group if type(read) is _Read])
         found = iter(values)
+        missing: list[_Read] = []
+        given: list[Answer | _Read] = []
         for read in group:
             if type(read) is Answer:
-                self._line.append(read)
+                given.append(read)
             elif (value := next(found)) is not MISS:
-                self._line.append(Answer(read.number, read.identity, _value=value))
-            elif self._in_line:
-                self._line.append(_Unstarted(read, asked))  # type: ignore[arg-type]
+                given.append(Answer(read.number, read.identity, _value=value))
             else:
-                self._start(read, asked)  # type: ignore[arg-type]
+                given.append(read)
+                missing.append(read)  # type: ignore[arg-type]
+        if self._in_line:
+            self._line += [each if type(each) is Answer else _Unstarted(each, asked) for each in given]  # type: ignore[arg-type]
+        else:
+            started = iter(self._started(missing, asked))
+            for each in given:
+                self._take_in(each if type(each) is Answer else next(started))
         self._known.clear()
         return True
 
-    def _start(self, read: _Read, asked: Prefetched) -> None:
-        answer = self._started(read, asked)
+    def _take_in(self, answer: Answer) -> None:
         if self.ordered or answer.future is None:
             self._line.append(answer)
         else:
-            self._running[read.number] = answer
-            answer.future.add_done_callback(lambda _: self._done.put(read.number))
+            self._running[answer.number] = answer
+            answer.future.add_done_callback(lambda _: self._done.put(answer.number))
         if self.tell is not None and answer.future is not None:
             tell = self.tell
             answer.future.add_done_callback(lambda _: tell())
 
-    def _started(self, read: _Read, asked: Prefetched) -> Answer:
-        """Start the job of a call with its arguments as they are now."""
+    def _started(self, reads: Sequence[_Read], asked: Prefetched) -> list[Answer]:
+        """Start the jobs of calls with their arguments as they are now, together where none of them runs here."""
+        prepared = [self._prepared(read, asked) for read in reads]
+        if self._in_line or self.asker is not None:
+            return [self._with_future(each) for each in prepared]
+        jobs = [each.job for each in prepared if type(each) is _Prepared and each.asked is asked]
+        futures = iter(self.cache.start_many(jobs, asked))
+        return [
+            Answer(each.read.number, each.read.identity, next(futures))
+            if type(each) is _Prepared and each.asked is asked
+            else self._with_future(each)
+            for each in prepared
+        ]
+
+    def _with_future(self, prepared: Answer | _Prepared) -> Answer:
+        if type(prepared) is Answer:
+            return prepared
+        read = prepared.read  # type: ignore[union-attr]
+        future = self.cache.start(prepared.job, prepared.asked, self.asker)  # type: ignore[union-attr]
+        return Answer(read.number, read.identity, future)
+
+    def _prepared(self, read: _Read, asked: Prefetched) -> Answer | _Prepared:
+        """Make the job of a call with its arguments as they are now."""
         call = read.call
         known = None if self._in_line else self._known  # a job that has run in line may have changed them
         identity = self.cache.keys.identity(call.args, call.kwargs, known)
@@ -210,7 +247,7 @@ class Bulk:
             (value,), asked = self.cache.look_up([job.job_key])
             if value is not MISS:
                 return Answer(read.number, read.identity, _value=value)
-        return Answer(read.number, read.identity, self.cache.start(job, asked, self.asker))
+        return _Prepared(read, job, asked)
 
     def ready(self) -> Iterator[Answer]:
         """Give what can be taken without waiting for another process or thread."""
@@ -220,7 +257,7 @@ class Bulk:
                 first = line[0]
                 if type(first) is _Unstarted:
                     line.popleft()
-                    yield self._started(first.read, first.asked)
+                    yield from self._started([first.read], first.asked)
                 elif first.future is None or first.future.done():  # type: ignore[union-attr]
                     line.popleft()
                     yield first  # type: ignore[misc]

@@ -306,6 +306,14 @@ class FutureCache:
             return self._runner.run(job, asked.store, asked.puts, fresh=self.overwrite, caller=asker)
         return self._run(job, asked.store, asked.puts, fresh=self.overwrite)
 
+    def start_many(self, jobs: Sequence[Job], asked: Prefetched) -> list[JobFuture[Any]]:
+        """Run jobs that were not found when the store was asked, or join them in flight; where none runs in line.
+
+        Raises:
+            BencherJobError: when the executor can't take jobs.
+        """
+        return self._runner.run_many(jobs, asked.store, asked.puts, fresh=self.overwrite)
+
     def _run(self, job: Job, store: Store, puts: int, *, fresh: bool) -> JobFuture[Any]:
         """Run a job that may be waited for, or join it; in a callback of a future of this cache it runs in line.
 

@@ -69,11 +69,11 @@ class Counts:
             self._figures.submitted += 1
             self._figures.joined += 1
 
-    def computed(self) -> None:
-        """Count a job whose function is about to run."""
+    def computed(self, number: int) -> None:
+        """Count jobs whose function is about to run."""
         with self._lock:
-            self._figures.submitted += 1
-            self._figures.computed += 1
+            self._figures.submitted += number
+            self._figures.computed += number
 
     def retried(self) -> None:
         """Count a run that failed and is repeated."""

@@ -8,6 +8,7 @@ run ─> in flight here? join it
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from . import _media
@@ -21,7 +22,7 @@ from ._job import Job
 from ._loops import Caller
 from ._runs import Runs
 from ._standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
-from ._stores import MISS, Hit, Miss, Store
+from ._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
 
 __all__ = ["Runner", "load", "warn_unloadable"]
 
@@ -98,6 +99,51 @@ class Runner:
             raise
         return future
 
+    def run_many(
+        self, jobs: Sequence[Job], store: Store, puts: int, *, fresh: bool = False
+    ) -> list[JobFuture[Any]]:
+        """Join those in flight, and run the others on the engine: claimed, looked up and handed out together.
+
+        Raises:
+            BencherJobError: when the executor can't take jobs.
+        """
+        flights = flights_of(store)
+        futures: list[JobFuture[Any]] = [JobFuture.pending(job, flights.leave) for job in jobs]
+        leading: list[Flight] = []
+        try:
+            for future in futures:
+                flight, leads = flights.board(future)
+                if flight.engine is not None:
+                    flight.engine.join(future, None)
+                if leads:
+                    leading.append(flight)
+                else:
+                    self._counts.joined()
+            self._lead_many(leading, store, puts, fresh=fresh)
+        except BaseException as error:
+            for flight in leading:
+                if flight.engine_future is None and flight.waiting is None:
+                    self.runs.abandon(flight.futures[0], store, error)
+            raise
+        return futures
+
+    def _lead_many(self, flights: Sequence[Flight], store: Store, puts: int, *, fresh: bool) -> None:
+        claims = _claimed(store, flights)
+        ours = [flight for flight in flights if claims is None or flight.job.job_key in claims]
+        for flight in ours:
+            flight.claim = None if claims is None else claims[flight.job.job_key]
+        if not fresh and store.puts != puts:
+            found = store.get_many([flight.job.job_key for flight in ours], mapped=self._mapped)
+            ours = [
+                flight
+                for flight in ours
+                if (hit := found.get(flight.job.job_key)) is None or not self._land_on(hit, flight, store)
+            ]
+        self.runs.start_many(ours, store)
+        for flight in flights:
+            if claims is not None and flight.job.job_key not in claims:  # another process has it, or had
+                self._lead(flight, store, puts, fresh=fresh, here=False)
+
     def _lead(self, flight: Flight, store: Store, puts: int, *, fresh: bool, here: bool) -> None:
         """Run a flight's job, or have it wait for the process that computes its key."""
         in_worker = inside_worker()
@@ -130,7 +176,7 @@ class Runner:
     def _stand_by(self, flight: Flight, store: Store, waiting: Waiting) -> None:
         """Have a flight wait for another process, without a thread of its own."""
         flight.waiting = waiting
-        self.runs.expect_one()
+        self.runs.expect(1)
         finish_at_exit(self.runs)
 
         def go_on(ended: Ended) -> None:
@@ -169,3 +215,14 @@ class Runner:
             self._counts.failed(elsewhere=True)
             flight.land()
             flight.fail(error)
+
+
+def _claimed(store: Store, flights: Sequence[Flight]) -> dict[str, Claim] | None:
+    """Claim the keys of flights, as far as no other process has them; None where nothing can be claimed."""
+    if store.directory is None:
+        return None
+    try:
+        return store.claims.claim_many([flight.job.job_key for flight in flights])
+    except ClaimsUnavailable as error:
+        _log.warning("%s; the jobs run, be it that other processes compute them", error)
+        return None

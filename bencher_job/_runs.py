@@ -130,16 +130,23 @@ class Runs:
 
     def start(self, flight: Flight, store: Store, *, here: bool) -> None:
         """Run a flight's job for the first time."""
-        self._counts.computed()
-        self._announce(flight.job)
-        if here:
-            self.run_here(flight, store)
+        if not here:
+            self.start_many([flight], store)
             return
-        self.expect_one()
+        self._counts.computed(1)
+        self._announce(flight.job)
+        self.run_here(flight, store)
+
+    def start_many(self, flights: Sequence[Flight], store: Store) -> None:
+        """Run the jobs of flights for the first time, on one engine."""
+        self._counts.computed(len(flights))
+        for flight in flights:
+            self._announce(flight.job)
+        self.expect(len(flights))
         try:
-            self._take_off(flight, store)
+            self._take_off(flights, store)
         except BaseException:
-            self.count_landed(1)
+            self.count_landed(len(flights))
             raise
         finish_at_exit(self)
 
@@ -165,8 +172,8 @@ class Runs:
             self.run_here(flight, store)
             return
         flight.engine = engine
-        self.expect_one()
-        self._take_off(flight, store)
+        self.expect(1)
+        self._take_off([flight], store)
 
     def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
         flight.attempt += 1
@@ -196,29 +203,35 @@ class Runs:
 
         return run_to_end(outcome_of_coroutine(job, self._attempts.timeout))
 
-    def _take_off(self, flight: Flight, store: Store) -> None:
-        """Give a flight's job to the engine; the writer will commit and resolve it."""
+    def _take_off(self, flights: Sequence[Flight], store: Store) -> None:
+        """Give the jobs of flights to their engine; the writer will commit and resolve them."""
+        if not flights:
+            return
         self._writer.start()
         if self._attempts.retries:
             alarms.start()
-        engine = flight.engine or self.engine
-        if is_coroutine_function(flight.job.function):
-            flight.may_be_ended_by(engine)
-        run = self._run_of(flight, store, engine.name)
-        engine_future = flight.engine_future = engine.submit(run.job)
+        engine = flights[0].engine or self.engine
+        for flight in flights:
+            if is_coroutine_function(flight.job.function):
+                flight.may_be_ended_by(engine)
+        runs = [self._run_of(flight, store, engine.name) for flight in flights]
+        for run, engine_future in zip(runs, engine.submit_many([run.job for run in runs]), strict=True):
+            run.flight.engine_future = engine_future
+            self._await(run, engine_future, engine)
 
+    def _await(self, run: Run, engine_future: Future[Any], engine: Engine) -> None:
         def returned(done: Future[Any], verdict: BaseException | None = None) -> None:
             receive = engine.receive if verdict is None else lambda _: Outcome(error=verdict)
             self._writer.put(Returned(run, done, receive))
 
-        if self._limits is None or flight.engine is not None:
+        if self._limits is None or run.flight.engine is not None:
             engine_future.add_done_callback(returned)
         else:
             self._limits.watch(engine_future, run.job, returned)
 
     def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        self.expect_one()
+        self.expect(1)
         self._writer.start()
         run = Run(Flight(future), future.job, store, self._keeping, "future", _git_state_of(future.job))
         self._writer.put(Returned(run, done, outcome_of))
@@ -291,7 +304,7 @@ class Runs:
                     target=self._run_beside, args=(flight, store), name="bencher_job-retry", daemon=True
                 ).start()
             else:
-                self._take_off(flight, store)
+                self._take_off([flight], store)
         except BaseException as error:  # noqa: BLE001 - an engine that takes no job: whoever waits is told
             self._abandon(flight, store, error)
 
@@ -313,10 +326,10 @@ class Runs:
         if claim is not None:
             store.claims.release([claim])
 
-    def expect_one(self) -> None:
-        """Count a job that is to be waited for."""
+    def expect(self, number: int) -> None:
+        """Count jobs that are to be waited for."""
         with self._landing:
-            self._airborne += 1
+            self._airborne += number
 
     def count_landed(self, number: int) -> None:
         """Count jobs that need no longer be waited for."""

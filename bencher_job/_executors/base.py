@@ -184,7 +184,12 @@ def as_worker(submitter: tuple[str, int] | None = None) -> Iterator[None]:
 
 def this_process() -> tuple[str, int]:
     """Give this host's name and this process's number."""
-    return os.uname().nodename, os.getpid()
+    return _host_and_number(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _host_and_number(pid: int) -> tuple[str, int]:
+    return os.uname().nodename, pid
 
 
 def is_submitter(host: str, pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from .._job import Job
     from .._loops import Caller
 
-__all__ = ["Engine", "SerialEngine", "unsendable"]
+__all__ = ["Engine", "SerialEngine", "failed", "unsendable"]
 
 
 class Engine(ABC):
@@ -59,12 +60,29 @@ class Engine(ABC):
         try:
             future = self._submit(job)
         except concurrent.futures.BrokenExecutor as broken:
-            raise WorkerLost(f"{self.name} is broken and takes no more jobs: {broken}") from broken
+            raise self._broken(broken) from broken
         self._labels[future] = job
         return future
 
     @abstractmethod
     def _submit(self, job: Job) -> Future[Any]: ...
+
+    def _broken(self, broken: concurrent.futures.BrokenExecutor) -> WorkerLost:
+        return WorkerLost(f"{self.name} is broken and takes no more jobs: {broken}")
+
+    def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
+        """Start jobs that come together; none is started when it raises.
+
+        Raises:
+            BencherJobError: when the engine can't take jobs, with the remedy.
+        """
+        futures = [self.submit(job) for job in jobs[:1]]
+        for job in jobs[1:]:
+            try:
+                futures.append(self.submit(job))
+            except BencherJobError as error:  # it has broken meanwhile, as those before will find out
+                futures.append(failed(error))
+        return futures
 
     def join(self, future: Future[Any], caller: Caller | None) -> None:  # noqa: B027 - most engines don't care
         """Be told who waits for a job, in an event loop or elsewhere."""
@@ -143,6 +161,13 @@ class SerialEngine(Engine):
         """Do nothing: nothing is held."""
 
 
+def failed(error: BaseException) -> Future[Any]:
+    """Make the future of a job that could not be started."""
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
+
+
 def unsendable(label: object, problem: BaseException) -> Future[Any]:
     """Make the future of a job that could not be packed."""
     from .envelope import describe
@@ -152,6 +177,4 @@ def unsendable(label: object, problem: BaseException) -> Future[Any]:
         f"cloudpickle must be able to pickle its function and arguments; make what it can't in the function."
     )
     error.__cause__ = problem
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
+    return failed(error)

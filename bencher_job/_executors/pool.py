@@ -11,7 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +24,7 @@ from .envelope import Report, unpack_value
 from .pickling import OutwardPickler, dumps
 from .settings import PoolSettings, StartMethod
 from .shared import SharedEngine, SharedExecutors
-from .shipping import Parcel, pack, pack_call
+from .shipping import Parcel, pack_call, pack_many
 from .slot import Task
 
 if TYPE_CHECKING:
@@ -78,19 +78,22 @@ class SlotPool(concurrent.futures.Executor):
             parcel = pack_call(fn, args, kwargs)
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             return unsendable(fn, problem)
-        return self._start(Task(Future(), parcel.of_its_own(), fn, unpack_value))
-
-    def submit_parcel(self, parcel: Parcel, job: Job, timeout: float | None = None) -> Future[Report]:
-        """Start a packed job, whose future gets the report as it came.
-
-        It ends with a `JobTimeout` when it has run for as many seconds as the timeout says.
-        """
-        return self._start(Task(Future(), parcel.of_its_own(), job, _as_it_came, timeout))
-
-    def _start(self, task: Task) -> Future[Any]:
+        task = Task(Future(), parcel.of_its_own(), fn, unpack_value)
         self._check()
         self._dispatcher.add([task])
         return task.future
+
+    def submit_parcels(
+        self, packed: Iterable[tuple[Parcel, Job]], timeout: float | None = None
+    ) -> list[Future[Report]]:
+        """Start packed jobs, whose futures get the reports as they come.
+
+        Each ends with a `JobTimeout` when it has run for as many seconds as the timeout says.
+        """
+        self._check()
+        tasks = [Task(Future(), parcel.of_its_own(), job, _as_it_came, timeout) for parcel, job in packed]
+        self._dispatcher.add(tasks)
+        return [task.future for task in tasks]
 
     def _check(self) -> None:
         if self.pid != os.getpid():
@@ -169,11 +172,28 @@ class PoolEngine(SharedEngine[SlotPool]):
         return settings.size, settings.max_tasks_per_worker, start, _pickled_initializer(settings)
 
     def _submit(self, job: Job) -> Future[Any]:
+        return self._submit_many([job])[0]
+
+    def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
+        """Start jobs that come together; none is started when it raises.
+
+        Raises:
+            WorkerLost: when the pool has failed.
+        """
         try:
-            parcel = pack(job)
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
-            return unsendable(job, problem)
-        return self.executor.submit_parcel(parcel, job, self._timeout)
+            futures = self._submit_many(jobs)
+        except concurrent.futures.BrokenExecutor as broken:
+            raise self._broken(broken) from broken
+        self._labels.update(zip(futures, jobs, strict=True))
+        return futures
+
+    def _submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
+        packed = list(zip(pack_many(jobs), jobs, strict=True))
+        good = [(parcel, job) for parcel, job in packed if isinstance(parcel, Parcel)]
+        started = iter(self.executor.submit_parcels(good, self._timeout))
+        return [
+            next(started) if isinstance(parcel, Parcel) else unsendable(job, parcel) for parcel, job in packed
+        ]
 
     def end(self, future: Future[Any]) -> bool:
         """End a job, by killing its process where it runs already."""

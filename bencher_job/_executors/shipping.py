@@ -15,7 +15,7 @@ import pickle
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from .._job import Job
     from .._keys.fingerprint import Fingerprint
 
-__all__ = ["LOADED_FUNCTIONS", "Call", "Parcel", "SentFunction", "is_loaded", "load", "pack", "pack_call"]
+__all__ = [
+    "LOADED_FUNCTIONS",
+    "Call",
+    "Parcel",
+    "SentFunction",
+    "is_loaded",
+    "load",
+    "pack",
+    "pack_call",
+    "pack_many",
+]
 
 FILE_FROM: Final = 1 << 16
 """Size in bytes above which a function is written to a file for local workers."""
@@ -110,6 +120,30 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     """
     fingerprint = None if job.edition is None else job.edition.fingerprint
     return Parcel(sent_functions(job.function, fingerprint, local), _body_of(job, fingerprint))
+
+
+def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
+    """Pack jobs that come together, for workers of this machine: a function that several of them have goes once.
+
+    What the pickling of a job raises is given in its place.
+    """
+    function: Any = None
+    fingerprint: Fingerprint | None = None
+    sent: SentFunction | None = None
+    for job in jobs:
+        its_own = None if job.edition is None else job.edition.fingerprint
+        try:
+            if sent is None or job.function is not function or its_own is not fingerprint:
+                sent, function, fingerprint = (
+                    sent_functions(job.function, its_own, True),
+                    job.function,
+                    its_own,
+                )
+            parcel = Parcel(sent, _body_of(job, its_own))
+        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
+            yield problem
+        else:
+            yield parcel
 
 
 def pack_call(
