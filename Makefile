@@ -48,9 +48,9 @@ $(READY)-demo: $(READY) pyproject.toml
 	touch $@
 
 $(READY)-test: $(READY) pyproject.toml
-	$(INSTALL) --editable ".[cli,compression,plot,progress,scoop,table,web]" --group test
+	$(INSTALL) --editable ".[cli,compression,dask,plot,progress,scoop,table,web]" --group test
 	touch $@
 
 $(READY)-lint $(READY)-docs $(READY)-bench: $(READY)-%: $(READY) pyproject.toml
-	$(INSTALL) --editable ".[cli,compression,plot,progress,scoop,table,web]" --group $*
+	$(INSTALL) --editable ".[cli,compression,dask,plot,progress,scoop,table,web]" --group $*
 	touch $@

@@ -1,6 +1,6 @@
 """Answers where jobs run.
 
-engine_for(Executors.SERIAL | THREADS | MULTIPROCESSING | SCOOP | an executor | a Dask client) -> Engine
+engine_for(Executors.SERIAL | THREADS | MULTIPROCESSING | SCOOP | an executor | a Dask client or address) -> Engine
 
 job -> Engine.submit -> pack -> bytes ~~> worker: run_packed ~~> bytes -> Engine.receive -> Outcome
 """
@@ -35,17 +35,37 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
     """Name what a user gave as `executor=`: a member of `Executors`, or the class of an executor.
 
     Raises:
-        TypeError: for anything but a member of `Executors`, its name, an executor or a Dask client.
-        ValueError: for a name that no member has.
+        TypeError: for anything but a member of `Executors`, its name, an executor, or a Dask client or its address.
+        ValueError: for a string that is neither the name of a member nor an address.
     """
     if isinstance(spec, str):
-        return _member(spec)
-    if isinstance(spec, concurrent.futures.Executor) or callable(getattr(spec, "get_executor", None)):
+        return _CLIENT if _is_address(spec) else _member(spec)
+    if _dask_client(spec) is not None:
+        return _CLIENT
+    if isinstance(spec, concurrent.futures.Executor):
         return type(spec).__name__
-    raise TypeError(
-        f"executor={spec!r} is a {type(spec).__name__}. Use a member of Executors, its name as a string, any "
-        f"concurrent.futures.Executor object, or a dask.distributed.Client."
-    )
+    raise TypeError(f"executor={spec!r} is a {type(spec).__name__}. Use {_ALLOWED}.")
+
+
+_CLIENT: Final = "Client"
+_ALLOWED: Final = (
+    "a member of Executors, its name as a string, any concurrent.futures.Executor object, a dask.distributed.Client, "
+    "or the address of a Dask scheduler such as 'tcp://127.0.0.1:8786'"
+)
+
+
+def _is_address(text: str) -> bool:
+    """Whether a string says where a Dask scheduler is; no member's name could."""
+    return "://" in text and not isinstance(text, Executors)
+
+
+def _dask_client(spec: object) -> Any:
+    """Give the client that somebody has passed, be it as the executor that is made of one."""
+    if not any(base.__module__.startswith("distributed.") for base in type(spec).__mro__):
+        return None
+    if isinstance(spec, concurrent.futures.Executor):
+        return getattr(spec, "_client", None)
+    return spec if callable(getattr(spec, "get_executor", None)) else None
 
 
 def _member(name: str) -> Executors:
@@ -53,8 +73,8 @@ def _member(name: str) -> Executors:
         return Executors(name)
     except ValueError:
         raise ValueError(
-            f"executor={name!r} is no executor's name. Use one of {', '.join(Executors)}, "
-            f"or any concurrent.futures.Executor object."
+            f"executor={name!r} is no executor's name, and no address. Use one of {', '.join(Executors)}, the address "
+            f"of a Dask scheduler such as 'tcp://127.0.0.1:8786', or any concurrent.futures.Executor object."
         ) from None
 
 
@@ -110,17 +130,17 @@ def engine_for(
     One whose `ends_jobs` is true ends a job that has run for longer than the timeout, in seconds.
 
     Raises:
-        TypeError: for anything but a member of `Executors`, its name, an executor or a Dask client.
-        ValueError: for a name that no member has.
+        TypeError: for anything but a member of `Executors`, its name, an executor, or a Dask client or its address.
+        ValueError: for a string that is neither the name of a member nor an address.
     """
     name = executor_name(spec)
     if isinstance(name, Executors):
         return _own_engine(name, settings, timeout)
-    if isinstance(spec, concurrent.futures.Executor):
-        return _adopted_engine(spec, timeout)
-    from .adopt import DaskEngine
-
-    return DaskEngine(spec)
+    if name == _CLIENT:
+        return _dask_engine(spec, timeout)
+    engine = _adopted_engine(spec, timeout)
+    engine.name = name
+    return engine
 
 
 def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float | None) -> Engine:
@@ -137,6 +157,14 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
     from .scoop_executor import ScoopEngine
 
     return ScoopEngine()
+
+
+def _dask_engine(spec: Any, timeout: float | None) -> Engine:
+    from .dask import DaskEngine
+
+    cluster = spec if isinstance(spec, str) else _dask_client(spec)
+    options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
+    return DaskEngine(cluster, options, timeout=timeout)
 
 
 def _adopted_engine(executor: Any, timeout: float | None) -> Engine:

@@ -1,4 +1,4 @@
-"""Knows how jobs run on an executor of somebody else's: any `concurrent.futures.Executor`, or Dask's.
+"""Knows how jobs run on an executor of somebody else's: any `concurrent.futures.Executor`.
 
     threads: the job itself                    processes and clusters: pack -> bytes -> run_packed -> bytes
 
@@ -8,20 +8,13 @@ Such an executor is never shut down here.
 from __future__ import annotations
 
 import concurrent.futures
-import pickle
-import sys
-import sysconfig
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .base import Outcome
 from .engine import Engine, unsendable
 from .envelope import Report, open_report, run_packed
-from .pickling import by_value, dumps
 from .shipping import pack
 from .threads import run_in_thread
 
@@ -29,7 +22,7 @@ if TYPE_CHECKING:
     from .._job import Job
     from .._stores.codec import Buffer
 
-__all__ = ["DaskEngine", "PackedEngine", "ThreadEngine"]
+__all__ = ["PackedEngine", "ThreadEngine"]
 
 
 class _AdoptedEngine(Engine):
@@ -112,50 +105,3 @@ class PackedEngine(_AdoptedEngine):
     def _open(self, result: Any, job: Job | None) -> Outcome:
         parts: tuple[Buffer, ...] = result
         return open_report(Report.of_parts(parts), job)
-
-
-class DaskEngine(PackedEngine):
-    """Runs jobs on a Dask cluster, whose processes need not be able to import the caller's own module."""
-
-    def __init__(self, client: Any) -> None:
-        super().__init__(client.get_executor(pure=False))  # keys are ours, not Dask's
-        self._run = _ByValue(_run_packed_there)
-
-    def _submit(self, job: Job) -> Future[Any]:
-        with by_value(_own_module(job.function)):
-            return super()._submit(job)
-
-    def _send(self, blob: bytes) -> Future[Any]:
-        return self._executor.submit(self._run, blob)
-
-
-def _run_packed_there(blob: bytes) -> tuple[bytes, ...]:
-    from bencher_job._executors.envelope import run_packed  # runs where this module need not be imported
-
-    return run_packed(blob)
-
-
-class _ByValue:
-    """A function that is pickled with its code: Dask's scheduler unpickles it, and may lack its module."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        with by_value(sys.modules[function.__module__]):
-            self._blob = dumps(function)
-        self.__name__ = function.__name__
-
-    def __call__(self, *_args: Any) -> Any:
-        raise TypeError(f"{self.__name__} runs where it has been sent to, not here.")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.loads, (self._blob,)
-
-
-def _own_module(function: Any) -> ModuleType | None:
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    file = getattr(module, "__file__", None)
-    if file is None or any(Path(file).is_relative_to(folder) for folder in _INSTALLED):
-        return None
-    return module
-
-
-_INSTALLED: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))

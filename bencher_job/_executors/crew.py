@@ -8,16 +8,16 @@ back. A worker that dies takes the job along that it had begun, and no other.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from .far import Task
 from .lifelines import Line
+from .pace import Pace
 from .shipping import LOADED_FUNCTIONS
-from .split import SplitParcel
 
-__all__ = ["Crew", "Task", "Worker"]
+__all__ = ["Crew", "Worker"]
 
 TOGETHER_SECONDS: Final = 0.01
 """How long the jobs that are sent together may take in all, by what the last ones took."""
@@ -29,31 +29,6 @@ MOST_TOGETHER: Final = 64
 MOST_BYTES_TOGETHER: Final = 1 << 20
 ATTEMPTS: Final = 8
 """How many workers may die that had a job without having begun it, before it is given up."""
-
-_COST: Final = 0.0001
-"""Seconds that a job takes a worker besides its function."""
-
-_REMEMBERED: Final = 16
-_FUNCTIONS: Final = 64
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """A job that is to be run, what it is called in errors, and what its future gets of its report."""
-
-    future: Future[Any]
-    parcel: SplitParcel
-    label: object
-    open: Callable[[Any, object], Any]
-    is_due: bool = False
-    """Whether it can't be cancelled any more."""
-    deaths: int = 0
-    """How many workers have died that had it and had not begun it."""
-
-    @property
-    def digest(self) -> bytes:
-        """The digest of its function."""
-        return self.parcel.function.digest
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +72,7 @@ class Crew:
         self.workers: dict[bytes, Worker] = {}
         self.waiting: deque[Task] = deque()
         self.last_number = 0
-        self._pace = _Pace()
+        self._pace = Pace()
 
     @property
     def is_busy(self) -> bool:
@@ -132,14 +107,14 @@ class Crew:
             return False
         if len(worker.tasks) >= MOST_TOGETHER:
             return False
-        return sum(self._pace.seconds(task.digest) for task in worker.tasks.values()) < TOGETHER_SECONDS
+        return sum(self._pace.of(task.digest) for task in worker.tasks.values()) < TOGETHER_SECONDS
 
     def _take(self, worker: Worker) -> list[int]:
         most = 1 if worker.line is None else min(MOST_TOGETHER, -(-len(self.waiting) // len(self.workers)))
         room, size, numbers = TOGETHER_SECONDS, 0, list[int]()
         while self.waiting and len(numbers) < most:
             task = self.waiting[0]
-            room -= self._pace.seconds(task.digest)
+            room -= self._pace.of(task.digest)
             size += len(task.parcel.rest)
             if (numbers or worker.tasks) and (room < 0 or size > MOST_BYTES_TOGETHER):
                 break
@@ -201,24 +176,3 @@ class Crew:
         for worker in self.workers.values():
             worker.tasks.clear()
         return tasks
-
-
-class _Pace:
-    """How long jobs take, by function: what the longest of the last ones took."""
-
-    def __init__(self) -> None:
-        self._last: OrderedDict[bytes, deque[float]] = OrderedDict()
-        self._longest: dict[bytes, float] = {}
-
-    def seconds(self, digest: bytes) -> float:
-        """Say how long a job may take; of a function that is new, for ever."""
-        return self._longest.get(digest, float("inf"))
-
-    def note(self, digest: bytes, seconds: float) -> None:
-        last = self._last.setdefault(digest, deque(maxlen=_REMEMBERED))
-        self._last.move_to_end(digest)
-        last.append(seconds + _COST)
-        self._longest[digest] = max(last)
-        if len(self._last) > _FUNCTIONS:
-            forgotten, _ = self._last.popitem(last=False)
-            del self._longest[forgotten]

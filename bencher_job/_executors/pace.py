@@ -40,6 +40,10 @@ class Pace:
         if len(self._seconds) > KEPT_FUNCTIONS:
             self._seconds.popitem(last=False)
 
+    def knows(self, digest: bytes) -> bool:
+        """Whether the function of a digest has run already."""
+        return digest in self._seconds
+
     def of(self, digest: bytes) -> float:
         """Say how many seconds a job of the function of a digest takes, as far as one can tell."""
         return self._seconds.get(digest, UNKNOWN)

@@ -103,17 +103,24 @@ _registry: Final = _Registry()
 
 
 @contextmanager
-def by_value(module: ModuleType | None) -> Iterator[None]:
-    """Pickle what a module defines by value meanwhile, as if it could not be imported."""
-    if module is None or module.__name__ == "__main__":  # whose things go by value anyway
+def by_value(*modules: ModuleType | None) -> Iterator[None]:
+    """Pickle what modules define by value meanwhile, as if they could not be imported."""
+    named = [
+        module
+        for module in modules
+        if module is not None and module.__name__ != "__main__"  # whose things go by value anyway
+    ]
+    if not named:
         yield
         return
     with _registry.lock:
-        cloudpickle.register_pickle_by_value(module)
+        for module in named:
+            cloudpickle.register_pickle_by_value(module)
         try:
             yield
         finally:
-            cloudpickle.unregister_pickle_by_value(module)
+            for module in named:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 _known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()

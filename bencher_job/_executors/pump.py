@@ -18,16 +18,14 @@ import psutil
 from .._errors import BencherJobError, WorkerLost
 from .._forks import renew_after_fork
 from .base import told
-from .crew import STUCK_SECONDS, Crew, Task, Worker
-from .envelope import Kind, Report, describe
+from .crew import STUCK_SECONDS, Crew, Worker
+from .envelope import Kind, Report
+from .far import Task
 from .lifelines import Line, Lines
 from .scoop import News, Wires, started_scoop
 
-__all__ = ["IN_CHILD", "Pump", "the_pump"]
+__all__ = ["Pump", "the_pump"]
 
-IN_CHILD: Final = (
-    "SCOOP belongs to the parent of this process. Submit from the program that SCOOP has started."
-)
 WATCH_SECONDS: Final = 0.5
 """How often the workers are looked after while there are jobs."""
 
@@ -148,7 +146,7 @@ class Pump:
         if report.kind is Kind.WANTS_FUNCTION:
             self._crew.lacks_function(worker, number)
         elif (task := self._crew.ended(worker, number, report.seconds, time.monotonic())) is not None:
-            _resolve(task, report)
+            task.end(report)
 
     def _unblock(self) -> None:
         """Ask for the jobs back that wait behind a long one."""
@@ -187,7 +185,7 @@ class Pump:
         lost = self._crew.lose(worker)
         _log.warning("SCOOP's %s %s; %s are left", worker, fact, len(self._crew.workers))
         for task in lost:
-            label = describe(task.label)
+            label = task.name
             reason = f"its {worker} {fact}" if task.deaths == 0 else f"{task.deaths} workers died that had it"
             task.future.set_exception(WorkerLost(f"SCOOP lost {label}: {reason}.", job=label))
 
@@ -199,7 +197,7 @@ class Pump:
             tasks.append(self._inbox.get())
         for task in tasks:
             if task.is_due or task.future.set_running_or_notify_cancel():
-                label = describe(task.label)
+                label = task.name
                 task.future.set_exception(WorkerLost(f"SCOOP lost {label}: {reason}.", job=label))
 
     def _end(self, has_failed: bool) -> None:
@@ -209,15 +207,6 @@ class Pump:
             self._is_ending = True
             self._wires.wake()
             self._thread.join()
-
-
-def _resolve(task: Task, report: Report) -> None:
-    try:
-        result = task.open(report, task.label)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
-        task.future.set_exception(error)
-    else:
-        task.future.set_result(result)
 
 
 def _started_here() -> list[psutil.Process]:
@@ -259,7 +248,9 @@ class _OnePump:
             if self._pump is None:
                 self._pump = Pump()
             if self._pump.pid != os.getpid():
-                raise BencherJobError(IN_CHILD)
+                raise BencherJobError(
+                    "SCOOP belongs to the parent of this process. Submit from the program that it has started."
+                )
             return self._pump
 
 

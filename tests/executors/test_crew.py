@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job._executors import crew as crews
-from bencher_job._executors.crew import Crew, Task, Worker
+from bencher_job._executors.crew import Crew, Worker
+from bencher_job._executors.far import Task
 from bencher_job._executors.split import FunctionBytes, SplitParcel
 
 FUNCTION = FunctionBytes(b"digest", b"function")
@@ -166,14 +166,6 @@ def test_a_function_that_a_worker_lacks_goes_with_its_job_again():
     crew.lacks_function(worker, number)
     ((worker, _),) = crew.assign(0.0)
     assert not worker.keeps(FUNCTION.digest)
-
-
-@pytest.mark.parametrize("digests", [1, crews._FUNCTIONS * 3])
-def test_the_pace_of_few_functions_is_remembered(digests):
-    crew = crew_of(1)
-    for number in range(digests):
-        teach(crew, 0.0, b"%d" % number)
-    assert len(crew._pace._longest) == len(crew._pace._last) == min(digests, crews._FUNCTIONS)
 
 
 EVENTS = st.lists(

@@ -21,7 +21,6 @@ import pytest
 from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost
 from bencher_job._executors import PoolSettings, base, engine_for, inside_worker, run_inline
 from bencher_job._executors.pool import SlotPool
-from bencher_job.testing import ExecutorContract
 from tests.environment import unmeasured
 
 PATIENCE = 20.0
@@ -143,34 +142,6 @@ class TestProcessPoolExecutor(EngineContract):
                 engine.submit(job_of(abs, -1))
 
 
-class TestContractOnSlotPool(ExecutorContract):
-    @pytest.fixture
-    def executor(self):
-        return Executors.MULTIPROCESSING
-
-
-class TestContractOnOwnThreads(ExecutorContract):
-    @pytest.fixture
-    def executor(self):
-        return Executors.THREADS
-
-
-class TestContractOnThreads(ExecutorContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def executor(cls):
-        with ThreadPoolExecutor(2) as executor:
-            yield executor
-
-
-class TestContractOnProcesses(ExecutorContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def executor(cls):
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
-            yield executor
-
-
 class Fickle(Executor):
     """Ends its futures in a way of its own."""
 
@@ -219,7 +190,7 @@ def test_an_inline_run_keeps_an_interrupt_as_error():
 
 def test_names_are_those_of_executors_in_any_case():
     assert engine_for("Serial").name == engine_for(Executors.SERIAL).name == "SERIAL"
-    with pytest.raises(ValueError, match=r"'dask' is no executor's name\. Use one of SERIAL"):
+    with pytest.raises(ValueError, match=r"'dask' is no executor's name, and no address\. Use one of SERIAL"):
         engine_for("dask")
 
 
@@ -249,18 +220,6 @@ def test_an_adopted_executor_is_not_shut_down():
         for executor in (pool, threads):
             engine_for(executor).release()
             assert executor.submit(abs, -1).result(PATIENCE) == 1
-
-
-def test_a_dask_client_gives_its_executor():
-    class Client:
-        def get_executor(self, *, pure):
-            assert pure is False
-            return ThreadPoolExecutor(1)
-
-    engine = engine_for(Client())
-
-    assert engine.name == "ThreadPoolExecutor"
-    engine.executor.shutdown()
 
 
 def test_making_an_engine_imports_and_starts_nothing():

@@ -682,7 +682,7 @@ def test_a_forked_child_of_the_root_is_told_that_scoop_is_its_parents(run):
         """
     )
 
-    assert out[0].startswith("SCOOP belongs to the parent of this process")
+    assert out[0].startswith("This ScoopExecutor belongs to the parent of this process")
     assert out[1] == 2
 
 

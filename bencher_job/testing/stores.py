@@ -1,0 +1,124 @@
+"""Knows what every store must do."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from .._record import Record
+from .._selection import Selection
+from .._stores import MISS, Entry, Store, dump
+
+__all__ = ["StoreContract"]
+
+
+def _entry(key: str, value: object, *, function: str = "f", tag: str = "", media: str | None = None) -> Entry:
+    return Entry(
+        dump(value),
+        Record(key=key, function=function, tag=tag, seconds=0.5, media=media, created=datetime.now(UTC)),
+    )
+
+
+class StoreContract:
+    """What every store must do. Give the fixture `store`, a new and empty store for each test."""
+
+    @staticmethod
+    def _value(store: Store, key: str) -> Any:
+        hit = store.get(key)
+        return MISS if hit is MISS else hit.load()  # type: ignore[union-attr]
+
+    def test_a_key_that_was_never_put_is_a_miss(self, store: Store) -> None:
+        """Nothing is found in an empty store."""
+        assert store.get("nothing") is MISS
+
+    def test_what_was_put_is_found_again(self, store: Store) -> None:
+        """Values of all sizes come back equal, falsy ones and None too."""
+        values: list[object] = [None, 0, "", [], {"a": [1, 2]}, b"x" * 100_000, "é" * 40_000]
+        for number, value in enumerate(values):
+            store.put_many([_entry(f"key-{number}", value)])
+            assert self._value(store, f"key-{number}") == value
+
+    def test_a_hit_knows_how_long_its_function_ran(self, store: Store) -> None:
+        """The duration of the record comes with the hit."""
+        store.put_many([_entry("key", 1)])
+        hit = store.get("key")
+        assert hit is not MISS
+        assert hit.seconds == 0.5  # type: ignore[union-attr]
+
+    def test_two_hits_share_no_object(self, store: Store) -> None:
+        """What one caller does to a value, another doesn't see."""
+        store.put_many([_entry("key", {"a": 1})])
+        self._value(store, "key").clear()
+        assert self._value(store, "key") == {"a": 1}
+
+    def test_a_second_put_replaces_the_first(self, store: Store) -> None:
+        """The last value of a key counts, and there is one entry of it."""
+        for value in ("old", "new"):
+            store.put_many([_entry("key", value)])
+            assert self._value(store, "key") == value
+        assert store.count() == 1
+
+    def test_a_bulk_lookup_finds_what_is_there(self, store: Store) -> None:
+        """Of many keys those that are there come back, each with its own value."""
+        store.put_many([_entry(f"key-{number}", number) for number in range(1200)])
+        found = store.get_many([*(f"key-{number}" for number in range(1200)), "absent"])
+        assert {key: hit.load() for key, hit in found.items()} == {
+            f"key-{number}": number for number in range(1200)
+        }
+
+    def test_a_forgotten_key_is_a_miss(self, store: Store) -> None:
+        """Forget says whether there was an entry, and then there is none."""
+        store.put_many([_entry("key", 1)])
+        assert store.has("key")
+        assert (store.forget("key"), store.forget("key")) == (True, False)
+        assert store.get("key") is MISS
+        assert not store.has("key")
+
+    def test_clear_takes_what_is_chosen(self, store: Store) -> None:
+        """By function, by tag, by both, or all; the count is right and the rest stays."""
+        store.put_many([_entry(f"{f}{t}", 1, function=f, tag=t) for f in "fg" for t in ("", "a", "b")])
+        assert store.clear(function="f", tag="a") == 1
+        assert store.clear(tag="a") == 1
+        assert store.clear(function="g") == 2
+        assert sorted(record.key for record in store.records()) == ["f", "fb"]
+        assert store.clear() == 2
+        assert (store.count(), list(store.records())) == (0, [])
+
+    def test_a_record_comes_back_as_it_was_put(self, store: Store) -> None:
+        """All that a record says survives, and records can be chosen by function and tag."""
+        entry = _entry("key", 1, function="module.f", tag="nightly")
+        store.put_many([entry, _entry("other", 1)])
+        (record,) = store.records(Selection(function="module.f", tag="nightly"))
+        assert (record.key, record.tag, record.seconds, record.created) == (
+            "key",
+            "nightly",
+            0.5,
+            entry.record.created,
+        )
+
+    def test_a_closed_store_opens_again_by_itself(self, store: Store) -> None:
+        """Close gives back files, and loses nothing."""
+        store.put_many([_entry("key", 1)])
+        store.close()
+        assert self._value(store, "key") == 1
+
+    def test_threads_may_use_it_together(self, store: Store) -> None:
+        """Eight threads that put and get at once disturb nothing."""
+        failures = []
+
+        def use(number: int) -> None:
+            try:
+                for turn in range(10):
+                    store.put_many([_entry(f"key-{number}-{turn}", (number, turn))])
+                    assert self._value(store, f"key-{number}-{turn}") == (number, turn)
+            except BaseException as error:  # noqa: BLE001 - reported below
+                failures.append(error)
+
+        threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert store.count() == 80

@@ -1,0 +1,88 @@
+"""Each executor passes the contracts of `bencher_job.testing`; those of clusters have files of their own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from bencher_job import Executors
+from bencher_job._executors.pool import SlotPool
+from bencher_job.testing import ExecutorContract, LostWorkerContract
+
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@pytest.fixture(params=["fork", "spawn", "forkserver"])
+def context(request):
+    return get_context(request.param)
+
+
+class TestSerial(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return Executors.SERIAL
+
+
+class TestThreads(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return Executors.THREADS
+
+
+class TestMultiprocessing(ExecutorContract, LostWorkerContract):
+    @pytest.fixture
+    def executor(self):
+        return Executors.MULTIPROCESSING
+
+
+class TestSlotPool(ExecutorContract, LostWorkerContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        with SlotPool(2) as executor:
+            yield executor
+
+
+class TestThreadPoolExecutor(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        with ThreadPoolExecutor(2) as executor:
+            yield executor
+
+
+@FORKS
+class TestProcessPoolExecutor(ExecutorContract, LostWorkerContract):
+    @pytest.fixture
+    def executor(self, context):
+        with ProcessPoolExecutor(2, mp_context=context) as executor:
+            yield executor
+
+
+class TestLoky(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        loky = pytest.importorskip("loky", reason="loky is not installed")
+        with loky.ProcessPoolExecutor(2) as executor:
+            yield executor
+
+
+class TestLostWorkersOfLoky(LostWorkerContract):
+    @pytest.fixture
+    def executor(self):
+        loky = pytest.importorskip("loky", reason="loky is not installed")
+        with loky.ProcessPoolExecutor(2) as executor:
+            yield executor
+
+
+class TestReusableLoky(ExecutorContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
+        loky = pytest.importorskip("loky", reason="loky is not installed")
+        executor = loky.get_reusable_executor(max_workers=2)
+        yield executor
+        executor.shutdown()
