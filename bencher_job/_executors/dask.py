@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from types import ModuleType
 from typing import Any, Final
@@ -393,8 +393,11 @@ class DaskEngine(FarEngine[DaskExecutor]):
         self._cluster = cluster
         self._options = options
         self._tells_begin = timeout is not None
-        key = cluster if isinstance(cluster, str) else id(cluster)
-        super().__init__(None, (key, repr(options), self._tells_begin), _executors)
+        super().__init__(None, _executors)
+
+    def _key(self) -> Hashable:
+        cluster = self._cluster if isinstance(self._cluster, str) else id(self._cluster)
+        return cluster, repr(self._options), self._tells_begin
 
     def _make(self) -> DaskExecutor:
         return DaskExecutor(self._cluster, self._options, tells_begin=self._tells_begin)

@@ -35,7 +35,10 @@ class ScoopEngine(FarEngine[ScoopExecutor]):
     name = str(Executors.SCOOP)
 
     def __init__(self, executor: ScoopExecutor | None = None) -> None:
-        super().__init__(executor, None, _executors)
+        super().__init__(executor, _executors)
+
+    def _key(self) -> str:
+        return self.name  # a program has one SCOOP
 
     def _make(self) -> ScoopExecutor:
         return ScoopExecutor()
