@@ -160,7 +160,7 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
 
 
 def _dask_engine(spec: Any, timeout: float | None) -> Engine:
-    from .dask import DaskEngine
+    from .dask_executor import DaskEngine
 
     cluster = spec if isinstance(spec, str) else _dask_client(spec)
     options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
