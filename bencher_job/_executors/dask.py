@@ -11,7 +11,7 @@ from .base import told
 from .batches import Ended
 from .far import Task
 
-__all__ = ["as_ours", "client_of", "run_there"]
+__all__ = ["as_ours", "client_of", "is_blamed", "run_there"]
 
 
 def client_of(cluster: Any) -> Any:
@@ -42,6 +42,11 @@ def client_of(cluster: Any) -> Any:
             f"executor={cluster!r}: no Dask scheduler answers there, {told(problem)}. Start one with dask scheduler, "
             f"and workers with dask worker {cluster}."
         ) from problem
+
+
+def is_blamed(problem: BaseException) -> bool:
+    """Whether Dask takes a task for one that kills its workers; it may merely have been with them."""
+    return type(problem).__name__ == "KilledWorker"
 
 
 def as_ours(task: Task, problem: BaseException) -> BencherJobError:

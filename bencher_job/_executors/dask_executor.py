@@ -22,7 +22,7 @@ from typing import Any, Final
 from .._errors import BencherJobError
 from .batches import STUCK_SECONDS, Ended, Grouping
 from .carried import ByValue, with_own_modules
-from .dask import as_ours, client_of, run_there
+from .dask import as_ours, client_of, is_blamed, run_there
 from .envelope import Report
 from .far import FarEngine, FarExecutor, Task
 from .pace import Pace
@@ -262,29 +262,30 @@ class DaskExecutor(FarExecutor):
         self._back(range(begun + 1, len(batch)), batch)
 
     def _fail(self, batch: Sequence[Task], problem: BaseException) -> None:
-        """End jobs that Dask has lost; of several each runs again."""
-        if len(batch) > 1 and self._is_connected():
-            self._client.loop.add_callback(self._suspect, batch)
-            return
+        """End jobs that Dask has lost; where one may be another's victim each runs again."""
+        may_run_again = self._is_connected() and (len(batch) > 1 or is_blamed(problem))
         for task in batch:
-            if not task.future.done():
+            if task.future.done() or (task.goes_alone and len(batch) > 1):  # it has been given back
+                continue
+            if may_run_again and not task.is_suspect:
+                self._client.loop.add_callback(self._suspect, task)
+            else:
                 _end_with(task.future, as_ours(task, problem))
 
-    def _suspect(self, batch: Sequence[Task]) -> None:
-        """Run the jobs of a batch that has killed workers one after the other, on the client's loop.
+    def _suspect(self, task: Task) -> None:
+        """Have a job run once more, on the client's loop, after the other suspects.
 
         Dask blames each task that is with a worker when that dies, so they must not be there together.
         """
-        is_idle = not self._suspects
-        self._suspects += [task for task in batch if not (task.future.done() or task.goes_alone)]
-        if is_idle:
+        self._suspects.append(task)
+        if len(self._suspects) == 1:
             self._try_next_suspect()
 
     def _try_next_suspect(self) -> None:
         while self._suspects and self._suspects[0].future.done():
             self._suspects.popleft()
         if self._suspects:
-            self._suspects[0].goes_alone = True
+            self._suspects[0].is_suspect = self._suspects[0].goes_alone = True
             self._inbox.put(self._suspects[0])
 
     def _send_again(self, batch: Sequence[Task], problem: BaseException) -> None:

@@ -43,6 +43,8 @@ class Task:
     """What the executor knows it by where it runs."""
     goes_alone: bool = False
     """Whether it is not to be sent together with others."""
+    is_suspect: bool = False
+    """Whether it has run by itself to see whether it kills its worker."""
 
     @property
     def digest(self) -> bytes:
