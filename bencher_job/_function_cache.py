@@ -98,11 +98,12 @@ class JobFunctionCache(FutureCache):
         with self._lock:
             self.call_count += 1
             number = self.call_count
-        positional, job_args = self.keys.binder.call(args, kwargs)
+        binder = self.keys.binder
+        positional, job_args = binder.call(args, kwargs)
         files = self.keys.files(args, kwargs)
         if files:  # which may have changed since the key was made
             identity = None
-        arguments = self.keys.binder.arguments(args, kwargs)
+        arguments = binder.arguments(args, kwargs)
         job = Job(
             f"{self.name}-{number}",
             self.function,

@@ -82,6 +82,8 @@ class Held:
         place, slot = self._table.find(digest_of(claim.key))  # it was moved, or somebody waits for it
         if slot is not None and slot.claimed and (slot.number, slot.serial) == (number, self._ledger.serial):
             self._slots[claim.key] = number, place, self._table.read(place)
+        else:
+            self._ledger.written.pop(number, None)
 
     def release(self) -> None:
         """Free those that are still ours.
