@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from executing import PICKLED, PLAIN, bench_executing
 from keys import bench_keys
 from measuring import OURS, Figure, figures, in_words
 from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
@@ -51,6 +52,11 @@ GOALS: dict[tuple[str, str], float] = {
     (f"stats() at {MANY:,} entries", LIMIT): 1.0,
     ("longest hit while 100,000 entries are cleared", LIMIT): 1.0,
     (WAITING, LIMIT): 1.0,
+    ("tiny jobs on two processes, all misses", "joblib"): 1 / 3,
+    ("tiny jobs on two processes, all hits", "joblib"): 0.1,
+    ("jobs of a function with 10 MB", PICKLED): 0.2,
+    ("jobs that return 80 MB each", "joblib"): 0.5,
+    ("jobs of 10 ms on two processes", PLAIN): 1.05,
     ("import", "joblib"): 0.6,
 }
 
@@ -77,6 +83,7 @@ BENCHES = {
     "processes": bench_processes,
     "many": bench_many,
     "waiting": bench_waiting,
+    "executing": bench_executing,
     "imports": bench_imports,
 }
 

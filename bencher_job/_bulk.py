@@ -23,7 +23,7 @@ from ._errors import BencherJobError
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._job import Job
-from ._keys import Identity, Known
+from ._keys import Edition, Identity, Known
 from ._loops import Caller, in_thread, is_coroutine_function
 from ._stores import MISS
 
@@ -210,7 +210,10 @@ class Bulk:
 
     def _started(self, reads: Sequence[_Read], asked: Prefetched) -> list[Answer]:
         """Start the jobs of calls with their arguments as they are now, together where none of them runs here."""
-        prepared = [self._prepared(read, asked) for read in reads]
+        edition = (
+            self.cache.keys.edition if reads else None
+        )  # nothing of the user's runs before all are prepared
+        prepared = [self._prepared(read, asked, edition) for read in reads]
         if self._in_line or self.asker is not None:
             return [self._with_future(each) for each in prepared]
         jobs = [each.job for each in prepared if type(each) is _Prepared and each.asked is asked]
@@ -229,11 +232,11 @@ class Bulk:
         future = self.cache.start(prepared.job, prepared.asked, self.asker)  # type: ignore[union-attr]
         return Answer(read.number, read.identity, future)
 
-    def _prepared(self, read: _Read, asked: Prefetched) -> Answer | _Prepared:
+    def _prepared(self, read: _Read, asked: Prefetched, edition: Edition | None) -> Answer | _Prepared:
         """Make the job of a call with its arguments as they are now."""
         call = read.call
         known = None if self._in_line else self._known  # a job that has run in line may have changed them
-        identity = self.cache.keys.identity(call.args, call.kwargs, known)
+        identity = self.cache.keys.identity(call.args, call.kwargs, known, edition)
         job = self.cache.job(
             call.args, call.kwargs, self.cache.keys.repeated(identity, call.repeat), call.repeat
         )

@@ -98,9 +98,10 @@ class JobFunctionCache(FutureCache):
         with self._lock:
             self.call_count += 1
             number = self.call_count
-        binder = self.keys.binder
+        edition = None if identity is None else identity[2]
+        binder = self.keys.binder_of(edition)
         positional, job_args = binder.call(args, kwargs)
-        files = self.keys.files(args, kwargs)
+        files = self.keys.files(args, kwargs, edition)
         if files:  # which may have changed since the key was made
             identity = None
         arguments = binder.arguments(args, kwargs)

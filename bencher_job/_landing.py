@@ -70,7 +70,7 @@ class Landing:
         """Make the entry of a value's bytes."""
         run, outcome = self.run, self.outcome
         job, state, ttl = run.job, run.git_state, run.keeping.ttl
-        media, place = job.media_folder, outcome.place
+        media, place = job.media_folder if outcome.may_have_files else None, outcome.place
         origin = Origin(
             run.executor,
             place.host,

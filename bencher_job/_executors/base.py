@@ -126,6 +126,7 @@ class Outcome:
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.
         place: where it ran.
+        may_have_files: whether it may have written files of its own; False where its worker has found none.
     """
 
     value: Any = None
@@ -134,6 +135,7 @@ class Outcome:
     started: float = 0.0
     seconds: float = 0.0
     place: Place = Place()
+    may_have_files: bool = True
 
 
 def run_inline(job: Job) -> Outcome:

@@ -56,7 +56,7 @@ class Kind(IntEnum):
 
 
 _ERRORS: Final = frozenset({Kind.ERROR, Kind.NOT_LOADED})
-_HEAD: Final = struct.Struct("<BddI")
+_HEAD: Final = struct.Struct("<B?ddI")
 _homeward: Final = partial(dumps, pickler=HomewardPickler)
 
 
@@ -69,12 +69,15 @@ class Report:
     started: float
     seconds: float
     place: Place
+    may_have_files: bool = True
 
     def parts(self) -> list[Buffer]:
         """Give the buffers to be sent, none of them copied."""
         place = self.place
         names = "\n".join((place.host, place.python, place.platform))
-        head = _HEAD.pack(self.kind, self.started, self.seconds, place.pid) + names.encode()
+        head = (
+            _HEAD.pack(self.kind, self.may_have_files, self.started, self.seconds, place.pid) + names.encode()
+        )
         return [head, self.payload.stream, *self.payload.buffers]
 
     def message(self, number: int) -> list[Buffer]:
@@ -85,23 +88,25 @@ class Report:
             buffers = stream, *buffers
         else:
             inline = bytes(stream)
-        return frame((number, int(self.kind), self.started, self.seconds, inline), buffers)
+        head = number, int(self.kind), self.may_have_files, self.started, self.seconds, inline
+        return frame(head, buffers)
 
     @classmethod
     def of_message(cls, message: Message, place: Place) -> Report:
         """Make the report of what `message()` gave."""
-        (_, kind, started, seconds, stream), buffers = message
+        (_, kind, may_have_files, started, seconds, stream), buffers = message
         if stream is None:
             stream, *buffers = buffers
-        return cls(Kind(kind), Payload(stream, tuple(buffers)), started, seconds, place)
+        return cls(Kind(kind), Payload(stream, tuple(buffers)), started, seconds, place, may_have_files)
 
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> Report:
         """Make the report of what `parts()` gave."""
-        kind, started, seconds, pid = _HEAD.unpack_from(parts[0])
+        kind, may_have_files, started, seconds, pid = _HEAD.unpack_from(parts[0])
         host, python, platform = bytes(parts[0][_HEAD.size :]).decode().split("\n")
         place = Place(host, pid, python, platform)
-        return cls(Kind(kind), Payload(parts[1], tuple(parts[2:])), started, seconds, place)
+        payload = Payload(parts[1], tuple(parts[2:]))
+        return cls(Kind(kind), payload, started, seconds, place, may_have_files)
 
 
 def run_packed(blob: bytes) -> tuple[bytes, ...]:
@@ -145,7 +150,8 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Re
         seconds = time.perf_counter() - clock
         kind, payload = _dump_value(value)
         leave_if_forked(pid)
-        return _report(started, seconds, kind, payload)
+        may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
+        return Report(kind, payload, started, seconds, here(), may_have_files)
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end this job, not the worker
         leave_if_forked(pid, error)
         if clock and not seconds:
@@ -207,7 +213,7 @@ def open_report(report: Report, label: object) -> Outcome:
             f"{told(problem)}. Return plain data, or mend the class's __reduce__."
         )
         error.__cause__ = problem
-    return Outcome(value, error, payload, report.started, report.seconds, report.place)
+    return Outcome(value, error, payload, report.started, report.seconds, report.place, report.may_have_files)
 
 
 def unpack_value(report: Report, label: object) -> Any:

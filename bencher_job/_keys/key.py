@@ -6,6 +6,7 @@ import functools
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Literal
 
@@ -104,6 +105,7 @@ class JobKeys:
         self._methods = code == "deep"
         self._places = self._places_by_content(Binder(function, self.ignored))
         self._state: _State | None = None
+        self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
     def _places_by_content(self, binder: Binder) -> tuple[int, ...]:
         """Where the parameters stand whose files count and not their names."""
@@ -138,21 +140,37 @@ class JobKeys:
         """
         return self.identity(args, kwargs)[0]
 
+    def binder_of(self, edition: Edition | None) -> Binder:
+        """Give what binds calls in an edition that has just been looked at, or as it is now without one."""
+        return self._state_of(edition)[2]
+
+    def _state_of(self, edition: Edition | None) -> _State:
+        state = self._state
+        if state is None or edition is None or state[1] is not edition:
+            state = self._state_under(self.tracker.current())
+        return state
+
     def identity(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], known: Known | None = None
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        known: Known | None = None,
+        edition: Edition | None = None,
     ) -> Identity:
         """Make the key of one call, with what it is made of.
 
-        Of several calls that share large arguments each of these is read once, as long as they share a `known`.
+        Of several calls that share large arguments each of these is read once, as long as they share a `known`. With an
+        `edition` that has just been looked at the code is not looked at again.
 
         Raises:
             UnkeyableArgument: when no key can be made of an argument.
             TypeError: when the arguments don't fit the function.
         """
-        fingerprint = self.tracker.current()
         state = self._state
-        if state is None or state[0] is not fingerprint:
-            state = self._state_under(fingerprint)
+        if edition is None or state is None or state[1] is not edition:
+            fingerprint = self.tracker.current()
+            if state is None or state[0] is not fingerprint:
+                state = self._state_under(fingerprint)
         _, edition, binder, names, defaults, keys = state
         values = binder.bind(*args, **kwargs)
         if self._places:
@@ -190,14 +208,20 @@ class JobKeys:
         names = (f"{name} (by content)" if name in self._by_content else name for name in binder.names)
         return (*names, *(() if self._code == "deep" else (f"code={self._code}",)))
 
-    def files(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[object, object], ...]:
+    def files(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], edition: Edition | None = None
+    ) -> tuple[tuple[object, object], ...]:
         """Give what counts by content for one call, with what stands for it now.
+
+        With an `edition` that has just been looked at the code is not looked at again.
 
         Raises:
             UnkeyableArgument: when it is no file.
         """
-        _, edition, binder, *_ = self._state_under(self.tracker.current())
-        if not self._places and not edition.fingerprint.files:
+        fingerprint, edition, binder, *_ = self._state_of(edition)
+        if self._depended_on[0] is not fingerprint:
+            self._depended_on = fingerprint, fingerprint.files
+        if not self._places and not self._depended_on[1]:
             return ()
         values = binder.bind(*args, **kwargs)
         contents = self._with_contents(binder, values)

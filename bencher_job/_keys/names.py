@@ -30,7 +30,12 @@ def main_name() -> str:
     if spec is not None:
         return str(spec.name)
     file = getattr(main, "__file__", None)
-    return PurePath(file).stem if file and not file.startswith("<") else "__main__"
+    return _stem(file) if file and not file.startswith("<") else "__main__"
+
+
+@functools.lru_cache(maxsize=8)
+def _stem(file: str) -> str:
+    return PurePath(file).stem
 
 
 def adopt_main_name(name: str) -> None:

@@ -12,8 +12,9 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .. import _media
 from .._errors import BencherJobError
@@ -28,7 +29,9 @@ from .removals import Removals
 from .tables import (
     COUNT_NEW,
     INSERT,
+    INSERT_MANY,
     PUT_EDITION,
+    ROWS_AT_ONCE,
     UPSERT,
     origin_to_json,
     row_of,
@@ -83,6 +86,7 @@ class _Rows:
         """Write entries, and what their records refer to as far as it isn't known to be there."""
         editions, origins, execute = self._folder.editions, self._folder.origins, self._execute
         now = time.time()
+        rows: list[tuple[Any, ...]] = []
         for entry, draft, written in prepared:
             edition = entry.edition
             if (
@@ -94,9 +98,17 @@ class _Rows:
                 self._editions.add(edition.prefix)
             origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
+            row = row_of(entry, draft, written.columns, now, number)
             if statement is UPSERT:
                 self._old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
-            execute(statement, row_of(entry, draft, written.columns, now, number))
+                execute(UPSERT, row)
+            else:
+                rows.append(row)
+                if len(rows) == ROWS_AT_ONCE:
+                    execute(INSERT_MANY, tuple(chain.from_iterable(rows)))
+                    rows.clear()
+        for row in rows:
+            execute(INSERT, row)
 
     def _number_of(self, origin: Origin) -> int:
         text = (origin_to_json(origin),)
