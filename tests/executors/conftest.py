@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,14 @@ class Script:
     folder: Path
     process: subprocess.Popen[str] | None = None
 
-    def start(self, source: str, *launcher: str, **environment: str) -> subprocess.Popen[str]:
-        """Start it as its own session, by `python` or by `python -m scoop ...`, with more variables."""
+    def start(
+        self, source: str, *launcher: str, before: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[str]:
+        """Start it as its own session, by `python`, `python -m scoop ...` or `mpiexec ...`, with more variables."""
         path = self.folder / "script.py"
         path.write_text(textwrap.dedent(source))
         self.process = subprocess.Popen(
-            [sys.executable, *launcher, str(path)],
+            [*before, sys.executable, *launcher, str(path)],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
             stdout=subprocess.PIPE,
@@ -77,10 +79,17 @@ class Script:
         )
         return self.process
 
-    def run(self, source: str, *launcher: str, **environment: str) -> Any:
+    def run(
+        self,
+        source: str,
+        *launcher: str,
+        before: Sequence[str] = (),
+        seconds: float = 60.0,
+        **environment: str,
+    ) -> Any:
         """Run it to its end, and give what it wrote to out.json."""
-        process = self.start(source, *launcher, **environment)
-        _, errors = process.communicate(timeout=PATIENCE)
+        process = self.start(source, *launcher, before=before, **environment)
+        _, errors = process.communicate(timeout=seconds)
         out = self.folder / "out.json"
         assert out.exists(), errors
         return json.loads(out.read_text())
