@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from clusters import DASK, SCOOP, bench_clusters
 from executing import PICKLED, PLAIN, bench_executing
 from keys import bench_keys
 from measuring import OURS, Figure, figures, in_words
@@ -57,6 +58,8 @@ GOALS: dict[tuple[str, str], float] = {
     ("jobs of a function with 10 MB", PICKLED): 0.2,
     ("jobs that return 80 MB each", "joblib"): 0.5,
     ("jobs of 10 ms on two processes", PLAIN): 1.05,
+    (SCOOP, "scoop.futures.map"): 1 / 0.7,
+    (DASK, "Client.map"): 1 / 0.7,
     ("import", "joblib"): 0.6,
 }
 
@@ -84,6 +87,7 @@ BENCHES = {
     "many": bench_many,
     "waiting": bench_waiting,
     "executing": bench_executing,
+    "clusters": bench_clusters,
     "imports": bench_imports,
 }
 

@@ -531,11 +531,14 @@ class FutureCache:
         self._runs.wait()
 
     def close(self) -> None:
-        """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again."""
+        """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again.
+
+        The files stay open while another cache on the same store has jobs in flight.
+        """
         self._runs.finish(wait=True)
         self._runs.release()
         if self._store is not None:
-            self._store.close()
+            flights_of(self._store).close_if_idle(self._store.close)
 
     def __enter__(self) -> Self:
         return self

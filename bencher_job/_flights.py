@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -121,6 +122,15 @@ class Flights:
     def has(self, key: str) -> bool:
         """Whether a job of this key is in flight."""
         return key in self._by_key
+
+    def close_if_idle(self, close: Callable[[], None]) -> None:
+        """Have a store closed unless a job of another cache is in flight, whose claim would be given up with it.
+
+        Nobody boards meanwhile.
+        """
+        with self._lock:
+            if not self._by_key:
+                close()
 
     def land(self, flight: Flight) -> None:
         """Forget a flight."""

@@ -477,6 +477,27 @@ def test_temporary_caches_leave_no_file_open() -> None:
     assert before[1] == before[-1]
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_closing_a_cache_leaves_jobs_of_another_on_its_store_their_claims(executor: str) -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    @cached_job(executor=executor, code="none")
+    def slow(x: int) -> int:
+        began.set()
+        assert may_end.wait(20)
+        return x
+
+    with ThreadPoolExecutor(1) as caller, FutureCache() as other:
+        waits = caller.submit(slow, 1)
+        assert began.wait(20)
+        other.submit(Job("other", abs, {}, "other", positional=(-1,))).result()
+        other.close()
+        may_end.set()
+        assert waits.result() == 1
+    assert slow.is_cached(1)
+    slow.cache.close()
+
+
 def test_a_change_of_the_current_folder_moves_no_cache(tmp_path: Path) -> None:
     script = """
         import os, pickle

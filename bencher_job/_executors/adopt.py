@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import weakref
-from concurrent.futures import Future, ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
 
 from .base import Outcome
 from .engine import Engine, unsendable
@@ -81,12 +81,22 @@ class ThreadEngine(_AdoptedEngine):
         return outcome
 
 
+_ON_THIS_MACHINE: Final = frozenset(
+    {
+        "concurrent.futures.process",
+        "loky.process_executor",
+        "joblib.externals.loky.process_executor",
+    }
+)
+"""Where executors are defined whose workers can read the files of this process."""
+
+
 class PackedEngine(_AdoptedEngine):
     """Runs jobs on an executor that pickles what it is given."""
 
     def __init__(self, executor: concurrent.futures.Executor) -> None:
         super().__init__(executor)
-        self._is_local = isinstance(executor, ProcessPoolExecutor)
+        self._is_local = any(base.__module__ in _ON_THIS_MACHINE for base in type(executor).__mro__)
         self._files: weakref.WeakKeyDictionary[Future[Any], object] = weakref.WeakKeyDictionary()
 
     def _submit(self, job: Job) -> Future[Any]:
