@@ -108,8 +108,7 @@ class Dispatcher:
 
     def end(self, future: Future[Any], verdict: BaseException) -> bool:
         """End a task that was handed out, by killing its process if it has begun; False when it is done."""
-        given = [task for slot in list(self.slots) for task in list(slot.given.values())]
-        if future.done() or all(task.future is not future for task in given):
+        if future.done():
             return False
         self._orders.append((future, verdict))
         self._wake()
@@ -307,6 +306,10 @@ class Dispatcher:
     def _follow_orders(self) -> None:
         while self._orders:
             future, verdict = self._orders.popleft()
+            taken_back = self._handout.take(future)
+            if taken_back is not None:
+                self._finished.append((taken_back, verdict))
+                continue
             for slot in self.slots:
                 for task in slot.given.values():
                     if task.future is future:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from .pace import AHEAD, UNKNOWN, Pace
 from .slot import Slot, Task
@@ -38,6 +39,14 @@ class Handout:
     def put_back(self, tasks: Sequence[Task]) -> None:
         """Put tasks first that a worker was given and has not begun."""
         self.tasks.extendleft(reversed(tasks))
+
+    def take(self, future: Future[Any]) -> Task | None:
+        """Take the task of a future, if it waits here: one that a worker was given may have been put back."""
+        for task in list(self.tasks):
+            if task.future is future:
+                self.tasks.remove(task)
+                return task
+        return None
 
     def takes_more(self, slot: Slot) -> bool:
         """Whether a worker should be given more at present."""
