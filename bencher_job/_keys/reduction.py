@@ -64,7 +64,8 @@ def own_attributes(value: Any, base: type, internal: frozenset[str] = frozenset(
 
 
 def _reduction(value: Any, cls: type) -> Any:
-    reducer = copyreg.dispatch_table.get(cls)
+    # Libraries such as tblib, which distributed imports, register reducers of all exceptions for their tracebacks.
+    reducer = None if issubclass(cls, BaseException) else copyreg.dispatch_table.get(cls)
     try:
         return value.__reduce_ex__(4) if reducer is None else reducer(value)
     except (Refusal, RecursionError, MemoryError):

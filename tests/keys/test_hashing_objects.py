@@ -1,6 +1,7 @@
 import array
 import collections
 import copy
+import copyreg
 import dataclasses
 import datetime
 import decimal
@@ -395,3 +396,12 @@ def test_what_the_hook_refuses_is_refused_by_its_place(path, expected):
     with pytest.raises(UnkeyableArgument, match="it is a lock") as caught:
         Encoder(code=refusing).digest([noted], "jobs")
     assert caught.value.path == expected
+
+
+def test_an_exception_has_the_same_key_where_a_library_pickles_its_traceback_too(monkeypatch):
+    error = ValueError("no", 3)
+    before = digest(error)
+
+    monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (list, ([id(error)],)))
+
+    assert digest(error) == before
