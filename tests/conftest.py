@@ -14,6 +14,11 @@ from bencher_job.testing import CallCounter, temporary_cache
 WriteModule = Callable[[str, str], ModuleType]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run Dask's tests last: its threads stay in the process, and no later test can fork safely beside them."""
+    items.sort(key=lambda item: item.path.name == "test_dask.py")
+
+
 @pytest.fixture(autouse=True)
 def cache_folder() -> Iterator[Path]:
     """A cache directory of the test's own, where a test doesn't name one."""
