@@ -224,8 +224,12 @@ class DaskExecutor(FarExecutor):
                 self._end(batch, ended)
                 self._back({*range(len(batch))}.difference(place for place, _ in ended), batch)
         except BaseException as problem:  # noqa: BLE001 - one that has been cancelled meanwhile spoils it for all
-            if len(group) == 1:
-                self._fail(group[0][0], problem)
+            batch = group[0][0]
+            if len(group) == 1 and isinstance(problem, CancelledError):  # its result has gone with its worker
+                self._on_cluster.pop(batch[0].digest, None)
+                self._send_again(batch, problem)
+            elif len(group) == 1:
+                self._fail(batch, problem)
             else:
                 for each in group:
                     await self._fetch_together([each])
