@@ -61,9 +61,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A Chromium without a window and with a new profile."""
+    """A Chromium without a window and with a new profile.
+
+    It goes with its module: as long as it is there, Playwright's event loop counts as running in this thread.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = (
         os.environ.get("CHROMIUM") or next(filter(os.path.exists, CHROMIUM), None) or shutil.which("chromium")
