@@ -15,7 +15,7 @@ from ._explanation import Cause, Explanation
 from ._keys import Edition, Identity, PastEdition
 from ._keys.explain import argument_changes, code_changes, distribution_changes, equal_arguments
 from ._record import Record, short_form
-from ._stores import Gone, Store
+from ._stores import Found, Gone, Store
 
 __all__ = ["explain"]
 
@@ -56,10 +56,15 @@ def explain(
     if isinstance(found, Gone):
         return replace(plain, cause=_GONE[found.reason], at=found.at)
     if found is not None:
-        cause = Cause.DAMAGED if found.damage else Cause.HIT
-        return replace(plain, cause=cause, record=found.record, reason=found.damage)
+        return replace(plain, cause=_cause_of(found), record=found.record, reason=found.damage)
     nearest = _nearest(store, bound, edition, shown, ignored)
     return plain if nearest is None else _compared(plain, *nearest, edition.as_past(), ignored)
+
+
+def _cause_of(found: Found) -> Cause:
+    if not found.damage:
+        return Cause.HIT
+    return Cause.UNREADABLE if found.may_be_whole else Cause.DAMAGED
 
 
 def _nearest(

@@ -34,6 +34,7 @@ class Cause(StrEnum):
     FORGOTTEN = "the entry was forgotten"
     EVICTED = "the entry was evicted to stay within the size limit"
     DAMAGED = "the entry is damaged"
+    UNREADABLE = "the entry can't be read or verified here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Explanation:
     at: datetime | None = None
     """When the entry was removed, in UTC."""
     reason: str = ""
-    """What is wrong with a damaged entry."""
+    """What is wrong with an entry that is damaged or can't be read."""
     arguments_changed: tuple[ArgumentChange, ...] = ()
     code_changed: tuple[CodeChange, ...] = ()
     distributions_changed: tuple[tuple[str, str, str], ...] = ()

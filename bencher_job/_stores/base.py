@@ -131,6 +131,8 @@ class Found:
     record: Record | None
     damage: str = ""
     """What is wrong with it; empty where nothing is."""
+    may_be_whole: bool = False
+    """Whether what is wrong is that it can't be read or verified here, so that it is left as it is."""
 
 
 @dataclass(frozen=True, slots=True)

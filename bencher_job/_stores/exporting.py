@@ -27,10 +27,11 @@ from .archive import (
 )
 from .arrival import Arrival
 from .base import StoreFailure
-from .codec import Buffer, DamagedEntry, UnreadableEntry, unseal
+from .codec import Buffer, DamagedEntry, UnreadableEntry
 from .descriptions import bound_to_text, edition_to_dict, record_to_dict, to_json
 from .disk import DiskStore
-from .signature import UNSIGNED
+from .frame import unseal_ours
+from .signature import SECRET_VARIABLE, UNSIGNED
 from .tables import LIVE, SELECT_RECORD, past_edition_of, record_of
 
 __all__ = ["export"]
@@ -62,8 +63,9 @@ def export(
     """Write entries with their records, editions and media to one file, and give how many there are.
 
     Chosen are those of a selection and, where `keys` are given, of these keys only; what has expired is not. The file
-    appears when it is complete, for its owner only. A damaged entry is left out, with one `CacheWarning` for all of
-    them. The entries of a store with a secret stay signed: who imports them needs the secret.
+    appears when it is complete, for its owner only. A damaged entry and one of another secret are
+    left out, with one `CacheWarning` for all of them. The entries of a store with a secret stay signed: who imports
+    them needs the secret.
 
     Raises:
         BencherJobError: when the file is there and `overwrite` is False.
@@ -89,8 +91,8 @@ def export(
         raise StoreFailure(f"{target} can't be written: {error}") from error
     if exporter.left_out:
         warn_caller(
-            f"{exporter.left_out} entries of {store.directory} are damaged or incomplete, and are not in {target}. "
-            f"verify() tells which."
+            f"{exporter.left_out} entries of {store.directory} are damaged or incomplete, or can't be verified with "
+            f"this {SECRET_VARIABLE}, and are not in {target}. verify() tells which."
         )
     return exporter.count
 
@@ -192,7 +194,7 @@ class _Exporter:
         opened = self._store.folder.open()
         try:
             sealed = opened.database.fetch(mode, filename, content)
-            unseal(sealed, key, signature=opened.signature)
+            unseal_ours(sealed, key, signature=opened.signature)
         except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
             raise Unwhole(str(error)) from error
         return sealed.memory if isinstance(sealed, Arrival) else sealed

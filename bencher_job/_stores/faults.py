@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DamagedEntry", "UnreadableEntry"]
+__all__ = ["DamagedEntry", "MissignedEntry", "UnreadableEntry"]
 
 
 class DamagedEntry(Exception):
@@ -11,3 +11,15 @@ class DamagedEntry(Exception):
 
 class UnreadableEntry(Exception):
     """A good entry that can't be read here and now; its message says what it takes."""
+
+
+class MissignedEntry(UnreadableEntry):
+    """An entry that another secret, or none, may have made whole; its message says how it differs from ours.
+
+    Attributes:
+        is_signed: whether it says that it was made with a secret.
+    """
+
+    def __init__(self, message: str, *, is_signed: bool) -> None:
+        self.is_signed = is_signed
+        super().__init__(message)

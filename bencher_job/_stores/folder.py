@@ -18,11 +18,12 @@ from .._record import Origin
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims import Claims
 from .database import DATABASE_NAME, Database, Locked
+from .faults import MissignedEntry
 from .gate import operation
 from .generation import Generation
 from .opening import is_writable, open_database, open_read_only, open_to_look
 from .place import refuse_untrusted, set_up
-from .signature import Signature, signature_from_environment
+from .signature import SECRET_VARIABLE, Signature, signature_from_environment
 
 __all__ = ["Folder", "Opened"]
 
@@ -81,6 +82,7 @@ class Folder:
         self._tag_index = tag_index
         self.opened: Opened | None = None
         self._look_again = 0.0
+        self._has_missigned = False
         self.renew()
         renew_after_fork(self)
 
@@ -192,6 +194,17 @@ class Folder:
         """Say that the store can't be read."""
         _log.warning("%s can't be read: %s", self.directory, error)
         warn_caller(f"{self.directory} can't be read, so the job runs as if it were not cached: {error}")
+
+    def warn_missigned(self, key: str, error: MissignedEntry) -> None:
+        """Say that there are entries of another secret, once for all of them; each of them is logged."""
+        _log.info("the entry %s in %s is a miss here, and left: %s", key, self.directory, error)
+        if not self._has_missigned:
+            self._has_missigned = True
+            warn_caller(
+                f"Entries in {self.directory} can't be verified with this program's {SECRET_VARIABLE}. They are "
+                f"misses here, and each stays until its job has run again. Of the first, {key}: {error}. "
+                f"Set {SECRET_VARIABLE} as it was when they were stored."
+            )
 
     def close(self) -> None:
         """Close all connections, the map of the generation and the claims; the next use opens them again."""

@@ -1,4 +1,7 @@
-"""Knows what an entry's bytes say of themselves, before anything of it is believed."""
+"""Knows what an entry's bytes say of themselves, before anything of it is believed.
+
+So an entry that was made with another secret, or with none, is told from one that is damaged.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,24 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from .codec import _HEADER, _MAGIC, _PARTS, ALIGNMENT, CODEC_VERSION, Buffer
+from .arrival import Arrival
+from .codec import (
+    _HEADER,
+    _MAGIC,
+    _PARTS,
+    _START,
+    ALIGNMENT,
+    CODEC_VERSION,
+    Buffer,
+    Payload,
+    _digest,
+    unseal,
+)
 from .compression import Lz4, Zstd
+from .faults import DamagedEntry, MissignedEntry
+from .signature import UNSIGNED, Signature
 
-__all__ = ["Frame", "frame_of"]
+__all__ = ["Frame", "frame_of", "unseal_ours"]
 
 _KINDS: Final = (0, 1)
 _COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
@@ -54,3 +71,34 @@ def frame_of(entry: Buffer, key: str) -> Frame | None:
         return None
     stored, expanded = lengths[::2], lengths[1::2]
     return Frame(kind, _COMPRESSIONS.get(number) if stored != expanded else None, sum(expanded))
+
+
+def unseal_ours(entry: Buffer | Arrival, key: str, *, signature: Signature) -> Payload:
+    """Verify an entry as `unseal` does, and tell one that is damaged from one that is not ours to verify.
+
+    Raises:
+        DamagedEntry: when nobody can have made these bytes for this key, whatever the secret.
+        MissignedEntry: when one with another secret can have, or one with none.
+        UnreadableEntry: when the package or the memory that expands them is not there.
+        OSError: when an entry that is on its way doesn't arrive.
+    """
+    try:
+        return unseal(entry, key, signature=signature)
+    except DamagedEntry as error:
+        view = entry.memory if isinstance(entry, Arrival) else memoryview(entry)
+        frame = frame_of(view, key)
+        if frame is None or frame.kind == signature.kind == UNSIGNED.kind:
+            raise
+        says_plain = frame.kind == UNSIGNED.kind
+        if (
+            _is_plain(view) is not says_plain
+        ):  # so what it says of its signature was altered, or its bytes were
+            raise
+        raise MissignedEntry(str(error), is_signed=bool(frame.kind)) from None
+
+
+def _is_plain(entry: memoryview) -> bool:
+    """Whether an entry is whole as one that was made without a secret, whatever it says of that."""
+    magic, version, _, name_length, digest = _HEADER.unpack_from(entry)
+    start = _START.pack(magic, version, UNSIGNED.kind, name_length)
+    return _digest(UNSIGNED, start, entry[_HEADER.size :]) == bytes(digest)

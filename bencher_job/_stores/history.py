@@ -52,15 +52,17 @@ class DiskHistory:
         *_, expires, _ = rows[0]
         if expires is not None and expires <= time.time():
             return Gone("expired", moment(expires))
-        damage = ""
+        damage, may_be_whole = "", False
         try:
             hit_of(rows[0], self._folder.open(), mapped=True)
         except FileNotFoundError:
             damage = "its value file is missing"
-        except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+        except DamagedEntry as error:
             damage = str(error)
+        except (UnreadableEntry, UntrustedCache, OSError) as error:
+            damage, may_be_whole = str(error), True
         records = self._records(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
-        return Found(records[0] if records else None, damage)
+        return Found(records[0] if records else None, damage, may_be_whole)
 
     def record(self, key: str) -> Record | None:
         """Give the record of a key's entry, whose bytes stay unread; None where there is none.

@@ -65,7 +65,7 @@ class Imported:
 
     added: int = 0
     replaced: int = 0
-    """Entries that were there damaged, and are whole now."""
+    """Entries that were there damaged, or of another secret, and are whole now."""
     skipped: int = 0
     """Entries that were there already, and stayed as they were."""
     damaged: int = 0
@@ -95,10 +95,11 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
     """Take the entries of an archive into a store, and say what became of each.
 
     Each is verified as a lookup would before it is stored, and none is unpickled. An entry whose key the store has
-    stays as it is there. What is damaged in the archive or cut off it is counted, and the rest is taken. Where
-    `BENCHER_JOB_SECRET` is set, entries that were not made with this secret are refused, and so are signed entries
-    where it is not set. Media get a folder of this store's own; but a value that holds a path, as `gen_path` returns
-    it, goes on holding the path that it had where it was computed. What has expired is left out.
+    stays as it is there, unless it is damaged there or was made with another secret. What is damaged in the archive
+    or cut off it is counted, and the rest is taken. Where `BENCHER_JOB_SECRET` is set, entries that were not made
+    with this secret are refused, and so are signed entries where it is not set. Media get a folder of this store's
+    own; but a value that holds a path, as `gen_path` returns it, goes on holding the path that it had where it was
+    computed. What has expired is left out.
 
     A later hit unpickles what was imported, so an archive runs the code of whoever wrote it. Pass `trusted=True` for
     one that another user owns or could write to, if you trust all of them.

@@ -22,14 +22,11 @@ from .. import _media
 from .._errors import UntrustedCache
 from .._processes import PROCESS_NAME, may_live
 from .base import StoreFailure
-from .codec import unseal
 from .database import DATABASE_NAME
-from .faults import DamagedEntry, UnreadableEntry
+from .faults import DamagedEntry, MissignedEntry, UnreadableEntry
 from .findings import LISTED, Fault, Finding
-from .folder import Folder, Opened
-from .frame import frame_of
+from .folder import Folder
 from .lookups import hit_of
-from .signature import UNSIGNED
 from .tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, is_text, record_of
 
 __all__ = ["Inspection", "Wrong", "wrong_with"]
@@ -77,7 +74,7 @@ class Wrong:
     fault: Fault
     detail: str = ""
     is_missigned: bool = False
-    """Whether it may be whole: it is signed, and only its signature is not what this secret makes, or none."""
+    """Whether it is signed, and only its signature is not what this secret makes, or none."""
 
 
 class Inspection:
@@ -247,7 +244,9 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
         except FileNotFoundError:
             wrong = Wrong(Fault.FILE_MISSING)
         except DamagedEntry as error:
-            wrong = _damage(row, opened, str(error))
+            wrong = Wrong(Fault.DAMAGED, str(error))
+        except MissignedEntry as error:
+            wrong = Wrong(Fault.UNREADABLE, str(error), is_missigned=error.is_signed)
         except (UnreadableEntry, UntrustedCache, OSError) as error:
             wrong = Wrong(Fault.UNREADABLE, str(error))
         else:
@@ -258,26 +257,6 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
         if rows[0] == row:  # a file is removed after its row only, so this is no removal that is under way
             return wrong
         row = rows[0]
-
-
-def _damage(row: tuple[Any, ...], opened: Opened, detail: str) -> Wrong:
-    """Tell an entry that is damaged from one that is signed otherwise than this secret, or none, asks for."""
-    key, mode, filename, value, *_ = row
-    try:
-        sealed = opened.database._disk.fetch_mapped(mode, filename, value)
-        frame = frame_of(sealed, key)
-        if frame is None:
-            return Wrong(Fault.DAMAGED, detail)
-        if frame.kind == opened.signature.kind:
-            return Wrong(Fault.DAMAGED, detail, is_missigned=bool(frame.kind))
-        if not frame.kind:
-            unseal(sealed, key, signature=UNSIGNED)
-            return Wrong(Fault.UNREADABLE, detail)
-    except DamagedEntry:
-        return Wrong(Fault.DAMAGED, detail)
-    except (UnreadableEntry, UntrustedCache, OSError) as error:
-        return Wrong(Fault.UNREADABLE, str(error))
-    return Wrong(Fault.UNREADABLE, detail, is_missigned=True)
 
 
 def _is_lost(folder: Folder, key: str, media: str) -> bool:

@@ -1,4 +1,4 @@
-"""Knows how entries are looked up on the disk, and verified; one that is damaged is a miss."""
+"""Knows how entries are looked up on the disk, and verified; one that is damaged, or not ours, is a miss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from .._errors import warn_caller
 from .base import MISS, Hit, Miss, StoreFailure
-from .codec import plain_reader, unseal
+from .codec import plain_reader
 from .database import is_undecodable
-from .faults import DamagedEntry, UnreadableEntry
+from .faults import DamagedEntry, MissignedEntry, UnreadableEntry
 from .folder import Folder, Opened
+from .frame import unseal_ours
 from .gate import operation
 from .removals import Removals
 from .tables import LIVE, SELECT_ENTRY
@@ -67,10 +68,7 @@ class Lookups:
                     self._removals.set_aside(key, str(error))
                     return MISS, 0
                 except UnreadableEntry as error:
-                    warn_caller(
-                        f"The entry {key} in {self._folder.directory} is good, but can't be read here: {error}. "
-                        f"The job runs again."
-                    )
+                    self._warn_unreadable(key, error)
                     return MISS, 0
                 except (sqlite3.Error, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
@@ -81,6 +79,15 @@ class Lookups:
                 return hit, row[-1]
             self._removals.set_aside(key, "its value file is missing")
             return MISS, 0
+
+    def _warn_unreadable(self, key: str, error: UnreadableEntry) -> None:
+        if isinstance(error, MissignedEntry):
+            self._folder.warn_missigned(key, error)
+        else:
+            warn_caller(
+                f"The entry {key} in {self._folder.directory} is good, but can't be read here: {error}. "
+                f"The job runs again."
+            )
 
     def after(self, place: int, number: int) -> list[tuple[Any, ...]]:
         """Read the rows of small entries that were stored after another one, as they are; none where that fails."""
@@ -176,6 +183,7 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
 
     Raises:
         DamagedEntry: when they are not what was written.
+        MissignedEntry: when they were made with another secret, or with none.
         UnreadableEntry: when a package or the memory that it takes is not there.
         OSError: when its file can't be read.
     """
@@ -183,7 +191,7 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
     if expires is not None and expires <= time.time():
         return MISS
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
-    stream, buffers = unseal(sealed, key, signature=opened.signature)
+    stream, buffers = unseal_ours(sealed, key, signature=opened.signature)
     return Hit(stream, buffers, seconds or 0.0, expires)
 
 

@@ -44,8 +44,8 @@ class EntryShown:
     """The folder of its store."""
     row: Row
     making: Making
-    damage: str
-    """What is wrong with its bytes; empty where nothing is."""
+    known: Found
+    """Whether its bytes are whole, and what is wrong where they are not."""
     described: object
     """What its result says, unless it can't be told without unpickling it."""
     media: Mapping[Path, int]
@@ -68,7 +68,7 @@ def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryS
         directory=store.directory,
         row=row,
         making=making,
-        damage=known.damage,
+        known=known,
         described=described.get(key, _NOT_TOLD),
         media=media_files(store.directory, record),
         value=_value(store, key, known.damage) if with_value else _NOT_TOLD,
@@ -93,7 +93,7 @@ def entry_fields(entry: EntryShown) -> dict[str, Any]:
         "hits": row.hits,
         "last_used": datetime.fromtimestamp(row.used, UTC),
         "expires": None if row.expires is None else datetime.fromtimestamp(row.expires, UTC),
-        "damage": entry.damage or None,
+        "damage": entry.known.damage or None,
         "file": making.file,
         "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
         "parameters": making.parameters,
@@ -133,7 +133,7 @@ def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
     yield "took", seconds_text(record.seconds)
     where = "in the database" if making.file is None else f"in {making.file}"
     yield "size", f"{size_text(record.size)}, {where}"
-    yield "state", f"damaged: {entry.damage}" if entry.damage else "whole"
+    yield "state", _state(entry.known)
     yield "hits", f"{row.hits:,}"
     yield "last used", moment_text(datetime.fromtimestamp(row.used, UTC))
     if row.expires is not None:
@@ -153,6 +153,12 @@ def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
         yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
     elif entry.described is not _NOT_TOLD:
         yield "result", short_text(entry.described, LONGEST_RESULT)
+
+
+def _state(known: Found) -> str:
+    if not known.damage:
+        return "whole"
+    return f"can't be read here: {known.damage}" if known.may_be_whole else f"damaged: {known.damage}"
 
 
 def _origin(record: Record) -> str:
