@@ -197,12 +197,13 @@ class Transaction:
         execute: executes a statement on the thread's connection.
     """
 
-    __slots__ = ("_database", "_has_turn", "_is_open", "_waits", "execute")
+    __slots__ = ("_database", "_is_open", "_turn", "_waits", "execute")
 
     def __init__(self, database: Database, *, waits: bool) -> None:
         self._database = database
         self._waits = waits
-        self._is_open = self._has_turn = False
+        self._is_open = False
+        self._turn: threading.Lock | None = None
 
     def __enter__(self) -> Self:
         """Begin.
@@ -210,21 +211,32 @@ class Transaction:
         Raises:
             Locked: when the database can't be written, or stays locked by others.
         """
-        self.execute: Callable[..., sqlite3.Cursor] = self._database._con.execute
-        self._has_turn = self._database.turn.acquire(timeout=LONGEST_TURN if self._waits else 0)
+        connection = self._database._con
+        self.execute: Callable[..., sqlite3.Cursor] = connection.execute
         try:
+            self._take_turn()
+            if connection.in_transaction:  # an interrupt has come between the last one and its end
+                connection.rollback()
             if self._waits:
                 self.execute("BEGIN IMMEDIATE")
             else:
                 self._begin_at_once()
-        except sqlite3.OperationalError as error:
+            self._is_open = True
+        except BaseException as error:  # an interrupt, too, which comes when all has begun
+            if connection.in_transaction:
+                connection.rollback()
             self._end_turn()
-            raise Locked(str(error)) from error
-        except BaseException:
-            self._end_turn()
+            if isinstance(error, sqlite3.OperationalError):
+                raise Locked(str(error)) from error
             raise
-        self._is_open = True
         return self
+
+    def _take_turn(self) -> None:
+        turn = self._database.turn
+        if turn.acquire(timeout=LONGEST_TURN if self._waits else 0):
+            self._turn = turn
+        elif self._waits:
+            self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
 
     def _begin_at_once(self) -> None:
         self.execute("PRAGMA busy_timeout = 0")
@@ -249,9 +261,9 @@ class Transaction:
             self._end_turn()
 
     def _end_turn(self) -> None:
-        if self._has_turn:
-            self._has_turn = False
-            self._database.turn.release()
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.release()
 
 
 class Database(diskcache.Cache):  # type: ignore[misc]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -334,3 +336,40 @@ def test_a_thread_whose_turn_never_ends_stops_nobody(
     store._store.open().turn.acquire()
     store.put_many([entry("key", 1)])
     assert value_of(store, "key") == 1
+    assert not store._store.open().turn.locked()
+
+
+def test_an_interrupt_while_a_commit_waits_leaves_the_database_to_others(store: MemoryTier) -> None:
+    """Python raises it when SQLite has begun the transaction, so there is one to undo."""
+    store.put_many([entry("kept", 1)])
+    begun: queue.SimpleQueue[str] = queue.SimpleQueue()
+    path = store.directory / "cache.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        def interrupt() -> None:
+            while begun.get(timeout=60) != "BEGIN IMMEDIATE":
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+            other.rollback()
+
+        store._store.open()._con.set_trace_callback(begun.put)
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            store.put_many([entry("interrupted", 2)])
+        interrupter.join()
+        other.execute("PRAGMA busy_timeout = 0")
+        other.execute("BEGIN IMMEDIATE")
+        other.rollback()
+    store.put_many([entry("later", 3)])
+    assert value_of(store, "interrupted") is MISS
+    assert value_of(store, "later") == 3
+
+
+def test_a_transaction_that_an_interrupt_has_left_open_is_undone_by_the_next(store: MemoryTier) -> None:
+    """An interrupt may come before the first step of a transaction's end."""
+    store.put_many([entry("kept", 1)])
+    store._store.open().transaction().__enter__()
+    store.put_many([entry("later", 2)])
+    assert value_of(store, "later") == 2
