@@ -355,7 +355,8 @@ class FutureCache:
             value = self.recall(job.job_key)
             if value is not MISS:
                 return JobFuture(job, value)
-            return self.send_for(lambda: job, asker, of_coroutine=is_coroutine_function(job.function))
+            held = job.held()
+            return self.send_for(lambda: held, asker, of_coroutine=is_coroutine_function(job.function))
         store = self.cache
         puts = store.puts
         if self.overwrite:

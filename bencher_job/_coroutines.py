@@ -45,6 +45,8 @@ async def _awaited(
         value = MISS if fresh else cache.recall_call(identity, answer.call)
         if value is not MISS:
             return value
+    else:
+        args, kwargs = cache.held(args, kwargs)
     asker = cast("Caller", caller())
     future = cache.send_for(lambda: cache.job(args, kwargs, identity), asker, of_coroutine=True, fresh=fresh)
     return await _value_of(future)

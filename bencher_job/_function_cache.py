@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._cache import FutureCache
 from ._executors import Executors
 from ._future import JobFuture
+from ._held import Held
 from ._job import Job
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._loops import caller, is_coroutine_function
@@ -114,15 +115,20 @@ class JobFunctionCache(FutureCache):
             arguments={"repeat": repeat, **arguments} if repeat else arguments,
             identity=identity or self.keys.repeated(self.keys.identity(args, kwargs), repeat),
         )
-        job.files = files
+        job.files, job.keys = files, self.keys
         return job
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
         """Submit a call as it was written."""
         asker = caller()
         if asker is not None and not self.makes_quick_keys(args, kwargs):
+            args, kwargs = self.held(args, kwargs)
             return self.send_for(lambda: self.job(args, kwargs), asker, of_coroutine=self._of_coroutines)
         return self.submit(self.job(args, kwargs))
+
+    def held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Copy the arguments of a call that a thread makes a job of, as far as that is quick."""
+        return Held().call(args, kwargs, self.keys.ignored)
 
     def makes_quick_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the key of a call takes microseconds: the code has been read, and the arguments are few and small."""

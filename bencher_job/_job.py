@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import _media
-from ._keys import Identity, identity_of
+from ._held import Held, can_not_change
+from ._keys import Identity, JobKeys, identity_of
 from ._loops import is_coroutine_function, run_to_end
 
 __all__ = ["Job", "run_job"]
@@ -35,9 +36,12 @@ class Job:
         "edition",
         "files",
         "function",
+        "has_changed",
         "job_args",
         "job_id",
         "job_key",
+        "keys",
+        "may_change",
         "media_folder",
         "positional",
         "tag",
@@ -69,6 +73,12 @@ class Job:
         """What counts by content, with what stood for it when the key was made."""
         self.arguments = self.job_args if arguments is None else arguments
         self.media_folder: str | None = None
+        self.keys: JobKeys | None = None
+        """What made the key, where that was not the function's own default."""
+        self.may_change = False
+        """Whether what it runs with is held by others too, who may change it while the job waits."""
+        self.has_changed = False
+        """Whether it has run with other arguments than those that its key is of."""
 
     def in_folder(self, folder: str | None) -> Job:
         """Copy the job for one run, whose media go into a folder."""
@@ -81,12 +91,43 @@ class Job:
         )
         run.job_key, run.bound, run.edition = self.job_key, self.bound, self.edition
         run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
+        run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
         run.media_folder = folder
         return run
+
+    def held(self) -> Job:
+        """Copy the job with what its key is of, as it is now, so that nobody changes it while the job waits.
+
+        What is ignored stays the caller's own, and so does what can't be copied or is large: it `may_change`.
+        """
+        if self.edition is None or can_not_change((*self.positional, *self.job_args.values())):
+            return self
+        held, ignored = Held(), () if self.keys is None else self.keys.ignored
+        job = self.in_folder(self.media_folder)
+        job.positional, job.job_args = held.call(self.positional, self.job_args, ignored)
+        job.arguments = held.named(self.arguments, ignored)
+        job.may_change = not held.is_whole
+        return job
+
+    def note_changes(self) -> None:
+        """Look whether the arguments still are those that the key is of; to be called right before it runs."""
+        if self.edition is None:
+            return
+        identity = identity_of if self.keys is None else _identity_by(self.keys)
+        try:
+            _, bound, _ = identity(self.function, self.positional, self.job_args)
+        except Exception:  # noqa: BLE001 - no key can be made of what they are now
+            self.has_changed = True
+        else:
+            self.has_changed = not self.bound.startswith(bound)  # after which the number of a repeat stands
 
     def __repr__(self) -> str:
         name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
         return f"<Job {self.job_id!r} of {name}, key {self.job_key[:12]}>"
+
+
+def _identity_by(keys: JobKeys) -> Callable[..., Identity]:
+    return lambda _, positional, job_args: keys.identity(positional, job_args)
 
 
 def run_job(job: Job) -> Any:

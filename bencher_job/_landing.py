@@ -135,9 +135,9 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         if landing.outcome.error is not None:
             _fail(run, landing.outcome.error)
         elif run.store.directory is not None:
-            changed = [value for value, then in run.job.files if not is_unchanged(value, then)]
-            if changed:
-                unsaved.append(f"{run.job!r} counts {changed[0]} by content, which has changed meanwhile")
+            changed = _changed(run.job)
+            if changed is not None:
+                unsaved.append(changed)
                 _give_back(run.store, run.flight.claim)
                 continue
             try:
@@ -152,6 +152,19 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
     for store, group in entries.items():
         _put(store, group, unsaved)
     return payloads, unsaved
+
+
+def _changed(job: Job) -> str | None:
+    """Say what has changed since the key of a job was made, so that its result is that of another job."""
+    if job.has_changed:
+        return (
+            f"An argument of {job!r} was changed after the call and before the job began, so it ran with the new "
+            f"value, and its result is not kept under the key of the old one. Give each call objects of its own"
+        )
+    for value, then in job.files:
+        if not is_unchanged(value, then):
+            return f"{job!r} counts {value} by content, which has changed meanwhile"
+    return None
 
 
 def _fail(run: Run, error: BaseException) -> None:

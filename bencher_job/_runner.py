@@ -175,7 +175,7 @@ class Runner:
 
     def _stand_by(self, flight: Flight, store: Store, waiting: Waiting) -> None:
         """Have a flight wait for another process, without a thread of its own."""
-        flight.waiting = waiting
+        flight.waiting, flight.job = waiting, flight.job.held()
         self.runs.expect(1)
         finish_at_exit(self.runs)
 

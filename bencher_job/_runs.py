@@ -185,6 +185,8 @@ class Runs:
         """Run a flight's job in this thread until it is done or given up, commit and resolve."""
         while True:
             run = self._run_of(flight, store, Executors.SERIAL)
+            if flight.attempt > 1:  # the run before may have changed them
+                run.job.note_changes()
             outcome = self._outcome_of(run.job)
             landing = Landing(run, outcome)
             pause = self._pause_after(landing)
@@ -214,10 +216,21 @@ class Runs:
         for flight in flights:
             if is_coroutine_function(flight.job.function):
                 flight.may_be_ended_by(engine)
-        runs = [self._run_of(flight, store, engine.name) for flight in flights]
+            if not flight.attempt and (engine.shares_arguments or self._attempts.retries):
+                flight.job = flight.job.held()
+        runs = [self._run_on(engine, flight, store) for flight in flights]
         for run, engine_future in zip(runs, engine.submit_many([run.job for run in runs]), strict=True):
             run.flight.engine_future = engine_future
             self._await(run, engine_future, engine)
+
+    def _run_on(self, engine: Engine, flight: Flight, store: Store) -> Run:
+        run = self._run_of(flight, store, engine.name)
+        if not engine.shares_arguments:
+            if run.job.may_change:  # and has had time to, while the job waited
+                run.job.note_changes()
+        elif self._attempts.retries:  # the next run begins with what this one can't change
+            run = run._replace(job=run.job.held())
+        return run
 
     def _await(self, run: Run, engine_future: Future[Any], engine: Engine) -> None:
         def returned(done: Future[Any], verdict: BaseException | None = None) -> None:

@@ -73,6 +73,8 @@ class _NotedCancel:
 class ThreadEngine(_AdoptedEngine):
     """Runs jobs in a thread pool of this process, where nothing needs to be pickled."""
 
+    shares_arguments = True
+
     def _submit(self, job: Job) -> Future[Any]:
         return self._executor.submit(run_in_thread, job)
 

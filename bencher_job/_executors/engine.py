@@ -29,6 +29,8 @@ class Engine(ABC):
     name: str
     ends_jobs = False
     """Whether it ends a job whose time is over, with a `JobTimeout`."""
+    shares_arguments = False
+    """Whether a job runs with the very objects that it is submitted with, which others may change meanwhile."""
     _own_errors: tuple[type[BaseException], ...] = (BencherJobError,)
 
     def __init__(self) -> None:

@@ -47,6 +47,9 @@ async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
     started, clock = time.time(), time.perf_counter()
     limit = asyncio.timeout(timeout)
     try:
+        if job.may_change:
+            await asyncio.to_thread(job.note_changes)
+            started, clock = time.time(), time.perf_counter()
         with _media.running(job.job_key, job.media_folder):
             async with limit:
                 value = await cast("Awaitable[Any]", job.function(*job.positional, **job.job_args))
@@ -154,6 +157,7 @@ class LoopEngine(Engine):
     name = str(Executors.SERIAL)
     executor = None
     ends_jobs = True
+    shares_arguments = True
 
     def __init__(self, timeout: float | None = None) -> None:
         super().__init__()
@@ -220,6 +224,7 @@ class ThreadBesideLoop(Engine):
     """Runs jobs one after the other in a thread, for those who ask in an event loop."""
 
     name = str(Executors.SERIAL)
+    shares_arguments = True
     workers = 1
 
     def __init__(self) -> None:
@@ -251,6 +256,8 @@ class ThreadBesideLoop(Engine):
 
 def _run_beside(job: Job) -> Outcome:
     pid = os.getpid()
+    if job.may_change:
+        job.note_changes()
     outcome = run_inline(job)
     leave_if_forked(pid, outcome.error)
     return outcome

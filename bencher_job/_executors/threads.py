@@ -140,6 +140,8 @@ def _cancel_waiting(tasks: _Tasks) -> None:
 def run_in_thread(job: Job) -> Outcome:
     """Run a job in this thread, as a worker does: a cached job that it calls runs in line."""
     pid = os.getpid()
+    if job.may_change:
+        job.note_changes()
     with as_worker():
         outcome = run_inline(job)
     leave_if_forked(pid, outcome.error)
@@ -150,6 +152,7 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
     """Runs jobs in threads of this process."""
 
     name = str(Executors.THREADS)
+    shares_arguments = True
 
     def __init__(self, pool: ThreadPool | None = None, settings: PoolSettings | None = None) -> None:
         self._max_workers = (settings or PoolSettings()).size
