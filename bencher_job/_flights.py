@@ -82,6 +82,11 @@ class Flight:
             self.engine_future.cancel() if self.ends_runs is None else self.ends_runs.end(self.engine_future)
         )
 
+    def take_claim(self) -> Claim | None:
+        """Take the claim away, to give it back or to another flight."""
+        claim, self.claim = self.claim, None
+        return claim
+
     def resolve(self, value: object, payload: Payload | None) -> None:
         """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
         first, *others = self.futures
@@ -107,6 +112,7 @@ class Flights:
         """Forget all flights, whose threads a forked child doesn't have."""
         self._lock = threading.Lock()
         self._by_key: dict[str, Flight] = {}
+        self._left: dict[str, Flight] = {}
 
     def board(self, future: JobFuture[Any], engine: Engine | None = None) -> tuple[Flight, bool]:
         """Join the flight of a future's key, or begin one on an engine of its own; also whether it was begun."""
@@ -135,8 +141,36 @@ class Flights:
     def land(self, flight: Flight) -> None:
         """Forget a flight."""
         with self._lock:
-            if self._by_key.get(flight.job.job_key) is flight:
-                del self._by_key[flight.job.job_key]
+            for flights in (self._by_key, self._left):
+                if flights.get(flight.job.job_key) is flight:
+                    del flights[flight.job.job_key]
+
+    def hand_on_claim(self, flight: Flight) -> bool:
+        """Give a flight the claim of one of its key that was cancelled and has not ended yet; whether there was one.
+
+        Else the key would be without a claim when that one ends, and another process would run the job as well.
+        """
+        with self._lock:
+            left = self._left.pop(flight.job.job_key, None)
+            if left is None or left.claim is None:
+                return False
+            flight.claim = left.take_claim()
+            return True
+
+    def take_claim(self, flight: Flight) -> Claim | None:
+        """Take the claim of a flight away, unless another flight has it by now."""
+        with self._lock:
+            return flight.take_claim()
+
+    def give_back_claim(self, flight: Flight, give_back: Callable[[Claim], None]) -> None:
+        """Have the claim of a flight whose job has failed given back, unless another flight has it by now.
+
+        Who asks for the key meanwhile waits, and claims it then.
+        """
+        with self._lock:
+            claim = flight.take_claim()
+            if claim is not None:
+                give_back(claim)
 
     def leave(self, future: JobFuture[Any]) -> bool:
         """Let one who waits give up; the last one takes the job with it, if it has not begun. Whether that was so."""
@@ -153,6 +187,8 @@ class Flights:
                 return False
             future.took_along = None if flight.landed is None else flight
             del self._by_key[future.job.job_key]
+            if flight.claim is not None:
+                self._left[future.job.job_key] = flight
             return True
 
     def go_on(self, flight: Flight) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import _media
 from ._errors import BencherJobError
 from ._executors import Outcome
-from ._flights import Flight
+from ._flights import Flight, flights_of
 from ._job import Job
 from ._keys import qualified_name
 from ._keys.files import is_unchanged
@@ -175,15 +175,14 @@ def _fail(run: Run, error: BaseException) -> None:
     """
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
-    claim = run.flight.claim
-    if claim is None:
-        return
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
-    if is_its_own and run.store.claims.is_waited_for(claim):
+    flights, store, claim = flights_of(run.store), run.store, run.flight.claim
+    if is_its_own and claim is not None and store.claims.is_waited_for(claim):
         from ._executors.raised import dump_error  # takes long to import
 
-        run.store.publish_failure(claim, dump_error(error, for_same_program=True))
-    _give_back(run.store, claim)
+        if flights.take_claim(run.flight) is not None:
+            store.publish_failure(claim, dump_error(error, for_same_program=True))
+    flights.give_back_claim(run.flight, lambda given_back: _give_back(store, given_back))
 
 
 def _give_back(store: Store, claim: Claim | None) -> None:

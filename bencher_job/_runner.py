@@ -149,7 +149,11 @@ class Runner:
         in_worker = inside_worker()
         here = here or (flight.engine is None and (in_worker or self.runs.is_serial))
         key = flight.job.job_key
-        turn = turn_or_wait(store, key, in_worker=in_worker) if store.directory is not None else Turn(None)
+        turn: Turn | Waiting
+        if store.directory is None or flights_of(store).hand_on_claim(flight):
+            turn = Turn(flight.claim)
+        else:
+            turn = turn_or_wait(store, key, in_worker=in_worker)
         if isinstance(turn, Turn):
             flight.claim = turn.claim
             hit = MISS if fresh or store.puts == puts else store.get(key, mapped=self._mapped)

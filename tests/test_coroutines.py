@@ -484,6 +484,49 @@ def test_who_is_cancelled_again_cancels_what_the_run_does_at_its_end() -> None:
     run(main())
 
 
+def test_a_key_that_is_asked_for_while_its_cancelled_run_cleans_up_stays_claimed() -> None:
+    """So no other process runs the job beside the second run, when the first has ended."""
+
+    async def main() -> None:
+        began, clean, finish = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        runs: list[int] = []
+
+        @cached_job(code="none")
+        async def tidy(x: int) -> int:
+            runs.append(x)
+            if len(runs) > 1:
+                began.set()
+                await finish.wait()
+                return x
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await clean.wait()
+            return x
+
+        def owner() -> object:
+            return tidy.cache.cache.claims.owner(tidy.key(1))
+
+        first = asyncio.create_task(tidy(1))
+        await began.wait()
+        began.clear()
+        first.cancel()
+        while tidy.cache.is_in_flight(tidy.key(1)):
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(tidy(1))
+        await began.wait()
+        clean.set()
+        await asyncio.wait([first])
+        assert owner() is not None
+        finish.set()
+        assert await second == 1
+        assert owner() is None
+        assert tidy.is_cached(1)
+
+    run(main())
+
+
 def test_a_timeout_around_a_call_ends_the_run() -> None:
     async def main() -> None:
         gate = Gate()
