@@ -61,16 +61,22 @@ class Engine(ABC):
         """
         try:
             future = self._submit(job)
-        except concurrent.futures.BrokenExecutor as broken:
-            raise self._broken(broken) from broken
+        except RuntimeError as refusal:
+            raise self._refused(refusal) from refusal
         self._labels[future] = job
         return future
 
     @abstractmethod
     def _submit(self, job: Job) -> Future[Any]: ...
 
-    def _broken(self, broken: concurrent.futures.BrokenExecutor) -> WorkerLost:
-        return WorkerLost(f"{self.name} is broken and takes no more jobs: {broken}")
+    def _refused(self, refusal: RuntimeError) -> BencherJobError:
+        """Say why the executor takes no job: whatever runs in it, a job's own exceptions don't come this way."""
+        if isinstance(refusal, concurrent.futures.BrokenExecutor):
+            return WorkerLost(f"{self.name} is broken and takes no more jobs: {refusal}")
+        return BencherJobError(
+            f"{self.name} takes no more jobs: {refusal}. If it was shut down, pass an executor that stays open as long "
+            f"as the function is called, or let the library make one: executor='multiprocessing' or 'threads'."
+        )
 
     def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
         """Start jobs that come together; none is started when it raises.

@@ -179,11 +179,12 @@ class PoolEngine(SharedEngine[SlotPool]):
 
         Raises:
             WorkerLost: when the pool has failed.
+            BencherJobError: when it was shut down.
         """
         try:
             futures = self._submit_many(jobs)
-        except concurrent.futures.BrokenExecutor as broken:
-            raise self._broken(broken) from broken
+        except RuntimeError as refusal:
+            raise self._refused(refusal) from refusal
         self._labels.update(zip(futures, jobs, strict=True))
         return futures
 

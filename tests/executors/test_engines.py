@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import psutil
 import pytest
 
-from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost
+from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost, cached_job
 from bencher_job._executors import PoolSettings, base, engine_for, inside_worker, run_inline
 from bencher_job._executors.pool import SlotPool
 from tests.environment import unmeasured
@@ -334,3 +334,31 @@ def test_what_is_no_report_is_a_lost_worker():
 
     assert type(error) is WorkerLost
     assert error.job == "job 'name', abs(-1)"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ThreadPoolExecutor(1),
+        lambda: ProcessPoolExecutor(1, mp_context=get_context("spawn")),
+        lambda: SlotPool(1),
+        lambda: Executors.factory("threads"),
+    ],
+    ids=["ThreadPoolExecutor", "ProcessPoolExecutor", "SlotPool", "ThreadPool"],
+)
+def test_an_executor_that_was_shut_down_is_told_with_the_remedy(make):
+    executor = make()
+    executor.shutdown()
+    engine = engine_for(executor)
+    for submit in (lambda: engine.submit(job_of(abs, -1)), lambda: engine.submit_many([job_of(abs, -1)])):
+        with pytest.raises(
+            BencherJobError, match=r"after shutdown.*pass an executor that stays open"
+        ) as caught:
+            submit()
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+    function = cached_job(executor=executor)(abs)
+    for ask in (lambda: function(-1), lambda: function.submit(-1), lambda: list(function.map([-1]))):
+        with pytest.raises(BencherJobError, match=f"{type(executor).__name__} takes no more jobs"):
+            ask()
+    assert not function.cache.is_in_flight(function.key(-1))
