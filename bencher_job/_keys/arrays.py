@@ -32,6 +32,12 @@ def array_parts(array: Any) -> object:
 
 
 def _dtype(dtype: Any) -> object:
+    if dtype.metadata is None:
+        return _plain_dtype(dtype)
+    return Parts({"dtype": _plain_dtype(dtype), "metadata": Attributes(metadata=dict(dtype.metadata))})
+
+
+def _plain_dtype(dtype: Any) -> object:
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return "subarray", _dtype(base), shape
@@ -128,6 +134,16 @@ def _masked(array: Any) -> object:
     return Parts({"data": array_parts(data), "mask": array_parts(mask), "fill": array.fill_value})
 
 
+def _ufunc(function: Any) -> object:
+    """A ufunc by its name, which tells nothing of one that `frompyfunc` has made."""
+    name = function.__name__
+    if name.endswith(" (vectorized)"):
+        raise refuse(
+            type(function), "it hides the function that it was made of; pass that, or use numpy.vectorize"
+        )
+    return name
+
+
 def _bit_generator(generator: Any) -> object:
     return Attributes(state=generator.state, seed_seq=getattr(generator, "seed_seq", None))
 
@@ -167,6 +183,7 @@ ARRAYS: Final = {
     "numpy.MaskedArray": StandIn(_masked, sealed=True, internal=_MASKED_INTERNAL),
     "numpy.MaskedConstant": StandIn(lambda constant: (), leaf=True),  # noqa: ARG005
     "numpy.generic": StandIn(_scalar, leaf=True, sealed=True),
+    "numpy.ufunc": StandIn(_ufunc, leaf=True),
     "numpy.dtype": StandIn(_dtype_itself, leaf=True, sealed=True),
     "numpy.Generator": StandIn(lambda generator: Attributes(bit_generator=generator.bit_generator)),
     "numpy.BitGenerator": StandIn(_bit_generator),

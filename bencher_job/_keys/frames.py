@@ -77,6 +77,8 @@ def _column(array: Any) -> object:
         return array_parts(np.asarray(array))
     if (take_apart := _EXTENSIONS.get(type(dtype).__name__)) is not None:
         return take_apart(array)
+    if hasattr(dtype, "numpy_dtype") and dtype.kind == "O":
+        return array_parts(np.asarray(array))  # what is missing is there as None, NaN, NaT or NA
     if hasattr(dtype, "numpy_dtype"):
         missing = array.isna()
         values = array.to_numpy(dtype=dtype.numpy_dtype, na_value=dtype.numpy_dtype.type(0))

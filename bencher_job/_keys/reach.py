@@ -6,7 +6,7 @@ import contextlib
 import functools
 import typing
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final, Literal
 
@@ -131,6 +131,7 @@ class Survey:
     def follow(self, value: Any, attributes: Iterable[str], name: str) -> Edge:
         """Follow a chain of attributes through the user's modules, to what it ends at, or a function's attribute."""
         rest = list(attributes)
+        makers: list[Edge] = []
         while isinstance(value, ModuleType) and rest:
             if not is_own_module(value):
                 return self.foreign(".".join((value.__name__, *rest)), value.__name__)
@@ -139,11 +140,22 @@ class Survey:
             if attribute in OF_THE_MODULE:
                 return ("of the module", attribute)
             found = module_attribute(value, attribute)
-            self.watch.lookup(vars(value), attribute, vars(value).get(attribute, ABSENT))
+            held = vars(value).get(attribute, ABSENT)
+            self.watch.lookup(vars(value), attribute, held)
+            if held is ABSENT:
+                makers += self._maker_of_attributes(value)
             if found is ABSENT:
-                return ("missing", name)
+                return ("missing", name, *makers)
             value = found
-        return self.with_attribute(self.global_value(value, name), value, rest, name)
+        edge = self.with_attribute(self.global_value(value, name), value, rest, name)
+        return (edge, *makers) if makers else edge
+
+    def _maker_of_attributes(self, module: ModuleType) -> Iterator[Edge]:
+        """Reach the function that a module has for the attributes that it doesn't hold."""
+        maker = vars(module).get("__getattr__", ABSENT)
+        self.watch.lookup(vars(module), "__getattr__", maker)
+        if maker is not ABSENT:
+            yield self.global_value(maker, f"{module_name(module.__name__)}.__getattr__")
 
     def with_attribute(self, edge: Edge, value: Any, attributes: list[str], name: str) -> Edge:
         """Add to the edge that leads to a value the attribute that is read off it, if it is a function."""

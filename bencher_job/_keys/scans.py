@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -130,12 +131,14 @@ def _import_of(survey: Survey, imported: Import, namespace: dict[str, Any]) -> E
             name = importlib.util.resolve_name(name, str(namespace.get("__package__") or ""))
         module = import_own(name)
     except ImportError:
+        survey.watch.lookup(sys.modules, name, sys.modules.get(name, ABSENT))
         return ("missing", name)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything, and its function may expect it
         survey.untracked[name] = type(error).__name__
         return ("missing", name)
     if module is None:
         return survey.foreign(".".join((name, *imported.attributes)), name)
+    survey.watch.lookup(sys.modules, name, module)  # who takes it out has it imported anew by the function
     return survey.follow(module, imported.attributes, name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from typing import Any, Final
 
 from .exports import exported_name
@@ -31,12 +32,17 @@ def _array(value: Any) -> object:
     return value.typecode, value.itemsize, value.tobytes()
 
 
+def _items(value: dict[Any, Any]) -> dict[Any, Any]:
+    """All items of a dict, whichever of them an object of a subclass shows."""
+    return dict(dict.items(value))
+
+
 def _ordered(value: dict[Any, Any]) -> object:
-    return Parts({"items": dict(value), "order": list(value)})
+    return Parts({"items": _items(value), "order": list(OrderedDict.__iter__(value))})
 
 
 def _default_dict(value: Any) -> object:
-    return Parts({"factory": Attributes(default_factory=value.default_factory), "items": dict(value)})
+    return Parts({"factory": Attributes(default_factory=value.default_factory), "items": _items(value)})
 
 
 def _date_and_time(value: Any) -> object:
@@ -121,7 +127,7 @@ _BASES = {
     "bytes": StandIn(lambda value: bytes(memoryview(value))),
     "tuple": StandIn(_tuple),
     "list": StandIn(list.copy),
-    "dict": StandIn(dict.copy),
+    "dict": StandIn(_items),
     "set": StandIn(lambda value: set(set.__iter__(value))),
     "frozenset": StandIn(lambda value: frozenset(frozenset.__iter__(value))),
 }
@@ -153,7 +159,7 @@ _PLACES = {
 }
 _CONTAINERS = {
     "collections.OrderedDict": StandIn(_ordered),
-    "collections.Counter": StandIn(dict),
+    "collections.Counter": StandIn(_items),
     "collections.defaultdict": StandIn(_default_dict),
     "collections.deque": StandIn(lambda value: Parts({"items": list(value), "maxlen": value.maxlen})),
     "collections.ChainMap": StandIn(lambda value: Attributes(maps=value.maps)),
@@ -196,6 +202,7 @@ def _model(model: Any) -> object:
 
 
 _STATES = {
+    "_struct.Struct": StandIn(lambda value: value.format, leaf=True, label="struct.Struct"),
     "re.Pattern": StandIn(lambda value: (value.pattern, value.flags), leaf=True),
     "pydantic.BaseModel": StandIn(_model),
     "random.Random": StandIn(lambda value: value.getstate(), leaf=True),

@@ -38,7 +38,7 @@ _FROZEN: Final = frozenset(
     | {re.Pattern, ModuleType}
 )
 _FROZEN_TOO: Final = frozenset(
-    {"decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
+    {"_struct.Struct", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
 )  # whose modules take long to import
 _OF_ITS_OWN_KIND: Final = frozenset(
     f"__{name}__" for name in ("getattribute", "getstate", "job_key", "reduce", "reduce_ex", "slots")

@@ -69,6 +69,41 @@ def test_a_module_that_cannot_be_imported_is_missing(load: Load, imported: str, 
     assert fingerprint(module.f).digest
 
 
+def test_a_module_that_a_function_imports_anew_counts_anew(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who edits a package takes it out of `sys.modules`, and the function's next run imports what is there then."""
+    module = load("def f(x):\n    from tools import g\n    return g(x)\n", tools="def g(x): return 1\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    Path(sys.modules["tools"].__file__ or "").write_text("def g(x): return 22\n")
+    monkeypatch.delitem(sys.modules, "tools")
+    after = tracker.current()
+    assert module.f(0) == 22
+    assert after.digest != before.digest
+    assert tracker.current() is after
+
+
+def test_a_module_that_appears_later_counts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was missing at the first look."""
+    module = load("def f(x):\n    import made_later\n    return made_later.g(x)\n")
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    monkeypatch.setitem(sys.modules, "made_later", load("def g(x): return 1\n", name="made_later"))
+    assert tracker.current().digest != before.digest
+
+
+def test_what_a_module_makes_of_the_names_that_it_lacks_counts(load: Load) -> None:
+    """`__getattr__` of a module answers for them."""
+    tools = "SIZE = 1\ndef __getattr__(name):\n    return {'size': SIZE}[name]\n"
+    module = load("import tools\ndef f(x):\n    return tools.size\n", tools=tools)
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    sys.modules["tools"].SIZE = 2
+    assert tracker.current().digest != before.digest
+    assert "tools.__getattr__" in tracker.current().manifest
+
+
 def test_a_relative_import_outside_of_a_package_is_missing(load: Load) -> None:
     module = load("""
         def f(x):

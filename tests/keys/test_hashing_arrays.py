@@ -245,12 +245,27 @@ def test_dtypes_and_functions_of_numpy_are_values():
         np.dtype("f4"),
         np.dtype(">f8"),
         np.dtype([("a", "f8")]),
+        np.dtype("f8", metadata={"unit": "m"}),
+        np.dtype("f8", metadata={"unit": "s"}),
         np.sin,
         np.cos,
         np.mean,
     ]
     assert len(set(map(digest, values))) == len(values)
     assert digest(np.dtype("f8")) == digest(np.dtype(float))
+
+
+def test_the_metadata_of_a_dtype_count_in_an_array():
+    """Libraries tell there what an element means, as h5py does."""
+    tagged = np.zeros(2, np.dtype("f8", metadata={"unit": "m"}))
+    assert digest(tagged) != digest(np.zeros(2))
+    assert digest(tagged) == digest(pickle.loads(pickle.dumps(tagged)))
+
+
+def test_a_function_that_hides_in_a_ufunc_is_refused():
+    """Two of one name could do anything."""
+    with pytest.raises(UnkeyableArgument, match=r"numpy\.vectorize"):
+        digest(np.frompyfunc(lambda x: x + 1, 1, 1), "function")
 
 
 def test_the_path_of_an_object_in_an_array_is_told():

@@ -144,6 +144,14 @@ def test_kinds_of_pandas_objects_differ():
     assert list(map(digest, pickle.loads(pickle.dumps(values)))) == list(map(digest, values))
 
 
+def test_what_stands_for_a_missing_object_counts():
+    """A function sees which of them it is."""
+    columns = [pd.Series([missing, "a"], dtype=object) for missing in (None, np.nan, pd.NaT, pd.NA, 0)]
+    assert len({digest(column) for column in columns}) == 5
+    assert len({digest(pd.DataFrame({"a": column})) for column in columns}) == 5
+    assert len({digest(pd.Index(column)) for column in columns}) == 5
+
+
 class Annotated(pd.DataFrame):
     _metadata = ["unit"]
 

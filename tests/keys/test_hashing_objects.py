@@ -15,6 +15,7 @@ import pathlib
 import pickle
 import random
 import re
+import struct
 import sys
 import time
 import types
@@ -118,6 +119,18 @@ class Reducing:
 class Registered:
     def __init__(self, text):
         self.text = text
+
+
+class Hiding(dict):
+    def __iter__(self):
+        return iter(())
+
+    def keys(self):
+        return []
+
+
+class HidingOrdered(collections.OrderedDict):
+    __iter__, keys = Hiding.__iter__, Hiding.keys
 
 
 class Computing:
@@ -253,6 +266,9 @@ DIFFERENT = {
     "ranges": (range(0, 3, 2), range(0, 4, 2)),
     "slices": (slice(1), slice(0, 1)),
     "pattern flags": (re.compile("a"), re.compile("a", re.IGNORECASE)),
+    "binary formats": (struct.Struct("<I"), struct.Struct("<Q")),
+    "dicts that show nothing": (Hiding(a=1), Hiding(a=2)),
+    "ordered dicts that show nothing": (HidingOrdered(a=1), HidingOrdered(a=2)),
     "pattern kinds": (re.compile("a"), re.compile(b"a")),
     "ellipsis and none": (..., None),
     "random states": (random.Random(1), random.Random(2)),
