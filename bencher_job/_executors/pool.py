@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["PoolEngine", "SlotPool"]
 
 
+class _CallFuture(Future[Any]):
+    """The future of a call that says whose workers it went to."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        super().__init__()
+        self.dispatcher = dispatcher
+
+
 class SlotPool(concurrent.futures.Executor):
     """Runs calls in processes of this machine.
 
@@ -78,7 +86,7 @@ class SlotPool(concurrent.futures.Executor):
             parcel = pack_call(fn, args, kwargs)
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             return unsendable(fn, problem)
-        task = Task(Future(), parcel.of_its_own(), fn, unpack_value)
+        task = Task(self._future(), parcel.of_its_own(), fn, unpack_value)
         self._check()
         self._dispatcher.add([task])
         return task.future
@@ -91,9 +99,14 @@ class SlotPool(concurrent.futures.Executor):
         Each ends with a `JobTimeout` when it has run for as many seconds as the timeout says.
         """
         self._check()
-        tasks = [Task(Future(), parcel.of_its_own(), job, _as_it_came, timeout) for parcel, job in packed]
+        tasks = [
+            Task(self._future(), parcel.of_its_own(), job, _as_it_came, timeout) for parcel, job in packed
+        ]
         self._dispatcher.add(tasks)
         return [task.future for task in tasks]
+
+    def _future(self) -> Future[Any]:
+        return _CallFuture(self._dispatcher)
 
     def _check(self) -> None:
         if self.pid != os.getpid():
@@ -106,10 +119,11 @@ class SlotPool(concurrent.futures.Executor):
     def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
         """End a call, by killing its process and all that it started where it runs already.
 
-        Its future ends with the verdict, a `CancelledError` by default. False when it is done,
-        and in a forked child: the call is its parent's.
+        Its future ends with the verdict, a `CancelledError` by default. False when it is done, for a future of
+        something else, which is left alone, and in a forked child: the call is its parent's.
         """
-        if self.pid != os.getpid():
+        is_ours = isinstance(future, _CallFuture) and future.dispatcher is self._dispatcher
+        if self.pid != os.getpid() or not is_ours:
             return False
         if future.cancel():
             return True

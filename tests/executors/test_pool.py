@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +223,18 @@ def test_kill_ends_a_running_job_with_all_that_it_started(pool, tmp_path, until,
     assert until(lambda: all(is_gone(int(pid)) for pid in pids.read_text().split()))
     assert not pool.kill(future)
     assert pool.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_kill_leaves_the_future_of_something_else_alone(pool):
+    foreign = Future()
+    with SlotPool(1) as other:
+        others = other.submit(time.sleep, 0.2)
+        for future in (foreign, others):
+            assert not pool.kill(future)
+            assert not future.cancelled()
+        assert others.result(PATIENCE) is None
+    foreign.set_result("left alone")
+    assert foreign.result() == "left alone"
 
 
 def test_kill_ends_a_loop_that_lets_no_other_thread_run(until):
