@@ -13,7 +13,7 @@ from ._cache import FutureCache
 from ._executors import Executors
 from ._future import JobFuture
 from ._held import Held
-from ._job import Job
+from ._job import Job, check_text
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._loops import caller, is_coroutine_function
 from ._recall import NOTHING_KNOWN, Unanswered, answering, learn
@@ -67,6 +67,7 @@ class JobFunctionCache(FutureCache):
         cache_samples: bool = True,
         **options: Any,
     ) -> None:
+        check_text("tag", tag)
         self._of_coroutines = is_coroutine_function(function)
         super().__init__(executor, overwrite, cache_name, tag_index, size_limit, cache_samples, **options)
         self.function = function

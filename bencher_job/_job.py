@@ -9,8 +9,22 @@ from . import _media
 from ._held import Held, can_not_change
 from ._keys import Identity, JobKeys, identity_of
 from ._loops import is_coroutine_function, run_to_end
+from ._words import is_writable
 
-__all__ = ["Job", "run_job"]
+__all__ = ["Job", "check_text", "run_job"]
+
+
+def check_text(option: str, text: str) -> None:
+    """Check that a text can be written to a store.
+
+    Raises:
+        ValueError: when it has half of a surrogate pair, for which UTF-8 has no bytes.
+    """
+    if not is_writable(text):
+        raise ValueError(
+            f"{option}={text!r} can't be written to a store: UTF-8 has no bytes for half of a surrogate pair. Give a "
+            f"text without one."
+        )
 
 
 class Job:
@@ -24,6 +38,7 @@ class Job:
     Raises:
         UnkeyableArgument: when no key can be made of an argument.
         TypeError: when the arguments don't fit the function.
+        ValueError: when a tag or a key is no text that can be written.
 
     >>> job = Job("first", sorted, {"reverse": True}, positional=([1, 3, 2],))
     >>> run_job(job)
@@ -59,11 +74,13 @@ class Job:
         arguments: Mapping[str, Any] | None = None,
         identity: Identity | None = None,
     ) -> None:
+        check_text("tag", tag)
         self.job_id = job_id
         self.function = function
         self.job_args = dict(job_args)
         self.positional = tuple(positional)
         if job_key is not None:
+            check_text("job_key", job_key)
             identity = job_key, b"", None
         elif identity is None:
             identity = identity_of(function, self.positional, self.job_args)

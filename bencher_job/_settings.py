@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ._errors import BencherJobError
+from ._words import is_writable
 
 __all__ = [
     "DEFAULT_CACHE_NAME",
@@ -51,7 +52,8 @@ def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = 
     Raises:
         BencherJobError: when the name is no plain folder name.
     """
-    if not cache_name or cache_name in {".", ".."} or Path(cache_name).name != cache_name:
+    is_plain = cache_name not in {"", ".", ".."} and Path(cache_name).name == cache_name
+    if not is_plain or not is_writable(cache_name):
         raise BencherJobError(
             f"cache_name={cache_name!r} is not the name of a folder. "
             f"Use a plain name, and cache_dir= to say where the cache lies."

@@ -1,11 +1,11 @@
-"""Knows how sizes, times and counts are written for people."""
+"""Knows how sizes, times and counts are written for people, and what can be written at all."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
 
-__all__ = ["counted", "moment_text", "roughly", "seconds_text", "size_text"]
+__all__ = ["counted", "is_writable", "moment_text", "roughly", "seconds_text", "size_text"]
 
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -75,3 +75,17 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     ('1 entry', '2,000 entries')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def is_writable(text: str) -> bool:
+    r"""Whether a text is one that UTF-8 has bytes for; half of a surrogate pair is none.
+
+    >>> is_writable("ä"), is_writable("\udcff")
+    (True, False)
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True

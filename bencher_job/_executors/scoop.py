@@ -250,4 +250,4 @@ def run_jobs(jobs: Sequence[tuple[int, bytes, bytes | None]]) -> None:
                 report = run_split(rest, function)
                 member.tell(News.REPORT, b"%d" % number, *map(bytes, report.parts()))
     except BaseException as error:  # noqa: BLE001 - or the root would wait for ever
-        member.tell(News.FAILURE, told(error).encode())
+        member.tell(News.FAILURE, told(error).encode(errors="backslashreplace"))

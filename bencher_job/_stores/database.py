@@ -377,7 +377,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def _connect(self) -> sqlite3.Connection:
         path = os.path.abspath(os.path.join(self._directory, DBNAME))
         connection = sqlite3.connect(
-            f"file:{quote(path)}{self._access}",
+            f"file:{quote(os.fsencode(path))}{self._access}",
             timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,  # so that a fork can close it; only its own thread uses it

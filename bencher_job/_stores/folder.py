@@ -104,7 +104,7 @@ class Folder:
             if self.opened is None:
                 try:
                     self.opened = self._open()
-                except (OSError, sqlite3.Error, Locked) as error:
+                except (OSError, sqlite3.Error, UnicodeError, Locked) as error:
                     raise _failure(error) from error
                 self.editions, self.origins = set(), {}
             return self.opened
@@ -173,7 +173,7 @@ class Folder:
             try:
                 self.look_for_removal()
                 return work(*given)
-            except (Locked, sqlite3.Error, OSError) as error:
+            except (Locked, sqlite3.Error, UnicodeError, OSError) as error:
                 raise _failure(error) from error
 
     def changed(self, work: Callable[..., T], *given: Any) -> T:

@@ -70,7 +70,7 @@ class Lookups:
                 except UnreadableEntry as error:
                     self._warn_unreadable(key, error)
                     return MISS, 0
-                except (sqlite3.Error, OSError, StoreFailure) as error:
+                except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
                         self._removals.set_aside(key, "its row holds a text that is no UTF-8")
                     else:
@@ -116,7 +116,7 @@ class Lookups:
         try:
             for rows, opened in self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted):
                 odd += _open_rows(rows, opened, found, mapped=mapped)
-        except (sqlite3.Error, StoreFailure) as error:
+        except (sqlite3.Error, UnicodeError, StoreFailure) as error:
             self._folder.warn_unread(error)
         for key in odd:  # which are looked at again, and told of
             hit, _ = self.find(key, mapped=mapped)
