@@ -24,6 +24,7 @@ from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping
 from ._loops import Caller, Strand, caller, is_coroutine_function
+from ._options import tuple_of
 from ._record import CacheInfo, FunctionInfo, Record, Records
 from ._runner import Runner, load, warn_unloadable
 from ._runs import Runs
@@ -158,7 +159,9 @@ class FutureCache:
             self._counts,
             lambda job: self.overwrite_msg(job, ", so it runs"),
             Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on")),
-            PoolSettings(max_workers, max_tasks_per_worker, initializer, tuple(initargs), start_method),
+            PoolSettings(
+                max_workers, max_tasks_per_worker, initializer, tuple_of("initargs", initargs), start_method
+            ),
             of_coroutines=self._of_coroutines,
         )
         self._runner = Runner(cache_name, self._counts, self._runs, mapped=mmap)
@@ -217,21 +220,21 @@ class FutureCache:
         store: Store = NullStore()
         self._memory = None
         if self._keeps():
-            directory = self.directory
-            if not _settings.is_overridden():
-                self.cache_dir = (
-                    directory.parent
-                )  # found once: a later change of the current folder moves nothing
+            where: object = f"The cache {self._cache_name}"
             try:
+                where = directory = self.directory
+                if not _settings.is_overridden():
+                    # Found once: a later change of the current folder moves nothing.
+                    self.cache_dir = directory.parent
                 store = self._memory = open_store(
                     directory,
                     size_limit=self.size_limit,
                     tag_index=self._tag_index,
                     trusted=self._trusted,
                 )
-            except StoreFailure as error:
-                _log.warning("%s can't be opened: %s", directory, error)
-                warn_caller(f"{directory} can't be opened, so nothing is remembered: {error}")
+            except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone
+                _log.warning("%s can't be opened: %s", where, error)
+                warn_caller(f"{where} can't be opened, so nothing is remembered: {error}")
                 store = NullStore(is_closed_off=True)
         self._store, self._epoch = store, _settings.epoch
 

@@ -16,6 +16,7 @@ from ._coroutine_function import CachedCoroutineFunction
 from ._executors import Executors, StartMethod
 from ._keys import CodeScope
 from ._loops import is_coroutine_function
+from ._options import names_of, tuple_of
 from ._settings import DEFAULT_CACHE_NAME
 
 __all__ = ["cached_job"]
@@ -136,11 +137,11 @@ def cached_job(
         "cache_dir": cache_dir,
         "size_limit": size_limit,
         "overwrite": overwrite,
-        "ignore": (ignore,) if isinstance(ignore, str) else tuple(ignore),
+        "ignore": names_of("ignore", ignore),
         "version": version,
         "code": code,
-        "depends_on": (depends_on,) if isinstance(depends_on, str) else tuple(depends_on),
-        "by_content": (by_content,) if isinstance(by_content, str) else tuple(by_content),
+        "depends_on": tuple_of("depends_on", depends_on),
+        "by_content": names_of("by_content", by_content),
         "ttl": ttl,
         "mmap": mmap,
         "compression": compression,
@@ -151,7 +152,7 @@ def cached_job(
         "max_workers": max_workers,
         "max_tasks_per_worker": max_tasks_per_worker,
         "initializer": initializer,
-        "initargs": tuple(initargs),
+        "initargs": tuple_of("initargs", initargs),
         "start_method": start_method,
     }
     if function is None:

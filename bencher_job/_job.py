@@ -15,11 +15,14 @@ __all__ = ["Job", "check_text", "run_job"]
 
 
 def check_text(option: str, text: str) -> None:
-    """Check that a text can be written to a store.
+    """Check that a text is one, and can be written to a store.
 
     Raises:
+        TypeError: when it is something else.
         ValueError: when it has half of a surrogate pair, for which UTF-8 has no bytes.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"{option}={text!r} is no text. Give a text, or leave it out.")
     if not is_writable(text):
         raise ValueError(
             f"{option}={text!r} can't be written to a store: UTF-8 has no bytes for half of a surrogate pair. Give a "

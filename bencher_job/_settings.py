@@ -22,6 +22,7 @@ __all__ = [
 
 DEFAULT_CACHE_NAME: Final = "fcache"
 
+_NO_NAME: Final = frozenset("\0/")
 _ON: Final = {"", "on", "1", "true", "yes"}
 _OFF: Final = {"off", "0", "false", "no"}
 
@@ -38,12 +39,20 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """
     if _override is not None:
         return _override
-    chosen = (
-        os.fspath(cache_dir)
-        if cache_dir is not None
-        else os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
-    )
-    return Path(chosen).expanduser().absolute()
+    option = "cache_dir"
+    if cache_dir is None:
+        option, cache_dir = "BENCHER_JOB_CACHE_DIR", os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
+    try:
+        chosen = Path(cache_dir)
+        if b"\0" in os.fsencode(chosen):
+            raise ValueError("it has a null character")  # noqa: TRY301 - what Python says of it comes late
+        return chosen.expanduser().absolute()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, "the current folder, in which it would lie, is gone", str(chosen)
+        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:  # the last one of an unknown user's home
+        raise BencherJobError(f"{option}={cache_dir!r} is no path of a folder: {error}") from error
 
 
 def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -52,8 +61,8 @@ def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = 
     Raises:
         BencherJobError: when the name is no plain folder name.
     """
-    is_plain = cache_name not in {"", ".", ".."} and Path(cache_name).name == cache_name
-    if not is_plain or not is_writable(cache_name):
+    is_text = isinstance(cache_name, str) and _NO_NAME.isdisjoint(cache_name) and is_writable(cache_name)
+    if not is_text or cache_name in {"", ".", ".."}:
         raise BencherJobError(
             f"cache_name={cache_name!r} is not the name of a folder. "
             f"Use a plain name, and cache_dir= to say where the cache lies."

@@ -408,6 +408,20 @@ def _check_on_error(on_error: str) -> None:
 
 
 def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[str, Any]) -> None:
+    if not (hasattr(grid, "keys") and hasattr(grid, "items")):
+        raise TypeError(f"The grid is {grid!r}. Give a dict of parameters, with a list of values for each.")
+    if not isinstance(repeats, int):
+        raise TypeError(f"repeats={repeats!r} is no whole number. Give 1 or more.")
+    for name, values in grid.items():
+        if not isinstance(name, str):
+            raise TypeError(f"The grid has {name!r}, which is no name. Give names of parameters as texts.")
+        try:
+            iter(values)
+        except TypeError:
+            raise TypeError(
+                f"The grid has {values!r} for {name}. Give a list of values, or pass a single one beside the grid: "
+                f"sweep(grid, {name}=...)."
+            ) from None
     if repeats < 1:
         raise ValueError(f"repeats={repeats} would run nothing. Give 1 or more.")
     if twice := sorted(grid.keys() & constants.keys()):

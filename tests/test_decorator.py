@@ -98,6 +98,23 @@ def test_options_are_keyword_only_and_known() -> None:
         cached_job(exekutor="serial")
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "fact"),
+    [
+        ("ignore", 5, "is no list"),
+        ("ignore", [1], "has 1, which is no name"),
+        ("by_content", 5, "is no list"),
+        ("depends_on", print, "is no list"),
+        ("initargs", 5, "is no list"),
+        ("tag", None, "is no text"),
+        ("tag", b"nightly", "is no text"),
+    ],
+)
+def test_an_option_that_is_none_is_told_by_its_name(option: str, given: object, fact: str) -> None:
+    with pytest.raises(TypeError, match=f"^{option}.* {fact}"):
+        cached_job(**{option: given})(add.__wrapped__)
+
+
 def test_arguments_that_do_not_fit_are_told_in_the_functions_name() -> None:
     with pytest.raises(TypeError, match=r"add\(\) missing 1 required positional argument: 'x'"):
         add()

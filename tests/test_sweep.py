@@ -57,6 +57,21 @@ def test_it_runs_each_combination_and_tells_its_results_in_the_order_of_the_grid
     assert (len(ran), counter.count, ran.failures) == (4, 4, [])
 
 
+@pytest.mark.parametrize(
+    ("grid", "repeats", "fact"),
+    [
+        ([("x", [1])], 1, "Give a dict of parameters"),
+        ({"x": 5}, 1, r"The grid has 5 for x\. Give a list"),
+        ({1: [5]}, 1, "has 1, which is no name"),
+        ({"x": [1]}, "2", "repeats='2' is no whole number"),
+    ],
+)
+def test_what_is_no_grid_is_told(counter_and_sweep, grid: Any, repeats: Any, fact: str) -> None:
+    _, sweep = counter_and_sweep
+    with pytest.raises(TypeError, match=fact):
+        sweep(grid, repeats=repeats)
+
+
 def test_repeats_have_keys_of_their_own_and_the_first_is_the_plain_call(counter: CallCounter) -> None:
     function = cached_job(scaled)
     assert len(function.sweep({"x": [1, 2]}, repeats=3, counter=counter).run().results) == 6

@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
+from .._options import names_of, tuple_of
 from .arguments import NO_DEFAULT, Binder
 from .editions import PastEdition
 from .files import by_content as by_its_content
@@ -91,9 +92,9 @@ class JobKeys:
         by_content: Collection[str] = (),
     ) -> None:
         self._function = function
-        self.ignored: tuple[str, ...] = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-        self._by_content = (by_content,) if isinstance(by_content, str) else tuple(by_content)
-        self.tracker = CodeTracker(function, code=code, depends_on=depends_on)
+        self.ignored = names_of("ignore", ignore)
+        self._by_content = names_of("by_content", by_content)
+        self.tracker = CodeTracker(function, code=code, depends_on=tuple_of("depends_on", depends_on))
         try:
             self._version = digest(version, "version")
         except UnkeyableArgument as error:
@@ -235,7 +236,9 @@ class JobKeys:
                 contents[place] = by_its_content(values[place])
             except (OSError, TypeError) as error:
                 raise UnkeyableArgument(
-                    binder.names[place], qualified_name(type(values[place])), f"by_content: {error}"
+                    binder.names[place],
+                    qualified_name(type(values[place])),
+                    f"by_content: {error}".removesuffix("."),
                 ) from error
         return tuple(contents)
 
