@@ -15,7 +15,9 @@ __all__ = [
     "DEFAULT_CACHE_NAME",
     "cache_directory",
     "caching_is_on",
+    "follow_override",
     "is_overridden",
+    "override",
     "override_cache_directory",
     "store_directory",
 ]
@@ -84,6 +86,22 @@ def caching_is_on() -> bool:
     raise BencherJobError(
         f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it."
     )
+
+
+def override() -> str | None:
+    """Give the one directory that all caches lie in at present, or None."""
+    return None if _override is None else os.fspath(_override)
+
+
+def follow_override(directory: str | None) -> None:
+    """Let the caches of a worker lie where those of the process lie whose job it runs.
+
+    A worker may have begun under another override, or inherited one by a fork, whose folder is gone.
+    """
+    global _override, epoch  # noqa: PLW0603 - settings of the process
+    if directory != override():
+        _override = None if directory is None else Path(directory)
+        epoch += 1
 
 
 def is_overridden() -> bool:

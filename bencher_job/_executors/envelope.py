@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
+from .._settings import follow_override
 from .._stores.codec import Buffer, Payload, dump
-from .base import Outcome, Place, as_worker, here, leave_if_forked, told
+from .base import Outcome, Place, as_worker, here, leave_if_forked, this_process, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
 from .shipping import Call, Parcel, is_loaded, load
@@ -143,6 +144,8 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Re
     started, clock, seconds = time.time(), 0.0, 0.0
     try:
         call = _load(parcel)
+        if call.submitter not in {None, this_process()}:
+            follow_override(call.override)
         with as_worker(call.submitter):
             tell_begin()
             started, clock = time.time(), time.perf_counter()

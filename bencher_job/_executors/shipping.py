@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from blake3 import blake3
 
+from .. import _settings
 from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
 from .._stores.codec import Payload, dump
@@ -67,6 +68,8 @@ class Call:
     media_folder: str | None = None
     submitter: tuple[str, int] | None = None
     """Host and number of the process that has packed it."""
+    override: str | None = None
+    """The directory that all caches of that process lie in, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +157,13 @@ def pack_call(
     Raises:
         Exception: whatever the pickling of the function or of an argument raises.
     """
-    body = args, kwargs, None, None, None, None, None
+    body = args, kwargs, None, None, None, None, None, None
     return Parcel(_pickled(function, b"", local), dump(body, _dumps_outward))
 
 
 def _body_of(job: Job, fingerprint: Fingerprint | None) -> Payload:
     names = (job.job_id, job.job_key, job.tag)
-    rest = names, job.media_folder, main_name(), this_process()
+    rest = names, job.media_folder, main_name(), this_process(), _settings.override()
     if _is_plain(job.positional) and _is_plain(job.job_args.values()):
         return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
     met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
@@ -202,7 +205,8 @@ class _SentFunctions:
             return _pickled(function, b"", local)
         if fingerprint.scope != "deep" or fingerprint.untracked:
             return _pickled(function, agreement_of(fingerprint, function), local)
-        place = id(function), id(fingerprint), modules_by_value(), local
+        # A cached function that it holds says where its cache lies.
+        place = id(function), id(fingerprint), modules_by_value(), local, _settings.epoch
         with self._lock:
             known = self._made.get(place)
         if known is not None and known[0]() is function:
@@ -241,13 +245,13 @@ def load(parcel: Parcel) -> Call:
         CodeMismatch: when this process holds other code than the one that made the job's key.
         BaseException: whatever the unpickling of the function or of an argument raises.
     """
-    args, kwargs, names, media_folder, main, submitter, met = parcel.body.load_in_place()
+    args, kwargs, names, media_folder, main, submitter, override, met = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
     function = _functions.function_of(parcel.function)
     if met:
         check_arguments(function, met)
-    return Call(function, args, kwargs, names, media_folder, submitter)
+    return Call(function, args, kwargs, names, media_folder, submitter, override)
 
 
 def is_loaded(digest: bytes) -> bool:

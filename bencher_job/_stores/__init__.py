@@ -72,9 +72,9 @@ __all__ = [
     "Tally",
     "Totals",
     "Wait",
-    "close_stores",
     "compression_named",
     "dump",
+    "end_stores",
     "export",
     "find_orphans",
     "footprint_of",
@@ -117,11 +117,19 @@ class _OpenStores:
             disk.open()
             return tier
 
-    def close(self, under: Path = Path("/")) -> None:
+    def close(self) -> None:
+        with self._lock:
+            tiers = [tier for _, tier in self._stores.values()]
+            self._stores.clear()
+        for tier in tiers:
+            tier.close()
+
+    def end(self, under: Path) -> None:
         with self._lock:
             chosen = [place for place in self._stores if place[0].is_relative_to(under)]
-            tiers = [self._stores.pop(place)[1] for place in chosen]
-        for tier in tiers:
+            stores = [self._stores.pop(place) for place in chosen]
+        for disk, tier in stores:
+            disk.folder.is_over = True
             tier.close()
 
 
@@ -287,6 +295,6 @@ def open_existing(directory: Path, *, trusted: bool = False, patience: float = P
     return looking.open_existing(directory, trusted=trusted, patience=patience)
 
 
-def close_stores(under: Path) -> None:
-    """Close the stores that lie under a folder; who uses one again opens it again."""
-    _open_stores.close(under)
+def end_stores(under: Path) -> None:
+    """Close the stores that lie under a folder, for good: what still runs for one of them is not kept."""
+    _open_stores.end(under)

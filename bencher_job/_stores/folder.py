@@ -53,6 +53,7 @@ class Folder:
 
     Attributes:
         trusted: whether a folder is used that another user owns or can write to.
+        is_over: whether it is about to be removed, and is not opened any more.
         only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
         patience: seconds for which it is waited for others who keep it locked.
         editions: those that are known to be in the database.
@@ -71,6 +72,7 @@ class Folder:
     ) -> None:
         self.directory = directory
         self.trusted = trusted
+        self.is_over = False
         self.only_looks = only_looks
         self.patience = patience
         self.generation = Generation(directory / "generation", patience)
@@ -110,6 +112,8 @@ class Folder:
             return self.opened
 
     def _open(self) -> Opened:
+        if self.is_over:
+            raise StoreFailure(f"{self.directory} was a temporary cache, and is removed")
         if not self.only_looks:
             set_up(self.directory)
         if not self.trusted:

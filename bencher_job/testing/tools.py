@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from .._settings import override_cache_directory
-from .._stores import close_stores
+from .._stores import end_stores
 
 __all__ = ["CallCounter", "temporary_cache"]
+
+LONGEST_COMMIT: Final = 10.0
+"""Seconds for which a commit may go on in a temporary cache that has ended."""
 
 
 @contextmanager
@@ -27,14 +33,32 @@ def temporary_cache() -> Iterator[Path]:
     >>> before, after
     (False, True)
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="bencher_job-") as folder,
-        override_cache_directory(folder) as directory,
-    ):
+    folder = tempfile.mkdtemp(prefix="bencher_job-")
+    try:
+        with override_cache_directory(folder) as directory:
+            try:
+                yield directory
+            finally:
+                end_stores(directory)
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder, in which a commit that was under way may still write: it ends soon, and no other begins."""
+    patience = time.monotonic() + LONGEST_COMMIT
+    while True:
         try:
-            yield directory
-        finally:
-            close_stores(directory)
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not os.path.lexists(folder):
+                return
+        except OSError:
+            if time.monotonic() > patience:
+                raise
+        else:
+            return
+        time.sleep(0.01)
 
 
 class CallCounter:
