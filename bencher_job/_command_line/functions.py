@@ -9,7 +9,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -69,7 +69,8 @@ def _explained(
     cache: JobFunctionCache, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store
 ) -> Explanation:
     try:
-        return cache.explain(args, kwargs, store)
+        with redirect_stdout(sys.stderr):  # of the modules that the function imports
+            return cache.explain(args, kwargs, store)
     except TypeError as error:  # the arguments don't fit the function, or no key can be made of one
         raise Misused(str(error)) from error
 
@@ -124,8 +125,9 @@ def _cache_of(name: str) -> JobFunctionCache:
     sys.path.insert(0, os.getcwd())
     sys.dont_write_bytecode = True  # a question leaves no trace
     try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module's own code raises
+        with redirect_stdout(sys.stderr):
+            found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever the module's own code raises
         raise Failed(f"{module_name} can't be imported: {type(error).__name__}: {error}") from error
     for part in path.split("."):
         found = inspect.getattr_static(found, part, None)

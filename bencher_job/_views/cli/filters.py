@@ -17,6 +17,7 @@ def add_targets(parser: ArgumentParser, *, what: str) -> None:
     targets = parser.add_argument(
         "targets",
         nargs="*",
+        default=(),  # else argparse names it where another one is missing
         metavar="FUNCTION|KEY",
         help=f"{what}: a function, with or without its module, or the first digits of a key",
     )

@@ -49,6 +49,7 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: when the words make no command, or ask for help.
     """
+    _open_closed_streams()
     parser = parser_of(commands)
     offer_completion(parser)
     if isinstance(
@@ -59,6 +60,13 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", CacheWarning)
         warnings.showwarning = _show_warning
         return _ended(lambda: _run(parser, words))
+
+
+def _open_closed_streams() -> None:
+    """Let what nobody reads go nowhere, as where a daemon has closed its output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
 
 
 def _run(parser: ArgumentParser, words: Sequence[str] | None) -> int:

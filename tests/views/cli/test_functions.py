@@ -77,6 +77,17 @@ def test_another_cache_directory_is_looked_at_when_it_is_named(module: Shell) ->
     assert not (module.folder / "cachedir").exists()
 
 
+def test_what_a_module_prints_is_no_part_of_the_document(module: Shell) -> None:
+    """Also a module that the function imports itself."""
+    (module.folder / "chatty.py").write_text("print('imported')\nSIZE = 1\n")
+    (module.folder / "model.py").write_text(
+        f"print('begun')\n{MODULE}\n@cached_job\ndef size(x):\n    import chatty\n    return chatty.SIZE\n"
+    )
+    ended = module.run("explain", "model:size", "--arg", "x=1", "--json")
+    assert json.loads(ended.stdout)["function"] == "model.size"
+    assert ended.stderr == "begun\nimported\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
@@ -85,6 +96,7 @@ def test_another_cache_directory_is_looked_at_when_it_is_named(module: Shell) ->
         (["model:nothing"], 2, "has no nothing that cached_job decorates"),
         (["absent:score"], 5, "absent can't be imported: ModuleNotFoundError"),
         (["broken:score"], 5, "broken can't be imported: ZeroDivisionError: division by zero"),
+        (["leaving:score"], 5, "leaving can't be imported: SystemExit: 0"),
         (["model:score", "--arg", "model"], 2, "Write NAME=VALUE"),
         (["model:score", "--arg", "c=1", "--arg", "c=2"], 2, "--arg c is given twice"),
         (["model:score", "--arg", "z=1", "--arg", "model=svm"], 2, "unexpected keyword argument 'z'"),
@@ -93,6 +105,7 @@ def test_another_cache_directory_is_looked_at_when_it_is_named(module: Shell) ->
 )
 def test_what_can_t_be_asked_is_told(module: Shell, words: list[str], code: int, told: str) -> None:
     (module.folder / "broken.py").write_text("1 / 0\n")
+    (module.folder / "leaving.py").write_text("raise SystemExit(0)\n")
     got, sentence = module.failure("explain", *words)
     assert got == code
     assert told in sentence
