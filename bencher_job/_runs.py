@@ -40,7 +40,7 @@ from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
 from ._limits import Limits
-from ._loops import is_coroutine_function, run_to_end, running_loop
+from ._loops import is_coroutine_function, running_loop
 from ._stores import Store
 from ._writer import Writer
 
@@ -201,9 +201,9 @@ class Runs:
     def _outcome_of(self, job: Job) -> Outcome:
         if self._attempts.timeout is None or not is_coroutine_function(job.function):
             return run_inline(job)
-        from ._executors.loop import outcome_of_coroutine  # takes long to import
+        from ._executors.coroutine import run_coroutine  # takes long to import
 
-        return run_to_end(outcome_of_coroutine(job, self._attempts.timeout))
+        return run_coroutine(job, self._attempts.timeout)
 
     def _take_off(self, flights: Sequence[Flight], store: Store) -> None:
         """Give the jobs of flights to their engine; the writer will commit and resolve them."""

@@ -13,15 +13,16 @@ import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from bencher_job import (
     BencherJobError,
     CachedFunction,
+    Executors,
     FutureCache,
     Job,
     JobFuture,
@@ -676,6 +677,36 @@ def test_a_timeout_of_the_function_ends_its_coroutine() -> None:
     with pytest.raises(JobTimeout):
         slow.submit(2).result()  # in no loop as well
     assert len(cleaned_up) == 3
+
+
+@pytest.mark.parametrize("which", ["threads", "ThreadPool", "ThreadPoolExecutor"])
+def test_a_timeout_ends_a_coroutine_in_a_thread(which: str, counter: CallCounter) -> None:
+    """It cleans up, its thread takes the next job, and it may run again."""
+    log = []
+    with ThreadPoolExecutor(1) as pool, cast("Executor", Executors.factory("threads")) as ours:
+        executor = {"threads": "threads", "ThreadPool": ours, "ThreadPoolExecutor": pool}[which]
+
+        @cached_job(executor=executor, timeout=0.2, retries=1, code="none")
+        async def waits(seconds: float) -> float:
+            counter.tick()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                log.append(seconds)
+            return seconds
+
+        future = waits.submit(600)
+        with pytest.raises(
+            JobTimeout, match=r"waits\(seconds=600\) ran for longer than its timeout of 0\.2 s, and was"
+        ):
+            future.result(PATIENCE)
+        assert log == [600, 600]
+        assert not waits.is_cached(600)
+        assert waits.submit(0).result(PATIENCE) == 0
+        with pytest.raises(JobTimeout):
+            run(waits(700))
+        assert counter.count == 5
+        waits.cache.close()
 
 
 def test_a_timeout_error_of_the_functions_own_is_its_own() -> None:

@@ -87,7 +87,7 @@ def check_limits(
 ) -> None:
     """Check that an executor can do what is asked of it; nothing is imported or started for that.
 
-    A coroutine that runs in its caller's event loop can be ended, unlike a plain function.
+    A coroutine can be ended wherever it runs, unlike a plain function in this process.
 
     Raises:
         TypeError: when it is no executor.
@@ -105,11 +105,10 @@ def check_limits(
                 f"that you pass yourself."
             )
     is_of_threads = name == Executors.THREADS or isinstance(spec, concurrent.futures.ThreadPoolExecutor)
-    cannot_end = (name == Executors.SERIAL and not of_coroutines) or is_of_threads
-    if timeout is not None and cannot_end:
+    if timeout is not None and not of_coroutines and (name == Executors.SERIAL or is_of_threads):
         raise ValueError(
-            f"timeout={timeout:g} can't be kept by executor={name}: nothing ends a function that runs in this "
-            f"process. Use executor='multiprocessing', or leave the timeout out."
+            f"timeout={timeout:g} can't be kept by executor={name}: nothing ends a plain function that runs in this "
+            f"process. Use executor='multiprocessing', make it a coroutine function, or leave the timeout out."
         )
 
 
@@ -149,7 +148,7 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
     if member is Executors.THREADS:
         from .threads import ThreadsEngine
 
-        return ThreadsEngine(settings=settings)
+        return ThreadsEngine(settings=settings, timeout=timeout)
     if member is Executors.MULTIPROCESSING:
         from .pool import PoolEngine
 
@@ -176,9 +175,9 @@ def _adopted_engine(executor: Any, timeout: float | None) -> Engine:
     if isinstance(executor, SlotPool):
         return PoolEngine(executor, timeout=timeout)
     if isinstance(executor, ThreadPool):
-        return ThreadsEngine(executor)
+        return ThreadsEngine(executor, timeout=timeout)
     if isinstance(executor, ScoopExecutor):
         return ScoopEngine(executor)
     if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
-        return ThreadEngine(executor)
+        return ThreadEngine(executor, timeout)
     return PackedEngine(executor)

@@ -73,10 +73,15 @@ class _NotedCancel:
 class ThreadEngine(_AdoptedEngine):
     """Runs jobs in a thread pool of this process, where nothing needs to be pickled."""
 
+    ends_jobs = True
     shares_arguments = True
 
+    def __init__(self, executor: concurrent.futures.Executor, timeout: float | None = None) -> None:
+        super().__init__(executor)
+        self._timeout = timeout
+
     def _submit(self, job: Job) -> Future[Any]:
-        return self._executor.submit(run_in_thread, job)
+        return self._executor.submit(run_in_thread, job, self._timeout)
 
     def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
         outcome: Outcome = result

@@ -13,18 +13,17 @@ import asyncio
 import contextvars
 import os
 import threading
-import time
 import weakref
 from asyncio import AbstractEventLoop
-from collections.abc import Awaitable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import _media
 from .._errors import BencherJobError
 from .._loops import Caller
-from .base import Executors, Outcome, here, leave_if_forked, run_inline
+from .base import Executors, Outcome, leave_if_forked, run_inline
+from .coroutine import outcome_of_coroutine
 from .engine import Engine
 from .threads import ThreadPool
 
@@ -36,32 +35,8 @@ __all__ = [
     "LoopRun",
     "ThreadBesideLoop",
     "lose_runs_of_stopped_loops",
-    "outcome_of_coroutine",
     "refuse_to_wait_in",
 ]
-
-
-async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
-    """Run a job's coroutine here; whatever it raises is the outcome's error, a `JobTimeout` after so many seconds."""
-    value, error = None, None
-    started, clock = time.time(), time.perf_counter()
-    limit = asyncio.timeout(timeout)
-    try:
-        if job.may_change:
-            await asyncio.to_thread(job.note_changes)
-            started, clock = time.time(), time.perf_counter()
-        with _media.running(job.job_key, job.media_folder):
-            async with limit:
-                value = await cast("Awaitable[Any]", job.function(*job.positional, **job.job_args))
-    except BaseException as raised:  # noqa: BLE001 - whatever it is, it ends this job
-        error = _out_of_time(job, timeout) if isinstance(raised, TimeoutError) and limit.expired() else raised
-    return Outcome(value, error, None, started, time.perf_counter() - clock, here())
-
-
-def _out_of_time(job: Job, timeout: float | None) -> BaseException:
-    from .envelope import time_is_over  # takes long to import
-
-    return time_is_over(job, timeout or 0.0)
 
 
 class LoopRun(Future[Outcome]):

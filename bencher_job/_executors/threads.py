@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from .._loops import is_coroutine_function
 from .base import Executors, Outcome, as_worker, leave_if_forked, run_inline
 from .settings import PoolSettings
 from .shared import SharedEngine, SharedExecutors
@@ -137,25 +138,43 @@ def _cancel_waiting(tasks: _Tasks) -> None:
         pass
 
 
-def run_in_thread(job: Job) -> Outcome:
-    """Run a job in this thread, as a worker does: a cached job that it calls runs in line."""
+def run_in_thread(job: Job, timeout: float | None = None) -> Outcome:
+    """Run a job in this thread, as a worker does: a cached job that it calls runs in line.
+
+    A coroutine ends after as many seconds as the timeout says; a plain function can't be ended, and has none.
+    """
     pid = os.getpid()
     if job.may_change:
         job.note_changes()
     with as_worker():
-        outcome = run_inline(job)
+        outcome = run_inline(job) if timeout is None else _run_in_time(job, timeout)
     leave_if_forked(pid, outcome.error)
     return outcome
+
+
+def _run_in_time(job: Job, timeout: float) -> Outcome:
+    if not is_coroutine_function(job.function):
+        return run_inline(job)
+    from .coroutine import run_coroutine  # takes long to import
+
+    return run_coroutine(job, timeout)
 
 
 class ThreadsEngine(SharedEngine[ThreadPool]):
     """Runs jobs in threads of this process."""
 
     name = str(Executors.THREADS)
+    ends_jobs = True
     shares_arguments = True
 
-    def __init__(self, pool: ThreadPool | None = None, settings: PoolSettings | None = None) -> None:
+    def __init__(
+        self,
+        pool: ThreadPool | None = None,
+        settings: PoolSettings | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self._max_workers = (settings or PoolSettings()).size
+        self._timeout = timeout
         super().__init__(pool, _pools)
 
     def _make(self) -> ThreadPool:
@@ -165,7 +184,7 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
         return self._max_workers
 
     def _submit(self, job: Job) -> Future[Any]:
-        return self.executor.submit(run_in_thread, job)
+        return self.executor.submit(run_in_thread, job, self._timeout)
 
     def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
         outcome: Outcome = result
