@@ -22,6 +22,7 @@ import pytest
 from bencher_job import (
     BencherJobError,
     CachedFunction,
+    CacheWarning,
     Executors,
     FutureCache,
     Job,
@@ -1465,16 +1466,31 @@ def test_an_object_that_is_called_by_a_coroutine_function_is_one() -> None:
         assert inspect.iscoroutinefunction(function)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="functions can be marked since Python 3.12")
-def test_a_function_that_is_marked_as_a_coroutine_function_is_one() -> None:
-    def forwards(x: int) -> Awaitable[int]:
-        return doubled(x)
+def forwards(x: int) -> Awaitable[int]:
+    return doubled(x)
 
-    marked = inspect.markcoroutinefunction(forwards)  # type: ignore[attr-defined, unused-ignore]
-    function = cached_job(marked)
-    assert inspect.iscoroutinefunction(function)
-    assert run(function(2)) == 4
-    assert function.submit(3).result() == 6
+
+def test_a_function_that_only_returns_an_awaitable_is_a_plain_one() -> None:
+    """Nothing tells what it returns before it is called, so it is called as it is."""
+    function = cached_job(forwards)
+    assert not inspect.iscoroutinefunction(function)
+    with pytest.warns(CacheWarning, match="can't be pickled"):
+        awaitable = function(2)
+    assert run(awaitable) == 4  # type: ignore[arg-type]
+    assert not function.is_cached(2)
+
+
+if sys.version_info >= (3, 12):  # functions can be marked from then on
+
+    def test_a_function_that_is_marked_as_a_coroutine_function_is_one() -> None:
+        @inspect.markcoroutinefunction
+        def marked(x: int) -> Awaitable[int]:
+            return doubled(x)
+
+        function = cached_job(marked)
+        assert inspect.iscoroutinefunction(function)
+        assert run(function(2)) == 4
+        assert function.submit(3).result() == 6
 
 
 def test_an_asynchronous_generator_is_refused() -> None:
