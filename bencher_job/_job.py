@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from . import _media
 from ._held import Held, can_not_change
@@ -12,6 +12,9 @@ from ._loops import is_coroutine_function, run_to_end
 from ._words import is_writable
 
 __all__ = ["Job", "check_text", "run_job"]
+
+LONGEST_KEY: Final = 16_383
+"""Characters whose UTF-8 an entry has room for in any case."""
 
 
 def check_text(option: str, text: str) -> None:
@@ -30,6 +33,15 @@ def check_text(option: str, text: str) -> None:
         )
 
 
+def _check_key(key: str) -> None:
+    check_text("job_key", key)
+    if "\0" in key or len(key) > LONGEST_KEY:
+        raise ValueError(
+            f"job_key={key[:80]!r} can't be the key of an entry: it has {len(key):,} characters, or a null character "
+            f"among them. Give a digest of it, such as hashlib.sha256(...).hexdigest()."
+        )
+
+
 class Job:
     """One call of a function, with the key under which its result is kept.
 
@@ -41,7 +53,7 @@ class Job:
     Raises:
         UnkeyableArgument: when no key can be made of an argument.
         TypeError: when the arguments don't fit the function.
-        ValueError: when a tag or a key is no text that can be written.
+        ValueError: when a tag or a key is no text that can be written, or a key is too long.
 
     >>> job = Job("first", sorted, {"reverse": True}, positional=([1, 3, 2],))
     >>> run_job(job)
@@ -83,7 +95,7 @@ class Job:
         self.job_args = dict(job_args)
         self.positional = tuple(positional)
         if job_key is not None:
-            check_text("job_key", job_key)
+            _check_key(job_key)
             identity = job_key, b"", None
         elif identity is None:
             identity = identity_of(function, self.positional, self.job_args)

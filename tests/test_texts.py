@@ -70,6 +70,18 @@ def test_a_job_is_refused_that_could_not_be_kept(option: str) -> None:
         Job("id", given, {"x": 1}, **{option: HALF})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("key", ["nul\0", "k" * 16_384])
+def test_a_key_that_an_entry_has_no_room_for_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match="can't be the key of an entry"):
+        Job("id", given, {"x": 1}, job_key=key)
+
+
+def test_the_longest_key_is_kept() -> None:
+    with FutureCache(overwrite=False) as cache:
+        futures = [cache.submit(Job("id", given, {"x": 1}, job_key="\U0001f600" * 16_383)) for _ in range(2)]
+        assert [(future.result(), future.cached) for future in futures] == [(1, False), (1, True)]
+
+
 def test_a_cache_is_not_named_so() -> None:
     with pytest.raises(BencherJobError, match="is not the name of a folder"):
         cached_job(cache_name=HALF)(given)(1)
