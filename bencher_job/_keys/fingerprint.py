@@ -25,6 +25,7 @@ from .hashing import digest, set_code_hasher
 from .names import module_name, qualified_name
 from .parts import Edge, Part, digest_graph
 from .reach import Survey
+from .scans import attributes_of_function
 from .watch import GONE, Watch
 
 __all__ = ["CodeTracker", "Fingerprint", "Scope", "code_digest", "fingerprint"]
@@ -84,11 +85,19 @@ class CodeTracker:
     Nothing is looked at before the first fingerprint is asked for.
     """
 
-    def __init__(self, function: Any, *, code: Scope = "deep", depends_on: Iterable[object] = ()) -> None:
+    def __init__(
+        self,
+        function: Any,
+        *,
+        code: Scope = "deep",
+        depends_on: Iterable[object] = (),
+        is_argument: bool = False,
+    ) -> None:
         if code not in {"deep", "own", "none"}:
             raise ValueError(f"code={code!r} is no scope. Use 'deep', 'own' or 'none'.")
         self._function = function
         self._scope: Scope = code
+        self._is_argument = is_argument  # nobody knows which of its attributes are looked at
         self._depends_on = tuple(depends_on)
         self._signature: tuple[object, ...] = ()
         self._state: tuple[Callable[[], bool], Fingerprint, bool] = _never, _NEVER_MADE, False
@@ -148,6 +157,10 @@ class CodeTracker:
         watch = Watch()
         surveys = [Survey(self._scope, watch)]
         roots = [surveys[0].walk(self._function, name)]
+        if self._is_argument and type(self._function) is FunctionType:
+            watch.members(vars(self._function))
+            for attribute in attributes_of_function(self._function):
+                surveys[0].walk_global(vars(self._function)[attribute], f"{name}.{attribute}")
         for wanted in self._depends_on:
             survey = Survey("deep", watch)
             roots.append(dependency(survey, wanted))
@@ -267,7 +280,7 @@ class _InArguments:
     def __call__(self, obj: Any, _path: str) -> bytes:
         """Make the digest of a function, a class or a module with all that it reaches."""
         with self._lock:  # a tracker keeps its object, so that no other can have this identity
-            tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj)
+            tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj, is_argument=True)
             self._trackers[id(obj)] = tracker
             if len(self._trackers) > self._size:
                 self._trackers.popitem(last=False)

@@ -19,7 +19,7 @@ from .names import module_name
 from .parts import Edge, Part, Table
 from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
 from .provenance import defines_own_code, distribution_of, is_own_class, is_own_module
-from .scans import OF_THE_MODULE, scan_class, scan_function, scan_module, type_name
+from .scans import COPIED_BY_WRAPS, OF_THE_MODULE, scan_class, scan_function, scan_module, type_name
 from .watch import ABSENT, Watch, is_empty
 
 __all__ = ["Survey"]
@@ -27,7 +27,6 @@ __all__ = ["Survey"]
 Scope = Literal["deep", "own", "none"]
 _Scan = Callable[["Survey", Any, Part], Edge]
 
-_COPIED_BY_WRAPS: Final = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_params__", "__wrapped__"})
 # What is around a function, and under which names it holds what it is around.
 _AROUND: Final[dict[type, tuple[str, ...]]] = {
     MethodType: ("__func__", "__self__"),
@@ -59,7 +58,8 @@ class Survey:
         self.scope = scope
         self._follows = True
         self.counted: dict[Part, frozenset[str]] = {}
-        """Attributes of classes that their own methods only change, so that they count where others look at them."""
+        """Attributes that count where something looks at one of that name: of functions, of whatever stands for them,
+        and those of classes that their own methods only change."""
         self._known: dict[int, Part] = {}
         self._values: dict[tuple[int, str], Edge] = {}
         self._queue: deque[tuple[_Scan, Any, Part]] = deque()
@@ -85,14 +85,14 @@ class Survey:
         return root
 
     def _reach_counted(self) -> None:
-        """Reach the attributes that a class only counts up or fills, and something else looks at."""
+        """Reach the attributes of functions that something looks at, and those that a class only counts up or fills."""
         facts = [part.facts for part in self.parts if part.facts is not None]
         looked_at = frozenset(name for each in facts for name in each.looked_at)
         for part, names in self.counted.items():
-            cls: Any = part.origin
+            owner: Any = part.origin
             for name in sorted(names & looked_at):
-                value = vars(cls).get(name, ABSENT)
-                self.watch.lookup(vars(cls), name, value)
+                value = vars(owner).get(name, ABSENT)
+                self.watch.lookup(vars(owner), name, value)
                 self.global_value(value, f"{part.name}.{name}")
 
     def refer(self, value: Any, path: str) -> Edge:
@@ -217,7 +217,7 @@ class Survey:
         if is_own_class(kind):
             watch_pieces(self.watch, wrapper)
             held = sorted(attributes_in(wrapper).items())
-            state = [(name, value) for name, value in held if name not in _COPIED_BY_WRAPS]
+            state = [(name, value) for name, value in held if name not in COPIED_BY_WRAPS]
             return ("wrapper", self.refer(kind, path), self._refer_items(state, path), inner)
         around = getattr(wrapper, "_self_wrapper", None)  # wrapt's
         outer = () if around is None else (self.refer(around, path),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,19 +20,33 @@ if TYPE_CHECKING:
     from .reach import Survey
     from .reads import Import
 
-__all__ = ["OF_THE_MODULE", "scan_class", "scan_function", "scan_module", "type_name"]
+__all__ = [
+    "COPIED_BY_WRAPS",
+    "OF_THE_MODULE",
+    "attributes_of_function",
+    "scan_class",
+    "scan_function",
+    "scan_module",
+    "type_name",
+]
 
 # What these mean follows from where a module lies, which is no part of a key.
 OF_THE_MODULE: Final = frozenset(
     f"__{name}__"
     for name in ("builtins", "cached", "doc", "file", "loader", "name", "package", "path", "spec")
 )
+COPIED_BY_WRAPS: Final = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_params__", "__wrapped__"})
 # What Python and the annotations of a module leave in its namespace.
 _NO_MEMBERS: Final = OF_THE_MODULE | {
     f"__{name}__" for name in ("annotate", "annotate_func", "annotations", "conditional_annotations")
 }
 # Values of these, where they are only written to, are not read: a list of calls, a counter.
 _PLAIN: Final = frozenset({bool, bytearray, dict, float, int, list, set, str})
+
+
+def attributes_of_function(function: FunctionType) -> list[str]:
+    """Name the attributes that a function was given, but for what `functools.wraps` gives it."""
+    return sorted(name for name in vars(function) if name not in COPIED_BY_WRAPS)
 
 
 def scan_function(survey: Survey, function: FunctionType, part: Part) -> Edge:
@@ -50,6 +65,7 @@ def scan_function(survey: Survey, function: FunctionType, part: Part) -> Edge:
     for key, value in keywords.items():
         survey.watch.lookup(keywords, key, value)
     wrapped = vars(function).get("__wrapped__")
+    survey.counted[part] = frozenset(attributes_of_function(function))
     return (
         "function",
         facts.digest,

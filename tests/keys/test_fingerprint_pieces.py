@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+from bencher_job._keys.hashing import digest
 
 Load = Callable[..., ModuleType]
 
@@ -103,3 +104,38 @@ def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
     changed = tracker.current()
     module.g.never = 1
     assert len({before.digest, changed.digest, tracker.current().digest}) == 3
+
+
+@pytest.mark.parametrize(
+    "read", ["TABLE[0].weight", "alias().weight", "getattr(tagged, 'weight')", "vars(tagged)['weight']"]
+)
+def test_an_attribute_of_a_function_counts_whatever_it_is_read_off(load: Load, read: str) -> None:
+    """Decorators put tags there, and tables of functions are gone through for them."""
+    module = load(f"""
+        def tagged(x):
+            return x
+        def alias():
+            here = tagged
+            return here
+        tagged.weight, tagged.unread = 1, 1
+        TABLE = [tagged]
+        def f(x):
+            return {read}
+    """)
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    module.tagged.unread = 2
+    assert tracker.current().digest == before.digest
+    module.tagged.weight = 2
+    assert tracker.current().digest != before.digest
+
+
+def test_all_attributes_of_a_function_that_is_an_argument_count(load: Load) -> None:
+    """Nobody knows which of them the function reads that it is handed to; what has no key is left out."""
+    module = load("import threading\ndef f(x):\n    return x\nf.weight, f.lock = [1], threading.Lock()\n")
+    before = digest({"f": module.f})
+    assert digest({"f": module.f}) == before
+    module.f.weight[0] = 2
+    changed = digest({"f": module.f})
+    module.f.more = 1
+    assert len({before, changed, digest({"f": module.f})}) == 3
