@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ._errors import BencherJobError
@@ -98,6 +99,7 @@ class _FutureOfErrand(JobFuture[R]):
     """The future of a job that a thread makes."""
 
     _errand: Errand
+    _cached: bool
     _runs_in: AbstractEventLoop | None
 
     @classmethod
@@ -111,6 +113,17 @@ class _FutureOfErrand(JobFuture[R]):
     def job(self) -> Job:  # type: ignore[override]
         """The job, once it is made."""
         return self._errand.job()
+
+    @property
+    def cached(self) -> bool:
+        """Whether the result was remembered, once that has been looked up, which takes about as long as a hit."""
+        if not self.done():
+            wait([self._errand.work])
+        return self._cached
+
+    @cached.setter
+    def cached(self, cached: bool) -> None:
+        self._cached = cached
 
     def result(self, timeout: float | None = None) -> R:
         """Give the value, once it is there; not in the event loop that the job runs in, which would stand still."""

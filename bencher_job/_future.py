@@ -44,7 +44,8 @@ class JobFuture(Future[R], Generic[R]):
 
     Attributes:
         job: the job.
-        cached: whether the result was remembered rather than computed.
+        cached: whether the result was remembered rather than computed. Of a future that is not done it is False,
+            since its job waits or runs; in an event loop, where a thread looks results up, it waits for that thread.
 
     >>> future = JobFuture(Job("sum", sum, {}, job_key="k", positional=([1, 2],)), res=3)
     >>> future.result(), future.cached
@@ -174,7 +175,7 @@ class JobFuture(Future[R], Generic[R]):
         return _html.joined(repr(self))
 
     def __repr__(self) -> str:
-        state = "cached" if self.cached else self._state.lower()
+        state = "cached" if self.done() and self.cached else self._state.lower()
         return f"<JobFuture {state} of {self.job!r}>"
 
 

@@ -850,6 +850,29 @@ def test_a_future_of_a_coroutine_is_not_waited_for_in_its_own_loop_but_anywhere_
     run(main())
 
 
+def test_a_future_of_a_loop_knows_whether_its_result_was_remembered(counter: CallCounter) -> None:
+    """Also before it was awaited, as a cell of a notebook asks: a lookup takes no longer than a hit."""
+
+    @cached_job(code="none")
+    def plain(counter: CallCounter, x: list[int]) -> list[int]:
+        counter.tick()
+        return x
+
+    plain(counter, [1])
+
+    async def main() -> None:
+        remembered, new = plain.submit(counter, [1]), plain.submit(counter, [2])
+        assert remembered.cached
+        assert remembered.done()
+        assert not new.cached
+        assert await new == [2]
+        assert not new.cached
+        assert plain.submit(counter, [2]).cached
+
+    run(main())
+    assert counter.count == 2
+
+
 def test_cancelling_a_future_cancels_its_run() -> None:
     async def main() -> None:
         gate = Gate()
