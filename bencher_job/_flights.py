@@ -37,6 +37,7 @@ class Flight:
         "is_taken_over",
         "job",
         "landed",
+        "sends_value",
         "waiting",
     )
 
@@ -56,6 +57,8 @@ class Flight:
         self.is_taken_over = False
         self.is_needed_by_worker = False
         """Whether a job that itself takes a worker's place waits for this one."""
+        self.sends_value = False
+        """Whether its worker sends a large value too, as the file that one has written was lost."""
         self.attempt = 0
         """Which run of the job this is, from 1."""
 

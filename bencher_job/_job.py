@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _media
 from ._held import Held, can_not_change
 from ._keys import Identity, JobKeys, identity_of
 from ._loops import is_coroutine_function, run_to_end
 from ._words import is_writable
+
+if TYPE_CHECKING:
+    from ._stores.deposits import Depository
 
 __all__ = ["Job", "check_text", "run_job"]
 
@@ -63,6 +66,7 @@ class Job:
     __slots__ = (
         "arguments",
         "bound",
+        "depository",
         "edition",
         "files",
         "function",
@@ -111,9 +115,11 @@ class Job:
         """Whether what it runs with is held by others too, who may change it while the job waits."""
         self.has_changed = False
         """Whether it has run with other arguments than those that its key is of."""
+        self.depository: Depository | None = None
+        """Where a worker of this machine writes a large result."""
 
-    def in_folder(self, folder: str | None) -> Job:
-        """Copy the job for one run, whose media go into a folder."""
+    def for_run(self, folder: str | None, depository: Depository | None) -> Job:
+        """Copy the job for one run, whose media go into a folder, and whose result, if it is large, to a depository."""
         run = Job.__new__(Job)
         run.job_id, run.function, run.positional, run.job_args = (
             self.job_id,
@@ -124,7 +130,7 @@ class Job:
         run.job_key, run.bound, run.edition = self.job_key, self.bound, self.edition
         run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
-        run.media_folder = folder
+        run.media_folder, run.depository = folder, depository
         return run
 
     def held(self) -> Job:
@@ -135,7 +141,7 @@ class Job:
         if self.edition is None or can_not_change((*self.positional, *self.job_args.values())):
             return self
         held, ignored = Held(), () if self.keys is None else self.keys.ignored
-        job = self.in_folder(self.media_folder)
+        job = self.for_run(self.media_folder, self.depository)
         job.positional, job.job_args = held.call(self.positional, self.job_args, ignored)
         job.arguments = held.named(self.arguments, ignored)
         job.may_change = not held.is_whole

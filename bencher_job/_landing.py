@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +18,15 @@ from ._job import Job
 from ._keys import qualified_name
 from ._keys.files import is_unchanged
 from ._record import Draft, Origin
-from ._stores import Claim, Entry, NullStore, Payload, Store, StoreFailure, dump
+from ._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump
 from ._version import VERSION
 
 if TYPE_CHECKING:
     from ._origin import GitState
 
 __all__ = ["Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,30 @@ class Landing:
         """
         return dump(self.outcome.value) if self.outcome.payload is None else self.outcome.payload
 
-    def entry(self, payload: Payload) -> Entry:
-        """Make the entry of a value's bytes."""
+    def written(self) -> Deposit | None:
+        """Give the file that the worker has written, if it has, and nobody has removed it meanwhile."""
+        deposit, depository = self.outcome.deposit, self.run.job.depository
+        is_there = deposit is not None and depository is not None and depository.has(deposit)
+        return deposit if is_there else None
+
+    def discard_written(self) -> None:
+        """Remove the file that the worker has written, if it has."""
+        deposit, depository = self.outcome.deposit, self.run.job.depository
+        if deposit is not None and depository is not None:
+            depository.discard(deposit)
+
+    def pickled_for_all(self) -> Payload | None:
+        """Pickle the value of which several get copies; None where it can't be, and they share it."""
+        try:
+            return self.payload()
+        except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
+            _log.warning(
+                "the value of %r can't be copied, so all who asked share it: %s", self.run.job, error
+            )
+            return None
+
+    def entry(self, payload: Payload | Deposit) -> Entry:
+        """Make the entry of a value's bytes, or of the file that has them."""
         run, outcome = self.run, self.outcome
         job, state, ttl = run.job, run.git_state, run.keeping.ttl
         media, place = job.media_folder if outcome.may_have_files else None, outcome.place
@@ -125,7 +150,8 @@ class Returned:
 def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:
     """Put the results of runs that succeeded into their stores, and remove the media of those that failed.
 
-    The claims of all are given back. Returns the values' bytes, and a sentence for each result that could not be kept.
+    The claims of all are given back. Returns the bytes of values that no worker has written, and a sentence for each
+    result that could not be kept.
     """
     entries: dict[Store, list[Entry]] = {}
     payloads: dict[Landing, Payload] = {}
@@ -138,17 +164,21 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
             changed = _changed(run.job)
             if changed is not None:
                 unsaved.append(changed)
+                landing.discard_written()
                 _give_back(run.store, run.flight.claim)
                 continue
             try:
-                payload = payloads[landing] = landing.payload()
+                written = landing.written()
+                if written is None:
+                    payloads[landing] = landing.payload()
             except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
                 unsaved.append(
                     f"The result of {run.job!r} can't be pickled ({type(error).__name__}: {error})"
                 )
                 _give_back(run.store, run.flight.claim)
             else:
-                entries.setdefault(run.store, []).append(landing.entry(payload))
+                entry = landing.entry(payloads[landing] if written is None else written)
+                entries.setdefault(run.store, []).append(entry)
     for store, group in entries.items():
         _put(store, group, unsaved)
     return payloads, unsaved
@@ -198,8 +228,11 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
             for entry in entries:
                 _put(store, [entry], unsaved)
         else:
-            unsaved.append(f"The result of {entries[0].record} can't be kept in {store.directory} ({error})")
-            _give_back(store, entries[0].claim)
+            (entry,) = entries
+            unsaved.append(f"The result of {entry.record} can't be kept in {store.directory} ({error})")
+            if isinstance(entry.payload, Deposit) and store.directory is not None:
+                discard(store.directory, entry.payload)
+            _give_back(store, entry.claim)
 
 
 def outcome_of(done: Future[Any]) -> Outcome:

@@ -41,7 +41,7 @@ from ._job import Job
 from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
 from ._limits import Limits
 from ._loops import is_coroutine_function, running_loop
-from ._stores import Store
+from ._stores import DepositLost, Store
 from ._writer import Writer
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ class Runs:
     def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
         flight.attempt += 1
         folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
-        job = flight.job.in_folder(folder)
+        depository = None if flight.sends_value else store.depository(self._keeping.compression)
+        job = flight.job.for_run(folder, depository)
         return Run(flight, job, store, self._keeping, executor, _git_state_of(flight.job))
 
     def run_here(self, flight: Flight, store: Store) -> None:
@@ -264,9 +265,14 @@ class Runs:
             self.count_landed(len(group) - len(received) + len(landings))
 
     def _pause_after(self, landing: Landing) -> float | None:
-        """Say how long to wait before a job runs again that has just failed; None when it doesn't."""
+        """Say how long to wait before a job runs again that has just failed; None when it doesn't.
+
+        One whose result a worker has written in vain runs again at once, and sends it then.
+        """
         job, error, attempt = landing.run.job, landing.outcome.error, landing.run.flight.attempt
         pause = self._attempts.pause(error, attempt)
+        if isinstance(error, DepositLost):
+            landing.run.flight.sends_value, pause = True, 0.0
         if error is not None and pause is not None:
             self._counts.retried()
             _log.warning(
@@ -293,7 +299,7 @@ class Runs:
                 _log.warning("the files of %r can't be removed: %s", job, error)
 
     def _goes_on(self, landing: Landing) -> bool:
-        """Have a job run again later that has failed on an engine; whether it does."""
+        """Have a job run again that has failed on an engine; whether it does."""
         if landing.outcome.error is None:
             return False
         run, pause = landing.run, self._pause_after(landing)
@@ -304,7 +310,10 @@ class Runs:
         )  # it stands for the engine's: a job that has not begun anew can be cancelled
         flights_of(run.store).wait_in_line(run.flight, waiting)
         waiting.add_done_callback(lambda done: self._writer.put(Returned(run, done, outcome_of)))
-        alarms.add(pause, lambda: self._go_on(run.flight, waiting, run.store))
+        if pause:
+            alarms.add(pause, lambda: self._go_on(run.flight, waiting, run.store))
+        else:
+            self._go_on(run.flight, waiting, run.store)
         return True
 
     def _go_on(self, flight: Flight, waiting: Future[Any], store: Store) -> None:
@@ -357,7 +366,10 @@ class Runs:
             flight, error = landing.run.flight, landing.outcome.error
             flight.land()
             if error is None:
-                flight.resolve(landing.outcome.value, payloads.get(landing))
+                payload = payloads.get(landing)
+                if payload is None and landing.outcome.deposit is not None and len(flight.futures) > 1:
+                    payload = landing.pickled_for_all()
+                flight.resolve(landing.outcome.value, payload)
             else:
                 self._counts.failed()
                 flight.fail(error)

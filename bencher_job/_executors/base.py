@@ -25,6 +25,7 @@ from .._job import Job, run_job
 
 if TYPE_CHECKING:
     from .._stores.codec import Payload
+    from .._stores.deposits import Deposit
 
 __all__ = [
     "Executors",
@@ -123,6 +124,7 @@ class Outcome:
     Attributes:
         payload: the value's bytes as the worker pickled them, so that nobody pickles it again. None where
             only this process can say how the value is pickled. It shares no memory with the value.
+        deposit: the value file that the worker has written.
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.
         place: where it ran.
@@ -136,6 +138,7 @@ class Outcome:
     seconds: float = 0.0
     place: Place = Place()
     may_have_files: bool = True
+    deposit: Deposit | None = None
 
 
 def run_inline(job: Job) -> Outcome:

@@ -1,6 +1,6 @@
 """Knows how a packed job runs in any worker, and what comes back: a report, whatever happens there.
 
-    parcel -> execute -> Report( plain value | value by value | error ) -> open_report -> Outcome
+    parcel -> execute -> Report( plain value | its file, if large | value by value | error ) -> open_report -> Outcome
 
 No exception, no exit and nothing that can't be pickled leaves the envelope, so it costs its own job only.
 """
@@ -22,6 +22,7 @@ from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
 from .._settings import follow_override
 from .._stores.codec import Buffer, Payload, dump
+from .._stores.deposits import LARGE, Deposit, DepositLost, write_deposit
 from .base import Outcome, Place, as_worker, here, leave_if_forked, this_process, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
@@ -54,6 +55,8 @@ class Kind(IntEnum):
     """The error of a worker that could not load the job as its submitter has it, and has run nothing."""
     WANTS_FUNCTION = 4
     """Nothing: the job came without its function, which the worker does not keep, so it has run nothing."""
+    DEPOSITED = 5
+    """Which file the worker has written a large value to."""
 
 
 _ERRORS: Final = frozenset({Kind.ERROR, Kind.NOT_LOADED})
@@ -154,6 +157,8 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Re
         kind, payload = _dump_value(value)
         leave_if_forked(pid)
         may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
+        if kind is Kind.PLAIN and payload.nbytes >= LARGE:
+            kind, payload = _deposited(call, payload)
         return Report(kind, payload, started, seconds, here(), may_have_files)
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end this job, not the worker
         leave_if_forked(pid, error)
@@ -200,15 +205,29 @@ def _dump_value(value: object) -> tuple[Kind, Payload]:
         ) from problem
 
 
+def _deposited(call: Call, payload: Payload) -> tuple[Kind, Payload]:
+    """Write a large value to a file, if its submitter wants it and it can be."""
+    if call.terms is None or call.names is None:
+        return Kind.PLAIN, payload
+    _, key, _ = call.names
+    deposit = write_deposit(call.terms, payload, key)
+    return (Kind.PLAIN, payload) if deposit is None else (Kind.DEPOSITED, dump(deposit))
+
+
 def open_report(report: Report, label: object) -> Outcome:
     """Unpickle a report; what can't be unpickled here is an error that names the job by its label."""
-    value, error, payload = None, None, None
+    value, error, payload, deposit = None, None, None, None
     try:
         if report.kind in _ERRORS:
             error = load_error(report.payload.stream)
+        elif report.kind is Kind.DEPOSITED:
+            deposit = report.payload.load()
+            value = _value_of(deposit, label)
         else:
             value = report.payload.load()
             payload = report.payload if report.kind is Kind.PLAIN else None
+    except DepositLost as lost:
+        error = lost
     except BaseException as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
         what = "exception" if report.kind in _ERRORS else "result"
         error = BencherJobError(
@@ -216,7 +235,27 @@ def open_report(report: Report, label: object) -> Outcome:
             f"{told(problem)}. Return plain data, or mend the class's __reduce__."
         )
         error.__cause__ = problem
-    return Outcome(value, error, payload, report.started, report.seconds, report.place, report.may_have_files)
+    if error is not None:
+        deposit = None
+    return Outcome(
+        value, error, payload, report.started, report.seconds, report.place, report.may_have_files, deposit
+    )
+
+
+def _value_of(deposit: Deposit, label: object) -> Any:
+    """Load the value that a worker has written; what can't be loaded is removed.
+
+    Raises:
+        DepositLost: when the file is not there, or not what was written.
+        BaseException: whatever the unpickling raises.
+    """
+    if not isinstance(label, Job) or label.depository is None:
+        raise TypeError(f"{describe(label)} has no depository that a worker could have written to")
+    try:
+        return label.depository.read(deposit, label.job_key).load_in_place()
+    except BaseException:
+        label.depository.discard(deposit)
+        raise
 
 
 def unpack_value(report: Report, label: object) -> Any:

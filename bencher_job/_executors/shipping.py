@@ -70,6 +70,8 @@ class Call:
     """Host and number of the process that has packed it."""
     override: str | None = None
     """The directory that all caches of that process lie in, where there is one."""
+    terms: bytes | None = None
+    """How a large result is written here, as a depository says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
                     job.function,
                     its_own,
                 )
-            parcel = Parcel(sent, _body_of(job, its_own))
+            terms = None if job.depository is None else job.depository.terms
+            parcel = Parcel(sent, _body_of(job, its_own, terms))
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             yield problem
         else:
@@ -157,13 +160,13 @@ def pack_call(
     Raises:
         Exception: whatever the pickling of the function or of an argument raises.
     """
-    body = args, kwargs, None, None, None, None, None, None
+    body = args, kwargs, None, None, None, None, None, None, None
     return Parcel(_pickled(function, b"", local), dump(body, _dumps_outward))
 
 
-def _body_of(job: Job, fingerprint: Fingerprint | None) -> Payload:
+def _body_of(job: Job, fingerprint: Fingerprint | None, terms: bytes | None = None) -> Payload:
     names = (job.job_id, job.job_key, job.tag)
-    rest = names, job.media_folder, main_name(), this_process(), _settings.override()
+    rest = names, job.media_folder, main_name(), this_process(), _settings.override(), terms
     if _is_plain(job.positional) and _is_plain(job.job_args.values()):
         return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
     met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
@@ -245,13 +248,13 @@ def load(parcel: Parcel) -> Call:
         CodeMismatch: when this process holds other code than the one that made the job's key.
         BaseException: whatever the unpickling of the function or of an argument raises.
     """
-    args, kwargs, names, media_folder, main, submitter, override, met = parcel.body.load_in_place()
+    args, kwargs, names, media_folder, main, submitter, override, terms, met = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
     function = _functions.function_of(parcel.function)
     if met:
         check_arguments(function, met)
-    return Call(function, args, kwargs, names, media_folder, submitter, override)
+    return Call(function, args, kwargs, names, media_folder, submitter, override, terms)
 
 
 def is_loaded(digest: bytes) -> bool:

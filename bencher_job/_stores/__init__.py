@@ -38,6 +38,7 @@ from .base import (
 from .claims import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
 from .codec import Payload, dump
 from .compression import compression_named
+from .deposits import Deposit, DepositLost, Depository, discard
 from .null import NullStore
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ __all__ = [
     "Claim",
     "Claims",
     "ClaimsUnavailable",
+    "Deposit",
+    "DepositLost",
+    "Depository",
     "Entry",
     "Found",
     "Gone",
@@ -73,6 +77,7 @@ __all__ = [
     "Totals",
     "Wait",
     "compression_named",
+    "discard",
     "dump",
     "end_stores",
     "export",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
@@ -15,6 +15,9 @@ from .._record import Draft, FunctionInfo, Record, Totals
 from .._selection import EVERYTHING, Selection
 from .claims import Claim, Claims
 from .codec import Buffer, Payload
+
+if TYPE_CHECKING:
+    from .deposits import Deposit, Depository
 
 __all__ = [
     "MISS",
@@ -108,7 +111,8 @@ class Hit:
 class Entry:
     """A result on its way into a store: its bytes, and the record that lives and dies with them."""
 
-    payload: Payload
+    payload: Payload | Deposit
+    """The bytes, or the value file that a worker has written with them."""
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
@@ -212,9 +216,12 @@ class Store(Protocol):
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries in one transaction; each replaces the entry of its key.
 
-        Gives the keys of those that were not stored because their claim was lost. The claims of those that were are
-        released.
+        Gives the keys of those that were not stored because their claim was lost; the files of these that workers have
+        written are removed. The claims of those that were stored are released.
         """
+
+    def depository(self, compression: str | None) -> Depository | None:
+        """Say how workers of this machine write large results themselves, so compressed; None where they can't."""
 
     def publish_failure(self, claim: Claim, error: bytes) -> None:
         """Keep an exception's bytes for a minute for those who wait for a claim, if there are any, and release it."""

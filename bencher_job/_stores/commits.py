@@ -1,6 +1,7 @@
 """Knows how results are committed: their bytes first, then all rows in one transaction, while their claims are held.
 
     seal, write files -> BEGIN -> rows -> hold the claims -> COMMIT -> tell everybody -> release
+    files of workers  -^
 
 Claims are held only while the rows are made to last. Where one is lost, another process has the key now: everything is
 undone, and done again without it.
@@ -9,6 +10,7 @@ undone, and done again without it.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -21,9 +23,10 @@ from .._errors import BencherJobError
 from .._record import Draft, Origin
 from .base import Entry, StoreFailure
 from .claims import Claim, ClaimsUnavailable
-from .codec import seal
+from .codec import Payload, SealedEntry, seal
 from .compression import compression_named
 from .database import Database, Transaction, Written
+from .deposits import Deposit
 from .folder import Folder, Opened
 from .removals import Removals
 from .tables import (
@@ -152,7 +155,8 @@ class Commits:
                 prepared.append(self._prepared(opened, entry))  # noqa: PERF401
             lost = self._commit(database, prepared)
         except BaseException:
-            self._remove_files(prepared)
+            # What workers have written is their submitter's to remove, who may try once more.
+            self._remove_files([each for each in prepared if isinstance(each.entry.payload, Payload)])
             raise
         if lost:
             self._remove_files([each for each in prepared if each.key in lost])
@@ -163,16 +167,25 @@ class Commits:
         return lost
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
-        try:
-            compression = compression_named(entry.compression)
-        except BencherJobError as error:
-            raise StoreFailure(str(error)) from error
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
-        sealed = seal(entry.payload, draft.key, signature=opened.signature, compression=compression)
         media_size = 0
         if draft.media is not None:
             media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / draft.media)
-        return _Prepared(entry, draft, opened.database._disk.write(sealed, media_size))
+        if isinstance(entry.payload, Deposit):
+            os.lstat(self._folder.directory / entry.payload.filename)  # no row without its file
+            written = Written(entry.payload.nbytes, entry.payload.filename, None, media_size)
+        else:
+            sealed = self._sealed(opened, entry.payload, draft.key, entry.compression)
+            written = opened.database._disk.write(sealed, media_size)
+        return _Prepared(entry, draft, written)
+
+    @staticmethod
+    def _sealed(opened: Opened, payload: Payload, key: str, compression: str | None) -> SealedEntry:
+        try:
+            chosen = compression_named(compression)
+        except BencherJobError as error:
+            raise StoreFailure(str(error)) from error
+        return seal(payload, key, signature=opened.signature, compression=chosen)
 
     def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
         for each in prepared:

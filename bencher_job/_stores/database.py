@@ -18,11 +18,10 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
-from .._processes import process_name
 from .arrival import Arrival
 from .base import PATIENCE
 from .codec import Buffer, DamagedEntry, SealedEntry
-from .files import map_file, read_file, write_file
+from .files import map_file, new_filename, read_file, write_file
 from .gate import close_before_fork
 
 __all__ = [
@@ -103,8 +102,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """
         if entry.size < self.min_file_size:
             return Written(entry.size, None, bytes(entry), media_size)
-        name = os.urandom(16).hex()
-        filename = f"{name[:2]}/{name[2:4]}/{name[4:]}.{process_name()}.val"
+        filename = new_filename()
         write_file(os.path.join(self._directory, filename), entry)
         return Written(entry.size, filename, None, media_size)
 

@@ -25,8 +25,9 @@ from .base import PATIENCE, Entry, Hit, Miss, StoreFailure, Tally, Totals
 from .claims import Claim, Claims
 from .commits import Commits
 from .database import Database
+from .deposits import Depository
 from .failures import Failures
-from .folder import Folder
+from .folder import Folder, Opened
 from .generation import Generation
 from .history import DiskHistory
 from .lookups import Lookups
@@ -72,6 +73,7 @@ class DiskStore:
         self.lookups = Lookups(self.folder, self.uses, self.removals)
         self._commits = Commits(self.folder, self.uses, self.removals)
         self._failures = Failures(self.folder)
+        self._depositories: dict[str | None, tuple[Opened, Depository]] = {}
         # Bytes since the size was last looked at: so many that the first put looks.
         self._written = size_limit
 
@@ -147,6 +149,19 @@ class DiskStore:
     def _evict(self) -> None:
         """Remove what has expired, and the least recently used entries beyond the size limit."""
         self.removals.keep_within(self.size_limit)
+
+    def depository(self, compression: str | None) -> Depository | None:
+        """Say how workers write large results to the folder as it is open; None where it isn't, or can't be written."""
+        opened = self.folder.opened
+        if opened is None or not opened.is_writable:
+            return None
+        known = self._depositories.get(compression)
+        if known is None or known[0] is not opened:
+            made = Depository(
+                self.directory, opened.place, opened.signature, compression, trusted=self.folder.trusted
+            )
+            known = self._depositories[compression] = opened, made
+        return known[1]
 
     def publish_failure(self, claim: Claim, error: bytes) -> None:
         """Keep an exception's bytes for a minute for those who wait for a claim, if there are any, and release it."""

@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import UntrustedCache
+from .._processes import process_name
 from .arrival import ARRIVING_FROM, Arrival, fill
 from .codec import Buffer, SealedEntry
 from .pages import writable_memory
 
-__all__ = ["map_file", "read_file", "write_file"]
+__all__ = ["map_file", "new_filename", "read_file", "write_file"]
 
 PART_SUFFIX: Final = ".part"
 
 _ATTEMPTS: Final = 10
 """How often folders are made for a file, while others remove them because they are empty."""
+
+
+def new_filename() -> str:
+    """Make up the path in a store of a file that this process is about to write, whose name tells so."""
+    name = os.urandom(16).hex()
+    return f"{name[:2]}/{name[2:4]}/{name[4:]}.{process_name()}.val"
 
 
 def write_file(path: str, entry: SealedEntry) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -17,7 +16,8 @@ from .._forks import renew_after_fork
 from .._record import Origin
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims import Claims
-from .database import DATABASE_NAME, Database, Locked
+from .database import Database, Locked
+from .deposits import place_of
 from .faults import MissignedEntry
 from .gate import operation
 from .generation import Generation
@@ -80,7 +80,6 @@ class Folder:
         self.tally = Tally()
         self.editions: set[bytes] = set()
         self.origins: dict[Origin, int] = {}
-        self._path = os.fspath(directory / DATABASE_NAME)
         self._tag_index = tag_index
         self.opened: Opened | None = None
         self._look_again = 0.0
@@ -131,8 +130,7 @@ class Folder:
             _log.info("%s can be read only", self.directory)
         database._disk.trusted = self.trusted
         self.generation.open(writable=writable)
-        status = os.stat(self._path)
-        return Opened(database, signature_from_environment(), (status.st_dev, status.st_ino), writable)
+        return Opened(database, signature_from_environment(), place_of(self.directory), writable)
 
     def look_for_removal(self) -> None:
         """Begin a new store where the folder was removed under an open one: writes would be lost in silence."""
@@ -141,8 +139,7 @@ class Folder:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
         try:
-            status = os.stat(self._path)
-            place: tuple[int, int] | None = (status.st_dev, status.st_ino)
+            place: tuple[int, int] | None = place_of(self.directory)
         except FileNotFoundError:
             place = None
         if place != opened.place:

@@ -45,7 +45,7 @@ NAMES_AT_ONCE: Final = 10_000
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
 _VALUE_FILE: Final = re.compile(rf"[\w-]+(\.(?P<process>{PROCESS_NAME}))?\.val(\.part)?", re.ASCII)
-"""The names that `database.py` and `files.py` give; before there were processes in them, none."""
+"""The names that `files.py` gives; before there were processes in them, none."""
 
 _ENTRIES: Final = (
     f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"

@@ -16,6 +16,7 @@ from .._selection import EVERYTHING, Selection
 from .ahead import ReadAhead
 from .base import Entry, History, Hit, Miss, Tally, Totals
 from .claims import Claim, Claims
+from .deposits import Depository
 from .disk import DiskStore
 from .generation import NEVER, Look
 from .shelf import Shelf
@@ -138,6 +139,10 @@ class MemoryTier:
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries to the store behind; memory takes them in when they are asked for."""
         return self._store.put_many(entries)
+
+    def depository(self, compression: str | None) -> Depository | None:
+        """Have workers write to the store behind."""
+        return self._store.depository(compression)
 
     def publish_failure(self, claim: Claim, error: bytes) -> None:
         """Let the store behind keep an exception for those who wait."""

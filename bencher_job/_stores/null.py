@@ -126,6 +126,9 @@ class NullStore:
         """Keep nothing."""
         return frozenset()
 
+    def depository(self, compression: str | None) -> None:
+        """Have workers write nothing."""
+
     def publish_failure(self, claim: Claim, error: bytes) -> None:
         """Keep nothing."""
 

@@ -27,6 +27,9 @@ _CONTEXT: Final = "bencher_job 2026-11-22 21:00:00 key for the MAC of a stored e
 
 _LARGEST_KEY_FILE: Final = 1 << 16
 
+_MARK: Final = b"bencher_job: which secret is this?"
+"""What no entry begins with, so that its digest is none of an entry's."""
+
 
 class Signature:
     """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make."""
@@ -47,6 +50,11 @@ class Signature:
     def digest(self, whole: bytes) -> bytes:
         """Make the digest of a few bytes at once, the same as that of their pieces."""
         return (blake3(whole) if self._key is None else blake3(whole, key=self._key)).digest()
+
+    @property
+    def mark(self) -> bytes:
+        """Tells two processes whether they have the same secret, and nobody which."""
+        return self.digest(_MARK)
 
     def __repr__(self) -> str:
         return f"<Signature {'without a' if self._key is None else 'with a'} secret>"

@@ -1,0 +1,142 @@
+"""Files that workers write for a store of another process: when they do, and that none is left without a row."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bencher_job import Job, Record
+from bencher_job._executors import Outcome
+from bencher_job._flights import Flight
+from bencher_job._future import JobFuture
+from bencher_job._landing import Keeping, Landing, Run, commit
+from bencher_job._stores import MISS, Deposit, DepositLost, Depository, Entry, StoreFailure, dump
+from bencher_job._stores.database import IN_ROW_BELOW
+from bencher_job._stores.deposits import LARGE, write_deposit
+from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.memory import MemoryTier
+
+VALUE = np.arange(LARGE // 8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MemoryTier]:
+    behind = DiskStore(tmp_path / "store", size_limit=10**9)
+    behind.open()
+    store = MemoryTier(behind)
+    yield store
+    store.close()
+
+
+def depository_of(store: MemoryTier) -> Depository:
+    depository = store.depository(None)
+    assert depository is not None
+    return depository
+
+
+def deposit_in(store: MemoryTier, key: str = "key") -> Deposit:
+    """Do what a worker does."""
+    deposit = write_deposit(depository_of(store).terms, dump(VALUE), key)
+    assert deposit is not None
+    return deposit
+
+
+def entry(deposit: Deposit, key: str = "key", **given: Any) -> Entry:
+    return replace(Entry(deposit, Record(key=key, function="f", created=datetime.now(UTC))), **given)
+
+
+def value_files(store: MemoryTier) -> list[Path]:
+    return list(store.directory.glob("*/*/*.val*"))
+
+
+def test_what_is_large_never_fits_in_a_row() -> None:
+    assert LARGE >= IN_ROW_BELOW
+
+
+def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -> None:
+    claim = store.claims.claim("key")
+    assert store.put_many([entry(deposit_in(store), claim=claim)]) == frozenset()
+    hit = store.get("key")
+    assert hit is not MISS
+    assert np.array_equal(hit.load(), VALUE)
+    assert store.claims.owner("key") is None
+    (record,), (path,) = store.records(), value_files(store)
+    assert record.size == path.stat().st_size
+
+
+@pytest.mark.parametrize("otherwise", ["directory", "place", "user", "secret", "compression"])
+def test_a_worker_writes_nothing_where_anything_is_otherwise(
+    store: MemoryTier, tmp_path: Path, otherwise: str
+) -> None:
+    directory, place, user, mark, compression = pickle.loads(depository_of(store).terms)
+    others = {
+        "directory": (str(tmp_path / "gone"), place, user, mark, compression),
+        "place": (directory, (place[0], place[1] + 1), user, mark, compression),
+        "user": (directory, place, user + 1, mark, compression),
+        "secret": (directory, place, user, bytes(32), compression),
+        "compression": (directory, place, user, mark, "none that is installed"),
+    }
+    assert write_deposit(pickle.dumps(others[otherwise]), dump(VALUE), "key") is None
+    assert value_files(store) == []
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_store_that_is_not_open_or_can_only_be_read_has_nothing_written(tmp_path: Path) -> None:
+    behind = DiskStore(tmp_path / "store", size_limit=10**9)
+    assert behind.depository(None) is None
+    behind.open()
+    assert behind.depository(None) is not None
+    behind.close()
+    looking = DiskStore(tmp_path / "store", size_limit=10**9, only_looks=True)
+    looking.open()
+    assert looking.depository(None) is None
+    looking.close()
+
+
+def test_no_row_is_committed_without_its_file(store: MemoryTier) -> None:
+    """Nothing of the whole group is then, and what workers have written for the others stays for a second try."""
+    gone, other = deposit_in(store, "gone"), deposit_in(store, "other")
+    depository_of(store).discard(gone)
+    with pytest.raises(StoreFailure, match="FileNotFoundError"):
+        store.put_many([entry(other, "other"), entry(gone, "gone")])
+    assert store.count() == 0
+    assert depository_of(store).has(other)
+    store.put_many([entry(other, "other")])
+    assert store.get("other") is not MISS
+
+
+def test_the_file_of_a_lost_claim_is_removed(store: MemoryTier) -> None:
+    claim = store.claims.claim("key")
+    assert claim is not None
+    assert store.claims.take_over("key", claim.number) is not None
+    assert store.put_many([entry(deposit_in(store), claim=claim)]) == {"key"}
+    assert value_files(store) == []
+
+
+def test_what_is_under_another_key_is_lost(store: MemoryTier) -> None:
+    deposit = deposit_in(store, "one key")
+    with pytest.raises(DepositLost, match="it belongs to the key one key"):
+        depository_of(store).read(deposit, "another key")
+
+
+def test_a_file_that_is_removed_after_it_was_read_is_written_again(store: MemoryTier) -> None:
+    """As one is whose worker has ended, by somebody who takes it for what a dead process has left."""
+    job = Job("job", np.arange, {"stop": VALUE.size}, "key").for_run(None, depository_of(store))
+    deposit = deposit_in(store)
+    value = depository_of(store).read(deposit, "key").load_in_place()
+    depository_of(store).discard(deposit)
+    flight = Flight(JobFuture.pending(job, lambda _: False))
+    landing = Landing(
+        Run(flight, job, store, Keeping(), "MULTIPROCESSING", None), Outcome(value, deposit=deposit)
+    )
+    assert commit([landing])[1] == []
+    hit = store.get("key")
+    assert hit is not MISS
+    assert np.array_equal(hit.load(), VALUE)
