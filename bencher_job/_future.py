@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
+from concurrent.futures._base import PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _html
@@ -116,6 +117,9 @@ class JobFuture(Future[R], Generic[R]):
 
     def _begin(self) -> bool:
         with self._condition:
+            if self._state == PENDING:  # as most are, and nobody is to be told
+                self._state = RUNNING
+                return True
             return not self.done() and self.set_running_or_notify_cancel()
 
     def cancel(self) -> bool:

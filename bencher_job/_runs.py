@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from . import _media
 from ._alarms import alarms
@@ -41,11 +41,9 @@ from ._job import Job
 from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
 from ._limits import Limits
 from ._loops import is_coroutine_function, running_loop
+from ._origin import git_state_of
 from ._stores import DepositLost, Store
 from ._writer import Writer
-
-if TYPE_CHECKING:
-    from ._origin import GitState
 
 __all__ = ["Runs"]
 
@@ -53,12 +51,6 @@ LOOP_ENGINE: Final = "bencher_job._executors.loop"
 """The module that runs jobs in event loops, once it was needed."""
 
 _log = logging.getLogger(__name__)
-
-
-def _git_state_of(job: Job) -> GitState | None:
-    from ._origin import git_state_of  # takes long to import, and only a job that runs needs it
-
-    return git_state_of(job.function)
 
 
 class Runs:
@@ -180,7 +172,7 @@ class Runs:
         folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
         depository = None if flight.sends_value else store.depository(self._keeping.compression)
         job = flight.job.for_run(folder, depository)
-        return Run(flight, job, store, self._keeping, executor, _git_state_of(flight.job))
+        return Run(flight, job, store, self._keeping, executor, git_state_of(flight.job.function))
 
     def run_here(self, flight: Flight, store: Store) -> None:
         """Run a flight's job in this thread until it is done or given up, commit and resolve."""
@@ -247,7 +239,7 @@ class Runs:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         self.expect(1)
         self._writer.start()
-        run = Run(Flight(future), future.job, store, self._keeping, "future", _git_state_of(future.job))
+        run = Run(Flight(future), future.job, store, self._keeping, "future", git_state_of(future.job.function))
         self._writer.put(Returned(run, done, outcome_of))
 
     def _settle_group(self, group: Sequence[Returned]) -> None:

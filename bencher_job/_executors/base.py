@@ -17,11 +17,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from strenum import StrEnum
 
 from .._job import Job, run_job
+from .._origin import platform_name
 
 if TYPE_CHECKING:
     from .._stores.codec import Payload
@@ -109,16 +110,13 @@ def here() -> Place:
 
 @functools.lru_cache(maxsize=1)
 def _place_of(pid: int) -> Place:
-    from .._origin import platform_name  # takes long to import, and only who runs a job needs it
-
     return Place(os.uname().nodename, pid, _PYTHON, platform_name())
 
 
 _PYTHON: Final = sys.version.partition(" ")[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one run of a job ended: with a value, or with an error.
 
     Attributes:
