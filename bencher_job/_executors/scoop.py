@@ -143,8 +143,11 @@ class Wires:
 
     def invite(self, port: int, token: bytes) -> None:
         """Let the broker send an invitation to a worker, of those that ask it for work."""
-        invitation = self._future(self.name, join_crew, self.name, port, token)
-        self._links.socket.send_multipart([_TASK, pickle.dumps(invitation.id), pickle.dumps(invitation, 5)])
+        self._send_to_anybody(pickle.dumps(self._future(self.name, join_crew, self.name, port, token), 5))
+
+    def _send_to_anybody(self, future: bytes) -> None:
+        number = self.name, f"bencher_job-{next(self._numbers)}"
+        self._links.socket.send_multipart([_TASK, pickle.dumps(number), future])
 
     def send(self, worker: bytes, jobs: Sequence[tuple[int, bytes, bytes | None]]) -> None:
         """Send jobs to a worker that is alive: each with its number, and its function if it isn't there yet."""
@@ -174,7 +177,11 @@ class Wires:
             if links.direct_socket.poll(0):
                 worker, *frames = links.direct_socket.recv_multipart()
             elif links.socket.poll(0):
-                *frames, _, worker = links.socket.recv_multipart()
+                frames = links.socket.recv_multipart()
+                if frames[0] == _TASK:  # which the root has asked for, when it still waited inside SCOOP
+                    self._send_to_anybody(frames[1])
+                    continue
+                *frames, _, worker = frames
             else:
                 return
             if frames[:2] == [_REPLY, _OURS]:  # the rest is SCOOP's

@@ -648,6 +648,35 @@ def test_scoops_own_futures_beside_it_end_the_program_rather_than_hang(start):
     assert "scoop.futures can't be used in a program whose jobs run by executor=SCOOP" in output + errors
 
 
+def test_a_root_that_has_used_scoops_own_futures_before_is_none_of_the_workers(run):
+    """Of the broker it has asked for tasks, which go on to those that run them."""
+    out = run(
+        """
+        from scoop import futures
+
+        def double(x):
+            return 2 * x, os.getpid()
+
+        if __name__ == "__main__":
+            before = [value for value, _ in futures.map(double, range(300))]
+            ours = cached_job(executor="scoop", cache_dir=HERE / "cache")(double)
+            after = list(ours.map(range(1000, 1300)))
+            tell({
+                "before": before,
+                "after": [value for value, _ in after],
+                "in the root": os.getpid() in {pid for _, pid in after},
+            })
+            ours.cache.close()
+        """
+    )
+
+    assert out == {
+        "before": [2 * x for x in range(300)],
+        "after": [2 * x for x in range(1000, 1300)],
+        "in the root": False,
+    }
+
+
 def test_scoops_own_futures_inside_a_job_run_there(run):
     out = run(
         """
