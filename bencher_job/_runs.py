@@ -239,7 +239,9 @@ class Runs:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         self.expect(1)
         self._writer.start()
-        run = Run(Flight(future), future.job, store, self._keeping, "future", git_state_of(future.job.function))
+        run = Run(
+            Flight(future), future.job, store, self._keeping, "future", git_state_of(future.job.function)
+        )
         self._writer.put(Returned(run, done, outcome_of))
 
     def _settle_group(self, group: Sequence[Returned]) -> None:

@@ -10,6 +10,7 @@ Other threads add tasks and orders, and wake the thread when it sleeps with its 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 import socket
@@ -39,6 +40,9 @@ FALSE_STARTS: Final = 8
 LOADING_SECONDS: Final = 60.0
 """Seconds beyond its timeout that a job may take to load, with all the modules that its function imports."""
 
+START_AGAIN_SECONDS: Final = 0.25
+"""Seconds until another attempt to start a worker, after one that the system has refused."""
+
 WATCH_SECONDS: Final = 1.0
 """Seconds between two looks at processes of whose end the system doesn't tell."""
 
@@ -67,6 +71,7 @@ class Dispatcher:
         self._added = self._seen = self._false_starts = 0
         self._is_hungry = True
         self._is_dismissed = self._is_closed_down = False
+        self._start_again = math.inf
         self._failure: str | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -165,11 +170,11 @@ class Dispatcher:
         if self._is_closed_down:
             self._end_waiting(CancelledError)
             self._resolve()
-        if not self._handout.tasks:
+        if not len(self._handout):
             for slot in [slot for slot in self.slots if not slot.given]:
                 self._let_go(slot)
         is_waited_for = any(slot not in self._given_up for slot in self._leaving)
-        return not (self._handout.tasks or self.slots or is_waited_for)
+        return not (len(self._handout) or self.slots or is_waited_for)
 
     def _pause(self) -> float | None:
         """Say how long there is nothing to do unless somebody tells."""
@@ -183,6 +188,8 @@ class Dispatcher:
         slots = [*self.slots, *self._leaving]
         ends = [end for slot in slots if (end := self._ends_at(slot)) is not None]
         ends += [slot.overdue_at for slot in self.slots if len(slot.given) > 1]
+        if len(self._handout) and self._start_again < math.inf:
+            ends.append(self._start_again)
         if any(slot.death is None for slot in slots):
             ends.append(now + WATCH_SECONDS)
         return max(0.0, min(ends) - now) if ends else None
@@ -197,12 +204,23 @@ class Dispatcher:
 
     def _feed(self) -> None:
         self._handout.feed(self.slots, self._has_sent)
+        self._make_room_for_new()
         starting = sum(not slot.is_ready for slot in self.slots)
-        waiting = len(self._handout.tasks) - starting
+        waiting = len(self._handout) - starting
         for _ in range(min(self._settings.size - len(self.slots), waiting)):
             if not self._is_closed_down and not self._start_slot():
                 break
         self._handout.share_out(self.slots, self._has_sent)
+
+    def _make_room_for_new(self) -> None:
+        """Replace a worker where a task waits for a new one and all have run something already."""
+        is_full = len(self.slots) >= self._settings.size
+        if (
+            self._handout.wants_new
+            and is_full
+            and all(slot.taken and not slot.is_retiring for slot in self.slots)
+        ):
+            self._retire(min(self.slots, key=lambda slot: slot.load))
 
     def _has_sent(self, slot: Slot) -> None:
         """Be told by the system when a worker takes more of what is still to be sent to it."""
@@ -217,9 +235,11 @@ class Dispatcher:
             slot = Slot(self._settings, self._initialize)
         except Exception as problem:  # noqa: BLE001 - the system says no in many ways
             _log.warning("no worker process could be started: %s", told(problem))
+            self._start_again = time.monotonic() + START_AGAIN_SECONDS
             if not self.slots:
                 self._end_first(f"no worker process could be started ({told(problem)})")
             return False
+        self._start_again = math.inf
         self.slots.append(slot)
         self._watch(slot.end, self._talk, slot)
         if slot.death is not None:
@@ -267,6 +287,12 @@ class Dispatcher:
         else:
             self._finished.append((task, report))
         if not slot.given and (slot.is_retiring or self._handout.is_used_up(slot)):
+            self._let_go(slot)
+
+    def _retire(self, slot: Slot) -> None:
+        """Give a worker nothing more, and let it go when it has done what it has."""
+        slot.is_retiring = True
+        if not slot.given:
             self._let_go(slot)
 
     def _let_go(self, slot: Slot) -> None:

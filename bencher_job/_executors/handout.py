@@ -29,23 +29,38 @@ SHORTEST_HELP: Final = 0.001
 
 
 class Handout:
-    """The tasks that wait, in order; one thread hands them out, and any may add some."""
+    """The tasks that wait, in order; one thread hands them out, and any may add some.
+
+    Attributes:
+        tasks: those that any worker can run.
+    """
 
     def __init__(self, most_tasks: int | None) -> None:
         self.tasks: deque[Task] = deque()
         self.pace = Pace()
+        self._for_new: deque[Task] = deque()
         self._most_tasks = most_tasks
 
+    def __len__(self) -> int:
+        return len(self.tasks) + len(self._for_new)
+
+    @property
+    def wants_new(self) -> bool:
+        """Whether a task waits that needs a worker which has run nothing yet."""
+        return bool(self._for_new)
+
     def put_back(self, tasks: Sequence[Task]) -> None:
-        """Put tasks first that a worker was given and has not begun."""
-        self.tasks.extendleft(reversed(tasks))
+        """Put tasks first that a worker was given and has not begun, or could not load."""
+        for task in reversed(tasks):
+            (self._for_new if task.is_for_new else self.tasks).appendleft(task)
 
     def take(self, future: Future[Any]) -> Task | None:
         """Take the task of a future, if it waits here: one that a worker was given may have been put back."""
-        for task in list(self.tasks):
-            if task.future is future:
-                self.tasks.remove(task)
-                return task
+        for tasks in (self._for_new, self.tasks):
+            for task in list(tasks):
+                if task.future is future:
+                    tasks.remove(task)
+                    return task
         return None
 
     def takes_more(self, slot: Slot) -> bool:
@@ -59,10 +74,10 @@ class Handout:
     def feed(self, slots: Sequence[Slot], sent: Callable[[Slot], None]) -> None:
         """Give work to those that take more, first to those that have none; `sent` is called with each."""
         for slot in sorted(slots, key=lambda slot: len(slot.given)):
-            if not self.tasks:
+            if not len(self):
                 return
             if self.takes_more(slot):
-                self._supply(slot, max(1, len(self.tasks) // len(slots)))
+                self._supply(slot, max(1, len(self) // len(slots)))
                 sent(slot)
 
     def _supply(self, slot: Slot, share: int) -> None:
@@ -83,7 +98,7 @@ class Handout:
             if (chunk or slot.given) and (
                 seconds > AHEAD or nbytes > MOST_BYTES_AT_ONCE or (chunk and not chunk[0].goes_with(task))
             ):
-                self.tasks.appendleft(task)
+                self.put_back([task])
                 break
             if task.is_handed_out or task.future.set_running_or_notify_cancel():
                 task.is_handed_out = True
@@ -94,15 +109,11 @@ class Handout:
         return chunk
 
     def _next(self, slot: Slot) -> Task | None:
-        """Take the first task that a worker can run."""
-        passed: list[Task] = []
-        found = None
+        """Take the first task that a worker can run; a new one begins with what the others can't."""
+        tasks = self._for_new if self._for_new and not slot.taken else self.tasks
         with suppress(IndexError):  # none is left
-            while (task := self.tasks.popleft()).is_for_new and slot.taken:
-                passed.append(task)
-            found = task
-        self.put_back(passed)
-        return found
+            return tasks.popleft()
+        return None
 
     def share_out(self, slots: Sequence[Slot], sent: Callable[[Slot], None]) -> None:
         """Take back what waits behind a job that takes longer than expected, or while another worker has nothing."""
@@ -124,6 +135,7 @@ class Handout:
 
     def take_all(self) -> Iterable[Task]:
         """Take all that wait."""
-        with suppress(IndexError):
-            while True:
-                yield self.tasks.popleft()
+        for tasks in (self._for_new, self.tasks):
+            with suppress(IndexError):
+                while True:
+                    yield tasks.popleft()

@@ -181,6 +181,26 @@ def test_a_reloaded_module_gets_workers_that_load_it_too(
     assert again(1) == 600
 
 
+def test_many_jobs_of_a_reloaded_module_all_get_a_worker_that_loads_it(write_module: WriteModule) -> None:
+    """The one that an older worker could not load doesn't wait for ever behind those that were to follow it."""
+    code = """
+        import os, time
+        def pid(number):
+            time.sleep(0.5)
+            return os.getpid()
+        def twice(x):
+            return {}
+    """
+    on_two_workers = cached_job(executor=Executors.MULTIPROCESSING, max_workers=2)
+    pid = on_two_workers(write_module("many", code.format("x + x")).pid)
+    assert len(set(pid.map(range(4)))) == 2  # both have loaded the module as it was
+    twice = on_two_workers(write_module("many", code.format("[x, x]")).twice)
+    assert twice(-1) == [-1, -1]  # one of them was replaced for it
+    assert list(twice.map(range(500))) == [[x, x] for x in range(500)]
+    pid.cache.close()
+    twice.cache.close()
+
+
 def test_a_function_that_is_new_in_a_module_gets_a_worker_that_finds_it(
     write_module: WriteModule, on_workers: OnWorkers
 ) -> None:

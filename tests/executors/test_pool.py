@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -292,6 +293,29 @@ def test_a_forgotten_pool_lets_its_workers_go(until):
     del pool
 
     assert until(lambda: not psutil.pid_exists(pid))
+
+
+def test_jobs_are_told_while_no_process_can_be_started_and_run_when_one_can():
+    """Each of many that wait ends, although nothing happens that would wake the pool."""
+    with SlotPool(2) as pool:
+        with pytest.raises(WorkerLost):
+            pool.submit(os._exit, 3).result(PATIENCE)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_first_free_descriptor(), before[1]))
+        try:
+            errors = [pool.submit(abs, -1) for _ in range(4)]
+            errors = [future.exception(PATIENCE) for future in errors]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert pool.submit(abs, -1).result(PATIENCE) == 1
+    assert [type(error) for error in errors] == [WorkerLost] * 4
+    assert "no worker process could be started" in str(errors[-1])
+
+
+def _first_free_descriptor():
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.close(descriptor)
+    return descriptor
 
 
 def test_many_threads_and_callbacks_may_submit(pool, until):
