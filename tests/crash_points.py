@@ -19,6 +19,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+# What the children would each import for themselves.
+import bencher_job._origin
+import bencher_job._stores.audit
+import bencher_job._stores.disk
+import bencher_job._stores.memory  # noqa: F401
 from bencher_job import CacheWarning, FutureCache, Job, cached_job, gen_path
 
 FILE_EVENTS = {
@@ -117,11 +122,11 @@ def killed_at(n: int, folder: Path) -> bool:
             work(lambda what: os.write(done, f"{what}\n".encode()) and None)
             os._exit(0)
         except BaseException:
-            traceback.print_exc()
+            print(f"{n}: the work itself failed\n{traceback.format_exc()}", flush=True)
             os._exit(3)
     _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        print(f"{n}: the work itself failed", flush=True)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) not in {0, 3}:
+        print(f"{n}: the work ended with exit code {os.WEXITSTATUS(status)}", flush=True)
     return os.WIFSIGNALED(status)
 
 
