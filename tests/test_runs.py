@@ -14,7 +14,7 @@ import pytest
 
 from bencher_job import BencherJobError, Executors, JobTimeout, WorkerLost, cached_job, gen_path
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 OWN = ["serial", "threads", "multiprocessing"]
 
 
