@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
@@ -107,7 +107,8 @@ class Hit:
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """A result on its way into a store: its bytes, and the record that lives and dies with them."""
 
     payload: Payload | Deposit
