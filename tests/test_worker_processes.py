@@ -291,3 +291,21 @@ def test_an_argument_that_is_changed_after_the_submission_is_kept_as_it_was():
     array[:] = 3
     assert total(array) == 300_000
     assert total.cache.info().hits == 1
+
+
+def test_a_module_that_calls_its_function_when_it_is_imported_waits_for_nobody(
+    programs: Programs, tmp_path: Path
+):
+    """A worker imports it to load the job, and what it asks for there is the very job that it is to run."""
+    (tmp_path / "unguarded.py").write_text(
+        "from bencher_job import cached_job\n"
+        "class Point:\n    x = 2\n"
+        "@cached_job(executor='multiprocessing')\ndef doubled(point):\n    return 2 * point.x\n"
+        "value = doubled(Point())\n"
+    )
+    program = programs.start(
+        "importer",
+        "import unguarded; print(unguarded.value)",
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]),
+    )
+    assert program.communicate(timeout=PATIENCE - 10)[0] == "4\n"

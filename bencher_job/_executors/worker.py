@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Final
 
 from .._stores.codec import Payload
-from .base import become_worker, flush_streams, here
+from .base import as_worker, become_worker, flush_streams, here
 from .envelope import execute
 from .raised import dump_error
 from .shipping import Parcel, SentFunction
@@ -54,12 +54,20 @@ def serve(
     become_worker()
     outlet = Outlet(end)
     try:
-        if _is_initialized(initialize, outlet):
-            outlet.send(frame((READY, astuple(here()))))
-            inbox = _Inbox(end)
-            _run_jobs(outlet, inbox, TicketReader(tickets.fileno(), end.fileno(), inbox.receive))
+        with as_worker(
+            _parent()
+        ):  # while it loads a job as well, since a module may call its cached functions
+            if _is_initialized(initialize, outlet):
+                outlet.send(frame((READY, astuple(here()))))
+                inbox = _Inbox(end)
+                _run_jobs(outlet, inbox, TicketReader(tickets.fileno(), end.fileno(), inbox.receive))
     except (EOFError, OSError):  # the pool is gone
         return
+
+
+def _parent() -> tuple[str, int] | None:
+    parent = multiprocessing.parent_process()
+    return None if parent is None or parent.pid is None else (here().host, parent.pid)
 
 
 def _is_initialized(initialize: bytes | None, outlet: Outlet) -> bool:
