@@ -271,6 +271,8 @@ def test_short_jobs_share_tasks_and_long_ones_do_not(executor):
         time.sleep(0.03)
         return distributed.get_worker().get_current_task()
 
+    for _ in range(5):  # from now on it is known to be short
+        executor.submit(task_of_short).result(PATIENCE)
     short = [executor.submit(task_of_short) for _ in range(200)]
     long = [executor.submit(task_of_long) for _ in range(20)]
 
