@@ -92,12 +92,13 @@ class Prefetched(dict[str, Any]):
 class FutureCache:
     """Runs jobs and remembers what they returned, under the keys that the jobs bring.
 
-    Unlike a decorated function it computes every job anew unless `overwrite=False` is given. `executor` is a member of
-    `Executors` or its name, any `concurrent.futures.Executor`, or a Dask `Client`. The store lies in
-    `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes; `cache_samples=False` keeps nothing. An index over
-    tags, `tag_index`, makes `clear_tag` quick. Results are computed anew after `ttl` seconds. With `mmap=True` the
-    large arrays of a hit are read-only maps of its file. `compression` is "zstd" or "lz4", of the extra `compression`.
-    `trusted=True` opens a store that another user owns or can write to: what they wrote there can run their code.
+    Unlike a decorated function it computes every job anew unless `overwrite=False` is given. `executor` is a member
+    of `Executors` or its name, any `concurrent.futures.Executor`, a Dask `Client`, or the address of a Dask
+    scheduler. The store lies in `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes;
+    `cache_samples=False` keeps nothing. An index over tags, `tag_index`, makes `clear_tag` quick. Results are
+    computed anew after `ttl` seconds. With `mmap=True` the large arrays of a hit are read-only maps of its file.
+    `compression` is "zstd" or "lz4", of the extra `compression`. `trusted=True` opens a store that another user
+    owns or can write to: what they wrote there can run their code.
 
     A job whose worker is lost, or that raises what `retry_on` chooses, runs again up to `retries` times. One that runs
     for longer than `timeout` seconds ends with `JobTimeout`. There are at most `max_workers` processes or threads of
@@ -114,8 +115,8 @@ class FutureCache:
         call_count: how many jobs a `JobFunctionCache` has made of calls; a hit of a decorated function makes none.
 
     Raises:
-        TypeError: when the executor is none.
-        ValueError: when it can't do what an option asks of it.
+        TypeError: when the executor is none, or another option is not of its kind.
+        ValueError: when the executor can't do what an option asks of it.
 
     >>> with FutureCache(overwrite=False, cache_name="docs") as cache:
     ...     future = cache.submit(Job("power", pow, {"base": 2, "exp": 10}))

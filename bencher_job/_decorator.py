@@ -89,8 +89,8 @@ def cached_job(
 
     Args:
         function: the function to decorate; options are given instead, by keyword, as in `@cached_job(tag="nightly")`.
-        executor: where jobs run: a member of `Executors` or its name, any `concurrent.futures.Executor`, or a Dask
-            `Client`.
+        executor: where jobs run: a member of `Executors` or its name, any `concurrent.futures.Executor`, a Dask
+            `Client`, or the address of a Dask scheduler.
         tag: a label of the entries, for `cache.clear_tag`; it is not part of the key.
         cache_name: name of the cache's folder in `cache_dir`.
         cache_dir: the folder that holds caches; by default the variable `BENCHER_JOB_CACHE_DIR`, else `cachedir` in the
@@ -120,7 +120,8 @@ def cached_job(
         start_method: how a process is started: "spawn", the default, "forkserver" or "fork".
 
     Raises:
-        TypeError: when what is decorated is a class, an asynchronous generator or not callable.
+        TypeError: when what is decorated is a class, an asynchronous generator or not callable, or when an option is
+            not of its kind.
         ValueError: when `ignore` or `by_content` names a parameter that the function doesn't have, or when the executor
             can't do what an option asks of it.
 
