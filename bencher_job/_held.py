@@ -8,12 +8,9 @@ what else there is                                 themselves, and to be looked 
 from __future__ import annotations
 
 import datetime
-import decimal
-import fractions
 import pathlib
 import sys
 import types
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
@@ -32,16 +29,26 @@ _UNCHANGING: Final = frozenset(
     {
         bool, bytes, complex, float, int, str, type(None), range, slice, type(...), type(NotImplemented),
         datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone,
-        decimal.Decimal, fractions.Fraction, uuid.UUID, pathlib.PosixPath, pathlib.PurePosixPath,
+        pathlib.PosixPath, pathlib.PurePosixPath,
     }
 )  # fmt: skip
+_UNCHANGING_TOO: Final = {"decimal": "Decimal", "fractions": "Fraction", "uuid": "UUID"}
+"""Classes by their modules, which take long to import."""
+
 _NAMED: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, Enum)
 """What is the same thing however often it is looked at; code that changes is seen otherwise."""
 
 
 def can_not_change(values: Sequence[object]) -> bool:
     """Whether all values are of types that nobody can change in place, as most arguments are."""
-    return all(type(value) in _UNCHANGING for value in values)
+    return all(map(_is_unchanging, map(type, values)))
+
+
+def _is_unchanging(kind: type) -> bool:
+    if kind in _UNCHANGING:
+        return True
+    name = _UNCHANGING_TOO.get(kind.__module__)
+    return name is not None and getattr(sys.modules.get(kind.__module__), name, None) is kind
 
 
 class Held:
@@ -78,7 +85,7 @@ class Held:
 
     def copy(self, value: Any) -> Any:
         """Give a copy, or the value itself where it can't change or be copied."""
-        if type(value) in _UNCHANGING or isinstance(value, _NAMED):
+        if _is_unchanging(type(value)) or isinstance(value, _NAMED):
             return value
         if id(value) in self._made:
             return self._made[id(value)][1]
