@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from . import _media
 from ._held import Held, can_not_change
 from ._keys import Identity, JobKeys, identity_of
 from ._loops import is_coroutine_function, run_to_end
+from ._media import RUNNING, running_as
 from ._words import is_writable
 
 if TYPE_CHECKING:
@@ -178,8 +178,12 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
-    with _media.running(job.job_key, job.media_folder):
+    before = RUNNING.get()
+    try:  # and not a context, whose end Ctrl-C could keep from being reached
+        RUNNING.set(running_as(job.job_key, job.media_folder))
         value = job.function(*job.positional, **job.job_args)
         if hasattr(value, "__await__") and is_coroutine_function(job.function):
             return run_to_end(value)
         return value
+    finally:
+        RUNNING.set(before)

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
@@ -17,6 +17,7 @@ from ._processes import PROCESS_NAME, may_live, process_name
 
 __all__ = [
     "MEDIA_FOLDER",
+    "RUNNING",
     "RunningJob",
     "current_job_key",
     "discard",
@@ -25,6 +26,7 @@ __all__ = [
     "may_be_running",
     "run_folder",
     "running",
+    "running_as",
     "running_keys",
     "size_of",
 ]
@@ -45,33 +47,29 @@ class RunningJob(NamedTuple):
 _RUN_FOLDER: Final = re.compile(rf".+\.(?P<process>{PROCESS_NAME})\.[0-9]+", re.ASCII)
 
 _run_numbers = itertools.count()
-_running: ContextVar[RunningJob | None] = ContextVar("bencher_job_running", default=None)
+RUNNING: Final[ContextVar[RunningJob | None]] = ContextVar("bencher_job_running", default=None)
+"""The job that runs in this thread or task."""
 
 
-class _Running:
-    """The context of `running`."""
-
-    __slots__ = ("_job", "_token")
-
-    def __init__(self, job: RunningJob) -> None:
-        self._job = job
-
-    def __enter__(self) -> RunningJob:
-        self._token = _running.set(self._job)
-        return self._job
-
-    def __exit__(self, *_: object) -> None:
-        _running.reset(self._token)
+@contextmanager
+def running(key: str, folder: str | None) -> Iterator[RunningJob]:
+    """Make a job the current one of this task while its function runs."""
+    job = running_as(key, folder)
+    token = RUNNING.set(job)
+    try:
+        yield job
+    finally:
+        RUNNING.reset(token)
 
 
-def running(key: str, folder: str | None) -> AbstractContextManager[RunningJob]:
-    """Make a job the current one of this thread or task while its function runs."""
-    return _Running(RunningJob(key, folder, running_keys(), itertools.count(1)))
+def running_as(key: str, folder: str | None) -> RunningJob:
+    """Give a job that is to be the current one, called from the one that is."""
+    return RunningJob(key, folder, running_keys(), itertools.count(1))
 
 
 def running_keys() -> frozenset[str]:
     """Give the keys of the job that runs here and of all jobs that it was called from."""
-    job = _running.get()
+    job = RUNNING.get()
     return frozenset() if job is None else job.callers | {job.key}
 
 
@@ -81,7 +79,7 @@ def current_job_key() -> str | None:
     >>> current_job_key() is None
     True
     """
-    job = _running.get()
+    job = RUNNING.get()
     return None if job is None else job.key
 
 
@@ -100,7 +98,7 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
             raise ValueError(
                 f"{name}={part!r} leads out of the media folder. Use a relative name without '..'."
             )
-    job = _running.get()
+    job = RUNNING.get()
     if job is None or job.folder is None:
         path = (
             _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"

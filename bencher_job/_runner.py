@@ -128,10 +128,15 @@ class Runner:
         return futures
 
     def _lead_many(self, flights: Sequence[Flight], store: Store, puts: int, *, fresh: bool) -> None:
-        claims = _claimed(store, flights)
-        ours = [flight for flight in flights if claims is None or flight.job.job_key in claims]
-        for flight in ours:
-            flight.claim = None if claims is None else claims[flight.job.job_key]
+        mark = store.claims.mark
+        try:
+            claims = _claimed(store, flights)
+            ours = [flight for flight in flights if claims is None or flight.job.job_key in claims]
+            for flight in ours:
+                flight.claim = None if claims is None else claims[flight.job.job_key]
+        except BaseException:  # an interrupt, between the claims and their being noted
+            _forsake(store, [flight.job.job_key for flight in flights if flight.claim is None], mark)
+            raise
         if not fresh and store.puts != puts:
             found = store.get_many([flight.job.job_key for flight in ours], mapped=self._mapped)
             ours = [
@@ -163,6 +168,21 @@ class Runner:
             self._go_on(flight, store, turn.until_it_ends(), here=here)
         else:
             self._stand_by(flight, store, turn)
+
+    @staticmethod
+    def _turn_or_wait(flight: Flight, store: Store, *, in_worker: bool) -> Turn | Waiting:
+        """Claim the key of a flight, or find out who is at it."""
+        if store.directory is None:
+            return Turn(None)
+        key, claims = flight.job.job_key, store.claims
+        mark = claims.mark
+        try:
+            turn = turn_or_wait(store, key, in_worker=in_worker)
+            flight.claim = turn.claim if isinstance(turn, Turn) else None
+        except BaseException:  # an interrupt, between the claim and its being noted
+            _forsake(store, [key], mark)
+            raise
+        return turn
 
     def _land_on(self, hit: Hit, flight: Flight, store: Store) -> bool:
         """End a flight with what another one has computed meanwhile; False where that can't be read."""
@@ -230,3 +250,11 @@ def _claimed(store: Store, flights: Sequence[Flight]) -> dict[str, Claim] | None
     except ClaimsUnavailable as error:
         _log.warning("%s; the jobs run, be it that other processes compute them", error)
         return None
+
+
+def _forsake(store: Store, keys: Sequence[str], mark: int) -> None:
+    """Free what was claimed of keys since a mark, so that nobody waits for what this process doesn't know to be its."""
+    try:
+        store.claims.forsake(keys, mark)
+    except ClaimsUnavailable as error:
+        _log.warning("%s", error)

@@ -43,6 +43,7 @@ from ._limits import Limits
 from ._loops import is_coroutine_function, running_loop
 from ._origin import git_state_of
 from ._stores import DepositLost, Store
+from ._words import printable
 from ._writer import Writer
 
 __all__ = ["Runs"]
@@ -137,8 +138,8 @@ class Runs:
         self.expect(len(flights))
         try:
             self._take_off(flights, store)
-        except BaseException:
-            self.count_landed(len(flights))
+        except BaseException:  # an interrupt may come between two of them
+            self.count_landed(sum(flight.engine_future is None for flight in flights))
             raise
         finish_at_exit(self)
 
@@ -199,7 +200,10 @@ class Runs:
         return run_coroutine(job, self._attempts.timeout)
 
     def _take_off(self, flights: Sequence[Flight], store: Store) -> None:
-        """Give the jobs of flights to their engine; the writer will commit and resolve them."""
+        """Give the jobs of flights to their engine; the writer will commit and resolve them.
+
+        Where that fails, those without an `engine_future` are left to the caller.
+        """
         if not flights:
             return
         self._writer.start()
@@ -214,7 +218,11 @@ class Runs:
         runs = [self._run_on(engine, flight, store) for flight in flights]
         for run, engine_future in zip(runs, engine.submit_many([run.job for run in runs]), strict=True):
             run.flight.engine_future = engine_future
-            self._await(run, engine_future, engine)
+            try:
+                self._await(run, engine_future, engine)
+            except BaseException:  # an interrupt: nobody will hear of its end
+                run.flight.engine_future = None
+                raise
 
     def _run_on(self, engine: Engine, flight: Flight, store: Store) -> Run:
         run = self._run_of(flight, store, engine.name)
@@ -368,7 +376,7 @@ class Runs:
                 self._counts.failed()
                 flight.fail(error)
         self._counts.unsaved(sum(landing.is_closed_off for landing in landings) + len(unsaved))
-        for fact in unsaved:  # last: whoever makes errors of warnings gets the value all the same
+        for fact in map(printable, unsaved):  # last: who makes errors of warnings gets the value all the same
             _log.warning("%s", fact)
             warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
 
@@ -389,7 +397,7 @@ class Runs:
             loops.refuse_to_wait_in(running_loop())
             loops.lose_runs_of_stopped_loops()
         with self._landing:
-            self._landed.wait_for(lambda: self._airborne == 0)
+            self._landed.wait_for(lambda: self._airborne <= 0)
 
     def release(self) -> None:
         """Give the engine back."""

@@ -5,9 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-__all__ = ["counted", "is_writable", "moment_text", "roughly", "seconds_text", "size_text"]
+__all__ = ["counted", "is_writable", "moment_text", "printable", "roughly", "seconds_text", "size_text"]
 
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def printable(text: str) -> str:
+    r"""Write a text in letters that every stream can take.
+
+    >>> printable("half of a pair: \udcff")
+    'half of a pair: \\udcff'
+    """
+    return text.encode(errors="backslashreplace").decode()
 
 
 def size_text(size: float) -> str:

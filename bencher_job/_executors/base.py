@@ -23,6 +23,7 @@ from strenum import StrEnum
 
 from .._job import Job, run_job
 from .._origin import platform_name
+from .._words import printable
 
 if TYPE_CHECKING:
     from .._stores.codec import Payload
@@ -152,13 +153,13 @@ def run_inline(job: Job) -> Outcome:
 
 
 def told(problem: BaseException) -> str:
-    """Say what an exception is, whatever its own text does.
+    """Say what an exception is, whatever its own text does, in letters that every stream can take.
 
     >>> told(ValueError("a"))
     'ValueError: a'
     """
     try:
-        return f"{type(problem).__name__}: {problem}"
+        return printable(f"{type(problem).__name__}: {problem}")
     except BaseException:  # noqa: BLE001 - a class's own __str__ can raise anything
         return type(problem).__name__
 

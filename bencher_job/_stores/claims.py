@@ -106,19 +106,22 @@ class Claims:
     Any method but `release` and `close` may raise `ClaimsUnavailable`, and all do inside `holding`.
 
     The file is made at the first use. A forked child is another owner than its parent.
+
+    Attributes:
+        turn: the lock of this process's threads. It is taken by `with` alone, so that no interrupt leaves it taken.
     """
 
     def __init__(self, path: Path) -> None:
         self._ledger: Ledger | None = None
         self._path = os.path.abspath(path)
         self._patience = PATIENCE
-        self._lock = threading.Lock()
+        self.turn = threading.Lock()
         self._inside = 0
         renew_after_fork(self)
 
     def renew(self) -> None:
         """Leave the parent's claims to it, and make the lock anew."""
-        self._lock = threading.Lock()
+        self.turn = threading.Lock()
         self._inside = 0
         ledger, self._ledger = self._ledger, None
         if ledger is not None:
@@ -197,10 +200,21 @@ class Claims:
 
         return self._run(replace)
 
-    def holding(self, claims: Sequence[Claim]) -> AbstractContextManager[Held]:
-        """Keep everybody from claiming anything while results are committed, and tell which claims are still ours.
+    @property
+    def mark(self) -> int:
+        """A number that is greater than none of those that the claims of this process will have from now on."""
+        ledger = self._ledger
+        return 0 if ledger is None else ledger.next_of_ours
 
-        Only what the context gives is to be called inside: the other methods would wait for its end.
+    def forsake(self, keys: Iterable[str], mark: int) -> None:
+        """Free what this process has claimed of keys since a mark, and does not know to be its, after an interrupt."""
+        self._run(_forsake, list(keys), mark)
+
+    def holding(self, claims: Sequence[Claim]) -> AbstractContextManager[Held]:
+        """Keep others from claiming anything while results are committed, and tell which claims are still ours.
+
+        Other threads of this process are kept away by `turn`, which the caller takes first. Only what the context
+        gives is to be called inside.
         """
         return _Holding(self, claims)
 
@@ -219,7 +233,7 @@ class Claims:
         if self._inside == get_ident():  # a signal's handler
             self._drop()
         else:
-            with self._lock:
+            with self.turn:
                 self._drop()
 
     def _drop(self) -> None:
@@ -231,7 +245,7 @@ class Claims:
     def _look(self, operation: Callable[[Ledger], _T]) -> _T:
         """Do what only reads without the lock, and under it where another is just writing."""
         self._refuse_inside()
-        with self._lock:
+        with self.turn:
             try:
                 self._inside = get_ident()
                 ledger = self._ledger
@@ -249,11 +263,11 @@ class Claims:
     def _run(self, operation: Callable[..., _T], *given: Any) -> _T:
         """Do what changes the file, while nobody else changes it."""
         self._refuse_inside()
-        with self._lock:
+        with self.turn:
             try:
                 return self._sound(self._enter(), operation, *given)
             finally:
-                self._leave()
+                self._surely_leave()
 
     def _sound(self, ledger: Ledger, operation: Callable[..., _T], *given: Any) -> _T:
         """Do an operation, with an empty file where it finds this one damaged."""
@@ -305,8 +319,18 @@ class Claims:
         if self._ledger is not None:
             self._ledger.unlock()
 
+    def _surely_leave(self) -> None:
+        """Let the others in, though an interrupt comes meanwhile."""
+        try:
+            self._leave()
+        except BaseException:
+            self._leave()
+            raise
+
     def _refuse_inside(self) -> None:
-        if self._inside == get_ident():
+        if (
+            self._inside == get_ident() and self.turn.locked()
+        ):  # else an interrupt has kept it from being noted
             raise self._unavailable(RuntimeError("this thread is using it already"))
 
     def _open(self) -> Ledger:
@@ -337,7 +361,6 @@ class _Holding:
         """
         claims = self._all
         claims._refuse_inside()
-        claims._lock.acquire()
         try:
             return claims._sound(claims._enter(), _hold, self._claims)
         except BaseException as error:
@@ -353,8 +376,7 @@ class _Holding:
             if isinstance(error, ClaimsUnavailable):
                 claims._drop()  # so that nobody waits for what could not be released
         finally:
-            claims._leave()
-            claims._lock.release()
+            claims._surely_leave()
 
 
 def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -404,3 +426,14 @@ def _hold(ledger: Ledger, claims: Sequence[Claim]) -> Held:
 
 def _release(ledger: Ledger, claims: Sequence[Claim]) -> None:
     _hold(ledger, claims).release()
+
+
+def _forsake(ledger: Ledger, keys: Sequence[str], mark: int) -> None:
+    table = ledger.table(len(keys))
+    slots = {key: table.find(digest_of(key))[1] for key in keys}
+    ours = [
+        Claim(key, slot.number)
+        for key, slot in slots.items()
+        if slot is not None and slot.claimed and slot.serial == ledger.serial and slot.number >= mark
+    ]
+    _release(ledger, ours)

@@ -242,7 +242,7 @@ class Commits:
         is_committed = False
         try:
             if claims:
-                with self._folder.claims.holding(claims) as held:
+                with self._folder.claims.turn, self._folder.claims.holding(claims) as held:
                     if len(held.keys) < len(claims):
                         raise _ClaimsLost(frozenset(claim.key for claim in claims) - held.keys)
                     transaction.commit()

@@ -249,6 +249,11 @@ class Ledger:
             self._alive[slot.serial] = self._is_held(slot) and self._process(slot) is not None
         return self._alive[slot.serial]
 
+    @property
+    def next_of_ours(self) -> int:
+        """A number that is greater than none of those that `next_number` will give."""
+        return self._next
+
     def next_number(self, slot: Slot | None, count: int) -> int:
         """Give a number that nobody has had, greater than the one in the slot; so many will be asked for.
 

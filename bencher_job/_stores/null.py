@@ -56,6 +56,14 @@ class NoClaims(Claims):
         """Grant it."""
         return Claim(key, number)
 
+    @property
+    def mark(self) -> int:
+        """Number nothing."""
+        return 0
+
+    def forsake(self, keys: Iterable[str], mark: int) -> None:
+        """Have nothing to free."""
+
     @contextmanager
     def holding(self, claims: Sequence[Claim]) -> Iterator[Held]:
         """Hold all."""

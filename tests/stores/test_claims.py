@@ -321,7 +321,7 @@ def test_a_forked_child_is_another_owner(open_claims: Callable[[], Claims]) -> N
 
     def work(talk: Talk) -> None:
         ours.release([claim])
-        with ours.holding([claim]) as held:
+        with ours.turn, ours.holding([claim]) as held:
             assert not held.keys
         assert ours.claim(KEY) is None
         talk(str(ours.claim("the child's").number))
@@ -467,7 +467,7 @@ def test_a_process_may_be_killed_at_any_moment(path: Path, open_claims: Callable
             for claim in got[:20]:
                 theirs.wait_for(claim.key, claim.number)
                 theirs.release([claim])
-            with theirs.holding(got) as held:
+            with theirs.turn, theirs.holding(got) as held:
                 held.release()
 
     for _ in range(20):
@@ -479,7 +479,7 @@ def test_a_process_may_be_killed_at_any_moment(path: Path, open_claims: Callable
             for child in running:
                 time.sleep(chance.uniform(0.0, 0.03))  # a moment like any other
                 child.kill()
-        with ours.holding(list(mine.values())) as held:
+        with ours.turn, ours.holding(list(mine.values())) as held:
             assert held.keys == mine.keys()
         free = ours.claim_many([key for turn in range(7) for key in keys(40, f"{turn}")])
         assert len(free) == 280
@@ -523,7 +523,7 @@ def test_a_damaged_file_is_started_anew(
     other.claim_many(keys(1000))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "is started anew" in caplog.text
-    with one.holding([claim, *every.values()]) as held:
+    with one.turn, one.holding([claim, *every.values()]) as held:
         assert not held.keys
     one.release([claim])
     works_again(open_claims, one)
@@ -575,7 +575,7 @@ def test_a_removed_file_is_noticed(tmp_path: Path, removed: str, caplog: pytest.
         path.parent.mkdir()
     until(lambda: other.claim(KEY))
     until(lambda: one.owner(KEY) is not None and one.owner(KEY).number != claim.number)
-    with one.holding([claim]) as held:
+    with one.turn, one.holding([claim]) as held:
         assert not held.keys
     assert "was removed or replaced" in caplog.text
     one.close()
@@ -591,7 +591,7 @@ def test_a_hundred_thousand_claims_fit(path: Path, open_claims: Callable[[], Cla
     assert len(first) == 99_500
     assert other.claim_many(wanted[::10]) == {}
     assert all(other.owner(key).number == first[key].number for key in wanted[600::5000])
-    with other.holding(list(early.values())) as held:
+    with other.turn, other.holding(list(early.values())) as held:
         assert held.keys == early.keys()
     one.release(list(first.values()))
     assert len(other.claim_many(wanted[500:1500])) == 1000
@@ -672,7 +672,7 @@ def test_a_stopped_owner_is_taken_over_from_and_fenced(
         claim = claims.claim({KEY!r})
         talk(str(claim.number))
         claims.release([claim])
-        with claims.holding([claim]) as held:
+        with claims.turn, claims.holding([claim]) as held:
             held.release()
         talk(repr(set(held.keys)))
     """
@@ -692,7 +692,7 @@ def test_a_stopped_owner_is_taken_over_from_and_fenced(
         child.kill(signal.SIGCONT)
         child.tell("go on")
         assert child.hear() == "set()"
-        with ours.holding([claim]) as held:
+        with ours.turn, ours.holding([claim]) as held:
             assert held.keys == {KEY}
 
 
@@ -734,13 +734,13 @@ def test_nobody_claims_while_a_commit_is_under_way(
             except ClaimsUnavailable:
                 talk("unavailable")
 
-    with ours.holding(list(mine.values())) as held, forked(work) as child:
+    with ours.turn, ours.holding(list(mine.values())) as held, forked(work) as child:
         assert held.keys == set(keys(3))
         assert child.hear() == "unavailable"
         child.tell("again")
         assert child.hear() == "unavailable"
         child.kill()
-    with ours.holding(list(mine.values())) as held:
+    with ours.turn, ours.holding(list(mine.values())) as held:
         assert held.keys == set(keys(3))
 
 
@@ -748,7 +748,7 @@ def test_what_was_committed_is_released_in_the_same_breath(open_claims: Callable
     one, other = open_claims(), open_claims()
     mine = one.claim_many(keys(200))
     taken = other.take_over(keys(200)[0], mine[keys(200)[0]].number)
-    with one.holding(list(mine.values())) as held:
+    with one.turn, one.holding(list(mine.values())) as held:
         assert held.keys == set(keys(200)[1:])
         held.release()
     assert other.claim_many(keys(200)).keys() == set(keys(200)[1:])
@@ -781,7 +781,7 @@ def test_a_full_disk_leaves_nothing_claimed(
 def test_a_commit_that_fails_raises_its_own_error(open_claims: Callable[[], Claims]) -> None:
     one = open_claims()
     claim = one.claim(KEY)
-    with pytest.raises(OSError, match="disk full") as raised, one.holding([claim]):
+    with pytest.raises(OSError, match="disk full") as raised, one.turn, one.holding([claim]):
         raise OSError("disk full")
     assert type(raised.value) is OSError
     works_again(open_claims, one)
@@ -791,7 +791,7 @@ def test_inside_a_commit_the_same_thread_is_refused(open_claims: Callable[[], Cl
     """It would wait for itself."""
     one = open_claims()
     claim = one.claim(KEY)
-    with one.holding([claim]):
+    with one.turn, one.holding([claim]):
         with pytest.raises(ClaimsUnavailable, match="this thread is using it already"):
             one.release([claim])
         with pytest.raises(ClaimsUnavailable, match="this thread is using it already"):
@@ -811,7 +811,7 @@ def test_a_child_forked_inside_a_commit_writes_nothing(path: Path, open_claims: 
             held.release()
         talk("refused")
 
-    with ours.holding([claim]) as held, forked(work) as child:
+    with ours.turn, ours.holding([claim]) as held, forked(work) as child:
         assert child.hear() == "refused"
     assert [other.read_bytes() for other in others] == [b""] * 20
     assert ours.owner(KEY).number == claim.number
@@ -827,7 +827,7 @@ def test_a_process_stopped_with_the_lock_holds_nobody_up_for_long(
     assert before is not None
 
     def work(talk: Talk) -> None:
-        with theirs.holding([]):
+        with theirs.turn, theirs.holding([]):
             talk("inside")
         talk("outside")
 

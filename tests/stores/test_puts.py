@@ -267,7 +267,7 @@ def test_the_null_store_grants_every_claim() -> None:
     claim = store.claims.claim("key")
     assert claim == store.claims.claim("key") == Claim("key", 0)
     assert store.claims.owner("key") is None
-    with store.claims.holding([claim]) as held:
+    with store.claims.turn, store.claims.holding([claim]) as held:
         assert held.keys == {"key"}
         held.release()
     store.publish_failure(claim, b"error")
