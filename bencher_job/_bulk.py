@@ -22,6 +22,7 @@ from ._calls import AsynchronousCalls, Call, Calls, PlainCalls
 from ._errors import BencherJobError
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
+from ._held import can_not_change
 from ._job import Job
 from ._keys import Edition, Identity, Known
 from ._loops import Caller, in_thread, is_coroutine_function
@@ -210,10 +211,10 @@ class Bulk:
 
     def _started(self, reads: Sequence[_Read], asked: Prefetched) -> list[Answer]:
         """Start the jobs of calls with their arguments as they are now, together where none of them runs here."""
-        edition = (
-            self.cache.keys.edition if reads else None
-        )  # nothing of the user's runs before all are prepared
-        prepared = [self._prepared(read, asked, edition) for read in reads]
+        keys = self.cache.keys
+        edition = keys.edition if reads else None  # nothing of the user's runs before all are prepared
+        lasts = keys.check_of(edition) is not None
+        prepared = [self._prepared(read, asked, edition, lasts=lasts) for read in reads]
         if self._in_line or self.asker is not None:
             return [self._with_future(each) for each in prepared]
         jobs = [each.job for each in prepared if type(each) is _Prepared and each.asked is asked]
@@ -232,14 +233,21 @@ class Bulk:
         future = self.cache.start(prepared.job, prepared.asked, self.asker)  # type: ignore[union-attr]
         return Answer(read.number, read.identity, future)
 
-    def _prepared(self, read: _Read, asked: Prefetched, edition: Edition | None) -> Answer | _Prepared:
-        """Make the job of a call with its arguments as they are now."""
+    def _prepared(
+        self, read: _Read, asked: Prefetched, edition: Edition | None, *, lasts: bool = False
+    ) -> Answer | _Prepared:
+        """Make the job of a call with its arguments as they are now.
+
+        What was read of it `lasts` where a key depends on the edition, and on arguments that can't change.
+        """
         call = read.call
-        known = None if self._in_line else self._known  # a job that has run in line may have changed them
-        identity = self.cache.keys.identity(call.args, call.kwargs, known, edition)
-        job = self.cache.job(
-            call.args, call.kwargs, self.cache.keys.repeated(identity, call.repeat), call.repeat
-        )
+        if lasts and read.identity[2] is edition and can_not_change((*call.args, *call.kwargs.values())):
+            identity = read.identity
+        else:
+            known = None if self._in_line else self._known  # a job that has run in line may have changed them
+            identity = self.cache.keys.identity(call.args, call.kwargs, known, edition)
+            identity = self.cache.keys.repeated(identity, call.repeat)
+        job = self.cache.job(call.args, call.kwargs, identity, call.repeat)
         if job.bound != read.identity[1] and not job.files:
             changed = BencherJobError(
                 f"An argument of {job!r} has changed since the call was read, and calls are read ahead. Give each "

@@ -176,7 +176,7 @@ def _body_of(job: Job, fingerprint: Fingerprint | None, terms: bytes | None = No
 
 def _is_plain(values: Iterable[Any]) -> bool:
     """Whether all are values that anybody's pickle makes alike, and that are small."""
-    return all(type(value) in _PLAIN for value in values)
+    return _PLAIN.issuperset(map(type, values))
 
 
 _PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})

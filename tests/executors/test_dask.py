@@ -263,7 +263,10 @@ def test_nothing_of_a_job_stays_on_the_cluster(client, executor, until):
     assert until(lambda: set(stored_on(client)) <= before)
 
 
-def test_short_jobs_share_tasks_and_long_ones_do_not(executor):
+def test_short_jobs_share_tasks_and_long_ones_do_not(executor, tmp_path):
+    """Of short ones few tasks are on their way at a time; what comes meanwhile goes together."""
+    go = tmp_path / "go"
+
     def task_of_short():
         return distributed.get_worker().get_current_task()
 
@@ -273,10 +276,13 @@ def test_short_jobs_share_tasks_and_long_ones_do_not(executor):
 
     for _ in range(5):  # from now on it is known to be short
         executor.submit(task_of_short).result(PATIENCE)
+    gates = [executor.submit(wait_for, go) for _ in range(2)]  # all that the workers run at once
     short = [executor.submit(task_of_short) for _ in range(200)]
     long = [executor.submit(task_of_long) for _ in range(20)]
+    go.touch()
 
-    assert len({future.result(PATIENCE) for future in short}) < 150
+    wait(gates, PATIENCE)
+    assert len({future.result(PATIENCE) for future in short}) < 50
     assert len({future.result(PATIENCE) for future in long}) == 20
 
 
