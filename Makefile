@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # setuptools warns of every editable install, which says nothing to those who run the demo
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
+# pip compiles what it installs, but for what is editable; where Python keeps no bytecode, each process would do it anew
+COMPILE := $(BIN)/python -m compileall -q bencher_job
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint docs pictures bench figures clean
@@ -29,9 +31,11 @@ pictures: $(READY)-test  ## run all examples and the tutorial, and draw the docu
 	cd docs/tutorial && $(CURDIR)/$(BIN)/python pi_study.py
 
 bench: $(READY)-bench  ## measure against the peers, as ratios in one run
+	$(COMPILE)
 	$(BIN)/python bench/run.py $(ARGS)
 
 figures: $(READY)-bench  ## measure all on a quiet machine, and write the documentation's figures anew
+	$(COMPILE)
 	$(BIN)/python bench/run.py --save bench/figures.json
 	$(BIN)/python bench/page.py bench/figures.json > docs/explanation/figures.inc
 
@@ -45,12 +49,15 @@ $(READY):
 
 $(READY)-demo: $(READY) pyproject.toml
 	$(INSTALL) --editable ".[demo]"
+	$(COMPILE)
 	touch $@
 
 $(READY)-test: $(READY) pyproject.toml
 	$(INSTALL) --editable ".[cli,compression,dask,plot,progress,scoop,table,web]" --group test
+	$(COMPILE)
 	touch $@
 
 $(READY)-lint $(READY)-docs $(READY)-bench: $(READY)-%: $(READY) pyproject.toml
 	$(INSTALL) --editable ".[cli,compression,dask,plot,progress,scoop,table,web]" --group $*
+	$(COMPILE)
 	touch $@
