@@ -154,13 +154,8 @@ class Runner:
         in_worker = inside_worker()
         here = here or (flight.engine is None and (in_worker or self.runs.is_serial))
         key = flight.job.job_key
-        turn: Turn | Waiting
-        if store.directory is None or flights_of(store).hand_on_claim(flight):
-            turn = Turn(flight.claim)
-        else:
-            turn = turn_or_wait(store, key, in_worker=in_worker)
+        turn = self._turn_or_wait(flight, store, in_worker=in_worker)
         if isinstance(turn, Turn):
-            flight.claim = turn.claim
             hit = MISS if fresh or store.puts == puts else store.get(key, mapped=self._mapped)
             if isinstance(hit, Miss) or not self._land_on(hit, flight, store):
                 self.runs.start(flight, store, here=here)
@@ -172,8 +167,8 @@ class Runner:
     @staticmethod
     def _turn_or_wait(flight: Flight, store: Store, *, in_worker: bool) -> Turn | Waiting:
         """Claim the key of a flight, or find out who is at it."""
-        if store.directory is None:
-            return Turn(None)
+        if store.directory is None or flights_of(store).hand_on_claim(flight):
+            return Turn(flight.claim)
         key, claims = flight.job.job_key, store.claims
         mark = claims.mark
         try:
