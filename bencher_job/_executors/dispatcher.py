@@ -213,13 +213,9 @@ class Dispatcher:
         self._handout.share_out(self.slots, self._has_sent)
 
     def _make_room_for_new(self) -> None:
-        """Replace a worker where a task waits for a new one and all have run something already."""
+        """Replace a worker where a task waits for a newer one than all that there are."""
         is_full = len(self.slots) >= self._settings.size
-        if (
-            self._handout.wants_new
-            and is_full
-            and all(slot.taken and not slot.is_retiring for slot in self.slots)
-        ):
+        if is_full and self._handout.wants_newer(self.slots):
             self._retire(min(self.slots, key=lambda slot: slot.load))
 
     def _has_sent(self, slot: Slot) -> None:
@@ -280,7 +276,8 @@ class Dispatcher:
         if task is None:  # nobody waits for it any more
             return
         self._handout.pace.note(task.parcel.function.digest, report.seconds)
-        if report.kind is Kind.NOT_LOADED and slot.taken > 1 and not task.is_for_new:
+        is_older = slot.taken > 1 or slot.started_at < task.packed_at
+        if report.kind is Kind.NOT_LOADED and is_older and not task.is_for_new:
             task.is_for_new = True
             self._handout.put_back([*slot.withdraw(), task])
             slot.is_retiring = True

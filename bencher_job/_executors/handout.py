@@ -44,10 +44,11 @@ class Handout:
     def __len__(self) -> int:
         return len(self.tasks) + len(self._for_new)
 
-    @property
-    def wants_new(self) -> bool:
-        """Whether a task waits that needs a worker which has run nothing yet."""
-        return bool(self._for_new)
+    def wants_newer(self, slots: Iterable[Slot]) -> bool:
+        """Whether a task waits that none of these can run, nor one that takes the place of a retiring one."""
+        return bool(self._for_new) and not any(
+            slot.is_retiring or slot.is_new_to(self._for_new[0]) for slot in slots
+        )
 
     def put_back(self, tasks: Sequence[Task]) -> None:
         """Put tasks first that a worker was given and has not begun, or could not load."""
@@ -110,7 +111,8 @@ class Handout:
 
     def _next(self, slot: Slot) -> Task | None:
         """Take the first task that a worker can run; a new one begins with what the others can't."""
-        tasks = self._for_new if self._for_new and not slot.taken else self.tasks
+        is_new = bool(self._for_new) and slot.is_new_to(self._for_new[0])
+        tasks = self._for_new if is_new else self.tasks
         with suppress(IndexError):  # none is left
             return tasks.popleft()
         return None

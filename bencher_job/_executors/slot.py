@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -52,7 +52,8 @@ class Task:
     Attributes:
         seconds: how long it is expected to take.
         is_handed_out: whether its future says that it runs.
-        is_for_new: whether it needs a worker that has run nothing yet: another one held older code.
+        packed_at: when it was made, by the monotonic clock.
+        is_for_new: whether it needs a worker that is new to it: another one held older code, or an older path.
         verdict: what it ends with, once somebody wants it ended.
     """
 
@@ -62,6 +63,7 @@ class Task:
     open: Callable[[Report, object], Any]
     timeout: float | None = None
     seconds: float = 0.0
+    packed_at: float = field(default_factory=time.monotonic)
     is_handed_out: bool = False
     is_for_new: bool = False
     verdict: BaseException | None = None
@@ -93,6 +95,7 @@ class Slot:
         given: the tasks that are not answered, by their numbers, the oldest first.
         load: how many seconds they are expected to take in all.
         taken: how many tasks it was given so far.
+        started_at: when it was started, by the monotonic clock; where it imports from was said then.
         is_ready: whether it has said that it takes tasks, and then the place that it is.
         is_retiring: whether it gets no more tasks.
         since: when the oldest task became the oldest, by the monotonic clock.
@@ -108,7 +111,7 @@ class Slot:
         self.is_ready = False
         self.place = Place()
         self.is_retiring = False
-        self.since = time.monotonic()
+        self.started_at = self.since = time.monotonic()
         self.begun = 0, 0.0
         self.patience_ends: float | None = None
         self.death: int | None = None
@@ -169,6 +172,10 @@ class Slot:
     def is_sending(self) -> bool:
         """Whether something is still to be sent to it when it takes more."""
         return bool(self._unsent)
+
+    def is_new_to(self, task: Task) -> bool:
+        """Whether it has loaded nothing yet, and was told after a task was made where to import from."""
+        return not self.taken and self.started_at >= task.packed_at
 
     def give(self, tasks: Sequence[Task]) -> None:
         """Send tasks of one function, which begin when all is sent.

@@ -14,6 +14,7 @@ import pytest
 
 from bencher_job import CachedFunction, CodeMismatch, Executors, cached_job
 from bencher_job._executors.envelope import execute
+from bencher_job._executors.pool import SlotPool
 from bencher_job._executors.shipping import pack
 from bencher_job._keys.agreement import agreement_on
 from bencher_job._keys.fingerprint import fingerprint
@@ -199,6 +200,23 @@ def test_many_jobs_of_a_reloaded_module_all_get_a_worker_that_loads_it(write_mod
     assert list(twice.map(range(500))) == [[x, x] for x in range(500)]
     pid.cache.close()
     twice.cache.close()
+
+
+def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., bool]
+) -> None:
+    """It was told where to import from when it was started, and that was before the job was made."""
+    with SlotPool(2) as pool:
+        first, second = pool.submit(abs, -1), pool.submit(abs, -2)
+        assert until(lambda: len(pool._dispatcher.slots) == 2)
+        assert second.cancel()
+        assert first.result() == 1
+        assert until(lambda: all(slot.is_idle for slot in pool._dispatcher.slots))
+        (tmp_path / "appeared.py").write_text("import time\ndef job(x):\n    time.sleep(0.2)\n    return x\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        job = importlib.import_module("appeared").job
+        futures = [pool.submit(job, x) for x in range(4)]
+        assert [future.result() for future in futures] == [0, 1, 2, 3]
 
 
 def test_a_function_that_is_new_in_a_module_gets_a_worker_that_finds_it(
