@@ -39,7 +39,7 @@ from ._sweep import Sweep
 
 if TYPE_CHECKING:
     from ._explanation import Cause, Explanation
-    from ._stores.orphans import clean_orphaned_media
+    from ._stores.audits.orphans import clean_orphaned_media
 
 __all__ = [
     "BencherJobError",
@@ -81,7 +81,7 @@ del _name
 _LATER = {
     "Cause": "_explanation",
     "Explanation": "_explanation",
-    "clean_orphaned_media": "_stores.orphans",
+    "clean_orphaned_media": "_stores.audits.orphans",
 }
 
 

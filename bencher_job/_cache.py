@@ -48,8 +48,8 @@ from ._stores import (
 if TYPE_CHECKING:
     import pandas
 
-    from ._stores.findings import Audit
-    from ._stores.importing import Imported
+    from ._stores.archives.importing import Imported
+    from ._stores.audits.findings import Audit
     from ._stores.memory import MemoryTier
     from ._stores.uses import Kept
 

@@ -12,7 +12,7 @@ from ._media import RUNNING, running_as
 from ._words import is_writable
 
 if TYPE_CHECKING:
-    from ._stores.deposits import Depository
+    from ._stores.entries.deposits import Depository
 
 __all__ = ["Job", "check_text", "run_job"]
 

@@ -28,11 +28,12 @@ from bencher_job import (
 from bencher_job._executors import engine_for
 from bencher_job._executors.envelope import Kind
 from bencher_job._processes import may_live, process_name
-from bencher_job._stores import files, open_store, verify
-from bencher_job._stores.codec import SealedEntry
-from bencher_job._stores.deposits import LARGE
-from bencher_job._stores.findings import Fault
-from bencher_job._stores.frame import frame_of
+from bencher_job._stores import open_store, verify
+from bencher_job._stores.audits.findings import Fault
+from bencher_job._stores.entries import files
+from bencher_job._stores.entries.codec import SealedEntry
+from bencher_job._stores.entries.deposits import LARGE
+from bencher_job._stores.entries.frame import frame_of
 from bencher_job.testing import CallCounter
 from tests.programs import Programs, until
 

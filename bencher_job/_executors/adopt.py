@@ -20,7 +20,7 @@ from .threads import run_in_thread
 
 if TYPE_CHECKING:
     from .._job import Job
-    from .._stores.codec import Buffer
+    from .._stores.entries.codec import Buffer
 
 __all__ = ["PackedEngine", "ThreadEngine"]
 

@@ -26,8 +26,8 @@ from .._origin import platform_name
 from .._words import printable
 
 if TYPE_CHECKING:
-    from .._stores.codec import Payload
-    from .._stores.deposits import Deposit
+    from .._stores.entries.codec import Payload
+    from .._stores.entries.deposits import Deposit
 
 __all__ = [
     "Executors",

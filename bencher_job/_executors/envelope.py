@@ -21,8 +21,8 @@ from typing import Any, Final
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
 from .._settings import follow_override
-from .._stores.codec import Buffer, Payload, dump
-from .._stores.deposits import LARGE, Deposit, DepositLost, write_deposit
+from .._stores.entries.codec import Buffer, Payload, dump
+from .._stores.entries.deposits import LARGE, Deposit, DepositLost, write_deposit
 from .base import Outcome, Place, as_worker, here, leave_if_forked, this_process, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error

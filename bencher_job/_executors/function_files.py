@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from .._forks import renew_after_fork
-from .._stores.codec import Payload
+from .._stores.entries.codec import Payload
 
 __all__ = ["function_files", "read_function"]
 

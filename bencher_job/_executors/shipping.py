@@ -25,7 +25,7 @@ from blake3 import blake3
 from .. import _settings
 from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
-from .._stores.codec import Payload, dump
+from .._stores.entries.codec import Payload, dump
 from .agreements import MetByName, agreement_of, check_arguments, check_function
 from .base import this_process
 from .function_files import function_files, read_function

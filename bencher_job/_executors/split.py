@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .._forks import renew_after_fork
-from .._stores.codec import Payload
+from .._stores.entries.codec import Payload
 from .shipping import Parcel, SentFunction
 
 __all__ = ["FunctionBytes", "SplitParcel", "join", "split"]

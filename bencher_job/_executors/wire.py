@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from .._stores.codec import Buffer
-from .._stores.pages import writable_memory
+from .._stores.entries.codec import Buffer
+from .._stores.entries.pages import writable_memory
 
 __all__ = ["LARGEST_INLINE", "Inlet", "Message", "Outlet", "frame"]
 

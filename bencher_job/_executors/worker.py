@@ -20,7 +20,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Final
 
-from .._stores.codec import Payload
+from .._stores.entries.codec import Payload
 from .base import as_worker, become_worker, flush_streams, here
 from .envelope import execute
 from .raised import dump_error

@@ -35,18 +35,18 @@ from .base import (
     Tally,
     Totals,
 )
-from .claims import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
-from .codec import Payload, dump
-from .compression import compression_named
-from .deposits import Deposit, DepositLost, Depository, discard
+from .claims.claims import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
+from .entries.codec import Payload, dump
+from .entries.compression import compression_named
+from .entries.deposits import Deposit, DepositLost, Depository, discard
 from .null import NullStore
 
 if TYPE_CHECKING:
+    from .archives.importing import Imported
+    from .audits.findings import Audit, Finding
+    from .audits.footprint import Footprint
     from .disk import DiskStore
-    from .findings import Audit, Finding
     from .folder import Folder
-    from .footprint import Footprint
-    from .importing import Imported
     from .memory import MemoryTier
     from .rows import Row
 
@@ -176,7 +176,7 @@ def verify(store: Store, *, repair: bool = False) -> Audit:
     Raises:
         BencherJobError: when the store keeps nothing, or is signed with another secret and to be repaired.
     """
-    from . import audit  # these three take long to import, and few programs ask for them
+    from .audits import audit  # these three take long to import, and few programs ask for them
 
     return audit.verify(_disk_behind(store), repair=repair)
 
@@ -194,7 +194,7 @@ def export(
     Raises:
         BencherJobError: when the store keeps nothing, or the file is there and is not to be overwritten.
     """
-    from . import exporting
+    from .archives import exporting
 
     return exporting.export(_disk_behind(store), path, selection, keys=keys, overwrite=overwrite)
 
@@ -206,7 +206,7 @@ def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False
         BencherJobError: when the store keeps nothing, or the file is no archive.
         UntrustedCache: when another user owns the file or can write to it.
     """
-    from . import importing
+    from .archives import importing
 
     return importing.import_(_disk_behind(store), path, trusted=trusted)
 
@@ -217,14 +217,14 @@ def find_orphans(store: Store) -> dict[Finding, int]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    from . import audit
+    from .audits import audit
 
     return audit.find_orphans(_disk_behind(store))
 
 
 def remove_orphans(store: Store, findings: Iterable[Finding]) -> list[Finding]:
     """Remove what `find_orphans` has found; give each as mended, if it is gone."""
-    from . import audit
+    from .audits import audit
 
     return audit.remove_orphans(_disk_behind(store), findings)
 
@@ -235,14 +235,14 @@ def footprint_of(directory: Path) -> Footprint:
     Raises:
         OSError: when a folder can't be read.
     """
-    from . import footprint
+    from .audits import footprint
 
     return footprint.footprint_of(directory)
 
 
 def media_files(directory: Path, record: Record) -> dict[Path, int]:
     """Give the files that the run of a record has written, by their paths, with their sizes in bytes."""
-    from . import footprint
+    from .audits import footprint
 
     return footprint.media_files(directory, record)
 

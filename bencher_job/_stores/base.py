@@ -13,11 +13,11 @@ from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
 from .._record import Draft, FunctionInfo, Record, Totals
 from .._selection import EVERYTHING, Selection
-from .claims import Claim, Claims
-from .codec import Buffer, Payload
+from .claims.claims import Claim, Claims
+from .entries.codec import Buffer, Payload
 
 if TYPE_CHECKING:
-    from .deposits import Deposit, Depository
+    from .entries.deposits import Deposit, Depository
 
 __all__ = [
     "MISS",

@@ -22,11 +22,11 @@ from .. import _media
 from .._errors import BencherJobError
 from .._record import Draft, Origin
 from .base import Entry, StoreFailure
-from .claims import Claim, ClaimsUnavailable
-from .codec import Payload, SealedEntry, seal
-from .compression import compression_named
+from .claims.claims import Claim, ClaimsUnavailable
 from .database import Database, Transaction, Written
-from .deposits import Deposit
+from .entries.codec import Payload, SealedEntry, seal
+from .entries.compression import compression_named
+from .entries.deposits import Deposit
 from .folder import Folder, Opened
 from .removals import Removals
 from .tables import (

@@ -18,10 +18,10 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
-from .arrival import Arrival
 from .base import PATIENCE
-from .codec import Buffer, DamagedEntry, SealedEntry
-from .files import map_file, new_filename, read_file, write_file
+from .entries.arrival import Arrival
+from .entries.codec import Buffer, DamagedEntry, SealedEntry
+from .entries.files import map_file, new_filename, read_file, write_file
 from .gate import close_before_fork
 
 __all__ = [

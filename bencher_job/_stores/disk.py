@@ -22,10 +22,10 @@ from .._errors import warn_caller
 from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .base import PATIENCE, Entry, Hit, Miss, StoreFailure, Tally, Totals
-from .claims import Claim, Claims
+from .claims.claims import Claim, Claims
 from .commits import Commits
 from .database import Database
-from .deposits import Depository
+from .entries.deposits import Depository
 from .failures import Failures
 from .folder import Folder, Opened
 from .generation import Generation

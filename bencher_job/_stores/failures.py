@@ -7,10 +7,10 @@ import time
 from typing import Final
 
 from .base import StoreFailure
-from .claims import Claim, ClaimsUnavailable
-from .codec import Payload, seal, unseal
+from .claims.claims import Claim, ClaimsUnavailable
 from .database import Database
-from .faults import DamagedEntry, UnreadableEntry
+from .entries.codec import Payload, seal, unseal
+from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
 from .tables import PUT_FAILURE
 

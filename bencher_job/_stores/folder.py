@@ -15,15 +15,15 @@ from .._errors import warn_caller
 from .._forks import renew_after_fork
 from .._record import Origin
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
-from .claims import Claims
+from .claims.claims import Claims
 from .database import Database, Locked
-from .deposits import place_of
-from .faults import MissignedEntry
+from .entries.deposits import place_of
+from .entries.faults import MissignedEntry
+from .entries.signature import SECRET_VARIABLE, Signature, signature_from_environment
 from .gate import operation
 from .generation import Generation
 from .opening import is_writable, open_database, open_read_only, open_to_look
 from .place import refuse_untrusted, set_up
-from .signature import SECRET_VARIABLE, Signature, signature_from_environment
 
 __all__ = ["Folder", "Opened"]
 

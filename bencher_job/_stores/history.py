@@ -12,7 +12,7 @@ from .._errors import UntrustedCache
 from .._keys import PastEdition
 from .._record import Record
 from .base import Found, Gone, StoreFailure
-from .faults import DamagedEntry, UnreadableEntry
+from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import hit_of
 from .tables import LIVE, SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of

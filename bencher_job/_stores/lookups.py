@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from .._errors import warn_caller
 from .base import MISS, Hit, Miss, StoreFailure
-from .codec import plain_reader
 from .database import is_undecodable
-from .faults import DamagedEntry, MissignedEntry, UnreadableEntry
+from .entries.codec import plain_reader
+from .entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
+from .entries.frame import unseal_ours
 from .folder import Folder, Opened
-from .frame import unseal_ours
 from .gate import operation
 from .removals import Removals
 from .tables import LIVE, SELECT_ENTRY

@@ -15,9 +15,9 @@ from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .ahead import ReadAhead
 from .base import Entry, History, Hit, Miss, Tally, Totals
-from .claims import Claim, Claims
-from .deposits import Depository
+from .claims.claims import Claim, Claims
 from .disk import DiskStore
+from .entries.deposits import Depository
 from .generation import NEVER, Look
 from .shelf import Shelf
 from .uses import Kept

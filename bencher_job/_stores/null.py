@@ -12,7 +12,7 @@ from .._keys import PastEdition
 from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .base import MISS, Entry, Hit, Miss, Tally, Totals
-from .claims import Claim, Claims, Held
+from .claims.claims import Claim, Claims, Held
 
 __all__ = ["NullStore"]
 

@@ -21,7 +21,7 @@ from .._errors import UntrustedCache
 from .._record import Record
 from .base import Hit
 from .conditions import Condition, Order, escaped
-from .faults import DamagedEntry, UnreadableEntry
+from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import hit_of
 from .tables import LIVE, SELECT_RECORD, record_of

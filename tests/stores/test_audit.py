@@ -20,15 +20,16 @@ import pytest
 
 from bencher_job import BencherJobError, CacheWarning, Record, _media
 from bencher_job._processes import process_name
-from bencher_job._stores import MISS, Entry, Gone, Hit, dump, findings, inspection
-from bencher_job._stores.audit import Fault, verify
+from bencher_job._stores import MISS, Entry, Gone, Hit, dump
+from bencher_job._stores.audits import findings, inspection
+from bencher_job._stores.audits.audit import Fault, verify
+from bencher_job._stores.audits.inspection import UNDER_WAY
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.faults import UnreadableEntry
+from bencher_job._stores.entries.faults import UnreadableEntry
+from bencher_job._stores.entries.signature import SECRET_VARIABLE
 from bencher_job._stores.folder import Opened
-from bencher_job._stores.inspection import UNDER_WAY
 from bencher_job._stores.lookups import hit_of
-from bencher_job._stores.signature import SECRET_VARIABLE
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -191,7 +192,8 @@ KILLED_PUT = """
     from datetime import UTC, datetime
     from pathlib import Path
     from bencher_job import Record
-    from bencher_job._stores import Entry, dump, files
+    from bencher_job._stores import Entry, dump
+    from bencher_job._stores.entries import files
     from bencher_job._stores.commits import Commits
     from bencher_job._stores.disk import DiskStore
     def die(*_):

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._stores import bytelocks, claims, ledger, owners
-from bencher_job._stores.claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
+from bencher_job._stores.claims import bytelocks, claims, ledger, owners
+from bencher_job._stores.claims.claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 
 DEADLINE = 20.0
 KEY = hashlib.sha256(b"a key").hexdigest()
@@ -133,7 +133,7 @@ def forked(work: Callable[[Talk], None]) -> Iterator[Child]:
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from bencher_job._stores.claims import *
+from bencher_job._stores.claims.claims import *
 claims = Claims(Path(sys.argv[1]))
 def talk(line):
     print(line, flush=True)

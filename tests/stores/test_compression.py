@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job import BencherJobError
-from bencher_job._stores.codec import DamagedEntry, UnreadableEntry, dump, seal, unseal
-from bencher_job._stores.compression import COMPRESS_FROM, Lz4, Zstd, compression_named, expand, shrink
-from bencher_job._stores.pages import LARGE_FROM
+from bencher_job._stores.entries.codec import DamagedEntry, UnreadableEntry, dump, seal, unseal
+from bencher_job._stores.entries.compression import (
+    COMPRESS_FROM,
+    Lz4,
+    Zstd,
+    compression_named,
+    expand,
+    shrink,
+)
+from bencher_job._stores.entries.pages import LARGE_FROM
 
 COMPRESSIONS = [Zstd, Lz4]
 TABLE = 43

@@ -19,8 +19,8 @@ from bencher_job._future import JobFuture
 from bencher_job._landing import Keeping, Landing, Run, commit
 from bencher_job._stores import MISS, Deposit, DepositLost, Depository, Entry, StoreFailure, dump
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.deposits import LARGE, write_deposit
 from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.entries.deposits import LARGE, write_deposit
 from bencher_job._stores.memory import MemoryTier
 
 VALUE = np.arange(LARGE // 8)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._stores import lookout
-from bencher_job._stores.lookout import Lookout
+from bencher_job._stores.claims import lookout
+from bencher_job._stores.claims.lookout import Lookout
 
 DEADLINE = 20.0
 
@@ -54,7 +54,7 @@ def test_who_waits_for_another_key_looks(wait_for) -> None:
 
 PROGRAM = """
 import sys
-from bencher_job._stores.lookout import Lookout
+from bencher_job._stores.claims.lookout import Lookout
 one = Lookout(sys.argv[1], "key", lambda: None)
 print(one.looks(), flush=True)
 sys.stdin.read()

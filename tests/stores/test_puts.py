@@ -129,9 +129,9 @@ def test_claims_that_fail_around_the_commit_stop_no_result(
         raise ClaimsUnavailable("on purpose")
 
     if when == "before":
-        monkeypatch.setattr("bencher_job._stores.claims._hold", fail)
+        monkeypatch.setattr("bencher_job._stores.claims.claims._hold", fail)
     else:
-        monkeypatch.setattr("bencher_job._stores.claims.Held.release", fail)
+        monkeypatch.setattr("bencher_job._stores.claims.claims.Held.release", fail)
     assert store.put_many([entry("key", 1, claim=claim)]) == frozenset()
     monkeypatch.undo()
     assert value_of(store, "key") == 1

@@ -13,8 +13,8 @@ from .documents import add_json, print_document
 from .places import add_place, cache_directory, change_each, look_at_each
 
 if TYPE_CHECKING:
+    from ..._stores.audits.findings import Audit
     from ..._stores.disk import DiskStore
-    from ..._stores.findings import Audit
 
 __all__ = ["VERIFY"]
 

@@ -18,8 +18,8 @@ from .questions import add_consent, is_agreed
 from .times import age
 
 if TYPE_CHECKING:
+    from ..._stores.audits.findings import Finding
     from ..._stores.disk import DiskStore
-    from ..._stores.findings import Finding
 
 __all__ = ["CLEAR", "GC"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..._errors import BencherJobError
-from ..._stores.exporting import export
+from ..._stores.archives.exporting import export
 from ..._stores.rows import keys_at
 from .listing import Query
 from .shelf import Shelf

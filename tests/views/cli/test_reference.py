@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job._command_line import COMMANDS
-from bencher_job._stores.findings import Fault
+from bencher_job._stores.audits.findings import Fault
 from bencher_job._views.cli.command import Command, Exit
 from bencher_job._views.cli.running import parser_of
 from tests.shell import Shell

@@ -11,10 +11,10 @@ from datetime import datetime
 from types import NoneType
 from typing import Any, Final, TypeVar
 
-from .._keys import PastEdition
-from .._record import Record
+from ..._keys import PastEdition
+from ..._record import Record
+from ..entries.signature import UNSIGNED
 from .archive import Unwhole
-from .signature import UNSIGNED
 
 __all__ = [
     "bound_from",

@@ -11,16 +11,16 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .. import _media
-from .._errors import BencherJobError, CacheWarning
-from .aside import DAMAGED_FOLDER
-from .base import StoreFailure
-from .disk import DiskStore
+from ... import _media
+from ..._errors import BencherJobError, CacheWarning
+from ..aside import DAMAGED_FOLDER
+from ..base import StoreFailure
+from ..disk import DiskStore
+from ..entries.signature import SECRET_VARIABLE
+from ..tables import COUNT_ALL
 from .findings import Audit, Fault, Finding
 from .footprint import bytes_of, files_under
 from .inspection import Inspection, wrong_with
-from .signature import SECRET_VARIABLE
-from .tables import COUNT_ALL
 
 __all__ = ["Audit", "Fault", "Finding", "find_orphans", "remove_orphans", "verify"]
 

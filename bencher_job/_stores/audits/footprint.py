@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .. import _media
-from .._record import Record
-from .aside import DAMAGED_FOLDER
-from .database import DATABASE_NAME
+from ... import _media
+from ..._record import Record
+from ..aside import DAMAGED_FOLDER
+from ..database import DATABASE_NAME
 
 __all__ = ["Footprint", "bytes_of", "files_under", "footprint_of", "media_files"]
 

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 from blake3 import blake3
 
-from .._errors import BencherJobError
+from ..._errors import BencherJobError
 
 __all__ = ["SECRET_VARIABLE", "UNSIGNED", "Signature", "signature_from_environment"]
 

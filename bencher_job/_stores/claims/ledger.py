@@ -17,7 +17,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import Final, NamedTuple
 
-from .._processes import Process, this_process
+from ..._processes import Process, this_process
 from .bytelocks import LockedFile, open_locked
 from .owners import Owner
 from .slots import (

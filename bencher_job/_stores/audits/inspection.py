@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .. import _media
-from .._errors import UntrustedCache
-from .._processes import PROCESS_NAME, may_live
-from .base import StoreFailure
-from .database import DATABASE_NAME
-from .faults import DamagedEntry, MissignedEntry, UnreadableEntry
+from ... import _media
+from ..._errors import UntrustedCache
+from ..._processes import PROCESS_NAME, may_live
+from ..base import StoreFailure
+from ..database import DATABASE_NAME
+from ..entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
+from ..folder import Folder
+from ..lookups import hit_of
+from ..tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, is_text, record_of
 from .findings import LISTED, Fault, Finding
-from .folder import Folder
-from .lookups import hit_of
-from .tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, is_text, record_of
 
 __all__ = ["Inspection", "Wrong", "wrong_with"]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any, Final, NamedTuple, TypeVar
 
-from .._forks import renew_after_fork
-from .gate import operation as keeping_forks_away
+from ..._forks import renew_after_fork
+from ..gate import operation as keeping_forks_away
 from .ledger import Ledger
 from .lookout import Lookout
 from .owners import Owner, Wait

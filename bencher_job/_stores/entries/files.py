@@ -14,8 +14,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from .._errors import UntrustedCache
-from .._processes import process_name
+from ..._errors import UntrustedCache
+from ..._processes import process_name
 from .arrival import ARRIVING_FROM, Arrival, fill
 from .codec import Buffer, SealedEntry
 from .pages import writable_memory

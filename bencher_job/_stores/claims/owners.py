@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from .._processes import Process, is_stopped
+from ..._processes import Process, is_stopped
 
 __all__ = ["Owner", "Wait"]
 

@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from .. import _media, _settings
-from .database import DATABASE_NAME
-from .disk import DiskStore
+from ... import _media, _settings
+from ..database import DATABASE_NAME
+from ..disk import DiskStore
 
 __all__ = ["clean_orphaned_media"]
 

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from .._forks import renew_after_fork
-from .gate import operation as keeping_forks_away
+from ..._forks import renew_after_fork
+from ..gate import operation as keeping_forks_away
 from .slots import digest_of
 
 __all__ = ["Lookout"]

@@ -10,10 +10,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from .. import _media
-from .._errors import BencherJobError, UntrustedCache, warn_caller
-from .._record import Record
-from .._selection import EVERYTHING, Selection
+from ... import _media
+from ..._errors import BencherJobError, UntrustedCache, warn_caller
+from ..._record import Record
+from ..._selection import EVERYTHING, Selection
+from ..base import StoreFailure
+from ..disk import DiskStore
+from ..entries.arrival import Arrival
+from ..entries.codec import Buffer, DamagedEntry, UnreadableEntry
+from ..entries.frame import unseal_ours
+from ..entries.signature import SECRET_VARIABLE, UNSIGNED
+from ..tables import LIVE, SELECT_RECORD, past_edition_of, record_of
 from .archive import (
     ARCHIVE_VERSION,
     FORMAT,
@@ -25,14 +32,7 @@ from .archive import (
     write_end,
     write_member,
 )
-from .arrival import Arrival
-from .base import StoreFailure
-from .codec import Buffer, DamagedEntry, UnreadableEntry
 from .descriptions import bound_to_text, edition_to_dict, record_to_dict, to_json
-from .disk import DiskStore
-from .frame import unseal_ours
-from .signature import SECRET_VARIABLE, UNSIGNED
-from .tables import LIVE, SELECT_RECORD, past_edition_of, record_of
 
 __all__ = ["export"]
 

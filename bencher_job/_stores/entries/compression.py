@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Final
 
-from .._errors import BencherJobError
+from ..._errors import BencherJobError
 from .faults import DamagedEntry, UnreadableEntry
 from .pages import writable_memory
 

@@ -14,10 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
-from .. import _media
-from .._errors import BencherJobError, UntrustedCache
-from .._keys import PastEdition
-from .._record import Record
+from ... import _media
+from ..._errors import BencherJobError, UntrustedCache
+from ..._keys import PastEdition
+from ..._record import Record
+from ..base import Entry, Found, StoreFailure
+from ..disk import DiskStore
+from ..entries.codec import DamagedEntry, Payload, UnreadableEntry, unseal
+from ..entries.frame import frame_of
+from ..entries.signature import UNSIGNED
 from .archive import (
     ARCHIVE_VERSION,
     EDITION,
@@ -30,12 +35,7 @@ from .archive import (
     members,
     pieces,
 )
-from .base import Entry, Found, StoreFailure
-from .codec import DamagedEntry, Payload, UnreadableEntry, unseal
 from .descriptions import bound_from, edition_from, expires_from, from_json, record_from
-from .disk import DiskStore
-from .frame import frame_of
-from .signature import UNSIGNED
 
 __all__ = ["Imported", "import_"]
 

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from .codec import Buffer
-from .signature import UNSIGNED
+from ..entries.codec import Buffer
+from ..entries.signature import UNSIGNED
 
 __all__ = [
     "ARCHIVE_VERSION",

@@ -16,7 +16,7 @@ import pickle
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .._errors import BencherJobError, UntrustedCache
+from ..._errors import BencherJobError, UntrustedCache
 from .codec import Payload, seal, unseal
 from .compression import compression_named
 from .faults import DamagedEntry, MissignedEntry

@@ -1,0 +1,1 @@
+"""How do entries travel from one store to another, as one file?"""

@@ -1,0 +1,1 @@
+"""Is all that lies in a store whole, and does it belong there?"""

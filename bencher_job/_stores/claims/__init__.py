@@ -1,0 +1,1 @@
+"""Who computes a key, among all threads and processes of this machine?"""

@@ -1,0 +1,1 @@
+"""How does a value become bytes that are verified before anything is believed of them?"""
