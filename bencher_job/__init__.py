@@ -32,14 +32,14 @@ from ._future import JobFuture
 from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
-from ._plan import Plan
 from ._record import CacheInfo, FunctionInfo, Record
-from ._results import SweepFailure
-from ._sweep import Sweep
 
 if TYPE_CHECKING:
     from ._explanation import Cause, Explanation
+    from ._plan import Plan
+    from ._results import SweepFailure
     from ._stores.audits.orphans import clean_orphaned_media
+    from ._sweep import Sweep
 
 __all__ = [
     "BencherJobError",
@@ -81,6 +81,9 @@ del _name
 _LATER = {
     "Cause": "_explanation",
     "Explanation": "_explanation",
+    "Plan": "_plan",
+    "Sweep": "_sweep",
+    "SweepFailure": "_results",
     "clean_orphaned_media": "_stores.audits.orphans",
 }
 
@@ -92,3 +95,8 @@ def __getattr__(name: str) -> Any:
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     value.__module__ = __name__
     return value
+
+
+def __dir__() -> list[str]:
+    """Name what is imported when it is asked for as well."""
+    return sorted({*globals(), *__all__})

@@ -16,11 +16,10 @@ from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Identity
 from ._settings import cache_directory
-from ._stream import stream
-from ._sweep import Sweep
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
+    from ._sweep import Sweep
 
     class FunctionWrapper:
         """What is used here of wrapt's class, which has no types."""
@@ -112,6 +111,8 @@ class CachedCalls(Generic[P, R]):
             TypeError: when the buffer's size is no whole number.
             ValueError: when it is below 1.
         """
+        from ._stream import stream  # takes long to import
+
         calls = (self._with_bound(args) for args in zip(*iterables, strict=False))
         return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)
 
@@ -122,6 +123,8 @@ class CachedCalls(Generic[P, R]):
             TypeError: when the grid or the constants don't fit the function.
             ValueError: when a parameter of the grid has no values, or repeats is below 1.
         """
+        from ._sweep import Sweep  # takes long to import
+
         return Sweep(self._self_cache, self._with_bound(()), grid, repeats, constants)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:

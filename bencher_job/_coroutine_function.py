@@ -8,7 +8,6 @@ from typing import Any
 
 from ._cached_function import BoundCachedFunction, CachedCalls, CachedFunction
 from ._coroutines import coroutine_of
-from ._stream import stream_in_loop
 
 __all__ = ["CachedCoroutineFunction"]
 
@@ -24,6 +23,8 @@ class _Awaited(CachedCalls[..., Any]):
 
     def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
         """Give the values for the arguments that the iterables bring, in an asynchronous iterator."""
+        from ._stream import stream_in_loop  # takes long to import
+
         return stream_in_loop(
             self._self_cache, iterables, self._with_bound, ordered=ordered, buffersize=buffersize
         )

@@ -43,3 +43,6 @@ class Plan:
             return text
         on = counted(self.workers, "worker") if self.workers is not None else "one worker"
         return f"{text}, about {roughly(self.duration)} on {on}"
+
+
+Plan.__module__ = __package__  # the package imports it when it is asked for

@@ -145,3 +145,6 @@ class Failures(list[SweepFailure]):
         if len(self) > ROWS_SHOWN:
             parts.append(f"the first {ROWS_SHOWN} of {counted(len(self), 'failure')}")
         return _html.joined(*parts)
+
+
+SweepFailure.__module__ = __package__  # the package imports it when it is asked for

@@ -30,7 +30,6 @@ from ._loops import caller, in_thread, is_coroutine_function, run_to_end, runnin
 from ._plan import Plan
 from ._record import short_form
 from ._results import ABSENT, Failures, Rows, SweepFailure
-from ._views.picture import Kind, picture_of
 from ._views.progress import Progress, is_shown, progress_bar
 from ._words import counted
 
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
     from matplotlib.axes import Axes
+
+    from ._views.picture import Kind
 
 __all__ = ["Sweep"]
 
@@ -301,6 +302,7 @@ class Sweep:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
             ValueError: when there is nothing to be drawn, or a name or a kind is none.
         """
+        from ._views.picture import picture_of
         from ._views.plot import draw, new_axes  # who asks has matplotlib, which takes long to import anyway
 
         picture = picture_of(self.points.axes, self.results, x=x, y=y, by=by, kind=kind)
@@ -430,3 +432,6 @@ def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[s
         raise ValueError(
             f"{taken[0]} is a column of a sweep's own, so a parameter of that name can't be swept."
         )
+
+
+Sweep.__module__ = __package__  # the package imports it when it is asked for
