@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from functools import partial
 from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -57,14 +58,16 @@ class Binder:
         )
         self.bind: Callable[..., tuple[object, ...]] = compiled(_bind_body(kept, ignored - set(self.names)))
         self._arguments = compiled(_arguments_body(parameters))
-        self._call: Callable[..., Any] | None = None if forwarded else compiled(_call_body(parameters))
+        as_made = forwarded or not _is_python(function)
+        self._call: Callable[..., Any] | None = None if as_made else compiled(_call_body(parameters))
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Spell a call in the canonical way: positional arguments, and the rest by keyword with all defaults.
 
         By position go only positional-only parameters and, where the call has `*args`, all that stand before
         them. A decorated function whose decorator forwards `*args, **kwargs` gets the call as it was made,
-        since the decorator may look at it.
+        since the decorator may look at it; and so does one that is not written in Python, whose signature is a
+        text that may name other defaults than the function has.
         """
         if self._call is None:
             self._arguments(*args, **kwargs)
@@ -98,6 +101,15 @@ def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
     if _forwards(list(own.parameters.values()), list(inner.parameters.values())):
         return inner, True
     return own, False
+
+
+def _is_python(function: Callable[..., Any]) -> bool:
+    """Whether Python itself binds the arguments of calls."""
+    if isinstance(function, MethodType):
+        return _is_python(function.__func__)
+    if isinstance(function, partial):
+        return _is_python(function.func)
+    return isinstance(function, FunctionType) or isinstance(type(function).__call__, FunctionType)
 
 
 def _signature(function: Callable[..., Any]) -> Signature:

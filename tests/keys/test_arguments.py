@@ -1,6 +1,7 @@
 import functools
 import inspect
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -217,6 +218,20 @@ def test_partials_bind_what_is_left():
 def test_a_decorator_that_forwards_has_the_signature_of_what_it_wraps():
     binder = Binder(forwarding(forwarding(accuracy)))
     assert binder.bind(c=2.0, model="svm") == binder.bind("svm", 2.0) == ("svm", 2.0, 0, False)
+
+
+@pytest.mark.parametrize(
+    "function", [np.add, functools.partial(np.add, 1), np.array, max, functools.lru_cache(max)]
+)
+def test_what_is_not_written_in_python_is_called_as_its_caller_did(function):
+    """`np.add` has a signature, but takes not all of its defaults when they are spelled out."""
+    assert Binder(function).call((1, 2), {}) == ((1, 2), {})
+
+
+def test_a_partial_of_a_function_in_python_is_spelled_in_the_canonical_way():
+    assert Binder(functools.partial(accuracy, "svm")).call((), {"seed": 3}) == Binder(
+        functools.partial(accuracy, "svm")
+    ).call((), {"seed": 3, "c": 1.0})
 
 
 def test_a_decorator_that_forwards_is_called_as_its_caller_did():
