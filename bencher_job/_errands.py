@@ -99,7 +99,7 @@ class _FutureOfErrand(JobFuture[R]):
     """The future of a job that a thread makes."""
 
     _errand: Errand
-    _cached: bool
+    _cached = False
     _runs_in: AbstractEventLoop | None
 
     @classmethod

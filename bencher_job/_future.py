@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future
-from concurrent.futures._base import PENDING, RUNNING
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _html
@@ -53,6 +52,12 @@ class JobFuture(Future[R], Generic[R]):
     (3, True)
     """
 
+    cached = False
+    took_along: Ends | None = None
+    """The run that ends as this future was cancelled, because nobody else waits for it."""
+    _on_cancel: Callable[[JobFuture[R]], bool] | None = None
+    _told_of_cancel = False
+
     def __init__(
         self,
         job: Job,
@@ -65,18 +70,11 @@ class JobFuture(Future[R], Generic[R]):
         super().__init__()
         self.job = job
         if future is None:
-            self._prepare(None, cached=True)
+            self.cached = True
             self.set_result(res)
         else:
-            self._prepare(lambda _: future.cancel(), cached=False)
+            self._on_cancel = lambda _: future.cancel()
             future.add_done_callback(self.follow if cache is None else lambda done: cache.settle(self, done))
-
-    def _prepare(self, on_cancel: Callable[[JobFuture[R]], bool] | None, *, cached: bool) -> None:
-        self.cached = cached
-        self._on_cancel = on_cancel
-        self._told_of_cancel = False
-        self.took_along: Ends | None = None
-        """The run that ends as this future was cancelled, because nobody else waits for it."""
 
     @classmethod
     def pending(cls, job: Job, on_cancel: Callable[[JobFuture[R]], bool]) -> JobFuture[R]:
@@ -89,7 +87,7 @@ class JobFuture(Future[R], Generic[R]):
     def _unresolved(cls, on_cancel: Callable[[JobFuture[R]], bool]) -> Self:
         future = cls.__new__(cls)
         Future.__init__(future)
-        future._prepare(on_cancel, cached=False)  # noqa: SLF001 - its own class
+        future._on_cancel = on_cancel  # noqa: SLF001 - its own class
         return future
 
     def follow(self, done: Future[R]) -> None:
@@ -105,22 +103,20 @@ class JobFuture(Future[R], Generic[R]):
 
     def resolve(self, value: R) -> None:
         """Set the result, unless the future was cancelled meanwhile."""
-        if self._begin():
+        try:
             self.set_result(value)
+        except InvalidStateError:
+            return
 
     def fail(self, error: BaseException) -> None:
         """Set the exception, unless the future was cancelled meanwhile; a cancelled run cancels it."""
         if isinstance(error, CancelledError):
             self._give_up()
-        elif self._begin():
+            return
+        try:
             self.set_exception(error)
-
-    def _begin(self) -> bool:
-        with self._condition:
-            if self._state == PENDING:  # as most are, and nobody is to be told
-                self._state = RUNNING
-                return True
-            return not self.done() and self.set_running_or_notify_cancel()
+        except InvalidStateError:
+            return
 
     def cancel(self) -> bool:
         """Cancel the job if it has not begun; others who wait for the same job keep it going.
