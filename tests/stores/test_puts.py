@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from bencher_job._stores.memory import MemoryTier
 
 
 def entry(key: str, value: object, **given: object) -> Entry:
-    return replace(Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC))), **given)
+    return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
 
 
 def value_of(store: DiskStore | MemoryTier, key: str) -> object:
@@ -129,7 +128,7 @@ def test_claims_that_fail_around_the_commit_stop_no_result(
         raise ClaimsUnavailable("on purpose")
 
     if when == "before":
-        monkeypatch.setattr("bencher_job._stores.claims.claims._hold", fail)
+        monkeypatch.setattr("bencher_job._stores.claims.claims.Held", fail)
     else:
         monkeypatch.setattr("bencher_job._stores.claims.claims.Held.release", fail)
     assert store.put_many([entry("key", 1, claim=claim)]) == frozenset()

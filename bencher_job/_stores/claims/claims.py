@@ -66,24 +66,27 @@ class Held:
 
     __slots__ = ("_ledger", "_slots", "_table", "keys")
 
-    def __init__(self, ledger: Ledger, table: Table) -> None:
+    def __init__(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
         self._ledger = ledger
-        self._table = table
+        self._table = table = ledger.table(len(claims))
         self._slots: dict[str, tuple[int, int, bytes]] = {}
+        for claim in claims:
+            key, number = claim
+            written = ledger.written.get(number)
+            if written is None or table.read(written[0]) != written[1]:
+                written = self._found(claim)  # it was moved, or somebody waits for it
+            if written is not None:
+                self._slots[key] = number, *written
         self.keys: AbstractSet[str] = self._slots.keys()
 
-    def add(self, claim: Claim) -> None:
-        """Hold a claim, if it is still ours."""
-        number = claim.number
-        written = self._ledger.written.get(number)
-        if written is not None and self._table.read(written[0]) == written[1]:
-            self._slots[claim.key] = number, *written
-            return
-        place, slot = self._table.find(digest_of(claim.key))  # it was moved, or somebody waits for it
-        if slot is not None and slot.claimed and (slot.number, slot.serial) == (number, self._ledger.serial):
-            self._slots[claim.key] = number, place, self._table.read(place)
-        else:
-            self._ledger.written.pop(number, None)
+    def _found(self, claim: Claim) -> tuple[int, bytes] | None:
+        """Look for a claim: its place and the bytes of its slot, if it is still ours."""
+        place, slot = self._table.find(digest_of(claim.key))
+        ours = claim.number, self._ledger.serial
+        if slot is not None and slot.claimed and (slot.number, slot.serial) == ours:
+            return place, self._table.read(place)
+        self._ledger.written.pop(claim.number, None)
+        return None
 
     def release(self) -> None:
         """Free those that are still ours.
@@ -267,7 +270,7 @@ class Claims:
             try:
                 return self._sound(self._enter(), operation, *given)
             finally:
-                self._surely_leave()
+                self._leave()
 
     def _sound(self, ledger: Ledger, operation: Callable[..., _T], *given: Any) -> _T:
         """Do an operation, with an empty file where it finds this one damaged."""
@@ -315,17 +318,15 @@ class Claims:
             self._drop()
 
     def _leave(self) -> None:
-        self._inside = 0
-        if self._ledger is not None:
-            self._ledger.unlock()
-
-    def _surely_leave(self) -> None:
         """Let the others in, though an interrupt comes meanwhile."""
-        try:
-            self._leave()
-        except BaseException:
-            self._leave()
-            raise
+        self._inside = 0
+        ledger = self._ledger
+        if ledger is not None:
+            try:
+                ledger.unlock()
+            except BaseException:
+                ledger.unlock()
+                raise
 
     def _refuse_inside(self) -> None:
         if (
@@ -362,7 +363,7 @@ class _Holding:
         claims = self._all
         claims._refuse_inside()
         try:
-            return claims._sound(claims._enter(), _hold, self._claims)
+            return claims._sound(claims._enter(), Held, self._claims)
         except BaseException as error:
             self._end(error)
             raise
@@ -376,7 +377,7 @@ class _Holding:
             if isinstance(error, ClaimsUnavailable):
                 claims._drop()  # so that nobody waits for what could not be released
         finally:
-            claims._surely_leave()
+            claims._leave()
 
 
 def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
@@ -417,15 +418,8 @@ def _claim_in(table: Table, ledger: Ledger, key: str, left: int) -> Claim | None
     return Claim(key, number)
 
 
-def _hold(ledger: Ledger, claims: Sequence[Claim]) -> Held:
-    held = Held(ledger, ledger.table(len(claims)))
-    for claim in claims:
-        held.add(claim)
-    return held
-
-
 def _release(ledger: Ledger, claims: Sequence[Claim]) -> None:
-    _hold(ledger, claims).release()
+    Held(ledger, claims).release()
 
 
 def _forsake(ledger: Ledger, keys: Sequence[str], mark: int) -> None:
