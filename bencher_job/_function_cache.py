@@ -102,11 +102,10 @@ class JobFunctionCache(FutureCache):
             number = self.call_count
         edition = None if identity is None else identity[2]
         binder = self.keys.binder_of(edition)
-        positional, job_args = binder.call(args, kwargs)
+        (positional, job_args), arguments = binder.spelled(args, kwargs)
         files = self.keys.files(args, kwargs, edition)
         if files:  # which may have changed since the key was made
             identity = None
-        arguments = binder.arguments(args, kwargs)
         job = Job(
             f"{self.name}-{number}",
             self.function,

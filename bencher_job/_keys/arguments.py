@@ -1,6 +1,6 @@
 """Binds a call to a signature, so that however a call is spelled its arguments are the same.
 
-A signature becomes the source of three small functions that have its parameters, so that Python itself binds,
+A signature becomes the source of small functions that have its parameters, so that Python itself binds,
 fills in the defaults and finds what is missing. Their bodies mention parameters only, and the defaults are
 handed over as objects, so no name of ours can meet one of the user's.
 """
@@ -40,7 +40,7 @@ class Binder:
     (('model', 'c', 'seed'), ('svm', 1.0, 3))
     """
 
-    __slots__ = ("_arguments", "_call", "bind", "defaults", "names")
+    __slots__ = ("_spelled", "bind", "defaults", "names")
 
     def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
         signature, forwarded = _accepted(function)
@@ -57,9 +57,9 @@ class Binder:
             NO_DEFAULT if parameter.default is _EMPTY else parameter.default for parameter in kept
         )
         self.bind: Callable[..., tuple[object, ...]] = compiled(_bind_body(kept, ignored - set(self.names)))
-        self._arguments = compiled(_arguments_body(parameters))
         as_made = forwarded or not _is_python(function)
-        self._call: Callable[..., Any] | None = None if as_made else compiled(_call_body(parameters))
+        call = "None" if as_made else _call_source(parameters)
+        self._spelled = compiled(f"return ({call}), ({_arguments_source(parameters)})")
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Spell a call in the canonical way: positional arguments, and the rest by keyword with all defaults.
@@ -69,19 +69,21 @@ class Binder:
         since the decorator may look at it; and so does one that is not written in Python, whose signature is a
         text that may name other defaults than the function has.
         """
-        if self._call is None:
-            self._arguments(*args, **kwargs)
-            return args, dict(kwargs)
-        spelled: tuple[tuple[Any, ...], dict[str, Any]] = self._call(*args, **kwargs)
-        return spelled
+        return self.spelled(args, kwargs)[0]
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Name all arguments of a call, for people: `*args` as one tuple, `**kwargs` under their own names.
 
         Where one of these is a parameter's name too, they stay together under the name after the `**`.
         """
-        named: dict[str, Any] = self._arguments(*args, **kwargs)
-        return named
+        return self.spelled(args, kwargs)[1]
+
+    def spelled(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
+        """Spell a call as `call` does, and name its arguments as `arguments` does, at once."""
+        call, arguments = self._spelled(*args, **kwargs)
+        return (args, dict(kwargs)) if call is None else call, arguments
 
 
 def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
@@ -185,18 +187,18 @@ def _bind_body(kept: list[Parameter], dropped: frozenset[str]) -> str:
     return f"{extra}return ({''.join(f'{parameter.name}, ' for parameter in kept)})"
 
 
-def _arguments_body(parameters: list[Parameter]) -> str:
+def _arguments_source(parameters: list[Parameter]) -> str:
     named = {parameter.name: parameter.name for parameter in parameters}
     extra = next((p.name for p in parameters if p.kind is Parameter.VAR_KEYWORD), None)
     together = _dict_source(named)
     if extra is None:
-        return f"return {together}"
+        return together
     del named[extra]
     apart = f"{{**{_dict_source(named)}, **{extra}}}"
-    return f"return {apart} if {_dict_source(named)}.keys().isdisjoint({extra}) else {together}"
+    return f"{apart} if {_dict_source(named)}.keys().isdisjoint({extra}) else {together}"
 
 
-def _call_body(parameters: list[Parameter]) -> str:
+def _call_source(parameters: list[Parameter]) -> str:
     def source(by_position: set[Any], spread: str = "") -> str:
         positional = "".join(f"{p.name}, " for p in parameters if p.kind in by_position)
         variadic = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
@@ -207,9 +209,9 @@ def _call_body(parameters: list[Parameter]) -> str:
     plain = source({Parameter.POSITIONAL_ONLY})
     variadic = next((p.name for p in parameters if p.kind is Parameter.VAR_POSITIONAL), None)
     if variadic is None:
-        return f"return {plain}"
+        return plain
     spread = source({Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}, f"*{variadic}, ")
-    return f"return {spread} if {variadic} else {plain}"
+    return f"{spread} if {variadic} else {plain}"
 
 
 def _dict_source(named: dict[str, str]) -> str:
