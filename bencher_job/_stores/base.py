@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
@@ -107,8 +107,7 @@ class Hit:
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A result on its way into a store: its bytes, and the record that lives and dies with them."""
 
     payload: Payload | Deposit

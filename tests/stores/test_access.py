@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +23,7 @@ AS_NOBODY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a
 
 
 def entry(key: str, value: object, **given: object) -> Entry:
-    return replace(Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC))), **given)
+    return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
 
 
 @pytest.fixture

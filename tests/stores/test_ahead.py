@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from bencher_job._stores.shelf import OVERHEAD
 
 def entry(key: str, value: object, function: str = "f", **given: Any) -> Entry:
     record = Record(key=key, function=function, seconds=0.5, created=datetime.now(UTC))
-    return replace(Entry(dump(value), record), **given)
+    return Entry(dump(value), record)._replace(**given)
 
 
 def key(number: int) -> str:

@@ -256,7 +256,7 @@ def test_what_is_chosen_goes_out(
         entry("d", 4, hour=3, name="g"),
     ]
     numbered = (replace(each.record, arguments={"n": n}) for n, each in enumerate(entries, 1))
-    store.put_many([replace(each, record=record) for each, record in zip(entries, numbered, strict=True)])
+    store.put_many([each._replace(record=record) for each, record in zip(entries, numbered, strict=True)])
     assert export(store, path, Selection(**selection), keys=named) == len(keys)
     assert import_(other, path) == Imported(added=len(keys))
     assert keys_of(other) == keys
@@ -267,7 +267,7 @@ def test_the_time_when_an_entry_expires_comes_along(
 ) -> None:
     soon, later = time.time() + 1000, time.time() + 2000
     for key, expires in (("never", None), ("soon", soon), ("later", later), ("expired", 1.0)):
-        store.put_many([replace(entry(key, 1), expires=expires)])
+        store.put_many([entry(key, 1)._replace(expires=expires)])
     assert export(store, path) == 3
     with monkeypatch.context() as patched:
         patched.setattr(importing.time, "time", lambda: soon + 1)
@@ -706,7 +706,7 @@ def test_a_compressed_entry_stays_so(
 ) -> None:
     """It takes no more place in an archive, or in the store that it comes into, than where it was."""
     pytest.importorskip(module)
-    store.put_many([replace(entry("key", LARGE * 10), compression=compression)])
+    store.put_many([entry("key", LARGE * 10)._replace(compression=compression)])
     export(store, path)
     assert path.stat().st_size < 20_000
     import_(other, path)
@@ -718,8 +718,8 @@ def test_an_entry_without_compressed_parts_comes_in_where_the_package_is_missing
     store: DiskStore, other: DiskStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("zstandard")
-    store.put_many([replace(entry("key", 1), compression="zstd")])
-    store.put_many([replace(entry("smaller", LARGE), compression="zstd")])
+    store.put_many([entry("key", 1)._replace(compression="zstd")])
+    store.put_many([entry("smaller", LARGE)._replace(compression="zstd")])
     export(store, path)
     monkeypatch.setitem(sys.modules, "zstandard", None)  # type: ignore[arg-type]
     imported = import_(other, path)

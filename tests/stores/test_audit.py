@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -353,7 +352,7 @@ def test_wrong_figures_are_found_and_mended(store: DiskStore) -> None:
 def test_what_has_expired_is_not_looked_at(store: DiskStore) -> None:
     expired = entry("expired", LARGE)
     store.put_many([entry("key", 1)])
-    store.put_many([replace(expired, expires=1.0)])
+    store.put_many([expired._replace(expires=1.0)])
     for path in store.directory.glob("*/*/*.val"):
         path.unlink()
     found = verify(store)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def deposit_in(store: MemoryTier, key: str = "key") -> Deposit:
 
 
 def entry(deposit: Deposit, key: str = "key", **given: Any) -> Entry:
-    return replace(Entry(deposit, Record(key=key, function="f", created=datetime.now(UTC))), **given)
+    return Entry(deposit, Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
 
 
 def value_files(store: MemoryTier) -> list[Path]:

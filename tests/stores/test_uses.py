@@ -35,7 +35,7 @@ SCRIPT = """
 
 def entry(key: str, value: object, seconds: float = 0.5, **given: object) -> Entry:
     record = Record(key=key, function="f", seconds=seconds, created=datetime.now(UTC))
-    return replace(Entry(dump(value), record), **given)
+    return Entry(dump(value), record)._replace(**given)
 
 
 def run(store: MemoryTier, script: str) -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def test_size_counts_media_and_what_an_entry_takes_in_the_database(store: Memory
     (store.directory / "media" / "run").mkdir(parents=True)
     (store.directory / "media" / "run" / "film").write_bytes(bytes(200_000))
     film = entry("film", 1)
-    store.put_many([replace(film, record=replace(film.record, media="run"))])
+    store.put_many([film._replace(record=replace(film.record, media="run"))])
     assert 200_000 + ENTRY_OVERHEAD < store.size() < 201_000
     store.put_many([entry("film", 2)])
     assert ENTRY_OVERHEAD < store.size() < 1_000
