@@ -68,6 +68,10 @@ class Flight:
             self._flights.land(self)
         self._tell_of_landing()
 
+    def inherit_claim(self) -> bool:
+        """Take the claim of a flight of this key that was cancelled and has not ended yet; whether there was one."""
+        return self._flights is not None and self._flights.hand_on_claim(self)
+
     def _tell_of_landing(self) -> None:
         if self.landed is not None and not self.landed.done():
             self.landed.set_result(None)

@@ -93,7 +93,8 @@ class Job:
         arguments: Mapping[str, Any] | None = None,
         identity: Identity | None = None,
     ) -> None:
-        check_text("tag", tag)
+        if tag != "":  # which most jobs have
+            check_text("tag", tag)
         self.job_id = job_id
         self.function = function
         self.job_args = dict(job_args)

@@ -109,13 +109,13 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
     return os.fspath(path)
 
 
-def run_folder(store: str | os.PathLike[str], key: str) -> str:
+def run_folder(store: str | Path, key: str) -> str:
     """Name the folder of a new run of a job; `gen_path` makes it when the job first asks for a path.
 
     The name begins with the key and tells which process the run belongs to, so that a folder without an entry can be
     told from that of a job that still runs.
     """
-    return f"{os.fspath(store)}/{MEDIA_FOLDER}/{key[:16]}.{process_name()}.{next(_run_numbers)}"
+    return f"{store!s}/{MEDIA_FOLDER}/{key[:16]}.{process_name()}.{next(_run_numbers)}"
 
 
 def is_run_folder(name: str) -> bool:

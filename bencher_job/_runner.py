@@ -167,7 +167,7 @@ class Runner:
     @staticmethod
     def _turn_or_wait(flight: Flight, store: Store, *, in_worker: bool) -> Turn | Waiting:
         """Claim the key of a flight, or find out who is at it."""
-        if store.directory is None or flights_of(store).hand_on_claim(flight):
+        if store.directory is None or flight.inherit_claim():
             return Turn(flight.claim)
         key, claims = flight.job.job_key, store.claims
         mark = claims.mark

@@ -170,10 +170,11 @@ class Runs:
 
     def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
         flight.attempt += 1
-        folder = None if store.directory is None else _media.run_folder(store.directory, flight.job.job_key)
+        job, directory = flight.job, store.directory
+        folder = None if directory is None else _media.run_folder(directory, job.job_key)
         depository = None if flight.sends_value else store.depository(self._keeping.compression)
-        job = flight.job.for_run(folder, depository)
-        return Run(flight, job, store, self._keeping, executor, git_state_of(flight.job.function))
+        run = job.for_run(folder, depository)
+        return Run(flight, run, store, self._keeping, executor, git_state_of(job.function))
 
     def run_here(self, flight: Flight, store: Store) -> None:
         """Run a flight's job in this thread until it is done or given up, commit and resolve."""
@@ -364,7 +365,9 @@ class Runs:
     def _finish(self, landings: Sequence[Landing]) -> None:
         """Commit what succeeded, and then give everybody who waits the value or the exception."""
         payloads, unsaved = commit(landings)
+        lost = len(unsaved)
         for landing in landings:
+            lost += landing.is_closed_off
             flight, error = landing.run.flight, landing.outcome.error
             flight.land()
             if error is None:
@@ -375,7 +378,8 @@ class Runs:
             else:
                 self._counts.failed()
                 flight.fail(error)
-        self._counts.unsaved(sum(landing.is_closed_off for landing in landings) + len(unsaved))
+        if lost:
+            self._counts.unsaved(lost)
         for fact in map(printable, unsaved):  # last: who makes errors of warnings gets the value all the same
             _log.warning("%s", fact)
             warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")

@@ -52,7 +52,8 @@ class Writer(Generic[T]):
 
     def is_here(self) -> bool:
         """Whether this is the writer's own thread, which must not wait for what it will write itself."""
-        return threading.current_thread() is self._thread
+        thread = self._thread
+        return thread is not None and thread.ident == threading.get_ident()
 
     def put(self, item: T) -> None:
         """Hand over an item to the thread that was started."""

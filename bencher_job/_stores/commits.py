@@ -195,8 +195,8 @@ class Commits:
     def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[str]:
         """Commit what can be, and give the keys of the rest."""
         lost: frozenset[str] = frozenset()
-        replaces = False
-        while remaining := [each for each in prepared if each.key not in lost]:
+        replaces, remaining = False, prepared
+        while remaining:
             try:
                 if replaces:
                     with self._folder.generation.changing():
@@ -207,6 +207,7 @@ class Commits:
                 break
             except _ClaimsLost as error:
                 lost |= error.keys
+                remaining = [each for each in prepared if each.key not in lost]
             except sqlite3.IntegrityError:  # one of the keys is there, so memory must know
                 if replaces:
                     raise

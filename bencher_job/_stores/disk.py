@@ -140,7 +140,8 @@ class DiskStore:
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries with their records in one transaction; the keys of those whose claim was lost."""
         lost = self._commits.put_many(entries)
-        self._written += sum(entry.payload.nbytes for entry in entries)
+        for entry in entries:
+            self._written += entry.payload.nbytes
         if self._written >= self.size_limit // 100:
             self._written = 0
             self._evict()

@@ -17,7 +17,7 @@ from .._record import Origin
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims.claims import Claims
 from .database import Database, Locked
-from .entries.deposits import place_of
+from .entries.deposits import database_of, place_of
 from .entries.faults import MissignedEntry
 from .entries.signature import SECRET_VARIABLE, Signature, signature_from_environment
 from .gate import operation
@@ -32,6 +32,9 @@ LOOK_EVERY: Final = 0.005
 
 _PRIMARY: Final = 0xFF
 """The bits of SQLite's error codes that say what is wrong in general."""
+
+_REFUSALS: Final = (Locked, sqlite3.Error, UnicodeError, OSError)
+"""What the database or the disk raises."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class Folder:
         self.origins: dict[Origin, int] = {}
         self._tag_index = tag_index
         self.opened: Opened | None = None
+        self._database = database_of(directory)
         self._look_again = 0.0
         self._has_missigned = False
         self.renew()
@@ -105,7 +109,7 @@ class Folder:
             if self.opened is None:
                 try:
                     self.opened = self._open()
-                except (OSError, sqlite3.Error, UnicodeError, Locked) as error:
+                except _REFUSALS as error:
                     raise _failure(error) from error
                 self.editions, self.origins = set(), {}
             return self.opened
@@ -130,7 +134,7 @@ class Folder:
             _log.info("%s can be read only", self.directory)
         database._disk.trusted = self.trusted
         self.generation.open(writable=writable)
-        return Opened(database, signature_from_environment(), place_of(self.directory), writable)
+        return Opened(database, signature_from_environment(), place_of(self._database), writable)
 
     def look_for_removal(self) -> None:
         """Begin a new store where the folder was removed under an open one: writes would be lost in silence."""
@@ -139,7 +143,7 @@ class Folder:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
         try:
-            place: tuple[int, int] | None = place_of(self.directory)
+            place: tuple[int, int] | None = place_of(self._database)
         except FileNotFoundError:
             place = None
         if place != opened.place:
@@ -174,7 +178,7 @@ class Folder:
             try:
                 self.look_for_removal()
                 return work(*given)
-            except (Locked, sqlite3.Error, UnicodeError, OSError) as error:
+            except _REFUSALS as error:
                 raise _failure(error) from error
 
     def changed(self, work: Callable[..., T], *given: Any) -> T:
@@ -183,13 +187,15 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        return self.translated(self._write, work, *given)  # type: ignore[no-any-return]
-
-    def _write(self, work: Callable[..., T], *given: Any) -> T:
-        opened = self.open()
-        if not opened.is_writable:
-            raise StoreFailure(f"{self.directory} can be read, but not written")
-        return work(opened.database, *given)
+        with operation():
+            try:
+                self.look_for_removal()
+                opened = self.open()
+                if not opened.is_writable:
+                    raise StoreFailure(f"{self.directory} can be read, but not written")
+                return work(opened.database, *given)
+            except _REFUSALS as error:
+                raise _failure(error) from error
 
     def warn_unread(self, error: Exception) -> None:
         """Say that the store can't be read."""

@@ -33,11 +33,14 @@ class MemoryTier:
 
     Attributes:
         shelf: what is in memory.
+        directory: the folder of the store behind.
     """
 
     def __init__(self, store: DiskStore, limit: int = LIMIT) -> None:
         self._store = store
         self._uses = store.uses
+        self._generation = store.generation
+        self.directory: Path = store.directory
         self.shelf = Shelf(store.generation, store.uses, limit)
         self._ahead = ReadAhead(store.lookups)
 
@@ -45,11 +48,6 @@ class MemoryTier:
     def behind(self) -> DiskStore:
         """The store behind."""
         return self._store
-
-    @property
-    def directory(self) -> Path:
-        """The folder of the store behind."""
-        return self._store.directory
 
     @property
     def tally(self) -> Tally:
@@ -64,7 +62,7 @@ class MemoryTier:
     @property
     def puts(self) -> int:
         """A number that is another one whenever any process has put entries."""
-        return self._store.puts
+        return self._generation.puts
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
@@ -116,7 +114,7 @@ class MemoryTier:
 
     def _renew(self) -> Look:
         """Drop what is out of date and give the generation from which the disk is read now."""
-        now = self._store.generation.read()
+        now = self._generation.read()
         if now == self.shelf.read:
             return self.shelf.read
         if not now[1] & 1:

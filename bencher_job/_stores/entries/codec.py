@@ -71,7 +71,10 @@ class Payload(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Size of stream and buffers together, in bytes."""
-        return len(self.stream) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
+        size = len(self.stream)
+        for buffer in self.buffers:
+            size += memoryview(buffer).nbytes
+        return size
 
     def in_band(self) -> tuple[Buffer, tuple[pickle.PickleBuffer, ...]]:
         """Give stream and buffers so that another pickle can hold them."""

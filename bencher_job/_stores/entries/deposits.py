@@ -23,7 +23,16 @@ from .faults import DamagedEntry, MissignedEntry
 from .files import new_filename, read_file, write_file
 from .signature import Signature, signature_from_environment
 
-__all__ = ["LARGE", "Deposit", "DepositLost", "Depository", "discard", "place_of", "write_deposit"]
+__all__ = [
+    "LARGE",
+    "Deposit",
+    "DepositLost",
+    "Depository",
+    "database_of",
+    "discard",
+    "place_of",
+    "write_deposit",
+]
 
 LARGE: Final = 1 << 21
 """Size in bytes from which a worker writes a value itself: that takes half the time, and at half a megabyte as long."""
@@ -58,7 +67,7 @@ class _Terms(NamedTuple):
             OSError: when there is no such store.
         """
         is_same_user = os.geteuid() == self.user and signature.mark == self.mark
-        return is_same_user and place_of(self.directory) == self.place
+        return is_same_user and place_of(database_of(self.directory)) == self.place
 
 
 class Depository:
@@ -101,7 +110,7 @@ class Depository:
         """Whether what a worker has written is still there, in the folder that was opened."""
         try:
             size = os.lstat(os.path.join(self._directory, deposit.filename)).st_size
-            return size == deposit.nbytes and place_of(self._directory) == self._place
+            return size == deposit.nbytes and place_of(database_of(self._directory)) == self._place
         except OSError:
             return False
 
@@ -128,13 +137,18 @@ def write_deposit(terms: bytes, payload: Payload, key: str) -> Deposit | None:
     return Deposit(filename, sealed.size)
 
 
-def place_of(directory: str | os.PathLike[str]) -> tuple[int, int]:
+def database_of(directory: str | os.PathLike[str]) -> str:
+    """Give the path of a store's database."""
+    return os.path.join(directory, "cache.db")
+
+
+def place_of(database: str) -> tuple[int, int]:
     """Tell where a store's database lies on the disk, so that a new store in its place is seen to be another.
 
     Raises:
         FileNotFoundError: when there is none.
     """
-    status = os.stat(os.path.join(directory, "cache.db"))
+    status = os.stat(database)
     return status.st_dev, status.st_ino
 
 
