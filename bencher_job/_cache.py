@@ -190,14 +190,11 @@ class FutureCache(Contents):
     def _find(self, keys: Iterable[str]) -> Prefetched:
         store = self.cache
         found = Prefetched(store, store.puts)
-        seconds = found.seconds
-        for key, hit in store.get_many(keys, mapped=self.mapped).items():
-            try:
-                found[key] = hit.load()
-            except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
-                warn_unloadable(key, error)
-            else:
-                seconds[key] = hit.seconds
+        hits = store.get_many(keys, mapped=self.mapped)
+        found.seconds = hits.seconds()
+        for key, error in hits.load(found).items():
+            del found.seconds[key]
+            warn_unloadable(key, error)
         return found
 
     def look_up(self, keys: Sequence[str]) -> tuple[list[Any], Prefetched]:

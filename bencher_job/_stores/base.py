@@ -27,7 +27,9 @@ __all__ = [
     "Gone",
     "History",
     "Hit",
+    "Hits",
     "Miss",
+    "Small",
     "Store",
     "StoreBusy",
     "StoreDamaged",
@@ -105,6 +107,67 @@ class Hit:
         a mapped one: its arrays can't be written to.
         """
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
+
+
+Small = tuple[bytes, float, float | None]
+"""The verified bytes of an entry without buffers, how long its function had run, and when it is a miss again."""
+
+
+class Hits(Mapping[str, Hit]):
+    """What was found of many keys.
+
+    A small entry is a plain tuple, which takes a fifth of the time of an object, and which the garbage collector
+    passes over; a `Hit` is made of it when somebody asks for it.
+
+    Attributes:
+        small: the small entries by key.
+        others: the other ones.
+    """
+
+    __slots__ = ("others", "small")
+
+    def __init__(self) -> None:
+        self.small: dict[str, Small] = {}
+        self.others: dict[str, Hit] = {}
+
+    def __getitem__(self, key: str) -> Hit:
+        small = self.small.get(key)
+        if small is None:
+            return self.others[key]
+        stream, seconds, expires = small
+        return Hit(stream, (), seconds, expires)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.small
+        yield from self.others
+
+    def __len__(self) -> int:
+        return len(self.small) + len(self.others)
+
+    def update(self, found: Hits) -> None:
+        """Add what else was found, of other keys."""
+        self.small.update(found.small)
+        self.others.update(found.others)
+
+    def seconds(self) -> dict[str, float]:
+        """Give how long the functions of the entries had run."""
+        seconds = {key: small[1] for key, small in self.small.items()}
+        return seconds | {key: hit.seconds for key, hit in self.others.items()} if self.others else seconds
+
+    def load(self, values: dict[str, Any]) -> dict[str, Exception]:
+        """Unpickle all values, once, into a dict; give what the unpickling of others has raised."""
+        problems: dict[str, Exception] = {}
+        for key, (stream, _, _) in self.small.items():
+            try:
+                values[key] = loads(stream)
+            except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
+                problems[key] = error
+        for key, hit in self.others.items():
+            try:
+                values[key] = hit.load()
+            except Exception as error:  # noqa: BLE001 - as above
+                problems[key] = error
+        return problems
 
 
 class Entry(NamedTuple):
@@ -200,7 +263,7 @@ class Store(Protocol):
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up. Where it is `mapped`, the arrays of a large one are maps of its file, read-only."""
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
         """Look entries up in bulk: those that are there, by key."""
 
     def retract(self, seconds: Mapping[str, float]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from .._errors import warn_caller
 from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
-from .base import PATIENCE, Entry, Hit, Miss, StoreFailure, Tally, Totals
+from .base import PATIENCE, Entry, Hit, Hits, Miss, StoreFailure, Tally, Totals
 from .claims.claims import Claim, Claims
 from .commits import Commits
 from .database import Database
@@ -118,10 +118,10 @@ class DiskStore:
         """Look an entry up and verify its bytes."""
         hit, _ = self.lookups.find(key, mapped=mapped)
         if not isinstance(hit, Miss):
-            self.uses.note(((key, hit),))
+            self.uses.note(key, hit.seconds)
         return hit
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
         """Look entries up in bulk and verify their bytes."""
         return self.lookups.get_many(keys, mapped=mapped)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any, Final
 
 from .._errors import warn_caller
-from .base import MISS, Hit, Miss, StoreFailure
+from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .database import is_undecodable
 from .entries.codec import plain_reader
 from .entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
@@ -108,10 +109,10 @@ class Lookups:
             return None
         return None if hit is MISS else hit  # type: ignore[return-value]
 
-    def get_many(self, keys: Iterable[str], *, mapped: bool) -> dict[str, Hit]:
+    def get_many(self, keys: Iterable[str], *, mapped: bool) -> Hits:
         """Look entries up in bulk and verify their bytes."""
-        wanted = list(dict.fromkeys(keys))
-        found: dict[str, Hit] = {}
+        wanted = dict.fromkeys(keys)
+        found = Hits()
         odd: list[str] = []
         try:
             for rows, opened in self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted):
@@ -121,20 +122,20 @@ class Lookups:
         for key in odd:  # which are looked at again, and told of
             hit, _ = self.find(key, mapped=mapped)
             if hit is not MISS:
-                found[key] = hit  # type: ignore[assignment]
-        self._uses.note(found.items())
+                found.others[key] = hit  # type: ignore[assignment]
+        self._uses.note_many(found)
         return found
 
-    def _rows_of(self, wanted: list[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
+    def _rows_of(self, wanted: Iterable[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
         """Read the rows of keys, some at a time."""
-        for start in range(0, len(wanted), KEYS_PER_QUERY):
-            some = wanted[start : start + KEYS_PER_QUERY]
+        rest = iter(wanted)
+        while some := list(itertools.islice(rest, KEYS_PER_QUERY)):
             with operation():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_among(SELECT_ENTRY, some), some)
             yield rows, opened
 
-    def _are_most(self, wanted: list[str]) -> bool:
+    def _are_most(self, wanted: Collection[str]) -> bool:
         """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
@@ -142,9 +143,9 @@ class Lookups:
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         return bool(entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
 
-    def _all_rows(self, wanted: list[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
+    def _all_rows(self, wanted: Container[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
-        keys, last = set(wanted), 0
+        last = 0
         while True:
             with operation():
                 opened = self._folder.to_read()
@@ -152,7 +153,7 @@ class Lookups:
             if not rows:
                 return
             last = rows[-1][-1]
-            yield [row for row in rows if row[0] in keys], opened
+            yield [row for row in rows if row[0] in wanted], opened
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Give how long the functions of entries had run, in seconds.
@@ -195,18 +196,16 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
     return Hit(stream, buffers, seconds or 0.0, expires)
 
 
-def _open_rows(
-    rows: Iterable[tuple[Any, ...]], opened: Opened, found: dict[str, Hit], *, mapped: bool
-) -> list[str]:
+def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:
     """Verify the bytes of rows and collect what is good; give the keys of those that are not, or can't be read."""
-    read_plain, now, odd = plain_reader(opened.signature), time.time(), []
+    read_plain, small, now, odd = plain_reader(opened.signature), found.small, time.time(), []
     for row in rows:
         key, _, filename, value, seconds, expires, _ = row
         # Most are small and lie in their row: these pass without a step that isn't theirs.
         stream = read_plain(value, key) if filename is None and type(value) is bytes else None
         if stream is not None:
             if expires is None or expires > now:
-                found[key] = Hit(stream, (), seconds or 0.0, expires)
+                small[key] = stream, seconds or 0.0, expires
             continue
         try:
             hit = hit_of(row, opened, mapped=mapped)
@@ -214,7 +213,7 @@ def _open_rows(
             odd.append(key)
         else:
             if hit is not MISS:
-                found[key] = hit  # type: ignore[assignment]
+                found.others[key] = hit  # type: ignore[assignment]
     return odd
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
 from .ahead import ReadAhead
-from .base import Entry, History, Hit, Miss, Tally, Totals
+from .base import Entry, History, Hit, Hits, Miss, Tally, Totals
 from .claims.claims import Claim, Claims
 from .disk import DiskStore
 from .entries.deposits import Depository
@@ -79,7 +79,7 @@ class MemoryTier:
             return hit
         kept = shelf.keep(key, hit, read)
         if kept is None:
-            self._uses.note(((key, hit),))
+            self._uses.note(key, hit.seconds)
         else:
             shelf.use(kept)
         self._ahead.go_on(place, read)
@@ -99,13 +99,13 @@ class MemoryTier:
         shelf.use(kept)
         return kept
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
         """Look entries up in bulk, in memory first."""
         read = self.shelf.read if self.shelf.is_sure() else self._renew()
         if read is self.shelf.read:
             found, missing = self.shelf.find_many(keys, mapped)
         else:
-            found, missing = {}, list(keys)
+            found, missing = Hits(), list(keys)
         if missing:
             behind = self._store.get_many(missing, mapped)
             self.shelf.keep_many(behind, read)

@@ -11,7 +11,7 @@ from typing import Final
 from .._keys import PastEdition
 from .._record import FunctionInfo, Record
 from .._selection import EVERYTHING, Selection
-from .base import MISS, Entry, Hit, Miss, Tally, Totals
+from .base import MISS, Entry, Hits, Miss, Tally, Totals
 from .claims.claims import Claim, Claims, Held
 
 __all__ = ["NullStore"]
@@ -116,9 +116,9 @@ class NullStore:
         """Miss."""
         return MISS
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> dict[str, Hit]:  # noqa: ARG002
+    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:  # noqa: ARG002
         """Find nothing."""
-        return {}
+        return Hits()
 
     def retract(self, seconds: Mapping[str, float]) -> None:
         """Note nothing."""

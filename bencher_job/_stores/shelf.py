@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import Final
 
 from .._forks import renew_after_fork
-from .base import Hit
+from .base import Hit, Hits, Small
 from .generation import NEVER, SURE_FOR, Generation, Look
 from .uses import Kept, Uses
 
@@ -45,7 +45,7 @@ class Shelf:
         self.read = NEVER
         self.sure_until = 0.0
         self._kept: dict[str, Kept] = {}
-        self._unasked: dict[str, Hit] = {}
+        self._unasked: dict[str, Small] = {}
         self._mapped: dict[str, Kept] = {}
         self._bytes = 0
         self.renew()
@@ -89,10 +89,11 @@ class Shelf:
     def _asked(self, key: str) -> Kept | None:
         """Keep one by one what was read in bulk."""
         with self._lock:
-            hit = self._unasked.pop(key, None)
-            if hit is None:
+            small = self._unasked.pop(key, None)
+            if small is None:
                 return self._kept.get(key)
-            kept = self._kept[key] = Kept(key, hit, self.read)
+            stream, seconds, expires = small
+            kept = self._kept[key] = Kept(key, Hit(stream, (), seconds, expires), self.read)
         return kept
 
     def use(self, kept: Kept) -> None:
@@ -133,35 +134,35 @@ class Shelf:
             self._mapped.pop(next(iter(self._mapped))).drop()
         return kept
 
-    def keep_many(self, hits: dict[str, Hit], read: Look) -> None:
-        """Hold entries that were read together, those that are small."""
-        small = {
-            key: hit
-            for key, hit in hits.items()
-            if not hit.buffers and len(hit.stream) <= LARGEST and type(hit.stream) is bytes
-        }
-        nbytes = sum(len(hit.stream) for hit in small.values())
+    def keep_many(self, hits: Hits, read: Look) -> None:
+        """Hold entries that were read together, those that are not too large."""
+        small = hits.small
+        sizes = [len(stream) for stream, _, _ in small.values()]
+        if sizes and max(sizes) > LARGEST:
+            small = {key: each for key, each in small.items() if len(each[0]) <= LARGEST}
+            sizes = [len(stream) for stream, _, _ in small.values()]
         with self._lock:
             if read is not self.read:
                 return
-            for key in small.keys() & (self._kept.keys() | self._unasked.keys()):
+            kept, unasked = self._kept, self._unasked
+            for key in [key for key in small if key in unasked or key in kept]:
                 self._forget(key)
-            self._unasked.update(small)
-            self._bytes += nbytes + len(small) * OVERHEAD
+            unasked.update(small)
+            self._bytes += sum(sizes) + len(small) * OVERHEAD
             while self._bytes > self._limit:
                 self._drop_one()
-        for key in hits.keys() - small.keys():
-            self.keep(key, hits[key], read)
+        for key, hit in hits.others.items():
+            self.keep(key, hit, read)
 
     def _forget(self, key: str) -> None:
         if key not in self._kept and key not in self._unasked:
             return
-        kept, hit = self._kept.pop(key, None), self._unasked.pop(key, None)
+        kept, small = self._kept.pop(key, None), self._unasked.pop(key, None)
         if kept is not None:
             self._bytes -= kept.size + OVERHEAD
             kept.drop()
-        if hit is not None:
-            self._bytes -= len(hit.stream) + OVERHEAD
+        if small is not None:
+            self._bytes -= len(small[0]) + OVERHEAD
 
     def _drop_one(self) -> None:
         """Drop the first entry that was not used since it came or was last passed over."""
@@ -176,18 +177,20 @@ class Shelf:
             kept.is_recent = False
             self._kept[key] = self._kept.pop(key)
 
-    def find_many(self, keys: Iterable[str], mapped: bool) -> tuple[dict[str, Hit], list[str]]:
+    def find_many(self, keys: Iterable[str], mapped: bool) -> tuple[Hits, list[str]]:
         """Give the entries that are here, each used once more, and the keys of those that are not."""
-        found: dict[str, Hit] = {}
+        found = Hits()
         missing: list[str] = []
-        if not (self._kept or self._unasked or self._mapped):
-            return found, list(keys)
+        asked, unasked, maps = self._kept, self._unasked, self._mapped
         for key in keys:
+            if key not in asked and key not in unasked and key not in maps:
+                missing.append(key)
+                continue
             kept = self.find(key, mapped)
             hit = None if kept is None else kept.hit
             if kept is None or hit is None:
                 missing.append(key)
             else:
                 self.use(kept)
-                found[key] = hit
+                found.others[key] = hit
         return found, missing

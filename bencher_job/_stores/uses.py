@@ -10,12 +10,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .._forks import renew_after_fork
-from .base import Hit, StoreFailure, Totals
+from .base import Hit, Hits, StoreFailure, Totals
 from .database import Database, Locked
 from .folder import Folder
 from .gate import operation
@@ -100,7 +100,7 @@ class Uses:
         self._folder = folder
         self.kept: list[Kept] = []
         self._used: dict[str, tuple[int, float]] = {}
-        self._retracted: list[dict[str, float]] = []
+        self._in_bulk: list[tuple[int, float, dict[str, float]]] = []
         self.renew()
         renew_after_fork(self)
 
@@ -111,24 +111,27 @@ class Uses:
             kept.uses = 0
         self.kept.clear()
         self._used.clear()
-        self._retracted.clear()
+        self._in_bulk.clear()
+        self._number_in_bulk = 0
         self._hits = 0
         self.misses = 0
         self._seconds = 0.0
         self._last = time.monotonic()
 
-    def note(self, hits: Collection[tuple[str, Hit]]) -> None:
-        """Note one use of each entry that was read from the disk."""
-        now = time.time()
-        used, seconds = self._used, self._seconds
-        for key, hit in hits:
-            before = used.get(key)
-            used[key] = (1, now) if before is None else (before[0] + 1, now)
-            seconds += hit.seconds
-        self._hits += len(hits)
-        self._seconds = seconds
+    def note(self, key: str, seconds: float) -> None:
+        """Note the use of an entry that was read from the disk, whose function had run for so long."""
+        self._add(key, 1, time.time())
+        self._hits += 1
+        self._seconds += seconds
         if len(self._used) >= LARGEST_BATCH:
             self.write_at_once()
+
+    def note_many(self, hits: Hits) -> None:
+        """Note one use of each entry that was read from the disk.
+
+        It is worked out with the next writing, so that who reads many waits for nothing.
+        """
+        self._note_in_bulk(1, hits.seconds())
 
     def note_answer(self, key: str, seconds: float) -> None:
         """Note that an entry has answered a job which was read before, and did not count as a hit then."""
@@ -139,17 +142,27 @@ class Uses:
     def retract(self, seconds: Mapping[str, float]) -> None:
         """Note that entries that were just read have answered no job: they count as used, but not as hits.
 
-        It is worked out with the next writing, so that who reads many waits for nothing.
+        It is worked out with the next writing, as that they were read.
         """
-        self._retracted.append(dict(seconds))
+        self._note_in_bulk(-1, dict(seconds))
 
-    def _retract_all(self) -> None:
-        now = time.time()
-        while self._retracted:
-            for key, seconds in self._retracted.pop().items():
-                self._add(key, -1, now)
-                self._hits -= 1
-                self._seconds -= seconds
+    def _note_in_bulk(self, count: int, seconds: dict[str, float]) -> None:
+        self._in_bulk.append((count, time.time(), seconds))
+        self._number_in_bulk += len(seconds)
+        if self._number_in_bulk >= LARGEST_BATCH:
+            with self._lock:
+                self._work_out_bulks()
+            if len(self._used) >= LARGEST_BATCH:
+                self.write_at_once()
+
+    def _work_out_bulks(self) -> None:
+        self._number_in_bulk = 0
+        while self._in_bulk:
+            count, at, seconds = self._in_bulk.pop()
+            for key in seconds:
+                self._add(key, count, at)
+            self._hits += count * len(seconds)
+            self._seconds += count * sum(seconds.values())
 
     def _add(self, key: str, count: int, at: float) -> None:
         before = self._used.get(key)
@@ -172,7 +185,7 @@ class Uses:
                 self._add(kept.key, number, begin + kept.used)
                 hits += number
                 seconds += number * kept.seconds
-            self._retract_all()
+            self._work_out_bulks()
             used, self._used = self._used, {}
             totals = Totals(self._hits + hits, self.misses, self._seconds + seconds)
             self._hits, self.misses, self._seconds, self._last = 0, 0, 0.0, time.monotonic()

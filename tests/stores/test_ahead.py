@@ -23,6 +23,8 @@ from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job._stores.shelf import OVERHEAD
 
+FAR = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+
 
 def entry(key: str, value: object, function: str = "f", **given: Any) -> Entry:
     record = Record(key=key, function=function, seconds=0.5, created=datetime.now(UTC))
@@ -231,6 +233,25 @@ def test_what_is_damaged_is_left_out_of_a_bulk_and_told_of(store: MemoryTier, nu
         found = store.get_many(keys)
     assert key(6) not in found
     assert key(7) in found
+
+
+def test_what_is_found_in_bulk_is_a_mapping(store: MemoryTier) -> None:
+    """It tells of small and of large entries alike, whether they were read or in memory."""
+    store.put_many([entry("small", 1), entry("later", 2, expires=FAR), entry("array", np.arange(100_000))])
+    for _ in range(2):
+        found = store.get_many(["array", "small", "absent", "later"])
+        assert len(found) == 3
+        assert sorted(found) == ["array", "later", "small"]
+        assert (found["small"].load(), found["later"].load(), found["array"].load().sum()) == (
+            1,
+            2,
+            4999950000,
+        )
+        assert (found["small"].expires, found["later"].expires) == (None, FAR)
+        assert found.seconds() == {key: hit.seconds for key, hit in found.items()}
+        assert "absent" not in found
+        with pytest.raises(KeyError):
+            found["absent"]
 
 
 def test_large_rows_are_not_passed_over_for_others(store: MemoryTier, statements: list[str]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bencher_job import Record
-from bencher_job._stores import MISS, Entry, Hit, commits, dump, open_store
+from bencher_job._stores import MISS, Entry, Hit, commits, dump, open_store, uses
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job._stores.tables import ENTRY_OVERHEAD
@@ -174,6 +174,27 @@ def test_what_answers_no_job_counts_as_used_and_not_as_a_hit(store: MemoryTier) 
     assert store.behind.folder.query("SELECT access_time FROM Cache WHERE key = 'key-2'") > before
     store.note_answer("key-1", 2.0)
     assert store.totals() == (2, 3, 4.0)
+
+
+def test_so_many_uses_in_bulk_are_written_at_once(store: MemoryTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is noted of lookups in bulk takes bounded memory."""
+    monkeypatch.setattr(uses, "LARGEST_BATCH", 4)
+    store.put_many([entry(f"key-{number}", 1) for number in range(4)])
+    for keys, written in ((["key-0"], 0), (["key-1", "key-2", "key-3"], 4), (["key-0"], 4)):
+        store.behind.get_many(keys)
+        counted = store.behind.folder.query("SELECT sum(access_count) FROM Cache")
+        assert counted == [(written,)]
+
+
+def test_lookups_in_bulk_again_and_again_take_no_more_memory(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uses, "LARGEST_BATCH", 10)
+    store.put_many([entry(f"key-{number}", 1, seconds=2.0) for number in range(4)])
+    for _ in range(50):
+        store.retract(store.get_many([f"key-{number}" for number in range(4)]).seconds())
+        assert len(store.behind.uses._in_bulk) <= 3
+    assert store.totals() == (0, 4, 0.0)
 
 
 def test_uses_wait_for_nobody(store: MemoryTier) -> None:

@@ -56,9 +56,6 @@ _START: Final = struct.Struct("<4sBBH")
 _DIGEST_SIZE: Final = 32
 _HEADER: Final = struct.Struct("<4sBBH32s")
 _PARTS: Final = struct.Struct("<BIQQ")
-_PLAIN: Final = bytes(5)
-"""How the table of parts begins where nothing is compressed and no buffer stands outside the stream."""
-
 Buffer = bytes | bytearray | memoryview
 
 
@@ -235,36 +232,36 @@ def plain_reader(signature: Signature) -> Callable[[bytes, str], bytes | None]:
 
     It gives None of any other entry.
     """
-    digest, starts = signature.digest, _Starts(signature.kind)
+    begin, frames = signature.begin, _PlainFrames(signature.kind)
+    at_digest, at_body = _START.size, _HEADER.size
 
     def read(entry: bytes, key: str) -> bytes | None:
-        name = key.encode()
-        length, body = len(name), entry[_HEADER.size :]
-        start, at = starts[length], length + _PARTS.size
+        name, body = key.encode(), entry[at_body:]
+        start, before = frames[len(name)]
+        length = len(body) - before.size
         if (
-            entry.startswith(start)
-            and body.startswith(name)
-            and body.startswith(_PLAIN, length)
-            and len(body) < PARALLEL_FROM
-            and int.from_bytes(body[length + len(_PLAIN) : at - 8], "little") == len(body) - at
-            and compare_digest(digest(start + body), entry[_START.size : _HEADER.size])
+            0 <= length < PARALLEL_FROM
+            and entry.startswith(start)
+            and body.startswith(before.pack(name, 0, 0, length, length))
+            and compare_digest(begin(start + body).digest(), entry[at_digest:at_body])
         ):
-            return body[at:]
+            return body[before.size :]
         return None
 
     return read
 
 
-class _Starts(dict[int, bytes]):
-    """How entries begin, by the length of their keys."""
+class _PlainFrames(dict[int, tuple[bytes, struct.Struct]]):
+    """How entries of one part begin, and what stands between their digest and stream, by the length of the key."""
 
     def __init__(self, kind: int) -> None:
         super().__init__()
         self._kind = kind
 
-    def __missing__(self, length: int) -> bytes:
-        start = self[length] = _START.pack(_MAGIC, CODEC_VERSION, self._kind, length)
-        return start
+    def __missing__(self, length: int) -> tuple[bytes, struct.Struct]:
+        start = _START.pack(_MAGIC, CODEC_VERSION, self._kind, length)
+        frame = self[length] = start, struct.Struct(f"<{length}s{_PARTS.format[1:]}")
+        return frame
 
 
 def _payload(view: memoryview, at: int) -> Payload:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NoReturn
 
 from blake3 import blake3
@@ -32,12 +34,19 @@ _MARK: Final = b"bencher_job: which secret is this?"
 
 
 class Signature:
-    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make."""
+    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make.
 
-    __slots__ = ("_key", "kind")
+    Attributes:
+        begin: begins a digest with some bytes; a function, since it is called for each entry.
+    """
+
+    __slots__ = ("_key", "begin", "kind")
 
     def __init__(self, secret: bytes | None = None) -> None:
         self._key = None if secret is None else blake3(secret, derive_key_context=_CONTEXT).digest()
+        self.begin: Callable[[bytes], blake3] = (
+            blake3 if self._key is None else partial(blake3, key=self._key)
+        )
         self.kind: Final = 0 if secret is None else 1
         """What the header of an entry says: 0 for a plain digest, 1 for a MAC."""
 
@@ -49,7 +58,7 @@ class Signature:
 
     def digest(self, whole: bytes) -> bytes:
         """Make the digest of a few bytes at once, the same as that of their pieces."""
-        return (blake3(whole) if self._key is None else blake3(whole, key=self._key)).digest()
+        return self.begin(whole).digest()
 
     @property
     def mark(self) -> bytes:
