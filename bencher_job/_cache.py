@@ -19,7 +19,7 @@ from ._errors import BencherJobError
 from ._executors import Executors, PoolSettings, StartMethod, inside_worker
 from ._flights import flights_of
 from ._forks import renew_after_fork
-from ._future import JobFuture
+from ._future import InLineResult, JobFuture
 from ._job import Job
 from ._landing import Keeping
 from ._loops import Caller, Strand, caller, is_coroutine_function
@@ -246,6 +246,19 @@ class FutureCache(Contents):
                 f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
             )
         return future
+
+    def run_for_result(
+        self, job: Job, store: Store, puts: int, *, fresh: bool
+    ) -> JobFuture[Any] | InLineResult:
+        """Run a job or join it, for one who does nothing but wait for it; where it can, it runs in line.
+
+        Raises:
+            BencherJobError: when the executor can't take jobs, or the job waits for itself.
+        """
+        result = None
+        if self.runs_in_line:
+            result = self._runner.run_in_line(job, store, puts, fresh=fresh)
+        return self._run(job, store, puts, fresh=fresh) if result is None else result
 
     @property
     def runs_in_line(self) -> bool:

@@ -14,53 +14,41 @@ from typing import Any
 
 from ._executors import Engine
 from ._forks import renew_after_fork
-from ._future import JobFuture
+from ._future import InLineResult, JobFuture
 from ._job import Job
 from ._standby import Waiting
 from ._stores import Claim, Payload, Store
 
-__all__ = ["Flight", "Flights", "flights_of"]
+__all__ = ["Asker", "Flight", "Flights", "flights_of"]
+
+Asker = JobFuture[Any] | InLineResult
+"""What the result of a job is given to."""
 
 
 class Flight:
     """One run of a job, and the futures of all who asked for it; the first of them leads."""
 
-    __slots__ = (
-        "_flights",
-        "attempt",
-        "claim",
-        "ends_runs",
-        "engine",
-        "engine_future",
-        "futures",
-        "is_needed_by_worker",
-        "is_taken_over",
-        "job",
-        "landed",
-        "sends_value",
-        "waiting",
-    )
+    claim: Claim | None = None
+    waiting: Waiting | None = None
+    engine: Engine | None = None
+    """What runs it, where that isn't its cache's own engine."""
+    engine_future: Future[Any] | None = None
+    ends_runs: Engine | None = None
+    """What ends its run when nobody waits any more, also when it has begun; None where it then goes on."""
+    landed: Future[None] | None = None
+    """Done when nothing of the run is left, of one that can be ended."""
+    is_taken_over = False
+    is_needed_by_worker = False
+    """Whether a job that itself takes a worker's place waits for this one."""
+    sends_value = False
+    """Whether its worker sends a large value too, as the file that one has written was lost."""
+    attempt = 0
+    """Which run of the job this is, from 1."""
 
-    def __init__(self, future: JobFuture[Any], flights: Flights | None = None) -> None:
+    def __init__(self, future: Asker, flights: Flights | None = None) -> None:
         self._flights = flights
         self.job: Job = future.job
-        self.futures = [future]
-        self.claim: Claim | None = None
-        self.waiting: Waiting | None = None
-        self.engine: Engine | None = None
-        """What runs it, where that isn't its cache's own engine."""
-        self.engine_future: Future[Any] | None = None
-        self.ends_runs: Engine | None = None
-        """What ends its run when nobody waits any more, also when it has begun; None where it then goes on."""
-        self.landed: Future[None] | None = None
-        """Done when nothing of the run is left, of one that can be ended."""
-        self.is_taken_over = False
-        self.is_needed_by_worker = False
-        """Whether a job that itself takes a worker's place waits for this one."""
-        self.sends_value = False
-        """Whether its worker sends a large value too, as the file that one has written was lost."""
-        self.attempt = 0
-        """Which run of the job this is, from 1."""
+        self.futures: list[Asker] = [future]
 
     def land(self) -> None:
         """End this flight: from now on nobody joins it."""
@@ -132,6 +120,15 @@ class Flights:
             flight.futures.append(future)
             return flight, False
 
+    def begin(self, result: InLineResult) -> Flight | None:
+        """Begin a flight that runs in line; None where one of its key is there already, which is to be joined."""
+        key = result.job.job_key
+        with self._lock:
+            if key in self._by_key:
+                return None
+            flight = self._by_key[key] = Flight(result, self)
+            return flight
+
     def has(self, key: str) -> bool:
         """Whether a job of this key is in flight."""
         return key in self._by_key
@@ -157,6 +154,8 @@ class Flights:
 
         Else the key would be without a claim when that one ends, and another process would run the job as well.
         """
+        if not self._left:  # as is seldom otherwise; whoever has begun a flight sees who has left one before
+            return False
         with self._lock:
             left = self._left.pop(flight.job.job_key, None)
             if left is None or left.claim is None:
@@ -221,7 +220,7 @@ class Flights:
         with self._lock:
             flight.engine_future = waiting
 
-    def abandon(self, future: JobFuture[Any], error: BaseException) -> Claim | None:
+    def abandon(self, future: Asker, error: BaseException) -> Claim | None:
         """End the flight that a future leads, if it does, because nobody will run its job any more; give its claim."""
         with self._lock:
             flight = self._by_key.get(future.job.job_key)

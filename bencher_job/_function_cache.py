@@ -149,7 +149,9 @@ class JobFunctionCache(FutureCache):
             value = self._remembered(key, found)
             if value is not MISS:
                 return value
-        return self._run(self.job(args, kwargs, identity), store, puts, fresh=self.overwrite).result()
+        return self.run_for_result(
+            self.job(args, kwargs, identity), store, puts, fresh=self.overwrite
+        ).result()
 
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
         """Give the value of a call that is at hand, or `MISS`; one that was answered before is learnt by its bytes."""
@@ -161,7 +163,7 @@ class JobFunctionCache(FutureCache):
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call anew, replace what was remembered, and give the value."""
         store = self.cache
-        return self._run(self.job(args, kwargs), store, store.puts, fresh=True).result()
+        return self.run_for_result(self.job(args, kwargs), store, store.puts, fresh=True).result()
 
     def explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None

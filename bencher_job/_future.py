@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop
 
-__all__ = ["JobFuture", "Settles"]
+__all__ = ["InLineResult", "JobFuture", "Settles"]
 
 R = TypeVar("R")
 
@@ -177,6 +177,37 @@ class JobFuture(Future[R], Generic[R]):
     def __repr__(self) -> str:
         state = "cached" if self.done() and self.cached else self._state.lower()
         return f"<JobFuture {state} of {self.job!r}>"
+
+
+class InLineResult:
+    """What a job gives to the thread that runs it in line: a future without a lock, since nobody else knows of it.
+
+    Attributes:
+        job: the job.
+        cached: whether the result was remembered rather than computed.
+    """
+
+    __slots__ = ("_error", "_value", "cached", "job")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.cached = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def resolve(self, value: Any) -> None:
+        """Set the result."""
+        self._value = value
+
+    def fail(self, error: BaseException) -> None:
+        """Set the exception."""
+        self._error = error
+
+    def result(self) -> Any:
+        """Give the value, or raise the exception, once the job has run."""
+        if self._error is not None:
+            raise self._error
+        return self._value
 
 
 def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:

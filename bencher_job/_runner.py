@@ -17,7 +17,7 @@ from ._errors import BencherJobError, warn_caller
 from ._executors import inside_worker
 from ._exit import finish_at_exit
 from ._flights import Flight, flights_of
-from ._future import JobFuture
+from ._future import InLineResult, JobFuture
 from ._job import Job
 from ._loops import Caller
 from ._runs import Runs
@@ -77,10 +77,7 @@ class Runner:
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
-        if job.job_key in _media.running_keys():
-            raise BencherJobError(
-                f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
-            )
+        _refuse_to_wait_for_itself(job)
         flights = flights_of(store)
         future: JobFuture[Any] = JobFuture.pending(job, flights.leave)
         engine = None if caller is None else self.runs.engine_beside_loop(job)
@@ -98,6 +95,24 @@ class Runner:
             self.runs.abandon(future, store, error)
             raise
         return future
+
+    def run_in_line(self, job: Job, store: Store, puts: int, *, fresh: bool = False) -> InLineResult | None:
+        """Run a job in this thread, for one who does nothing but wait for it; None where it is in flight already.
+
+        Raises:
+            BencherJobError: when the job waits for itself.
+        """
+        _refuse_to_wait_for_itself(job)
+        result = InLineResult(job)
+        try:
+            flight = flights_of(store).begin(result)
+            if flight is None:
+                return None
+            self._lead(flight, store, puts, fresh=fresh, here=True)
+        except BaseException as error:
+            self.runs.abandon(result, store, error)
+            raise
+        return result
 
     def run_many(
         self, jobs: Sequence[Job], store: Store, puts: int, *, fresh: bool = False
@@ -234,6 +249,13 @@ class Runner:
             self._counts.failed(elsewhere=True)
             flight.land()
             flight.fail(error)
+
+
+def _refuse_to_wait_for_itself(job: Job) -> None:
+    if job.job_key in _media.running_keys():
+        raise BencherJobError(
+            f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
+        )
 
 
 def _claimed(store: Store, flights: Sequence[Flight]) -> dict[str, Claim] | None:

@@ -34,7 +34,7 @@ from ._executors import (
     told,
 )
 from ._exit import finish_at_exit
-from ._flights import Flight, flights_of
+from ._flights import Asker, Flight, flights_of
 from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
@@ -273,10 +273,12 @@ class Runs:
         One whose result a worker has written in vain runs again at once, and sends it then.
         """
         job, error, attempt = landing.run.job, landing.outcome.error, landing.run.flight.attempt
+        if error is None:
+            return None
         pause = self._attempts.pause(error, attempt)
         if isinstance(error, DepositLost):
             landing.run.flight.sends_value, pause = True, 0.0
-        if error is not None and pause is not None:
+        if pause is not None:
             self._counts.retried()
             _log.warning(
                 "run %s of %s of %r failed and is repeated in %.2f s: %s",
@@ -287,7 +289,7 @@ class Runs:
                 told(error),
             )
             self._discard_media(job)
-        elif attempt > 1 and error is not None:
+        elif attempt > 1:
             _log.warning("%r failed for the last of %s times: %s", job, attempt, told(error))
             if isinstance(error, WorkerLost):
                 error.count_attempts(attempt)
@@ -345,7 +347,7 @@ class Runs:
         self.abandon(flight.futures[0], store, error)
         self.count_landed(1)
 
-    def abandon(self, future: JobFuture[Any], store: Store, error: BaseException) -> None:
+    def abandon(self, future: Asker, store: Store, error: BaseException) -> None:
         """End the flight that a future leads, because nobody will run its job."""
         claim = flights_of(store).abandon(future, error)
         if claim is not None:

@@ -148,11 +148,13 @@ class Commits:
     def _put_many(self, database: Database, entries: Sequence[Entry]) -> frozenset[str]:
         opened = self._folder.open()
         prepared: list[_Prepared] = []
+        computed = 0
         try:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
             # knows what to remove again if the writing fails.
             for entry in entries:
-                prepared.append(self._prepared(opened, entry))  # noqa: PERF401
+                prepared.append(self._prepared(opened, entry))
+                computed += not entry.is_copy
             lost = self._commit(database, prepared)
         except BaseException:
             # What workers have written is their submitter's to remove, who may try once more.
@@ -162,7 +164,7 @@ class Commits:
             self._remove_files([each for each in prepared if each.key in lost])
             for key in lost:
                 _log.info("another process has the key %s now, so this result of it is not stored", key)
-        self._uses.misses += len([entry for entry in entries if not entry.is_copy]) - len(lost)
+        self._uses.misses += computed - len(lost)
         database.tidy()
         return lost
 
