@@ -67,9 +67,9 @@ class _Prepared(NamedTuple):
 class _ClaimsLost(Exception):
     """Some of the claims are another's now."""
 
-    def __init__(self, keys: frozenset[str]) -> None:
-        super().__init__(keys)
-        self.keys = keys
+    def __init__(self, claims: frozenset[Claim]) -> None:
+        super().__init__(claims)
+        self.claims = claims
 
 
 class _Rows:
@@ -161,12 +161,12 @@ class Commits:
             self._remove_files([each for each in prepared if isinstance(each.entry.payload, Payload)])
             raise
         if lost:
-            self._remove_files([each for each in prepared if each.key in lost])
-            for key in lost:
-                _log.info("another process has the key %s now, so this result of it is not stored", key)
+            self._remove_files([each for each in prepared if each.entry.claim in lost])
+            for claim in lost:
+                _log.info("another one has the key %s now, so this result of it is not stored", claim.key)
         self._uses.misses += computed - len(lost)
         database.tidy()
-        return lost
+        return frozenset(claim.key for claim in lost)
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
@@ -194,9 +194,9 @@ class Commits:
             if each.written.filename is not None:
                 Path(self._folder.directory, each.written.filename).unlink(missing_ok=True)
 
-    def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[str]:
-        """Commit what can be, and give the keys of the rest."""
-        lost: frozenset[str] = frozenset()
+    def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[Claim]:
+        """Commit what can be, and give the claims of the rest."""
+        lost: frozenset[Claim] = frozenset()
         replaces, remaining = False, prepared
         while remaining:
             try:
@@ -208,8 +208,8 @@ class Commits:
                     self._attempt(database, remaining, INSERT)
                 break
             except _ClaimsLost as error:
-                lost |= error.keys
-                remaining = [each for each in prepared if each.key not in lost]
+                lost |= error.claims
+                remaining = [each for each in prepared if each.entry.claim not in lost]
             except sqlite3.IntegrityError:  # one of the keys is there, so memory must know
                 if replaces:
                     raise
@@ -246,8 +246,10 @@ class Commits:
         try:
             if claims:
                 with self._folder.claims.turn, self._folder.claims.holding(claims) as held:
-                    if len(held.keys) < len(claims):
-                        raise _ClaimsLost(frozenset(claim.key for claim in claims) - held.keys)
+                    # Of two of one key, one has been given up.
+                    lost = frozenset(claim for claim in claims if not held.has(claim))
+                    if lost:
+                        raise _ClaimsLost(lost)
                     transaction.commit()
                     is_committed = True
                     self._folder.generation.committed()

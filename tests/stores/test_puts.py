@@ -98,6 +98,26 @@ def test_a_claim_that_was_lost_keeps_its_entry_out_and_the_others_go_in(store: M
     assert store.claims.owner("other") is None
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_entries_of_one_key_that_goes_in_whose_claim_is_held(
+    store: MemoryTier, is_there: bool, order: int
+) -> None:
+    """As of a run that was abandoned, and of the one that came after it."""
+    if is_there:
+        store.put_many([entry("key", "before")])
+    abandoned = store.claims.claim("key")
+    assert abandoned is not None
+    store.claims.release([abandoned])
+    held = store.claims.claim("key")
+    large = "x" * IN_ROW_BELOW
+    entries = [entry("key", f"old {large}", claim=abandoned), entry("key", f"new {large}", claim=held)]
+    assert store.put_many(entries[::order]) == {"key"}
+    assert value_of(store, "key") == f"new {large}"
+    assert len(list(store.directory.glob("*/*/*.val"))) == 1
+    assert store.claims.owner("key") is None
+
+
 def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: MemoryTier) -> None:
     script = """
         claim = store.claims.claim("key")

@@ -79,6 +79,11 @@ class Held:
                 self._slots[key] = number, *written
         self.keys: AbstractSet[str] = self._slots.keys()
 
+    def has(self, claim: Claim) -> bool:
+        """Whether a claim is still ours, and not only another one of its key."""
+        slot = self._slots.get(claim.key)
+        return slot is not None and slot[0] == claim.number
+
     def _found(self, claim: Claim) -> tuple[int, bytes] | None:
         """Look for a claim: its place and the bytes of its slot, if it is still ours."""
         place, slot = self._table.find(digest_of(claim.key))
