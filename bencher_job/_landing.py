@@ -29,8 +29,7 @@ __all__ = ["Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Keeping:
+class Keeping(NamedTuple):
     """How a cache keeps its results: for how many seconds, and how they are compressed."""
 
     ttl: float | None = None
@@ -126,8 +125,7 @@ class Landing:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(NamedTuple):
     """A run that an engine is done with, on its way to the writer."""
 
     run: Run

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ._forks import renew_after_fork
 
@@ -59,8 +59,7 @@ _STATUS: Final = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class GitState:
+class GitState(NamedTuple):
     """A commit, and whether files that git knows differ from it; None where git didn't say."""
 
     commit: str
@@ -150,8 +149,7 @@ class _Repository:
         )  # else it was committed meanwhile
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     until: float
     state: GitState | None
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["PROCESS_NAME", "Process", "is_stopped", "may_live", "process_name", "this_process"]
 
@@ -24,8 +23,7 @@ _BOOTS: Final = 100_000
 """How many numbers there are for the starts of a machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """Tells people which process one is. A number is 0 and a text empty where the system doesn't tell.
 
     Attributes:

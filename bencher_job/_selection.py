@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ._record import Record, short_form
 
@@ -124,8 +124,7 @@ class Selection:
         return self.since, self.until  # type: ignore[return-value]  # they became moments when they were given
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
+class _Written(NamedTuple):
     """An argument's value as somebody types it."""
 
     text: str

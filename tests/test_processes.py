@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 from bencher_job._processes import PROCESS_NAME, is_stopped, may_live, process_name, this_process
 
@@ -62,7 +61,7 @@ def test_a_forked_child_has_a_name_of_its_own() -> None:
 def test_a_stopped_process_is_seen_stopped_and_none_of_another_machine_or_time() -> None:
     with subprocess.Popen([sys.executable, "-c", SLEEPER], stdout=subprocess.PIPE, text=True) as other:
         started = int(other.stdout.readline().split()[1])
-        there = replace(this_process(), pid=other.pid, started=started)
+        there = this_process()._replace(pid=other.pid, started=started)
         assert not is_stopped(there)
         other.send_signal(signal.SIGSTOP)
         deadline = time.monotonic() + 20
@@ -70,10 +69,10 @@ def test_a_stopped_process_is_seen_stopped_and_none_of_another_machine_or_time()
             assert time.monotonic() < deadline
             time.sleep(0.002)
         for another in (
-            replace(there, host="other"),
-            replace(there, boot="other"),
-            replace(there, namespace=7),
-            replace(there, started=started + 1),
+            there._replace(host="other"),
+            there._replace(boot="other"),
+            there._replace(namespace=7),
+            there._replace(started=started + 1),
         ):
             assert not is_stopped(another)
         other.kill()

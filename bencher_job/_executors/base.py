@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -94,8 +93,7 @@ class Executors(StrEnum):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a job ran: the machine's name, the process, the version of its Python, and the machine's platform."""
 
     host: str = ""

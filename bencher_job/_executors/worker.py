@@ -15,7 +15,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Final
@@ -58,7 +57,7 @@ def serve(
             _parent()
         ):  # while it loads a job as well, since a module may call its cached functions
             if _is_initialized(initialize, outlet):
-                outlet.send(frame((READY, astuple(here()))))
+                outlet.send(frame((READY, tuple(here()))))
                 inbox = _Inbox(end)
                 _run_jobs(outlet, inbox, TicketReader(tickets.fileno(), end.fileno(), inbox.receive))
     except (EOFError, OSError):  # the pool is gone

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["PastEdition"]
 
 
-@dataclass(frozen=True, slots=True)
-class PastEdition:
+class PastEdition(NamedTuple):
     """A function as it stood when results of it were kept.
 
     Attributes:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from types import CodeType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .bytecode import bytecode_digest, nested
 from .reads import Reads, reads_of
@@ -23,8 +22,7 @@ _facts: dict[int, tuple[weakref.ref[CodeType], Facts]] = {}
 _accepted: dict[Place, Facts] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What holds of one code object.
 
     Attributes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dis
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import CodeType
+from typing import NamedTuple
 
 from .bytecode import nested
 
@@ -22,8 +22,7 @@ _KINDS = {"STORE_DEREF": "cell", "STORE_GLOBAL": "global"}
 _SILENT = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL", "SWAP"})
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Import:
+class Import(NamedTuple):
     """A module that is imported inside a function, and a chain of its attributes that is read."""
 
     level: int
@@ -35,8 +34,7 @@ Aliases = dict[str, set[Import]]
 """By name all the imports that may have bound it: another in each branch of an `if` or a `try`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
+class Reads(NamedTuple):
     """What a code object reads: names with the attributes read off them, as `("np", "linalg", "norm")`."""
 
     globals: tuple[tuple[str, ...], ...]

@@ -6,9 +6,8 @@ import ast
 import linecache
 import sys
 import warnings
-from dataclasses import dataclass
 from types import CodeType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .bytecode import bytecode_digest, nested
 from .syntax import Definition, attributes_counted, attributes_looked_at, syntax_digest, written_only
@@ -20,8 +19,7 @@ _REWRITING: Final = "_pytest.assertion.rewrite"
 _files: dict[tuple[str, bool], tuple[list[str], _File]] = {}
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The definition that a code object was compiled from.
 
     `plain` is what it compiles to by itself, which is another code where pytest has rewritten its assertions.

@@ -7,8 +7,7 @@ nodes of the kinds below, that hold all of what makes two objects of the class t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._errors import UnkeyableArgument
 from .names import qualified_name
@@ -24,15 +23,13 @@ class Parts(dict[str, object]):
     """What an object is made of, under names of ours, which no path mentions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """A class or a function that is meant by its name, whatever its code."""
 
     obj: object
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """The bytes of a large buffer, block by block, so that they needn't be copied as a whole."""
 
     nbytes: int
@@ -56,8 +53,7 @@ class Refusal(Exception):  # nobody sees it: it becomes an UnkeyableArgument
         return UnkeyableArgument(path + "".join(steps), self.type_name, self.reason)
 
 
-@dataclass(frozen=True, slots=True)
-class StandIn:
+class StandIn(NamedTuple):
     """How the objects of one class, and of its subclasses, are taken apart.
 
     Attributes:

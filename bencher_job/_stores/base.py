@@ -190,8 +190,7 @@ class Entry(NamedTuple):
     """Whether it was made of another entry, and not by a run that missed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What is known of an entry that is there, whose bytes were looked at and left as they are."""
 
     record: Record | None
@@ -201,8 +200,7 @@ class Found:
     """Whether what is wrong is that it can't be read or verified here, so that it is left as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(NamedTuple):
     """Why and when an entry was removed."""
 
     reason: Literal["cleared", "forgotten", "evicted", "expired", "damaged"]

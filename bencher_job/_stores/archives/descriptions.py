@@ -134,7 +134,7 @@ def expires_from(seconds: object) -> float | None:
 
 def edition_to_dict(past: PastEdition) -> dict[str, Any]:
     """Give what JSON can hold of an edition, which is all but its prefix."""
-    plain = {each.name: getattr(past, each.name) for each in fields(PastEdition) if each.name != "prefix"}
+    plain = {name: value for name, value in past._asdict().items() if name != "prefix"}
     return plain | {"manifest": dict(past.manifest), "sources": dict(past.sources)}
 
 

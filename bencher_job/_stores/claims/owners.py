@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..._processes import Process, is_stopped
 
@@ -20,8 +19,7 @@ LONGEST_GAP: Final = 2.0
 """Seconds that count at most between two looks: a waiter that was stopped itself has seen nothing meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Tells people who computes a key.
 
     Attributes:
