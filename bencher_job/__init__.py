@@ -32,10 +32,11 @@ from ._future import JobFuture
 from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
-from ._record import CacheInfo, FunctionInfo, Record
+from ._record import Record
 
 if TYPE_CHECKING:
     from ._explanation import Cause, Explanation
+    from ._info import CacheInfo, FunctionInfo
     from ._plan import Plan
     from ._results import SweepFailure
     from ._stores.audits.orphans import clean_orphaned_media
@@ -79,8 +80,10 @@ del _name
 
 
 _LATER = {
+    "CacheInfo": "_info",
     "Cause": "_explanation",
     "Explanation": "_explanation",
+    "FunctionInfo": "_info",
     "Plan": "_plan",
     "Sweep": "_sweep",
     "SweepFailure": "_results",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -67,6 +66,8 @@ class Attempts:
         """
         if attempt > self.retries or not isinstance(error, Exception) or not self._passes(error):
             return None
+        import random  # takes long to import, and few runs fail
+
         longest = min(FIRST_PAUSE * 2.0 ** min(attempt - 1, 64), LONGEST_PAUSE)
         return longest * random.uniform(0.5, 1)  # noqa: S311 - nothing depends on its being secret
 

@@ -24,7 +24,6 @@ from ._job import Job
 from ._landing import Keeping
 from ._loops import Caller, Strand, caller, is_coroutine_function
 from ._options import tuple_of
-from ._record import CacheInfo
 from ._runner import Runner, load, warn_unloadable
 from ._runs import Runs
 from ._settings import DEFAULT_CACHE_NAME
@@ -39,6 +38,7 @@ from ._stores import (
 if TYPE_CHECKING:
     import pandas
 
+    from ._info import CacheInfo
     from ._stores.uses import Kept
 
 __all__ = ["FutureCache", "Prefetched"]
@@ -372,6 +372,8 @@ class FutureCache(Contents):
 
     def info(self) -> CacheInfo:
         """Give the figures of this cache."""
+        from ._info import CacheInfo  # takes long to import, and few programs ask
+
         store = self.cache
         return CacheInfo(
             **self._counts.as_dict(),  # type: ignore[arg-type]

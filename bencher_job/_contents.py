@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import _settings
 from ._errors import warn_caller
-from ._record import FunctionInfo, Record, Records
+from ._record import Record, Records
 from ._selection import Selection
 from ._stores import NullStore, Store, StoreFailure, export, import_, open_store, store_exists, verify
 
 if TYPE_CHECKING:
+    from ._info import FunctionInfo
     from ._stores.archives.importing import Imported
     from ._stores.audits.findings import Audit
     from ._stores.memory import MemoryTier

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any, Final
 
 __all__ = ["Markup", "bold", "escaped", "fact_table", "folded", "joined", "table"]
@@ -60,6 +59,8 @@ def fact_table(facts: Mapping[str, Any]) -> Markup:
 
 
 def _cell(content: object) -> str:
+    from numbers import Real  # takes long to import, and only a notebook asks
+
     is_number = isinstance(content, Real) and not isinstance(content, bool)
     text = f"{content:.6g}" if isinstance(content, float) else content
     return f"<td style='{_NUMBER if is_number else _TEXT}'>{escaped(text)}</td>"

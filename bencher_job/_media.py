@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -139,6 +138,8 @@ def size_of(folder: Path) -> int:
 
 def discard(folder: str | os.PathLike[str]) -> None:
     """Remove a run's folder and all that is in it; that it is gone already is no error."""
+    import shutil  # takes long to import, and few jobs write files
+
     shutil.rmtree(folder, onerror=_ignore_missing)
 
 

@@ -18,7 +18,6 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any, Final, NamedTuple
 
@@ -116,15 +115,15 @@ def git_state(place: str | os.PathLike[str] | None = None) -> GitState | None:
         return None
 
 
-@dataclass(slots=True)
 class _Repository:
     """A working tree with a `.git`, and what git last said of it."""
 
-    worktree: str
-    head: str | None = None
-    state: GitState | None = None
-    ask_again: float = 0.0
-    answers: bool = True
+    def __init__(self, worktree: str) -> None:
+        self.worktree = worktree
+        self.head: str | None = None
+        self.state: GitState | None = None
+        self.ask_again = 0.0
+        self.answers = True
 
     def look(self, now: float) -> GitState | None:
         """Read the commit, and ask git about the tree when its word is too old or on another commit."""

@@ -1,17 +1,14 @@
-"""Knows the frozen data that people see: a record of one entry, and the figures of one cache."""
+"""Knows the record of an entry, as people see it and on its way into a store, and the totals of a store."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-import json
 import re
 import reprlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -19,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from . import _html
 from ._words import seconds_text, size_text
 
-__all__ = ["CacheInfo", "Draft", "FunctionInfo", "Origin", "Record", "Records", "Totals", "short_form"]
+__all__ = ["Draft", "Origin", "Record", "Records", "Totals", "short_form"]
 
 RECORDS_SHOWN: Final = 20
 """How many records a notebook shows."""
@@ -29,9 +26,6 @@ LONGEST_SHORT_FORM: Final = 200
 
 LARGEST_INT_BITS: Final = 600
 """Size in bits up to which a number stands in a record as it is."""
-
-LARGEST_QUICK: Final = 1 << 62
-"""Magnitude of a number below which it is finite, and has so few bits that it stands in a record as it is."""
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, which says nothing to anybody later."""
@@ -205,85 +199,6 @@ class Totals(NamedTuple):
     """How long the functions of the hits had run, in seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheInfo:
-    """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
-
-    submitted: int
-    """Jobs that were asked for."""
-    hits: int
-    """Jobs that were answered from the cache."""
-    joined: int
-    """Jobs that waited for the same job, already in flight."""
-    computed: int
-    """Jobs whose function ran."""
-    retried: int
-    """Runs that failed and were repeated, because of `retries`."""
-    failed: int
-    """Jobs whose function, worker or engine failed, for the last time."""
-    unsaved: int
-    """Results that reached the caller but could not be kept."""
-    damaged: int
-    """Entries of this store that were found damaged, and set aside."""
-    evicted: int
-    """Entries of this store that were removed to stay within the size limit."""
-    expired: int
-    """Entries of this store that were removed because their time was over."""
-    seconds_saved: float
-    """Recorded running time of the jobs that were answered from the cache, in seconds."""
-    total: Totals
-    """What all processes that ever used the store have found in it."""
-    entries: int
-    """Entries in the store, of all functions that share it."""
-    size: int
-    """Size of the store on disk in bytes, media included."""
-    size_limit: int
-    """Size in bytes beyond which the least recently used entries are evicted."""
-
-    def _repr_html_(self) -> str:
-        figures = {
-            "entries": f"{self.entries:,}",
-            "size": f"{size_text(self.size)} of {size_text(self.size_limit)}",
-            "hits": f"{self.hits:,}, {seconds_text(self.seconds_saved)} saved",
-            "hits in all": f"{self.total.hits:,}, {seconds_text(self.total.seconds_saved)} saved",
-            "computed": f"{self.computed:,}",
-        }
-        odd = {
-            name: f"{getattr(self, name):,}"
-            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired")
-            if getattr(self, name)
-        }
-        return _html.fact_table(figures | odd)
-
-    def __str__(self) -> str:
-        return (
-            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
-            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
-            f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionInfo:
-    """The figures of one function in a store, of those entries that are in it now."""
-
-    name: str
-    """Module and qualified name."""
-    entries: int
-    size: int
-    """Size of the entries on disk in bytes, media included."""
-    hits: int
-    """How often the entries have answered a job, in all processes, as far as these have said so."""
-    seconds_saved: float
-    """How long the function had run for the entries of these hits, in seconds."""
-    seconds: float
-    """How long the function ran for the entries, in seconds."""
-    last_used: datetime
-    """When an entry last was stored or answered a job, in UTC."""
-    tags: tuple[str, ...] = ()
-    """The tags of the entries, sorted."""
-
-
 class _ShortText(reprlib.Repr):
     """Cuts long texts, and tells arrays by their shape, whose own text can take long."""
 
@@ -318,26 +233,3 @@ def short_form(value: object) -> Any:
         return _ADDRESS.sub("", _short_text.repr(value))[: 2 * LONGEST_SHORT_FORM]
     except Exception:  # noqa: BLE001 - a foreign class's own text, which is not worth a result
         return f"<{type(value).__qualname__}>"
-
-
-def arguments_to_json(arguments: Mapping[str, object]) -> str:
-    """Write arguments as the JSON text that a store keeps with an entry.
-
-    Plain values are written here, since `json.dumps` takes longer to begin than to write so little.
-    """
-    texts = []
-    for name, value in arguments.items():
-        kind = type(value)
-        if kind is str and len(value) <= LONGEST_SHORT_FORM:  # type: ignore[arg-type]
-            text = encode_basestring_ascii(value)  # type: ignore[arg-type]
-        elif (kind is float or kind is int) and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
-            text = repr(value)
-        else:
-            text = json.dumps(short_form(value))
-        texts.append(_name_to_json(name) + text)
-    return f"{{{', '.join(texts)}}}"
-
-
-@functools.lru_cache(maxsize=1024)
-def _name_to_json(name: str) -> str:
-    return f"{json.dumps(name)}: "

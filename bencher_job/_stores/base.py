@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
-from .._record import Draft, FunctionInfo, Record, Totals
+from .._record import Draft, Record, Totals
 from .._selection import EVERYTHING, Selection
 from .claims.claims import Claim, Claims
 from .entries.codec import Buffer, Payload
 
 if TYPE_CHECKING:
+    from .._info import FunctionInfo
     from .entries.deposits import Deposit, Depository
 
 __all__ = [

@@ -36,10 +36,10 @@ from .tables import (
     PUT_EDITION,
     ROWS_AT_ONCE,
     UPSERT,
-    origin_to_json,
     row_of,
     row_of_edition,
 )
+from .texts import origin_to_json
 from .uses import Uses
 
 __all__ = ["Commits"]

@@ -16,10 +16,10 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import warn_caller
-from .._record import FunctionInfo, Record
+from .._record import Record
 from .._selection import EVERYTHING, Selection
 from .base import PATIENCE, Entry, Hit, Hits, Miss, StoreFailure, Tally, Totals
 from .claims.claims import Claim, Claims
@@ -31,10 +31,12 @@ from .folder import Folder, Opened
 from .generation import Generation
 from .history import DiskHistory
 from .lookups import Lookups
-from .overview import functions
 from .removals import Removals
 from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, chosen, record_of
 from .uses import Uses
+
+if TYPE_CHECKING:
+    from .._info import FunctionInfo
 
 __all__ = ["DiskStore"]
 
@@ -216,6 +218,8 @@ class DiskStore:
 
     def functions(self) -> list[FunctionInfo]:
         """Give the figures of each function that has entries, sorted by name."""
+        from .overview import functions  # takes long to import, and few programs ask
+
         self.uses.write_at_once()
         return functions(self.folder)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .._errors import UntrustedCache
 from .._keys import PastEdition
@@ -24,8 +23,7 @@ _LAST: Final = "\U0010ffff"
 """The last character, which no key has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Making:
+class Making(NamedTuple):
     """What an entry is made of."""
 
     file: str | None

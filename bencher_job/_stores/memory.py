@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .._record import FunctionInfo, Record
+from .._record import Record
 from .._selection import EVERYTHING, Selection
 from .ahead import ReadAhead
 from .base import Entry, History, Hit, Hits, Miss, Tally, Totals
@@ -21,6 +21,9 @@ from .entries.deposits import Depository
 from .generation import NEVER, Look
 from .shelf import Shelf
 from .uses import Kept
+
+if TYPE_CHECKING:
+    from .._info import FunctionInfo
 
 __all__ = ["MemoryTier"]
 

@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._keys import PastEdition
-from .._record import FunctionInfo, Record
+from .._record import Record
 from .._selection import EVERYTHING, Selection
 from .base import MISS, Entry, Hits, Miss, Tally, Totals
 from .claims.claims import Claim, Claims, Held
+
+if TYPE_CHECKING:
+    from .._info import FunctionInfo
 
 __all__ = ["NullStore"]
 

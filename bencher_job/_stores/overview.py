@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any, Final
 
-from .._record import FunctionInfo
+from .._info import FunctionInfo
 from .folder import Folder
 from .tables import ENTRY_OVERHEAD, LIVE, moment
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from .._keys import Edition, PastEdition
-from .._record import Draft, Origin, Record, arguments_to_json
+from .._record import Draft, Record
 from .base import Entry
+from .texts import arguments_to_json, origin_from_json
 
 __all__ = [
     "COUNT_ALL",
@@ -32,7 +33,6 @@ __all__ = [
     "chosen",
     "is_text",
     "moment",
-    "origin_to_json",
     "past_edition_of",
     "record_of",
     "row_of",
@@ -182,21 +182,6 @@ TRIM_GONE: Final = (
     f"DELETE FROM Gone WHERE at < (SELECT at FROM Gone ORDER BY at DESC LIMIT 1 OFFSET {GONE_KEPT})"
 )
 
-_FIRST_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
-"""What an origin was in the tables of version 2, without names."""
-
-
-def origin_to_json(origin: Origin) -> str:
-    """Write what many records have in common as text."""
-    return json.dumps(origin._asdict())
-
-
-def _origin_from_json(text: str | None) -> dict[str, Any]:
-    origin = json.loads(text or "{}")
-    if isinstance(origin, list):
-        origin = dict(zip(_FIRST_ORIGIN, origin, strict=True))
-    return {name: value for name, value in origin.items() if name in Origin._fields}
-
 
 def row_of(
     entry: Entry, draft: Draft, columns: tuple[int, int, str | None, bytes | None], now: float, origin: int
@@ -244,7 +229,7 @@ def record_of(row: tuple[Any, ...]) -> Record:
         media=media,
         fingerprint=fingerprint,
         version=version,
-        **_origin_from_json(origin),
+        **origin_from_json(origin),
     )
 
 

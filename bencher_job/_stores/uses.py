@@ -11,8 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._forks import renew_after_fork
 from .base import Hit, Hits, StoreFailure, Totals
@@ -79,8 +78,7 @@ class Kept:
         self.give = self.hit = None
 
 
-@dataclass(frozen=True, slots=True)
-class Drained:
+class Drained(NamedTuple):
     """Uses on their way into the database."""
 
     used: dict[str, tuple[int, float]]

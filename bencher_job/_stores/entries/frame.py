@@ -6,8 +6,7 @@ So an entry that was made with another secret, or with none, is told from one th
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .arrival import Arrival
 from .codec import (
@@ -32,8 +31,7 @@ _KINDS: Final = (0, 1)
 _COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """How an entry is laid out, as it says itself."""
 
     kind: int

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ..._record import FunctionInfo, Record
+from ..._info import FunctionInfo
+from ..._record import Record
 
 __all__ = ["DOCUMENT_VERSION", "add_json", "function_fields", "plain", "print_document", "record_fields"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ..._record import FunctionInfo
+from ..._info import FunctionInfo
 from ..._stores import footprint_of
 from ..._words import counted, moment_text, seconds_text, size_text
 from .command import Command
