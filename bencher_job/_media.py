@@ -43,7 +43,7 @@ class RunningJob(NamedTuple):
     numbers: Iterator[int]
 
 
-_RUN_FOLDER: Final = re.compile(rf".+\.(?P<process>{PROCESS_NAME})\.[0-9]+", re.ASCII)
+_RUN_FOLDER: Final = rf".+\.(?P<process>{PROCESS_NAME})\.[0-9]+"
 
 _run_numbers = itertools.count()
 RUNNING: Final[ContextVar[RunningJob | None]] = ContextVar("bencher_job_running", default=None)
@@ -119,7 +119,7 @@ def run_folder(store: str | Path, key: str) -> str:
 
 def is_run_folder(name: str) -> bool:
     """Whether a name is one that `run_folder` gives."""
-    return _RUN_FOLDER.fullmatch(name) is not None
+    return re.fullmatch(_RUN_FOLDER, name, re.ASCII) is not None
 
 
 def may_be_running(name: str) -> bool:
@@ -127,7 +127,7 @@ def may_be_running(name: str) -> bool:
 
     It may when it lives, and when it runs on another machine, where nobody here can tell.
     """
-    parts = _RUN_FOLDER.fullmatch(name)
+    parts = re.fullmatch(_RUN_FOLDER, name, re.ASCII)
     return parts is not None and may_live(parts["process"])
 
 

@@ -27,7 +27,7 @@ LONGEST_SHORT_FORM: Final = 200
 LARGEST_INT_BITS: Final = 600
 """Size in bits up to which a number stands in a record as it is."""
 
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
+_ADDRESS: Final = r" at 0x[0-9a-f]+"
 """Where an object lies in memory, which says nothing to anybody later."""
 
 _PLAIN: Final = (bool, int, float, str, type(None))
@@ -230,6 +230,6 @@ def short_form(value: object) -> Any:
     if type(value) in _PLAIN and not (type(value) is str and len(value) > LONGEST_SHORT_FORM):
         return value
     try:
-        return _ADDRESS.sub("", _short_text.repr(value))[: 2 * LONGEST_SHORT_FORM]
+        return re.sub(_ADDRESS, "", _short_text.repr(value))[: 2 * LONGEST_SHORT_FORM]
     except Exception:  # noqa: BLE001 - a foreign class's own text, which is not worth a result
         return f"<{type(value).__qualname__}>"

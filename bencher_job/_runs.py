@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _media
 from ._alarms import alarms
@@ -39,12 +39,14 @@ from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
-from ._limits import Limits
 from ._loops import is_coroutine_function, running_loop
 from ._origin import git_state_of
 from ._stores import DepositLost, Store
 from ._words import printable
 from ._writer import Writer
+
+if TYPE_CHECKING:
+    from ._limits import Limits
 
 __all__ = ["Runs"]
 
@@ -107,9 +109,12 @@ class Runs:
         with self._lock:
             if self._engine is None:
                 timeout = self._attempts.timeout
-                self._engine = engine_for(self._executor, self._settings, timeout)
-                if timeout is not None and not self._engine.ends_jobs:
-                    self._limits = Limits(self._engine, timeout)
+                engine = engine_for(self._executor, self._settings, timeout)
+                if timeout is not None and not engine.ends_jobs:
+                    from ._limits import Limits  # takes long to import, and few jobs have a timeout
+
+                    self._limits = Limits(engine, timeout)
+                self._engine = engine
             return self._engine
 
     @property

@@ -104,8 +104,11 @@ def check_limits(
                 f"{option}={value!r} says nothing to executor={name}. Use it with {able}, or set up the executor "
                 f"that you pass yourself."
             )
-    is_of_threads = name == Executors.THREADS or isinstance(spec, concurrent.futures.ThreadPoolExecutor)
-    if timeout is not None and not of_coroutines and (name == Executors.SERIAL or is_of_threads):
+    if timeout is None or of_coroutines:
+        return
+    if name in {Executors.SERIAL, Executors.THREADS} or isinstance(
+        spec, concurrent.futures.ThreadPoolExecutor
+    ):
         raise ValueError(
             f"timeout={timeout:g} can't be kept by executor={name}: nothing ends a plain function that runs in this "
             f"process. Use executor='multiprocessing', make it a coroutine function, or leave the timeout out."
