@@ -20,14 +20,6 @@ PLAIN = "ProcessPoolExecutor"
 RAW = "a bare write"
 
 
-def bench_executing(folder: Path) -> Iterator[Figure]:
-    """Tiny jobs, jobs of a large function, jobs with large results, and jobs of ten milliseconds."""
-    yield from bench_tiny(folder / "tiny")
-    yield from bench_closures(folder / "closures")
-    yield from bench_large(folder / "large")
-    yield from bench_short(folder / "short")
-
-
 def _ours(function: Callable[..., Any], folder: Path) -> Any:
     import bencher_job
 

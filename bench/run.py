@@ -4,6 +4,7 @@
     make bench ARGS="hits imports"   some
     make figures                     all, and write the documentation's page of figures anew
 
+Each of these is measured in a process of its own, so that none works in memory that another has filled.
 A row gives our time, each peer's time, ours as a fraction of theirs, and the goal where there is one.
 """
 
@@ -23,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clusters import DASK, SCOOP, bench_clusters
-from executing import PICKLED, PLAIN, bench_executing
+from executing import PICKLED, PLAIN, bench_closures, bench_large, bench_short, bench_tiny
 from keys import bench_keys
 from measuring import OURS, Figure, figures, in_words
 from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
@@ -86,10 +87,21 @@ BENCHES = {
     "processes": bench_processes,
     "many": bench_many,
     "waiting": bench_waiting,
-    "executing": bench_executing,
+    "tiny": bench_tiny,
+    "closures": bench_closures,
+    "large": bench_large,
+    "short": bench_short,
     "clusters": bench_clusters,
     "imports": bench_imports,
 }
+
+
+def measured_apart(name: str, saved: Path) -> Iterator[Figure]:
+    """Measure one of the benches in a new process."""
+    command = [sys.executable, __file__, name, "--save", str(saved)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for figure in json.loads(saved.read_text())["measured"]:
+        yield Figure(**figure)
 
 
 def report(measured: list[Figure]) -> None:
@@ -124,10 +136,11 @@ def main() -> None:
         "versions": {library: version(library) for library in ("joblib", "diskcache", "checkpointer")},
     }
     print(f"Python {conditions['python']}, {conditions['cores']} cores")
-    measured: list[Figure] = []
-    for name in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            measured += BENCHES[name](Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        if len(chosen) == 1:
+            measured = list(BENCHES[chosen[0]](Path(folder)))
+        else:
+            measured = [figure for name in chosen for figure in measured_apart(name, Path(folder, "saved"))]
     report(measured)
     if options.save:
         saved = {"conditions": conditions, "measured": [figure._asdict() for figure in measured]}
