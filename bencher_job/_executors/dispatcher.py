@@ -275,16 +275,22 @@ class Dispatcher:
         task, report = slot.answered(message[0][0]), Report.of_message(message, slot.place)
         if task is None:  # nobody waits for it any more
             return
-        self._handout.pace.note(task.parcel.function.digest, report.seconds)
-        is_older = slot.taken > 1 or slot.started_at < task.packed_at
-        if report.kind is Kind.NOT_LOADED and is_older and not task.is_for_new:
-            task.is_for_new = True
-            self._handout.put_back([*slot.withdraw(), task])
-            slot.is_retiring = True
+        if report.kind is not Kind.NOT_LOADED:
+            self._handout.pace.note(task.parcel.function.digest, report.seconds)
+        if report.kind is Kind.NOT_LOADED and not task.is_for_new and not slot.has_run_only(task):
+            self._leave_to_newer(slot, task)
         else:
             self._finished.append((task, report))
         if not slot.given and (slot.is_retiring or self._handout.is_used_up(slot)):
             self._let_go(slot)
+
+    def _leave_to_newer(self, slot: Slot, task: Task) -> None:
+        """Give a task that a worker could not load to one that is newer, and let this one go."""
+        if slot.is_new_to(task):  # what it has run before has changed something
+            task.packed_at = time.monotonic()
+        task.is_for_new = True
+        self._handout.put_back([*slot.withdraw(), task])
+        slot.is_retiring = True
 
     def _retire(self, slot: Slot) -> None:
         """Give a worker nothing more, and let it go when it has done what it has."""

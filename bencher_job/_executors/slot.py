@@ -52,8 +52,8 @@ class Task:
     Attributes:
         seconds: how long it is expected to take.
         is_handed_out: whether its future says that it runs.
-        packed_at: when it was made, by the monotonic clock.
-        is_for_new: whether it needs a worker that is new to it: another one held older code, or an older path.
+        packed_at: when it was made, or could not be loaded by a worker that was new to it, by the monotonic clock.
+        is_for_new: whether it needs a worker that is new to it: another one held other code, or another path.
         verdict: what it ends with, once somebody wants it ended.
     """
 
@@ -174,8 +174,12 @@ class Slot:
         return bool(self._unsent)
 
     def is_new_to(self, task: Task) -> bool:
-        """Whether it has loaded nothing yet, and was told after a task was made where to import from."""
-        return not self.taken and self.started_at >= task.packed_at
+        """Whether it has loaded nothing before a task was made, and was told since then where to import from."""
+        return self.started_at >= task.packed_at
+
+    def has_run_only(self, task: Task) -> bool:
+        """Whether a task is the first that it was given, and it was started after that was made."""
+        return self.taken == 1 and self.is_new_to(task)
 
     def give(self, tasks: Sequence[Task]) -> None:
         """Send tasks of one function, which begin when all is sent.

@@ -212,11 +212,13 @@ def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
         assert second.cancel()
         assert first.result() == 1
         assert until(lambda: all(slot.is_idle for slot in pool._dispatcher.slots))
-        (tmp_path / "appeared.py").write_text("import time\ndef job(x):\n    time.sleep(0.2)\n    return x\n")
+        code = "import os, time\ndef job(x):\n    time.sleep(0.2)\n    return x, os.getpid()\n"
+        (tmp_path / "appeared.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path)
         job = importlib.import_module("appeared").job
-        futures = [pool.submit(job, x) for x in range(4)]
-        assert [future.result() for future in futures] == [0, 1, 2, 3]
+        results = [future.result() for future in [pool.submit(job, x) for x in range(6)]]
+        assert [x for x, _ in results] == [*range(6)]
+        assert len({pid for _, pid in results}) == 2  # which run them all
 
 
 def test_a_function_that_is_new_in_a_module_gets_a_worker_that_finds_it(
