@@ -25,7 +25,7 @@ from blake3 import blake3
 from .. import _settings
 from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
-from .._stores.entries.codec import Payload, dump
+from .._stores.entries.codec import Buffer, Payload, dump
 from .agreements import MetByName, agreement_of, check_arguments, check_function
 from .base import this_process
 from .function_files import function_files, read_function
@@ -236,9 +236,14 @@ def _pickled(function: Callable[..., Any], agreement: bytes, local: bool) -> Sen
         hasher.update(buffer)
     digest = hasher.digest()
     if not local or payload.nbytes <= FILE_FROM:
-        return SentFunction(digest, Payload(bytes(payload.stream), tuple(map(bytes, payload.buffers))))
+        return SentFunction(digest, Payload(bytes(payload.stream), tuple(map(_copied, payload.buffers))))
     file = function_files.file_of(digest, payload)
     return SentFunction(digest, Payload(b""), file.path, keeps=file)
+
+
+def _copied(buffer: Buffer) -> bytes | bytearray:
+    """Copy memory to some that can be written to where it can, and so can the array that it becomes elsewhere."""
+    return bytes(buffer) if memoryview(buffer).readonly else bytearray(buffer)
 
 
 def load(parcel: Parcel) -> Call:

@@ -72,7 +72,7 @@ def test_large_arguments_arrive_and_are_writable():
 
 @pytest.mark.parametrize("local", [True, False])
 def test_a_large_function_arrives(local):
-    table = np.arange(100_000)
+    table = np.arange(100_000 + local)  # another function each time, since one is loaded once
 
     def look_up(i):
         table[0] += 0
