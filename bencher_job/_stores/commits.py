@@ -33,6 +33,9 @@ from .tables import (
     COUNT_NEW,
     INSERT,
     INSERT_MANY,
+    INSERT_PLAIN,
+    NOTHING_MORE,
+    PLAIN_COLUMNS,
     PUT_EDITION,
     ROWS_AT_ONCE,
     UPSERT,
@@ -111,7 +114,10 @@ class _Rows:
                     execute(INSERT_MANY, tuple(chain.from_iterable(rows)))
                     rows.clear()
         for row in rows:
-            execute(INSERT, row)
+            if row[PLAIN_COLUMNS:] == NOTHING_MORE:
+                execute(INSERT_PLAIN, row[:PLAIN_COLUMNS])
+            else:
+                execute(INSERT, row)
 
     def _number_of(self, origin: Origin) -> int:
         text = (origin_to_json(origin),)

@@ -18,8 +18,11 @@ __all__ = [
     "ENTRY_OVERHEAD",
     "GONE_KEPT",
     "INSERT",
+    "INSERT_PLAIN",
     "LIVE",
     "NOTE_GONE",
+    "NOTHING_MORE",
+    "PLAIN_COLUMNS",
     "PUT_EDITION",
     "PUT_FAILURE",
     "SELECT_EDITION",
@@ -150,10 +153,24 @@ SELECT_EDITION: Final = (
 )
 
 _COLUMNS: Final = (
-    "key", "raw", "store_time", "access_time", "expire_time", "tag", "size", "mode", "filename", "value", "seconds",
-    "function", "media", "created", "arguments", "bound", "edition", "origin",
+    "key", "raw", "store_time", "access_time", "size", "mode", "value", "seconds", "function", "created", "arguments",
+    "bound", "edition", "origin",
+    "expire_time", "tag", "filename", "media",
 )  # fmt: skip
-INSERT: Final = f"INSERT INTO Cache ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+NOTHING_MORE: Final = (None,) * 4
+"""What stands in the last columns of most entries."""
+
+PLAIN_COLUMNS: Final = len(_COLUMNS) - len(NOTHING_MORE)
+
+
+def _insert_into(columns: tuple[str, ...]) -> str:
+    return f"INSERT INTO Cache ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+INSERT: Final = _insert_into(_COLUMNS)
+INSERT_PLAIN: Final = _insert_into(_COLUMNS[:PLAIN_COLUMNS])
+"""Inserts an entry that has nothing in the last columns: each value takes its time, also if it is nothing."""
+
 ROWS_AT_ONCE: Final = 32
 """How many rows `INSERT_MANY` inserts: other threads get their turn once for all of them."""
 
@@ -186,25 +203,32 @@ TRIM_GONE: Final = (
 def row_of(
     entry: Entry, draft: Draft, columns: tuple[int, int, str | None, bytes | None], now: float, origin: int
 ) -> tuple[Any, ...]:
-    """Make the values of `INSERT` for an entry; `columns` are its size, mode, filename and value."""
+    """Make the values of `INSERT` for an entry; `columns` are its size, mode, filename and value.
+
+    Bytes are a `bytearray`, for which `sqlite3` doesn't look for an adapter.
+    """
     edition = entry.edition
     key, function, tag, arguments, created, seconds, media, _ = draft
+    size, mode, filename, value = columns
     return (
         key,
         1,
         now,
         now,
-        entry.expires,
-        tag or None,
-        *columns,
+        size,
+        mode,
+        None if value is None else bytearray(value),
         seconds,
         function,
-        media,
         created,
         arguments_to_json(arguments),
-        entry.bound,
-        None if edition is None else edition.prefix,
+        bytearray(entry.bound),
+        None if edition is None else bytearray(edition.prefix),
         origin,
+        entry.expires,
+        tag or None,
+        filename,
+        media,
     )
 
 
