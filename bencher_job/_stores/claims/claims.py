@@ -170,7 +170,7 @@ class Claims:
         """Tell the owner of a claim that somebody waits; False when the claim is no longer there."""
 
         def mark(ledger: Ledger) -> bool:
-            table = ledger.table(1)
+            table = ledger.slots
             place, slot = table.find(digest_of(key))
             if slot is None or not slot.claimed or slot.number != number:
                 return False
@@ -198,7 +198,7 @@ class Claims:
 
         def replace(ledger: Ledger) -> Claim | None:
             ledger.make_room(1)
-            table = ledger.table(1)
+            table = ledger.slots
             place, slot = table.find(digest_of(key))
             if slot is None or not slot.claimed or slot.number != number:
                 return None
@@ -270,7 +270,8 @@ class Claims:
 
     def _run(self, operation: Callable[..., _T], *given: Any) -> _T:
         """Do what changes the file, while nobody else changes it."""
-        self._refuse_inside()
+        if self._inside:
+            self._refuse_inside()
         with self.turn:
             try:
                 return self._sound(self._enter(), operation, *given)
@@ -334,6 +335,7 @@ class Claims:
                 raise
 
     def _refuse_inside(self) -> None:
+        """Refuse who is inside already: it would wait for itself."""
         if (
             self._inside == get_ident() and self.turn.locked()
         ):  # else an interrupt has kept it from being noted
@@ -366,7 +368,8 @@ class _Holding:
             ClaimsUnavailable: when nobody can say which of the claims are ours.
         """
         claims = self._all
-        claims._refuse_inside()
+        if claims._inside:
+            claims._refuse_inside()
         try:
             return claims._sound(claims._enter(), Held, self._claims)
         except BaseException as error:
@@ -393,12 +396,12 @@ def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 
 def _slot(ledger: Ledger, key: str) -> Slot | None:
-    return ledger.table(1).find(digest_of(key))[1]
+    return ledger.slots.find(digest_of(key))[1]
 
 
 def _claim_one(ledger: Ledger, key: str) -> Claim | None:
     ledger.make_room(1)
-    return _claim_in(ledger.table(1), ledger, key, 1)
+    return _claim_in(ledger.slots, ledger, key, 1)
 
 
 def _claim_many(ledger: Ledger, keys: Sequence[str], room: int) -> dict[str, Claim]:

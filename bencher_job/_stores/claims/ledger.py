@@ -81,6 +81,7 @@ class Ledger:
     """One open file. Between `lock` and `unlock` its methods see and leave it sound.
 
     Attributes:
+        slots: the table, to look few keys up in.
         serial: the number that came with our seat, 0 as long as we have none.
         written: where we have written claims that we have not released, by number, and the bytes of their slots.
     """
@@ -93,7 +94,7 @@ class Ledger:
         self._look_again = 0.0
         self._raw: bytes | None = None
         self._header = _Header(MAGIC, 0, 0, 0, 0, 0, 0)
-        self._slots = Table(self._file, 0, 0)
+        self.slots = Table(self._file, 0, 0)
         self._next, self._last = 1, 0
         self.serial = self._seat = self._seated_in = 0
         self._alive: dict[int, bool] = {}
@@ -182,7 +183,7 @@ class Ledger:
         if header.table != self._header.table:
             self._next, self._last = 1, 0  # the right to fill free slots was for the table before
             self.written.clear()
-        self._slots = Table(self._file, header.offset, header.capacity)
+        self.slots = Table(self._file, header.offset, header.capacity)
         self._header, self._raw = header, raw  # last, since who is interrupted here reads them again
 
     def _store(self, header: _Header) -> None:
@@ -276,7 +277,7 @@ class Ledger:
     def table(self, count: int) -> Table:
         """Give the table to look so many keys up in."""
         if count == 1 or count * 64 < self._header.capacity:
-            return self._slots
+            return self.slots
         return WholeTable(self._file, self._header.offset, self._header.capacity)
 
     def make_room(self, count: int) -> None:
