@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from ._held import Held, can_not_change
 from ._keys import Identity, JobKeys, identity_of
 from ._loops import is_coroutine_function, run_to_end
-from ._media import RUNNING, running_as
+from ._media import RUNNING, RunningJob, running_as
 from ._words import is_writable
 
 if TYPE_CHECKING:
     from ._stores.entries.deposits import Depository
 
-__all__ = ["Job", "check_text", "run_job"]
+__all__ = ["Job", "check_text", "run_as", "run_job"]
 
 LONGEST_KEY: Final = 16_383
 """Characters whose UTF-8 an entry has room for in any case."""
@@ -179,9 +179,18 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
+    return run_as(running_as(job.job_key, job.media_folder), job)
+
+
+def run_as(running: RunningJob, job: Job) -> Any:
+    """Run a job's function as the current job of this thread.
+
+    Raises:
+        BaseException: as `run_job` does.
+    """
     before = RUNNING.get()
     try:  # and not a context, whose end Ctrl-C could keep from being reached
-        RUNNING.set(running_as(job.job_key, job.media_folder))
+        RUNNING.set(running)
         value = job.function(*job.positional, **job.job_args)
         if hasattr(value, "__await__") and is_coroutine_function(job.function):
             return run_to_end(value)

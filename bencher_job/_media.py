@@ -42,6 +42,10 @@ class RunningJob(NamedTuple):
     callers: frozenset[str]
     numbers: Iterator[int]
 
+    def may_have_files(self) -> bool:
+        """Whether somebody has asked for a path in its folder, or may have; to be asked once, when it has run."""
+        return next(self.numbers) > 1
+
 
 _RUN_FOLDER: Final = rf".+\.(?P<process>{PROCESS_NAME})\.[0-9]+"
 
@@ -64,6 +68,16 @@ def running(key: str, folder: str | None) -> Iterator[RunningJob]:
 def running_as(key: str, folder: str | None) -> RunningJob:
     """Give a job that is to be the current one, called from the one that is."""
     return RunningJob(key, folder, running_keys(), itertools.count(1))
+
+
+def _expect_paths_of_child() -> None:
+    """Take a number for the job that forks here, since nobody hears of it when the child asks for a path."""
+    job = RUNNING.get()
+    if job is not None:
+        next(job.numbers)
+
+
+os.register_at_fork(before=_expect_paths_of_child)
 
 
 def running_keys() -> frozenset[str]:

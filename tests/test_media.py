@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,33 @@ def test_inside_a_job_paths_lie_in_a_folder_of_the_run() -> None:
     (record,) = film.cache.records()
     assert all(record.media in path.parts for path in paths)
     assert [path.parent.name for path in paths] == ["generic", "generic", "images"]
+
+
+def test_files_of_a_process_that_a_job_forks_are_its_own() -> None:
+    @cached_job
+    def film() -> None:
+        child = os.fork()
+        if child == 0:
+            Path(gen_path("film")).write_text("made by the child")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    film()
+    (record,) = film.cache.records()
+    assert record.media is not None
+    (path,) = film.cache.directory.glob(f"media/{record.media}/generic/film*")
+    assert path.read_text() == "made by the child"
+    assert record.size > path.stat().st_size
+
+
+def test_a_job_that_asks_for_no_path_has_no_media() -> None:
+    @cached_job
+    def number() -> int:
+        return 1
+
+    number()
+    (record,) = number.cache.records()
+    assert record.media is None
 
 
 @pytest.mark.parametrize(

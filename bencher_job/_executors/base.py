@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from strenum import StrEnum
 
-from .._job import Job, run_job
+from .._job import Job, run_as
+from .._media import running_as
 from .._origin import platform_name
 from .._words import printable
 
@@ -125,7 +126,7 @@ class Outcome(NamedTuple):
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.
         place: where it ran.
-        may_have_files: whether it may have written files of its own; False where its worker has found none.
+        may_have_files: whether it may have written files of its own; False where who ran it knows of none.
     """
 
     value: Any = None
@@ -141,13 +142,14 @@ class Outcome(NamedTuple):
 def run_inline(job: Job) -> Outcome:
     """Run a job here and now; whatever its function raises is kept as the outcome's error."""
     value, error = None, None
+    running = running_as(job.job_key, job.media_folder)
     started, clock = time.time(), time.perf_counter()
     try:
-        value = run_job(job)
+        value = run_as(running, job)
     except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
         error = raised
     seconds = time.perf_counter() - clock
-    return Outcome(value, error, None, started, seconds, here())
+    return Outcome(value, error, None, started, seconds, here(), running.may_have_files())
 
 
 def told(problem: BaseException) -> str:
