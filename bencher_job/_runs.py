@@ -63,6 +63,7 @@ class Runs:
 
     Attributes:
         executor_type: the member of `Executors`, or the class name of the executor that was given.
+        is_serial: whether each job runs in the thread that asks for it.
 
     Raises:
         TypeError: when the executor is none.
@@ -83,6 +84,7 @@ class Runs:
     ) -> None:
         check_limits(executor, settings, attempts.timeout, of_coroutines=of_coroutines)
         self.executor_type = executor_name(executor)
+        self.is_serial = self.executor_type == Executors.SERIAL
         self._executor = executor
         self._engine: Engine | None = None
         self._beside: Engine | None = None
@@ -116,11 +118,6 @@ class Runs:
                     self._limits = Limits(engine, timeout)
                 self._engine = engine
             return self._engine
-
-    @property
-    def is_serial(self) -> bool:
-        """Whether each job runs in the thread that asks for it."""
-        return self.executor_type == Executors.SERIAL
 
     def is_writing(self) -> bool:
         """Whether this thread is the one that commits, which can't wait for what it will commit itself."""

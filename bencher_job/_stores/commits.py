@@ -152,7 +152,7 @@ class Commits:
         return self._folder.changed(self._put_many, entries)
 
     def _put_many(self, database: Database, entries: Sequence[Entry]) -> frozenset[str]:
-        opened = self._folder.open()
+        opened = self._folder.opened or self._folder.open()
         prepared: list[_Prepared] = []
         computed = 0
         try:

@@ -188,7 +188,7 @@ class Folder:
         with operation():
             try:
                 self.look_for_removal()
-                opened = self.open()
+                opened = self.opened or self.open()
                 if not opened.is_writable:
                     raise StoreFailure(f"{self.directory} can be read, but not written")
                 return work(opened.database, *given)

@@ -373,13 +373,10 @@ class _Holding:
         try:
             return claims._sound(claims._enter(), Held, self._claims)
         except BaseException as error:
-            self._end(error)
+            self.__exit__(None, error, None)
             raise
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        self._end(error)
-
-    def _end(self, error: BaseException | None) -> None:
         claims = self._all
         try:
             if isinstance(error, ClaimsUnavailable):
