@@ -172,7 +172,10 @@ class Waiting:
         claim = self._store.claims.take_over(self._key, owner.number)
         if claim is None:
             return None
-        _log.warning("process %s on %s is stopped, so %s is computed here", owner.pid, owner.host, self._key)
+        process = owner.process
+        _log.warning(
+            "process %s on %s is stopped, so %s is computed here", process.pid, process.host, self._key
+        )
         return Turn(claim)
 
 
@@ -191,7 +194,7 @@ def turn_or_wait(store: Store, key: str, *, in_worker: bool) -> Turn | Waiting:
                 break
         else:
             return Turn(None)
-        if is_submitter(owner.host, owner.pid):
+        if is_submitter(owner.process.host, owner.process.pid):
             return Turn(None)
         return Waiting(store, key, owner, WORKER_PATIENCE if in_worker else float("inf"))
     except ClaimsUnavailable as error:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from bencher_job._processes import Process
 from bencher_job._stores.claims import bytelocks, claims, ledger, owners
 from bencher_job._stores.claims.claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
 
@@ -206,9 +207,10 @@ def test_the_owner_is_described(open_claims: Callable[[], Claims]) -> None:
     claim = one.claim(KEY)
     owner = other.owner(KEY)
     assert owner == one.owner(KEY)
-    assert (owner.host, owner.pid, owner.number) == (socket.gethostname(), os.getpid(), claim.number)
-    assert owner.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert owner.started > 0
+    process = owner.process
+    assert (process.host, process.pid, owner.number) == (socket.gethostname(), os.getpid(), claim.number)
+    assert process.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert process.started > 0
     assert time.time() - 60 < owner.since <= time.time()
     assert other.owner("another key") is None
 
@@ -701,12 +703,13 @@ def test_only_a_stop_that_is_seen_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     now, stopped = 1000.0, True
     monkeypatch.setattr(owners.time, "monotonic", lambda: now)
     monkeypatch.setattr(owners, "is_stopped", lambda process: stopped)
-    wait, owner = Wait(), Owner("host", "boot", 1, 2, 3, 4.0)
+    stranger = Process("host", "boot", 1, 2, 0)
+    wait, owner = Wait(), Owner(stranger, 3, 4.0)
 
     def after(seconds: float, number: int = 3) -> bool:
         nonlocal now
         now += seconds
-        return wait.is_overdue(Owner("host", "boot", 1, 2, number, 4.0))
+        return wait.is_overdue(Owner(stranger, number, 4.0))
 
     assert not wait.is_overdue(owner)
     assert not after(3600)
@@ -889,7 +892,7 @@ def test_who_looks_sees_whole_claims_while_others_write(
         while len(seen) < 8 and time.monotonic() < deadline:
             owner = ours.owner("hot") or ours.owner(keys(1, "3")[0])
             if owner is not None:
-                assert owner.pid == child.pid
+                assert owner.process.pid == child.pid
                 seen.add(owner.number)
             assert ours.owner("kept").number == kept.number
         assert len(seen) >= 8

@@ -231,15 +231,7 @@ class Ledger:
         process = self._process(slot)
         if process is None or not self._is_held(slot):
             return None
-        return Owner(
-            process.host,
-            process.boot,
-            process.pid,
-            process.started,
-            slot.number,
-            slot.since,
-            process.namespace,
-        )
+        return Owner(process, slot.number, slot.since)
 
     def _is_held(self, slot: Slot) -> bool:
         return slot.serial == self.serial or self._file.is_locked(_at(slot.seat))

@@ -23,25 +23,13 @@ class Owner(NamedTuple):
     """Tells people who computes a key.
 
     Attributes:
-        boot: an id of the machine's start.
-        started: when the process started, in clock ticks since the machine did.
         number: the fencing number of its claim.
         since: when it claimed the key, in seconds since 1970.
-        namespace: the inode of the namespace that `pid` counts in.
     """
 
-    host: str
-    boot: str
-    pid: int
-    started: int
+    process: Process
     number: int
     since: float
-    namespace: int = 0
-
-    @property
-    def process(self) -> Process:
-        """The process that computes it."""
-        return Process(self.host, self.boot, self.pid, self.started, self.namespace)
 
 
 class Wait:
