@@ -293,7 +293,7 @@ def test_the_claims_of_a_killed_process_are_free(path: Path, open_claims: Callab
     theirs = Claims(path)
     with forked(work) as child:
         assert child.hear() == "200"
-        assert ours.owner(keys(200)[7]).pid == child.pid
+        assert ours.owner(keys(200)[7]).process.pid == child.pid
         assert ours.claim_many(keys(200)) == {}
         child.kill()
         assert ours.owner(keys(200)[7]) is None
@@ -310,7 +310,7 @@ def test_the_claims_of_a_program_end_with_it(
     with program(path, f"talk(str(claims.claim({KEY!r}).number))\n{ending}\ntalk('closed')") as child:
         number = int(child.hear())
         assert ours.claim(KEY) is None
-        assert (ours.owner(KEY).pid, ours.owner(KEY).number) == (child.pid, number)
+        assert (ours.owner(KEY).process.pid, ours.owner(KEY).number) == (child.pid, number)
         child.tell("end")
         until(lambda: ours.owner(KEY) is None)
         assert ours.claim(KEY).number > number
@@ -332,7 +332,7 @@ def test_a_forked_child_is_another_owner(open_claims: Callable[[], Claims]) -> N
 
     with forked(work) as child:
         child.hear()
-        assert ours.owner("the child's").pid == child.pid
+        assert ours.owner("the child's").process.pid == child.pid
         assert ours.claim("the child's") is None
         child.tell("go on")
         assert child.hear() == "closed"
@@ -357,7 +357,7 @@ def test_a_child_that_lives_on_keeps_no_claim_of_its_dead_parent(
     with forked(work) as child:
         grandchild = int(child.hear())
         try:
-            assert ours.owner(KEY).pid == child.pid
+            assert ours.owner(KEY).process.pid == child.pid
             child.kill()
             until(lambda: ours.owner(KEY) is None)
             os.kill(grandchild, 0)  # still there
@@ -841,7 +841,7 @@ def test_a_process_stopped_with_the_lock_holds_nobody_up_for_long(
         with pytest.raises(ClaimsUnavailable, match="so jobs may be computed twice"):
             ours.claim(KEY)
         assert time.monotonic() - start >= 0.2
-        assert ours.owner("before").pid == os.getpid()  # reading waits for nobody
+        assert ours.owner("before").process.pid == os.getpid()  # reading waits for nobody
         for _ in range(5):
             with pytest.raises(ClaimsUnavailable):
                 ours.claim(KEY)

@@ -127,11 +127,11 @@ def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: Memory
     """
     with elsewhere(script, store) as owner:
         assert owner.stdout.readline() == "claimed\n"
-        os.kill(owner.process.pid, signal.SIGSTOP)
+        os.kill(owner.pid, signal.SIGSTOP)
         known = store.claims.owner("key")
         claim = store.claims.take_over("key", known.number)
         store.put_many([entry("key", "successor's", claim=claim)])
-        os.kill(owner.process.pid, signal.SIGCONT)
+        os.kill(owner.pid, signal.SIGCONT)
         owner.stdin.write("\n")
         owner.stdin.flush()
         assert owner.stdout.readline() == "key\n"
