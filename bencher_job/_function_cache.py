@@ -101,9 +101,7 @@ class JobFunctionCache(FutureCache):
             self.call_count += 1
             number = self.call_count
         edition = None if identity is None else identity[2]
-        binder = self.keys.binder_of(edition)
-        (positional, job_args), arguments = binder.spelled(args, kwargs)
-        files = self.keys.files(args, kwargs, edition)
+        (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, edition)
         if files:  # which may have changed since the key was made
             identity = None
         job = Job(

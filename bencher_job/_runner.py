@@ -187,7 +187,7 @@ class Runner:
         key, claims = flight.job.job_key, store.claims
         mark = claims.mark
         try:
-            turn = turn_or_wait(store, key, in_worker=in_worker)
+            turn = turn_or_wait(store, claims, key, in_worker=in_worker)
             flight.claim = turn.claim if isinstance(turn, Turn) else None
         except BaseException:  # an interrupt, between the claim and its being noted
             _forsake(store, [key], mark)

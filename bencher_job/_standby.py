@@ -17,7 +17,7 @@ from typing import Final
 
 from ._executors import is_submitter
 from ._forks import renew_after_fork
-from ._stores import Claim, ClaimsUnavailable, Hit, Lookout, Miss, Owner, Store, Wait
+from ._stores import Claim, Claims, ClaimsUnavailable, Hit, Lookout, Miss, Owner, Store, Wait
 
 __all__ = ["GIVEN_UP", "Ended", "GivenUp", "Raised", "Standby", "Turn", "Waiting", "turn_or_wait"]
 
@@ -179,17 +179,17 @@ class Waiting:
         return Turn(claim)
 
 
-def turn_or_wait(store: Store, key: str, *, in_worker: bool) -> Turn | Waiting:
-    """Claim a key, or find out who is at it.
+def turn_or_wait(store: Store, claims: Claims, key: str, *, in_worker: bool) -> Turn | Waiting:
+    """Claim a key among the claims of a store, or find out who is at it.
 
     A worker doesn't wait for the process that it works for: the job may be queued behind its own.
     """
     try:
         for _ in range(_ATTEMPTS):
-            claim = store.claims.claim(key)
+            claim = claims.claim(key)
             if claim is not None:
                 return Turn(claim)
-            owner = store.claims.owner(key)
+            owner = claims.owner(key)
             if owner is not None:
                 break
         else:

@@ -14,7 +14,10 @@ from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["NO_DEFAULT", "Binder"]
+__all__ = ["NO_DEFAULT", "Binder", "Call"]
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a function is called with, by position and by keyword."""
 
 NO_DEFAULT: Final = object()
 _EMPTY: Final = Parameter.empty
@@ -61,7 +64,7 @@ class Binder:
         call = "None" if as_made else _call_source(parameters)
         self._spelled = compiled(f"return ({call}), ({_arguments_source(parameters)})")
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Spell a call in the canonical way: positional arguments, and the rest by keyword with all defaults.
 
         By position go only positional-only parameters and, where the call has `*args`, all that stand before
@@ -78,9 +81,7 @@ class Binder:
         """
         return self.spelled(args, kwargs)[1]
 
-    def spelled(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
+    def spelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
         """Spell a call as `call` does, and name its arguments as `arguments` does, at once."""
         call, arguments = self._spelled(*args, **kwargs)
         return (args, dict(kwargs)) if call is None else call, arguments

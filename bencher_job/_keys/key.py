@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
 from .._options import names_of, tuple_of
-from .arguments import NO_DEFAULT, Binder
+from .arguments import NO_DEFAULT, Binder, Call
 from .editions import PastEdition
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
@@ -141,10 +141,6 @@ class JobKeys:
         """
         return self.identity(args, kwargs)[0]
 
-    def binder_of(self, edition: Edition | None) -> Binder:
-        """Give what binds calls in an edition that has just been looked at, or as it is now without one."""
-        return self._state_of(edition)[2]
-
     def _state_of(self, edition: Edition | None) -> _State:
         state = self._state
         if state is None or edition is None or state[1] is not edition:
@@ -209,21 +205,28 @@ class JobKeys:
         names = (f"{name} (by content)" if name in self._by_content else name for name in binder.names)
         return (*names, *(() if self._code == "deep" else (f"code={self._code}",)))
 
-    def files(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], edition: Edition | None = None
-    ) -> tuple[tuple[object, object], ...]:
-        """Give what counts by content for one call, with what stands for it now.
+    def spelled(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], edition: Edition | None = None
+    ) -> tuple[Call, dict[str, Any], tuple[tuple[object, object], ...]]:
+        """Spell a call, name its arguments, and give what counts by content for it, with what stands for that now.
 
         With an `edition` that has just been looked at the code is not looked at again.
 
         Raises:
-            UnkeyableArgument: when it is no file.
+            UnkeyableArgument: when what counts by content is no file.
+            TypeError: when the arguments don't fit the function.
         """
-        fingerprint, edition, binder, *_ = self._state_of(edition)
+        state = self._state_of(edition)
+        fingerprint, edition, binder = state[:3]
+        call, arguments = binder.spelled(args, kwargs)
         if self._depended_on[0] is not fingerprint:
             self._depended_on = fingerprint, fingerprint.files
-        if not self._places and not self._depended_on[1]:
-            return ()
+        has_files = self._places or self._depended_on[1]
+        return call, arguments, self._files(args, kwargs, edition, binder) if has_files else ()
+
+    def _files(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], edition: Edition, binder: Binder
+    ) -> tuple[tuple[object, object], ...]:
         values = binder.bind(*args, **kwargs)
         contents = self._with_contents(binder, values)
         arguments = [(values[place], contents[place]) for place in self._places]

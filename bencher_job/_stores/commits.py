@@ -104,7 +104,7 @@ class _Rows:
                 self._editions.add(edition.prefix)
             origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
-            row = row_of(entry, draft, written.columns, now, number)
+            row = row_of(entry, draft, written, now, number)
             if statement is UPSERT:
                 self._old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
                 execute(UPSERT, row)
@@ -181,7 +181,7 @@ class Commits:
             media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / draft.media)
         if isinstance(entry.payload, Deposit):
             os.lstat(self._folder.directory / entry.payload.filename)  # no row without its file
-            written = Written(entry.payload.nbytes, entry.payload.filename, None, media_size)
+            written = Written.to_file(entry.payload.nbytes + media_size, entry.payload.filename)
         else:
             sealed = self._sealed(opened, entry.payload, draft.key, entry.compression)
             written = opened.database._disk.write(sealed, media_size)

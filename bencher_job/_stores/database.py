@@ -69,20 +69,18 @@ PRAGMAS: Final = (
 
 
 class Written(NamedTuple):
-    """An entry whose bytes are ready for its row: there, or in a file that is written."""
+    """An entry whose bytes are ready for its row: there, or in a file that is written. These are columns of it."""
 
     size: int
-    """Size of the entry in bytes."""
+    """Size of the entry with its media, in bytes."""
+    mode: int
     filename: str | None
-    row: bytes | None
-    media_size: int
+    value: bytes | None
 
-    @property
-    def columns(self) -> tuple[int, int, str | None, bytes | None]:
-        """Give the columns size, mode, filename and value."""
-        if self.filename is None:
-            return self.size + self.media_size, MODE_RAW, None, self.row
-        return self.size + self.media_size, MODE_BINARY, self.filename, None
+    @classmethod
+    def to_file(cls, size: int, filename: str) -> Written:
+        """Give the columns of an entry that lies in a file of its own."""
+        return cls(size, MODE_BINARY, filename, None)
 
 
 class EntryDisk(diskcache.Disk):  # type: ignore[misc]
@@ -101,10 +99,10 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             OSError: when it can't be written; nothing is left then.
         """
         if entry.size < self.min_file_size:
-            return Written(entry.size, None, bytes(entry), media_size)
+            return Written(entry.size + media_size, MODE_RAW, None, bytes(entry))
         filename = new_filename()
         write_file(os.path.join(self._directory, filename), entry)
-        return Written(entry.size, filename, None, media_size)
+        return Written.to_file(entry.size + media_size, filename)
 
     def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
         """Read an entry's bytes, into memory that may be written to if they lie in a file.

@@ -201,15 +201,15 @@ TRIM_GONE: Final = (
 
 
 def row_of(
-    entry: Entry, draft: Draft, columns: tuple[int, int, str | None, bytes | None], now: float, origin: int
+    entry: Entry, draft: Draft, written: tuple[int, int, str | None, bytes | None], now: float, origin: int
 ) -> tuple[Any, ...]:
-    """Make the values of `INSERT` for an entry; `columns` are its size, mode, filename and value.
+    """Make the values of `INSERT` for an entry; `written` are its size, mode, filename and value.
 
     Bytes are a `bytearray`, for which `sqlite3` doesn't look for an adapter.
     """
     edition = entry.edition
     key, function, tag, arguments, created, seconds, media, _ = draft
-    size, mode, filename, value = columns
+    size, mode, filename, value = written
     return (
         key,
         1,

@@ -82,6 +82,7 @@ class Ledger:
 
     Attributes:
         slots: the table, to look few keys up in.
+        next_of_ours: a number that is greater than none of those that `next_number` will give.
         serial: the number that came with our seat, 0 as long as we have none.
         written: where we have written claims that we have not released, by number, and the bytes of their slots.
     """
@@ -95,7 +96,7 @@ class Ledger:
         self._raw: bytes | None = None
         self._header = _Header(MAGIC, 0, 0, 0, 0, 0, 0)
         self.slots = Table(self._file, 0, 0)
-        self._next, self._last = 1, 0
+        self.next_of_ours, self._last = 1, 0
         self.serial = self._seat = self._seated_in = 0
         self._alive: dict[int, bool] = {}
         self.written: dict[int, tuple[int, bytes]] = {}
@@ -181,7 +182,7 @@ class Ledger:
 
     def _adopt(self, header: _Header, raw: bytes) -> None:
         if header.table != self._header.table:
-            self._next, self._last = 1, 0  # the right to fill free slots was for the table before
+            self.next_of_ours, self._last = 1, 0  # the right to fill free slots was for the table before
             self.written.clear()
         self.slots = Table(self._file, header.offset, header.capacity)
         self._header, self._raw = header, raw  # last, since who is interrupted here reads them again
@@ -242,23 +243,18 @@ class Ledger:
             self._alive[slot.serial] = self._is_held(slot) and self._process(slot) is not None
         return self._alive[slot.serial]
 
-    @property
-    def next_of_ours(self) -> int:
-        """A number that is greater than none of those that `next_number` will give."""
-        return self._next
-
     def next_number(self, slot: Slot | None, count: int) -> int:
         """Give a number that nobody has had, greater than the one in the slot; so many will be asked for.
 
         They are taken in bulk, and with each the right to fill a free slot. Those not used are lost.
         """
-        if self._next > self._last or (slot is not None and slot.number >= self._next):
+        if self.next_of_ours > self._last or (slot is not None and slot.number >= self.next_of_ours):
             count = max(count, NUMBERS_AT_ONCE)
             first, used = self._header.number + 1, self._header.used + count
             self._store(self._header._replace(number=first + count - 1, used=used))
-            self._next, self._last = first, first + count - 1
-        self._next += 1
-        return self._next - 1
+            self.next_of_ours, self._last = first, first + count - 1
+        self.next_of_ours += 1
+        return self.next_of_ours - 1
 
     def write_claim(self, table: Table, place: int, digest: bytes, number: int, waited: int) -> None:
         """Write a claim of ours."""
