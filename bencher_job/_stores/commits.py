@@ -252,10 +252,8 @@ class Commits:
         try:
             if claims:
                 with self._folder.claims.turn, self._folder.claims.holding(claims) as held:
-                    # Of two of one key, one has been given up.
-                    lost = frozenset(claim for claim in claims if not held.has(claim))
-                    if lost:
-                        raise _ClaimsLost(lost)
+                    if held.lost:
+                        raise _ClaimsLost(frozenset(held.lost))
                     transaction.commit()
                     is_committed = True
                     self._folder.generation.committed()

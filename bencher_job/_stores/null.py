@@ -25,10 +25,7 @@ class _NoneHeld(Held):
 
     def __init__(self, claims: Sequence[Claim]) -> None:
         self.keys = frozenset(claim.key for claim in claims)
-
-    def has(self, claim: Claim) -> bool:  # noqa: ARG002
-        """Hold each."""
-        return True
+        self.lost = []
 
     def release(self) -> None:
         """Have nothing to release."""

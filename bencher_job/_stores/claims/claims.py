@@ -62,27 +62,26 @@ class Held:
 
     Attributes:
         keys: the keys of those that are still ours.
+        lost: those that are not, be it that another one of the same key is.
     """
 
-    __slots__ = ("_ledger", "_slots", "_table", "keys")
+    __slots__ = ("_ledger", "_slots", "_table", "keys", "lost")
 
     def __init__(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
         self._ledger = ledger
         self._table = table = ledger.table(len(claims))
         self._slots: dict[str, tuple[int, int, bytes]] = {}
+        self.lost: list[Claim] = []
         for claim in claims:
             key, number = claim
             written = ledger.written.get(number)
             if written is None or table.read(written[0]) != written[1]:
                 written = self._found(claim)  # it was moved, or somebody waits for it
-            if written is not None:
+            if written is None:
+                self.lost.append(claim)
+            else:
                 self._slots[key] = number, *written
         self.keys: AbstractSet[str] = self._slots.keys()
-
-    def has(self, claim: Claim) -> bool:
-        """Whether a claim is still ours, and not only another one of its key."""
-        slot = self._slots.get(claim.key)
-        return slot is not None and slot[0] == claim.number
 
     def _found(self, claim: Claim) -> tuple[int, bytes] | None:
         """Look for a claim: its place and the bytes of its slot, if it is still ours."""
