@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -129,6 +129,27 @@ class Flights:
             flight = self._by_key[key] = Flight(result, self)
             return flight
 
+    def board_many(
+        self, futures: Sequence[JobFuture[Any]], leading: list[Flight]
+    ) -> list[tuple[JobFuture[Any], Flight]]:
+        """Join or begin the flights of futures; those that were begun are appended, those that were joined given.
+
+        Whoever is interrupted meanwhile finds all that were begun.
+        """
+        joined = []
+        with self._lock:
+            for future in futures:
+                key = future.job.job_key
+                flight = self._by_key.get(key)
+                if flight is None:
+                    flight = Flight(future, self)
+                    leading.append(flight)
+                    self._by_key[key] = flight
+                else:
+                    flight.futures.append(future)
+                    joined.append((future, flight))
+        return joined
+
     def has(self, key: str) -> bool:
         """Whether a job of this key is in flight."""
         return key in self._by_key
@@ -144,10 +165,12 @@ class Flights:
 
     def land(self, flight: Flight) -> None:
         """Forget a flight."""
+        key = flight.job.job_key
         with self._lock:
-            for flights in (self._by_key, self._left):
-                if flights.get(flight.job.job_key) is flight:
-                    del flights[flight.job.job_key]
+            if self._by_key.get(key) is flight:
+                del self._by_key[key]
+            if self._left and self._left.get(key) is flight:
+                del self._left[key]
 
     def hand_on_claim(self, flight: Flight) -> bool:
         """Give a flight the claim of one of its key that was cancelled and has not ended yet; whether there was one.

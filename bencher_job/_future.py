@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _html
 from ._job import Job
+from ._light_future import LightFuture
 from ._loops import aside, in_thread, until_ended
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Ends(Protocol):
         """Ask for its end, again if it has not been heard."""
 
 
-class JobFuture(Future[R], Generic[R]):
+class JobFuture(LightFuture[R], Generic[R]):
     """The result of a job, now or later: a `concurrent.futures.Future`, and awaitable.
 
     It is made of a result (`res`) or of another future (`future`). With a `cache`, which takes a finished future in
@@ -86,7 +87,7 @@ class JobFuture(Future[R], Generic[R]):
     @classmethod
     def _unresolved(cls, on_cancel: Callable[[JobFuture[R]], bool]) -> Self:
         future = cls.__new__(cls)
-        Future.__init__(future)
+        LightFuture.__init__(future)
         future._on_cancel = on_cancel  # noqa: SLF001 - its own class
         return future
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePath
@@ -24,6 +24,7 @@ __all__ = [
     "is_run_folder",
     "may_be_running",
     "run_folder",
+    "run_folders",
     "running",
     "running_as",
     "running_keys",
@@ -129,6 +130,12 @@ def run_folder(store: str | Path, key: str) -> str:
     told from that of a job that still runs.
     """
     return f"{store!s}/{MEDIA_FOLDER}/{key[:16]}.{process_name()}.{next(_run_numbers)}"
+
+
+def run_folders(store: str | Path, keys: Iterable[str]) -> Iterator[str]:
+    """Name the folders of new runs of jobs that begin together, as `run_folder` does."""
+    before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
+    return (f"{before}{key[:16]}.{process}.{next(_run_numbers)}" for key in keys)
 
 
 def is_run_folder(name: str) -> bool:

@@ -123,17 +123,14 @@ class Runner:
             BencherJobError: when the executor can't take jobs.
         """
         flights = flights_of(store)
-        futures: list[JobFuture[Any]] = [JobFuture.pending(job, flights.leave) for job in jobs]
+        leave = flights.leave
+        futures: list[JobFuture[Any]] = [JobFuture.pending(job, leave) for job in jobs]
         leading: list[Flight] = []
         try:
-            for future in futures:
-                flight, leads = flights.board(future)
+            for future, flight in flights.board_many(futures, leading):
                 if flight.engine is not None:
                     flight.engine.join(future, None)
-                if leads:
-                    leading.append(flight)
-                else:
-                    self._counts.joined()
+                self._counts.joined()
             self._lead_many(leading, store, puts, fresh=fresh)
         except BaseException as error:
             for flight in leading:

@@ -8,12 +8,14 @@ failed, and to be tried again ─> wait, on no thread ─> start
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _media
@@ -170,18 +172,27 @@ class Runs:
         self.expect(1)
         self._take_off([flight], store)
 
-    def _run_of(self, flight: Flight, store: Store, executor: str) -> Run:
-        flight.attempt += 1
-        job, directory = flight.job, store.directory
-        folder = None if directory is None else _media.run_folder(directory, job.job_key)
-        depository = None if flight.sends_value else store.depository(self._keeping.compression)
-        run = job.for_run(folder, depository)
-        return Run(flight, run, store, self._keeping, executor, git_state_of(job.function))
+    def _runs_of(self, flights: Sequence[Flight], store: Store, executor: str) -> list[Run]:
+        """Make the next runs of flights, which begin together."""
+        directory, keeping = store.directory, self._keeping
+        keys = [flight.job.job_key for flight in flights]
+        folders = itertools.repeat(None) if directory is None else _media.run_folders(directory, keys)
+        depository = store.depository(keeping.compression)
+        function = state = None
+        runs = []
+        for flight, folder in zip(flights, folders):  # noqa: B905 - there may be no end of folders
+            flight.attempt += 1
+            job = flight.job
+            if job.function is not function:
+                function, state = job.function, git_state_of(job.function)
+            run = job.for_run(folder, None if flight.sends_value else depository)
+            runs.append(Run(flight, run, store, keeping, executor, state))
+        return runs
 
     def run_here(self, flight: Flight, store: Store) -> None:
         """Run a flight's job in this thread until it is done or given up, commit and resolve."""
         while True:
-            run = self._run_of(flight, store, Executors.SERIAL)
+            (run,) = self._runs_of((flight,), store, Executors.SERIAL)
             if flight.attempt > 1:  # the run before may have changed them
                 run.job.note_changes()
             outcome = self._outcome_of(run.job)
@@ -213,12 +224,17 @@ class Runs:
         if self._attempts.retries:
             alarms.start()
         engine = flights[0].engine or self.engine
+        is_held = engine.shares_arguments or self._attempts.retries
+        function, is_coroutine = None, False
         for flight in flights:
-            if is_coroutine_function(flight.job.function):
+            if flight.job.function is not function:
+                function = flight.job.function
+                is_coroutine = is_coroutine_function(function)
+            if is_coroutine:
                 flight.may_be_ended_by(engine)
-            if not flight.attempt and (engine.shares_arguments or self._attempts.retries):
+            if is_held and not flight.attempt:
                 flight.job = flight.job.held()
-        runs = [self._run_on(engine, flight, store) for flight in flights]
+        runs = self._runs_on(engine, flights, store)
         for run, engine_future in zip(runs, engine.submit_many([run.job for run in runs]), strict=True):
             run.flight.engine_future = engine_future
             try:
@@ -227,24 +243,30 @@ class Runs:
                 run.flight.engine_future = None
                 raise
 
-    def _run_on(self, engine: Engine, flight: Flight, store: Store) -> Run:
-        run = self._run_of(flight, store, engine.name)
+    def _runs_on(self, engine: Engine, flights: Sequence[Flight], store: Store) -> list[Run]:
+        runs = self._runs_of(flights, store, engine.name)
+        if engine.shares_arguments and self._attempts.retries:
+            # The next run of each begins with what this one can't change.
+            return [run._replace(job=run.job.held()) for run in runs]
         if not engine.shares_arguments:
-            if run.job.may_change:  # and has had time to, while the job waited
-                run.job.note_changes()
-        elif self._attempts.retries:  # the next run begins with what this one can't change
-            run = run._replace(job=run.job.held())
-        return run
+            for run in runs:
+                if run.job.may_change:  # and has had time to, while the job waited
+                    run.job.note_changes()
+        return runs
 
     def _await(self, run: Run, engine_future: Future[Any], engine: Engine) -> None:
-        def returned(done: Future[Any], verdict: BaseException | None = None) -> None:
-            receive = engine.receive if verdict is None else lambda _: Outcome(error=verdict)
-            self._writer.put(Returned(run, done, receive))
-
+        returned = partial(self._take_back, run, engine)
         if self._limits is None or run.flight.engine is not None:
             engine_future.add_done_callback(returned)
         else:
             self._limits.watch(engine_future, run.job, returned)
+
+    def _take_back(
+        self, run: Run, engine: Engine, done: Future[Any], verdict: BaseException | None = None
+    ) -> None:
+        """Hand a run over to the writer that an engine is done with, or of whose end there is a verdict already."""
+        receive = engine.receive if verdict is None else lambda _: Outcome(error=verdict)
+        self._writer.put(Returned(run, done, receive))
 
     def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""

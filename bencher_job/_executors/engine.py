@@ -63,8 +63,14 @@ class Engine(ABC):
             future = self._submit(job)
         except RuntimeError as refusal:
             raise self._refused(refusal) from refusal
-        self._labels[future] = job
+        self._note_label(future, job)
         return future
+
+    def _note_label(self, future: Future[Any], job: Job) -> None:
+        self._labels[future] = job
+
+    def _label_of(self, future: Future[Any]) -> Job | None:
+        return self._labels.get(future)
 
     @abstractmethod
     def _submit(self, job: Job) -> Future[Any]: ...
@@ -109,12 +115,13 @@ class Engine(ABC):
         A job that was cancelled on purpose has ended with a `CancelledError`. What the engine itself failed
         with is a `WorkerLost`: the job's own exceptions don't come this way.
         """
-        job = self._labels.get(future)
-        if future.cancelled():
+        job = self._label_of(future)
+        try:
+            problem = future.exception()
+        except CancelledError:
             return Outcome(
                 error=CancelledError() if self._was_asked_to_cancel(future) else self._lost(job, None)
             )
-        problem = future.exception()
         if problem is None:
             return self._opened(future.result(), job)
         if isinstance(problem, self._own_errors):

@@ -13,10 +13,9 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
@@ -59,13 +58,13 @@ class Kind(IntEnum):
     """Which file the worker has written a large value to."""
 
 
+_KINDS: Final = tuple(Kind)
 _ERRORS: Final = frozenset({Kind.ERROR, Kind.NOT_LOADED})
 _HEAD: Final = struct.Struct("<B?ddI")
 _homeward: Final = partial(dumps, pickler=HomewardPickler)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """How a run ended, as bytes, with when, how long, and where it ran."""
 
     kind: Kind
@@ -101,7 +100,7 @@ class Report:
         (_, kind, may_have_files, started, seconds, stream), buffers = message
         if stream is None:
             stream, *buffers = buffers
-        return cls(Kind(kind), Payload(stream, tuple(buffers)), started, seconds, place, may_have_files)
+        return cls(_KINDS[kind], Payload(stream, tuple(buffers)), started, seconds, place, may_have_files)
 
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> Report:

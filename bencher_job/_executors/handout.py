@@ -113,9 +113,10 @@ class Handout:
         """Take the first task that a worker can run; a new one begins with what the others can't."""
         is_new = bool(self._for_new) and slot.is_new_to(self._for_new[0])
         tasks = self._for_new if is_new else self.tasks
-        with suppress(IndexError):  # none is left
+        try:
             return tasks.popleft()
-        return None
+        except IndexError:  # none is left
+            return None
 
     def share_out(self, slots: Sequence[Slot], sent: Callable[[Slot], None]) -> None:
         """Take back what waits behind a job that takes longer than expected, or while another worker has nothing."""

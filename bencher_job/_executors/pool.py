@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import BencherJobError
-from .base import Executors, end_at_exit
+from .._light_future import LightFuture
+from .base import Executors, Outcome, end_at_exit
 from .dispatcher import Dispatcher
 from .engine import unsendable
-from .envelope import Report, unpack_value
+from .envelope import Report, open_report, unpack_value
 from .pickling import OutwardPickler, dumps
 from .settings import PoolSettings, StartMethod
 from .shared import SharedEngine, SharedExecutors
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["PoolEngine", "SlotPool"]
 
 
-class _CallFuture(Future[Any]):
-    """The future of a call that says whose workers it went to."""
+class _CallFuture(LightFuture[Any]):
+    """The future of a call that says whose workers it went to, and of which job it is."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, job: Job | None = None) -> None:
         super().__init__()
         self.dispatcher = dispatcher
+        self.job = job
 
 
 class SlotPool(concurrent.futures.Executor):
@@ -86,7 +88,7 @@ class SlotPool(concurrent.futures.Executor):
             parcel = pack_call(fn, args, kwargs)
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             return unsendable(fn, problem)
-        task = Task(self._future(), parcel.of_its_own(), fn, unpack_value)
+        task = Task(_CallFuture(self._dispatcher), parcel.of_its_own(), fn, unpack_value)
         self._check()
         self._dispatcher.add([task])
         return task.future
@@ -99,14 +101,13 @@ class SlotPool(concurrent.futures.Executor):
         Each ends with a `JobTimeout` when it has run for as many seconds as the timeout says.
         """
         self._check()
+        dispatcher = self._dispatcher
         tasks = [
-            Task(self._future(), parcel.of_its_own(), job, _as_it_came, timeout) for parcel, job in packed
+            Task(_CallFuture(dispatcher, job), parcel.of_its_own(), job, _as_it_came, timeout)
+            for parcel, job in packed
         ]
-        self._dispatcher.add(tasks)
+        dispatcher.add(tasks)
         return [task.future for task in tasks]
-
-    def _future(self) -> Future[Any]:
-        return _CallFuture(self._dispatcher)
 
     def _check(self) -> None:
         if self.pid != os.getpid():
@@ -196,11 +197,18 @@ class PoolEngine(SharedEngine[SlotPool]):
             BencherJobError: when it was shut down.
         """
         try:
-            futures = self._submit_many(jobs)
+            return self._submit_many(jobs)
         except RuntimeError as refusal:
             raise self._refused(refusal) from refusal
-        self._labels.update(zip(futures, jobs, strict=True))
-        return futures
+
+    def _note_label(self, future: Future[Any], job: Job) -> None:
+        """Note nothing: the future knows its job."""
+
+    def _label_of(self, future: Future[Any]) -> Job | None:
+        return future.job if isinstance(future, _CallFuture) else None
+
+    def _open(self, result: Any, job: Job | None) -> Outcome:
+        return open_report(result, job)
 
     def _submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
         packed = list(zip(pack_many(jobs), jobs, strict=True))

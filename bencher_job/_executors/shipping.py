@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from blake3 import blake3
 
@@ -85,8 +85,7 @@ class SentFunction:
     """What must live as long as this does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """A packed call: the function and the arguments."""
 
     function: SentFunction
@@ -124,7 +123,7 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         Exception: whatever the pickling of its function or of an argument raises.
     """
     fingerprint = None if job.edition is None else job.edition.fingerprint
-    return Parcel(sent_functions(job.function, fingerprint, local), _body_of(job, fingerprint))
+    return Parcel(sent_functions(job.function, fingerprint, local), _body_of(job, fingerprint, _whence()))
 
 
 def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
@@ -135,6 +134,7 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
     function: Any = None
     fingerprint: Fingerprint | None = None
     sent: SentFunction | None = None
+    whence = _whence()
     for job in jobs:
         its_own = None if job.edition is None else job.edition.fingerprint
         try:
@@ -145,7 +145,7 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
                     its_own,
                 )
             terms = None if job.depository is None else job.depository.terms
-            parcel = Parcel(sent, _body_of(job, its_own, terms))
+            parcel = Parcel(sent, _body_of(job, its_own, whence, terms))
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             yield problem
         else:
@@ -164,19 +164,24 @@ def pack_call(
     return Parcel(_pickled(function, b"", local), dump(body, _dumps_outward))
 
 
-def _body_of(job: Job, fingerprint: Fingerprint | None, terms: bytes | None = None) -> Payload:
-    names = (job.job_id, job.job_key, job.tag)
-    rest = names, job.media_folder, main_name(), this_process(), _settings.override(), terms
-    if _is_plain(job.positional) and _is_plain(job.job_args.values()):
+_Whence = tuple[str | None, tuple[str, int], str | None]
+
+
+def _whence() -> _Whence:
+    """Say what a worker is to know of this process."""
+    return main_name(), this_process(), _settings.override()
+
+
+def _body_of(
+    job: Job, fingerprint: Fingerprint | None, whence: _Whence, terms: bytes | None = None
+) -> Payload:
+    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *whence, terms
+    are_plain = _PLAIN.issuperset  # what anybody's pickle makes alike, and what is small
+    if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
         return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
     met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
     body = job.positional, job.job_args, *rest, met
     return dump(body, partial(dumps, pickler=partial(OutwardPickler, met=met)))
-
-
-def _is_plain(values: Iterable[Any]) -> bool:
-    """Whether all are values that anybody's pickle makes alike, and that are small."""
-    return _PLAIN.issuperset(map(type, values))
 
 
 _PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})

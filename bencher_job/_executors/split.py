@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import threading
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from .._forks import renew_after_fork
@@ -74,4 +74,4 @@ def join(rest: bytes, function: bytes | None) -> Parcel:
 
 
 def _with_function(parcel: Parcel, payload: Payload) -> Parcel:
-    return replace(parcel, function=SentFunction(parcel.function.digest, payload))
+    return parcel._replace(function=SentFunction(parcel.function.digest, payload))
