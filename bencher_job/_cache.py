@@ -138,7 +138,7 @@ class FutureCache(Contents):
             cache_name,
             Keeping(seconds_of("ttl", ttl, "None to keep results for good"), compression),
             self._counts,
-            lambda job: self.overwrite_msg(job, ", so it runs"),
+            self._announce,
             Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on")),
             PoolSettings(
                 max_workers, max_tasks_per_worker, initializer, tuple_of("initargs", initargs), start_method
@@ -345,6 +345,11 @@ class FutureCache(Contents):
     def is_in_flight(self, key: str) -> bool:
         """Whether a job of this key is on its way in this process."""
         return flights_of(self.cache).has(key)
+
+    def _announce(self, jobs: Iterable[Job]) -> None:
+        if _log.isEnabledFor(logging.INFO):
+            for job in jobs:
+                self.overwrite_msg(job, ", so it runs")
 
     def overwrite_msg(self, job: Job, suffix: str) -> None:
         """Log that a job is about to run, and whether it replaces what is remembered."""

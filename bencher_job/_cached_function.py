@@ -57,6 +57,9 @@ class CachedCalls(Generic[P, R]):
     def _with_bound(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args
 
+    def _each_with_bound(self, calls: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
+        return calls
+
     @property
     def cache(self) -> JobFunctionCache:
         """The cache of this function."""
@@ -113,7 +116,7 @@ class CachedCalls(Generic[P, R]):
         """
         from ._stream import stream  # takes long to import
 
-        calls = (self._with_bound(args) for args in zip(*iterables, strict=False))
+        calls = self._each_with_bound(zip(*iterables, strict=False))
         return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)
 
     def sweep(self, grid: Mapping[str, Iterable[Any]], /, *, repeats: int = 1, **constants: Any) -> Sweep:
@@ -169,6 +172,9 @@ class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
     def _with_bound(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
         return args if bound is _UNBOUND else (bound, *args)
+
+    def _each_with_bound(self, calls: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
+        return map(self._with_bound, calls)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return self._reduced() or self._self_parent.__reduce_ex__(protocol)

@@ -80,8 +80,10 @@ class JobFuture(LightFuture[R], Generic[R]):
     @classmethod
     def pending(cls, job: Job, on_cancel: Callable[[JobFuture[R]], bool]) -> JobFuture[R]:
         """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled."""
-        future = cls._unresolved(on_cancel)
+        future = cls.__new__(cls)
+        LightFuture.__init__(future)
         future.job = job
+        future._on_cancel = on_cancel  # noqa: SLF001 - its own class
         return future
 
     @classmethod

@@ -41,7 +41,8 @@ _NAMED: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.Modu
 
 def can_not_change(values: Sequence[object]) -> bool:
     """Whether all values are of types that nobody can change in place, as most arguments are."""
-    return all(map(_is_unchanging, map(type, values)))
+    kinds = set(map(type, values))
+    return _UNCHANGING.issuperset(kinds) or all(map(_is_unchanging, kinds))
 
 
 def _is_unchanging(kind: type) -> bool:

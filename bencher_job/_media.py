@@ -132,10 +132,10 @@ def run_folder(store: str | Path, key: str) -> str:
     return f"{store!s}/{MEDIA_FOLDER}/{key[:16]}.{process_name()}.{next(_run_numbers)}"
 
 
-def run_folders(store: str | Path, keys: Iterable[str]) -> Iterator[str]:
+def run_folders(store: str | os.PathLike[str], keys: Iterable[str]) -> list[str]:
     """Name the folders of new runs of jobs that begin together, as `run_folder` does."""
     before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
-    return (f"{before}{key[:16]}.{process}.{next(_run_numbers)}" for key in keys)
+    return [f"{before}{key[:16]}.{process}.{next(_run_numbers)}" for key in keys]
 
 
 def is_run_folder(name: str) -> bool:

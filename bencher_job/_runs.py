@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -61,7 +61,7 @@ _log = logging.getLogger(__name__)
 class Runs:
     """Runs jobs and commits what comes of them; nothing is started before the first job.
 
-    `announce` is called with each job that is about to run.
+    `announce` is called with the jobs that are about to run.
 
     Attributes:
         executor_type: the member of `Executors`, or the class name of the executor that was given.
@@ -78,7 +78,7 @@ class Runs:
         name: str,
         keeping: Keeping,
         counts: Counts,
-        announce: Callable[[Job], None],
+        announce: Callable[[Iterable[Job]], None],
         attempts: Attempts,
         settings: PoolSettings,
         *,
@@ -131,14 +131,13 @@ class Runs:
             self.start_many([flight], store)
             return
         self._counts.computed(1)
-        self._announce(flight.job)
+        self._announce((flight.job,))
         self.run_here(flight, store)
 
     def start_many(self, flights: Sequence[Flight], store: Store) -> None:
         """Run the jobs of flights for the first time, on one engine."""
         self._counts.computed(len(flights))
-        for flight in flights:
-            self._announce(flight.job)
+        self._announce(flight.job for flight in flights)
         self.expect(len(flights))
         try:
             self._take_off(flights, store)

@@ -103,7 +103,7 @@ class SlotPool(concurrent.futures.Executor):
         self._check()
         dispatcher = self._dispatcher
         tasks = [
-            Task(_CallFuture(dispatcher, job), parcel.of_its_own(), job, _as_it_came, timeout)
+            Task(_CallFuture(dispatcher, job), parcel.of_its_own(), job, None, timeout)
             for parcel, job in packed
         ]
         dispatcher.add(tasks)
@@ -140,10 +140,6 @@ class SlotPool(concurrent.futures.Executor):
         self._dispatcher.dismiss()
         if wait:
             self._dispatcher.join()
-
-
-def _as_it_came(report: Report, _label: object) -> Report:
-    return report
 
 
 def _pickled_initializer(settings: PoolSettings) -> bytes | None:
@@ -207,8 +203,8 @@ class PoolEngine(SharedEngine[SlotPool]):
     def _label_of(self, future: Future[Any]) -> Job | None:
         return future.job if isinstance(future, _CallFuture) else None
 
-    def _open(self, result: Any, job: Job | None) -> Outcome:
-        return open_report(result, job)
+    def _opened(self, result: Any, job: Job | None) -> Outcome:
+        return open_report(result, job)  # which raises nothing, of what a worker of ours has sent
 
     def _submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
         packed = list(zip(pack_many(jobs), jobs, strict=True))

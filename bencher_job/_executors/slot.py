@@ -50,6 +50,7 @@ class Task:
     """A packed job, what it is called in errors, and what its future gets of its report.
 
     Attributes:
+        open: makes what the future gets; None where that is the report itself.
         seconds: how long it is expected to take.
         is_handed_out: whether its future says that it runs.
         packed_at: when it was made, or could not be loaded by a worker that was new to it, by the monotonic clock.
@@ -60,7 +61,7 @@ class Task:
     future: Future[Any]
     parcel: Parcel
     label: object
-    open: Callable[[Report, object], Any]
+    open: Callable[[Report, object], Any] | None
     timeout: float | None = None
     seconds: float = 0.0
     packed_at: float = field(default_factory=time.monotonic)
@@ -81,7 +82,7 @@ class Task:
     def resolve(self, report: Report) -> None:
         """Give its future what it gets of a report."""
         try:
-            result = self.open(report, self.label)
+            result = report if self.open is None else self.open(report, self.label)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
             self.future.set_exception(error)
         else:

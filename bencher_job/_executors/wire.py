@@ -103,7 +103,9 @@ class Inlet:
         """
         try:
             while True:
-                yield from self.receive()
+                self._receive()
+                while (message := self._next()) is not None:
+                    yield message
                 if (
                     not self._missing and self._stop < len(self._view) // 2
                 ):  # it was all, as far as one can see
