@@ -172,7 +172,7 @@ class Commits:
                 _log.info("another one has the key %s now, so this result of it is not stored", claim.key)
         self._uses.misses += computed - len(lost)
         database.tidy()
-        return frozenset(claim.key for claim in lost)
+        return frozenset(claim.key for claim in lost) if lost else frozenset()
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)

@@ -103,7 +103,7 @@ class Folder:
         opened = self.opened
         if opened is not None:
             return opened
-        with self._lock, operation():
+        with self._lock, operation:
             if self.opened is None:
                 try:
                     self.opened = self._open()
@@ -172,7 +172,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with operation():
+        with operation:
             try:
                 self.look_for_removal()
                 return work(*given)
@@ -185,7 +185,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with operation():
+        with operation:
             try:
                 self.look_for_removal()
                 opened = self.opened or self.open()
@@ -213,7 +213,7 @@ class Folder:
 
     def close(self) -> None:
         """Close all connections, the map of the generation and the claims; the next use opens them again."""
-        with self._lock, operation():
+        with self._lock, operation:
             opened, self.opened = self.opened, None
             self.generation.close()
             self.claims.close()

@@ -93,12 +93,8 @@ class _Operation:
 
 _owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
 _gate: Final = _Gate()
-_operation: Final = _Operation()
-
-
-def operation() -> _Operation:
-    """Keep forks away meanwhile."""
-    return _operation
+operation: Final = _Operation()
+"""Keeps forks away in its context."""
 
 
 os.register_at_fork(

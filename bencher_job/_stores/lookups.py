@@ -55,7 +55,7 @@ class Lookups:
 
     def find(self, key: str, *, mapped: bool) -> tuple[Hit | Miss, int]:
         """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored."""
-        with operation():
+        with operation:
             for _ in range(2):  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
@@ -92,7 +92,7 @@ class Lookups:
 
     def after(self, place: int, number: int) -> list[tuple[Any, ...]]:
         """Read the rows of small entries that were stored after another one, as they are; none where that fails."""
-        with operation():
+        with operation:
             try:
                 opened = self._folder.to_read()
                 return opened.database.read(_SELECT_NEXT, (place, place + number))
@@ -130,7 +130,7 @@ class Lookups:
         """Read the rows of keys, some at a time."""
         rest = iter(wanted)
         while some := list(itertools.islice(rest, KEYS_PER_QUERY)):
-            with operation():
+            with operation:
                 opened = self._folder.to_read()
                 rows = opened.database.read(_among(SELECT_ENTRY, some), some)
             yield rows, opened
@@ -139,7 +139,7 @@ class Lookups:
         """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
-        with operation():
+        with operation:
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         return bool(entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
 
@@ -147,7 +147,7 @@ class Lookups:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
         last = 0
         while True:
-            with operation():
+            with operation:
                 opened = self._folder.to_read()
                 rows = opened.database.read(_SELECT_SOME, (last,))
             if not rows:

@@ -244,7 +244,7 @@ class Claims:
                 self._drop()
 
     def _drop(self) -> None:
-        with keeping_forks_away():
+        with keeping_forks_away:
             ledger, self._ledger = self._ledger, None
             if ledger is not None:
                 ledger.close()
@@ -341,7 +341,7 @@ class Claims:
             raise self._unavailable(RuntimeError("this thread is using it already"))
 
     def _open(self) -> Ledger:
-        with keeping_forks_away():  # so that a child knows, and closes, all that it inherits
+        with keeping_forks_away:  # so that a child knows, and closes, all that it inherits
             self._ledger = ledger = Ledger(self._path)
         return ledger
 

@@ -69,7 +69,7 @@ class Lookout:
             return
         sleeper = None
         try:
-            with keeping_forks_away():  # so that a child knows, and closes, what it inherits
+            with keeping_forks_away:  # so that a child knows, and closes, what it inherits
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 if _is_held(descriptor, self._lock):
                     self._held = descriptor
