@@ -156,6 +156,11 @@ class Table:
             Damaged: when the slot is, or no place is free.
         """
         place = first = _first_place(digest, self._capacity)
+        raw = self.read(place)  # as most keys stand there, or nothing does
+        if raw == _EMPTY:
+            return place, None
+        if raw.startswith(digest):
+            return place, _unpacked(raw)
         while place < first + self._capacity:
             raw = self._read(place % self._capacity)
             for at in range(0, len(raw), SLOT_SIZE):
