@@ -191,7 +191,7 @@ class Runs:
     def run_here(self, flight: Flight, store: Store) -> None:
         """Run a flight's job in this thread until it is done or given up, commit and resolve."""
         while True:
-            (run,) = self._runs_of((flight,), store, Executors.SERIAL)
+            run = self._run_in_line(flight, store)
             if flight.attempt > 1:  # the run before may have changed them
                 run.job.note_changes()
             outcome = self._outcome_of(run.job)
@@ -204,6 +204,14 @@ class Runs:
         self._finish([landing])
         if isinstance(outcome.error, KeyboardInterrupt):
             raise outcome.error
+
+    def _run_in_line(self, flight: Flight, store: Store) -> Run:
+        """Make the next run of a flight, of whose result no worker writes a file."""
+        flight.attempt += 1
+        job, directory = flight.job, store.directory
+        folder = None if directory is None else _media.run_folder(directory, job.job_key)
+        state = git_state_of(job.function)
+        return Run(flight, job.for_run(folder, None), store, self._keeping, Executors.SERIAL, state)
 
     def _outcome_of(self, job: Job) -> Outcome:
         if self._attempts.timeout is None or not is_coroutine_function(job.function):
@@ -295,9 +303,10 @@ class Runs:
 
         One whose result a worker has written in vain runs again at once, and sends it then.
         """
-        job, error, attempt = landing.run.job, landing.outcome.error, landing.run.flight.attempt
+        error = landing.outcome.error
         if error is None:
             return None
+        job, attempt = landing.run.job, landing.run.flight.attempt
         pause = self._attempts.pause(error, attempt)
         if isinstance(error, DepositLost):
             landing.run.flight.sends_value, pause = True, 0.0
