@@ -159,14 +159,15 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         if landing.outcome.error is not None:
             _fail(run, landing.outcome.error)
         elif run.store.directory is not None:
-            changed = _changed(run.job)
+            job = run.job
+            changed = _changed(job) if job.has_changed or job.files else None
             if changed is not None:
                 unsaved.append(changed)
                 landing.discard_written()
                 _give_back(run.store, run.flight.claim)
                 continue
             try:
-                written = landing.written()
+                written = None if landing.outcome.deposit is None else landing.written()
                 if written is None:
                     payloads[landing] = landing.payload()
             except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class

@@ -37,6 +37,8 @@ class _LightCondition(RLock):  # type: ignore[misc]  # which is final for type c
 class LightFuture(Future[R], Generic[R]):
     """A future like any other, made in fewer steps."""
 
+    _result: R | None
+
     def __init__(self) -> None:
         self._condition = _LightCondition()  # type: ignore[assignment]  # as far as `Future` uses one
         self._state = PENDING
@@ -44,3 +46,7 @@ class LightFuture(Future[R], Generic[R]):
         self._exception = None
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
+
+    def peek(self) -> R | None:
+        """Give the result of one that has ended with one, in one step; None as long as there is none."""
+        return self._result

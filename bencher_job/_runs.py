@@ -241,11 +241,11 @@ class Runs:
                 flight.may_be_ended_by(engine)
             if is_held and not flight.attempt:
                 flight.job = flight.job.held()
-        runs = self._runs_on(engine, flights, store)
+        runs, take_back = self._runs_on(engine, flights, store), self._take_back
         for run, engine_future in zip(runs, engine.submit_many([run.job for run in runs]), strict=True):
             run.flight.engine_future = engine_future
             try:
-                self._await(run, engine_future, engine)
+                self._await(run, engine_future, partial(take_back, run, engine))
             except BaseException:  # an interrupt: nobody will hear of its end
                 run.flight.engine_future = None
                 raise
@@ -261,8 +261,7 @@ class Runs:
                     run.job.note_changes()
         return runs
 
-    def _await(self, run: Run, engine_future: Future[Any], engine: Engine) -> None:
-        returned = partial(self._take_back, run, engine)
+    def _await(self, run: Run, engine_future: Future[Any], returned: Callable[..., None]) -> None:
         if self._limits is None or run.flight.engine is not None:
             engine_future.add_done_callback(returned)
         else:
@@ -287,7 +286,7 @@ class Runs:
     def _settle_group(self, group: Sequence[Returned]) -> None:
         """Receive what has come back, commit it together and resolve; on the writer's thread."""
         received = [each.received() for each in group if not each.is_void()]
-        landings = [landing for landing in received if not self._goes_on(landing)]
+        landings = [each for each in received if each.outcome.error is None or not self._goes_on(each)]
         try:
             self._finish(landings)
         except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
@@ -337,8 +336,6 @@ class Runs:
 
     def _goes_on(self, landing: Landing) -> bool:
         """Have a job run again that has failed on an engine; whether it does."""
-        if landing.outcome.error is None:
-            return False
         run, pause = landing.run, self._pause_after(landing)
         if pause is None:
             return False

@@ -60,3 +60,10 @@ def test_it_can_be_cancelled() -> None:
     assert not future.set_running_or_notify_cancel()
     with pytest.raises(CancelledError):
         future.result()
+
+
+def test_its_result_can_be_looked_at_without_waiting() -> None:
+    future: LightFuture[int] = LightFuture()
+    assert future.peek() is None
+    future.set_result(4)
+    assert future.peek() == 4

@@ -203,8 +203,10 @@ class PoolEngine(SharedEngine[SlotPool]):
     def _label_of(self, future: Future[Any]) -> Job | None:
         return future.job if isinstance(future, _CallFuture) else None
 
-    def _opened(self, result: Any, job: Job | None) -> Outcome:
-        return open_report(result, job)  # which raises nothing, of what a worker of ours has sent
+    def receive(self, future: Future[Any]) -> Outcome:
+        """Tell how the job of a done future ended: as its report says, where there is one."""
+        report = future.peek() if isinstance(future, _CallFuture) else None
+        return super().receive(future) if report is None else open_report(report, future.job)  # type: ignore[attr-defined]
 
     def _submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
         packed = list(zip(pack_many(jobs), jobs, strict=True))

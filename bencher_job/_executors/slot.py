@@ -193,7 +193,7 @@ class Slot:
         numbers = range(self._number + 1, self._number + 1 + len(tasks))
         self._number += len(tasks)
         self.taken += len(tasks)
-        self.load += sum(task.seconds for task in tasks)
+        self.load += sum([task.seconds for task in tasks])
         self.given.update(zip(numbers, tasks, strict=True))
         self._unsent += numbers
         if self._outlet.send(_message(numbers, tasks)):
