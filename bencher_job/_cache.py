@@ -239,12 +239,10 @@ class FutureCache(Contents):
 
         Such a callback is called by the thread that must first be done with it to resolve any other future.
         """
-        here = self._runs.is_writing()
+        here = self._runner.resolves_here()
         future = self._runner.run(job, store, puts, fresh=fresh, here=here)
-        if here and not future.done():
-            raise BencherJobError(
-                f"{job!r} is in flight, and a callback of a future can't wait for it. Submit it."
-            )
+        if here:
+            future.refuse_to_wait_here()
         return future
 
     def run_for_result(
@@ -263,7 +261,7 @@ class FutureCache(Contents):
     @property
     def runs_in_line(self) -> bool:
         """Whether a job that is started in this thread runs in it, before `start` returns."""
-        return self._runs.is_serial or inside_worker() or self._runs.is_writing()
+        return self._runs.is_serial or inside_worker() or self._runner.resolves_here()
 
     @property
     def workers(self) -> int | None:
@@ -396,14 +394,31 @@ class FutureCache(Contents):
         return str(self.info())
 
     def wait(self) -> None:
-        """Wait until each job in flight has ended and its result is kept."""
+        """Wait until each job in flight has ended and its result is kept.
+
+        Raises:
+            BencherJobError: where it would wait for itself: in a callback of a future of this cache, in a job of this
+                cache that runs in a thread, and in an event loop that such a job runs in.
+        """
+        self._refuse_to_wait_here()
         self._runs.wait()
+
+    def _refuse_to_wait_here(self) -> None:
+        if self._runner.resolves_here():
+            raise BencherJobError(
+                f"A callback of a future can't wait for the jobs in flight of the cache {self._cache_name!r}: its "
+                f"thread must be done with it first. Call wait() and close() elsewhere."
+            )
 
     def close(self) -> None:
         """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again.
 
         The files stay open while another cache on the same store has jobs in flight.
+
+        Raises:
+            BencherJobError: where it would wait for itself, as for `wait`.
         """
+        self._refuse_to_wait_here()
         self._runs.finish(wait=True)
         self._runs.release()
         if self._store is not None:

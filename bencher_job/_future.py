@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _html
+from ._errors import BencherJobError
 from ._job import Job
 from ._light_future import LightFuture
 from ._loops import aside, in_thread, until_ended
@@ -57,6 +58,7 @@ class JobFuture(LightFuture[R], Generic[R]):
     took_along: Ends | None = None
     """The run that ends as this future was cancelled, because nobody else waits for it."""
     _on_cancel: Callable[[JobFuture[R]], bool] | None = None
+    _resolves_here: Callable[[], bool] | None = None
     _told_of_cancel = False
 
     def __init__(
@@ -78,12 +80,21 @@ class JobFuture(LightFuture[R], Generic[R]):
             future.add_done_callback(self.follow if cache is None else lambda done: cache.settle(self, done))
 
     @classmethod
-    def pending(cls, job: Job, on_cancel: Callable[[JobFuture[R]], bool]) -> JobFuture[R]:
-        """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled."""
+    def pending(
+        cls,
+        job: Job,
+        on_cancel: Callable[[JobFuture[R]], bool],
+        resolves_here: Callable[[], bool] | None = None,
+    ) -> JobFuture[R]:
+        """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled.
+
+        `resolves_here` says whether the thread that asks is the one that will resolve it.
+        """
         future = cls.__new__(cls)
         LightFuture.__init__(future)
         future.job = job
         future._on_cancel = on_cancel  # noqa: SLF001 - its own class
+        future._resolves_here = resolves_here  # noqa: SLF001 - as above
         return future
 
     @classmethod
@@ -120,6 +131,31 @@ class JobFuture(LightFuture[R], Generic[R]):
             self.set_exception(error)
         except InvalidStateError:
             return
+
+    def result(self, timeout: float | None = None) -> R:
+        """Give the result, or raise the job's exception, once it is there.
+
+        Raises:
+            TimeoutError: when it is not there after so many seconds.
+            BencherJobError: in a callback of a future, whose thread would wait for itself.
+        """
+        if timeout is None:
+            self.refuse_to_wait_here()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Give the job's exception, or None, once it has ended; else as `result`."""
+        if timeout is None:
+            self.refuse_to_wait_here()
+        return super().exception(timeout)
+
+    def refuse_to_wait_here(self) -> None:
+        """Refuse to wait for it in the thread that will resolve it."""
+        if self._resolves_here is not None and not self.done() and self._resolves_here():
+            raise BencherJobError(
+                f"{self.job!r} is in flight, and a callback of a future can't wait for it. Submit it, and go on in a "
+                f"callback of its own future."
+            )
 
     def cancel(self) -> bool:
         """Cancel the job if it has not begun; others who wait for the same job keep it going.

@@ -59,6 +59,10 @@ class Runner:
         self._mapped = mapped
         self._standby = Standby(f"bencher_job-standby-{name}")
 
+    def resolves_here(self) -> bool:
+        """Whether this thread resolves futures, as in a callback of one: it can't wait for others that it resolves."""
+        return self.runs.is_writing() or self._standby.is_here()
+
     def run(
         self,
         job: Job,
@@ -79,7 +83,7 @@ class Runner:
         """
         _refuse_to_wait_for_itself(job)
         flights = flights_of(store)
-        future: JobFuture[Any] = JobFuture.pending(job, flights.leave)
+        future: JobFuture[Any] = JobFuture.pending(job, flights.leave, self.resolves_here)
         engine = None if caller is None else self.runs.engine_beside_loop(job)
         try:
             flight, leads = flights.board(future, engine)
@@ -123,8 +127,8 @@ class Runner:
             BencherJobError: when the executor can't take jobs.
         """
         flights = flights_of(store)
-        leave = flights.leave
-        futures: list[JobFuture[Any]] = [JobFuture.pending(job, leave) for job in jobs]
+        leave, resolves_here = flights.leave, self.resolves_here
+        futures: list[JobFuture[Any]] = [JobFuture.pending(job, leave, resolves_here) for job in jobs]
         leading: list[Flight] = []
         try:
             for future, flight in flights.board_many(futures, leading):

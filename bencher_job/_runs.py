@@ -22,7 +22,7 @@ from . import _media
 from ._alarms import alarms
 from ._attempts import Attempts
 from ._counts import Counts
-from ._errors import WorkerLost, warn_caller
+from ._errors import BencherJobError, WorkerLost, warn_caller
 from ._executors import (
     Engine,
     Executors,
@@ -425,14 +425,25 @@ class Runs:
         """Wait until each job in flight has ended and its result is kept.
 
         Raises:
-            BencherJobError: in an event loop that such a job runs in, which would stand still.
+            BencherJobError: in an event loop or a thread that such a job runs in, which would stand still.
         """
+        self._refuse_to_wait_in_job()
         loops = sys.modules.get(LOOP_ENGINE)
         if loops is not None:
             loops.refuse_to_wait_in(running_loop())
             loops.lose_runs_of_stopped_loops()
         with self._landing:
             self._landed.wait_for(lambda: self._airborne <= 0)
+
+    def _refuse_to_wait_in_job(self) -> None:
+        """Refuse to wait in a job that runs in a thread, and may be one of those in flight, or what they wait for."""
+        key = _media.current_job_key()
+        is_in_pool = self._engine is not None and self._engine.shares_arguments and inside_worker()
+        if key is not None and self._airborne > 0 and (is_in_pool or self._beside is not None):
+            raise BencherJobError(
+                f"The job {key} can't wait for the jobs in flight of a cache that runs them in threads: it may be "
+                f"one of them, or keep a place that they need. Call wait() and close() outside of jobs."
+            )
 
     def release(self) -> None:
         """Give the engine back."""

@@ -215,7 +215,12 @@ class Standby:
         self._lock = threading.Lock()
         self._waiting: list[tuple[Waiting, Callable[[Ended], None]]] = []
         self._is_running = False
+        self._thread: threading.Thread | None = None
         self._news = threading.Event()
+
+    def is_here(self) -> bool:
+        """Whether this is its own thread, which must not wait for what it will end itself."""
+        return self._thread is threading.current_thread()
 
     def add(self, waiting: Waiting, go_on: Callable[[Ended], None]) -> None:
         """Have somebody wait; `go_on` is called in the thread, and must not raise."""
@@ -225,7 +230,8 @@ class Standby:
             self._news.set()
             if not self._is_running:
                 self._is_running = True
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         while True:

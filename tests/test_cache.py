@@ -416,6 +416,38 @@ def test_a_callback_may_call_a_cached_function(counter: CallCounter) -> None:
     assert seen == ["in the callback"]
 
 
+@pytest.mark.parametrize("waits", ["result", "exception", "wait", "close"])
+def test_a_callback_that_would_wait_for_itself_is_told_so(waits: str) -> None:
+    go_on = threading.Event()
+    with ThreadPoolExecutor(2) as threads, FutureCache(executor=threads, overwrite=False) as cache:
+        slow = cache.submit(Job("slow", go_on.wait, {"timeout": 30}, job_key="slow"))
+        told: Future[str] = Future()
+
+        def callback(_future: JobFuture[object]) -> None:
+            try:
+                getattr(slow if waits in ("result", "exception") else cache, waits)()
+            except BencherJobError as error:
+                told.set_result(str(error))
+
+        begun = threading.Event()
+        first = cache.submit(Job("first", begun.wait, {"timeout": 30}, job_key="first"))
+        first.add_done_callback(callback)
+        begun.set()
+        try:
+            assert "callback of a future can't wait" in told.result(10)
+        finally:
+            go_on.set()
+        assert slow.result(30) is True
+
+
+@pytest.mark.parametrize("waits", ["wait", "close"])
+def test_a_job_in_a_thread_that_would_wait_for_itself_is_told_so(waits: str) -> None:
+    with FutureCache(executor="threads", overwrite=False) as cache:
+        future = cache.submit(Job("waits", getattr(cache, waits), {}, job_key="waits"))
+        with pytest.raises(BencherJobError, match="outside of jobs"):
+            future.result(10)
+
+
 class Shapeless:
     @property
     def shape(self) -> object:

@@ -217,3 +217,40 @@ def test_waiting_is_cheap(programs: Programs) -> None:
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_a_callback_may_call_what_another_program_computes(programs: Programs) -> None:
+    source = """
+    import threading
+
+    @cached_job(code="none", executor="threads")
+    def slow(x):
+        count(x)
+        tell(f"begun{x}")
+        wait_for(f"go_on{x}")
+        return {"x": x, "by": NAME}
+
+    futures = [slow.submit(x) for x in ((1, 2) if NAME == "owner" else (1,))]
+    called = threading.Event()
+
+    def callback(future):
+        tell("called")
+        print(slow(2)["by"], flush=True)
+        called.set()
+
+    if NAME != "owner":
+        futures[0].add_done_callback(callback)
+        tell("asked")
+        assert called.wait(30)
+    """
+    owner = programs.start("owner", source)
+    for event in ("owner.begun1", "owner.begun2"):
+        programs.wait_for(event)
+    other = programs.start("other", source)
+    programs.wait_for("other.asked")
+    programs.tell("go_on1")
+    programs.wait_for("other.called")
+    programs.tell("go_on2")
+    assert programs.output(other) == "owner"
+    programs.output(owner)
+    assert programs.count("2") == 1
