@@ -55,12 +55,14 @@ def _mark(directory: Path) -> None:
 def refuse_untrusted(directory: Path) -> None:
     """Refuse a store whose folder or database another user owns or could write to.
 
-    The folder is what keeps others out, so its own mode counts; the files in it may have any.
+    A database that the folder keeps from others may have any mode.
 
     Raises:
         UntrustedCache: naming the path and the remedy.
     """
-    for path in (directory, directory / "cache.db"):
+    reach = stat.S_IWGRP | stat.S_IWOTH
+    """Those who could write, as the bits of a mode: to the files, only who may search the folder."""
+    for path in (directory, directory / "cache.db", directory / "cache.db-wal"):
         try:
             status = path.stat()
         except FileNotFoundError:
@@ -71,9 +73,11 @@ def refuse_untrusted(directory: Path) -> None:
                 f"belongs to the user number {status.st_uid}",
                 "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR, or say trusted=True.",
             )
-        if path == directory and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if status.st_mode & reach:
             raise UntrustedCache(
                 os.fspath(path),
                 f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})",
-                f"If only you have written to it so far, run: chmod -R go-w {path}",
+                f"If only you have written to it so far, run: chmod -R go-w {directory}",
             )
+        if path == directory:
+            reach &= (status.st_mode & (stat.S_IXGRP | stat.S_IXOTH)) << 1

@@ -78,6 +78,31 @@ def test_a_store_that_others_can_write_to_is_refused(store: DiskStore, mode: int
         store.open()
 
 
+@pytest.mark.parametrize("name", ["cache.db", "cache.db-wal"])
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o666), (0o750, 0o660), (0o711, 0o602)])
+def test_a_database_that_others_can_write_to_is_refused(
+    store: DiskStore, name: str, folder: int, file: int
+) -> None:
+    store.open()
+    store.close()
+    store.directory.chmod(folder)
+    (store.directory / name).touch()
+    (store.directory / name).chmod(file)
+    with pytest.raises(UntrustedCache, match=f"{name} can be written to by others .*chmod -R go-w"):
+        store.open()
+
+
+@pytest.mark.parametrize(("folder", "file"), [(0o700, 0o666), (0o755, 0o644), (0o750, 0o602), (0o705, 0o620)])
+def test_a_database_that_others_can_not_write_to_may_have_any_mode(
+    store: DiskStore, folder: int, file: int
+) -> None:
+    store.open()
+    store.close()
+    store.directory.chmod(folder)
+    (store.directory / "cache.db").chmod(file)
+    store.open()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("name", ["", "cache.db"])
 def test_a_store_of_another_user_is_refused(store: DiskStore, name: str) -> None:
