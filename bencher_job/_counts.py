@@ -75,6 +75,11 @@ class Counts:
             self._figures.submitted += number
             self._figures.computed += number
 
+    def cancelled(self) -> None:
+        """Take a job back that was counted as computed, and was cancelled before its function ran."""
+        with self._lock:
+            self._figures.computed -= 1
+
     def retried(self) -> None:
         """Count a run that failed and is repeated."""
         with self._lock:

@@ -38,6 +38,8 @@ class Flight:
     landed: Future[None] | None = None
     """Done when nothing of the run is left, of one that can be ended."""
     is_taken_over = False
+    has_run = False
+    """Whether a run of the job has ended, so that the next one is a repetition."""
     is_needed_by_worker = False
     """Whether a job that itself takes a worker's place waits for this one."""
     sends_value = False

@@ -49,10 +49,15 @@ class Run(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Landing:
-    """A run that has ended, and what came of it."""
+    """A run that has ended, and what came of it.
+
+    Attributes:
+        has_begun: whether it may have begun; False where it was cancelled before.
+    """
 
     run: Run
     outcome: Outcome
+    has_begun: bool = True
 
     @property
     def is_closed_off(self) -> bool:
@@ -142,7 +147,7 @@ class Returned(NamedTuple):
             outcome = self.receive(self.done)
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
             outcome = Outcome(error=error)
-        return Landing(self.run, outcome)
+        return Landing(self.run, outcome, has_begun=not self.done.cancelled())
 
 
 def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:

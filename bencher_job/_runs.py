@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -339,6 +339,7 @@ class Runs:
         run, pause = landing.run, self._pause_after(landing)
         if pause is None:
             return False
+        run.flight.has_run = True
         waiting: Future[Any] = (
             Future()
         )  # it stands for the engine's: a job that has not begun anew can be cancelled
@@ -407,7 +408,10 @@ class Runs:
                     payload = landing.pickled_for_all()
                 flight.resolve(landing.outcome.value, payload)
             else:
-                self._counts.failed()
+                if landing.has_begun or flight.has_run or not isinstance(error, CancelledError):
+                    self._counts.failed()
+                else:
+                    self._counts.cancelled()
                 flight.fail(error)
         if lost:
             self._counts.unsaved(lost)

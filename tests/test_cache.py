@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
@@ -332,6 +333,29 @@ def test_a_queued_job_can_be_cancelled_and_one_that_waits_for_it_keeps_it(counte
         assert shared[1].result(30) == "shared"
         assert (alone.cancelled(), shared[0].cancelled()) == (True, True)
     assert counter.count == 1
+
+
+@pytest.mark.parametrize("executor", ["threads", "multiprocessing"])
+def test_a_job_that_was_cancelled_before_it_ran_counts_neither_as_computed_nor_as_failed(
+    executor: str, tmp_path: Path
+) -> None:
+    with FutureCache(executor=executor, max_workers=1, overwrite=False) as cache:
+        go_on = tmp_path / "go on"
+        blocking = cache.submit(Job("blocking", until_exists, {"path": go_on}, job_key="blocking"))
+        waiting = [cache.submit(Job("waiting", abs, {}, str(n), positional=(n,))) for n in range(5)]
+        assert all(future.cancel() for future in waiting[1:])
+        go_on.touch()
+        assert (blocking.result(30), waiting[0].result(30)) == (True, 0)
+        cache.wait()
+        info = cache.info()
+        assert (info.submitted, info.computed, info.failed, info.entries) == (6, 2, 0, 2)
+
+
+def until_exists(path: Path) -> bool:
+    deadline = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return path.exists()
 
 
 def test_results_are_kept_when_the_program_ends_without_reading_them(cache_folder: Path) -> None:
