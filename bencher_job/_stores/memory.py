@@ -112,6 +112,8 @@ class MemoryTier:
         if missing:
             behind = self._store.get_many(missing, mapped)
             self.shelf.keep_many(behind, read)
+            if not found:
+                return behind
             found.update(behind)
         return found
 

@@ -98,7 +98,7 @@ class Uses:
         self._folder = folder
         self.kept: list[Kept] = []
         self._used: dict[str, tuple[int, float]] = {}
-        self._in_bulk: list[tuple[int, float, dict[str, float]]] = []
+        self._in_bulk: list[tuple[int, float, list[str], float]] = []
         self.renew()
         renew_after_fork(self)
 
@@ -129,7 +129,8 @@ class Uses:
 
         It is worked out with the next writing, so that who reads many waits for nothing.
         """
-        self._note_in_bulk(1, hits.seconds())
+        seconds = [each[1] for each in hits.small.values()] + [hit.seconds for hit in hits.others.values()]
+        self._note_in_bulk(1, list(hits), sum(seconds))
 
     def note_answer(self, key: str, seconds: float) -> None:
         """Note that an entry has answered a job which was read before, and did not count as a hit then."""
@@ -142,11 +143,11 @@ class Uses:
 
         It is worked out with the next writing, as that they were read.
         """
-        self._note_in_bulk(-1, dict(seconds))
+        self._note_in_bulk(-1, list(seconds), sum(seconds.values()))
 
-    def _note_in_bulk(self, count: int, seconds: dict[str, float]) -> None:
-        self._in_bulk.append((count, time.time(), seconds))
-        self._number_in_bulk += len(seconds)
+    def _note_in_bulk(self, count: int, keys: list[str], seconds: float) -> None:
+        self._in_bulk.append((count, time.time(), keys, seconds))
+        self._number_in_bulk += len(keys)
         if self._number_in_bulk >= LARGEST_BATCH:
             with self._lock:
                 self._work_out_bulks()
@@ -156,11 +157,11 @@ class Uses:
     def _work_out_bulks(self) -> None:
         self._number_in_bulk = 0
         while self._in_bulk:
-            count, at, seconds = self._in_bulk.pop()
-            for key in seconds:
+            count, at, keys, seconds = self._in_bulk.pop()
+            for key in keys:
                 self._add(key, count, at)
-            self._hits += count * len(seconds)
-            self._seconds += count * sum(seconds.values())
+            self._hits += count * len(keys)
+            self._seconds += count * seconds
 
     def _add(self, key: str, count: int, at: float) -> None:
         before = self._used.get(key)

@@ -237,30 +237,34 @@ def plain_reader(signature: Signature) -> Callable[[bytes, str], bytes | None]:
 
     def read(entry: bytes, key: str) -> bytes | None:
         name, body = key.encode(), entry[at_body:]
-        start, before = frames[len(name)]
-        length = len(body) - before.size
+        start, table, size = frames[len(name)]
+        length = len(body) - size
         if (
             0 <= length < PARALLEL_FROM
             and entry.startswith(start)
-            and body.startswith(before.pack(name, 0, 0, length, length))
+            and body.startswith(table(name, 0, 0, length, length))
             and compare_digest(begin(start + body).digest(), entry[at_digest:at_body])
         ):
-            return body[before.size :]
+            return body[size:]
         return None
 
     return read
 
 
-class _PlainFrames(dict[int, tuple[bytes, struct.Struct]]):
-    """How entries of one part begin, and what stands between their digest and stream, by the length of the key."""
+class _PlainFrames(dict[int, tuple[bytes, Callable[..., bytes], int]]):
+    """How entries of one part begin, and what stands between their digest and stream, by the length of the key.
+
+    That is packed of the key and the numbers of the table of parts; how long it is comes last.
+    """
 
     def __init__(self, kind: int) -> None:
         super().__init__()
         self._kind = kind
 
-    def __missing__(self, length: int) -> tuple[bytes, struct.Struct]:
+    def __missing__(self, length: int) -> tuple[bytes, Callable[..., bytes], int]:
         start = _START.pack(_MAGIC, CODEC_VERSION, self._kind, length)
-        frame = self[length] = start, struct.Struct(f"<{length}s{_PARTS.format[1:]}")
+        between = struct.Struct(f"<{length}s{_PARTS.format[1:]}")
+        frame = self[length] = start, between.pack, between.size
         return frame
 
 
