@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ._attempts import Attempts, RetryOn, seconds_of
 from ._contents import Contents
 from ._counts import Counts
+from ._engines import Engines
 from ._errands import Errand
 from ._errors import BencherJobError
 from ._executors import Executors, PoolSettings, StartMethod, inside_worker
@@ -132,21 +133,16 @@ class FutureCache(Contents):
             trusted=trusted,
         )
         compression_named(compression)  # a package that is missing is told of at once
-        self._counts = Counts()
-        self._runs = Runs(
-            executor,
-            cache_name,
-            Keeping(seconds_of("ttl", ttl, "None to keep results for good"), compression),
-            self._counts,
-            self._announce,
-            Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on")),
-            PoolSettings(
-                max_workers, max_tasks_per_worker, initializer, tuple_of("initargs", initargs), start_method
-            ),
-            of_coroutines=self._of_coroutines,
+        keeping = Keeping(seconds_of("ttl", ttl, "None to keep results for good"), compression)
+        attempts = Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on"))
+        settings = PoolSettings(
+            max_workers, max_tasks_per_worker, initializer, tuple_of("initargs", initargs), start_method
         )
+        self._engines = Engines(executor, settings, attempts.timeout, of_coroutines=self._of_coroutines)
+        self._counts = Counts()
+        self._runs = Runs(self._engines, cache_name, keeping, self._counts, self._announce, attempts)
         self._runner = Runner(cache_name, self._counts, self._runs, mapped=mmap)
-        self.executor_type = self._runs.executor_type
+        self.executor_type = self._engines.executor_type
         self.overwrite = overwrite
         self.call_count = 0
         self.mapped = mmap
@@ -161,7 +157,7 @@ class FutureCache(Contents):
     @property
     def executor(self) -> Executor | None:
         """The executor, or None where jobs run in the calling thread."""
-        return None if self.executor_type == Executors.SERIAL else self._runs.engine.executor
+        return None if self.executor_type == Executors.SERIAL else self._engines.own.executor
 
     @property
     def worker_wrapper_call_count(self) -> int:
@@ -261,13 +257,13 @@ class FutureCache(Contents):
     @property
     def runs_in_line(self) -> bool:
         """Whether a job that is started in this thread runs in it, before `start` returns."""
-        return self._runs.is_serial or inside_worker() or self._runner.resolves_here()
+        return self._engines.is_serial or inside_worker() or self._runner.resolves_here()
 
     @property
     def workers(self) -> int | None:
         """How many jobs run at once, where the executor says."""
         try:
-            return self._runs.engine.workers
+            return self._engines.own.workers
         except BencherJobError:  # such an executor isn't there
             return None
 
@@ -420,7 +416,7 @@ class FutureCache(Contents):
         """
         self._refuse_to_wait_here()
         self._runs.finish(wait=True)
-        self._runs.release()
+        self._engines.release()
         if self._store is not None:
             flights_of(self._store).close_if_idle(self._store.close)
 

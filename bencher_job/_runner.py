@@ -84,7 +84,7 @@ class Runner:
         _refuse_to_wait_for_itself(job)
         flights = flights_of(store)
         future: JobFuture[Any] = JobFuture.pending(job, flights.leave, self.resolves_here)
-        engine = None if caller is None else self.runs.engine_beside_loop(job)
+        engine = None if caller is None else self.runs.engines.beside_loop(job)
         try:
             flight, leads = flights.board(future, engine)
             if flight.engine is not None:
@@ -168,7 +168,7 @@ class Runner:
     def _lead(self, flight: Flight, store: Store, puts: int, *, fresh: bool, here: bool) -> None:
         """Run a flight's job, or have it wait for the process that computes its key."""
         in_worker = inside_worker()
-        here = here or (flight.engine is None and (in_worker or self.runs.is_serial))
+        here = here or (flight.engine is None and (in_worker or self.runs.engines.is_serial))
         key = flight.job.job_key
         turn = self._turn_or_wait(flight, store, in_worker=in_worker)
         if isinstance(turn, Turn):

@@ -16,22 +16,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from . import _media
 from ._alarms import alarms
 from ._attempts import Attempts
 from ._counts import Counts
+from ._engines import Engines
 from ._errors import BencherJobError, WorkerLost, warn_caller
 from ._executors import (
     Engine,
     Executors,
     Outcome,
-    PoolSettings,
-    check_limits,
-    engine_for,
-    executor_name,
-    inside_worker,
     run_inline,
     told,
 )
@@ -47,9 +43,6 @@ from ._stores import DepositLost, Store
 from ._words import printable
 from ._writer import Writer
 
-if TYPE_CHECKING:
-    from ._limits import Limits
-
 __all__ = ["Runs"]
 
 LOOP_ENGINE: Final = "bencher_job._executors.loop"
@@ -64,62 +57,32 @@ class Runs:
     `announce` is called with the jobs that are about to run.
 
     Attributes:
-        executor_type: the member of `Executors`, or the class name of the executor that was given.
-        is_serial: whether each job runs in the thread that asks for it.
-
-    Raises:
-        TypeError: when the executor is none.
-        ValueError: when it can't do what is asked of it.
+        engines: what they run on.
     """
 
     def __init__(
         self,
-        executor: Any,
+        engines: Engines,
         name: str,
         keeping: Keeping,
         counts: Counts,
         announce: Callable[[Iterable[Job]], None],
         attempts: Attempts,
-        settings: PoolSettings,
-        *,
-        of_coroutines: bool = False,
     ) -> None:
-        check_limits(executor, settings, attempts.timeout, of_coroutines=of_coroutines)
-        self.executor_type = executor_name(executor)
-        self.is_serial = self.executor_type == Executors.SERIAL
-        self._executor = executor
-        self._engine: Engine | None = None
-        self._beside: Engine | None = None
-        self._limits: Limits | None = None
+        self.engines = engines
         self._keeping = keeping
         self._counts = counts
         self._announce = announce
         self._attempts = attempts
-        self._settings = settings
         self._writer: Writer[Returned] = Writer(self._settle_group, f"bencher_job-writer-{name}")
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the locks anew, and forget the jobs that only the parent can finish."""
-        self._lock = threading.Lock()
+        """Make the lock anew, and forget the jobs that only the parent can finish."""
         self._airborne = 0
         self._landing = threading.Lock()
         self._landed = threading.Condition(self._landing)
-
-    @property
-    def engine(self) -> Engine:
-        """What runs the jobs; it is made with the first job, since some take long to import."""
-        with self._lock:
-            if self._engine is None:
-                timeout = self._attempts.timeout
-                engine = engine_for(self._executor, self._settings, timeout)
-                if timeout is not None and not engine.ends_jobs:
-                    from ._limits import Limits  # takes long to import, and few jobs have a timeout
-
-                    self._limits = Limits(engine, timeout)
-                self._engine = engine
-            return self._engine
 
     def is_writing(self) -> bool:
         """Whether this thread is the one that commits, which can't wait for what it will commit itself."""
@@ -145,22 +108,6 @@ class Runs:
             self.count_landed(sum(flight.engine_future is None for flight in flights))
             raise
         finish_at_exit(self)
-
-    def engine_beside_loop(self, job: Job) -> Engine | None:
-        """Give what runs a job for a caller in an event loop; None for the cache's own engine.
-
-        A coroutine runs in the caller's loop, and a plain function in a thread, where jobs run in line otherwise.
-        """
-        if not (self.is_serial or inside_worker()):
-            return None
-        from ._executors.loop import LoopEngine, ThreadBesideLoop  # takes long to import
-
-        if is_coroutine_function(job.function):
-            return LoopEngine(self._attempts.timeout)
-        with self._lock:
-            if self._beside is None:
-                self._beside = ThreadBesideLoop()
-            return self._beside
 
     def take_over(self, flight: Flight, store: Store, engine: Engine | None) -> None:
         """Run a flight's job that was taken from its engine before it began: here, or on another engine."""
@@ -230,7 +177,7 @@ class Runs:
         self._writer.start()
         if self._attempts.retries:
             alarms.start()
-        engine = flights[0].engine or self.engine
+        engine = flights[0].engine or self.engines.own
         is_held = engine.shares_arguments or self._attempts.retries
         function, is_coroutine = None, False
         for flight in flights:
@@ -262,10 +209,10 @@ class Runs:
         return runs
 
     def _await(self, run: Run, engine_future: Future[Any], returned: Callable[..., None]) -> None:
-        if self._limits is None or run.flight.engine is not None:
-            engine_future.add_done_callback(returned)
+        if run.flight.engine is None:
+            self.engines.watch(engine_future, run.job, returned)
         else:
-            self._limits.watch(engine_future, run.job, returned)
+            engine_future.add_done_callback(returned)
 
     def _take_back(
         self, run: Run, engine: Engine, done: Future[Any], verdict: BaseException | None = None
@@ -442,16 +389,8 @@ class Runs:
     def _refuse_to_wait_in_job(self) -> None:
         """Refuse to wait in a job that runs in a thread, and may be one of those in flight, or what they wait for."""
         key = _media.current_job_key()
-        is_in_pool = self._engine is not None and self._engine.shares_arguments and inside_worker()
-        if key is not None and self._airborne > 0 and (is_in_pool or self._beside is not None):
+        if key is not None and self._airborne > 0 and self.engines.may_need_this_thread():
             raise BencherJobError(
                 f"The job {key} can't wait for the jobs in flight of a cache that runs them in threads: it may be "
                 f"one of them, or keep a place that they need. Call wait() and close() outside of jobs."
             )
-
-    def release(self) -> None:
-        """Give the engine back."""
-        for engine in (self._engine, self._beside):
-            if engine is not None:
-                engine.release()
-        self._beside = None
