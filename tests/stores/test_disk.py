@@ -132,6 +132,26 @@ def test_a_flipped_bit_is_a_miss_with_one_warning(store: DiskStore, value: str) 
     assert [path.name for path in (store.directory / "damaged").glob("*/*")] == ["key"]
 
 
+@pytest.mark.parametrize("length", [0, 4096, 20000])
+def test_a_database_that_is_cut_off_while_it_is_open_ends_no_program(tmp_path: Path, length: int) -> None:
+    script = f"""
+        import os
+        from bencher_job import cached_job
+        @cached_job(cache_dir={str(tmp_path)!r})
+        def double(x):
+            return 2 * x
+        double(1)
+        double.cache.close()
+        double(2)
+        os.truncate(double.cache.directory / "cache.db", {length})
+        print(double.cache.verify().findings[0])
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, "damaged" in ended.stdout) == (0, True), ended.stderr
+
+
 def test_a_missing_value_file_is_a_miss_with_a_warning(store: DiskStore) -> None:
     store.put_many([entry("key", LARGE)])
     (path,) = store.directory.glob("*/*/*.val")
