@@ -48,6 +48,12 @@ LONGEST_TURN: Final = 5.0
 LARGEST_LOG: Final = 1 << 22
 """Bytes by which SQLite's log grows before it is moved into the database."""
 
+IMPATIENCE: Final = 0.2
+"""Seconds to wait for a database that others, one of them stopped perhaps, have kept locked until patience ended.
+
+What is put one after the other then takes no time of each caller's.
+"""
+
 KEPT_LOG: Final = 1 << 24
 """Bytes of the log's file that are kept once it is moved: writing over them takes half the time of writing new ones."""
 
@@ -213,16 +219,22 @@ class Transaction:
             self._take_turn()
             if connection.in_transaction:  # an interrupt has come between the last one and its end
                 connection.rollback()
-            if self._waits:
-                self.execute("BEGIN IMMEDIATE")
+            if not self._waits:
+                self._begin_within(0)
+            elif self._database.stays_locked:
+                self._begin_within(IMPATIENCE)
+                self._database.stays_locked = False
             else:
-                self._begin_at_once()
+                self.execute("BEGIN IMMEDIATE")
             self._is_open = True
         except BaseException as error:  # an interrupt, too, which comes when all has begun
             if connection.in_transaction:
                 connection.rollback()
             self._end_turn()
             if isinstance(error, sqlite3.OperationalError):
+                self._database.stays_locked |= (
+                    self._waits and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                )
                 raise Locked(str(error)) from error
             raise
         return self
@@ -234,8 +246,8 @@ class Transaction:
         elif self._waits:
             self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
 
-    def _begin_at_once(self) -> None:
-        self.execute("PRAGMA busy_timeout = 0")
+    def _begin_within(self, seconds: float) -> None:
+        self.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
         try:
             self.execute("BEGIN IMMEDIATE")
         finally:
@@ -267,7 +279,10 @@ class Database(diskcache.Cache):  # type: ignore[misc]
 
     Attributes:
         turn: held by the thread that writes.
+        stays_locked: whether others have kept it locked until patience ended, and ever since.
     """
+
+    stays_locked = False
 
     def __init__(self, directory: str, *, access: str = "", patience: float = PATIENCE) -> None:
         """Open a database that is there; `access` are the parameters of its URI, `patience` is in seconds."""

@@ -12,8 +12,10 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -130,6 +132,24 @@ def test_a_flipped_bit_is_a_miss_with_one_warning(store: DiskStore, value: str) 
     assert store.get("key") is MISS  # and no second warning
     assert store.tally.damaged == 1
     assert [path.name for path in (store.directory / "damaged").glob("*/*")] == ["key"]
+
+
+def test_a_database_that_others_keep_locked_delays_one_put_and_not_each(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path / "fcache", size_limit=10**9, patience=3.0)
+    store.put_many([entry("before", 0)])
+    with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreFailure, match="locked"):
+            store.put_many([entry("first", 0)])
+        began = time.monotonic()
+        for number in range(5):
+            with pytest.raises(StoreFailure, match="locked"):
+                store.put_many([entry(f"next {number}", 0)])
+        assert time.monotonic() - began < 3
+        other.execute("ROLLBACK")
+    store.put_many([entry("after", 0)])
+    assert [store.has(key) for key in ("before", "first", "after")] == [True, False, True]
+    store.close()
 
 
 @pytest.mark.parametrize("length", [0, 4096, 20000])
