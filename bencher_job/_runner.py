@@ -8,8 +8,9 @@ run ─> in flight here? join it
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from . import _media
 from ._counts import Counts
@@ -27,6 +28,9 @@ from ._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
 __all__ = ["Runner", "load", "warn_unloadable"]
 
 _log = logging.getLogger(__name__)
+
+ROOM: Final = 40
+"""Frames that are left when a job begins, so that it can be given up wherever it fails."""
 
 
 def load(key: str, hit: Hit) -> Any:
@@ -81,6 +85,7 @@ class Runner:
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
+        _refuse_to_begin_without_room()
         _refuse_to_wait_for_itself(job)
         flights = flights_of(store)
         future: JobFuture[Any] = JobFuture.pending(job, flights.leave, self.resolves_here)
@@ -106,6 +111,7 @@ class Runner:
         Raises:
             BencherJobError: when the job waits for itself.
         """
+        _refuse_to_begin_without_room()
         _refuse_to_wait_for_itself(job)
         result = InLineResult(job)
         try:
@@ -126,6 +132,7 @@ class Runner:
         Raises:
             BencherJobError: when the executor can't take jobs.
         """
+        _refuse_to_begin_without_room()
         flights = flights_of(store)
         leave, resolves_here = flights.leave, self.resolves_here
         futures: list[JobFuture[Any]] = [JobFuture.pending(job, leave, resolves_here) for job in jobs]
@@ -250,6 +257,15 @@ class Runner:
             self._counts.failed(elsewhere=True)
             flight.land()
             flight.fail(error)
+
+
+def _refuse_to_begin_without_room() -> None:
+    """Refuse to begin what could not be ended: where the stack is full, giving up a job fails as its run does."""
+    try:
+        sys._getframe(sys.getrecursionlimit() - ROOM)  # noqa: SLF001 - the one way to ask that takes no time
+    except ValueError:  # the stack is not that deep
+        return
+    raise RecursionError("maximum recursion depth exceeded: a cached call takes some frames of its own")
 
 
 def _refuse_to_wait_for_itself(job: Job) -> None:

@@ -472,6 +472,23 @@ def test_a_job_in_a_thread_that_would_wait_for_itself_is_told_so(waits: str) -> 
             future.result(10)
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_a_call_on_a_full_stack_fails_and_nobody_waits_for_it(executor: str) -> None:
+    def at_depth(depth: int) -> object:
+        return at_depth(depth - 1) if depth else cache.value((), {"x": 1})
+
+    with ThreadPoolExecutor(1) as stacks, JobFunctionCache(lambda x: x, executor=executor) as cache:
+        cache.value((), {"x": 0})
+        failed = 0
+        for depth in range(sys.getrecursionlimit() - 100, sys.getrecursionlimit()):
+            error = stacks.submit(at_depth, depth).exception(30)
+            assert error is None or isinstance(error, RecursionError)
+            failed += error is not None
+            assert stacks.submit(at_depth, 0).result(30) == 1
+            cache.clear_cache()
+        assert 0 < failed < 100
+
+
 class Shapeless:
     @property
     def shape(self) -> object:
