@@ -37,6 +37,7 @@ from ._forks import renew_after_fork
 from ._future import JobFuture
 from ._job import Job
 from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
+from ._light_future import LightFuture
 from ._loops import is_coroutine_function, running_loop
 from ._origin import git_state_of
 from ._stores import DepositLost, Store
@@ -288,7 +289,7 @@ class Runs:
             return False
         run.flight.has_run = True
         waiting: Future[Any] = (
-            Future()
+            LightFuture()
         )  # it stands for the engine's: a job that has not begun anew can be cancelled
         flights_of(run.store).wait_in_line(run.flight, waiting)
         waiting.add_done_callback(lambda done: self._writer.put(Returned(run, done, outcome_of)))

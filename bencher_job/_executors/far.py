@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._light_future import LightFuture
 from .engine import unsendable
 from .envelope import Report, describe, unpack_value
 from .shared import SharedEngine
@@ -92,7 +93,7 @@ class FarExecutor(concurrent.futures.Executor):
             parcel = split(self.packed(fn, lambda: pack_call(fn, args, kwargs, local=False)))
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
             return unsendable(fn, problem)
-        return self._start(Task(Future(), parcel, fn, unpack_value))
+        return self._start(Task(LightFuture(), parcel, fn, unpack_value))
 
     def packed(self, function: Any, pack: Callable[[], Parcel]) -> Parcel:  # noqa: ARG002 - some go by it
         """Pack a call of a function as the workers need it."""
@@ -100,7 +101,7 @@ class FarExecutor(concurrent.futures.Executor):
 
     def submit_parcel(self, parcel: Parcel, job: Job) -> Future[Report]:
         """Start a packed job, whose future gets the report as it came."""
-        return self._start(Task(Future(), split(parcel), job, _as_it_came))
+        return self._start(Task(LightFuture(), split(parcel), job, _as_it_came))
 
     def _start(self, task: Task) -> Future[Any]:
         with self._lock:

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from .._light_future import LightFuture
 from .._loops import is_coroutine_function
 from .base import Executors, Outcome, as_worker, leave_if_forked, run_inline
 from .settings import PoolSettings
@@ -77,7 +78,7 @@ class ThreadPool(concurrent.futures.Executor):
             raise RuntimeError(
                 "This pool belongs to the parent of this process. Make a new one after a fork."
             )
-        task = _Task(Future(), lambda: fn(*args, **kwargs))
+        task = _Task(LightFuture(), lambda: fn(*args, **kwargs))
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")

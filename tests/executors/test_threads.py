@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -167,3 +168,26 @@ def test_a_program_that_ends_waits_for_what_it_submitted(script):
         print(json.dumps([work.is_cached(x) for x in range(4)]))
     """)
     assert again.communicate(timeout=PATIENCE)[0].strip() == "[true, true, true, true]"
+
+
+def test_an_interrupt_of_one_who_asks_a_future_leaves_it_to_the_others():
+    go_on = threading.Event()
+    entered = threading.Condition.__enter__.__code__
+
+    def interrupt(frame, event, _arg):
+        if frame.f_code is entered and event == "return":
+            raise KeyboardInterrupt
+        return interrupt
+
+    with ThreadPool(1) as pool, ThreadPoolExecutor(1) as other:
+        future = pool.submit(go_on.wait, PATIENCE)
+        before = sys.gettrace()
+        sys.settrace(interrupt)
+        try:
+            future.add_done_callback(lambda _: None)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        go_on.set()
+        assert other.submit(future.result, 10).result() is True
