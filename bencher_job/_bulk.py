@@ -12,7 +12,6 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -282,7 +281,11 @@ class Bulk:
     def wait(self) -> None:
         """Wait until something can be taken."""
         if self._line:  # in order, the first of them is in flight
-            wait([self._line[0].future])  # type: ignore[list-item, union-attr]
+            done: queue.SimpleQueue[object] = (
+                queue.SimpleQueue()
+            )  # an interrupt of `futures.wait` may keep a lock
+            self._line[0].future.add_done_callback(done.put)  # type: ignore[union-attr]
+            done.get()
         else:
             self._line.append(self._running.pop(self._done.get()))
 

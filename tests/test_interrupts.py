@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,49 @@ def test_who_asks_after_an_interrupt_at_any_call_is_answered(
         check=False,
     )
     assert (run.stdout, run.returncode) == ("", 0), run.stderr
+
+
+def test_an_interrupt_of_one_who_waits_in_a_map_keeps_no_lock(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+            import sys, threading
+            from concurrent.futures import _base
+            from bencher_job import cached_job
+
+            go_on = threading.Event()
+            entered = _base._AcquireFutures.__enter__.__code__
+
+            @cached_job(executor="threads", code="none")
+            def slow(x):
+                return go_on.wait(60)
+
+            def interrupt(frame, event, _arg):
+                if event == "return" and frame.f_code is entered:
+                    raise KeyboardInterrupt
+                return interrupt
+
+            values = slow.map([1, 2])
+            threading.Timer(0.5, go_on.set).start()
+            sys.settrace(interrupt)
+            try:
+                next(values)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            go_on.set()
+            slow.cache.close()
+            print(slow(1))
+        """)
+    )
+    run = subprocess.run(
+        [sys.executable, program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},
+        timeout=20,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "True\n"), run.stderr
