@@ -139,8 +139,11 @@ class CachedCalls(Generic[P, R]):
         return self._self_cache.cache.forget(self.key(*args, **kwargs))
 
     def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Whether a call is remembered; nothing is computed and nothing read but the index."""
-        return self._self_cache.cache.has(self.key(*args, **kwargs))
+        """Whether a call is remembered; nothing is computed and nothing read but the index.
+
+        Where the cache can't be read nothing is, and a warning says so.
+        """
+        return self._self_cache.has(self.key(*args, **kwargs))
 
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Say whether a call is remembered, or why it would run: what differs from the nearest entry.

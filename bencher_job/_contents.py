@@ -122,6 +122,14 @@ class Contents:
         epoch = _settings.epoch
         return epoch, self._memory if self._epoch == epoch else None
 
+    def has(self, key: str) -> bool:
+        """Whether a key is remembered; a store that can't be read remembers nothing, and a warning says so."""
+        try:
+            return self.cache.has(key)
+        except StoreFailure as error:
+            warn_caller(f"The cache in {self.directory} can't be read, so nothing is found: {error}")
+            return False
+
     def clear_cache(self) -> int:
         """Forget all results in the store, with their media; how many there were."""
         return self._clear()

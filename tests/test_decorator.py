@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import inspect
+import os
 import pickle
 import subprocess
 import sys
@@ -509,3 +510,17 @@ def test_a_file_that_changes_while_the_job_runs_is_not_taken_for_the_old_one(
     path.write_text("old")
     assert not read.is_cached(path)
     read.cache.close()
+
+
+def test_what_is_asked_of_a_damaged_database_is_not_remembered_and_told_of() -> None:
+    @cached_job
+    def double(x: int) -> int:
+        return 2 * x
+
+    for x in range(300):
+        double(x)
+    double.cache.close()
+    double(1)  # opens it again, and reads a part
+    os.truncate(double.cache.directory / "cache.db", 0)
+    with pytest.warns(CacheWarning, match="can't be read, so nothing is found"):
+        assert not double.is_cached(299)
