@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from ._explanation import Cause, Explanation
     from ._info import CacheInfo, FunctionInfo
     from ._plan import Plan
-    from ._results import SweepFailure
     from ._stores.audits.orphans import clean_orphaned_media
-    from ._sweep import Sweep
+    from ._sweeps.results import SweepFailure
+    from ._sweeps.sweep import Sweep
 
 __all__ = [
     "BencherJobError",
@@ -85,8 +85,8 @@ _LATER = {
     "Explanation": "_explanation",
     "FunctionInfo": "_info",
     "Plan": "_plan",
-    "Sweep": "_sweep",
-    "SweepFailure": "_results",
+    "Sweep": "_sweeps.sweep",
+    "SweepFailure": "_sweeps.results",
     "clean_orphaned_media": "_stores.audits.orphans",
 }
 

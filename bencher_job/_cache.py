@@ -11,22 +11,22 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ._attempts import Attempts, RetryOn, seconds_of
 from ._contents import Contents
-from ._counts import Counts
-from ._engines import Engines
-from ._errands import Errand
 from ._errors import BencherJobError
 from ._executors import Executors, PoolSettings, StartMethod, inside_worker
-from ._flights import flights_of
 from ._forks import renew_after_fork
 from ._future import InLineResult, JobFuture
 from ._job import Job
-from ._landing import Keeping
 from ._loops import Caller, Strand, caller, is_coroutine_function
 from ._options import tuple_of
-from ._runner import Runner, load, warn_unloadable
-from ._runs import Runs
+from ._running.attempts import Attempts, RetryOn, seconds_of
+from ._running.counts import Counts
+from ._running.engines import Engines
+from ._running.errands import Errand
+from ._running.flights import flights_of
+from ._running.landing import Keeping
+from ._running.runner import Runner, load, warn_unloadable
+from ._running.runs import Runs
 from ._settings import DEFAULT_CACHE_NAME
 from ._stores import (
     MISS,

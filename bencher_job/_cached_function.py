@@ -19,7 +19,7 @@ from ._settings import cache_directory
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
-    from ._sweep import Sweep
+    from ._sweeps.sweep import Sweep
 
     class FunctionWrapper:
         """What is used here of wrapt's class, which has no types."""
@@ -114,7 +114,7 @@ class CachedCalls(Generic[P, R]):
             TypeError: when the buffer's size is no whole number.
             ValueError: when it is below 1.
         """
-        from ._stream import stream  # takes long to import
+        from ._sweeps.stream import stream  # takes long to import
 
         calls = self._each_with_bound(zip(*iterables, strict=False))
         return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)
@@ -126,7 +126,7 @@ class CachedCalls(Generic[P, R]):
             TypeError: when the grid or the constants don't fit the function.
             ValueError: when a parameter of the grid has no values, or repeats is below 1.
         """
-        from ._sweep import Sweep  # takes long to import
+        from ._sweeps.sweep import Sweep  # takes long to import
 
         return Sweep(self._self_cache, self._with_bound(()), grid, repeats, constants)
 

@@ -23,7 +23,7 @@ class _Awaited(CachedCalls[..., Any]):
 
     def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
         """Give the values for the arguments that the iterables bring, in an asynchronous iterator."""
-        from ._stream import stream_in_loop  # takes long to import
+        from ._sweeps.stream import stream_in_loop  # takes long to import
 
         return stream_in_loop(
             self._self_cache, iterables, self._with_bound, ordered=ordered, buffersize=buffersize

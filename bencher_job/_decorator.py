@@ -10,13 +10,13 @@ from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from ._attempts import RetryOn
 from ._cached_function import CachedFunction
 from ._coroutine_function import CachedCoroutineFunction
 from ._executors import Executors, StartMethod
 from ._keys import CodeScope
 from ._loops import is_coroutine_function
 from ._options import names_of, tuple_of
+from ._running.attempts import RetryOn
 from ._settings import DEFAULT_CACHE_NAME
 
 __all__ = ["cached_job"]

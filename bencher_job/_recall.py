@@ -16,12 +16,12 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import _settings
-from ._counts import MOST_HITS_KEPT
 from ._keys import UNCHANGEABLE, Edition
+from ._running.counts import MOST_HITS_KEPT
 
 if TYPE_CHECKING:
-    from ._counts import Counts
     from ._function_cache import JobFunctionCache
+    from ._running.counts import Counts
     from ._stores.shelf import Shelf
     from ._stores.uses import Kept
 

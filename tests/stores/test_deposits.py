@@ -13,9 +13,9 @@ import pytest
 
 from bencher_job import Job, Record
 from bencher_job._executors import Outcome
-from bencher_job._flights import Flight
 from bencher_job._future import JobFuture
-from bencher_job._landing import Keeping, Landing, Run, commit
+from bencher_job._running.flights import Flight
+from bencher_job._running.landing import Keeping, Landing, Run, commit
 from bencher_job._stores import MISS, Deposit, DepositLost, Depository, Entry, StoreFailure, dump
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.disk import DiskStore

@@ -12,18 +12,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from . import _media
-from ._counts import Counts
-from ._errors import BencherJobError, warn_caller
-from ._executors import inside_worker
-from ._exit import finish_at_exit
-from ._flights import Flight, flights_of
-from ._future import InLineResult, JobFuture
-from ._job import Job
-from ._loops import Caller
-from ._runs import Runs
-from ._standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
-from ._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
+from .. import _media
+from .._errors import BencherJobError, warn_caller
+from .._executors import inside_worker
+from .._future import InLineResult, JobFuture
+from .._job import Job
+from .._loops import Caller
+from .._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
+from .counts import Counts
+from .exit import finish_at_exit
+from .flights import Flight, flights_of
+from .runs import Runs
+from .standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
 
 __all__ = ["Runner", "load", "warn_unloadable"]
 
@@ -246,7 +246,7 @@ class Runner:
 
     def _fail_as(self, raised: Raised, flight: Flight, store: Store, *, here: bool) -> None:
         """End a flight with the exception of another process; one that can't be read here is raised anew."""
-        from ._executors.raised import load_error  # takes long to import
+        from .._executors.raised import load_error  # takes long to import
 
         try:
             error = load_error(raised.error)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from . import _html
-from ._grid import Grid
-from ._record import short_form
-from ._words import counted
+from .. import _html
+from .._record import short_form
+from .._words import counted
+from .grid import Grid
 
 if TYPE_CHECKING:
     import pandas
@@ -113,7 +113,7 @@ class Failures(list[SweepFailure]):
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
-        from ._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
+        from .._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
 
         return rows_to_dataframe(
             (
@@ -147,4 +147,4 @@ class Failures(list[SweepFailure]):
         return _html.joined(*parts)
 
 
-SweepFailure.__module__ = __package__  # the package imports it when it is asked for
+SweepFailure.__module__ = "bencher_job"  # the package imports it when it is asked for

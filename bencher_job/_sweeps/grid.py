@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, overload
 
-from ._errors import UnkeyableArgument
-from ._keys import digest
+from .._errors import UnkeyableArgument
+from .._keys import digest
 
 __all__ = ["Grid"]
 

@@ -81,7 +81,9 @@ def test_a_job_is_given_up_after_so_many_runs(executor, counter, caplog):
     assert not is_claimed(failing, 1)
     info = failing.cache.info()
     assert (info.retried, info.failed) == (2, 1)
-    messages = [record.getMessage() for record in caplog.records if record.name == "bencher_job._runs"]
+    messages = [
+        record.getMessage() for record in caplog.records if record.name == "bencher_job._running.runs"
+    ]
     assert [message.partition(" of <Job")[0] for message in messages[:2]] == ["run 1 of 3", "run 2 of 3"]
     assert "failed for the last of 3 times: ValueError: no 1" in messages[2]
     failing.cache.close()
@@ -149,8 +151,8 @@ def test_a_job_that_waits_for_its_next_run_holds_no_place(executor, tmp_path):
 
 @pytest.mark.parametrize("executor", ["threads", "multiprocessing"])
 def test_a_job_that_waits_for_its_next_run_can_be_cancelled(executor, counter, monkeypatch):
-    monkeypatch.setattr("bencher_job._attempts.FIRST_PAUSE", 60.0)
-    monkeypatch.setattr("bencher_job._attempts.LONGEST_PAUSE", 60.0)
+    monkeypatch.setattr("bencher_job._running.attempts.FIRST_PAUSE", 60.0)
+    monkeypatch.setattr("bencher_job._running.attempts.LONGEST_PAUSE", 60.0)
 
     @cached_job(executor=executor, retries=1)
     def failing(x):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ._errors import BencherJobError
-from ._future import JobFuture
-from ._job import Job
-from ._loops import Strand, running_loop, until_ended
+from .._errors import BencherJobError
+from .._future import JobFuture
+from .._job import Job
+from .._loops import Strand, running_loop, until_ended
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

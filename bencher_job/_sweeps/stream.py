@@ -15,10 +15,10 @@ from collections.abc import (
 from contextlib import aclosing, closing
 from typing import Any
 
-from ._bulk import Bulk, answers, answers_in_loop
-from ._calls import Call
-from ._function_cache import JobFunctionCache
-from ._loops import caller
+from .._function_cache import JobFunctionCache
+from .._loops import caller
+from .bulk import Bulk, answers, answers_in_loop
+from .calls import Call
 
 __all__ = ["stream", "stream_in_loop"]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from ._executors import Engine
-from ._forks import renew_after_fork
-from ._future import InLineResult, JobFuture
-from ._job import Job
-from ._standby import Waiting
-from ._stores import Claim, Payload, Store
+from .._executors import Engine
+from .._forks import renew_after_fork
+from .._future import InLineResult, JobFuture
+from .._job import Job
+from .._stores import Claim, Payload, Store
+from .standby import Waiting
 
 __all__ = ["Asker", "Flight", "Flights", "flights_of"]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._grid import Grid
+from bencher_job._sweeps.grid import Grid
 
 values = st.lists(st.sampled_from([1, 1.0, True, "1", None, (1,), float("nan")]), min_size=1, max_size=4)
 axes = st.dictionaries(st.sampled_from("abc"), values, max_size=3)

@@ -10,19 +10,19 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _media
-from ._errors import BencherJobError
-from ._executors import Outcome
-from ._flights import Flight, flights_of
-from ._job import Job
-from ._keys import qualified_name
-from ._keys.files import is_unchanged
-from ._record import Draft, Origin
-from ._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump
-from ._version import VERSION
+from .. import _media
+from .._errors import BencherJobError
+from .._executors import Outcome
+from .._job import Job
+from .._keys import qualified_name
+from .._keys.files import is_unchanged
+from .._record import Draft, Origin
+from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump
+from .._version import VERSION
+from .flights import Flight, flights_of
 
 if TYPE_CHECKING:
-    from ._origin import GitState
+    from .._origin import GitState
 
 __all__ = ["Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
 
@@ -212,7 +212,7 @@ def _fail(run: Run, error: BaseException) -> None:
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
     flights, store, claim = flights_of(run.store), run.store, run.flight.claim
     if is_its_own and claim is not None and store.claims.is_waited_for(claim):
-        from ._executors.raised import dump_error  # takes long to import
+        from .._executors.raised import dump_error  # takes long to import
 
         if flights.take_claim(run.flight) is not None:
             store.publish_failure(claim, dump_error(error, for_same_program=True))

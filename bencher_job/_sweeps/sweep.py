@@ -17,28 +17,28 @@ from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from . import _html
-from ._bulk import Answer, Bulk, answers, answers_in_loop
-from ._calls import Call
-from ._durations import Durations
-from ._errors import BencherJobError
-from ._function_cache import JobFunctionCache
-from ._future import JobFuture
-from ._grid import Grid
-from ._keys import Known
-from ._loops import caller, in_thread, is_coroutine_function, run_to_end, running_loop
-from ._plan import Plan
-from ._record import short_form
-from ._results import ABSENT, Failures, Rows, SweepFailure
-from ._views.progress import Progress, is_shown, progress_bar
-from ._words import counted
+from .. import _html
+from .._errors import BencherJobError
+from .._function_cache import JobFunctionCache
+from .._future import JobFuture
+from .._keys import Known
+from .._loops import caller, in_thread, is_coroutine_function, run_to_end, running_loop
+from .._plan import Plan
+from .._record import short_form
+from .._views.progress import Progress, is_shown, progress_bar
+from .._words import counted
+from .bulk import Answer, Bulk, answers, answers_in_loop
+from .calls import Call
+from .durations import Durations
+from .grid import Grid
+from .results import ABSENT, Failures, Rows, SweepFailure
 
 if TYPE_CHECKING:
     import pandas
     import xarray
     from matplotlib.axes import Axes
 
-    from ._views.picture import Kind
+    from .._views.picture import Kind
 
 __all__ = ["Sweep"]
 
@@ -250,7 +250,7 @@ class Sweep:
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
-        from ._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
+        from .._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
 
         rows = self.results
         return rows_to_dataframe(
@@ -266,7 +266,7 @@ class Sweep:
         Raises:
             BencherJobError: when xarray, of the extra `table`, is not installed.
         """
-        from ._views.dataset import to_dataset  # as above
+        from .._views.dataset import to_dataset  # as above
 
         cells = (
             ((*self.points.place(cell // self.repeats), cell % self.repeats), value)
@@ -302,8 +302,8 @@ class Sweep:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
             ValueError: when there is nothing to be drawn, or a name or a kind is none.
         """
-        from ._views.picture import picture_of
-        from ._views.plot import draw, new_axes  # who asks has matplotlib, which takes long to import anyway
+        from .._views.picture import picture_of
+        from .._views.plot import draw, new_axes  # who asks has matplotlib, which takes long to import anyway
 
         picture = picture_of(self.points.axes, self.results, x=x, y=y, by=by, kind=kind)
         return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
@@ -315,7 +315,7 @@ class Sweep:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
             ValueError: when there is nothing to be drawn, or a name or a kind is none.
         """
-        from ._views.plot import new_figure  # as above
+        from .._views.plot import new_figure  # as above
 
         figure = new_figure()
         self.plot(ax=figure.subplots(), **chosen)
@@ -434,4 +434,4 @@ def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[s
         )
 
 
-Sweep.__module__ = __package__  # the package imports it when it is asked for
+Sweep.__module__ = "bencher_job"  # the package imports it when it is asked for

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from ._forks import renew_after_fork
+from .._forks import renew_after_fork
 
 __all__ = ["MOST_HITS_KEPT", "Counts"]
 

@@ -16,16 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from ._cache import Prefetched
-from ._calls import AsynchronousCalls, Call, Calls, PlainCalls
-from ._errors import BencherJobError
-from ._function_cache import JobFunctionCache
-from ._future import JobFuture
-from ._held import can_not_change
-from ._job import Job
-from ._keys import Edition, Identity, Known
-from ._loops import Caller, in_thread, is_coroutine_function
-from ._stores import MISS
+from .._cache import Prefetched
+from .._errors import BencherJobError
+from .._function_cache import JobFunctionCache
+from .._future import JobFuture
+from .._held import can_not_change
+from .._job import Job
+from .._keys import Edition, Identity, Known
+from .._loops import Caller, in_thread, is_coroutine_function
+from .._stores import MISS
+from .calls import AsynchronousCalls, Call, Calls, PlainCalls
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
-from ._grid import Grid
+from .grid import Grid
 
 __all__ = ["Durations"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from ._executors import (
+from .._executors import (
     Engine,
     Executors,
     PoolSettings,
@@ -16,12 +16,12 @@ from ._executors import (
     executor_name,
     inside_worker,
 )
-from ._forks import renew_after_fork
-from ._job import Job
-from ._loops import is_coroutine_function
+from .._forks import renew_after_fork
+from .._job import Job
+from .._loops import is_coroutine_function
 
 if TYPE_CHECKING:
-    from ._limits import Limits
+    from .limits import Limits
 
 __all__ = ["Engines"]
 
@@ -64,7 +64,7 @@ class Engines:
             if self._own is None:
                 engine = engine_for(self._executor, self._settings, self._timeout)
                 if self._timeout is not None and not engine.ends_jobs:
-                    from ._limits import Limits  # takes long to import, and few jobs have a timeout
+                    from .limits import Limits  # takes long to import, and few jobs have a timeout
 
                     self._limits = Limits(engine, self._timeout)
                 self._own = engine
@@ -77,7 +77,7 @@ class Engines:
         """
         if not (self.is_serial or inside_worker()):
             return None
-        from ._executors.loop import LoopEngine, ThreadBesideLoop  # takes long to import
+        from .._executors.loop import LoopEngine, ThreadBesideLoop  # takes long to import
 
         if is_coroutine_function(job.function):
             return LoopEngine(self._timeout)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from ._forks import renew_after_fork
+from .._forks import renew_after_fork
 
 __all__ = ["Writer"]
 

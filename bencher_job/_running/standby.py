@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from ._executors import is_submitter
-from ._forks import renew_after_fork
-from ._stores import Claim, Claims, ClaimsUnavailable, Hit, Lookout, Miss, Owner, Store, Wait
+from .._executors import is_submitter
+from .._forks import renew_after_fork
+from .._stores import Claim, Claims, ClaimsUnavailable, Hit, Lookout, Miss, Owner, Store, Wait
 
 __all__ = ["GIVEN_UP", "Ended", "GivenUp", "Raised", "Standby", "Turn", "Waiting", "turn_or_wait"]
 

@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final
 
-from . import _media
-from ._alarms import alarms
-from ._errors import JobTimeout
-from ._executors import Engine
-from ._forks import renew_after_fork
-from ._job import Job
+from .. import _media
+from .._alarms import alarms
+from .._errors import JobTimeout
+from .._executors import Engine
+from .._forks import renew_after_fork
+from .._job import Job
 
 __all__ = ["Limits"]
 
@@ -96,7 +96,7 @@ class Limits:
             limited.future.cancel()  # some engines give up what they have not begun
 
     def _verdict(self, job: Job) -> JobTimeout:
-        from ._executors.envelope import describe  # takes long to import
+        from .._executors.envelope import describe  # takes long to import
 
         name = describe(job)
         return JobTimeout(

@@ -18,31 +18,31 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, Final
 
-from . import _media
-from ._alarms import alarms
-from ._attempts import Attempts
-from ._counts import Counts
-from ._engines import Engines
-from ._errors import BencherJobError, WorkerLost, warn_caller
-from ._executors import (
+from .. import _media
+from .._alarms import alarms
+from .._errors import BencherJobError, WorkerLost, warn_caller
+from .._executors import (
     Engine,
     Executors,
     Outcome,
     run_inline,
     told,
 )
-from ._exit import finish_at_exit
-from ._flights import Asker, Flight, flights_of
-from ._forks import renew_after_fork
-from ._future import JobFuture
-from ._job import Job
-from ._landing import Keeping, Landing, Returned, Run, commit, outcome_of
-from ._light_future import LightFuture
-from ._loops import is_coroutine_function, running_loop
-from ._origin import git_state_of
-from ._stores import DepositLost, Store
-from ._words import printable
-from ._writer import Writer
+from .._forks import renew_after_fork
+from .._future import JobFuture
+from .._job import Job
+from .._light_future import LightFuture
+from .._loops import is_coroutine_function, running_loop
+from .._origin import git_state_of
+from .._stores import DepositLost, Store
+from .._words import printable
+from .attempts import Attempts
+from .counts import Counts
+from .engines import Engines
+from .exit import finish_at_exit
+from .flights import Asker, Flight, flights_of
+from .landing import Keeping, Landing, Returned, Run, commit, outcome_of
+from .writer import Writer
 
 __all__ = ["Runs"]
 
@@ -164,7 +164,7 @@ class Runs:
     def _outcome_of(self, job: Job) -> Outcome:
         if self._attempts.timeout is None or not is_coroutine_function(job.function):
             return run_inline(job)
-        from ._executors.coroutine import run_coroutine  # takes long to import
+        from .._executors.coroutine import run_coroutine  # takes long to import
 
         return run_coroutine(job, self._attempts.timeout)
 

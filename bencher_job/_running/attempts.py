@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from ._errors import BencherJobError, JobTimeout, WorkerLost
+from .._errors import BencherJobError, JobTimeout, WorkerLost
 
 __all__ = ["Attempts", "RetryOn", "seconds_of"]
 

@@ -1,0 +1,1 @@
+"""How does each job run once, and what becomes of its result?"""

@@ -1,0 +1,1 @@
+"""How are many calls of one function asked for together?"""
