@@ -91,13 +91,15 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import what takes long to import, and few programs need, when it is asked for."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
-    value.__module__ = __name__
-    return value
+if not TYPE_CHECKING:  # else type checkers would take any name that is misspelled for one that there is
+
+    def __getattr__(name: str) -> Any:
+        """Import what takes long to import, and few programs need, when it is asked for."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+        value.__module__ = __name__
+        return value
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, assert_type
 
+import bencher_job
 from bencher_job import (
     CachedFunction,
     Executors,
@@ -21,6 +22,10 @@ from bencher_job import (
     Sweep,
     cached_job,
 )
+
+# A name that is misspelled, of a package that imports some when they are asked for.
+
+_ = bencher_job.Sweeps  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType]
 
 # A bare decorator.
 
