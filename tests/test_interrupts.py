@@ -76,3 +76,51 @@ def test_an_interrupt_of_one_who_waits_in_a_map_keeps_no_lock(tmp_path: Path) ->
         check=False,
     )
     assert (run.returncode, run.stdout) == (0, "True\n"), run.stderr
+
+
+def test_an_interrupt_before_the_first_job_of_a_group_is_given_out_leaves_nothing_to_wait_for(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent("""
+            import os, sys, threading
+            from bencher_job import cached_job
+            from bencher_job._running.runs import Runs
+
+            @cached_job(executor="threads", code="none")
+            def same(x):
+                return x
+
+            def interrupt(frame, event, _arg):
+                if event == "return" and frame.f_code is Runs.expect.__code__:
+                    raise KeyboardInterrupt
+                return interrupt
+
+            sys.settrace(interrupt)
+            try:
+                same(1)
+            except KeyboardInterrupt:
+                sys.settrace(None)
+                print("interrupted")
+            print(same(1))
+            ended = threading.Thread(target=same.cache.wait, daemon=True)
+            ended.start()
+            ended.join(20)
+            print("waits" if ended.is_alive() else "done", flush=True)
+            os._exit(0)  # as the end of the program would wait, too
+        """)
+    )
+    run = subprocess.run(
+        [sys.executable, program],
+        capture_output=True,
+        text=True,
+        env={
+            **unmeasured(),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "BENCHER_JOB_CACHE_DIR": str(tmp_path),
+        },
+        timeout=60,
+        check=False,
+    )
+    assert (run.stdout, run.returncode) == ("interrupted\n1\ndone\n", 0), run.stderr

@@ -102,11 +102,13 @@ class Runs:
         """Run the jobs of flights for the first time, on one engine."""
         self._counts.computed(len(flights))
         self._announce(flight.job for flight in flights)
-        self.expect(len(flights))
+        expected: list[int] = []
         try:
+            self.expect(len(flights), expected)
             self._take_off(flights, store)
-        except BaseException:  # an interrupt may come between two of them
-            self.count_landed(sum(flight.engine_future is None for flight in flights))
+        except BaseException:  # an interrupt may come between two of them, and before the first
+            if expected:
+                self.count_landed(sum(flight.engine_future is None for flight in flights))
             raise
         finish_at_exit(self)
 
@@ -331,10 +333,12 @@ class Runs:
         if claim is not None:
             store.claims.release([claim])
 
-    def expect(self, number: int) -> None:
-        """Count jobs that are to be waited for."""
+    def expect(self, number: int, expected: list[int] | None = None) -> None:
+        """Count jobs that are to be waited for; that they are counted is noted, where an interrupt has to know it."""
         with self._landing:
             self._airborne += number
+            if expected is not None:
+                expected.append(number)
 
     def count_landed(self, number: int) -> None:
         """Count jobs that need no longer be waited for."""
