@@ -97,7 +97,8 @@ BENCHES = {
 
 
 def measured_apart(name: str, saved: Path) -> Iterator[Figure]:
-    """Measure one of the benches in a new process."""
+    """Measure one of the benches in a new process, when the disk has taken in what the one before has written."""
+    os.sync()
     command = [sys.executable, __file__, name, "--save", str(saved)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     for figure in json.loads(saved.read_text())["measured"]:
