@@ -209,7 +209,7 @@ def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
     with SlotPool(2) as pool:
         first, second = pool.submit(abs, -1), pool.submit(abs, -2)
         assert until(lambda: len(pool._dispatcher.slots) == 2)
-        assert second.cancel()
+        second.cancel()  # so that one has nothing to run, unless it was ready before we came
         assert first.result() == 1
         assert until(lambda: all(slot.is_idle for slot in pool._dispatcher.slots))
         code = "import os, time\ndef job(x):\n    time.sleep(0.2)\n    return x, os.getpid()\n"
