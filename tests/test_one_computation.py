@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bencher_job._settings import DEFAULT_CACHE_NAME
+from bencher_job._stores.claims.claims import Claim, Claims
 from tests.programs import Programs, until
 
 
@@ -122,10 +125,13 @@ def test_an_owner_that_was_stopped_for_long_does_not_replace_its_successors_entr
 
 def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
     source = SLOW.replace('code="none"', 'code="none", overwrite=True')
-    owner = programs.start("owner", source)
+    owner = programs.start("owner", source.replace("print", '(HERE / "key").write_text(slow.key(1)); print'))
     programs.wait_for("owner.begun")
+    key = (programs.folder / "key").read_text()
     other = programs.start("other", source)
-    assert until(lambda: programs.opens(other, "claims"))
+    with closing(Claims(programs.folder / "cachedir" / DEFAULT_CACHE_NAME / "claims")) as claims:
+        claim = Claim(key, claims.owner(key).number)
+        assert until(lambda: claims.is_waited_for(claim))
     programs.tell("go_on")
     assert {programs.output(owner), programs.output(other)} == {"owner"}
     assert programs.count("1") == 1
