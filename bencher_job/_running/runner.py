@@ -265,7 +265,10 @@ def _refuse_to_begin_without_room() -> None:
         sys._getframe(sys.getrecursionlimit() - ROOM)  # noqa: SLF001 - the one way to ask that takes no time
     except ValueError:  # the stack is not that deep
         return
-    raise RecursionError("maximum recursion depth exceeded: a cached call takes some frames of its own")
+    raise RecursionError(
+        "maximum recursion depth exceeded: a cached call takes some frames of its own. Recurse less deep, or raise "
+        "the limit with sys.setrecursionlimit()."
+    )
 
 
 def _refuse_to_wait_for_itself(job: Job) -> None:
