@@ -15,7 +15,7 @@ from ._coroutine_function import CachedCoroutineFunction
 from ._executors import Executors, StartMethod
 from ._keys import CodeScope
 from ._loops import is_coroutine_function
-from ._options import names_of, tuple_of
+from ._options import libraries_of, names_of, tuple_of
 from ._running.attempts import RetryOn
 from ._settings import DEFAULT_CACHE_NAME
 
@@ -41,6 +41,7 @@ def cached_job(
     code: CodeScope = ...,
     depends_on: Iterable[object] = ...,
     by_content: Collection[str] = ...,
+    libraries: bool | Collection[str] = ...,
     ttl: float | timedelta | None = ...,
     mmap: bool = ...,
     compression: Literal["zstd", "lz4"] | None = ...,
@@ -69,6 +70,7 @@ def cached_job(
     code: CodeScope = "deep",
     depends_on: Iterable[object] = (),
     by_content: Collection[str] = (),
+    libraries: bool | Collection[str] = True,
     ttl: float | timedelta | None = None,
     mmap: bool = False,
     compression: Literal["zstd", "lz4"] | None = None,
@@ -104,6 +106,8 @@ def cached_job(
         depends_on: what else the result depends on, and no name in the code leads to: functions, classes and modules;
             distributions by name, which count with their version; files and folders as `pathlib.Path`, by content.
         by_content: names of parameters that hold a path, or a list of paths, whose files count instead of their names.
+        libraries: whether name and version of each installed distribution that the code names are part of the key; or
+            the names of those that are, whether the code names them or not.
         ttl: seconds, or a `timedelta`, after which a result is computed anew; by default it is kept for good.
         mmap: give the large arrays of a hit as read-only maps of its file, which are not read until they are used.
         compression: how large results are compressed: "zstd", "lz4", or not at all. Needs the extra `compression`.
@@ -143,6 +147,7 @@ def cached_job(
         "code": code,
         "depends_on": tuple_of("depends_on", depends_on),
         "by_content": names_of("by_content", by_content),
+        "libraries": libraries_of(libraries),
         "ttl": ttl,
         "mmap": mmap,
         "compression": compression,

@@ -95,10 +95,12 @@ def _compared(
     explanation: Explanation, before: PastEdition, record: Record, now: PastEdition, ignored: Collection[str]
 ) -> Explanation:
     is_same_code = before.fingerprint == now.fingerprint
+    changes = () if is_same_code else code_changes(before, now)
+    distributions = distribution_changes(before, now)
     if before.key_version != now.key_version:
         cause = Cause.LIBRARY
     elif not is_same_code:
-        cause = Cause.CODE
+        cause = Cause.DISTRIBUTION if distributions and not changes else Cause.CODE
     elif before.parameters != now.parameters:
         cause = Cause.PARAMETERS
     elif before.prefix != now.prefix:
@@ -112,8 +114,8 @@ def _compared(
         cause=cause,
         record=record,
         arguments_changed=changed if differ else (),
-        code_changed=() if is_same_code else code_changes(before, now),
-        distributions_changed=distribution_changes(before, now),
+        code_changed=changes,
+        distributions_changed=distributions,
         version_changed=None if before.version == now.version else (before.version, now.version),
         parameters_changed=None
         if before.parameters == now.parameters

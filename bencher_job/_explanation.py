@@ -26,6 +26,7 @@ class Cause(StrEnum):
     FIRST_CALL = "nothing of this function is remembered"
     ARGUMENTS = "it was not called with these arguments"
     CODE = "the code has changed"
+    DISTRIBUTION = "a library has another version"
     VERSION = "the version has changed"
     PARAMETERS = "other parameters enter the key"
     LIBRARY = "bencher_job makes keys in another way since"
@@ -94,7 +95,7 @@ class Explanation:
     arguments_changed: tuple[ArgumentChange, ...] = ()
     code_changed: tuple[CodeChange, ...] = ()
     distributions_changed: tuple[tuple[str, str, str], ...] = ()
-    """Installed distributions with another version since: name, then, now. That alone makes no other job."""
+    """Installed distributions in the key with another version since: name, then, now."""
     version_changed: tuple[str, str] | None = None
     """The version of the nearest entry, and the present one."""
     parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
@@ -131,7 +132,7 @@ class Explanation:
             yield f"parameters in the key: {before or 'none'} -> {now or 'none'}"
         yield from map(str, self.code_changed)
         for name, before, now in self.distributions_changed:
-            yield f"besides, which makes no other job: {name} {before} -> {now}"
+            yield f"{name} {before} -> {now}"
         if self.untracked:
             yield f"not tracked: {', '.join(self.untracked)}"
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from ._cache import FutureCache
+from ._errors import warn_caller
 from ._executors import Executors
 from ._future import JobFuture
 from ._held import Held
@@ -19,13 +21,18 @@ from ._loops import caller, is_coroutine_function
 from ._recall import NOTHING_KNOWN, Unanswered, answering, learn
 from ._record import Record
 from ._settings import DEFAULT_CACHE_NAME
-from ._stores import MISS, NullStore, Store
+from ._stores import MISS, NullStore, Store, StoreFailure
 
 if TYPE_CHECKING:
+    from ._adoption import EarlierVersions
     from ._explanation import Explanation
 
 __all__ = ["JobFunctionCache"]
 
+_log = logging.getLogger(__name__)
+
+MISSES_CHECKED: Final = 16
+"""How many jobs that begin together are looked up among the results of other versions of libraries."""
 
 MOST_ARGUMENTS: Final = 32
 LONGEST_TEXT: Final = 1 << 14
@@ -45,8 +52,8 @@ class JobFunctionCache(FutureCache):
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
     the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
     `ignore` names parameters that don't enter the key, `version` is a value that does, `code` says how much of the
-    function's code does, `depends_on` what else does, and `by_content` names parameters whose files do. Further options
-    are those of `FutureCache`.
+    function's code does, `depends_on` what else does, `by_content` names parameters whose files do, and `libraries`
+    says whether the versions of libraries do, or of which. Further options are those of `FutureCache`.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class JobFunctionCache(FutureCache):
         code: CodeScope = "deep",
         depends_on: Iterable[object] = (),
         by_content: Collection[str] = (),
+        libraries: bool | Collection[str] = True,
         cache_samples: bool = True,
         **options: Any,
     ) -> None:
@@ -79,7 +87,10 @@ class JobFunctionCache(FutureCache):
             code=code,
             depends_on=depends_on,
             by_content=by_content,
+            libraries=libraries,
         )
+        self._earlier: EarlierVersions | None = None
+        self._has_told_of_earlier = False
         self.known = NOTHING_KNOWN
         # Called as the function is; a coroutine that is not known is awaited by who calls.
         self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
@@ -150,6 +161,31 @@ class JobFunctionCache(FutureCache):
         return self.run_for_result(
             self.job(args, kwargs, identity), store, puts, fresh=self.overwrite
         ).result()
+
+    def _announce(self, jobs: Iterable[Job]) -> None:
+        jobs = tuple(jobs)
+        super()._announce(jobs)
+        if not (self.overwrite or self._has_told_of_earlier):
+            self._tell_of_earlier_versions(jobs)
+
+    def _tell_of_earlier_versions(self, jobs: Sequence[Job]) -> None:
+        """Warn once where results are there that were computed with other versions of libraries."""
+        store = self.cache
+        try:
+            for job in jobs[:MISSES_CHECKED]:
+                if job.edition is None or not job.edition.fingerprint.libraries:
+                    continue
+                if self._earlier is None or self._earlier.edition is not job.edition:
+                    from ._adoption import EarlierVersions  # few functions name libraries
+
+                    self._earlier = EarlierVersions(store, job.edition)
+                warning = self._earlier.warning(job.bound) if self._earlier else None
+                if warning is not None:
+                    self._has_told_of_earlier = True
+                    warn_caller(warning)
+                    break
+        except StoreFailure as error:  # which those who look up results are told of
+            _log.warning("%s", error)
 
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
         """Give the value of a call that is at hand, or `MISS`; one that was answered before is learnt by its bytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["names_of", "tuple_of"]
+__all__ = ["libraries_of", "names_of", "tuple_of"]
 
 
 def tuple_of(option: str, given: Iterable[Any]) -> tuple[Any, ...]:
@@ -32,4 +32,24 @@ def names_of(option: str, given: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{option} has {name!r}, which is no name. Give names of parameters as texts.")
+    return names
+
+
+def libraries_of(given: bool | Iterable[str]) -> bool | tuple[str, ...]:
+    """Give the option `libraries`: True, False, or the names of those that count.
+
+    Raises:
+        TypeError: when it is something else.
+    """
+    if isinstance(given, bool):
+        return given
+    try:
+        names = tuple_of("libraries", given)
+    except TypeError:
+        names = (given,)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                f"libraries must be True, False or names of distributions, not {type(name).__name__}"
+            )
     return names

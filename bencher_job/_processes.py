@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from functools import cache, lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-__all__ = ["PROCESS_NAME", "Process", "is_stopped", "may_live", "process_name", "this_process"]
+__all__ = ["PROCESS_NAME", "Process", "is_stopped", "may_live", "process_name", "started_at", "this_process"]
 
 PROCESS_NAME: Final = r"[0-9a-f]{8}-[0-9]+-[0-9]+"
 """A regular expression of the names of processes."""
@@ -21,6 +22,9 @@ _FIRST_NAMESPACE: Final = 0xEFFFFFFC
 
 _BOOTS: Final = 100_000
 """How many numbers there are for the starts of a machine."""
+
+
+_IMPORTED: Final = time.time()
 
 
 class Process(NamedTuple):
@@ -121,3 +125,22 @@ def _start_of(pid: int) -> str:
         return str(int(psutil.Process(pid).create_time() * 100))
     except psutil.NoSuchProcess:
         return ""
+
+
+def started_at() -> float:
+    """Give when this process started, in seconds since the epoch.
+
+    A forked child holds what its parent has loaded. So it counts as started when this module was imported.
+    """
+    return min(_start(os.getpid()), _IMPORTED)
+
+
+@lru_cache(maxsize=1)
+def _start(pid: int) -> float:
+    _, ticks = _state_and_start(str(pid))
+    if ticks:  # psutil rounds the start of the machine to seconds
+        since = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - since
+    import psutil  # takes long to import
+
+    return float(psutil.Process(pid).create_time())

@@ -105,6 +105,7 @@ def test_options_are_keyword_only_and_known() -> None:
         ("ignore", 5, "is no list"),
         ("ignore", [1], "has 1, which is no name"),
         ("by_content", 5, "is no list"),
+        ("libraries", None, "must be True, False or names of distributions, not NoneType"),
         ("depends_on", print, "is no list"),
         ("initargs", 5, "is no list"),
         ("tag", None, "is no text"),

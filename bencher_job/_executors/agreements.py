@@ -13,12 +13,12 @@ from typing import Any, Final
 from .._errors import CodeMismatch
 from .._forks import renew_after_fork
 from .._keys.agreement import agreement_on
-from .._keys.fingerprint import Fingerprint, code_digest
+from .._keys.fingerprint import Fingerprint, code_fingerprint
 from .._keys.names import qualified_name
 from .._keys.provenance import is_own_name
 from .pickling import find_by_name, modules_by_value
 
-__all__ = ["MetByName", "agreement_of", "check_arguments", "check_function"]
+__all__ = ["Met", "agreement_of", "check_arguments", "check_function"]
 
 KEPT_AGREEMENTS: Final = 64
 _Reference = tuple[str, str]
@@ -57,50 +57,68 @@ def _is_found_by_name(function: Any) -> bool:
 agreement_of: Final = _Agreements()
 
 
-def check_function(function: object, agreement: bytes) -> None:
-    """Check that this process holds the code that a function's key was made of.
+def check_function(function: object, agreement: bytes) -> Mapping[str, str]:
+    """Check that this process holds the code that a function's key was made of; give the versions of its libraries.
 
     Raises:
         CodeMismatch: naming what differs.
     """
-    _refuse(function, pickle.loads(agreement).differences())
+    agreed = pickle.loads(agreement)
+    _refuse(function, agreed.differences())
+    return agreed.libraries  # type: ignore[no-any-return]
 
 
-class MetByName:
-    """The user's own classes and functions that a pickler has met and referred to by name.
+class Met:
+    """The user's own classes and functions that a pickler has met.
 
-    It is pickled behind what they were met in, as their digests.
+    It is pickled behind what they were met in, as the digests of those that are referred to by name, and the versions
+    of the libraries that the code of all of them names, if these count.
     """
 
-    def __init__(self) -> None:
-        self._met: dict[Any, None] = {}
+    def __init__(self, *, with_libraries: bool) -> None:
+        self._with_libraries = with_libraries
+        self._met: dict[Any, bool] = {}
 
-    def note(self, obj: Any) -> None:
-        """Note what is referred to, if the user wrote it."""
+    def note(self, obj: Any, *, by_value: bool) -> None:
+        """Note what is met, if the user wrote it."""
         if is_own_name(obj.__module__):
-            self._met[obj] = None
+            self._met[obj] = by_value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, ({(obj.__module__, obj.__qualname__): code_digest(obj) for obj in self._met},)
+        return dict, ({(obj.__module__, obj.__qualname__): self._agreed_of(obj) for obj in self._met},)
+
+    def _agreed_of(self, obj: Any) -> _Agreed:
+        made = code_fingerprint(obj)
+        libraries = tuple(made.libraries.items()) if self._with_libraries else ()
+        return b"" if self._met[obj] else made.code, libraries
 
 
-_agreed: Final[set[tuple[_Reference, bytes]]] = set()
+_Agreed = tuple[bytes, tuple[tuple[str, str], ...]]
+"""The digest of a class's or a function's code, empty where it goes by value, and the versions of its libraries."""
+
+_agreed: Final[set[tuple[_Reference, _Agreed]]] = set()
 
 
-def check_arguments(function: object, digests: Mapping[_Reference, bytes]) -> None:
+def check_arguments(function: object, agreed: Mapping[_Reference, _Agreed]) -> dict[str, str]:
     """Check the classes and functions that a job's arguments refer to, each once: jobs may change what classes hold.
+
+    Gives the versions of the libraries that their code names.
 
     Raises:
         CodeMismatch: naming what differs.
     """
-    new = [item for item in digests.items() if item not in _agreed]
-    _refuse(function, tuple(sorted(".".join(name) for name, digest in new if _digest_here(name) != digest)))
+    new = [item for item in agreed.items() if item not in _agreed]
+    _refuse(
+        function,
+        tuple(sorted(".".join(name) for name, (code, _) in new if code and _code_here(name) != code)),
+    )
     _agreed.update(new)
+    return {name: version for _, libraries in agreed.values() for name, version in libraries}
 
 
-def _digest_here(reference: _Reference) -> bytes | None:
+def _code_here(reference: _Reference) -> bytes | None:
     found = find_by_name(*reference)
-    return code_digest(found) if isinstance(found, type | FunctionType) else None
+    return code_fingerprint(found).code if isinstance(found, type | FunctionType) else None
 
 
 def _refuse(function: object, differing: tuple[str, ...]) -> None:

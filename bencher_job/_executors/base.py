@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Executors",
+    "OtherVersions",
     "Outcome",
     "Place",
     "as_worker",
@@ -116,6 +117,10 @@ def _place_of(pid: int) -> Place:
 _PYTHON: Final = sys.version.partition(" ")[0]
 
 
+OtherVersions = tuple[tuple[str, str, str], ...]
+"""Libraries that a worker has another version of: name, the submitter's version, the worker's."""
+
+
 class Outcome(NamedTuple):
     """How one run of a job ended: with a value, or with an error.
 
@@ -127,6 +132,7 @@ class Outcome(NamedTuple):
         seconds: how long the function ran.
         place: where it ran.
         may_have_files: whether it may have written files of its own; False where who ran it knows of none.
+        other_versions: the libraries in the job's key that the worker has another version of.
     """
 
     value: Any = None
@@ -137,6 +143,7 @@ class Outcome(NamedTuple):
     place: Place = Place()
     may_have_files: bool = True
     deposit: Deposit | None = None
+    other_versions: OtherVersions = ()
 
 
 def run_inline(job: Job) -> Outcome:

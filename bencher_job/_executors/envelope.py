@@ -19,10 +19,11 @@ from typing import Any, Final, NamedTuple
 
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
+from .._keys.libraries import other_versions
 from .._settings import follow_override
 from .._stores.entries.codec import Buffer, Payload, dump
 from .._stores.entries.deposits import LARGE, Deposit, DepositLost, write_deposit
-from .base import Outcome, Place, as_worker, here, leave_if_forked, this_process, told
+from .base import OtherVersions, Outcome, Place, as_worker, here, leave_if_forked, this_process, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
 from .shipping import Call, Parcel, is_loaded, load
@@ -73,11 +74,13 @@ class Report(NamedTuple):
     seconds: float
     place: Place
     may_have_files: bool = True
+    other_versions: OtherVersions = ()
 
     def parts(self) -> list[Buffer]:
         """Give the buffers to be sent, none of them copied."""
         place = self.place
-        names = "\n".join((place.host, place.python, place.platform))
+        others = ("\t".join(each) for each in self.other_versions)
+        names = "\n".join((place.host, place.python, place.platform, *others))
         head = (
             _HEAD.pack(self.kind, self.may_have_files, self.started, self.seconds, place.pid) + names.encode()
         )
@@ -91,25 +94,28 @@ class Report(NamedTuple):
             buffers = stream, *buffers
         else:
             inline = bytes(stream)
-        head = number, int(self.kind), self.may_have_files, self.started, self.seconds, inline
+        times = self.started, self.seconds
+        head = number, int(self.kind), self.may_have_files, *times, inline, self.other_versions
         return frame(head, buffers)
 
     @classmethod
     def of_message(cls, message: Message, place: Place) -> Report:
         """Make the report of what `message()` gave."""
-        (_, kind, may_have_files, started, seconds, stream), buffers = message
+        (_, kind, may_have_files, started, seconds, stream, others), buffers = message
         if stream is None:
             stream, *buffers = buffers
-        return cls(_KINDS[kind], Payload(stream, tuple(buffers)), started, seconds, place, may_have_files)
+        payload = Payload(stream, tuple(buffers))
+        return cls(_KINDS[kind], payload, started, seconds, place, may_have_files, others)
 
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> Report:
         """Make the report of what `parts()` gave."""
         kind, may_have_files, started, seconds, pid = _HEAD.unpack_from(parts[0])
-        host, python, platform = bytes(parts[0][_HEAD.size :]).decode().split("\n")
+        host, python, platform, *others = bytes(parts[0][_HEAD.size :]).decode().split("\n")
         place = Place(host, pid, python, platform)
         payload = Payload(parts[1], tuple(parts[2:]))
-        return cls(Kind(kind), payload, started, seconds, place, may_have_files)
+        versions = tuple((name, there, here) for name, there, here in (each.split("\t") for each in others))
+        return cls(Kind(kind), payload, started, seconds, place, may_have_files, versions)
 
 
 def run_packed(blob: bytes) -> tuple[bytes, ...]:
@@ -156,9 +162,10 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Re
         kind, payload = _dump_value(value)
         leave_if_forked(pid)
         may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
-        if kind is Kind.PLAIN and payload.nbytes >= LARGE:
+        others = other_versions(call.libraries) if call.libraries else ()
+        if kind is Kind.PLAIN and payload.nbytes >= LARGE and not others:
             kind, payload = _deposited(call, payload)
-        return Report(kind, payload, started, seconds, here(), may_have_files)
+        return Report(kind, payload, started, seconds, here(), may_have_files, others)
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end this job, not the worker
         leave_if_forked(pid, error)
         if clock and not seconds:
@@ -236,8 +243,9 @@ def open_report(report: Report, label: object) -> Outcome:
         error.__cause__ = problem
     if error is not None:
         deposit = None
+    times = report.started, report.seconds
     return Outcome(
-        value, error, payload, report.started, report.seconds, report.place, report.may_have_files, deposit
+        value, error, payload, *times, report.place, report.may_have_files, deposit, report.other_versions
     )
 
 

@@ -26,7 +26,7 @@ import cloudpickle
 from .._forks import renew_after_fork
 
 if TYPE_CHECKING:
-    from .agreements import MetByName
+    from .agreements import Met
 
 __all__ = ["HomewardPickler", "OutwardPickler", "by_value", "dumps", "find_by_name", "modules_by_value"]
 
@@ -133,10 +133,10 @@ _tokens: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary(
 class OutwardPickler(Pickler):
     """Pickles a call for a worker, which notes the classes and functions that it gets by value.
 
-    Those that go by name are noted here.
+    All of them are noted here.
     """
 
-    def __init__(self, *args: Any, met: MetByName | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, met: Met | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._met = met
 
@@ -144,9 +144,11 @@ class OutwardPickler(Pickler):
         """Add a token to the definition of a class, and of a function that has a name."""
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and self._met is not None and _is_definable(obj):
-            self._met.note(obj)
+            self._met.note(obj, by_value=False)
         if not (_is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6):
             return reduced
+        if self._met is not None:
+            self._met.note(obj, by_value=True)
         make, args, *rest = reduced
         if isinstance(obj, type):
             token = args[-2]  # the class's own in cloudpickle, the same as long as the class lives

@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ from .. import _settings
 from .._forks import renew_after_fork
 from .._keys.names import adopt_main_name, main_name
 from .._stores.entries.codec import Buffer, Payload, dump
-from .agreements import MetByName, agreement_of, check_arguments, check_function
+from .agreements import Met, agreement_of, check_arguments, check_function
 from .base import this_process
 from .function_files import function_files, read_function
 from .pickling import OutwardPickler, dumps, modules_by_value
@@ -72,6 +72,8 @@ class Call:
     """The directory that all caches of that process lie in, where there is one."""
     terms: bytes | None = None
     """How a large result is written here, as a depository says."""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """The versions of libraries that are in the job's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,9 @@ def _body_of(
     are_plain = _PLAIN.issuperset  # what anybody's pickle makes alike, and what is small
     if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
         return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
-    met = MetByName() if fingerprint is not None and fingerprint.scope == "deep" else None
+    met = None
+    if fingerprint is not None and fingerprint.scope == "deep":
+        met = Met(with_libraries=fingerprint.counts_all)
     body = job.positional, job.job_args, *rest, met
     return dump(body, partial(dumps, pickler=partial(OutwardPickler, met=met)))
 
@@ -261,10 +265,10 @@ def load(parcel: Parcel) -> Call:
     args, kwargs, names, media_folder, main, submitter, override, terms, met = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
-    function = _functions.function_of(parcel.function)
+    function, libraries = _functions.function_of(parcel.function)
     if met:
-        check_arguments(function, met)
-    return Call(function, args, kwargs, names, media_folder, submitter, override, terms)
+        libraries = {**libraries, **check_arguments(function, met)}
+    return Call(function, args, kwargs, names, media_folder, submitter, override, terms, libraries)
 
 
 def is_loaded(digest: bytes) -> bool:
@@ -273,10 +277,10 @@ def is_loaded(digest: bytes) -> bool:
 
 
 class _LoadedFunctions:
-    """The functions that this worker used last, by digest."""
+    """The functions that this worker used last, by digest, with the versions of their libraries."""
 
     def __init__(self) -> None:
-        self._functions: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self._functions: OrderedDict[bytes, tuple[Callable[..., Any], Mapping[str, str]]] = OrderedDict()
         self.renew()
         renew_after_fork(self)
 
@@ -287,7 +291,7 @@ class _LoadedFunctions:
         with self._lock:
             return digest in self._functions
 
-    def function_of(self, sent: SentFunction) -> Callable[..., Any]:
+    def function_of(self, sent: SentFunction) -> tuple[Callable[..., Any], Mapping[str, str]]:
         with self._lock:
             if (known := self._functions.get(sent.digest)) is not None:
                 self._functions.move_to_end(sent.digest)
@@ -295,13 +299,12 @@ class _LoadedFunctions:
         payload = read_function(sent.file) if sent.file else sent.payload
         function: Callable[..., Any]
         function, agreement = payload.load_in_place()
-        if agreement:
-            check_function(function, agreement)
+        loaded = function, check_function(function, agreement) if agreement else {}
         with self._lock:
-            self._functions[sent.digest] = function
+            self._functions[sent.digest] = loaded
             if len(self._functions) > LOADED_FUNCTIONS:
                 self._functions.popitem(last=False)
-        return function
+        return loaded
 
 
 _functions: Final = _LoadedFunctions()

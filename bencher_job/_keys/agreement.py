@@ -23,6 +23,7 @@ from typing import Any, Final
 from .facts import Facts, Place, accept_facts, place_of
 from .files import content_digest
 from .fingerprint import Fingerprint, Scope
+from .libraries import version_of
 from .names import module_name
 from .parts import Edge, Part, Table, digest_graph
 from .provenance import is_own_module
@@ -48,7 +49,8 @@ class Agreement:
         digests: the digests of these and of all that they reach, by name.
         data: names of the values and the classes among these.
         contents: digests of files and folders.
-        requirements: versions of distributions.
+        requirements: versions of distributions that the function is said to depend on.
+        libraries: versions of the other distributions that count.
         facts: what is known of the code that travels by value.
     """
 
@@ -57,6 +59,7 @@ class Agreement:
     data: frozenset[str]
     contents: Mapping[str, bytes]
     requirements: Mapping[str, str]
+    libraries: Mapping[str, str]
     facts: tuple[tuple[Place, Facts], ...]
 
     def differences(self) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ class Agreement:
             found[name] = _first_seen.setdefault(name, found[name])
         differing = {name for name, digests in self.digests.items() if found.get(name) != digests}
         differing |= {path for path, content in self.contents.items() if _content(path) != content}
-        differing |= {name for name, version in self.requirements.items() if _version(name) != version}
+        differing |= {name for name, version in self.requirements.items() if version_of(name) != version}
         return tuple(sorted(differing))
 
     def _found(self) -> dict[str, tuple[bytes, ...]]:
@@ -114,6 +117,7 @@ def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = (), root:
         frozenset(data),
         contents,
         dict(fingerprint.requirements),
+        dict(fingerprint.libraries),
         tuple(facts),
     )
 
@@ -215,13 +219,4 @@ def _content(path: str) -> bytes | None:
     try:
         return content_digest(Path(path))
     except OSError:
-        return None
-
-
-def _version(distribution: str) -> str | None:
-    import importlib.metadata  # takes long to import, and few functions depend on a distribution
-
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .files import content_digest
+from .libraries import distributions_of, normalized, version_of
 from .parts import Edge, Part
 
 if TYPE_CHECKING:
@@ -25,23 +27,21 @@ def dependency(survey: Survey, wanted: object) -> Edge:
         return _distribution(survey, wanted)
     if isinstance(wanted, PurePath):
         return _files(survey, Path(wanted))
-    if isinstance(wanted, ModuleType) and (found := survey.distribution(wanted.__name__)) is not None:
-        return "distribution", *found
+    if isinstance(wanted, ModuleType) and (found := distributions_of(wanted.__name__)):
+        survey.distributions.update(found)
+        return "distribution", *itertools.chain.from_iterable(found)
     return survey.walk(wanted, "depends_on")
 
 
 def _distribution(survey: Survey, name: str) -> Edge:
-    import importlib.metadata  # takes long to import, and few functions depend on a distribution
-
     name = name.removeprefix("dist:")
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    version = version_of(name)
+    if version is None:
         raise ValueError(
             f"depends_on has {name!r}, and no distribution of that name is installed. Install it, or pass "
             f"the module or the function itself, or pathlib.Path({name!r}) for a file."
-        ) from None
-    survey.distributions[name] = version
+        )
+    survey.distributions[normalized(name)] = version
     return "distribution", name, version
 
 

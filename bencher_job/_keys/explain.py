@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from .._explanation import ArgumentChange, CodeChange
 from .editions import PastEdition
 
-__all__ = ["argument_changes", "code_changes", "distribution_changes", "equal_arguments"]
+__all__ = [
+    "NOT_IN_KEY",
+    "argument_changes",
+    "code_changes",
+    "distribution_changes",
+    "equal_arguments",
+    "is_same_code",
+]
 
-_DIGEST_LENGTH: Final = 16  # hexadecimal digits, as a manifest has them
+NOT_IN_KEY: Final = "not in the key"
+"""What stands for a version where a distribution doesn't count."""
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}|not tracked")
 _MISSING: Final = object()
 
 
@@ -19,17 +30,22 @@ def code_changes(before: PastEdition, now: PastEdition) -> tuple[CodeChange, ...
     return tuple(
         CodeChange(name, _kind(old, new), _diff(name, before.sources.get(name), now.sources.get(name)))
         for name, old, new in _changed(before, now)
-        if _is_digest(old) and _is_digest(new)
+        if _is_code(old, new)
     )
 
 
 def distribution_changes(before: PastEdition, now: PastEdition) -> tuple[tuple[str, str, str], ...]:
     """Tell the installed distributions whose versions are not what they were: name, version then, version now."""
     return tuple(
-        (name, old or "not used", new or "not used")
+        (name, old or NOT_IN_KEY, new or NOT_IN_KEY)
         for name, old, new in _changed(before, now)
-        if not (_is_digest(old) and _is_digest(new))
+        if not _is_code(old, new)
     )
+
+
+def is_same_code(before: PastEdition, now: PastEdition) -> bool:
+    """Whether nothing but versions of distributions differs."""
+    return not any(_is_code(old, new) for _, old, new in _changed(before, now))
 
 
 def _changed(before: PastEdition, now: PastEdition) -> Iterator[tuple[str, str | None, str | None]]:
@@ -39,8 +55,8 @@ def _changed(before: PastEdition, now: PastEdition) -> Iterator[tuple[str, str |
             yield name, old, new
 
 
-def _is_digest(shown: str | None) -> bool:
-    return shown is None or len(shown) == _DIGEST_LENGTH
+def _is_code(old: str | None, new: str | None) -> bool:
+    return all(_DIGEST.fullmatch(shown) for shown in (old, new) if shown is not None)
 
 
 def _kind(old: str | None, new: str | None) -> str:

@@ -62,16 +62,16 @@ def exported_name(value: Any) -> tuple[str, str] | None:
     return None
 
 
-def foreign_name(value: FunctionType | type) -> tuple[str, str]:
-    """The module and the name that a function or a class of others goes by."""
+def foreign_name(value: FunctionType | type) -> str:
+    """The name that a function or a class of others goes by."""
     exported = exported_name(value)
     if exported is not None:
-        return exported
+        return exported[1]
     module: str = value.__module__ or ""
     name = value.__qualname__
     if isinstance(value, FunctionType):  # `wraps` gives it the name of what it wraps
         module, name = str(value.__globals__.get("__name__") or module), value.__code__.co_qualname
-    return module, f"{module_name(module)}.{name}"
+    return f"{module_name(module)}.{name}"
 
 
 def _module_of(value: Any) -> str | None:

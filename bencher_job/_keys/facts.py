@@ -60,7 +60,7 @@ def facts_of(code: CodeType, namespace: dict[str, Any]) -> Facts:
     else:
         facts = Facts(
             source.digest,
-            reads_of(source.plain),
+            reads_of(source.plain).without(source.annotations_only),
             source.text,
             source.written_only,
             *source.attributes,

@@ -8,11 +8,12 @@ A survey walks, in milliseconds; a watch compares, in a fraction of a microsecon
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import is_
 from pathlib import Path
@@ -22,15 +23,29 @@ from typing import Any, Final, Literal
 from .._forks import renew_after_fork
 from .dependencies import dependency
 from .hashing import digest, set_code_hasher
+from .libraries import distributions_of, normalized, version_of
 from .names import module_name, qualified_name
 from .parts import Edge, Part, digest_graph
+from .provenance import defines_own_code
 from .reach import Survey
-from .scans import attributes_of_function
+from .scans import attributes_of_function, name_libraries
 from .watch import GONE, Watch
 
-__all__ = ["CodeTracker", "Fingerprint", "Scope", "code_digest", "fingerprint"]
+__all__ = [
+    "CodeTracker",
+    "Fingerprint",
+    "Libraries",
+    "Scope",
+    "code_fingerprint",
+    "fingerprint",
+    "libraries_in_arguments",
+]
 
 Scope = Literal["deep", "own", "none"]
+Libraries = bool | tuple[str, ...]
+"""Whether the libraries that code names count, or the names of those that do."""
+
+_LIKE_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 _SHOWN: Final = 16  # hexadecimal digits of a part's digest in a manifest
 
 
@@ -43,7 +58,7 @@ class Fingerprint:
     """What a function and all that it reaches did when somebody looked.
 
     Attributes:
-        digest: 32 bytes; two functions that do the same have the same.
+        digest: 32 bytes; two functions that do the same, with the same versions of libraries, have the same.
         manifest: what each part contributes, by its name: a short digest of a function, a class or a global
             value, the version of a distribution, "not tracked" for what can't be keyed.
         untracked: the names of globals that can't be keyed: loggers, locks, connections.
@@ -51,6 +66,9 @@ class Fingerprint:
         surveyed: all that was reached, and how far the walk went: from the function, and from each thing that it is
             said to depend on.
         requirements: versions of the distributions that the function is said to depend on.
+        code: the digest without the versions of libraries.
+        libraries: versions of the other distributions that count.
+        counts_all: whether all libraries count that code names, that of arguments included.
     """
 
     digest: bytes
@@ -59,6 +77,9 @@ class Fingerprint:
     sources: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
     surveyed: tuple[tuple[Scope, tuple[Part, ...]], ...] = field(default=(), compare=False, repr=False)
     requirements: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
+    code: bytes = field(default=b"", compare=False, repr=False)
+    libraries: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
+    counts_all: bool = field(default=True, compare=False, repr=False)
 
     @property
     def files(self) -> tuple[tuple[Path, bytes], ...]:
@@ -91,6 +112,7 @@ class CodeTracker:
         *,
         code: Scope = "deep",
         depends_on: Iterable[object] = (),
+        libraries: Libraries = True,
         is_argument: bool = False,
     ) -> None:
         if code not in {"deep", "own", "none"}:
@@ -99,6 +121,7 @@ class CodeTracker:
         self._scope: Scope = code
         self._is_argument = is_argument  # nobody knows which of its attributes are looked at
         self._depends_on = tuple(depends_on)
+        self._libraries = libraries
         self._signature: tuple[object, ...] = ()
         self._state: tuple[Callable[[], bool], Fingerprint, bool] = _never, _NEVER_MADE, False
         self.renew()
@@ -121,6 +144,11 @@ class CodeTracker:
             pass
         return self._look()
 
+    @property
+    def latest(self) -> Fingerprint:
+        """The fingerprint that was made last."""
+        return self._state[1]
+
     def check_of(self, fingerprint: Fingerprint) -> Callable[[], bool] | None:
         """Give what tells whether all is as it was when this fingerprint was made; None where it is not at hand.
 
@@ -136,7 +164,8 @@ class CodeTracker:
         while loaded != len(sys.modules):  # a survey that imports adds submodules to packages it has passed
             loaded = len(sys.modules)
             watch, surveys, roots = self._survey(name)
-        made = _digested(name, surveys, roots)
+        made = _digested(name, surveys, roots, self._counted(surveys))
+        made = replace(made, counts_all=self._libraries is True)
         signature = _watch_signature(self._function, watch)
         with self._lock:
             before = self._state[1]
@@ -161,14 +190,37 @@ class CodeTracker:
             watch.members(vars(self._function))
             for attribute in attributes_of_function(self._function):
                 surveys[0].walk_global(vars(self._function)[attribute], f"{name}.{attribute}")
+        if self._is_argument:
+            _forget_library_of_argument(surveys[0], roots[0])
+        else:
+            self._name_libraries(surveys[0])
         for wanted in self._depends_on:
             survey = Survey("deep", watch)
             roots.append(dependency(survey, wanted))
             surveys.append(survey)
         return watch, surveys, roots
 
+    def _name_libraries(self, survey: Survey) -> None:
+        """Note the libraries that the function names itself, where the walk has not read it for that."""
+        function = getattr(self._function, "__func__", self._function)
+        if type(function) is FunctionType and self._scope != "none":
+            is_own = defines_own_code(function.__code__, function.__globals__.get("__name__"))
+            if self._scope == "own" or not is_own:
+                name_libraries(survey, function)
 
-def fingerprint(function: Any, code: Scope = "deep", depends_on: Iterable[object] = ()) -> Fingerprint:
+    def _counted(self, surveys: Iterable[Survey]) -> dict[str, str]:
+        """Give the versions of the libraries that count."""
+        if self._libraries is True:
+            return {name: version for survey in surveys for name, version in survey.distributions.items()}
+        return {normalized(name): _version_of(name) for name in self._libraries or ()}
+
+
+def fingerprint(
+    function: Any,
+    code: Scope = "deep",
+    depends_on: Iterable[object] = (),
+    libraries: Libraries = True,
+) -> Fingerprint:
     """Make the fingerprint of a function once.
 
     >>> def double(x): return x + x
@@ -176,7 +228,26 @@ def fingerprint(function: Any, code: Scope = "deep", depends_on: Iterable[object
     >>> fingerprint(double) == fingerprint(double), fingerprint(double).digest == fingerprint(twice).digest
     (True, False)
     """
-    return CodeTracker(function, code=code, depends_on=depends_on).current()
+    return CodeTracker(function, code=code, depends_on=depends_on, libraries=libraries).current()
+
+
+def _version_of(name: str) -> str:
+    version = version_of(name)
+    if version is None:
+        owners = " or ".join(owner for owner, _ in distributions_of(name))
+        remedy = (
+            f"The module {name} belongs to {owners}: name that" if owners else "Install it, or leave it out"
+        )
+        raise ValueError(f"libraries has {name!r}, and no distribution of that name is installed. {remedy}.")
+    return version
+
+
+def _forget_library_of_argument(survey: Survey, root: Edge) -> None:
+    """Let a library's function or class that is an argument count by its name, as its objects do."""
+    match root:
+        case ("foreign", str(name)):
+            for library, _ in distributions_of(name):
+                survey.distributions.pop(library, None)
 
 
 def _never() -> bool:
@@ -218,7 +289,9 @@ def _root_name(function: Any) -> str:
     return qualified_name(function if hasattr(function, "__qualname__") else type(function))
 
 
-def _digested(name: str, surveys: list[Survey], roots: list[Edge]) -> Fingerprint:
+def _digested(
+    name: str, surveys: list[Survey], roots: list[Edge], libraries: Mapping[str, str]
+) -> Fingerprint:
     """Put the surveys of a function and of what it depends on together."""
     digests: list[bytes] = []
     manifest: dict[str, str] = {}
@@ -233,17 +306,25 @@ def _digested(name: str, surveys: list[Survey], roots: list[Edge]) -> Fingerprin
             manifest[shown] = part_digest.hex()[:_SHOWN]
             if (text := part.source) is not None:
                 sources[shown] = text
-        manifest.update(survey.distributions)
         manifest.update(dict.fromkeys(survey.untracked, "not tracked"))
     digests[1:] = sorted(digests[1:])
-    whole = digest(("fingerprint", name, tuple(digests)), "code")
+    code = whole = digest(("fingerprint", name, tuple(digests)), "code")
+    requirements = dict(_requirements(roots[1:]))
+    libraries = {library: libraries[library] for library in sorted(libraries.keys() - requirements.keys())}
+    if libraries:
+        whole = digest(("fingerprint with libraries", code, tuple(libraries.items())), "code")
+    for library, version in sorted({**libraries, **requirements}.items()):
+        shown = f"version {version}" if _LIKE_DIGEST.fullmatch(version) else version
+        manifest[_free_name(library, shown, manifest)] = shown
     return Fingerprint(
         whole,
         MappingProxyType(dict(sorted(manifest.items()))),
         tuple(sorted({path for survey in surveys for path in survey.untracked})),
         MappingProxyType(sources),
         tuple((survey.scope, tuple(survey.parts)) for survey in surveys),
-        MappingProxyType(dict(_requirements(roots[1:]))),
+        MappingProxyType(requirements),
+        code,
+        MappingProxyType(libraries),
     )
 
 
@@ -251,8 +332,9 @@ def _requirements(edges: Iterable[Edge]) -> Iterator[tuple[str, str]]:
     """Name and version of each distribution that edges lead to."""
     for edge in edges:
         match edge:
-            case ("distribution", str(name), str(version)):
-                yield name, version
+            case ("distribution", *found):
+                names = (normalized(str(name)) for name in found[::2])
+                yield from zip(names, map(str, found[1::2]), strict=True)
 
 
 def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
@@ -277,20 +359,36 @@ class _InArguments:
         """Make the lock anew."""
         self._lock = threading.Lock()
 
-    def __call__(self, obj: Any, _path: str) -> bytes:
+    def __call__(self, obj: Any, _path: str, *, libraries: bool) -> bytes:
         """Make the digest of a function, a class or a module with all that it reaches."""
+        made = self.fingerprint(obj)
+        return made.digest if libraries else made.code
+
+    def fingerprint(self, obj: Any) -> Fingerprint:
+        """Make the fingerprint of a function, a class or a module."""
         with self._lock:  # a tracker keeps its object, so that no other can have this identity
             tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj, is_argument=True)
             self._trackers[id(obj)] = tracker
             if len(self._trackers) > self._size:
                 self._trackers.popitem(last=False)
-        return tracker.current().digest
+        return tracker.current()
+
+    def libraries(self) -> dict[str, str]:
+        """Give the versions of the libraries that count with what was met last."""
+        with self._lock:
+            latest = [tracker.latest for tracker in self._trackers.values()]
+        return {name: version for each in latest for name, version in each.libraries.items()}
 
 
 _in_arguments: Final = _InArguments(size=512)
 set_code_hasher(_in_arguments)
 
 
-def code_digest(obj: Any) -> bytes:
-    """Make the digest of a function or a class, as it counts where it is an argument."""
-    return _in_arguments(obj, "")
+def code_fingerprint(obj: Any) -> Fingerprint:
+    """Make the fingerprint of a function or a class, as it counts where it is an argument."""
+    return _in_arguments.fingerprint(obj)
+
+
+def libraries_in_arguments() -> dict[str, str]:
+    """Give the versions of the libraries that the code of arguments names, as far as it was met of late."""
+    return _in_arguments.libraries()

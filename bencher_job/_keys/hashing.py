@@ -48,6 +48,7 @@ KEY_VERSION: Final = 3
 """Goes up with every change of an encoding."""
 
 CodeHasher = Callable[[Any, str], bytes]
+CodeHook = Callable[..., bytes]
 Known = dict[tuple[int, bool], tuple[object, bytes, bool]]
 """Objects that were encoded as arguments, by identity and whether they stood for a default: themselves, so that they
 live on, their encoding, and whether code counted."""
@@ -78,11 +79,11 @@ WITH_CODE: Final = b"&"
 _COUNT: Final = struct.Struct("<I")
 _NOTHING: Final = object()
 _THE_DEFAULT: Final = Parts({"default": None})
-_code_hashers: list[CodeHasher] = []
+_code_hashers: list[CodeHook] = []
 
 
-def set_code_hasher(hook: CodeHasher) -> None:
-    """Let `hook(obj, path)` tell the code of functions and classes that are met as values.
+def set_code_hasher(hook: CodeHook) -> None:
+    """Let `hook(obj, path, libraries=...)` tell the code of functions and classes that are met as values.
 
     The path begins at the object, so it is empty; where an `UnkeyableArgument` of the hook goes on from there
     with `.name` or `[key]`, that is appended to the object's own path.
@@ -105,11 +106,13 @@ def encode_arguments(
     defaults: tuple[object, ...] = (),
     *,
     methods: bool = True,
+    libraries: bool = True,
     known: Known | None = None,
 ) -> bytes:
     """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
 
-    With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
+    With `methods` the code of the user's own classes counts with their objects, and with `libraries` the versions of
+    the libraries that it names. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
     Objects that are in `known` are not looked at again; the others are noted there.
 
@@ -119,7 +122,7 @@ def encode_arguments(
     encoding = _plain_sequence(values)
     mark = b"#"
     if encoding is None:
-        encoder = Encoder(methods=methods)
+        encoder = Encoder(methods=methods, libraries=libraries)
         encoding = encoder.arguments(names, values, defaults, known)
         mark = WITH_CODE if encoder.has_met_code else mark
     if mark == WITH_CODE or len(encoding) > _LONGEST_ARGUMENTS:
@@ -136,14 +139,18 @@ class Encoder:
     """Encodes values; what it meets twice within one digest it encodes once.
 
     `code` tells the code of functions and classes, in place of the hook that `set_code_hasher` has set. With `methods`
-    the code of a class that the user wrote counts with its objects, since a function may call their methods.
+    the code of a class that the user wrote counts with its objects, since a function may call their methods. With
+    `libraries` the versions of the libraries that met code names count as well.
     """
 
-    __slots__ = ("_code_hasher", "_methods", "graph", "has_met_code")
+    __slots__ = ("_code_hasher", "_libraries", "_methods", "graph", "has_met_code")
 
-    def __init__(self, code: CodeHasher | None = None, *, methods: bool = True) -> None:
+    def __init__(
+        self, code: CodeHasher | None = None, *, methods: bool = True, libraries: bool = True
+    ) -> None:
         self._code_hasher = code
         self._methods = methods
+        self._libraries = libraries
         self.graph = Graph()
         self.has_met_code = False
 
@@ -188,7 +195,7 @@ class Encoder:
         noted = known.get((id(value), is_default))
         if noted is None:
             # With an encoder of its own: what it shares with the others counts for it as well.
-            alone = Encoder(self._code_hasher, methods=self._methods)
+            alone = Encoder(self._code_hasher, methods=self._methods, libraries=self._libraries)
             encoding = alone._topmost(value, path, is_default)
             noted = known[id(value), is_default] = value, encoding, alone.has_met_code
         self.has_met_code |= noted[2]
@@ -216,7 +223,9 @@ class Encoder:
     def code(self, obj: Any) -> bytes:
         """Encode a function or a class by its code."""
         self.has_met_code = True
-        hasher = self._code_hasher or (_code_hashers[-1] if _code_hashers else None)
+        hasher = self._code_hasher
+        if hasher is None and _code_hashers:
+            hasher = partial(_code_hashers[-1], libraries=self._libraries)
         if hasher is None:
             raise refuse(type(obj), "nothing here tells its code")
         try:

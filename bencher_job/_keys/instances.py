@@ -1,31 +1,42 @@
-"""Knows which of the user's classes a value is made of, since it brings their methods along."""
+"""Knows which classes a value is made of: the user's own bring their methods along, those of others their library."""
 
 from __future__ import annotations
 
 import gc
 from types import BuiltinFunctionType, FunctionType, ModuleType, NoneType
+from typing import Final
 
 from .provenance import is_own_class
 
-__all__ = ["own_classes_in"]
+__all__ = ["classes_in"]
 
-_NO_INSTANCE = frozenset(
-    {bool, bytes, complex, float, int, str, NoneType, FunctionType, BuiltinFunctionType, ModuleType}
-)
+_NO_INSTANCE: Final = frozenset({bool, bytes, complex, float, int, str, NoneType, FunctionType, ModuleType})
+_CONTAINERS: Final = frozenset({"builtins", "collections", "functools", "types"})
+"""Modules whose objects hold what the user has put into them."""
 
 
-def own_classes_in(value: object) -> list[type]:
-    """Find the user's own classes of a value and of all that it holds, sorted by name."""
-    found: set[type] = set()
+def classes_in(value: object) -> tuple[list[type], list[str]]:
+    """Find the user's own classes of a value and of all that it holds, and modules whose libraries it is made with.
+
+    What an object of others holds is their matter, but for objects of the user's own classes.
+    """
+    own: set[type] = set()
+    modules: set[str] = set()
     seen: dict[int, object] = {}
-    pending = [value]
-    while pending:
-        inner = pending.pop()
+    pending, behind = [value], list[object]()
+    while pending or behind:
+        rest = pending or behind  # what others hold comes last: the user may hold it as well
+        inner = rest.pop()
         kind = type(inner)
         if kind in _NO_INSTANCE or id(inner) in seen or isinstance(inner, type):
             continue
         seen[id(inner)] = inner
         if is_own_class(kind):
-            found.add(kind)
-        pending.extend(gc.get_referents(inner))
-    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
+            own.add(kind)
+        elif kind is BuiltinFunctionType or kind.__module__ not in _CONTAINERS:
+            module = getattr(inner if kind is BuiltinFunctionType else kind, "__module__", None)
+            if isinstance(module, str):  # else the method of an object, which follows
+                modules.update([module] if rest is pending else [])
+                rest = behind
+        rest.extend(gc.get_referents(inner))
+    return sorted(own, key=lambda cls: (cls.__module__, cls.__qualname__)), sorted(modules)

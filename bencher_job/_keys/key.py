@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
-from .._options import names_of, tuple_of
+from .._options import libraries_of, names_of, tuple_of
 from .arguments import NO_DEFAULT, Binder, Call
 from .editions import PastEdition
 from .files import by_content as by_its_content
@@ -90,11 +90,16 @@ class JobKeys:
         code: CodeScope = "deep",
         depends_on: Iterable[object] = (),
         by_content: Collection[str] = (),
+        libraries: bool | Collection[str] = True,
     ) -> None:
         self._function = function
         self.ignored = names_of("ignore", ignore)
         self._by_content = names_of("by_content", by_content)
-        self.tracker = CodeTracker(function, code=code, depends_on=tuple_of("depends_on", depends_on))
+        counted = libraries_of(libraries)
+        self._libraries = counted is True
+        self.tracker = CodeTracker(
+            function, code=code, depends_on=tuple_of("depends_on", depends_on), libraries=counted
+        )
         try:
             self._version = digest(version, "version")
         except UnkeyableArgument as error:
@@ -172,7 +177,9 @@ class JobKeys:
         values = binder.bind(*args, **kwargs)
         if self._places:
             values = self._with_contents(binder, values)
-        bound = encode_arguments(names, values, defaults, methods=self._methods, known=known)
+        bound = encode_arguments(
+            names, values, defaults, methods=self._methods, libraries=self._libraries, known=known
+        )
         key = keys.get(bound)
         if key is None:
             key = join_key(bound, edition.prefix)

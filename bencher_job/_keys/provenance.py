@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import site
 import sys
 import sysconfig
-from pathlib import Path
 from types import CodeType, MethodDescriptorType, ModuleType, WrapperDescriptorType
 from typing import Final
 
 __all__ = [
     "defines_own_code",
-    "distribution_of",
     "is_own_class",
     "is_own_file",
     "is_own_module",
     "is_own_name",
+    "site_folder",
 ]
 
 _IN_C: Final = WrapperDescriptorType | MethodDescriptorType
@@ -59,13 +57,13 @@ def defines_own_code(code: CodeType, module: str | None) -> bool:
     return is_own_name(module) if filename.startswith("<") else is_own_file(filename)
 
 
-def distribution_of(module: str) -> tuple[str, str] | None:
-    """Find name and version of the distribution that installed a module; nothing for the standard library."""
-    loaded = sys.modules.get(module) or sys.modules.get(module.partition(".")[0])
-    file = getattr(loaded, "__file__", None) or next(iter(getattr(loaded, "__path__", ())), None)
-    if file is None or file.startswith(_OURSELVES):
+def site_folder(file: str) -> str | None:
+    """Give the folder of installed distributions that a file lies in; None where it lies in none, or is our own."""
+    if file.startswith(_OURSELVES):
         return None
-    return _distribution_of_file(file)
+    parts = file.split(os.sep)
+    positions = [position for position, part in enumerate(parts[:-1]) if part in _INSTALLED]
+    return os.sep.join(parts[: positions[-1] + 1]) if positions else None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -86,46 +84,3 @@ def _foreign_folders() -> tuple[str, ...]:
     folders.update(site.getsitepackages(), [site.getusersitepackages(), os.path.dirname(os.__file__)])
     folders |= {os.path.realpath(folder) for folder in folders}
     return tuple(os.path.abspath(folder) + os.sep for folder in sorted(folders))
-
-
-@functools.lru_cache(maxsize=4096)
-def _distribution_of_file(file: str) -> tuple[str, str] | None:
-    """Go by the name of the package first, which is mostly the distribution's, then by the lists of files."""
-    parts = Path(os.path.abspath(file)).parts
-    positions = [position for position, part in enumerate(parts[:-1]) if part in _INSTALLED]
-    if not positions:
-        return None
-    folder = os.path.join(*parts[: positions[-1] + 1])
-    inside = parts[positions[-1] + 1 :]
-    installed = _distributions_in(folder)
-    name = _normalized(inside[0].partition(".")[0])
-    if name in installed and len(inside) > 1:
-        return installed[name][:2]
-    wanted = f"\n{'/'.join(inside)},"
-    for distribution, version, metadata in installed.values():
-        try:
-            record = Path(metadata, "RECORD").read_text("utf-8", "replace")
-        except OSError:
-            continue
-        if wanted in f"\n{record}":
-            return distribution, version
-    return inside[0].partition(".")[0], "unknown"
-
-
-@functools.lru_cache(maxsize=64)
-def _distributions_in(folder: str) -> dict[str, tuple[str, str, str]]:
-    """Map normalized names of the distributions in a folder to name, version and metadata folder.
-
-    Listing a folder takes a tenth of a millisecond, `importlib.metadata.packages_distributions` hundreds.
-    """
-    found = {}
-    for entry in os.scandir(folder):
-        match = re.fullmatch(r"(.+?)-([^-]+)\.dist-info", entry.name)
-        if match:
-            name = _normalized(match[1])
-            found[name] = name, match[2], entry.path
-    return found
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

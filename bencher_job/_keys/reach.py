@@ -13,12 +13,13 @@ from typing import Any, Final, Literal
 from .._errors import UnkeyableArgument
 from .exports import exported_name, foreign_name
 from .hashing import Encoder
-from .instances import own_classes_in
+from .instances import classes_in
+from .libraries import distributions_of
 from .modules import module_attribute
 from .names import module_name
 from .parts import Edge, Part, Table
 from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
-from .provenance import defines_own_code, distribution_of, is_own_class, is_own_module
+from .provenance import defines_own_code, is_own_class, is_own_module
 from .scans import COPIED_BY_WRAPS, OF_THE_MODULE, scan_class, scan_function, scan_module, type_name
 from .watch import ABSENT, Watch, is_empty
 
@@ -106,7 +107,7 @@ class Survey:
         elif issubclass(kind, ModuleType):
             edge = self._refer_module(value)
         elif (exported := exported_name(value)) is not None:
-            edge = self.foreign(exported[1], exported[0])
+            edge = self.foreign(exported[1])
         elif kind in _AROUND:
             around = ((name, getattr(value, name)) for name in _AROUND[kind])
             edge = (kind.__name__, *(self.refer(inner, f"{path}.{name}") for name, inner in around))
@@ -120,21 +121,13 @@ class Survey:
             edge = self._refer_value(value, path)
         return edge
 
-    def distribution(self, module: str) -> tuple[str, str] | None:
-        """Find the distribution that a module belongs to, and show it with its version in the manifest."""
-        found = distribution_of(module)
-        if found is not None:
-            name, version = found
-            self.distributions[name] = version
-        return found
-
     def follow(self, value: Any, attributes: Iterable[str], name: str) -> Edge:
         """Follow a chain of attributes through the user's modules, to what it ends at, or a function's attribute."""
         rest = list(attributes)
         makers: list[Edge] = []
         while isinstance(value, ModuleType) and rest:
             if not is_own_module(value):
-                return self.foreign(".".join((value.__name__, *rest)), value.__name__)
+                return self.foreign(".".join((value.__name__, *rest)))
             attribute = rest.pop(0)
             name = f"{module_name(value.__name__)}.{attribute}"
             if attribute in OF_THE_MODULE:
@@ -173,8 +166,8 @@ class Survey:
         module = function.__globals__.get("__name__")
         name = f"{module_name(module or function.__module__ or '')}.{function.__code__.co_qualname}"
         if not defines_own_code(function.__code__, module):
-            module, name = foreign_name(function)
-            return (*self.foreign(name, module), *self._refer_decorated(function, name))
+            name = foreign_name(function)
+            return (*self.foreign(name), *self._refer_decorated(function, name))
         return self._part(function, name, scan_function)
 
     def _refer_decorated(self, function: FunctionType, name: str) -> tuple[Edge, ...]:
@@ -199,15 +192,14 @@ class Survey:
 
     def _refer_class(self, cls: type) -> Edge:
         if not is_own_class(cls):
-            module, name = foreign_name(cls)
-            return self.foreign(name, module)
+            return self.foreign(foreign_name(cls))
         return self._part(cls, type_name(cls), scan_class)
 
     def _refer_module(self, module: ModuleType) -> Edge:
         """A module that is handed on as a whole counts with all that it defines and imports."""
         name = module_name(module.__name__)
         if not is_own_module(module):
-            return self.foreign(name, module.__name__)
+            return self.foreign(name)
         return self._part(module, name, scan_module)
 
     def _refer_wrapper(self, wrapper: Any, path: str) -> Edge:
@@ -221,7 +213,7 @@ class Survey:
             return ("wrapper", self.refer(kind, path), self._refer_items(state, path), inner)
         around = getattr(wrapper, "_self_wrapper", None)  # wrapt's
         outer = () if around is None else (self.refer(around, path),)
-        return ("wrapper", self.foreign(type_name(kind), kind.__module__), *outer, inner)
+        return ("wrapper", self.foreign(type_name(kind)), *outer, inner)
 
     def _refer_alias(self, alias: Any, path: str) -> Edge:
         """What the statement `type A = ...` gave a name to, which Python works out when it is asked."""
@@ -231,9 +223,9 @@ class Survey:
             return ("alias", str(alias.__name__))
         return ("alias", str(alias.__name__), self.refer(meant, path))
 
-    def foreign(self, name: str, module: str) -> tuple[Edge, ...]:
-        """What others wrote is named and not walked; an upgrade alone makes no other job."""
-        self.distribution(module)
+    def foreign(self, name: str) -> tuple[Edge, ...]:
+        """What others wrote is named and not walked; its distribution counts by its version."""
+        self.distributions.update(distributions_of(name))
         return ("foreign", name)
 
     def _part(self, obj: Any, name: str, scan: _Scan) -> Part:
@@ -269,8 +261,10 @@ class Survey:
             encoded = Encoder(code=collect).digest(value, path)
         except UnkeyableArgument as refusal:
             return self._refer_refused(value, path, refusal)
-        classes = (self.refer(cls, path) for cls in own_classes_in(value))
-        return ("data", table if table.code else encoded, *classes)
+        own, modules = classes_in(value)
+        for module in modules:
+            self.foreign(module)
+        return ("data", table if table.code else encoded, *(self.refer(cls, path) for cls in own))
 
     def _refer_refused(self, value: Any, path: str, refusal: UnkeyableArgument) -> Edge:
         """Take apart what can't be keyed as a whole, so that one lock hides nothing but itself."""
@@ -278,6 +272,8 @@ class Survey:
         if id(value) in self._open:
             return ("cycle",)
         own = (self.refer(kind, path),) if is_own_class(kind) else ()
+        if not own:
+            self.foreign(type_name(kind))
         items, attributes = items_in(value), attributes_in(value)
         watch_pieces(self.watch, value)
         self._open.add(id(value))

@@ -41,6 +41,13 @@ class Reads(NamedTuple):
     cells: tuple[tuple[str, ...], ...]
     imports: tuple[Import, ...]
 
+    def without(self, names: frozenset[str]) -> Reads:
+        """Leave names of globals and closure variables out."""
+        if not names:
+            return self
+        globals_, cells = ([chain for chain in chains if chain[0] not in names] for chains in self[:2])
+        return Reads(tuple(globals_), tuple(cells), self.imports)
+
 
 def reads_of(code: CodeType) -> Reads:
     """Find what a code object and those nested in it read from outside."""
@@ -55,6 +62,8 @@ def reads_of(code: CodeType) -> Reads:
     for body in bodies:
         for position, opname, chain in _loads(body.instructions):
             name = chain[0]
+            if chain[-1] == "import_module":
+                imports.update(_imported_by_call(body.instructions[position + len(chain)]))
             if opname in _LOCAL:
                 if name in body.captured:
                     continue  # Python 3.13 hands a nested function its cell by this instruction
@@ -154,6 +163,13 @@ def _imports(body: list[dis.Instruction]) -> Iterator[tuple[dis.Instruction, Imp
             yield stored, Import(level, module)
         else:
             yield rest[0], Import(level, module.partition(".")[0])
+
+
+def _imported_by_call(argument: dis.Instruction) -> Iterator[Import]:
+    """Yield what a call of `importlib.import_module` imports, where that is a constant and not relative."""
+    name = argument.argval
+    if argument.opname == "LOAD_CONST" and isinstance(name, str) and name.strip(".") and name[0] != ".":
+        yield Import(0, name)
 
 
 def _stored(instruction: dis.Instruction) -> str:

@@ -10,6 +10,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from .classes import attributes_of
+from .exports import exported_name, foreign_name
 from .facts import Facts, facts_of
 from .modules import import_own
 from .names import module_name
@@ -24,6 +25,7 @@ __all__ = [
     "COPIED_BY_WRAPS",
     "OF_THE_MODULE",
     "attributes_of_function",
+    "name_libraries",
     "scan_class",
     "scan_function",
     "scan_module",
@@ -123,6 +125,26 @@ def _globals_of(survey: Survey, function: FunctionType, facts: Facts) -> Iterabl
         yield (repr(imported), _import_of(survey, imported, namespace))
 
 
+def name_libraries(survey: Survey, function: FunctionType) -> None:
+    """Note the libraries that a function names itself, whether its code is followed or not."""
+    namespace = function.__globals__
+    reads = facts_of(function.__code__, namespace).reads
+    for chain in reads.globals:
+        value = namespace.get(chain[0], ABSENT)
+        if value is ABSENT or chain[0] in OF_THE_MODULE:
+            continue
+        survey.watch.lookup(namespace, chain[0], value)
+        if isinstance(value, ModuleType):
+            survey.foreign(".".join((value.__name__, *chain[1:])))
+        elif isinstance(value, FunctionType | type):
+            survey.foreign(foreign_name(value))
+        elif (exported := exported_name(value)) is not None:
+            survey.foreign(exported[1])
+    for imported in reads.imports:
+        if not imported.level:
+            survey.foreign(".".join((imported.module, *imported.attributes)))
+
+
 def _owner_of(survey: Survey, method: FunctionType) -> Iterable[Edge]:
     """Reach the class of a method, since `self` leads to all the others of its methods."""
     *owners, name = method.__code__.co_qualname.split(".")
@@ -153,7 +175,7 @@ def _import_of(survey: Survey, imported: Import, namespace: dict[str, Any]) -> E
         survey.untracked[name] = type(error).__name__
         return ("missing", name)
     if module is None:
-        return survey.foreign(".".join((name, *imported.attributes)), name)
+        return survey.foreign(".".join((name, *imported.attributes)))
     survey.watch.lookup(sys.modules, name, module)  # who takes it out has it imported anew by the function
     return survey.follow(module, imported.attributes, name)
 

@@ -10,7 +10,14 @@ from types import CodeType
 from typing import Any, Final, NamedTuple
 
 from .bytecode import bytecode_digest, nested
-from .syntax import Definition, attributes_counted, attributes_looked_at, syntax_digest, written_only
+from .syntax import (
+    Definition,
+    annotations_only,
+    attributes_counted,
+    attributes_looked_at,
+    syntax_digest,
+    written_only,
+)
 
 __all__ = ["Source", "source_of"]
 
@@ -39,6 +46,11 @@ class Source(NamedTuple):
     def written_only(self) -> frozenset[str]:
         """Names whose values it changes but never looks at."""
         return written_only(self.definition)
+
+    @property
+    def annotations_only(self) -> frozenset[str]:
+        """Names that it mentions in annotations of functions inside it only."""
+        return annotations_only(self.definition)
 
     @property
     def attributes(self) -> tuple[frozenset[str], frozenset[str]]:

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from hashlib import sha256
 from types import EllipsisType
 
-__all__ = ["Definition", "attributes_counted", "attributes_looked_at", "syntax_digest", "written_only"]
+__all__ = [
+    "Definition",
+    "annotations_only",
+    "attributes_counted",
+    "attributes_looked_at",
+    "syntax_digest",
+    "written_only",
+]
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -53,6 +60,25 @@ def written_only(definition: Definition) -> frozenset[str]:
             case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=verb))):
                 changed[name] += verb in _WRITERS
     return frozenset(name for name, count in changed.items() if mentioned[name] == count)
+
+
+def annotations_only(definition: Definition) -> frozenset[str]:
+    """Find the names that nothing but the annotations of functions inside a function mentions."""
+    body = definition.body if isinstance(definition.body, list) else [definition.body]
+    everywhere = Counter(name for statement in body for name in _names_in(statement))
+    annotating: Counter[str] = Counter()
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                annotating.update(_names_in(node.returns))
+            elif isinstance(node, ast.arg):
+                annotating.update(_names_in(node.annotation))
+    return frozenset(name for name, count in annotating.items() if everywhere[name] == count)
+
+
+def _names_in(node: ast.AST | None) -> Iterator[str]:
+    if node is not None:
+        yield from (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
 def attributes_counted(definition: Definition, class_name: str) -> frozenset[str]:

@@ -16,6 +16,9 @@ from .._executors import Outcome
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
+from .._keys.fingerprint import Fingerprint, libraries_in_arguments
+from .._keys.hashing import WITH_CODE
+from .._keys.libraries import other_versions
 from .._record import Draft, Origin
 from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump
 from .._version import VERSION
@@ -154,7 +157,7 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
     """Put the results of runs that succeeded into their stores, and remove the media of those that failed.
 
     The claims of all are given back. Returns the bytes of values that no worker has written, and a sentence for each
-    result that could not be kept.
+    result that could not be kept; it is empty where the same was said of another one.
     """
     entries: dict[Store, list[Entry]] = {}
     payloads: dict[Landing, Payload] = {}
@@ -166,6 +169,8 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         elif run.store.directory is not None:
             job = run.job
             changed = _changed(job) if job.has_changed or job.files else None
+            if changed is None and job.edition is not None:
+                changed = _of_another_library(job, job.edition.fingerprint, landing.outcome)
             if changed is not None:
                 unsaved.append(changed)
                 landing.discard_written()
@@ -199,6 +204,37 @@ def _changed(job: Job) -> str | None:
         if not is_unchanged(value, then):
             return f"{job!r} counts {value} by content, which has changed meanwhile"
     return None
+
+
+_said: set[str] = set()
+"""What was said of the libraries of functions, once in this process."""
+
+
+def _of_another_library(job: Job, fingerprint: Fingerprint, outcome: Outcome) -> str | None:
+    """Say why nobody knows that a result is of the versions in its key; nothing where that was said before."""
+    with_code = fingerprint.counts_all and job.bound.startswith(WITH_CODE)
+    if not (outcome.other_versions or fingerprint.libraries or with_code):
+        return None
+    name = qualified_name(job.function)
+    if others := outcome.other_versions:
+        those = ", ".join(f"{each} {there} instead of {ours}" for each, ours, there in others)
+        said = f"The result of {name} is not kept: a worker has {those}. Install the same versions there"
+    elif others := other_versions(
+        {**fingerprint.libraries, **(libraries_in_arguments() if with_code else {})}
+    ):
+        those = ", ".join(each for each, _, _ in others)
+        versions = ", ".join(f"{then} is in the key, and here is {here}" for _, then, here in others)
+        said = (
+            f"The result of {name} is not kept: {those} was installed, upgraded or removed after this process started, "
+            f"which may have loaded another version ({versions}). Start it again"
+        )
+    else:
+        return None
+    if said in _said:
+        _log.info("%r: %s", job, said)
+        return ""
+    _said.add(said)
+    return said
 
 
 def _fail(run: Run, error: BaseException) -> None:

@@ -367,7 +367,9 @@ class Runs:
                 flight.fail(error)
         if lost:
             self._counts.unsaved(lost)
-        for fact in map(printable, unsaved):  # last: who makes errors of warnings gets the value all the same
+        for fact in map(
+            printable, filter(None, unsaved)
+        ):  # last: who makes errors of warnings gets the value all the same
             _log.warning("%s", fact)
             warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
 

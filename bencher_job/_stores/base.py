@@ -217,6 +217,9 @@ class History(Protocol):
     def editions(self, function: str) -> list[PastEdition]:
         """Give the editions of a function that entries are of, the one with the latest entry first."""
 
+    def known_editions(self, function: str) -> list[PastEdition]:
+        """Give the editions of a function that entries are or were of, without their sources; no entry is read."""
+
     def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
         """Give the entries of a function with these encoded arguments, the latest first, and their editions."""
 

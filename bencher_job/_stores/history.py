@@ -14,7 +14,16 @@ from .base import Found, Gone, StoreFailure
 from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import hit_of
-from .tables import LIVE, SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of
+from .tables import (
+    LIVE,
+    SELECT_EDITION,
+    SELECT_ENTRY,
+    SELECT_KNOWN_EDITION,
+    SELECT_RECORD,
+    moment,
+    past_edition_of,
+    record_of,
+)
 
 __all__ = ["DiskHistory", "Making"]
 
@@ -109,6 +118,10 @@ class DiskHistory:
     def editions(self, function: str) -> list[PastEdition]:
         """Give the editions of a function that entries are of, the one with the latest entry first."""
         return [past_edition_of(row, function) for row in self._query(SELECT_EDITION, (function,))]
+
+    def known_editions(self, function: str) -> list[PastEdition]:
+        """Give the editions of a function that entries are or were of, without their sources; no entry is read."""
+        return [past_edition_of(row, function) for row in self._query(SELECT_KNOWN_EDITION, (function,))]
 
     def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
         """Give the entries of a function with these encoded arguments, the latest first, and their editions."""

@@ -90,6 +90,10 @@ class NoHistory:
         """Know none."""
         return []
 
+    def known_editions(self, function: str) -> list[PastEdition]:  # noqa: ARG002
+        """Know none."""
+        return []
+
     def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:  # noqa: ARG002
         """Know none."""
         return []

@@ -28,6 +28,7 @@ __all__ = [
     "SELECT_EDITION",
     "SELECT_ENTRY",
     "SELECT_FIGURES",
+    "SELECT_KNOWN_EDITION",
     "SELECT_RECORD",
     "STORE_VERSION",
     "TRIM_GONE",
@@ -150,6 +151,10 @@ SELECT_EDITION: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, max(created), count(*)"
     " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
     " ORDER BY max(created) DESC"
+)
+SELECT_KNOWN_EDITION: Final = (
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, NULL FROM Edition"
+    " WHERE function = ?"
 )
 
 _COLUMNS: Final = (
@@ -292,7 +297,7 @@ def row_of_edition(edition: Edition | PastEdition) -> tuple[Any, ...]:
 
 
 def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
-    """Make the edition of a row of `SELECT_EDITION`."""
+    """Make the edition of a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`."""
     prefix, key_version, fingerprint, version, parameters, manifest, sources, *_ = row
     return PastEdition(
         prefix,
@@ -302,7 +307,7 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
         version,
         tuple(json.loads(parameters)),
         json.loads(manifest),
-        json.loads(zlib.decompress(sources)),
+        {} if sources is None else json.loads(zlib.decompress(sources)),
     )
 
 

@@ -72,6 +72,9 @@ def error(n: int, verbose: bool = False) -> float:
 assert_type(error(3), float)
 assert_type(error.submit(3), JobFuture[float])
 cached_job(max_cores=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+cached_job(libraries=False)
+cached_job(libraries=["numpy"])
+cached_job(libraries=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 cached_job(code="shallow")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 nightly = functools.partial(cached_job, executor="multiprocessing", tag="nightly")
