@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := [name for name in chosen if name not in models]:
         parser.error(f"--models {unknown[0]}: not one of {', '.join(models)}")
 
-    measure = cached_job(executor=options.executor, tag="digits", depends_on=["scikit-learn"])(misread)
+    measure = cached_job(executor=options.executor, tag="digits")(misread)
     start = time.perf_counter()
     ranked = []
     for name in chosen:
