@@ -202,7 +202,7 @@ class _Limits:
                 return
             for library in self._libraries:
                 if library.filepath in self._before:
-                    library.set_num_threads(self._before[library.filepath])
+                    _set(library, self._before[library.filepath])
             self._before.clear()
 
     def apply(self, inner: InnerThreads) -> None:
@@ -215,7 +215,7 @@ class _Limits:
                     before = self._before.setdefault(library.filepath, number)
                     allowed = inner.number if inner.is_wanted else min(before, inner.number)
                     if number != allowed:
-                        library.set_num_threads(allowed)
+                        _set(library, allowed)
 
     def _find_libraries(self) -> None:
         """Find the libraries that are loaded; again only when modules were imported, since it takes milliseconds."""
@@ -227,6 +227,14 @@ class _Limits:
             return
         self._libraries = ThreadpoolController().lib_controllers
         self._modules_seen = len(sys.modules)
+
+
+def _set(library: Any, number: int) -> None:
+    library.set_num_threads(number)
+    # A thread that limits OpenBLAS keeps all others from it, also the one that will lift the limit.
+    let_others = getattr(library, "clear_controlling_thread", None)
+    if let_others is not None:
+        let_others()
 
 
 _limits: Final = _Limits()
