@@ -130,14 +130,15 @@ class InnerThreads(NamedTuple):
     @contextmanager
     def taken_for_a_job(self) -> Iterator[None]:
         """Be a worker process with these threads for one job."""
-        before = {name: os.environ.get(name) for name in self.variables}
-        os.environ.update(self.variables)
+        before, variables = _taken, {name: os.environ.get(name) for name in self.variables}
+        self.take()
         try:
-            with threads_limited(self):
-                yield
+            yield
         finally:
-            for name, value in before.items():
+            for name, value in variables.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+            if before is not None:
+                before.take()
 
 
 _taken: InnerThreads | None = None
@@ -210,12 +211,14 @@ class _Limits:
         with self._lock:
             self._find_libraries()
             for library in self._libraries:
+                number = library.num_threads
                 if library.internal_api in limited:
-                    number = library.num_threads
                     before = self._before.setdefault(library.filepath, number)
                     allowed = inner.number if inner.is_wanted else min(before, inner.number)
-                    if number != allowed:
-                        _set(library, allowed)
+                else:
+                    allowed = self._before.get(library.filepath, number)
+                if number != allowed:
+                    _set(library, allowed)
 
     def _find_libraries(self) -> None:
         """Find the libraries that are loaded; again only when modules were imported, since it takes milliseconds."""

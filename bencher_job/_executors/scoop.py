@@ -19,7 +19,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from enum import Enum
 from typing import Any, Final
 
@@ -246,11 +246,12 @@ class _Member:
 
 def _workers_here() -> int:
     """Count the workers that SCOOP has started on this machine; its root runs no jobs."""
-    try:
-        commands = [each.cmdline() for each in psutil.Process(os.getppid()).children()]
-    except psutil.Error:
-        commands = []
-    return sum(_WORKER in command and "--origin" not in command for command in commands) or 1
+    number = 0
+    for beside in psutil.Process(os.getppid()).children():
+        with suppress(psutil.Error):  # it has ended
+            command = beside.cmdline()
+            number += _WORKER in command and "--origin" not in command
+    return max(1, number)
 
 
 _WORKER: Final = "scoop.bootstrap.__main__"

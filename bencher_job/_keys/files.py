@@ -89,7 +89,7 @@ def absolute(value: object) -> object:
     """
     if isinstance(value, list | tuple):
         items = list(map(absolute, value))
-        return items if isinstance(value, list) else tuple(items)
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
     if isinstance(value, str):
         return os.path.join(os.getcwd(), value)
     if isinstance(value, PurePath) and not value.is_absolute():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pytest
 from blake3 import blake3
@@ -330,6 +331,11 @@ class TestDependsOn:
             fingerprint(len, depends_on=[tmp_path / "pipe"])
 
 
+class Pair(NamedTuple):
+    one: str
+    two: Path
+
+
 class TestAbsolute:
     def test_relative_paths_lead_where_they_led(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -339,6 +345,9 @@ class TestAbsolute:
         assert absolute(PurePosixPath("data")) == PurePosixPath(here)
         assert absolute(["data", Path("data"), None]) == [str(here), here, None]
         assert absolute(("data",)) == (str(here),)
+        pair = Pair("data", Path("data"))
+        assert absolute(pair) == (str(here), here)
+        assert type(absolute(pair)) is type(pair)
 
     @pytest.mark.parametrize("value", [None, 3, "/a/../b", Path("/a"), [], (), ["/a"]])
     def test_all_else_stays_as_it_is(self, value):
