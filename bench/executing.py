@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -15,6 +17,9 @@ from measuring import OURS, Figure, figures
 WORKERS = 2
 TINY, ROUNDS = 2_000, 7
 CLOSURES, LARGE, SHORT = 200, 20, 200
+REAL, REAL_ROUNDS = 12, 10
+FITS = "12 fits of a LogisticRegression on two processes"
+PRODUCTS = "12 times 80 products of 600 x 600 matrices on two processes"
 PICKLED = "ProcessPoolExecutor, pickled per job"
 PLAIN = "ProcessPoolExecutor"
 RAW = "a bare write"
@@ -148,3 +153,40 @@ def bench_short(folder: Path) -> Iterator[Figure]:
         }
         yield from figures("jobs of 10 ms on two processes", seconds_per_job(runs, SHORT, 5))
     ours.cache.close()
+
+
+def fit(number: int) -> float:
+    """Fit a model to the digits, which takes a core about 0.8 s."""
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    warnings.simplefilter("ignore")  # it stops before it has converged, so that each fit takes as long
+    digits = load_digits()
+    model = LogisticRegression(C=1 + number / 1000, max_iter=1500, tol=1e-9)
+    return float(model.fit(digits.data, digits.target).score(digits.data, digits.target))
+
+
+def multiply(number: int) -> float:
+    """Multiply matrices, which takes a core about 0.7 s."""
+    import numpy as np
+
+    factor = product = np.random.default_rng(number).random((600, 600)) / 300
+    for _ in range(80):
+        product = product @ factor
+    return float(product[0, 0])
+
+
+def bench_real(folder: Path) -> Iterator[Figure]:
+    """Jobs that compute, by libraries that start threads of their own in each worker."""
+    import joblib
+
+    os.environ.pop("OMP_NUM_THREADS", None)  # how many is for those to say who start the workers
+    for work, function in ((FITS, fit), (PRODUCTS, multiply)):
+        ours, theirs = _ours(function, folder), joblib.delayed(function)
+        with joblib.Parallel(n_jobs=WORKERS) as parallel:
+            runs = {
+                OURS: lambda numbers, ours=ours: list(ours.map(numbers)),
+                "joblib": lambda numbers, parallel=parallel, theirs=theirs: parallel(map(theirs, numbers)),
+            }
+            yield from figures(work, seconds_per_job(runs, REAL, REAL_ROUNDS))
+        ours.cache.close()

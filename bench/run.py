@@ -24,7 +24,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from clusters import DASK, SCOOP, bench_clusters
-from executing import PICKLED, PLAIN, bench_closures, bench_large, bench_short, bench_tiny
+from executing import (
+    FITS,
+    PICKLED,
+    PLAIN,
+    PRODUCTS,
+    bench_closures,
+    bench_large,
+    bench_real,
+    bench_short,
+    bench_tiny,
+)
 from keys import bench_keys
 from measuring import OURS, Figure, figures, in_words
 from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
@@ -59,6 +69,8 @@ GOALS: dict[tuple[str, str], float] = {
     ("jobs of a function with 10 MB", PICKLED): 0.2,
     ("jobs that return 80 MB each", "joblib"): 0.5,
     ("jobs of 10 ms on two processes", PLAIN): 1.05,
+    (FITS, "joblib"): 1.10,
+    (PRODUCTS, "joblib"): 1.10,
     (SCOOP, "scoop.futures.map"): 1 / 0.7,
     (DASK, "Client.map"): 1 / 0.7,
     ("import", "joblib"): 0.6,
@@ -91,6 +103,7 @@ BENCHES = {
     "closures": bench_closures,
     "large": bench_large,
     "short": bench_short,
+    "real": bench_real,
     "clusters": bench_clusters,
     "imports": bench_imports,
 }

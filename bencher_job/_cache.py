@@ -77,7 +77,8 @@ class FutureCache(Contents):
     A job whose worker is lost, or that raises what `retry_on` chooses, runs again up to `retries` times. One that runs
     for longer than `timeout` seconds ends with `JobTimeout`. There are at most `max_workers` processes or threads of
     this machine. Each process is started by `start_method`, calls `initializer(*initargs)` first, and is replaced after
-    `max_tasks_per_worker` jobs.
+    `max_tasks_per_worker` jobs. BLAS, OpenMP and the like start `inner_threads` threads in each of them, by default its
+    share of the cores.
     Nothing is opened or started before the first job.
 
     Attributes:
@@ -123,6 +124,7 @@ class FutureCache(Contents):
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
         start_method: StartMethod | None = None,
+        inner_threads: int | None = None,
     ) -> None:
         super().__init__(
             cache_name,
@@ -136,7 +138,12 @@ class FutureCache(Contents):
         keeping = Keeping(seconds_of("ttl", ttl, "None to keep results for good"), compression)
         attempts = Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on"))
         settings = PoolSettings(
-            max_workers, max_tasks_per_worker, initializer, tuple_of("initargs", initargs), start_method
+            max_workers,
+            max_tasks_per_worker,
+            initializer,
+            tuple_of("initargs", initargs),
+            start_method,
+            inner_threads,
         )
         self._engines = Engines(executor, settings, attempts.timeout, of_coroutines=self._of_coroutines)
         self._counts = Counts()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from ._executors import Executors, PoolSettings
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
-from ._keys import Identity
+from ._keys import Call, Identity
 from ._settings import cache_directory
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ class CachedCalls(Generic[P, R]):
 
     def _identity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Identity:
         return self._self_cache.keys.identity(self._with_bound(args), kwargs)
+
+    def _anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        bound = len(self._with_bound(()))
+        args, kwargs = self._self_cache.keys.anchored(self._with_bound(args), kwargs)
+        return args[bound:], kwargs
 
 
 class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):

@@ -54,6 +54,7 @@ def cached_job(
     initializer: Callable[..., object] | None = ...,
     initargs: Sequence[Any] = ...,
     start_method: StartMethod | None = ...,
+    inner_threads: int | None = ...,
 ) -> Callable[[Callable[P, R]], CachedFunction[P, R]]: ...
 def cached_job(
     function: Callable[..., Any] | None = None,
@@ -83,6 +84,7 @@ def cached_job(
     initializer: Callable[..., object] | None = None,
     initargs: Sequence[Any] = (),
     start_method: StartMethod | None = None,
+    inner_threads: int | None = None,
 ) -> Any:
     """Remember what a function returned: decorate it, and call it as before.
 
@@ -122,6 +124,8 @@ def cached_job(
         initializer: what each new process calls before its first job, with `initargs`: to load a model, say.
         initargs: the arguments of the initializer.
         start_method: how a process is started: "spawn", the default, "forkserver" or "fork".
+        inner_threads: how many threads BLAS, OpenMP and the like may start in each worker; by default its share of the
+            cores, so that all workers together have as many as there are cores.
 
     Raises:
         TypeError: when what is decorated is a class, an asynchronous generator or not callable, or when an option is
@@ -160,6 +164,7 @@ def cached_job(
         "initializer": initializer,
         "initargs": tuple_of("initargs", initargs),
         "start_method": start_method,
+        "inner_threads": inner_threads,
     }
     if function is None:
         return functools.partial(_checked, options=options)

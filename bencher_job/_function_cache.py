@@ -112,6 +112,7 @@ class JobFunctionCache(FutureCache):
             self.call_count += 1
             number = self.call_count
         edition = None if identity is None else identity[2]
+        args, kwargs = self.keys.anchored(args, kwargs)
         (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, edition)
         if files:  # which may have changed since the key was made
             identity = None
@@ -137,11 +138,12 @@ class JobFunctionCache(FutureCache):
 
     def held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copy the arguments of a call that a thread makes a job of, as far as that is quick."""
-        return Held().call(args, kwargs, self.keys.ignored)
+        return Held().call(*self.keys.anchored(args, kwargs), self.keys.ignored)
 
     def makes_quick_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the key of a call takes microseconds: the code has been read, and the arguments are few and small."""
-        if not self.keys.is_ready or len(args) + len(kwargs) > MOST_ARGUMENTS:
+        keys = self.keys
+        if not keys.is_ready or keys.reads_files or len(args) + len(kwargs) > MOST_ARGUMENTS:
             return False
         return all(map(_is_small, args)) and all(map(_is_small, kwargs.values()))
 

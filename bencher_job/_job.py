@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._held import Held, can_not_change
-from ._keys import Identity, JobKeys, identity_of
+from ._keys import Identity, JobKeys, anchored_call, identity_of
 from ._loops import is_coroutine_function, run_to_end
 from ._media import RUNNING, RunningJob, running_as
 from ._words import is_writable
@@ -103,6 +103,7 @@ class Job:
             _check_key(job_key)
             identity = job_key, b"", None
         elif identity is None:
+            self.positional, self.job_args = anchored_call(function, self.positional, self.job_args)
             identity = identity_of(function, self.positional, self.job_args)
         self.job_key, self.bound, self.edition = identity
         self.tag = tag

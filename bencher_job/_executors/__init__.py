@@ -117,7 +117,8 @@ def check_limits(
 
 _SERVED_BY: Final = {
     Executors.MULTIPROCESSING: frozenset(field.name for field in fields(PoolSettings)),
-    Executors.THREADS: frozenset({"max_workers"}),
+    Executors.THREADS: frozenset({"max_workers", "inner_threads"}),
+    Executors.SCOOP: frozenset({"inner_threads"}),
 }
 """Which settings say something to which executor."""
 
@@ -158,7 +159,7 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
         return PoolEngine(settings=settings, timeout=timeout)
     from .scoop_executor import ScoopEngine
 
-    return ScoopEngine()
+    return ScoopEngine(settings=settings)
 
 
 def _dask_engine(spec: Any, timeout: float | None) -> Engine:

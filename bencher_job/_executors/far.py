@@ -46,6 +46,8 @@ class Task:
     """Whether it is not to be sent together with others."""
     is_suspect: bool = False
     """Whether it has run by itself to see whether it kills its worker."""
+    inner_threads: int | None = None
+    """How many threads each library may start meanwhile; None for the worker's share of the cores."""
 
     @property
     def digest(self) -> bytes:

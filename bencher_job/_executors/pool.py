@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from .._cores import check_threads_can_be_limited
 from .._errors import BencherJobError
 from .._light_future import LightFuture
 from .base import Executors, Outcome, end_at_exit
@@ -53,6 +54,8 @@ class SlotPool(concurrent.futures.Executor):
     worker's next call.
 
     `initializer(*initargs)` is called in each new worker. `start_method` is "spawn", "forkserver" or "fork".
+    `inner_threads` is how many threads BLAS, OpenMP and the like may start in each worker: its share of the cores by
+    default.
     """
 
     def __init__(
@@ -63,8 +66,14 @@ class SlotPool(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
         start_method: StartMethod | None = None,
+        inner_threads: int | None = None,
     ) -> None:
-        settings = PoolSettings(max_workers, max_tasks_per_worker, initializer, tuple(initargs), start_method)
+        settings = PoolSettings(
+            max_workers, max_tasks_per_worker, initializer, tuple(initargs), start_method, inner_threads
+        )
+        if start_method == "fork":
+            check_threads_can_be_limited(inner_threads, "in forked workers")
+        settings = replace(settings, max_workers=settings.size)
         self.max_workers = settings.size
         self.pid = os.getpid()
         """The process that this pool belongs to: a forked child can't use it."""
@@ -180,7 +189,8 @@ class PoolEngine(SharedEngine[SlotPool]):
     def _key(self) -> object:
         settings = self._pool_settings
         start = settings.start_method or "spawn"
-        return settings.size, settings.max_tasks_per_worker, start, _pickled_initializer(settings)
+        initialize = _pickled_initializer(settings)
+        return settings.size, settings.max_tasks_per_worker, start, initialize, settings.inner_threads
 
     def _submit(self, job: Job) -> Future[Any]:
         return self._submit_many([job])[0]

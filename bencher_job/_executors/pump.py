@@ -114,7 +114,7 @@ class Pump:
             for number in numbers:
                 task = worker.tasks[number]
                 function = None if worker.keeps(task.digest) else task.parcel.function.blob
-                jobs.append((number, task.parcel.rest, function))
+                jobs.append((number, task.parcel.rest, function, task.inner_threads))
             self._wires.send(worker.name, jobs)
 
     def _take_in(self) -> None:

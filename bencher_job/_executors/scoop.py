@@ -19,9 +19,13 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from enum import Enum
 from typing import Any, Final
 
+import psutil
+
+from .._cores import InnerThreads
 from .._errors import BencherJobError
 from .base import told
 from .envelope import run_split
@@ -35,6 +39,10 @@ NEVER: Final = 10**9
 _OURS: Final = b"bencher_job"
 _TASK: Final = b"T"
 _REPLY: Final = b"RP"
+
+
+SentJob = tuple[int, bytes, bytes | None, int | None]
+"""A job's number, its arguments, its function if it isn't there yet, and how many inner threads it wants."""
 
 
 class News(Enum):
@@ -149,8 +157,8 @@ class Wires:
         number = self.name, f"bencher_job-{next(self._numbers)}"
         self._links.socket.send_multipart([_TASK, pickle.dumps(number), future])
 
-    def send(self, worker: bytes, jobs: Sequence[tuple[int, bytes, bytes | None]]) -> None:
-        """Send jobs to a worker that is alive: each with its number, and its function if it isn't there yet."""
+    def send(self, worker: bytes, jobs: Sequence[SentJob]) -> None:
+        """Send jobs to a worker that is alive."""
         future = pickle.dumps(self._future(worker, run_jobs, jobs), 5)
         try:
             self._links.direct_socket.send_multipart([worker, _TASK, future], flags=self._zmq.NOBLOCK)
@@ -224,6 +232,7 @@ class _Member:
         scoop.TIME_BETWEEN_STATUS_REPORTS = NEVER
         self._links.socket = _NotForReports(self._links.socket, self._links.status_update_thread)
         self._links.addPeer(root)
+        InnerThreads.of(_workers_here()).take()
         self.line = WorkersLine(root.decode().rpartition(":")[0], port, token, scoop.worker)
 
     def tell(self, news: News, *parts: bytes) -> None:
@@ -234,6 +243,18 @@ class _Member:
         except self._zmq.ZMQError:
             self._links.socket.send_multipart([*frames, self._root])
 
+
+def _workers_here() -> int:
+    """Count the workers that SCOOP has started on this machine; its root runs no jobs."""
+    number = 0
+    for beside in psutil.Process(os.getppid()).children():
+        with suppress(psutil.Error):  # it has ended
+            command = beside.cmdline()
+            number += _WORKER in command and "--origin" not in command
+    return max(1, number)
+
+
+_WORKER: Final = "scoop.bootstrap.__main__"
 
 _member: _Member | None = None
 
@@ -246,15 +267,17 @@ def join_crew(root: bytes, port: int, token: bytes) -> None:
     _member.tell(News.HELLO, os.uname().nodename.encode(), b"%d" % os.getpid())
 
 
-def run_jobs(jobs: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+def run_jobs(jobs: Sequence[SentJob]) -> None:
     """Run jobs one after the other: runs in a worker, as a task of SCOOP's."""
     member = _member
     if member is None:
         return
     try:
-        for number, rest, function in jobs:
+        for number, rest, function, inner_threads in jobs:
             if member.line.begin(number):
-                report = run_split(rest, function)
+                inner = None if inner_threads is None else InnerThreads.of(1, inner_threads)
+                with nullcontext() if inner is None else inner.taken_for_a_job():
+                    report = run_split(rest, function)
                 member.tell(News.REPORT, b"%d" % number, *map(bytes, report.parts()))
     except BaseException as error:  # noqa: BLE001 - or the root would wait for ever
         member.tell(News.FAILURE, told(error).encode(errors="backslashreplace"))

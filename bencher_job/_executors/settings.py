@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["PoolSettings", "StartMethod", "cores"]
+from .._cores import InnerThreads, cores
+
+__all__ = ["PoolSettings", "StartMethod"]
 
 StartMethod = Literal["spawn", "forkserver", "fork"]
 _START_METHODS: Final = get_args(StartMethod)
@@ -22,6 +23,7 @@ class PoolSettings:
         max_tasks_per_worker: after how many jobs a worker is replaced by a new one; None for never.
         initializer: what is called in each new worker before its first job, with `initargs`.
         start_method: how a worker is started; None for "spawn".
+        inner_threads: how many threads each library in a worker may start; None for the worker's share of the cores.
 
     Raises:
         TypeError: when one of them is not what it should be.
@@ -33,11 +35,18 @@ class PoolSettings:
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
     start_method: StartMethod | None = None
+    inner_threads: int | None = None
 
     def __post_init__(self) -> None:
         _check_number("max_workers", self.max_workers, "starts no worker", "None for all cores")
         _check_number(
             "max_tasks_per_worker", self.max_tasks_per_worker, "leaves a worker no job", "None for no limit"
+        )
+        _check_number(
+            "inner_threads",
+            self.inner_threads,
+            "leaves a worker no thread",
+            "None for its share of the cores",
         )
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError(f"initializer={self.initializer!r} can't be called. Give a function.")
@@ -56,6 +65,10 @@ class PoolSettings:
         """How many workers there are at most."""
         return self.max_workers or cores()
 
+    def inner(self) -> InnerThreads:
+        """Say how many threads the libraries in a worker that is started now may start."""
+        return InnerThreads.of(self.size, self.inner_threads)
+
     def given(self) -> dict[str, Any]:
         """Give the settings that are not left open, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -69,10 +82,3 @@ def _check_number(option: str, number: object, consequence: str, otherwise: str)
         raise TypeError(f"{option}={number!r} is no whole number. Give 1 or more, or {otherwise}.")
     if number < 1:
         raise ValueError(f"{option}={number} {consequence}. Give 1 or more, or {otherwise}.")
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -136,7 +136,7 @@ class Slot:
         method = settings.start_method or "spawn"
         foreign = (end.fileno(), *self.tickets.descriptors) if method == "fork" else ()
         self.process = new_process(
-            method, serve, (its_end, its_tickets, initialize, foreign), "bencher_job-worker"
+            method, serve, (settings.inner(), its_end, its_tickets, initialize, foreign), "bencher_job-worker"
         )
         try:
             self.process.start()

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from .._cores import InnerThreads, check_threads_can_be_limited, threads_limited
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function
 from .base import Executors, Outcome, as_worker, leave_if_forked, run_inline
@@ -34,11 +35,12 @@ class _Task:
     future: Future[Any]
     call: Callable[[], Any]
 
-    def run(self) -> None:
+    def run(self, inner: InnerThreads) -> None:
         if not self.future.set_running_or_notify_cancel():
             return
         try:
-            result = self.call()
+            with threads_limited(inner):
+                result = self.call()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is this call's alone
             self.future.set_exception(error)
         else:
@@ -52,10 +54,15 @@ class ThreadPool(concurrent.futures.Executor):
     """Runs calls in threads of this process, started as calls come, up to `max_workers`.
 
     Unlike the standard library's it lets an interrupted program end at once: who wants its calls done waits for them.
+    `inner_threads` is how many threads BLAS and OpenMP may start in each: its share of the cores by default. It takes
+    threadpoolctl; without it they start as many as ever.
     """
 
-    def __init__(self, max_workers: int | None = None) -> None:
-        self.max_workers = PoolSettings(max_workers).size
+    def __init__(self, max_workers: int | None = None, *, inner_threads: int | None = None) -> None:
+        settings = PoolSettings(max_workers, inner_threads=inner_threads)
+        check_threads_can_be_limited(inner_threads, "in threads")
+        self.max_workers = settings.size
+        self._inner = settings.inner()
         self.pid = os.getpid()
         self._lock = threading.Lock()
         self._tasks: _Tasks = queue.SimpleQueue()
@@ -89,7 +96,7 @@ class ThreadPool(concurrent.futures.Executor):
 
     def _add_thread(self) -> None:
         thread = threading.Thread(
-            target=_work, args=(self._tasks, self._idle), name="bencher_job-thread", daemon=True
+            target=_work, args=(self._tasks, self._idle, self._inner), name="bencher_job-thread", daemon=True
         )
         self._threads.append(thread)
         thread.start()
@@ -110,7 +117,7 @@ class ThreadPool(concurrent.futures.Executor):
                     thread.join()
 
 
-def _work(tasks: _Tasks, idle: threading.Semaphore) -> None:
+def _work(tasks: _Tasks, idle: threading.Semaphore, inner: InnerThreads) -> None:
     while True:
         try:
             task = tasks.get_nowait()
@@ -119,7 +126,7 @@ def _work(tasks: _Tasks, idle: threading.Semaphore) -> None:
             task = tasks.get()
         if task is None:
             return
-        task.run()
+        task.run(inner)
         del task  # while this thread waits, it keeps nothing
 
 
@@ -174,15 +181,16 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
         settings: PoolSettings | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._max_workers = (settings or PoolSettings()).size
+        settings = settings or PoolSettings()
+        self._size, self._inner_threads = settings.size, settings.inner_threads
         self._timeout = timeout
         super().__init__(pool, _pools)
 
     def _make(self) -> ThreadPool:
-        return ThreadPool(self._max_workers)
+        return ThreadPool(self._size, inner_threads=self._inner_threads)
 
-    def _key(self) -> int:
-        return self._max_workers
+    def _key(self) -> tuple[int, int | None]:
+        return self._size, self._inner_threads
 
     def _submit(self, job: Job) -> Future[Any]:
         return self.executor.submit(run_in_thread, job, self._timeout)

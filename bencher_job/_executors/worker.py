@@ -19,6 +19,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Final
 
+from .._cores import InnerThreads
 from .._stores.entries.codec import Payload
 from .base import as_worker, become_worker, flush_streams, here
 from .envelope import execute
@@ -42,7 +43,11 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 def serve(
-    end: socket.socket, tickets: Connection, initialize: bytes | None, foreign: Sequence[int] = ()
+    inner: InnerThreads,
+    end: socket.socket,
+    tickets: Connection,
+    initialize: bytes | None,
+    foreign: Sequence[int] = (),
 ) -> None:
     """Run jobs until the ticket comes that lets it go; `foreign` are descriptors that a fork has left open."""
     for descriptor in foreign:
@@ -51,6 +56,7 @@ def serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _leave_with_parent()
     become_worker()
+    inner.take()
     outlet = Outlet(end)
     try:
         with as_worker(

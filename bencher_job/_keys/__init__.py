@@ -6,20 +6,23 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 
 from __future__ import annotations
 
+from .arguments import Call
 from .editions import PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
-from .key import CodeScope, Edition, Identity, JobKeys, identity_of
+from .key import CodeScope, Edition, Identity, JobKeys, anchored_call, identity_of
 from .names import qualified_name
 
 __all__ = [
     "KEY_VERSION",
     "UNCHANGEABLE",
+    "Call",
     "CodeScope",
     "Edition",
     "Identity",
     "JobKeys",
     "Known",
     "PastEdition",
+    "anchored_call",
     "digest",
     "identity_of",
     "qualified_name",

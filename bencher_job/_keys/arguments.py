@@ -8,7 +8,7 @@ handed over as objects, so no name of ours can meet one of the user's.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from inspect import Parameter, Signature
 from types import FunctionType, MethodType
@@ -43,12 +43,12 @@ class Binder:
     (('model', 'c', 'seed'), ('svm', 1.0, 3))
     """
 
-    __slots__ = ("_spelled", "bind", "defaults", "names")
+    __slots__ = ("_parameters", "_spelled", "bind", "defaults", "names")
 
     def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
         signature, forwarded = _accepted(function)
         ignored = frozenset([ignore] if isinstance(ignore, str) else ignore)
-        parameters = list(signature.parameters.values())
+        self._parameters = parameters = list(signature.parameters.values())
         _check_ignored(function, ignored, parameters)
         kept = [parameter for parameter in parameters if parameter.name not in ignored]
 
@@ -85,6 +85,40 @@ class Binder:
         """Spell a call as `call` does, and name its arguments as `arguments` does, at once."""
         call, arguments = self._spelled(*args, **kwargs)
         return (args, dict(kwargs)) if call is None else call, arguments
+
+    def replaced(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        names: Collection[str],
+        replace: Callable[[Any], Any],
+    ) -> Call:
+        """Replace what some parameters get in a call, which stays spelled as it is.
+
+        A default is passed where it is replaced by something else. A call that doesn't fit the function is for others.
+
+        >>> def read(path="data", mode="r"): ...
+        >>> Binder(read).replaced((), {"mode": "w"}, ["path", "mode"], str.upper)
+        ((), {'mode': 'W', 'path': 'DATA'})
+        """
+        positional, named = list(args), dict(kwargs)
+        for place, parameter in enumerate(self._parameters):
+            if parameter.name not in names:
+                continue
+            takes_place = parameter.kind in {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+            if parameter.kind is Parameter.VAR_POSITIONAL:
+                positional[place:] = map(replace, positional[place:])
+            elif takes_place and place < len(positional):
+                positional[place] = replace(positional[place])
+            elif parameter.name in named and parameter.kind is not Parameter.POSITIONAL_ONLY:
+                named[parameter.name] = replace(named[parameter.name])
+            elif (default := parameter.default) is not _EMPTY and (made := replace(default)) != default:
+                if parameter.kind is Parameter.POSITIONAL_ONLY:
+                    before = self._parameters[len(positional) : place]
+                    positional += [*(each.default for each in before), made]
+                else:
+                    named[parameter.name] = made
+        return tuple(positional), named
 
 
 def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:

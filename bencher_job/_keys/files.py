@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from marshal import dumps
+from pathlib import Path, PurePath
 from typing import Final
 
 from blake3 import blake3
@@ -21,7 +22,7 @@ from blake3 import blake3
 from .._forks import renew_after_fork
 from .names import qualified_name
 
-__all__ = ["by_content", "content_digest", "is_unchanged"]
+__all__ = ["absolute", "by_content", "content_digest", "is_unchanged"]
 
 _SAME_TICK: Final = 2_100_000_000
 """Nanoseconds within which a file can change twice and keep its times: FAT's clock ticks every two seconds."""
@@ -78,6 +79,22 @@ def by_content(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(map(_one_by_content, value))
     return _one_by_content(value)
+
+
+def absolute(value: object) -> object:
+    """Make a relative path absolute, or those in a list or a tuple; anything else is given back.
+
+    >>> absolute("/data/one.csv"), absolute([None, "/data/one.csv"])
+    ('/data/one.csv', [None, '/data/one.csv'])
+    """
+    if isinstance(value, list | tuple):
+        items = list(map(absolute, value))
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    if isinstance(value, str):
+        return os.path.join(os.getcwd(), value)
+    if isinstance(value, PurePath) and not value.is_absolute():
+        return value.absolute() if isinstance(value, Path) else type(value)(os.getcwd(), value)
+    return value
 
 
 def is_unchanged(value: object, content: object) -> bool:

@@ -13,7 +13,6 @@ Digests are SHA-256 of small input and BLAKE3 of large, whichever is faster.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from .._cores import cores
 from .._errors import UnkeyableArgument
 from .graph import Graph, Tangled
 from .names import qualified_name
@@ -348,7 +348,7 @@ def _hash_content(tag: bytes, content: Content) -> bytes:
 
 def _threads(nbytes: int) -> int:
     """A number and not `blake3.AUTO`, whose threads a forked child doesn't have and would wait for."""
-    return min(os.cpu_count() or 1, _MOST_THREADS) if nbytes >= _PARALLEL else 1
+    return min(cores(), _MOST_THREADS) if nbytes >= _PARALLEL else 1
 
 
 def _plain(value: Any) -> bytes:

@@ -14,12 +14,13 @@ from .._errors import UnkeyableArgument
 from .._options import libraries_of, names_of, tuple_of
 from .arguments import NO_DEFAULT, Binder, Call
 from .editions import PastEdition
+from .files import absolute
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, encode_arguments, join_key
 from .names import qualified_name
 
-__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "identity_of"]
+__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "anchored_call", "identity_of"]
 
 CodeScope = Literal["deep", "own", "none"]
 
@@ -200,6 +201,23 @@ class JobKeys:
             return None  # a default that can be changed in place is bound as it is at each call
         return self.tracker.check_of(state[0])
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether arguments count by the content of files."""
+        return bool(self._by_content)
+
+    def anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Make the paths of a call absolute that count by content, so that its job reads the files that its key is of.
+
+        The current folder may be another one where and when it runs.
+        """
+        if self._by_content:
+            try:
+                return self.binder.replaced(args, kwargs, self._by_content, absolute)
+            except FileNotFoundError:  # the current folder is gone, as whoever makes the key will tell
+                pass
+        return args, kwargs
+
     def repeated(self, identity: Identity, repeat: int) -> Identity:
         """Make the key of one of several repeats of a call; the first has the key of the call itself."""
         _, bound, edition = identity
@@ -263,6 +281,15 @@ class JobKeys:
             edition = Edition(prefix, name, self._entering(binder), self._version_text, fingerprint)
             state = self._state = fingerprint, edition, binder, binder.names, binder.defaults, {}
         return state
+
+
+def anchored_call(
+    function: Callable[..., Any], positional: tuple[Any, ...], job_args: dict[str, Any]
+) -> Call:
+    """Make the paths of a call of any function absolute that count by content."""
+    if getattr(type(function), "_bencher_job_cached", False):
+        return function._anchored(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
+    return positional, job_args
 
 
 def identity_of(

@@ -152,13 +152,16 @@ class Bulk:
 
     def read(self, number: int, call: Call) -> None:
         """Take in a call and make its key, now: what its arguments are later may be something else."""
+        keys = self.cache.keys
         try:
-            identity = self.cache.keys.identity(call.args, call.kwargs, self._known)
+            if keys.reads_files:
+                call = Call(*keys.anchored(call.args, call.kwargs), call.repeat)
+            identity = keys.identity(call.args, call.kwargs, self._known)
         except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything; it's this call's
             self._read.append(Answer(number, None, _error=error))
         else:
             if call.repeat:
-                identity = self.cache.keys.repeated(identity, call.repeat)
+                identity = keys.repeated(identity, call.repeat)
             self._read.append(_Read(number, call, identity))
 
     def take(self, calls: Iterable[tuple[int, Call]]) -> None:

@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import wait
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,6 +126,22 @@ class ExecutorContract:
             (x,) for x in range(0, 200, 2)
         ]
         assert counter.count == 200
+
+    def test_a_relative_path_leads_to_the_file_that_the_key_is_of(
+        self, executor: Any, tmp_path: Path
+    ) -> None:
+        """Whatever folder a worker was started in."""
+        folders = [tmp_path / "first", tmp_path / "second"]
+        options: Any = {"executor": executor, "cache_dir": tmp_path / "cache", "by_content": ["path"]}
+        with JobFunctionCache(_text_of, **options) as cache:
+            for folder in folders:
+                folder.mkdir()
+                (folder / "data").write_text(folder.name, encoding="utf-8")
+                with chdir(folder):
+                    assert cache.call(path="data").result(PATIENCE) == folder.name
+            for folder in folders:
+                future = cache.call(path=folder / "data")
+                assert (future.result(PATIENCE), future.cached) == (folder.name, True)
 
     def test_one_thread_commits(self, executor: Any, tmp_path: Path) -> None:
         """Never a thread of the executor's, which others wait for."""
@@ -263,6 +280,10 @@ def _slow(counter: CallCounter) -> dict[str, bool]:
     counter.tick()
     time.sleep(0.3)
     return {"slow": True}
+
+
+def _text_of(path: str | Path) -> str:
+    return Path(path).read_text(encoding="utf-8")
 
 
 def _odd(counter: CallCounter, x: int) -> int:

@@ -10,6 +10,8 @@ import textwrap
 import psutil
 import pytest
 
+from bencher_job._cores import InnerThreads
+
 SCOOP = ("-m", "scoop", "-q", "-n", "3")
 PATIENCE = 20.0
 
@@ -728,3 +730,30 @@ def test_an_idle_pump_uses_no_time(run):
     )
 
     assert out < 0.2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_has_its_share_of_the_threads_of_libraries(run, workers):
+    both, share, same = run(
+        f"""
+        import numpy, sklearn.linear_model, threadpoolctl
+        from bencher_job._cores import cores
+
+        def found(x):
+            import numpy, sklearn.linear_model
+            told = {{each["num_threads"] for each in threadpoolctl.threadpool_info()}}
+            return [*told, int(os.environ["OMP_NUM_THREADS"])]
+
+        if __name__ == "__main__":
+            here = [each["num_threads"] for each in threadpoolctl.threadpool_info()]
+            share = cached_job(executor="scoop", version="share")(found)
+            wanted = cached_job(executor="scoop", inner_threads=1)(found)
+            both = [list(each.map(range(n, n + 4))) for n in (0, 4) for each in (share, wanted)]
+            same = here == [each["num_threads"] for each in threadpoolctl.threadpool_info()]
+            tell([both, max(1, cores() // {workers}), same])
+        """,
+        *("-m", "scoop", "-q", "-n", str(workers + 1)),
+        **dict.fromkeys(InnerThreads.of(1, 1).variables, ""),
+    )
+    assert both == [[[share] * 2] * 4, [[1] * 2] * 4] * 2
+    assert same

@@ -112,6 +112,31 @@ def test_the_canonical_call_calls_alike(call):
     assert binder.call(positional, job_args) == (positional, job_args)
 
 
+@given(calls(), st.sets(st.sampled_from(["a", "b", "c", "rest", "d", "e"])))
+def test_what_is_replaced_in_a_call_is_all_that_a_parameter_gets(call, names):
+    args, kwargs = call
+    binder = Binder(everything)
+    try:
+        before = binder.bind(*args, **kwargs)
+    except TypeError:
+        return
+
+    def double(value):
+        return tuple(map(double, value)) if isinstance(value, tuple) else 2 * value
+
+    positional, named = binder.replaced(args, kwargs, names, double)
+    expected = [
+        double(value) if name in names else value for name, value in zip(binder.names, before, strict=True)
+    ]
+    assert binder.bind(*positional, **named) == tuple(expected)
+
+
+def test_a_default_that_can_only_be_passed_by_position_is_replaced():
+    def read(a=1, b="x", /, *, c=2): ...
+
+    assert Binder(read).replaced((), {"c": 3}, ["b"], str.upper) == ((1, "X"), {"c": 3})
+
+
 def test_the_canonical_call_goes_by_keyword_where_it_can():
     binder = Binder(everything)
     assert binder.call((1, 2), {"d": 4, "z": 9}) == ((1,), {"b": 2, "c": 3, "d": 4, "e": 5, "z": 9})

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pytest
 from blake3 import blake3
 
 from bencher_job._keys import files
-from bencher_job._keys.files import by_content, content_digest
+from bencher_job._keys.files import absolute, by_content, content_digest
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
 
 HOUR = 3600
@@ -328,3 +329,27 @@ class TestDependsOn:
             ValueError, match=r"pipe', which can't be read: .* is neither a file nor a folder"
         ):
             fingerprint(len, depends_on=[tmp_path / "pipe"])
+
+
+class Pair(NamedTuple):
+    one: str
+    two: Path
+
+
+class TestAbsolute:
+    def test_relative_paths_lead_where_they_led(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        here = tmp_path / "data"
+        assert absolute("data") == str(here)
+        assert absolute(Path("data")) == here
+        assert absolute(PurePosixPath("data")) == PurePosixPath(here)
+        assert absolute(["data", Path("data"), None]) == [str(here), here, None]
+        assert absolute(("data",)) == (str(here),)
+        pair = Pair("data", Path("data"))
+        assert absolute(pair) == (str(here), here)
+        assert type(absolute(pair)) is type(pair)
+
+    @pytest.mark.parametrize("value", [None, 3, "/a/../b", Path("/a"), [], (), ["/a"]])
+    def test_all_else_stays_as_it_is(self, value):
+        assert absolute(value) == value
+        assert type(absolute(value)) is type(value)

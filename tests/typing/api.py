@@ -143,6 +143,16 @@ async def fetch(url: str, *, depth: int = 1) -> bytes:
     return url.encode() * depth
 
 
+@cached_job(executor="threads", inner_threads=2)
+def norm(x: float) -> float:
+    """Compute with threads."""
+    return abs(x)
+
+
+assert_type(norm(1.0), float)
+_ = FutureCache("multiprocessing", max_workers=2, inner_threads=1)
+
+
 @cached_job(timeout=2.5)
 async def size(url: str) -> int:
     """Tell the size of a page."""

@@ -13,7 +13,6 @@ before anything is expanded or unpickled. With a secret the digest is a MAC: the
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 import threading
@@ -22,6 +21,7 @@ from functools import lru_cache
 from hmac import compare_digest
 from typing import Any, BinaryIO, Final, NamedTuple
 
+from ..._cores import cores
 from .arrival import Arrival
 from .compression import Compression, expand, shrink
 from .faults import DamagedEntry, UnreadableEntry
@@ -317,5 +317,4 @@ def _threads(besides: int) -> int:
     It is a number and not `blake3.AUTO`, whose threads are one set for the whole process: in a forked child they are
     gone, and a digest would wait for them for ever.
     """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(available - besides, MOST_THREADS))
+    return max(1, min(cores() - besides, MOST_THREADS))
