@@ -34,7 +34,7 @@ def array_parts(array: Any) -> object:
 
 
 def _dtype(dtype: Any) -> object:
-    if dtype.metadata is None:
+    if not dtype.metadata:  # older versions of numpy make an empty one of none where they unpickle an instant
         return _plain_dtype(dtype)
     return Parts({"dtype": _plain_dtype(dtype), "metadata": Attributes(metadata=dict(dtype.metadata))})
 
@@ -133,18 +133,25 @@ def _masked(array: Any) -> object:
     import numpy as np
 
     base = np.ndarray if issubclass(array.baseclass, np.memmap) else array.baseclass
-    parts: dict[str, object] = {
-        "fill": array.view().fill_value,  # the array itself would keep the one that it has by default
-        "hard": array.hardmask,
-        "base": Named(base),
-    }
-    if array.dtype.names is not None:
-        fields = Attributes({name: _masked(array[name]) for name in array.dtype.names})
-        return Parts({**parts, "dtype": _dtype(array.dtype), "fields": fields})
-    mask = np.ma.getmaskarray(array)
-    data = np.array(np.ma.getdata(array), subok=False)
+    return Parts(
+        {
+            "content": _shown(np.asarray(np.ma.getdata(array)), np.asarray(np.ma.getmaskarray(array))),
+            "dtype": _dtype(array.dtype),
+            "fill": array.view().fill_value,  # the array itself would keep the one that it has by default
+            "hard": array.hardmask,
+            "base": Named(base),
+        }
+    )
+
+
+def _shown(data: Any, mask: Any) -> object:
+    import numpy as np
+
+    if data.dtype.names is not None:
+        return Attributes({name: _shown(data[name], mask[name]) for name in data.dtype.names})
+    data = np.array(data)
     data[mask] = None if data.dtype.kind == "O" else np.zeros((), data.dtype)
-    return Parts({**parts, "data": array_parts(data), "mask": array_parts(mask)})
+    return Parts({"data": array_parts(data), "mask": array_parts(mask)})
 
 
 @functools.lru_cache(maxsize=1024)

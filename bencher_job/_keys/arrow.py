@@ -128,8 +128,13 @@ def _text(chunks: Sequence[Any], _dtype: Any) -> object:
     return Parts({"missing": _missing(chunks), "text": arrow_text(chunks)})
 
 
-def _views(chunks: Sequence[Any], _dtype: Any) -> object:
-    return _text([chunk.cast(sys.modules["pyarrow"].large_binary()) for chunk in chunks], _dtype)
+def _views(chunks: Sequence[Any], dtype: Any) -> object:
+    pa: Any = sys.modules["pyarrow"]
+    plain = pa.large_binary()
+    try:
+        return _text([chunk.cast(plain) for chunk in chunks], dtype)
+    except NotImplementedError:  # in older versions
+        return _text([pa.array(chunk.to_pylist(), plain) for chunk in chunks], dtype)
 
 
 def _lists(chunks: Sequence[Any], dtype: Any) -> object:

@@ -29,6 +29,7 @@ _PANDAS_INTERNAL: Final = frozenset(
         "_id",
         "_references",
     }
+    | {"_cacher", "_metadata"}  # of older versions, once a column was read or pickled
 )
 
 
@@ -268,6 +269,11 @@ def _polars_missing(series: Any) -> object:
     return array_parts(series.is_null().to_numpy()) if series.null_count() else None
 
 
+def _polars_text(series: Any) -> object:
+    lengths = series.str.len_bytes()
+    return Parts({"lengths": _polars_content(lengths), "text": series.str.join("").item()})
+
+
 def _polars_lists(series: Any) -> object:
     lengths = series.list.len()
     items = series.filter(lengths > 0).explode()
@@ -282,7 +288,7 @@ def _polars_structures(series: Any) -> object:
 _POLARS_BY_PARTS: Final[dict[str, Callable[[Any], object]]] = {
     "Array": lambda series: _polars_lists(series.arr.to_list()),
     "Binary": lambda series: series.to_list(),
-    "Categorical": lambda series: series.cast(sys.modules["polars"].String).to_list(),
+    "Categorical": lambda series: _polars_text(series.cast(sys.modules["polars"].String)),
     "Decimal": lambda series: series.to_physical().to_list(),
     "Enum": lambda series: _polars_content(series.to_physical().cast(sys.modules["polars"].UInt32)),
     "Extension": lambda series: _polars_content(series.ext.storage()),
@@ -291,7 +297,7 @@ _POLARS_BY_PARTS: Final[dict[str, Callable[[Any], object]]] = {
     "Map": lambda series: _polars_lists(series.map.entries()),
     "Null": len,
     "Object": lambda series: series.to_list(),
-    "String": lambda series: series.to_list(),
+    "String": _polars_text,
     "Struct": _polars_structures,
     "UInt128": lambda series: series.to_list(),
 }

@@ -442,6 +442,12 @@ ALL_DIFFERENT = {
         np.ma.MaskedArray([1.0, 2.0], mask=[0, 1], fill_value=7),
         noted(np.ma.MaskedArray([1.0, 2.0], mask=[0, 1]), unit="m"),
     ],
+    "elements of masked structures": lambda: [
+        np.ma.MaskedArray([element], mask=[mask], dtype=[("a", "i4"), ("b", "f8", 2)])[0]
+        for element in ((1, (2.0, 2.0)), (1, (2.0, 3.0)), (2, (2.0, 2.0)))
+        for mask in ((0, (0, 0)), (0, (1, 1)), (0, (1, 0)))
+        if element[1][1] == 2.0 or not mask[1][1]
+    ],
     "hard masks of structures": lambda: [
         np.ma.MaskedArray(np.zeros(2, [("a", "f8")]), mask=[0, 1]),
         hard(np.ma.MaskedArray(np.zeros(2, [("a", "f8")]), mask=[0, 1])),
