@@ -6,9 +6,9 @@ import functools
 import math
 import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any, Final
 
+from .exports import holder_of
 from .names import qualified_name
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
@@ -161,30 +161,10 @@ def _ufunc(function: Any) -> object:
     if name.endswith(" (vectorized)"):
         reason = "it hides the function that it was made of; pass that, or use numpy.vectorize"
         raise refuse(type(function), reason)
-    module = _module_of_ufunc(function, name)
+    module = holder_of(function, name, ("numpy", "scipy.special"))
     if module is None:
-        raise refuse(type(function), f"no module that is loaded has it under its name {name!r}")
+        raise refuse(type(function), f"no module has it under its name {name!r}")
     return module, name
-
-
-def _module_of_ufunc(function: Any, name: str) -> str | None:
-    """Find the module that a ufunc comes from: NumPy or SciPy, else the compiled one that made it.
-
-    Others may have it as well, in one process and not in another.
-    """
-
-    def holds(module: str) -> bool:
-        loaded = sys.modules.get(module)
-        return isinstance(loaded, ModuleType) and vars(loaded).get(name) is function
-
-    known = [module for module in ("numpy", "scipy.special") if holds(module)]
-    holders = known or sorted(filter(holds, list(sys.modules)), key=_rank)
-    return holders[0] if holders else None
-
-
-def _rank(module: str) -> tuple[bool, str]:
-    file = getattr(sys.modules[module], "__file__", None) or ""
-    return file.endswith((".py", ".pyc")), module
 
 
 def _bit_generator(generator: Any) -> object:

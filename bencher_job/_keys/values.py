@@ -8,7 +8,7 @@ from functools import WRAPPER_ASSIGNMENTS
 from pickle import PickleError
 from typing import Any, Final
 
-from .exports import exported_name
+from .exports import exported_name, holder_of
 from .names import module_name
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
@@ -80,10 +80,12 @@ def _builtin_function(value: Any) -> object:
     exported = exported_name(value)
     if exported is not None:
         return exported[1]
-    if owner is None and value.__module__ is None:
-        raise refuse(type(value), f"no module that is loaded has it under its name {value.__qualname__!r}")
     if owner is None or isinstance(owner, type(sys)):
-        return f"{module_name(value.__module__ or 'builtins')}.{value.__qualname__}"
+        name = value.__qualname__
+        module = holder_of(value, name, [value.__module__] if value.__module__ else []) or value.__module__
+        if module is None:
+            raise refuse(type(value), f"no module has it under its name {name!r}")
+        return f"{module_name(module)}.{name}"
     return Attributes(__self__=owner, __name__=value.__name__)
 
 
