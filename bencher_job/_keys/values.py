@@ -118,6 +118,11 @@ def _partial(value: Any) -> object:
     return Attributes(value.__dict__, func=value.func, args=value.args, keywords=value.keywords)
 
 
+def _decimal(value: Any) -> object:
+    text: str = sys.modules["decimal"].Decimal.__str__(value)
+    return text.upper()  # the current context says whether there is an "e" or an "E"
+
+
 def _path(value: Any) -> object:
     return value.parts
 
@@ -149,7 +154,7 @@ _BASES = {
 """What an object of a subclass holds as one of these; the builtins themselves don't come here."""
 
 _NUMBERS = {
-    "decimal.Decimal": StandIn(lambda value: tuple(value.as_tuple()), leaf=True),
+    "decimal.Decimal": StandIn(_decimal, leaf=True),
     "fractions.Fraction": StandIn(lambda value: (value.numerator, value.denominator), leaf=True),
     "uuid.UUID": StandIn(lambda value: value.int, leaf=True),
 }
