@@ -96,6 +96,11 @@ def _content(chunks: Sequence[Any], dtype: Any) -> object:
     return _fixed_width(chunks, dtype)
 
 
+def _inner(chunks: Sequence[Any], dtype: Any) -> object:
+    """Take apart what arrays consist of; an empty piece may have lost its dictionary."""
+    return _content([chunk for chunk in chunks if len(chunk)], dtype)
+
+
 def _null(chunks: Sequence[Any], _dtype: Any) -> object:
     return sum(map(len, chunks))
 
@@ -139,7 +144,7 @@ def _views(chunks: Sequence[Any], dtype: Any) -> object:
 
 def _lists(chunks: Sequence[Any], dtype: Any) -> object:
     lengths = [chunk.value_lengths().fill_null(0).to_numpy() for chunk in chunks]
-    items = _content([chunk.flatten() for chunk in chunks], dtype.value_type)
+    items = _inner([chunk.flatten() for chunk in chunks], dtype.value_type)
     return Parts({"missing": _missing(chunks), "lengths": array_parts(_long(lengths)), "items": items})
 
 
@@ -156,14 +161,14 @@ def _maps(chunks: Sequence[Any], dtype: Any) -> object:
         lengths.append(counts)
         keys.append(inner[0])
         items.append(inner[1])
-    parts = {"keys": _content(keys, dtype.key_type), "items": _content(items, dtype.item_type)}
+    parts = {"keys": _inner(keys, dtype.key_type), "items": _inner(items, dtype.item_type)}
     return Parts({"missing": _missing(chunks), "lengths": array_parts(_long(lengths)), **parts})
 
 
 def _structures(chunks: Sequence[Any], dtype: Any) -> object:
     children = [chunk.flatten() for chunk in chunks]  # missing where the structure is
     fields = [
-        _content([child[place] for child in children], dtype.field(place).type)
+        _inner([child[place] for child in children], dtype.field(place).type)
         for place in range(dtype.num_fields)
     ]
     return Parts({"missing": _missing(chunks), "length": sum(map(len, chunks)), "fields": fields})
@@ -175,7 +180,7 @@ def _unions(chunks: Sequence[Any], dtype: Any) -> object:
     fields = []
     for place, code in enumerate(dtype.type_codes):
         members = [_members(chunk, place, here == code) for chunk, here in zip(chunks, codes, strict=True)]
-        fields.append(_content(members, dtype.field(place).type))
+        fields.append(_inner(members, dtype.field(place).type))
     return Parts({"codes": array_parts(_joined(codes, "i1")), "fields": fields})
 
 
@@ -188,11 +193,12 @@ def _members(chunk: Any, place: int, is_member: Any) -> Any:
 
 def _dictionaries(chunks: Sequence[Any], dtype: Any) -> object:
     """Indices and the dictionary, or the values themselves where chunks have several dictionaries."""
-    dictionaries = [chunk.dictionary for chunk in chunks]
+    shown = [chunk for chunk in chunks if len(chunk)] or chunks[:1]
+    dictionaries = [chunk.dictionary for chunk in shown]
     if all(dictionary.equals(dictionaries[0]) for dictionary in dictionaries[1:]):
-        indices = _content([chunk.indices for chunk in chunks], dtype.index_type)
+        indices = _content([chunk.indices for chunk in shown], dtype.index_type)
         return Parts({"indices": indices, "dictionary": _content(dictionaries[:1], dtype.value_type)})
-    values = [chunk.dictionary.take(chunk.indices) for chunk in chunks]
+    values = [chunk.dictionary.take(chunk.indices) for chunk in shown]
     return Parts({"values": _content(values, dtype.value_type)})
 
 
@@ -205,7 +211,7 @@ def _runs(chunks: Sequence[Any], dtype: Any) -> object:
         places = np.arange(chunk.offset, chunk.offset + len(chunk))
         runs = np.searchsorted(chunk.run_ends.to_numpy(), places, side="right")
         values.append(_taken(chunk.values, runs))
-    return _content(values, dtype.value_type)
+    return _inner(values, dtype.value_type)
 
 
 _KINDS: Final[dict[str, Callable[[Sequence[Any], Any], object]]] = {

@@ -682,6 +682,15 @@ def lists_of(inner):
     )
 
 
+def maps_of(inner):
+    return inner.map(
+        lambda kind: (
+            pa.map_(pa.int8(), kind[0]),
+            st.one_of(st.none(), st.lists(st.tuples(st.integers(0, 2), kind[1]).map(list), max_size=3)),
+        )
+    )
+
+
 def structures_of(inner):
     return st.tuples(inner, inner).map(
         lambda kinds: (
@@ -692,7 +701,9 @@ def structures_of(inner):
 
 
 ARROW = st.recursive(
-    st.sampled_from(LEAVES), lambda inner: st.one_of(lists_of(inner), structures_of(inner)), max_leaves=3
+    st.sampled_from(LEAVES),
+    lambda inner: st.one_of(lists_of(inner), maps_of(inner), structures_of(inner)),
+    max_leaves=3,
 )
 
 
@@ -707,7 +718,13 @@ def array_of(dtype, values):
             ]
             return pa.StructArray.from_arrays(arrays, fields=children, mask=mask)
         present = [value or [None] * getattr(dtype, "list_size", 0) for value in values]
-        items = array_of(dtype.value_type, [item for value in present for item in value])
+        items = [item for value in present for item in value]
+        if pa.types.is_map(dtype):
+            keys = pa.array([key for key, _ in items], pa.int8())
+            items = array_of(dtype.item_type, [item for _, item in items])
+            offsets = pa.array(np.cumsum([0, *map(len, present)]), pa.int32())
+            return pa.MapArray.from_arrays(offsets, keys, items, type=dtype, mask=mask)
+        items = array_of(dtype.value_type, items)
         if pa.types.is_fixed_size_list(dtype):
             return pa.FixedSizeListArray.from_arrays(items, type=dtype, mask=mask)
         ends = np.cumsum([0, *map(len, present)])
@@ -743,6 +760,16 @@ def test_arrays_of_arrow_are_the_same_where_their_values_are(data):
     assert digest(pickle.loads(pickle.dumps(one))) == digest(one)
     assert digest(pa.chunked_array([one, other], dtype)) == digest(pa.chunked_array([whole], dtype))
     assert digest(pa.chunked_array([one[:0], one, other], dtype)) == digest(pa.chunked_array([whole], dtype))
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("made", [lambda word: word, lambda word: [word], lambda word: {"a": word}])
+def test_a_column_with_a_dictionary_is_the_same_in_any_chunks(made, place):
+    words = pa.dictionary(pa.int8(), pa.string())
+    dtype = {str: words, list: pa.list_(words), dict: pa.struct([("a", words)])}[type(made("a"))]
+    whole = pa.array([made("b"), None, made("a")], dtype)
+    chunked = pa.chunked_array([whole[:place], whole[place:]], dtype)
+    assert digest(chunked) == digest(pa.chunked_array([whole], dtype))
 
 
 @settings(max_examples=100, deadline=None)
