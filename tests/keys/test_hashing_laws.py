@@ -638,6 +638,9 @@ NOT_PICKLED = {
 """Of these `pickle` loses a part, or can't pickle them."""
 
 
+@pytest.mark.filterwarnings(
+    "ignore:numpy.core is deprecated:DeprecationWarning"
+)  # pickle looks for a ufunc everywhere
 @pytest.mark.parametrize("name", sorted((ALL_DIFFERENT.keys() | ALL_ALIKE.keys()) - NOT_PICKLED))
 def test_a_pickle_round_trip_and_a_copy_keep_the_digest(name):
     for value in {**ALL_DIFFERENT, **ALL_ALIKE}[name]():
@@ -922,6 +925,16 @@ def test_a_zone_that_was_read_from_a_file_is_refused():
     for value in (zone, pd.Timestamp(0, tz=zone), pd.DatetimeTZDtype("ns", zone)):
         with pytest.raises(UnkeyableArgument, match="read from a file"):
             digest(value)
+
+
+def test_a_zone_of_pytz_is_the_place_that_it_names():
+    pytz = pytest.importorskip("pytz")
+    for name in ("Europe/Berlin", "UTC"):
+        zone = pytz.timezone(name)
+        assert digest(pd.DatetimeTZDtype("ns", zone)) == digest(pd.DatetimeTZDtype("ns", name))
+        assert digest(pd.Timestamp(0, tz=zone)) == digest(pd.Timestamp(0, tz=name))
+    offsets = [pd.DatetimeTZDtype("ns", pytz.FixedOffset(minutes)) for minutes in (60, 120)]
+    assert digest(offsets[0]) != digest(offsets[1])
 
 
 def test_an_expression_of_arrow_is_its_tree():
