@@ -216,9 +216,11 @@ def _polars_content(series: Any) -> object:
     """The values of a column as they lie in memory, those that are missing, and what nested ones consist of."""
     dtype = series.dtype.base_type().__name__
     if dtype in _POLARS_BY_BYTES:
-        physical = series.to_physical()
-        values = physical.fill_null(value=False if dtype == "Boolean" else 0)
-        return Parts({"missing": _polars_missing(series), "values": array_parts(values.to_numpy())})
+        missing = _polars_missing(series)
+        values = series.to_physical() if dtype in _POLARS_TIMES else series
+        if missing is not None:
+            values = values.fill_null(value=False if dtype == "Boolean" else 0)
+        return Parts({"missing": missing, "values": array_parts(values.to_numpy())})
     if dtype in _POLARS_BY_PARTS:
         return _POLARS_BY_PARTS[dtype](series)
     raise refuse(type(series), f"columns of the dtype {dtype} aren't taken apart; cast it")
@@ -270,6 +272,8 @@ def _polars_missing(series: Any) -> object:
 
 
 def _polars_text(series: Any) -> object:
+    if len(series) < _MANY:  # a call of polars takes longer than a few Python objects
+        return series.to_list()
     lengths = series.str.len_bytes()
     return Parts({"lengths": _polars_content(lengths), "text": series.str.join("").item()})
 
@@ -301,10 +305,12 @@ _POLARS_BY_PARTS: Final[dict[str, Callable[[Any], object]]] = {
     "Struct": _polars_structures,
     "UInt128": lambda series: series.to_list(),
 }
-_POLARS_BY_BYTES: Final = frozenset(
-    {f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)}
-    | {"Float16", "Float32", "Float64", "Boolean", "Date", "Datetime", "Duration", "Time"}
-)
+_POLARS_TIMES: Final = frozenset({"Date", "Datetime", "Duration", "Time"})
+_POLARS_BY_BYTES: Final = _POLARS_TIMES | {
+    *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)),
+    *("Float16", "Float32", "Float64", "Boolean"),
+}
+_MANY: Final = 1000
 
 
 FRAMES: Final = {

@@ -339,6 +339,11 @@ ALL_DIFFERENT = {
             [[]],
         )
     ],
+    "many texts of polars": lambda: [
+        pl.Series(words * 1000, dtype=dtype)
+        for words in (["ab", "c"], ["a", "bc"], ["", "abc"], [None, "abc"], ["abc", None], ["é", "ab"])
+        for dtype in (pl.String, pl.Categorical)
+    ],
     "enums of polars": lambda: [
         pl.Series(["a"], dtype=dtype)
         for dtype in (pl.Enum(["a", "b"]), pl.Enum(["b", "a"]), pl.Enum(["a"]), pl.Categorical, pl.String)
@@ -602,6 +607,12 @@ ALL_ALIKE = {
             pa.StructArray.from_arrays([pa.array([1, hidden])], ["a"], mask=pa.array([False, True]))
         )
         for hidden in (2, 3)
+    ],
+    "chunks of many texts of polars": lambda: [
+        pl.Series([None, "é", "b"] * 1000),
+        pl.concat(
+            [pl.Series([None, "é"]), pl.Series(["b", None, "é"] * 999), pl.Series(["b"])], rechunk=False
+        ),
     ],
     "memory of masked arrays": lambda: [
         np.ma.MaskedArray(np.arange(4).reshape(2, 2), mask=[[0, 1], [0, 0]]),
