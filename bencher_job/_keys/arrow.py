@@ -51,7 +51,7 @@ def _type(dtype: Any) -> object:
         parts["serialized"] = dtype.__arrow_ext_serialize__()
     elif "extension_name" in parts:
         parts["text"] = str(dtype)  # of one of Arrow's own, it names all parameters
-    fields = [dtype.field(place) for place in range(dtype.num_fields)]
+    fields = _fields([dtype.field(place) for place in range(dtype.num_fields)])
     return Parts({"class": type(dtype).__name__, "fields": fields, **parts})
 
 
@@ -67,19 +67,25 @@ _PARTS_OF_TYPES: Final = (
 )
 
 
-def _field(field: Any) -> object:
-    parts = {"name": field.name, "type": _type(field.type), "nullable": field.nullable}
-    return Parts({**parts, "metadata": field.metadata})
+def _fields(fields: Sequence[Any]) -> object:
+    return Parts(
+        {
+            "names": [field.name for field in fields],
+            "types": [_type(field.type) for field in fields],
+            "nullable": [field.nullable for field in fields],
+            "metadata": [field.metadata for field in fields],
+        }
+    )
 
 
 def _schema(schema: Any) -> object:
-    return Parts({"fields": list(schema), "metadata": schema.metadata})
+    return Parts({"fields": _fields(list(schema)), "metadata": schema.metadata})
 
 
 def _table(table: Any) -> object:
     chunked = [column.chunks if hasattr(column, "chunks") else [column] for column in table.columns]
     columns = [_content(chunks, dtype) for chunks, dtype in zip(chunked, table.schema.types, strict=True)]
-    return Parts({"schema": table.schema, "columns": columns, "rows": table.num_rows})
+    return Parts({"schema": _schema(table.schema), "columns": columns, "rows": table.num_rows})
 
 
 def _scalar(scalar: Any) -> object:
@@ -287,7 +293,7 @@ ARROW: Final = {
     "pyarrow.RecordBatch": StandIn(_table),
     "pyarrow.Scalar": StandIn(_scalar, sealed=True),
     "pyarrow.Schema": StandIn(_schema),
-    "pyarrow.Field": StandIn(_field),
+    "pyarrow.Field": StandIn(lambda field: _fields([field])),
     "pyarrow.DataType": StandIn(_type, sealed=True),
     "pyarrow.Buffer": StandIn(
         lambda buffer: Content(buffer.size, (memoryview(buffer),)), leaf=True, sealed=True
