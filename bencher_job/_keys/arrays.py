@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+from .exports import holder_of
 from .names import qualified_name
-from .stand_ins import Attributes, Content, Parts, StandIn, refuse
+from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
 __all__ = ["ARRAYS", "array_parts"]
 
@@ -32,7 +34,7 @@ def array_parts(array: Any) -> object:
 
 
 def _dtype(dtype: Any) -> object:
-    if dtype.metadata is None:
+    if not dtype.metadata:  # older versions of numpy make an empty one of none where they unpickle an instant
         return _plain_dtype(dtype)
     return Parts({"dtype": _plain_dtype(dtype), "metadata": Attributes(metadata=dict(dtype.metadata))})
 
@@ -42,19 +44,23 @@ def _plain_dtype(dtype: Any) -> object:
         base, shape = dtype.subdtype
         return "subarray", _dtype(base), shape
     if dtype.names is not None:
-        fields = [(name, dtype.fields[name]) for name in dtype.names]
-        return "structure", dtype.itemsize, [(name, _dtype(field[0]), *field[1:]) for name, field in fields]
+        fields = [(name, _dtype(field[0]), *field[1:]) for name, field in _fields(dtype)]
+        return "structure", qualified_name(dtype.type), dtype.itemsize, dtype.isalignedstruct, fields
     if dtype.kind in "biufcmMOSU" or (dtype.kind == "V" and dtype.type.__module__ == "numpy"):
         return dtype.newbyteorder("<").str
-    options = Parts({"na_object": dtype.na_object} if hasattr(dtype, "na_object") else {})
-    return dtype.str if dtype.kind != "T" else "|T", qualified_name(dtype.type), options
+    options = {name: getattr(dtype, name) for name in ("na_object", "coerce") if hasattr(dtype, name)}
+    return dtype.str if dtype.kind != "T" else "|T", qualified_name(dtype.type), Parts(options)
+
+
+def _fields(dtype: Any) -> list[tuple[str, tuple[Any, ...]]]:
+    return [(name, dtype.fields[name]) for name in dtype.names]
 
 
 def _content(array: Any) -> object:
     dtype = array.dtype
     if dtype.names is not None:
         return Attributes({name: _content(array[name]) for name in dtype.names})
-    if dtype.kind in "OT":
+    if dtype.hasobject or dtype.kind == "T":
         return array.ravel().tolist()
     return Content(array.nbytes, _blocks(array))
 
@@ -116,32 +122,49 @@ def _dtype_itself(dtype: Any) -> object:
 
 def _orders(dtype: Any) -> object:
     """The byte orders in a dtype, which is about memory itself."""
-    if dtype.names is not None:
-        return [_orders(dtype.fields[name][0]) for name in dtype.names]
-    return dtype.base.str
+    base = dtype.base
+    if base.names is not None:
+        return [_orders(field[0]) for _, field in _fields(base)]
+    return base.str
 
 
 def _masked(array: Any) -> object:
     """What lies under the mask doesn't count; the mask does, and what `filled` would put there."""
     import numpy as np
 
-    mask = np.ma.getmaskarray(array)
-    if array.dtype.names is not None:
-        fields = Attributes({name: _masked(array[name]) for name in array.dtype.names})
-        return Parts({"dtype": _dtype(array.dtype), "fields": fields, "fill": array.fill_value})
-    data = np.array(np.ma.getdata(array), subok=False)
+    base = np.ndarray if issubclass(array.baseclass, np.memmap) else array.baseclass
+    return Parts(
+        {
+            "content": _shown(np.asarray(np.ma.getdata(array)), np.asarray(np.ma.getmaskarray(array))),
+            "dtype": _dtype(array.dtype),
+            "fill": array.view().fill_value,  # the array itself would keep the one that it has by default
+            "hard": array.hardmask,
+            "base": Named(base),
+        }
+    )
+
+
+def _shown(data: Any, mask: Any) -> object:
+    import numpy as np
+
+    if data.dtype.names is not None:
+        return Attributes({name: _shown(data[name], mask[name]) for name in data.dtype.names})
+    data = np.array(data)
     data[mask] = None if data.dtype.kind == "O" else np.zeros((), data.dtype)
-    return Parts({"data": array_parts(data), "mask": array_parts(mask), "fill": array.fill_value})
+    return Parts({"data": array_parts(data), "mask": array_parts(mask)})
 
 
+@functools.lru_cache(maxsize=1024)
 def _ufunc(function: Any) -> object:
-    """A ufunc by its name, which tells nothing of one that `frompyfunc` has made."""
+    """A ufunc by its name and its module, since NumPy and SciPy have different ones of one name."""
     name = function.__name__
     if name.endswith(" (vectorized)"):
-        raise refuse(
-            type(function), "it hides the function that it was made of; pass that, or use numpy.vectorize"
-        )
-    return name
+        reason = "it hides the function that it was made of; pass that, or use numpy.vectorize"
+        raise refuse(type(function), reason)
+    module = holder_of(function, name, ("numpy", "scipy.special"))
+    if module is None:
+        raise refuse(type(function), f"no module has it under its name {name!r}")
+    return module, name
 
 
 def _bit_generator(generator: Any) -> object:
@@ -150,8 +173,12 @@ def _bit_generator(generator: Any) -> object:
 
 def _tensor(tensor: Any) -> object:
     torch: Any = sys.modules["torch"]
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        raise refuse(type(tensor), "a sparse, quantized or meta tensor isn't taken apart; pass a dense one")
+    odd = tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized
+    if odd or tensor.device.type == "meta":
+        reason = "a sparse, nested, quantized or meta tensor isn't taken apart; pass a dense one"
+        raise refuse(type(tensor), reason)
+    if not _has_memory(tensor):
+        raise refuse(type(tensor), "its elements lie in tensors inside it; pass those")
     dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     if (dense.is_floating_point() or dense.is_complex()) and bool((nans := torch.isnan(dense)).any()):
         parts = torch.view_as_real(dense) if dense.is_complex() else dense
@@ -169,6 +196,13 @@ def _tensor(tensor: Any) -> object:
     )
 
 
+def _has_memory(tensor: Any) -> bool:
+    try:
+        return tensor.numel() == 0 or bool(tensor.data_ptr())
+    except RuntimeError:
+        return False
+
+
 def _memory(tensor: Any, nbytes: int) -> Iterator[memoryview]:
     """Give a tensor's bytes where they lie; numpy has no name for all of torch's dtypes."""
     if nbytes:
@@ -180,7 +214,7 @@ def _memory(tensor: Any, nbytes: int) -> Iterator[memoryview]:
 ARRAYS: Final = {
     "numpy.ndarray": StandIn(array_parts),
     "numpy.memmap": StandIn(array_parts, label="numpy.ndarray"),
-    "numpy.MaskedArray": StandIn(_masked, sealed=True, internal=_MASKED_INTERNAL),
+    "numpy.MaskedArray": StandIn(_masked, sealed=True, internal=_MASKED_INTERNAL, is_open=True),
     "numpy.MaskedConstant": StandIn(lambda constant: (), leaf=True),  # noqa: ARG005
     "numpy.generic": StandIn(_scalar, leaf=True, sealed=True),
     "numpy.ufunc": StandIn(_ufunc, leaf=True),
@@ -189,7 +223,8 @@ ARRAYS: Final = {
     "numpy.BitGenerator": StandIn(_bit_generator),
     "numpy.SeedSequence": StandIn(lambda sequence: sequence.state),
     "numpy.RandomState": StandIn(lambda generator: generator.get_state(legacy=False)),
-    "torch.Tensor": StandIn(_tensor),
+    "numpy.busdaycalendar": StandIn(lambda days: (days.weekmask, days.holidays)),
+    "torch.Tensor": StandIn(_tensor, is_open=True),
     "torch.Generator": StandIn(lambda generator: (str(generator.device), generator.get_state())),
 }
 """By the name that `rooted_name` gives to a class."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from .names import module_name
 from .provenance import is_own_class, is_own_name
 
-__all__ = ["exported_name", "foreign_name"]
+__all__ = ["exported_name", "foreign_name", "holder_of"]
 
 _METHODS: Final = MethodType | BuiltinFunctionType
 _HOMES: Final = {
@@ -72,6 +72,27 @@ def foreign_name(value: FunctionType | type) -> str:
     if isinstance(value, FunctionType):  # `wraps` gives it the name of what it wraps
         module, name = str(value.__globals__.get("__name__") or module), value.__code__.co_qualname
     return f"{module_name(module)}.{name}"
+
+
+def holder_of(value: object, name: str, known: Iterable[str] = ()) -> str | None:
+    """Find a loaded module that has an object under a name: a known one, else the compiled one that made it.
+
+    Others may have it as well, in one process and not in another.
+    """
+
+    def holds(module: str) -> bool:
+        loaded = sys.modules.get(module)
+        return isinstance(loaded, ModuleType) and vars(loaded).get(name) is value
+
+    for module in known:
+        if holds(module):
+            return module
+    return min(filter(holds, list(sys.modules)), key=_rank, default=None)
+
+
+def _rank(module: str) -> tuple[bool, str]:
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return file.endswith((".py", ".pyc")), module
 
 
 def _module_of(value: Any) -> str | None:

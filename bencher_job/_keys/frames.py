@@ -1,14 +1,17 @@
-"""Knows what stands for the tables of pandas, polars and pyarrow, column by column."""
+"""What stands for the tables of pandas and polars, column by column."""
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from .arrays import array_parts
+from .arrow import ARROW, arrow_column, arrow_text, text_parts
 from .reduction import reduced
-from .stand_ins import Attributes, Content, Parts, StandIn
+from .stand_ins import Attributes, Parts, StandIn, refuse, rooted_name
+from .values import zone_name
 
 __all__ = ["FRAMES"]
 
@@ -26,10 +29,7 @@ _PANDAS_INTERNAL: Final = frozenset(
         "_id",
         "_references",
     }
-)
-_POLARS_BY_BYTES: Final = frozenset(
-    {f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)}
-    | {"Float32", "Float64", "Boolean", "Date", "Datetime", "Duration", "Time"}
+    | {"_cacher", "_metadata"}  # of older versions, once a column was read or pickled
 )
 
 
@@ -59,13 +59,16 @@ def _metadata(table: Any) -> object:
 
 def _index(index: Any) -> object:
     """An index by its labels; that a range or a cache holds them says nothing more."""
-    frequency = getattr(index, "freq", None)
-    content = {"names": list(index.names), "content": _column(index.array)}
-    return Parts({**content, "frequency": None if frequency is None else frequency.freqstr})
+    parts = {"names": list(index.names), "content": _column(index.array)}
+    return Parts({**parts, "frequency": getattr(index, "freq", None)})
 
 
 def _multi_index(index: Any) -> object:
     return Parts({"levels": [index.get_level_values(level) for level in range(index.nlevels)]})
+
+
+def _array(array: Any) -> object:
+    return Parts({"content": _column(array), "frequency": getattr(array, "freq", None)})
 
 
 def _column(array: Any) -> object:
@@ -75,23 +78,19 @@ def _column(array: Any) -> object:
     dtype = array.dtype
     if _is_numpy(dtype):
         return array_parts(np.asarray(array))
-    if (take_apart := _EXTENSIONS.get(type(dtype).__name__)) is not None:
-        return take_apart(array)
-    if hasattr(dtype, "numpy_dtype") and dtype.kind == "O":
-        return array_parts(np.asarray(array))  # what is missing is there as None, NaN, NaT or NA
-    if hasattr(dtype, "numpy_dtype"):
-        missing = array.isna()
-        values = array.to_numpy(dtype=dtype.numpy_dtype, na_value=dtype.numpy_dtype.type(0))
-        return Parts({"values": array_parts(values), "missing": array_parts(missing)})
-    return Parts({"array": reduced(array)})
+    if (take_apart := _EXTENSIONS.get(rooted_name(type(dtype)))) is not None:
+        content = take_apart(array)
+    elif hasattr(dtype, "numpy_dtype") and _is_of_pandas(type(dtype)):
+        content = _maybe_missing(array)
+    else:
+        return Parts({"array": reduced(array)})
+    return Parts({"dtype": _dtype_of_column(dtype), "content": content})
 
 
-def _categorical(array: Any) -> object:
-    return Parts({"codes": array.codes, "categories": array.categories, "ordered": array.ordered})
-
-
-def _instants(array: Any) -> object:
-    return Parts({"dtype": str(array.dtype), "instants": array_parts(array.asi8)})
+def _maybe_missing(array: Any) -> object:
+    numpy_dtype = array.dtype.numpy_dtype
+    values = array.to_numpy(dtype=numpy_dtype, na_value=numpy_dtype.type(0))
+    return Parts({"values": array_parts(values), "missing": array_parts(array.isna())})
 
 
 def _intervals(array: Any) -> object:
@@ -99,9 +98,10 @@ def _intervals(array: Any) -> object:
 
 
 def _sparse(array: Any) -> object:
-    import numpy as np
-
-    return Parts({"sparse": array_parts(np.asarray(array)), "fill": array.dtype.fill_value})
+    places = array.sp_index.to_int_index().indices
+    return Parts(
+        {"length": len(array), "places": array_parts(places), "values": array_parts(array.sp_values)}
+    )
 
 
 def _is_numpy(dtype: Any) -> bool:
@@ -110,43 +110,76 @@ def _is_numpy(dtype: Any) -> bool:
     return isinstance(dtype, np.dtype)
 
 
+def _is_of_pandas(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "pandas"
+
+
 def _strings(array: Any) -> object:
     """Text by its UTF-8 bytes and their lengths, which Arrow has at hand and Python strings can give."""
     import numpy as np
 
     missing = array.isna()
     if array.dtype.storage == "pyarrow":
-        lengths, text = _arrow_text(array.__arrow_array__())
+        chunked = array.__arrow_array__().cast(sys.modules["pyarrow"].large_string())
+        text = arrow_text(chunked.chunks if hasattr(chunked, "chunks") else [chunked])
     else:
         encoded = [str(value).encode("utf-8", "surrogatepass") for value in array[~missing]]
-        lengths, text = np.fromiter(map(len, encoded), np.int64, len(encoded)), b"".join(encoded)
-    parts: dict[str, object] = {"missing": array_parts(missing), "lengths": array_parts(lengths)}
-    nan = array.dtype.na_value != array.dtype.na_value
-    return Parts({**parts, "text": Content(len(text), (text,)), "missing is NaN": nan is True})
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        text = text_parts(lengths, [b"".join(encoded)])
+    return Parts({"missing": array_parts(missing), "text": text})
 
 
-def _arrow_text(chunked: Any) -> tuple[Any, memoryview | bytes]:
-    import numpy as np
-
-    pa: Any = sys.modules["pyarrow"]
-    whole = pa.chunked_array(chunked.cast(pa.large_string()).drop_null()).combine_chunks()
-    _, offsets, text = whole.buffers()
-    if not len(whole):
-        return np.empty(0, np.int64), b""
-    bounds = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
-    return np.diff(bounds), memoryview(text)[bounds[0] : bounds[-1]] if text is not None else b""
+def _arrow(array: Any) -> object:
+    column = array.__arrow_array__()
+    return arrow_column(column.chunks if hasattr(column, "chunks") else [column], column.type)
 
 
 _EXTENSIONS: Final[dict[str, Callable[[Any], object]]] = {
-    "StringDtype": _strings,
-    "CategoricalDtype": _categorical,
-    "DatetimeTZDtype": _instants,
-    "PeriodDtype": _instants,
-    "IntervalDtype": _intervals,
-    "SparseDtype": _sparse,
-    "ArrowDtype": lambda array: _arrow(array.__arrow_array__()),
+    "pandas.NumpyEADtype": lambda array: array_parts(array.to_numpy()),
+    "pandas.StringDtype": _strings,
+    "pandas.CategoricalDtype": lambda array: array_parts(array.codes),
+    "pandas.DatetimeTZDtype": lambda array: array_parts(array.asi8),
+    "pandas.PeriodDtype": lambda array: array_parts(array.asi8),
+    "pandas.IntervalDtype": _intervals,
+    "pandas.SparseDtype": _sparse,
+    "pandas.ArrowDtype": _arrow,
 }
-"""By the name of a pandas dtype that isn't numpy's."""
+"""What a column of a dtype that isn't numpy's holds beside its dtype, by the name that `rooted_name` gives to that."""
+
+
+def _dtype_of_column(dtype: Any) -> object:
+    """A dtype as far as it says more than the column; how text is stored doesn't count there."""
+    if rooted_name(type(dtype)) == "pandas.StringDtype":
+        return Parts({"class": "pandas.StringDtype", "na_value": dtype.na_value})
+    return _dtype(dtype)
+
+
+def _dtype(dtype: Any) -> object:
+    """A dtype of pandas by its parts; pandas moves the classes of these from module to module."""
+    name = rooted_name(type(dtype))
+    parts = {part: getattr(dtype, part) for part in _PARTS_OF_DTYPES.get(name, dtype._metadata)}  # noqa: SLF001
+    if name == "pandas.DatetimeTZDtype":
+        parts["tz"] = _zone(dtype.tz)
+    return Parts({**parts, "class": name})
+
+
+_PARTS_OF_DTYPES: Final = {
+    "pandas.StringDtype": ("na_value", "storage"),
+    "pandas.CategoricalDtype": ("categories", "ordered"),
+    "pandas.DatetimeTZDtype": ("unit", "tz"),
+    "pandas.PeriodDtype": ("freq",),
+    "pandas.IntervalDtype": ("subtype", "closed"),
+    "pandas.SparseDtype": ("subtype", "fill_value"),
+    "pandas.ArrowDtype": ("pyarrow_dtype",),
+    "pandas.NumpyEADtype": ("numpy_dtype",),
+}
+"""Attributes that make two dtypes of a class the same; other classes tell them in `_metadata`."""
+
+
+def _offset(offset: Any) -> object:
+    """A frequency by its class and parameters, of which its text names but a few."""
+    kind = {"class": rooted_name(type(offset)), "n": offset.n, "normalize": offset.normalize}
+    return Parts({**kind, "parameters": Attributes(offset.kwds)})
 
 
 def _timestamp(timestamp: Any) -> object:
@@ -156,18 +189,16 @@ def _timestamp(timestamp: Any) -> object:
 
 def _zone(zone: Any) -> object:
     """A time zone by its name in the IANA database, from which pandas takes now this library's and now that one's."""
-    name = getattr(zone, "key", None) or getattr(zone, "zone", None)
-    return name or Attributes(tz=zone)
-
-
-def _dtype(dtype: Any) -> object:
-    """A dtype of pandas by its name; pandas moves the classes of these from module to module."""
-    categories = {"categories": dtype.categories} if type(dtype).__name__ == "CategoricalDtype" else {}
-    return Parts({"class": type(dtype).__name__, "name": str(dtype), **categories, **_orders(dtype)})
-
-
-def _orders(dtype: Any) -> dict[str, object]:
-    return {name: getattr(dtype, name) for name in ("ordered", "storage") if hasattr(dtype, name)}
+    match rooted_name(type(zone)).partition("."):
+        case ("zoneinfo", _, "ZoneInfo"):
+            name = zone_name(zone)
+        case ("datetime", _, "timezone") if zone == datetime.UTC:
+            name = zone.tzname(None)
+        case ("pytz", _, _):
+            name = zone.zone
+        case _:
+            name = None
+    return Attributes(tz=zone) if name is None else Parts({"name": name})
 
 
 def _polars_frame(frame: Any) -> object:
@@ -176,51 +207,129 @@ def _polars_frame(frame: Any) -> object:
 
 
 def _polars_series(series: Any) -> object:
-    dtype = str(series.dtype).replace(
-        "(ordering='physical')", ""
-    )  # the default, which later versions don't name
-    parts: dict[str, object] = {"name": series.name, "dtype": dtype}
-    if series.dtype.base_type().__name__ not in _POLARS_BY_BYTES:
-        return Parts({**parts, "content": series.to_list()})
-    missing = series.is_null()
-    physical = series.to_physical()
-    values = physical.fill_null(value=False if str(physical.dtype) == "Boolean" else 0)
-    parts["missing"] = array_parts(missing.to_numpy())
-    return Parts({**parts, "content": array_parts(values.to_numpy())})
-
-
-def _arrow(array: Any) -> object:
-    return Parts({"type": str(array.type), "content": array.to_pylist()})
-
-
-def _arrow_table(table: Any) -> object:
     return Parts(
-        {
-            "names": table.schema.names,
-            "columns": [_arrow(column) for column in table.columns],
-            "rows": table.num_rows,
-        }
+        {"name": series.name, "dtype": _polars_dtype(series.dtype), "content": _polars_content(series)}
     )
 
 
+def _polars_content(series: Any) -> object:
+    """The values of a column as they lie in memory, those that are missing, and what nested ones consist of."""
+    dtype = series.dtype.base_type().__name__
+    if dtype in _POLARS_BY_BYTES:
+        missing = _polars_missing(series)
+        values = series.to_physical() if dtype in _POLARS_TIMES else series
+        if missing is not None:
+            values = values.fill_null(value=False if dtype == "Boolean" else 0)
+        return Parts({"missing": missing, "values": array_parts(values.to_numpy())})
+    if dtype in _POLARS_BY_PARTS:
+        return _POLARS_BY_PARTS[dtype](series)
+    raise refuse(type(series), f"columns of the dtype {dtype} aren't taken apart; cast it")
+
+
+def _polars_dtype(dtype: Any) -> object:
+    """A dtype by its class and parameters, which its text doesn't always tell from each other."""
+    name = dtype.base_type().__name__
+    parts: dict[str, Any] = {part: getattr(dtype, part) for part in _PARTS_OF_POLARS if hasattr(dtype, part)}
+    if name == "Categorical":
+        parts = _of_categories(dtype)
+    elif name == "Enum":
+        parts = {"categories": list(dtype.categories)}
+    elif name == "Struct":
+        parts = {"fields": [(field.name, _polars_dtype(field.dtype)) for field in dtype.fields]}
+    elif hasattr(dtype, "ext_name"):
+        parts = {"extension": (dtype.ext_name(), dtype.ext_metadata()), "inner": dtype.ext_storage()}
+    inner: dict[str, Any] = {
+        part: _polars_dtype(parts[part]) for part in ("inner", "key", "value") if part in parts
+    }
+    return Parts({**parts, **inner, "class": name})
+
+
+def _of_categories(dtype: Any) -> dict[str, object]:
+    """What tells categories from those that all columns share; older versions have no others."""
+    parts: dict[str, object] = {}
+    if getattr(dtype, "ordering", None) == "lexical":
+        parts["ordering"] = "lexical"
+    categories = getattr(dtype, "categories", None)
+    if categories is not None and not categories.is_global():
+        parts["categories"] = categories
+    return parts
+
+
+_PARTS_OF_POLARS: Final = (
+    "time_unit",
+    "time_zone",
+    "precision",
+    "scale",
+    "size",
+    "inner",
+    "key",
+    "value",
+)
+
+
+def _polars_missing(series: Any) -> object:
+    return array_parts(series.is_null().to_numpy()) if series.null_count() else None
+
+
+def _polars_text(series: Any) -> object:
+    if len(series) < _MANY:  # a call of polars takes longer than a few Python objects
+        return series.to_list()
+    lengths = series.str.len_bytes()
+    return Parts({"lengths": _polars_content(lengths), "text": series.str.join("").item()})
+
+
+def _polars_lists(series: Any) -> object:
+    lengths = series.list.len()
+    items = series.filter(lengths > 0).explode()
+    return Parts({"lengths": _polars_content(lengths), "items": _polars_content(items)})
+
+
+def _polars_structures(series: Any) -> object:
+    fields = {name: _polars_content(series.struct.field(name)) for name in series.struct.fields}
+    return Parts({"missing": _polars_missing(series), "length": len(series), "fields": fields})
+
+
+_POLARS_BY_PARTS: Final[dict[str, Callable[[Any], object]]] = {
+    "Array": lambda series: _polars_lists(series.arr.to_list()),
+    "Binary": lambda series: series.to_list(),
+    "Categorical": lambda series: _polars_text(series.cast(sys.modules["polars"].String)),
+    "Decimal": lambda series: series.to_physical().to_list(),
+    "Enum": lambda series: _polars_content(series.to_physical().cast(sys.modules["polars"].UInt32)),
+    "Extension": lambda series: _polars_content(series.ext.storage()),
+    "Int128": lambda series: series.to_list(),
+    "List": _polars_lists,
+    "Map": lambda series: _polars_lists(series.map.entries()),
+    "Null": len,
+    "Object": lambda series: series.to_list(),
+    "String": _polars_text,
+    "Struct": _polars_structures,
+    "UInt128": lambda series: series.to_list(),
+}
+_POLARS_TIMES: Final = frozenset({"Date", "Datetime", "Duration", "Time"})
+_POLARS_BY_BYTES: Final = _POLARS_TIMES | {
+    *(f"{kind}{bits}" for kind in ("Int", "UInt") for bits in (8, 16, 32, 64)),
+    *("Float16", "Float32", "Float64", "Boolean"),
+}
+_MANY: Final = 1000
+
+
 FRAMES: Final = {
-    "pandas.DataFrame": StandIn(_frame, internal=_PANDAS_INTERNAL),
-    "pandas.Series": StandIn(_series, internal=_PANDAS_INTERNAL),
+    "pandas.DataFrame": StandIn(_frame, internal=_PANDAS_INTERNAL, is_open=True),
+    "pandas.Series": StandIn(_series, internal=_PANDAS_INTERNAL, is_open=True),
     "pandas.Index": StandIn(_index, sealed=True, internal=_PANDAS_INTERNAL),
     "pandas.MultiIndex": StandIn(_multi_index, internal=_PANDAS_INTERNAL),
-    "pandas.ExtensionArray": StandIn(_column, sealed=True),
+    "pandas.ExtensionArray": StandIn(_array, sealed=True),
     "pandas.Timestamp": StandIn(_timestamp),
     "pandas.Timedelta": StandIn(lambda delta: delta.asm8, leaf=True),
-    "pandas.Period": StandIn(lambda period: (period.ordinal, period.freqstr), leaf=True),
+    "pandas.Period": StandIn(lambda period: (period.ordinal, period.freq)),
     "pandas.Interval": StandIn(_intervals),
     "pandas.NaTType": StandIn(lambda missing: (), leaf=True),  # noqa: ARG005
     "pandas.NAType": StandIn(lambda missing: (), leaf=True),  # noqa: ARG005
     "pandas.ExtensionDtype": StandIn(_dtype, sealed=True),
-    "polars.DataFrame": StandIn(_polars_frame, internal=frozenset({"_df", "_accessors"})),
-    "polars.Series": StandIn(_polars_series, internal=frozenset({"_s", "_accessors"})),
-    "pyarrow.Array": StandIn(_arrow, sealed=True),
-    "pyarrow.ChunkedArray": StandIn(_arrow),
-    "pyarrow.Table": StandIn(_arrow_table),
-    "pyarrow.RecordBatch": StandIn(_arrow_table),
+    "pandas.BaseOffset": StandIn(_offset, sealed=True),
+    "polars.DataFrame": StandIn(_polars_frame, internal=frozenset({"_df", "_accessors"}), is_open=True),
+    "polars.Series": StandIn(_polars_series, internal=frozenset({"_s", "_accessors"}), is_open=True),
+    "polars.DataType": StandIn(_polars_dtype, sealed=True),
+    **ARROW,
 }
 """By the name that `rooted_name` gives to a class."""

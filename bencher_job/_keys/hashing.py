@@ -44,7 +44,7 @@ __all__ = [
     "set_code_hasher",
 ]
 
-KEY_VERSION: Final = 3
+KEY_VERSION: Final = 4
 """Goes up with every change of an encoding."""
 
 CodeHasher = Callable[[Any, str], bytes]

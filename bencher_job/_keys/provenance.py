@@ -43,7 +43,9 @@ def is_own_name(name: str | None) -> bool:
 
 
 def is_own_class(cls: type) -> bool:
-    """Whether the user wrote this class, in Python."""
+    """Whether the user wrote this class, in Python; one that `types.new_class` made says that it is of `types`."""
+    if cls.__module__ == "types" and vars(sys.modules["types"]).get(cls.__name__) is not cls:
+        return True
     return is_own_name(cls.__module__) and not any(
         isinstance(attribute, _IN_C) and attribute.__objclass__ is cls for attribute in vars(cls).values()
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
+import sys
 import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
@@ -21,7 +23,7 @@ from .parts import Edge, Part, Table
 from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
 from .provenance import defines_own_code, is_own_class, is_own_module
 from .scans import COPIED_BY_WRAPS, OF_THE_MODULE, scan_class, scan_function, scan_module, type_name
-from .watch import ABSENT, Watch, is_empty
+from .watch import ABSENT, Watch, is_empty, is_frozen
 
 __all__ = ["Survey"]
 
@@ -171,13 +173,14 @@ class Survey:
         return self._part(function, name, scan_function)
 
     def _refer_decorated(self, function: FunctionType, name: str) -> tuple[Edge, ...]:
-        """Follow a function of somebody else's to what it decorates of the user's."""
+        """Follow a function of somebody else's to what it decorates of the user's, and to what it was made with."""
         if id(function) in self._open:
             return ()
         self._open.add(id(function))
         try:
             inner = tuple(self.refer(code, name) for code in _code_in(function))
-            return (*inner, *self._refer_registry(function, name))
+            made_with = tuple((key, self.refer(value, name)) for key, value in _settings_of(function))
+            return (*inner, *made_with, *self._refer_registry(function, name))
         finally:
             self._open.discard(id(function))
 
@@ -305,3 +308,27 @@ def _code_in(function: FunctionType) -> list[Any]:
     inner = [cell.cell_contents for cell in function.__closure__ or () if not is_empty(cell)]
     inner += [vars(function)[name] for name in ("__wrapped__",) if name in vars(function)]
     return [value for value in inner if leads_to_own_code(value)]
+
+
+def _settings_of(function: FunctionType) -> list[tuple[str, Any]]:
+    """What tells a function that a library's function has made from another of its name: constants that it encloses.
+
+    A name that the library exports says all. What such a function changes, or what can be changed, is its memory.
+    """
+    module = str(function.__globals__.get("__name__")).partition(".")[0]
+    if module in sys.stdlib_module_names or exported_name(function) is not None:
+        return []
+    code = function.__code__
+    changed = {each.argval for each in dis.get_instructions(code) if each.opname == "STORE_DEREF"}
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    held = {name: cell.cell_contents for name, cell in cells if name not in changed and not is_empty(cell)}
+    defaults = function.__defaults__ or ()
+    held |= zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
+    held |= function.__kwdefaults__ or {}
+    return sorted((name, value) for name, value in held.items() if _is_constant(value))
+
+
+def _is_constant(value: Any) -> bool:
+    if type(value) in {tuple, frozenset}:
+        return all(map(_is_constant, value))
+    return is_frozen(value) and (type(value) is not BuiltinFunctionType or exported_name(value) is not None)

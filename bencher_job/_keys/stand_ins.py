@@ -62,6 +62,7 @@ class StandIn(NamedTuple):
         leaf: an object refers to none that could refer back to it.
         internal: attributes that the class keeps for itself, which don't count in an object of a subclass.
         sealed: the library's own subclasses go by `label` too, since which of them it is says nothing.
+        is_open: an object of the class itself can be given attributes, which count.
     """
 
     function: Callable[[Any], object]
@@ -69,6 +70,7 @@ class StandIn(NamedTuple):
     leaf: bool = False
     sealed: bool = False
     internal: frozenset[str] = frozenset()
+    is_open: bool = False
 
 
 def rooted_name(cls: type) -> str:

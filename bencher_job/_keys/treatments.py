@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from enum import Enum
 from marshal import dumps
 from types import FunctionType, ModuleType
@@ -14,7 +15,7 @@ from .names import module_name, qualified_name
 from .provenance import is_own_class, is_own_module
 from .reduction import own_attributes, reduced
 from .refusals import NO_VALUE
-from .stand_ins import Parts, Refusal, StandIn, refuse, rooted_name
+from .stand_ins import Attributes, Parts, Refusal, StandIn, refuse, rooted_name
 from .values import VALUES
 
 if TYPE_CHECKING:
@@ -140,15 +141,38 @@ def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
     label = stand_in.label or rooted_name(base)
     same_library = cls.__module__.partition(".")[0] == base.__module__.partition(".")[0]
     if cls is base or (stand_in.sealed and same_library):
-        return _by_stand_in(label, stand_in.function, leaf=stand_in.leaf)
+        function = _with_attributes(stand_in) if stand_in.is_open else stand_in.function
+        return _by_stand_in(label, function, leaf=stand_in.leaf)
     reduces = cls.__reduce__ is not base.__reduce__ or cls.__reduce_ex__ is not base.__reduce_ex__
     if reduces and base.__module__ == "builtins":
         return _by_reduction
 
     def extended(value: Any) -> object:
-        return Parts({label: stand_in.function(value), "and": own_attributes(value, base, stand_in.internal)})
+        return Parts(
+            {
+                label: stand_in.function(value),
+                "and": own_attributes(value, base, stand_in.internal | _kept_accessors(cls)),
+            }
+        )
 
     return _by_stand_in(qualified_name(cls), extended, leaf=False)
+
+
+def _with_attributes(stand_in: StandIn) -> Callable[[Any], object]:
+    def with_attributes(value: Any) -> object:
+        given = vars(value).keys() - stand_in.internal - _kept_accessors(type(value))
+        if not given:
+            return stand_in.function(value)
+        attributes = Attributes({name: vars(value)[name] for name in given})
+        return Parts({"value": stand_in.function(value), "attributes": attributes})
+
+    return with_attributes
+
+
+def _kept_accessors(cls: type) -> AbstractSet[str]:
+    """Names under which pandas and polars keep in an object what `.str` or a registered namespace once gave."""
+    accessors: AbstractSet[str] = getattr(cls, "_accessors", frozenset())
+    return accessors
 
 
 def _enum_member(member: Any) -> object:

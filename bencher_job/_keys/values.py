@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from functools import WRAPPER_ASSIGNMENTS
+from pickle import PickleError
 from typing import Any, Final
 
-from .exports import exported_name
+from .exports import exported_name, holder_of
 from .names import module_name
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
-__all__ = ["VALUES"]
+__all__ = ["VALUES", "zone_name"]
+
+
+_OF_WRAPPERS: Final = frozenset({*WRAPPER_ASSIGNMENTS, "__annotate__", "__type_params__", "__wrapped__"})
+"""Attributes that `functools.update_wrapper` gives to every wrapper."""
 
 
 def _bytes(value: Any) -> object:
@@ -58,10 +64,15 @@ def _time_fields(value: Any) -> tuple[int, ...]:
     return value.hour, value.minute, value.second, value.microsecond, value.fold
 
 
-def _zone(value: Any) -> object:
-    if value.key is None:
-        raise refuse(type(value), "a time zone that was read from a file has no name")
-    return value.key
+def zone_name(value: Any) -> str | None:
+    """The name of a `zoneinfo.ZoneInfo`, which stands for it unless it was read from a file."""
+    try:
+        value.__reduce__()
+    except PickleError:
+        reason = "a time zone that was read from a file may differ from the one of its name"
+        raise refuse(type(value), reason) from None
+    name: str | None = value.key
+    return name
 
 
 def _builtin_function(value: Any) -> object:
@@ -70,7 +81,11 @@ def _builtin_function(value: Any) -> object:
     if exported is not None:
         return exported[1]
     if owner is None or isinstance(owner, type(sys)):
-        return f"{module_name(value.__module__ or 'builtins')}.{value.__qualname__}"
+        name = value.__qualname__
+        module = holder_of(value, name, [value.__module__] if value.__module__ else []) or value.__module__
+        if module is None:
+            raise refuse(type(value), f"no module has it under its name {name!r}")
+        return f"{module_name(module)}.{name}"
     return Attributes(__self__=owner, __name__=value.__name__)
 
 
@@ -101,6 +116,11 @@ def _property(value: property) -> object:
 
 def _partial(value: Any) -> object:
     return Attributes(value.__dict__, func=value.func, args=value.args, keywords=value.keywords)
+
+
+def _decimal(value: Any) -> object:
+    text: str = sys.modules["decimal"].Decimal.__str__(value)
+    return text.upper()  # the current context says whether there is an "e" or an "E"
 
 
 def _path(value: Any) -> object:
@@ -134,7 +154,7 @@ _BASES = {
 """What an object of a subclass holds as one of these; the builtins themselves don't come here."""
 
 _NUMBERS = {
-    "decimal.Decimal": StandIn(str, leaf=True),
+    "decimal.Decimal": StandIn(_decimal, leaf=True),
     "fractions.Fraction": StandIn(lambda value: (value.numerator, value.denominator), leaf=True),
     "uuid.UUID": StandIn(lambda value: value.int, leaf=True),
 }
@@ -144,7 +164,7 @@ _TIMES = {
     "datetime.date": StandIn(lambda value: (value.year, value.month, value.day), leaf=True),
     "datetime.timedelta": StandIn(lambda value: (value.days, value.seconds, value.microseconds), leaf=True),
     "datetime.timezone": StandIn(lambda value: (value.utcoffset(None), value.tzname(None))),
-    "zoneinfo.ZoneInfo": StandIn(_zone, leaf=True),
+    "zoneinfo.ZoneInfo": StandIn(zone_name, leaf=True),
 }
 _PLACES = {
     **{
@@ -158,11 +178,13 @@ _PLACES = {
     },
 }
 _CONTAINERS = {
-    "collections.OrderedDict": StandIn(_ordered),
-    "collections.Counter": StandIn(_items),
+    "collections.OrderedDict": StandIn(_ordered, is_open=True),
+    "collections.Counter": StandIn(_items, is_open=True),
     "collections.defaultdict": StandIn(_default_dict),
     "collections.deque": StandIn(lambda value: Parts({"items": list(value), "maxlen": value.maxlen})),
-    "collections.ChainMap": StandIn(lambda value: Attributes(maps=value.maps)),
+    "collections.ChainMap": StandIn(
+        lambda value: Attributes(maps=value.maps), internal=frozenset({"maps"}), is_open=True
+    ),
     "mappingproxy": StandIn(dict),
     "types.SimpleNamespace": StandIn(lambda value: Attributes(value.__dict__)),
     "range": StandIn(lambda value: (value.start, value.stop, value.step), leaf=True),
@@ -188,7 +210,7 @@ _CALLABLES = {
     "classmethod": StandIn(lambda value: Attributes(__func__=value.__func__)),
     "property": StandIn(_property),
     "functools.partial": StandIn(_partial),
-    "functools._lru_cache_wrapper": StandIn(_wrapper),
+    "functools._lru_cache_wrapper": StandIn(_wrapper, internal=_OF_WRAPPERS, is_open=True),
     "wrapt.ObjectProxy": StandIn(_transparent),
     "wrapt.BaseObjectProxy": StandIn(_transparent),
     "_wrappers.ObjectProxy": StandIn(_transparent, label="wrapt.ObjectProxy"),
@@ -205,7 +227,7 @@ _STATES = {
     "_struct.Struct": StandIn(lambda value: value.format, leaf=True, label="struct.Struct"),
     "re.Pattern": StandIn(lambda value: (value.pattern, value.flags), leaf=True),
     "pydantic.BaseModel": StandIn(_model),
-    "random.Random": StandIn(lambda value: value.getstate(), leaf=True),
+    "random.Random": StandIn(lambda value: value.getstate(), is_open=True),
 }
 
 VALUES: Final = _BASES | _NUMBERS | _TIMES | _PLACES | _CONTAINERS | _BUFFERS | _CALLABLES | _STATES

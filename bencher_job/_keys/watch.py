@@ -26,7 +26,7 @@ from typing import Any, Final
 from .hashing import Encoder
 from .provenance import is_own_class
 
-__all__ = ["ABSENT", "GONE", "Watch", "is_empty"]
+__all__ = ["ABSENT", "GONE", "Watch", "is_empty", "is_frozen"]
 
 ABSENT: Final = object()
 GONE: Final = (KeyError, ValueError, AttributeError, RuntimeError, TypeError, OSError)
@@ -91,7 +91,7 @@ class Watch:
         pending: list[object] = [value]
         while pending:
             inner = pending.pop()
-            if id(inner) in seen or _is_frozen(inner):
+            if id(inner) in seen or is_frozen(inner):
                 continue
             seen.add(id(inner))
             kind = type(inner)
@@ -104,6 +104,9 @@ class Watch:
             elif kind in _SEQUENCES or kind in _MAPPINGS or kind is set:
                 self.members(inner)  # type: ignore[arg-type]
                 pending.extend(_parts_of(inner))
+                if kind is OrderedDict or kind is Counter:  # which may have attributes
+                    self.members(vars(inner))
+                    pending.extend(vars(inner).values())
             elif _is_plain_object(kind):
                 self.attribute(inner, "__class__", kind)
                 self.attribute(inner, "__dict__", vars(inner))
@@ -125,7 +128,8 @@ class Watch:
         return name
 
 
-def _is_frozen(value: object) -> bool:
+def is_frozen(value: object) -> bool:
+    """Whether an object can't change, as far as it counts."""
     kind = type(value)
     if kind in _FROZEN or isinstance(value, type | Enum | PurePath | logging.Logger):
         return True

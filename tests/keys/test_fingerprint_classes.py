@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import types
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+from bencher_job._keys.hashing import digest
 
 Load = Callable[..., ModuleType]
 
@@ -166,3 +170,19 @@ if sys.version_info >= (3, 12):  # which has the statement `type`
         one, same, two = (fingerprint(load(source.format(meant)).f) for meant in ("int", "int", "str"))
         assert one == same
         assert one.digest != two.digest
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda unit: dataclasses.make_dataclass(
+            "Made", [("x", int, 1)], namespace={"unit": lambda self: unit}
+        ),
+        lambda unit: types.new_class("Made", (), {}, lambda namespace: namespace.update(unit=unit)),
+    ],
+    ids=["make_dataclass", "new_class"],
+)
+def test_a_class_that_the_standard_library_makes_for_the_user_counts_with_its_code(make: Any) -> None:
+    assert digest(make("m")) == digest(make("m"))
+    assert digest(make("m")) != digest(make("s"))
+    assert digest(make("m")()) != digest(make("s")())

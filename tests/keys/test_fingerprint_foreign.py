@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os.path
 import random
 import re
+import sys
+import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 
 from bencher_job._keys.exports import exported_name
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+from bencher_job._keys.hashing import digest
 
 Load = Callable[..., ModuleType]
 
@@ -193,6 +198,68 @@ def test_what_a_decorator_of_others_was_given_counts(load: Load, definition: str
         assert fingerprint(load(changed).f).digest != one.digest
 
 
+LIBRARY = """
+    import functools
+    calls = {}
+
+    def at_column(number, *, unit="m", ways=("a", len)):
+        return lambda text, width=number * 2: (text, number, unit, ways, width)
+
+    def counted(function):
+        seen, count = {}, 0
+        @functools.wraps(function)
+        def counting(*args):
+            nonlocal count
+            count += 1
+            seen[args] = count
+            return function(*args)
+        return counting
+"""
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module of somebody else's, as if it were installed."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "somebodys.py").write_text(textwrap.dedent(LIBRARY))
+    monkeypatch.syspath_prepend(folder)
+    yield importlib.import_module("somebodys")
+    sys.modules.pop("somebodys")
+
+
+def test_functions_that_one_function_of_a_library_made_differ(library: ModuleType) -> None:
+    made = [
+        library.at_column(1),
+        library.at_column(2),
+        library.at_column(True),
+        library.at_column(1, unit="s"),
+        library.at_column(1, ways=("a", abs)),
+        library.counted(library.at_column(1)),
+        library.counted(library.at_column(2)),
+        library.at_column,
+        library.counted,
+    ]
+    assert len(set(map(digest, made))) == len(made)
+    assert digest(library.at_column(1)) == digest(made[0])
+
+
+def test_functions_that_a_library_made_differ_as_globals(load: Load, library: ModuleType) -> None:
+    module = load("import somebodys\nat = somebodys.at_column(1)\ndef f(x):\n    return at(x)\n")
+    before = fingerprint(module.f).digest
+    module.at = library.at_column(2)
+    assert fingerprint(module.f).digest != before
+    module.at = library.at_column(1)
+    assert fingerprint(module.f).digest == before
+
+
+def test_what_a_function_of_a_library_remembers_does_not_count(library: ModuleType) -> None:
+    counting = library.counted(library.at_column(1))
+    before = digest(counting)
+    counting("a")
+    assert digest(counting) == before
+
+
 def test_a_builtin_that_was_replaced_is_noticed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = CodeTracker(load("def f(x):\n    return ascii(x)\n").f)
     before = tracker.current()
@@ -200,3 +267,15 @@ def test_a_builtin_that_was_replaced_is_noticed(load: Load, monkeypatch: pytest.
         patch.setattr("builtins.ascii", lambda x: "replaced")
         assert tracker.current().digest != before.digest
     assert tracker.current() == before
+
+
+@pytest.mark.parametrize("kind", ["OrderedDict", "Counter"])
+def test_an_attribute_of_a_global_container_is_noticed(load: Load, kind: str) -> None:
+    module = load(
+        f"from collections import {kind}\nthing = {kind}(a=1)\ndef f(x):\n    return thing.unit, x\n"
+    )
+    tracker = CodeTracker(module.f)
+    before = tracker.current()
+    assert tracker.current() is before
+    module.thing.unit = "m"
+    assert tracker.current().digest != before.digest

@@ -64,7 +64,61 @@ def test_a_generator_is_its_state():
     assert digest(one) != digest(other)
 
 
-@pytest.mark.parametrize("make", [lambda: torch.eye(2).to_sparse(), lambda: torch.empty(2, device="meta")])
+def noted(tensor, **attributes):
+    for name, attribute in attributes.items():
+        setattr(tensor, name, attribute)
+    return tensor
+
+
+@pytest.mark.parametrize("make", [torch.zeros, lambda size: torch.nn.Parameter(torch.zeros(size))])
+def test_the_attributes_of_a_tensor_count(make):
+    values = [
+        make(2),
+        noted(make(2), unit="m"),
+        noted(make(2), unit="s"),
+        noted(make(2), unit="m", axis="x"),
+        noted(make(2), _private=1),
+    ]
+    assert len(set(map(digest, values))) == len(values)
+    for value in values:
+        for copied in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
+            assert (digest(copied) == digest(value)) == (
+                vars(copied) == vars(value)
+            )  # a parameter loses them
+
+
+NUMBERS = [
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool, torch.uint16, torch.uint64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+]
+
+
+@pytest.mark.parametrize("dtype", NUMBERS, ids=str)
+def test_each_element_of_each_dtype_counts(dtype):
+    values = [torch.tensor(elements).to(dtype) for elements in ([0, 1], [1, 0], [1, 1], [0, 0], [1], [])]
+    values += [value.reshape(-1, 1) for value in values]
+    assert len(set(map(digest, values))) == len(values)
+    assert len({digest(torch.zeros(2).to(dtype)) for dtype in NUMBERS}) == len(NUMBERS)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
+def test_a_tensor_that_keeps_its_elements_elsewhere_is_refused():
+    masked = torch.masked.masked_tensor(torch.zeros(2), torch.tensor([True, False]))
+    with pytest.raises(UnkeyableArgument):
+        digest(masked)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(2).to_sparse(),
+        lambda: torch.empty(2, device="meta"),
+        lambda: torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)]),
+        lambda: torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)], layout=torch.jagged),
+    ],
+)
 def test_a_tensor_without_plain_content_is_refused(make):
     with pytest.raises(UnkeyableArgument):
         digest(make())
