@@ -23,6 +23,7 @@ from ._stores import MISS, NullStore, Store
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
+    from ._info import CallInfo
 
 __all__ = ["JobFunctionCache"]
 
@@ -209,6 +210,14 @@ class JobFunctionCache(FutureCache):
     def clear_tag(self, tag: str) -> int:
         """Forget this function's results of a tag, with their media; how many there were."""
         return self._clear(function=self.name, tag=tag)
+
+    def call_info(self) -> CallInfo:
+        """Give the figures of this function's calls that `functools.lru_cache` gives."""
+        from ._info import CallInfo  # takes long to import, and few programs ask
+
+        functions = self.functions() if self.is_there() else []  # nothing is made for a question
+        entries = sum(function.entries for function in functions if function.name == self.name)
+        return CallInfo(self.worker_cache_call_count, self.worker_fn_call_count, None, entries)
 
     def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, **chosen: Any) -> int:
         """Write the entries of this function that are chosen to one file; how many there were."""
