@@ -135,10 +135,14 @@ class Contents:
         return self._clear()
 
     def clear_tag(self, tag: str) -> int:
-        """Forget the results of a tag, with their media; how many there were."""
+        """Forget the results of a tag, or with `""` those without one, with their media; how many there were."""
         return self._clear(tag=tag)
 
-    def _clear(self, **chosen: str | None) -> int:
+    def _clear(self, **chosen: str) -> int:
+        if not isinstance(tag := chosen.get("tag", ""), str):  # None would be all
+            raise TypeError(
+                f"tag must be a str, not {type(tag).__name__}. Clear everything with clear_cache()."
+            )
         removed = self.cache.clear(**chosen)
         _log.info("removed %s entries from %s", removed, self.cache.directory)
         return removed

@@ -208,7 +208,7 @@ class JobFunctionCache(FutureCache):
         return self._clear(function=self.name)
 
     def clear_tag(self, tag: str) -> int:
-        """Forget this function's results of a tag, with their media; how many there were."""
+        """Forget this function's results of a tag, or with `""` those without one; how many there were."""
         return self._clear(function=self.name, tag=tag)
 
     def call_info(self) -> CallInfo:

@@ -32,7 +32,7 @@ from .generation import Generation
 from .history import DiskHistory
 from .lookups import Lookups
 from .removals import Removals
-from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, chosen, record_of
+from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, record_of
 from .uses import Uses
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class DiskStore:
 
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
-        condition, values = chosen(function, tag)
+        condition, values = Selection(function=function, tag=tag).condition()
         return self.removals.remove(condition, values, "cleared")
 
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:

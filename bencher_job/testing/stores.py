@@ -76,13 +76,15 @@ class StoreContract:
         assert not store.has("key")
 
     def test_clear_takes_what_is_chosen(self, store: Store) -> None:
-        """By function, by tag, by both, or all; the count is right and the rest stays."""
+        """By function, by tag, by both, or all; the count is right and the rest stays. The tag "" is none."""
         store.put_many([_entry(f"{f}{t}", 1, function=f, tag=t) for f in "fg" for t in ("", "a", "b")])
         assert store.clear(function="f", tag="a") == 1
         assert store.clear(tag="a") == 1
         assert store.clear(function="g") == 2
         assert sorted(record.key for record in store.records()) == ["f", "fb"]
-        assert store.clear() == 2
+        assert store.clear(tag="") == 1
+        assert [record.key for record in store.records()] == ["fb"]
+        assert store.clear() == 1
         assert (store.count(), list(store.records())) == (0, [])
 
     def test_a_record_comes_back_as_it_was_put(self, store: Store) -> None:
