@@ -164,6 +164,10 @@ class Runs:
         return Run(flight, job.for_run(folder, None), store, self._keeping, Executors.SERIAL, state)
 
     def _outcome_of(self, job: Job) -> Outcome:
+        try:
+            self.engines.initialize_here()
+        except BaseException as error:  # noqa: BLE001 - the job ends with it, and has not run
+            return Outcome(error=error)
         if self._attempts.timeout is None or not is_coroutine_function(job.function):
             return run_inline(job)
         from .._executors.coroutine import run_coroutine  # takes long to import
