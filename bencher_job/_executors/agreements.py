@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from collections import OrderedDict
@@ -10,11 +9,9 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import Any, Final
 
-from .._errors import CodeMismatch
 from .._forks import renew_after_fork
-from .._keys.agreement import agreement_on
+from .._keys.agreement import agreement_on, refuse_other_code
 from .._keys.fingerprint import Fingerprint, code_digest
-from .._keys.names import qualified_name
 from .._keys.provenance import is_own_name
 from .pickling import find_by_name, modules_by_value
 
@@ -63,7 +60,7 @@ def check_function(function: object, agreement: bytes) -> None:
     Raises:
         CodeMismatch: naming what differs.
     """
-    _refuse(function, pickle.loads(agreement).differences())
+    refuse_other_code(function, pickle.loads(agreement).differences())
 
 
 class MetByName:
@@ -94,23 +91,12 @@ def check_arguments(function: object, digests: Mapping[_Reference, bytes]) -> No
         CodeMismatch: naming what differs.
     """
     new = [item for item in digests.items() if item not in _agreed]
-    _refuse(function, tuple(sorted(".".join(name) for name, digest in new if _digest_here(name) != digest)))
+    refuse_other_code(
+        function, tuple(sorted(".".join(name) for name, digest in new if _digest_here(name) != digest))
+    )
     _agreed.update(new)
 
 
 def _digest_here(reference: _Reference) -> bytes | None:
     found = find_by_name(*reference)
     return code_digest(found) if isinstance(found, type | FunctionType) else None
-
-
-def _refuse(function: object, differing: tuple[str, ...]) -> None:
-    if differing:
-        name = qualified_name(function)
-        raise CodeMismatch(
-            f"The worker on {os.uname().nodename} holds other code than the process that submitted {name}, whose "
-            f"key its result must not get. What differs: {', '.join(differing)}. Restart the workers where their "
-            f"code is older or newer. A global that was set while the program ran is not set in a worker that imports "
-            f"its module: pass it as an argument.",
-            function=name,
-            differs=differing,
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .editions import PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
-from .key import CodeScope, Edition, Identity, JobKeys, identity_of
+from .key import CodeScope, Edition, Identity, JobKeys, edition_of, identity_of
 from .names import qualified_name
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Known",
     "PastEdition",
     "digest",
+    "edition_of",
     "identity_of",
     "qualified_name",
     "register_hasher",

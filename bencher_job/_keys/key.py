@@ -19,7 +19,7 @@ from .fingerprint import CodeTracker, Fingerprint
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, encode_arguments, join_key
 from .names import qualified_name
 
-__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "identity_of"]
+__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "edition_of", "identity_of"]
 
 CodeScope = Literal["deep", "own", "none"]
 
@@ -264,8 +264,18 @@ def identity_of(
     """Make the key of a call of any function; a function that `cached_job` made answers for itself."""
     if getattr(type(function), "_bencher_job_cached", False):
         return function._identity(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
-    keys = _keys_of_function(function) if type(function) is FunctionType else JobKeys(function)
-    return keys.identity(positional, job_args)
+    return _keys_of(function).identity(positional, job_args)
+
+
+def edition_of(function: Callable[..., Any]) -> Edition:
+    """Give any function as it stands now: the same object while nothing of it changes, if it is a plain function."""
+    if getattr(type(function), "_bencher_job_cached", False):
+        return function.cache.keys.edition  # type: ignore[attr-defined, no-any-return]
+    return _keys_of(function).edition
+
+
+def _keys_of(function: Callable[..., Any]) -> JobKeys:
+    return _keys_of_function(function) if type(function) is FunctionType else JobKeys(function)
 
 
 @functools.lru_cache(maxsize=256)
