@@ -74,6 +74,9 @@ class Contents:
     def cache(self) -> Store:
         """The store, opened at first use. Where it can't be opened, jobs run with a warning as if it weren't there.
 
+        It is a container of values by job key: `len(cache.cache)`, `key in cache.cache`, `cache.cache[key]`, and
+        iteration over the keys.
+
         Raises:
             UntrustedCache: when another user owns the store or can write to it.
         """

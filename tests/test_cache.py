@@ -171,6 +171,32 @@ def test_clear_tag_takes_a_text_only_since_none_would_be_all(counter: CallCounte
         assert len(list(cache.records())) == 1
 
 
+@pytest.mark.parametrize("samples", [True, False])
+def test_its_store_is_a_container_of_values_by_key(counter: CallCounter, samples: bool) -> None:
+    with FutureCache(overwrite=False, cache_samples=samples) as cache:
+        jobs = [job(counter, value) for value in (None, 0, [1], {"a": 2.5})]
+        for each in jobs:
+            cache.submit(each).result()
+        kept = jobs if samples else []
+        assert len(cache.cache) == len(kept)
+        assert list(cache.cache) == [each.job_key for each in kept]
+        assert [cache.cache[key] for key in cache.cache] == [each.job_args["value"] for each in kept]
+        assert all((each.job_key in cache.cache) is samples for each in jobs)
+        with pytest.raises(KeyError, match="no such key"):
+            cache.cache["no such key"]
+
+
+def test_a_damaged_entry_is_not_in_the_container(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        each = job(counter, "x" * 100_000)
+        cache.submit(each).result()
+        (file,) = (cache.directory).rglob("*.val")
+        file.write_bytes(b"damaged")
+        cache.close()
+        with pytest.warns(CacheWarning, match="is damaged"), pytest.raises(KeyError):
+            cache.cache[each.job_key]
+
+
 def test_an_unkeyable_argument_is_refused_at_once(counter: CallCounter) -> None:
     with pytest.raises(UnkeyableArgument, match="value"):
         job(counter, threading.Lock())

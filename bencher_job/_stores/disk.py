@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import warn_caller
 from .._record import Record
 from .._selection import EVERYTHING, Selection
-from .base import PATIENCE, Entry, Hit, Hits, Miss, StoreFailure, Tally, Totals
+from .base import PATIENCE, Entry, Hit, Hits, Items, Miss, StoreFailure, Tally, Totals
 from .claims.claims import Claim, Claims
 from .commits import Commits
 from .database import Database
@@ -43,7 +43,7 @@ __all__ = ["DiskStore"]
 _log = logging.getLogger(__name__)
 
 
-class DiskStore:
+class DiskStore(Items):
     """Entries in a folder; opened at first use, and again at the first use after `close()`.
 
     Attributes:
