@@ -45,9 +45,9 @@ class JobFunctionCache(FutureCache):
 
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
     the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
-    `ignore` names parameters that don't enter the key, `version` is a value that does, `code` says how much of the
-    function's code does, `depends_on` what else does, and `by_content` names parameters whose files do. Further options
-    are those of `FutureCache`.
+    `ignore` names parameters that don't enter the key, also the one of a bound method's object. `version` is a
+    value that does, `code` says how much of the function's code does, `depends_on` what else does, and `by_content`
+    names parameters whose files do. Further options are those of `FutureCache`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
 from .._options import names_of, tuple_of
-from .arguments import NO_DEFAULT, Binder, Call
+from .arguments import NO_DEFAULT, Binder, Call, receiver_of
 from .editions import PastEdition
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
@@ -94,7 +94,15 @@ class JobKeys:
         self._function = function
         self.ignored = names_of("ignore", ignore)
         self._by_content = names_of("by_content", by_content)
-        self.tracker = CodeTracker(function, code=code, depends_on=tuple_of("depends_on", depends_on))
+        depends_on = tuple_of("depends_on", depends_on)
+        tracked: Any = function
+        self._ignored_parameters = self.ignored
+        if (receiver := receiver_of(function)) is not None and receiver in self.ignored:
+            self._ignored_parameters = tuple(name for name in self.ignored if name != receiver)
+            tracked, owner = function.__func__, function.__self__  # type: ignore[attr-defined]  # a bound method
+            if code == "deep" and not isinstance(owner, type):  # the method may call others of its class
+                depends_on = (*depends_on, type(owner))
+        self.tracker = CodeTracker(tracked, code=code, depends_on=depends_on)
         try:
             self._version = digest(version, "version")
         except UnkeyableArgument as error:
@@ -104,7 +112,7 @@ class JobKeys:
         self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
         self._code = code
         self._methods = code == "deep"
-        self._places = self._places_by_content(Binder(function, self.ignored))
+        self._places = self._places_by_content(Binder(function, self._ignored_parameters))
         self._state: _State | None = None
         self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
@@ -249,7 +257,7 @@ class JobKeys:
         """What belongs to a fingerprint, which threads see change as one."""
         state = self._state
         if state is None or state[0] is not fingerprint:
-            binder = Binder(self._function, self.ignored)
+            binder = Binder(self._function, self._ignored_parameters)
             self._places = self._places_by_content(binder)
             prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
             name = qualified_name(self._function)
