@@ -33,6 +33,7 @@ from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
 from ._record import Record
+from ._version import VERSION
 
 if TYPE_CHECKING:
     from ._explanation import Cause, Explanation
@@ -71,6 +72,8 @@ __all__ = [
     "register_hasher",
     "run_job",
 ]
+
+__version__ = VERSION
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants to read the log says so
 

@@ -15,7 +15,7 @@ from ._contents import Contents
 from ._errors import BencherJobError
 from ._executors import Executors, PoolSettings, StartMethod, inside_worker
 from ._forks import renew_after_fork
-from ._future import InLineResult, JobFuture
+from ._future import InLineResult, JobFuture, Settles
 from ._job import Job
 from ._loops import Caller, Strand, caller, is_coroutine_function
 from ._options import tuple_of
@@ -63,7 +63,7 @@ class Prefetched(dict[str, Any]):
         self.puts = puts
 
 
-class FutureCache(Contents):
+class FutureCache(Contents, Settles):
     """Runs jobs and remembers what they returned, under the keys that the jobs bring.
 
     Unlike a decorated function it computes every job anew unless `overwrite=False` is given. `executor` is a member
@@ -242,7 +242,7 @@ class FutureCache(Contents):
 
         Such a callback is called by the thread that must first be done with it to resolve any other future.
         """
-        here = self._runner.resolves_here()
+        here = self.resolves_here()
         future = self._runner.run(job, store, puts, fresh=fresh, here=here)
         if here:
             future.refuse_to_wait_here()
@@ -264,7 +264,7 @@ class FutureCache(Contents):
     @property
     def runs_in_line(self) -> bool:
         """Whether a job that is started in this thread runs in it, before `start` returns."""
-        return self._engines.is_serial or inside_worker() or self._runner.resolves_here()
+        return self._engines.is_serial or inside_worker() or self.resolves_here()
 
     @property
     def workers(self) -> int | None:
@@ -341,7 +341,20 @@ class FutureCache(Contents):
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        self._runs.settle(future, done, self.cache)
+        if self.resolves_here():  # where somebody may wait for it at once
+            self._runs.settle_here(future, done, self.cache)
+        else:
+            self._runs.settle(future, done, self.cache)
+
+    def keep(self, future: JobFuture[Any], value: Any) -> None:
+        """Keep a value under a job's key, then resolve the job's own future with it."""
+        done: Future[Any] = Future()
+        done.set_result(value)
+        self._runs.settle_here(future, done, self.cache)
+
+    def resolves_here(self) -> bool:
+        """Whether this thread resolves futures of this cache, as in a callback of one."""
+        return self._runner.resolves_here()
 
     def is_in_flight(self, key: str) -> bool:
         """Whether a job of this key is on its way in this process."""
@@ -407,7 +420,7 @@ class FutureCache(Contents):
         self._runs.wait()
 
     def _refuse_to_wait_here(self) -> None:
-        if self._runner.resolves_here():
+        if self.resolves_here():
             raise BencherJobError(
                 f"A callback of a future can't wait for the jobs in flight of the cache {self._cache_name!r}: its "
                 f"thread must be done with it first. Call wait() and close() elsewhere."

@@ -19,6 +19,7 @@ from ._settings import cache_directory
 
 if TYPE_CHECKING:
     from ._explanation import Explanation
+    from ._info import CallInfo
     from ._sweeps.sweep import Sweep
 
     class FunctionWrapper:
@@ -35,7 +36,11 @@ if TYPE_CHECKING:
 else:
     from wrapt import BoundFunctionWrapper, FunctionWrapper
 
-__all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction"]
+__all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
+
+_HELP = """\
+Results are remembered. Of one call: submit, refresh, forget, is_cached, explain, key; of many: map, sweep;
+of all: cache, cache_info, cache_clear. See help(bencher_job.CachedFunction)."""
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -43,6 +48,37 @@ R = TypeVar("R", covariant=True)  # noqa: PLC0105 - named as everybody names it
 S = TypeVar("S")
 V = TypeVar("V")
 C = TypeVar("C", bound=type)
+
+
+class FunctionAnnotations(dict[str, Any]):
+    """The plain function's `__annotations__`; of the class itself, an empty dict.
+
+    A class's own annotations would hide those that the proxy passes on.
+    """
+
+    def __get__(self, cached: Any, owner: type) -> Any:
+        return self if cached is None else cached.__wrapped__.__annotations__
+
+    def __set__(self, cached: Any, annotations: Mapping[str, Any]) -> None:
+        cached.__wrapped__.__annotations__ = annotations
+
+
+class FunctionDoc:
+    """The plain function's `__doc__`; where `help()` reads it, with a word on what else a cached function can do."""
+
+    def __init__(self, of_class: str) -> None:
+        self._of_class = of_class
+
+    def __get__(self, cached: Any, owner: type) -> str | None:
+        if cached is None:
+            return self._of_class
+        doc: str | None = cached.__wrapped__.__doc__
+        if sys._getframe(1).f_globals.get("__name__") != "pydoc":  # noqa: SLF001 - pydoc asks nothing else
+            return doc
+        return f"{inspect.cleandoc(doc or '')}\n\n{_HELP}".lstrip()
+
+    def __set__(self, cached: Any, doc: str | None) -> None:
+        cached.__wrapped__.__doc__ = doc
 
 
 class CachedCalls(Generic[P, R]):
@@ -161,6 +197,19 @@ class CachedCalls(Generic[P, R]):
         """
         return self._identity(args, kwargs)[0]
 
+    def cache_info(self) -> CallInfo:
+        """Give hits, misses, maxsize and currsize, as a function of `functools.lru_cache` does.
+
+        Hits and misses are of this process; currsize is the number of entries of this function in the store.
+        `cache.info()` says more.
+        """
+        return self._self_cache.call_info()
+
+    def cache_clear(self) -> None:
+        """Forget all results of this function, and set its counts to zero, as `functools.lru_cache` does."""
+        self._self_cache.clear_cache()
+        self._self_cache.clear_call_counts()
+
     def _identity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Identity:
         return self._self_cache.keys.identity(self._with_bound(args), kwargs)
 
@@ -169,9 +218,16 @@ class CachedCalls(Generic[P, R]):
         args, kwargs = self._self_cache.keys.anchored(self._with_bound(args), kwargs)
         return args[bound:], kwargs
 
+    def __dir__(self) -> list[str]:
+        own = (name for name in dir(CachedCalls) if not name.startswith("_"))
+        return sorted({*dir(self.__wrapped__), *own})
+
 
 class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
     """A cached function as an instance or a class gives it."""
+
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
 
     @property
     def _self_cache(self) -> JobFunctionCache:  # type: ignore[override]
@@ -213,7 +269,9 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     It pickles by name or, where it has none, by value.
     """
 
-    __bound_function_wrapper__: Any = BoundCachedFunction
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+    __bound_function_wrapper__ = BoundCachedFunction
     __slots__ = (
         "__call__",
     )  # each has a function of its own there, which takes less time than a method to find

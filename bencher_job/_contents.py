@@ -74,6 +74,9 @@ class Contents:
     def cache(self) -> Store:
         """The store, opened at first use. Where it can't be opened, jobs run with a warning as if it weren't there.
 
+        It is a container of values by job key: `len(cache.cache)`, `key in cache.cache`, `cache.cache[key]`, and
+        iteration over the keys.
+
         Raises:
             UntrustedCache: when another user owns the store or can write to it.
         """
@@ -135,10 +138,14 @@ class Contents:
         return self._clear()
 
     def clear_tag(self, tag: str) -> int:
-        """Forget the results of a tag, with their media; how many there were."""
+        """Forget the results of a tag, or with `""` those without one, with their media; how many there were."""
         return self._clear(tag=tag)
 
-    def _clear(self, **chosen: str | None) -> int:
+    def _clear(self, **chosen: str) -> int:
+        if not isinstance(tag := chosen.get("tag", ""), str):  # None would be all
+            raise TypeError(
+                f"tag must be a str, not {type(tag).__name__}. Clear everything with clear_cache()."
+            )
         removed = self.cache.clear(**chosen)
         _log.info("removed %s entries from %s", removed, self.cache.directory)
         return removed

@@ -6,7 +6,13 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from ._cached_function import BoundCachedFunction, CachedCalls, CachedFunction
+from ._cached_function import (
+    BoundCachedFunction,
+    CachedCalls,
+    CachedFunction,
+    FunctionAnnotations,
+    FunctionDoc,
+)
 from ._coroutines import coroutine_of
 
 __all__ = ["CachedCoroutineFunction"]
@@ -33,6 +39,9 @@ class _Awaited(CachedCalls[..., Any]):
 class BoundCachedCoroutineFunction(_Awaited, BoundCachedFunction[..., Any]):
     """A cached coroutine function as an instance or a class gives it."""
 
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         return coroutine_of(self._self_cache, self._with_bound(args), kwargs)
 
@@ -40,7 +49,9 @@ class BoundCachedCoroutineFunction(_Awaited, BoundCachedFunction[..., Any]):
 class CachedCoroutineFunction(_Awaited, CachedFunction[..., Any]):
     """A coroutine function whose results are remembered."""
 
-    __bound_function_wrapper__: Any = BoundCachedCoroutineFunction
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+    __bound_function_wrapper__ = BoundCachedCoroutineFunction  # type: ignore[assignment]  # P and R are any
 
     def _self_caller(self) -> Callable[..., Any]:
         cache = self._self_cache

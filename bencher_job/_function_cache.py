@@ -26,6 +26,7 @@ from ._stores import MISS, NullStore, Store, StoreFailure
 if TYPE_CHECKING:
     from ._adoption import EarlierVersions
     from ._explanation import Explanation
+    from ._info import CallInfo
 
 __all__ = ["JobFunctionCache"]
 
@@ -51,9 +52,10 @@ class JobFunctionCache(FutureCache):
 
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
     the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
-    `ignore` names parameters that don't enter the key, `version` is a value that does, `code` says how much of the
-    function's code does, `depends_on` what else does, `by_content` names parameters whose files do, and `libraries`
-    says whether the versions of libraries do, or of which. Further options are those of `FutureCache`.
+    `ignore` names parameters that don't enter the key, also the one of a bound method's object. `version` is a
+    value that does, `code` says how much of the function's code does, `depends_on` what else does, `by_content` names
+    parameters whose files do, and `libraries` says whether the versions of libraries do, or of which. Further options
+    are those of `FutureCache`.
     """
 
     def __init__(
@@ -245,8 +247,16 @@ class JobFunctionCache(FutureCache):
         return self._clear(function=self.name)
 
     def clear_tag(self, tag: str) -> int:
-        """Forget this function's results of a tag, with their media; how many there were."""
+        """Forget this function's results of a tag, or with `""` those without one; how many there were."""
         return self._clear(function=self.name, tag=tag)
+
+    def call_info(self) -> CallInfo:
+        """Give the figures of this function's calls that `functools.lru_cache` gives."""
+        from ._info import CallInfo  # takes long to import, and few programs ask
+
+        functions = self.functions() if self.is_there() else []  # nothing is made for a question
+        entries = sum(function.entries for function in functions if function.name == self.name)
+        return CallInfo(self.worker_cache_call_count, self.worker_fn_call_count, None, entries)
 
     def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, **chosen: Any) -> int:
         """Write the entries of this function that are chosen to one file; how many there were."""

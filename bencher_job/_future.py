@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, MutableMapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _html
-from ._errors import BencherJobError
+from ._errors import BencherJobError, warn_caller
+from ._executors import told
 from ._job import Job
 from ._light_future import LightFuture
 from ._loops import aside, in_thread, until_ended
@@ -21,11 +24,56 @@ __all__ = ["InLineResult", "JobFuture", "Settles"]
 R = TypeVar("R")
 
 
-class Settles(Protocol):
-    """Takes an engine's future that is done, keeps its result, and then resolves the job's future."""
+class Settles(ABC):
+    """Keeps results under their jobs' keys, and then resolves the jobs' futures."""
 
+    @abstractmethod
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Be told, on a thread that must not be kept, that an engine's future is done."""
+
+    @abstractmethod
+    def keep(self, future: JobFuture[Any], value: Any) -> None:
+        """Keep a value and resolve the future with it, in this thread."""
+
+    def resolves_here(self) -> bool:
+        """Whether this thread is the one that resolves futures."""
+        return False
+
+
+class _ForeignCache(Settles):
+    """A cache that isn't ours: a mutable mapping, or a `diskcache.Cache`, which takes tags.
+
+    Raises:
+        TypeError: when it is neither.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._put: Callable[[Job, Any], object]
+        if isinstance(cache, MutableMapping):
+            self._put = lambda job, value: cache.__setitem__(job.job_key, value)
+        elif _takes_tags(getattr(cache, "set", None)):
+            self._put = lambda job, value: cache.set(job.job_key, value, tag=job.tag)
+        else:
+            raise TypeError(
+                f"cache must be a FutureCache, a diskcache.Cache or a mutable mapping, not {type(cache).__name__}"
+            )
+
+    def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._put(future.job, done.result())
+        future.follow(done)
+
+    def keep(self, future: JobFuture[Any], value: Any) -> None:
+        self._put(future.job, value)
+        future.resolve(value)
+
+
+def _takes_tags(put: Any) -> bool:
+    try:
+        inspect.signature(put).bind("key", None, tag="")
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class Ends(Protocol):
@@ -41,8 +89,12 @@ class Ends(Protocol):
 class JobFuture(LightFuture[R], Generic[R]):
     """The result of a job, now or later: a `concurrent.futures.Future`, and awaitable.
 
-    It is made of a result (`res`) or of another future (`future`). With a `cache`, which takes a finished future in
-    `settle`, that future's result is kept before this one resolves; without one it is passed on as it is.
+    It is made of a result (`res`) or of another future (`future`). With a `cache` (a `FutureCache`, a `diskcache.Cache`
+    or any mutable mapping) the result is kept under the job's key before this future resolves. Where it can't be kept,
+    a `CacheWarning` says so.
+
+    Raises:
+        TypeError: when it is made of neither or both, or the cache is something else.
 
     Attributes:
         job: the job.
@@ -66,18 +118,37 @@ class JobFuture(LightFuture[R], Generic[R]):
         job: Job,
         res: Any = ...,
         future: Future[Any] | None = None,
-        cache: Settles | None = None,
+        cache: Any = None,
     ) -> None:
         if (res is ...) == (future is None):
             raise TypeError("JobFuture takes either a result (res=) or a future (future=), and not both.")
+        keeper = cache if cache is None or isinstance(cache, Settles) else _ForeignCache(cache)
         super().__init__()
         self.job = job
-        if future is None:
+        if future is not None:
+            self._on_cancel = lambda _: future.cancel()
+            if keeper is None:
+                future.add_done_callback(self.follow)
+            else:
+                self._resolves_here = keeper.resolves_here
+                future.add_done_callback(lambda done: self._kept(done, lambda: keeper.settle(self, done)))
+        elif keeper is None:
             self.cached = True
             self.set_result(res)
         else:
-            self._on_cancel = lambda _: future.cancel()
-            future.add_done_callback(self.follow if cache is None else lambda done: cache.settle(self, done))
+            given: Future[Any] = Future()
+            given.set_result(res)
+            self._kept(given, lambda: keeper.keep(self, res))
+
+    def _kept(self, done: Future[Any], keep: Callable[[], None]) -> None:
+        """Have a cache keep what another future has ended with; whatever goes wrong there, end as that one has."""
+        try:
+            keep()
+        except BaseException as problem:
+            self.follow(done)
+            if not isinstance(problem, Exception):
+                raise
+            warn_caller(f"The result of {self.job!r} can't be kept ({told(problem)}). The caller gets it.")
 
     @classmethod
     def pending(
@@ -105,15 +176,21 @@ class JobFuture(LightFuture[R], Generic[R]):
         return future
 
     def follow(self, done: Future[R]) -> None:
-        """End as another future has ended."""
-        if isinstance(done, JobFuture):
-            self.cached = done.cached
-        if done.cancelled():
-            self._give_up()
-        elif (error := done.exception()) is not None:
-            self.fail(error)
+        """End as another future has ended; what asking it raises is the exception of this one."""
+        value: Any = None
+        error: BaseException | None
+        try:
+            if isinstance(done, JobFuture):
+                self.cached = done.cached
+            error = CancelledError() if done.cancelled() else done.exception()
+            if error is None:
+                value = done.result()
+        except BaseException as problem:  # noqa: BLE001 - else this one would be pending for ever
+            error = problem
+        if error is None:
+            self.resolve(value)
         else:
-            self.resolve(done.result())
+            self.fail(error)
 
     def resolve(self, value: R) -> None:
         """Set the result, unless the future was cancelled meanwhile."""

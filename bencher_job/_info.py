@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from . import _html
 from ._record import Totals
 from ._words import seconds_text, size_text
 
-__all__ = ["CacheInfo", "FunctionInfo"]
+__all__ = ["CacheInfo", "CallInfo", "FunctionInfo"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,19 @@ class CacheInfo:
             f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
             f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
         )
+
+
+class CallInfo(NamedTuple):
+    """What `cache_info()` of a cached function gives: the fields of `functools.lru_cache`."""
+
+    hits: int
+    """Calls that were answered from the cache, in this process."""
+    misses: int
+    """Calls whose function ran, in this process."""
+    maxsize: None
+    """None: a store is limited in bytes, not in entries."""
+    currsize: int
+    """Entries of this function in the store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._held import Held, can_not_change
-from ._keys import Identity, JobKeys, anchored_call, identity_of
+from ._keys import Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
 from ._loops import is_coroutine_function, run_to_end
 from ._media import RUNNING, RunningJob, running_as
 from ._words import is_writable
@@ -53,6 +55,9 @@ class Job:
     names of the parameters, `job_args` unless given. Without a `job_key` the key is made of the function and
     its arguments; the tag is never part of it. `identity` is a key together with what it was made of.
 
+    A job pickles with its key, as far as its function and arguments do. In another process it runs only where the code
+    is the one that the key was made of.
+
     Raises:
         UnkeyableArgument: when no key can be made of an argument.
         TypeError: when the arguments don't fit the function.
@@ -64,6 +69,7 @@ class Job:
     """
 
     __slots__ = (
+        "agreement",
         "arguments",
         "bound",
         "depository",
@@ -119,6 +125,8 @@ class Job:
         """Whether it has run with other arguments than those that its key is of."""
         self.depository: Depository | None = None
         """Where a worker of this machine writes a large result."""
+        self.agreement = b""
+        """Of a job that was unpickled: the code that its key is of, to be found in the process that runs it."""
 
     def for_run(self, folder: str | None, depository: Depository | None) -> Job:
         """Copy the job for one run, whose media go into a folder, and whose result, if it is large, to a depository."""
@@ -132,8 +140,34 @@ class Job:
         run.job_key, run.bound, run.edition = self.job_key, self.bound, self.edition
         run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
-        run.media_folder, run.depository = folder, depository
+        run.media_folder, run.depository, run.agreement = folder, depository, self.agreement
         return run
+
+    def __copy__(self) -> Job:
+        return self.for_run(self.media_folder, self.depository)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Of what the key was made of, the code can't travel; a word on what it was does.
+        agreement = self.agreement if self.edition is None else _agreement_on(self.edition)
+        arguments = None if self.arguments is self.job_args else self.arguments
+        call = self.job_id, self.function, self.job_args, self.job_key, self.tag, self.positional, arguments
+        return _unpickled, (*call, self.files, self.media_folder, agreement)
+
+    def call(self) -> Any:
+        """Call the function with the arguments, the plain one where it is cached: the job's own cache has been asked.
+
+        Raises:
+            CodeMismatch: when the job was pickled by a process with other code.
+            BaseException: what the function raises.
+        """
+        function = self.function
+        if self.agreement:
+            from ._keys.agreement import refuse_other_code  # takes long to import, and few jobs are unpickled
+
+            refuse_other_code(function, _differences(self.agreement, edition_of(function)))
+        if getattr(type(function), "_bencher_job_cached", False):
+            function = function.__wrapped__  # type: ignore[attr-defined]
+        return function(*self.positional, **self.job_args)
 
     def held(self) -> Job:
         """Copy the job with what its key is of, as it is now, so that nobody changes it while the job waits.
@@ -166,6 +200,37 @@ class Job:
         return f"<Job {self.job_id!r} of {name}, key {self.job_key[:12]}>"
 
 
+def _unpickled(
+    job_id: str,
+    function: Callable[..., Any],
+    job_args: dict[str, Any],
+    job_key: str,
+    tag: str,
+    positional: tuple[Any, ...],
+    arguments: Mapping[str, Any] | None,
+    files: tuple[tuple[object, object], ...],
+    media_folder: str | None,
+    agreement: bytes,
+) -> Job:
+    job = Job(job_id, function, job_args, job_key, tag, positional=positional, arguments=arguments)
+    job.files, job.media_folder, job.agreement = files, media_folder, agreement
+    return job
+
+
+@functools.lru_cache(maxsize=64)
+def _agreement_on(edition: Edition) -> bytes:
+    from ._keys.agreement import agreement_on  # takes long to import, and few jobs are pickled
+
+    return pickle.dumps(agreement_on(edition.fingerprint))
+
+
+@functools.lru_cache(maxsize=64)
+def _differences(agreement: bytes, _: Edition) -> tuple[str, ...]:
+    """Look again only where the function is no longer the edition that it was: that takes milliseconds."""
+    differing: tuple[str, ...] = pickle.loads(agreement).differences()
+    return differing
+
+
 def _identity_by(keys: JobKeys) -> Callable[..., Identity]:
     return lambda _, positional, job_args: keys.identity(positional, job_args)
 
@@ -177,6 +242,7 @@ def run_job(job: Job) -> Any:
     coroutine function runs in an event loop of its own.
 
     Raises:
+        CodeMismatch: when the job was pickled by a process with other code.
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
@@ -187,12 +253,13 @@ def run_as(running: RunningJob, job: Job) -> Any:
     """Run a job's function as the current job of this thread.
 
     Raises:
+        CodeMismatch: when the job was pickled by a process with other code.
         BaseException: as `run_job` does.
     """
     before = RUNNING.get()
     try:  # and not a context, whose end Ctrl-C could keep from being reached
         RUNNING.set(running)
-        value = job.function(*job.positional, **job.job_args)
+        value = job.call()
         if hasattr(value, "__await__") and is_coroutine_function(job.function):
             return run_to_end(value)
         return value

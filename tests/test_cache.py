@@ -140,6 +140,63 @@ def test_clear_tag_takes_that_tag_only(counter: CallCounter) -> None:
         assert cache.clear_cache() == 1
 
 
+@pytest.mark.parametrize("tag_index", [True, False])
+@pytest.mark.parametrize("tag", ["", "a", "b", "no such tag"])
+def test_clear_tag_removes_what_records_of_that_tag_lists(
+    counter: CallCounter, tag: str, tag_index: bool
+) -> None:
+    with FutureCache(overwrite=False, tag_index=tag_index) as cache:
+        for number, each in enumerate(["", "a", "", "b", "a"]):
+            cache.submit(job(counter, number, tag=each))
+        chosen, everything = ({record.key for record in cache.records(tag=each)} for each in (tag, None))
+        assert cache.clear_tag(tag) == len(chosen)
+        assert {record.key for record in cache.records()} == everything - chosen
+
+
+def test_clear_tag_of_a_function_takes_what_has_no_tag() -> None:
+    plain, tagged = cached_job(abs), cached_job(tag="a")(abs)
+    other = cached_job(round)
+    assert (plain(-1), tagged(-2), other(3)) == (1, 2, 3)
+    assert plain.cache.clear_tag("") == 1
+    assert sorted(record.tag for record in plain.cache.records()) == ["a"]
+    assert other.is_cached(3)
+
+
+@pytest.mark.parametrize("tag", [None, 5, b"a"])
+def test_clear_tag_takes_a_text_only_since_none_would_be_all(counter: CallCounter, tag: object) -> None:
+    with FutureCache(overwrite=False) as cache:
+        cache.submit(job(counter)).result()
+        with pytest.raises(TypeError, match="tag must be a str, not"):
+            cache.clear_tag(tag)  # type: ignore[arg-type]
+        assert len(list(cache.records())) == 1
+
+
+@pytest.mark.parametrize("samples", [True, False])
+def test_its_store_is_a_container_of_values_by_key(counter: CallCounter, samples: bool) -> None:
+    with FutureCache(overwrite=False, cache_samples=samples) as cache:
+        jobs = [job(counter, value) for value in (None, 0, [1], {"a": 2.5})]
+        for each in jobs:
+            cache.submit(each).result()
+        kept = jobs if samples else []
+        assert len(cache.cache) == len(kept)
+        assert list(cache.cache) == [each.job_key for each in kept]
+        assert [cache.cache[key] for key in cache.cache] == [each.job_args["value"] for each in kept]
+        assert all((each.job_key in cache.cache) is samples for each in jobs)
+        with pytest.raises(KeyError, match="no such key"):
+            cache.cache["no such key"]
+
+
+def test_a_damaged_entry_is_not_in_the_container(counter: CallCounter) -> None:
+    with FutureCache(overwrite=False) as cache:
+        each = job(counter, "x" * 100_000)
+        cache.submit(each).result()
+        (file,) = (cache.directory).rglob("*.val")
+        file.write_bytes(b"damaged")
+        cache.close()
+        with pytest.warns(CacheWarning, match="is damaged"), pytest.raises(KeyError):
+            cache.cache[each.job_key]
+
+
 def test_an_unkeyable_argument_is_refused_at_once(counter: CallCounter) -> None:
     with pytest.raises(UnkeyableArgument, match="value"):
         job(counter, threading.Lock())

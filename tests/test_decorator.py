@@ -7,14 +7,18 @@ import functools
 import inspect
 import os
 import pickle
+import pydoc
 import subprocess
 import sys
 import textwrap
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
+import pydantic
 import pytest
 
+import bencher_job
 from bencher_job import (
     CachedFunction,
     CacheWarning,
@@ -85,6 +89,124 @@ def test_it_keeps_the_face_of_the_function() -> None:
     assert str(inspect.signature(add)) == "(x: 'int', y: 'int' = 2, *, scale: 'float' = 1.0) -> 'float'"
     assert inspect.isfunction(add.__wrapped__)
     assert repr(add) == f"<CachedFunction {__name__}.add>"
+
+
+@cached_job
+async def fetch(x: int) -> str:
+    """Fetch."""
+    return str(x)
+
+
+ALL_FORMS = {
+    "function": (lambda: add, {"x": int, "y": int, "scale": float, "return": float}),
+    "coroutine function": (lambda: fetch, {"x": int, "return": str}),
+    "method of a class": (lambda: Model.score, {"x": int, "return": int}),
+    "bound method": (lambda: Model(1).score, {"x": int, "return": int}),
+    "class method": (lambda: Model.default, {"x": int, "return": tuple[str, int]}),
+    "class method of an instance": (lambda: Model(1).default, {"x": int, "return": tuple[str, int]}),
+    "static method": (lambda: Model.double, {"x": int, "return": int}),
+    "lambda": (lambda: cached_job(lambda x: x), {}),
+}
+
+
+@pytest.mark.parametrize(("form", "hints"), ALL_FORMS.values(), ids=ALL_FORMS)
+def test_its_annotations_are_the_plain_functions(
+    form: typing.Callable[[], typing.Any], hints: dict[str, object]
+) -> None:
+    for _ in range(2):  # then again after a look at the classes, which leaves an empty dict in each
+        cached = form()
+        assert cached.__annotations__ == cached.__wrapped__.__annotations__
+        assert inspect.get_annotations(cached) == inspect.get_annotations(cached.__wrapped__)
+        assert typing.get_type_hints(cached) == hints
+        assert functools.wraps(cached)(lambda: None).__annotations__ == cached.__wrapped__.__annotations__
+        for owner in type(cached).__mro__[:-1]:
+            inspect.getmembers(owner)
+        assert type(cached).__annotations__ == {}
+
+
+def test_its_annotations_can_be_set_as_those_of_a_function() -> None:
+    def double(x: int) -> int:
+        return 2 * x
+
+    cached = cached_job(double)
+    cached.__annotations__ = {"x": float}
+    assert cached.__annotations__ == double.__annotations__ == {"x": float}
+    cached.__doc__ = "Doubles."
+    assert (cached.__doc__, double.__doc__) == ("Doubles.", "Doubles.")
+    assert "results are remembered" in str(CachedFunction.__doc__)
+
+
+def test_libraries_that_read_annotations_take_it() -> None:
+    @cached_job
+    def scaled(x: int, by: float = 2.0) -> float:
+        return x * by
+
+    checked = pydantic.validate_call(scaled)
+    assert checked("3") == 6.0
+    with pytest.raises(pydantic.ValidationError):
+        checked("three")
+
+    @functools.singledispatch
+    def shown(x: object) -> str:
+        return "object"
+
+    @shown.register
+    @cached_job
+    def _(x: int) -> str:
+        return "int"
+
+    assert (shown(1), shown("1")) == ("int", "object")
+
+
+METHODS = {
+    "cache", "cache_clear", "cache_info", "explain", "forget", "is_cached", "key", "map", "refresh", "submit", "sweep",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [form for form, _ in ALL_FORMS.values()], ids=ALL_FORMS)
+def test_a_prompt_offers_what_it_can_do(form: typing.Callable[[], typing.Any]) -> None:
+    cached = form()
+    public = {name for name in dir(cached) if not name.startswith("_")}
+    assert public == METHODS
+    assert set(dir(cached)) >= set(dir(cached.__wrapped__))
+    assert all(hasattr(cached, name) for name in dir(cached))
+
+
+@pytest.mark.parametrize("form", [form for form, _ in ALL_FORMS.values()], ids=ALL_FORMS)
+def test_help_mentions_what_it_can_do_and_the_docstring_stays(form: typing.Callable[[], typing.Any]) -> None:
+    cached = form()
+    _, heading, *lines = filter(None, map(str.strip, pydoc.plain(pydoc.render_doc(cached)).splitlines()))
+    assert heading.startswith((cached.__name__, f"async {cached.__name__}"))
+    assert all(name in " ".join(lines[-2:]) for name in METHODS)
+    assert lines[:-2] == (inspect.getdoc(cached.__wrapped__) or "").splitlines()
+    assert cached.__doc__ == cached.__wrapped__.__doc__
+    assert inspect.getdoc(cached) == inspect.getdoc(cached.__wrapped__)
+
+
+def test_it_counts_and_clears_as_a_function_of_functools(cache_folder: Path) -> None:
+    def double(x: int) -> int:
+        return 2 * x
+
+    cached, remembered = cached_job(double), functools.lru_cache(maxsize=None)(double)
+    assert cached.cache_info() == remembered.cache_info()
+    assert list(cache_folder.iterdir()) == []  # a question makes nothing
+    add(1)
+    for x in (1, 2, 1):
+        assert cached(x) == remembered(x)
+        assert cached.cache_info() == remembered.cache_info()
+        assert cached.cache_info()._fields == remembered.cache_info()._fields
+    assert cached.cache_clear() is remembered.cache_clear() is None
+    assert cached.cache_info() == remembered.cache_info() == (0, 0, None, 0)
+    assert add.cache_info().currsize == 1
+    assert cached(1) == remembered(1)
+    assert cached.cache_info() == remembered.cache_info()
+    assert Model(1).score.cache_info().misses == Model.score.cache_info().misses
+
+
+def test_the_package_says_its_version() -> None:
+    import importlib.metadata
+
+    assert bencher_job.__version__ == importlib.metadata.version("bencher-job")
 
 
 def test_it_is_called_as_before_and_runs_once() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bencher_job import Cause, Executors, Explanation, FutureCache, Job, cached_job
+from bencher_job import Cause, Executors, Explanation, FutureCache, Job, JobFunctionCache, cached_job
 from tests.conftest import WriteModule
 
 STUDY = """
@@ -113,6 +113,77 @@ def test_where_an_object_lies_is_no_difference(write_module: WriteModule) -> Non
     assert [change.name for change in module.run.explain(module.Config(), 2).arguments_changed] == ["k"]
     module = write_module("configs", code.replace("rate = 1", "rate = 2"))
     assert "or the code of its class" in str(module.run.explain(module.Config(), 1))
+
+
+class Study:
+    """Its method writes to its object."""
+
+    __slots__ = ("__dict__", "last")
+
+    def __init__(self, factor: int = 2) -> None:
+        self.factor = factor
+        self.calls = 0
+        self.lock = threading.Lock()
+
+    def run(self, x: int, *more: int, **named: object) -> int:
+        self.calls += 1
+        self.last = x
+        return self.scaled(x)
+
+    def scaled(self, x: int) -> int:
+        return self.factor * x
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"factor": self.factor, "calls": self.calls}
+
+
+def test_the_attributes_of_self_that_a_bound_method_changes_are_named() -> None:
+    study = Study()
+    cache = JobFunctionCache(study.run)
+    assert [cache.call(x=1).cached for _ in range(2)] == [False, False]
+    explanation = cache.explain((), {"x": 1})
+    assert [change.name for change in explanation.code_changed] == ["self.calls"]
+    assert "-1\n+2" in explanation.code_changed[0].diff
+    assert "self.calls: changed" in str(explanation)
+
+
+def test_a_bound_method_whose_object_is_ignored_hits_though_it_writes_to_it() -> None:
+    study = Study()
+    cache = JobFunctionCache(study.run, ignore=("self",))
+    futures = [cache.call(x=1) for _ in range(3)]
+    assert [(future.result(), future.cached) for future in futures] == [(2, False), (2, True), (2, True)]
+    assert study.calls == 1
+    assert cache.explain((), {"x": 1}).is_hit
+    assert JobFunctionCache(Study(5).run, ignore=("self",)).call(x=1).cached
+    cached = cached_job(Study().run, ignore=("self", "more"))
+    assert cached(1) == 2
+    assert cached.is_cached(1, 2, 3)
+    assert not cached.is_cached(1, named=1)
+    with pytest.raises(ValueError, match="ignore='this' is no parameter"):
+        JobFunctionCache(Study().scaled, ignore=("self", "this"))
+    with pytest.raises(ValueError, match="ignore='self' is no parameter"):
+        JobFunctionCache(len, ignore=("self",))
+
+
+def test_the_code_of_an_ignored_object_s_class_counts(write_module: WriteModule) -> None:
+    def cache_of(scaled: str) -> JobFunctionCache:
+        source = f"""
+            class Study:
+                def run(this, x):
+                    this.last = x
+                    return this.scaled(x)
+                def scaled(this, x):
+                    return {scaled}
+        """
+        return JobFunctionCache(write_module("study", source).Study().run, ignore=("this",))
+
+    cache = cache_of("2 * x")
+    assert (cache.call(x=1).cached, cache.call(x=1).cached) == (False, True)
+    cache = cache_of("3 * x")
+    assert cache.call(x=1).result() == 3
+    (change, *_) = cache_of("4 * x").explain((), {"x": 1}).code_changed
+    assert "Study" in change.name
+    assert cache_of("2 * x").call(x=1).cached
 
 
 def test_a_question_makes_no_folder(cache_folder: Path) -> None:

@@ -87,7 +87,8 @@ def check_limits(
 ) -> None:
     """Check that an executor can do what is asked of it; nothing is imported or started for that.
 
-    A coroutine can be ended wherever it runs, unlike a plain function in this process.
+    A coroutine can be ended wherever it runs, unlike a plain function in this process. SERIAL accepts all settings,
+    since code that passes on its caller's executor can't know that there will be no workers.
 
     Raises:
         TypeError: when it is no executor.
@@ -96,7 +97,7 @@ def check_limits(
     name = executor_name(spec)
     serving = _SERVED_BY.get(name, frozenset()) if isinstance(name, Executors) else frozenset()
     for option, value in settings.given().items():
-        if option not in serving:
+        if option not in serving and name != Executors.SERIAL:
             able = " or ".join(
                 f"executor={each.lower()!r}" for each, options in _SERVED_BY.items() if option in options
             )

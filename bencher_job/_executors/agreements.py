@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
 from collections import OrderedDict
@@ -10,11 +9,9 @@ from collections.abc import Mapping
 from types import FunctionType
 from typing import Any, Final
 
-from .._errors import CodeMismatch
 from .._forks import renew_after_fork
-from .._keys.agreement import agreement_on
+from .._keys.agreement import agreement_on, refuse_other_code
 from .._keys.fingerprint import Fingerprint, code_fingerprint
-from .._keys.names import qualified_name
 from .._keys.provenance import is_own_name
 from .pickling import find_by_name, modules_by_value
 
@@ -64,7 +61,7 @@ def check_function(function: object, agreement: bytes) -> Mapping[str, str]:
         CodeMismatch: naming what differs.
     """
     agreed = pickle.loads(agreement)
-    _refuse(function, agreed.differences())
+    refuse_other_code(function, agreed.differences())
     return agreed.libraries  # type: ignore[no-any-return]
 
 
@@ -108,7 +105,7 @@ def check_arguments(function: object, agreed: Mapping[_Reference, _Agreed]) -> d
         CodeMismatch: naming what differs.
     """
     new = [item for item in agreed.items() if item not in _agreed]
-    _refuse(
+    refuse_other_code(
         function,
         tuple(sorted(".".join(name) for name, (code, _) in new if code and _code_here(name) != code)),
     )
@@ -119,16 +116,3 @@ def check_arguments(function: object, agreed: Mapping[_Reference, _Agreed]) -> d
 def _code_here(reference: _Reference) -> bytes | None:
     found = find_by_name(*reference)
     return code_fingerprint(found).code if isinstance(found, type | FunctionType) else None
-
-
-def _refuse(function: object, differing: tuple[str, ...]) -> None:
-    if differing:
-        name = qualified_name(function)
-        raise CodeMismatch(
-            f"The worker on {os.uname().nodename} holds other code than the process that submitted {name}, whose "
-            f"key its result must not get. What differs: {', '.join(differing)}. Restart the workers where their "
-            f"code is older or newer. A global that was set while the program ran is not set in a worker that imports "
-            f"its module: pass it as an argument.",
-            function=name,
-            differs=differing,
-        )

@@ -33,7 +33,7 @@ async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
             started, clock = time.time(), time.perf_counter()
         with _media.running(job.job_key, job.media_folder):
             async with limit:
-                value = await cast("Awaitable[Any]", job.function(*job.positional, **job.job_args))
+                value = await cast("Awaitable[Any]", job.call())
     except BaseException as raised:  # noqa: BLE001 - whatever it is, it ends this job
         error = _out_of_time(job, timeout) if isinstance(raised, TimeoutError) and limit.expired() else raised
     return Outcome(value, error, None, started, time.perf_counter() - clock, here())

@@ -125,7 +125,8 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         Exception: whatever the pickling of its function or of an argument raises.
     """
     fingerprint = None if job.edition is None else job.edition.fingerprint
-    return Parcel(sent_functions(job.function, fingerprint, local), _body_of(job, fingerprint, _whence()))
+    sent = sent_functions(job.function, fingerprint, local, job.agreement)
+    return Parcel(sent, _body_of(job, fingerprint, _whence()))
 
 
 def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
@@ -133,19 +134,23 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
 
     What the pickling of a job raises is given in its place.
     """
+    sent: SentFunction | None = None
     function: Any = None
     fingerprint: Fingerprint | None = None
-    sent: SentFunction | None = None
+    agreement = b""
     whence = _whence()
     for job in jobs:
         its_own = None if job.edition is None else job.edition.fingerprint
         try:
-            if sent is None or job.function is not function or its_own is not fingerprint:
-                sent, function, fingerprint = (
-                    sent_functions(job.function, its_own, True),
-                    job.function,
-                    its_own,
-                )
+            if (
+                sent is None
+                or job.function is not function
+                or its_own is not fingerprint
+                or job.agreement != agreement
+            ):
+                function, fingerprint, agreement = job.function, its_own, job.agreement
+                sent = None
+                sent = sent_functions(function, fingerprint, True, agreement)
             terms = None if job.depository is None else job.depository.terms
             parcel = Parcel(sent, _body_of(job, its_own, whence, terms))
         except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
@@ -205,8 +210,12 @@ class _SentFunctions:
             OrderedDict()
         )
 
-    def __call__(self, function: Any, fingerprint: Fingerprint | None, local: bool) -> SentFunction:
+    def __call__(
+        self, function: Any, fingerprint: Fingerprint | None, local: bool, agreement: bytes = b""
+    ) -> SentFunction:
         """Pack a function; a fingerprint that sees all that it holds tells that it is as it was.
+
+        Without a fingerprint, `agreement` says what its worker has to hold, if anything.
 
         Raises:
             Exception: whatever the pickling of the function raises.
@@ -214,7 +223,7 @@ class _SentFunctions:
         if getattr(type(function), "_bencher_job_cached", False):
             function = function.__wrapped__
         if fingerprint is None:
-            return _pickled(function, b"", local)
+            return _pickled(function, agreement, local)
         if fingerprint.scope != "deep" or fingerprint.untracked:
             return _pickled(function, agreement_of(fingerprint, function), local)
         # A cached function that it holds says where its cache lies.

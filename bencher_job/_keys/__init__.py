@@ -9,7 +9,7 @@ from __future__ import annotations
 from .arguments import Call
 from .editions import PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
-from .key import CodeScope, Edition, Identity, JobKeys, anchored_call, identity_of
+from .key import CodeScope, Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
 from .names import qualified_name
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "PastEdition",
     "anchored_call",
     "digest",
+    "edition_of",
     "identity_of",
     "qualified_name",
     "register_hasher",

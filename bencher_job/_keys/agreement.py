@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import operator
+import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,16 +21,17 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final
 
+from .._errors import CodeMismatch
 from .facts import Facts, Place, accept_facts, place_of
 from .files import content_digest
 from .fingerprint import Fingerprint, Scope
 from .libraries import version_of
-from .names import module_name
+from .names import module_name, qualified_name
 from .parts import Edge, Part, Table, digest_graph
 from .provenance import is_own_module
 from .reach import Survey
 
-__all__ = ["Agreement", "agreement_on"]
+__all__ = ["Agreement", "agreement_on", "refuse_other_code"]
 
 _first_seen: Final[dict[str, tuple[bytes, ...]]] = {}
 """The digests of data and classes when this process first looked at them, by name."""
@@ -120,6 +122,24 @@ def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = (), root:
         dict(fingerprint.libraries),
         tuple(facts),
     )
+
+
+def refuse_other_code(function: object, differing: tuple[str, ...]) -> None:
+    """Refuse to run a function in a process where something differs from what its key was made of.
+
+    Raises:
+        CodeMismatch: naming what differs.
+    """
+    if differing:
+        name = qualified_name(function)
+        raise CodeMismatch(
+            f"The worker on {os.uname().nodename} holds other code than the process that submitted {name}, whose "
+            f"key its result must not get. What differs: {', '.join(differing)}. Restart the workers where their "
+            f"code is older or newer. A global that was set while the program ran is not set in a worker that imports "
+            f"its module: pass it as an argument.",
+            function=name,
+            differs=differing,
+        )
 
 
 def _named(parts: Sequence[Part], by_value: frozenset[str], root: object) -> dict[Part, tuple[str, str]]:

@@ -14,7 +14,7 @@ from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["NO_DEFAULT", "Binder", "Call"]
+__all__ = ["NO_DEFAULT", "Binder", "Call", "receiver_of"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """What a function is called with, by position and by keyword."""
@@ -138,6 +138,15 @@ def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
     if _forwards(list(own.parameters.values()), list(inner.parameters.values())):
         return inner, True
     return own, False
+
+
+def receiver_of(function: Callable[..., Any]) -> str | None:
+    """Name the parameter of a bound method that its object goes to; None for any other function."""
+    if not isinstance(function, MethodType):
+        return None
+    signature, _ = _accepted(function.__func__)
+    first = next(iter(signature.parameters.values()), None)
+    return None if first is None or first.kind is Parameter.VAR_POSITIONAL else first.name
 
 
 def _is_python(function: Callable[..., Any]) -> bool:

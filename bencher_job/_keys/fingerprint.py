@@ -20,12 +20,15 @@ from pathlib import Path
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, Final, Literal
 
+from .._errors import UnkeyableArgument
 from .._forks import renew_after_fork
+from .._record import short_form
 from .dependencies import dependency
 from .hashing import digest, set_code_hasher
 from .libraries import distributions_of, normalized, version_of
 from .names import module_name, qualified_name
 from .parts import Edge, Part, digest_graph
+from .pieces import attributes_in
 from .provenance import defines_own_code
 from .reach import Survey
 from .scans import attributes_of_function, name_libraries
@@ -165,7 +168,7 @@ class CodeTracker:
             loaded = len(sys.modules)
             watch, surveys, roots = self._survey(name)
         made = _digested(name, surveys, roots, self._counted(surveys))
-        made = replace(made, counts_all=self._libraries is True)
+        made = replace(_with_receiver(made, self._function), counts_all=self._libraries is True)
         signature = _watch_signature(self._function, watch)
         with self._lock:
             before = self._state[1]
@@ -287,6 +290,22 @@ def _root_name(function: Any) -> str:
     while isinstance(function, partial | MethodType):
         function = function.func if isinstance(function, partial) else function.__func__
     return qualified_name(function if hasattr(function, "__qualname__") else type(function))
+
+
+def _with_receiver(made: Fingerprint, function: Any) -> Fingerprint:
+    """Show the attributes of the object that a method is bound to, which counts as a whole."""
+    owner = function.__self__ if isinstance(function, MethodType) else None
+    if owner is None or isinstance(owner, type | ModuleType) or hasattr(type(owner), "__job_key__"):
+        return made
+    manifest, sources = dict(made.manifest), dict(made.sources)
+    for name, value in attributes_in(owner).items():
+        path = f"self.{name}"
+        try:
+            manifest[path] = digest(value, path).hex()[:_SHOWN]
+        except UnkeyableArgument:
+            continue
+        sources[path] = str(short_form(value))
+    return replace(made, manifest=MappingProxyType(manifest), sources=MappingProxyType(sources))
 
 
 def _digested(

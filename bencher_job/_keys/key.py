@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
 from .._options import libraries_of, names_of, tuple_of
-from .arguments import NO_DEFAULT, Binder, Call
+from .arguments import NO_DEFAULT, Binder, Call, receiver_of
 from .editions import PastEdition
 from .files import absolute
 from .files import by_content as by_its_content
@@ -20,7 +20,7 @@ from .fingerprint import CodeTracker, Fingerprint
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, encode_arguments, join_key
 from .names import qualified_name
 
-__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "anchored_call", "identity_of"]
+__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "anchored_call", "edition_of", "identity_of"]
 
 CodeScope = Literal["deep", "own", "none"]
 
@@ -98,9 +98,15 @@ class JobKeys:
         self._by_content = names_of("by_content", by_content)
         counted = libraries_of(libraries)
         self._libraries = counted is True
-        self.tracker = CodeTracker(
-            function, code=code, depends_on=tuple_of("depends_on", depends_on), libraries=counted
-        )
+        depends_on = tuple_of("depends_on", depends_on)
+        tracked: Any = function
+        self._ignored_parameters = self.ignored
+        if (receiver := receiver_of(function)) is not None and receiver in self.ignored:
+            self._ignored_parameters = tuple(name for name in self.ignored if name != receiver)
+            tracked, owner = function.__func__, function.__self__  # type: ignore[attr-defined]  # a bound method
+            if code == "deep" and not isinstance(owner, type):  # the method may call others of its class
+                depends_on = (*depends_on, type(owner))
+        self.tracker = CodeTracker(tracked, code=code, depends_on=depends_on, libraries=counted)
         try:
             self._version = digest(version, "version")
         except UnkeyableArgument as error:
@@ -110,7 +116,7 @@ class JobKeys:
         self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
         self._code = code
         self._methods = code == "deep"
-        self._places = self._places_by_content(Binder(function, self.ignored))
+        self._places = self._places_by_content(Binder(function, self._ignored_parameters))
         self._state: _State | None = None
         self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
@@ -274,7 +280,7 @@ class JobKeys:
         """What belongs to a fingerprint, which threads see change as one."""
         state = self._state
         if state is None or state[0] is not fingerprint:
-            binder = Binder(self._function, self.ignored)
+            binder = Binder(self._function, self._ignored_parameters)
             self._places = self._places_by_content(binder)
             prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
             name = qualified_name(self._function)
@@ -298,8 +304,18 @@ def identity_of(
     """Make the key of a call of any function; a function that `cached_job` made answers for itself."""
     if getattr(type(function), "_bencher_job_cached", False):
         return function._identity(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
-    keys = _keys_of_function(function) if type(function) is FunctionType else JobKeys(function)
-    return keys.identity(positional, job_args)
+    return _keys_of(function).identity(positional, job_args)
+
+
+def edition_of(function: Callable[..., Any]) -> Edition:
+    """Give any function as it stands now: the same object while nothing of it changes, if it is a plain function."""
+    if getattr(type(function), "_bencher_job_cached", False):
+        return function.cache.keys.edition  # type: ignore[attr-defined, no-any-return]
+    return _keys_of(function).edition
+
+
+def _keys_of(function: Callable[..., Any]) -> JobKeys:
+    return _keys_of_function(function) if type(function) is FunctionType else JobKeys(function)
 
 
 @functools.lru_cache(maxsize=256)

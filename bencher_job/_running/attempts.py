@@ -83,7 +83,7 @@ class Attempts:
             return isinstance(error, self.retry_on)
         try:
             return bool(self.retry_on(error))
-        except Exception:  # noqa: BLE001 - the job's own error is what the caller must get
+        except BaseException:  # noqa: BLE001 - the job's own error is what the caller must get
             _log.exception("retry_on=%r failed on %r, which is therefore final", self.retry_on, error)
             return False
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from .._errors import BencherJobError
 from .._executors import (
     Engine,
     Executors,
@@ -15,6 +16,7 @@ from .._executors import (
     engine_for,
     executor_name,
     inside_worker,
+    told,
 )
 from .._forks import renew_after_fork
 from .._job import Job
@@ -50,12 +52,38 @@ class Engines:
         self._own: Engine | None = None
         self._beside: Engine | None = None
         self._limits: Limits | None = None
+        self._is_initialized = not self.is_serial or settings.initializer is None
+        self._calls_initializer = False
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make the locks anew."""
         self._lock = threading.Lock()
+        self._initializing = threading.RLock()  # the initializer may run jobs
+
+    def initialize_here(self) -> None:
+        """Call the initializer before the first job of SERIAL: this process stands for the worker.
+
+        Raises:
+            BencherJobError: when it fails, so that the job must not run; the next job calls it again.
+        """
+        if self._is_initialized:
+            return
+        with self._initializing:
+            if self._is_initialized or self._calls_initializer:
+                return
+            self._calls_initializer = True
+            try:
+                self._settings.initializer(*self._settings.initargs)  # type: ignore[misc]  # there is one
+            except Exception as error:
+                raise BencherJobError(
+                    f"The initializer failed in this process: {told(error)}. No job runs before it succeeds."
+                ) from error
+            else:
+                self._is_initialized = True
+            finally:
+                self._calls_initializer = False
 
     @property
     def own(self) -> Engine:
@@ -77,6 +105,7 @@ class Engines:
         """
         if not (self.is_serial or inside_worker()):
             return None
+        self.initialize_here()
         from .._executors.loop import LoopEngine, ThreadBesideLoop  # takes long to import
 
         if is_coroutine_function(job.function):

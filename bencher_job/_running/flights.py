@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from .._executors import Engine
 from .._forks import renew_after_fork
@@ -19,7 +19,9 @@ from .._job import Job
 from .._stores import Claim, Payload, Store
 from .standby import Waiting
 
-__all__ = ["Asker", "Flight", "Flights", "flights_of"]
+__all__ = ["Asker", "Flight", "Flights", "flights_of", "for_each"]
+
+T = TypeVar("T")
 
 Asker = JobFuture[Any] | InLineResult
 """What the result of a job is given to."""
@@ -86,16 +88,16 @@ class Flight:
 
     def resolve(self, value: object, payload: Payload | None) -> None:
         """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
-        first, *others = self.futures
-        for future in others:
-            future.resolve(_copy_of(value, payload))
-        first.resolve(value)
+        first = self.futures[0]
+        for_each(
+            self.futures[::-1],
+            lambda future: future.resolve(value if future is first else _copy_of(value, payload)),
+        )
 
     def fail(self, error: BaseException) -> None:
         """Give the exception to all."""
         self._tell_of_landing()
-        for future in self.futures:
-            future.fail(error)
+        for_each(self.futures, lambda future: future.fail(error))
 
 
 class Flights:
@@ -254,6 +256,21 @@ class Flights:
             del self._by_key[future.job.job_key]
         flight.fail(error)
         return flight.claim
+
+
+def for_each(items: Iterable[T], act: Callable[[T], None]) -> None:
+    """Do something with all items, and only then raise what the first that failed has raised.
+
+    A callback that calls `sys.exit()` must not keep others from their results.
+    """
+    problem: BaseException | None = None
+    for item in items:
+        try:
+            act(item)
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            problem = problem or error
+    if problem is not None:
+        raise problem
 
 
 def _copy_of(value: object, payload: Payload | None) -> object:

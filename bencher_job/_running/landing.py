@@ -147,10 +147,10 @@ class Returned(NamedTuple):
     def received(self) -> Landing:
         """Say how the run ended, in this thread."""
         try:
-            outcome = self.receive(self.done)
+            outcome, was_cancelled = self.receive(self.done), self.done.cancelled()
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
-            outcome = Outcome(error=error)
-        return Landing(self.run, outcome, has_begun=not self.done.cancelled())
+            outcome, was_cancelled = Outcome(error=error), False
+        return Landing(self.run, outcome, has_begun=not was_cancelled)
 
 
 def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:

@@ -34,13 +34,13 @@ from .._job import Job
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function, running_loop
 from .._origin import git_state_of
-from .._stores import DepositLost, Store
+from .._stores import DepositLost, Payload, Store
 from .._words import printable
 from .attempts import Attempts
 from .counts import Counts
 from .engines import Engines
 from .exit import finish_at_exit
-from .flights import Asker, Flight, flights_of
+from .flights import Asker, Flight, flights_of, for_each
 from .landing import Keeping, Landing, Returned, Run, commit, outcome_of
 from .writer import Writer
 
@@ -164,6 +164,10 @@ class Runs:
         return Run(flight, job.for_run(folder, None), store, self._keeping, Executors.SERIAL, state)
 
     def _outcome_of(self, job: Job) -> Outcome:
+        try:
+            self.engines.initialize_here()
+        except BaseException as error:  # noqa: BLE001 - the job ends with it, and has not run
+            return Outcome(error=error)
         if self._attempts.timeout is None or not is_coroutine_function(job.function):
             return run_inline(job)
         from .._executors.coroutine import run_coroutine  # takes long to import
@@ -226,12 +230,20 @@ class Runs:
 
     def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
-        self.expect(1)
+        returned = self._settled(future, done, store)
         self._writer.start()
-        run = Run(
-            Flight(future), future.job, store, self._keeping, "future", git_state_of(future.job.function)
-        )
-        self._writer.put(Returned(run, done, outcome_of))
+        self.expect(1)
+        finish_at_exit(self)
+        self._writer.put(returned)
+
+    def settle_here(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
+        """Do as `settle` in this thread, with a future that is done."""
+        self._finish([self._settled(future, done, store).received()])
+
+    def _settled(self, future: JobFuture[Any], done: Future[Any], store: Store) -> Returned:
+        state = git_state_of(future.job.function)
+        run = Run(Flight(future), future.job, store, self._keeping, "future", state)
+        return Returned(run, done, outcome_of)
 
     def _settle_group(self, group: Sequence[Returned]) -> None:
         """Receive what has come back, commit it together and resolve; on the writer's thread."""
@@ -240,7 +252,7 @@ class Runs:
         try:
             self._finish(landings)
         except BaseException as error:  # noqa: BLE001 - whoever waits is told, whatever it is
-            _log.exception("results can't be kept")
+            _log.exception("results can't be kept, or a callback of a future has failed")
             for landing in landings:
                 landing.run.flight.land()
                 landing.run.flight.fail(error)
@@ -253,9 +265,9 @@ class Runs:
         One whose result a worker has written in vain runs again at once, and sends it then.
         """
         error = landing.outcome.error
-        if error is None:
-            return None
         job, attempt = landing.run.job, landing.run.flight.attempt
+        if error is None or attempt == 0:  # a future that was settled: its run was somebody else's
+            return None
         pause = self._attempts.pause(error, attempt)
         if isinstance(error, DepositLost):
             landing.run.flight.sends_value, pause = True, 0.0
@@ -349,29 +361,28 @@ class Runs:
     def _finish(self, landings: Sequence[Landing]) -> None:
         """Commit what succeeded, and then give everybody who waits the value or the exception."""
         payloads, unsaved = commit(landings)
-        lost = len(unsaved)
-        for landing in landings:
-            lost += landing.is_closed_off
-            flight, error = landing.run.flight, landing.outcome.error
-            flight.land()
-            if error is None:
-                payload = payloads.get(landing)
-                if payload is None and landing.outcome.deposit is not None and len(flight.futures) > 1:
-                    payload = landing.pickled_for_all()
-                flight.resolve(landing.outcome.value, payload)
-            else:
-                if landing.has_begun or flight.has_run or not isinstance(error, CancelledError):
-                    self._counts.failed()
-                else:
-                    self._counts.cancelled()
-                flight.fail(error)
-        if lost:
+        if lost := len(unsaved) + sum(landing.is_closed_off for landing in landings):
             self._counts.unsaved(lost)
-        for fact in map(
-            printable, filter(None, unsaved)
-        ):  # last: who makes errors of warnings gets the value all the same
-            _log.warning("%s", fact)
-            warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
+        try:
+            for_each(landings, lambda landing: self._resolve(landing, payloads.get(landing)))
+        finally:
+            for fact in map(printable, filter(None, unsaved)):  # last: they may be made errors
+                _log.warning("%s", fact)
+                warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
+
+    def _resolve(self, landing: Landing, payload: Payload | None) -> None:
+        flight, error = landing.run.flight, landing.outcome.error
+        flight.land()
+        if error is None:
+            if payload is None and landing.outcome.deposit is not None and len(flight.futures) > 1:
+                payload = landing.pickled_for_all()
+            flight.resolve(landing.outcome.value, payload)
+        else:
+            if landing.has_begun or flight.has_run or not isinstance(error, CancelledError):
+                self._counts.failed()
+            else:
+                self._counts.cancelled()
+            flight.fail(error)
 
     def finish(self, *, wait: bool) -> None:
         """Commit what has come back, and what is still in flight if it is to be waited for."""

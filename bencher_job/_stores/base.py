@@ -29,6 +29,7 @@ __all__ = [
     "History",
     "Hit",
     "Hits",
+    "Items",
     "Miss",
     "Small",
     "Store",
@@ -239,6 +240,25 @@ class Tally:
     expired: int = 0
 
 
+class Items:
+    """What makes a store a container of values by key."""
+
+    def __len__(self: Store) -> int:
+        return self.count()
+
+    def __contains__(self: Store, key: object) -> bool:
+        return isinstance(key, str) and self.has(key)
+
+    def __getitem__(self: Store, key: str) -> Any:
+        hit = self.get(key) if isinstance(key, str) else MISS
+        if isinstance(hit, Miss):
+            raise KeyError(key)
+        return hit.load()
+
+    def __iter__(self: Store) -> Iterator[str]:
+        return (record.key for record in self.records())
+
+
 class Store(Protocol):
     """Where results live. All methods may be called from any thread and from a forked child.
 
@@ -323,3 +343,19 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back files and connections; the next use opens them again."""
+
+    def __len__(self) -> int:
+        """Count the entries."""
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is an entry, its bytes unread."""
+
+    def __getitem__(self, key: str) -> Any:
+        """Give the value of an entry.
+
+        Raises:
+            KeyError: when there is no good entry.
+        """
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the key of each entry, the oldest first."""

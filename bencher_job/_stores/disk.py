@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import warn_caller
 from .._record import Record
 from .._selection import EVERYTHING, Selection
-from .base import PATIENCE, Entry, Hit, Hits, Miss, StoreFailure, Tally, Totals
+from .base import PATIENCE, Entry, Hit, Hits, Items, Miss, StoreFailure, Tally, Totals
 from .claims.claims import Claim, Claims
 from .commits import Commits
 from .database import Database
@@ -32,7 +32,7 @@ from .generation import Generation
 from .history import DiskHistory
 from .lookups import Lookups
 from .removals import Removals
-from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, chosen, record_of
+from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, record_of
 from .uses import Uses
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ __all__ = ["DiskStore"]
 _log = logging.getLogger(__name__)
 
 
-class DiskStore:
+class DiskStore(Items):
     """Entries in a folder; opened at first use, and again at the first use after `close()`.
 
     Attributes:
@@ -188,7 +188,7 @@ class DiskStore:
 
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
-        condition, values = chosen(function, tag)
+        condition, values = Selection(function=function, tag=tag).condition()
         return self.removals.remove(condition, values, "cleared")
 
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:

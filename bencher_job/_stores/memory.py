@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from .._record import Record
 from .._selection import EVERYTHING, Selection
 from .ahead import ReadAhead
-from .base import Entry, History, Hit, Hits, Miss, Tally, Totals
+from .base import Entry, History, Hit, Hits, Items, Miss, Tally, Totals
 from .claims.claims import Claim, Claims
 from .disk import DiskStore
 from .entries.deposits import Depository
@@ -31,7 +31,7 @@ LIMIT: Final = 64 << 20
 """Bytes that memory holds at most."""
 
 
-class MemoryTier:
+class MemoryTier(Items):
     """A store that answers from memory where it can, and from the store behind it otherwise.
 
     Attributes:

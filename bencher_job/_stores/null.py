@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from .._keys import PastEdition
 from .._record import Record
 from .._selection import EVERYTHING, Selection
-from .base import MISS, Entry, Hits, Miss, Tally, Totals
+from .base import MISS, Entry, Hits, Items, Miss, Tally, Totals
 from .claims.claims import Claim, Claims, Held
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class NoHistory:
         return []
 
 
-class NullStore:
+class NullStore(Items):
     """The store that keeps nothing."""
 
     def __init__(self, *, is_closed_off: bool = False) -> None:

@@ -34,7 +34,6 @@ __all__ = [
     "TRIM_GONE",
     "UPGRADES",
     "UPSERT",
-    "chosen",
     "is_text",
     "moment",
     "past_edition_of",
@@ -309,11 +308,3 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
         json.loads(manifest),
         {} if sources is None else json.loads(zlib.decompress(sources)),
     )
-
-
-def chosen(function: str | None, tag: str | None) -> tuple[str, tuple[str, ...]]:
-    """Give the condition for the entries of a function, a tag, or both, and its values."""
-    wanted = [
-        (column, value) for column, value in (("Cache.function", function), ("tag", tag)) if value is not None
-    ]
-    return " AND ".join(f"{column} = ?" for column, _ in wanted) or "1", tuple(value for _, value in wanted)

@@ -28,6 +28,14 @@ class StoreContract:
         hit = store.get(key)
         return MISS if hit is MISS else hit.load()  # type: ignore[union-attr]
 
+    @staticmethod
+    def _is_refused(store: Store, key: Any) -> bool:
+        try:
+            store[key]
+        except KeyError:
+            return True
+        return False
+
     def test_a_key_that_was_never_put_is_a_miss(self, store: Store) -> None:
         """Nothing is found in an empty store."""
         assert store.get("nothing") is MISS
@@ -76,14 +84,32 @@ class StoreContract:
         assert not store.has("key")
 
     def test_clear_takes_what_is_chosen(self, store: Store) -> None:
-        """By function, by tag, by both, or all; the count is right and the rest stays."""
+        """By function, by tag, by both, or all; the count is right and the rest stays. The tag "" is none."""
         store.put_many([_entry(f"{f}{t}", 1, function=f, tag=t) for f in "fg" for t in ("", "a", "b")])
         assert store.clear(function="f", tag="a") == 1
         assert store.clear(tag="a") == 1
         assert store.clear(function="g") == 2
         assert sorted(record.key for record in store.records()) == ["f", "fb"]
-        assert store.clear() == 2
+        assert store.clear(tag="") == 1
+        assert [record.key for record in store.records()] == ["fb"]
+        assert store.clear() == 1
         assert (store.count(), list(store.records())) == (0, [])
+
+    def test_it_is_a_container_of_values_by_key(self, store: Store) -> None:
+        """It has a length, tells and gives what is there, and lists the keys."""
+        assert (len(store), list(store)) == (0, [])
+        values = {"one": 1, "none": None, "many": [1, 2]}
+        for key, value in values.items():
+            store.put_many([_entry(key, value)])
+        assert len(store) == 3
+        assert list(store) == list(values)
+        assert {key: store[key] for key in store} == values
+        assert "one" in store
+        for absent in ("two", "", 1, None, ("one",)):
+            assert absent not in store
+            assert self._is_refused(store, absent)
+        store.forget("one")
+        assert ("one" in store, len(store)) == (False, 2)
 
     def test_a_record_comes_back_as_it_was_put(self, store: Store) -> None:
         """All that a record says survives, and records can be chosen by function and tag."""

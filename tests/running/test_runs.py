@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job import BencherJobError, Executors, JobTimeout, WorkerLost, cached_job, gen_path
+from bencher_job import (
+    BencherJobError,
+    Executors,
+    FutureCache,
+    JobFunctionCache,
+    JobTimeout,
+    WorkerLost,
+    cached_job,
+    gen_path,
+)
 
 PATIENCE = 60.0
 OWN = ["serial", "threads", "multiprocessing"]
@@ -313,11 +323,9 @@ def test_a_timeout_of_a_thread_pool_is_refused_at_once():
 @pytest.mark.parametrize(
     ("options", "error", "told"),
     [
-        (
-            {"executor": "serial", "max_workers": 2},
-            ValueError,
-            "max_workers=2 says nothing to executor=SERIAL",
-        ),
+        ({"executor": "serial", "max_workers": 0}, ValueError, "max_workers=0 starts no worker"),
+        ({"executor": "serial", "start_method": "thread"}, ValueError, "no way to start a worker"),
+        ({"executor": "serial", "initargs": (1,)}, TypeError, "has no initializer"),
         ({"executor": "scoop", "max_workers": 2}, ValueError, "executor=SCOOP"),
         (
             {"executor": "threads", "max_tasks_per_worker": 2},
@@ -334,6 +342,98 @@ def test_a_timeout_of_a_thread_pool_is_refused_at_once():
 def test_options_that_make_no_sense_are_refused_at_once(options, error, told):
     with pytest.raises(error, match=told):
         cached_job(**options)(abs)
+
+
+POOL_OPTIONS = {
+    "max_workers": 2,
+    "max_tasks_per_worker": 3,
+    "start_method": "fork",
+    "initializer": print,
+    "initargs": ("ready",),
+}
+
+
+@pytest.mark.parametrize("form", [cached_job, lambda **options: lambda f: JobFunctionCache(f, **options)])
+def test_serial_accepts_all_options_of_a_pool_since_the_executor_is_the_callers_choice(form):
+    for count in range(len(POOL_OPTIONS) + 1):
+        form(executor="serial", **dict([*POOL_OPTIONS.items()][:count]))(abs)
+    FutureCache(Executors.SERIAL, **POOL_OPTIONS)
+
+
+def test_serial_calls_the_initializer_once_before_the_first_job():
+    seen = []
+
+    @cached_job(executor="serial", initializer=seen.append, initargs=("initialized",), max_workers=2)
+    def numbered(x):
+        seen.append(x)
+        return x
+
+    assert seen == []
+    assert [numbered(1), numbered(2)] == [1, 2]
+    assert seen == ["initialized", 1, 2]
+
+
+def test_serial_calls_the_initializer_before_jobs_of_an_event_loop():
+    seen = []
+
+    @cached_job(executor="serial", initializer=seen.append, initargs=("initialized",))
+    async def fetched(x):
+        seen.append(x)
+        return x
+
+    @cached_job(executor="serial", initializer=seen.append, initargs=("initialized too",))
+    def plain(x):
+        seen.append(x)
+        return x
+
+    async def both():
+        return [await fetched(1), await plain.submit(2)]
+
+    assert asyncio.run(both()) == [1, 2]
+    assert seen == ["initialized", 1, "initialized too", 2]
+
+
+def test_no_job_of_serial_runs_before_its_initializer_succeeds():
+    seen = []
+
+    def load():
+        seen.append("load")
+        if len(seen) == 1:
+            raise LookupError("no model")
+
+    @cached_job(executor="serial", initializer=load)
+    def numbered(x):
+        seen.append(x)
+        return x
+
+    with pytest.raises(BencherJobError, match=r"The initializer failed .* LookupError: no model") as caught:
+        numbered(1)
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert numbered(1) == 1
+    assert seen == ["load", "load", 1]
+
+
+def test_threads_that_share_a_serial_cache_wait_for_its_initializer():
+    began, may_go_on, seen = threading.Event(), threading.Event(), []
+
+    def load():
+        began.set()
+        assert may_go_on.wait(PATIENCE)
+        assert numbered(0) == 0  # an initializer may run jobs itself
+        seen.append("loaded")
+
+    @cached_job(executor="serial", initializer=load)
+    def numbered(x):
+        seen.append(x)
+        return x
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(numbered, 1)
+        assert began.wait(PATIENCE)
+        second = threads.submit(numbered, 2)
+        may_go_on.set()
+        assert {first.result(PATIENCE), second.result(PATIENCE)} == {1, 2}
+    assert seen[:2] == [0, "loaded"]
 
 
 def test_options_of_an_executor_of_ones_own_are_refused():

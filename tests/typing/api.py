@@ -49,6 +49,11 @@ assert_type(accuracy.explain("svm"), Explanation)
 assert_type(accuracy.cache, JobFunctionCache)
 assert_type(accuracy.__wrapped__("svm"), dict[str, float])
 assert_type(accuracy.__name__, str)
+assert_type(accuracy.cache_info().hits, int)
+accuracy.cache_clear()
+assert_type(bencher_job.__version__, str)
+assert_type((len(accuracy.cache.cache), "key" in accuracy.cache.cache), tuple[int, bool])
+assert_type(list(accuracy.cache.cache), list[str])
 accuracy.sumbit("svm")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 accuracy()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 accuracy(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -22,6 +22,8 @@ def clean_orphaned_media(
     whose process lives on this machine, or that another machine has made. Nor is one that somebody else has put there,
     which has no run's name. Nothing is removed unless `dry_run` is False.
 
+    holobench's function of this name returns a pair: `list(orphans), sum(orphans.values())` of this one's dict.
+
     Raises:
         UntrustedCache: when another user owns a cache or can write to it.
     """
