@@ -87,7 +87,9 @@ class Site:
 
 
 WARNINGS = """
-    import warnings
+    import builtins, sys, warnings
+    # One write for each line: a thread may warn between the text of a print and its end of line.
+    builtins.print = lambda *texts: sys.stdout.write(" ".join(map(str, texts)) + "\\n")
     warnings.simplefilter("always")
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", flush=True)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}")
 """
