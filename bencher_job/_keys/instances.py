@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from types import BuiltinFunctionType, FunctionType, ModuleType, NoneType
 
+from .names import qualified_name
 from .provenance import is_own_class
 
 __all__ = ["own_classes_in"]
@@ -22,10 +23,10 @@ def own_classes_in(value: object) -> list[type]:
     while pending:
         inner = pending.pop()
         kind = type(inner)
-        if kind in _NO_INSTANCE or id(inner) in seen or isinstance(inner, type):
+        if kind in _NO_INSTANCE or id(inner) in seen or issubclass(kind, type):
             continue
         seen[id(inner)] = inner
         if is_own_class(kind):
             found.add(kind)
         pending.extend(gc.get_referents(inner))
-    return sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__))
+    return sorted(found, key=qualified_name)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from .exports import exported_name
-from .names import module_name
+from .names import module_name, module_of
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
 __all__ = ["VALUES"]
@@ -70,7 +70,7 @@ def _builtin_function(value: Any) -> object:
     if exported is not None:
         return exported[1]
     if owner is None or isinstance(owner, type(sys)):
-        return f"{module_name(value.__module__ or 'builtins')}.{value.__qualname__}"
+        return f"{module_name(module_of(value) or 'builtins')}.{value.__qualname__}"
     return Attributes(__self__=owner, __name__=value.__name__)
 
 
@@ -201,11 +201,17 @@ def _model(model: Any) -> object:
     return Parts({"extra": Attributes(extra or {}), "private": Attributes(private or {})})
 
 
+def _random(value: Any) -> object:
+    """What a generator gives next; the one behind `random.random` by name, since everybody draws from it."""
+    shared = getattr(sys.modules["random"], "_inst", None)
+    return "random" if value is shared else value.getstate()
+
+
 _STATES = {
     "_struct.Struct": StandIn(lambda value: value.format, leaf=True, label="struct.Struct"),
     "re.Pattern": StandIn(lambda value: (value.pattern, value.flags), leaf=True),
     "pydantic.BaseModel": StandIn(_model),
-    "random.Random": StandIn(lambda value: value.getstate(), leaf=True),
+    "random.Random": StandIn(_random, leaf=True),
 }
 
 VALUES: Final = _BASES | _NUMBERS | _TIMES | _PLACES | _CONTAINERS | _BUFFERS | _CALLABLES | _STATES
