@@ -14,7 +14,7 @@ from .._errors import UnkeyableArgument
 from .exports import exported_name, foreign_name
 from .hashing import Encoder, digest
 from .instances import own_classes_in
-from .libraries import options_of
+from .library_objects import options_of
 from .modules import module_attribute
 from .names import module_name, module_of, qualified_name
 from .parts import Edge, Part, Table

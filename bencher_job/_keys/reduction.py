@@ -9,7 +9,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
-from .libraries import FILLED_IN
+from .library_objects import FILLED_IN
 from .names import module_name, module_of
 from .stand_ins import Attributes, Named, Parts, Refusal, refuse, rooted_name, told
 

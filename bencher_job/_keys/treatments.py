@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .arrays import ARRAYS
 from .frames import FRAMES
-from .libraries import LIBRARIES
+from .library_objects import LIBRARIES
 from .names import module_name, module_of, qualified_name
 from .provenance import is_own_class, is_own_module
 from .reduction import own_attributes, reduced
