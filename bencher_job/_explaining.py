@@ -7,7 +7,7 @@ It computes nothing and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -37,8 +37,11 @@ def explain(
     edition: Edition,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
+    attributes: Callable[[str], Mapping[str, bytes]] = lambda key: {},  # noqa: ARG005
 ) -> Explanation:
     """Explain one call of a function, by its key and its named arguments.
+
+    `attributes` gives what the attributes of the arguments were of a call, by its key, as far as that is known.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -58,7 +61,10 @@ def explain(
     if found is not None:
         return replace(plain, cause=_cause_of(found), record=found.record, reason=found.damage)
     nearest = _nearest(store, bound, edition, shown, ignored)
-    return plain if nearest is None else _compared(plain, *nearest, edition.as_past(), ignored)
+    if nearest is None:
+        return plain
+    seen = attributes(nearest[1].key), attributes(key)
+    return _compared(plain, *nearest, edition.as_past(), ignored, seen)
 
 
 def _cause_of(found: Found) -> Cause:
@@ -92,7 +98,12 @@ def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[
 
 
 def _compared(
-    explanation: Explanation, before: PastEdition, record: Record, now: PastEdition, ignored: Collection[str]
+    explanation: Explanation,
+    before: PastEdition,
+    record: Record,
+    now: PastEdition,
+    ignored: Collection[str],
+    attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]],
 ) -> Explanation:
     is_same_code = before.fingerprint == now.fingerprint
     changes = () if is_same_code else code_changes(before, now)
@@ -107,7 +118,7 @@ def _compared(
         cause = Cause.VERSION
     else:
         cause = Cause.ARGUMENTS
-    changed = argument_changes(record.arguments, explanation.arguments, ignored)
+    changed = argument_changes(record.arguments, explanation.arguments, ignored, attributes)
     differ = cause is Cause.ARGUMENTS or any(str(change.before) != str(change.now) for change in changed)
     return replace(
         explanation,

@@ -47,12 +47,16 @@ class ArgumentChange:
     name: str
     before: Any
     now: Any
+    attributes: tuple[str, ...] = ()
+    """Attributes of it that differ, where the other call was made in this process."""
 
     def __str__(self) -> str:
         if type(self.before) is type(self.now) and repr(self.before) == repr(self.now):
-            return (
-                f"{self.name}: it looks the same, {self.now}; its value is another, or the code of its class"
-            )
+            attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
+            another = "its value is another, or the code of its class"
+            if attributes:
+                another = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
+            return f"{self.name}: it looks the same, {self.now}; {another}"
         return f"{self.name}: {self.before!r} -> {self.now!r}"
 
 

@@ -216,7 +216,12 @@ class JobFunctionCache(FutureCache):
         if store is None:
             store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
         explanation = explain(
-            store, identity, keys.edition, keys.binder.arguments(args, kwargs), keys.ignored
+            store,
+            identity,
+            keys.edition,
+            keys.binder.arguments(args, kwargs),
+            keys.ignored,
+            keys.attributes,
         )
         cause = None
         if self.overwrite:

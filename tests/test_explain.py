@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +88,76 @@ def test_an_argument_that_only_looks_the_same_is_named() -> None:
     explanation = total.explain(np.ones(1000))
     assert [change.name for change in explanation.arguments_changed] == ["values"]
     assert "it looks the same, <ndarray 1000 float64>" in str(explanation)
+
+
+class Counting:
+    def __init__(self, rate: int) -> None:
+        self.rate, self.calls, self.options = rate, 0, {"depth": 1}
+
+    def total(self) -> int:
+        self.calls += 1
+        return self.rate
+
+
+class Lazy(Counting):
+    __slots__ = ("memo",)
+
+    def total(self) -> int:
+        self.memo = [self.rate]
+        return self.rate
+
+
+@dataclasses.dataclass
+class Fitted:
+    rate: int
+    calls: int = 0
+
+    def total(self) -> int:
+        self.calls += 1
+        return self.rate
+
+
+@pytest.mark.parametrize(("made", "attribute"), [(Counting, "calls"), (Lazy, "memo"), (Fitted, "calls")])
+def test_the_attribute_is_named_that_makes_an_object_another_at_each_call(made: Any, attribute: str) -> None:
+    @cached_job
+    def total(plain: int, model: Any) -> int:
+        total: int = model.total()
+        return total
+
+    model = made(3)
+    total(1, model)
+    explanation = total.explain(1, model)
+    (change,) = explanation.arguments_changed
+    assert (change.name, change.attributes) == ("model", (attribute,))
+    assert f"model.{attribute} differs" in str(explanation)
+
+
+def test_each_attribute_that_differs_is_named() -> None:
+    @cached_job
+    def total(model: Counting) -> int:
+        return model.rate
+
+    model = Counting(3)
+    total(model)
+    model.options["depth"] = 2
+    model.rate = 4
+    assert "model.options and model.rate differ" in str(total.explain(model))
+
+
+class CountingStudy:
+    def __init__(self) -> None:
+        self.rate, self.calls = 3, 0
+
+    @cached_job
+    def run(self, x: int) -> int:
+        self.calls += 1
+        return x * self.rate
+
+
+def test_the_attribute_of_self_is_named_that_a_method_writes_to() -> None:
+    study = CountingStudy()
+    study.run(2)
+    assert "self.calls differs" in str(study.run.explain(2))
 
 
 def test_zeros_of_two_signs_differ_and_two_nans_do_not() -> None:

@@ -167,8 +167,24 @@ def _ufunc(function: Any) -> object:
     return module, name
 
 
+def _random_state(generator: Any) -> object:
+    """What a generator gives next; the one behind `numpy.random.rand` by name, since everybody draws from it."""
+    return "numpy.random" if generator is _shared() else generator.get_state(legacy=False)
+
+
+def _shared() -> Any:
+    return getattr(sys.modules.get("numpy.random.mtrand"), "_rand", None)
+
+
 def _bit_generator(generator: Any) -> object:
+    if generator is getattr(_shared(), "_bit_generator", None):
+        return "numpy.random"
     return Attributes(state=generator.state, seed_seq=getattr(generator, "seed_seq", None))
+
+
+def _torch_generator(generator: Any) -> object:
+    shared = generator is sys.modules["torch"].default_generator
+    return "torch.random" if shared else (str(generator.device), generator.get_state())
 
 
 def _tensor(tensor: Any) -> object:
@@ -222,9 +238,9 @@ ARRAYS: Final = {
     "numpy.Generator": StandIn(lambda generator: Attributes(bit_generator=generator.bit_generator)),
     "numpy.BitGenerator": StandIn(_bit_generator),
     "numpy.SeedSequence": StandIn(lambda sequence: sequence.state),
-    "numpy.RandomState": StandIn(lambda generator: generator.get_state(legacy=False)),
+    "numpy.RandomState": StandIn(_random_state),
     "numpy.busdaycalendar": StandIn(lambda days: (days.weekmask, days.holidays)),
     "torch.Tensor": StandIn(_tensor, is_open=True),
-    "torch.Generator": StandIn(lambda generator: (str(generator.device), generator.get_state())),
+    "torch.Generator": StandIn(_torch_generator),
 }
 """By the name that `rooted_name` gives to a class."""

@@ -76,7 +76,7 @@ def attributes_of(cls: type) -> Iterator[tuple[str, Any]]:
     own = vars(cls)
     if issubclass(cls, Enum):
         yield "members", tuple((name, member.value) for name, member in cls.__members__.items())
-    if "__dataclass_fields__" in own:
+    if "__dataclass_params__" in own:
         parameters = own["__dataclass_params__"]
         yield "parameters", tuple(getattr(parameters, name) for name in _PARAMETERS)
         yield "fields", tuple(_field(field) for field in dataclasses.fields(cls))

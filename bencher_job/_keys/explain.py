@@ -77,20 +77,42 @@ def _diff(name: str, before: str | None, now: str | None) -> str:
 
 
 def argument_changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    ignored: Collection[str],
+    attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]] = ({}, {}),
 ) -> tuple[ArgumentChange, ...]:
     """Tell the arguments that are not what they were, as records show them.
 
-    Where all look the same, those are told of which a record shows only a short text.
+    Where all look the same, those are told of which a record shows only a short text, and of these the ones with an
+    attribute that differs where there are such: `attributes` has what these were then and are now.
     """
+    differing = _differing(*attributes)
     names = [name for name in {**now, **before} if name not in ignored]
     changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
     if not changed:
-        changed = [name for name in names if isinstance(now[name], str)]
+        changed = [name for name in names if name in differing]
+        changed = changed or [name for name in names if isinstance(now[name], str)]
     return tuple(
-        ArgumentChange(name, before.get(name, ArgumentChange.ABSENT), now.get(name, ArgumentChange.ABSENT))
+        ArgumentChange(
+            name,
+            before.get(name, ArgumentChange.ABSENT),
+            now.get(name, ArgumentChange.ABSENT),
+            tuple(differing.get(name, ())),
+        )
         for name in changed
     )
+
+
+def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """List the attributes that differ by argument; none where those of one of the two calls are not known."""
+    differing: dict[str, list[str]] = {}
+    if before and now:
+        for path in sorted(before.keys() | now.keys()):
+            if before.get(path) != now.get(path):
+                argument, _, attribute = path.partition(".")
+                differing.setdefault(argument, []).append(attribute)
+    return differing
 
 
 def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
-from .names import module_name
+from .names import module_name, module_of
 from .provenance import is_own_class, is_own_name
 
 __all__ = ["exported_name", "foreign_name", "holder_of"]
@@ -67,7 +67,7 @@ def foreign_name(value: FunctionType | type) -> str:
     exported = exported_name(value)
     if exported is not None:
         return exported[1]
-    module: str = value.__module__ or ""
+    module = module_of(value)
     name = value.__qualname__
     if isinstance(value, FunctionType):  # `wraps` gives it the name of what it wraps
         module, name = str(value.__globals__.get("__name__") or module), value.__code__.co_qualname
@@ -99,7 +99,7 @@ def _module_of(value: Any) -> str | None:
     owner = getattr(value, "__self__", None) if isinstance(value, _METHODS) else None
     if owner is None or isinstance(owner, ModuleType):
         return _text(value, "__module__")
-    return str((owner if isinstance(owner, type) else type(owner)).__module__)
+    return module_of(owner if isinstance(owner, type) else type(owner))
 
 
 def _text(value: Any, attribute: str) -> str | None:

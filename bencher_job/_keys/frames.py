@@ -57,13 +57,24 @@ def _metadata(table: Any) -> object:
     return Parts({"attrs": Attributes(attrs=table.attrs), "flags": flags, "declared": Attributes(declared)})
 
 
+def _apart(index: Any) -> Any:
+    """An index of the same labels, which keeps what is read from it for itself."""
+    apart = object.__new__(type(index))
+    vars(apart).update(vars(index), _cache={})
+    if "_levels" in vars(apart):
+        vars(apart)["_levels"] = type(index._levels)(map(_apart, index._levels))  # noqa: SLF001
+    return apart
+
+
 def _index(index: Any) -> object:
     """An index by its labels; that a range or a cache holds them says nothing more."""
+    index = _apart(index)
     parts = {"names": list(index.names), "content": _column(index.array)}
     return Parts({**parts, "frequency": getattr(index, "freq", None)})
 
 
 def _multi_index(index: Any) -> object:
+    index = _apart(index)
     return Parts({"levels": [index.get_level_values(level) for level in range(index.nlevels)]})
 
 

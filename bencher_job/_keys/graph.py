@@ -75,6 +75,11 @@ class Graph:
         self._done[key] = encoding, value
         return encoding
 
+    @property
+    def depth(self) -> int:
+        """How many objects are begun."""
+        return len(self._numbers)
+
     def mark(self) -> int:
         """A place to forget back to, before a member of a container that has no order."""
         return len(self._unresolved)

@@ -28,7 +28,7 @@ from .._cores import cores
 from .._errors import UnkeyableArgument
 from .graph import Graph, Tangled
 from .names import qualified_name
-from .stand_ins import Attributes, Content, Named, Parts, Refusal, refuse
+from .stand_ins import Attributes, Content, Named, Parts, Raised, Refusal, refuse, told
 from .treatments import Treatment, register_hasher, treatment_for
 
 __all__ = [
@@ -52,6 +52,9 @@ CodeHook = Callable[..., bytes]
 Known = dict[tuple[int, bool], tuple[object, bytes, bool]]
 """Objects that were encoded as arguments, by identity and whether they stood for a default: themselves, so that they
 live on, their encoding, and whether code counted."""
+
+Seen = list[tuple[str, list[str], list[bytes]]]
+"""Attributes that were met of objects that are arguments: the parameter, their names, and their encodings."""
 
 _LARGE: Final = 1 << 14
 """Size in bytes from which BLAKE3 is faster than SHA-256."""
@@ -108,13 +111,15 @@ def encode_arguments(
     methods: bool = True,
     libraries: bool = True,
     known: Known | None = None,
+    seen: Seen | None = None,
 ) -> bytes:
     """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
 
     With `methods` the code of the user's own classes counts with their objects, and with `libraries` the versions of
     the libraries that it names. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
-    Objects that are in `known` are not looked at again; the others are noted there.
+    Objects that are in `known` are not looked at again; the others are noted there. What attributes the objects have
+    that are looked at is noted in `seen`.
 
     Raises:
         UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
@@ -122,7 +127,7 @@ def encode_arguments(
     encoding = _plain_sequence(values)
     mark = b"#"
     if encoding is None:
-        encoder = Encoder(methods=methods, libraries=libraries)
+        encoder = Encoder(methods=methods, libraries=libraries, seen=seen)
         encoding = encoder.arguments(names, values, defaults, known)
         mark = WITH_CODE if encoder.has_met_code else mark
     if mark == WITH_CODE or len(encoding) > _LONGEST_ARGUMENTS:
@@ -143,14 +148,21 @@ class Encoder:
     `libraries` the versions of the libraries that met code names count as well.
     """
 
-    __slots__ = ("_code_hasher", "_libraries", "_methods", "graph", "has_met_code")
+    __slots__ = ("_code_hasher", "_libraries", "_methods", "_path", "_seen", "graph", "has_met_code")
 
     def __init__(
-        self, code: CodeHasher | None = None, *, methods: bool = True, libraries: bool = True
+        self,
+        code: CodeHasher | None = None,
+        *,
+        methods: bool = True,
+        libraries: bool = True,
+        seen: Seen | None = None,
     ) -> None:
         self._code_hasher = code
         self._methods = methods
         self._libraries = libraries
+        self._seen = seen
+        self._path = ""
         self.graph = Graph()
         self.has_met_code = False
 
@@ -176,6 +188,7 @@ class Encoder:
         return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
 
     def _topmost(self, value: object, path: str, is_default: bool = False) -> bytes:
+        self._path = path
         try:
             return self.encode(value)
         except Refusal as refusal:
@@ -183,30 +196,41 @@ class Encoder:
                 self.graph = Graph()
                 return self.encode(_THE_DEFAULT)
             raise refusal.at(path) from refusal.__cause__
+        except Raised as raised:
+            error = raised.error
         except RecursionError:
             reason = "it is nested deeper than Python's recursion limit"
+            error = UnkeyableArgument(path, qualified_name(type(value)), reason)
         except Tangled:
             reason = "its sets hold objects that refer to each other in too many ways to follow"
-        raise UnkeyableArgument(path, qualified_name(type(value)), reason)
+            error = UnkeyableArgument(path, qualified_name(type(value)), reason)
+        raise error
 
     def _topmost_once(self, known: Known, value: object, path: str, is_default: bool) -> bytes:
-        if type(value) in _PLAIN:
+        if _is_plain(value):
             return self._topmost(value, path, is_default)
         noted = known.get((id(value), is_default))
         if noted is None:
             # With an encoder of its own: what it shares with the others counts for it as well.
-            alone = Encoder(self._code_hasher, methods=self._methods, libraries=self._libraries)
+            alone = Encoder(
+                self._code_hasher, methods=self._methods, libraries=self._libraries, seen=self._seen
+            )
             encoding = alone._topmost(value, path, is_default)
             noted = known[id(value), is_default] = value, encoding, alone.has_met_code
         self.has_met_code |= noted[2]
         return noted[1]
 
     def encode(self, value: Any) -> bytes:
-        """Encode a value that is met on the way."""
+        """Encode a value that is met on the way; whatever its class does, it is refused if it can't be."""
         cls = type(value)
-        if cls in _PLAIN:
-            return _plain(value)
-        return (_BUILTINS.get(cls) or treatment_for(cls))(self, value)
+        try:
+            if cls in _PLAIN:
+                return _plain(value)
+            return (_BUILTINS.get(cls) or treatment_for(cls))(self, value)
+        except (Refusal, Raised, RecursionError, Tangled, MemoryError):
+            raise
+        except Exception as error:
+            raise refuse(cls, f"it can't be looked at: {told(error)}") from error
 
     def wrap(self, header: bytes, stand_in: object) -> bytes:
         """Encode an object by its header, which ends of itself, and what stands for it."""
@@ -236,7 +260,7 @@ class Encoder:
             refusal.steps += [error.path] if continues else []
             raise refusal from error
 
-    def _members(self, values: Sequence[object], step: Callable[[int], str]) -> bytes:
+    def _encodings(self, values: Sequence[object], step: Callable[[int], str]) -> list[bytes]:
         encodings: list[bytes] = []
         try:
             for value in values:
@@ -244,7 +268,10 @@ class Encoder:
         except Refusal as refusal:
             refusal.steps.append(step(len(encodings)))
             raise
-        return _COUNT.pack(len(values)) + b"".join(encodings)
+        return encodings
+
+    def _members(self, values: Sequence[object], step: Callable[[int], str]) -> bytes:
+        return _COUNT.pack(len(values)) + b"".join(self._encodings(values, step))
 
     def sequence(self, values: list[object] | tuple[object, ...]) -> bytes:
         encoding = _plain_sequence(values)
@@ -310,7 +337,10 @@ class Encoder:
 
         tag = b"a" if attributes else b"p"
         header = tag + (_plain_sequence(names) or self.encode(names))
-        return b"#" + _hash(header + self._members([parts[name] for name in names], step))
+        encodings = self._encodings([parts[name] for name in names], step)
+        if attributes and self._seen is not None and self.graph.depth <= 1:
+            self._seen.append((self._path, names, encodings))
+        return b"#" + _hash(header + _COUNT.pack(len(names)) + b"".join(encodings))
 
     def content(self, content: Content) -> bytes:
         return b"#" + _hash_content(b"b", content)
@@ -351,6 +381,13 @@ def _threads(nbytes: int) -> int:
     return min(cores(), _MOST_THREADS) if nbytes >= _PARALLEL else 1
 
 
+def _is_plain(value: object) -> bool:
+    try:
+        return type(value) in _PLAIN
+    except Exception:  # noqa: BLE001 - a metaclass may raise anything where its class is looked up
+        return False
+
+
 def _plain(value: Any) -> bytes:
     if value != value:  # noqa: PLR0124  # only NaN differs from itself
         value = _one_nan(value)
@@ -365,11 +402,14 @@ def _plain(value: Any) -> bytes:
 
 def _plain_sequence(values: list[Any] | tuple[Any, ...]) -> bytes | None:
     """Encode a sequence in one call, unless something in it needs more than that."""
-    if not _SHORT.issuperset(map(type, values)):
-        if not _PLAIN.issuperset(map(type, values)):
-            return None
-        if any(type(value) is bytes and len(value) >= _IN_PLACE for value in values):
-            return None
+    try:
+        if not _SHORT.issuperset(map(type, values)):
+            if not _PLAIN.issuperset(map(type, values)):
+                return None
+            if any(type(value) is bytes and len(value) >= _IN_PLACE for value in values):
+                return None
+    except Exception:  # noqa: BLE001 - a metaclass may raise anything where its class is looked up
+        return None
     try:
         encoding = dumps(values, 2)
     except ValueError:

@@ -6,6 +6,7 @@ import gc
 from types import BuiltinFunctionType, FunctionType, ModuleType, NoneType
 from typing import Final
 
+from .names import module_of, qualified_name
 from .provenance import is_own_class
 
 __all__ = ["classes_in"]
@@ -28,15 +29,15 @@ def classes_in(value: object) -> tuple[list[type], list[str]]:
         rest = pending or behind  # what others hold comes last: the user may hold it as well
         inner = rest.pop()
         kind = type(inner)
-        if kind in _NO_INSTANCE or id(inner) in seen or isinstance(inner, type):
+        if kind in _NO_INSTANCE or id(inner) in seen or issubclass(kind, type):
             continue
         seen[id(inner)] = inner
         if is_own_class(kind):
             own.add(kind)
-        elif kind is BuiltinFunctionType or kind.__module__ not in _CONTAINERS:
-            module = getattr(inner if kind is BuiltinFunctionType else kind, "__module__", None)
+        elif kind is BuiltinFunctionType or module_of(kind) not in _CONTAINERS:
+            module = getattr(inner, "__module__", None) if kind is BuiltinFunctionType else module_of(kind)
             if isinstance(module, str):  # else the method of an object, which follows
                 modules.update([module] if rest is pending else [])
                 rest = behind
         rest.extend(gc.get_referents(inner))
-    return sorted(own, key=lambda cls: (cls.__module__, cls.__qualname__)), sorted(modules)
+    return sorted(own, key=qualified_name), sorted(modules)

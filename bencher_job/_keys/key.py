@@ -6,6 +6,7 @@ import functools
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Literal
@@ -17,7 +18,7 @@ from .editions import PastEdition
 from .files import absolute
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint
-from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, encode_arguments, join_key
+from .hashing import KEY_VERSION, UNCHANGEABLE, Known, Seen, digest, encode_arguments, join_key
 from .names import qualified_name
 
 __all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "anchored_call", "edition_of", "identity_of"]
@@ -30,6 +31,7 @@ LONGEST_VERSION: Final = 200
 KEYS_KEPT: Final = 4096
 """How many keys of one function are kept at most, so that a call that is repeated costs no digest."""
 
+_DIGEST: Final = 8
 _REPEAT: Final = struct.Struct("<cQ")
 
 
@@ -118,6 +120,7 @@ class JobKeys:
         self._methods = code == "deep"
         self._places = self._places_by_content(Binder(function, self._ignored_parameters))
         self._state: _State | None = None
+        self._attributes: dict[str, dict[str, bytes]] = {}
         self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
     def _places_by_content(self, binder: Binder) -> tuple[int, ...]:
@@ -184,8 +187,9 @@ class JobKeys:
         values = binder.bind(*args, **kwargs)
         if self._places:
             values = self._with_contents(binder, values)
+        seen: Seen = []
         bound = encode_arguments(
-            names, values, defaults, methods=self._methods, libraries=self._libraries, known=known
+            names, values, defaults, methods=self._methods, libraries=self._libraries, known=known, seen=seen
         )
         key = keys.get(bound)
         if key is None:
@@ -193,7 +197,25 @@ class JobKeys:
             if len(keys) >= KEYS_KEPT:
                 keys.clear()
             keys[bound] = key
+            if seen:
+                self._note(key, seen)
         return key, bound, edition
+
+    def _note(self, key: str, seen: Seen) -> None:
+        if len(self._attributes) >= KEYS_KEPT:
+            self._attributes.clear()
+        self._attributes[key] = {
+            f"{path}.{name}": sha256(encoding).digest()[:_DIGEST]
+            for path, names, encodings in seen
+            for name, encoding in zip(names, encodings, strict=True)
+        }
+
+    def attributes(self, key: str) -> Mapping[str, bytes]:
+        """What the attributes were of objects that were arguments of a call, as digests: `model.rate`.
+
+        Empty where its key was not made in this process.
+        """
+        return self._attributes.get(key, {})
 
     def check_of(self, edition: Edition | None) -> Callable[[], bool] | None:
         """Give what tells whether a call whose arguments can't change still has the key that it had in an edition.

@@ -11,10 +11,12 @@ import sys
 from pathlib import PurePath
 from typing import Any, Final
 
-__all__ = ["adopt_main_name", "main_name", "module_name", "qualified_name"]
+__all__ = ["adopt_main_name", "main_name", "module_name", "module_of", "qualified_name"]
 
 _MAIN: Final = frozenset({"__main__", "__mp_main__"})
 _adopted: list[str] = []
+_NAME_OF_CLASS: Final = type.__dict__["__qualname__"].__get__  # which no metaclass can do otherwise
+_MODULE_OF_CLASS: Final = type.__dict__["__module__"].__get__
 
 
 def main_name() -> str:
@@ -48,6 +50,19 @@ def module_name(module: str) -> str:
     return main_name() if module in _MAIN else module
 
 
+def module_of(obj: Any) -> str:
+    """The name of the module that a class or a function says it is of; empty where it says nothing of use.
+
+    >>> module_of(functools.partial), module_of(type("Nowhere", (), {"__module__": None}))
+    ('functools', '')
+    """
+    try:
+        module = _MODULE_OF_CLASS(obj) if issubclass(type(obj), type) else obj.__module__
+    except AttributeError:
+        return ""
+    return module if type(module) is str else ""
+
+
 def qualified_name(obj: Any) -> str:
     """Module and qualified name of a class or a function, `collections.Counter`; a builtin's bare name.
 
@@ -55,8 +70,11 @@ def qualified_name(obj: Any) -> str:
     """
     if isinstance(obj, functools.partial):
         return qualified_name(obj.func)
-    name: str | None = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
-    if name is None:
+    if issubclass(type(obj), type):
+        name: object = _NAME_OF_CLASS(obj)
+    else:
+        name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+    if type(name) is not str:
         return qualified_name(type(obj))
-    module: str | None = getattr(obj, "__module__", None)
-    return name if module is None or module == "builtins" else f"{module_name(module)}.{name}"
+    module = module_of(obj)
+    return name if module in {"", "builtins"} else f"{module_name(module)}.{name}"

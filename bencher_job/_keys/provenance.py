@@ -7,8 +7,10 @@ import os
 import site
 import sys
 import sysconfig
-from types import CodeType, MethodDescriptorType, ModuleType, WrapperDescriptorType
+from types import CodeType, FunctionType, MethodDescriptorType, ModuleType, WrapperDescriptorType
 from typing import Final
+
+from .names import module_of
 
 __all__ = [
     "defines_own_code",
@@ -44,9 +46,15 @@ def is_own_name(name: str | None) -> bool:
 
 def is_own_class(cls: type) -> bool:
     """Whether the user wrote this class, in Python; one that `types.new_class` made says that it is of `types`."""
-    if cls.__module__ == "types" and vars(sys.modules["types"]).get(cls.__name__) is not cls:
+    module = module_of(cls)
+    if module == "types" and vars(sys.modules["types"]).get(cls.__name__) is not cls:
         return True
-    return is_own_name(cls.__module__) and not any(
+    if not module:  # as of a class that a library made of a name
+        methods = (value for value in vars(cls).values() if isinstance(value, FunctionType))
+        return any(
+            defines_own_code(method.__code__, method.__globals__.get("__name__")) for method in methods
+        )
+    return is_own_name(module) and not any(
         isinstance(attribute, _IN_C) and attribute.__objclass__ is cls for attribute in vars(cls).values()
     )
 

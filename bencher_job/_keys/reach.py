@@ -14,15 +14,17 @@ from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
 from .exports import exported_name, foreign_name
-from .hashing import Encoder
+from .hashing import Encoder, digest
 from .instances import classes_in
 from .libraries import distributions_of
+from .library_objects import options_of
 from .modules import module_attribute
-from .names import module_name
+from .names import module_name, module_of, qualified_name
 from .parts import Edge, Part, Table
 from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
 from .provenance import defines_own_code, is_own_class, is_own_module
 from .scans import COPIED_BY_WRAPS, OF_THE_MODULE, scan_class, scan_function, scan_module, type_name
+from .stand_ins import Raised, told
 from .watch import ABSENT, Watch, is_empty, is_frozen
 
 __all__ = ["Survey"]
@@ -77,6 +79,21 @@ class Survey:
         return self._walk(self.global_value, value, name)
 
     def _walk(self, begin: Callable[[Any, str], Edge], value: object, name: str) -> Edge:
+        try:
+            return self._walked(begin, value, name)
+        except (UnkeyableArgument, MemoryError):
+            raise
+        except Raised as raised:
+            error: Exception = raised.error
+        except RecursionError:
+            reason = "what it reaches is nested deeper than Python's recursion limit"
+            error = UnkeyableArgument(name, qualified_name(type(value)), reason)
+        except Exception as met:
+            reason = f"what it reaches can't be looked at: {told(met)}"
+            raise UnkeyableArgument(name, qualified_name(type(value)), reason) from met
+        raise error
+
+    def _walked(self, begin: Callable[[Any, str], Edge], value: object, name: str) -> Edge:
         self._follows = self.scope != "none"
         root = begin(value, name)
         self._follows = self.scope == "deep"
@@ -100,6 +117,16 @@ class Survey:
 
     def refer(self, value: Any, path: str) -> Edge:
         """Make the edge that leads to a value; `path` says where it stands."""
+        try:
+            return self._refer(value, path)
+        except (UnkeyableArgument, Raised, RecursionError, MemoryError):
+            raise
+        except Exception:  # noqa: BLE001 - its class may raise anything when it is looked at
+            name = qualified_name(type(value))
+            self.untracked[path] = name
+            return ("not tracked", name)
+
+    def _refer(self, value: Any, path: str) -> Edge:
         kind = type(value)
         edge: Edge
         if kind is FunctionType:
@@ -127,7 +154,7 @@ class Survey:
         """Follow a chain of attributes through the user's modules, to what it ends at, or a function's attribute."""
         rest = list(attributes)
         makers: list[Edge] = []
-        while isinstance(value, ModuleType) and rest:
+        while issubclass(type(value), ModuleType) and rest:
             if not is_own_module(value):
                 return self.foreign(".".join((value.__name__, *rest)))
             attribute = rest.pop(0)
@@ -166,7 +193,7 @@ class Survey:
 
     def _refer_function(self, function: FunctionType) -> Edge:
         module = function.__globals__.get("__name__")
-        name = f"{module_name(module or function.__module__ or '')}.{function.__code__.co_qualname}"
+        name = f"{module_name(module or module_of(function))}.{function.__code__.co_qualname}"
         if not defines_own_code(function.__code__, module):
             name = foreign_name(function)
             return (*self.foreign(name), *self._refer_decorated(function, name))
@@ -215,7 +242,9 @@ class Survey:
             state = [(name, value) for name, value in held if name not in COPIED_BY_WRAPS]
             return ("wrapper", self.refer(kind, path), self._refer_items(state, path), inner)
         around = getattr(wrapper, "_self_wrapper", None)  # wrapt's
-        outer = () if around is None else (self.refer(around, path),)
+        outer: tuple[Edge, ...] = () if around is None else (self.refer(around, path),)
+        if (options := options_of(wrapper)) is not None:
+            outer = (*outer, digest(options, path))
         return ("wrapper", self.foreign(type_name(kind)), *outer, inner)
 
     def _refer_alias(self, alias: Any, path: str) -> Edge:
@@ -264,6 +293,10 @@ class Survey:
             encoded = Encoder(code=collect).digest(value, path)
         except UnkeyableArgument as refusal:
             return self._refer_refused(value, path, refusal)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception as error:  # what a `__job_key__` raises reaches the caller
+            raise Raised(error) from error
         own, modules = classes_in(value)
         for module in modules:
             self.foreign(module)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
-from .names import module_name
-from .stand_ins import Attributes, Named, Parts, Refusal, refuse
+from .library_objects import FILLED_IN
+from .names import module_name, module_of
+from .stand_ins import Attributes, Named, Parts, Refusal, refuse, rooted_name, told
 
 __all__ = ["own_attributes", "reduced"]
 
 _MISSING: Final = object()
 _DERIVED: Final = frozenset({"_attrs_cached_hash"})
 """State that an object computes from the rest of it the first time that it is asked."""
+_CACHED_PROPERTIES: Final = frozenset({"cached_property", "lazyproperty", "reify"})
 
 
 def reduced(value: Any) -> object:
@@ -28,6 +31,8 @@ def reduced(value: Any) -> object:
     reduction = _reduction(value, cls)
     if isinstance(reduction, str):
         return Parts({"global": f"{_home(value, cls)}.{reduction}"})
+    if type(reduction) is not tuple or not 2 <= len(reduction) <= 6 or type(reduction[1]) is not tuple:
+        raise refuse(cls, "its __reduce_ex__ returns neither a str nor a tuple as pickle wants it")
     function, arguments, state, items, pairs = (*reduction, None, None, None)[:5]
     bare = function is copyreg.__newobj__ and len(arguments) == 1 and arguments[0] is cls  # type: ignore[attr-defined]
     if bare and items is None and pairs is None:
@@ -71,11 +76,11 @@ def _reduction(value: Any, cls: type) -> Any:
     except (Refusal, RecursionError, MemoryError):
         raise
     except Exception as error:
-        raise refuse(cls, f"it doesn't tell what it holds ({error})") from error
+        raise refuse(cls, f"it doesn't tell what it holds ({told(error)})") from error
 
 
 def _home(value: Any, cls: type) -> str:
-    return module_name(getattr(value, "__module__", None) or cls.__module__)
+    return module_name(module_of(value) or module_of(cls))
 
 
 def _maker(function: Any) -> object:
@@ -97,18 +102,38 @@ def _attributes(value: Any, cls: type, state: Any) -> object:
             state = dict(zip(fields, state, strict=True))
     if type(state) is not dict or not all(type(name) is str for name in state):
         return state
-    attributes = Attributes({name: content for name, content in state.items() if not _is_derived(cls, name)})
+    filled_in = {name for names in _filled_in(cls) for name in names(state)}
+    attributes = Attributes(
+        {
+            name: content
+            for name, content in state.items()
+            if name not in filled_in and not _is_derived(cls, name)
+        }
+    )
     for name in fields:
         if name not in attributes and (content := getattr(value, name, _MISSING)) is not _MISSING:
             attributes[name] = content
     return attributes
 
 
+@functools.lru_cache(maxsize=1024)
+def _filled_in(cls: type) -> list[Callable[[dict[str, Any]], Collection[str]]]:
+    return [FILLED_IN[name] for name in map(rooted_name, cls.__mro__) if name in FILLED_IN]
+
+
 def _is_derived(cls: type, name: str) -> bool:
     for base in cls.__mro__:
         if name in base.__dict__:
-            return isinstance(base.__dict__[name], cached_property)
+            return _is_cached_property(base.__dict__[name])
     return name in _DERIVED
+
+
+def _is_cached_property(descriptor: Any) -> bool:
+    """Whether a class's attribute is a `cached_property`, that of `functools` or one of a library of its name."""
+    kind = type(descriptor)
+    if issubclass(kind, cached_property):
+        return True
+    return kind.__name__ in _CACHED_PROPERTIES and getattr(descriptor, "fset", None) is None
 
 
 def _slots(classes: Iterable[type]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from .classes import attributes_of
 from .exports import exported_name, foreign_name
 from .facts import Facts, facts_of
 from .modules import import_own
-from .names import module_name
+from .names import module_name, module_of
 from .parts import Edge, Part
 from .watch import ABSENT
 
@@ -93,7 +93,7 @@ def _cells_of(survey: Survey, function: FunctionType, facts: Facts, part: Part) 
             continue
         survey.watch.cell(cell)
         edge: Edge = ("missing",)
-        if isinstance(value, ModuleType):
+        if issubclass(type(value), ModuleType):
             edge = survey.follow(value, chain[1:], chain[0])
         elif value is not ABSENT:
             path = f"{part.name}({chain[0]})"
@@ -228,4 +228,4 @@ def _member(survey: Survey, value: Any, name: str) -> Edge:
 
 def type_name(cls: type) -> str:
     """Module and qualified name of a class, with the program that runs under its own name."""
-    return f"{module_name(cls.__module__)}.{cls.__qualname__}"
+    return f"{module_name(module_of(cls))}.{cls.__qualname__}"

@@ -10,9 +10,20 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .._errors import UnkeyableArgument
-from .names import qualified_name
+from .names import module_of, qualified_name
 
-__all__ = ["Attributes", "Content", "Named", "Parts", "Refusal", "StandIn", "refuse", "rooted_name"]
+__all__ = [
+    "Attributes",
+    "Content",
+    "Named",
+    "Parts",
+    "Raised",
+    "Refusal",
+    "StandIn",
+    "refuse",
+    "rooted_name",
+    "told",
+]
 
 
 class Attributes(dict[str, object]):
@@ -53,6 +64,14 @@ class Refusal(Exception):  # nobody sees it: it becomes an UnkeyableArgument
         return UnkeyableArgument(path + "".join(steps), self.type_name, self.reason)
 
 
+class Raised(Exception):  # nobody sees it: the error that it carries reaches the caller
+    """A `__job_key__` of the user's raised an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class StandIn(NamedTuple):
     """How the objects of one class, and of its subclasses, are taken apart.
 
@@ -63,12 +82,15 @@ class StandIn(NamedTuple):
         internal: attributes that the class keeps for itself, which don't count in an object of a subclass.
         sealed: the library's own subclasses go by `label` too, since which of them it is says nothing.
         is_open: an object of the class itself can be given attributes, which count.
+        is_whole: an object of the library's own subclasses, or of one that has no room for attributes, holds nothing
+            else, and goes by the name of its class.
     """
 
     function: Callable[[Any], object]
     label: str = ""
     leaf: bool = False
     sealed: bool = False
+    is_whole: bool = False
     internal: frozenset[str] = frozenset()
     is_open: bool = False
 
@@ -81,8 +103,16 @@ def rooted_name(cls: type) -> str:
     >>> rooted_name(OrderedDict), rooted_name(JSONDecoder), rooted_name(dict)
     ('collections.OrderedDict', 'json.JSONDecoder', 'dict')
     """
-    module = cls.__module__
-    return cls.__qualname__ if module == "builtins" else f"{module.partition('.')[0]}.{cls.__qualname__}"
+    library = module_of(cls).partition(".")[0]
+    return cls.__qualname__ if library in {"", "builtins"} else f"{library}.{cls.__qualname__}"
+
+
+def told(error: BaseException) -> str:
+    """Name an error with its text, as far as it has one."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a foreign class's own text
+        return type(error).__name__
 
 
 def refuse(cls: type, reason: str) -> Refusal:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .arrays import ARRAYS
 from .frames import FRAMES
-from .names import module_name, qualified_name
+from .library_objects import LIBRARIES
+from .names import module_name, module_of, qualified_name
 from .provenance import is_own_class, is_own_module
 from .reduction import own_attributes, reduced
 from .refusals import NO_VALUE
-from .stand_ins import Attributes, Parts, Refusal, StandIn, refuse, rooted_name
+from .stand_ins import Attributes, Parts, Raised, Refusal, StandIn, refuse, rooted_name, told
 from .values import VALUES
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ __all__ = ["Treatment", "register_hasher", "treatment_for"]
 
 Treatment = Callable[["Encoder", Any], bytes]
 
-_STAND_INS: Final = {**VALUES, **ARRAYS, **FRAMES}
+_STAND_INS: Final = {**VALUES, **ARRAYS, **FRAMES, **LIBRARIES}
 _HEAP_TYPE: Final = 1 << 9
 _KEYED_BY_VALUE: Final = frozenset(
     {
@@ -99,7 +100,8 @@ def _of_the_user(cls: type) -> Treatment | None:
 
 def _of_the_library(cls: type) -> Treatment:
     if issubclass(cls, type):
-        return _class
+        made = _STAND_INS.get(rooted_name(cls))
+        return _class if made is None else _by_base(cls, cls, made)
     if issubclass(cls, ModuleType):
         return _module
     if issubclass(cls, Enum):
@@ -139,12 +141,14 @@ def _by_stand_in(label: str, function: Callable[[Any], object], *, leaf: bool) -
 
 def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
     label = stand_in.label or rooted_name(base)
-    same_library = cls.__module__.partition(".")[0] == base.__module__.partition(".")[0]
+    same_library = module_of(cls).partition(".")[0] == module_of(base).partition(".")[0]
+    if stand_in.is_whole and (same_library or not cls.__dictoffset__):
+        return _by_stand_in(qualified_name(cls), stand_in.function, leaf=stand_in.leaf)
     if cls is base or (stand_in.sealed and same_library):
         function = _with_attributes(stand_in) if stand_in.is_open else stand_in.function
         return _by_stand_in(label, function, leaf=stand_in.leaf)
     reduces = cls.__reduce__ is not base.__reduce__ or cls.__reduce_ex__ is not base.__reduce_ex__
-    if reduces and base.__module__ == "builtins":
+    if reduces and module_of(base) == "builtins":
         return _by_reduction
 
     def extended(value: Any) -> object:
@@ -187,17 +191,36 @@ def _by_hasher(cls: type, function: Callable[[Any], object]) -> Treatment:
         known = encoder.graph.enter(value)
         if known is not None:
             return known
-        return encoder.graph.leave(value, encoder.wrap(header, function(value)))
+        try:
+            stand_in = function(value)
+        except (RecursionError, MemoryError):
+            raise
+        except Exception as error:
+            reason = f"the function that register_hasher was given for it raised {told(error)}"
+            raise refuse(cls, reason) from error
+        return encoder.graph.leave(value, encoder.wrap(header, stand_in))
 
     return treatment
+
+
+def _has_job_key(cls: type) -> bool:
+    return any("__job_key__" in base.__dict__ for base in cls.__mro__)
 
 
 def _by_job_key(encoder: Encoder, value: Any) -> bytes:
     known = encoder.graph.enter(value)
     if known is not None:
         return known
+    name = qualified_name(type(value))
     try:
-        encoding = encoder.wrap(_header(b"k", qualified_name(type(value))), value.__job_key__())
+        key = value.__job_key__()
+    except (RecursionError, MemoryError):
+        raise
+    except Exception as error:
+        error.add_note(f"It was raised by {name}.__job_key__, which a job key was to be made of.")
+        raise Raised(error) from error
+    try:
+        encoding = encoder.wrap(_header(b"k", name), key)
     except Refusal as refusal:
         refusal.steps.append(".__job_key__()")
         raise
@@ -205,7 +228,7 @@ def _by_job_key(encoder: Encoder, value: Any) -> bytes:
 
 
 def _by_reduction(encoder: Encoder, value: Any) -> bytes:
-    if hasattr(type(value), "__job_key__"):  # given to the class after its objects were first met
+    if _has_job_key(type(value)):  # given to the class after its objects were first met
         return _by_job_key(encoder, value)
     known = encoder.graph.enter(value)
     if known is not None:
@@ -226,7 +249,7 @@ def _module(encoder: Encoder, module: ModuleType) -> bytes:
 
 def _refused(reason: str) -> Treatment:
     def treatment(_encoder: Encoder, value: Any) -> bytes:
-        if hasattr(type(value), "__job_key__"):
+        if _has_job_key(type(value)):
             return _by_job_key(_encoder, value)
         raise refuse(type(value), reason)
 

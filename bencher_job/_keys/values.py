@@ -9,7 +9,7 @@ from pickle import PickleError
 from typing import Any, Final
 
 from .exports import exported_name, holder_of
-from .names import module_name
+from .names import module_name, module_of
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
 __all__ = ["VALUES", "zone_name"]
@@ -81,9 +81,9 @@ def _builtin_function(value: Any) -> object:
     if exported is not None:
         return exported[1]
     if owner is None or isinstance(owner, type(sys)):
-        name = value.__qualname__
-        module = holder_of(value, name, [value.__module__] if value.__module__ else []) or value.__module__
-        if module is None:
+        name, said = value.__qualname__, module_of(value)
+        module = holder_of(value, name, [said] if said else []) or said
+        if not module:
             raise refuse(type(value), f"no module has it under its name {name!r}")
         return f"{module_name(module)}.{name}"
     return Attributes(__self__=owner, __name__=value.__name__)
@@ -223,11 +223,17 @@ def _model(model: Any) -> object:
     return Parts({"extra": Attributes(extra or {}), "private": Attributes(private or {})})
 
 
+def _random(value: Any) -> object:
+    """What a generator gives next; the one behind `random.random` by name, since everybody draws from it."""
+    shared = getattr(sys.modules["random"], "_inst", None)
+    return "random" if value is shared else value.getstate()
+
+
 _STATES = {
     "_struct.Struct": StandIn(lambda value: value.format, leaf=True, label="struct.Struct"),
     "re.Pattern": StandIn(lambda value: (value.pattern, value.flags), leaf=True),
     "pydantic.BaseModel": StandIn(_model),
-    "random.Random": StandIn(lambda value: value.getstate(), is_open=True),
+    "random.Random": StandIn(_random, is_open=True),
 }
 
 VALUES: Final = _BASES | _NUMBERS | _TIMES | _PLACES | _CONTAINERS | _BUFFERS | _CALLABLES | _STATES

@@ -16,6 +16,7 @@ from types import (
     CellType,
     EllipsisType,
     FunctionType,
+    GetSetDescriptorType,
     MappingProxyType,
     MethodType,
     ModuleType,
@@ -24,6 +25,7 @@ from types import (
 from typing import Any, Final
 
 from .hashing import Encoder
+from .names import module_of
 from .provenance import is_own_class
 
 __all__ = ["ABSENT", "GONE", "Watch", "is_empty", "is_frozen"]
@@ -41,8 +43,9 @@ _FROZEN_TOO: Final = frozenset(
     {"_struct.Struct", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"}
 )  # whose modules take long to import
 _OF_ITS_OWN_KIND: Final = frozenset(
-    f"__{name}__" for name in ("getattribute", "getstate", "job_key", "reduce", "reduce_ex", "slots")
+    f"__{name}__" for name in ("class", "getattribute", "getstate", "job_key", "reduce", "reduce_ex", "slots")
 )
+_DICT: Final = vars(type)["__dict__"]
 _SEQUENCES: Final = frozenset({list, deque})
 _MAPPINGS: Final = frozenset({dict, OrderedDict, defaultdict, Counter, MappingProxyType})
 
@@ -131,15 +134,20 @@ class Watch:
 def is_frozen(value: object) -> bool:
     """Whether an object can't change, as far as it counts."""
     kind = type(value)
-    if kind in _FROZEN or isinstance(value, type | Enum | PurePath | logging.Logger):
+    if kind in _FROZEN or issubclass(kind, type | Enum | PurePath | logging.Logger):
         return True
-    return f"{kind.__module__}.{kind.__qualname__}" in _FROZEN_TOO
+    return f"{module_of(kind)}.{kind.__qualname__}" in _FROZEN_TOO
 
 
 def _is_plain_object(cls: type) -> bool:
     """Whether all that an object of this class holds lies in its `__dict__`, and counts as it lies there."""
     return cls.__dictoffset__ != 0 and all(
-        base is object or (is_own_class(base) and _OF_ITS_OWN_KIND.isdisjoint(vars(base)))
+        base is object
+        or (
+            is_own_class(base)
+            and _OF_ITS_OWN_KIND.isdisjoint(vars(base))
+            and isinstance(vars(base).get("__dict__", _DICT), GetSetDescriptorType)
+        )
         for base in cls.__mro__
     )
 

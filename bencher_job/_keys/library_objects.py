@@ -1,0 +1,345 @@
+"""Canonical forms of the objects of widespread libraries, without what they fill in when they are used.
+
+Two tables, by the name that `rooted_name` gives to a class, so that none of these libraries is imported here:
+
+    LIBRARIES   what an object of the class is, in place of what pickle would keep of it
+    FILLED_IN   the attributes that follow from the others, and are left out of what pickle would keep
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+from .arrays import _MASKED_INTERNAL, array_parts
+from .stand_ins import Attributes, Named, Parts, StandIn, rooted_name
+
+__all__ = ["FILLED_IN", "LIBRARIES", "options_of"]
+
+
+def _given(value: Any, internal: Collection[str]) -> Attributes:
+    """The attributes that were set on an object beside those that its class keeps."""
+    return Attributes({name: held for name, held in vars(value).items() if name not in internal})
+
+
+# scipy.sparse: index arrays are sorted and duplicates summed in place when a matrix is used.
+
+_SPARSE: Final = frozenset(
+    {"_shape", "shape", "_maxprint", "maxprint", "dtype", "data", "indices", "indptr", "coords", "row", "col"}
+    | {"offsets", "rows", "_dict", "_has_canonical_format", "_has_sorted_indices", "has_canonical_format"}
+)
+
+
+def _sparse(matrix: Any, content: dict[str, object]) -> object:
+    shared = {"shape": matrix.shape, "dtype": matrix.dtype, "attributes": _given(matrix, _SPARSE)}
+    return Parts({**shared, **content})
+
+
+def _compressed(matrix: Any) -> object:
+    sparse: Any = sys.modules["scipy.sparse"]
+    make = sparse.bsr_array if matrix.format == "bsr" else sparse.csr_array
+    shape = matrix.shape[::-1] if matrix.format == "csc" else matrix.shape
+    rows = make(
+        (matrix.data, matrix.indices, matrix.indptr), shape=shape
+    )  # `matrix` would note what it is asked
+    if not rows.has_canonical_format:
+        rows = rows.copy()
+        rows.sum_duplicates()
+    indices, pointers = rows.indices.astype("int64"), rows.indptr.astype("int64")
+    return _sparse(matrix, {"data": rows.data, "indices": indices, "indptr": pointers})
+
+
+def _coordinates(matrix: Any) -> object:
+    import numpy as np
+
+    coords, data = getattr(matrix, "coords", None) or (matrix.row, matrix.col), matrix.data
+    if not _is_sorted(coords):
+        whole = sys.modules["scipy.sparse"].coo_array((data, coords), shape=matrix.shape, copy=True)
+        whole.sum_duplicates()
+        order = np.lexsort(whole.coords[::-1])
+        coords, data = [axis[order] for axis in whole.coords], whole.data[order]
+    return _sparse(matrix, {"data": data, "coords": [axis.astype("int64") for axis in coords]})
+
+
+def _is_sorted(coords: Any) -> bool:
+    """Whether coordinates are in order, and no two are the same."""
+    before, equal = False, True
+    for axis in coords:
+        before |= equal & (axis[:-1] < axis[1:])
+        equal &= axis[:-1] == axis[1:]
+    return bool(getattr(before, "all", bool)())
+
+
+def _spline(spline: Any) -> object:
+    """A spline whose work arrays are longer than what is in them."""
+    data = spline._data or ()  # noqa: SLF001
+    return Attributes(curve=spline._eval_args, data=data[:7], residual=data[10:11], ext=spline.ext)  # noqa: SLF001
+
+
+# xarray: `attrs` and `encoding` are made when they are read, and data of a file is kept when it is read.
+
+
+def _described(value: Any) -> dict[str, object]:
+    return {name: Attributes({name: getattr(value, f"_{name}") or {}}) for name in ("attrs", "encoding")}
+
+
+def _variable(variable: Any) -> object:
+    return Parts({"dims": variable.dims, "data": _duck_array(variable._data), **_described(variable)})  # noqa: SLF001
+
+
+def _duck_array(data: Any) -> object:
+    while type(data).__name__ in {"CopyOnWriteArray", "MemoryCachedArray"}:
+        data = data.array  # they would keep what is read
+    if not type(data).__module__.startswith("xarray."):
+        return data
+    if hasattr(data, "level"):
+        return Parts({"index": data.array, "level": data.level, "dtype": data.dtype})
+    if type(data).__name__ == "PandasIndexingAdapter":
+        return Parts({"index": data.array, "dtype": data.dtype})
+    return data.get_duck_array()
+
+
+def _dataset(dataset: Any) -> object:
+    names = set(dataset._coord_names)  # noqa: SLF001
+    parts = {"variables": dict(dataset._variables), "coords": names, "indexes": dict(dataset._indexes)}  # noqa: SLF001
+    return Parts({**parts, **_described(dataset)})
+
+
+def _data_array(array: Any) -> object:
+    coords, indexes = dict(array._coords), dict(array._indexes)  # noqa: SLF001
+    return Parts({"variable": array.variable, "name": array.name, "coords": coords, "indexes": indexes})
+
+
+def _data_tree(tree: Any) -> object:
+    dataset = tree.to_dataset(inherit=False)
+    return Parts({"dataset": dataset, "children": dict(tree.children), "name": tree.name})
+
+
+def _pandas_index(index: Any) -> object:
+    dtypes = getattr(index, "level_coords_dtype", None)
+    return Parts({"index": index.index, "dim": index.dim, "dtype": index.coord_dtype, "levels": dtypes})
+
+
+_TABLE: Final = frozenset({"_isinit", "_lut"})
+
+
+def _color_map(color_map: Any) -> object:
+    """The table of colours, which is made at first use, and may be changed in place then."""
+    if not color_map._isinit:  # noqa: SLF001
+        color_map = copy.copy(color_map)
+        color_map._init()  # noqa: SLF001
+    table = color_map._lut  # noqa: SLF001
+    return Parts({"table": table, "attributes": _given(color_map, _TABLE)})
+
+
+# astropy: `info` is made when it is read.
+
+
+def _info(state: Mapping[str, Any]) -> dict[str, object]:
+    attributes = dict(getattr(state.get("info"), "_attrs", None) or {})
+    attributes.pop("serialize_method", None)  # which is there from the beginning
+    return {name: held for name, held in attributes.items() if held is not None and held != []}
+
+
+def _quantity(quantity: Any) -> object:
+    parts = {"value": array_parts(quantity), "unit": quantity.unit, "info": _info(vars(quantity))}
+    return Parts({**parts, "attributes": _given(quantity, {"_unit", "info"})})
+
+
+def _column(column: Any) -> object:
+    import numpy as np
+
+    masked = isinstance(column, np.ma.MaskedArray)
+    names = ("name", "unit", "format", "description", "meta")
+    described = Attributes({name: getattr(column, name) for name in names if name != "meta"})
+    described["meta"] = vars(column).get("_meta") or {}
+    value = column.view(np.ma.MaskedArray) if masked else array_parts(column)
+    return Parts({"value": value, "described": described})
+
+
+_COLUMN: Final = frozenset(
+    {"_parent_table", "parent_table", "indices", "_indices", "info"}
+    | {"_name", "_unit", "_format", "description", "_meta"}
+)
+
+
+def _table(table: Any) -> object:
+    columns = list(table.columns.items())
+    return Parts({"columns": columns, "meta": vars(table).get("_meta") or {}})
+
+
+def _cosmology(cosmology: Any) -> object:
+    return Attributes(parameters=dict(cosmology.parameters), name=cosmology.name, meta=cosmology.meta)
+
+
+_OF_DATA: Final = frozenset({"_cache", "predict_start", "predict_end", "predict_dates"})
+
+
+def _model_data(data: Any) -> object:
+    """The data of a statsmodels model, whose names are worked out when they are read, unless they were set."""
+    asked = copy.copy(data)
+    vars(asked)["_cache"] = dict(vars(data).get("_cache") or {})
+    names = {name: getattr(asked, name, None) for name in ("xnames", "ynames")}
+    state = {name: held for name, held in data.__getstate__().items() if name not in _OF_DATA}
+    return Attributes(state, **names)
+
+
+# numba: compiling adds to an object whenever it is called with other types.
+
+
+def _dispatcher(compiled: Any) -> Attributes:
+    pipeline = getattr(getattr(compiled, "_compiler", None), "pipeline_class", None)
+    made = {"py_func": compiled.py_func, "options": compiled.targetoptions, "locals": compiled.locals}
+    return Attributes(made, pipeline=None if pipeline is None else Named(pipeline))
+
+
+def _universal(function: Any) -> Attributes:
+    made = getattr(function, "gufunc_builder", None) or function._dispatcher  # noqa: SLF001
+    shared = {"py_func": made.py_func, "options": made.targetoptions, "identity": function.identity}
+    types = list(function.types) if function._frozen else None  # noqa: SLF001 - else they are compiled at need
+    names = ("signature", "writable_args")
+    layout = {name: getattr(made, name, None) for name in names}
+    return Attributes({**shared, **layout, "types": types})
+
+
+def _callback(callback: Any) -> Attributes:
+    options = callback._compiler.targetoptions  # noqa: SLF001
+    return Attributes(py_func=callback._pyfunc, signature=str(callback._sig), options=options)  # noqa: SLF001
+
+
+def _stencil(stencil: Any) -> Attributes:
+    return Attributes(py_func=stencil.kernel_ir.func_id.func, options=stencil.options, mode=stencil.mode)
+
+
+_COMPILED: Final[dict[str, Callable[[Any], Attributes]]] = {
+    "numba.CFunc": _callback,
+    "numba.DUFunc": _universal,
+    "numba.Dispatcher": _dispatcher,
+    "numba.GUFunc": _universal,
+    "numba.StencilFunc": _stencil,
+}
+
+
+def options_of(compiled: Any) -> Parts | None:
+    """What a compiled function was made with beside the Python function; None where it is no compiled function."""
+    names = map(rooted_name, type(compiled).__mro__)
+    take_apart = next((_COMPILED[name] for name in names if name in _COMPILED), None)
+    if take_apart is None:
+        return None
+    return Parts({name: held for name, held in take_apart(compiled).items() if name != "py_func"})
+
+
+def _typed(container: Any) -> object:
+    kind = getattr(container, "_list_type", None) or getattr(container, "_dict_type", None)
+    items = dict(container.items()) if hasattr(container, "items") else list(container)
+    return Parts({"type": str(kind), "items": items if len(container) else None})
+
+
+def _message(message: Any) -> object:
+    descriptor = message.DESCRIPTOR
+    content = message.SerializePartialToString(deterministic=True)
+    return Parts({"type": descriptor.full_name, "schema": descriptor.file.serialized_pb, "content": content})
+
+
+def _undefined_function(function: Any) -> object:
+    return Attributes(name=function.__name__, given=function._kwargs, _imp_=getattr(function, "_imp_", None))  # noqa: SLF001
+
+
+LIBRARIES: Final[dict[str, StandIn]] = {
+    **{f"scipy.{form}_{kind}": StandIn(_compressed, internal=_SPARSE) for form in ("bsr", "csc", "csr")
+       for kind in ("array", "matrix")},
+    **{f"scipy.coo_{kind}": StandIn(_coordinates, internal=_SPARSE) for kind in ("array", "matrix")},
+    **{f"scipy.dok_{kind}": StandIn(lambda matrix: _coordinates(matrix.tocoo(copy=True)), internal=_SPARSE)
+       for kind in ("array", "matrix")},
+    **{f"scipy.lil_{kind}": StandIn(lambda matrix: _compressed(matrix.tocsr()), internal=_SPARSE)
+       for kind in ("array", "matrix")},
+    **{f"scipy.dia_{kind}": StandIn(
+        lambda matrix: _sparse(matrix, {"data": matrix.data, "offsets": matrix.offsets.astype("int64")}),
+        internal=_SPARSE) for kind in ("array", "matrix")},
+    **{f"scipy.{name}": StandIn(
+        lambda tree: Attributes(data=tree.data, leafsize=tree.leafsize, boxsize=tree.boxsize, indices=tree.indices),
+        is_whole=True) for name in ("KDTree", "cKDTree")},
+    "scipy.UnivariateSpline": StandIn(_spline, is_whole=True),
+    "xarray.DataArray": StandIn(_data_array),
+    "xarray.DataTree": StandIn(_data_tree),
+    "xarray.Dataset": StandIn(_dataset),
+    "xarray.IndexVariable": StandIn(_variable),
+    "xarray.PandasIndex": StandIn(_pandas_index),
+    "xarray.PandasMultiIndex": StandIn(_pandas_index),
+    "xarray.Variable": StandIn(_variable),
+    **{f"sklearn.BinaryTree{bits}": StandIn(
+        lambda tree: [part for place, part in enumerate(tree.__getstate__()) if not 7 <= place <= 10], is_whole=True)
+       for bits in ("", "32", "64")},
+    "matplotlib.BivarColormap": StandIn(_color_map, internal=_TABLE, is_whole=True),
+    "matplotlib.CallbackRegistry": StandIn(lambda registry: (), is_whole=True),  # noqa: ARG005
+    "matplotlib.Colormap": StandIn(_color_map, internal=_TABLE, is_whole=True),
+    "astropy.BaseColumn": StandIn(_column, internal=_COLUMN | _MASKED_INTERNAL),
+    "astropy.Cosmology": StandIn(_cosmology, is_whole=True),
+    "astropy.Table": StandIn(_table, is_whole=True),
+    "astropy.Quantity": StandIn(_quantity, internal=frozenset({"_unit", "info"})),
+    "statsmodels.Bunch": StandIn(lambda bunch: dict(bunch.items()), is_whole=True),
+    "statsmodels.ModelData": StandIn(_model_data, internal=_OF_DATA, is_whole=True),
+    "numba.Dict": StandIn(_typed),
+    "numba.List": StandIn(_typed),
+    **{name: StandIn(function, is_whole=True) for name, function in _COMPILED.items()},
+    "google.Message": StandIn(_message, leaf=True, is_whole=True),
+    "sympy.AppliedUndef": StandIn(lambda applied: (applied.func, applied.args), is_whole=True),
+    "sympy.UndefinedFunction": StandIn(_undefined_function, is_whole=True),
+}  # fmt: skip
+
+
+def _names(names: str) -> Callable[[Mapping[str, Any]], Collection[str]]:
+    fixed = frozenset(names.split())
+    return lambda state: fixed  # noqa: ARG005
+
+
+def _of_an_estimator(state: Mapping[str, Any]) -> Collection[str]:
+    """The generator that an estimator of scikit-learn draws from where it was given none: the one that all share."""
+    if state.get("random_state", ...) is not None:
+        return ()
+    fitted = {name for name in state if name.startswith("_") or name.endswith("_")}
+    return {name for name in fitted if rooted_name(type(state[name])) == "numpy.RandomState"}
+
+
+def _of_a_vectorizer(state: Mapping[str, Any]) -> Collection[str]:
+    """What a text vectorizer of scikit-learn notes when it is used; its vocabulary where it was given one."""
+    given = state.get("vocabulary") is not None
+    return {"_stop_words_id", *(("vocabulary_", "fixed_vocabulary_") if given else ())}
+
+
+def _of_a_regression(state: Mapping[str, Any]) -> Collection[str]:
+    """What a linear model of statsmodels works out when it is fitted; degrees of freedom that were set count."""
+    rank, size = state.get("rank"), state.get("nobs")
+    fitted = {"pinv_wexog", "normalized_cov_params", "rank", "wexog_singular_values", "Q", "R"}
+    if rank is None:
+        unset = {name for name in ("_df_model", "_df_resid") if state.get(name) is None}
+    else:
+        worked_out = {"_df_model": rank - state.get("k_constant", 0), "_df_resid": (size or 0) - rank}
+        unset = {name for name, value in worked_out.items() if state.get(name) in (None, value)}
+    return fitted | unset
+
+
+FILLED_IN: Final[dict[str, Callable[[Mapping[str, Any]], Collection[str]]]] = {
+    "astropy.Model": _names("_parameters _constraints_cache"),
+    "astropy.Parameter": _names("_model"),
+    "astropy.ShapedLikeNDArray": lambda state: () if _info(state) else {"info"},
+    "astropy.UnitBase": _names("_hash _type_id _physical_type_id _decomposed_cache"),
+    "matplotlib.CompositeAffine2D": _names("_mtx"),
+    "matplotlib.TransformNode": _names("_parents _invalid _inverted _shorthand_name"),
+    "scipy._QhullUser": _names(
+        "_transform _vertex_to_simplex _vertex_neighbor_vertices _ridge_dict _vertices"
+    ),
+    "sklearn.BaseEstimator": _of_an_estimator,
+    "sklearn._VectorizerMixin": _of_a_vectorizer,
+    "statsmodels.GLM": _names("_tmp_like_exog"),
+    "statsmodels.RegressionModel": _of_a_regression,
+    "statsmodels.Representation": _names(
+        "_kalman_filters _kalman_smoothers _simulation_smoothers _simulators _statespaces"
+    ),
+    "statsmodels.Results": _names(
+        "_cache _data_in_cache _summary_cache _summary_statistics_cache _nobs_int diagn het_scale"
+    ),
+}
+"""By class: gives the names of attributes that follow from the rest of the state."""

@@ -1,0 +1,97 @@
+"""Compiled functions are keyed by the Python function and the options, not by what was compiled so far."""
+
+import numpy as np
+import pytest
+
+from bencher_job._keys.hashing import digest
+from bencher_job._keys.key import JobKeys
+
+numba = pytest.importorskip("numba")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def python(step):
+    if step == 1:
+        return lambda x: x + 1
+    return lambda x: x + 2
+
+
+def filling():
+    def fill(x, y):
+        y[0] = x[0] + 1
+
+    return fill
+
+
+def reading(step):
+    if step == 1:
+        return lambda x: x[0] + 1
+    return lambda x: x[0] + 2
+
+
+COMPILED = {
+    "njit": (lambda step, **options: numba.njit(**options)(python(step)), {"fastmath": True}),
+    "vectorize": (lambda step, **options: numba.vectorize(**options)(python(step)), {"fastmath": True}),
+    "typed vectorize": (
+        lambda step, types=("f8(f8)",), **options: numba.vectorize(list(types), **options)(python(step)),
+        {"types": ("f8(f8)", "i8(i8)")},
+    ),
+    "cfunc": (lambda step, **options: numba.cfunc("f8(f8)", **options)(python(step)), {"fastmath": True}),
+    "stencil": (lambda step, **options: numba.stencil(**options)(reading(step)), {"cval": 3.0}),
+}
+
+
+def key(function, *args):
+    return JobKeys(function).key(args, {})
+
+
+def argument(x):
+    return x
+
+
+def calling(compiled):
+    def call(x):
+        return compiled(x)
+
+    return call
+
+
+PLACES = {
+    "argument": lambda compiled: key(argument, compiled),
+    "in an argument": lambda compiled: key(argument, {"a": [compiled]}),
+    "in a closure": lambda compiled: key(calling(compiled), 1),
+    "as the function": lambda compiled: key(compiled, 1),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", COMPILED)
+def test_the_python_function_and_the_options_count(kind, place):
+    make, options = COMPILED[kind]
+    key_of = PLACES[place]
+    assert key_of(make(1)) == key_of(make(1))
+    assert key_of(make(1)) != key_of(make(2))
+    assert key_of(make(1)) != key_of(make(1, **options))
+    assert key_of(make(1)) != key_of(python(1))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", COMPILED)
+def test_what_was_compiled_so_far_does_not_count(kind, place):
+    compiled, key_of = COMPILED[kind][0](1), PLACES[place]
+    before = key_of(compiled)
+    if kind == "cfunc":
+        assert compiled.ctypes(1.0) == 2.0
+    else:
+        compiled(np.ones(4))
+    assert key_of(compiled) == before
+
+
+def test_a_typed_container_is_what_it_holds():
+    one, other = numba.typed.List([1, 2]), numba.typed.List([1, 2])
+    assert digest(one) == digest(other)
+    other.append(3)
+    assert digest(one) != digest(other)
+    assert digest(one) != digest(numba.typed.List([1.0, 2.0]))
+    assert digest(one) != digest([1, 2])

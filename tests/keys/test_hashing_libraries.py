@@ -1,0 +1,218 @@
+"""Objects of other libraries have one key before and after use, and making it changes nothing in them."""
+
+import copy
+import importlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bencher_job._keys.hashing import digest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+OBJECTS = importlib.import_module("library_objects").OBJECTS
+sys.path.remove(str(HERE))
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries themselves
+
+PRINT_DIGESTS = f"""
+import json, sys, warnings
+warnings.simplefilter("ignore")
+sys.path.insert(0, {str(HERE)!r})
+from library_objects import OBJECTS
+from bencher_job._keys.hashing import digest
+digests = {{}}
+for name, (_, make, use, _) in OBJECTS.items():
+    try:
+        value = make()
+    except ImportError:
+        continue
+    use(value)
+    digests[name] = digest(value).hex()
+print(json.dumps(digests))
+"""
+
+UNCOPIED = {
+    "vectorized types",  # `copy.copy` loses the types
+}
+
+
+@pytest.fixture(params=OBJECTS)
+def case(request):
+    libraries, make, use, other = OBJECTS[request.param]
+    for library in libraries.split():
+        pytest.importorskip(library)
+    return request.param, make, use, other
+
+
+def state_of(value, path="value", depth=5, found=None):
+    """What an object and its parts refer to, by place: attributes, slots and members, each by identity."""
+    found = {} if found is None else found
+    found[path] = id(value), value  # which keeps it, so that no other object takes its identity
+    if depth == 0 or isinstance(
+        value, type | types.ModuleType | types.FunctionType | str | bytes | np.ndarray
+    ):
+        return found
+    held = getattr(value, "__dict__", None)
+    parts = {f".{name}": part for name, part in held.items()} if type(held) is dict else {}
+    for cls in type(value).__mro__:
+        for name, slot in vars(cls).items():
+            if isinstance(slot, types.MemberDescriptorType) and not name.startswith("__"):
+                try:
+                    parts[f".{name}"] = slot.__get__(value)
+                except AttributeError:
+                    continue
+    if isinstance(value, dict):
+        parts |= {f"[{key!r}]": part for key, part in dict.items(value)}
+    elif isinstance(value, list | tuple):
+        parts |= {f"[{index}]": part for index, part in enumerate(value)}
+    for step, part in parts.items():
+        state_of(part, path + step, depth - 1, found)
+    return found
+
+
+def identities(state):
+    return {path: number for path, (number, _) in state.items()}
+
+
+def test_making_a_key_changes_nothing(case):
+    name, make, use, _ = case
+    if name == "index of periods":
+        pytest.skip("pandas keeps the dtype that a period array is asked for, which says nothing new")
+    value = make()
+    before = state_of(value)
+    digest(value)
+    assert identities(state_of(value)) == identities(before)
+    use(value)
+    before = state_of(value)
+    digest(value)
+    assert identities(state_of(value)) == identities(before)
+
+
+def test_the_key_stays_when_an_object_is_used(case):
+    _, make, use, _ = case
+    value = make()
+    before = digest(value)
+    assert digest(value) == before
+    use(value)
+    assert digest(value) == before
+    assert digest(make()) == before
+
+
+def test_copies_have_the_same_key_whether_they_were_used_or_not(case):
+    name, make, use, _ = case
+    value = make()
+    before = digest(value)
+    for is_used in (False, True):
+        if is_used:
+            use(value)
+        for copied in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+            if copied is copy.copy and name in UNCOPIED:
+                continue
+            assert digest(copied(value)) == before
+
+
+def test_another_value_has_another_key(case):
+    _, make, use, other = case
+    one, another = make(), other()
+    assert digest(one) != digest(another)
+    use(one)
+    use(another)
+    assert digest(one) != digest(another)
+
+
+def test_another_process_with_another_hash_seed_agrees():
+    run = subprocess.run(
+        [sys.executable, "-c", PRINT_DIGESTS],
+        env=os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(HERE.parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    elsewhere = json.loads(run.stdout)
+    assert elsewhere
+    assert elsewhere == {name: digest(OBJECTS[name][1]()).hex() for name in elsewhere}
+
+
+def noted(value, note):
+    value.note = note
+    return value
+
+
+def tree_with_weights(weight):
+    import scipy.spatial
+
+    class Weighted(scipy.spatial.KDTree):
+        pass
+
+    tree = Weighted(np.eye(3))
+    tree.weight = weight
+    return tree
+
+
+def implemented(step):
+    from sympy import Symbol
+    from sympy.utilities.lambdify import implemented_function
+
+    made = (lambda x: x + 1) if step == 1 else (lambda x: x + 2)
+    return implemented_function("f", made)(Symbol("x"))
+
+
+def changed_colors(alpha):
+    import matplotlib
+
+    colors = matplotlib.colormaps["viridis"].copy()
+    colors(0.5)
+    colors._lut[:, -1] = alpha
+    return colors
+
+
+def of_units(note):
+    import astropy.units
+
+    return noted(np.arange(3.0) * astropy.units.m, note)
+
+
+def described(text):
+    import astropy.units
+
+    made = np.arange(3.0) * astropy.units.m
+    made.info.description = text
+    return made
+
+
+def matrix(note):
+    import scipy.sparse
+
+    return noted(scipy.sparse.csr_array(np.eye(2)), note)
+
+
+DIFFERENT = {
+    "attribute of a subclass": ("scipy", tree_with_weights),
+    "attribute of a matrix": ("scipy", matrix),
+    "implementation of a function": ("sympy", implemented),
+    "changed colours": ("matplotlib", changed_colors),
+    "attribute of a quantity": ("astropy", of_units),
+    "description of a quantity": ("astropy", described),
+}
+
+
+@pytest.mark.parametrize(("library", "make"), DIFFERENT.values(), ids=DIFFERENT)
+def test_what_is_set_on_an_object_counts(library, make):
+    pytest.importorskip(library)
+    assert digest(make(1)) == digest(make(1))
+    assert digest(make(1)) != digest(make(2))
+
+
+def test_a_spline_that_was_derived_has_a_key():
+    interpolate = pytest.importorskip("scipy.interpolate")
+    line = np.arange(9.0)
+    one, other = (interpolate.UnivariateSpline(line, scale * line**2).derivative() for scale in (1, 2))
+    assert digest(one) != digest(other)

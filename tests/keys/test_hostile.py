@@ -1,0 +1,295 @@
+"""Whatever a value's class does, only `UnkeyableArgument` leaves key-making, and it names the place."""
+
+import collections
+import copyreg
+import re
+import types
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bencher_job import UnkeyableArgument
+from bencher_job._keys.hashing import digest, encode_arguments
+from bencher_job._keys.key import JobKeys
+
+
+class Odd(Exception):
+    def __str__(self):
+        raise RuntimeError("not even a text")
+
+
+ERRORS = (
+    *(ValueError, AttributeError, TypeError, KeyError, RuntimeError, StopIteration, RecursionError, OSError),
+    *(ImportError, NotImplementedError, AssertionError, UnicodeError, UnkeyableArgument, Odd),
+)
+
+
+def raising(error):
+    def method(*_args, **_kwargs):
+        raise error("a", "b", "c") if error is UnkeyableArgument else error("hostile")
+
+    return method
+
+
+def returning(value):
+    return lambda *_args, **_kwargs: value
+
+
+JUNK = st.sampled_from(
+    [
+        None,
+        0,
+        -1,
+        3.5,
+        "",
+        "text",
+        b"b",
+        (),
+        (1,),
+        (1, 2),
+        (None, None),
+        [],
+        {},
+        {1},
+        object,
+        len,
+        ...,
+        NotImplemented,
+        10**30,
+    ]
+)
+BEHAVIOUR = st.one_of(st.sampled_from(ERRORS).map(raising), JUNK.map(returning))
+METHODS = [
+    f"__{name}__"
+    for name in re.findall(
+        r"\w+",
+        """
+        reduce_ex reduce getstate getattr getattribute eq ne hash len iter bool getitem contains next call repr str
+        format index int float lt dir copy deepcopy array sizeof instancecheck subclasscheck fspath get set
+        """,
+    )
+]
+PROPERTIES = re.findall(
+    r"\w+",
+    """
+    __class__ __module__ __dict__ __qualname__ __name__ __wrapped__ __self__ __func__ __reduce_ex__ __code__ __doc__
+    dtype shape _fields __dataclass_fields__ __pydantic_extra__ __slots__
+    """,
+)
+BASES = st.sampled_from(
+    [
+        (),
+        *((base,) for base in (dict, list, tuple, set, frozenset, str, bytes, int, float, Exception)),
+        *((base,) for base in (np.ndarray, collections.OrderedDict, collections.deque)),
+        *((base,) for base in (types.SimpleNamespace, types.ModuleType)),
+    ]
+)
+
+
+def made(cls):
+    """An object of a class that may not let itself be made."""
+    base = next((base for base in cls.__mro__ if not base.__flags__ & (1 << 9)), object)
+    args = {np.ndarray: ((2,),), types.ModuleType: ("hostile",)}.get(base, ())
+    try:
+        value = base.__new__(cls, *args)
+        if base is types.ModuleType:
+            base.__init__(value, "hostile")
+        return value
+    except Exception:
+        return None
+
+
+@st.composite
+def hostile(draw):
+    metas = draw(st.dictionaries(st.sampled_from(METHODS), BEHAVIOUR, max_size=2))
+    metas = {
+        name: method
+        for name, method in metas.items()
+        if name not in {"__getattribute__", "__call__", "__set__"}
+    }
+    members = draw(st.dictionaries(st.sampled_from(METHODS), BEHAVIOUR, max_size=4))
+    for name, get in draw(st.dictionaries(st.sampled_from(PROPERTIES), BEHAVIOUR, max_size=3)).items():
+        members[name] = property(get)
+    members |= draw(st.dictionaries(st.sampled_from(["__module__", "__doc__", "_fields"]), JUNK, max_size=1))
+    try:
+        meta = type("Meta", (type,), metas) if metas else type
+        cls = type.__new__(meta, "Hostile", draw(BASES), members)
+    except Exception:
+        return lambda: None
+    value = made(cls)
+    if draw(st.booleans()):
+        try:
+            object.__setattr__(value, "attribute", draw(JUNK))
+        except Exception:
+            pass
+    return lambda: value  # hypothesis itself would look at it
+
+
+def places(value):
+    yield value, "value"
+    yield [1, value], "value[1]"
+    yield {"a": (value,)}, "value['a'][0]"
+    yield types.SimpleNamespace(a=value), "value.a"
+    yield collections.deque([value]), "value"
+
+
+SETTINGS = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def refusal(make, *args):
+    """Make a key, or give the refusal that came in its place; anything else fails the test."""
+    try:
+        make(*args)
+    except UnkeyableArgument as error:
+        return error
+    return None
+
+
+def is_whole(error):
+    return bool(error.path and error.reason and str(error)) and type(error.type_name) is str
+
+
+def encode(value, known):
+    encode_arguments(("a", "b"), (1, value), known=known)
+
+
+@SETTINGS
+@given(hostile())
+def test_hostile_objects_are_keyed_or_refused(make):
+    value = make()
+    for wrapped, path in places(value):
+        refused = refusal(digest, wrapped)
+        if refused is not None:
+            assert is_whole(refused)
+            assert refused.path.startswith(path) or "recursion" in refused.reason
+        noted = {}
+        for known in (None, noted, noted):
+            refused = refusal(encode, wrapped, known)
+            assert refused is None or refused.path.startswith("b")
+
+
+@SETTINGS
+@given(hostile())
+def test_hostile_objects_in_what_a_function_reads_are_keyed_or_refused(make):
+    value = holder = make()
+
+    def closing():
+        return holder
+
+    def default(argument=value):
+        return argument
+
+    def keyed(function):
+        return JobKeys(function).key((), {})
+
+    refusal(keyed, closing)
+    refusal(keyed, default)
+    refusal(lambda: JobKeys(closing).key((), {}) == JobKeys(closing).key((), {}))
+
+
+@SETTINGS
+@given(
+    st.one_of(
+        JUNK,
+        st.tuples(JUNK, JUNK),
+        st.tuples(st.just(list), st.just(()), JUNK),
+        st.tuples(st.just(list), st.just(()), JUNK, JUNK, JUNK),
+        st.tuples(st.just(copyreg.__newobj__), JUNK, JUNK, JUNK, JUNK),
+        st.tuples(JUNK, JUNK, JUNK, JUNK, JUNK, JUNK, JUNK),
+    )
+)
+def test_malformed_reductions_are_keyed_or_refused(reduction):
+    class Reducing:
+        def __reduce_ex__(self, _protocol):
+            return reduction
+
+    for wrapped, _ in places(Reducing()):
+        refusal(digest, wrapped)
+
+
+@pytest.mark.parametrize(
+    "reduction", [None, 3, [], (), (list,), (list, None), (list, [1]), (list, (), 1, 2, 3, 4, 5)]
+)
+def test_a_reduction_that_pickle_would_not_take_is_refused_by_its_class(reduction):
+    class Reducing:
+        def __reduce_ex__(self, _protocol):
+            return reduction
+
+    with pytest.raises(UnkeyableArgument, match="__reduce_ex__") as caught:
+        digest({"a": [Reducing()]})
+    assert caught.value.path == "value['a'][0]"
+    assert caught.value.type_name.endswith("Reducing")
+
+
+@pytest.mark.parametrize("module", [None, 3, ["unhashable"], b"bytes", property(lambda self: 1 / 0)])
+def test_a_class_whose_module_is_no_text_has_a_key(module):
+    class Placed:
+        __module__ = module
+
+        def __init__(self, x):
+            self.x = x
+
+    class Other:
+        __module__ = module
+
+        def __init__(self, x):
+            self.x = x
+
+    assert digest(Placed(1)) == digest(Placed(1))
+    assert digest(Placed(1)) != digest(Placed(2))
+    assert digest(Placed(1)) != digest(Other(1))
+    assert digest(Placed) != digest(Other)
+
+
+def test_the_code_of_a_class_without_a_module_counts():
+    def make(method):
+        return type("Placed", (), {"__module__": None, "method": method})()
+
+    assert digest(make(lambda self: 1)) == digest(make(lambda self: 1))
+    assert digest(make(lambda self: 1)) != digest(make(lambda self: 2))
+
+
+class Raises:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce_ex__(self, _protocol):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), SystemExit(3)])
+def test_an_interrupt_is_no_refusal(error):
+    with pytest.raises(type(error)):
+        digest([Raises(error)])
+
+
+class Keyed:
+    def __init__(self, error):
+        self.error = error
+
+    def __job_key__(self):
+        raise self.error from KeyError("its own cause")
+
+
+@pytest.mark.parametrize(
+    "error", [LookupError("mine"), TypeError("mine"), UnkeyableArgument("a", "b.C", "mine")]
+)
+def test_what_a_job_key_raises_reaches_the_caller_with_a_note(error):
+    with pytest.raises(type(error), match="mine") as caught:
+        digest({"a": [Keyed(error)]})
+    assert caught.value is error
+    assert isinstance(error.__cause__, KeyError)
+    assert any("Keyed.__job_key__" in note for note in error.__notes__)
+
+
+def test_recursion_is_refused():
+    class Deep:
+        def __reduce_ex__(self, _protocol):
+            return list, (), None, None, [(1, Deep())]
+
+    with pytest.raises(UnkeyableArgument, match="recursion limit"):
+        digest(Deep())

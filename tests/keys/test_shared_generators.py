@@ -1,0 +1,127 @@
+"""The generators that everybody draws from are keyed by name wherever they stand, all others by their state."""
+
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bencher_job._keys.hashing import digest
+
+ROOT = Path(__file__).parents[2]
+
+
+def own_random():
+    return random.Random(1)
+
+
+def shared_state():
+    return np.random.mtrand._rand
+
+
+def own_state():
+    return np.random.RandomState(1)
+
+
+class Holder:
+    def __init__(self, generator):
+        self.generator = generator
+
+
+SHARED = {
+    "random": lambda: random._inst,
+    "method of random": lambda: random.choice,
+    "function of random": lambda: random.random,
+    "numpy": shared_state,
+    "bits of numpy": lambda: shared_state()._bit_generator,
+    "generator on the bits of numpy": lambda: np.random.Generator(shared_state()._bit_generator),
+    "function of numpy": lambda: np.random.rand,
+    "attribute": lambda: Holder(shared_state()),
+    "unseeded estimator": lambda: pytest.importorskip("sklearn.neural_network").MLPClassifier(),
+    "frozen distribution": lambda: pytest.importorskip("scipy.stats").norm(0, 2),
+    "distribution": lambda: pytest.importorskip("scipy.stats").norm,
+    "torch": lambda: pytest.importorskip("torch").default_generator,
+}
+OWN = {
+    "random": own_random,
+    "method of random": lambda: own_random().choice,
+    "numpy": own_state,
+    "bits of numpy": lambda: own_state()._bit_generator,
+    "generator of numpy": lambda: np.random.default_rng(1),
+    "attribute": lambda: Holder(own_state()),
+}
+
+
+def draw():
+    random.random()
+    np.random.rand()
+    if "torch" in sys.modules:
+        sys.modules["torch"].rand(1)
+
+
+@pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
+def test_drawing_does_not_change_the_key_of_what_holds_a_shared_generator(make):
+    value = make()
+    before = digest(value)
+    draw()
+    assert digest(value) == before
+    assert digest(make()) == before
+
+
+@pytest.mark.parametrize("make", OWN.values(), ids=OWN)
+def test_a_generator_of_ones_own_counts_with_its_state(make):
+    value = make()
+    before = digest(value)
+    assert digest(make()) == before
+    assert digest(pickle.loads(pickle.dumps(value))) == before
+    owner = getattr(value, "__self__", getattr(value, "generator", value))
+    draws = getattr(owner, "random", None) or owner.random_raw
+    draws()
+    assert digest(value) != before
+
+
+@pytest.mark.parametrize(("shared", "own"), [(shared_state, own_state), (lambda: random._inst, own_random)])
+def test_a_shared_generator_is_none_of_ones_own(shared, own):
+    own = own()
+    getattr(own, "setstate", getattr(own, "set_state", None))(
+        getattr(shared(), "getstate", getattr(shared(), "get_state", None))()
+    )
+    assert digest(shared()) != digest(own)
+
+
+def test_an_unseeded_estimator_has_one_key_however_it_came_here():
+    model = pytest.importorskip("sklearn.neural_network").MLPClassifier(max_iter=1, solver="sgd")
+    model.partial_fit(np.eye(2), [0, 1], classes=[0, 1])
+    before = digest(model)
+    np.random.rand()
+    assert digest(model) == before
+    assert digest(pickle.loads(pickle.dumps(model))) == before
+
+
+def test_a_seeded_estimator_counts_with_its_generator():
+    neural = pytest.importorskip("sklearn.neural_network")
+    one, other = (neural.MLPClassifier(random_state=np.random.RandomState(seed)) for seed in (1, 2))
+    assert digest(one) != digest(other)
+
+
+def test_another_process_makes_the_same_key():
+    pytest.importorskip("scipy.stats")
+    code = (
+        "import numpy, random, scipy.stats; from bencher_job._keys.hashing import digest; numpy.random.rand();"
+        "print(digest([scipy.stats.norm(0, 2), numpy.random.mtrand._rand, random._inst]).hex())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(found) == 1
