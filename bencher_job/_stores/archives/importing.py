@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from ... import _media
 from ..._errors import BencherJobError, UntrustedCache
+from ..._folders import make_folders, owner_only
 from ..._keys import PastEdition
 from ..._record import Record
 from ..base import Entry, Found, StoreFailure
@@ -303,7 +304,7 @@ class _Importer:
         """Write an entry's media to a new folder; give the folder's name."""
         folder = Path(_media.run_folder(self._store.directory, key))
         try:
-            folder.mkdir(parents=True)
+            make_folders(folder)
             for each in body["media"]:
                 member = _part(parts, each["part"], each["size"])
                 self._take_file(folder / _safe(each["path"]), member, each["digest"])
@@ -318,10 +319,10 @@ class _Importer:
         return folder.name
 
     def _take_file(self, path: Path, member: Member, digest: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         hasher = UNSIGNED.hasher(b"")
         self._file.seek(member.start)
-        with path.open("xb") as file:
+        with open(path, "xb", opener=owner_only) as file:
             for piece in pieces(self._file, member.size):
                 hasher.update(piece)
                 file.write(piece)
