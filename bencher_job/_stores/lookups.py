@@ -55,8 +55,9 @@ class Lookups:
 
     def find(self, key: str, *, mapped: bool) -> tuple[Hit | Miss, int]:
         """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored."""
+        missing = mended = 0
         with operation:
-            for _ in range(2):  # a value file can go, with its row, while the row is read
+            while missing < 2:  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
@@ -64,6 +65,7 @@ class Lookups:
                         return MISS, 0
                     hit = hit_of(row, opened, mapped=mapped)
                 except FileNotFoundError:
+                    missing += 1
                     continue
                 except DamagedEntry as error:
                     self._removals.set_aside(key, str(error))
@@ -74,6 +76,9 @@ class Lookups:
                 except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
                         self._removals.set_aside(key, "its row holds a text that is no UTF-8")
+                    elif mended < 2 and self._folder.mend(error, surely=mended == 1):
+                        mended += 1
+                        continue
                     else:
                         self._folder.warn_unread(error)
                     return MISS, 0
@@ -114,11 +119,18 @@ class Lookups:
         wanted = dict.fromkeys(keys)
         found = Hits()
         odd: list[str] = []
-        try:
-            for rows, opened in self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted):
-                odd += _open_rows(rows, opened, found, mapped=mapped)
-        except (sqlite3.Error, UnicodeError, StoreFailure) as error:
-            self._folder.warn_unread(error)
+        for turn in range(3):
+            odd.clear()
+            try:
+                for rows, opened in (
+                    self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted)
+                ):
+                    odd += _open_rows(rows, opened, found, mapped=mapped)
+                break
+            except (sqlite3.Error, UnicodeError, StoreFailure) as error:
+                if turn > 1 or not self._folder.mend(error, surely=turn == 1):
+                    self._folder.warn_unread(error)
+                    break
         for key in odd:  # which are looked at again, and told of
             hit, _ = self.find(key, mapped=mapped)
             if hit is not MISS:

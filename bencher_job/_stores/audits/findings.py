@@ -85,8 +85,8 @@ class Audit:
             yield from map(str, of_fault[:LISTED])
             if len(of_fault) > LISTED:
                 yield f"{fault.value}: {len(of_fault) - LISTED} more"
-        if self.names(Fault.DATABASE):
-            yield "a damaged database is not mended: export what can be read, remove the folder, and import it again"
+        if any(finding.fault is Fault.DATABASE and not finding.mended for finding in self.findings):
+            yield "verify --repair sets a damaged database aside, and keeps what can be read"
         if self.under_way:
             yield f"new value files that a put may be at: {self.under_way}"
         for name in self.foreign[:LISTED]:

@@ -42,13 +42,14 @@ def _clear(arguments: Namespace) -> int:
     sizes: Counter[str] = Counter()
 
     def look(chosen: Chosen) -> None:
+        records = list(chosen.records())  # all or none, where the database is damaged
         of_store = keys.setdefault(chosen.store.directory, [])
-        for record in chosen.records():
+        for record in records:
             of_store.append(record.key)
             entries[record.function] += 1
             sizes[record.function] += record.size
 
-    status = look_for(arguments, look)
+    status = look_for(arguments, look, mends=not arguments.dry_run)
     total = counted(entries.total(), "entry", "entries")
     if not entries:
         print("no entries")
@@ -111,7 +112,7 @@ def _gc(arguments: Namespace) -> int:
     def look(store: DiskStore) -> None:
         found[store.directory] = _Waste(find_orphans(store), store.removals.count_expired())
 
-    status = look_at_each(arguments, look)
+    status = look_at_each(arguments, look, mends=not arguments.dry_run)
     wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
     for directory, waste in wasteful.items():
         for finding, size in waste.orphans.items():
