@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
@@ -175,6 +176,48 @@ def test_a_value_that_no_longer_unpickles_is_computed_again(monkeypatch: pytest.
         monkeypatch.setattr(Fragile, "__setstate__", _refuse)
         with pytest.warns(CacheWarning, match="can't be unpickled"):
             assert isinstance(cache.submit(first).result(), Fragile)
+
+
+@pytest.mark.parametrize("where", ["on the disk", "in memory", "read ahead", "prefetched"])
+def test_that_a_class_has_moved_is_told_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    jobs = [Job(f"job {x}", lambda x: Fragile(), {"x": x}, job_key=f"key {x}") for x in range(8)]
+    with FutureCache(overwrite=False) as cache:
+        for job in jobs:
+            cache.submit(job)
+    if where == "in memory":
+        for job in jobs:
+            cache.submit(job)
+    elif where == "read ahead":
+        for job in jobs[:5]:
+            cache.submit(job)
+    monkeypatch.setattr(Fragile, "__setstate__", _refuse)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = cache.prefetch([jobs[7].job_key]) if where == "prefetched" else None
+        assert isinstance(cache.submit(jobs[7], found).result(), Fragile)
+        assert isinstance(cache.submit(jobs[6]).result(), Fragile)
+    assert [str(each.message).split()[3] for each in told] == ["7", "6"]
+    with pytest.warns(CacheWarning, match="key 7 can't be unpickled"):  # what has been stored since
+        cache.submit(jobs[7])
+    cache.close()
+
+
+def test_that_a_class_has_moved_is_told_once_by_a_decorated_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    @cached_job(code="none")
+    def make(x: int) -> Fragile:
+        return Fragile()
+
+    for x in range(40):
+        make(x)
+    make.cache.close()
+    for x in range(20):
+        make(x)
+    monkeypatch.setattr(Fragile, "__setstate__", _refuse)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for x in range(10, 40):
+            make(x)
+    assert len(told) == len({str(each.message) for each in told}) == 30
 
 
 class Fragile:
