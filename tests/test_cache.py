@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -23,9 +24,13 @@ from bencher_job import (
     JobFunctionCache,
     JobFuture,
     UnkeyableArgument,
+    _contents,
     cached_job,
 )
+from bencher_job._stores import StoreFailure
+from bencher_job._stores.memory import MemoryTier
 from bencher_job.testing import CallCounter
+from tests.environment import unmeasured
 
 
 def count(counter: CallCounter, value: object = None) -> object:
@@ -230,6 +235,68 @@ class Fragile:
 
 def _refuse(*_args: object) -> None:
     raise AttributeError("this class has changed")
+
+
+def test_a_store_that_could_not_be_opened_for_a_moment_is_opened_later(tmp_path: Path) -> None:
+    """Here because the process had no file descriptor to spare."""
+    script = """
+        import os, resource, sys, time, warnings
+        from bencher_job import cached_job
+        import bencher_job._stores.memory  # which needs files too
+
+        @cached_job(code="none", cache_dir=sys.argv[1])
+        def double(x):
+            return 2 * x
+
+        double.cache.info  # imports
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, before[1]))
+            assert [double(x) for x in range(5)] == [0, 2, 4, 6, 8]
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert len(told) == 1, [str(each.message) for each in told]
+            assert "can't be opened" in str(told[0].message), told[0].message
+            deadline = time.monotonic() + 30
+            while not double.is_cached(1) and time.monotonic() < deadline:
+                assert double(1) == 2
+            assert double.is_cached(1)
+            assert len(told) == 1, [str(each.message) for each in told]
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), tmp_path / "cachedir"],
+        capture_output=True,
+        text=True,
+        env={**unmeasured(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_store_that_can_not_be_opened_is_tried_again_after_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, attempts = 1000.0, list[float]()
+
+    def refuse(*_: object, **__: object) -> MemoryTier:
+        attempts.append(now)
+        raise StoreFailure("no file descriptor is left")
+
+    monkeypatch.setattr(_contents, "monotonic", lambda: now)
+    with monkeypatch.context() as closed_off:
+        closed_off.setattr(_contents, "open_store", refuse)
+        cache = FutureCache(overwrite=False)
+        with pytest.warns(CacheWarning, match="can't be opened, so nothing is remembered until it can"):
+            assert not cache.has("key")
+        for _ in range(40_000):
+            now += 0.01
+            assert not cache.has("key")
+    pauses = [later - earlier for earlier, later in itertools.pairwise(attempts)]
+    assert pauses == pytest.approx([0.1 * 2**n for n in range(10)] + [60] * (len(pauses) - 10), abs=0.02)
+    now += 60
+    assert cache.submit(Job("job", int, {}, job_key="key")).result() == 0
+    assert cache.has("key")
+    cache.close()
 
 
 def test_a_store_that_can_not_be_opened_costs_the_memory_but_not_the_value(
