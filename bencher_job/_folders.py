@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Final
 
-__all__ = ["make_folders", "owner_only"]
+__all__ = ["make_private", "owner_only"]
 
 _ATTEMPTS: Final = 100
 """How often a folder is made that others go on removing."""
 
 
-def make_folders(folder: str | os.PathLike[str]) -> bool:
+def make_private(folder: str | os.PathLike[str]) -> bool:
     """Make a folder, and those above it, for the owner only; whether it is new.
 
     A folder that others remove because it is empty, or with all that is in it, is made again.
@@ -42,6 +42,6 @@ def _made(path: str) -> bool:
             return False
         raise
     except FileNotFoundError:
-        make_folders(os.path.dirname(path))
+        make_private(os.path.dirname(path))
         os.mkdir(path, 0o700)
     return True

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from .. import _media
-from .._folders import make_folders, owner_only
+from .._folders import make_private, owner_only
 
 __all__ = ["DAMAGED_FOLDER", "KEPT_ASIDE", "Aside"]
 
@@ -79,7 +79,7 @@ class Aside:
             OSError: when it can't be made.
         """
         folder = self._folder / f"{time.time_ns()}"
-        make_folders(folder)
+        make_private(folder)
         return folder
 
     def _count(self, size: int) -> None:

@@ -136,7 +136,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
             return None
-        if mode == MODE_BINARY and filename is not None:
+        if mode == MODE_BINARY and isinstance(filename, str):
             return os.path.join(self._directory, filename)
         raise DamagedEntry(
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"

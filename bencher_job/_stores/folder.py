@@ -24,7 +24,7 @@ from .gate import operation
 from .generation import GENERATION_NAME, Generation
 from .opening import is_writable, mend_database, open_database, open_read_only, open_to_look
 from .place import refuse_untrusted, set_up
-from .recovery import is_damage
+from .recovery import is_damage_in_use
 
 __all__ = ["Folder", "Opened"]
 
@@ -168,7 +168,7 @@ class Folder:
         """
         opened = self.opened
         is_writable = opened is None or opened.is_writable  # another thread may be about to replace it
-        if not is_writable or not is_damage(error, surely=surely):
+        if not is_writable or not is_damage_in_use(error, surely=surely):
             return False
         try:
             self.replace_database(str(error), surely=surely)

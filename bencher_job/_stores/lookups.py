@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Collection, Container, Iterable, Iterator
+from types import NoneType
 from typing import Any, Final
 
 from .._errors import warn_caller
@@ -36,6 +37,9 @@ FEWEST_TO_PASS_OVER_ALL: Final = 1000
 
 LARGEST_AHEAD: Final = 1 << 12
 """Size in bytes below which an entry may be read without being asked for."""
+
+_NUMBER: Final = {float, NoneType}
+"""What a column of real numbers may hold."""
 
 _SELECT_ONE: Final = f"{SELECT_ENTRY}= ?"
 _SELECT_NEXT: Final = (
@@ -153,7 +157,8 @@ class Lookups:
             return False
         with operation:
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
-        return bool(entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
+        are_known = type(entries) is int and type(size) is int
+        return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
 
     def _all_rows(self, wanted: Container[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
@@ -179,7 +184,7 @@ class Lookups:
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
             found.update(self._folder.query(_among(statement, some), (time.time(), *some)))
-        return {key: seconds or 0.0 for key, seconds in found.items()}
+        return {key: seconds if type(seconds) is float else 0.0 for key, seconds in found.items()}
 
     def has(self, key: str) -> bool:
         """Whether there is an entry that has not expired, its bytes unread.
@@ -201,6 +206,8 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
         OSError: when its file can't be read.
     """
     key, mode, filename, value, seconds, expires = row[:6]
+    if type(seconds) not in _NUMBER or type(expires) not in _NUMBER:
+        raise DamagedEntry("its row holds something else where numbers should be")
     if expires is not None and expires <= time.time():
         return MISS
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
@@ -215,7 +222,7 @@ def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, 
         key, _, filename, value, seconds, expires, _ = row
         # Most are small and lie in their row: these pass without a step that isn't theirs.
         stream = read_plain(value, key) if filename is None and type(value) is bytes else None
-        if stream is not None:
+        if stream is not None and type(seconds) in _NUMBER and type(expires) in _NUMBER:
             if expires is None or expires > now:
                 small[key] = stream, seconds or 0.0, expires
             continue

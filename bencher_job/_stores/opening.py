@@ -49,7 +49,7 @@ def open_database(directory: Path, *, tag_index: bool, patience: float, tally: T
     try:
         return _open(directory, tag_index, patience, tally)
     except sqlite3.DatabaseError as error:
-        if not is_damage(error, surely=True):  # but locked, read-only, or on a full disk
+        if not is_damage(error):  # but locked, read-only, or on a full disk
             raise
         mend_database(
             directory, str(error), place, tag_index=tag_index, patience=patience, surely=True, tally=tally

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import UntrustedCache
-from .._folders import make_folders, owner_only
+from .._folders import make_private, owner_only
 
 __all__ = ["refuse_untrusted", "set_up"]
 
@@ -31,10 +31,10 @@ def set_up(directory: Path) -> None:
     Raises:
         OSError: when a folder can't be made.
     """
-    if make_folders(directory.parent):
+    if make_private(directory.parent):
         _mark(directory.parent)
-        make_folders(directory)
-    elif make_folders(directory):
+        make_private(directory)
+    elif make_private(directory):
         _mark(directory)
 
 

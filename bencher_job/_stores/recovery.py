@@ -22,7 +22,7 @@ from .aside import Aside
 from .database import DATABASE_NAME, Database
 from .tables import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
 
-__all__ = ["Recovered", "is_damage", "is_whole", "recover"]
+__all__ = ["Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
 
 ROWS_AT_ONCE: Final = 200
 
@@ -30,6 +30,9 @@ MOST_ONE_BY_ONE: Final = 100_000
 """How many rows between two damaged places are asked for one by one, which takes some seconds."""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
+"""What our statements meet in a database that was whole when it was opened: no figures of ours break a constraint."""
+
 _PRIMARY: Final = 0xFF
 """The bits of SQLite's error codes that say what is wrong in general."""
 
@@ -54,12 +57,21 @@ class Recovered(NamedTuple):
     entries: int
 
 
-def is_damage(error: BaseException, *, surely: bool = False) -> bool:
-    """Whether SQLite says so of a damaged database; unless `surely`, also where a table may be missing."""
-    if not isinstance(error, sqlite3.DatabaseError):
-        return False
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
-    return code in _DAMAGE or (code == sqlite3.SQLITE_ERROR and not surely)
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says so of a damaged database."""
+    return _code(error) in _DAMAGE
+
+
+def is_damage_in_use(error: BaseException, *, surely: bool = False) -> bool:
+    """Whether SQLite says so of a database that was damaged while it was open, or in a place that is met now.
+
+    Unless `surely`, that is also where a table or a column may be missing.
+    """
+    return _code(error) in _DAMAGE_IN_USE or (_code(error) == sqlite3.SQLITE_ERROR and not surely)
+
+
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
 
 
 def is_whole(directory: Path, patience: float) -> bool:
@@ -78,7 +90,7 @@ def is_whole(directory: Path, patience: float) -> bool:
             is_counted = database.execute("SELECT entries FROM Totals").fetchone() is not None
             ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
         except sqlite3.DatabaseError as error:
-            if is_damage(error):
+            if is_damage_in_use(error):
                 return False
             raise
     return bool(version == STORE_VERSION and is_counted and found == "ok")

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
-from bencher_job._folders import make_folders
+from bencher_job._folders import make_private
 from bencher_job._selection import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, aside, dump, export, import_
 from bencher_job._stores.database import IN_ROW_BELOW, Database
@@ -83,7 +83,7 @@ def test_new_files_are_for_the_owner_only(tmp_path: Path, umask: int) -> None:
         store = DiskStore(tmp_path / "cachedir" / "fcache", size_limit=10**9)
         store.open()
         media = _media.run_folder(store.directory, "media")
-        make_folders(media)
+        make_private(media)
         Path(media, "plot.png").write_bytes(b"png")
         store.put_many([entry("key", 1), entry("large", LARGE), entry("media", 2, media=Path(media).name)])
         export(store, tmp_path / "archive.tar")
