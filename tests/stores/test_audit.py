@@ -556,3 +556,16 @@ def test_an_audit_holds_up_no_checkpoint(store: DiskStore, monkeypatch: pytest.M
     monkeypatch.setattr(inspection, "hit_of", checkpoint)
     verify(store)
     assert seen == [0, 0, 0]
+
+
+def test_the_text_of_an_audit_moves_no_cursor(store: DiskStore) -> None:
+    """Names and details come from rows and files, which may say anything."""
+    evil = "\x1b[2J\x1b]0;title\x07\r\x9b1m\u202e"
+    store.put_many([entry(f"key {evil}", 1), entry("key", 2)])
+    change(store, "UPDATE Cache SET value = x'00'")
+    (store.directory / "ab" / "cd").mkdir(parents=True)
+    (store.directory / "ab" / "cd" / f"file {evil}").touch()
+    text = str(verify(store))
+    assert text.replace("\n", "").isprintable()
+    assert r"key \x1b[2J" in text
+    assert r"file \x1b[2J" in text

@@ -20,6 +20,7 @@ from ..._folders import make_private, owner_only
 from ..._job import check_key
 from ..._keys import PastEdition
 from ..._record import Record
+from ..._words import visible
 from ..base import Entry, Found, StoreFailure
 from ..disk import DiskStore
 from ..entries.codec import DamagedEntry, Payload, UnreadableEntry, unseal
@@ -82,7 +83,7 @@ class Imported:
     def __str__(self) -> str:
         names = ("added", "replaced", "skipped", "damaged", "refused", "expired")
         counts = (f"{getattr(self, name)} {name}" for name in names)
-        return "\n  ".join([", ".join(counts), *self.problems])
+        return "\n  ".join([", ".join(counts), *map(visible, self.problems)])
 
 
 class _Refused(Exception):

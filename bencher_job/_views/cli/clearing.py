@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..._stores import find_orphans, remove_orphans
-from ..._words import counted, size_text
+from ..._words import counted, size_text, visible
 from .choosing import Chosen, look_for
 from .command import Command, Exit, Misused
 from .filters import add_filters, add_targets
@@ -56,7 +56,7 @@ def _clear(arguments: Namespace) -> int:
         return max(status, Exit.FOUND)
     for function in sorted(entries):
         of_function = counted(entries[function], "entry", "entries")
-        print(f"{function or '(no function)'}: {of_function}, {size_text(sizes[function])}")
+        print(f"{visible(function) or '(no function)'}: {of_function}, {size_text(sizes[function])}")
     if arguments.dry_run:
         print(f"would remove {total}")
         return status
@@ -116,7 +116,7 @@ def _gc(arguments: Namespace) -> int:
     wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
     for directory, waste in wasteful.items():
         for finding, size in waste.orphans.items():
-            print(f"{directory.name}/{finding.name}: {finding.fault.value}, {size_text(size)}")
+            print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
         if waste.expired:
             print(f"{directory.name}: {counted(waste.expired, 'entry', 'entries')} whose time is over")
     if not wasteful:

@@ -24,6 +24,7 @@ from ..._stores import (
     open_existing,
     stores_in,
 )
+from ..._words import visible
 from .command import Exit, Failed, Misused
 from .interrupts import prompt_interrupts
 
@@ -236,9 +237,13 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
 
 def complain(message: str) -> None:
     """Say on stderr why something is not done."""
-    print(f"bencher-job: {message}", file=sys.stderr)
+    print(f"bencher-job: {_shown(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
     """Say on stderr what should be known of what is done."""
-    print(f"bencher-job: warning: {message}", file=sys.stderr)
+    print(f"bencher-job: warning: {_shown(message)}", file=sys.stderr)
+
+
+def _shown(message: str) -> str:
+    return "\n".join(map(visible, message.split("\n")))
