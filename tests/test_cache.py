@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
@@ -731,3 +732,62 @@ def test_where_nothing_is_kept_there_is_nothing_to_verify_or_move(tmp_path: Path
         ):
             with pytest.raises(BencherJobError, match="Nothing is kept here"):
                 ask()
+
+
+@pytest.mark.parametrize("executor", ["multiprocessing", "threads"])
+def test_a_cache_that_is_dropped_without_close_leaves_no_thread_process_or_descriptor(
+    tmp_path: Path, executor: str
+) -> None:
+    script = """
+        import gc, os, sys, threading, time
+        from multiprocessing import resource_tracker
+        import psutil
+        from bencher_job import FutureCache, Job
+
+        def left():
+            gc.collect()
+            return (
+                sorted(thread.name for thread in threading.enumerate()),
+                len(os.listdir("/proc/self/fd")),
+                sum(child.pid != resource_tracker._resource_tracker._pid for child in psutil.Process().children()),
+            )
+
+        def use(number):
+            cache = FutureCache(sys.argv[2], cache_dir=sys.argv[1], max_workers=1)
+            assert cache.submit(Job("job", abs, {}, positional=(-number,))).result() == number
+
+        if __name__ == "__main__":
+            after = []
+            deadline = time.monotonic() + 60
+            for number in range(6):  # SQLite closes one descriptor later, and uses it again
+                use(number)
+                while (left()[0], left()[2]) != (["MainThread"], 0):
+                    assert time.monotonic() < deadline, left()
+                    time.sleep(0.01)
+                after.append(left())
+            assert after[1:] == [after[1]] * 5, after
+    """
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(script))
+    ended = subprocess.run(
+        [sys.executable, path, tmp_path / "cachedir", executor],
+        capture_output=True,
+        text=True,
+        env={**unmeasured(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_job_in_flight_outlives_the_cache_that_is_dropped() -> None:
+    begin = threading.Event()
+
+    def wait_and_count() -> int:
+        assert begin.wait(20)
+        return 7
+
+    future = FutureCache("threads", overwrite=False).submit(Job("job", wait_and_count, {}, job_key="key"))
+    gc.collect()
+    begin.set()
+    assert future.result(20) == 7
+    with FutureCache(overwrite=False) as cache:
+        assert cache.has("key")
