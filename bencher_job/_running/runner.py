@@ -48,12 +48,13 @@ def warn_unloadable(key: str, error: Exception) -> None:
 
     The same entry may be met in memory, on the disk, and once more before the job begins.
     """
-    fact = f"The entry {key} can't be unpickled ({type(error).__name__}: {error}), so its job runs again."
     if key in UNLOADABLE:
-        _log.info("%s", fact)
         return
     UNLOADABLE.add(key)
-    warn_caller(f"{fact} Has a class of its value moved?")
+    warn_caller(
+        f"The entry {key} can't be unpickled ({type(error).__name__}: {error}), so its job runs again. "
+        f"Has a class of its value moved?"
+    )
 
 
 class Runner:
