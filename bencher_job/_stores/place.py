@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from .._errors import UntrustedCache
+from .._folders import make_private, owner_only
 
 __all__ = ["refuse_untrusted", "set_up"]
 
@@ -29,27 +31,17 @@ def set_up(directory: Path) -> None:
     Raises:
         OSError: when a folder can't be made.
     """
-    if _make(directory.parent):
+    if make_private(directory.parent):
         _mark(directory.parent)
-        _make(directory)
-    elif _make(directory):
+        make_private(directory)
+    elif make_private(directory):
         _mark(directory)
-
-
-def _make(directory: Path) -> bool:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _mark(directory: Path) -> None:
     for name, text in ((TAG_NAME, TAG_TEXT), (".gitignore", GITIGNORE_TEXT)):
-        path = directory / name
-        if not path.exists():
-            path.write_text(text)
+        with suppress(FileExistsError), open(directory / name, "x", opener=owner_only) as file:
+            file.write(text)
 
 
 def refuse_untrusted(directory: Path) -> None:
