@@ -131,7 +131,7 @@ class _Rows:
         self._folder.editions.update(self._editions)
         self._folder.origins.update(self._origins)
         for filename in self._old_files:
-            self._database.disk.remove(filename)
+            self._folder.remove_file(self._database, filename)
 
 
 class Commits:

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
+from .._names import ForeignName, NameOf, path_of
 from .base import PATIENCE
 from .entries.arrival import Arrival
 from .entries.codec import Buffer, DamagedEntry, SealedEntry
@@ -133,11 +135,23 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         path = self._file_of(mode, filename, value)
         return value if path is None else map_file(path, trusted=self.trusted)
 
+    def remove(self, filename: str) -> None:
+        """Remove an entry's file, and the folders that it lies in if they are empty.
+
+        Raises:
+            ForeignName: when no entry's file has such a name; nothing is removed then.
+        """
+        path_of(Path(self._directory), NameOf.VALUE_FILE, filename)
+        super().remove(filename)
+
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
             return None
         if mode == MODE_BINARY and filename is not None:
-            return os.path.join(self._directory, filename)
+            try:
+                return os.fspath(path_of(Path(self._directory), NameOf.VALUE_FILE, filename))
+            except ForeignName as error:
+                raise DamagedEntry(str(error)) from None
         raise DamagedEntry(
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
         )

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from .._errors import warn_caller
 from .._forks import renew_after_fork
+from .._names import ForeignName
 from .._record import Origin
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims.claims import Claims
@@ -194,6 +195,18 @@ class Folder:
                 return work(opened.database, *given)
             except _REFUSALS as error:
                 raise _failure(error) from error
+
+    def remove_file(self, database: Database, filename: str) -> None:
+        """Remove the value file of a row that is gone."""
+        try:
+            database.disk.remove(filename)
+        except ForeignName as error:
+            self.report_foreign(error)
+
+    def report_foreign(self, error: ForeignName) -> None:
+        """Count and log a row that named a file or folder outside of the store, or none of its own; both stay."""
+        self.tally.damaged += 1
+        _log.warning("a row of %s is damaged, and what it names is left alone: %s", self.directory, error)
 
     def warn_unread(self, error: Exception) -> None:
         """Say that the store can't be read."""

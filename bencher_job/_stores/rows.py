@@ -9,7 +9,6 @@ a page more for every commit to write, and 100,000 rows take 0.05 to 0.2 seconds
 from __future__ import annotations
 
 import json
-import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from functools import reduce
 from typing import Any, Final
 
 from .._errors import UntrustedCache
+from .._names import ForeignName, NameOf, path_of
 from .._record import Record
 from .base import Hit
 from .conditions import Condition, Order, escaped
@@ -267,11 +267,12 @@ def hits_at(folder: Folder, numbers: Sequence[int], largest: int) -> Iterator[tu
         for number, stored, *of_entry in folder.query(statement, (some,)):
             filename = of_entry[2]
             try:
-                if filename is not None and os.stat(folder.directory / filename).st_size > largest:
+                path = None if filename is None else path_of(folder.directory, NameOf.VALUE_FILE, filename)
+                if path is not None and path.stat().st_size > largest:
                     yield number, stored, "large"
                     continue
                 hit = hit_of(tuple(of_entry), folder.open(), mapped=True)
-            except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+            except (DamagedEntry, ForeignName, UnreadableEntry, UntrustedCache, OSError) as error:
                 yield number, stored, str(error)
             else:
                 yield number, stored, hit if isinstance(hit, Hit) else "expired"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from .._keys import Edition, PastEdition
+from .._names import NameOf, checked
 from .._record import Draft, Record
 from .base import Entry
 from .texts import arguments_to_json, origin_from_json
@@ -250,7 +251,7 @@ def record_of(row: tuple[Any, ...]) -> Record:
         created=moment(created),
         seconds=seconds,
         size=size,
-        media=media,
+        media=None if media is None else checked(NameOf.RUN_FOLDER, media),
         fingerprint=fingerprint,
         version=version,
         **origin_from_json(origin),

@@ -239,7 +239,7 @@ def test_a_file_that_a_put_may_be_at_is_left_until_it_is_old(store: DiskStore, p
 
 
 @pytest.mark.parametrize(
-    ("column", "fault"), [("filename", Fault.FILE_MISSING), ("arguments", Fault.RECORD_DAMAGED)]
+    ("column", "fault"), [("filename", Fault.DAMAGED), ("arguments", Fault.RECORD_DAMAGED)]
 )
 def test_an_undecodable_text_is_damage_of_its_entry(store: DiskStore, column: str, fault: Fault) -> None:
     store.put_many([entry("bad", LARGE), entry("good", LARGE)])

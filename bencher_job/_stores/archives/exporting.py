@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from ... import _media
 from ..._errors import BencherJobError, UntrustedCache, warn_caller
+from ..._names import NameOf, path_of
 from ..._record import Record
 from ..._selection import EVERYTHING, Selection
 from ..base import StoreFailure
@@ -206,7 +206,7 @@ class _Exporter:
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
-        folder = self._store.directory / _media.MEDIA_FOLDER / media
+        folder = path_of(self._store.directory, NameOf.RUN_FOLDER, media)
         if not folder.is_dir():
             raise Unwhole("its media are missing")
         for number, path in enumerate(sorted(folder.rglob("*"))):

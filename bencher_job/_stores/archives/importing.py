@@ -11,12 +11,13 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from ... import _media
 from ..._errors import BencherJobError, UntrustedCache
 from ..._keys import PastEdition
+from ..._names import NameOf, path_of
 from ..._record import Record
 from ..base import Entry, Found, StoreFailure
 from ..disk import DiskStore
@@ -306,7 +307,7 @@ class _Importer:
             folder.mkdir(parents=True)
             for each in body["media"]:
                 member = _part(parts, each["part"], each["size"])
-                self._take_file(folder / _safe(each["path"]), member, each["digest"])
+                self._take_file(path_of(folder, NameOf.RUN_FILE, each["path"]), member, each["digest"])
         except OSError as error:
             _media.discard(folder)
             if error.errno in _NAME_FAULTS:
@@ -337,11 +338,3 @@ def _part(parts: Mapping[str, Member], name: str, size: int | None = None) -> Me
     if size is not None and member.size != size:
         raise Unwhole(f"{name} is of {member.size} bytes, and should be of {size}")
     return member
-
-
-def _safe(path: str) -> PurePosixPath:
-    """Give a path that stays in the folder that it is relative to."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in path or not pure.parts:
-        raise Unwhole(f"the path {path!r} leads out of its folder")
-    return pure

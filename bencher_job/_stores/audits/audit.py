@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ... import _media
 from ..._errors import BencherJobError, CacheWarning
-from ..aside import DAMAGED_FOLDER
+from ..._names import DAMAGED_FOLDER
 from ..base import StoreFailure
 from ..disk import DiskStore
 from ..entries.signature import SECRET_VARIABLE
