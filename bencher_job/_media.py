@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 from . import _settings
+from ._folders import make_private
 from ._names import MEDIA_FOLDER, NameOf
 from ._processes import may_live, process_name
 
@@ -115,7 +116,7 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
         )
     else:
         path = Path(job.folder, folder, f"{filename}-{next(job.numbers)}{suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     return os.fspath(path)
 
 

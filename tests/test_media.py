@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job import Job, _media, cached_job, clean_orphaned_media, current_job_key, gen_path, run_job
+from bencher_job import (
+    FutureCache,
+    Job,
+    _media,
+    _settings,
+    cached_job,
+    clean_orphaned_media,
+    current_job_key,
+    gen_path,
+    run_job,
+)
 from bencher_job._processes import process_name
 
 
@@ -20,6 +30,22 @@ def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None
     assert len(set(paths)) == 10
     assert all(path.is_absolute() and path.suffix == ".mp4" and path.parent.is_dir() for path in paths)
     assert not any(path.exists() for path in paths)
+
+
+def test_folders_on_the_way_are_for_their_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the umask says, and whether a path or a store is asked for first."""
+    monkeypatch.setattr(_settings, "_override", None)
+    before = os.umask(0)
+    try:
+        monkeypatch.setenv("BENCHER_JOB_CACHE_DIR", str(tmp_path / "on" / "the" / "way"))
+        gen_path("film", "video/raw", ".mp4")
+        with FutureCache(cache_dir=tmp_path / "to" / "a" / "store") as cache:
+            cache.submit(Job("job", lambda: Path(gen_path("film")).touch(), {}, job_key="key")).result()
+        made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    finally:
+        os.umask(before)
+    assert len(made) > 10
+    assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o700"}
 
 
 def test_inside_a_job_paths_lie_in_a_folder_of_the_run() -> None:

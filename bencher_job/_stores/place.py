@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import UntrustedCache
+from .._folders import make_private
 
 __all__ = ["refuse_untrusted", "set_up"]
 
@@ -29,20 +30,11 @@ def set_up(directory: Path) -> None:
     Raises:
         OSError: when a folder can't be made.
     """
-    if _make(directory.parent):
+    if make_private(directory.parent):
         _mark(directory.parent)
-        _make(directory)
-    elif _make(directory):
+        make_private(directory)
+    elif make_private(directory):
         _mark(directory)
-
-
-def _make(directory: Path) -> bool:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _mark(directory: Path) -> None:
