@@ -13,7 +13,7 @@ from .._record import Record
 from .base import Found, Gone, StoreFailure
 from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
-from .lookups import hit_of
+from .lookups import check_row
 from .tables import LIVE, SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, past_edition_of, record_of
 
 __all__ = ["DiskHistory", "Making"]
@@ -52,7 +52,7 @@ class DiskHistory:
             return Gone("expired", moment(expires))
         damage, may_be_whole = "", False
         try:
-            hit_of(rows[0], self._folder.open(), mapped=True)
+            check_row(rows[0], self._folder.open(), mapped=True)
         except FileNotFoundError:
             damage = "its value file is missing"
         except DamagedEntry as error:

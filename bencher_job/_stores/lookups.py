@@ -14,7 +14,7 @@ from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .database import is_undecodable
 from .entries.codec import plain_reader
 from .entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
-from .entries.frame import unseal_ours
+from .entries.frame import check_ours, unseal_ours
 from .folder import Folder, Opened
 from .gate import operation
 from .removals import Removals
@@ -179,12 +179,15 @@ class Lookups:
         return bool(self._folder.query(statement, (key, time.time())))
 
 
-def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit | Miss:
+def hit_of(
+    row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
+) -> Hit | Miss:
     """Verify the bytes of a row of `SELECT_ENTRY`; a miss where it has expired.
 
     Raises:
         DamagedEntry: when they are not what was written.
         MissignedEntry: when they were made with another secret, or with none.
+        LargeEntry: when they expand to more bytes than `most_expanded`.
         UnreadableEntry: when a package or the memory that it takes is not there.
         OSError: when its file can't be read.
     """
@@ -192,8 +195,14 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
     if expires is not None and expires <= time.time():
         return MISS
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
-    stream, buffers = unseal_ours(sealed, key, signature=opened.signature)
+    stream, buffers = unseal_ours(sealed, key, signature=opened.signature, most_expanded=most_expanded)
     return Hit(stream, buffers, seconds or 0.0, expires)
+
+
+def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> None:
+    """Verify the bytes of a row of `SELECT_ENTRY` in little memory besides their own; raises as `hit_of`."""
+    key, mode, filename, value = row[:4]
+    check_ours(opened.database.fetch(mode, filename, value, mapped=mapped), key, signature=opened.signature)
 
 
 def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:

@@ -21,7 +21,7 @@ from .._names import ForeignName, NameOf, path_of
 from .._record import Record
 from .base import Hit
 from .conditions import Condition, Order, escaped
-from .entries.faults import DamagedEntry, UnreadableEntry
+from .entries.faults import DamagedEntry, LargeEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import hit_of
 from .tables import LIVE, SELECT_RECORD, record_of
@@ -254,7 +254,8 @@ def cells_of(folder: Folder, numbers: Sequence[int], columns: Sequence[str]) -> 
 def hits_at(folder: Folder, numbers: Sequence[int], largest: int) -> Iterator[tuple[int, float, Hit | str]]:
     """Give number, time of storing and verified bytes of some rows, or why these can't be had.
 
-    They are mapped, and nothing is unpickled. An entry of more bytes than `largest` is not read.
+    They are mapped, and nothing is unpickled. An entry is not read that has more bytes than `largest`, nor expanded
+    where its compressed parts would have.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -271,7 +272,9 @@ def hits_at(folder: Folder, numbers: Sequence[int], largest: int) -> Iterator[tu
                 if path is not None and path.stat().st_size > largest:
                     yield number, stored, "large"
                     continue
-                hit = hit_of(tuple(of_entry), folder.open(), mapped=True)
+                hit = hit_of(tuple(of_entry), folder.open(), mapped=True, most_expanded=largest)
+            except LargeEntry:
+                yield number, stored, "large"
             except (DamagedEntry, ForeignName, UnreadableEntry, UntrustedCache, OSError) as error:
                 yield number, stored, str(error)
             else:

@@ -49,6 +49,9 @@ GONE_KEPT: Final = 100_000
 ENTRY_OVERHEAD: Final = 512
 """Bytes that an entry takes in the database besides its own: its record, and its place in the index."""
 
+LARGEST_SOURCES: Final = 1 << 26
+"""Bytes that the texts of an edition take at most."""
+
 UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
     (
         # A record has its entry's row number, so that it costs no index of its own: a commit writes few pages.
@@ -303,8 +306,16 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
         version,
         tuple(json.loads(parameters)),
         json.loads(manifest),
-        json.loads(zlib.decompress(sources)),
+        json.loads(_expanded(sources)),
     )
+
+
+def _expanded(sources: bytes) -> bytes:
+    expander = zlib.decompressobj()
+    expanded = expander.decompress(sources, LARGEST_SOURCES)
+    if not expander.eof:
+        raise ValueError(f"its sources end too early, or take more than {LARGEST_SOURCES} bytes")
+    return expanded
 
 
 def chosen(function: str | None, tag: str | None) -> tuple[str, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from ..._names import NameOf, path_of
 from ..._record import Record
 from ..base import Entry, Found, StoreFailure
 from ..disk import DiskStore
-from ..entries.codec import DamagedEntry, Payload, UnreadableEntry, unseal
+from ..entries.codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
 from ..entries.frame import frame_of
 from ..entries.signature import UNSIGNED
 from .archive import (
@@ -207,16 +207,15 @@ class _Importer:
         expires = expires_from(body.get("expires"))
         if expires is not None and expires <= time.time():
             raise _Expired
-        payload, compression = self._payload(record.key, body, parts)
+        sealed = self._sealed(record.key, body, parts)
         bound = bound_from(body["bound"])
         edition = None if body["edition"] is None else self._edition(body["edition"])
         media = None if record.media is None else self._take_media(record.key, body, parts)
         return Entry(
-            payload,
+            sealed,
             replace(record, media=media),
             bound,
             edition,
-            compression=compression,
             expires=expires,
             is_copy=True,
         )
@@ -273,10 +272,8 @@ class _Importer:
             self._replaced.add(key)
         return not known.damage
 
-    def _payload(
-        self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]
-    ) -> tuple[Payload, str | None]:
-        """Verify an entry's bytes; give them, and how they are made smaller."""
+    def _sealed(self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]) -> SealedEntry:
+        """Verify an entry's bytes; nothing is expanded that would be kept."""
         member = _part(parts, "value", body["value"]["size"])
         value = self._read(member, member.size)
         if UNSIGNED.hasher(value).hexdigest() != body["value"]["digest"]:
@@ -286,11 +283,12 @@ class _Importer:
             raise _Refused(
                 f"its value takes {frame.expanded} bytes, more than the whole store may ({self._store.size_limit})"
             )
+        signature = self._store.folder.open().signature
         try:
-            payload = unseal(value, key, signature=self._store.folder.open().signature)
+            check(value, key, signature=UNSIGNED if signature.is_personal else signature)
         except (DamagedEntry, UnreadableEntry) as error:
             raise _Refused(str(error)) from error
-        return payload, None if frame is None else frame.compression
+        return resealed(value, signature)
 
     def _read_edition(self, prefix: str) -> PastEdition | None:
         try:

@@ -85,10 +85,11 @@ def remove_orphans(store: DiskStore, findings: Iterable[Finding]) -> list[Findin
 
 def _refuse_wrong_secret(store: DiskStore, inspection: Inspection) -> None:
     """Refuse to take a cache for damaged whose signatures this process can't verify."""
+    signature = store.folder.open().signature
     if inspection.missigned > inspection.good:
         raise BencherJobError(
             f"{inspection.missigned} of {inspection.entries} entries of {store.directory} are signed, and can't be "
-            f"verified with the {SECRET_VARIABLE} of this process. Nothing is repaired. Set {SECRET_VARIABLE} to "
+            f"verified with {signature.source}. Nothing is repaired. Set {SECRET_VARIABLE} to "
             f"the secret that they were made with, or clear the cache if nobody knows it any more."
         )
 

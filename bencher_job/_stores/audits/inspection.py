@@ -26,7 +26,7 @@ from ..base import StoreFailure
 from ..database import DATABASE_NAME
 from ..entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
 from ..folder import Folder
-from ..lookups import hit_of
+from ..lookups import check_row
 from ..tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, is_text, record_of
 from .findings import LISTED, Fault, Finding
 
@@ -243,7 +243,7 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
     while True:
         opened = folder.open()
         try:
-            hit_of(row, opened)
+            check_row(row, opened)
         except FileNotFoundError:
             wrong = Wrong(Fault.FILE_MISSING)
         except DamagedEntry as error:
