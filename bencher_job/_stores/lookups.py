@@ -53,8 +53,11 @@ class Lookups:
         self._uses = uses
         self._removals = removals
 
-    def find(self, key: str, *, mapped: bool) -> tuple[Hit | Miss, int]:
-        """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored."""
+    def find(self, key: str, *, mapped: bool, most_expanded: int | None = None) -> tuple[Hit | Miss, int]:
+        """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored.
+
+        One whose compressed parts would expand to more bytes than `most_expanded` is not expanded, and a miss.
+        """
         with operation:
             for _ in range(2):  # a value file can go, with its row, while the row is read
                 try:
@@ -62,7 +65,7 @@ class Lookups:
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
                     if row is None:
                         return MISS, 0
-                    hit = hit_of(row, opened, mapped=mapped)
+                    hit = hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
                 except FileNotFoundError:
                     continue
                 except DamagedEntry as error:
