@@ -1,33 +1,47 @@
-"""Make folders that only their owner can use."""
+"""Make folders and files for their owner only, while other processes make or remove the same folders."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-__all__ = ["make_private"]
+__all__ = ["make_private", "owner_only"]
 
-ATTEMPTS: Final = 10
-"""How often a folder is made whose parent others remove meanwhile."""
+_ATTEMPTS: Final = 100
+"""How often a folder is made that others go on removing."""
 
 
 def make_private(folder: str | os.PathLike[str]) -> bool:
-    """Make a folder and what is missing above it, all for the owner only; whether the folder was new.
+    """Make a folder, and those above it, for the owner only; whether it is new.
+
+    A folder that others remove because it is empty, or with all that is in it, is made again.
 
     Raises:
-        OSError: when one can't be made, or something else has its name.
+        OSError: when it can't be made, or others go on removing it.
     """
-    for attempt in range(ATTEMPTS):
+    path = os.path.abspath(folder)
+    for _ in range(_ATTEMPTS - 1):
         try:
-            os.mkdir(folder, 0o700)
-        except FileNotFoundError:
-            if attempt == ATTEMPTS - 1:
+            return _made(path)
+        except (FileExistsError, FileNotFoundError):
+            if os.path.lexists(path) and not os.path.isdir(path):
                 raise
-            make_private(os.path.dirname(os.path.abspath(folder)))
-        except FileExistsError:
-            if not os.path.isdir(folder):
-                raise
+    return _made(path)
+
+
+def owner_only(path: str, flags: int) -> int:
+    """Open a file for `open(..., opener=owner_only)`, so that nobody else may read a new one."""
+    return os.open(path, flags, 0o600)
+
+
+def _made(path: str) -> bool:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if os.path.isdir(path):
             return False
-        else:
-            return True
-    raise AssertionError("the last attempt returns or raises")
+        raise
+    except FileNotFoundError:
+        make_private(os.path.dirname(path))
+        os.mkdir(path, 0o700)
+    return True

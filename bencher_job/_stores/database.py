@@ -325,6 +325,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         Raises:
             sqlite3.Error: when they can't be made.
         """
+        # What diskcache finds there it sets as its own attributes, the folder among them.
+        self.execute("DROP TABLE IF EXISTS Settings")
         super().__init__(
             self._directory,
             disk=EntryDisk,

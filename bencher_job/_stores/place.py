@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Final
 
 from .._errors import UntrustedCache
-from .._folders import make_private
+from .._folders import make_private, owner_only
 
 __all__ = ["is_replaceable", "refuse_untrusted", "set_up"]
 
@@ -46,9 +47,8 @@ def set_up(directory: Path) -> None:
 
 def _mark(directory: Path) -> None:
     for name, text in ((TAG_NAME, TAG_TEXT), (".gitignore", GITIGNORE_TEXT)):
-        path = directory / name
-        if not path.exists():
-            path.write_text(text)
+        with suppress(FileExistsError), open(directory / name, "x", opener=owner_only) as file:
+            file.write(text)
 
 
 def refuse_untrusted(directory: Path) -> None:

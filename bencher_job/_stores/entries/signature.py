@@ -135,7 +135,7 @@ def personal_signature(directory: str | os.PathLike[str]) -> Signature:
     """
     path = os.path.expanduser(PERSONAL_KEY)
     try:
-        if not os.path.isabs(path):
+        if not os.path.isabs(path) or not os.path.isdir(os.path.expanduser("~")):
             raise BencherJobError("this user has no home directory")  # noqa: TRY301 - told as the others are
         name = f"the key {path}"
         try:
