@@ -702,6 +702,39 @@ def test_links_and_sparse_members_are_passed_over(store: DiskStore, other: DiskS
     assert import_(other, path) == Imported(added=1)
 
 
+def test_no_name_in_an_archive_leads_out(store: DiskStore, other: DiskStore, path: Path) -> None:
+    """Names of members, of editions, and the folder that a record says it had."""
+    add_film(store)
+    export(store, path)
+    evil = str(path.parent / "evil")
+
+    def lead_out(text: bytes) -> bytes:
+        body = json.loads(text)
+        body["record"]["media"] = body["edition"] = evil
+        return resealed(body)
+
+    forged(path, {"entries/1/entry.json": lead_out})
+    with tarfile.open(path, "a") as whole:
+        for name in (
+            evil,
+            "../evil",
+            "entries/1/../../../evil",
+            "entries/2/media/../../../evil",
+            "editions/../evil",
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            whole.addfile(member, io.BytesIO(b"evil"))
+    before = {*path.parent.iterdir()}
+    imported = import_(other, path)
+    assert (imported.added, imported.damaged) == (1, 2)
+    assert len(media_files(other, "film")) == 2  # in a folder that this store has named
+    assert {*path.parent.rglob("*")} - {*other.directory.rglob("*")} - {
+        *store.directory.rglob("*")
+    } == before | {other.directory}
+    assert not list(other.directory.rglob("*evil*"))
+
+
 @pytest.mark.parametrize(("compression", "module"), [("zstd", "zstandard"), ("lz4", "lz4.frame")])
 def test_a_compressed_entry_stays_so(
     store: DiskStore, other: DiskStore, path: Path, compression: str, module: str
