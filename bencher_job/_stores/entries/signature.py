@@ -122,7 +122,8 @@ def signature_from_environment() -> Signature:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BencherJobError(
-            f"{name} can't be read: {reason}. Correct the path, or make the file readable for this user only."
+            f"the key file {path} of {SECRET_VARIABLE} can't be read: {reason}. Correct the path, or make the file "
+            f"readable for this user only."
         ) from None
     return Signature(_not_empty(secret, f"{name} is empty"))
 
@@ -144,7 +145,7 @@ def personal_signature(directory: str | os.PathLike[str]) -> Signature:
             _make_key_file(path)
             secret = _read_key_file(path, name)
         if not _PERSONAL.fullmatch(secret):
-            raise BencherJobError(f"{name} is no key that this library made; remove it")  # noqa: TRY301 - as above
+            raise BencherJobError(f"{name} is not a key that this library made. Remove it")  # noqa: TRY301 - as above
     except (OSError, BencherJobError) as error:
         raise UntrustedCache(
             os.fspath(directory),
