@@ -11,7 +11,6 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
@@ -19,7 +18,7 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
-from .._names import ForeignName, NameOf, path_of
+from .._names import ForeignName, NameOf, checked
 from .base import PATIENCE
 from .entries.arrival import Arrival
 from .entries.codec import Buffer, DamagedEntry, SealedEntry
@@ -141,15 +140,14 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         Raises:
             ForeignName: when no entry's file has such a name; nothing is removed then.
         """
-        path_of(Path(self._directory), NameOf.VALUE_FILE, filename)
-        super().remove(filename)
+        super().remove(checked(NameOf.VALUE_FILE, filename))
 
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
             return None
         if mode == MODE_BINARY and filename is not None:
             try:
-                return os.fspath(path_of(Path(self._directory), NameOf.VALUE_FILE, filename))
+                return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
             except ForeignName as error:
                 raise DamagedEntry(str(error)) from None
         raise DamagedEntry(

@@ -148,4 +148,6 @@ def _has_others(group: int) -> bool:
         members = {*grp.getgrgid(group).gr_mem}
     except KeyError:
         return True
+    if members - {name}:  # all users are asked for last, which may take long
+        return True
     return members | {each.pw_name for each in pwd.getpwall() if each.pw_gid == group} != {name}

@@ -327,6 +327,22 @@ def test_a_link_in_the_place_of_a_run_folder_is_removed_and_not_followed(ground:
     assert tree(ground.outside) == before
 
 
+def test_a_link_in_the_place_of_an_entrys_run_folder_shows_and_packs_nothing(ground: Ground) -> None:
+    pages = pytest.importorskip("bencher_job._views.page.media")
+    with closing(ground.store()) as store:
+        (record, *_) = (record for record in store.records() if record.media is not None)
+        run = ground.directory / "media" / str(record.media)
+        shutil.rmtree(run)
+        run.symlink_to(ground.outside)
+        assert media_files(store.directory, record) == {}
+        assert pages.files_of(store.directory, record.media) == []
+        assert pages.file_answer(store.directory, record.media, "precious.val", is_download=False) is None
+        pack(store)
+        assert verify(store).names(Fault.MEDIA_MISSING) == [record.key]
+        store.clear()
+    assert (ground.outside / "precious.val").exists()
+
+
 def test_a_link_in_the_place_of_the_generation_is_not_written_to(ground: Ground) -> None:
     before = tree(ground.outside)
     (ground.directory / "generation").unlink()

@@ -209,7 +209,7 @@ class _Exporter:
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
         folder = path_of(self._store.directory, NameOf.RUN_FOLDER, media)
-        if not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir():
             raise Unwhole("its media are missing")
         for number, path in enumerate(sorted(folder.rglob("*"))):
             if path.is_symlink() or not path.is_file():

@@ -80,7 +80,7 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
     if record.media is None:
         return {}
     folder = path_of(directory, NameOf.RUN_FOLDER, record.media)
-    return {path: bytes_of(path) for path in sorted(files_under(folder))}
+    return {} if folder.is_symlink() else {path: bytes_of(path) for path in sorted(files_under(folder))}
 
 
 def files_under(directory: Path) -> Iterator[Path]:

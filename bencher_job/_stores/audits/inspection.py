@@ -264,7 +264,8 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
 
 def _is_lost(folder: Folder, key: str, media: str) -> bool:
     """Whether an entry owns media that are not there."""
-    if path_of(folder.directory, NameOf.RUN_FOLDER, media).is_dir():
+    path = path_of(folder.directory, NameOf.RUN_FOLDER, media)
+    if path.is_dir() and not path.is_symlink():
         return False
     return bool(folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND media = ?", (key, media)))
 

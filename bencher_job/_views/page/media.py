@@ -69,7 +69,7 @@ def files_of(store: Path, media: str) -> list[dict[str, Any]]:
     """Tell of the regular files in a run's folder: `name`, `size` in bytes, `kind`; pictures come first."""
     folder = path_of(store, NameOf.RUN_FOLDER, media)
     files = []
-    for path in _walk(folder):
+    for path in () if folder.is_symlink() else _walk(folder):
         kind, _ = _type_of(path)
         files.append(
             {"name": path.relative_to(folder).as_posix(), "size": path.lstat().st_size, "kind": kind}
