@@ -32,6 +32,13 @@ def end(namespace: dict[str, Any]) -> None:
     namespace["remove_what_it_wrote"]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the soak, which is known wherever pytest is started."""
+    parser.addoption(
+        "--soak", type=float, default=0, metavar="SECONDS", help="how long tests/test_soak.py kills programs"
+    )
+
+
 pages = PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)
 docstrings = DocTestParser(ELLIPSIS)
 pytest_collect_file = SybilCollection(

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from . import _settings
 from ._errors import warn_caller
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from ._stores.memory import MemoryTier
 
 __all__ = ["Contents"]
+
+FIRST_PAUSE: Final = 0.1
+"""Seconds after which a store that can't be opened is tried again; each failure doubles them."""
+
+LONGEST_PAUSE: Final = 60.0
+
+PATIENT_PAUSE: Final = 10
+"""How many times as long as an attempt takes, the pause behind it is at least: one may wait for a lock."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,15 +78,23 @@ class Contents:
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
+        self._pause = 0.0
+        self._try_again: float | None = None
 
     @property
     def cache(self) -> Store:
         """The store, opened at first use. Where it can't be opened, jobs run with a warning as if it weren't there.
 
+        It is tried again now and then, after pauses that grow.
+
         Raises:
             UntrustedCache: when another user owns the store or can write to it.
         """
-        if self._store is None or self._epoch != _settings.epoch:
+        if (
+            self._store is None
+            or self._epoch != _settings.epoch
+            or (self._try_again is not None and monotonic() >= self._try_again)
+        ):
             self._open()
         return self._store  # type: ignore[return-value]
 
@@ -98,7 +115,10 @@ class Contents:
     def _open(self) -> None:
         store: Store = NullStore()
         self._memory = None
+        closed_off = None if self._try_again is None or self._epoch != _settings.epoch else self._store
+        self._try_again = None
         if self._keeps():
+            begin = monotonic()
             where: object = f"The cache {self._cache_name}"
             try:
                 where = directory = self.directory
@@ -113,9 +133,20 @@ class Contents:
                 )
             except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone
                 _log.warning("%s can't be opened: %s", where, error)
-                warn_caller(f"{where} can't be opened, so nothing is remembered: {error}")
-                store = NullStore(is_closed_off=True)
-        self._store, self._epoch = store, _settings.epoch
+                # The one that is there may have jobs in flight.
+                self._store, self._epoch = closed_off or NullStore(is_closed_off=True), _settings.epoch
+                self._close_off(begin)
+                if closed_off is None:
+                    warn_caller(f"{where} can't be opened, so nothing is remembered until it can: {error}")
+                return
+        self._store, self._epoch, self._pause = store, _settings.epoch, 0.0
+
+    def _close_off(self, begin: float) -> None:
+        """Say when to try again, after an attempt that began at a time."""
+        now = monotonic()
+        pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
+        self._pause = max(pause, PATIENT_PAUSE * (now - begin))
+        self._try_again = now + self._pause
 
     def memory(self) -> tuple[int, MemoryTier | None]:
         """Give the epoch of the settings, and what keeps entries in memory in it."""

@@ -14,7 +14,7 @@ from ._words import is_writable
 if TYPE_CHECKING:
     from ._stores.entries.deposits import Depository
 
-__all__ = ["Job", "check_text", "run_as", "run_job"]
+__all__ = ["Job", "check_key", "check_text", "run_as", "run_job"]
 
 LONGEST_KEY: Final = 16_383
 """Characters whose UTF-8 an entry has room for in any case."""
@@ -36,7 +36,13 @@ def check_text(option: str, text: str) -> None:
         )
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Check that a text can be the key of an entry.
+
+    Raises:
+        TypeError: when it is no text.
+        ValueError: when it is too long, or has a character that no key may have.
+    """
     check_text("job_key", key)
     if "\0" in key or len(key) > LONGEST_KEY:
         raise ValueError(
@@ -100,7 +106,7 @@ class Job:
         self.job_args = dict(job_args)
         self.positional = tuple(positional)
         if job_key is not None:
-            _check_key(job_key)
+            check_key(job_key)
             identity = job_key, b"", None
         elif identity is None:
             identity = identity_of(function, self.positional, self.job_args)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-__all__ = ["counted", "is_writable", "moment_text", "printable", "roughly", "seconds_text", "size_text"]
+__all__ = [
+    "counted",
+    "is_writable",
+    "moment_text",
+    "printable",
+    "roughly",
+    "seconds_text",
+    "size_text",
+    "visible",
+]
 
 _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -17,6 +26,17 @@ def printable(text: str) -> str:
     'half of a pair: \\udcff'
     """
     return text.encode(errors="backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    r"""Write a text in one line that moves no cursor and clears no screen: what isn't printable becomes an escape.
+
+    >>> visible("a\x1b[2Jb\n"), visible("é")
+    ('a\\x1b[2Jb\\n', 'é')
+    """
+    if text.isprintable():  # half of a surrogate pair is not
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def size_text(size: float) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
@@ -22,9 +25,13 @@ from bencher_job import (
     JobFunctionCache,
     JobFuture,
     UnkeyableArgument,
+    _contents,
     cached_job,
 )
+from bencher_job._stores import StoreFailure
+from bencher_job._stores.memory import MemoryTier
 from bencher_job.testing import CallCounter
+from tests.environment import unmeasured
 
 
 def count(counter: CallCounter, value: object = None) -> object:
@@ -177,6 +184,48 @@ def test_a_value_that_no_longer_unpickles_is_computed_again(monkeypatch: pytest.
             assert isinstance(cache.submit(first).result(), Fragile)
 
 
+@pytest.mark.parametrize("where", ["on the disk", "in memory", "read ahead", "prefetched"])
+def test_that_a_class_has_moved_is_told_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    jobs = [Job(f"job {x}", lambda x: Fragile(), {"x": x}, job_key=f"key {x}") for x in range(8)]
+    with FutureCache(overwrite=False) as cache:
+        for job in jobs:
+            cache.submit(job)
+    if where == "in memory":
+        for job in jobs:
+            cache.submit(job)
+    elif where == "read ahead":
+        for job in jobs[:5]:
+            cache.submit(job)
+    monkeypatch.setattr(Fragile, "__setstate__", _refuse)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = cache.prefetch([jobs[7].job_key]) if where == "prefetched" else None
+        assert isinstance(cache.submit(jobs[7], found).result(), Fragile)
+        assert isinstance(cache.submit(jobs[6]).result(), Fragile)
+    assert [str(each.message).split()[3] for each in told] == ["7", "6"]
+    with pytest.warns(CacheWarning, match="key 7 can't be unpickled"):  # what has been stored since
+        cache.submit(jobs[7])
+    cache.close()
+
+
+def test_that_a_class_has_moved_is_told_once_by_a_decorated_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    @cached_job(code="none")
+    def make(x: int) -> Fragile:
+        return Fragile()
+
+    for x in range(40):
+        make(x)
+    make.cache.close()
+    for x in range(20):
+        make(x)
+    monkeypatch.setattr(Fragile, "__setstate__", _refuse)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for x in range(10, 40):
+            make(x)
+    assert len(told) == len({str(each.message) for each in told}) == 30
+
+
 class Fragile:
     def __init__(self) -> None:
         self.state = 1
@@ -187,6 +236,68 @@ class Fragile:
 
 def _refuse(*_args: object) -> None:
     raise AttributeError("this class has changed")
+
+
+def test_a_store_that_could_not_be_opened_for_a_moment_is_opened_later(tmp_path: Path) -> None:
+    """Here because the process had no file descriptor to spare."""
+    script = """
+        import os, resource, sys, time, warnings
+        from bencher_job import cached_job
+        import bencher_job._stores.memory  # which needs files too
+
+        @cached_job(code="none", cache_dir=sys.argv[1])
+        def double(x):
+            return 2 * x
+
+        double.cache.info  # imports
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, before[1]))
+            assert [double(x) for x in range(5)] == [0, 2, 4, 6, 8]
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert len(told) == 1, [str(each.message) for each in told]
+            assert "can't be opened" in str(told[0].message), told[0].message
+            deadline = time.monotonic() + 30
+            while not double.is_cached(1) and time.monotonic() < deadline:
+                assert double(1) == 2
+            assert double.is_cached(1)
+            assert len(told) == 1, [str(each.message) for each in told]
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), tmp_path / "cachedir"],
+        capture_output=True,
+        text=True,
+        env={**unmeasured(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_store_that_can_not_be_opened_is_tried_again_after_growing_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, attempts = 1000.0, list[float]()
+
+    def refuse(*_: object, **__: object) -> MemoryTier:
+        attempts.append(now)
+        raise StoreFailure("no file descriptor is left")
+
+    monkeypatch.setattr(_contents, "monotonic", lambda: now)
+    with monkeypatch.context() as closed_off:
+        closed_off.setattr(_contents, "open_store", refuse)
+        cache = FutureCache(overwrite=False)
+        with pytest.warns(CacheWarning, match="can't be opened, so nothing is remembered until it can"):
+            assert not cache.has("key")
+        for _ in range(40_000):
+            now += 0.01
+            assert not cache.has("key")
+    pauses = [later - earlier for earlier, later in itertools.pairwise(attempts)]
+    assert pauses == pytest.approx([0.1 * 2**n for n in range(10)] + [60] * (len(pauses) - 10), abs=0.02)
+    now += 60
+    assert cache.submit(Job("job", int, {}, job_key="key")).result() == 0
+    assert cache.has("key")
+    cache.close()
 
 
 def test_a_store_that_can_not_be_opened_costs_the_memory_but_not_the_value(
@@ -621,3 +732,62 @@ def test_where_nothing_is_kept_there_is_nothing_to_verify_or_move(tmp_path: Path
         ):
             with pytest.raises(BencherJobError, match="Nothing is kept here"):
                 ask()
+
+
+@pytest.mark.parametrize("executor", ["multiprocessing", "threads"])
+def test_a_cache_that_is_dropped_without_close_leaves_no_thread_process_or_descriptor(
+    tmp_path: Path, executor: str
+) -> None:
+    script = """
+        import gc, os, sys, threading, time
+        from multiprocessing import resource_tracker
+        import psutil
+        from bencher_job import FutureCache, Job
+
+        def left():
+            gc.collect()
+            return (
+                sorted(thread.name for thread in threading.enumerate()),
+                len(os.listdir("/proc/self/fd")),
+                sum(child.pid != resource_tracker._resource_tracker._pid for child in psutil.Process().children()),
+            )
+
+        def use(number):
+            cache = FutureCache(sys.argv[2], cache_dir=sys.argv[1], max_workers=1)
+            assert cache.submit(Job("job", abs, {}, positional=(-number,))).result() == number
+
+        if __name__ == "__main__":
+            after = []
+            deadline = time.monotonic() + 60
+            for number in range(6):  # SQLite closes one descriptor later, and uses it again
+                use(number)
+                while (left()[0], left()[2]) != (["MainThread"], 0):
+                    assert time.monotonic() < deadline, left()
+                    time.sleep(0.01)
+                after.append(left())
+            assert after[1:] == [after[1]] * 5, after
+    """
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(script))
+    ended = subprocess.run(
+        [sys.executable, path, tmp_path / "cachedir", executor],
+        capture_output=True,
+        text=True,
+        env={**unmeasured(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_job_in_flight_outlives_the_cache_that_is_dropped() -> None:
+    begin = threading.Event()
+
+    def wait_and_count() -> int:
+        assert begin.wait(20)
+        return 7
+
+    future = FutureCache("threads", overwrite=False).submit(Job("job", wait_and_count, {}, job_key="key"))
+    gc.collect()
+    begin.set()
+    assert future.result(20) == 7
+    with FutureCache(overwrite=False) as cache:
+        assert cache.has("key")

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
@@ -134,7 +135,7 @@ class Dispatcher:
         if self._pid == os.getpid():
             self._is_closed_down = True
             for slot in [*self.slots, *self._leaving]:
-                slot.kill()
+                slot.kill("the program ends")
             self.dismiss()
 
     def join(self) -> None:
@@ -252,8 +253,8 @@ class Dispatcher:
                 self._take(message, slot)
         except (EOFError, OSError):  # it has closed its end, as it does when it ends
             self._selector.unregister(slot.end)
-            if not slot.is_retiring:
-                slot.kill()
+            if not slot.is_retiring and not slot.ends_by_itself():
+                slot.kill("it had closed its connection to the pool")
             if slot.death is None:
                 self._find_dead(slot, 0)
 
@@ -319,7 +320,7 @@ class Dispatcher:
             self._selector.unregister(slot.death)
         self._handout.put_back(slot.withdraw())
         for task in slot.given.values():
-            self._finished.append((task, task.verdict or self._verdict(task, code)))
+            self._finished.append((task, task.verdict or self._verdict(task, code, slot)))
         slot.given.clear()
         slot.close()
         (self._leaving if slot in self._leaving else self.slots).remove(slot)
@@ -329,8 +330,11 @@ class Dispatcher:
                 self._false_starts = 0
                 self._end_first(f"{FALSE_STARTS} worker processes in a row died before they were ready", code)
 
-    def _verdict(self, task: Task, code: int | None) -> BaseException:
-        return CancelledError() if self._is_closed_down else lost(task.label, code)
+    def _verdict(self, task: Task, code: int | None, slot: Slot) -> BaseException:
+        if self._is_closed_down:
+            return CancelledError()
+        is_ours = code is None or code == -signal.SIGKILL
+        return lost(task.label, code, slot.killed_because if is_ours else "")
 
     def _follow_orders(self) -> None:
         while self._orders:
@@ -353,7 +357,7 @@ class Dispatcher:
             self._finished.append((task, verdict))
         else:
             task.verdict = verdict
-            slot.kill()
+            slot.kill("another job that it had was cancelled, or ran for longer than its timeout")
         self._handout.put_back(waiting)
 
     def _ends_at(self, slot: Slot) -> float | None:
@@ -379,14 +383,14 @@ class Dispatcher:
                 _, task = slot.oldest
                 self._end(task, slot, time_is_over(task.label, task.timeout or 0.0))
             elif slot in self._leaving:
-                slot.kill()
+                slot.kill("it didn't leave")
             else:
                 self._give_up(slot)
 
     def _give_up(self, slot: Slot) -> None:
         """Wait no longer for the end of a worker that was killed, as one that waits for a broken disk."""
         for task in slot.given.values():
-            self._finished.append((task, task.verdict or self._verdict(task, None)))
+            self._finished.append((task, task.verdict or self._verdict(task, None, slot)))
         slot.given.clear()
         self._leave(slot)
         self._given_up.append(slot)
@@ -421,7 +425,7 @@ class Dispatcher:
         self._failure = reason
         tasks = [*(task for slot in self.slots for task in slot.given.values()), *self._handout.take_all()]
         for slot in [*self.slots, *self._leaving]:
-            slot.kill()
+            slot.kill("the pool has failed")
             slot.bury()
             slot.close()
         for task in tasks:

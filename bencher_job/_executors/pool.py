@@ -221,7 +221,7 @@ class PoolEngine(SharedEngine[SlotPool]):
         return self.executor.kill(future)
 
 
-_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors()
+_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors(end_unasked=True)
 _dispatchers: Final[weakref.WeakSet[Dispatcher]] = weakref.WeakSet()
 
 

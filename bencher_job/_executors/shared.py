@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import weakref
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -17,9 +19,14 @@ E = TypeVar("E", bound=concurrent.futures.Executor)
 
 
 class SharedExecutors(Generic[E]):
-    """Executors of one kind, by their settings, and how many use each."""
+    """Executors of one kind, by their settings, and how many use each.
 
-    def __init__(self) -> None:
+    Attributes:
+        end_unasked: whether one ends with its last user, even if that is dropped without giving it back.
+    """
+
+    def __init__(self, *, end_unasked: bool = False) -> None:
+        self.end_unasked = end_unasked
         self.renew()
         renew_after_fork(self)
 
@@ -27,25 +34,52 @@ class SharedExecutors(Generic[E]):
         """Have none, as in a forked child, whose parent has the workers."""
         self._lock = threading.Lock()
         self._shared: dict[Hashable, tuple[E, int]] = {}
+        self._dropped: deque[tuple[Hashable, E]] = deque()
 
     def acquire(self, settings: Hashable, make: Callable[[], E]) -> E:
         """Give the executor of these settings, made if nobody uses one yet."""
         with self._lock:
             executor, users = self._shared.get(settings) or (make(), 0)
             self._shared[settings] = executor, users + 1
-            return executor
+        self._release_dropped()
+        return executor
 
     def release(self, settings: Hashable, executor: E) -> None:
         """Give an executor back, which ends with its last user."""
         with self._lock:
-            shared, users = self._shared.get(settings, (None, 0))
-            if shared is not executor:
-                return
-            if users > 1:
-                self._shared[settings] = executor, users - 1
-                return
-            del self._shared[settings]
-        executor.shutdown()
+            is_last = self._is_last(settings, executor)
+        if is_last:
+            executor.shutdown()
+        self._release_dropped()
+
+    def drop(self, settings: Hashable, executor: E) -> None:
+        """Give an executor back in a finalizer, which may interrupt any thread, even one that holds the lock."""
+        self._dropped.append((settings, executor))
+        self._release_dropped()
+
+    def _release_dropped(self) -> None:
+        """Give back what was dropped, unless a thread holds the lock, which then does it."""
+        while self._dropped and self._lock.acquire(blocking=False):
+            try:
+                settings, executor = self._dropped.popleft()
+                is_last = self._is_last(settings, executor)
+            except IndexError:  # another thread has given it back
+                continue
+            finally:
+                self._lock.release()
+            if is_last:
+                executor.shutdown(wait=False)
+
+    def _is_last(self, settings: Hashable, executor: E) -> bool:
+        """Count a user less; whether it was the last one."""
+        shared, users = self._shared.get(settings, (None, 0))
+        if shared is not executor:
+            return False
+        if users > 1:
+            self._shared[settings] = executor, users - 1
+            return False
+        del self._shared[settings]
+        return True
 
 
 class SharedEngine(Engine, Generic[E]):
@@ -62,6 +96,7 @@ class SharedEngine(Engine, Generic[E]):
         """Be without a shared executor, as a forked child is: it is its parent's."""
         self._lock = threading.Lock()
         self._shared: E | None = None
+        self._end: weakref.finalize[..., SharedEngine[E]] | None = None
 
     @abstractmethod
     def _make(self) -> E: ...
@@ -79,7 +114,11 @@ class SharedEngine(Engine, Generic[E]):
         if shared is None:
             with self._lock:
                 if self._shared is None:
-                    self._shared = self._among.acquire(self._key(), self._make)
+                    key = self._key()
+                    self._shared = self._among.acquire(key, self._make)
+                    if self._among.end_unasked:
+                        self._end = weakref.finalize(self, self._among.drop, key, self._shared)
+                        self._end.atexit = False
                 shared = self._shared
         return shared
 
@@ -87,5 +126,7 @@ class SharedEngine(Engine, Generic[E]):
         """Give the shared executor back, which ends with its last user."""
         with self._lock:
             shared, self._shared = self._shared, None
+            if self._end is not None:
+                self._end.detach()
         if shared is not None:
             self._among.release(self._key(), shared)

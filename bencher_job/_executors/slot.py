@@ -41,6 +41,9 @@ __all__ = ["Slot", "Task", "lost"]
 LEAVE_SECONDS: Final = 2.0
 """How long a worker that was let go, or killed, may take to end."""
 
+END_SECONDS: Final = 0.1
+"""How long a worker that has closed its end may take to end by itself: the system frees its memory before."""
+
 CODE_SECONDS: Final = 1.0
 """How long the exit code of a worker that has ended may take to arrive."""
 
@@ -103,6 +106,7 @@ class Slot:
         begun: number of the last task whose function was called, of those with a timeout, and when that was.
         patience_ends: when it is to have ended, once it was let go or killed.
         death: what becomes readable when the process ends, where the system has such a thing.
+        killed_because: why the pool has killed it; empty where it hasn't.
     """
 
     def __init__(self, settings: PoolSettings, initialize: bytes | None) -> None:
@@ -116,6 +120,7 @@ class Slot:
         self.begun = 0, 0.0
         self.patience_ends: float | None = None
         self.death: int | None = None
+        self.killed_because = ""
         self._unsent: list[int] = []
         self._number = 0
         self._lock = threading.Lock()
@@ -283,11 +288,24 @@ class Slot:
         """How many seconds all but the oldest task are expected to take."""
         return self.load - self.oldest[1].seconds if self.oldest is not None else 0.0
 
-    def kill(self) -> None:
+    def ends_by_itself(self) -> bool:
+        """Whether a process that has closed its end is ending, as a process that dies closes all that it has open.
+
+        It is asked again and again: `join` would wait for ever for one that lives and has closed all that it had open.
+        """
+        until = time.monotonic() + END_SECONDS
+        while not self.is_dead():
+            if time.monotonic() > until:
+                return False
+            time.sleep(END_SECONDS / 50)
+        return True
+
+    def kill(self, because: str) -> None:
         """End the process and all that it started, at once."""
         with self._lock:
             if not self._is_open:
                 return
+            self.killed_because = self.killed_because or because
             self.patience_ends = time.monotonic() + LEAVE_SECONDS
             try:
                 below = psutil.Process(self._pid).children(recursive=True)
@@ -351,15 +369,15 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def lost(label: object, code: int | None) -> WorkerLost:
-    """Make the error of a job whose worker has died while it ran."""
+def lost(label: object, code: int | None, killed_because: str = "") -> WorkerLost:
+    """Make the error of a job whose worker has died while it ran, or was killed by the pool itself."""
     name = describe(label)
-    fact = f"The worker process died while it ran {name}: {cause_of_death(code)}."
-    return WorkerLost(fact, job=name, exit_code=code)
+    cause = f"the pool ended it, because {killed_because}" if killed_because else cause_of_death(code)
+    return WorkerLost(f"The worker process died while it ran {name}: {cause}.", job=name, exit_code=code)
 
 
 def cause_of_death(code: int | None) -> str:
-    """Say what an exit code means.
+    """Say what the exit code of a process means that the pool has not killed.
 
     >>> cause_of_death(3), cause_of_death(-11)
     ('it ended with exit code 3', 'it was killed by SIGSEGV (exit code -11)')

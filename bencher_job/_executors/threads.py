@@ -192,4 +192,4 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
         return outcome
 
 
-_pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors()
+_pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors(end_unasked=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _media
 from .._errors import BencherJobError
@@ -24,9 +24,13 @@ from .flights import Flight, flights_of
 if TYPE_CHECKING:
     from .._origin import GitState
 
-__all__ = ["Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
+__all__ = ["UNLOADABLE", "Keeping", "Landing", "Returned", "Run", "commit", "outcome_of"]
 
 _log = logging.getLogger(__name__)
+
+
+UNLOADABLE: Final[set[str]] = set()
+"""Keys of entries that can't be unpickled here, as a warning has said, until their jobs have run again."""
 
 
 class Keeping(NamedTuple):
@@ -161,6 +165,7 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
     unsaved: list[str] = []
     for landing in landings:
         run = landing.run
+        UNLOADABLE.discard(run.job.job_key)
         if landing.outcome.error is not None:
             _fail(run, landing.outcome.error)
         elif run.store.directory is not None:

@@ -22,6 +22,7 @@ from .._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
 from .counts import Counts
 from .exit import finish_at_exit
 from .flights import Flight, flights_of
+from .landing import UNLOADABLE
 from .runs import Runs
 from .standby import Ended, Raised, Standby, Turn, Waiting, turn_or_wait
 
@@ -43,11 +44,16 @@ def load(key: str, hit: Hit) -> Any:
 
 
 def warn_unloadable(key: str, error: Exception) -> None:
-    """Tell that the value of an entry can't be unpickled here."""
-    warn_caller(
-        f"The entry {key} can't be unpickled ({type(error).__name__}: {error}), so its job runs again. "
-        f"Has a class of its value moved?"
-    )
+    """Warn that the value of an entry can't be unpickled here, once until its job has run again.
+
+    The same entry may be met in memory, on the disk, and once more before the job begins.
+    """
+    fact = f"The entry {key} can't be unpickled ({type(error).__name__}: {error}), so its job runs again."
+    if key in UNLOADABLE:
+        _log.info("%s", fact)
+        return
+    UNLOADABLE.add(key)
+    warn_caller(f"{fact} Has a class of its value moved?")
 
 
 class Runner:

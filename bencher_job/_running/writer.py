@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -20,10 +21,16 @@ LARGEST_GROUP: Final = 256
 T = TypeVar("T")
 
 
-class Writer(Generic[T]):
-    """Hands items from any thread to one function, in groups, on a thread of its own."""
+Write = Callable[[Sequence[T]], None]
 
-    def __init__(self, write: Callable[[Sequence[T]], None], name: str) -> None:
+
+class Writer(Generic[T]):
+    """Hands items from any thread to one function, in groups, on a thread of its own.
+
+    The function comes with each item, so that an idle thread keeps nothing alive. It ends with its writer.
+    """
+
+    def __init__(self, write: Write[T], name: str) -> None:
         self._write = write
         self._name = name
         self.renew()
@@ -35,7 +42,7 @@ class Writer(Generic[T]):
         self._begin()
 
     def _begin(self) -> None:
-        self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Write[T], T] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -46,9 +53,11 @@ class Writer(Generic[T]):
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._queue,), name=self._name, daemon=True
+                    target=_run, args=(self._queue,), name=self._name, daemon=True
                 )
                 self._thread.start()
+                self._end = weakref.finalize(self, self._queue.put, None)
+                self._end.atexit = False
 
     def is_here(self) -> bool:
         """Whether this is the writer's own thread, which must not wait for what it will write itself."""
@@ -57,32 +66,35 @@ class Writer(Generic[T]):
 
     def put(self, item: T) -> None:
         """Hand over an item to the thread that was started."""
-        self._queue.put(item)
+        self._queue.put((self._write, item))
 
     def close(self) -> None:
         """Wait until all that was handed over is written, and end the thread."""
         with self._lock:
             thread = self._thread
             if thread is not None:
-                self._queue.put(None)
+                self._end()
                 self._begin()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _run(self, items: queue.SimpleQueue[T | None]) -> None:
-        while (item := items.get()) is not None:
-            group = [item]
-            last = False
-            while len(group) < LARGEST_GROUP and not last:
-                try:
-                    following = items.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    last = True
-                else:
-                    group.append(following)
-            self._write(group)
-            del group, item
-            if last:
-                return
+
+def _run(items: queue.SimpleQueue[tuple[Write[T], T] | None]) -> None:
+    while (taken := items.get()) is not None:
+        write, item = taken
+        group = [item]
+        last = False
+        while len(group) < LARGEST_GROUP and not last:
+            try:
+                following = items.get_nowait()
+            except queue.Empty:
+                break
+            if following is None:
+                last = True
+            else:
+                group.append(following[1])
+        write(group)
+        taken = following = None  # while it waits, it keeps nothing
+        del group, item, write
+        if last:
+            return

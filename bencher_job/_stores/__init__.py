@@ -291,7 +291,7 @@ def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIE
 
 
 def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
-    """Open the store in a folder to change it, if there is one that is whole; it evicts nothing.
+    """Open the store in a folder to change it, if there is one; it evicts nothing. A damaged one is mended.
 
     Raises:
         StoreFailure: when there is none, or it can't be read; its subclasses tell which.

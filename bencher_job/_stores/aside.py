@@ -9,11 +9,13 @@ import logging
 import os
 import stat
 import time
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from .. import _media
+from .._folders import make_private, owner_only
 from .._names import DAMAGED_FOLDER, NameOf, path_of
 
 __all__ = ["KEPT_ASIDE", "Aside"]
@@ -45,7 +47,8 @@ class Aside:
         Raises:
             OSError: when they can't be written.
         """
-        (self._new_folder() / _plain(name)).write_bytes(content)
+        with open(self.new_folder() / _plain(name), "xb", opener=owner_only) as file:
+            file.write(content)
         self._count(len(content))
 
     def keep_file(self, name: str, path: Path) -> None:
@@ -59,24 +62,28 @@ class Aside:
         except FileNotFoundError:
             return
         if stat.S_ISREG(status.st_mode):
-            os.link(path, self._new_folder() / _plain(name), follow_symlinks=False)
+            os.link(path, self.new_folder() / _plain(name), follow_symlinks=False)
             self._count(status.st_size)
 
-    def move(self, paths: list[Path]) -> Path:
-        """Move files into a new folder, which is given.
+    def move(self, paths: list[Path], folder: Path) -> None:
+        """Move files into a folder that `new_folder` has made; one that is gone is no error.
 
         Raises:
             OSError: when they can't be moved.
         """
-        folder = self._new_folder()
         for path in paths:
-            path.rename(folder / path.name)
+            with suppress(FileNotFoundError):
+                path.rename(folder / path.name)
         self._count(_media.size_of(folder))
-        return folder
 
-    def _new_folder(self) -> Path:
+    def new_folder(self) -> Path:
+        """Make a folder for what is set aside together.
+
+        Raises:
+            OSError: when it can't be made.
+        """
         folder = path_of(self._directory, NameOf.QUARANTINE, f"{time.time_ns()}")
-        folder.mkdir(parents=True)
+        make_private(folder)
         return folder
 
     def _count(self, size: int) -> None:

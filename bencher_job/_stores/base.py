@@ -30,6 +30,7 @@ __all__ = [
     "Hit",
     "Hits",
     "Miss",
+    "Reason",
     "Small",
     "Store",
     "StoreBusy",
@@ -195,16 +196,21 @@ class Found(NamedTuple):
     """What is known of an entry that is there, whose bytes were looked at and left as they are."""
 
     record: Record | None
+    """None where it is damaged, though the bytes be whole."""
     damage: str = ""
     """What is wrong with it; empty where nothing is."""
     may_be_whole: bool = False
     """Whether what is wrong is that it can't be read or verified here, so that it is left as it is."""
 
 
+Reason = Literal["cleared", "forgotten", "evicted", "expired", "damaged"]
+"""Why an entry was removed."""
+
+
 class Gone(NamedTuple):
     """Why and when an entry was removed."""
 
-    reason: Literal["cleared", "forgotten", "evicted", "expired", "damaged"]
+    reason: Reason
     at: datetime
 
 

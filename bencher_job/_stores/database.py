@@ -299,6 +299,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def __init__(self, directory: str, *, access: str = "", patience: float = PATIENCE) -> None:
         """Open a database that is there; `access` are the parameters of its URI, `patience` is in seconds."""
         self._directory = directory
+        self._path = os.path.abspath(os.path.join(directory, DBNAME))
         self._timeout = patience
         self._local = threading.local()
         self._txn_id = None
@@ -325,8 +326,9 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         """
         # What diskcache finds there it sets as its own attributes, the folder among them.
         self.execute("DROP TABLE IF EXISTS Settings")
+        directory, disk = self._directory, self._disk
         super().__init__(
-            self._directory,
+            "/",  # any folder that is there: in a path it would replace `~` and `$NAME`
             disk=EntryDisk,
             cull_limit=0,  # evictions are ours, so that they are counted and logged
             eviction_policy="none",
@@ -334,6 +336,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             sqlite_auto_vacuum=2,  # incremental: no commit has to move pages
             timeout=self._timeout,
         )
+        self._directory, self._disk = directory, disk
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute a statement on this thread's own connection."""
@@ -400,9 +403,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         return end.connection if end.connection in self._connections.open else self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        path = os.path.abspath(os.path.join(self._directory, DBNAME))
         connection = sqlite3.connect(
-            f"file:{quote(os.fsencode(path))}{self._access}",
+            f"file:{quote(os.fsencode(self._path))}{self._access}",
             timeout=self._timeout,
             isolation_level=None,
             check_same_thread=False,  # so that a fork can close it; only its own thread uses it

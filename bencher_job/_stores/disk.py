@@ -32,7 +32,7 @@ from .generation import Generation
 from .history import DiskHistory
 from .lookups import Lookups
 from .removals import Removals
-from .tables import LIVE, SELECT_FIGURES, SELECT_RECORD, chosen, record_of
+from .tables import LIVE, SELECT_RECORD, chosen, figures_by, record_of
 from .uses import Uses
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class DiskStore:
 
     def count(self) -> int:
         """Count the entries, in constant time."""
-        return int(self.folder.query(SELECT_FIGURES)[0][0])
+        return figures_by(self.folder.query)[0]
 
     def size(self) -> int:
         """Give the size on disk in bytes, media included, in constant time."""
@@ -234,7 +234,9 @@ class DiskStore:
     def totals(self) -> Totals:
         """Give what was found over the life of the store, as far as the processes that used it have said so."""
         self.uses.write_at_once()
-        return Totals(*self.folder.query("SELECT hits, misses, seconds FROM Totals")[0])
+        (row,) = self.folder.query("SELECT hits, misses, seconds FROM Totals")
+        hits, misses, seconds = (number if type(number) in {int, float} else 0 for number in row)
+        return Totals(hits, misses, seconds)
 
     def close(self) -> None:
         """Write what was used, close all connections, the generation and the claims; the next use opens them again."""

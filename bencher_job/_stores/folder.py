@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sqlite3
 import threading
@@ -27,9 +28,10 @@ from .entries.signature import (
     signature_from_environment,
 )
 from .gate import operation
-from .generation import Generation
-from .opening import is_writable, open_database, open_read_only, open_to_look
+from .generation import GENERATION_NAME, Generation
+from .opening import is_writable, mend_database, open_database, open_read_only, open_to_look
 from .place import is_replaceable, refuse_untrusted, set_up
+from .recovery import is_damage_in_use
 
 __all__ = ["Folder", "Opened"]
 
@@ -86,7 +88,7 @@ class Folder:
         self.is_over = False
         self.only_looks = only_looks
         self.patience = patience
-        self.generation = Generation(directory / "generation", patience)
+        self.generation = Generation(directory / GENERATION_NAME, patience)
         self.claims = Claims(directory / "claims")
         self.tally = Tally()
         self.editions: set[bytes] = set()
@@ -130,11 +132,10 @@ class Folder:
         signature = self._signature()
         writable = not self.only_looks and is_writable(self.directory)
         for _ in range(ATTEMPTS):
-            before = self._place()
-            database, damage = self._connect(writable)
-            self.tally.damaged += damage
+            before, damaged = self._place(), self.tally.damaged
+            database = self._connect(writable)
             place = self._place()
-            if place is not None and (before in {None, place} or damage):
+            if place is not None and (before in {None, place} or self.tally.damaged != damaged):
                 break
             database.close_all()
         else:
@@ -154,16 +155,18 @@ class Folder:
             return signature
         return personal_signature(self.directory)
 
-    def _connect(self, writable: bool) -> tuple[Database, bool]:
-        """Connect to the database; also whether a damaged one was set aside for it."""
+    def _connect(self, writable: bool) -> Database:
+        """Connect to the database; what was set aside for it is counted."""
         if not self.trusted:
             refuse_untrusted(self.directory)
         if writable:
-            return open_database(self.directory, tag_index=self._tag_index, patience=self.patience)
+            return open_database(
+                self.directory, tag_index=self._tag_index, patience=self.patience, tally=self.tally
+            )
         if self.only_looks:
-            return open_to_look(self.directory, self.patience), False
+            return open_to_look(self.directory, self.patience)
         _log.info("%s can be read only", self.directory)
-        return open_read_only(self.directory, self.patience), False
+        return open_read_only(self.directory, self.patience)
 
     def _place(self) -> tuple[int, int] | None:
         """Tell where the database lies on the disk, or None where it isn't there."""
@@ -178,9 +181,59 @@ class Folder:
         if opened is None:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
-        if self._place() != opened.place:
+        place = self._place()
+        if place == opened.place:
+            return
+        if place is not None and self.generation.is_in_place():  # another process has mended it
+            _log.warning("the database of %s was replaced while it was open", self.directory)
+            self._leave_database()
+        else:
             _log.warning("%s was removed while it was open; a new cache begins there", self.directory)
             self.close()
+
+    def _leave_database(self) -> None:
+        """Open the database anew at the next use; this process's claims stay what they are."""
+        with self._lock, operation:
+            opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.database.close()
+
+    def mend(self, error: BaseException, *, surely: bool = False) -> bool:
+        """Replace the database, if an error tells that it is damaged; whether to try again what has raised it.
+
+        With `surely` it is replaced whatever a check of it says. What can be read of it is kept.
+        """
+        opened = self.opened
+        is_writable = opened is None or opened.is_writable  # another thread may be about to replace it
+        if not is_writable or not is_damage_in_use(error, surely=surely):
+            return False
+        try:
+            self.replace_database(str(error), surely=surely)
+        except StoreFailure as problem:
+            _log.warning("the damaged database of %s can't be replaced: %s", self.directory, problem)
+            return False
+        return True
+
+    def replace_database(self, reason: str, *, surely: bool = False) -> bool:
+        """Put a new database with all that can be read in the place of a damaged one; whether a check found it damaged.
+
+        Raises:
+            StoreFailure: when that can't be done.
+        """
+        try:
+            place = self.open().place
+            self._leave_database()
+            return mend_database(
+                self.directory,
+                reason,
+                place,
+                tag_index=self._tag_index,
+                patience=self.patience,
+                surely=surely,
+                tally=self.tally,
+            )
+        except _REFUSALS as error:
+            raise _failure(error) from error
 
     def to_read(self) -> Opened:
         """Give the open folder to one who reads; whether it was removed is looked at now and then."""
@@ -220,14 +273,18 @@ class Folder:
             StoreFailure: when the database or the disk says no.
         """
         with operation:
-            try:
-                self.look_for_removal()
-                opened = self.opened or self.open()
-                if not opened.is_writable:
-                    raise StoreFailure(f"{self.directory} can be read, but not written")
-                return work(opened.database, *given)
-            except _REFUSALS as error:
-                raise _failure(error) from error
+            for turn in itertools.count():
+                try:
+                    self.look_for_removal()
+                    opened = self.opened or self.open()
+                    if not opened.is_writable:
+                        raise StoreFailure(f"{self.directory} can be read, but not written")
+                    return work(opened.database, *given)
+                except _REFUSALS as error:
+                    # What a check has found whole, and is damaged once more, is replaced all the same.
+                    if turn > 1 or not self.mend(error, surely=turn == 1):
+                        raise _failure(error) from error
+        raise AssertionError("the last turn returns or raises")
 
     def remove_file(self, database: Database, filename: str) -> None:
         """Remove the value file of a row that is gone."""

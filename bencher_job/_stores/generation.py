@@ -31,10 +31,13 @@ from typing import Final
 
 from .._forks import renew_after_fork
 
-__all__ = ["NEVER", "SURE_FOR", "Generation", "Look"]
+__all__ = ["GENERATION_NAME", "NEVER", "SURE_FOR", "Generation", "Look"]
 
 Look = tuple[Callable[[], int], int]
 """What gives the generation, and what it gave."""
+
+GENERATION_NAME: Final = "generation"
+"""Name of the file in a store's folder."""
 
 SIZE: Final = 16
 """Size in bytes with which a file begins; one that is smaller was cut off, or put aside."""
@@ -159,6 +162,11 @@ class Generation:
         if self._is_in_place(descriptor):
             self._make(os.rename)
         os.ftruncate(descriptor, 0)  # whoever still asks it finds that it is none any more
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is open still lies where it was opened."""
+        file = self._file
+        return file is not None and self._is_in_place(file.fileno())
 
     def _is_in_place(self, descriptor: int) -> bool:
         try:

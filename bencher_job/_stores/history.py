@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 from .._errors import UntrustedCache
 from .._keys import PastEdition
 from .._record import Record
-from .base import Found, Gone, StoreFailure
+from .base import Found, Gone, Reason, StoreFailure
 from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import check_row
@@ -18,6 +19,9 @@ from .tables import LIVE, SELECT_EDITION, SELECT_ENTRY, SELECT_RECORD, moment, p
 
 __all__ = ["DiskHistory", "Making"]
 
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _LAST: Final = "\U0010ffff"
 """The last character, which no key has."""
@@ -45,14 +49,12 @@ class DiskHistory:
         """Say what is known of a key: its entry, or what became of it."""
         rows = self._query(SELECT_ENTRY + "= ?", (key,))
         if not rows:
-            gone = self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,))
-            return Gone(gone[0][0], moment(gone[0][1])) if gone else None
-        *_, expires, _ = rows[0]
-        if expires is not None and expires <= time.time():
-            return Gone("expired", moment(expires))
+            return self._gone(key)
         damage, may_be_whole = "", False
         try:
-            check_row(rows[0], self._folder.open(), mapped=True)
+            if not check_row(rows[0], self._folder.open(), mapped=True):
+                *_, expires, _ = rows[0]
+                return Gone("expired", moment(expires))
         except FileNotFoundError:
             damage = "its value file is missing"
         except DamagedEntry as error:
@@ -61,6 +63,12 @@ class DiskHistory:
             damage, may_be_whole = str(error), True
         records = self._records(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
         return Found(records[0] if records else None, damage, may_be_whole)
+
+    def _gone(self, key: str) -> Gone | None:
+        for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
+            if reason in get_args(Reason) and type(at) is float:
+                return Gone(reason, moment(at))
+        return None
 
     def record(self, key: str) -> Record | None:
         """Give the record of a key's entry, whose bytes stay unread; None where there is none.
@@ -85,9 +93,7 @@ class DiskHistory:
             f" WHERE raw = 1 AND key = ? AND {LIVE}"
         )
         for filename, parameters, manifest in self._query(statement, (key, time.time())):
-            return Making(
-                filename, tuple(json.loads(parameters or "[]")), tuple(json.loads(manifest or "{}"))
-            )
+            return Making(filename, _names_in(parameters), _names_in(manifest))
         return None
 
     def beginning_with(self, prefix: str, limit: int) -> list[str]:
@@ -104,18 +110,21 @@ class DiskHistory:
 
     def removed(self) -> dict[str, int]:
         """Count the removed entries that are remembered, by the reason why they went."""
-        return dict(self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason"))
+        counted = self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason")
+        return {reason: count for reason, count in counted if reason in get_args(Reason)}
 
     def editions(self, function: str) -> list[PastEdition]:
         """Give the editions of a function that entries are of, the one with the latest entry first."""
-        return [past_edition_of(row, function) for row in self._query(SELECT_EDITION, (function,))]
+        rows = self._query(SELECT_EDITION, (function,))
+        return list(_readable(past_edition_of, ((row, function) for row in rows)))
 
     def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
         """Give the entries of a function with these encoded arguments, the latest first, and their editions."""
         chosen = "WHERE Cache.function = ? AND bound = ? AND edition IS NOT NULL ORDER BY created DESC"
         statement = SELECT_RECORD.replace("SELECT ", "SELECT edition, ", 1)
         rows = self._query(f"{statement} {chosen}", (function, bound))
-        return [(edition, record_of(tuple(row))) for edition, *row in rows]
+        pairs = ((edition, tuple(row)) for edition, *row in rows)
+        return list(_readable(lambda edition, row: (edition, record_of(row)), pairs))
 
     def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:
         """Give the latest entries of an edition."""
@@ -127,7 +136,24 @@ class DiskHistory:
         rows = self._query(
             "SELECT key, bound FROM Cache WHERE function = ? AND edition = ?", (function, prefix)
         )
-        return [(key, bound) for key, bound in rows]
+        return [(key, bound) for key, bound in rows if type(key) is str and type(bound) is bytes]
 
     def _records(self, statement: str, values: Sequence[object]) -> list[Record]:
-        return [record_of(row) for row in self._query(statement, values)]
+        return list(_readable(record_of, ((row,) for row in self._query(statement, values))))
+
+
+def _readable(make: Callable[..., T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+    """Make something of rows, but for those that are damaged, which `verify` finds."""
+    for row in rows:
+        try:
+            yield make(*row)
+        except (ValueError, TypeError) as error:
+            _log.debug("a damaged row is left out: %s", error)
+
+
+def _names_in(text: str | None) -> tuple[str, ...]:
+    """Give the names in a JSON array, or those of an object's members; none where the text is damaged."""
+    try:
+        return tuple(map(str, json.loads(text or "[]")))
+    except (ValueError, TypeError, RecursionError):
+        return ()

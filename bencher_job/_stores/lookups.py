@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Collection, Container, Iterable, Iterator
+from types import NoneType
 from typing import Any, Final
 
 from .._errors import warn_caller
@@ -37,6 +38,9 @@ FEWEST_TO_PASS_OVER_ALL: Final = 1000
 LARGEST_AHEAD: Final = 1 << 12
 """Size in bytes below which an entry may be read without being asked for."""
 
+_NUMBER: Final = {float, NoneType}
+"""What a column of real numbers may hold."""
+
 _SELECT_ONE: Final = f"{SELECT_ENTRY}= ?"
 _SELECT_NEXT: Final = (
     f"{SELECT_ENTRY}IS NOT NULL AND rowid > ? AND rowid <= ? AND filename IS NULL AND size < {LARGEST_AHEAD}"
@@ -58,8 +62,9 @@ class Lookups:
 
         One whose compressed parts would expand to more bytes than `most_expanded` is not expanded, and a miss.
         """
+        missing = mended = 0
         with operation:
-            for _ in range(2):  # a value file can go, with its row, while the row is read
+            while missing < 2:  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
@@ -67,6 +72,7 @@ class Lookups:
                         return MISS, 0
                     hit = hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
                 except FileNotFoundError:
+                    missing += 1
                     continue
                 except DamagedEntry as error:
                     self._removals.set_aside(key, str(error))
@@ -77,6 +83,9 @@ class Lookups:
                 except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
                         self._removals.set_aside(key, "its row holds a text that is no UTF-8")
+                    elif mended < 2 and self._folder.mend(error, surely=mended == 1):
+                        mended += 1
+                        continue
                     else:
                         self._folder.warn_unread(error)
                     return MISS, 0
@@ -117,11 +126,18 @@ class Lookups:
         wanted = dict.fromkeys(keys)
         found = Hits()
         odd: list[str] = []
-        try:
-            for rows, opened in self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted):
-                odd += _open_rows(rows, opened, found, mapped=mapped)
-        except (sqlite3.Error, UnicodeError, StoreFailure) as error:
-            self._folder.warn_unread(error)
+        for turn in range(3):
+            odd.clear()
+            try:
+                for rows, opened in (
+                    self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted)
+                ):
+                    odd += _open_rows(rows, opened, found, mapped=mapped)
+                break
+            except (sqlite3.Error, UnicodeError, StoreFailure) as error:
+                if turn > 1 or not self._folder.mend(error, surely=turn == 1):
+                    self._folder.warn_unread(error)
+                    break
         for key in odd:  # which are looked at again, and told of
             hit, _ = self.find(key, mapped=mapped)
             if hit is not MISS:
@@ -144,7 +160,8 @@ class Lookups:
             return False
         with operation:
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
-        return bool(entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
+        are_known = type(entries) is int and type(size) is int
+        return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
 
     def _all_rows(self, wanted: Container[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
@@ -170,7 +187,7 @@ class Lookups:
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
             found.update(self._folder.query(_among(statement, some), (time.time(), *some)))
-        return {key: seconds or 0.0 for key, seconds in found.items()}
+        return {key: seconds if type(seconds) is float else 0.0 for key, seconds in found.items()}
 
     def has(self, key: str) -> bool:
         """Whether there is an entry that has not expired, its bytes unread.
@@ -195,6 +212,8 @@ def hit_of(
         OSError: when its file can't be read.
     """
     key, mode, filename, value, seconds, expires = row[:6]
+    if type(seconds) not in _NUMBER or type(expires) not in _NUMBER:
+        raise DamagedEntry("its row holds something else where numbers should be")
     if expires is not None and expires <= time.time():
         return MISS
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
@@ -202,10 +221,15 @@ def hit_of(
     return Hit(stream, buffers, seconds or 0.0, expires)
 
 
-def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> None:
-    """Verify the bytes of a row of `SELECT_ENTRY` in little memory besides their own; raises as `hit_of`."""
-    key, mode, filename, value = row[:4]
+def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> bool:
+    """Verify the bytes of a row as `hit_of` does, in little memory besides their own; False where it has expired."""
+    key, mode, filename, value, seconds, expires = row[:6]
+    if type(seconds) not in _NUMBER or type(expires) not in _NUMBER:
+        raise DamagedEntry("its row holds something else where numbers should be")
+    if expires is not None and expires <= time.time():
+        return False
     check_ours(opened.database.fetch(mode, filename, value, mapped=mapped), key, signature=opened.signature)
+    return True
 
 
 def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:
@@ -215,7 +239,7 @@ def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, 
         key, _, filename, value, seconds, expires, _ = row
         # Most are small and lie in their row: these pass without a step that isn't theirs.
         stream = read_plain(value, key) if filename is None and type(value) is bytes else None
-        if stream is not None:
+        if stream is not None and type(seconds) in _NUMBER and type(expires) in _NUMBER:
             if expires is None or expires > now:
                 small[key] = stream, seconds or 0.0, expires
             continue

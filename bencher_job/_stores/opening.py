@@ -1,4 +1,4 @@
-"""Knows how a store's database is opened: made with our tables where it is new, set aside where it is damaged."""
+"""Open a store's database: make our tables where it is new, and replace it by what can be read where it is damaged."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Final
 
 from .._errors import warn_caller
-from .aside import Aside
-from .base import StoreFailure, StoreMissing, StoreOutdated
+from .._words import counted
+from .base import StoreFailure, StoreMissing, StoreOutdated, Tally
 from .database import DATABASE_NAME, Database
+from .entries.deposits import place_of
+from .generation import GENERATION_NAME
+from .recovery import is_damage, is_whole, recover
 from .tables import STORE_VERSION, UPGRADES
 
-__all__ = ["is_writable", "open_database", "open_read_only", "open_to_look"]
+__all__ = ["is_writable", "mend_database", "open_database", "open_read_only", "open_to_look"]
 
 PATIENCE: Final = 60.0
 """Seconds for which another process may take to make the tables."""
@@ -33,23 +36,65 @@ def is_writable(directory: Path) -> bool:
     return os.access(directory, os.W_OK | os.X_OK) and (os.access(database, os.W_OK) or not database.exists())
 
 
-def open_database(directory: Path, *, tag_index: bool, patience: float) -> tuple[Database, bool]:
-    """Open the database in a folder; also whether a damaged one was set aside for it, which is warned of.
+def open_database(directory: Path, *, tag_index: bool, patience: float, tally: Tally) -> Database:
+    """Open the database in a folder. One that is damaged or emptied is replaced, which is counted and warned of.
 
     Raises:
         sqlite3.Error: when it is locked, or can't be read or written.
         OSError: when another process takes very long to make it.
         StoreFailure: when a later version of this library has written it.
     """
+    _make_missing(directory, patience)
+    place = place_of(os.fspath(directory / DATABASE_NAME))
     try:
-        return _open(directory, tag_index, patience), False
-    except sqlite3.OperationalError:  # locked, read-only, disk full: not damage
-        raise
+        return _open(directory, tag_index, patience, tally)
     except sqlite3.DatabaseError as error:
-        aside = Aside(directory).move(list(directory.glob("cache.db*")))
-        _log.warning("the database of %s is damaged and set aside in %s: %s", directory, aside, error)
-        warn_caller(f"The database of {directory} is damaged ({error}). It is set aside in {aside}.")
-        return _open(directory, tag_index, patience), True
+        if not is_damage(error):  # but locked, read-only, or on a full disk
+            raise
+        mend_database(
+            directory, str(error), place, tag_index=tag_index, patience=patience, surely=True, tally=tally
+        )
+        return _open(directory, tag_index, patience, tally)
+
+
+def mend_database(
+    directory: Path,
+    reason: str,
+    place: tuple[int, int],
+    *,
+    tag_index: bool,
+    patience: float,
+    tally: Tally,
+    surely: bool = False,
+) -> bool:
+    """Replace a damaged database by a new one with all that can be read of it; whether that was done.
+
+    It is not done where another process was quicker, or where a full check finds no damage, unless it is damaged
+    `surely`. `place` is where the database lay that was found damaged. A replacement is counted and warned of.
+
+    Raises:
+        sqlite3.Error: when it is locked, or the new one can't be written.
+        OSError: when the new one can't be written.
+    """
+    with _alone(directory):
+        if place_of(os.fspath(directory / DATABASE_NAME)) != place:
+            return False
+        if not surely and is_whole(directory, patience):
+            return False
+        aside, saved = recover(directory, lambda new: _open(new, tag_index, patience, tally), patience)
+    tally.damaged += 1
+    _log.warning(
+        "the database of %s is damaged and set aside in %s; %s entries were saved: %s",
+        directory,
+        aside,
+        saved,
+        reason,
+    )
+    warn_caller(
+        f"The database of {directory} is damaged ({reason}). It is set aside in {aside}. "
+        f"{counted(saved, 'entry', 'entries')} that can still be read {'was' if saved == 1 else 'were'} kept."
+    )
+    return True
 
 
 def open_read_only(directory: Path, patience: float) -> Database:
@@ -115,18 +160,49 @@ def _refuse_earlier(version: int, directory: Path) -> None:
         )
 
 
-def _open(directory: Path, tag_index: bool, patience: float) -> Database:
+def _make_missing(directory: Path, patience: float) -> None:
+    """Make the database where there is none, for its owner only, as SQLite would not make it."""
+    if os.path.exists(directory / DATABASE_NAME):
+        return
+    with _alone(directory):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            os.close(os.open(directory / DATABASE_NAME, flags, 0o600))
+        except FileExistsError:  # another process was first
+            return
+        database = Database(os.fspath(directory), patience=patience)
+        try:
+            _make(database, 0)
+        finally:
+            database.close_all()
+
+
+def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Database:
+    """Open a database and make what is missing in it. That it was emptied is counted and warned of."""
+    _make_missing(directory, patience)
     database = Database(os.fspath(directory), patience=patience)
+    is_emptied = False
     try:
         if _version(database, directory) < STORE_VERSION:
             with _alone(directory):
-                _make(database, _version(database, directory))
+                version = _version(database, directory)
+                is_emptied = not version and _is_emptied(directory)
+                _make(database, version)
         if tag_index:
             database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
     except BaseException:
         database.close_all()
         raise
+    if is_emptied:
+        tally.damaged += 1
+        _log.warning("the database of %s was emptied: what it held is lost", directory)
+        warn_caller(f"The database of {directory} was emptied by another program. What it held is lost.")
     return database
+
+
+def _is_emptied(directory: Path) -> bool:
+    """Whether a database without tables had some: the generation's file is made after the first of them."""
+    return (directory / GENERATION_NAME).exists() and not (directory / DATABASE_NAME).stat().st_size
 
 
 def _version(database: Database, directory: Path) -> int:

@@ -18,8 +18,9 @@ from .tables import ENTRY_OVERHEAD, LIVE, moment
 __all__ = ["functions"]
 
 _FIGURES: Final = (
-    "SELECT coalesce(function, ''), coalesce(tag, ''), count(*), sum(size), sum(access_count),"
-    " total(access_count * seconds), total(seconds), max(access_time) FROM Cache"
+    "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
+    " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
+    " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
     f" WHERE raw = 1 AND {LIVE} GROUP BY 1, 2 ORDER BY 1, 2"
 )
 

@@ -20,7 +20,7 @@ from .aside import Aside
 from .base import StoreFailure
 from .database import Database
 from .folder import Folder
-from .tables import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
+from .tables import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
 from .uses import Uses
 
 __all__ = ["Removals"]
@@ -165,8 +165,8 @@ class Removals:
 
     def size(self, database: Database) -> int:
         """Give the size of all entries in bytes, in constant time."""
-        ((entries, size),) = database.execute(SELECT_FIGURES).fetchall()
-        return int(size) + int(entries) * ENTRY_OVERHEAD
+        entries, size = figures_by(database.read)
+        return size + entries * ENTRY_OVERHEAD
 
     def keep_within(self, size_limit: int) -> None:
         """Remove what has expired, and then the least recently used entries beyond a size in bytes.

@@ -195,10 +195,12 @@ def _rows(folder: Folder, column: str, wanted: Sequence[int] | Sequence[str]) ->
             record = record_of(tuple(of_record))
         except (ValueError, TypeError):  # `verify` tells of it
             continue
+        if type(hits) is not int or type(used) is not float or type(stored) is not float:
+            continue
         found[number if column != "key" else record.key] = Row(
             number=number,
             record=record,
-            hits=hits or 0,
+            hits=hits,
             used=used,
             expires=expires,
             stored=stored,
@@ -242,8 +244,8 @@ def cells_of(folder: Folder, numbers: Sequence[int], columns: Sequence[str]) -> 
     for some in _in_steps(numbers):
         for number, arguments, *of_record in folder.query(statement, (some,)):
             try:
-                given = json.loads(arguments)
-            except ValueError:  # `verify` tells of it
+                given = dict(json.loads(arguments))
+            except (ValueError, TypeError, RecursionError):  # `verify` tells of it
                 continue
             cells = dict(zip(known, of_record, strict=True))
             cells |= {ARGUMENTS + name: value for name, value in given.items()}

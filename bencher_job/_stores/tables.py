@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
+from types import NoneType
 from typing import Any, Final
 
 from .._keys import Edition, PastEdition
@@ -32,9 +34,11 @@ __all__ = [
     "SELECT_RECORD",
     "STORE_VERSION",
     "TRIM_GONE",
+    "TRUE_FIGURES",
     "UPGRADES",
     "UPSERT",
     "chosen",
+    "figures_by",
     "is_text",
     "moment",
     "past_edition_of",
@@ -184,17 +188,20 @@ UPSERT: Final = (
     f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
 )
 SELECT_FIGURES: Final = (
-    "SELECT entries + count(Cache.rowid), Totals.size + coalesce(sum(Cache.size), 0)"
+    "SELECT entries + count(Cache.rowid), Totals.size + CAST(total(Cache.size) AS INTEGER)"
     " FROM Totals LEFT JOIN Cache ON Cache.rowid > counted"
 )
+TRUE_FIGURES: Final = "SELECT count(*), CAST(total(size) AS INTEGER) FROM Cache"
+"""The same as `SELECT_FIGURES`, without what was counted before. Unlike `sum`, `total` raises nothing of any size."""
+
 COUNT_NEW: Final = (
     "UPDATE Totals SET (entries, size, counted) = (SELECT Totals.entries + count(*),"
-    " Totals.size + coalesce(sum(Cache.size), 0), coalesce(max(Cache.rowid), Totals.counted)"
+    " Totals.size + CAST(total(Cache.size) AS INTEGER), coalesce(max(Cache.rowid), Totals.counted)"
     " FROM Cache WHERE Cache.rowid > Totals.counted)"
 )
 COUNT_ALL: Final = (
     "UPDATE Totals SET (entries, size, counted) ="
-    " (SELECT count(*), coalesce(sum(Cache.size), 0), coalesce(max(rowid), 0) FROM Cache)"
+    " (SELECT count(*), CAST(total(Cache.size) AS INTEGER), coalesce(max(rowid), 0) FROM Cache)"
 )
 PUT_EDITION: Final = "INSERT OR IGNORE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
@@ -246,11 +253,16 @@ def record_of(row: tuple[Any, ...]) -> Record:
     if not all(is_text(each) for each in row if isinstance(each, str)):
         raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version = row
+    for text in (key, tag, function, fingerprint, version):
+        if type(text) is not str:
+            raise TypeError(f"it holds {type(text).__name__} where a text should be")
+    if type(seconds) is not float or type(size) is not int or type(media) not in (str, NoneType):
+        raise TypeError("its time, its size or its media are none")
     return Record(
         key=key,
         function=function,
         tag=tag,
-        arguments=json.loads(arguments),
+        arguments=_object(arguments),
         created=moment(created),
         seconds=seconds,
         size=size,
@@ -259,6 +271,22 @@ def record_of(row: tuple[Any, ...]) -> Record:
         version=version,
         **origin_from_json(origin),
     )
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: when the text is something else.
+        TypeError: when it is none.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(found, dict):
+        raise TypeError(f"it holds a JSON {type(found).__name__} where an object should be")
+    return found
 
 
 def is_text(read: str) -> bool:
@@ -296,18 +324,44 @@ def row_of_edition(edition: Edition | PastEdition) -> tuple[Any, ...]:
 
 
 def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
-    """Make the edition of a row of `SELECT_EDITION`."""
+    """Make the edition of a row of `SELECT_EDITION`.
+
+    Raises:
+        ValueError: when the row is damaged.
+    """
     prefix, key_version, fingerprint, version, parameters, manifest, sources, *_ = row
-    return PastEdition(
-        prefix,
-        function,
-        key_version,
-        fingerprint,
-        version,
-        tuple(json.loads(parameters)),
-        json.loads(manifest),
-        json.loads(_expanded(sources)),
-    )
+    try:
+        past = PastEdition(
+            prefix,
+            function,
+            key_version,
+            fingerprint,
+            version,
+            tuple(json.loads(parameters)),
+            _object(manifest),
+            _object(_expanded(sources)),
+        )
+        texts = (
+            function,
+            fingerprint,
+            version,
+            *past.parameters,
+            *past.manifest.values(),
+            *past.sources.values(),
+        )
+        if type(prefix) is bytes and type(key_version) is int and all(type(text) is str for text in texts):
+            return past
+    except (TypeError, ValueError, RecursionError, zlib.error) as error:
+        raise ValueError(f"the function's code as it stood is damaged: {error}") from error
+    raise ValueError("the function's code as it stood is damaged")
+
+
+def figures_by(read: Callable[[str], list[tuple[Any, ...]]]) -> tuple[int, int]:
+    """Give the number of entries and their size in bytes, by what executes a statement."""
+    ((entries, size),) = read(SELECT_FIGURES)
+    if type(entries) is not int or type(size) is not int:  # damaged, which `verify` finds
+        ((entries, size),) = read(TRUE_FIGURES)
+    return entries, size
 
 
 def _expanded(sources: bytes) -> bytes:

@@ -48,8 +48,20 @@ def origin_to_json(origin: Origin) -> str:
 
 
 def origin_from_json(text: str | None) -> dict[str, Any]:
-    """Read what `origin_to_json` wrote, in the tables of any version."""
-    origin = json.loads(text or "{}")
+    """Read what `origin_to_json` wrote, in the tables of any version.
+
+    Raises:
+        ValueError: when the text is something else.
+        TypeError: when it is none.
+    """
+    try:
+        origin = json.loads(text or "{}")
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
     if isinstance(origin, list):
         origin = dict(zip(_FIRST_ORIGIN, origin, strict=True))
+    if not isinstance(origin, dict) or not all(
+        isinstance(value, str | int | None) for value in origin.values()
+    ):
+        raise TypeError("what is known of its run is none")
     return {name: value for name, value in origin.items() if name in Origin._fields}

@@ -107,7 +107,11 @@ def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
     [
         (lambda: os._exit(7), 7, "exit code 7"),
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), -signal.SIGSEGV, "SIGSEGV"),
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), -signal.SIGKILL, "SIGKILL"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            -signal.SIGKILL,
+            "SIGKILL, as the system does when memory",
+        ),
     ],
 )
 def test_a_job_that_kills_its_worker_costs_itself_only(pool, die, code, told):
@@ -120,6 +124,19 @@ def test_a_job_that_kills_its_worker_costs_itself_only(pool, die, code, told):
     assert caught.value.exit_code == code
     assert "<lambda>" in caught.value.job
     assert [f.result(PATIENCE) for f in before + after] == [*range(20), *range(20)]
+
+
+def test_a_worker_that_the_pool_has_killed_is_reported_as_such(pool):
+    """And not as one that the system has killed for want of memory."""
+
+    def close_all():
+        os.closerange(3, 1000)
+        time.sleep(600)
+
+    with pytest.raises(WorkerLost) as caught:
+        pool.submit(close_all).result(PATIENCE)
+    assert "the pool ended it, because it had closed its connection to the pool" in str(caught.value)
+    assert "memory" not in str(caught.value)
 
 
 def test_an_idle_worker_that_is_killed_is_replaced(pool):

@@ -420,8 +420,8 @@ def test_a_few_entries_of_another_secret_are_told_from_those_of_ours(
         assert store.count() == 6
 
 
-def test_a_damaged_database_is_told_and_nothing_is_removed_for_it(store: DiskStore) -> None:
-    """A page that is lost hides rows, whose files must not be taken for strays."""
+def test_a_damaged_database_is_left_until_a_repair_keeps_what_can_be_read(store: DiskStore) -> None:
+    """A page that is lost hides rows, whose files must not be taken for strays before that."""
     store.put_many([entry(f"key-{number}", LARGE + str(number)) for number in range(300)])
     for path in store.directory.glob("*/*/*.val"):
         make_old(path)
@@ -432,11 +432,18 @@ def test_a_damaged_database_is_told_and_nothing_is_removed_for_it(store: DiskSto
     with open(store.directory / "cache.db", "r+b") as file:
         file.seek((page + 5) * page_size)
         file.write(b"\xff" * 20 * page_size)
-    found = verify(store, repair=True)
+    found = verify(store)
     assert found.names(Fault.DATABASE)
-    assert "export what can be read" in str(found)
-    assert not any(finding.mended for finding in found.findings)
+    assert "verify --repair sets a damaged database aside" in str(found)
     assert len(list(store.directory.glob("*/*/*.val"))) == 300
+    found = verify(store, repair=True)
+    assert all(finding.mended for finding in found.findings)
+    kept = [record.key for record in store.records()]
+    assert len(kept) > 100
+    for key in kept:
+        assert value_of(store, key) == LARGE + key.removeprefix("key-")
+    assert len(list(store.directory.glob("*/*/*.val"))) == len(kept)
+    assert verify(store).is_clean
 
 
 def test_many_findings_are_counted_in_the_text(store: DiskStore) -> None:
@@ -549,3 +556,16 @@ def test_an_audit_holds_up_no_checkpoint(store: DiskStore, monkeypatch: pytest.M
     monkeypatch.setattr(inspection, "check_row", checkpoint)
     verify(store)
     assert seen == [0, 0, 0]
+
+
+def test_the_text_of_an_audit_moves_no_cursor(store: DiskStore) -> None:
+    """Names and details come from rows and files, which may say anything."""
+    evil = "\x1b[2J\x1b]0;title\x07\r\x9b1m\u202e"
+    store.put_many([entry(f"key {evil}", 1), entry("key", 2)])
+    change(store, "UPDATE Cache SET value = x'00'")
+    (store.directory / "ab" / "cd").mkdir(parents=True)
+    (store.directory / "ab" / "cd" / f"file {evil}").touch()
+    text = str(verify(store))
+    assert text.replace("\n", "").isprintable()
+    assert r"key \x1b[2J" in text
+    assert r"file \x1b[2J" in text

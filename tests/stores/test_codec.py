@@ -183,6 +183,15 @@ def test_an_entry_of_another_key_is_damage(signature: Signature) -> None:
         unseal(sealed(1, "other", signature), "key", signature=signature)
 
 
+@pytest.mark.parametrize("length", [0xFFFF + 1, 70_000, 1 << 20])
+@given(noise=st.binary(max_size=200))
+def test_a_key_that_no_entry_has_room_for_is_damage(length: int, noise: bytes) -> None:
+    sealed = bytes(seal(dump(1), "key"))
+    for entry in (sealed, noise, bytes(200)):
+        with pytest.raises(DamagedEntry):
+            unseal(entry, "k" * length)
+
+
 def test_a_key_and_what_follows_it_can_not_trade_bytes() -> None:
     """An entry whose header claims a longer key doesn't pass as the entry of that key."""
     entry = bytearray(sealed(1, "ab"))

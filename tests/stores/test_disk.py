@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
+from bencher_job._folders import make_private
 from bencher_job._selection import Selection
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, aside, dump
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, aside, dump, export, import_
 from bencher_job._stores.database import IN_ROW_BELOW, Database
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.tables import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
@@ -60,6 +61,52 @@ def test_a_new_cache_directory_is_owner_only_and_marked(store: DiskStore) -> Non
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (parent / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
     assert (parent / ".gitignore").read_text().splitlines()[-1] == "*"
+
+
+@pytest.mark.parametrize("name", ["$HOME", "${HOME}", "~", "~root", "%40", "a b?c#d", "é"])
+def test_the_path_of_a_store_is_used_as_it_is_given(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name / name
+    with closing(DiskStore(directory, size_limit=10**9)) as store:
+        store.put_many([entry("key", 1), entry("large", LARGE)])
+    assert list(tmp_path.rglob("cache.db*")) == [directory / "cache.db"]
+    with closing(DiskStore(directory, size_limit=10**9)) as store:
+        assert (value_of(store, "key"), value_of(store, "large")) == (1, LARGE)
+        store.clear()
+        assert not list(directory.rglob("*.val"))
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777 - 0o700])
+def test_new_files_are_for_the_owner_only(tmp_path: Path, umask: int) -> None:
+    """The marks, the database and its log, value files, what is set aside, archives and what they bring."""
+    before = os.umask(umask)
+    try:
+        store = DiskStore(tmp_path / "cachedir" / "fcache", size_limit=10**9)
+        store.open()
+        media = _media.run_folder(store.directory, "media")
+        make_private(media)
+        Path(media, "plot.png").write_bytes(b"png")
+        store.put_many([entry("key", 1), entry("large", LARGE), entry("media", 2, media=Path(media).name)])
+        export(store, tmp_path / "archive.tar")
+        _media.discard(media)
+        store.forget("media")
+        import_(store, tmp_path / "archive.tar")
+        with closing(sqlite3.connect(store.directory / "cache.db")) as database, database:
+            database.execute("UPDATE Cache SET value = X'00' WHERE key = 'key'")
+        with pytest.warns(CacheWarning, match="damaged"):
+            assert store.get("key") is MISS
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+        store.close()
+    finally:
+        os.umask(before)
+    assert {path.name for path in modes} >= {
+        "cache.db",
+        "cache.db-wal",
+        "CACHEDIR.TAG",
+        "generation",
+        "plot.png",
+    }
+    assert {path: oct(mode) for path, mode in modes.items() if path.is_file() and mode != 0o600} == {}
+    assert {path: oct(mode) for path, mode in modes.items() if path.is_dir() and mode != 0o700} == {}
 
 
 def test_a_folder_that_was_there_is_not_marked(tmp_path: Path) -> None:

@@ -130,9 +130,8 @@ def test_no_store_is_made_where_there_is_none(tmp_path: Path, opened: object) ->
     assert [path.name for path in tmp_path.iterdir()] == ["cache.db"]
 
 
-@pytest.mark.parametrize("opened", [look_into, open_existing])
 @pytest.mark.parametrize("harm", ["overwritten", "cut off"])
-def test_a_damaged_database_is_told_and_left(tmp_path: Path, opened: object, harm: str) -> None:
+def test_a_damaged_database_is_told_and_left_by_who_looks(tmp_path: Path, harm: str) -> None:
     database = fill(tmp_path / "fcache") / "cache.db"
     if harm == "overwritten":
         database.write_bytes(b"no database" * 1000)
@@ -140,9 +139,22 @@ def test_a_damaged_database_is_told_and_left(tmp_path: Path, opened: object, har
         os.truncate(database, 8192)
     before = database.read_bytes()
     with pytest.raises(StoreDamaged):
-        opened(tmp_path / "fcache")
+        look_into(tmp_path / "fcache")
     assert database.read_bytes() == before
     assert not (tmp_path / "fcache" / "damaged").exists()
+
+
+@pytest.mark.parametrize("harm", ["overwritten", "cut off"])
+def test_a_damaged_database_is_mended_by_who_opens_it_to_change_it(tmp_path: Path, harm: str) -> None:
+    database = fill(tmp_path / "fcache") / "cache.db"
+    if harm == "overwritten":
+        database.write_bytes(b"no database" * 1000)
+    else:
+        os.truncate(database, 8192)
+    with pytest.warns(CacheWarning, match="is damaged .* set aside"):
+        open_existing(tmp_path / "fcache").close()
+    look_into(tmp_path / "fcache").close()
+    assert len(list((tmp_path / "fcache" / "damaged").glob("*/cache.db"))) == 1
 
 
 def test_a_locked_database_is_told_as_busy(tmp_path: Path) -> None:

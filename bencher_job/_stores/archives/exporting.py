@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO, Final
 
 from ..._errors import BencherJobError, UntrustedCache, warn_caller
 from ..._names import NameOf, path_of
+from ..._processes import PROCESS_NAME, may_live, process_name
 from ..._record import Record
 from ..._selection import EVERYTHING, Selection
 from ..base import StoreFailure
@@ -49,6 +52,11 @@ _SELECT_EDITION: Final = (
     " WHERE prefix = ?"
 )
 
+_BYTES: Final = {bytes, NoneType}
+
+OPEN_FILES: Final = "/proc/self/fd"
+"""The folder in which the system shows the open files of this process."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -74,15 +82,18 @@ def export(
     target = Path(path)
     _refuse_overwriting(target, overwrite)
     store.open()
-    part = target.with_name(f".{target.name}.{os.urandom(8).hex()}.part")
     try:
+        _remove_left_parts(target)
+        part = target.with_name(f".{target.name}.{process_name()}.{os.urandom(8).hex()}.part")
         try:
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor, has_name = _new_file(part)
             with open(descriptor, "w+b") as file:
                 exporter = _Exporter(store, file)
                 exporter.write(selection, keys)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
+                if not has_name:  # `src_dir_fd` has the link followed, and is not used otherwise
+                    os.link(f"{OPEN_FILES}/{descriptor}", part, src_dir_fd=descriptor)
             _refuse_overwriting(target, overwrite)
             part.rename(target)
         finally:
@@ -95,6 +106,29 @@ def export(
             f"this {SECRET_VARIABLE}, and are not in {target}. verify() tells which."
         )
     return exporter.count
+
+
+def _new_file(part: Path) -> tuple[int, bool]:
+    """Make a file without a name, of which a kill leaves nothing, or where that can't be one with a name.
+
+    Returns its descriptor, and whether it has the name.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC
+    if os.path.exists(OPEN_FILES):
+        try:
+            return os.open(part.parent, flags | os.O_TMPFILE, 0o600), False
+        except (AttributeError, OSError):  # the system or the file system doesn't know such files
+            pass
+    return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+
+
+def _remove_left_parts(target: Path) -> None:
+    """Remove what processes have left that were killed while they wrote to the same target."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.(?P<process>{PROCESS_NAME})\.[0-9a-f]+\.part", re.ASCII)
+    for path in target.parent.iterdir():
+        found = name.fullmatch(path.name)
+        if found is not None and not may_live(found["process"]):
+            path.unlink(missing_ok=True)
 
 
 def _refuse_overwriting(target: Path, overwrite: bool) -> None:
@@ -170,6 +204,8 @@ class _Exporter:
         """Write an entry if it is chosen; whether it is."""
         bound, prefix, expires, mode, filename, content, *of_record = row
         record = _record(tuple(of_record))
+        if type(bound) not in _BYTES or type(prefix) not in _BYTES:
+            raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
         if not selection.matches(record):
             return False
         value = self._value(record.key, mode, filename, content)
@@ -203,7 +239,11 @@ class _Exporter:
 
     def _edition(self, prefix: bytes) -> None:
         for row in self._store.folder.query(_SELECT_EDITION, (prefix,)):
-            past = past_edition_of(row, row[-1])
+            try:
+                past = past_edition_of(row, row[-1])
+            except ValueError as error:  # its entries are whole without it
+                _log.warning("%s: %s", self._store.directory, error)
+                continue
             write_member(self._file, f"editions/{prefix.hex()}.json", to_json(edition_to_dict(past)))
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:

@@ -16,9 +16,12 @@ from typing import Any, BinaryIO, Final
 
 from ... import _media
 from ..._errors import BencherJobError, UntrustedCache
+from ..._folders import make_private, owner_only
+from ..._job import check_key
 from ..._keys import PastEdition
 from ..._names import NameOf, path_of
 from ..._record import Record
+from ..._words import visible
 from ..base import Entry, Found, StoreFailure
 from ..disk import DiskStore
 from ..entries.codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
@@ -81,7 +84,7 @@ class Imported:
     def __str__(self) -> str:
         names = ("added", "replaced", "skipped", "damaged", "refused", "expired")
         counts = (f"{getattr(self, name)} {name}" for name in names)
-        return "\n  ".join([", ".join(counts), *self.problems])
+        return "\n  ".join([", ".join(counts), *map(visible, self.problems)])
 
 
 class _Refused(Exception):
@@ -186,6 +189,7 @@ class _Importer:
         try:
             body = from_json(self._read(_part(parts, "entry.json"), LARGEST_JSON))
             record = record_from(body["record"])
+            check_key(record.key)
             if self._is_there(record.key):
                 self._count("skipped")
                 return
@@ -262,15 +266,13 @@ class _Importer:
     def _is_there(self, key: str) -> bool:
         if key in self._pending:
             return True
-        try:
-            known = self._store.history.examine(key)
-        except (ValueError, TypeError) as error:
-            known = Found(None, f"its record is damaged: {error}")
+        known = self._store.history.examine(key)
         if not isinstance(known, Found):
             return False
-        if known.damage:
+        is_whole = not known.damage and known.record is not None
+        if not is_whole:
             self._replaced.add(key)
-        return not known.damage
+        return is_whole
 
     def _sealed(self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]) -> SealedEntry:
         """Verify an entry's bytes; nothing is expanded that would be kept."""
@@ -302,7 +304,7 @@ class _Importer:
         """Write an entry's media to a new folder; give the folder's name."""
         folder = Path(_media.run_folder(self._store.directory, key))
         try:
-            folder.mkdir(parents=True)
+            make_private(folder)
             for each in body["media"]:
                 member = _part(parts, each["part"], each["size"])
                 self._take_file(path_of(folder, NameOf.RUN_FILE, each["path"]), member, each["digest"])
@@ -317,10 +319,10 @@ class _Importer:
         return folder.name
 
     def _take_file(self, path: Path, member: Member, digest: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         hasher = UNSIGNED.hasher(b"")
         self._file.seek(member.start)
-        with path.open("xb") as file:
+        with open(path, "xb", opener=owner_only) as file:
             for piece in pieces(self._file, member.size):
                 hasher.update(piece)
                 file.write(piece)

@@ -32,8 +32,8 @@ def verify(store: DiskStore, *, repair: bool = False) -> Audit:
 
     With `repair` a damaged entry is set aside as a lookup does it, and so is an entry whose file or media are missing
     or whose record is damaged; what killed processes have left is removed. All of it is logged, and the job of an
-    entry that was set aside runs again. In a damaged database nothing is repaired, and an entry that can't be read
-    here is left as it is. What has expired is not looked at.
+    entry that was set aside runs again. A damaged database is set aside, and a new one has all that can be read of
+    it. An entry that can't be read here is left as it is. What has expired is not looked at.
 
     Raises:
         BencherJobError: when it shall be repaired, and more signed entries don't match this process's
@@ -45,9 +45,15 @@ def verify(store: DiskStore, *, repair: bool = False) -> Audit:
     inspection = Inspection(store.folder)
     inspection.run()
     findings = inspection.findings
-    if repair and not any(finding.fault is Fault.DATABASE for finding in findings):
-        _refuse_wrong_secret(store, inspection)
-        findings = [_mended(store, finding) for finding in findings]
+    if repair:
+        damage = [finding for finding in findings if finding.fault is Fault.DATABASE]
+        if damage and _is_replaced(store, damage[0]):
+            inspection = Inspection(store.folder)
+            inspection.run()
+            findings = [replace(finding, mended=True) for finding in damage] + inspection.findings
+        if not any(finding.fault is Fault.DATABASE for finding in inspection.findings):
+            _refuse_wrong_secret(store, inspection)
+            findings = [finding if finding.mended else _mended(store, finding) for finding in findings]
     aside = [path.lstat().st_size for path in files_under(store.directory / DAMAGED_FOLDER)]
     return Audit(
         directory=store.directory,
@@ -81,6 +87,17 @@ def find_orphans(store: DiskStore) -> dict[Finding, int]:
 def remove_orphans(store: DiskStore, findings: Iterable[Finding]) -> list[Finding]:
     """Remove what `find_orphans` has found; give each as mended, if it is gone."""
     return [_mended(store, finding) for finding in findings]
+
+
+def _is_replaced(store: DiskStore, damage: Finding) -> bool:
+    """Replace a damaged database by a new one with all that can be read; whether that was done."""
+    try:
+        return store.folder.replace_database(damage.detail)
+    except StoreFailure as error:
+        _log.warning("%s: %s is not mended: %s", store.directory, damage, error)
+        return False
+    except CacheWarning:  # where warnings are errors: an audit tells all of it itself
+        return True
 
 
 def _refuse_wrong_secret(store: DiskStore, inspection: Inspection) -> None:

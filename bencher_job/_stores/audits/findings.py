@@ -8,6 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from ..._words import visible
+
 __all__ = ["Audit", "Fault", "Finding"]
 
 LISTED: Final = 20
@@ -39,8 +41,8 @@ class Finding:
     mended: bool = False
 
     def __str__(self) -> str:
-        detail = f": {self.detail}" if self.detail else ""
-        return f"{self.fault.value}: {self.name}{detail}{' (mended)' if self.mended else ''}"
+        detail = f": {visible(self.detail)}" if self.detail else ""
+        return f"{self.fault.value}: {visible(self.name)}{detail}{' (mended)' if self.mended else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +87,12 @@ class Audit:
             yield from map(str, of_fault[:LISTED])
             if len(of_fault) > LISTED:
                 yield f"{fault.value}: {len(of_fault) - LISTED} more"
-        if self.names(Fault.DATABASE):
-            yield "a damaged database is not mended: export what can be read, remove the folder, and import it again"
+        if any(finding.fault is Fault.DATABASE and not finding.mended for finding in self.findings):
+            yield "verify --repair sets a damaged database aside, and keeps what can be read"
         if self.under_way:
             yield f"new value files that a put may be at: {self.under_way}"
         for name in self.foreign[:LISTED]:
-            yield f"not the store's own, and left: {name}"
+            yield f"not the store's own, and left: {visible(name)}"
         if len(self.foreign) > LISTED:
             yield f"not the store's own, and left: {len(self.foreign) - LISTED} more"
         if self.set_aside:

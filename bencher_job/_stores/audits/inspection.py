@@ -27,7 +27,7 @@ from ..database import DATABASE_NAME
 from ..entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
 from ..folder import Folder
 from ..lookups import check_row
-from ..tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, is_text, record_of
+from ..tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, TRUE_FIGURES, is_text, record_of
 from .findings import LISTED, Fault, Finding
 
 __all__ = ["Inspection", "Wrong", "wrong_with"]
@@ -59,10 +59,7 @@ _OWNED_MEDIA: Final = (
     "SELECT media FROM Cache WHERE media IN (SELECT value FROM json_each(?))"
     " UNION SELECT media FROM Discarded WHERE media IN (SELECT value FROM json_each(?))"
 )
-_FIGURES: Final = (
-    "SELECT *, (SELECT count(*) FROM Cache), (SELECT coalesce(sum(size), 0) FROM Cache)"
-    f" FROM ({SELECT_FIGURES})"
-)
+_FIGURES: Final = f"SELECT * FROM ({SELECT_FIGURES}), ({TRUE_FIGURES})"
 
 
 @dataclass(frozen=True, slots=True)

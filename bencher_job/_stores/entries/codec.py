@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -52,6 +53,9 @@ PARALLEL_FROM: Final = 1 << 21
 
 MOST_THREADS: Final = 8
 """More threads than this wait for memory rather than for each other."""
+
+LONGEST_NAME: Final = 0xFFFF
+"""Length in bytes of the longest key that an entry has room for."""
 
 _MAGIC: Final = b"BJe\x00"
 _START: Final = struct.Struct("<4sBBH")
@@ -308,6 +312,8 @@ class _PlainFrames(dict[int, tuple[bytes, Callable[..., bytes], int]]):
         self._kind = kind
 
     def __missing__(self, length: int) -> tuple[bytes, Callable[..., bytes], int]:
+        if length > LONGEST_NAME:  # no entry begins so
+            return b"", bytes, sys.maxsize
         start = _START.pack(_MAGIC, CODEC_VERSION, self._kind, length)
         between = struct.Struct(f"<{length}s{_PARTS.format[1:]}")
         frame = self[length] = start, between.pack, between.size

@@ -24,7 +24,7 @@ __all__ = ["map_file", "new_filename", "read_file", "write_file"]
 
 PART_SUFFIX: Final = ".part"
 
-_ATTEMPTS: Final = 10
+_ATTEMPTS: Final = 100
 """How often folders are made for a file, while others remove them because they are empty."""
 
 
@@ -68,10 +68,13 @@ def _create(path: str) -> int:
         except FileNotFoundError:
             if attempt == _ATTEMPTS - 1:
                 raise
+        # None above them: what is written for a store that was removed must not bring its folder back.
         inner = Path(path).parent
         for folder in (inner.parent, inner):
             try:
-                folder.mkdir(mode=0o700, exist_ok=True)
+                folder.mkdir(mode=0o700)
+            except FileExistsError:
+                pass
             except FileNotFoundError:  # the outer one was empty, and is removed again already
                 break
     raise AssertionError("the last attempt returns or raises")

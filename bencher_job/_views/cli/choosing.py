@@ -71,8 +71,8 @@ class Chosen:
         return found, has_more
 
 
-def look_for(arguments: Namespace, work: Callable[[Chosen], object]) -> int:
-    """Do some work with what the words of a command mean in each store, opened to look; give the worst exit code.
+def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: bool = False) -> int:
+    """Do some work with what the words of a command mean in each store, as `look_at_each` does.
 
     A name that stands for nothing in any store is told of.
 
@@ -97,7 +97,7 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object]) -> int:
         if meant or not names:
             work(Chosen(store, selection, functions, keys, not names))
 
-    status = look_at_each(arguments, look)
+    status = look_at_each(arguments, look, mends=mends)
     if status != Exit.DONE:  # what is unknown may be in a store that can't be read
         return status
     for told in unknown.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..._stores import find_orphans, remove_orphans
-from ..._words import counted, size_text
+from ..._words import counted, size_text, visible
 from .choosing import Chosen, look_for
 from .command import Command, Exit, Misused
 from .filters import add_filters, add_targets
@@ -42,20 +42,21 @@ def _clear(arguments: Namespace) -> int:
     sizes: Counter[str] = Counter()
 
     def look(chosen: Chosen) -> None:
+        records = list(chosen.records())  # all or none, where the database is damaged
         of_store = keys.setdefault(chosen.store.directory, [])
-        for record in chosen.records():
+        for record in records:
             of_store.append(record.key)
             entries[record.function] += 1
             sizes[record.function] += record.size
 
-    status = look_for(arguments, look)
+    status = look_for(arguments, look, mends=not arguments.dry_run)
     total = counted(entries.total(), "entry", "entries")
     if not entries:
         print("no entries")
         return max(status, Exit.FOUND)
     for function in sorted(entries):
         of_function = counted(entries[function], "entry", "entries")
-        print(f"{function or '(no function)'}: {of_function}, {size_text(sizes[function])}")
+        print(f"{visible(function) or '(no function)'}: {of_function}, {size_text(sizes[function])}")
     if arguments.dry_run:
         print(f"would remove {total}")
         return status
@@ -111,11 +112,11 @@ def _gc(arguments: Namespace) -> int:
     def look(store: DiskStore) -> None:
         found[store.directory] = _Waste(find_orphans(store), store.removals.count_expired())
 
-    status = look_at_each(arguments, look)
+    status = look_at_each(arguments, look, mends=not arguments.dry_run)
     wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
     for directory, waste in wasteful.items():
         for finding, size in waste.orphans.items():
-            print(f"{directory.name}/{finding.name}: {finding.fault.value}, {size_text(size)}")
+            print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
         if waste.expired:
             print(f"{directory.name}: {counted(waste.expired, 'entry', 'entries')} whose time is over")
     if not wasteful:

@@ -24,6 +24,7 @@ from ..._stores import (
     open_existing,
     stores_in,
 )
+from ..._words import visible
 from .command import Exit, Failed, Misused
 from .interrupts import prompt_interrupts
 
@@ -167,16 +168,17 @@ def _opened(opening: Callable[..., DiskStore], arguments: Namespace, directory: 
         raise failure_of(error, directory) from error
 
 
-def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
+def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object], *, mends: bool = False) -> int:
     """Do some work with each store, opened to look; give the worst exit code.
 
-    Of several stores one that can't be opened is told of, and the others are looked at.
+    Of several stores one that can't be opened is told of, and the others are looked at. With `mends` a damaged
+    database is replaced by what can be read of it, and the work done once more.
 
     Raises:
         StoreFailure: when there are none.
         Failed: when none can be opened or read.
     """
-    return _each(opened, arguments, work)
+    return _each(opened, arguments, work, mends)
 
 
 def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
@@ -186,16 +188,26 @@ def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> in
         StoreFailure: when there are none.
         Failed: when none can be opened, read or written.
     """
-    return _each(change, arguments, work)
+    return _each(change, arguments, work, True)
 
 
-def _each(opening: Callable[..., Any], arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
+def _each(
+    opening: Callable[..., Any], arguments: Namespace, work: Callable[[DiskStore], object], mends: bool
+) -> int:
     failures: list[Failed] = []
     directories = stores_of(arguments)
     for directory in directories:
         try:
-            with opening(arguments, directory) as store:
-                work(store)
+            try:
+                with opening(arguments, directory) as store:
+                    work(store)
+            except Failed as failure:
+                if not mends or not isinstance(failure.__cause__, StoreDamaged):
+                    raise
+                with change(arguments, directory) as store:
+                    store.folder.replace_database(str(failure.__cause__))
+                with opening(arguments, directory) as store:
+                    work(store)
         except Failed as failure:
             failures.append(failure)
             if len(failures) == len(directories):  # there is nothing to show
@@ -215,7 +227,7 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
     elif isinstance(error, StoreBusy):
         text = f"{directory} is busy: {text}. Try again when the other process is done."
     elif isinstance(error, StoreDamaged):
-        text = f"{directory} is damaged: {text}. Take it from a backup, or remove the folder to begin anew."
+        text = f"{directory} is damaged: {text}. bencher-job verify --repair sets it aside, and keeps what can be read."
     elif isinstance(error, StoreOutdated):
         text = f"{text}. bencher-job verify --repair brings it up to date."
     elif isinstance(error, StoreFailure) and os.fspath(directory or "") not in text:
@@ -225,9 +237,13 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
 
 def complain(message: str) -> None:
     """Say on stderr why something is not done."""
-    print(f"bencher-job: {message}", file=sys.stderr)
+    print(f"bencher-job: {_shown(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
     """Say on stderr what should be known of what is done."""
-    print(f"bencher-job: warning: {message}", file=sys.stderr)
+    print(f"bencher-job: warning: {_shown(message)}", file=sys.stderr)
+
+
+def _shown(message: str) -> str:
+    return "\n".join(map(visible, message.split("\n")))

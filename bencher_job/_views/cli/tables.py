@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from ..._words import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ class Column:
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, in as many columns of a terminal as there are; in a pipe nothing is broken or cut."""
-    rows = [[_plain(cell) for cell in row] for row in rows]
+    rows = [[visible(cell) for cell in row] for row in rows]
     console = _console()
     if console is None:
         _align(columns, rows)
@@ -41,9 +42,9 @@ def show_heading(text: str) -> None:
     """Print what stands above a table."""
     console = _console()
     if console is None:
-        print(_plain(text))
+        print(visible(text))
     else:
-        console.print(_plain(text), style="bold", markup=False)
+        console.print(visible(text), style="bold", markup=False)
 
 
 def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
@@ -52,7 +53,7 @@ def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in facts)
     room = shutil.get_terminal_size().columns - width - 4 if sys.stdout.isatty() else sys.maxsize
     for name, fact in facts:
-        lines = [part for line in fact.split("\n") for part in _broken(_plain(line), room)]
+        lines = [part for line in fact.split("\n") for part in _broken(visible(line), room)]
         for number, line in enumerate(lines):
             print(f"  {'' if number else name:{width}}  {line}".rstrip())
 
@@ -82,16 +83,6 @@ def _console() -> Console | None:
     except ImportError:
         return None
     return Console(highlight=False)
-
-
-def _plain(cell: str) -> str:
-    """Write what would move the cursor, or is no Unicode, as an escape."""
-    return "".join(
-        character
-        if character.isprintable() and unicodedata.category(character) != "Cs"
-        else character.encode("unicode_escape").decode()
-        for character in cell
-    )
 
 
 def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

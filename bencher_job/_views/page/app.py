@@ -20,6 +20,7 @@ from ..._errors import BencherJobError, UntrustedCache
 from ..._stores.base import StoreBusy, StoreMissing
 from ..._stores.conditions import Order
 from ..._stores.rows import row_of_key, rows_at
+from ..._words import is_writable
 from .cells import Answer
 from .changes import Archives, Changed, chosen_keys, remove
 from .entry import entry_of
@@ -34,6 +35,9 @@ THREADS: Final = 4
 """How many requests are worked on at once: each thread has a connection to each store."""
 
 LARGEST_PAGE: Final = 500
+
+LONGEST_TEXT: Final = 3_000
+"""Characters of a search or a filter: as SQLite looks for them, with escapes, they have 50,000 bytes at most."""
 
 _STATIC: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATUS: Final[dict[type[Exception], int]] = {
@@ -202,6 +206,20 @@ def _as_query(given: dict[str, Any]) -> Query:
     if not isinstance(filters, dict):
         raise TypeError("filters are an object of columns and what is typed into their heads")
     filters = {str(name): str(text) for name, text in filters.items() if str(text).strip()}
+    texts = (
+        str(given.get("search", "")),
+        str(given["function"]),
+        str(given.get("sort")),
+        *filters,
+        *filters.values(),
+    )
+    for text in texts:
+        if len(text) > LONGEST_TEXT:
+            raise FilterError(
+                f"A search or a filter has at most {LONGEST_TEXT:,} characters, and this one has {len(text):,}."
+            )
+        if not is_writable(text):
+            raise FilterError(f"{text!a} is no text that can be looked for: it has half of a surrogate pair.")
     sort = str(given.get("sort") or "-created")
     order = Order(sort.removeprefix("-"), sort.startswith("-"))
     return Query(
@@ -264,5 +282,6 @@ def make_app(shelf: Shelf, page_token: str) -> Starlette:
     return Starlette(
         routes=routes,
         lifespan=life,
-        exception_handlers=failures | dict.fromkeys((ValueError, KeyError, TypeError), _not_understood),
+        exception_handlers=failures
+        | dict.fromkeys((ValueError, KeyError, TypeError, RecursionError), _not_understood),
     )

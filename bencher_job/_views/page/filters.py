@@ -17,6 +17,9 @@ _UNITS: Final = {
     "size": {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
     "seconds": {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400},
 }
+LARGEST_WHOLE: Final = (1 << 63) - 1
+"""The largest whole number that SQLite takes as one."""
+
 _AGES: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -73,7 +76,9 @@ def _number(column: str, text: str) -> float | None:
     if match and (unit := _UNITS.get(column, {}).get(match[2].lower())) is not None:
         return float(match[1]) * unit
     try:
-        return int(text)
+        number: float = int(text)
+        if abs(number) <= LARGEST_WHOLE:
+            return number
     except ValueError:
         pass
     try:

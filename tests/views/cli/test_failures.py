@@ -36,6 +36,8 @@ LOOKS = (
 )
 CHANGES = (["clear", "--all", "--yes"], ["gc", "--yes"], ["verify", "--repair"])
 
+every_look = pytest.mark.parametrize("words", LOOKS, ids=" ".join)
+every_change = pytest.mark.parametrize("words", CHANGES, ids=" ".join)
 every_command = pytest.mark.parametrize("words", [*LOOKS, *CHANGES], ids=" ".join)
 
 
@@ -92,7 +94,7 @@ def test_a_cache_of_another_user(study: Shell) -> None:
     assert "belongs to the user number 65534" in sentence
 
 
-@every_command
+@every_look
 @pytest.mark.parametrize("harm", ["overwritten", "cut off"])
 def test_a_database_that_is_damaged(study: Shell, words: list[str], harm: str) -> None:
     if harm == "overwritten":
@@ -103,7 +105,32 @@ def test_a_database_that_is_damaged(study: Shell, words: list[str], harm: str) -
     code, sentence = study.failure(*words)
     assert code == 5
     assert sentence.startswith(f"{database(study).parent} is damaged: DatabaseError: ")
+    assert "bencher-job verify --repair" in sentence
     assert study.files() == before
+
+
+@every_change
+@pytest.mark.parametrize("harm", ["overwritten", "cut off", "inside"])
+def test_a_command_that_changes_mends_a_damaged_database(study: Shell, words: list[str], harm: str) -> None:
+    if harm == "overwritten":
+        database(study).write_bytes(b"no database" * 10_000)
+    elif harm == "cut off":
+        os.truncate(database(study), 12_288)
+    else:
+        destroy_all_but_the_first_page(study)
+    ended = study.run(*words)
+    assert ended.returncode in {0, 1}
+    assert "set aside" in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr
+    assert study.run("verify").returncode == 0
+
+
+def destroy_all_but_the_first_page(study: Shell) -> None:
+    pages = database(study).stat().st_size // 4096
+    with database(study).open("r+b") as file:
+        for page in range(1, pages):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 64)
 
 
 def test_a_database_that_is_damaged_inside_is_found_by_verify(study: Shell) -> None:

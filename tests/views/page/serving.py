@@ -61,7 +61,7 @@ class Served:
         connection = http.client.HTTPConnection(self.host, timeout=PATIENCE)
         known = {name: value for name, value in headers.items() if value is not None}
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        payload = b"" if body is None else json.dumps(body).encode()
+        payload = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         for name, value in ({"host": self.host} | known).items():
             connection.putheader(name, value)
         if payload:
@@ -98,6 +98,10 @@ class Served:
 
     def post(self, name: str, **body: object) -> Answered:
         """Ask for a change as the page does."""
+        return self.ask(f"{self.view}/api/{name}", method="POST", body=body, headers=self.from_page())
+
+    def post_bytes(self, name: str, body: bytes) -> Answered:
+        """Ask for a change with a body that no page sends."""
         return self.ask(f"{self.view}/api/{name}", method="POST", body=body, headers=self.from_page())
 
     def end(self) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tarfile
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bencher_job._views.page.app import LONGEST_TEXT
 from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files
 from tests.views.page.serving import Served, serving
 
@@ -84,6 +86,13 @@ def test_rows_are_filtered(shared: Served, asked: dict[str, str], seeds: list[in
         ("rows", {**TRAIN, "filters": '{"arguments.c": ">"}'}, 422),
         ("rows", {**TRAIN, "filters": "{broken"}, 400),
         ("rows", {**TRAIN, "filters": "[1]"}, 400),
+        ("rows", {**TRAIN, "filters": "[" * 20_000}, 400),
+        ("rows", {**TRAIN, "filters": '{"a":' * 8_000}, 400),
+        ("rows", {**TRAIN, "search": "x" * 60_000}, 422),
+        ("rows", {**TRAIN, "sort": "x" * 60_000}, 422),
+        ("rows", {**TRAIN, "filters": json.dumps({"tag": "x" * 50_000})}, 422),
+        ("rows", {**TRAIN, "filters": json.dumps({"arguments." + "x" * 50_000: "1"})}, 422),
+        ("rows", {**TRAIN, "filters": '{"tag": "\\ud800"}'}, 422),
         ("rows", {"store": "fcache"}, 400),
         ("rows", {"store": "absent", "function": "f"}, 404),
         ("rows", {"store": "../x", "function": "f"}, 404),
@@ -97,6 +106,28 @@ def test_what_can_not_be_answered_says_why(
 ) -> None:
     answered = shared.get(name, **asked)
     assert answered.status == status
+    assert answered.json()["error"]
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "_", "\\", "é", "\U0001f600"])
+def test_the_longest_search_is_answered(shared: Served, letter: str) -> None:
+    assert shared.get("rows", **TRAIN, search=letter * LONGEST_TEXT).status == 200
+    assert shared.get("rows", **TRAIN, filters=json.dumps({"tag": letter * LONGEST_TEXT})).status == 200
+
+
+@pytest.mark.parametrize(
+    "number", [str(2**63), str(-(2**63) - 1), "9" * 40, ">" + "9" * 2000, "1e400", "<1e308"]
+)
+@pytest.mark.parametrize("column", ["seconds", "arguments.c", "size", "tag", "created"])
+def test_a_filter_by_any_number_is_answered(shared: Served, number: str, column: str) -> None:
+    assert shared.get("rows", **TRAIN, filters=json.dumps({column: number})).status in {200, 422}
+
+
+@pytest.mark.parametrize("name", ["clear", "export"])
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"a":' * 100_000, b"1", b"", b"\xff", b'{"store": 1}'])
+def test_a_change_that_is_not_understood_says_so(served: Served, name: str, body: bytes) -> None:
+    answered = served.post_bytes(name, body)
+    assert answered.status in {400, 404, 422}
     assert answered.json()["error"]
 
 

@@ -1,0 +1,233 @@
+"""Replace a damaged database by a new one that has all rows which can still be read.
+
+    cache.db, damaged -> every row that can be read -> damaged/<time>/new/cache.db
+    cache.db          -> damaged/<time>/cache.db
+                         damaged/<time>/new/cache.db -> cache.db
+
+The bytes of an entry carry their own digest, so a row that is saved but wrong is a miss when it is looked up.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from .aside import Aside
+from .database import DATABASE_NAME, Database
+from .tables import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
+
+__all__ = ["Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
+
+ROWS_AT_ONCE: Final = 200
+
+MOST_ONE_BY_ONE: Final = 100_000
+"""How many rows between two damaged places are asked for one by one, which takes some seconds."""
+
+_DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
+"""What our statements meet in a database that was whole when it was opened: no figures of ours break a constraint."""
+
+_PRIMARY: Final = 0xFF
+"""The bits of SQLite's error codes that say what is wrong in general."""
+
+_TABLES: Final = (("Origin", "number"), ("Edition", "prefix"), ("Gone", "key"), ("Cache", "rowid"))
+"""What is saved, and the primary key of each table."""
+
+_NUMBERS: Final = {"rowid", "number"}
+"""Those of them that are numbers."""
+
+_PROBES: Final = (
+    f"{SELECT_ENTRY} IS NULL AND 0",
+    f"{SELECT_RECORD} WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure WHERE 0",
+)
+"""Statements that fail where a table or a column is missing."""
+
+
+class Recovered(NamedTuple):
+    """Where a damaged database lies now, and how many entries were saved from it."""
+
+    aside: Path
+    entries: int
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite says so of a damaged database."""
+    return _code(error) in _DAMAGE
+
+
+def is_damage_in_use(error: BaseException, *, surely: bool = False) -> bool:
+    """Whether SQLite says so of a database that was damaged while it was open, or in a place that is met now.
+
+    Unless `surely`, that is also where a table or a column may be missing.
+    """
+    return _code(error) in _DAMAGE_IN_USE or (_code(error) == sqlite3.SQLITE_ERROR and not surely)
+
+
+def _code(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
+
+
+def is_whole(directory: Path, patience: float) -> bool:
+    """Whether a database has all tables, and no damage that a full check finds.
+
+    Raises:
+        sqlite3.OperationalError: when it is locked, or can't be read.
+    """
+    with closing(_connect(directory, patience)) as database:
+        try:
+            ((version,),) = database.execute("PRAGMA user_version").fetchall()
+            if version > STORE_VERSION:  # a later version of this library has brought it up to date
+                return True
+            for probe in _PROBES:
+                database.execute(probe)
+            is_counted = database.execute("SELECT entries FROM Totals").fetchone() is not None
+            ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
+        except sqlite3.DatabaseError as error:
+            if is_damage_in_use(error):
+                return False
+            raise
+    return bool(version == STORE_VERSION and is_counted and found == "ok")
+
+
+def recover(directory: Path, make: Callable[[Path], Database], patience: float) -> Recovered:
+    """Put a new database in the place of a damaged one, while the caller keeps others from doing the same.
+
+    `make` makes an empty one in a folder. A kill before the end leaves the damaged one in its place.
+
+    Raises:
+        OSError: when the new one can't be written.
+        sqlite3.Error: when the new one can't be written.
+    """
+    aside = Aside(directory)
+    folder = aside.new_folder()
+    new = folder / "new"
+    new.mkdir(mode=0o700)
+    try:
+        fresh = make(new)
+        try:
+            with closing(_connect(directory, patience)) as damaged:
+                entries = _save(damaged, fresh)
+            fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            fresh.close_all()
+        # The log goes after the database: nobody may find a database without its log, or a new one with an old log.
+        aside.move(sorted(directory.glob(f"{DATABASE_NAME}*")), folder)
+        os.rename(new / DATABASE_NAME, directory / DATABASE_NAME)
+    finally:
+        for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"):
+            (new / name).unlink(missing_ok=True)
+        new.rmdir()
+        with suppress(OSError):  # it holds the damaged one, if all went well
+            folder.rmdir()
+    return Recovered(folder, entries)
+
+
+def _connect(directory: Path, patience: float) -> sqlite3.Connection:
+    path = os.path.abspath(directory / DATABASE_NAME)
+    database = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode=rw", timeout=patience, isolation_level=None, uri=True
+    )
+    database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+    return database
+
+
+def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
+    """Copy all rows that can be read; how many entries there are."""
+    with suppress(
+        sqlite3.DatabaseError
+    ):  # so that nobody commits to it any more; where that fails, nobody can
+        damaged.execute("BEGIN IMMEDIATE")
+    with fresh.transaction() as transaction:
+        for table, key in _TABLES:
+            columns = [name for _, name, *_ in fresh.execute(f"PRAGMA table_info({table})")]
+            into = (
+                f"INSERT OR IGNORE INTO {table} ({', '.join(columns)})"
+                f" VALUES ({', '.join('?' * len(columns))})"
+            )
+            for _, *values in _readable(damaged, f"SELECT {key}, {', '.join(columns)} FROM {table}", key):
+                if _is_sound(dict(zip(columns, values, strict=True))):
+                    transaction.execute(into, values)
+        _save_totals(damaged, fresh)
+        transaction.execute(COUNT_ALL)
+        ((entries,),) = transaction.execute("SELECT entries FROM Totals").fetchall()
+        transaction.commit()
+    return int(entries)
+
+
+def _is_sound(row: dict[str, Any]) -> bool:
+    """Whether a row holds text that can be read and, where it is an entry, what statements rely on."""
+    if not all(is_text(cell) for cell in row.values() if isinstance(cell, str)):
+        return False
+    return "raw" not in row or (
+        isinstance(row["key"], str)
+        and row["raw"] == 1
+        and all(isinstance(row[name], int) for name in ("size", "mode", "access_count"))
+        and all(isinstance(row[name], int | float) for name in ("store_time", "access_time"))
+        and all(isinstance(row[name], int | float | None) for name in ("expire_time", "created", "seconds"))
+        and all(isinstance(row[name], str | None) for name in ("filename", "media", "function", "tag"))
+    )
+
+
+def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
+    with suppress(sqlite3.DatabaseError):
+        for row in damaged.execute("SELECT hits, misses, seconds FROM Totals LIMIT 1"):
+            if all(isinstance(number, int | float) for number in row):
+                fresh.execute("UPDATE Totals SET hits = ?, misses = ?, seconds = ?", row)
+
+
+def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tuple[Any, ...]]:
+    """Give the rows of a table, which begin with their key; those between two damaged places one by one."""
+    upwards, downwards = _Reader(damaged, select, key, ">"), _Reader(damaged, select, key, "<")
+    yield from upwards
+    if upwards.is_complete:
+        return
+    yield from downwards
+    if key not in _NUMBERS:
+        return
+    after = upwards.last or 0
+    before = min(downwards.last or sys.maxsize, after + MOST_ONE_BY_ONE)
+    for number in range(after + 1, before):
+        with suppress(sqlite3.DatabaseError):
+            yield from damaged.execute(f"{select} WHERE {key} = ?", (number,)).fetchall()
+
+
+class _Reader:
+    """Reads rows of one table in the order of their keys, up (`>`) or down (`<`), until one can't be read.
+
+    Attributes:
+        last: the key of the last row that was read; None before the first.
+        is_complete: whether all rows were read.
+    """
+
+    def __init__(self, damaged: sqlite3.Connection, select: str, key: str, direction: str) -> None:
+        self._damaged = damaged
+        order = "ASC" if direction == ">" else "DESC"
+        self._first = f"{select} ORDER BY {key} {order} LIMIT ?"
+        self._next = f"{select} WHERE {key} {direction} ? ORDER BY {key} {order} LIMIT ?"
+        self.last: Any = None
+        self.is_complete = False
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        limit = ROWS_AT_ONCE
+        while not self.is_complete:
+            try:
+                if self.last is None:
+                    rows = self._damaged.execute(self._first, (limit,)).fetchall()
+                else:
+                    rows = self._damaged.execute(self._next, (self.last, limit)).fetchall()
+            except sqlite3.DatabaseError:
+                if limit == 1:
+                    return
+                limit = 1  # the rows before the damaged place
+                continue
+            self.is_complete = len(rows) < limit
+            if rows:
+                self.last = rows[-1][0]
+            yield from rows

@@ -1,0 +1,126 @@
+"""A row whose columns hold what nobody wrote there is a miss or is left out, and never an exception."""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bencher_job import BencherJobError, CacheWarning, cached_job
+from bencher_job._stores import find_orphans
+from bencher_job._stores.conditions import Condition, Order
+from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.rows import argument_columns, cells_of, find_rows, rows_at
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+HARMS = {
+    "a text": "'abc'",
+    "bytes": "X'00FF80'",
+    "no UTF-8": "CAST(X'FF' AS TEXT)",
+    "nothing": "NULL",
+    "a large number": str((1 << 63) - 1),
+    "infinity": "9e999",
+    "a list": "'[1, 2]'",
+    "nested too deep": f"'{DEEP}'",
+}
+
+COLUMNS = {
+    "Cache": (
+        "raw store_time expire_time access_time access_count tag size mode value seconds function created origin"
+        " edition arguments bound"
+    ),
+    "Origin": "text",
+    "Edition": "function key_version fingerprint version parameters manifest sources",
+    "Gone": "key reason at",
+    "Totals": "entries size hits misses seconds counted",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, all_of in COLUMNS.items() for column in all_of.split()]
+)
+def test_what_a_column_holds_that_nobody_wrote_raises_nothing(
+    cache_folder: Path, table: str, column: str, harm: str
+) -> None:
+    calls = []
+
+    @cached_job(code="none")
+    def job(x: int) -> dict[str, int]:
+        calls.append(x)
+        return {"x": x}
+
+    for x in range(4):
+        job(x)
+    job.cache.clear_tag("none")
+    directory = cache_folder / "fcache"
+    with closing(DiskStore(directory, size_limit=10**9)) as store:
+        keys = [record.key for record in store.records()]
+        name = store.functions()[0].name
+        store.forget(keys[3])
+    job.cache.close()
+    with closing(sqlite3.connect(directory / "cache.db")) as database, database:
+        try:
+            which = "" if table != "Cache" else " WHERE rowid = (SELECT min(rowid) FROM Cache)"
+            database.execute(f"UPDATE {table} SET {column} = {harm}{which}")
+        except sqlite3.IntegrityError:
+            pytest.skip("SQLite takes no such thing here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        for x in (0, 1, 3):
+            explained = job.explain(x)
+            str(explained)
+        with closing(DiskStore(directory, size_limit=10**9)) as store:
+            for read in reads_of(store, keys, name):
+                try:
+                    read()
+                except BencherJobError:  # which says so in words
+                    pass
+        assert [job(x) for x in range(4)] == [{"x": x} for x in range(4)]
+        assert list(job.map(range(4))) == [{"x": x} for x in range(4)]
+        job.cache.verify()
+        job.cache.verify(repair=True)
+        try:
+            job.cache.export(cache_folder / "archive.tar")
+        except BencherJobError:
+            pass
+        assert [job(x) for x in range(4)] == [{"x": x} for x in range(4)]
+        job.cache.clear_cache()
+        assert [job(x) for x in range(4)] == [{"x": x} for x in range(4)]
+
+
+def reads_of(store: DiskStore, keys: list[str], name: str) -> list[Callable[[], Any]]:
+    """Give all that may be asked of a store."""
+    history = store.history
+    editions = [edition.prefix for edition in history.editions(name)]
+    return [
+        *(lambda key=key: store.has(key) for key in keys),
+        lambda: store.durations(keys),
+        lambda: list(store.records()),
+        lambda: store.latest_records(2),
+        lambda: [str(each) for each in store.functions()],
+        store.totals,
+        store.count,
+        store.size,
+        history.removed,
+        *(lambda key=key: history.examine(key) for key in keys),
+        *(lambda key=key: history.record(key) for key in keys),
+        *(lambda key=key: history.making(key) for key in keys),
+        *(lambda prefix=prefix: history.latest(name, prefix, 9) for prefix in editions),
+        *(lambda prefix=prefix: history.bindings(name, prefix) for prefix in editions),
+        lambda: history.with_arguments(name, b""),
+        lambda: rows_at(store.folder, find_rows(store.folder, name)),
+        lambda: find_rows(
+            store.folder, name, [("arguments.x", Condition(">", 1))], "x", Order("arguments.x")
+        ),
+        lambda: cells_of(store.folder, find_rows(store.folder, name), ["arguments.x", "seconds", "created"]),
+        lambda: argument_columns(store.folder, name),
+        lambda: find_orphans(store),
+        lambda: store.get_many(keys),
+    ]

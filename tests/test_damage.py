@@ -1,0 +1,139 @@
+"""Files of a cache are damaged at random while three programs use it: no value is wrong, none fails, and it heals."""
+
+from __future__ import annotations
+
+import glob
+import os
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import Programs, until
+
+ROUNDS = 12
+
+WORK = """
+    import random, warnings
+    warnings.simplefilter("ignore")
+    chance = random.Random(NAME)
+
+    def expected(x):
+        return {"x": x, "bytes": bytes([x % 256]) * (100_000 if x % 5 == 0 else 1000)}
+
+    @cached_job(code="none")
+    def job(x):
+        return expected(x)
+
+    @cached_job(code="none")
+    def picture(x):
+        path = gen_path("picture")
+        Path(path).write_text(str(x))
+        return path
+"""
+
+USE = f"""{WORK}
+    while not (HERE / "stop").exists():
+        some = [chance.randrange(300) for _ in range(20)]
+        assert [job(x) for x in some] == [expected(x) for x in some]
+        assert list(job.map(some)) == [expected(x) for x in some]
+        picture(chance.randrange(30))
+        try:
+            job.explain(some[0])
+        except BencherJobError:  # which a question may raise of a store that can't be read
+            pass
+        if chance.random() < 0.1:
+            job.cache.close()
+        if chance.random() < 0.05:
+            job.refresh(some[0])
+        count(NAME)
+"""
+
+CHECK = f"""{WORK}
+    assert [job(x) for x in range(300)] == [expected(x) for x in range(300)]
+    job.cache.verify(repair=True)
+    assert [job(x) for x in range(300)] == [expected(x) for x in range(300)]
+    again = job.cache.verify()
+    assert again.is_clean, str(again)
+    job.cache.close()
+    damaged = job.cache.info().damaged
+    assert [job(x) for x in range(300)] == [expected(x) for x in range(300)]
+    print(job.cache.info().damaged - damaged, all(job.is_cached(x) for x in range(300)))
+"""
+
+
+def write_noise(path: Path, chance: random.Random) -> None:
+    """Write over some places; SQLite's first page names the version of our tables, which is left as it is."""
+    size = path.stat().st_size
+    first = 4096 if path.name == "cache.db" else 0
+    if size <= first:
+        return
+    with open(path, "r+b") as file:
+        for _ in range(chance.choice([1, 5, 40])):
+            file.seek(chance.randrange(first, size))
+            file.write(chance.randbytes(chance.choice([1, 8, 300])))
+
+
+def cut_off(path: Path, chance: random.Random) -> None:
+    os.truncate(path, chance.choice([0, path.stat().st_size // 2]))
+
+
+def empty(path: Path, _: random.Random) -> None:
+    os.truncate(path, 0)
+
+
+def remove(path: Path, _: random.Random) -> None:
+    path.unlink()
+
+
+Harm = Callable[[Path, random.Random], None]
+
+# Not cut off: SQLite maps its log's index, and the kernel ends a program that reads behind the end of a map.
+FILES: dict[str, tuple[Harm, ...]] = {
+    "cache.db": (write_noise, write_noise, empty, remove),
+    "cache.db-wal": (write_noise, cut_off),
+    "cache.db-shm": (write_noise,),
+    "generation": (write_noise, cut_off, remove),
+    "claims": (write_noise, cut_off, remove),
+    "*/*/*.val": (write_noise, cut_off, remove),
+    "media/*/*": (remove,),
+    "*": (write_noise,),
+}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("which", FILES)
+def test_random_damage_under_three_programs(programs: Programs, which: str) -> None:
+    chance = random.Random(zlib.crc32(which.encode()))
+    names = [f"p{number}" for number in range(3)]
+    running = [programs.start(name, USE) for name in names]
+    store = programs.folder / "cachedir" / "fcache"
+    for _ in range(ROUNDS):
+        before = [programs.count(name) for name in names]
+
+        def have_gone_on(before: list[int] = before) -> bool:
+            assert all(program.poll() is None for program in running), programs.errors()
+            return all(programs.count(name) > was for name, was in zip(names, before, strict=True))
+
+        assert until(have_gone_on, seconds=60)
+        found = [path for path in map(Path, glob.glob(f"{store}/{which}")) if path.is_file()]
+        if found:
+            harm = chance.choice(FILES[which])
+            try:
+                harm(chance.choice(found), chance)
+            except FileNotFoundError:  # replaced just now
+                pass
+    programs.tell("stop")
+    for program in running:
+        programs.output(program)
+    assert programs.output(programs.start("check", CHECK)) == "0 True"

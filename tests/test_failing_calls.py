@@ -1,0 +1,174 @@
+"""System calls fail on the files of a cache: each caller gets the right value, and what is kept is sound."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import Programs
+
+SOURCE = Path(__file__).parent / "failing_calls.c"
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+
+CALLS = [
+    ("open", errno.EMFILE),
+    ("open", errno.EACCES),
+    ("open", errno.ENOSPC),
+    ("write", errno.ENOSPC),
+    ("write", errno.EIO),
+    ("read", errno.EIO),
+    ("fsync", errno.EIO),
+    ("ftruncate", errno.ENOSPC),
+    ("flock", errno.ENOLCK),
+    ("lock", errno.EIO),  # where SQLite takes ENOLCK for a lock of others, and waits for a minute
+    ("rename", errno.EIO),
+    ("link", errno.EPERM),
+    ("unlink", errno.EIO),
+    ("mkdir", errno.ENOSPC),
+]
+
+WORK = """
+    import warnings
+    warnings.simplefilter("ignore")
+
+    @cached_job(code="none", executor=os.environ.get("EXECUTOR", "serial"))
+    def small(x):
+        count("ran")
+        return {"x": x}
+
+    @cached_job(code="none")
+    def large(x):
+        count("ran")
+        return bytes([x]) * 200_000
+
+    @cached_job(code="none")
+    def picture(x):
+        count("ran")
+        try:
+            path = gen_path("picture", suffix=".txt")
+            Path(path).write_text(str(x))
+        except OSError:  # the job's own files fail as well
+            return None
+        return path
+
+    def work():
+        assert [small(x) for x in range(8)] == [{"x": x} for x in range(8)]
+        assert list(small.map(range(10))) == [{"x": x} for x in range(10)]
+        assert [large(x) for x in range(4)] == [bytes([x]) * 200_000 for x in range(4)]
+        for x in range(2):
+            path = picture(x)
+            try:
+                assert path is None or Path(path).read_text() in {"", str(x)}
+            except OSError:
+                pass
+        assert [small.refresh(x) for x in range(2)] == [{"x": x} for x in range(2)]
+"""
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that lets system calls fail."""
+    made = tmp_path_factory.mktemp("shim") / "failing_calls.so"
+    assert COMPILER is not None
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", made, SOURCE, "-ldl"], check=True)
+    return made
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()
+
+
+@pytest.mark.parametrize(("call", "number"), CALLS, ids=[f"{call} {errno.errorcode[n]}" for call, n in CALLS])
+def test_a_call_on_a_file_of_the_folder_fails(programs: Programs, shim: Path, call: str, number: int) -> None:
+    """So that the tests below test something."""
+    (programs.folder / "cachedir").mkdir()
+    (programs.folder / "cachedir" / "file").write_text("content")
+    (programs.folder / "failing").touch()
+    source = """
+    import fcntl, struct
+    path = os.environ["FAIL_UNDER"] + "/file"
+    file = os.open(path if sys.argv[2] != "open" else "/dev/null", os.O_RDWR)
+    calls = {
+        "open": lambda: os.open(path, os.O_RDONLY),
+        "write": lambda: os.write(file, b"x"),
+        "read": lambda: os.read(file, 1),
+        "fsync": lambda: os.fsync(file),
+        "ftruncate": lambda: os.ftruncate(file, 1),
+        "flock": lambda: fcntl.flock(file, fcntl.LOCK_EX),
+        "lock": lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB),
+        "rename": lambda: os.rename(path, path + "2"),
+        "link": lambda: os.link(path, path + "2"),
+        "unlink": lambda: os.unlink(path),
+        "mkdir": lambda: os.mkdir(path + "2"),
+    }
+    try:
+        calls[sys.argv[2]]()
+    except OSError as error:
+        print(error.errno)
+    """
+    environment = failing(programs, shim, call, number, 1)
+    assert programs.output(programs.start("program", source, call, **environment)) == str(number)
+
+
+def failing(programs: Programs, shim: Path, call: str, number: int, every: int) -> dict[str, str]:
+    """Give the environment of a program one of whose system calls fails."""
+    return {
+        "LD_PRELOAD": str(shim),
+        "FAIL_UNDER": str(programs.folder / "cachedir"),
+        "FAIL_CALL": call,
+        "FAIL_ERRNO": str(number),
+        "FAIL_EVERY": str(every),
+        "FAIL_WHILE": str(programs.folder / "failing"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("every", "is_there"),
+    [(3, False), (1, True)],
+    ids=["each third, in a new cache", "all, in a cache with entries"],
+)
+@pytest.mark.parametrize(("call", "number"), CALLS, ids=[f"{call} {errno.errorcode[n]}" for call, n in CALLS])
+def test_a_value_always_arrives_and_what_is_kept_is_sound(
+    programs: Programs, shim: Path, call: str, number: int, every: int, is_there: bool
+) -> None:
+    (programs.folder / "failing").touch()
+    environment = failing(programs, shim, call, number, every)
+    if is_there:
+        programs.output(programs.start("before", f"{WORK}\n    work()"))
+    program = programs.start(
+        "failing",
+        f"""{WORK}
+    work()
+    tell("worked")
+    wait_for("again")
+    work()
+    """,
+        **environment,
+    )
+    programs.wait_for("failing.worked")
+    os.unlink(programs.folder / "failing")
+    programs.tell("again")
+    programs.output(program)
+    after = f"""{WORK}
+    work()
+    small.cache.verify(repair=True)
+    again = small.cache.verify()
+    assert again.is_clean, str(again)
+    before = [Path(HERE / "count.ran").stat().st_size, small.cache.info().damaged]
+    assert [small(x) for x in range(8)] == [{{"x": x}} for x in range(8)]
+    assert [large(x) for x in range(4)] == [bytes([x]) * 200_000 for x in range(4)]
+    assert before == [Path(HERE / "count.ran").stat().st_size, 0]
+    """
+    programs.output(programs.start("after", after))
