@@ -202,10 +202,13 @@ def hit_of(
     return Hit(stream, buffers, seconds or 0.0, expires)
 
 
-def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> None:
-    """Verify the bytes of a row of `SELECT_ENTRY` in little memory besides their own; raises as `hit_of`."""
-    key, mode, filename, value = row[:4]
+def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> bool:
+    """Verify the bytes of a row as `hit_of` does, in little memory besides their own; False where it has expired."""
+    key, mode, filename, value, _, expires = row[:6]
+    if expires is not None and expires <= time.time():
+        return False
     check_ours(opened.database.fetch(mode, filename, value, mapped=mapped), key, signature=opened.signature)
+    return True
 
 
 def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:
