@@ -264,7 +264,7 @@ def hits_at(folder: Folder, numbers: Sequence[int], largest: int) -> Iterator[tu
     """
     statement = (
         "SELECT rowid, store_time, key, mode, filename, value, seconds, expire_time FROM Cache"
-        f" WHERE raw = 1 AND rowid {_AMONG}"
+        f" WHERE raw = 1 AND typeof(key) = 'text' AND rowid {_AMONG}"
     )
     for some in _in_steps(numbers):
         for number, stored, *of_entry in folder.query(statement, (some,)):
@@ -294,7 +294,8 @@ def argument_columns(folder: Folder, function: str) -> list[ArgumentColumn]:
         f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
     )
     rows = folder.query(statement, (function, time.time()))
-    return [ArgumentColumn(name, count, numbers, distinct) for name, count, numbers, distinct, _ in rows]
+    # What is no object has no names.
+    return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]
 
 
 def _in_steps(numbers: Sequence[int]) -> Iterator[str]:

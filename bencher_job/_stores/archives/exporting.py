@@ -35,7 +35,7 @@ from .archive import (
     write_end,
     write_member,
 )
-from .descriptions import bound_to_text, edition_to_dict, record_to_dict, to_json
+from .descriptions import bound_to_text, edition_to_dict, expires_from, record_to_dict, to_json
 
 __all__ = ["export"]
 
@@ -216,7 +216,7 @@ class _Exporter:
             "record": record_to_dict(record),
             "bound": bound_to_text(bound),
             "edition": None if prefix is None else prefix.hex(),
-            "expires": expires,
+            "expires": expires_from(expires),
             "value": {"size": len(value), "digest": UNSIGNED.hasher(value).hexdigest()},
             "media": [] if record.media is None else list(self._media(label, record.media)),
         }
