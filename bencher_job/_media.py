@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
 from . import _settings
 from ._folders import make_private
-from ._processes import PROCESS_NAME, may_live, process_name
+from ._names import MEDIA_FOLDER, NameOf
+from ._processes import may_live, process_name
 
 __all__ = [
     "MEDIA_FOLDER",
@@ -32,9 +33,6 @@ __all__ = [
     "size_of",
 ]
 
-MEDIA_FOLDER = "media"
-"""Name of the folder inside a store's folder in which the run folders lie."""
-
 
 class RunningJob(NamedTuple):
     """A job while its function runs: its key, where its media go, and the keys of the jobs that called it."""
@@ -48,8 +46,6 @@ class RunningJob(NamedTuple):
         """Whether somebody has asked for a path in its folder, or may have; to be asked once, when it has run."""
         return next(self.numbers) > 1
 
-
-_RUN_FOLDER: Final = rf".+\.(?P<process>{PROCESS_NAME})\.[0-9]+"
 
 _run_numbers = itertools.count()
 RUNNING: Final[ContextVar[RunningJob | None]] = ContextVar("bencher_job_running", default=None)
@@ -127,21 +123,25 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
 def run_folder(store: str | Path, key: str) -> str:
     """Name the folder of a new run of a job; `gen_path` makes it when the job first asks for a path.
 
-    The name begins with the key and tells which process the run belongs to, so that a folder without an entry can be
-    told from that of a job that still runs.
+    The name begins with a digest of the key, which may be any text, and tells which process the run belongs to, so that
+    a folder without an entry can be told from that of a job that still runs.
     """
-    return f"{store!s}/{MEDIA_FOLDER}/{key[:16]}.{process_name()}.{next(_run_numbers)}"
+    return run_folders(store, [key])[0]
 
 
 def run_folders(store: str | os.PathLike[str], keys: Iterable[str]) -> list[str]:
     """Name the folders of new runs of jobs that begin together, as `run_folder` does."""
     before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
-    return [f"{before}{key[:16]}.{process}.{next(_run_numbers)}" for key in keys]
+    return [f"{before}{_digest_of(key)}.{process}.{next(_run_numbers)}" for key in keys]
+
+
+def _digest_of(key: str) -> str:
+    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def is_run_folder(name: str) -> bool:
     """Whether a name is one that `run_folder` gives."""
-    return re.fullmatch(_RUN_FOLDER, name, re.ASCII) is not None
+    return NameOf.RUN_FOLDER.match(name) is not None
 
 
 def may_be_running(name: str) -> bool:
@@ -149,7 +149,7 @@ def may_be_running(name: str) -> bool:
 
     It may when it lives, and when it runs on another machine, where nobody here can tell.
     """
-    parts = re.fullmatch(_RUN_FOLDER, name, re.ASCII)
+    parts = NameOf.RUN_FOLDER.match(name)
     return parts is not None and may_live(parts["process"])
 
 
@@ -159,9 +159,12 @@ def size_of(folder: Path) -> int:
 
 
 def discard(folder: str | os.PathLike[str]) -> None:
-    """Remove a run's folder and all that is in it; that it is gone already is no error."""
+    """Remove a run's folder and all that is in it; that it is gone already is no error, and a link is not followed."""
     import shutil  # takes long to import, and few jobs write files
 
+    if os.path.islink(folder):
+        os.unlink(folder)
+        return
     shutil.rmtree(folder, onerror=_ignore_missing)
 
 

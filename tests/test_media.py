@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from bencher_job import Job, _media, cached_job, clean_orphaned_media, current_job_key, gen_path, run_job
+from bencher_job import (
+    CacheWarning,
+    FutureCache,
+    Job,
+    _media,
+    _settings,
+    cached_job,
+    clean_orphaned_media,
+    current_job_key,
+    gen_path,
+    run_job,
+)
 from bencher_job._processes import process_name
+from bencher_job._stores import media_files
+
+
+@pytest.fixture
+def where_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let caches lie where they are told to, and not in the temporary folder of each test."""
+    monkeypatch.setattr(_settings, "_override", None)
 
 
 def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None:
@@ -20,6 +40,22 @@ def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None
     assert len(set(paths)) == 10
     assert all(path.is_absolute() and path.suffix == ".mp4" and path.parent.is_dir() for path in paths)
     assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.usefixtures("where_told")
+def test_folders_on_the_way_are_for_their_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the umask says, and whether a path or a store is asked for first."""
+    before = os.umask(0)
+    try:
+        monkeypatch.setenv("BENCHER_JOB_CACHE_DIR", str(tmp_path / "on" / "the" / "way"))
+        gen_path("film", "video/raw", ".mp4")
+        with FutureCache(cache_dir=tmp_path / "to" / "a" / "store") as cache:
+            cache.submit(Job("job", lambda: Path(gen_path("film")).touch(), {}, job_key="key")).result()
+        made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    finally:
+        os.umask(before)
+    assert len(made) > 10
+    assert {oct(path.stat().st_mode & 0o777) for path in made} == {"0o700"}
 
 
 def test_inside_a_job_paths_lie_in_a_folder_of_the_run() -> None:
@@ -180,6 +216,96 @@ def test_a_dry_run_removes_nothing(cache_folder: Path) -> None:
     assert not orphan.exists()
     assert elsewhere.exists()  # of another machine, where it may still run
     assert by_hand.exists()  # of somebody who has put it there
+
+
+KEYS = [
+    "model/v1/3",
+    "../../../../e",
+    "/etc/passwd",
+    ".",
+    "..",
+    "a.b.c",
+    "two\nlines",
+    " ",
+    "\x1b[31mred",
+    "ключ",
+    "x" * 10_000,
+    "f" * 64,
+]
+
+
+def film_of(cache: FutureCache, key: str) -> Path:
+    def film() -> str:
+        path = Path(gen_path("film", "a/b", ".txt"))
+        path.write_text(key)
+        return str(path)
+
+    return Path(cache.submit(Job("film", film, {}, job_key=key)).result())
+
+
+@pytest.mark.usefixtures("where_told")
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Path, key: str) -> None:
+    ground = tmp_path / "a" / "b" / "c" / "d" / "e"
+    ground.mkdir(parents=True)
+    beside = {tmp_path / "a", *(tmp_path / "a").rglob("*")}
+    with (
+        FutureCache(cache_dir=ground / "one", overwrite=False) as cache,
+        FutureCache(cache_dir=ground / "other", overwrite=False) as other,
+    ):
+        path = film_of(cache, key)
+        (record,) = cache.records()
+        assert record.media is not None
+        assert path.parent == cache.directory / "media" / record.media / "a" / "b"
+        assert media_files(cache.directory, record) == {path: len(key.encode())}
+        assert cache.verify().is_clean
+        assert clean_orphaned_media(ground / "one", dry_run=False) == {}
+        assert path.exists()
+        assert cache.export(ground / "archive.tar") == 1
+        assert other.import_(ground / "archive.tar").added == 1
+        (imported,) = other.records()
+        assert imported.key == key
+        (copy,) = media_files(other.directory, imported)
+        assert copy.read_text() == key
+        assert other.verify().is_clean
+        answer = pytest.importorskip("bencher_job._views.page.media").file_answer(
+            cache.directory, record.media, "a/b/" + path.name, is_download=False
+        )
+        assert answer is not None
+        for each in (cache, other):
+            assert each.clear_cache() == 1
+            assert list((each.directory / "media").iterdir()) == []
+    names = {"one", "other", "archive.tar"}
+    made = {
+        each for each in (tmp_path / "a").rglob("*") if names.isdisjoint(each.relative_to(tmp_path).parts)
+    }
+    assert made | {tmp_path / "a"} == beside
+
+
+@pytest.mark.usefixtures("where_told")
+def test_media_of_an_earlier_layout_are_not_lost_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The value answers as before. When the entry goes its folder stays, and a warning in the log names it."""
+    with FutureCache(cache_dir=tmp_path, overwrite=False) as cache:
+        path = film_of(cache, "alpha")
+        (record,) = cache.records()
+        assert record.media is not None
+        earlier = f"alpha{record.media[16:]}"
+        run = cache.directory / "media" / record.media
+        run.rename(run.with_name(earlier))
+    with closing(sqlite3.connect(tmp_path / "fcache" / "cache.db", isolation_level=None)) as database:
+        database.execute("UPDATE Cache SET media = ?", (earlier,))
+        database.execute("DELETE FROM Discarded")
+    with FutureCache(cache_dir=tmp_path, overwrite=False) as cache:
+        assert film_of(cache, "alpha") == path
+        with pytest.warns(CacheWarning, match="left out"):
+            assert list(cache.records()) == []
+        assert [finding.name for finding in cache.verify().findings] == ["alpha"]
+        assert clean_orphaned_media(tmp_path, dry_run=False) == {}
+        assert cache.clear_cache() == 1
+        assert run.with_name(earlier).exists()
+        assert earlier in caplog.text
 
 
 def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan() -> None:

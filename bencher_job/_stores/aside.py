@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from contextlib import suppress
 from hashlib import sha256
@@ -15,11 +16,9 @@ from typing import Final
 
 from .. import _media
 from .._folders import make_private, owner_only
+from .._names import DAMAGED_FOLDER, NameOf, path_of
 
-__all__ = ["DAMAGED_FOLDER", "KEPT_ASIDE", "Aside"]
-
-DAMAGED_FOLDER: Final = "damaged"
-"""Name of the folder in a store's folder that holds what was set aside."""
+__all__ = ["KEPT_ASIDE", "Aside"]
 
 KEPT_ASIDE: Final = 1 << 30
 """Bytes that are kept of what was set aside; of that, the latest is kept however large it is."""
@@ -36,6 +35,7 @@ class Aside:
     """Keeps what is damaged in one store, out of the way."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._folder = directory / DAMAGED_FOLDER
         self._added = (
             KEPT_ASIDE  # since it was last looked how much there is: so much that the first time looks
@@ -52,14 +52,18 @@ class Aside:
         self._count(len(content))
 
     def keep_file(self, name: str, path: Path) -> None:
-        """Keep a file, which stays where it is as well; one that is gone is no error.
+        """Keep a file, which stays where it is as well; one that is gone, or no regular file, is left.
 
         Raises:
             OSError: when it can't be linked.
         """
-        if path.exists():
-            os.link(path, self.new_folder() / _plain(name))
-            self._count(path.stat().st_size)
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode):
+            os.link(path, self.new_folder() / _plain(name), follow_symlinks=False)
+            self._count(status.st_size)
 
     def move(self, paths: list[Path], folder: Path) -> None:
         """Move files into a folder that `new_folder` has made; one that is gone is no error.
@@ -78,7 +82,7 @@ class Aside:
         Raises:
             OSError: when it can't be made.
         """
-        folder = self._folder / f"{time.time_ns()}"
+        folder = path_of(self._directory, NameOf.QUARANTINE, f"{time.time_ns()}")
         make_private(folder)
         return folder
 
@@ -89,7 +93,7 @@ class Aside:
             self._remove_oldest()
 
     def _remove_oldest(self) -> None:
-        folders = sorted(each for each in self._folder.iterdir() if each.name.isdecimal())
+        folders = sorted(each for each in self._folder.iterdir() if NameOf.QUARANTINE.match(each.name))
         sizes = [_media.size_of(folder) + OVERHEAD for folder in folders]
         excess = sum(sizes) - KEPT_ASIDE
         for folder, size in zip(folders[:-1], sizes, strict=False):

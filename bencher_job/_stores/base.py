@@ -14,7 +14,7 @@ from .._keys import Edition, PastEdition
 from .._record import Draft, Record, Totals
 from .._selection import EVERYTHING, Selection
 from .claims.claims import Claim, Claims
-from .entries.codec import Buffer, Payload
+from .entries.codec import Buffer, Payload, SealedEntry
 
 if TYPE_CHECKING:
     from .._info import FunctionInfo
@@ -176,8 +176,8 @@ class Hits(Mapping[str, Hit]):
 class Entry(NamedTuple):
     """A result on its way into a store: its bytes, and the record that lives and dies with them."""
 
-    payload: Payload | Deposit
-    """The bytes, or the value file that a worker has written with them."""
+    payload: Payload | Deposit | SealedEntry
+    """The bytes, the value file that a worker has written with them, or what another store has sealed."""
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""

@@ -131,7 +131,7 @@ class _Rows:
         self._folder.editions.update(self._editions)
         self._folder.origins.update(self._origins)
         for filename in self._old_files:
-            self._database.disk.remove(filename)
+            self._folder.remove_file(self._database, filename)
 
 
 class Commits:
@@ -164,7 +164,7 @@ class Commits:
             lost = self._commit(database, prepared)
         except BaseException:
             # What workers have written is their submitter's to remove, who may try once more.
-            self._remove_files([each for each in prepared if isinstance(each.entry.payload, Payload)])
+            self._remove_files([each for each in prepared if not isinstance(each.entry.payload, Deposit)])
             raise
         if lost:
             self._remove_files([each for each in prepared if each.entry.claim in lost])
@@ -183,7 +183,9 @@ class Commits:
             os.lstat(self._folder.directory / entry.payload.filename)  # no row without its file
             written = Written.to_file(entry.payload.nbytes + media_size, entry.payload.filename)
         else:
-            sealed = self._sealed(opened, entry.payload, draft.key, entry.compression)
+            sealed = entry.payload
+            if isinstance(sealed, Payload):
+                sealed = self._sealed(opened, sealed, draft.key, entry.compression)
             written = opened.database._disk.write(sealed, media_size)
         return _Prepared(entry, draft, written)
 

@@ -18,6 +18,7 @@ import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._forks import renew_after_fork
+from .._names import ForeignName, NameOf, checked
 from .base import PATIENCE
 from .entries.arrival import Arrival
 from .entries.codec import Buffer, DamagedEntry, SealedEntry
@@ -133,11 +134,22 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         path = self._file_of(mode, filename, value)
         return value if path is None else map_file(path, trusted=self.trusted)
 
+    def remove(self, filename: str) -> None:
+        """Remove an entry's file, and the folders that it lies in if they are empty.
+
+        Raises:
+            ForeignName: when no entry's file has such a name; nothing is removed then.
+        """
+        super().remove(checked(NameOf.VALUE_FILE, filename))
+
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
             return None
-        if mode == MODE_BINARY and isinstance(filename, str):
-            return os.path.join(self._directory, filename)
+        if mode == MODE_BINARY and filename is not None:
+            try:
+                return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
+            except ForeignName as error:
+                raise DamagedEntry(str(error)) from None
         raise DamagedEntry(
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
         )
@@ -312,6 +324,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         Raises:
             sqlite3.Error: when they can't be made.
         """
+        # What diskcache finds there it sets as its own attributes, the folder among them.
+        self.execute("DROP TABLE IF EXISTS Settings")
         directory, disk = self._directory, self._disk
         super().__init__(
             "/",  # any folder that is there: in a path it would replace `~` and `$NAME`

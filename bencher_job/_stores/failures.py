@@ -57,7 +57,9 @@ class Failures:
             rows = self._folder.query("SELECT error FROM Failure WHERE key = ? AND number = ?", (key, number))
             if not rows:
                 return None
-            payload = unseal(rows[0][0], _name(key, number), signature=self._folder.open().signature)
+            payload = unseal(
+                rows[0][0], _name(key, number), signature=self._folder.open().signature, most_expanded=0
+            )
         except (StoreFailure, DamagedEntry, UnreadableEntry, TypeError) as problem:
             _log.warning("the exception that was raised for %s can't be read: %s", key, problem)
             return None

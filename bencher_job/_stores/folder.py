@@ -13,20 +13,30 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from .._errors import warn_caller
 from .._forks import renew_after_fork
+from .._names import ForeignName
 from .._record import Origin
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
 from .claims.claims import Claims
 from .database import Database, Locked
 from .entries.deposits import database_of, place_of
 from .entries.faults import MissignedEntry
-from .entries.signature import SECRET_VARIABLE, Signature, signature_from_environment
+from .entries.signature import (
+    SECRET_VARIABLE,
+    UNSIGNED,
+    Signature,
+    personal_signature,
+    signature_from_environment,
+)
 from .gate import operation
 from .generation import GENERATION_NAME, Generation
 from .opening import is_writable, mend_database, open_database, open_read_only, open_to_look
-from .place import refuse_untrusted, set_up
+from .place import is_replaceable, refuse_untrusted, set_up
 from .recovery import is_damage_in_use
 
 __all__ = ["Folder", "Opened"]
+
+ATTEMPTS: Final = 10
+"""How often a database is opened that is another one when it is open."""
 
 LOOK_EVERY: Final = 0.005
 """Seconds between two looks of those who read whether the folder was removed."""
@@ -119,21 +129,51 @@ class Folder:
             raise StoreFailure(f"{self.directory} was a temporary cache, and is removed")
         if not self.only_looks:
             set_up(self.directory)
-        if not self.trusted:
-            refuse_untrusted(self.directory)
+        signature = self._signature()
         writable = not self.only_looks and is_writable(self.directory)
-        if writable:
-            database = open_database(
-                self.directory, tag_index=self._tag_index, patience=self.patience, tally=self.tally
-            )
-        elif self.only_looks:
-            database = open_to_look(self.directory, self.patience)
+        for _ in range(ATTEMPTS):
+            before, damaged = self._place(), self.tally.damaged
+            database = self._connect(writable)
+            place = self._place()
+            if place is not None and (before in {None, place} or self.tally.damaged != damaged):
+                break
+            database.close_all()
         else:
-            database = open_read_only(self.directory, self.patience)
-            _log.info("%s can be read only", self.directory)
+            raise StoreFailure(f"{self.directory} is replaced by another folder again and again")
         database._disk.trusted = self.trusted
         self.generation.open(writable=writable)
-        return Opened(database, signature_from_environment(), place_of(self._database), writable)
+        return Opened(database, signature, place, writable)
+
+    def _signature(self) -> Signature:
+        """Give what entries are signed with: the secret that is set, or the user's own key where it takes one.
+
+        Raises:
+            UntrustedCache: when it takes one, and there is none.
+        """
+        signature = signature_from_environment()
+        if signature.kind or self.trusted or not is_replaceable(self.directory):
+            return signature
+        return personal_signature(self.directory)
+
+    def _connect(self, writable: bool) -> Database:
+        """Connect to the database; what was set aside for it is counted."""
+        if not self.trusted:
+            refuse_untrusted(self.directory)
+        if writable:
+            return open_database(
+                self.directory, tag_index=self._tag_index, patience=self.patience, tally=self.tally
+            )
+        if self.only_looks:
+            return open_to_look(self.directory, self.patience)
+        _log.info("%s can be read only", self.directory)
+        return open_read_only(self.directory, self.patience)
+
+    def _place(self) -> tuple[int, int] | None:
+        """Tell where the database lies on the disk, or None where it isn't there."""
+        try:
+            return place_of(self._database)
+        except FileNotFoundError:
+            return None
 
     def look_for_removal(self) -> None:
         """Begin a new store where the folder was removed under an open one: writes would be lost in silence."""
@@ -141,10 +181,7 @@ class Folder:
         if opened is None:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
-        try:
-            place: tuple[int, int] | None = place_of(self._database)
-        except FileNotFoundError:
-            place = None
+        place = self._place()
         if place == opened.place:
             return
         if place is not None and self.generation.is_in_place():  # another process has mended it
@@ -249,6 +286,18 @@ class Folder:
                         raise _failure(error) from error
         raise AssertionError("the last turn returns or raises")
 
+    def remove_file(self, database: Database, filename: str) -> None:
+        """Remove the value file of a row that is gone."""
+        try:
+            database.disk.remove(filename)
+        except ForeignName as error:
+            self.report_foreign(error)
+
+    def report_foreign(self, error: ForeignName) -> None:
+        """Count and log a row that named a file or folder outside of the store, or none of its own; both stay."""
+        self.tally.damaged += 1
+        _log.warning("a row of %s is damaged, and what it names is left alone: %s", self.directory, error)
+
     def warn_unread(self, error: Exception) -> None:
         """Say that the store can't be read."""
         _log.warning("%s can't be read: %s", self.directory, error)
@@ -259,10 +308,16 @@ class Folder:
         _log.info("the entry %s in %s is a miss here, and left: %s", key, self.directory, error)
         if not self._has_missigned:
             self._has_missigned = True
+            signature = UNSIGNED if self.opened is None else self.opened.signature
+            remedy = (
+                "Others can put another folder in its place, so only what your key has signed is used. If all of it "
+                "is yours, export it with trusted=True and import it here."
+                if signature.is_personal
+                else f"Set {SECRET_VARIABLE} as it was when they were stored, and trusted= too."
+            )
             warn_caller(
-                f"Entries in {self.directory} can't be verified with this program's {SECRET_VARIABLE}. They are "
-                f"misses here, and each stays until its job has run again. Of the first, {key}: {error}. "
-                f"Set {SECRET_VARIABLE} as it was when they were stored."
+                f"Entries in {self.directory} can't be verified with {signature.source}. They are "
+                f"misses here, and each stays until its job has run again. Of the first, {key}: {error}. {remedy}"
             )
 
     def close(self) -> None:

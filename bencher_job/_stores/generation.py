@@ -59,6 +59,9 @@ PATIENCE: Final = 60.0
 
 _PUTS_SIZE: Final = 8
 
+_SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""How the file is opened: a link would have a file elsewhere cut off, and a pipe would have us wait."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -114,7 +117,7 @@ class Generation:
 
     def _open_read_only(self) -> None:
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path, os.O_RDONLY | _SAFELY)
         except OSError as error:
             _log.info("%s can't be read, so nothing is kept in memory: %s", self._path, error)
             return
@@ -133,7 +136,7 @@ class Generation:
     def _descriptor(self) -> int:
         while True:
             try:
-                return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                return os.open(self._path, os.O_RDWR | _SAFELY)
             except FileNotFoundError:
                 self._make(os.link)
 

@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args
 from .._errors import UntrustedCache
 from .._keys import PastEdition
 from .._record import Record
-from .base import MISS, Found, Gone, Reason, StoreFailure
+from .base import Found, Gone, Reason, StoreFailure
 from .entries.faults import DamagedEntry, UnreadableEntry
 from .folder import Folder
-from .lookups import hit_of
+from .lookups import check_row
 from .tables import (
     LIVE,
     SELECT_EDITION,
@@ -61,7 +61,7 @@ class DiskHistory:
             return self._gone(key)
         damage, may_be_whole = "", False
         try:
-            if hit_of(rows[0], self._folder.open(), mapped=True) is MISS:
+            if not check_row(rows[0], self._folder.open(), mapped=True):
                 *_, expires, _ = rows[0]
                 return Gone("expired", moment(expires))
         except FileNotFoundError:

@@ -15,7 +15,7 @@ from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .database import is_undecodable
 from .entries.codec import plain_reader
 from .entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
-from .entries.frame import unseal_ours
+from .entries.frame import check_ours, unseal_ours
 from .folder import Folder, Opened
 from .gate import operation
 from .removals import Removals
@@ -57,8 +57,11 @@ class Lookups:
         self._uses = uses
         self._removals = removals
 
-    def find(self, key: str, *, mapped: bool) -> tuple[Hit | Miss, int]:
-        """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored."""
+    def find(self, key: str, *, mapped: bool, most_expanded: int | None = None) -> tuple[Hit | Miss, int]:
+        """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored.
+
+        One whose compressed parts would expand to more bytes than `most_expanded` is not expanded, and a miss.
+        """
         missing = mended = 0
         with operation:
             while missing < 2:  # a value file can go, with its row, while the row is read
@@ -67,7 +70,7 @@ class Lookups:
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
                     if row is None:
                         return MISS, 0
-                    hit = hit_of(row, opened, mapped=mapped)
+                    hit = hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
                 except FileNotFoundError:
                     missing += 1
                     continue
@@ -196,12 +199,15 @@ class Lookups:
         return bool(self._folder.query(statement, (key, time.time())))
 
 
-def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit | Miss:
+def hit_of(
+    row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
+) -> Hit | Miss:
     """Verify the bytes of a row of `SELECT_ENTRY`; a miss where it has expired.
 
     Raises:
         DamagedEntry: when they are not what was written.
         MissignedEntry: when they were made with another secret, or with none.
+        LargeEntry: when they expand to more bytes than `most_expanded`.
         UnreadableEntry: when a package or the memory that it takes is not there.
         OSError: when its file can't be read.
     """
@@ -211,8 +217,19 @@ def hit_of(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> Hit
     if expires is not None and expires <= time.time():
         return MISS
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
-    stream, buffers = unseal_ours(sealed, key, signature=opened.signature)
+    stream, buffers = unseal_ours(sealed, key, signature=opened.signature, most_expanded=most_expanded)
     return Hit(stream, buffers, seconds or 0.0, expires)
+
+
+def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> bool:
+    """Verify the bytes of a row as `hit_of` does, in little memory besides their own; False where it has expired."""
+    key, mode, filename, value, seconds, expires = row[:6]
+    if type(seconds) not in _NUMBER or type(expires) not in _NUMBER:
+        raise DamagedEntry("its row holds something else where numbers should be")
+    if expires is not None and expires <= time.time():
+        return False
+    check_ours(opened.database.fetch(mode, filename, value, mapped=mapped), key, signature=opened.signature)
+    return True
 
 
 def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:

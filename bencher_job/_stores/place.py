@@ -1,17 +1,21 @@
-"""Knows the folder that a store lies in: how it is set up, and when it is not to be trusted."""
+"""Knows the folder that a store lies in: how it is set up, and when it is not to be trusted.
+
+Checking a folder and opening what is in it are two steps, so who can rename a folder on the way can put another one in
+its place in between. Where that can happen, entries are signed with the user's own key, see `signature.py`.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 from .._errors import UntrustedCache
 from .._folders import make_private, owner_only
 
-__all__ = ["refuse_untrusted", "set_up"]
+__all__ = ["is_replaceable", "refuse_untrusted", "set_up"]
 
 TAG_NAME: Final = "CACHEDIR.TAG"
 TAG_TEXT: Final = (
@@ -19,6 +23,9 @@ TAG_TEXT: Final = (
     "# This folder holds a cache that bencher_job made. Backup programs may leave it out: https://bford.info/cachedir/\n"
 )
 """The text that the Cache Directory Tagging Specification asks for."""
+
+MOST_LINKS: Final = 40
+"""Links that are followed, as the kernel does."""
 
 GITIGNORE_TEXT: Final = "# Made by bencher_job: nothing in a cache belongs in a repository.\n*\n"
 
@@ -73,3 +80,74 @@ def refuse_untrusted(directory: Path) -> None:
             )
         if path == directory:
             reach &= (status.st_mode & (stat.S_IXGRP | stat.S_IXOTH)) << 1
+
+
+def is_replaceable(directory: Path) -> bool:
+    """Whether another user, root aside, can put another folder in the place of this one.
+
+    That needs a folder on the way, from the root on, in which others can rename what belongs to this user. A link is
+    followed, and the way that it leads is looked at as well.
+    """
+    way = [*reversed(directory.absolute().parts)]
+    at = Path(way.pop())
+    links = 0
+    while way:
+        name = way.pop()
+        if name == "..":
+            at = at.parent
+            continue
+        path = at / name
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return _others_can_rename_in(at, os.geteuid())
+        if _others_can_rename_in(at, status.st_uid):
+            return True
+        if not stat.S_ISLNK(status.st_mode):
+            at = path
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            return True
+        target = PurePath(os.readlink(path))
+        parts = [*reversed(target.parts)]
+        if target.is_absolute():
+            at = Path(parts.pop())
+        way += parts
+    return False
+
+
+def _others_can_rename_in(folder: Path, owner: int) -> bool:
+    """Whether another user can rename what an owner has in a folder."""
+    ours = {0, os.geteuid()}
+    status = folder.stat()
+    if status.st_uid not in ours:
+        return True
+    if status.st_mode & stat.S_ISVTX and owner in ours:
+        return False
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and (_has_acl(folder) or _has_others(status.st_gid))
+
+
+def _has_acl(folder: Path) -> bool:
+    """Whether an access control list says who may write, of which the mode shows the sum only."""
+    try:
+        return bool(os.getxattr(folder, "system.posix_acl_access"))
+    except (OSError, AttributeError):  # none; a system that has no such lists
+        return False
+
+
+def _has_others(group: int) -> bool:
+    """Whether a group has, or may have, a member besides this user: its only member must be known by name."""
+    import grp  # these two are needed where a group can write
+    import pwd
+
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        members = {*grp.getgrgid(group).gr_mem}
+    except KeyError:
+        return True
+    if members - {name}:  # all users are asked for last, which may take long
+        return True
+    return members | {each.pw_name for each in pwd.getpwall() if each.pw_gid == group} != {name}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from typing import Final
 
 from .. import _media
 from .._errors import warn_caller
+from .._names import ForeignName, NameOf, path_of
 from .aside import Aside
 from .base import StoreFailure
 from .database import Database
@@ -98,8 +98,7 @@ class Removals:
             self._shrink(database)
         return removed
 
-    @staticmethod
-    def _remove(database: Database, rows: Sequence[_Row], reason: str, at: float | None = None) -> int:
+    def _remove(self, database: Database, rows: Sequence[_Row], reason: str, at: float | None = None) -> int:
         """Remove entries with their records and files, and give how many there still were."""
         these = f"({','.join(str(rowid) for rowid, _ in rows)})"
         with database.transaction() as transaction:
@@ -108,7 +107,7 @@ class Removals:
             transaction.commit()
         for _, filename in rows:
             if filename is not None:
-                database.disk.remove(filename)
+                self._folder.remove_file(database, filename)
         return removed
 
     @staticmethod
@@ -127,9 +126,14 @@ class Removals:
 
     def remove_discarded(self, database: Database) -> None:
         """Remove the media of entries that are gone; what a kill leaves is removed by the next call."""
-        for (name,) in database.read("SELECT media FROM Discarded"):
-            _media.discard(self._folder.directory / _media.MEDIA_FOLDER / name)
-            database.execute("DELETE FROM Discarded WHERE media = CAST(? AS TEXT)", (os.fsencode(name),))
+        for name, in_hex in database.read("SELECT media, hex(media) FROM Discarded"):
+            try:
+                _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))
+                database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
+            except ForeignName as error:
+                # By its bytes: it may be no text, or no UTF-8.
+                database.execute("DELETE FROM Discarded WHERE hex(media) = ?", (in_hex,))
+                self._folder.report_foreign(error)
 
     def set_aside(self, key: str, reason: str) -> None:
         """Move the bytes of a damaged entry out of the way, and drop its row."""
@@ -143,14 +147,19 @@ class Removals:
     def _move_aside(self, key: str) -> None:
         folder = self._folder
         try:
-            for filename, value in folder.sql(
-                "SELECT filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
+            rows: list[_Row] = []
+            for number, filename, value in folder.sql(
+                "SELECT rowid, filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
             ):
                 if filename is None:
                     self._aside.keep_bytes(key, value if isinstance(value, bytes) else repr(value).encode())
-                else:
-                    self._aside.keep_file(key, folder.directory / filename)
-            self.remove("key = ?", (key,), "damaged")
+                    rows.append((number, None))
+                elif NameOf.VALUE_FILE.match(filename):
+                    self._aside.keep_file(key, path_of(folder.directory, NameOf.VALUE_FILE, filename))
+                    rows.append((number, filename))
+                else:  # the damage that is reported
+                    rows.append((number, None))
+            folder.changed(lambda database: self._remove_all(database, [rows], "damaged"))
         except (sqlite3.Error, OSError, StoreFailure) as error:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
 

@@ -9,7 +9,6 @@ a page more for every commit to write, and 100,000 rows take 0.05 to 0.2 seconds
 from __future__ import annotations
 
 import json
-import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,11 @@ from functools import reduce
 from typing import Any, Final
 
 from .._errors import UntrustedCache
+from .._names import ForeignName, NameOf, path_of
 from .._record import Record
 from .base import Hit
 from .conditions import Condition, Order, escaped
-from .entries.faults import DamagedEntry, UnreadableEntry
+from .entries.faults import DamagedEntry, LargeEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import hit_of
 from .tables import LIVE, SELECT_RECORD, record_of
@@ -256,24 +256,28 @@ def cells_of(folder: Folder, numbers: Sequence[int], columns: Sequence[str]) -> 
 def hits_at(folder: Folder, numbers: Sequence[int], largest: int) -> Iterator[tuple[int, float, Hit | str]]:
     """Give number, time of storing and verified bytes of some rows, or why these can't be had.
 
-    They are mapped, and nothing is unpickled. An entry of more bytes than `largest` is not read.
+    They are mapped, and nothing is unpickled. An entry is not read that has more bytes than `largest`, nor expanded
+    where its compressed parts would have.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
     statement = (
         "SELECT rowid, store_time, key, mode, filename, value, seconds, expire_time FROM Cache"
-        f" WHERE raw = 1 AND rowid {_AMONG}"
+        f" WHERE raw = 1 AND typeof(key) = 'text' AND rowid {_AMONG}"
     )
     for some in _in_steps(numbers):
         for number, stored, *of_entry in folder.query(statement, (some,)):
             filename = of_entry[2]
             try:
-                if filename is not None and os.stat(folder.directory / filename).st_size > largest:
+                path = None if filename is None else path_of(folder.directory, NameOf.VALUE_FILE, filename)
+                if path is not None and path.stat().st_size > largest:
                     yield number, stored, "large"
                     continue
-                hit = hit_of(tuple(of_entry), folder.open(), mapped=True)
-            except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+                hit = hit_of(tuple(of_entry), folder.open(), mapped=True, most_expanded=largest)
+            except LargeEntry:
+                yield number, stored, "large"
+            except (DamagedEntry, ForeignName, UnreadableEntry, UntrustedCache, OSError) as error:
                 yield number, stored, str(error)
             else:
                 yield number, stored, hit if isinstance(hit, Hit) else "expired"
@@ -290,7 +294,8 @@ def argument_columns(folder: Folder, function: str) -> list[ArgumentColumn]:
         f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
     )
     rows = folder.query(statement, (function, time.time()))
-    return [ArgumentColumn(name, count, numbers, distinct) for name, count, numbers, distinct, _ in rows]
+    # What is no object has no names.
+    return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]
 
 
 def _in_steps(numbers: Sequence[int]) -> Iterator[str]:

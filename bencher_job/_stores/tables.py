@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any, Final
 
 from .._keys import Edition, PastEdition
+from .._names import NameOf, checked
 from .._record import Draft, Record
 from .base import Entry
 from .texts import arguments_to_json, origin_from_json
@@ -51,6 +52,9 @@ GONE_KEPT: Final = 100_000
 
 ENTRY_OVERHEAD: Final = 512
 """Bytes that an entry takes in the database besides its own: its record, and its place in the index."""
+
+LARGEST_SOURCES: Final = 1 << 26
+"""Bytes that the texts of an edition take at most."""
 
 UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -266,7 +270,7 @@ def record_of(row: tuple[Any, ...]) -> Record:
         created=moment(created),
         seconds=seconds,
         size=size,
-        media=media,
+        media=None if media is None else checked(NameOf.RUN_FOLDER, media),
         fingerprint=fingerprint,
         version=version,
         **origin_from_json(origin),
@@ -339,7 +343,7 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
             version,
             tuple(json.loads(parameters)),
             _object(manifest),
-            {} if sources is None else _object(zlib.decompress(sources)),
+            {} if sources is None else _object(_expanded(sources)),
         )
         texts = (
             function,
@@ -362,3 +366,11 @@ def figures_by(read: Callable[[str], list[tuple[Any, ...]]]) -> tuple[int, int]:
     if type(entries) is not int or type(size) is not int:  # damaged, which `verify` finds
         ((entries, size),) = read(TRUE_FIGURES)
     return entries, size
+
+
+def _expanded(sources: bytes) -> bytes:
+    expander = zlib.decompressobj()
+    expanded = expander.decompress(sources, LARGEST_SOURCES)
+    if not expander.eof:
+        raise ValueError(f"its sources end too early, or take more than {LARGEST_SOURCES} bytes")
+    return expanded

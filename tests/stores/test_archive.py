@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import stat
 import subprocess
@@ -24,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bencher_job import BencherJobError, CacheWarning, Record, UntrustedCache
+from bencher_job import BencherJobError, CacheWarning, Record, UntrustedCache, _media
 from bencher_job._keys import JobKeys
 from bencher_job._selection import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
@@ -85,7 +86,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def add_film(store: DiskStore, key: str = "film", content: bytes = b"film" * 1000) -> None:
-    folder = store.directory / "media" / f"run-{key}"
+    folder = Path(_media.run_folder(store.directory, key))
     (folder / "films" / ("deep" * 30)).mkdir(parents=True)
     (folder / "films" / "film-1.dat").write_bytes(content)
     (folder / "films" / ("deep" * 30) / "film-2.dat").write_bytes(content)
@@ -194,12 +195,13 @@ def test_an_entry_whose_edition_is_damaged_is_taken_without(
 
 def test_media_come_along_in_a_folder_of_their_own(store: DiskStore, other: DiskStore, path: Path) -> None:
     add_film(store)
+    (exported,) = store.records()
     export(store, path)
     assert import_(other, path) == Imported(added=1)
     assert media_files(other, "film") == media_files(store, "film")
     assert len(media_files(other, "film")) == 2
     (record,) = other.records()
-    assert record.media != "run-film"
+    assert record.media != exported.media
     assert verify(other).is_clean
     other.forget("film")
     assert list((other.directory / "media").iterdir()) == []
@@ -371,7 +373,7 @@ def test_damaged_entries_are_left_out_with_one_warning(
     for key in ("b", "d"):
         ((filename,),) = store.folder.query("SELECT filename FROM Cache WHERE key = ?", (key,))
         (store.directory / filename).write_bytes(b"damaged")
-    subprocess.run(["rm", "-r", store.directory / "media" / "run-z"], check=True)
+    shutil.rmtree(store.directory / "media")
     with pytest.warns(CacheWarning, match="3 entries of .* are damaged or incomplete") as warned:
         assert export(store, path) == 2
     assert len(warned) == 1
@@ -708,6 +710,39 @@ def test_links_and_sparse_members_are_passed_over(store: DiskStore, other: DiskS
     sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 1 << 40
     path.write_bytes(path.read_bytes() + link.tobuf(tarfile.GNU_FORMAT) + sparse.tobuf(tarfile.GNU_FORMAT))
     assert import_(other, path) == Imported(added=1)
+
+
+def test_no_name_in_an_archive_leads_out(store: DiskStore, other: DiskStore, path: Path) -> None:
+    """Names of members, of editions, and the folder that a record says it had."""
+    add_film(store)
+    export(store, path)
+    evil = str(path.parent / "evil")
+
+    def lead_out(text: bytes) -> bytes:
+        body = json.loads(text)
+        body["record"]["media"] = body["edition"] = evil
+        return resealed(body)
+
+    forged(path, {"entries/1/entry.json": lead_out})
+    with tarfile.open(path, "a") as whole:
+        for name in (
+            evil,
+            "../evil",
+            "entries/1/../../../evil",
+            "entries/2/media/../../../evil",
+            "editions/../evil",
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            whole.addfile(member, io.BytesIO(b"evil"))
+    before = {*path.parent.iterdir()}
+    imported = import_(other, path)
+    assert (imported.added, imported.damaged) == (1, 2)
+    assert len(media_files(other, "film")) == 2  # in a folder that this store has named
+    assert {*path.parent.rglob("*")} - {*other.directory.rglob("*")} - {
+        *store.directory.rglob("*")
+    } == before | {other.directory}
+    assert not list(other.directory.rglob("*evil*"))
 
 
 @pytest.mark.parametrize(("compression", "module"), [("zstd", "zstandard"), ("lz4", "lz4.frame")])

@@ -28,7 +28,7 @@ from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.entries.faults import UnreadableEntry
 from bencher_job._stores.entries.signature import SECRET_VARIABLE
 from bencher_job._stores.folder import Opened
-from bencher_job._stores.lookups import hit_of
+from bencher_job._stores.lookups import check_row
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -181,7 +181,7 @@ def test_an_entry_that_this_machine_can_not_expand_is_kept(
         raise UnreadableEntry("it takes more memory than there is")
 
     with monkeypatch.context() as patched:
-        patched.setattr(inspection, "hit_of", without_memory)
+        patched.setattr(inspection, "check_row", without_memory)
         assert verify(store, repair=True).names(Fault.UNREADABLE) == ["key"]
     assert value_of(store, "key") == 1
 
@@ -239,7 +239,7 @@ def test_a_file_that_a_put_may_be_at_is_left_until_it_is_old(store: DiskStore, p
 
 
 @pytest.mark.parametrize(
-    ("column", "fault"), [("filename", Fault.FILE_MISSING), ("arguments", Fault.RECORD_DAMAGED)]
+    ("column", "fault"), [("filename", Fault.DAMAGED), ("arguments", Fault.RECORD_DAMAGED)]
 )
 def test_an_undecodable_text_is_damage_of_its_entry(store: DiskStore, column: str, fault: Fault) -> None:
     store.put_many([entry("bad", LARGE), entry("good", LARGE)])
@@ -534,9 +534,9 @@ def test_an_entry_that_is_replaced_while_it_is_read_is_no_finding(
     def read_late(row: tuple[object, ...], opened: Opened) -> object:
         if next(turns, None) is not None:
             store.put_many([entry("key", LARGE + "new")])
-        return hit_of(row, opened)
+        return check_row(row, opened)
 
-    monkeypatch.setattr(inspection, "hit_of", read_late)
+    monkeypatch.setattr(inspection, "check_row", read_late)
     assert verify(store).is_clean
     assert next(turns, None) is None
 
@@ -551,9 +551,9 @@ def test_an_audit_holds_up_no_checkpoint(store: DiskStore, monkeypatch: pytest.M
             with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as other:
                 other.execute("UPDATE Cache SET access_count = access_count + 1")
                 seen.append(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
-        return hit_of(row, opened)
+        return check_row(row, opened)
 
-    monkeypatch.setattr(inspection, "hit_of", checkpoint)
+    monkeypatch.setattr(inspection, "check_row", checkpoint)
     verify(store)
     assert seen == [0, 0, 0]
 

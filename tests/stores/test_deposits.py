@@ -74,13 +74,13 @@ def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -
 def test_a_worker_writes_nothing_where_anything_is_otherwise(
     store: MemoryTier, tmp_path: Path, otherwise: str
 ) -> None:
-    directory, place, user, mark, compression = pickle.loads(depository_of(store).terms)
+    directory, place, user, mark, compression, is_personal = pickle.loads(depository_of(store).terms)
     others = {
-        "directory": (str(tmp_path / "gone"), place, user, mark, compression),
-        "place": (directory, (place[0], place[1] + 1), user, mark, compression),
-        "user": (directory, place, user + 1, mark, compression),
-        "secret": (directory, place, user, bytes(32), compression),
-        "compression": (directory, place, user, mark, "none that is installed"),
+        "directory": (str(tmp_path / "gone"), place, user, mark, compression, is_personal),
+        "place": (directory, (place[0], place[1] + 1), user, mark, compression, is_personal),
+        "user": (directory, place, user + 1, mark, compression, is_personal),
+        "secret": (directory, place, user, bytes(32), compression, is_personal),
+        "compression": (directory, place, user, mark, "none that is installed", is_personal),
     }
     assert write_deposit(pickle.dumps(others[otherwise]), dump(VALUE), "key") is None
     assert value_files(store) == []

@@ -398,14 +398,15 @@ def test_memory_gives_no_path_of_media_that_were_evicted(tmp_path: Path) -> None
     from bencher_job._stores import open_store
 
     tier = open_store(tmp_path / "store", size_limit=1_000_000)
-    (tmp_path / "store" / "media" / "run").mkdir(parents=True)
-    (tmp_path / "store" / "media" / "run" / "film").write_bytes(bytes(200_000))
-    tier.put_many([entry("film", "path", media="run")])
+    run = Path(_media.run_folder(tmp_path / "store", "film"))
+    run.mkdir(parents=True)
+    (run / "film").write_bytes(bytes(200_000))
+    tier.put_many([entry("film", "path", media=run.name)])
     for _ in range(3):
         assert tier.get("film").load() == "path"
     for number in range(10):
         tier.put_many([entry(f"key-{number}", bytes(100_000))])
-    assert not (tmp_path / "store" / "media" / "run").exists()
+    assert not run.exists()
     assert tier.get("film") is MISS
 
 
@@ -425,23 +426,24 @@ def test_a_disk_that_is_full_fails_clearly_and_leaves_nothing(store: DiskStore) 
 
 
 def test_an_overwritten_value_file_and_its_media_go_when_the_new_ones_are_there(store: DiskStore) -> None:
-    media = store.directory / "media"
-    for run in ("first", "second"):
-        (media / run).mkdir(parents=True)
-        (media / run / "film").write_bytes(b"x" * 1000)
-        store.put_many([entry("key", LARGE + run, media=run)])
-    assert [path.name for path in media.iterdir()] == ["second"]
+    for _ in range(2):
+        run = Path(_media.run_folder(store.directory, "key"))
+        run.mkdir(parents=True)
+        (run / "film").write_bytes(b"x" * 1000)
+        store.put_many([entry("key", LARGE, media=run.name)])
+    assert list((store.directory / "media").iterdir()) == [run]
     assert len(list(store.directory.glob("*/*/*.val"))) == 1
     (record,) = store.records()
     assert record.size > IN_ROW_BELOW + 1000
 
 
 def test_media_go_with_their_entry(store: DiskStore) -> None:
-    for key in ("forgotten", "tagged", "kept"):
-        (store.directory / "media" / key).mkdir(parents=True)
-        store.put_many([entry(key, 1, media=key)])
+    runs = {key: Path(_media.run_folder(store.directory, key)) for key in ("forgotten", "tagged", "kept")}
+    for key, run in runs.items():
+        run.mkdir(parents=True)
+        store.put_many([entry(key, 1, media=run.name)])
     store.forget("forgotten")
-    assert sorted(path.name for path in (store.directory / "media").iterdir()) == ["kept", "tagged"]
+    assert {*(store.directory / "media").iterdir()} == {runs["kept"], runs["tagged"]}
     store.clear()
     assert list((store.directory / "media").iterdir()) == []
 
@@ -587,19 +589,21 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, v
         (mode, filename, value),
     )
     origin = '["SERIAL", "host", 123, "3.11", "0.1"]'
+    run = Path(_media.run_folder(store.directory, "new"))
     columns = "entry, function, created, seconds, size, media, arguments, origin"
     database.execute(
-        f"INSERT INTO Record ({columns}) VALUES (1, 'f', 0.0, 2.5, ?, 'run', '{{}}', ?)", (size, origin)
+        f"INSERT INTO Record ({columns}) VALUES (1, 'f', 0.0, 2.5, ?, ?, '{{}}', ?)",
+        (size, run.name, origin),
     )
     database.close_all()
-    (store.directory / "media" / "run").mkdir(parents=True)
+    run.mkdir(parents=True)
     hit = store.get("new")
     assert (hit.load(), hit.seconds, store.count()) == (1, 2.5, 1)
     (record,) = store.records(Selection(tag="nightly"))
-    assert (record.host, record.pid, record.size, record.media) == ("host", 123, size, "run")
+    assert (record.host, record.pid, record.size, record.media) == ("host", 123, size, run.name)
     assert store.clear(tag="nightly") == 1
     assert (store.count(), store.size()) == (0, 0)
-    assert not (store.directory / "media" / "run").exists()
+    assert not run.exists()
 
 
 def test_a_store_of_version_3_is_brought_up_to_date(store: DiskStore) -> None:

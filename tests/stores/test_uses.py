@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bencher_job import Record
+from bencher_job import Record, _media
 from bencher_job._stores import MISS, Entry, Hit, commits, dump, open_store, uses
 from bencher_job._stores.disk import DiskStore
 from bencher_job._stores.memory import MemoryTier
@@ -97,14 +97,15 @@ def test_a_hit_of_another_process_counts_as_used(store: MemoryTier) -> None:
 
 
 def test_size_counts_media_and_what_an_entry_takes_in_the_database(store: MemoryTier) -> None:
-    (store.directory / "media" / "run").mkdir(parents=True)
-    (store.directory / "media" / "run" / "film").write_bytes(bytes(200_000))
+    run = Path(_media.run_folder(store.directory, "film"))
+    run.mkdir(parents=True)
+    (run / "film").write_bytes(bytes(200_000))
     film = entry("film", 1)
-    store.put_many([film._replace(record=replace(film.record, media="run"))])
+    store.put_many([film._replace(record=replace(film.record, media=run.name))])
     assert 200_000 + ENTRY_OVERHEAD < store.size() < 201_000
     store.put_many([entry("film", 2)])
     assert ENTRY_OVERHEAD < store.size() < 1_000
-    assert not (store.directory / "media" / "run").exists()
+    assert not run.exists()
     store.forget("film")
     assert (store.size(), store.count()) == (0, 0)
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO, Final
 
-from ... import _media
 from ..._errors import BencherJobError, UntrustedCache, warn_caller
+from ..._names import NameOf, path_of
 from ..._processes import PROCESS_NAME, may_live, process_name
 from ..._record import Record
 from ..._selection import EVERYTHING, Selection
 from ..base import StoreFailure
 from ..disk import DiskStore
 from ..entries.arrival import Arrival
-from ..entries.codec import Buffer, DamagedEntry, UnreadableEntry
-from ..entries.frame import unseal_ours
+from ..entries.codec import Buffer, DamagedEntry, UnreadableEntry, resealed
+from ..entries.frame import check_ours
 from ..entries.signature import SECRET_VARIABLE, UNSIGNED
 from ..tables import LIVE, SELECT_RECORD, past_edition_of, record_of
 from .archive import (
@@ -35,7 +35,7 @@ from .archive import (
     write_end,
     write_member,
 )
-from .descriptions import bound_to_text, edition_to_dict, record_to_dict, to_json
+from .descriptions import bound_to_text, edition_to_dict, expires_from, record_to_dict, to_json
 
 __all__ = ["export"]
 
@@ -216,7 +216,7 @@ class _Exporter:
             "record": record_to_dict(record),
             "bound": bound_to_text(bound),
             "edition": None if prefix is None else prefix.hex(),
-            "expires": expires,
+            "expires": expires_from(expires),
             "value": {"size": len(value), "digest": UNSIGNED.hasher(value).hexdigest()},
             "media": [] if record.media is None else list(self._media(label, record.media)),
         }
@@ -230,10 +230,12 @@ class _Exporter:
         opened = self._store.folder.open()
         try:
             sealed = opened.database.fetch(mode, filename, content)
-            unseal_ours(sealed, key, signature=opened.signature)
+            check_ours(sealed, key, signature=opened.signature)
         except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
             raise Unwhole(str(error)) from error
-        return sealed.memory if isinstance(sealed, Arrival) else sealed
+        value = sealed.memory if isinstance(sealed, Arrival) else sealed
+        # Nobody else has this user's own key, and who hands an archive over vouches for it.
+        return bytes(resealed(value, UNSIGNED)) if opened.signature.is_personal else value
 
     def _edition(self, prefix: bytes) -> None:
         for row in self._store.folder.query(_SELECT_EDITION, (prefix,)):
@@ -246,8 +248,8 @@ class _Exporter:
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
-        folder = self._store.directory / _media.MEDIA_FOLDER / media
-        if not folder.is_dir():
+        folder = path_of(self._store.directory, NameOf.RUN_FOLDER, media)
+        if folder.is_symlink() or not folder.is_dir():
             raise Unwhole("its media are missing")
         for number, path in enumerate(sorted(folder.rglob("*"))):
             if path.is_symlink() or not path.is_file():

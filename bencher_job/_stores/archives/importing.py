@@ -11,7 +11,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from ... import _media
@@ -19,11 +19,12 @@ from ..._errors import BencherJobError, UntrustedCache
 from ..._folders import make_private, owner_only
 from ..._job import check_key
 from ..._keys import PastEdition
+from ..._names import NameOf, path_of
 from ..._record import Record
 from ..._words import visible
 from ..base import Entry, Found, StoreFailure
 from ..disk import DiskStore
-from ..entries.codec import DamagedEntry, Payload, UnreadableEntry, unseal
+from ..entries.codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
 from ..entries.frame import frame_of
 from ..entries.signature import UNSIGNED
 from .archive import (
@@ -210,16 +211,15 @@ class _Importer:
         expires = expires_from(body.get("expires"))
         if expires is not None and expires <= time.time():
             raise _Expired
-        payload, compression = self._payload(record.key, body, parts)
+        sealed = self._sealed(record.key, body, parts)
         bound = bound_from(body["bound"])
         edition = None if body["edition"] is None else self._edition(body["edition"])
         media = None if record.media is None else self._take_media(record.key, body, parts)
         return Entry(
-            payload,
+            sealed,
             replace(record, media=media),
             bound,
             edition,
-            compression=compression,
             expires=expires,
             is_copy=True,
         )
@@ -274,10 +274,8 @@ class _Importer:
             self._replaced.add(key)
         return is_whole
 
-    def _payload(
-        self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]
-    ) -> tuple[Payload, str | None]:
-        """Verify an entry's bytes; give them, and how they are made smaller."""
+    def _sealed(self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]) -> SealedEntry:
+        """Verify an entry's bytes; nothing is expanded that would be kept."""
         member = _part(parts, "value", body["value"]["size"])
         value = self._read(member, member.size)
         if UNSIGNED.hasher(value).hexdigest() != body["value"]["digest"]:
@@ -287,11 +285,12 @@ class _Importer:
             raise _Refused(
                 f"its value takes {frame.expanded} bytes, more than the whole store may ({self._store.size_limit})"
             )
+        signature = self._store.folder.open().signature
         try:
-            payload = unseal(value, key, signature=self._store.folder.open().signature)
+            check(value, key, signature=UNSIGNED if signature.is_personal else signature)
         except (DamagedEntry, UnreadableEntry) as error:
             raise _Refused(str(error)) from error
-        return payload, None if frame is None else frame.compression
+        return resealed(value, signature)
 
     def _read_edition(self, prefix: str) -> PastEdition | None:
         try:
@@ -308,7 +307,7 @@ class _Importer:
             make_private(folder)
             for each in body["media"]:
                 member = _part(parts, each["part"], each["size"])
-                self._take_file(folder / _safe(each["path"]), member, each["digest"])
+                self._take_file(path_of(folder, NameOf.RUN_FILE, each["path"]), member, each["digest"])
         except OSError as error:
             _media.discard(folder)
             if error.errno in _NAME_FAULTS:
@@ -339,11 +338,3 @@ def _part(parts: Mapping[str, Member], name: str, size: int | None = None) -> Me
     if size is not None and member.size != size:
         raise Unwhole(f"{name} is of {member.size} bytes, and should be of {size}")
     return member
-
-
-def _safe(path: str) -> PurePosixPath:
-    """Give a path that stays in the folder that it is relative to."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in path or not pure.parts:
-        raise Unwhole(f"the path {path!r} leads out of its folder")
-    return pure

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ... import _media
 from ..._errors import BencherJobError, CacheWarning
-from ..aside import DAMAGED_FOLDER
+from ..._names import DAMAGED_FOLDER
 from ..base import StoreFailure
 from ..disk import DiskStore
 from ..entries.signature import SECRET_VARIABLE
@@ -102,10 +102,11 @@ def _is_replaced(store: DiskStore, damage: Finding) -> bool:
 
 def _refuse_wrong_secret(store: DiskStore, inspection: Inspection) -> None:
     """Refuse to take a cache for damaged whose signatures this process can't verify."""
+    signature = store.folder.open().signature
     if inspection.missigned > inspection.good:
         raise BencherJobError(
             f"{inspection.missigned} of {inspection.entries} entries of {store.directory} are signed, and can't be "
-            f"verified with the {SECRET_VARIABLE} of this process. Nothing is repaired. Set {SECRET_VARIABLE} to "
+            f"verified with {signature.source}. Nothing is repaired. Set {SECRET_VARIABLE} to "
             f"the secret that they were made with, or clear the cache if nobody knows it any more."
         )
 

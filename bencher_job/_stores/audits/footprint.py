@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ... import _media
+from ..._names import DAMAGED_FOLDER, MEDIA_FOLDER, NameOf, path_of
 from ..._record import Record
-from ..aside import DAMAGED_FOLDER
 from ..database import DATABASE_NAME
 
 __all__ = ["Footprint", "bytes_of", "files_under", "footprint_of", "media_files"]
@@ -60,8 +59,8 @@ def _kind(path: Path) -> str:
     top = path.parts[0]
     if len(path.parts) == 1:
         return "database" if top.startswith(DATABASE_NAME) else "other"
-    if top in {_media.MEDIA_FOLDER, DAMAGED_FOLDER}:
-        return "media" if top == _media.MEDIA_FOLDER else "damaged"
+    if top in {MEDIA_FOLDER, DAMAGED_FOLDER}:
+        return "media" if top == MEDIA_FOLDER else "damaged"
     return "values" if path.suffix == ".val" else "other"
 
 
@@ -80,8 +79,8 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
     """Give the files that the run of a record has written, by their paths, with their sizes in bytes."""
     if record.media is None:
         return {}
-    folder = directory / _media.MEDIA_FOLDER / record.media
-    return {path: bytes_of(path) for path in sorted(files_under(folder))}
+    folder = path_of(directory, NameOf.RUN_FOLDER, record.media)
+    return {} if folder.is_symlink() else {path: bytes_of(path) for path in sorted(files_under(folder))}
 
 
 def files_under(directory: Path) -> Iterator[Path]:

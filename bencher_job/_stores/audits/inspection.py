@@ -20,12 +20,13 @@ from typing import Any, Final
 
 from ... import _media
 from ..._errors import UntrustedCache
-from ..._processes import PROCESS_NAME, may_live
+from ..._names import MEDIA_FOLDER, ForeignName, NameOf, path_of
+from ..._processes import may_live
 from ..base import StoreFailure
 from ..database import DATABASE_NAME
 from ..entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
 from ..folder import Folder
-from ..lookups import hit_of
+from ..lookups import check_row
 from ..tables import LIVE, SELECT_ENTRY, SELECT_FIGURES, SELECT_RECORD, TRUE_FIGURES, is_text, record_of
 from .findings import LISTED, Fault, Finding
 
@@ -44,9 +45,6 @@ ROWS_AT_ONCE: Final = 2_000
 NAMES_AT_ONCE: Final = 10_000
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
-_VALUE_FILE: Final = re.compile(rf"[\w-]+(\.(?P<process>{PROCESS_NAME}))?\.val(\.part)?", re.ASCII)
-"""The names that `files.py` gives; before there were processes in them, none."""
-
 _ENTRIES: Final = (
     f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
     f" ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
@@ -157,7 +155,7 @@ class Inspection:
     def _value_files(self) -> Iterator[tuple[str, bool]]:
         """Give the paths in the store, and whether a put may be at them."""
         for name, entry in self._in_value_folders():
-            parts = _VALUE_FILE.fullmatch(entry.name)
+            parts = NameOf.VALUE_FILE.match(name)
             if parts is None or not entry.is_file(follow_symlinks=False):
                 self.foreign.append(name)
                 continue
@@ -182,7 +180,7 @@ class Inspection:
                     yield f"{outer.name}/{inner.name}/{file.name}", file
 
     def _media(self) -> None:
-        folders = _in_folder(self._folder.directory / _media.MEDIA_FOLDER)
+        folders = _in_folder(self._folder.directory / MEDIA_FOLDER)
         while some := [entry.name for entry in itertools.islice(folders, NAMES_AT_ONCE)]:
             names = json.dumps(some)
             owned = {media for (media,) in self._folder.query(_OWNED_MEDIA, (names, names))}
@@ -190,16 +188,21 @@ class Inspection:
                 if name not in owned:
                     self._unowned_media(name)
         for name in _lasting(_discarded(self._folder), lambda: _discarded(self._folder)):
-            self._find(Fault.DISCARDED_MEDIA, f"{_media.MEDIA_FOLDER}/{name}")
+            try:
+                path = path_of(self._folder.directory, NameOf.RUN_FOLDER, name)
+            except ForeignName as error:
+                self._find(Fault.DISCARDED_MEDIA, "row of Discarded", str(error))
+            else:
+                self._find(Fault.DISCARDED_MEDIA, str(path.relative_to(self._folder.directory)))
 
     def _unowned_media(self, name: str) -> None:
-        folder = self._folder.directory / _media.MEDIA_FOLDER / name
+        folder = self._folder.directory / MEDIA_FOLDER / name
         if not os.path.lexists(folder):
             return
         if folder.is_symlink() or not folder.is_dir() or not _media.is_run_folder(name):
-            self.foreign.append(f"{_media.MEDIA_FOLDER}/{name}")
+            self.foreign.append(f"{MEDIA_FOLDER}/{name}")
         elif not _media.may_be_running(name):
-            self._find(Fault.STRAY_MEDIA, f"{_media.MEDIA_FOLDER}/{name}")
+            self._find(Fault.STRAY_MEDIA, f"{MEDIA_FOLDER}/{name}")
 
     def _figures(self) -> None:
         ((count, size, true_count, true_size),) = self._folder.query(_FIGURES)
@@ -237,7 +240,7 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
     while True:
         opened = folder.open()
         try:
-            hit_of(row, opened)
+            check_row(row, opened)
         except FileNotFoundError:
             wrong = Wrong(Fault.FILE_MISSING)
         except DamagedEntry as error:
@@ -258,7 +261,8 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
 
 def _is_lost(folder: Folder, key: str, media: str) -> bool:
     """Whether an entry owns media that are not there."""
-    if (folder.directory / _media.MEDIA_FOLDER / media).is_dir():
+    path = path_of(folder.directory, NameOf.RUN_FOLDER, media)
+    if path.is_dir() and not path.is_symlink():
         return False
     return bool(folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND media = ?", (key, media)))
 

@@ -34,7 +34,8 @@ def clean_orphaned_media(
             continue
         folders = [each for each in media.iterdir() if _media.is_run_folder(each.name) and each.is_dir()]
         store = DiskStore(database.parent, size_limit=sys.maxsize)
-        owned = {record.media for record in store.records()}
+        # Also of entries whose records are damaged or have expired: what they own goes with them.
+        owned = {name for (name,) in store.folder.query("SELECT DISTINCT media FROM Cache")}
         store.close()
         for folder in folders:
             if folder.name not in owned and not _media.may_be_running(folder.name):

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from ..._cores import cores
 from .arrival import Arrival
-from .compression import Compression, expand, shrink
-from .faults import DamagedEntry, UnreadableEntry
+from .compression import Compression, check_expansion, expand, shrink
+from .faults import DamagedEntry, LargeEntry, UnreadableEntry
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
 __all__ = [
@@ -35,8 +35,10 @@ __all__ = [
     "Payload",
     "SealedEntry",
     "UnreadableEntry",
+    "check",
     "dump",
     "plain_reader",
+    "resealed",
     "seal",
     "unseal",
 ]
@@ -132,6 +134,11 @@ class SealedEntry:
         self._signature = signature
         self.size = size
 
+    @property
+    def nbytes(self) -> int:
+        """Size of what is to be written, in bytes."""
+        return self.size
+
     def __bytes__(self) -> bytes:
         body = b"".join(self._body)
         if self.size < PARALLEL_FROM:
@@ -190,16 +197,55 @@ def seal(
     return SealedEntry(start, body, end, signature)
 
 
-def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED) -> Payload:
+def resealed(entry: Buffer, signature: Signature) -> SealedEntry:
+    """Give a verified entry with the digest of another signature; its parts stay as they are."""
+    view = memoryview(entry)
+    magic, version, _, name_length, _ = _HEADER.unpack_from(view)
+    start = _START.pack(magic, version, signature.kind, name_length)
+    return SealedEntry(start, [view[_HEADER.size :]], len(view), signature)
+
+
+def unseal(
+    entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED, most_expanded: int | None = None
+) -> Payload:
     """Verify an entry and give its payload, whose buffers are views of the entry where they are not compressed.
 
     Raises:
         DamagedEntry: when the bytes are not what `seal` made for this very key with this signature.
+        LargeEntry: when its compressed parts expand to more bytes than `most_expanded`.
         UnreadableEntry: when they are, and the package or the memory that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
     if type(entry) is bytes and (stream := plain_reader(signature)(entry, key)) is not None:
         return Payload(stream)
+    parts, number = _parts(*_verified(entry, key, signature))
+    expanded = sum(length for part, length in parts if len(part) != length)
+    if most_expanded is not None and expanded > most_expanded:
+        raise LargeEntry(f"it expands to {expanded} bytes, and at most {most_expanded} are read here")
+    first, *buffers = [
+        part if len(part) == length else expand(part, number, length) for part, length in parts
+    ]
+    return Payload(first, tuple(buffers))
+
+
+def check(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED) -> None:
+    """Verify an entry as `unseal` does, in little memory besides the entry's own.
+
+    Raises:
+        DamagedEntry: when the bytes are not what `seal` made for this very key with this signature.
+        UnreadableEntry: when they are, and the package that expands them is not there.
+        OSError: when an entry that is on its way doesn't arrive.
+    """
+    if type(entry) is bytes and plain_reader(signature)(entry, key) is not None:
+        return
+    parts, number = _parts(*_verified(entry, key, signature))
+    for part, length in parts:
+        if len(part) != length:
+            check_expansion(part, number, length)
+
+
+def _verified(entry: Buffer | Arrival, key: str, signature: Signature) -> tuple[memoryview, int]:
+    """Verify the digest of an entry; give its bytes, and where its table of parts begins."""
     if isinstance(entry, Arrival):
         made, view = _digest_on_arrival(signature, entry), entry.memory
     else:
@@ -216,18 +262,18 @@ def unseal(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED
             f"it is of codec version {version}, and this library reads version {CODEC_VERSION}"
         )
     if kind != signature.kind:  # decides nothing: it only tells why the digest is another
-        raise DamagedEntry(
-            f"it is not signed, and {SECRET_VARIABLE} is set"
-            if signature.kind
-            else f"it is signed, or says so, and {SECRET_VARIABLE} is not set"
-        )
+        if not signature.kind:
+            raise DamagedEntry(f"it is signed, or says so, and {SECRET_VARIABLE} is not set")
+        if signature.is_personal:
+            raise DamagedEntry(f"it is not signed with {signature.source}")
+        raise DamagedEntry(f"it is not signed, and {SECRET_VARIABLE} is set")
     if not compare_digest(made, digest):
         what = "signature: it is damaged, or made with another secret" if signature.kind else "digest"
         raise DamagedEntry(f"its bytes don't match its {what}")
     at = _HEADER.size + name_length
     if (name := bytes(view[_HEADER.size : at])) != key.encode():
         raise DamagedEntry(f"it belongs to the key {name.decode(errors='replace')}")
-    return _payload(view, at)
+    return view, at
 
 
 @lru_cache(maxsize=16)
@@ -274,8 +320,8 @@ class _PlainFrames(dict[int, tuple[bytes, Callable[..., bytes], int]]):
         return frame
 
 
-def _payload(view: memoryview, at: int) -> Payload:
-    """Give the payload of an entry that is verified, whose table of parts begins at a place."""
+def _parts(view: memoryview, at: int) -> tuple[list[tuple[memoryview, int]], int]:
+    """Give the parts of a verified entry with their lengths once expanded, and the number of their compression."""
     try:
         number, count, *lengths = _PARTS.unpack_from(view, at)
         at += _PARTS.size
@@ -292,10 +338,9 @@ def _payload(view: memoryview, at: int) -> Payload:
         at += stored
     if at != len(view):
         raise DamagedEntry(f"its parts end at {at}, and it ends at {len(view)}")
-    if number:
-        pairs = zip(parts, lengths[1::2], strict=True)
-        parts = [part if len(part) == length else expand(part, number, length) for part, length in pairs]
-    return Payload(parts[0], tuple(parts[1:]))
+    # Without a compression the other lengths say nothing.
+    expanded = lengths[1::2] if number else lengths[::2]
+    return [*zip(parts, expanded, strict=True)], number
 
 
 def _digest(signature: Signature, start: Buffer, *body: Buffer, threads_besides: int = 0) -> bytes:

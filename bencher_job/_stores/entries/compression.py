@@ -6,13 +6,23 @@ A part is expanded into exactly as many bytes as its entry says that it has, and
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ..._errors import BencherJobError
 from .faults import DamagedEntry, UnreadableEntry
 from .pages import writable_memory
 
-__all__ = ["COMPRESS_FROM", "Compression", "Lz4", "Zstd", "compression_named", "expand", "shrink"]
+__all__ = [
+    "COMPRESS_FROM",
+    "Compression",
+    "Lz4",
+    "Zstd",
+    "check_expansion",
+    "compression_named",
+    "expand",
+    "shrink",
+]
 
 COMPRESS_FROM: Final = 1 << 12
 """Size in bytes from which compressing a part is worth its time."""
@@ -55,6 +65,14 @@ class Zstd:
             done += count
         return done == len(room) and not reader.read(1)
 
+    def expands_to(self, length: int, part: Bytes) -> bool:
+        """Whether the one frame expands to a length exactly; it is expanded piece by piece, and none is kept."""
+        reader = self._zstandard.ZstdDecompressor().stream_reader(part)
+        room, done = bytearray(_PIECE), 0
+        while done <= length and (count := reader.readinto(room)):
+            done += count
+        return done == length
+
 
 class Lz4:
     """LZ4: larger than zstd."""
@@ -73,20 +91,38 @@ class Lz4:
 
     def expand_into(self, room: memoryview, part: Bytes) -> bool:
         """Expand the one frame into memory; whether it fills the memory exactly."""
-        expander = self._frame.LZ4FrameDecompressor()
         done = 0
+        for out in self._pieces(part, len(room)):
+            if len(out) > len(room) - done:
+                return False
+            room[done : done + len(out)] = out
+            done += len(out)
+        return done == len(room)
+
+    def expands_to(self, length: int, part: Bytes) -> bool:
+        """Whether the one frame expands to a length exactly; it is expanded piece by piece, and none is kept."""
+        return sum(map(len, self._pieces(part, length))) == length
+
+    def _pieces(self, part: Bytes, most: int) -> Iterator[bytes]:
+        """Expand the one frame, at most to one byte more than so many.
+
+        Raises:
+            ValueError: when it ends too early, or something is behind it.
+        """
+        expander = self._frame.LZ4FrameDecompressor()
         for start in range(0, len(part), _PIECE):  # by pieces: the expander copies what it has not yet used
             piece = bytes(part[start : start + _PIECE])
             while piece or not expander.needs_input:
-                if expander.eof:  # bytes behind the frame
-                    return False
-                out = expander.decompress(piece, max_length=min(len(room) - done + 1, _LARGEST_OUTPUT))
-                if len(out) > len(room) - done:
-                    return False
-                room[done : done + len(out)] = out
-                done += len(out)
+                if expander.eof:
+                    raise ValueError("there are bytes behind the frame")
+                out = expander.decompress(piece, max_length=min(most + 1, _LARGEST_OUTPUT))
+                yield out
+                most -= len(out)
+                if most < 0:
+                    return
                 piece = b""
-        return bool(expander.eof) and not expander.unused_data and done == len(room)
+        if not expander.eof or expander.unused_data:
+            raise ValueError("it is not one whole frame")
 
 
 Compression = Zstd | Lz4
@@ -130,26 +166,46 @@ def expand(part: memoryview, number: int, length: int) -> memoryview:
         DamagedEntry: when it doesn't expand to this length.
         UnreadableEntry: when the package or the memory that it takes is not there.
     """
+    compression = _compression_of(number)
+    room = writable_memory(length)
+    _expect(compression, length, lambda: compression.expand_into(room, part))
+    return room
+
+
+def check_expansion(part: memoryview, number: int, length: int) -> None:
+    """Expand a part as `expand` does, in little memory, and give nothing.
+
+    Raises:
+        DamagedEntry: when it doesn't expand to this length.
+        UnreadableEntry: when the package that it takes is not there.
+    """
+    compression = _compression_of(number)
+    _expect(compression, length, lambda: compression.expands_to(length, part))
+
+
+def _compression_of(number: int) -> Compression:
     for each in _ALL:
         if each.number == number:
             break
     else:
         raise DamagedEntry(f"it is compressed in a way, {number}, that this library doesn't know")
     try:
-        compression = each()
+        return each()
     except ImportError:
         raise UnreadableEntry(
             f"it is compressed by {each.name}, and the package {each.package} is not installed. {INSTALL}"
         ) from None
-    room = writable_memory(length)
+
+
+def _expect(compression: Compression, length: int, fits: Callable[[], bool]) -> None:
+    """Expand a part, which should have a length then."""
     try:
-        fits = compression.expand_into(room, part)
+        if fits():
+            return
     except MemoryError:
-        raise UnreadableEntry(f"there is too little memory to expand it by {each.name}") from None
+        raise UnreadableEntry(f"there is too little memory to expand it by {compression.name}") from None
     except Exception as error:  # noqa: BLE001 - each package has its own, and lz4 raises a bare RuntimeError
         raise DamagedEntry(
-            f"a part of it can't be expanded by {each.name}: {type(error).__name__}: {error}"
+            f"a part of it can't be expanded by {compression.name}: {type(error).__name__}: {error}"
         ) from None
-    if not fits:
-        raise DamagedEntry(f"a part of it doesn't expand to the {length} bytes that it should have")
-    return room
+    raise DamagedEntry(f"a part of it doesn't expand to the {length} bytes that it should have")

@@ -21,7 +21,7 @@ from .codec import Payload, seal, unseal
 from .compression import compression_named
 from .faults import DamagedEntry, MissignedEntry
 from .files import new_filename, read_file, write_file
-from .signature import Signature, signature_from_environment
+from .signature import Signature, personal_signature, signature_from_environment
 
 __all__ = [
     "LARGE",
@@ -59,6 +59,8 @@ class _Terms(NamedTuple):
     user: int
     mark: bytes
     compression: str | None
+    is_personal: bool
+    """Whether entries are signed with the user's own key."""
 
     def hold(self, signature: Signature) -> bool:
         """Whether all is here as it is where the job was submitted.
@@ -90,7 +92,14 @@ class Depository:
         self._place = place
         self._signature = signature
         self._trusted = trusted
-        terms = _Terms(os.path.abspath(directory), place, os.geteuid(), signature.mark, compression)
+        terms = _Terms(
+            os.path.abspath(directory),
+            place,
+            os.geteuid(),
+            signature.mark,
+            compression,
+            signature.is_personal,
+        )
         self.terms: Final = pickle.dumps(tuple(terms), protocol=5)
 
     def read(self, deposit: Deposit, key: str) -> Payload:
@@ -123,7 +132,7 @@ def write_deposit(terms: bytes, payload: Payload, key: str) -> Deposit | None:
     """Write a value's file in a worker; None where that can't be, and the value has to travel."""
     given = _Terms(*pickle.loads(terms))
     try:
-        signature = signature_from_environment()
+        signature = personal_signature(given.directory) if given.is_personal else signature_from_environment()
         if not given.hold(signature):
             _log.info("%s is another store here, so a result travels", given.directory)
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DamagedEntry", "MissignedEntry", "UnreadableEntry"]
+__all__ = ["DamagedEntry", "LargeEntry", "MissignedEntry", "UnreadableEntry"]
 
 
 class DamagedEntry(Exception):
@@ -11,6 +11,10 @@ class DamagedEntry(Exception):
 
 class UnreadableEntry(Exception):
     """A good entry that can't be read here and now; its message says what it takes."""
+
+
+class LargeEntry(UnreadableEntry):
+    """An entry that takes more memory, once it is expanded, than its reader wants to give; it is not expanded."""
 
 
 class MissignedEntry(UnreadableEntry):

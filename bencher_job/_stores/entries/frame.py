@@ -6,6 +6,8 @@ So an entry that was made with another secret, or with none, is told from one th
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from .arrival import Arrival
@@ -19,13 +21,14 @@ from .codec import (
     Buffer,
     Payload,
     _digest,
+    check,
     unseal,
 )
 from .compression import Lz4, Zstd
 from .faults import DamagedEntry, MissignedEntry
 from .signature import UNSIGNED, Signature
 
-__all__ = ["Frame", "frame_of", "unseal_ours"]
+__all__ = ["Frame", "check_ours", "frame_of", "unseal_ours"]
 
 _KINDS: Final = (0, 1)
 _COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
@@ -71,17 +74,31 @@ def frame_of(entry: Buffer, key: str) -> Frame | None:
     return Frame(kind, _COMPRESSIONS.get(number) if stored != expanded else None, sum(expanded))
 
 
-def unseal_ours(entry: Buffer | Arrival, key: str, *, signature: Signature) -> Payload:
+def unseal_ours(
+    entry: Buffer | Arrival, key: str, *, signature: Signature, most_expanded: int | None = None
+) -> Payload:
     """Verify an entry as `unseal` does, and tell one that is damaged from one that is not ours to verify.
 
     Raises:
         DamagedEntry: when nobody can have made these bytes for this key, whatever the secret.
         MissignedEntry: when one with another secret can have, or one with none.
-        UnreadableEntry: when the package or the memory that expands them is not there.
+        UnreadableEntry: when the package or the memory that expands them is not there, or it is too large.
         OSError: when an entry that is on its way doesn't arrive.
     """
+    with _telling_apart(entry, key, signature):
+        return unseal(entry, key, signature=signature, most_expanded=most_expanded)
+
+
+def check_ours(entry: Buffer | Arrival, key: str, *, signature: Signature) -> None:
+    """Verify an entry as `check` does; raises as `unseal_ours`."""
+    with _telling_apart(entry, key, signature):
+        check(entry, key, signature=signature)
+
+
+@contextmanager
+def _telling_apart(entry: Buffer | Arrival, key: str, signature: Signature) -> Iterator[None]:
     try:
-        return unseal(entry, key, signature=signature)
+        yield
     except DamagedEntry as error:
         view = entry.memory if isinstance(entry, Arrival) else memoryview(entry)
         frame = frame_of(view, key)

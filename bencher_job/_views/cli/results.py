@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..._record import Record
+from ..._stores import Hit
 from ..pickles import Unreadable, read_pickle
 
 if TYPE_CHECKING:
-    from ..._stores import Hit
     from ..._stores.disk import DiskStore
 
 __all__ = ["described_by_key"]
 
-VALUES_AT_ONCE: Final = 500
+LARGEST_EXPANDED: Final = 1 << 28
+"""Bytes to which the compressed parts of an entry are expanded."""
 
 LARGEST_STREAM: Final = 1 << 25
 """Bytes of a pickle, its arrays apart, that are read; more would keep somebody waiting."""
@@ -23,11 +24,11 @@ LARGEST_STREAM: Final = 1 << 25
 def described_by_key(store: DiskStore, records: Sequence[Record]) -> dict[str, object]:
     """Describe the results of entries by their keys; those that can't be read or told of are left out."""
     found: dict[str, object] = {}
-    for start in range(0, len(records), VALUES_AT_ONCE):
-        keys = [record.key for record in records[start : start + VALUES_AT_ONCE]]
-        for key, hit in store.get_many(keys, mapped=True).items():
+    for record in records:
+        hit, _ = store.lookups.find(record.key, mapped=True, most_expanded=LARGEST_EXPANDED)
+        if isinstance(hit, Hit):
             try:
-                found[key] = _described(hit)
+                found[record.key] = _described(hit)
             except Unreadable:
                 continue
     return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any, Final
 
+from ..._names import NameOf, path_of
 from ..._stores.base import Hit
 from ..._stores.folder import Folder
 from ..._stores.rows import Row, hits_at
@@ -48,7 +48,9 @@ def entry_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
         "expires": row.expires,
         "run": _run_of(row),
         "media": [] if record.media is None else files_of(folder.directory, record.media),
-        "folder": None if record.media is None else str(Path(folder.directory, "media", record.media)),
+        "folder": None
+        if record.media is None
+        else str(path_of(folder.directory, NameOf.RUN_FOLDER, record.media)),
         "value": _value_of(folder, row, unpickles=unpickles),
     }
 

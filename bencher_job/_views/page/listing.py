@@ -34,8 +34,8 @@ RESULTS: Final = "results."
 """What the name of a column of results begins with."""
 
 LISTS_KEPT: Final = 16
-SAMPLED: Final = 200
-"""How many of the latest entries tell which fields results have."""
+SAMPLED: Final = 50
+"""How many of the latest entries tell which fields results have: those that a table shows at first."""
 
 MOST_COLUMNS: Final = 60
 MOST_POINTS: Final = 20_000

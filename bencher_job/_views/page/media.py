@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.responses import FileResponse, Response
 
-from ..._media import MEDIA_FOLDER
+from ..._names import ForeignName, NameOf, path_of
 
 __all__ = ["file_answer", "files_of"]
 
@@ -67,9 +67,9 @@ _ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 def files_of(store: Path, media: str) -> list[dict[str, Any]]:
     """Tell of the regular files in a run's folder: `name`, `size` in bytes, `kind`; pictures come first."""
-    folder = store / MEDIA_FOLDER / media
+    folder = path_of(store, NameOf.RUN_FOLDER, media)
     files = []
-    for path in _walk(folder):
+    for path in () if folder.is_symlink() else _walk(folder):
         kind, _ = _type_of(path)
         files.append(
             {"name": path.relative_to(folder).as_posix(), "size": path.lstat().st_size, "kind": kind}
@@ -115,17 +115,14 @@ def _is_text(head: bytes) -> bool:
 
 def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Response | None:
     """Give a file of a run's folder, or None where there is no such regular file inside of it."""
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name:
-        return None
-    path = store / MEDIA_FOLDER / media
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            return None
+    folder = path_of(store, NameOf.RUN_FOLDER, media)
     try:
+        path = path_of(folder, NameOf.RUN_FILE, name)
+        for place in (folder, path, *path.parents):
+            if place.is_relative_to(folder) and place.is_symlink():
+                return None
         status = path.lstat()
-    except OSError:
+    except (ForeignName, OSError):
         return None
     if not stat.S_ISREG(status.st_mode):
         return None

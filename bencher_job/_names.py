@@ -1,0 +1,73 @@
+"""The names of files and folders in a store, checked wherever a row, an archive or a request gives one.
+
+`path_of` is the only way from such a name to a path. Whoever can write to a database can put any text into it, so a
+name that this library doesn't give is damage, and leads nowhere.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from ._processes import PROCESS_NAME
+
+__all__ = ["DAMAGED_FOLDER", "MEDIA_FOLDER", "ForeignName", "NameOf", "checked", "path_of"]
+
+MEDIA_FOLDER: Final = "media"
+"""Name of the folder in a store's folder that holds the run folders."""
+
+DAMAGED_FOLDER: Final = "damaged"
+"""Name of the folder in a store's folder that holds what was set aside."""
+
+_PART: Final = r"(?!\.{1,2}(?:/|\Z))[^/\0]+"
+
+
+class ForeignName(ValueError):
+    """A name that no file or folder of its kind has."""
+
+
+class NameOf(Enum):
+    """A kind of name: the folder that it lies in, and the regular expression that it matches."""
+
+    VALUE_FILE = (
+        "",
+        rf"[0-9a-f]{{2}}/[0-9a-f]{{2}}/[\w-]{{1,64}}(\.(?P<process>{PROCESS_NAME}))?\.val(\.part)?",
+    )
+    """Relative to the store's folder."""
+    RUN_FOLDER = (MEDIA_FOLDER, rf"[0-9a-f]{{16}}\.(?P<process>{PROCESS_NAME})\.[0-9]{{1,20}}")
+    """Relative to the folder of media: a digest of the key, the process, and a number."""
+    QUARANTINE = (DAMAGED_FOLDER, r"[0-9]{1,20}")
+    """Relative to the folder of what is damaged: the time in nanoseconds."""
+    RUN_FILE = ("", rf"{_PART}(?:/{_PART})*")
+    """Relative to a run folder, and inside of it."""
+
+    def __init__(self, folder: str, pattern: str) -> None:
+        self.folder = folder
+        self.pattern = re.compile(pattern, re.ASCII)
+
+    def match(self, name: object) -> re.Match[str] | None:
+        """Match a name of this kind, or give None."""
+        return self.pattern.fullmatch(name) if isinstance(name, str) else None
+
+
+def checked(kind: NameOf, name: object) -> str:
+    """Give a name back.
+
+    Raises:
+        ForeignName: when it isn't a name of this kind, and so could lead anywhere.
+    """
+    if kind.match(name) is None:
+        what = kind.name.lower().replace("_", " ")
+        raise ForeignName(f"it names the {what} {name!a:.200}, and no {what} has such a name")
+    return str(name)
+
+
+def path_of(directory: Path, kind: NameOf, name: object) -> Path:
+    """Give the path of a name in a store's folder, or of a file in a run folder.
+
+    Raises:
+        ForeignName: when it isn't a name of this kind.
+    """
+    return directory / kind.folder / checked(kind, name)
