@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._cache import FutureCache
@@ -75,7 +76,7 @@ __all__ = [
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants to read the log says so
 
 for _name in {*__all__} & {*globals()}:  # so that pickles and error messages name this package
-    globals()[_name].__module__ = __name__
+    getattr(sys.modules[__name__], _name).__module__ = __name__
 del _name
 
 

@@ -10,6 +10,7 @@ globals.
 
 from __future__ import annotations
 
+import importlib
 import io
 import operator
 import pickle
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cloudpickle
 
 from .._forks import renew_after_fork
+from .._keys.modules import is_lazy, lazy_module
 
 if TYPE_CHECKING:
     from .agreements import MetByName
@@ -40,6 +42,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return obj.reduce_for_worker(by_value=obj.__module__ in modules_by_value())
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
             raise pickle.PicklingError("an open file can't be sent to another process; send its path")
+        if is_lazy(obj):
+            module = lazy_module(obj)
+            return (_as_it_is, (obj.resolve(),)) if module is None else (importlib.import_module, (module,))
         if isinstance(obj, CodeType):
             return self._reduce_code(obj)
         reduced = super().reducer_override(obj)
@@ -51,6 +56,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Let code keep its file's name, by which tracebacks and keys find its source; cloudpickle may drop it."""
         make, args = self.dispatch_table[CodeType](code)
         return make, (*args[:_FILE_NAME], code.co_filename, *args[_FILE_NAME + 1 :])
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 _FILE_NAME: Final = 10

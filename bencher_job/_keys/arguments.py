@@ -8,19 +8,26 @@ handed over as objects, so no name of ours can meet one of the user's.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["NO_DEFAULT", "Binder", "Call"]
+__all__ = ["NO_DEFAULT", "Binder", "Call", "signature_of"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """What a function is called with, by position and by keyword."""
 
 NO_DEFAULT: Final = object()
 _EMPTY: Final = Parameter.empty
+_AS_WRITTEN: Final[dict[str, Any]] = {}
+"""Python 3.14 evaluates annotations when they are read, and those below `if TYPE_CHECKING:` can't be."""
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _AS_WRITTEN["annotation_format"] = Format.STRING
 _ANYTHING: Final = Signature(
     [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
 )
@@ -87,6 +94,11 @@ class Binder:
         return (args, dict(kwargs)) if call is None else call, arguments
 
 
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """Give the signature that calls are bound to, with annotations as they are written."""
+    return _accepted(function)[0]
+
+
 def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
     """What a function accepts, and whether a decorator of its own forwards every call to what it wraps.
 
@@ -117,7 +129,9 @@ def _is_python(function: Callable[..., Any]) -> bool:
 
 def _signature(function: Callable[..., Any]) -> Signature:
     try:
-        return inspect.signature(function, follow_wrapped=not isinstance(function, FunctionType))
+        return inspect.signature(
+            function, follow_wrapped=not isinstance(function, FunctionType), **_AS_WRITTEN
+        )
     except (ValueError, TypeError):
         if not callable(function):
             raise

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
+import types
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from .provenance import is_own_file, is_own_module
 from .watch import ABSENT
 
-__all__ = ["import_own", "module_attribute"]
+__all__ = ["import_own", "is_lazy", "lazy_module", "module_attribute"]
+
+_LAZY: Final = getattr(types, "LazyImportType", ())
+
+
+def is_lazy(value: object) -> bool:
+    """Whether a value is what the statement `lazy import` of Python 3.15 leaves until its name is first read."""
+    return type(value) is _LAZY
+
+
+def lazy_module(value: object) -> str | None:
+    """Name the module that a lazy import is going to bind, as far as its text shows it.
+
+    A dotted name may be that of a module, of what a module defines, or of a submodule of what is bound.
+    """
+    found = re.fullmatch(r"<lazy_import '(\w+)'>", repr(value))
+    return found[1] if found else None
 
 
 def module_attribute(module: ModuleType, attribute: str) -> Any:

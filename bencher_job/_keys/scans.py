@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .classes import attributes_of
 from .facts import Facts, facts_of
-from .modules import import_own
+from .modules import import_own, is_lazy
 from .names import module_name
 from .parts import Edge, Part
 from .watch import ABSENT
@@ -110,6 +110,9 @@ def _globals_of(survey: Survey, function: FunctionType, facts: Facts) -> Iterabl
             continue
         if name in facts.written_only and type(value) in _PLAIN:
             continue
+        if is_lazy(value):
+            yield (".".join(chain), survey.lazy_import(value, chain[1:], namespace, name, f"{module}.{name}"))
+            continue
         survey.watch.lookup(namespace, name, value)
         if value is not ABSENT:
             yield (".".join(chain), survey.follow(value, chain[1:], f"{module}.{name}"))
@@ -192,12 +195,15 @@ def scan_module(survey: Survey, module: ModuleType, part: Part) -> Edge:
     survey.watch.members(vars(module))
     members = vars(module).copy()
     names = sorted(name for name in members if name not in _NO_MEMBERS)
-    return ("module", tuple((name, _member(survey, members[name], f"{part.name}.{name}")) for name in names))
+    return ("module", tuple((name, _member(survey, module, name, members[name], part)) for name in names))
 
 
-def _member(survey: Survey, value: Any, name: str) -> Edge:
+def _member(survey: Survey, module: ModuleType, key: str, value: Any, part: Part) -> Edge:
     """Reach a member of a module, of which nobody knows whether it is used."""
+    name = f"{part.name}.{key}"
     try:
+        if is_lazy(value):
+            return survey.lazy_import(value, (), vars(module), key, name)
         return survey.global_value(value, name)
     except Exception as error:  # noqa: BLE001 - an object that nobody may use may raise anything when it is looked at
         survey.untracked[name] = type(error).__name__

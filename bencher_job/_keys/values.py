@@ -163,6 +163,7 @@ _CONTAINERS = {
     "collections.defaultdict": StandIn(_default_dict),
     "collections.deque": StandIn(lambda value: Parts({"items": list(value), "maxlen": value.maxlen})),
     "collections.ChainMap": StandIn(lambda value: Attributes(maps=value.maps)),
+    "frozendict": StandIn(dict),
     "mappingproxy": StandIn(dict),
     "types.SimpleNamespace": StandIn(lambda value: Attributes(value.__dict__)),
     "range": StandIn(lambda value: (value.start, value.stop, value.step), leaf=True),
