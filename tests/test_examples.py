@@ -194,6 +194,7 @@ def test_a_level_that_is_none_is_told(tmp_path: Path) -> None:
     assert process.returncode == 2
 
 
+@needs_scoop
 def test_it_runs_on_scoop(tmp_path: Path) -> None:
     pytest.importorskip("scoop", reason="SCOOP is not installed: pip install 'bencher_job[scoop]'")
     output = run(
@@ -232,6 +233,7 @@ if __name__ == "__main__":
 """
 
 
+@needs_scoop
 def test_a_cached_function_runs_on_scoop_and_remembers(tmp_path: Path) -> None:
     pytest.importorskip("scoop", reason="SCOOP is not installed: pip install 'bencher_job[scoop]'")
     program, told = tmp_path / "program.py", tmp_path / "told.json"

@@ -47,7 +47,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return (_as_it_is, (obj.resolve(),)) if module is None else (importlib.import_module, (module,))
         if isinstance(obj, CodeType):
             return self._reduce_code(obj)
-        reduced = super().reducer_override(obj)
+        try:
+            reduced = super().reducer_override(obj)
+        except Exception:  # from Python 3.14 on of an annotation, which may raise anything
+            if type(obj) is not FunctionType or not hasattr(obj, "__annotate__"):
+                raise
+            reduced = super().reducer_override(_with_annotations_as_written(obj))
         if _is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6:
             _keep_place(obj, reduced)
         return reduced
@@ -56,6 +61,24 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Let code keep its file's name, by which tracebacks and keys find its source; cloudpickle may drop it."""
         make, args = self.dispatch_table[CodeType](code)
         return make, (*args[:_FILE_NAME], code.co_filename, *args[_FILE_NAME + 1 :])
+
+
+def _with_annotations_as_written(function: FunctionType) -> FunctionType:
+    """Copy a function whose annotations can't be evaluated, as those below `if TYPE_CHECKING:`, with their text."""
+    from annotationlib import Format, get_annotations  # type: ignore[import-not-found]
+
+    twin = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    for name in ("__doc__", "__kwdefaults__", "__module__", "__qualname__", "__type_params__"):
+        setattr(twin, name, getattr(function, name))
+    vars(twin).update(vars(function))
+    twin.__annotations__ = get_annotations(function, format=Format.STRING)
+    return twin
 
 
 def _as_it_is(value: object) -> object:

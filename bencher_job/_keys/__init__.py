@@ -6,6 +6,7 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 
 from __future__ import annotations
 
+from .arguments import signature_of
 from .editions import PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
 from .key import CodeScope, Edition, Identity, JobKeys, identity_of
@@ -24,4 +25,5 @@ __all__ = [
     "identity_of",
     "qualified_name",
     "register_hasher",
+    "signature_of",
 ]

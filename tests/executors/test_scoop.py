@@ -10,6 +10,10 @@ import textwrap
 import psutil
 import pytest
 
+from tests.environment import needs_scoop
+
+pytestmark = needs_scoop
+
 SCOOP = ("-m", "scoop", "-q", "-n", "3")
 PATIENCE = 20.0
 
