@@ -35,7 +35,7 @@ if [ $# -gt 0 ]; then
 else
     root=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
     chmod 755 "$root" # apt downloads as another user
-    trap 'umount -q "$root/proc" "$root/dev/shm" || true; rm -rf --one-file-system "$root"' EXIT
+    trap 'umount -q "$root/proc" "$root/dev/pts" "$root/dev/shm" || true; rm -rf --one-file-system "$root"' EXIT
 fi
 
 # The mirror and the proxy are those of this machine's own packages.
@@ -52,6 +52,7 @@ if [ ! -e "$root/usr/bin/apt-get" ]; then
     rm -f "$root.log"
 fi
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
+mountpoint -q "$root/dev/pts" || mount -t devpts devpts "$root/dev/pts"
 mountpoint -q "$root/dev/shm" || mount -t tmpfs tmpfs "$root/dev/shm"
 cp /etc/hosts /etc/resolv.conf "$root/etc/"
 
@@ -78,7 +79,7 @@ project = tomllib.load(open("/src/pyproject.toml", "rb"))
 extras = [project["project"]["optional-dependencies"][name] for name in ("cli", "compression", "dask", "scoop", "table")]
 groups = [project["dependency-groups"][name] for name in ("examples", "test")]
 wanted = [each for names in (*extras, *groups) for each in names if isinstance(each, str)]
-elsewhere = ("cachier", "coverage", "ipykernel", "mpi4py", "nbclient", "playwright", "pytest-cov", "sybil")
+elsewhere = ("cachier", "coverage", "ipykernel", "mpi4py", "nbclient", "playwright", "pytest-cov")
 print(*(each for each in wanted if not each.startswith(elsewhere)), sep="\n")
 '
 

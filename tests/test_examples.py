@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.environment import needs_scoop
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DRAWN_IN_DOCS = Path(__file__).parents[1] / "docs" / "examples"
 COMPRESSION = EXAMPLES / "compression.py"

@@ -22,6 +22,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 NO_DEFAULT: Final = object()
 _EMPTY: Final = Parameter.empty
+_STARS: Final[dict[Any, str]] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _AS_WRITTEN: Final[dict[str, Any]] = {}
 """Python 3.14 evaluates annotations when they are read, and those below `if TYPE_CHECKING:` can't be."""
 if sys.version_info >= (3, 14):
@@ -41,6 +42,7 @@ class Binder:
 
     Attributes:
         names: the parameters that enter the key, in order.
+        labels: these names with the stars that they have in the signature.
         defaults: the default of each of these, `NO_DEFAULT` where it has none.
         bind: called as the function is, gives their values; raises the `TypeError` that the function would.
 
@@ -50,7 +52,7 @@ class Binder:
     (('model', 'c', 'seed'), ('svm', 1.0, 3))
     """
 
-    __slots__ = ("_spelled", "bind", "defaults", "names")
+    __slots__ = ("_spelled", "bind", "defaults", "labels", "names")
 
     def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
         signature, forwarded = _accepted(function)
@@ -63,6 +65,7 @@ class Binder:
             return _compile(function, parameters, body)
 
         self.names: tuple[str, ...] = tuple(parameter.name for parameter in kept)
+        self.labels: tuple[str, ...] = tuple(_STARS.get(each.kind, "") + each.name for each in kept)
         self.defaults: tuple[object, ...] = tuple(
             NO_DEFAULT if parameter.default is _EMPTY else parameter.default for parameter in kept
         )

@@ -28,7 +28,8 @@ from blake3 import blake3
 from .._errors import UnkeyableArgument
 from .graph import Graph, Tangled
 from .names import qualified_name
-from .stand_ins import Attributes, Content, Named, Parts, Refusal, refuse
+from .refusals import leave_out, tell_key
+from .stand_ins import Attributes, Content, Named, Parts, Refusal, refuse, sentence
 from .treatments import Treatment, register_hasher, treatment_for
 
 __all__ = [
@@ -109,6 +110,8 @@ def encode_arguments(
 ) -> bytes:
     """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
 
+    The names are for errors, and have their stars: `**options`.
+
     With `methods` the code of the user's own classes counts with their objects. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
     Objects that are in `known` are not looked at again; the others are noted there.
@@ -180,7 +183,8 @@ class Encoder:
             reason = "it is nested deeper than Python's recursion limit"
         except Tangled:
             reason = "its sets hold objects that refer to each other in too many ways to follow"
-        raise UnkeyableArgument(path, qualified_name(type(value)), reason)
+        remedies = leave_out(path, ()), tell_key(type(value))
+        raise UnkeyableArgument(path.lstrip("*"), qualified_name(type(value)), reason, sentence(*remedies))
 
     def _topmost_once(self, known: Known, value: object, path: str, is_default: bool) -> bytes:
         if type(value) in _PLAIN:
@@ -223,7 +227,8 @@ class Encoder:
             return b"#" + _hash(b"c" + hasher(obj, ""))
         except UnkeyableArgument as error:
             continues = error.path.startswith((".", "["))
-            refusal = Refusal(error.type_name, error.reason if continues else f"{error.path}: {error.reason}")
+            reason = error.reason if continues else f"{error.path}: {error.reason}"
+            refusal = Refusal(error.type_name, reason)
             refusal.steps += [error.path] if continues else []
             raise refusal from error
 
