@@ -226,12 +226,35 @@ class Kind(enum.Enum):
     ONE = 1
 
 
+def double(x):
+    return 2 * x
+
+
+def made_by_numpy(instead):
+    numpy = pytest.importorskip("numpy")
+    return numpy.frompyfunc(double, 1, 1), instead(numpy)
+
+
+def lazy_frame():
+    frame = pytest.importorskip("polars").DataFrame({"a": [1]})
+    return frame.lazy(), frame.lazy().collect()
+
+
+def sparse_tensor():
+    tensor = pytest.importorskip("torch").eye(2)
+    return tensor.to_sparse(), tensor
+
+
 SAID = {
     "pass a list": lambda: (iter([1]), [1]),
     "pass what it holds, or its path": lambda: (open(__file__, "rb"), Path(__file__)),  # noqa: SIM115
     "pass the value": lambda: (contextvars.ContextVar("v", default=1), 1),
     "use a member of an Enum": lambda: (object(), Kind.ONE),
     "pass random.Random(seed)": lambda: (random.SystemRandom(), random.Random(1)),
+    "pass that": lambda: made_by_numpy(lambda numpy: double),
+    "or use numpy.vectorize": lambda: made_by_numpy(lambda numpy: numpy.vectorize(double)),
+    "pass what its collect() gives": lazy_frame,
+    "pass a dense one": sparse_tensor,
 }
 
 
