@@ -6,7 +6,9 @@
 # It needs root and Debian's packages. Where it can't make the chroot it says why, and succeeds. With a FOLDER the chroot
 # stays there, and serves again.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+script=$(realpath "$0")
+folder=${1:+$(realpath -m "$1")}
+cd "$(dirname "$script")/.."
 
 PYTHONS="3.14 3.15"
 TESTS="tests/keys tests/executors tests/test_cache.py tests/test_coroutines.py tests/test_decorator.py
@@ -21,7 +23,7 @@ skip() {
 if [ -z "${OF_ITS_OWN:-}" ]; then
     [ "$(id -u)" = 0 ] || skip "only root can make a chroot"
     unshare --mount true 2>/dev/null || skip "this machine lets nobody mount anything"
-    OF_ITS_OWN=1 exec unshare --mount "$0" "$@"
+    OF_ITS_OWN=1 exec unshare --mount "$script" ${folder:+"$folder"}
 fi
 
 if ! command -v debootstrap >/dev/null; then
@@ -29,9 +31,9 @@ if ! command -v debootstrap >/dev/null; then
         skip "debootstrap is not installed, and apt-get can't install it"
 fi
 
-if [ $# -gt 0 ]; then
-    mkdir -p "$1"
-    root=$(realpath "$1")
+if [ -n "$folder" ]; then
+    root=$folder
+    mkdir -p "$root"
 else
     root=$(mktemp -d -p "${TMPDIR:-/var/tmp}")
     chmod 755 "$root" # apt downloads as another user
@@ -61,7 +63,8 @@ certificates=/etc/ssl/certs/ca-certificates.crt
 if [ -e "$certificates" ]; then cp "$certificates" "$root$certificates"; fi
 
 inside() {
-    chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
+    # CI=1 lets hypothesis wait for a slow machine.
+    chroot "$root" env -i CI=1 HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
         PIP_CERT="$certificates" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \
         ${PIP_INDEX_URL:+PIP_INDEX_URL="$PIP_INDEX_URL"} ${http_proxy:+http_proxy="$http_proxy"} \
         ${https_proxy:+https_proxy="$https_proxy"} "$@"

@@ -99,4 +99,4 @@ def test_the_command_line_explains_a_call(module: ModuleType, tmp_path: Path) ->
     folder = Path(str(module.__file__)).parent
     command = [sys.executable, "-m", "bencher_job", "explain", "deferred:positional", "--arg", "x=1"]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert "deferred.positional(1): a miss" in run.stdout, run.stderr
+    assert "deferred.positional(x=1): a miss" in run.stdout, run.stderr

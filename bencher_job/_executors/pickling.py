@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cloudpickle
 
 from .._forks import renew_after_fork
-from .._keys.modules import is_lazy, lazy_module
+from .._keys.modules import is_lazy, lazy_name
 
 if TYPE_CHECKING:
     from .agreements import MetByName
@@ -43,8 +43,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
             raise pickle.PicklingError("an open file can't be sent to another process; send its path")
         if is_lazy(obj):
-            module = lazy_module(obj)
-            return (_as_it_is, (obj.resolve(),)) if module is None else (importlib.import_module, (module,))
+            name = lazy_name(obj)
+            return (_as_it_is, (obj.resolve(),)) if "." in name else (importlib.import_module, (name,))
         if isinstance(obj, CodeType):
             return self._reduce_code(obj)
         try:

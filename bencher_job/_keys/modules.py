@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 import types
 from types import ModuleType
@@ -13,7 +12,7 @@ from typing import Any, Final
 from .provenance import is_own_file, is_own_module
 from .watch import ABSENT
 
-__all__ = ["import_own", "is_lazy", "lazy_module", "module_attribute"]
+__all__ = ["import_own", "is_lazy", "lazy_name", "module_attribute"]
 
 _LAZY: Final = getattr(types, "LazyImportType", ())
 
@@ -23,13 +22,13 @@ def is_lazy(value: object) -> bool:
     return type(value) is _LAZY
 
 
-def lazy_module(value: object) -> str | None:
-    """Name the module that a lazy import is going to bind, as far as its text shows it.
+def lazy_name(lazy: object) -> str:
+    """Name what a lazy import is going to import.
 
-    A dotted name may be that of a module, of what a module defines, or of a submodule of what is bound.
+    A name without a dot is that of the module that it binds. One with dots may be that of a module, of what a module
+    defines, or of a submodule of what it binds.
     """
-    found = re.fullmatch(r"<lazy_import '(\w+)'>", repr(value))
-    return found[1] if found else None
+    return repr(lazy).removeprefix("<lazy_import '").removesuffix("'>")
 
 
 def module_attribute(module: ModuleType, attribute: str) -> Any:

@@ -14,7 +14,7 @@ from .._errors import UnkeyableArgument
 from .exports import exported_name, foreign_name
 from .hashing import Encoder
 from .instances import own_classes_in
-from .modules import import_own, is_lazy, lazy_module, module_attribute
+from .modules import import_own, is_lazy, lazy_name, module_attribute
 from .names import module_name
 from .parts import Edge, Part, Table
 from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
@@ -159,8 +159,8 @@ class Survey:
         """Follow what a lazy import will bind and attributes of it; somebody else's module need not be loaded."""
         self.watch.lookup(namespace, key, lazy)
         try:
-            module = lazy_module(lazy)
-            if module is not None and import_own(module) is None:
+            module = lazy_name(lazy)
+            if "." not in module and import_own(module) is None:
                 return self.foreign(".".join((module, *attributes)), module)
             value = lazy.resolve()
         except ImportError:
