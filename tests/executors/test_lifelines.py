@@ -165,7 +165,6 @@ def test_another_service_in_the_roots_place_is_no_root(monkeypatch):
         assert line._end is None
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_the_child_of_a_root_holds_no_line_open(lines, worker, until):
     _, line = accept(lines, until)
     child = os.fork()

@@ -101,7 +101,6 @@ def test_many_threads_and_callbacks_may_submit():
         assert [future.result(PATIENCE) for future in from_callbacks] == [1] * 20
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_is_told_that_the_pool_is_not_its_own():
     with ThreadPool(1) as pool:
         pool.submit(abs, -1).result(PATIENCE)

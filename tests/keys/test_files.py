@@ -270,7 +270,6 @@ class TestFolders:
                 made.append(content_digest(folder))
         assert len(set(made)) == 2
 
-    @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
     def test_a_folder_that_may_not_be_read_is_told(self, tmp_path):
         inner = self.folder(tmp_path / "root") / "inner"
         inner.chmod(0)
