@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._cache import FutureCache
@@ -78,7 +79,7 @@ __version__ = VERSION
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants to read the log says so
 
 for _name in {*__all__} & {*globals()}:  # so that pickles and error messages name this package
-    globals()[_name].__module__ = __name__
+    getattr(sys.modules[__name__], _name).__module__ = __name__
 del _name
 
 

@@ -57,21 +57,16 @@ class UnkeyableArgument(BencherJobError, TypeError):
         path: where the value stands, as an expression: `cfg['model'].lock`.
         type_name: the value's type, with its module.
         reason: why no key can be made of it.
+        remedy: what to do about it.
     """
 
-    def __init__(self, path: str, type_name: str, reason: str) -> None:
+    def __init__(self, path: str, type_name: str, reason: str, remedy: str = "") -> None:
         self.path = path
         self.type_name = type_name
         self.reason = reason
-        top = path.partition(".")[0].partition("[")[0]
-        remedy = f"Leave it out of the key with ignore=({top!r},)"
-        if "." in type_name:  # not a builtin, which is keyed by value or not at all
-            remedy += (
-                ", give its class a method __job_key__(self) that returns what makes two of them the same, "
-                f"or call register_hasher({type_name.rpartition('.')[2]}, function) for a class that isn't yours"
-            )
+        self.remedy = remedy
         super().__init__(
-            f"{path} has the type {type_name}, and no job key can be made of it: {reason}. {remedy}."
+            f"{path} has the type {type_name}, and no job key can be made of it: {reason}. {remedy}".rstrip()
         )
 
 

@@ -1,9 +1,16 @@
-"""The environment of programs that tests start."""
+"""The environment of programs that tests start, and what runs in it."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+
+import pytest
+
+needs_scoop = pytest.mark.skipif(
+    sys.version_info >= (3, 15), reason="SCOOP 0.7.2.0 calls load_module, which Python 3.15 has not"
+)
 
 
 def unmeasured(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -1546,10 +1546,10 @@ def test_decorating_a_coroutine_function_imports_no_asyncio() -> None:
     import subprocess
 
     code = (
-        "import sys\nfrom bencher_job import cached_job\n"
+        "import sys, wrapt\nbefore = set(sys.modules)\nfrom bencher_job import cached_job\n"
         "@cached_job\nasync def f(x):\n    return x\n"
         "f.sweep({'x': [1]}).plan()\n"
-        "sys.exit('asyncio' in sys.modules)"
+        "sys.exit('asyncio' in sys.modules.keys() - before)"  # wrapt 2 imports it
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.environment import needs_scoop
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DRAWN_IN_DOCS = Path(__file__).parents[1] / "docs" / "examples"
 COMPRESSION = EXAMPLES / "compression.py"
@@ -194,6 +196,7 @@ def test_a_level_that_is_none_is_told(tmp_path: Path) -> None:
     assert process.returncode == 2
 
 
+@needs_scoop
 def test_it_runs_on_scoop(tmp_path: Path) -> None:
     pytest.importorskip("scoop", reason="SCOOP is not installed: pip install 'bencher_job[scoop]'")
     output = run(
@@ -232,6 +235,7 @@ if __name__ == "__main__":
 """
 
 
+@needs_scoop
 def test_a_cached_function_runs_on_scoop_and_remembers(tmp_path: Path) -> None:
     pytest.importorskip("scoop", reason="SCOOP is not installed: pip install 'bencher_job[scoop]'")
     program, told = tmp_path / "program.py", tmp_path / "told.json"

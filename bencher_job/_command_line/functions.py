@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import _settings
 from .._function_cache import JobFunctionCache
+from .._keys import signature_of
 from .._stores import NullStore, Store, store_exists
 from .._views.cli.command import Command, Exit, Failed, Misused
 from .._views.cli.documents import add_json, print_document, record_fields
@@ -151,7 +152,7 @@ def _call(cache: JobFunctionCache, texts: list[str]) -> tuple[tuple[Any, ...], d
         given[name] = _value(value)
     positional = [
         parameter.name
-        for parameter in inspect.signature(cache.function).parameters.values()
+        for parameter in signature_of(cache.function).parameters.values()
         if parameter.kind is parameter.POSITIONAL_ONLY and parameter.name in given
     ]
     return tuple(given.pop(name) for name in positional), given

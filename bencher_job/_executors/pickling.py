@@ -10,6 +10,7 @@ globals.
 
 from __future__ import annotations
 
+import importlib
 import io
 import operator
 import pickle
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import cloudpickle
 
 from .._forks import renew_after_fork
+from .._keys.modules import is_lazy, lazy_name
 
 if TYPE_CHECKING:
     from .agreements import Met
@@ -40,9 +42,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return obj.reduce_for_worker(by_value=obj.__module__ in modules_by_value())
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
             raise pickle.PicklingError("an open file can't be sent to another process; send its path")
+        if is_lazy(obj):
+            name = lazy_name(obj)
+            return (_as_it_is, (obj.resolve(),)) if "." in name else (importlib.import_module, (name,))
         if isinstance(obj, CodeType):
             return self._reduce_code(obj)
-        reduced = super().reducer_override(obj)
+        try:
+            reduced = super().reducer_override(obj)
+        except Exception:  # from Python 3.14 on of an annotation, which may raise anything
+            if type(obj) is not FunctionType or not hasattr(obj, "__annotate__"):
+                raise
+            reduced = super().reducer_override(_with_annotations_as_written(obj))
         if _is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6:
             _keep_place(obj, reduced)
         return reduced
@@ -51,6 +61,28 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Let code keep its file's name, by which tracebacks and keys find its source; cloudpickle may drop it."""
         make, args = self.dispatch_table[CodeType](code)
         return make, (*args[:_FILE_NAME], code.co_filename, *args[_FILE_NAME + 1 :])
+
+
+def _with_annotations_as_written(function: FunctionType) -> FunctionType:
+    """Copy a function whose annotations can't be evaluated, as those below `if TYPE_CHECKING:`, with their text."""
+    from annotationlib import Format, get_annotations  # type: ignore[import-not-found]
+
+    twin = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    for name in ("__doc__", "__kwdefaults__", "__module__", "__qualname__", "__type_params__"):
+        setattr(twin, name, getattr(function, name))
+    vars(twin).update(vars(function))
+    twin.__annotations__ = get_annotations(function, format=Format.STRING)
+    return twin
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 _FILE_NAME: Final = 10

@@ -6,7 +6,7 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 
 from __future__ import annotations
 
-from .arguments import Call
+from .arguments import Call, signature_of
 from .editions import PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
 from .key import CodeScope, Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
@@ -28,4 +28,5 @@ __all__ = [
     "identity_of",
     "qualified_name",
     "register_hasher",
+    "signature_of",
 ]

@@ -8,19 +8,27 @@ handed over as objects, so no name of ours can meet one of the user's.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["NO_DEFAULT", "Binder", "Call", "receiver_of"]
+__all__ = ["NO_DEFAULT", "Binder", "Call", "receiver_of", "signature_of"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """What a function is called with, by position and by keyword."""
 
 NO_DEFAULT: Final = object()
 _EMPTY: Final = Parameter.empty
+_STARS: Final[dict[Any, str]] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+_AS_WRITTEN: Final[dict[str, Any]] = {}
+"""Python 3.14 evaluates annotations when they are read, and those below `if TYPE_CHECKING:` can't be."""
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _AS_WRITTEN["annotation_format"] = Format.STRING
 _ANYTHING: Final = Signature(
     [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
 )
@@ -34,6 +42,7 @@ class Binder:
 
     Attributes:
         names: the parameters that enter the key, in order.
+        labels: these names with the stars that they have in the signature.
         defaults: the default of each of these, `NO_DEFAULT` where it has none.
         bind: called as the function is, gives their values; raises the `TypeError` that the function would.
 
@@ -43,7 +52,7 @@ class Binder:
     (('model', 'c', 'seed'), ('svm', 1.0, 3))
     """
 
-    __slots__ = ("_parameters", "_spelled", "bind", "defaults", "names")
+    __slots__ = ("_parameters", "_spelled", "bind", "defaults", "labels", "names")
 
     def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
         signature, forwarded = _accepted(function)
@@ -56,6 +65,7 @@ class Binder:
             return _compile(function, parameters, body)
 
         self.names: tuple[str, ...] = tuple(parameter.name for parameter in kept)
+        self.labels: tuple[str, ...] = tuple(_STARS.get(each.kind, "") + each.name for each in kept)
         self.defaults: tuple[object, ...] = tuple(
             NO_DEFAULT if parameter.default is _EMPTY else parameter.default for parameter in kept
         )
@@ -121,6 +131,11 @@ class Binder:
         return tuple(positional), named
 
 
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """Give the signature that calls are bound to, with annotations as they are written."""
+    return _accepted(function)[0]
+
+
 def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
     """What a function accepts, and whether a decorator of its own forwards every call to what it wraps.
 
@@ -160,7 +175,9 @@ def _is_python(function: Callable[..., Any]) -> bool:
 
 def _signature(function: Callable[..., Any]) -> Signature:
     try:
-        return inspect.signature(function, follow_wrapped=not isinstance(function, FunctionType))
+        return inspect.signature(
+            function, follow_wrapped=not isinstance(function, FunctionType), **_AS_WRITTEN
+        )
     except (ValueError, TypeError):
         if not callable(function):
             raise

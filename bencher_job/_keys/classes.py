@@ -25,6 +25,7 @@ _MADE_BY_PYTHON: Final = frozenset(
         "__attrs_props__",
         "__callable_proto_members_only__",
         "__class_vars__",
+        "__classdictcell__",
         "__dataclass_fields__",
         "__dataclass_params__",
         "__dict__",
@@ -121,7 +122,7 @@ def _field(field: Any) -> tuple[Any, ...]:
 
 
 def _plain(value: Any) -> Any:
-    return dict(value) if type(value).__name__ == "mappingproxy" else value
+    return dict(value) if type(value).__name__ in {"frozendict", "mappingproxy"} else value
 
 
 def _is_generated(name: str, value: Any) -> bool:

@@ -28,7 +28,8 @@ from .._cores import cores
 from .._errors import UnkeyableArgument
 from .graph import Graph, Tangled
 from .names import qualified_name
-from .stand_ins import Attributes, Content, Named, Parts, Raised, Refusal, refuse, told
+from .refusals import leave_out, tell_key
+from .stand_ins import Attributes, Content, Named, Parts, Raised, Refusal, refuse, sentence, told
 from .treatments import Treatment, register_hasher, treatment_for
 
 __all__ = [
@@ -115,6 +116,8 @@ def encode_arguments(
 ) -> bytes:
     """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
 
+    The names are for errors, and have their stars: `**options`.
+
     With `methods` the code of the user's own classes counts with their objects, and with `libraries` the versions of
     the libraries that it names. A value that has none but is the
     very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
@@ -188,7 +191,7 @@ class Encoder:
         return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
 
     def _topmost(self, value: object, path: str, is_default: bool = False) -> bytes:
-        self._path = path
+        self._path = path.lstrip("*")
         try:
             return self.encode(value)
         except Refusal as refusal:
@@ -199,11 +202,10 @@ class Encoder:
         except Raised as raised:
             error = raised.error
         except RecursionError:
-            reason = "it is nested deeper than Python's recursion limit"
-            error = UnkeyableArgument(path, qualified_name(type(value)), reason)
+            error = _refused(value, path, "it is nested deeper than Python's recursion limit")
         except Tangled:
             reason = "its sets hold objects that refer to each other in too many ways to follow"
-            error = UnkeyableArgument(path, qualified_name(type(value)), reason)
+            error = _refused(value, path, reason)
         raise error
 
     def _topmost_once(self, known: Known, value: object, path: str, is_default: bool) -> bytes:
@@ -256,7 +258,8 @@ class Encoder:
             return b"#" + _hash(b"c" + hasher(obj, ""))
         except UnkeyableArgument as error:
             continues = error.path.startswith((".", "["))
-            refusal = Refusal(error.type_name, error.reason if continues else f"{error.path}: {error.reason}")
+            reason = error.reason if continues else f"{error.path}: {error.reason}"
+            refusal = Refusal(error.type_name, reason)
             refusal.steps += [error.path] if continues else []
             raise refusal from error
 
@@ -379,6 +382,11 @@ def _hash_content(tag: bytes, content: Content) -> bytes:
 def _threads(nbytes: int) -> int:
     """A number and not `blake3.AUTO`, whose threads a forked child doesn't have and would wait for."""
     return min(cores(), _MOST_THREADS) if nbytes >= _PARALLEL else 1
+
+
+def _refused(value: object, path: str, reason: str) -> Exception:
+    remedies = leave_out(path, ()), tell_key(type(value))
+    return UnkeyableArgument(path.lstrip("*"), qualified_name(type(value)), reason, sentence(*remedies))
 
 
 def _is_plain(value: object) -> bool:

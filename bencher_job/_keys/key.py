@@ -74,7 +74,7 @@ Identity = tuple[str, bytes, Edition | None]
 
 
 _State = tuple[Fingerprint, Edition, Binder, tuple[str, ...], tuple[object, ...], dict[bytes, str]]
-"""What belongs to a fingerprint: the edition, the binder with its names and defaults, and keys by encoded arguments."""
+"""What belongs to a fingerprint: the edition, the binder, its labels and defaults, and keys by encoded arguments."""
 
 
 class JobKeys:
@@ -183,13 +183,13 @@ class JobKeys:
             fingerprint = self.tracker.current()
             if state is None or state[0] is not fingerprint:
                 state = self._state_under(fingerprint)
-        _, edition, binder, names, defaults, keys = state
+        _, edition, binder, labels, defaults, keys = state
         values = binder.bind(*args, **kwargs)
         if self._places:
             values = self._with_contents(binder, values)
         seen: Seen = []
         bound = encode_arguments(
-            names, values, defaults, methods=self._methods, libraries=self._libraries, known=known, seen=seen
+            labels, values, defaults, methods=self._methods, libraries=self._libraries, known=known, seen=seen
         )
         key = keys.get(bound)
         if key is None:
@@ -295,6 +295,8 @@ class JobKeys:
                     binder.names[place],
                     qualified_name(type(values[place])),
                     f"by_content: {error}".removesuffix("."),
+                    "Pass the path of a file or a folder that can be read, "
+                    f"or take {binder.names[place]!r} out of by_content.",
                 ) from error
         return tuple(contents)
 
@@ -307,7 +309,7 @@ class JobKeys:
             prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
             name = qualified_name(self._function)
             edition = Edition(prefix, name, self._entering(binder), self._version_text, fingerprint)
-            state = self._state = fingerprint, edition, binder, binder.names, binder.defaults, {}
+            state = self._state = fingerprint, edition, binder, binder.labels, binder.defaults, {}
         return state
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import types
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from .provenance import is_own_file, is_own_module
 from .watch import ABSENT
 
-__all__ = ["import_own", "module_attribute"]
+__all__ = ["import_own", "is_lazy", "lazy_name", "module_attribute"]
+
+_LAZY: Final = getattr(types, "LazyImportType", ())
+
+
+def is_lazy(value: object) -> bool:
+    """Whether a value is what the statement `lazy import` of Python 3.15 leaves until its name is first read."""
+    return type(value) is _LAZY
+
+
+def lazy_name(lazy: object) -> str:
+    """Name what a lazy import is going to import.
+
+    A name without a dot is that of the module that it binds. One with dots may be that of a module, of what a module
+    defines, or of a submodule of what it binds.
+    """
+    return repr(lazy).removeprefix("<lazy_import '").removesuffix("'>")
 
 
 def module_attribute(module: ModuleType, attribute: str) -> Any:

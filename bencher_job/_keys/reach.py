@@ -18,7 +18,7 @@ from .hashing import Encoder, digest
 from .instances import classes_in
 from .libraries import distributions_of
 from .library_objects import options_of
-from .modules import module_attribute
+from .modules import import_own, is_lazy, lazy_name, module_attribute
 from .names import module_name, module_of, qualified_name
 from .parts import Edge, Part, Table
 from .pieces import attributes_in, items_in, leads_to_own_code, watch_pieces, wrapped_in
@@ -161,6 +161,9 @@ class Survey:
             name = f"{module_name(value.__name__)}.{attribute}"
             if attribute in OF_THE_MODULE:
                 return ("of the module", attribute)
+            held = vars(value).get(attribute, ABSENT)
+            if is_lazy(held):
+                return self.lazy_import(held, rest, vars(value), attribute, name)
             found = module_attribute(value, attribute)
             held = vars(value).get(attribute, ABSENT)
             self.watch.lookup(vars(value), attribute, held)
@@ -171,6 +174,25 @@ class Survey:
             value = found
         edge = self.with_attribute(self.global_value(value, name), value, rest, name)
         return (edge, *makers) if makers else edge
+
+    def lazy_import(
+        self, lazy: Any, attributes: Iterable[str], namespace: dict[str, Any], key: str, name: str
+    ) -> Edge:
+        """Follow what a lazy import will bind and attributes of it; somebody else's module need not be loaded."""
+        self.watch.lookup(namespace, key, lazy)
+        try:
+            module = lazy_name(lazy)
+            if "." not in module and import_own(module) is None:
+                return self.foreign(".".join((module, *attributes)))
+            value = lazy.resolve()
+        except ImportError:
+            return ("missing", name)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the module may raise anything, and the function may expect it
+            self.untracked[name] = type(error).__name__
+            return ("missing", name)
+        namespace[key] = value  # as Python does when the name is first read
+        self.watch.lookup(namespace, key, value)
+        return self.follow(value, attributes, name)
 
     def _maker_of_attributes(self, module: ModuleType) -> Iterator[Edge]:
         """Reach the function that a module has for the attributes that it doesn't hold."""

@@ -14,7 +14,7 @@ __all__ = ["Import", "Reads", "reads_of"]
 
 _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _CELL = frozenset({"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
-_LOCAL = frozenset({"LOAD_FAST", "LOAD_FAST_CHECK", "LOAD_FAST_LOAD_FAST", "STORE_FAST_LOAD_FAST"})
+_LOCAL = frozenset(name for name in dis.opmap if "LOAD_FAST" in name) - {"LOAD_FAST_AND_CLEAR"}
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _SET_ATTRIBUTE = frozenset({"STORE_ATTR", "DELETE_ATTR"})
 _JUMPS = frozenset({*dis.hasjrel, *dis.hasjabs})
@@ -133,7 +133,7 @@ def _loads(body: list[dis.Instruction]) -> Iterator[tuple[int, str, tuple[str, .
             continue
         names = instruction.argval
         if isinstance(names, tuple):  # one instruction for two variables
-            if instruction.opname == "LOAD_FAST_LOAD_FAST":
+            if instruction.opname.startswith("LOAD"):
                 yield position, instruction.opname, (names[0],)
             names = names[1]
         following = position + 1

@@ -1,10 +1,16 @@
-"""Knows which things have no value that two of them could share, only an identity or a life of their own."""
+"""What has no value that two of them could share, only an identity or a life of its own, and what to do about it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
-__all__ = ["NO_VALUE"]
+from .exports import exported_name
+from .provenance import is_own_class
+
+__all__ = ["NO_VALUE", "leave_out", "tell_key"]
 
 _LOCK: Final = "a lock has no value, only an identity"
 _STREAM: Final = "reading moves a stream on, and what it reads may change; pass what it holds, or its path"
@@ -47,3 +53,48 @@ _BY_REASON: Final = {
 
 NO_VALUE: Final = {name: reason for reason, names in _BY_REASON.items() for name in names.split()}
 """By the name that `rooted_name` gives to a class: why objects of it and of its subclasses have no key."""
+
+
+def leave_out(parameter: str, steps: Sequence[str]) -> str:
+    """Say how to leave a value out of the key, and nothing else with it.
+
+    Args:
+        parameter: the parameter that it came in, with its stars.
+        steps: the way from the parameter's value to it.
+    """
+    if not steps and not parameter.startswith("*"):
+        ignored = repr(parameter)
+    elif parameter.startswith("**") and len(steps) == 1 and steps[0] != f"[{parameter[2:]!r}]":
+        ignored = steps[0][1:-1]
+    else:
+        return (
+            "pass it as a keyword argument of its own, and leave that out of the key with ignore=(its name,)"
+        )
+    return f"leave it out of the key with ignore=({ignored},) if results don't depend on it"
+
+
+def tell_key(cls: type) -> str:
+    """Say how the objects of a class can get a key; empty where nothing in a program can name the class.
+
+    >>> import sqlite3
+    >>> tell_key(sqlite3.Connection)
+    'call register_hasher(sqlite3.Connection, function), where function(value) returns what makes two of them the same'
+    """
+    same = "returns what makes two of them the same"
+    if is_own_class(cls):
+        name = cls.__qualname__.rpartition("<locals>.")[2]
+        return f"give the class {name} a method __job_key__(self) that {same}" if _is_written(cls) else ""
+    exported = exported_name(cls)
+    if exported is None or exported[0] == "builtins":
+        return ""
+    return f"call register_hasher({exported[1]}, function), where function(value) {same}"
+
+
+def _is_written(cls: type) -> bool:
+    """Whether a class comes of a `class` statement, as far as anybody can tell, and not of a call."""
+    if "<locals>" in cls.__qualname__:
+        return True
+    try:
+        return isinstance(attrgetter(cls.__qualname__)(sys.modules.get(cls.__module__)), type)
+    except AttributeError:
+        return False

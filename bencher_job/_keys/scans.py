@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .classes import attributes_of
 from .exports import exported_name, foreign_name
 from .facts import Facts, facts_of
-from .modules import import_own
+from .modules import import_own, is_lazy, lazy_name
 from .names import module_name, module_of
 from .parts import Edge, Part
 from .watch import ABSENT
@@ -112,6 +112,9 @@ def _globals_of(survey: Survey, function: FunctionType, facts: Facts) -> Iterabl
             continue
         if name in facts.written_only and type(value) in _PLAIN:
             continue
+        if is_lazy(value):
+            yield (".".join(chain), survey.lazy_import(value, chain[1:], namespace, name, f"{module}.{name}"))
+            continue
         survey.watch.lookup(namespace, name, value)
         if value is not ABSENT:
             yield (".".join(chain), survey.follow(value, chain[1:], f"{module}.{name}"))
@@ -134,7 +137,9 @@ def name_libraries(survey: Survey, function: FunctionType) -> None:
         if value is ABSENT or chain[0] in OF_THE_MODULE:
             continue
         survey.watch.lookup(namespace, chain[0], value)
-        if isinstance(value, ModuleType):
+        if is_lazy(value):
+            survey.foreign(".".join((lazy_name(value), *chain[1:])))
+        elif isinstance(value, ModuleType):
             survey.foreign(".".join((value.__name__, *chain[1:])))
         elif isinstance(value, FunctionType | type):
             survey.foreign(foreign_name(value))
@@ -214,12 +219,15 @@ def scan_module(survey: Survey, module: ModuleType, part: Part) -> Edge:
     survey.watch.members(vars(module))
     members = vars(module).copy()
     names = sorted(name for name in members if name not in _NO_MEMBERS)
-    return ("module", tuple((name, _member(survey, members[name], f"{part.name}.{name}")) for name in names))
+    return ("module", tuple((name, _member(survey, module, name, members[name], part)) for name in names))
 
 
-def _member(survey: Survey, value: Any, name: str) -> Edge:
+def _member(survey: Survey, module: ModuleType, key: str, value: Any, part: Part) -> Edge:
     """Reach a member of a module, of which nobody knows whether it is used."""
+    name = f"{part.name}.{key}"
     try:
+        if is_lazy(value):
+            return survey.lazy_import(value, (), vars(module), key, name)
         return survey.global_value(value, name)
     except Exception as error:  # noqa: BLE001 - an object that nobody may use may raise anything when it is looked at
         survey.untracked[name] = type(error).__name__

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from .._errors import UnkeyableArgument
 from .names import module_of, qualified_name
+from .provenance import is_own_class
+from .refusals import leave_out, tell_key
 
 __all__ = [
     "Attributes",
@@ -48,20 +50,35 @@ class Content(NamedTuple):
 
 
 class Refusal(Exception):  # nobody sees it: it becomes an UnkeyableArgument
-    """A value has no key; while this unwinds, each container it passes adds its step to the path."""
+    """A value has no key; while this unwinds, each container it passes adds its step to the path.
 
-    def __init__(self, type_name: str, reason: str) -> None:
+    Attributes:
+        steps: the way from the refused value outwards.
+        remedy: what to do about a class on this way: the user's innermost, or else the outermost.
+    """
+
+    def __init__(self, type_name: str, reason: str, remedy: str = "") -> None:
         super().__init__(type_name, reason)
         self.type_name = type_name
         self.reason = reason
         self.steps: list[str] = []
+        self.remedy = remedy
+        self._is_final = False
 
-    def at(self, path: str) -> UnkeyableArgument:
-        """The error that the caller sees, for a value that goes by `path`."""
+    def at(self, parameter: str) -> UnkeyableArgument:
+        """The error that the caller sees, for a value that came in a parameter, which has its stars."""
         steps = self.steps[::-1]
+        remedies = [leave_out(parameter, steps), self.remedy]
         if len(steps) > 20:
             steps = [*steps[:10], "...", *steps[-10:]]
-        return UnkeyableArgument(path + "".join(steps), self.type_name, self.reason)
+        path = parameter.lstrip("*") + "".join(steps)
+        return UnkeyableArgument(path, self.type_name, self.reason, sentence(*remedies))
+
+    def passes(self, cls: type, remedy: str | None = None) -> None:
+        """Note that an object of a class holds the value, and what can be done about that class."""
+        if not self._is_final:
+            self.remedy = remedy or tell_key(cls) or self.remedy
+            self._is_final = remedy is not None or is_own_class(cls)
 
 
 class Raised(Exception):  # nobody sees it: the error that it carries reaches the caller
@@ -117,4 +134,10 @@ def told(error: BaseException) -> str:
 
 def refuse(cls: type, reason: str) -> Refusal:
     """The refusal of a value of this class."""
-    return Refusal(qualified_name(cls), reason)
+    return Refusal(qualified_name(cls), reason, tell_key(cls))
+
+
+def sentence(*remedies: str) -> str:
+    """Join what can be done, as a sentence."""
+    text = ", or ".join(filter(None, remedies))
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

@@ -20,7 +20,9 @@ __all__ = [
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 # Fields that change nothing at run time, or that the rest of the tree implies.
-_SILENT = frozenset({"annotation", "ctx", "kind", "returns", "type_comment", "type_ignores", "type_params"})
+_SILENT = frozenset(
+    {"annotation", "ctx", "is_lazy", "kind", "returns", "type_comment", "type_ignores", "type_params"}
+)
 # What is evaluated outside of the function: the objects that came of it are part of the fingerprint instead.
 _OUTSIDE = frozenset({"decorator_list", "defaults", "kw_defaults", "name"})
 _WRITERS = frozenset(

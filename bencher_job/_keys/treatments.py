@@ -86,7 +86,16 @@ def treatment_for(cls: type) -> Treatment:
 def _with_its_code(cls: type, treatment: Treatment) -> Treatment:
     if not is_own_class(cls) or issubclass(cls, type):
         return treatment
-    return lambda encoder, value: encoder.with_methods(treatment(encoder, value), cls)
+
+    def with_its_code(encoder: Encoder, value: Any) -> bytes:
+        try:
+            encoding = treatment(encoder, value)
+        except Refusal as refusal:
+            refusal.passes(cls)
+            raise
+        return encoder.with_methods(encoding, cls)
+
+    return with_its_code
 
 
 def _of_the_user(cls: type) -> Treatment | None:
@@ -198,7 +207,15 @@ def _by_hasher(cls: type, function: Callable[[Any], object]) -> Treatment:
         except Exception as error:
             reason = f"the function that register_hasher was given for it raised {told(error)}"
             raise refuse(cls, reason) from error
-        return encoder.graph.leave(value, encoder.wrap(header, stand_in))
+        try:
+            encoding = encoder.wrap(header, stand_in)
+        except Refusal as refusal:
+            name = qualified_name(cls)
+            refusal.passes(
+                cls, f"let the function that register_hasher was given for {name} return what can be keyed"
+            )
+            raise
+        return encoder.graph.leave(value, encoding)
 
     return treatment
 
@@ -222,6 +239,8 @@ def _by_job_key(encoder: Encoder, value: Any) -> bytes:
     try:
         encoding = encoder.wrap(_header(b"k", name), key)
     except Refusal as refusal:
+        cls = type(value)
+        refusal.passes(cls, f"let {cls.__qualname__}.__job_key__ return what can be keyed")
         refusal.steps.append(".__job_key__()")
         raise
     return encoder.graph.leave(value, encoding)
@@ -234,7 +253,12 @@ def _by_reduction(encoder: Encoder, value: Any) -> bytes:
     if known is not None:
         return known
     header = _header(b"o", qualified_name(type(value)))
-    return encoder.graph.leave(value, encoder.wrap(header, reduced(value)))
+    try:
+        encoding = encoder.wrap(header, reduced(value))
+    except Refusal as refusal:
+        refusal.passes(type(value))
+        raise
+    return encoder.graph.leave(value, encoding)
 
 
 def _class(encoder: Encoder, cls: type) -> bytes:

@@ -185,6 +185,7 @@ _CONTAINERS = {
     "collections.ChainMap": StandIn(
         lambda value: Attributes(maps=value.maps), internal=frozenset({"maps"}), is_open=True
     ),
+    "frozendict": StandIn(dict),
     "mappingproxy": StandIn(dict),
     "types.SimpleNamespace": StandIn(lambda value: Attributes(value.__dict__)),
     "range": StandIn(lambda value: (value.start, value.stop, value.step), leaf=True),

@@ -7,6 +7,8 @@ pass: subclass one in a pytest module, and give it the fixture that it names.
 
 from __future__ import annotations
 
+import sys
+
 from .._stability import assert_stable_key
 from .executors import ExecutorContract, LostWorkerContract
 from .stores import StoreContract
@@ -22,5 +24,7 @@ __all__ = [
 ]
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__  # where it is looked for, whichever file it stands in
+    getattr(
+        sys.modules[__name__], _name
+    ).__module__ = __name__  # where it is looked for, whichever file it stands in
 del _name

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import needs_scoop
+
 ROOT = Path(__file__).parents[2]
 INSIDE = Path(__file__).with_name("contract_inside.py")
 SCOOP = ("-m", "scoop", "-q", "-n", "3")
@@ -38,6 +40,7 @@ def failures(out):
     return {name: text for name, text in out.items() if text}
 
 
+@needs_scoop
 def test_scoop_passes_the_contract_of_executors(script):
     assert failures(script.run(RUN_CONTRACT, *SCOOP, CONTRACT_OF="SCOOP")) == {}
 

@@ -11,6 +11,9 @@ import psutil
 import pytest
 
 from bencher_job._cores import InnerThreads
+from tests.environment import needs_scoop
+
+pytestmark = needs_scoop
 
 SCOOP = ("-m", "scoop", "-q", "-n", "3")
 PATIENCE = 20.0

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import ast
+import dis
 import textwrap
 
 import pytest
 
+from bencher_job._keys import reads
 from bencher_job._keys.reads import Import, reads_of
 from bencher_job._keys.syntax import syntax_digest, written_only
 
@@ -56,6 +58,12 @@ def test_cells_are_read_by_nested_functions_too() -> None:
         ("from a import b as c, d; c.e(x); d(x)", [Import(0, "a", ("b", "e")), Import(0, "a", ("d",))]),
         ("from . import a; a.b(x)", [Import(1, "", ("a", "b"))]),
         ("from ..a import b; (lambda: b.c)()", [Import(2, "a", ("b", "c"))]),
+        (
+            "import a, b; y = x; g(y, a.c); g(b.d, a.e)",
+            [Import(0, "a", ("c",)), Import(0, "a", ("e",)), Import(0, "b", ("d",))],
+        ),
+        ("import a; y = 1; a.b", [Import(0, "a", ("b",))]),
+        ("import a; [a.b for y in x if a.c]", [Import(0, "a", ("b",)), Import(0, "a", ("c",))]),
         ("import a", [Import(0, "a")]),
         ("from a import b", [Import(0, "a", ("b",))]),
         (
@@ -72,6 +80,14 @@ def test_imports_are_read_with_their_attributes(statements: str, expected: list[
     namespace: dict[str, object] = {}
     exec(f"def f(x): {statements}", namespace)
     assert list(reads_of(namespace["f"].__code__).imports) == expected
+
+
+def test_each_instruction_of_this_python_that_loads_a_name_is_known() -> None:
+    loading = {name for name in dis.opmap if "LOAD" in name}
+    named = {dis.opname[code] for code in {*dis.haslocal, *dis.hasname, *dis.hasfree}}
+    others = {"LOAD_CLOSURE", "LOAD_FAST_AND_CLEAR"} | {name for name in loading if "SUPER" in name}
+    known = reads._GLOBAL | reads._CELL | reads._LOCAL | reads._ATTRIBUTE | others
+    assert loading & named <= known
 
 
 @pytest.mark.parametrize(

@@ -136,13 +136,11 @@ LOCK = threading.Lock()
         (LOCK.acquire, "cfg.__self__"),
     ],
 )
-def test_the_error_names_the_place_the_type_and_the_remedies(value, path):
+def test_the_error_names_the_place_and_the_type(value, path):
     with pytest.raises(UnkeyableArgument, match="a lock has no value, only an identity") as caught:
         encode_arguments(("other", "cfg"), (1, value))
     assert caught.value.path == path
     assert caught.value.type_name == "_thread.lock"
-    for remedy in ("ignore=('cfg',)", "__job_key__", "register_hasher(lock"):
-        assert remedy in str(caught.value)
 
 
 def test_a_long_path_is_abridged():
