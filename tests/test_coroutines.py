@@ -158,7 +158,6 @@ def test_inside_a_run_the_job_is_known_and_its_files_are_its_own() -> None:
     async def main() -> None:
         (key, path), (other, _) = await asyncio.gather(written("a"), written("b"))
         assert (key, other) == (written.key("a"), written.key("b"))
-        assert key[:16] in path
         assert current_job_key() is None
         (record,) = [record for record in written.cache.records() if record.key == key]
         assert record.media is not None
