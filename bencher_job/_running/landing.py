@@ -20,7 +20,7 @@ from .._keys.fingerprint import Fingerprint, libraries_in_arguments
 from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
 from .._record import Draft, Origin
-from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump
+from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump_result
 from .._version import VERSION
 from .flights import Flight, flights_of
 
@@ -78,7 +78,8 @@ class Landing:
         Raises:
             Exception: whatever the pickling of the value raises.
         """
-        return dump(self.outcome.value) if self.outcome.payload is None else self.outcome.payload
+        given = self.outcome.payload
+        return dump_result(self.outcome.value, self.run.job.function) if given is None else given
 
     def written(self) -> Deposit | None:
         """Give the file that the worker has written, if it has, and nobody has removed it meanwhile."""
