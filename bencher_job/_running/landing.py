@@ -135,6 +135,7 @@ class Landing:
             run.flight.claim,
             run.keeping.compression,
             None if ttl is None else time.time() + ttl,
+            attributes=None if job.keys is None else job.keys.attributes(job.job_key),
         )
 
 
