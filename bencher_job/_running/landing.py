@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _media
 from .._errors import BencherJobError
-from .._executors import Outcome
+from .._executors import Outcome, told
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
@@ -270,16 +270,24 @@ def _give_back(store: Store, claim: Claim | None) -> None:
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
     try:
         store.put_many(entries)
-    except StoreFailure as error:
+    except Exception as error:  # noqa: BLE001 - whatever a store raises, those who wait get their values
+        if not isinstance(error, StoreFailure):
+            _log.warning("a store has failed", exc_info=True)
         if len(entries) > 1:  # one of them may be what doesn't fit
             for entry in entries:
                 _put(store, [entry], unsaved)
         else:
             (entry,) = entries
-            unsaved.append(f"The result of {entry.record} can't be kept in {store.directory} ({error})")
+            unsaved.append(
+                f"The result of {entry.record} can't be kept in {store.directory} ({_told(error)})"
+            )
             if isinstance(entry.payload, Deposit) and store.directory is not None:
                 discard(store.directory, entry.payload)
             _give_back(store, entry.claim)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, StoreFailure) else told(error)
 
 
 def outcome_of(done: Future[Any]) -> Outcome:
