@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -176,8 +176,8 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         elif run.store.directory is not None:
             job = run.job
             changed = _changed(job) if job.has_changed or job.files else None
-            if changed is None and job.edition is not None:
-                changed = _of_another_library(job, job.edition.fingerprint, landing.outcome)
+            if changed is None:
+                changed = _of_another_library(job, landing.outcome)
             if changed is not None:
                 unsaved.append(changed)
                 landing.discard_written()
@@ -217,18 +217,16 @@ _said: set[str] = set()
 """What was said of the libraries of functions, once in this process."""
 
 
-def _of_another_library(job: Job, fingerprint: Fingerprint, outcome: Outcome) -> str | None:
+def _of_another_library(job: Job, outcome: Outcome) -> str | None:
     """Say why nobody knows that a result is of the versions in its key; nothing where that was said before."""
-    with_code = fingerprint.counts_all and job.bound.startswith(WITH_CODE)
-    if not (outcome.other_versions or fingerprint.libraries or with_code):
+    libraries = {} if job.edition is None else _libraries_of(job, job.edition.fingerprint)
+    if not (outcome.other_versions or libraries):
         return None
     name = qualified_name(job.function)
     if others := outcome.other_versions:
         those = ", ".join(f"{each} {there} instead of {ours}" for each, ours, there in others)
         said = f"The result of {name} is not kept: a worker has {those}. Install the same versions there"
-    elif others := other_versions(
-        {**fingerprint.libraries, **(libraries_in_arguments() if with_code else {})}
-    ):
+    elif others := other_versions(libraries):
         those = ", ".join(each for each, _, _ in others)
         versions = ", ".join(f"{then} is in the key, and here is {here}" for _, then, here in others)
         said = (
@@ -242,6 +240,12 @@ def _of_another_library(job: Job, fingerprint: Fingerprint, outcome: Outcome) ->
         return ""
     _said.add(said)
     return said
+
+
+def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
+    if fingerprint.counts_all and job.bound.startswith(WITH_CODE):
+        return {**fingerprint.libraries, **libraries_in_arguments()}
+    return fingerprint.libraries
 
 
 def _fail(run: Run, error: BaseException) -> None:
