@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,6 +18,7 @@ from ._executors import Executors, PoolSettings, StartMethod, inside_worker
 from ._forks import renew_after_fork
 from ._future import InLineResult, JobFuture, Settles
 from ._job import Job
+from ._keys.names import seen_by
 from ._loops import Caller, Strand, caller, is_coroutine_function
 from ._options import tuple_of
 from ._running.attempts import Attempts, RetryOn, seconds_of
@@ -101,6 +103,9 @@ class FutureCache(Contents, Settles):
 
     _of_coroutines = False
     """Whether all its jobs are coroutine functions."""
+
+    _imported_copy: object = None
+    """The function of all its jobs, if it is of the imported copy of the program that runs."""
 
     def __init__(
         self,
@@ -195,7 +200,9 @@ class FutureCache(Contents, Settles):
         found = Prefetched(store, store.puts)
         hits = store.get_many(keys, mapped=self.mapped)
         found.seconds = hits.seconds()
-        for key, error in hits.load(found).items():
+        with nullcontext() if self._imported_copy is None else seen_by(self._imported_copy):
+            problems = hits.load(found)
+        for key, error in problems.items():
             del found.seconds[key]
             warn_unloadable(key, error)
         return found
@@ -334,7 +341,7 @@ class FutureCache(Contents, Settles):
         """Give the value of what was found of a key, counted as a hit, or `MISS`."""
         if isinstance(hit, Miss):
             return MISS
-        value = load(key, hit)
+        value = load(key, hit, self._imported_copy)
         if value is not MISS:
             self._counts.hit(hit.seconds)
         return value

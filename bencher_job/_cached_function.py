@@ -74,7 +74,9 @@ class FunctionDoc:
             return self._of_class
         doc: str | None = cached.__wrapped__.__doc__
         frame = sys._getframe(1)  # noqa: SLF001 - pydoc asks nothing else
-        while frame.f_back is not None and frame.f_globals.get("__name__") == "inspect":  # by which 3.15's asks
+        while (
+            frame.f_back is not None and frame.f_globals.get("__name__") == "inspect"
+        ):  # by which 3.15's asks
             frame = frame.f_back
         if frame.f_globals.get("__name__") != "pydoc":
             return doc

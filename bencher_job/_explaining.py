@@ -41,7 +41,7 @@ def explain(
 ) -> Explanation:
     """Explain one call of a function, by its key and its named arguments.
 
-    `attributes` gives what the attributes of the arguments were of a call, by its key, as far as that is known.
+    `attributes` gives what the attributes of the arguments were of a call of this process, by its key.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -63,7 +63,8 @@ def explain(
     nearest = _nearest(store, bound, edition, shown, ignored)
     if nearest is None:
         return plain
-    seen = attributes(nearest[1].key), attributes(key)
+    other = nearest[1].key
+    seen = attributes(other) or store.history.attributes(other), attributes(key)
     return _compared(plain, *nearest, edition.as_past(), ignored, seen)
 
 

@@ -48,7 +48,7 @@ class ArgumentChange:
     before: Any
     now: Any
     attributes: tuple[str, ...] = ()
-    """Attributes of it that differ, where the other call was made in this process."""
+    """Attributes of it that differ, as far as those of the other call are kept."""
 
     def __str__(self) -> str:
         if type(self.before) is type(self.now) and repr(self.before) == repr(self.now):

@@ -17,6 +17,7 @@ from ._future import JobFuture
 from ._held import Held
 from ._job import Job, check_text
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
+from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
 from ._recall import NOTHING_KNOWN, Unanswered, answering, learn
 from ._record import Record
@@ -82,6 +83,7 @@ class JobFunctionCache(FutureCache):
         super().__init__(executor, overwrite, cache_name, tag_index, size_limit, cache_samples, **options)
         self.function = function
         self.tag = tag
+        self._imported_copy = function if is_imported_copy(function) else None
         self.keys = JobKeys(
             function,
             ignore=ignore,
@@ -194,7 +196,13 @@ class JobFunctionCache(FutureCache):
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
         """Give the value of a call that is at hand, or `MISS`; one that was answered before is learnt by its bytes."""
         value, kept = self._at_hand(identity[0])
-        if call is not None and value is not MISS and kept is not None and kept.uses > 1:
+        if (
+            call is not None
+            and value is not MISS
+            and kept is not None
+            and kept.uses > 1
+            and self._imported_copy is None  # whose hits are not unpickled as others are
+        ):
             learn(self, call, identity[2], kept, value)
         return value
 

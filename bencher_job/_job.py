@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ._held import Held, can_not_change
 from ._keys import Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
+from ._keys.fingerprint import libraries_in_arguments
+from ._keys.hashing import WITH_CODE
+from ._keys.libraries import other_versions
 from ._loops import is_coroutine_function, run_to_end
 from ._media import RUNNING, RunningJob, running_as
 from ._words import is_writable
 
 if TYPE_CHECKING:
+    from ._keys.agreement import Agreement
     from ._stores.entries.deposits import Depository
 
 __all__ = ["Job", "check_key", "check_text", "run_as", "run_job"]
@@ -154,7 +159,11 @@ class Job:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Of what the key was made of, the code can't travel; a word on what it was does.
-        agreement = self.agreement if self.edition is None else _agreement_on(self.edition)
+        agreement = self.agreement
+        if self.edition is not None:
+            with_code = self.edition.fingerprint.counts_all and self.bound.startswith(WITH_CODE)
+            libraries = libraries_in_arguments() if with_code else {}
+            agreement = _agreement_on(self.edition, tuple(libraries.items()))
         arguments = None if self.arguments is self.job_args else self.arguments
         call = self.job_id, self.function, self.job_args, self.job_key, self.tag, self.positional, arguments
         return _unpickled, (*call, self.files, self.media_folder, agreement)
@@ -163,14 +172,17 @@ class Job:
         """Call the function with the arguments, the plain one where it is cached: the job's own cache has been asked.
 
         Raises:
-            CodeMismatch: when the job was pickled by a process with other code.
+            CodeMismatch: when the job was pickled by a process with other code, or other versions of the libraries in
+                its key.
             BaseException: what the function raises.
         """
         function = self.function
         if self.agreement:
             from ._keys.agreement import refuse_other_code  # takes long to import, and few jobs are unpickled
 
-            refuse_other_code(function, _differences(self.agreement, edition_of(function)))
+            # The value goes its own way, without a word on the versions, so that somebody would store it.
+            others = other_versions(_agreed(self.agreement).libraries)
+            refuse_other_code(function, _differences(self.agreement, edition_of(function)), others)
         if getattr(type(function), "_bencher_job_cached", False):
             function = function.__wrapped__  # type: ignore[attr-defined]
         return function(*self.positional, **self.job_args)
@@ -224,17 +236,24 @@ def _unpickled(
 
 
 @functools.lru_cache(maxsize=64)
-def _agreement_on(edition: Edition) -> bytes:
+def _agreement_on(edition: Edition, libraries: tuple[tuple[str, str], ...]) -> bytes:
+    """Make the agreement on a function, and on versions of the libraries that the code of its arguments names."""
     from ._keys.agreement import agreement_on  # takes long to import, and few jobs are pickled
 
-    return pickle.dumps(agreement_on(edition.fingerprint))
+    agreed = agreement_on(edition.fingerprint)
+    return pickle.dumps(replace(agreed, libraries={**agreed.libraries, **dict(libraries)}))
+
+
+@functools.lru_cache(maxsize=64)
+def _agreed(agreement: bytes) -> Agreement:
+    agreed: Agreement = pickle.loads(agreement)
+    return agreed
 
 
 @functools.lru_cache(maxsize=64)
 def _differences(agreement: bytes, _: Edition) -> tuple[str, ...]:
     """Look again only where the function is no longer the edition that it was: that takes milliseconds."""
-    differing: tuple[str, ...] = pickle.loads(agreement).differences()
-    return differing
+    return _agreed(agreement).differences()
 
 
 def _identity_by(keys: JobKeys) -> Callable[..., Identity]:

@@ -7,6 +7,9 @@ import io
 import json
 import pickle
 import sqlite3
+import subprocess
+import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from rich.console import Console
 
 from bencher_job import Cause, Executors, Explanation, FutureCache, Job, JobFunctionCache, cached_job
 from tests.conftest import WriteModule
+from tests.environment import unmeasured
 
 STUDY = """
     from bencher_job import cached_job
@@ -142,6 +146,104 @@ def test_each_attribute_that_differs_is_named() -> None:
     model.options["depth"] = 2
     model.rate = 4
     assert "model.options and model.rate differ" in str(total.explain(model))
+
+
+MODELS = """
+    import sys
+    from bencher_job import cached_job
+
+    class Model:
+        def __init__(self, rate, made_by, others=0):
+            self.rate, self.made_by = rate, made_by
+            vars(self).update({f"other_{number}": number for number in range(others)})
+
+        def __repr__(self):
+            return "<Model>"
+
+    class Slotted:
+        __slots__ = ("made_by",)
+
+        def __init__(self, made_by):
+            self.made_by = made_by
+
+        __repr__ = Model.__repr__
+
+    MADE = {
+        "object": lambda name: Model(3, name),
+        "slots": lambda name: Slotted(name),
+        "nested": lambda name: Model(3, {"name": [name]}),
+        "plain": lambda name: name,
+        "many": lambda name: Model(3, name, others=100),
+        "long": lambda name: Model(3, {name: "x" * 100_000}),
+    }
+
+    @cached_job
+    def total(model, x=1):
+        return x
+
+    name, *kinds = sys.argv[1:]
+    for kind in kinds:
+        if name == "first":
+            total(MADE[kind](name))
+            total.sweep({"x": [2, 3]}, repeats=2, model=MADE[kind](name)).run(progress=False)
+        else:
+            for x in (1, 2):
+                print(*(change.attributes for change in total.explain(MADE[kind](name), x).arguments_changed))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("object", ("made_by",)),
+        ("slots", ("made_by",)),
+        ("nested", ("made_by",)),
+        ("long", ("made_by",)),
+        ("many", ()),  # of so many none are kept
+        ("plain", ()),
+    ],
+)
+def test_attributes_that_differ_between_processes_are_named(
+    tmp_path: Path, kind: str, expected: tuple[str, ...]
+) -> None:
+    (tmp_path / "study.py").write_text(textwrap.dedent(MODELS))
+    environment = {**unmeasured(), "BENCHER_JOB_CACHE_DIR": str(tmp_path / "cachedir")}
+
+    def run(name: str) -> str:
+        command = [sys.executable, "-W", "error", "study.py", name, kind]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    run("first")
+    assert run("second") == f"{expected}\n" * 2
+    database = sqlite3.connect(next((tmp_path / "cachedir").rglob("cache.db")))
+    kept = [attributes for (attributes,) in database.execute("SELECT attributes FROM Cache")]
+    database.close()
+    assert len(kept) == 5
+    assert all((attributes is not None) == bool(expected) for attributes in kept)
+
+
+def test_damaged_digests_of_attributes_name_none() -> None:
+    @cached_job
+    def total(model: Counting) -> int:
+        return model.rate
+
+    total(Counting(3))
+    total.cache.keys._attributes.clear()
+    database = sqlite3.connect(next(Path(total.cache.cache.directory or "").rglob("cache.db")))
+    for damaged in (
+        b"{",
+        b"[1]",
+        b'{"model.rate": 1}',
+        "\ud800".encode("utf-8", "surrogatepass"),
+        7,
+        b"[" * 9999,
+    ):
+        with database:
+            database.execute("UPDATE Cache SET attributes = ?", (damaged,))
+        assert total.explain(Counting(4)).arguments_changed[0].attributes == ()
+    database.close()
 
 
 class CountingStudy:

@@ -265,6 +265,84 @@ def test_a_worker_with_the_same_versions_keeps_its_results(site: Site) -> None:
     assert told == ["(2, '1.6.1')", "True 0", "(1, '1.6.1')", "True", "(1, '1.6.1') True"]
 
 
+OWN_POOL = """
+    import pickle, sys
+    if __name__ == "__mp_main__":
+        sys.path.insert(0, sys.argv[1])
+    import sklearnish
+    from bencher_job import CodeMismatch, FutureCache, Job, JobFuture, cached_job, run_job
+
+    def prefer(folder):
+        sys.path.insert(0, folder)
+
+    class Model:
+        def fit(self, x):
+            return sklearnish.fit(x)
+
+    def score(x):
+        return sklearnish.fit(x)
+
+    def of_a_model(model):
+        return model.fit(1)
+
+    @cached_job(libraries=False)
+    def careless(x):
+        return sklearnish.fit(x)
+
+    def plain(x):
+        return x
+
+    if __name__ == "__main__":
+        from concurrent.futures import ProcessPoolExecutor
+        import multiprocessing
+        jobs = [
+            Job("plain", plain, {"x": 1}),
+            Job("careless", careless, {"x": 1}),
+            Job("score", score, {"x": 1}),
+            Job("model", of_a_model, {"model": Model()}),
+        ]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, FutureCache() as cache:
+            for job in jobs:
+                future = JobFuture(job, future=pool.submit(run_job, job), cache=cache)
+                try:
+                    print(job.job_id, future.result(), cache.has(job.job_key))
+                except CodeMismatch as error:
+                    print(job.job_id, *error.differs, "same versions" in str(error), cache.has(job.job_key))
+        options = {"initializer": prefer, "initargs": (sys.argv[1],), "cache_name": "own"}
+        with FutureCache("multiprocessing", **options) as cache:
+            job = pickle.loads(pickle.dumps(jobs[2]))
+            print("unpickled", cache.submit(job).result())
+            cache.wait()
+            print(cache.has(job.job_key))
+"""
+
+
+def test_a_job_in_a_pool_of_the_user_s_runs_with_the_versions_in_its_key_only(
+    site: Site, tmp_path: Path
+) -> None:
+    assert site.run(OWN_POOL, arguments=(str(site.folder),)) == [
+        "plain 1 True",
+        "careless (1, '1.6.1') True",
+        "score (1, '1.6.1') True",
+        "model (1, '1.6.1') True",
+        "unpickled (1, '1.6.1')",
+        "True",
+    ]
+    other = Site(tmp_path / "other")
+    other.install("scikit-learn", "1.7.0", sklearnish____init__=LEARN.format("1.7.0"))
+    told = site.run(OWN_POOL, arguments=(str(other.folder),), BENCHER_JOB_CACHE_DIR=str(tmp_path / "second"))
+    assert [line for line in told if not line.startswith("warning")] == [
+        "plain 1 True",
+        "careless (1, '1.7.0') True",
+        "score scikit-learn 1.7.0 instead of 1.6.1 True False",
+        "model scikit-learn 1.7.0 instead of 1.6.1 True False",
+        "unpickled (1, '1.7.0')",
+        "False",
+    ]
+    (warning,) = (line for line in told if line.startswith("warning"))
+    assert "a worker has scikit-learn 1.7.0 instead of 1.6.1" in warning
+
+
 def test_nothing_of_importlib_metadata_is_loaded(site: Site) -> None:
     before = "import sys; before = set(sys.modules)"
     told = site.run(

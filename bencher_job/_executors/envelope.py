@@ -20,9 +20,11 @@ from typing import Any, Final, NamedTuple
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
+from .._keys.names import seen_by
 from .._settings import follow_override
 from .._stores.entries.codec import Buffer, Payload, dump
 from .._stores.entries.deposits import LARGE, Deposit, DepositLost, write_deposit
+from .._stores.entries.located import dump_result
 from .base import OtherVersions, Outcome, Place, as_worker, here, leave_if_forked, this_process, told
 from .pickling import HomewardPickler, dumps
 from .raised import dump_error, load_error
@@ -159,7 +161,7 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Re
             started, clock = time.time(), time.perf_counter()
             value = _run(call)
         seconds = time.perf_counter() - clock
-        kind, payload = _dump_value(value)
+        kind, payload = _dump_value(value, call.function)
         leave_if_forked(pid)
         may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
         others = other_versions(call.libraries) if call.libraries else ()
@@ -199,9 +201,9 @@ def _run(call: Call) -> Any:
     return run_job(job)
 
 
-def _dump_value(value: object) -> tuple[Kind, Payload]:
+def _dump_value(value: object, function: object) -> tuple[Kind, Payload]:
     with suppress(Exception):  # whatever plain pickle refuses may still go by value
-        return Kind.PLAIN, dump(value)
+        return Kind.PLAIN, dump_result(value, function)
     try:
         return Kind.BY_VALUE, dump(value, _homeward)
     except Exception as problem:
@@ -226,12 +228,14 @@ def open_report(report: Report, label: object) -> Outcome:
     try:
         if report.kind in _ERRORS:
             error = load_error(report.payload.stream)
-        elif report.kind is Kind.DEPOSITED:
-            deposit = report.payload.load()
-            value = _value_of(deposit, label)
         else:
-            value = report.payload.load()
-            payload = report.payload if report.kind is Kind.PLAIN else None
+            with seen_by(label.function if isinstance(label, Job) else None):
+                if report.kind is Kind.DEPOSITED:
+                    deposit = report.payload.load()
+                    value = _value_of(deposit, label)
+                else:
+                    value = report.payload.load()
+                    payload = report.payload if report.kind is Kind.PLAIN else None
     except DepositLost as lost:
         error = lost
     except BaseException as problem:  # noqa: BLE001 - a class's own unpickling can raise anything

@@ -26,6 +26,7 @@ import cloudpickle
 
 from .._forks import renew_after_fork
 from .._keys.modules import is_lazy, lazy_name
+from .._keys.names import locate, main_name, note_arrival
 
 if TYPE_CHECKING:
     from .agreements import Met
@@ -207,7 +208,7 @@ class HomewardPickler(Pickler):
             return super().reducer_override(obj)
         token = _tokens.get(obj)
         if token is None and self.is_for_same_program and find_by_name("__main__", obj.__qualname__) is obj:
-            token = ""
+            return locate, (main_name(), obj.__qualname__)
         if token is None:
             return super().reducer_override(obj)
         return _come_home, (token, obj.__module__, obj.__qualname__)
@@ -222,6 +223,8 @@ def _arrive(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     made = make(*args)
     _tokens[made] = token
     _known.setdefault(token, made)
+    if isinstance(made, type):
+        note_arrival(made)
     return made
 
 

@@ -124,19 +124,25 @@ def agreement_on(fingerprint: Fingerprint, by_value: Collection[str] = (), root:
     )
 
 
-def refuse_other_code(function: object, differing: tuple[str, ...]) -> None:
+def refuse_other_code(
+    function: object, differing: tuple[str, ...], versions: tuple[tuple[str, str, str], ...] = ()
+) -> None:
     """Refuse to run a function in a process where something differs from what its key was made of.
+
+    `versions` has the libraries of other versions: name, the version in the key, and the one here.
 
     Raises:
         CodeMismatch: naming what differs.
     """
+    differing += tuple(f"{name} {here} instead of {there}" for name, there, here in versions)
     if differing:
         name = qualified_name(function)
         raise CodeMismatch(
             f"The worker on {os.uname().nodename} holds other code than the process that submitted {name}, whose "
             f"key its result must not get. What differs: {', '.join(differing)}. Restart the workers where their "
             f"code is older or newer. A global that was set while the program ran is not set in a worker that imports "
-            f"its module: pass it as an argument.",
+            f"its module: pass it as an argument."
+            + (" Install the same versions of the libraries there." if versions else ""),
             function=name,
             differs=differing,
         )

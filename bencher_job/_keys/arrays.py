@@ -6,10 +6,12 @@ import functools
 import math
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, Final
 
 from .exports import holder_of
 from .names import qualified_name
+from .provenance import is_own_module
 from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
 
 __all__ = ["ARRAYS", "array_parts"]
@@ -158,13 +160,21 @@ def _shown(data: Any, mask: Any) -> object:
 def _ufunc(function: Any) -> object:
     """A ufunc by its name and its module, since NumPy and SciPy have different ones of one name."""
     name = function.__name__
-    if name.endswith(" (vectorized)"):
+    module = holder_of(function, name, ("numpy", "scipy.special"))
+    is_made = module is not None and _is_own_python(
+        sys.modules[module]
+    )  # as by numba, for the target "parallel"
+    if is_made or name.endswith(" (vectorized)"):
         reason = "it hides the function that it was made of; pass that, or use numpy.vectorize"
         raise refuse(type(function), reason)
-    module = holder_of(function, name, ("numpy", "scipy.special"))
     if module is None:
         raise refuse(type(function), f"no module has it under its name {name!r}")
     return module, name
+
+
+def _is_own_python(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None) or "__main__.py"
+    return file.endswith((".py", ".pyc")) and is_own_module(module)
 
 
 def _random_state(generator: Any) -> object:

@@ -50,12 +50,13 @@ KEY_VERSION: Final = 4
 
 CodeHasher = Callable[[Any, str], bytes]
 CodeHook = Callable[..., bytes]
-Known = dict[tuple[int, bool], tuple[object, bytes, bool]]
+Known = dict[tuple[int, bool], tuple[object, bytes, bool, "Seen"]]
 """Objects that were encoded as arguments, by identity and whether they stood for a default: themselves, so that they
-live on, their encoding, and whether code counted."""
+live on, their encoding, whether code counted, and the attributes that were met."""
 
-Seen = list[tuple[str, list[str], list[bytes]]]
-"""Attributes that were met of objects that are arguments: the parameter, their names, and their encodings."""
+Seen = list[tuple[str, list[str], list[bytes], dict[str, bytes]]]
+"""Attributes that were met of objects that are arguments: the parameter, their names, and their encodings; and room for
+digests of these, which are made when they are asked for."""
 
 _LARGE: Final = 1 << 14
 """Size in bytes from which BLAKE3 is faster than SHA-256."""
@@ -214,12 +215,12 @@ class Encoder:
         noted = known.get((id(value), is_default))
         if noted is None:
             # With an encoder of its own: what it shares with the others counts for it as well.
-            alone = Encoder(
-                self._code_hasher, methods=self._methods, libraries=self._libraries, seen=self._seen
-            )
+            alone = Encoder(self._code_hasher, methods=self._methods, libraries=self._libraries, seen=[])
             encoding = alone._topmost(value, path, is_default)
-            noted = known[id(value), is_default] = value, encoding, alone.has_met_code
+            noted = known[id(value), is_default] = value, encoding, alone.has_met_code, alone._seen or []
         self.has_met_code |= noted[2]
+        if self._seen is not None:
+            self._seen += noted[3]
         return noted[1]
 
     def encode(self, value: Any) -> bytes:
@@ -342,7 +343,7 @@ class Encoder:
         header = tag + (_plain_sequence(names) or self.encode(names))
         encodings = self._encodings([parts[name] for name in names], step)
         if attributes and self._seen is not None and self.graph.depth <= 1:
-            self._seen.append((self._path, names, encodings))
+            self._seen.append((self._path, names, encodings, {}))
         return b"#" + _hash(header + _COUNT.pack(len(names)) + b"".join(encodings))
 
     def content(self, content: Content) -> bytes:

@@ -204,11 +204,14 @@ class JobKeys:
     def _note(self, key: str, seen: Seen) -> None:
         if len(self._attributes) >= KEYS_KEPT:
             self._attributes.clear()
-        self._attributes[key] = {
-            f"{path}.{name}": sha256(encoding).digest()[:_DIGEST]
-            for path, names, encodings in seen
-            for name, encoding in zip(names, encodings, strict=True)
-        }
+        for path, names, encodings, digests in seen:
+            if not digests:  # they are made once for all calls that share an object
+                for name, encoding in zip(names, encodings, strict=True):
+                    digests[f"{path}.{name}"] = sha256(encoding).digest()[:_DIGEST]
+        digests = seen[0][3]
+        for *_, more in seen[1:]:
+            digests = {**digests, **more}
+        self._attributes[key] = digests
 
     def attributes(self, key: str) -> Mapping[str, bytes]:
         """What the attributes were of objects that were arguments of a call, as digests: `model.rate`.
@@ -252,7 +255,10 @@ class JobKeys:
         if repeat == 0 or edition is None:
             return identity
         bound += _REPEAT.pack(b"*", repeat)
-        return join_key(bound, edition.prefix), bound, edition
+        key = join_key(bound, edition.prefix)
+        if seen := self._attributes.get(identity[0]):
+            self._attributes[key] = seen
+        return key, bound, edition
 
     def _entering(self, binder: Binder) -> tuple[str, ...]:
         names = (f"{name} (by content)" if name in self._by_content else name for name in binder.names)

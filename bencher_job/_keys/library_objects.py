@@ -72,6 +72,9 @@ def _is_sorted(coords: Any) -> bool:
     return bool(getattr(before, "all", bool)())
 
 
+_OF_SPLINE: Final = frozenset({"_data", "_eval_args", "_spline_class", "ext"})
+
+
 def _spline(spline: Any) -> object:
     """A spline whose work arrays are longer than what is in them."""
     data = spline._data or ()  # noqa: SLF001
@@ -165,6 +168,9 @@ _COLUMN: Final = frozenset(
 )
 
 
+_OF_TABLE: Final = frozenset({"columns", "formatter", "primary_key"})
+
+
 def _table(table: Any) -> object:
     columns = list(table.columns.items())
     return Parts({"columns": columns, "meta": vars(table).get("_meta") or {}})
@@ -187,6 +193,22 @@ def _model_data(data: Any) -> object:
 
 
 # numba: compiling adds to an object whenever it is called with other types.
+
+
+_OF_COMPILED: Final = frozenset(
+    {
+        "doc",
+        "func_code",
+        "gufunc_builder",
+        "kernel_ir",
+        "locals",
+        "options",
+        "overloads",
+        "py_func",
+        "reorderable",
+    }
+    | {"targetctx", "targetoptions", "typingctx", "ufunc", "id", "kws", "mode", "neighborhood"}
+)
 
 
 def _dispatcher(compiled: Any) -> Attributes:
@@ -260,8 +282,8 @@ LIBRARIES: Final[dict[str, StandIn]] = {
         internal=_SPARSE) for kind in ("array", "matrix")},
     **{f"scipy.{name}": StandIn(
         lambda tree: Attributes(data=tree.data, leafsize=tree.leafsize, boxsize=tree.boxsize, indices=tree.indices),
-        is_whole=True) for name in ("KDTree", "cKDTree")},
-    "scipy.UnivariateSpline": StandIn(_spline, is_whole=True),
+        is_whole=True, is_open=True, internal=frozenset({"_tree"})) for name in ("KDTree", "cKDTree")},
+    "scipy.UnivariateSpline": StandIn(_spline, is_whole=True, is_open=True, internal=_OF_SPLINE),
     "xarray.DataArray": StandIn(_data_array),
     "xarray.DataTree": StandIn(_data_tree),
     "xarray.Dataset": StandIn(_dataset),
@@ -270,20 +292,22 @@ LIBRARIES: Final[dict[str, StandIn]] = {
     "xarray.PandasMultiIndex": StandIn(_pandas_index),
     "xarray.Variable": StandIn(_variable),
     **{f"sklearn.BinaryTree{bits}": StandIn(
-        lambda tree: [part for place, part in enumerate(tree.__getstate__()) if not 7 <= place <= 10], is_whole=True)
+        lambda tree: [part for place, part in enumerate(tree.__getstate__()) if not 7 <= place <= 10],
+        is_whole=True, is_open=True)
        for bits in ("", "32", "64")},
     "matplotlib.BivarColormap": StandIn(_color_map, internal=_TABLE, is_whole=True),
     "matplotlib.CallbackRegistry": StandIn(lambda registry: (), is_whole=True),  # noqa: ARG005
     "matplotlib.Colormap": StandIn(_color_map, internal=_TABLE, is_whole=True),
     "astropy.BaseColumn": StandIn(_column, internal=_COLUMN | _MASKED_INTERNAL),
-    "astropy.Cosmology": StandIn(_cosmology, is_whole=True),
-    "astropy.Table": StandIn(_table, is_whole=True),
+    "astropy.Cosmology": StandIn(_cosmology, is_whole=True, is_open=True, keeps_private=True),
+    "astropy.Table": StandIn(_table, is_whole=True, is_open=True, keeps_private=True, internal=_OF_TABLE),
     "astropy.Quantity": StandIn(_quantity, internal=frozenset({"_unit", "info"})),
     "statsmodels.Bunch": StandIn(lambda bunch: dict(bunch.items()), is_whole=True),
     "statsmodels.ModelData": StandIn(_model_data, internal=_OF_DATA, is_whole=True),
     "numba.Dict": StandIn(_typed),
     "numba.List": StandIn(_typed),
-    **{name: StandIn(function, is_whole=True) for name, function in _COMPILED.items()},
+    **{name: StandIn(function, is_whole=True, is_open=True, keeps_private=True, internal=_OF_COMPILED)
+       for name, function in _COMPILED.items()},
     "google.Message": StandIn(_message, leaf=True, is_whole=True),
     "sympy.AppliedUndef": StandIn(lambda applied: (applied.func, applied.args), is_whole=True),
     "sympy.UndefinedFunction": StandIn(_undefined_function, is_whole=True),

@@ -99,6 +99,7 @@ class StandIn(NamedTuple):
         internal: attributes that the class keeps for itself, which don't count in an object of a subclass.
         sealed: the library's own subclasses go by `label` too, since which of them it is says nothing.
         is_open: an object of the class itself can be given attributes, which count.
+        keeps_private: names that begin with an underscore, and those that its class has as well, are internal, too.
         is_whole: an object of the library's own subclasses, or of one that has no room for attributes, holds nothing
             else, and goes by the name of its class.
     """
@@ -110,6 +111,7 @@ class StandIn(NamedTuple):
     is_whole: bool = False
     internal: frozenset[str] = frozenset()
     is_open: bool = False
+    keeps_private: bool = False
 
 
 def rooted_name(cls: type) -> str:

@@ -151,10 +151,11 @@ def _by_stand_in(label: str, function: Callable[[Any], object], *, leaf: bool) -
 def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
     label = stand_in.label or rooted_name(base)
     same_library = module_of(cls).partition(".")[0] == module_of(base).partition(".")[0]
+    is_open = stand_in.is_open and (cls.__dictoffset__ or not stand_in.is_whole)
+    function = _with_attributes(stand_in) if is_open else stand_in.function
     if stand_in.is_whole and (same_library or not cls.__dictoffset__):
-        return _by_stand_in(qualified_name(cls), stand_in.function, leaf=stand_in.leaf)
+        return _by_stand_in(qualified_name(cls), function, leaf=stand_in.leaf)
     if cls is base or (stand_in.sealed and same_library):
-        function = _with_attributes(stand_in) if stand_in.is_open else stand_in.function
         return _by_stand_in(label, function, leaf=stand_in.leaf)
     reduces = cls.__reduce__ is not base.__reduce__ or cls.__reduce_ex__ is not base.__reduce_ex__
     if reduces and module_of(base) == "builtins":
@@ -173,7 +174,10 @@ def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
 
 def _with_attributes(stand_in: StandIn) -> Callable[[Any], object]:
     def with_attributes(value: Any) -> object:
-        given = vars(value).keys() - stand_in.internal - _kept_accessors(type(value))
+        cls = type(value)
+        given = vars(value).keys() - stand_in.internal - _kept_accessors(cls)
+        if stand_in.keeps_private:
+            given = {name for name in given if not (name.startswith("_") or hasattr(cls, name))}
         if not given:
             return stand_in.function(value)
         attributes = Attributes({name: vars(value)[name] for name in given})

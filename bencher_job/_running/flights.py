@@ -16,6 +16,7 @@ from .._executors import Engine
 from .._forks import renew_after_fork
 from .._future import InLineResult, JobFuture
 from .._job import Job
+from .._keys.names import seen_by
 from .._stores import Claim, Payload, Store
 from .standby import Waiting
 
@@ -91,7 +92,9 @@ class Flight:
         first = self.futures[0]
         for_each(
             self.futures[::-1],
-            lambda future: future.resolve(value if future is first else _copy_of(value, payload)),
+            lambda future: future.resolve(
+                value if future is first else _copy_of(value, payload, self.job.function)
+            ),
         )
 
     def fail(self, error: BaseException) -> None:
@@ -273,12 +276,13 @@ def for_each(items: Iterable[T], act: Callable[[T], None]) -> None:
         raise problem
 
 
-def _copy_of(value: object, payload: Payload | None) -> object:
+def _copy_of(value: object, payload: Payload | None, function: object) -> object:
     """Make one's own copy of a value; one that can't be pickled, or not be read back, is shared."""
     if payload is None:
         return value
     try:
-        return payload.load()
+        with seen_by(function):
+            return payload.load()
     except Exception:  # noqa: BLE001 - a class's own unpickling; the next hit warns of it and runs the job again
         return value
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _media
 from .._errors import BencherJobError
-from .._executors import Outcome
+from .._executors import Outcome, told
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
@@ -20,7 +20,7 @@ from .._keys.fingerprint import Fingerprint, libraries_in_arguments
 from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
 from .._record import Draft, Origin
-from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump
+from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump_result
 from .._version import VERSION
 from .flights import Flight, flights_of
 
@@ -78,7 +78,8 @@ class Landing:
         Raises:
             Exception: whatever the pickling of the value raises.
         """
-        return dump(self.outcome.value) if self.outcome.payload is None else self.outcome.payload
+        given = self.outcome.payload
+        return dump_result(self.outcome.value, self.run.job.function) if given is None else given
 
     def written(self) -> Deposit | None:
         """Give the file that the worker has written, if it has, and nobody has removed it meanwhile."""
@@ -134,6 +135,7 @@ class Landing:
             run.flight.claim,
             run.keeping.compression,
             None if ttl is None else time.time() + ttl,
+            attributes=None if job.keys is None else job.keys.attributes(job.job_key),
         )
 
 
@@ -174,8 +176,8 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         elif run.store.directory is not None:
             job = run.job
             changed = _changed(job) if job.has_changed or job.files else None
-            if changed is None and job.edition is not None:
-                changed = _of_another_library(job, job.edition.fingerprint, landing.outcome)
+            if changed is None:
+                changed = _of_another_library(job, landing.outcome)
             if changed is not None:
                 unsaved.append(changed)
                 landing.discard_written()
@@ -215,18 +217,16 @@ _said: set[str] = set()
 """What was said of the libraries of functions, once in this process."""
 
 
-def _of_another_library(job: Job, fingerprint: Fingerprint, outcome: Outcome) -> str | None:
+def _of_another_library(job: Job, outcome: Outcome) -> str | None:
     """Say why nobody knows that a result is of the versions in its key; nothing where that was said before."""
-    with_code = fingerprint.counts_all and job.bound.startswith(WITH_CODE)
-    if not (outcome.other_versions or fingerprint.libraries or with_code):
+    libraries = {} if job.edition is None else _libraries_of(job, job.edition.fingerprint)
+    if not (outcome.other_versions or libraries):
         return None
     name = qualified_name(job.function)
     if others := outcome.other_versions:
         those = ", ".join(f"{each} {there} instead of {ours}" for each, ours, there in others)
         said = f"The result of {name} is not kept: a worker has {those}. Install the same versions there"
-    elif others := other_versions(
-        {**fingerprint.libraries, **(libraries_in_arguments() if with_code else {})}
-    ):
+    elif others := other_versions(libraries):
         those = ", ".join(each for each, _, _ in others)
         versions = ", ".join(f"{then} is in the key, and here is {here}" for _, then, here in others)
         said = (
@@ -240,6 +240,12 @@ def _of_another_library(job: Job, fingerprint: Fingerprint, outcome: Outcome) ->
         return ""
     _said.add(said)
     return said
+
+
+def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
+    if fingerprint.counts_all and job.bound.startswith(WITH_CODE):
+        return {**fingerprint.libraries, **libraries_in_arguments()}
+    return fingerprint.libraries
 
 
 def _fail(run: Run, error: BaseException) -> None:
@@ -268,16 +274,24 @@ def _give_back(store: Store, claim: Claim | None) -> None:
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
     try:
         store.put_many(entries)
-    except StoreFailure as error:
+    except Exception as error:  # noqa: BLE001 - whatever a store raises, those who wait get their values
+        if not isinstance(error, StoreFailure):
+            _log.warning("a store has failed", exc_info=True)
         if len(entries) > 1:  # one of them may be what doesn't fit
             for entry in entries:
                 _put(store, [entry], unsaved)
         else:
             (entry,) = entries
-            unsaved.append(f"The result of {entry.record} can't be kept in {store.directory} ({error})")
+            unsaved.append(
+                f"The result of {entry.record} can't be kept in {store.directory} ({_told(error)})"
+            )
             if isinstance(entry.payload, Deposit) and store.directory is not None:
                 discard(store.directory, entry.payload)
             _give_back(store, entry.claim)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, StoreFailure) else told(error)
 
 
 def outcome_of(done: Future[Any]) -> Outcome:

@@ -82,7 +82,7 @@ class Limits:
         with self._lock:
             now = time.monotonic()
             for limited in self._watched.values():
-                if limited.begun is None and self._engine.has_begun(limited.future):
+                if limited.begun is None and self._has_begun(limited):
                     limited.begun = now
                 elif limited.begun is not None and now - limited.begun >= self._timeout:
                     over.append(limited)
@@ -93,7 +93,18 @@ class Limits:
             alarms.add(self._pause, self._look)
         for limited in over:
             limited.returned(limited.future, self._verdict(limited.job))
-            limited.future.cancel()  # some engines give up what they have not begun
+            try:
+                limited.future.cancel()  # some engines give up what they have not begun
+            except Exception as error:  # noqa: BLE001 - the future is of an executor of the user's
+                _log.warning("%r can't be cancelled: %r", limited.job, error)
+
+    def _has_begun(self, limited: _Limited) -> bool:
+        """Whether a job runs; one of which its executor can't tell counts as running, so that its time ends."""
+        try:
+            return self._engine.has_begun(limited.future)
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.warning("its executor can't tell whether %r runs: %r", limited.job, error)
+            return True
 
     def _verdict(self, job: Job) -> JobTimeout:
         from .._executors.envelope import describe  # takes long to import

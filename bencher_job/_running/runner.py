@@ -17,6 +17,7 @@ from .._errors import BencherJobError, warn_caller
 from .._executors import inside_worker
 from .._future import InLineResult, JobFuture
 from .._job import Job
+from .._keys.names import seen_by
 from .._loops import Caller
 from .._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
 from .counts import Counts
@@ -34,10 +35,16 @@ ROOM: Final = 40
 """Frames that are left when a job begins, so that it can be given up wherever it fails."""
 
 
-def load(key: str, hit: Hit) -> Any:
-    """Unpickle what was found of a key, or give `MISS` with a warning."""
+def load(key: str, hit: Hit, function: object = None) -> Any:
+    """Unpickle what was found of a key, or give `MISS` with a warning.
+
+    `function` is the job's, where its module may be an imported copy of the program that runs.
+    """
     try:
-        return hit.load()
+        if function is None:
+            return hit.load()
+        with seen_by(function):
+            return hit.load()
     except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
         warn_unloadable(key, error)
         return MISS
@@ -211,7 +218,7 @@ class Runner:
 
     def _land_on(self, hit: Hit, flight: Flight, store: Store) -> bool:
         """End a flight with what another one has computed meanwhile; False where that can't be read."""
-        value = load(flight.job.job_key, hit)
+        value = load(flight.job.job_key, hit, flight.job.function)
         if value is MISS:
             return False
         self._counts.hit(hit.seconds)

@@ -40,6 +40,7 @@ from .claims.claims import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wai
 from .entries.codec import Payload, dump
 from .entries.compression import compression_named
 from .entries.deposits import Deposit, DepositLost, Depository, discard
+from .entries.located import dump_result
 from .null import NullStore
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ __all__ = [
     "compression_named",
     "discard",
     "dump",
+    "dump_result",
     "end_stores",
     "export",
     "find_orphans",

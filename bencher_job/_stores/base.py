@@ -191,6 +191,8 @@ class Entry(NamedTuple):
     """When it becomes a miss, in seconds since 1970; None for never."""
     is_copy: bool = False
     """Whether it was made of another entry, and not by a run that missed."""
+    attributes: Mapping[str, bytes] | None = None
+    """Digests of the attributes of arguments that are objects, `model.rate`, if there are such."""
 
 
 class Found(NamedTuple):
@@ -232,6 +234,9 @@ class History(Protocol):
 
     def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:
         """Give the latest entries of an edition."""
+
+    def attributes(self, key: str) -> Mapping[str, bytes]:
+        """Give the digests of the attributes of an entry's arguments, `model.rate`, as far as they are kept."""
 
     def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:
         """Give key and encoded arguments of each entry of an edition."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 from .._errors import UntrustedCache
@@ -25,6 +25,7 @@ from .tables import (
     past_edition_of,
     record_of,
 )
+from .texts import attributes_from
 
 __all__ = ["DiskHistory", "Making"]
 
@@ -143,6 +144,12 @@ class DiskHistory:
         """Give the latest entries of an edition."""
         chosen = "WHERE Cache.function = ? AND edition = ? ORDER BY created DESC LIMIT ?"
         return self._records(f"{SELECT_RECORD} {chosen}", (function, prefix, limit))
+
+    def attributes(self, key: str) -> Mapping[str, bytes]:
+        """Give the digests of the attributes of an entry's arguments, `model.rate`, as far as they are kept."""
+        for (kept,) in self._query("SELECT attributes FROM Cache WHERE raw = 1 AND key = ?", (key,)):
+            return attributes_from(kept)
+        return {}
 
     def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:
         """Give key and encoded arguments of each entry of an edition."""

@@ -102,6 +102,10 @@ class NoHistory:
         """Know none."""
         return []
 
+    def attributes(self, key: str) -> Mapping[str, bytes]:  # noqa: ARG002
+        """Know none."""
+        return {}
+
     def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:  # noqa: ARG002
         """Know none."""
         return []

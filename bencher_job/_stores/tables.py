@@ -13,7 +13,7 @@ from .._keys import Edition, PastEdition
 from .._names import NameOf, checked
 from .._record import Draft, Record
 from .base import Entry
-from .texts import arguments_to_json, origin_from_json
+from .texts import arguments_to_json, attributes_to_bytes, origin_from_json
 
 __all__ = [
     "COUNT_ALL",
@@ -137,6 +137,7 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
         " size = size - (OLD.rowid <= counted) * OLD.size,"
         " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
     ),
+    ("ALTER TABLE Cache ADD COLUMN attributes BLOB",),
 )
 """What makes the tables of each version of those of the version before."""
 
@@ -167,9 +168,9 @@ SELECT_KNOWN_EDITION: Final = (
 _COLUMNS: Final = (
     "key", "raw", "store_time", "access_time", "size", "mode", "value", "seconds", "function", "created", "arguments",
     "bound", "edition", "origin",
-    "expire_time", "tag", "filename", "media",
+    "expire_time", "tag", "filename", "media", "attributes",
 )  # fmt: skip
-NOTHING_MORE: Final = (None,) * 4
+NOTHING_MORE: Final = (None,) * 5
 """What stands in the last columns of most entries."""
 
 PLAIN_COLUMNS: Final = len(_COLUMNS) - len(NOTHING_MORE)
@@ -244,6 +245,7 @@ def row_of(
         tag or None,
         filename,
         media,
+        attributes_to_bytes(entry.attributes) if entry.attributes else None,
     )
 
 

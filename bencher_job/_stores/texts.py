@@ -10,10 +10,20 @@ from typing import Any, Final
 
 from .._record import LONGEST_SHORT_FORM, Origin, short_form
 
-__all__ = ["arguments_to_json", "origin_from_json", "origin_to_json"]
+__all__ = [
+    "arguments_to_json",
+    "attributes_from",
+    "attributes_to_bytes",
+    "origin_from_json",
+    "origin_to_json",
+]
 
 LARGEST_QUICK: Final = 1 << 62
 """Magnitude of a number below which it is finite, and has so few bits that it stands in a record as it is."""
+
+MOST_ATTRIBUTES: Final = 64
+LONGEST_ATTRIBUTES: Final = 4096
+"""Of how many attributes, and how many bytes, an entry keeps digests; it keeps none of more."""
 
 _FIRST_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
 """What an origin was in the tables of version 2, without names."""
@@ -40,6 +50,26 @@ def arguments_to_json(arguments: Mapping[str, object]) -> str:
 @functools.lru_cache(maxsize=1024)
 def _name_to_json(name: str) -> str:
     return f"{json.dumps(name)}: "
+
+
+def attributes_to_bytes(attributes: Mapping[str, bytes]) -> bytes | None:
+    """Write digests of attributes by name as the JSON that a store keeps with an entry, if they are few.
+
+    >>> attributes_from(attributes_to_bytes({"model.rate": b"1234"}))
+    {'model.rate': b'1234'}
+    """
+    if len(attributes) > MOST_ATTRIBUTES:
+        return None
+    text = json.dumps({name: digest.hex() for name, digest in attributes.items()}).encode()
+    return text if len(text) <= LONGEST_ATTRIBUTES else None
+
+
+def attributes_from(kept: object) -> dict[str, bytes]:
+    """Read what `attributes_to_bytes` wrote; nothing where it is damaged."""
+    try:
+        return {name: bytes.fromhex(digest) for name, digest in json.loads(kept).items()}  # type: ignore[arg-type]
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def origin_to_json(origin: Origin) -> str:

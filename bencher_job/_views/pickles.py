@@ -273,7 +273,8 @@ def _name(machine: _Machine) -> None:
 
 def _make(machine: _Machine) -> None:
     arguments, maker = machine.stack.pop(), machine.stack.pop()
-    machine.stack.append(Made(maker, tuple(arguments)))
+    is_located = maker == _LOCATE and len(arguments) == 2 and all(isinstance(each, str) for each in arguments)
+    machine.stack.append(Named(*arguments) if is_located else Made(maker, tuple(arguments)))
 
 
 def _make_with_keywords(machine: _Machine) -> None:
@@ -295,6 +296,9 @@ def _extension(size: int) -> _Step:
 def _persistent(machine: _Machine) -> None:
     machine.stack.append(Made(Named("", "persistent"), (machine.stack.pop(),)))
 
+
+_LOCATE: Final = Named("bencher_job._keys.names", "locate")
+"""The function that looks up by name what a script defines."""
 
 _STOP: Final = pickle.STOP[0]
 _STEPS: Final[dict[int, _Step]] = {

@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -266,6 +267,28 @@ def test_a_function_that_hides_in_a_ufunc_is_refused():
     """Two of one name could do anything."""
     with pytest.raises(UnkeyableArgument, match=r"numpy\.vectorize"):
         digest(np.frompyfunc(lambda x: x + 1, 1, 1), "function")
+
+
+def test_a_compiled_function_that_hides_in_a_plain_ufunc_is_refused(monkeypatch):
+    """Its name stays when its code changes, and what a module of the user's holds under it is no ufunc of a library."""
+    numba = pytest.importorskip("numba")
+
+    @numba.vectorize(["float64(float64)"], target="parallel")
+    def plus(x):
+        return x + 1
+
+    assert type(plus) is np.ufunc
+    with pytest.raises(UnkeyableArgument, match="no module has it"):
+        digest(plus)
+    monkeypatch.setitem(globals(), "plus", plus)
+    with pytest.raises(UnkeyableArgument, match=r"numpy\.vectorize"):
+        digest(plus, "function")
+
+
+def test_a_ufunc_of_a_library_counts_wherever_else_it_is_imported(monkeypatch):
+    before = digest(scipy.special.exprel)
+    monkeypatch.setitem(globals(), "exprel", scipy.special.exprel)
+    assert digest(scipy.special.exprel) == before
 
 
 def test_the_path_of_an_object_in_an_array_is_told():

@@ -194,6 +194,49 @@ def matrix(note):
     return noted(scipy.sparse.csr_array(np.eye(2)), note)
 
 
+def compiled(kind):
+    import numba
+
+    def plus(x):
+        return x + 1
+
+    made = {
+        "njit": numba.njit,
+        "vectorize": numba.vectorize(["float64(float64)"]),
+        "cfunc": numba.cfunc("float64(float64)"),
+    }
+    return made[kind](plus)
+
+
+WHOLE = {
+    "KDTree": ("scipy", lambda: OBJECTS["KDTree"][1]()),
+    "spline": ("scipy", lambda: OBJECTS["spline"][1]()),
+    "BallTree": ("sklearn", lambda: OBJECTS["BallTree"][1]()),
+    "table": ("astropy", lambda: OBJECTS["table"][1]()),
+    "cosmology": ("astropy", lambda: OBJECTS["cosmology"][1]()),
+    **{
+        f"{kind} of numba": ("numba", lambda kind=kind: compiled(kind))
+        for kind in ("njit", "vectorize", "cfunc")
+    },
+    "color map": ("matplotlib", lambda: OBJECTS["own color map"][1]()),
+}
+
+
+@pytest.mark.parametrize(("library", "make"), WHOLE.values(), ids=WHOLE)
+def test_what_a_user_sets_on_an_object_of_a_class_of_a_library_counts(library, make):
+    pytest.importorskip(library)
+    plain = digest(make())
+    try:
+        with_notes = [noted(make(), note) for note in (1, 1, 2, [np.eye(2)])]
+    except AttributeError:
+        pytest.skip("it takes no attributes")
+    first, same, other, array = map(digest, with_notes)
+    assert first == same
+    assert len({plain, first, other, array}) == 4
+    del with_notes[0].note
+    assert digest(with_notes[0]) == plain
+
+
 DIFFERENT = {
     "attribute of a subclass": ("scipy", tree_with_weights),
     "attribute of a matrix": ("scipy", matrix),

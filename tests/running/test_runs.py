@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 
 from bencher_job import (
     BencherJobError,
+    CacheWarning,
     Executors,
     FutureCache,
     JobFunctionCache,
@@ -23,6 +24,7 @@ from bencher_job import (
     cached_job,
     gen_path,
 )
+from bencher_job._stores import StoreFailure
 
 PATIENCE = 60.0
 OWN = ["serial", "threads", "multiprocessing"]
@@ -503,3 +505,68 @@ def test_an_error_of_this_library_is_final(counter):
     with pytest.raises(BencherJobError, match="can't be pickled"):
         gives_a_lock(1)
     assert counter.count == 1
+
+
+class Unfathomable(Future):
+    """A future of a user's executor that can't say how its job is."""
+
+    def running(self):
+        raise ConnectionError("the scheduler is gone")
+
+    def cancel(self):
+        raise ConnectionError("the scheduler is gone")
+
+
+class Forgetful(Executor):
+    """An executor whose futures never end, and can't tell how they are."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        return Unfathomable()
+
+
+def test_a_job_ends_in_time_whose_executor_cannot_tell_how_it_is(caplog):
+    @cached_job(executor=Forgetful(), timeout=0.2)
+    def slow(x):
+        return x
+
+    futures = [slow.submit(number) for number in range(3)]
+    for future in futures:
+        with pytest.raises(JobTimeout, match="Forgetful can't end it"):
+            future.result(PATIENCE)
+    assert "its executor can't tell whether" in caplog.text
+
+
+class Broken(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [Broken("odd"), RuntimeError("odd"), MemoryError("odd"), StoreFailure("odd")]
+)
+@pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
+def test_whatever_a_store_raises_the_values_arrive(monkeypatch, error, executor):
+    @cached_job(executor=executor)
+    def double(x):
+        return x * 2
+
+    store = double.cache.cache
+    put_many = store.put_many
+
+    def fail(entries):
+        if any(entry.record.arguments["x"] == 2 for entry in entries):
+            raise error
+        return put_many(entries)
+
+    def values():
+        futures = [double.submit(x) for x in range(5)]
+        found = [future.result(PATIENCE) for future in futures]
+        double.cache.wait()
+        return found
+
+    monkeypatch.setattr(store, "put_many", fail)
+    with pytest.warns(CacheWarning, match=r"can't be kept in .*odd"):
+        assert values() == [0, 2, 4, 6, 8]
+    monkeypatch.undo()
+    assert [double.is_cached(x) for x in range(5)] == [True, True, False, True, True]
+    assert double(2) == 4
+    assert double.is_cached(2)
