@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._held import Held, can_not_change
+from ._inside import runs_jobs
 from ._keys import Identity, JobKeys, anchored_call, identity_of
 from ._loops import is_coroutine_function, run_to_end
 from ._media import RUNNING, RunningJob, running_as
@@ -192,9 +193,14 @@ def run_as(running: RunningJob, job: Job) -> Any:
     before = RUNNING.get()
     try:  # and not a context, whose end Ctrl-C could keep from being reached
         RUNNING.set(running)
-        value = job.function(*job.positional, **job.job_args)
+        value = _called(job)
         if hasattr(value, "__await__") and is_coroutine_function(job.function):
             return run_to_end(value)
         return value
     finally:
         RUNNING.set(before)
+
+
+@runs_jobs
+def _called(job: Job) -> Any:
+    return job.function(*job.positional, **job.job_args)

@@ -233,21 +233,24 @@ class Standby:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
+    def _all_waiting(self) -> list[tuple[Waiting, Callable[[Ended], None]]]:
+        with self._lock:
+            self._is_running = bool(self._waiting)
+            return list(self._waiting)
+
+    def _remove(self, one: tuple[Waiting, Callable[[Ended], None]]) -> None:
+        with self._lock:
+            self._waiting.remove(one)
+
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                waiting = list(self._waiting)
-                if not waiting:
-                    self._is_running = False
-                    return
+        while waiting := self._all_waiting():
             pause = PAUSE_WHILE_ANOTHER_LOOKS
             for one in waiting:
                 ended = one[0].look()
                 if ended is None:
                     pause = min(pause, one[0].pause())
                     continue
-                with self._lock:
-                    self._waiting.remove(one)
+                self._remove(one)
                 one[1](ended)
             self._news.wait(pause)
             self._news.clear()

@@ -1,15 +1,23 @@
-"""Knows the one thread that commits what engines return: no thread of an engine's ever writes to a store.
+"""Commit what engines return on a thread of its own: no thread of an engine's ever writes to a store.
 
-engine's thread: put(finished) -> queue -> writer: take all that is there, commit it in one go, resolve futures
+engine's thread: put(item) -> queue -> writer: receive all that is there, write it in one go, which resolves futures
+                                         └ one that is received for long: another thread goes on with the others
+
+To receive is to unpickle, which runs code of the value's class, and that may hang.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from .._alarms import alarms
 from .._forks import renew_after_fork
 
 __all__ = ["Writer"]
@@ -17,72 +25,209 @@ __all__ = ["Writer"]
 LARGEST_GROUP: Final = 256
 """How many results are committed together at most."""
 
+PATIENCE: Final = 0.5
+"""Seconds for which an item may be received before another thread goes on with the others."""
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class Writer(Generic[T]):
-    """Hands items from any thread to one function, in groups, on a thread of its own."""
+class _Line(Generic[T]):
+    """A queue of items, and the thread that takes them from it.
 
-    def __init__(self, write: Callable[[Sequence[T]], None], name: str) -> None:
+    Attributes:
+        has_ended: set when all that came before the end of the queue is written.
+    """
+
+    def __init__(self) -> None:
+        self.items: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.has_ended = threading.Event()
+
+
+@dataclass(slots=True, eq=False)
+class _Group(Generic[T, R]):
+    """What one thread is at.
+
+    Attributes:
+        line: where they come from.
+        items: those that are not received yet.
+        received: those that are, and are written together.
+        item: the one that is being received, since `since`.
+        is_left: whether another thread goes on with the others.
+        is_given_up: whether nobody waits for the one any more.
+        is_last: whether the thread ends with it.
+    """
+
+    line: _Line[T]
+    items: deque[T]
+    received: list[R] = field(default_factory=list)
+    item: T | None = None
+    since: float = 0.0
+    is_left: bool = False
+    is_given_up: bool = False
+    is_last: bool = False
+
+
+class Writer(Generic[T, R]):
+    """Hands items from any thread to functions that receive and write them, in groups, on a thread of its own.
+
+    `receive` makes of an item what is written, or None of one that nobody wants; it may take as long as it likes.
+    `write` gets a group of those. `give_up` is asked now and then about an item that is being received for so many
+    seconds: it gives what is written in its place, and what comes later goes to `drop`, or None to go on waiting.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[T], R | None],
+        write: Callable[[Sequence[R]], None],
+        give_up: Callable[[T, float], R | None],
+        drop: Callable[[R], None],
+        name: str,
+    ) -> None:
+        self._receive = receive
         self._write = write
+        self._give_up = give_up
+        self._drop = drop
         self._name = name
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Forget the thread, which a forked child doesn't have."""
+        """Forget the threads, which a forked child doesn't have."""
         self._lock = threading.Lock()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._threads: set[int] = set()
+        self._groups: set[_Group[T, R]] = set()
+        self._is_watched = False
+        self._line: _Line[T] = _Line()
 
     def start(self) -> None:
         """Start the thread, if it isn't running: before the work whose items it will get.
 
         When the program ends no thread can be started any more, and items may still come.
         """
+        alarms.start()
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._queue,), name=self._name, daemon=True
-                )
-                self._thread.start()
+            if self._line.thread is None:
+                self._line.thread = self._started(self._line, None)
+
+    def _started(self, line: _Line[T] | None, group: _Group[T, R] | None) -> threading.Thread:
+        thread = threading.Thread(target=self._run, args=(line, group), name=self._name, daemon=True)
+        thread.start()
+        return thread
 
     def is_here(self) -> bool:
-        """Whether this is the writer's own thread, which must not wait for what it will write itself."""
-        thread = self._thread
-        return thread is not None and thread.ident == threading.get_ident()
+        """Whether this is a thread of the writer's, which must not wait for what it will write itself."""
+        return threading.get_ident() in self._threads
 
     def put(self, item: T) -> None:
-        """Hand over an item to the thread that was started."""
-        self._queue.put(item)
+        """Hand over an item; the thread is started again if it was closed meanwhile."""
+        with self._lock:
+            self._line.items.put(item)
+            if self._line.thread is None:
+                with suppress(RuntimeError):  # the program ends
+                    self._line.thread = self._started(self._line, None)
 
     def close(self) -> None:
         """Wait until all that was handed over is written, and end the thread."""
         with self._lock:
-            thread = self._thread
-            if thread is not None:
-                self._queue.put(None)
-                self._begin()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    def _run(self, items: queue.SimpleQueue[T | None]) -> None:
-        while (item := items.get()) is not None:
-            group = [item]
-            last = False
-            while len(group) < LARGEST_GROUP and not last:
-                try:
-                    following = items.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    last = True
-                else:
-                    group.append(following)
-            self._write(group)
-            del group, item
-            if last:
+            line = self._line
+            if line.thread is None:
                 return
+            line.items.put(None)
+            self._line = _Line()
+        if not self.is_here():
+            line.has_ended.wait()
+            line.thread.join()
+
+    def _run(self, line: _Line[T] | None, group: _Group[T, R] | None) -> None:
+        """Write a group, and then what a line brings, unless another thread goes on with it."""
+        self._threads.add(threading.get_ident())
+        is_left = False
+        try:
+            while group is not None or (line is not None and (group := self._next(line)) is not None):
+                is_left = not self._receive_all(group)
+                if is_left or group.is_last:
+                    break
+                group = None  # while this thread waits, it keeps nothing
+        finally:
+            self._threads.discard(threading.get_ident())
+            if line is not None and not is_left:
+                line.has_ended.set()
+
+    @staticmethod
+    def _next(line: _Line[T]) -> _Group[T, R] | None:
+        """Wait for an item, and take all that are there."""
+        item = line.items.get()
+        if item is None:
+            return None
+        group: _Group[T, R] = _Group(line, deque([item]))
+        while len(group.items) < LARGEST_GROUP:
+            try:
+                item = line.items.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                group.is_last = True
+                break
+            group.items.append(item)
+        return group
+
+    def _receive_all(self, group: _Group[T, R]) -> bool:
+        """Receive and write a group; False where another thread has gone on with it meanwhile."""
+        self._watch(group)
+        try:
+            while group.items:
+                group.since, group.item = time.monotonic(), group.items.popleft()
+                received = self._receive(group.item)
+                if not self._keep(group, received):
+                    return False
+                del received
+        finally:
+            self._groups.discard(group)
+        self._write(group.received)
+        return True
+
+    def _keep(self, group: _Group[T, R], received: R | None) -> bool:
+        """Keep what was received for the others of its group, or write it alone where they have gone on."""
+        with self._lock:
+            group.item = None
+            is_left, is_given_up = group.is_left, group.is_given_up
+            if received is not None and not is_left:
+                group.received.append(received)
+        if received is not None and is_given_up:
+            self._drop(received)
+        elif received is not None and is_left:
+            self._write([received])
+        return not is_left
+
+    def _watch(self, group: _Group[T, R]) -> None:
+        with self._lock:
+            self._groups.add(group)
+            is_watched, self._is_watched = self._is_watched, True
+        if not is_watched:
+            alarms.add(PATIENCE, self._look)
+
+    def _look(self) -> None:
+        """Have another thread go on where one receives an item for long."""
+        with self._lock:
+            now = time.monotonic()
+            for group in list(self._groups):
+                item, seconds = group.item, now - group.since
+                if item is None or seconds < PATIENCE:
+                    continue
+                if not group.is_left:
+                    self._leave(group)
+                instead = None if group.is_given_up else self._give_up(item, seconds)
+                if instead is not None:
+                    group.is_given_up = True
+                    self._started(None, _Group(group.line, deque(), [instead]))
+            self._is_watched = bool(self._groups)
+        if self._is_watched:
+            alarms.add(PATIENCE, self._look)
+
+    def _leave(self, group: _Group[T, R]) -> None:
+        """Leave a thread alone with what it receives, and have another one go on with the rest."""
+        rest: _Group[T, R] = _Group(group.line, group.items, group.received, is_last=group.is_last)
+        group.is_left, group.items, group.received = True, deque(), []
+        group.line.thread = self._started(group.line, rest)
