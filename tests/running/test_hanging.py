@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,14 @@ def value_for(pid: int, kind: str, number: int) -> object:
     return number
 
 
+def value_once_told(pid: int, kind: str, folder: Path) -> object:
+    """Say that it runs, and return a value when it is told to."""
+    (folder / kind).touch()
+    while not (folder / "go on").exists():
+        time.sleep(0.01)
+    return value_for(pid, kind, 1)
+
+
 def never() -> None:
     """Be an initializer that does not end."""
     threading.Event().wait(LONG)
@@ -103,6 +114,44 @@ def test_others_get_their_values_while_one_is_unpickled(tmp_path: Path, kind: st
         else:
             assert isinstance(slow.result(PATIENCE), SlowToUnpickle)
     assert function.cache.info().entries == 7 - (kind == "error")
+
+
+OTHER_PROCESS = """
+import sys
+from pathlib import Path
+from bencher_job import cached_job
+from tests.running.test_hanging import value_once_told
+
+pid, cache_dir, folder = int(sys.argv[1]), *map(Path, sys.argv[2:4])
+function = cached_job(executor="threads", max_workers=2, cache_dir=cache_dir)(value_once_told)
+for future in [function.submit(pid, kind, folder) for kind in sys.argv[4:]]:
+    future.exception()
+function.cache.close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["slow", "error"])
+def test_others_get_what_another_process_computes_while_one_value_is_unpickled(
+    tmp_path: Path, kind: str
+) -> None:
+    function = cached_job(executor="multiprocessing", max_workers=1)(value_once_told)
+    cache_dir = function.cache.directory.parent
+    command = [sys.executable, "-c", OTHER_PROCESS, str(os.getpid()), cache_dir, tmp_path, kind, "plain"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as other:
+        deadline = time.monotonic() + PATIENCE
+        while not ((tmp_path / kind).exists() and (tmp_path / "plain").exists()):
+            assert other.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        slow = function.submit(os.getpid(), kind, tmp_path)
+        plain = function.submit(os.getpid(), "plain", tmp_path)
+        (tmp_path / "go on").touch()
+        assert plain.result(PATIENCE) == 1
+        assert not slow.done()
+        gate.set()
+        assert isinstance(slow.exception(PATIENCE), SlowError if kind == "error" else type(None))
+        function.cache.close()
+        assert function.cache.info().computed == 0
 
 
 @pytest.mark.parametrize("kind", ["slow", "large", "error"])
