@@ -25,8 +25,11 @@ from ._errors import BencherJobError
 
 __all__ = ["LOCKS", "critical", "is_inside", "refuse_inside", "runs_jobs"]
 
-LOCKS: Final = frozenset({"_lock", "_landing", "turn", "_guard", "operation", "keeping_forks_away"})
-"""The names of all locks that a thread must not take twice. Those that it may are called `_reentrant`."""
+LOCKS: Final = frozenset(
+    {"_lock", "_landing", "turn", "_guard", "operation", "keeping_forks_away", "transaction"}
+)
+"""The names of all locks, and of other contexts, that a thread must not enter twice. Locks that it may are called
+`_reentrant`."""
 
 _OURS: Final = os.path.dirname(__file__) + os.sep
 _FOREIGN, _OF_FUTURES, _OF_OURS = range(3)
