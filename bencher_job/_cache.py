@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ._contents import Contents
-from ._errors import BencherJobError
+from ._errors import BencherJobError, warn_caller
 from ._executors import Executors, PoolSettings, StartMethod, inside_worker
 from ._forks import renew_after_fork
 from ._future import InLineResult, JobFuture, Settles
-from ._job import Job
+from ._inside import is_inside, refuse_inside
+from ._job import Job, run_job
 from ._keys.names import seen_by
 from ._loops import Caller, Strand, caller, is_coroutine_function
 from ._options import tuple_of
@@ -25,6 +26,7 @@ from ._running.attempts import Attempts, RetryOn, seconds_of
 from ._running.counts import Counts
 from ._running.engines import Engines
 from ._running.errands import Errand
+from ._running.exit import do_outside
 from ._running.flights import flights_of
 from ._running.landing import Keeping
 from ._running.runner import Runner, load, warn_unloadable
@@ -164,7 +166,7 @@ class FutureCache(Contents, Settles):
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._lock = threading.Lock()
+        self._reentrant = threading.RLock()
 
     @property
     def executor(self) -> Executor | None:
@@ -286,11 +288,14 @@ class FutureCache(Contents, Settles):
 
         `prefetched` holds values by key, as `prefetch` gives them. What the function raises is raised by the future's
         `result()`, on every executor. In an event loop nothing blocks, and all errors are the future's: what would run
-        in line runs in a thread, or as a task of the loop if it is a coroutine.
+        in line runs in a thread, or as a task of the loop if it is a coroutine. For a signal handler that has
+        interrupted this thread inside of the cache it runs here and without the cache.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
+        if is_inside():
+            return self._run_without_cache(job)
         asker = caller()
         if asker is not None:
             value = self.recall(job.job_key)
@@ -298,7 +303,7 @@ class FutureCache(Contents, Settles):
                 return JobFuture(job, value)
             held = job.held()
             return self.send_for(lambda: held, asker, of_coroutine=is_coroutine_function(job.function))
-        store = self.cache
+        store = self._opened()
         puts = store.puts
         if self.overwrite:
             return self._runner.run(job, store, puts, fresh=True)
@@ -309,6 +314,20 @@ class FutureCache(Contents, Settles):
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
         return self._runner.run(job, store, puts) if value is MISS else JobFuture(job, value)
+
+    def _run_without_cache(self, job: Job) -> JobFuture[Any]:
+        """Run a job here for code that has interrupted this thread inside of the cache, and so can't wait for it."""
+        future: JobFuture[Any] = JobFuture.pending(job, lambda _: False)
+        try:
+            future.resolve(run_job(job))
+        except Exception as error:  # noqa: BLE001 - it is the future's
+            future.fail(error)
+        _log.info("%r has run without the cache", job)
+        warn_caller(
+            f"The job {job.job_id} has run without the cache: a signal handler, a __del__ or a weakref "
+            f"callback called it while this thread was inside of bencher_job, or the program was ending."
+        )
+        return future
 
     def recall(self, key: str) -> Any:
         """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
@@ -349,15 +368,15 @@ class FutureCache(Contents, Settles):
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         if self.resolves_here():  # where somebody may wait for it at once
-            self._runs.settle_here(future, done, self.cache)
+            self._runs.settle_here(future, done, self._opened())
         else:
-            self._runs.settle(future, done, self.cache)
+            self._runs.settle(future, done, self._opened())
 
     def keep(self, future: JobFuture[Any], value: Any) -> None:
         """Keep a value under a job's key, then resolve the job's own future with it."""
         done: Future[Any] = Future()
         done.set_result(value)
-        self._runs.settle_here(future, done, self.cache)
+        self._runs.settle_here(future, done, self._opened())
 
     def resolves_here(self) -> bool:
         """Whether this thread resolves futures of this cache, as in a callback of one."""
@@ -380,7 +399,7 @@ class FutureCache(Contents, Settles):
     def clear_call_counts(self) -> None:
         """Set all counts to zero; nothing that is remembered changes."""
         self._counts.clear()
-        with self._lock:
+        with self._reentrant:
             self.call_count = 0
 
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
@@ -421,8 +440,10 @@ class FutureCache(Contents, Settles):
 
         Raises:
             BencherJobError: where it would wait for itself: in a callback of a future of this cache, in a job of this
-                cache that runs in a thread, and in an event loop that such a job runs in.
+                cache that runs in a thread, in an event loop that such a job runs in, and in a signal handler, a
+                `__del__` or a weakref callback that has interrupted this thread inside of the cache.
         """
+        refuse_inside("To wait for the jobs in flight")
         self._refuse_to_wait_here()
         self._runs.wait()
 
@@ -436,11 +457,16 @@ class FutureCache(Contents, Settles):
     def close(self) -> None:
         """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again.
 
-        The files stay open while another cache on the same store has jobs in flight.
+        The files stay open while another cache on the same store has jobs in flight. In a signal handler, a `__del__`
+        or a weakref callback that has interrupted this thread inside of the cache, a thread closes it as soon as this
+        one is outside, and the end of the program waits for that.
 
         Raises:
             BencherJobError: where it would wait for itself, as for `wait`.
         """
+        if is_inside():
+            do_outside(self.close)
+            return
         self._refuse_to_wait_here()
         self._runs.finish(wait=True)
         self._engines.release()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import _settings
 from ._errors import warn_caller
+from ._inside import refuse_inside
 from ._record import Record, Records
 from ._selection import Selection
 from ._stores import NullStore, Store, StoreFailure, export, import_, open_store, store_exists, verify
@@ -90,7 +91,12 @@ class Contents:
 
         Raises:
             UntrustedCache: when another user owns the store or can write to it.
+            BencherJobError: in a signal handler, a `__del__` or a weakref callback that has interrupted the cache.
         """
+        refuse_inside("The use of a cache")
+        return self._opened()
+
+    def _opened(self) -> Store:
         if (
             self._store is None
             or self._epoch != _settings.epoch

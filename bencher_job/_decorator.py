@@ -118,6 +118,7 @@ def cached_job(
         retry_on: the exceptions after which it does: a type, a tuple of types, or a function that takes the exception.
             By default all that the function raises; a lost worker always.
         timeout: seconds, or a `timedelta`, that a run may take, from its begin. Then the job ends with `JobTimeout`.
+            So does one whose arguments or result can't be unpickled in time, or whose worker does not get ready.
         max_workers: how many processes (or threads) of this machine run jobs at most; by default one per core.
             Functions with the same settings share them.
         max_tasks_per_worker: after how many jobs a process is replaced by a new one; by default never.

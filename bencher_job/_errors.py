@@ -108,7 +108,7 @@ class WorkerLost(BencherJobError):
 
 
 class JobTimeout(BencherJobError, TimeoutError):
-    """A job ran longer than its `timeout`, and was ended or, where its executor can't do that, left to itself.
+    """A job took longer than its `timeout`, and was ended or, where its executor can't do that, left to itself.
 
     Attributes:
         job: a short description of the job.

@@ -15,6 +15,7 @@ from ._errors import warn_caller
 from ._executors import Executors
 from ._future import JobFuture
 from ._held import Held
+from ._inside import is_inside
 from ._job import Job, check_text
 from ._keys import CodeScope, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy
@@ -112,7 +113,7 @@ class JobFunctionCache(FutureCache):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], identity: Identity | None = None, repeat: int = 0
     ) -> Job:
         """Make the job of a call, or of one of its repeats."""
-        with self._lock:
+        with self._reentrant:
             self.call_count += 1
             number = self.call_count
         edition = None if identity is None else identity[2]
@@ -134,7 +135,7 @@ class JobFunctionCache(FutureCache):
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
         """Submit a call as it was written."""
-        asker = caller()
+        asker = None if is_inside() else caller()
         if asker is not None and not self.makes_quick_keys(args, kwargs):
             args, kwargs = self.held(args, kwargs)
             return self.send_for(lambda: self.job(args, kwargs), asker, of_coroutine=self._of_coroutines)
@@ -157,7 +158,9 @@ class JobFunctionCache(FutureCache):
         value = self.recall_call(identity, call)
         if value is not MISS:
             return value
-        key, store, memory = identity[0], self.cache, self._memory
+        if is_inside():
+            return self._run_without_cache(self.job(args, kwargs, identity)).result()
+        key, store, memory = identity[0], self._opened(), self._memory
         puts = store.puts
         if not self.overwrite:
             found = store.get(key, self.mapped) if memory is None else memory.look_up(key, self.mapped)
@@ -176,7 +179,7 @@ class JobFunctionCache(FutureCache):
 
     def _tell_of_earlier_versions(self, jobs: Sequence[Job]) -> None:
         """Warn once where results are there that were computed with other versions of libraries."""
-        store = self.cache
+        store = self._opened()
         try:
             for job in jobs[:MISSES_CHECKED]:
                 if job.edition is None or not job.edition.fingerprint.libraries:

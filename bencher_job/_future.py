@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 from . import _html
 from ._errors import BencherJobError, warn_caller
 from ._executors import told
+from ._inside import refuse_inside
 from ._job import Job
 from ._light_future import LightFuture
 from ._loops import aside, in_thread, until_ended
@@ -228,7 +229,10 @@ class JobFuture(LightFuture[R], Generic[R]):
 
     def refuse_to_wait_here(self) -> None:
         """Refuse to wait for it in the thread that will resolve it."""
-        if self._resolves_here is not None and not self.done() and self._resolves_here():
+        if self.done():
+            return
+        refuse_inside("To wait for a future")
+        if self._resolves_here is not None and self._resolves_here():
             raise BencherJobError(
                 f"{self.job!r} is in flight, and a callback of a future can't wait for it. Submit it, and go on in a "
                 f"callback of its own future."

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ._held import Held, can_not_change
+from ._inside import runs_jobs
 from ._keys import Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
 from ._keys.fingerprint import libraries_in_arguments
 from ._keys.hashing import WITH_CODE
@@ -168,6 +169,7 @@ class Job:
         call = self.job_id, self.function, self.job_args, self.job_key, self.tag, self.positional, arguments
         return _unpickled, (*call, self.files, self.media_folder, agreement)
 
+    @runs_jobs
     def call(self) -> Any:
         """Call the function with the arguments, the plain one where it is cached: the job's own cache has been asked.
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from ._errors import BencherJobError
 from ._forks import renew_after_fork
+from ._inside import runs_jobs
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -95,6 +96,7 @@ def run_to_end(awaitable: Awaitable[R]) -> R:
     return asyncio.run(_awaited(awaitable))
 
 
+@runs_jobs
 async def _awaited(awaitable: Awaitable[R]) -> R:
     return await awaitable
 
@@ -153,13 +155,15 @@ class Strand:
                 self._is_at_it = True
         return future
 
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        with self._lock:
+            self._is_at_it = bool(self._work)
+            return self._work.popleft() if self._work else None
+
     def _go_on(self) -> None:
-        while True:
-            with self._lock:
-                if not self._work:
-                    self._is_at_it = False
-                    return
-                future, function = self._work.popleft()
+        while (work := self._next()) is not None:
+            future, function = work
+            del work
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function())

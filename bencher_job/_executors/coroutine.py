@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import _media
+from .._inside import critical, runs_jobs
 from .._loops import run_to_end
 from .base import Outcome, here
 
@@ -22,6 +23,7 @@ def run_coroutine(job: Job, timeout: float | None) -> Outcome:
     return run_to_end(outcome_of_coroutine(job, timeout))
 
 
+@critical
 async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
     """Run a job's coroutine here; whatever it raises is the outcome's error, a `JobTimeout` after so many seconds."""
     value, error = None, None
@@ -33,10 +35,15 @@ async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
             started, clock = time.time(), time.perf_counter()
         with _media.running(job.job_key, job.media_folder):
             async with limit:
-                value = await cast("Awaitable[Any]", job.call())
+                value = await _called(job)
     except BaseException as raised:  # noqa: BLE001 - whatever it is, it ends this job
         error = _out_of_time(job, timeout) if isinstance(raised, TimeoutError) and limit.expired() else raised
     return Outcome(value, error, None, started, time.perf_counter() - clock, here())
+
+
+@runs_jobs
+async def _called(job: Job) -> Any:
+    return await cast("Awaitable[Any]", job.call())
 
 
 def _out_of_time(job: Job, timeout: float | None) -> BaseException:

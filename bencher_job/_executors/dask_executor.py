@@ -20,6 +20,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Final
 
 from .._errors import BencherJobError
+from .._inside import critical
 from .batches import STUCK_SECONDS, Ended, Grouping
 from .carried import ByValue, with_own_modules
 from .dask import as_ours, client_of, is_blamed, run_there
@@ -111,6 +112,7 @@ class DaskExecutor(FarExecutor):
         if self._owns_client:
             self._client.close()
 
+    @critical
     def _send_all(self) -> None:
         grouping, has_ended = Grouping(self._pace), False
         while not has_ended:

@@ -23,7 +23,8 @@ from concurrent.futures import BrokenExecutor, CancelledError, Future
 from contextlib import suppress
 from typing import Any, Final
 
-from .._errors import BencherJobError, WorkerLost
+from .._errors import BencherJobError, JobTimeout, WorkerLost
+from .._inside import critical
 from .base import Place, told
 from .envelope import Kind, Report, describe, time_is_over
 from .handout import Handout
@@ -39,7 +40,8 @@ FALSE_STARTS: Final = 8
 """How many workers in a row may die before they are ready for a job."""
 
 LOADING_SECONDS: Final = 60.0
-"""Seconds beyond its timeout that a job may take to load, with all the modules that its function imports."""
+"""Seconds beyond its timeout that a job may take to load, with all the modules that its function imports, and a worker
+to get ready for it."""
 
 START_AGAIN_SECONDS: Final = 0.25
 """Seconds until another attempt to start a worker, after one that the system has refused."""
@@ -143,6 +145,7 @@ class Dispatcher:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
+    @critical
     def _run(self) -> None:
         try:
             while True:
@@ -362,13 +365,32 @@ class Dispatcher:
 
     def _ends_at(self, slot: Slot) -> float | None:
         """Say when a worker's time is over, by the monotonic clock."""
-        if slot.patience_ends is not None or slot.oldest is None:
+        if slot.patience_ends is not None:
             return slot.patience_ends
+        if not slot.is_ready:
+            return self._start_ends_at(slot)
+        if slot.oldest is None:
+            return None
         number, task = slot.oldest
         if task.timeout is None:
             return None
         begun, at = slot.begun
         return at + task.timeout if begun == number else slot.since + task.timeout + LOADING_SECONDS
+
+    def _start_ends_at(self, slot: Slot) -> float:
+        """Say when to look whether a job waits for too long for a worker that is being started."""
+        now, soonest = time.monotonic(), slot.started_at + LOADING_SECONDS
+        if now < soonest:
+            return soonest
+        limits = (_begins_by(task, slot) for task in self._handout.all_tasks())
+        return min(now + WATCH_SECONDS, *limits)
+
+    def _end_start(self, slot: Slot, now: float) -> None:
+        """End a worker that does not get ready, and the jobs that have waited for it in vain unless others run them."""
+        slot.kill("it did not get ready in time")
+        if not any(other.is_ready for other in self.slots):
+            overdue = self._handout.take_those(lambda task: _begins_by(task, slot) <= now)
+            self._finished += [(task, _not_begun(task)) for task in overdue]
 
     def _look_after_slots(self) -> None:
         now = time.monotonic()
@@ -379,7 +401,9 @@ class Dispatcher:
             end = self._ends_at(slot)
             if end is None or now < end:
                 continue
-            if slot.patience_ends is None and slot.oldest is not None:
+            if slot.patience_ends is None and not slot.is_ready:
+                self._end_start(slot, now)
+            elif slot.patience_ends is None and slot.oldest is not None:
                 _, task = slot.oldest
                 self._end(task, slot, time_is_over(task.label, task.timeout or 0.0))
             elif slot in self._leaving:
@@ -433,6 +457,23 @@ class Dispatcher:
             self._finished.append((task, WorkerLost(f"The pool lost {name}: {reason}", job=name)))
         self.slots.clear()
         self._resolve()
+
+
+def _begins_by(task: Task, slot: Slot) -> float:
+    """Say when the time of a task is over if it waits for a worker that is not ready, by the monotonic clock."""
+    if task.timeout is None:
+        return math.inf
+    return max(slot.started_at, task.packed_at) + task.timeout + LOADING_SECONDS
+
+
+def _not_begun(task: Task) -> JobTimeout:
+    name, timeout = describe(task.label), task.timeout
+    return JobTimeout(
+        f"{name} could not begin within its timeout of {timeout:g} s and another {LOADING_SECONDS:g} s: a new worker "
+        f"process did not get ready, so it was ended. Does the initializer hang?",
+        job=name,
+        seconds=timeout,
+    )
 
 
 def _not_initialized(error: BaseException) -> BencherJobError:

@@ -64,6 +64,19 @@ class Handout:
                     return task
         return None
 
+    def all_tasks(self) -> list[Task]:
+        """Give all that wait."""
+        return [*self._for_new, *self.tasks]
+
+    def take_those(self, chosen: Callable[[Task], bool]) -> list[Task]:
+        """Take the tasks that are chosen of those that wait."""
+        taken: list[Task] = []
+        for tasks in (self._for_new, self.tasks):
+            passed = [tasks.popleft() for _ in range(len(tasks))]
+            taken += filter(chosen, passed)
+            tasks.extendleft(task for task in reversed(passed) if not chosen(task))
+        return taken
+
     def takes_more(self, slot: Slot) -> bool:
         """Whether a worker should be given more at present."""
         return slot.room(self._most_tasks) > 0 and (not slot.given or slot.load <= AHEAD / 2)

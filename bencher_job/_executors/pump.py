@@ -17,6 +17,7 @@ import psutil
 
 from .._errors import BencherJobError, WorkerLost
 from .._forks import renew_after_fork
+from .._inside import critical
 from .base import told
 from .crew import STUCK_SECONDS, Crew, Worker
 from .envelope import Kind, Report
@@ -76,6 +77,7 @@ class Pump:
             self._inbox.put(task)
         self._wires.wake()
 
+    @critical
     def _run(self) -> None:
         try:
             for _ in range(self._wires.most_workers):

@@ -184,7 +184,7 @@ class _Digests:
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._lock = threading.Lock()
+        self._reentrant = threading.RLock()
 
     def of(self, path: str, stamps: object, read: Callable[[], tuple[bytes, bool]]) -> tuple[bytes, bool]:
         """Give the digest that is known under these stamps, or read it; and whether it lasts as long as they do.
@@ -192,14 +192,14 @@ class _Digests:
         It doesn't when the file changed a moment ago, since it might change again and keep its stamps, nor when
         it changed while it was read.
         """
-        with self._lock:
+        with self._reentrant:
             known = self._known.get(path)
             if known is not None and known[0] == stamps:
                 self._known.move_to_end(path)
                 return known[1], True
         digest, lasts = read()
         if lasts:
-            with self._lock:
+            with self._reentrant:
                 self._known[path] = stamps, digest
                 self._known.move_to_end(path)
                 if len(self._known) > self._size:

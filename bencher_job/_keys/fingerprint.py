@@ -132,7 +132,7 @@ class CodeTracker:
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._lock = threading.Lock()
+        self._reentrant = threading.RLock()
 
     def current(self) -> Fingerprint:
         """Look whether anything has changed, and make the fingerprint anew if so; the same object if not.
@@ -170,7 +170,7 @@ class CodeTracker:
         made = _digested(name, surveys, roots, self._counted(surveys))
         made = replace(_with_receiver(made, self._function), counts_all=self._libraries is True)
         signature = _watch_signature(self._function, watch)
-        with self._lock:
+        with self._reentrant:
             before = self._state[1]
             if made == before and _are_same(signature, self._signature):
                 made = before
@@ -376,7 +376,7 @@ class _InArguments:
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._lock = threading.Lock()
+        self._reentrant = threading.RLock()
 
     def __call__(self, obj: Any, _path: str, *, libraries: bool) -> bytes:
         """Make the digest of a function, a class or a module with all that it reaches."""
@@ -385,7 +385,7 @@ class _InArguments:
 
     def fingerprint(self, obj: Any) -> Fingerprint:
         """Make the fingerprint of a function, a class or a module."""
-        with self._lock:  # a tracker keeps its object, so that no other can have this identity
+        with self._reentrant:  # a tracker keeps its object, so that no other can have this identity
             tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj, is_argument=True)
             self._trackers[id(obj)] = tracker
             if len(self._trackers) > self._size:
@@ -394,7 +394,7 @@ class _InArguments:
 
     def libraries(self) -> dict[str, str]:
         """Give the versions of the libraries that count with what was met last."""
-        with self._lock:
+        with self._reentrant:
             latest = [tracker.latest for tracker in self._trackers.values()]
         return {name: version for each in latest for name, version in each.libraries.items()}
 

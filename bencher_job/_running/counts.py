@@ -36,7 +36,7 @@ class Counts:
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._lock = threading.Lock()
+        self._reentrant = threading.RLock()
 
     @property
     def now(self) -> _Figures:
@@ -53,57 +53,61 @@ class Counts:
 
     def add_up(self) -> None:
         """Add up the hits that were counted one by one."""
-        with self._lock:
+        with self._reentrant:
             self._add_up_hits()
 
     def _add_up_hits(self) -> None:
         hits, figures = self.seconds_of_hits, self._figures
         for _ in range(len(hits)):
-            figures.seconds_saved += hits.popleft()
+            try:
+                seconds = hits.popleft()
+            except IndexError:  # a signal handler's hit has added up the rest
+                return
+            figures.seconds_saved += seconds
             figures.hits += 1
             figures.submitted += 1
 
     def joined(self) -> None:
         """Count a job that waits for one that is in flight."""
-        with self._lock:
+        with self._reentrant:
             self._figures.submitted += 1
             self._figures.joined += 1
 
     def computed(self, number: int) -> None:
         """Count jobs whose function is about to run."""
-        with self._lock:
+        with self._reentrant:
             self._figures.submitted += number
             self._figures.computed += number
 
     def cancelled(self) -> None:
         """Take a job back that was counted as computed, and was cancelled before its function ran."""
-        with self._lock:
+        with self._reentrant:
             self._figures.computed -= 1
 
     def retried(self) -> None:
         """Count a run that failed and is repeated."""
-        with self._lock:
+        with self._reentrant:
             self._figures.retried += 1
 
     def failed(self, *, elsewhere: bool = False) -> None:
         """Count a job that has failed; one that another process ran has not been counted as submitted yet."""
-        with self._lock:
+        with self._reentrant:
             self._figures.submitted += elsewhere
             self._figures.failed += 1
 
     def unsaved(self, number: int) -> None:
         """Count results that could not be kept."""
-        with self._lock:
+        with self._reentrant:
             self._figures.unsaved += number
 
     def clear(self) -> None:
         """Set all to zero."""
-        with self._lock:
+        with self._reentrant:
             self.seconds_of_hits.clear()
             self._figures = _Figures()
 
     def as_dict(self) -> dict[str, float]:
         """Give all figures of one moment, by name."""
-        with self._lock:
+        with self._reentrant:
             self._add_up_hits()
             return dict(vars(self._figures))

@@ -59,11 +59,13 @@ class Errand:
         finally:
             self._is_made.set()
 
-    def _pass_on(self, begun: JobFuture[Any]) -> None:
+    def _note_begun(self, begun: JobFuture[Any]) -> bool:
         with self._lock:
             self._begun = begun
-            is_withdrawn = self._is_withdrawn
-        if is_withdrawn:
+            return self._is_withdrawn
+
+    def _pass_on(self, begun: JobFuture[Any]) -> None:
+        if self._note_begun(begun):
             begun.cancel()
             self.future.took_along = begun.took_along
         begun.add_done_callback(self.future.follow)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .._executors import Engine
 from .._forks import renew_after_fork
 from .._future import InLineResult, JobFuture
+from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import seen_by
 from .._stores import Claim, Payload, Store
@@ -87,6 +88,7 @@ class Flight:
         claim, self.claim = self.claim, None
         return claim
 
+    @runs_jobs
     def resolve(self, value: object, payload: Payload | None) -> None:
         """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
         first = self.futures[0]
@@ -97,6 +99,7 @@ class Flight:
             ),
         )
 
+    @runs_jobs
     def fail(self, error: BaseException) -> None:
         """Give the exception to all."""
         self._tell_of_landing()

@@ -16,6 +16,7 @@ from .. import _media
 from .._errors import BencherJobError, warn_caller
 from .._executors import inside_worker
 from .._future import InLineResult, JobFuture
+from .._inside import critical
 from .._job import Job
 from .._keys.names import seen_by
 from .._loops import Caller
@@ -81,6 +82,7 @@ class Runner:
         """Whether this thread resolves futures, as in a callback of one: it can't wait for others that it resolves."""
         return self.runs.is_writing() or self._standby.is_here()
 
+    @critical
     def run(
         self,
         job: Job,
@@ -119,6 +121,7 @@ class Runner:
             raise
         return future
 
+    @critical
     def run_in_line(self, job: Job, store: Store, puts: int, *, fresh: bool = False) -> InLineResult | None:
         """Run a job in this thread, for one who does nothing but wait for it; None where it is in flight already.
 
@@ -138,6 +141,7 @@ class Runner:
             raise
         return result
 
+    @critical
     def run_many(
         self, jobs: Sequence[Job], store: Store, puts: int, *, fresh: bool = False
     ) -> list[JobFuture[Any]]:

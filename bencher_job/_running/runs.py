@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from .. import _media
 from .._alarms import alarms
-from .._errors import BencherJobError, WorkerLost, warn_caller
+from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
 from .._executors import (
     Engine,
     Executors,
@@ -30,6 +30,7 @@ from .._executors import (
 )
 from .._forks import renew_after_fork
 from .._future import JobFuture
+from .._inside import critical
 from .._job import Job
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function, running_loop
@@ -75,7 +76,13 @@ class Runs:
         self._counts = counts
         self._announce = announce
         self._attempts = attempts
-        self._writer: Writer[Returned] = Writer(self._settle_group, f"bencher_job-writer-{name}")
+        self._writer: Writer[Returned, Landing] = Writer(
+            self._receive,
+            self._settle_group,
+            self._give_up,
+            Landing.discard_written,
+            f"bencher_job-writer-{name}",
+        )
         self.renew()
         renew_after_fork(self)
 
@@ -98,6 +105,7 @@ class Runs:
         self._announce((flight.job,))
         self.run_here(flight, store)
 
+    @critical
     def start_many(self, flights: Sequence[Flight], store: Store) -> None:
         """Run the jobs of flights for the first time, on one engine."""
         self._counts.computed(len(flights))
@@ -112,6 +120,7 @@ class Runs:
             raise
         finish_at_exit(self)
 
+    @critical
     def take_over(self, flight: Flight, store: Store, engine: Engine | None) -> None:
         """Run a flight's job that was taken from its engine before it began: here, or on another engine."""
         if engine is None:
@@ -228,6 +237,7 @@ class Runs:
         receive = engine.receive if verdict is None else lambda _: Outcome(error=verdict)
         self._writer.put(Returned(run, done, receive))
 
+    @critical
     def settle(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         returned = self._settled(future, done, store)
@@ -245,9 +255,30 @@ class Runs:
         run = Run(Flight(future), future.job, store, self._keeping, "future", state)
         return Returned(run, done, outcome_of)
 
-    def _settle_group(self, group: Sequence[Returned]) -> None:
-        """Receive what has come back, commit it together and resolve; on the writer's thread."""
-        received = [each.received() for each in group if not each.is_void()]
+    def _receive(self, returned: Returned) -> Landing | None:
+        if returned.is_void():
+            self.count_landed(1)
+            return None
+        return returned.received()
+
+    def _give_up(self, returned: Returned, seconds: float) -> Landing | None:
+        """End a job whose value takes longer to be unpickled than the job itself may run."""
+        timeout = self._attempts.timeout
+        if timeout is None or seconds < timeout:
+            return None
+        from .._executors.envelope import describe  # takes long to import
+
+        name = describe(returned.run.job)
+        error = JobTimeout(
+            f"{name} has run in time, but its result could not be unpickled within another {timeout:g} s. Return "
+            f"plain data, or mend the class's __setstate__.",
+            job=name,
+            seconds=timeout,
+        )
+        return Landing(returned.run, Outcome(error=error))
+
+    def _settle_group(self, received: Sequence[Landing]) -> None:
+        """Commit together what has come back, and resolve; on the writer's thread."""
         landings = [each for each in received if each.outcome.error is None or not self._goes_on(each)]
         try:
             self._finish(landings)
@@ -257,7 +288,7 @@ class Runs:
                 landing.run.flight.land()
                 landing.run.flight.fail(error)
         finally:
-            self.count_landed(len(group) - len(received) + len(landings))
+            self.count_landed(len(landings))
 
     def _pause_after(self, landing: Landing) -> float | None:
         """Say how long to wait before a job runs again that has just failed; None when it doesn't.
@@ -313,6 +344,7 @@ class Runs:
             self._go_on(run.flight, waiting, run.store)
         return True
 
+    @critical
     def _go_on(self, flight: Flight, waiting: Future[Any], store: Store) -> None:
         """Run a job again, unless it was cancelled or taken over meanwhile."""
         if not waiting.set_running_or_notify_cancel():

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from .._executors import is_submitter
 from .._forks import renew_after_fork
@@ -215,12 +215,12 @@ class Standby:
         self._lock = threading.Lock()
         self._waiting: list[tuple[Waiting, Callable[[Ended], None]]] = []
         self._is_running = False
-        self._thread: threading.Thread | None = None
+        self._threads: set[int] = set()
         self._news = threading.Event()
 
     def is_here(self) -> bool:
-        """Whether this is its own thread, which must not wait for what it will end itself."""
-        return self._thread is threading.current_thread()
+        """Whether this is a thread of its own, which must not wait for what it will end itself."""
+        return threading.get_ident() in self._threads
 
     def add(self, waiting: Waiting, go_on: Callable[[Ended], None]) -> None:
         """Have somebody wait; `go_on` is called in the thread, and must not raise."""
@@ -230,24 +230,46 @@ class Standby:
             self._news.set()
             if not self._is_running:
                 self._is_running = True
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                self._start(self._run)
+
+    def _start(self, act: Callable[..., None], *given: Any) -> None:
+        threading.Thread(target=self._act, args=(act, given), name=self._name, daemon=True).start()
+
+    def _act(self, act: Callable[..., None], given: tuple[Any, ...]) -> None:
+        self._threads.add(threading.get_ident())
+        try:
+            act(*given)
+        finally:
+            self._threads.discard(threading.get_ident())
+
+    def _tell(self, go_on: Callable[[Ended], None], ended: Ended) -> None:
+        """Tell one who waited how that has ended; apart from the others if that unpickles something, which may hang."""
+        if isinstance(ended, Hit | Raised):
+            try:
+                self._start(go_on, ended)
+            except RuntimeError:  # the program ends
+                go_on(ended)
+        else:
+            go_on(ended)
+
+    def _all_waiting(self) -> list[tuple[Waiting, Callable[[Ended], None]]]:
+        with self._lock:
+            self._is_running = bool(self._waiting)
+            return list(self._waiting)
+
+    def _remove(self, one: tuple[Waiting, Callable[[Ended], None]]) -> None:
+        with self._lock:
+            self._waiting.remove(one)
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                waiting = list(self._waiting)
-                if not waiting:
-                    self._is_running = False
-                    return
+        while waiting := self._all_waiting():
             pause = PAUSE_WHILE_ANOTHER_LOOKS
             for one in waiting:
                 ended = one[0].look()
                 if ended is None:
                     pause = min(pause, one[0].pause())
                     continue
-                with self._lock:
-                    self._waiting.remove(one)
-                one[1](ended)
+                self._remove(one)
+                self._tell(one[1], ended)
             self._news.wait(pause)
             self._news.clear()

@@ -53,7 +53,7 @@ class Shelf:
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._lock = threading.Lock()
+        self._reentrant = threading.RLock()
 
     def is_sure(self) -> bool:
         """Whether nothing has changed since what is here was read; then that is sure for a while."""
@@ -68,7 +68,7 @@ class Shelf:
 
     def begin(self, read: Look) -> None:
         """Drop all, and hold from now on what is read in another generation."""
-        with self._lock:
+        with self._reentrant:
             for kept in (*self._kept.values(), *self._mapped.values()):
                 kept.drop()
             self._kept.clear()
@@ -88,7 +88,7 @@ class Shelf:
 
     def _asked(self, key: str) -> Kept | None:
         """Keep one by one what was read in bulk."""
-        with self._lock:
+        with self._reentrant:
             small = self._unasked.pop(key, None)
             if small is None:
                 return self._kept.get(key)
@@ -111,7 +111,7 @@ class Shelf:
             return None
         if type(hit.stream) is not bytes:
             hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.expires)
-        with self._lock:
+        with self._reentrant:
             if read is not self.read:  # changed while the disk was read
                 return None
             if not buffers:
@@ -141,7 +141,7 @@ class Shelf:
         if sizes and max(sizes) > LARGEST:
             small = {key: each for key, each in small.items() if len(each[0]) <= LARGEST}
             sizes = [len(stream) for stream, _, _ in small.values()]
-        with self._lock:
+        with self._reentrant:
             if read is not self.read:
                 return
             kept, unasked = self._kept, self._unasked

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from .._forks import renew_after_fork
+from .._inside import is_inside
 from .base import Hit, Hits, StoreFailure, Totals
 from .database import Database, Locked
 from .folder import Folder
@@ -170,7 +171,7 @@ class Uses:
     def note_first(self, kept: Kept) -> None:
         """Note that an entry in memory is used, for the first time since the last writing."""
         self.kept.append(kept)
-        if len(self.kept) >= LARGEST_BATCH:
+        if len(self.kept) >= LARGEST_BATCH and not is_inside():
             self.write_at_once()
 
     def drain(self) -> Drained:

@@ -1,0 +1,236 @@
+"""What interrupts a thread inside of the library and calls it gets an answer or an error at once, and never waits."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import bencher_job
+from bencher_job._inside import LOCKS
+from tests.environment import unmeasured
+
+PACKAGE = Path(bencher_job.__file__).parent
+PROGRAM = Path(__file__).parent / "reentry_points.py"
+LOCK_TYPES = {"Lock", "Condition", "Semaphore", "BoundedSemaphore"}
+
+WAITED_FOR_BY_NO_CALL = {
+    "_asleep",  # the places of sleepers, taken without waiting
+    "_forks",  # held while a process forks
+    "_here",  # released by the thread that reads a file
+    "_idle",  # as above, by a thread that has nothing to do
+}
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a Python program with the library, for a minute or two at most."""
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**unmeasured(), "PYTHONPATH": str(PACKAGE.parent)},
+        timeout=110,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("executor", "operation", "call", "step"),
+    [
+        ("SERIAL", "miss", "call", 5),
+        ("SERIAL", "miss", "same", 5),
+        ("SERIAL", "miss", "close", 5),
+        ("SERIAL", "hit", "other", 9),
+        ("SERIAL", "open", "call", 13),
+        ("SERIAL", "close", "close", 5),
+        ("THREADS", "wait", "call", 5),
+        ("THREADS", "close", "same", 7),
+        ("MULTIPROCESSING", "miss", "call", 11),
+        ("MULTIPROCESSING", "miss", "close", 11),
+        ("MULTIPROCESSING", "map", "same", 23),
+        ("MULTIPROCESSING", "wait", "close", 9),
+        ("MULTIPROCESSING", "close", "map", 9),
+        ("MULTIPROCESSING", "map", "info", 23),
+        ("MULTIPROCESSING", "miss", "wait", 11),
+    ],
+)
+def test_a_call_at_any_line_of_the_library_ends(
+    tmp_path: Path, executor: str, operation: str, call: str, step: int
+) -> None:
+    ran = run(PROGRAM, tmp_path, executor, operation, call, step)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 200  # points, or the operation was none
+
+
+def test_every_lock_is_one_that_the_stack_tells_of() -> None:
+    unknown = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Call):
+                continue
+            made = node.value.func
+            if not (
+                isinstance(made, ast.Attribute) and made.attr in LOCK_TYPES and "testing" not in path.parts
+            ):
+                continue
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+                if name not in LOCKS | WAITED_FOR_BY_NO_CALL | {"_landed"}:  # which is made of `_landing`
+                    unknown.append(f"{path}:{node.lineno} {name}")
+    assert not unknown
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
+def test_a_signal_handler_may_call_submit_and_close_at_any_time(tmp_path: Path, executor: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+            import faulthandler, itertools, signal, time, warnings
+            from bencher_job import CacheWarning, cached_job
+
+            warnings.simplefilter("ignore", CacheWarning)
+            function = cached_job(executor={executor!r}, cache_dir={str(tmp_path)!r})(abs)
+            numbers = itertools.count(1)
+            handled = 0
+
+            def handle(*_):
+                global handled
+                handled += 1
+                value = next(numbers)
+                assert function(-value) == value
+                assert function.submit(-value).result() == value
+                if handled % 20 == 0:
+                    function.cache.close()
+
+            if __name__ == "__main__":
+                faulthandler.dump_traceback_later(90, exit=True)
+                signal.signal(signal.SIGALRM, handle)
+                signal.setitimer(signal.ITIMER_REAL, 0.0203, 0.0203)
+                until = time.monotonic() + 4
+                while handled < 100 or time.monotonic() < until:
+                    value = next(numbers)
+                    assert function(-value) == value
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                function.cache.close()
+                print("ended")
+        """)
+    )
+    ran = run(program)
+    assert (ran.stdout, ran.returncode) == ("ended\n", 0), ran.stderr
+
+
+@pytest.mark.parametrize("kind", ["__del__", "weakref"])
+@pytest.mark.parametrize("executor", ["serial", "multiprocessing"])
+def test_what_the_garbage_collector_calls_may_call_a_function(
+    tmp_path: Path, executor: str, kind: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+            import faulthandler, gc, itertools, warnings, weakref
+            from bencher_job import BencherJobError, CacheWarning, cached_job
+
+            warnings.simplefilter("ignore", CacheWarning)
+            function = cached_job(executor={executor!r}, cache_dir={str(tmp_path)!r})(abs)
+            numbers = itertools.count(1)
+            called, failed = [], []
+            references = set()
+
+            def call(*_):
+                try:
+                    value = next(numbers)
+                    assert function.submit(-value).result() == value
+                    called.append(value)
+                except BencherJobError as error:  # on a thread that resolves futures
+                    if "in flight" not in str(error):
+                        failed.append(error)
+                except BaseException as error:
+                    failed.append(error)
+
+            class Cyclic:
+                def __init__(self):
+                    self.cycle = self
+                    if {kind!r} == "weakref":
+                        references.add(weakref.ref(self, call))
+
+            if {kind!r} == "__del__":
+                Cyclic.__del__ = call
+
+            if __name__ == "__main__":
+                faulthandler.dump_traceback_later(90, exit=True)
+                for step in range(150):
+                    Cyclic()
+                    gc.set_threshold(1 + step * 3)  # collected somewhere else each time
+                    value = next(numbers)
+                    assert function(-value) == value
+                function.cache.close()
+                Cyclic()  # is left for the end of the program
+                print(len(called) > 50, failed)
+        """)
+    )
+    ran = run(program)
+    assert (ran.stdout, ran.returncode) == ("True []\n", 0), ran.stderr
+
+
+SIGTERM_PROGRAM = """
+    import faulthandler, itertools, signal, sys
+    from bencher_job import cached_job
+
+    def square(x):
+        return x * x
+
+    function = cached_job(executor={executor!r}, cache_dir={folder!r})(square)
+
+    def end(*_):
+        function.cache.close()
+        sys.exit(3)
+
+    if __name__ == "__main__":
+        faulthandler.dump_traceback_later(60, exit=True)
+        signal.signal(signal.SIGTERM, end)
+        pending = []
+        for number in itertools.count({first}):
+            if {executor!r} == "serial":
+                function(number)
+            else:
+                pending = [future for future in pending if not future.done()] + [function.submit(number)]
+                if number % 10 == 0:
+                    pending[0].result()
+            if number == {first} + 5:
+                print("runs", flush=True)
+"""
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
+def test_close_in_a_handler_of_sigterm_ends_the_program_in_order(tmp_path: Path, executor: str) -> None:
+    program = tmp_path / "program.py"
+    for attempt in range(5):
+        program.write_text(
+            textwrap.dedent(
+                SIGTERM_PROGRAM.format(executor=executor, folder=str(tmp_path), first=attempt * 10**6)
+            )
+        )
+        with subprocess.Popen(
+            [sys.executable, program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**unmeasured(), "PYTHONPATH": str(PACKAGE.parent)},
+        ) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "runs\n"
+            for _ in range(attempt * 5000):  # another moment each time
+                os.getpid()
+            running.send_signal(signal.SIGTERM)
+            _, said = running.communicate(timeout=90)
+        assert (running.returncode, said) == (3, "")
+    function = bencher_job.cached_job(cache_dir=tmp_path)(abs)
+    with function.cache as cache:
+        assert cache.verify().is_clean
