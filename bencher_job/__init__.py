@@ -1,4 +1,4 @@
-"""Remembers what expensive functions returned: on one core, on all cores, or on a cluster.
+"""Remember what expensive functions returned: on one core, on all cores, or on a cluster.
 
 from bencher_job import cached_job
 
@@ -37,11 +37,10 @@ from ._record import Record
 from ._version import VERSION
 
 if TYPE_CHECKING:
-    from ._explanation import Cause, Explanation
-    from ._info import CacheInfo, FunctionInfo
-    from ._plan import Plan
-    from ._stores.audits.orphans import clean_orphaned_media
-    from ._sweeps.results import SweepFailure
+    from ._explain import Cause, Explanation
+    from ._record import CacheInfo, FunctionInfo, Plan
+    from ._stores.verification import clean_orphaned_media
+    from ._sweeps.grid import SweepFailure
     from ._sweeps.sweep import Sweep
 
 __all__ = [
@@ -84,14 +83,14 @@ del _name
 
 
 _LATER = {
-    "CacheInfo": "_info",
-    "Cause": "_explanation",
-    "Explanation": "_explanation",
-    "FunctionInfo": "_info",
-    "Plan": "_plan",
+    "CacheInfo": "_record",
+    "Cause": "_explain",
+    "Explanation": "_explain",
+    "FunctionInfo": "_record",
+    "Plan": "_record",
     "Sweep": "_sweeps.sweep",
-    "SweepFailure": "_sweeps.results",
-    "clean_orphaned_media": "_stores.audits.orphans",
+    "SweepFailure": "_sweeps.grid",
+    "clean_orphaned_media": "_stores.verification",
 }
 
 

@@ -1,8 +1,8 @@
-"""Runs `bencher-job` as `python -m bencher_job`."""
+"""Run `bencher-job` as `python -m bencher_job`."""
 
 from __future__ import annotations
 
-from ._command_line import main
+from ._cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Knows the wrapt wrapper that `cached_job` makes of a function: how it is called, bound, asked, copied and pickled."""
+"""The wrapt wrapper of a cached function: how it is called, bound, copied and pickled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from ._executors import Executors, PoolSettings
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Call, Identity
-from ._settings import cache_directory
+from ._options import cache_directory
+
+__all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
+
 
 if TYPE_CHECKING:
-    from ._explanation import Explanation
-    from ._info import CallInfo
+    from ._explain import Explanation
+    from ._record import CallInfo
     from ._sweeps.sweep import Sweep
 
     class FunctionWrapper:
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
     BoundFunctionWrapper = FunctionWrapper
 else:
     from wrapt import BoundFunctionWrapper, FunctionWrapper
-
-__all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
 
 _HELP = """\
 Results are remembered. Of one call: submit, refresh, forget, is_cached, explain, key; of many: map, sweep;
@@ -155,7 +156,7 @@ class CachedCalls(Generic[P, R]):
             TypeError: when the buffer's size is no whole number.
             ValueError: when it is below 1.
         """
-        from ._sweeps.stream import stream  # takes long to import
+        from ._sweeps.bulk import stream  # takes long to import
 
         calls = self._each_with_bound(zip(*iterables, strict=False))
         return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)

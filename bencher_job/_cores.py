@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ._errors import BencherJobError
-from ._forks import renew_after_fork
+from ._processes import renew_after_fork
 
 __all__ = ["InnerThreads", "check_threads_can_be_limited", "cores", "quota_in", "threads_limited"]
 

@@ -1,4 +1,4 @@
-"""Knows how the calls of a cached coroutine function are awaited: nothing that takes long is done in the event loop.
+"""Cached coroutine functions.
 
     await f(x): key -> in memory: the value
                     └> a thread: look up, join or run -> a task of this loop, or the executor -> commit -> the value
@@ -8,16 +8,23 @@ Who is cancelled leaves the others waiting. The last of them takes the run along
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import inspect
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from ._function_cache import JobFunctionCache
+from ._cached_function import (
+    BoundCachedFunction,
+    CachedCalls,
+    CachedFunction,
+    FunctionAnnotations,
+    FunctionDoc,
+)
+from ._function_cache import JobFunctionCache, Unanswered
 from ._future import JobFuture
 from ._loops import Caller, caller
-from ._recall import Unanswered
 from ._stores import MISS
 
-__all__ = ["coroutine_of"]
+__all__ = ["CachedCoroutineFunction", "coroutine_of"]
 
 
 def coroutine_of(
@@ -62,3 +69,50 @@ async def _value_of(future: JobFuture[Any]) -> Any:
         await future.end()
         raise
     return await future
+
+
+class _Awaited(CachedCalls[..., Any]):
+    """What is different for a coroutine function, bound or not."""
+
+    __slots__ = ()
+
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Compute a call anew, replace what was remembered, and give the value, to be awaited."""
+        return coroutine_of(self._self_cache, self._with_bound(args), kwargs, fresh=True)
+
+    def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
+        """Give the values for the arguments that the iterables bring, in an asynchronous iterator."""
+        from ._sweeps.bulk import stream_in_loop  # takes long to import
+
+        return stream_in_loop(
+            self._self_cache, iterables, self._with_bound, ordered=ordered, buffersize=buffersize
+        )
+
+
+class BoundCachedCoroutineFunction(_Awaited, BoundCachedFunction[..., Any]):
+    """A cached coroutine function as an instance or a class gives it."""
+
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return coroutine_of(self._self_cache, self._with_bound(args), kwargs)
+
+
+class CachedCoroutineFunction(_Awaited, CachedFunction[..., Any]):
+    """A coroutine function whose results are remembered."""
+
+    __doc__ = FunctionDoc(__doc__)
+    __annotations__ = FunctionAnnotations()
+    __bound_function_wrapper__ = BoundCachedCoroutineFunction  # type: ignore[assignment]  # P and R are any
+
+    def _self_caller(self) -> Callable[..., Any]:
+        cache = self._self_cache
+        return lambda *args, **kwargs: coroutine_of(cache, args, kwargs)
+
+
+# What `inspect.iscoroutinefunction` looks for in an object that isn't a function, from Python 3.12 on. Its name is
+# private and not the same everywhere, so it is taken from a function that has been marked.
+_mark = getattr(inspect, "markcoroutinefunction", None)
+for _name, _value in () if _mark is None else vars(_mark(lambda: None)).items():
+    setattr(_Awaited, _name, _value)

@@ -1,4 +1,4 @@
-"""Knows `cached_job`: its options, and what it decorates."""
+"""`cached_job` and its options."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from ._cached_function import CachedFunction
-from ._coroutine_function import CachedCoroutineFunction
+from ._coroutines import CachedCoroutineFunction
 from ._executors import Executors, StartMethod
 from ._keys import CodeScope
 from ._loops import is_coroutine_function
-from ._options import libraries_of, names_of, tuple_of
-from ._running.attempts import RetryOn
-from ._settings import DEFAULT_CACHE_NAME
+from ._options import DEFAULT_CACHE_NAME, RetryOn, libraries_of, names_of, tuple_of
 
 __all__ = ["cached_job"]
+
 
 P = ParamSpec("P")
 R = TypeVar("R")

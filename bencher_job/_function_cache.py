@@ -1,4 +1,11 @@
-"""Knows the cache of one function: how its calls become jobs, and which entries are its own."""
+"""The cache of one function: it makes jobs of calls and answers them.
+
+    call ─> its bytes ─> Kept ─> a new value     where code, store and generation are what they were
+                └─> else it is bound, its key is made and looked up; what memory answers then is known from now on
+
+Only calls whose arguments can't change are known. Their bytes are those of `marshal`, which tells 1, 1.0 and True
+apart, and 0.0 and -0.0, so that equal bytes are the same call.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +15,139 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from marshal import dumps
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from . import _options
 from ._cache import FutureCache
+from ._coordinator.commits import MOST_HITS_KEPT
 from ._errors import warn_caller
 from ._executors import Executors
 from ._future import JobFuture
-from ._held import Held
 from ._inside import is_inside
-from ._job import Job, check_text
-from ._keys import CodeScope, Identity, JobKeys, qualified_name
+from ._job import Held, Job, check_text
+from ._keys import UNCHANGEABLE, CodeScope, Edition, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
-from ._recall import NOTHING_KNOWN, Unanswered, answering, learn
+from ._options import DEFAULT_CACHE_NAME
 from ._record import Record
-from ._settings import DEFAULT_CACHE_NAME
 from ._stores import MISS, NullStore, Store, StoreFailure
 
 if TYPE_CHECKING:
-    from ._adoption import EarlierVersions
-    from ._explanation import Explanation
-    from ._info import CallInfo
+    from ._coordinator.commits import Counts
+    from ._stores.memory import Shelf
+    from ._stores.uses import Kept
+if TYPE_CHECKING:
+    from ._explain import EarlierVersions, Explanation
+    from ._record import CallInfo
 
-__all__ = ["JobFunctionCache"]
+__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering", "learn"]
+
 
 _log = logging.getLogger(__name__)
+
+LONGEST_CALL: Final = 256
+"""Size in bytes of the longest call that is known."""
+
+MOST_CALLS: Final = 4096
+"""How many calls of one function are known at most."""
+
+
+class Known(NamedTuple):
+    """Calls that memory has answered, as long as the code is unchanged and the cache has the same store."""
+
+    unchanged: Callable[[], bool]
+    epoch: int
+    memory: Shelf | None
+    calls: dict[bytes, Kept]
+
+
+class Unanswered(NamedTuple):
+    """A call that memory has not answered before, with its bytes if it may be known by them from now on."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    call: bytes | None = None
+
+
+def _never() -> bool:
+    return False
+
+
+NOTHING_KNOWN: Final = Known(_never, -1, None, {})
+
+
+def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the function that answers the calls of a cache's function, and has the others computed.
+
+    It is written in one piece, since it takes less time than calling three others would.
+    """
+    seconds_of_hits = counts.seconds_of_hits
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for value in args:
+            if type(value) not in UNCHANGEABLE and not _is_flat_tuple(value):
+                return compute(args, kwargs)
+        if kwargs:
+            for value in kwargs.values():
+                if type(value) not in UNCHANGEABLE and not _is_flat_tuple(value):
+                    return compute(args, kwargs)
+        try:
+            known = dumps((args, kwargs) if kwargs else args, 2)
+        except ValueError:  # a text of 2 GiB
+            return compute(args, kwargs)
+        if len(known) > LONGEST_CALL:
+            return compute(args, kwargs)
+        unchanged, epoch, memory, calls = cache.known
+        try:
+            if (
+                unchanged()
+                and epoch == _options.epoch
+                and not cache.overwrite
+                and (kept := calls.get(known)) is not None
+            ):
+                give, now = kept.give, monotonic()
+                if (
+                    (now < memory.sure_until or memory.is_sure())  # type: ignore[union-attr]
+                    and kept.read is memory.read  # type: ignore[union-attr]
+                    and (kept.expires is None or kept.expires > time())
+                ):
+                    given = give()  # type: ignore[misc]
+                    kept.used = now
+                    kept.is_recent = True
+                    kept.uses = uses = kept.uses + 1
+                    if uses == 1:
+                        memory.note_first(kept)  # type: ignore[union-attr]
+                    seconds_of_hits.append(kept.seconds)
+                    if len(seconds_of_hits) > MOST_HITS_KEPT:
+                        counts.add_up()
+                    return given
+        except Exception:  # noqa: BLE001 - code or a class that is gone: the long way tells of it
+            _log.debug("a call can't be answered at once", exc_info=True)
+        return compute(args, kwargs, known)
+
+    return call
+
+
+def _is_flat_tuple(value: object) -> bool:
+    return type(value) is tuple and UNCHANGEABLE.issuperset(map(type, value))
+
+
+def learn(cache: JobFunctionCache, call: bytes, edition: Edition | None, kept: Kept, value: object) -> None:
+    """Know from now on how a call is answered, which an entry in memory has just answered with this value."""
+    epoch, memory = cache.memory()
+    unchanged = cache.keys.check_of(edition)
+    if memory is None or unchanged is None:
+        return
+    known = cache.known
+    if known.unchanged is not unchanged or known.epoch != epoch:
+        known = cache.known = Known(unchanged, epoch, memory.shelf, {})
+    if len(known.calls) >= MOST_CALLS:
+        known.calls.clear()
+    kept.learn(value)
+    known.calls[call] = kept
+
 
 MISSES_CHECKED: Final = 16
 """How many jobs that begin together are looked up among the results of other versions of libraries."""
@@ -185,7 +300,7 @@ class JobFunctionCache(FutureCache):
                 if job.edition is None or not job.edition.fingerprint.libraries:
                     continue
                 if self._earlier is None or self._earlier.edition is not job.edition:
-                    from ._adoption import EarlierVersions  # few functions name libraries
+                    from ._explain import EarlierVersions  # few functions name libraries
 
                     self._earlier = EarlierVersions(store, job.edition)
                 warning = self._earlier.warning(job.bound) if self._earlier else None
@@ -218,8 +333,10 @@ class JobFunctionCache(FutureCache):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None
     ) -> Explanation:
         """Say whether a call is remembered, here or in another store, or why it would run. Nothing is computed."""
-        from ._explaining import explain  # takes long to import, and few programs ask
-        from ._explanation import Cause
+        from ._explain import (
+            Cause,
+            explain,  # takes long to import, and few programs ask
+        )
 
         keys = self.keys
         identity = keys.identity(args, kwargs)
@@ -254,7 +371,7 @@ class JobFunctionCache(FutureCache):
             BencherJobError: when no entry is of that code, or its keys were made of another version or other
                 parameters.
         """
-        from ._adoption import adopt  # few programs adopt anything
+        from ._explain import adopt  # few programs adopt anything
 
         return adopt(self.cache, self.keys.edition, fingerprint)
 
@@ -268,7 +385,7 @@ class JobFunctionCache(FutureCache):
 
     def call_info(self) -> CallInfo:
         """Give the figures of this function's calls that `functools.lru_cache` gives."""
-        from ._info import CallInfo  # takes long to import, and few programs ask
+        from ._record import CallInfo  # takes long to import, and few programs ask
 
         functions = self.functions() if self.is_there() else []  # nothing is made for a question
         entries = sum(function.entries for function in functions if function.name == self.name)

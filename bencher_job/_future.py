@@ -1,4 +1,4 @@
-"""Knows the future of one job: a `concurrent.futures.Future` that says what it is the future of."""
+"""The future of one job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, MutableMapping
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from . import _html
+from . import _text
 from ._errors import BencherJobError, warn_caller
 from ._executors import told
 from ._inside import refuse_inside
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 __all__ = ["InLineResult", "JobFuture", "Settles"]
+
 
 R = TypeVar("R")
 
@@ -292,7 +293,7 @@ class JobFuture(LightFuture[R], Generic[R]):
         await waiter
 
     def _repr_html_(self) -> str:
-        return _html.joined(repr(self))
+        return _text.joined(repr(self))
 
     def __repr__(self) -> str:
         state = "cached" if self.done() and self.cached else self._state.lower()

@@ -1,4 +1,4 @@
-"""Knows a `concurrent.futures.Future` that is made in a fraction of the time, for where there is one for each job.
+"""A `concurrent.futures.Future` that is made in a fraction of the time.
 
 Python's own makes ten objects, eight of them a condition that is notified whether anybody waits or not. Here the
 condition is one object as long as nobody waits.
@@ -13,6 +13,7 @@ from threading import Condition
 from typing import Any, Generic, TypeVar
 
 __all__ = ["LightFuture"]
+
 
 R = TypeVar("R")
 

@@ -1,4 +1,4 @@
-"""Knows event loops: which one runs here, how a coroutine runs in one of its own, and threads that spare a loop work.
+"""Event loops: which one runs here, and threads that do slow work for it.
 
 Nothing here imports asyncio before a coroutine runs.
 """
@@ -16,8 +16,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from ._errors import BencherJobError
-from ._forks import renew_after_fork
 from ._inside import runs_jobs
+from ._processes import renew_after_fork
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -34,6 +34,7 @@ __all__ = [
     "running_loop",
     "until_ended",
 ]
+
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""Knows the files that a job writes: a folder per run of a job, which is kept with the job's entry and goes with it."""
+"""The files that a job writes: one folder per run, kept and removed with the job's entry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
-from . import _settings
+from . import _options
 from ._folders import make_private
 from ._names import MEDIA_FOLDER, NameOf
 from ._processes import may_live, process_name
@@ -112,7 +112,7 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
     job = RUNNING.get()
     if job is None or job.folder is None:
         path = (
-            _settings.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
+            _options.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
         )
     else:
         path = Path(job.folder, folder, f"{filename}-{next(job.numbers)}{suffix}")

@@ -1,4 +1,4 @@
-"""Knows on what machine, and with which commit of the user's code, a job runs.
+"""Find out on what machine, and with which commit of the user's code, a job runs.
 
     function -> its file, or the current folder -> nearest .git -> HEAD -> ref or packed-refs -> commit
                                                              └---> git status --------------> dirty or not
@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, Final, NamedTuple
 
-from ._forks import renew_after_fork
+from ._processes import renew_after_fork
 
 __all__ = ["GitState", "git_state", "git_state_of", "platform_name"]
+
 
 COMMIT_AGE: Final = 1.0
 """How old in seconds a commit may be; until then nothing on the disk is looked at."""

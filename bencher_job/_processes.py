@@ -1,4 +1,4 @@
-"""Knows processes of this machine: who one is, whether it is stopped, and how it is named in what it leaves behind.
+"""Processes of this machine, and what they do when they fork.
 
 0a1b2c3d-4242-31415926535   machine, number, start
 """
@@ -8,11 +8,45 @@ from __future__ import annotations
 import os
 import re
 import time
+import weakref
 from functools import cache, lru_cache
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
-__all__ = ["PROCESS_NAME", "Process", "is_stopped", "may_live", "process_name", "started_at", "this_process"]
+__all__ = [
+    "PROCESS_NAME",
+    "HasLocks",
+    "Process",
+    "is_stopped",
+    "may_live",
+    "process_name",
+    "renew_after_fork",
+    "started_at",
+    "this_process",
+]
+
+
+class HasLocks(Protocol):
+    """What has locks or threads of its own."""
+
+    def renew(self) -> None:
+        """Make all locks anew, and forget what only the parent's threads could finish."""
+
+
+_owners: weakref.WeakSet[HasLocks] = weakref.WeakSet()
+
+
+def renew_after_fork(owner: HasLocks) -> None:
+    """Let an object's `renew()` be called in each forked child, as long as the object lives."""
+    _owners.add(owner)
+
+
+def _renew() -> None:
+    for owner in list(_owners):
+        owner.renew()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 PROCESS_NAME: Final = r"[0-9a-f]{8}-[0-9]+-[0-9]+"
 """A regular expression of the names of processes."""

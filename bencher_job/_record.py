@@ -1,22 +1,37 @@
-"""Knows the record of an entry, as people see it and on its way into a store, and the totals of a store."""
+"""Data that people see: records, selections, figures of caches and functions, plans."""
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import reprlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from . import _html
-from ._words import seconds_text, size_text
+from . import _text
+from ._text import counted, roughly, seconds_text, size_text
 
-__all__ = ["Draft", "Origin", "Record", "Records", "Totals", "short_form"]
+__all__ = [
+    "EVERYTHING",
+    "CacheInfo",
+    "CallInfo",
+    "Draft",
+    "FunctionInfo",
+    "Origin",
+    "Plan",
+    "Record",
+    "Records",
+    "Selection",
+    "Totals",
+    "short_form",
+]
+
 
 RECORDS_SHOWN: Final = 20
 """How many records a notebook shows."""
@@ -81,9 +96,9 @@ class Record:
 
     def _repr_html_(self) -> str:
         shown = {name: getattr(self, name) for name in self.__slots__ if name != "arguments"}
-        arguments = _html.fact_table({name: short_form(value) for name, value in self.arguments.items()})
+        arguments = _text.fact_table({name: short_form(value) for name, value in self.arguments.items()})
         facts = {"function": shown.pop("function"), "arguments": arguments, **shown}
-        return _html.fact_table({name: fact for name, fact in facts.items() if fact not in {"", None}})
+        return _text.fact_table({name: fact for name, fact in facts.items() if fact not in {"", None}})
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
@@ -116,11 +131,11 @@ class Records(Iterator[Record]):
             for record in shown
         ]
         parts: list[object] = [
-            _html.table(["function", "arguments", "tag", "created, UTC", "time", "size"], rows)
+            _text.table(["function", "arguments", "tag", "created, UTC", "time", "size"], rows)
         ]
         if len(self._looked_at) > RECORDS_SHOWN:
             parts.append(f"the first {RECORDS_SHOWN}; there are more")
-        return _html.joined(*parts)
+        return _text.joined(*parts)
 
 
 def _record_of(state: dict[str, Any]) -> Record:
@@ -233,3 +248,331 @@ def short_form(value: object) -> Any:
         return re.sub(_ADDRESS, "", _short_text.repr(value))[: 2 * LONGEST_SHORT_FORM]
     except Exception:  # noqa: BLE001 - a foreign class's own text, which is not worth a result
         return f"<{type(value).__qualname__}>"
+
+
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What an entry must be to be chosen; what is None or empty, all entries are.
+
+    Raises:
+        TypeError: when a filter is of a type that can't be compared.
+        ValueError: when no entry could be chosen.
+
+    >>> recent = Selection(tag="nightly", since=timedelta(days=7), where={"model": "svm", "c": lambda c: c > 1})
+    >>> recent.matches(Record(key="k", function="f", created=datetime.now(UTC), tag="weekly"))
+    False
+    """
+
+    function: str | None = None
+    """Module and qualified name, as records show it."""
+    tag: str | None = None
+    """The tag; `""` chooses what has none."""
+    since: datetime | timedelta | None = None
+    """When a run began at the earliest. A timedelta counts back from now, a naive datetime is local time. Kept as a
+    moment in UTC."""
+    until: datetime | timedelta | None = None
+    """The time before which a run began; given as `since` is."""
+    where: Mapping[str, object] = field(default_factory=dict)
+    """What arguments must be, by name. A function is asked with the argument as the record shows it; anything else must
+    look the same there, so `1`, `1.0` and `True` differ. An entry without the argument is not chosen."""
+
+    def __post_init__(self) -> None:
+        for name in ("function", "tag"):
+            if not isinstance(given := getattr(self, name), str | None):
+                raise TypeError(f"{name}={given!r} is no text. Give it as records show it.")
+        now = datetime.now(UTC)
+        for name in ("since", "until"):
+            object.__setattr__(self, name, _moment(name, getattr(self, name), now))
+        since, until = self._bounds()
+        if since is not None and until is not None and since >= until:
+            raise ValueError(
+                f"since={since} is not before until={until}, so nothing would be chosen. Swap them."
+            )
+        object.__setattr__(self, "where", MappingProxyType(_checked(self.where)))
+
+    @staticmethod
+    def parse_where(*texts: str) -> dict[str, object]:
+        """Read filters written as `name=value`, as on a command line, for `where`.
+
+        A value means every argument that is written so: `1` the number and the text, `1e-3` also 0.001, `[1,2]` also
+        `[1, 2]`. Numbers of different types are the same here, `1` and `1.0`, but not `True`.
+
+        Raises:
+            ValueError: when a text is no filter, or two are for the same argument.
+
+        >>> where = Selection.parse_where("c=0.1", "model=svm")
+        >>> Selection(where=where).where
+        mappingproxy({'c': written('0.1'), 'model': written('svm')})
+        """
+        where: dict[str, object] = {}
+        for text in texts:
+            name, equals, value = text.partition("=")
+            name = name.strip()
+            if not equals or not name.isidentifier() or value.startswith("="):
+                raise ValueError(f"{text!r} is no filter. Write name=value, as in c=0.1.")
+            if name in where:
+                raise ValueError(
+                    f"There are two filters for {name}, and an argument has one value. Give one."
+                )
+            where[name] = _Written(value.strip())
+        return where
+
+    def condition(self) -> tuple[str, tuple[str | float, ...]]:
+        """Give what SQL can ask, an expression on `Cache.function`, `tag` and `created`, and its values.
+
+        >>> Selection(tag="nightly").condition()
+        ('tag = ?', ('nightly',))
+        """
+        since, until = self._bounds()
+        parts: list[str] = []
+        values: list[str | float] = []
+        for part, value in (
+            ("Cache.function = ?", self.function),
+            ("tag = ?", self.tag or None),
+            ("created >= ?", None if since is None else since.timestamp()),
+            ("created < ?", None if until is None else until.timestamp()),
+        ):
+            if value is not None:
+                parts.append(part)
+                values.append(value)
+        if self.tag == "":
+            parts.append("coalesce(tag, '') = ''")
+        return " AND ".join(parts) or "1 = 1", tuple(values)
+
+    def matches(self, record: Record) -> bool:
+        """Whether an entry is chosen: all filters hold, those of `condition` too.
+
+        Raises:
+            Exception: what a function in `where` raises, with a note that names the argument and the entry.
+        """
+        since, until = self._bounds()
+        return (
+            self.function in {None, record.function}
+            and self.tag in {None, record.tag}
+            and (since is None or record.created >= since)
+            and (until is None or record.created < until)
+            and all(_holds(wanted, name, record) for name, wanted in self.where.items())
+        )
+
+    def _bounds(self) -> tuple[datetime | None, datetime | None]:
+        return self.since, self.until  # type: ignore[return-value]  # they became moments when they were given
+
+
+class _Written(NamedTuple):
+    """An argument's value as somebody types it."""
+
+    text: str
+
+    def __call__(self, shown: object) -> bool:
+        if self.text in {str(shown), repr(shown)}:
+            return True
+        try:
+            meant = ast.literal_eval(self.text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # it is a text and nothing else
+            return False
+        if _is_number(meant) and _is_number(shown):
+            return bool(meant == shown)
+        return _look_same(short_form(meant), shown)
+
+    def __repr__(self) -> str:
+        return f"written({self.text!r})"
+
+
+def _moment(name: str, given: object, now: datetime) -> datetime | None:
+    if given is None:
+        return None
+    if isinstance(given, timedelta):
+        if given < timedelta(0):
+            raise ValueError(f"{name}={given!r} lies in the future. Give how long ago, as timedelta(days=7).")
+        try:
+            return now - given
+        except OverflowError:
+            raise ValueError(f"{name}={given!r} lies before all time. Leave it out.") from None
+    if isinstance(given, datetime):
+        try:
+            return given.astimezone(UTC)
+        except (OverflowError, OSError, ValueError):
+            raise ValueError(f"{name}={given!r} lies outside of all time. Leave it out.") from None
+    raise TypeError(
+        f"{name}={given!r} is neither a datetime nor a timedelta. Give datetime.fromisoformat('2026-01-31'), or "
+        "timedelta(days=7) for a week ago."
+    )
+
+
+def _checked(where: object) -> dict[str, object]:
+    if not isinstance(where, Mapping):
+        raise TypeError(
+            f"where={where!r} is no mapping. Give what arguments must be by name, as {{'c': 0.1}}."
+        )
+    for name, wanted in where.items():
+        if not isinstance(name, str):
+            raise TypeError(f"where has the key {name!r}, which is no name of an argument. Give a text.")
+        if isinstance(wanted, type):
+            raise TypeError(
+                f"where[{name!r}] is the class {wanted.__qualname__}. Give a value, or a function that says whether "
+                "an argument is wanted."
+            )
+    return {name: wanted if callable(wanted) else short_form(wanted) for name, wanted in where.items()}
+
+
+def _holds(wanted: object | Callable[[Any], object], name: str, record: Record) -> bool:
+    shown = record.arguments.get(name, _ABSENT)
+    if shown is _ABSENT:
+        return False
+    if not callable(wanted):
+        return _look_same(wanted, shown)
+    try:
+        return bool(wanted(shown))
+    except Exception as error:
+        error.add_note(f"where[{name!r}] was asked for {shown!r}, of {record}")
+        raise
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in {int, float}
+
+
+def _look_same(wanted: object, shown: object) -> bool:
+    """Whether two values of records are the same; NaN is NaN."""
+    return type(wanted) is type(shown) and (wanted == shown or (wanted != wanted and shown != shown))  # noqa: PLR0124
+
+
+EVERYTHING: Final = Selection()
+"""Chooses all entries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheInfo:
+    """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
+
+    submitted: int
+    """Jobs that were asked for."""
+    hits: int
+    """Jobs that were answered from the cache."""
+    joined: int
+    """Jobs that waited for the same job, already in flight."""
+    computed: int
+    """Jobs whose function ran."""
+    retried: int
+    """Runs that failed and were repeated, because of `retries`."""
+    failed: int
+    """Jobs whose function, worker or engine failed, for the last time."""
+    unsaved: int
+    """Results that reached the caller but could not be kept."""
+    damaged: int
+    """Entries of this store that were found damaged, and set aside."""
+    evicted: int
+    """Entries of this store that were removed to stay within the size limit."""
+    expired: int
+    """Entries of this store that were removed because their time was over."""
+    seconds_saved: float
+    """Recorded running time of the jobs that were answered from the cache, in seconds."""
+    total: Totals
+    """What all processes that ever used the store have found in it."""
+    entries: int
+    """Entries in the store, of all functions that share it."""
+    size: int
+    """Size of the store on disk in bytes, media included."""
+    size_limit: int
+    """Size in bytes beyond which the least recently used entries are evicted."""
+
+    def _repr_html_(self) -> str:
+        figures = {
+            "entries": f"{self.entries:,}",
+            "size": f"{size_text(self.size)} of {size_text(self.size_limit)}",
+            "hits": f"{self.hits:,}, {seconds_text(self.seconds_saved)} saved",
+            "hits in all": f"{self.total.hits:,}, {seconds_text(self.total.seconds_saved)} saved",
+            "computed": f"{self.computed:,}",
+        }
+        odd = {
+            name: f"{getattr(self, name):,}"
+            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired")
+            if getattr(self, name)
+        }
+        return _text.fact_table(figures | odd)
+
+    def __str__(self) -> str:
+        return (
+            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
+            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
+            f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
+        )
+
+
+class CallInfo(NamedTuple):
+    """What `cache_info()` of a cached function gives: the fields of `functools.lru_cache`."""
+
+    hits: int
+    """Calls that were answered from the cache, in this process."""
+    misses: int
+    """Calls whose function ran, in this process."""
+    maxsize: None
+    """None: a store is limited in bytes, not in entries."""
+    currsize: int
+    """Entries of this function in the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionInfo:
+    """The figures of one function in a store, of those entries that are in it now."""
+
+    name: str
+    """Module and qualified name."""
+    entries: int
+    size: int
+    """Size of the entries on disk in bytes, media included."""
+    hits: int
+    """How often the entries have answered a job, in all processes, as far as these have said so."""
+    seconds_saved: float
+    """How long the function had run for the entries of these hits, in seconds."""
+    seconds: float
+    """How long the function ran for the entries, in seconds."""
+    last_used: datetime
+    """When an entry last was stored or answered a job, in UTC."""
+    tags: tuple[str, ...] = ()
+    """The tags of the entries, sorted."""
+
+
+for _public in (CacheInfo, FunctionInfo):  # which the package imports when they are asked for
+    _public.__module__ = __package__
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sweep is about to do; `print` it for a sentence.
+
+    >>> print(Plan(hits=412, misses=88, seconds=89_000.0, workers=8))
+    412 hits, 88 to run, about 3.1 h on 8 workers
+    """
+
+    hits: int
+    """Jobs that are remembered."""
+    misses: int
+    """Jobs that will run."""
+    seconds: float | None = None
+    """Expected running time of the misses one after the other, by recorded ones; None where nothing is recorded."""
+    workers: int | None = None
+    """How many jobs run at once; None where the executor doesn't say."""
+
+    @property
+    def duration(self) -> float | None:
+        """Expected seconds until all has run, on as many workers as there are."""
+        if self.seconds is None:
+            return None
+        return self.seconds / max(1, min(self.workers or 1, self.misses))
+
+    def _repr_html_(self) -> str:
+        return _text.joined(str(self))
+
+    def __str__(self) -> str:
+        text = f"{counted(self.hits, 'hit')}, {self.misses:,} to run"
+        if self.duration is None or not self.misses:
+            return text
+        on = counted(self.workers, "worker") if self.workers is not None else "one worker"
+        return f"{text}, about {roughly(self.duration)} on {on}"
+
+
+Plan.__module__ = __package__  # the package imports it when it is asked for

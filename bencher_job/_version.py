@@ -1,9 +1,10 @@
-"""Knows this library's version, for the packaging and for records."""
+"""The version of this library, for packaging and records."""
 
 from __future__ import annotations
 
 from typing import Final
 
 __all__ = ["VERSION"]
+
 
 VERSION: Final = "0.1.0"

@@ -21,8 +21,7 @@ from pathlib import Path
 
 # What the children would each import for themselves.
 import bencher_job._origin
-import bencher_job._stores.audits.audit
-import bencher_job._stores.disk
+import bencher_job._stores.embedded
 import bencher_job._stores.memory  # noqa: F401
 from bencher_job import CacheWarning, FutureCache, Job, cached_job, gen_path
 

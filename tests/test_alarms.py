@@ -4,7 +4,7 @@ import os
 import queue
 import time
 
-from bencher_job._alarms import Alarms
+from bencher_job._timer import Alarms
 
 
 def test_what_is_due_first_is_done_first():

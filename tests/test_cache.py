@@ -25,9 +25,9 @@ from bencher_job import (
     JobFunctionCache,
     JobFuture,
     UnkeyableArgument,
-    _contents,
     cached_job,
 )
+from bencher_job import _cache as _contents
 from bencher_job._stores import StoreFailure
 from bencher_job._stores.memory import MemoryTier
 from bencher_job.testing import CallCounter
@@ -362,7 +362,7 @@ def test_a_store_that_can_not_be_opened_costs_the_memory_but_not_the_value(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     cache = JobFunctionCache(count, cache_dir=tmp_path / "file")
-    from bencher_job._settings import override_cache_directory
+    from bencher_job._options import override_cache_directory
 
     with override_cache_directory(tmp_path / "file"):
         with pytest.warns(CacheWarning, match="can't be opened"):

@@ -624,7 +624,7 @@ def test_a_lock_of_the_store_lets_the_loop_go_on_while_a_result_is_committed() -
 
 
 def test_what_takes_long_is_done_on_threads_and_not_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bencher_job._stores.disk import DiskStore
+    from bencher_job._stores.embedded import DiskStore
     from bencher_job._stores.lookups import Lookups
 
     threads: dict[str, set[int]] = {}

@@ -86,7 +86,7 @@ def counts(output: str) -> tuple[int, int]:
 
 
 def stored(cache: Path) -> int:
-    from bencher_job._stores.disk import DiskStore
+    from bencher_job._stores.embedded import DiskStore
 
     store = DiskStore(cache / "cache" / "fcache", size_limit=10**9)
     try:

@@ -19,15 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bencher_job import (
-    CacheWarning,
-    Cause,
-    CodeMismatch,
-    Executors,
-    UntrustedCache,
-    WorkerLost,
-    cached_job,
-)
+from bencher_job import CacheWarning, Cause, CodeMismatch, Executors, UntrustedCache, WorkerLost, cached_job
 from bencher_job.testing import CallCounter
 from tests.conftest import WriteModule
 from tests.environment import unmeasured

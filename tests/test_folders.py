@@ -18,7 +18,7 @@ from bencher_job import FutureCache, Job, Record, gen_path
 from bencher_job._folders import make_private
 from bencher_job._stores import Entry, Hit, dump
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 from tests.environment import unmeasured
 
 LARGE = "x" * IN_ROW_BELOW
@@ -104,7 +104,7 @@ def test_no_put_is_lost_beside_another_process_that_clears(tmp_path: Path) -> No
     script = """
         from contextlib import closing
         from pathlib import Path
-        from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores.embedded import DiskStore
         with closing(DiskStore(Path(sys.argv[1]), size_limit=10**9)) as store:
             print("begun", flush=True)
             while True:

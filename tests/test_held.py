@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bencher_job import CachedFunction, CacheWarning, Executors, FutureCache, Job, cached_job
-from bencher_job._held import DEEPEST, LARGEST, MOST_ITEMS, Held
+from bencher_job._job import DEEPEST, LARGEST, MOST_ITEMS, Held
 
 Submit = Callable[..., Any]
 

@@ -86,7 +86,7 @@ def test_an_interrupt_before_the_first_job_of_a_group_is_given_out_leaves_nothin
         textwrap.dedent("""
             import os, sys, threading
             from bencher_job import cached_job
-            from bencher_job._running.runs import Runs
+            from bencher_job._coordinator.runs import Runs
 
             @cached_job(executor="threads", code="none")
             def same(x):

@@ -26,14 +26,13 @@ from bencher_job import (
     gen_path,
 )
 from bencher_job._executors import engine_for
-from bencher_job._executors.envelope import Kind
+from bencher_job._executors.entry import Kind
 from bencher_job._processes import may_live, process_name
-from bencher_job._stores import open_store, verify
-from bencher_job._stores.audits.findings import Fault
-from bencher_job._stores.entries import files
-from bencher_job._stores.entries.codec import SealedEntry
-from bencher_job._stores.entries.deposits import LARGE
-from bencher_job._stores.entries.frame import frame_of
+from bencher_job._stores import blobs, open_store, verify
+from bencher_job._stores.blobs import LARGE
+from bencher_job._stores.codec import SealedEntry
+from bencher_job._stores.header import frame_of
+from bencher_job._stores.verification import Fault
 from bencher_job.testing import CallCounter
 from tests.programs import Programs, until
 
@@ -399,7 +398,7 @@ def die(*_):
 
 def die_when_written():
     """Let this worker die when the bytes of its first file are written, before it has its name."""
-    files.os.rename = die
+    blobs.os.rename = die
 
 
 def die_when_half_written():
@@ -450,7 +449,7 @@ def test_a_job_whose_worker_was_killed_while_it_wrote_runs_again(tmp_path):
 
 def hang_when_written():
     """Let this worker go on for ever when the bytes of a file are written."""
-    files.os.rename = lambda *_: threading.Event().wait()
+    blobs.os.rename = lambda *_: threading.Event().wait()
 
 
 def test_the_time_for_a_job_counts_until_its_file_is_written():
@@ -464,7 +463,7 @@ def test_the_time_for_a_job_counts_until_its_file_is_written():
 
 KILLED_BEFORE_ITS_ROW = """
     import numpy as np
-    from bencher_job._stores.commits import Commits
+    from bencher_job._stores.embedded import Commits
 
     @cached_job(code="none", executor="multiprocessing", max_workers=1)
     def job(x):

@@ -18,13 +18,13 @@ from bencher_job import (
     FutureCache,
     Job,
     _media,
-    _settings,
     cached_job,
     clean_orphaned_media,
     current_job_key,
     gen_path,
     run_job,
 )
+from bencher_job import _options as _settings
 from bencher_job._processes import process_name
 from bencher_job._stores import media_files
 
@@ -268,7 +268,7 @@ def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Pa
         (copy,) = media_files(other.directory, imported)
         assert copy.read_text() == key
         assert other.verify().is_clean
-        answer = pytest.importorskip("bencher_job._views.page.media").file_answer(
+        answer = pytest.importorskip("bencher_job._page.entry").file_answer(
             cache.directory, record.media, "a/b/" + path.name, is_download=False
         )
         assert answer is not None

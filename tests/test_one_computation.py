@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._settings import DEFAULT_CACHE_NAME
-from bencher_job._stores.claims.claims import Claim, Claims
+from bencher_job._options import DEFAULT_CACHE_NAME
+from bencher_job._stores.leases import Claim, Claims
 from tests.programs import Programs, until
 
 

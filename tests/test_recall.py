@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bencher_job import CachedFunction, CacheWarning, cached_job
-from bencher_job import _recall as module
-from bencher_job._stores.giving import MOST_MEMBERS
-from bencher_job._stores.shelf import LARGEST
+from bencher_job import _function_cache as module
+from bencher_job._stores.memory import LARGEST
+from bencher_job._stores.uses import MOST_MEMBERS
 from bencher_job.testing import CallCounter, temporary_cache
 
 

@@ -22,10 +22,10 @@ import bencher_job
 from bencher_job import cached_job, gen_path
 from bencher_job._errors import __all__ as ERROR_NAMES
 from bencher_job._keys import KEY_VERSION
-from bencher_job._stores.archives.archive import ARCHIVE_VERSION
+from bencher_job._stores.archive import ARCHIVE_VERSION
+from bencher_job._stores.codec import CODEC_VERSION
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.entries.codec import CODEC_VERSION
-from bencher_job._stores.tables import STORE_VERSION
+from bencher_job._stores.schema import STORE_VERSION
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"

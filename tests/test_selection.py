@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job import Record
-from bencher_job._record import short_form
-from bencher_job._selection import EVERYTHING, Selection
+from bencher_job._record import EVERYTHING, Selection, short_form
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from bencher_job import BencherJobError, CacheWarning, FutureCache, Job
-from bencher_job._settings import cache_directory, store_directory
+from bencher_job._options import cache_directory, store_directory
 
 
 @pytest.fixture(autouse=True)
 def plain_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let caches lie where they are asked to."""
-    monkeypatch.setattr("bencher_job._settings._override", None)
+    monkeypatch.setattr("bencher_job._options._override", None)
     monkeypatch.delenv("BENCHER_JOB_CACHE_DIR", raising=False)
 
 

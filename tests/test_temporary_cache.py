@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bencher_job import CacheWarning, cached_job
-from bencher_job._settings import cache_directory
+from bencher_job._options import cache_directory
 from bencher_job.testing import temporary_cache
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bencher_job import BencherJobError, CacheWarning, Executors, FutureCache, Job, Record, cached_job
 from bencher_job._stores import Entry, Hit, StoreFailure, dump
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 
 HALF = "\udcff"
 

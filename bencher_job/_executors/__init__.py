@@ -1,4 +1,4 @@
-"""Answers where jobs run.
+"""Executors: where do jobs run?
 
 engine_for(Executors.SERIAL | THREADS | MULTIPROCESSING | SCOOP | an executor | a Dask client or address) -> Engine
 
@@ -158,13 +158,13 @@ def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float
         from .pool import PoolEngine
 
         return PoolEngine(settings=settings, timeout=timeout)
-    from .scoop_executor import ScoopEngine
+    from .scoop import ScoopEngine
 
     return ScoopEngine(settings=settings)
 
 
 def _dask_engine(spec: Any, timeout: float | None) -> Engine:
-    from .dask_executor import DaskEngine
+    from .dask import DaskEngine
 
     cluster = spec if isinstance(spec, str) else _dask_client(spec)
     options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
@@ -172,9 +172,9 @@ def _dask_engine(spec: Any, timeout: float | None) -> Engine:
 
 
 def _adopted_engine(executor: Any, timeout: float | None) -> Engine:
-    from .adopt import PackedEngine, ThreadEngine
+    from .adopted import PackedEngine, ThreadEngine
     from .pool import PoolEngine, SlotPool
-    from .scoop_executor import ScoopEngine, ScoopExecutor
+    from .scoop import ScoopEngine, ScoopExecutor
     from .threads import ThreadPool, ThreadsEngine
 
     if isinstance(executor, SlotPool):

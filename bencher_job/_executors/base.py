@@ -1,4 +1,4 @@
-"""Knows what an executor is to this library, how a run of a job ended, and whether this code runs in a worker.
+"""Executors by name, and how a run of a job ended.
 
 Nothing here imports multiprocessing, psutil, cloudpickle or scoop: engines are imported when first used.
 """
@@ -23,11 +23,11 @@ from strenum import StrEnum
 from .._job import Job, run_as
 from .._media import running_as
 from .._origin import platform_name
-from .._words import printable
+from .._text import printable
 
 if TYPE_CHECKING:
-    from .._stores.entries.codec import Payload
-    from .._stores.entries.deposits import Deposit
+    from .._stores.blobs import Deposit
+    from .._stores.codec import Payload
 
 __all__ = [
     "Executors",
@@ -89,7 +89,7 @@ class Executors(StrEnum):
 
             return SlotPool()
         if provider is Executors.SCOOP:
-            from .scoop_executor import ScoopExecutor
+            from .scoop import ScoopExecutor
 
             return ScoopExecutor()
         return None

@@ -1,4 +1,4 @@
-"""Knows how jobs run for those who ask in an event loop, where a cache has no workers to give them to.
+"""Run jobs for callers in an event loop whose cache has no workers.
 
     a coroutine function: a task in the loop of one of those who wait, so that it can use what belongs to the loop
     a plain function: a thread, one job after the other, so that the loop goes on
@@ -23,20 +23,14 @@ from .. import _media
 from .._errors import BencherJobError
 from .._loops import Caller
 from .base import Executors, Outcome, leave_if_forked, run_inline
-from .coroutine import outcome_of_coroutine
 from .engine import Engine
+from .entry import outcome_of_coroutine
 from .threads import ThreadPool
 
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = [
-    "LoopEngine",
-    "LoopRun",
-    "ThreadBesideLoop",
-    "lose_runs_of_stopped_loops",
-    "refuse_to_wait_in",
-]
+__all__ = ["LoopEngine", "LoopRun", "ThreadBesideLoop", "lose_runs_of_stopped_loops", "refuse_to_wait_in"]
 
 
 class LoopRun(Future[Outcome]):

@@ -1,4 +1,4 @@
-"""Knows how the worker processes of this machine are one executor.
+"""The worker processes of this machine as an engine.
 
     submit -> pack -> Task -> Dispatcher -> workers -> the task's future
 
@@ -21,12 +21,11 @@ from .._errors import BencherJobError
 from .._light_future import LightFuture
 from .base import Executors, Outcome, end_at_exit
 from .dispatcher import Dispatcher
-from .engine import unsendable
-from .envelope import Report, open_report, unpack_value
+from .engine import SharedEngine, SharedExecutors, unsendable
+from .entry import Report, open_report, unpack_value
+from .packing import Parcel, pack_call, pack_many
 from .pickling import OutwardPickler, dumps
 from .settings import PoolSettings, StartMethod
-from .shared import SharedEngine, SharedExecutors
-from .shipping import Parcel, pack_call, pack_many
 from .slot import Task
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Knows how the workers of this machine are set up; users with the same settings share them."""
+"""How the workers of this machine are set up. Users with the same settings share them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args
 from .._cores import InnerThreads, cores
 
 __all__ = ["PoolSettings", "StartMethod"]
+
 
 StartMethod = Literal["spawn", "forkserver", "fork"]
 _START_METHODS: Final = get_args(StartMethod)

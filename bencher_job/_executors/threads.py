@@ -1,4 +1,4 @@
-"""Knows how threads of this process are an executor, for functions that let other threads run meanwhile.
+"""Threads of this process as an engine, for functions that release the GIL.
 
     submit -> queue -> a thread: the function itself, nothing pickled
 
@@ -21,8 +21,8 @@ from .._cores import InnerThreads, check_threads_can_be_limited, threads_limited
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function
 from .base import Executors, Outcome, as_worker, leave_if_forked, run_inline
+from .engine import SharedEngine, SharedExecutors
 from .settings import PoolSettings
-from .shared import SharedEngine, SharedExecutors
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -163,7 +163,7 @@ def run_in_thread(job: Job, timeout: float | None = None) -> Outcome:
 def _run_in_time(job: Job, timeout: float) -> Outcome:
     if not is_coroutine_function(job.function):
         return run_inline(job)
-    from .coroutine import run_coroutine  # takes long to import
+    from .entry import run_coroutine  # takes long to import
 
     return run_coroutine(job, timeout)
 

@@ -1,4 +1,4 @@
-"""Knows what runs in a worker process: take a ticket, run the job of that number, answer, and take the next.
+"""The loop of a worker process of the pool.
 
 A worker ignores Ctrl-C, which is its parent's to answer, and leaves with its parent, however that ends.
 """
@@ -20,15 +20,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Final
 
 from .._cores import InnerThreads
-from .._stores.entries.codec import Payload
+from .._stores.codec import Payload
 from .base import as_worker, become_worker, flush_streams, here
-from .envelope import execute
-from .raised import dump_error
-from .shipping import Parcel, SentFunction
-from .tickets import LEAVE, TicketReader
-from .wire import Inlet, Message, Outlet, frame
+from .entry import execute
+from .exceptions import dump_error
+from .packing import Parcel, SentFunction
+from .wire import LEAVE, Inlet, Message, Outlet, TicketReader, frame
 
 __all__ = ["BEGUN", "FAILED", "READY", "serve"]
+
 
 READY: Final = "ready"
 """Head of the message that the worker can take jobs, with its place."""

@@ -1,4 +1,4 @@
-"""Are these the same job?
+"""Keys: are these the same job?
 
 function, arguments -> Binder -> values ─┐
 function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
@@ -7,7 +7,7 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 from __future__ import annotations
 
 from .arguments import Call, signature_of
-from .editions import PastEdition
+from .fingerprint import PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
 from .key import CodeScope, Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
 from .names import qualified_name

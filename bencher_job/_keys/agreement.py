@@ -1,4 +1,4 @@
-"""Knows whether a worker holds the same code as the process that made a key.
+"""Check that a worker has the same code as the process that made a key.
 
     Fingerprint -> Agreement ~~> worker: differences() -> names of the parts that are others there
 
@@ -22,16 +22,16 @@ from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from .._errors import CodeMismatch
-from .facts import Facts, Place, accept_facts, place_of
+from .code import Facts, Place, accept_facts, place_of
 from .files import content_digest
 from .fingerprint import Fingerprint, Scope
+from .graph import Edge, Part, Table, digest_graph
 from .libraries import version_of
-from .names import module_name, qualified_name
-from .parts import Edge, Part, Table, digest_graph
-from .provenance import is_own_module
-from .reach import Survey
+from .names import is_own_module, module_name, qualified_name
+from .walker import Survey
 
 __all__ = ["Agreement", "agreement_on", "refuse_other_code"]
+
 
 _first_seen: Final[dict[str, tuple[bytes, ...]]] = {}
 """The digests of data and classes when this process first looked at them, by name."""

@@ -1,4 +1,4 @@
-"""Knows what stands for the values of numpy and torch: what they hold, however it lies in memory."""
+"""Canonical forms of the values of NumPy and torch, whatever their memory layout."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from .exports import holder_of
-from .names import qualified_name
-from .provenance import is_own_module
-from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
+from .canonical import Attributes, Content, Named, Parts, StandIn, refuse
+from .names import holder_of, is_own_module, qualified_name
 
 __all__ = ["ARRAYS", "array_parts"]
+
 
 _BLOCK: Final = 1 << 26
 """Bytes that are copied at most at a time, where an array doesn't lie in C order or holds a NaN."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from .arrays import array_parts
-from .stand_ins import Content, Parts, StandIn, refuse
+from .canonical import Content, Parts, StandIn, refuse
 
 __all__ = ["ARROW", "arrow_column", "arrow_text", "text_parts"]
 

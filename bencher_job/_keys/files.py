@@ -1,4 +1,4 @@
-"""Knows the content of files and folders, and reads none again that hasn't changed.
+"""Digest the content of files and folders. What has not changed is not read again.
 
 path ──> stamps of the files there ──> known under these? ──> digest
                                            └─ no: read ──┘
@@ -19,10 +19,11 @@ from typing import Final
 
 from blake3 import blake3
 
-from .._forks import renew_after_fork
+from .._processes import renew_after_fork
 from .names import qualified_name
 
 __all__ = ["absolute", "by_content", "content_digest", "is_unchanged"]
+
 
 _SAME_TICK: Final = 2_100_000_000
 """Nanoseconds within which a file can change twice and keep its times: FAT's clock ticks every two seconds."""

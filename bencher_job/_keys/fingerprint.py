@@ -1,4 +1,4 @@
-"""Makes a digest of all the code and data that a function reaches, and notices when any of it changes.
+"""Fingerprint the code and data that a function reaches, and notice when any of it changes.
 
     function ──> Survey: parts, edges ──> digest, manifest
                      └──> Watch ──> one comparison per call
@@ -8,6 +8,7 @@ A survey walks, in milliseconds; a watch compares, in a fraction of a microsecon
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import threading
@@ -16,33 +17,103 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import is_
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from .._errors import UnkeyableArgument
-from .._forks import renew_after_fork
+from .._processes import renew_after_fork
 from .._record import short_form
-from .dependencies import dependency
+from .files import content_digest
+from .graph import GONE, Edge, Part, Watch, digest_graph
 from .hashing import digest, set_code_hasher
 from .libraries import distributions_of, normalized, version_of
-from .names import module_name, qualified_name
-from .parts import Edge, Part, digest_graph
-from .pieces import attributes_in
-from .provenance import defines_own_code
-from .reach import Survey
-from .scans import attributes_of_function, name_libraries
-from .watch import GONE, Watch
+from .members import attributes_of_function, name_libraries
+from .names import defines_own_code, module_name, qualified_name
+from .walker import Survey, attributes_in
 
 __all__ = [
     "CodeTracker",
     "Fingerprint",
     "Libraries",
+    "PastEdition",
     "Scope",
     "code_fingerprint",
+    "dependency",
     "fingerprint",
     "libraries_in_arguments",
 ]
+
+
+def dependency(survey: Survey, wanted: object) -> Edge:
+    """Reach one entry of `depends_on`.
+
+    Raises:
+        ValueError: when a distribution isn't installed or a path can't be read.
+    """
+    if isinstance(wanted, str):
+        return _distribution(survey, wanted)
+    if isinstance(wanted, PurePath):
+        return _files(survey, Path(wanted))
+    if isinstance(wanted, ModuleType) and (found := distributions_of(wanted.__name__)):
+        survey.distributions.update(found)
+        return "distribution", *itertools.chain.from_iterable(found)
+    return survey.walk(wanted, "depends_on")
+
+
+def _distribution(survey: Survey, name: str) -> Edge:
+    name = name.removeprefix("dist:")
+    version = version_of(name)
+    if version is None:
+        raise ValueError(
+            f"depends_on has {name!r}, and no distribution of that name is installed. Install it, or pass "
+            f"the module or the function itself, or pathlib.Path({name!r}) for a file."
+        )
+    survey.distributions[normalized(name)] = version
+    return "distribution", name, version
+
+
+def _files(survey: Survey, path: Path) -> Edge:
+    path = path.absolute()
+    content = _content(path)
+    survey.parts.append(Part(path.name, path, content))
+    survey.watch.condition(lambda: content_digest(path) == content)
+    return "files", content
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return content_digest(path)
+    except FileNotFoundError:
+        raise ValueError(
+            f"depends_on has {str(path)!r}, which doesn't exist. Create it, or leave it out."
+        ) from None
+    except OSError as error:
+        raise ValueError(f"depends_on has {str(path)!r}, which can't be read: {error}.") from error
+
+
+class PastEdition(NamedTuple):
+    """A function as it stood when results of it were kept.
+
+    Attributes:
+        prefix: what the keys of its calls share.
+        key_version: the version of how keys are made.
+        fingerprint: digest of its code, in hexadecimal.
+        version: the user's version as text.
+        parameters: names of the parameters that entered the key.
+        manifest: what each part contributed, by its name.
+        sources: the text of each part, where it was at hand.
+    """
+
+    prefix: bytes
+    function: str
+    key_version: int
+    fingerprint: str
+    version: str
+    parameters: tuple[str, ...]
+    manifest: Mapping[str, str]
+    sources: Mapping[str, str]
+
 
 Scope = Literal["deep", "own", "none"]
 Libraries = bool | tuple[str, ...]

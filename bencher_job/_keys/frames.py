@@ -1,4 +1,4 @@
-"""What stands for the tables of pandas and polars, column by column."""
+"""Canonical forms of the tables of pandas, polars and pyarrow, column by column."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from .arrays import array_parts
 from .arrow import ARROW, arrow_column, arrow_text, text_parts
+from .canonical import Attributes, Parts, StandIn, refuse, rooted_name
 from .reduction import reduced
-from .stand_ins import Attributes, Parts, StandIn, refuse, rooted_name
 from .values import zone_name
 
 __all__ = ["FRAMES"]
+
 
 _PANDAS_INTERNAL: Final = frozenset(
     {

@@ -14,10 +14,9 @@ from typing import Any, Final, Literal
 from .._errors import UnkeyableArgument
 from .._options import libraries_of, names_of, tuple_of
 from .arguments import NO_DEFAULT, Binder, Call, receiver_of
-from .editions import PastEdition
 from .files import absolute
 from .files import by_content as by_its_content
-from .fingerprint import CodeTracker, Fingerprint
+from .fingerprint import CodeTracker, Fingerprint, PastEdition
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, Seen, digest, encode_arguments, join_key
 from .names import qualified_name
 

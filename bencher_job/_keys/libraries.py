@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .._processes import started_at
-from .provenance import site_folder
+from .names import site_folder
 
 __all__ = ["distributions_of", "normalized", "other_versions", "version_of"]
 

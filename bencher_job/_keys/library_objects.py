@@ -1,4 +1,4 @@
-"""Canonical forms of the objects of widespread libraries, without what they fill in when they are used.
+"""Canonical forms of the objects of widespread libraries.
 
 Two tables, by the name that `rooted_name` gives to a class, so that none of these libraries is imported here:
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from .arrays import _MASKED_INTERNAL, array_parts
-from .stand_ins import Attributes, Named, Parts, StandIn, rooted_name
+from .canonical import Attributes, Named, Parts, StandIn, rooted_name
 
 __all__ = ["FILLED_IN", "LIBRARIES", "options_of"]
 

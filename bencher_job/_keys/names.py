@@ -1,7 +1,11 @@
-"""Knows by which name a module, a class or a function goes in every process.
+"""Names of modules, classes and functions, and who wrote them: the user, a distribution or Python.
 
 A script that is run is called `__main__` there and by its own name where it is imported. Its classes and
 functions are the same ones, so a key names them by the latter.
+
+    pathlib._local.Path -> pathlib.Path, _io.open -> io.open, random.Random.choice of a hidden object -> random.choice
+
+Modules inside a library move from version to version; the names that people import from it stay.
 """
 
 from __future__ import annotations
@@ -11,17 +15,38 @@ import importlib
 import importlib.util
 import operator
 import os
+import site
 import sys
+import sysconfig
 import threading
+import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import PurePath
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any, Final
 
 __all__ = [
     "adopt_main_name",
+    "defines_own_code",
+    "exported_name",
+    "foreign_name",
+    "holder_of",
     "is_imported_copy",
+    "is_own_class",
+    "is_own_file",
+    "is_own_module",
+    "is_own_name",
     "locate",
     "main_name",
     "module_name",
@@ -29,7 +54,9 @@ __all__ = [
     "note_arrival",
     "qualified_name",
     "seen_by",
+    "site_folder",
 ]
+
 
 _MAIN: Final = frozenset({"__main__", "__mp_main__"})
 _adopted: list[str] = []
@@ -169,3 +196,196 @@ def _is_program(module: str, file: str | None) -> bool:
         return other is None or file is None or os.path.samefile(other, file)
     except OSError:  # one of them is gone
         return True
+
+
+_IN_C: Final = WrapperDescriptorType | MethodDescriptorType
+_INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+_OURSELVES: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def is_own_module(module: ModuleType) -> bool:
+    """Whether the user wrote this module; one without a file, as a notebook's, is the user's."""
+    spec = getattr(module, "__spec__", None)
+    if spec is not None and spec.origin in {"built-in", "frozen"}:
+        return False
+    file = getattr(module, "__file__", None)
+    if isinstance(file, str):
+        return is_own_file(file)
+    paths = getattr(module, "__path__", None)
+    return all(map(is_own_file, paths)) if paths else module.__name__ not in sys.builtin_module_names
+
+
+def is_own_name(name: str | None) -> bool:
+    """Whether the user wrote the module of this name; an unknown one is the user's."""
+    module = sys.modules.get(name or "")
+    return name != "builtins" and (module is None or is_own_module(module))
+
+
+def is_own_class(cls: type) -> bool:
+    """Whether the user wrote this class, in Python; one that `types.new_class` made says that it is of `types`."""
+    module = module_of(cls)
+    if module == "types" and vars(sys.modules["types"]).get(cls.__name__) is not cls:
+        return True
+    if not module:  # as of a class that a library made of a name
+        methods = (value for value in vars(cls).values() if isinstance(value, FunctionType))
+        return any(
+            defines_own_code(method.__code__, method.__globals__.get("__name__")) for method in methods
+        )
+    return is_own_name(module) and not any(
+        isinstance(attribute, _IN_C) and attribute.__objclass__ is cls for attribute in vars(cls).values()
+    )
+
+
+def defines_own_code(code: CodeType, module: str | None) -> bool:
+    """Whether the user wrote a code object of a module; what has no file goes by the module."""
+    filename = code.co_filename
+    if filename.startswith("<frozen "):
+        return False
+    return is_own_name(module) if filename.startswith("<") else is_own_file(filename)
+
+
+def site_folder(file: str) -> str | None:
+    """Give the folder of installed distributions that a file lies in; None where it lies in none, or is our own."""
+    if file.startswith(_OURSELVES):
+        return None
+    parts = file.split(os.sep)
+    positions = [position for position, part in enumerate(parts[:-1]) if part in _INSTALLED]
+    return os.sep.join(parts[: positions[-1] + 1]) if positions else None
+
+
+@functools.lru_cache(maxsize=4096)
+def is_own_file(file: str | None) -> bool:
+    """Whether the user wrote a file: it lies neither with what is installed nor in the standard library."""
+    if file in {None, "built-in", "frozen"}:
+        return file is None
+    path = os.path.abspath(str(file))
+    if path.startswith(_OURSELVES) or not _INSTALLED.isdisjoint(path.split(os.sep)):
+        return False
+    return not path.startswith(_foreign_folders())
+
+
+@functools.cache
+def _foreign_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    folders = {paths[scheme] for scheme in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders.update(site.getsitepackages(), [site.getusersitepackages(), os.path.dirname(os.__file__)])
+    folders |= {os.path.realpath(folder) for folder in folders}
+    return tuple(os.path.abspath(folder) + os.sep for folder in sorted(folders))
+
+
+_METHODS: Final = MethodType | BuiltinFunctionType
+_HOMES: Final = {
+    "genericpath": "os.path",
+    "nt": "os",
+    "ntpath": "os.path",
+    "posix": "os",
+    "posixpath": "os.path",
+}
+"""Modules of the standard library that nobody means by their own name."""
+_RENAMED: Final = {
+    "_thread.allocate_lock": "threading.Lock",
+    "_thread.lock": "threading.Lock",
+    "nt._path_normpath": "os.path.normpath",
+    "posix._path_normpath": "os.path.normpath",
+    "posix._path_splitroot_ex": "os.path.splitroot",
+    "re.PatternError": "re.error",
+}
+
+
+def exported_name(value: Any) -> tuple[str, str] | None:
+    """Find the shortest name under which a module of others holds an object, with the module; none if none does.
+
+    >>> import io, json, random
+    >>> exported_name(open), exported_name(json.JSONDecoder), exported_name(random.choice)
+    (('io', 'io.open'), ('json', 'json.JSONDecoder'), ('random', 'random.choice'))
+    """
+    if is_own_class(type(value)):
+        return None
+    module = _module_of(value)
+    names = [name for name in (_text(value, "__qualname__"), _text(value, "__name__")) if name]
+    if module is None or not names or is_own_name(module):
+        return None
+    if (renamed := _RENAMED.get(f"{module}.{names[0]}")) is not None:
+        home, _, name = renamed.rpartition(".")
+        if _holds(home, name, value):
+            return home, renamed
+    for home in _homes(module):
+        for name in names:
+            if _holds(home, name, value):
+                return home, f"{home}.{name}"
+    return None
+
+
+def foreign_name(value: FunctionType | type) -> str:
+    """The name that a function or a class of others goes by."""
+    exported = exported_name(value)
+    if exported is not None:
+        return exported[1]
+    module = module_of(value)
+    name = value.__qualname__
+    if isinstance(value, FunctionType):  # `wraps` gives it the name of what it wraps
+        module, name = str(value.__globals__.get("__name__") or module), value.__code__.co_qualname
+    return f"{module_name(module)}.{name}"
+
+
+def holder_of(value: object, name: str, known: Iterable[str] = ()) -> str | None:
+    """Find a loaded module that has an object under a name: a known one, else the compiled one that made it.
+
+    Others may have it as well, in one process and not in another.
+    """
+
+    def holds(module: str) -> bool:
+        loaded = sys.modules.get(module)
+        return isinstance(loaded, ModuleType) and vars(loaded).get(name) is value
+
+    for module in known:
+        if holds(module):
+            return module
+    return min(filter(holds, list(sys.modules)), key=_rank, default=None)
+
+
+def _rank(module: str) -> tuple[bool, str]:
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return file.endswith((".py", ".pyc")), module
+
+
+def _module_of(value: Any) -> str | None:
+    owner = getattr(value, "__self__", None) if isinstance(value, _METHODS) else None
+    if owner is None or isinstance(owner, ModuleType):
+        return _text(value, "__module__")
+    return module_of(owner if isinstance(owner, type) else type(owner))
+
+
+def _text(value: Any, attribute: str) -> str | None:
+    try:
+        found = getattr(value, attribute, None)
+    except Exception:  # noqa: BLE001 - a proxy may raise anything, and has no name then
+        return None
+    return found if type(found) is str else None
+
+
+def _homes(module: str) -> Iterator[str]:
+    """Yield the packages around a module, outer ones first, and it itself, without underscores at first."""
+    parts = module.split(".")
+    public = [part.lstrip("_") for part in parts]
+    if module in _HOMES:
+        yield _HOMES[module]
+    if all(public):
+        yield from (".".join(public[:length]) for length in range(1, len(parts) + 1))
+    yield module
+
+
+def _holds(module: str, name: str, value: Any) -> bool:
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        return False
+    try:
+        if name.partition(".")[0] in vars(loaded):
+            found = attrgetter(name)(loaded)
+        else:  # a module that imports what it exports when it is asked
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = attrgetter(name)(loaded)
+    except (AttributeError, ImportError):
+        return False
+    return found is value or (isinstance(value, _METHODS) and type(found) is type(value) and found == value)

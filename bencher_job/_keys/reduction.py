@@ -1,4 +1,4 @@
-"""Knows how to take any object apart: by what pickle would keep of it."""
+"""Take any object apart by what pickle would keep of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
+from .canonical import Attributes, Named, Parts, Refusal, refuse, rooted_name, told
 from .library_objects import FILLED_IN
 from .names import module_name, module_of
-from .stand_ins import Attributes, Named, Parts, Refusal, refuse, rooted_name, told
 
 __all__ = ["own_attributes", "reduced"]
+
 
 _MISSING: Final = object()
 _DERIVED: Final = frozenset({"_attrs_cached_hash"})

@@ -1,4 +1,4 @@
-"""Knows what stands for the values of Python, its standard library, and pydantic."""
+"""Canonical forms of the values of Python, its standard library, and pydantic."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from functools import WRAPPER_ASSIGNMENTS
 from pickle import PickleError
 from typing import Any, Final
 
-from .exports import exported_name, holder_of
-from .names import module_name, module_of
-from .stand_ins import Attributes, Content, Named, Parts, StandIn, refuse
+from .canonical import Attributes, Content, Named, Parts, StandIn, refuse
+from .names import exported_name, holder_of, module_name, module_of
 
 __all__ = ["VALUES", "zone_name"]
 

@@ -1,4 +1,4 @@
-"""Where do results live?
+"""Stores: where do results live?
 
     FutureCache -> MemoryTier -> DiskStore -> Lookups, Commits, Removals -> Folder -> Database
 
@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._errors import BencherJobError
-from .._forks import renew_after_fork
-from .._record import Record
-from .._selection import EVERYTHING, Selection
+from .._processes import renew_after_fork
+from .._record import EVERYTHING, Record, Selection
 from .base import (
     MISS,
     PATIENCE,
@@ -36,21 +35,19 @@ from .base import (
     Tally,
     Totals,
 )
-from .claims.claims import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
-from .entries.codec import Payload, dump
-from .entries.compression import compression_named
-from .entries.deposits import Deposit, DepositLost, Depository, discard
-from .entries.located import dump_result
+from .blobs import Deposit, DepositLost, Depository, discard
+from .codec import Payload, compression_named, dump
+from .leases import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
+from .located import dump_result
 from .null import NullStore
 
 if TYPE_CHECKING:
-    from .archives.importing import Imported
-    from .audits.findings import Audit, Finding
-    from .audits.footprint import Footprint
-    from .disk import DiskStore
+    from .embedded import DiskStore
     from .folder import Folder
+    from .importing import Imported
     from .memory import MemoryTier
     from .rows import Row
+    from .verification import Audit, Finding, Footprint
 
 __all__ = [
     "MISS",
@@ -116,7 +113,7 @@ class _OpenStores:
         with self._lock:
             place = directory, trusted
             if place not in self._stores:
-                from .disk import DiskStore  # SQLite and diskcache take long to import
+                from .embedded import DiskStore  # SQLite and diskcache take long to import
                 from .memory import MemoryTier
 
                 disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
@@ -162,7 +159,7 @@ def open_store(
 
 
 def _disk_behind(store: Store) -> DiskStore:
-    from .disk import DiskStore
+    from .embedded import DiskStore
     from .memory import MemoryTier
 
     if isinstance(store, DiskStore):
@@ -180,9 +177,9 @@ def verify(store: Store, *, repair: bool = False) -> Audit:
     Raises:
         BencherJobError: when the store keeps nothing, or is signed with another secret and to be repaired.
     """
-    from .audits import audit  # these three take long to import, and few programs ask for them
+    from . import verification  # these three take long to import, and few programs ask for them
 
-    return audit.verify(_disk_behind(store), repair=repair)
+    return verification.verify(_disk_behind(store), repair=repair)
 
 
 def export(
@@ -198,9 +195,9 @@ def export(
     Raises:
         BencherJobError: when the store keeps nothing, or the file is there and is not to be overwritten.
     """
-    from .archives import exporting
+    from . import archive
 
-    return exporting.export(_disk_behind(store), path, selection, keys=keys, overwrite=overwrite)
+    return archive.export(_disk_behind(store), path, selection, keys=keys, overwrite=overwrite)
 
 
 def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
@@ -210,7 +207,7 @@ def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False
         BencherJobError: when the store keeps nothing, or the file is no archive.
         UntrustedCache: when another user owns the file or can write to it.
     """
-    from .archives import importing
+    from . import importing
 
     return importing.import_(_disk_behind(store), path, trusted=trusted)
 
@@ -221,16 +218,16 @@ def find_orphans(store: Store) -> dict[Finding, int]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    from .audits import audit
+    from . import verification
 
-    return audit.find_orphans(_disk_behind(store))
+    return verification.find_orphans(_disk_behind(store))
 
 
 def remove_orphans(store: Store, findings: Iterable[Finding]) -> list[Finding]:
     """Remove what `find_orphans` has found; give each as mended, if it is gone."""
-    from .audits import audit
+    from . import verification
 
-    return audit.remove_orphans(_disk_behind(store), findings)
+    return verification.remove_orphans(_disk_behind(store), findings)
 
 
 def footprint_of(directory: Path) -> Footprint:
@@ -239,16 +236,16 @@ def footprint_of(directory: Path) -> Footprint:
     Raises:
         OSError: when a folder can't be read.
     """
-    from .audits import footprint
+    from . import verification
 
-    return footprint.footprint_of(directory)
+    return verification.footprint_of(directory)
 
 
 def media_files(directory: Path, record: Record) -> dict[Path, int]:
     """Give the files that the run of a record has written, by their paths, with their sizes in bytes."""
-    from .audits import footprint
+    from . import verification
 
-    return footprint.media_files(directory, record)
+    return verification.media_files(directory, record)
 
 
 def row_of_key(folder: Folder, key: str) -> Row | None:

@@ -1,4 +1,4 @@
-"""Knows what a store is: the protocol, what goes in and what comes out, and the sentinel of a miss."""
+"""The Store protocol, and what goes in and comes out of a store."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
-from .._record import Draft, Record, Totals
-from .._selection import EVERYTHING, Selection
-from .claims.claims import Claim, Claims
-from .entries.codec import Buffer, Payload, SealedEntry
+from .._record import EVERYTHING, Draft, Record, Selection, Totals
+from .codec import Buffer, Payload, SealedEntry
+from .leases import Claim, Claims
 
 if TYPE_CHECKING:
-    from .._info import FunctionInfo
-    from .entries.deposits import Deposit, Depository
+    from .._record import FunctionInfo
+    from .blobs import Deposit, Depository
 
 __all__ = [
     "MISS",

@@ -1,4 +1,4 @@
-"""Knows diskcache, and is the only module that does: its table of entries, with our bytes and our connections.
+"""The database of the embedded store: diskcache's table with our bytes and connections.
 
 An entry's bytes are in its row, or in a file of its own that is written before the row. Each thread has a connection,
 which is closed with the thread and before a fork.
@@ -17,12 +17,11 @@ from urllib.parse import quote
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
-from .._forks import renew_after_fork
 from .._names import ForeignName, NameOf, checked
+from .._processes import renew_after_fork
 from .base import PATIENCE
-from .entries.arrival import Arrival
-from .entries.codec import Buffer, DamagedEntry, SealedEntry
-from .entries.files import map_file, new_filename, read_file, write_file
+from .blobs import map_file, new_filename, read_file, write_file
+from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
 from .gate import close_before_fork
 
 __all__ = [
@@ -35,6 +34,7 @@ __all__ = [
     "Written",
     "is_undecodable",
 ]
+
 
 DATABASE_NAME: Final[str] = DBNAME
 Locked: Final = diskcache.Timeout

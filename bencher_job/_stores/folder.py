@@ -1,39 +1,414 @@
-"""Knows a store's folder, open or not: its database, its signature, and whether it still is the one that was opened."""
+"""The folder of a store: permissions, opening, and its database.
+
+Checking a folder and opening what is in it are two steps, so who can rename a folder on the way can put another one in
+its place in between. Where that can happen, entries are signed with the user's own key, see `signature.py`.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import logging
+import os
 import sqlite3
+import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, TypeVar
 
-from .._errors import warn_caller
-from .._forks import renew_after_fork
+from .._errors import UntrustedCache, warn_caller
+from .._folders import make_private, owner_only
 from .._names import ForeignName
+from .._processes import renew_after_fork
 from .._record import Origin
-from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, Tally
-from .claims.claims import Claims
-from .database import Database, Locked
-from .entries.deposits import database_of, place_of
-from .entries.faults import MissignedEntry
-from .entries.signature import (
-    SECRET_VARIABLE,
-    UNSIGNED,
-    Signature,
-    personal_signature,
-    signature_from_environment,
-)
+from .._text import counted
+from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, StoreOutdated, Tally
+from .blobs import database_of, place_of
+from .changes import GENERATION_NAME, Generation
+from .codec import MissignedEntry
+from .database import DATABASE_NAME, Database, Locked
 from .gate import operation
-from .generation import GENERATION_NAME, Generation
-from .opening import is_writable, mend_database, open_database, open_read_only, open_to_look
-from .place import is_replaceable, refuse_untrusted, set_up
-from .recovery import is_damage_in_use
+from .leases import Claims
+from .recovery import is_damage, is_damage_in_use, is_whole, recover
+from .schema import STORE_VERSION, UPGRADES
+from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
 
-__all__ = ["Folder", "Opened"]
+__all__ = [
+    "Folder",
+    "Opened",
+    "is_replaceable",
+    "is_writable",
+    "mend_database",
+    "open_database",
+    "open_read_only",
+    "open_to_look",
+    "refuse_untrusted",
+    "set_up",
+]
+
+
+TAG_NAME: Final = "CACHEDIR.TAG"
+TAG_TEXT: Final = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This folder holds a cache that bencher_job made. Backup programs may leave it out: https://bford.info/cachedir/\n"
+)
+"""The text that the Cache Directory Tagging Specification asks for."""
+
+MOST_LINKS: Final = 40
+"""Links that are followed, as the kernel does."""
+
+GITIGNORE_TEXT: Final = "# Made by bencher_job: nothing in a cache belongs in a repository.\n*\n"
+
+
+def set_up(directory: Path) -> None:
+    """Make a store's folder and what is missing above it, for the owner only and marked as a cache.
+
+    The marks stand in the topmost folder that is new, or in the store's own where its parent was there before.
+
+    Raises:
+        OSError: when a folder can't be made.
+    """
+    if make_private(directory.parent):
+        _mark(directory.parent)
+        make_private(directory)
+    elif make_private(directory):
+        _mark(directory)
+
+
+def _mark(directory: Path) -> None:
+    for name, text in ((TAG_NAME, TAG_TEXT), (".gitignore", GITIGNORE_TEXT)):
+        with suppress(FileExistsError), open(directory / name, "x", opener=owner_only) as file:
+            file.write(text)
+
+
+def refuse_untrusted(directory: Path) -> None:
+    """Refuse a store whose folder or database another user owns or could write to.
+
+    A database that the folder keeps from others may have any mode.
+
+    Raises:
+        UntrustedCache: naming the path and the remedy.
+    """
+    reach = stat.S_IWGRP | stat.S_IWOTH
+    """Those who could write, as the bits of a mode: to the files, only who may search the folder."""
+    for path in (directory, directory / "cache.db", directory / "cache.db-wal"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        if status.st_uid != os.geteuid():
+            raise UntrustedCache(
+                os.fspath(path),
+                f"belongs to the user number {status.st_uid}",
+                "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR, or say trusted=True.",
+            )
+        if status.st_mode & reach:
+            raise UntrustedCache(
+                os.fspath(path),
+                f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})",
+                f"If only you have written to it so far, run: chmod -R go-w {directory}",
+            )
+        if path == directory:
+            reach &= (status.st_mode & (stat.S_IXGRP | stat.S_IXOTH)) << 1
+
+
+def is_replaceable(directory: Path) -> bool:
+    """Whether another user, root aside, can put another folder in the place of this one.
+
+    That needs a folder on the way, from the root on, in which others can rename what belongs to this user. A link is
+    followed, and the way that it leads is looked at as well.
+    """
+    way = [*reversed(directory.absolute().parts)]
+    at = Path(way.pop())
+    links = 0
+    while way:
+        name = way.pop()
+        if name == "..":
+            at = at.parent
+            continue
+        path = at / name
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return _others_can_rename_in(at, os.geteuid())
+        if _others_can_rename_in(at, status.st_uid):
+            return True
+        if not stat.S_ISLNK(status.st_mode):
+            at = path
+            continue
+        links += 1
+        if links > MOST_LINKS:
+            return True
+        target = PurePath(os.readlink(path))
+        parts = [*reversed(target.parts)]
+        if target.is_absolute():
+            at = Path(parts.pop())
+        way += parts
+    return False
+
+
+def _others_can_rename_in(folder: Path, owner: int) -> bool:
+    """Whether another user can rename what an owner has in a folder."""
+    ours = {0, os.geteuid()}
+    status = folder.stat()
+    if status.st_uid not in ours:
+        return True
+    if status.st_mode & stat.S_ISVTX and owner in ours:
+        return False
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and (_has_acl(folder) or _has_others(status.st_gid))
+
+
+def _has_acl(folder: Path) -> bool:
+    """Whether an access control list says who may write, of which the mode shows the sum only."""
+    try:
+        return bool(os.getxattr(folder, "system.posix_acl_access"))
+    except (OSError, AttributeError):  # none; a system that has no such lists
+        return False
+
+
+def _has_others(group: int) -> bool:
+    """Whether a group has, or may have, a member besides this user: its only member must be known by name."""
+    import grp  # these two are needed where a group can write
+    import pwd
+
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        members = {*grp.getgrgid(group).gr_mem}
+    except KeyError:
+        return True
+    if members - {name}:  # all users are asked for last, which may take long
+        return True
+    return members | {each.pw_name for each in pwd.getpwall() if each.pw_gid == group} != {name}
+
+
+OPENING_PATIENCE: Final = 60.0
+"""Seconds for which another process may take to make the tables."""
+
+_log = logging.getLogger(__name__)
+
+
+def is_writable(directory: Path) -> bool:
+    """Whether this process may write to a store that is there, or make it."""
+    database = directory / DATABASE_NAME
+    return os.access(directory, os.W_OK | os.X_OK) and (os.access(database, os.W_OK) or not database.exists())
+
+
+def open_database(directory: Path, *, tag_index: bool, patience: float, tally: Tally) -> Database:
+    """Open the database in a folder. One that is damaged or emptied is replaced, which is counted and warned of.
+
+    Raises:
+        sqlite3.Error: when it is locked, or can't be read or written.
+        OSError: when another process takes very long to make it.
+        StoreFailure: when a later version of this library has written it.
+    """
+    _make_missing(directory, patience)
+    place = place_of(os.fspath(directory / DATABASE_NAME))
+    try:
+        return _open(directory, tag_index, patience, tally)
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):  # but locked, read-only, or on a full disk
+            raise
+        mend_database(
+            directory, str(error), place, tag_index=tag_index, patience=patience, surely=True, tally=tally
+        )
+        return _open(directory, tag_index, patience, tally)
+
+
+def mend_database(
+    directory: Path,
+    reason: str,
+    place: tuple[int, int],
+    *,
+    tag_index: bool,
+    patience: float,
+    tally: Tally,
+    surely: bool = False,
+) -> bool:
+    """Replace a damaged database by a new one with all that can be read of it; whether that was done.
+
+    It is not done where another process was quicker, or where a full check finds no damage, unless it is damaged
+    `surely`. `place` is where the database lay that was found damaged. A replacement is counted and warned of.
+
+    Raises:
+        sqlite3.Error: when it is locked, or the new one can't be written.
+        OSError: when the new one can't be written.
+    """
+    with _alone(directory):
+        if place_of(os.fspath(directory / DATABASE_NAME)) != place:
+            return False
+        if not surely and is_whole(directory, patience):
+            return False
+        aside, saved = recover(directory, lambda new: _open(new, tag_index, patience, tally), patience)
+    tally.damaged += 1
+    _log.warning(
+        "the database of %s is damaged and set aside in %s; %s entries were saved: %s",
+        directory,
+        aside,
+        saved,
+        reason,
+    )
+    warn_caller(
+        f"The database of {directory} is damaged ({reason}). It is set aside in {aside}. "
+        f"{counted(saved, 'entry', 'entries')} that can still be read {'was' if saved == 1 else 'were'} kept."
+    )
+    return True
+
+
+def open_read_only(directory: Path, patience: float) -> Database:
+    """Open a database that can't be written.
+
+    Raises:
+        sqlite3.Error: when it can't be read either.
+        StoreFailure: when another version of this library has written it.
+    """
+    path = directory / DATABASE_NAME
+    log = Path(f"{path}-wal")
+    for access in ("?mode=ro", "?immutable=1"):
+        database = Database(os.fspath(directory), access=access, patience=patience)
+        try:
+            version = _version(database, directory)
+        except sqlite3.OperationalError:
+            database.close_all()
+            # Who may not make the log's index reads the file alone, where that is all there is.
+            if access == "?immutable=1" or (log.exists() and log.stat().st_size):
+                raise
+        else:
+            if version < STORE_VERSION:
+                database.close_all()
+                raise StoreFailure(
+                    f"{directory} was written by an earlier version of this library, and can't be brought up to date "
+                    f"because it can't be written. Let its owner use it once, or use another cache_name."
+                )
+            return database
+    raise AssertionError("the last attempt returns or raises")
+
+
+def open_to_look(directory: Path, patience: float) -> Database:
+    """Open a database that is there, as it is: what is damaged or of another version stays so.
+
+    The connection may write although nobody does: one that may not leaves a log behind where there was none.
+
+    Raises:
+        sqlite3.Error: when it can't be read, or is damaged.
+        StoreMissing: when it isn't there.
+        StoreFailure: when another version of this library has written it.
+    """
+    if not os.path.exists(directory / DATABASE_NAME):
+        raise StoreMissing(f"{directory} holds no cache: there is no {DATABASE_NAME} in it")
+    if not is_writable(directory):
+        return open_read_only(directory, patience)
+    database = Database(os.fspath(directory), access="?mode=rw", patience=patience)
+    try:
+        _refuse_earlier(_version(database, directory), directory)
+        database.execute("SELECT entries FROM Totals")  # a file that was cut off is found out here
+    except BaseException:
+        database.close_all()
+        raise
+    return database
+
+
+def _refuse_earlier(version: int, directory: Path) -> None:
+    if not version:
+        raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")
+    if version < STORE_VERSION:
+        raise StoreOutdated(
+            f"{directory} was written by an earlier version of this library (its tables are of version {version}, "
+            f"this library knows {STORE_VERSION})"
+        )
+
+
+def _make_missing(directory: Path, patience: float) -> None:
+    """Make the database where there is none, for its owner only, as SQLite would not make it."""
+    if os.path.exists(directory / DATABASE_NAME):
+        return
+    with _alone(directory):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            os.close(os.open(directory / DATABASE_NAME, flags, 0o600))
+        except FileExistsError:  # another process was first
+            return
+        database = Database(os.fspath(directory), patience=patience)
+        try:
+            _make_tables(database, 0)
+        finally:
+            database.close_all()
+
+
+def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Database:
+    """Open a database and make what is missing in it. That it was emptied is counted and warned of."""
+    _make_missing(directory, patience)
+    database = Database(os.fspath(directory), patience=patience)
+    is_emptied = False
+    try:
+        if _version(database, directory) < STORE_VERSION:
+            with _alone(directory):
+                version = _version(database, directory)
+                is_emptied = not version and _is_emptied(directory)
+                _make_tables(database, version)
+        if tag_index:
+            database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
+    except BaseException:
+        database.close_all()
+        raise
+    if is_emptied:
+        tally.damaged += 1
+        _log.warning("the database of %s was emptied: what it held is lost", directory)
+        warn_caller(f"The database of {directory} was emptied by another program. What it held is lost.")
+    return database
+
+
+def _is_emptied(directory: Path) -> bool:
+    """Whether a database without tables had some: the generation's file is made after the first of them."""
+    return (directory / GENERATION_NAME).exists() and not (directory / DATABASE_NAME).stat().st_size
+
+
+def _version(database: Database, directory: Path) -> int:
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > STORE_VERSION:
+        database.close_all()
+        raise StoreFailure(
+            f"{directory} was written by a later version of this library (its tables are of version "
+            f"{version}, this library knows {STORE_VERSION}). Upgrade bencher_job, or use another cache_name."
+        )
+    return version
+
+
+def _make_tables(database: Database, version: int) -> None:
+    if version == STORE_VERSION:  # another process was first
+        return
+    database.make()
+    with database.transaction() as transaction:
+        for statement in itertools.chain.from_iterable(UPGRADES[version:]):
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {STORE_VERSION}")
+        transaction.commit()
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep other processes from making the same tables."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + OPENING_PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(
+                        f"another process has been making it for {OPENING_PATIENCE:.0f} seconds"
+                    ) from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)
+
 
 ATTEMPTS: Final = 10
 """How often a database is opened that is another one when it is open."""
@@ -48,7 +423,6 @@ _REFUSALS: Final = (Locked, sqlite3.Error, UnicodeError, OSError)
 """What the database or the disk raises."""
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class Opened(NamedTuple):

@@ -1,4 +1,4 @@
-"""Knows when this process may fork: not while a database is in use, and with no connection open.
+"""Fork guard: a fork waits until no database is in use, and closes all connections.
 
 SQLite keeps its locks in the memory of the process, so a child that inherits an open connection waits for locks that
 nobody will give back, or holds some that are none. Therefore a fork waits until no operation is under way, and closes

@@ -1,4 +1,4 @@
-"""Knows how a store is found by its folder alone, and opened to look at it or to change it; none is ever made."""
+"""Find the store of a folder and open it, read-only or to change it. No store is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .base import PATIENCE, StoreDamaged, StoreFailure, StoreMissing, StoreOutdated
 from .database import DATABASE_NAME
-from .disk import DiskStore
+from .embedded import DiskStore
 
 __all__ = ["look_into", "open_existing", "stores_in"]
 

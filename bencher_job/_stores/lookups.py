@@ -1,4 +1,4 @@
-"""Knows how entries are looked up on the disk, and verified; one that is damaged, or not ours, is a miss."""
+"""Look up entries in the database and verify them. A damaged or foreign entry is a miss."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, Final
 
 from .._errors import warn_caller
 from .base import MISS, Hit, Hits, Miss, StoreFailure
+from .codec import DamagedEntry, MissignedEntry, UnreadableEntry, plain_reader
 from .database import is_undecodable
-from .entries.codec import plain_reader
-from .entries.faults import DamagedEntry, MissignedEntry, UnreadableEntry
-from .entries.frame import check_ours, unseal_ours
 from .folder import Folder, Opened
 from .gate import operation
+from .header import check_ours, unseal_ours
 from .removals import Removals
-from .tables import LIVE, SELECT_ENTRY
+from .schema import LIVE, SELECT_ENTRY
 from .uses import Uses
 
 __all__ = ["Lookups"]
+
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Knows the store that keeps nothing: where caching is off, or the real store can't be opened."""
+"""The null store, for when caching is off or the store can't be opened."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._keys import PastEdition
-from .._record import Record
-from .._selection import EVERYTHING, Selection
+from .._record import EVERYTHING, Record, Selection
 from .base import MISS, Entry, Hits, Items, Miss, Tally, Totals
-from .claims.claims import Claim, Claims, Held
+from .leases import Claim, Claims, Held
 
 if TYPE_CHECKING:
-    from .._info import FunctionInfo
+    from .._record import FunctionInfo
 
 __all__ = ["NullStore"]
 

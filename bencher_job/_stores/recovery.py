@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
-from .aside import Aside
 from .database import DATABASE_NAME, Database
-from .tables import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
+from .quarantine import Aside
+from .schema import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
 
 __all__ = ["Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
 

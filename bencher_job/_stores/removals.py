@@ -1,4 +1,4 @@
-"""Knows how entries leave a store: asked for, expired, damaged, or evicted because there are too many.
+"""Remove entries: on request, expired, damaged, or evicted.
 
 Each takes its record with it in one transaction, its file and its media after that, and leaves a note of why it went.
 """
@@ -16,14 +16,15 @@ from typing import Final
 from .. import _media
 from .._errors import warn_caller
 from .._names import ForeignName, NameOf, path_of
-from .aside import Aside
 from .base import StoreFailure
 from .database import Database
 from .folder import Folder
-from .tables import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
+from .quarantine import Aside
+from .schema import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
 from .uses import Uses
 
 __all__ = ["Removals"]
+
 
 REMOVED_AT_ONCE: Final = 1000
 """How many entries one transaction removes at most, so that others can write in between."""

@@ -1,1 +1,1 @@
-"""How are many calls of one function asked for together?"""
+"""Sweeps and maps: many calls of one function."""

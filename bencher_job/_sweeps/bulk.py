@@ -1,4 +1,4 @@
-"""Knows many calls of one function that are asked for together: looked up in bulk, run ahead of who takes the answers.
+"""Many calls of one function: looked up in bulk, the rest run ahead of the reader.
 
     read: a call, its key -> look_up -> remembered ──────────────┐
                                      -> missing: a job in flight ┴-> ready: answers, by the numbers of the calls
@@ -9,28 +9,158 @@ each runs when its answer is taken.
 
 from __future__ import annotations
 
+import itertools
 import queue
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from .._cache import Prefetched
 from .._errors import BencherJobError
 from .._function_cache import JobFunctionCache
 from .._future import JobFuture
-from .._held import can_not_change
-from .._job import Job
+from .._job import Job, can_not_change
 from .._keys import Edition, Identity, Known
-from .._loops import Caller, in_thread, is_coroutine_function
+from .._loops import Caller, caller, in_thread, is_coroutine_function
 from .._stores import MISS
-from .calls import AsynchronousCalls, Call, Calls, PlainCalls
 
+if TYPE_CHECKING:
+    import asyncio
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Answer", "Bulk", "answers", "answers_in_loop"]
+__all__ = [
+    "Answer",
+    "AsynchronousCalls",
+    "Bulk",
+    "Call",
+    "Calls",
+    "PlainCalls",
+    "answers",
+    "answers_in_loop",
+    "stream",
+    "stream_in_loop",
+]
+
+
+LONGEST_READING: Final = 0.01
+"""Seconds for which calls are read before those that have come are looked up."""
+
+READ_AHEAD: Final = 256
+"""How many calls of an asynchronous iterator are read ahead of those that are looked up."""
+
+
+class Call(NamedTuple):
+    """One call of the function: its arguments, and which of its repeats it is, from 0."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    repeat: int = 0
+
+
+class Calls(Protocol):
+    """Numbered calls that are read one after the other.
+
+    Attributes:
+        is_ended: whether there are no more.
+        problem: what their iterator has raised, which has ended them.
+    """
+
+    is_ended: bool
+    problem: Exception | None
+
+    def some(self, wanted: int) -> list[tuple[int, Call]]:
+        """Read as many as are wanted at most, without waiting for them."""
+
+    async def close(self) -> None:
+        """Read no more."""
+
+
+class PlainCalls:
+    """Calls of an iterator; one that makes the reader wait can't be read without waiting."""
+
+    def __init__(self, calls: Iterator[tuple[int, Call]]) -> None:
+        self._calls = calls
+        self.is_ended = False
+        self.problem: Exception | None = None
+
+    def each(self, wanted: int) -> Iterator[tuple[int, Call]]:
+        """Read as many as are wanted, unless that takes long."""
+        if self.is_ended or not wanted:
+            return
+        until = time.monotonic() + LONGEST_READING
+        try:
+            for number, call in enumerate(itertools.islice(self._calls, wanted), 1):
+                yield call
+                if number == wanted or time.monotonic() > until:
+                    return
+        except Exception as problem:  # noqa: BLE001 - it is raised when all calls before it have been answered
+            self.problem = problem
+        self.is_ended = True
+
+    def some(self, wanted: int) -> list[tuple[int, Call]]:
+        """Read as many as are wanted, unless that takes long."""
+        return list(self.each(wanted))
+
+    async def close(self) -> None:
+        """Do nothing: nothing is read unasked."""
+
+
+class AsynchronousCalls:
+    """Calls of an asynchronous iterator, read by a task of the event loop; `tell` is called when there is news."""
+
+    def __init__(self, calls: AsyncGenerator[tuple[int, Call], None], tell: Callable[[], object]) -> None:
+        import asyncio  # takes long to import, and is imported where loops run
+
+        self.is_ended = False
+        self.problem: Exception | None = None
+        self._read: deque[tuple[int, Call]] = deque()
+        self._is_read = False
+        self._has_room = asyncio.Event()
+        self._tell = tell
+        self._task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._read_all(calls))
+
+    async def _read_all(self, calls: AsyncGenerator[tuple[int, Call], None]) -> None:
+        try:
+            async for call in calls:
+                self._read.append(call)
+                self._tell()
+                while len(self._read) >= READ_AHEAD:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+        except Exception as problem:  # noqa: BLE001 - it is raised when all calls before it have been answered
+            self.problem = problem
+        finally:
+            await calls.aclose()
+            self._is_read = True
+            self._tell()
+
+    def some(self, wanted: int) -> list[tuple[int, Call]]:
+        """Give as many as are wanted of those that have been read."""
+        some = [self._read.popleft() for _ in range(min(wanted, len(self._read)))]
+        self._has_room.set()
+        self.is_ended = self._is_read and not self._read
+        return some
+
+    async def close(self) -> None:
+        """Read no more, and wait until the reader has ended."""
+        import asyncio
+
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
 
 LARGEST_LOOKUP: Final = 256
 """How many keys are looked up together at most."""
@@ -355,3 +485,98 @@ async def answers_in_loop(
 def _call_in(loop: AbstractEventLoop, callback: Callable[[], object]) -> None:
     with suppress(RuntimeError):  # the loop was closed, and nobody waits in it any more
         loop.call_soon_threadsafe(callback)
+
+
+def stream(
+    cache: JobFunctionCache,
+    calls: Iterable[tuple[Any, ...]],
+    *,
+    ordered: bool = True,
+    buffersize: int | None = None,
+) -> Iterator[Any]:
+    """Give the values of calls, a bounded number of which are looked up or run ahead.
+
+    Raises:
+        TypeError: when the buffer's size is no whole number.
+        ValueError: when it is below 1.
+    """
+    return _values(cache, calls, ordered, _checked(buffersize))
+
+
+def _values(
+    cache: JobFunctionCache, calls: Iterable[tuple[Any, ...]], ordered: bool, room: int
+) -> Iterator[Any]:
+    numbered = enumerate(Call(args, {}) for args in calls)
+    with closing(answers(Bulk(cache, ordered=ordered, room=room), numbered)) as given:
+        for answer in given:
+            yield answer.value()
+
+
+def stream_in_loop(
+    cache: JobFunctionCache,
+    iterables: Sequence[Iterable[Any] | AsyncIterable[Any]],
+    completed: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+    *,
+    ordered: bool = True,
+    buffersize: int | None = None,
+) -> AsyncIterator[Any]:
+    """Give the values of the calls of a coroutine function, whose arguments come from iterables of either kind.
+
+    `completed` adds to a call's arguments what comes before them.
+
+    Raises:
+        TypeError: when the buffer's size is no whole number, or something can't be iterated.
+        ValueError: when it is below 1.
+    """
+    room = _checked(buffersize)
+    each: list[Any] = [
+        iterable.__aiter__() if isinstance(iterable, AsyncIterable) else iter(iterable)
+        for iterable in iterables
+    ]
+    return _values_in_loop(cache, each, completed, ordered, room)
+
+
+async def _values_in_loop(
+    cache: JobFunctionCache,
+    iterators: Sequence[Any],
+    completed: Callable[[tuple[Any, ...]], tuple[Any, ...]],
+    ordered: bool,
+    room: int,
+) -> AsyncGenerator[Any, None]:
+    bulk = Bulk(cache, ordered=ordered, room=room, asker=caller())
+    calls: Any
+    if any(isinstance(iterator, AsyncIterator) for iterator in iterators):
+        calls = _zipped(iterators, completed)
+    else:
+        calls = enumerate(Call(completed(args), {}) for args in zip(*iterators, strict=False))
+    async with aclosing(answers_in_loop(bulk, calls)) as given:
+        async for answer in given:
+            yield answer.value()
+
+
+async def _zipped(
+    iterators: Sequence[Any], completed: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+) -> AsyncGenerator[tuple[int, Call], None]:
+    """Make calls of a value of each iterator at a time, until the first has no more."""
+    for number in itertools.count():
+        values = []
+        for iterator in iterators:
+            try:
+                values.append(
+                    await anext(iterator) if isinstance(iterator, AsyncIterator) else next(iterator)
+                )
+            except (StopIteration, StopAsyncIteration):
+                return
+        yield number, Call(completed(tuple(values)), {})
+
+
+def _checked(buffersize: int | None) -> int:
+    if buffersize is None:
+        return 0
+    if not isinstance(buffersize, int):
+        raise TypeError(
+            f"buffersize={buffersize!r} is no whole number. Give how many calls may be under way."
+        )
+    if buffersize < 1:
+        raise ValueError(f"buffersize={buffersize} leaves no room for a call. Give 1 or more, or None.")
+    return buffersize

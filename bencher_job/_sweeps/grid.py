@@ -1,17 +1,32 @@
-"""Knows all combinations of a grid's values by number, and which of them are the same job."""
+"""Grids of arguments, how long they take, and what came of them.
+
+A job is expected to take as long as other repeats of its combination have. Where there are none each of its values
+makes it take so many times longer or shorter, whatever the other values are.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import random
+import statistics
+import traceback
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
+from .. import _text
 from .._errors import UnkeyableArgument
 from .._keys import digest
+from .._record import short_form
+from .._text import counted
 
-__all__ = ["Grid"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["ABSENT", "Durations", "Failures", "Grid", "Rows", "SweepFailure"]
 
 
 class Grid(Sequence[dict[str, Any]]):
@@ -113,3 +128,232 @@ def _firsts_of(values: Sequence[Any]) -> list[int]:
         except UnkeyableArgument:  # its job will say so
             firsts.append(place)
     return firsts
+
+
+SHORTEST: Final = 1e-6
+"""Seconds that a job counts for at least, so that it has a logarithm."""
+
+ROUNDS: Final = 12
+"""How many times the factors are made to fit each other: few combinations may have run, and not evenly."""
+
+MOST_FITTED: Final = 1000
+"""How many durations the factors are fitted to at most."""
+
+
+class Durations:
+    """How long combinations of a grid have taken, in seconds, and what that says of the others.
+
+    >>> durations = Durations(Grid({"model": ["svm", "forest"], "n": [10, 100]}))
+    >>> for number, seconds in ((0, 1.0), (1, 10.0), (2, 3.0)):
+    ...     durations.add(number, seconds)
+    >>> [round(durations.expected(number), 1) for number in range(4)]
+    [1.0, 10.0, 3.0, 30.0]
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._numbers = array("q")
+        self._seconds = array("d")
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def add(self, number: int, seconds: float) -> None:
+        """Take in how long one repeat of a combination took; all come before anything is expected."""
+        self._numbers.append(number)
+        self._seconds.append(seconds)
+
+    def expected(self, number: int) -> float:
+        """Say how long a combination may take, where any has been added."""
+        own = self._means.get(number)
+        return self._fitted.at(self._grid.place(number)) if own is None else own
+
+    @cached_property
+    def _means(self) -> dict[int, float]:
+        """The mean of each combination that has run."""
+        known: dict[int, tuple[float, int]] = {}
+        for number, seconds in zip(self._numbers, self._seconds, strict=True):
+            total, count = known.get(number, (0.0, 0))
+            known[number] = total + seconds, count + 1
+        return {number: total / count for number, (total, count) in known.items()}
+
+    @cached_property
+    def _fitted(self) -> _Factors:
+        some = list(self._means.items())
+        if len(some) > MOST_FITTED:
+            some = random.Random(0).sample(some, MOST_FITTED)  # noqa: S311 - the same ones each time, evenly strewn
+        sizes = list(map(len, self._grid.axes.values()))
+        return _Factors.fitted([(self._grid.place(number), seconds) for number, seconds in some], sizes)
+
+
+class _Factors:
+    """What each value of each axis multiplies a duration by, as logarithms."""
+
+    def __init__(self, level: float, sizes: Iterable[int]) -> None:
+        self._level = level
+        self._effects = [[0.0] * size for size in sizes]
+
+    def at(self, place: Sequence[int]) -> float:
+        return math.exp(self._logarithm(place))
+
+    def _logarithm(self, place: Sequence[int]) -> float:
+        return self._level + math.fsum(effect[at] for effect, at in zip(self._effects, place, strict=True))
+
+    @classmethod
+    def fitted(cls, known: Sequence[tuple[Sequence[int], float]], sizes: Iterable[int]) -> _Factors:
+        """Fit the factors to durations by their places, one axis after the other.
+
+        A value that has not run gets the mean of those that have.
+        """
+        logarithms = [(place, math.log(max(seconds, SHORTEST))) for place, seconds in known]
+        factors = cls(statistics.fmean(logarithm for _, logarithm in logarithms), sizes)
+        for _ in range(ROUNDS):
+            for axis, effect in enumerate(factors._effects):
+                rest: dict[int, list[float]] = {}
+                for place, logarithm in logarithms:
+                    rest.setdefault(place[axis], []).append(logarithm - factors._logarithm(place))
+                for at, differences in rest.items():
+                    effect[at] += statistics.fmean(differences)
+        for axis, effect in enumerate(factors._effects):
+            seen = [effect[place[axis]] for place, _ in logarithms]
+            unseen = set(range(len(effect))).difference(place[axis] for place, _ in logarithms)
+            mean = math.log(statistics.fmean(map(math.exp, seen)))
+            for at in unseen:
+                effect[at] = mean
+        # The mean of logarithms is below the logarithm of the mean: what has run is met on the whole.
+        fitted = math.fsum(factors.at(place) for place, _ in known)
+        factors._level += math.log(math.fsum(max(seconds, SHORTEST) for _, seconds in known) / fitted)
+        return factors
+
+
+ROWS_SHOWN: Final = 10
+"""How many rows of a table a notebook shows."""
+
+ABSENT: Final = object()
+"""Stands where there is no value (yet)."""
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """The values of a sweep: each with the swept arguments, the number of the repeat, and the value under `result`.
+
+    A row is made when it is asked for.
+    """
+
+    def __init__(self, grid: Grid, repeats: int, values: Sequence[Any]) -> None:
+        self._grid = grid
+        self._repeats = repeats
+        self._values = values
+        is_complete = not any(value is ABSENT for value in values)
+        self._cells: Sequence[int] = (
+            range(len(values))
+            if is_complete
+            else [cell for cell, value in enumerate(values) if value is not ABSENT]
+        )
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self._row(cell) for cell in self._cells[index]]
+        return self._row(self._cells[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self._row, self._cells)
+
+    def _row(self, cell: int) -> dict[str, Any]:
+        number, repeat = divmod(cell, self._repeats)
+        return {**self._grid[number], "repeat": repeat, "result": self._values[cell]}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as that of a list
+
+    def __repr__(self) -> str:
+        return f"<{counted(len(self), 'row')} of {', '.join([*self._grid.axes, 'repeat', 'result'])}>"
+
+    def _repr_html_(self) -> str:
+        shown = [[short_form(cell) for cell in row.values()] for row in self[:ROWS_SHOWN]]
+        parts: list[object] = [_text.table([*self._grid.axes, "repeat", "result"], shown)]
+        if len(self) > ROWS_SHOWN:
+            parts.append(f"the first {ROWS_SHOWN} of {counted(len(self), 'row')}")
+        return _text.joined(*parts)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFailure:
+    """A job of a sweep that raised."""
+
+    arguments: Mapping[str, Any]
+    """Swept arguments and constants, by name."""
+    repeat: int
+    """Which of the repeats it was, from 0."""
+    error: BaseException
+    """What the function raised, or what befell its worker."""
+
+    @property
+    def exception(self) -> str:
+        """What was raised, in a line."""
+        return "".join(traceback.format_exception_only(self.error)).strip()
+
+    @property
+    def traceback(self) -> str:
+        """Where it was raised, with the worker's part."""
+        return "".join(traceback.format_exception(self.error))
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={short_form(value)!r}" for name, value in self.arguments.items())
+        return f"{arguments}, repeat {self.repeat}: {self.exception}"
+
+
+class Failures(list[SweepFailure]):
+    """The jobs of a sweep that raised; `print` it for a line each, or show it in a notebook for a table."""
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Give a table with the arguments, `repeat`, `exception` and `traceback` as columns.
+
+        Raises:
+            BencherJobError: when pandas, of the extra `table`, is not installed.
+        """
+        from .._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
+
+        return rows_to_dataframe(
+            (
+                {**failure.arguments, "repeat": failure.repeat},
+                {"exception": failure.exception, "traceback": failure.traceback},
+            )
+            for failure in self
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "no failures"
+
+    def __repr__(self) -> str:
+        return f"<{counted(len(self), 'failure')}>"
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return _text.joined("no failures")
+        names = list(dict.fromkeys(name for failure in self for name in failure.arguments))
+        rows = [
+            [
+                *(short_form(failure.arguments.get(name)) for name in names),
+                failure.repeat,
+                _text.folded(failure.exception, failure.traceback),
+            ]
+            for failure in self[:ROWS_SHOWN]
+        ]
+        parts: list[object] = [_text.table([*names, "repeat", "exception"], rows)]
+        if len(self) > ROWS_SHOWN:
+            parts.append(f"the first {ROWS_SHOWN} of {counted(len(self), 'failure')}")
+        return _text.joined(*parts)
+
+
+SweepFailure.__module__ = "bencher_job"  # the package imports it when it is asked for

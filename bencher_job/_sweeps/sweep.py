@@ -1,4 +1,4 @@
-"""Knows a sweep: all combinations of a grid, looked up in bulk, what is missing run, and what came of it."""
+"""A sweep: look up all combinations of a grid, and run what is missing."""
 
 from __future__ import annotations
 
@@ -17,30 +17,27 @@ from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .. import _html
+from .. import _text
 from .._errors import BencherJobError
 from .._function_cache import JobFunctionCache
 from .._future import JobFuture
 from .._keys import Known
 from .._loops import caller, in_thread, is_coroutine_function, run_to_end, running_loop
-from .._plan import Plan
-from .._record import short_form
+from .._record import Plan, short_form
+from .._text import counted
 from .._views.progress import Progress, is_shown, progress_bar
-from .._words import counted
-from .bulk import Answer, Bulk, answers, answers_in_loop
-from .calls import Call
-from .durations import Durations
-from .grid import Grid
-from .results import ABSENT, Failures, Rows, SweepFailure
+from .bulk import Answer, Bulk, Call, answers, answers_in_loop
+from .grid import ABSENT, Durations, Failures, Grid, Rows, SweepFailure
 
 if TYPE_CHECKING:
     import pandas
     import xarray
     from matplotlib.axes import Axes
 
-    from .._views.picture import Kind
+    from .._views.plot import Kind
 
 __all__ = ["Sweep"]
+
 
 OnError = Literal["keep", "raise"]
 
@@ -266,7 +263,7 @@ class Sweep:
         Raises:
             BencherJobError: when xarray, of the extra `table`, is not installed.
         """
-        from .._views.dataset import to_dataset  # as above
+        from .._views.table import to_dataset  # as above
 
         cells = (
             ((*self.points.place(cell // self.repeats), cell % self.repeats), value)
@@ -302,8 +299,11 @@ class Sweep:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
             ValueError: when there is nothing to be drawn, or a name or a kind is none.
         """
-        from .._views.picture import picture_of
-        from .._views.plot import draw, new_axes  # who asks has matplotlib, which takes long to import anyway
+        from .._views.plot import (  # who asks has matplotlib, which takes long to import anyway
+            draw,
+            new_axes,
+            picture_of,
+        )
 
         picture = picture_of(self.points.axes, self.results, x=x, y=y, by=by, kind=kind)
         return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
@@ -331,15 +331,15 @@ class Sweep:
             for name, values in self.points.axes.items()
         ]
         size = f"{counted(len(self.points), 'point')}, {counted(self.repeats, 'repeat')}"
-        parts: list[object] = [_html.bold(f"Sweep of {self._cache.name}: {size}")]
+        parts: list[object] = [_text.bold(f"Sweep of {self._cache.name}: {size}")]
         if not self._values:
             shown = [[name, size, text + (", …" if size > VALUES_SHOWN else "")] for name, size, text in axes]
-            parts.append(_html.table(["argument", "values", ""], shown))
+            parts.append(_text.table(["argument", "values", ""], shown))
         else:
-            parts.append(_html.Markup(self.results._repr_html_()))
+            parts.append(_text.Markup(self.results._repr_html_()))
             if self._errors:
-                parts.append(_html.Markup(self.failures._repr_html_()))
-        return _html.joined(*parts)
+                parts.append(_text.Markup(self.failures._repr_html_()))
+        return _text.joined(*parts)
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Give the future of each job as it completes, in an event loop, which goes on meanwhile."""

@@ -1,1 +1,1 @@
-"""What do people see?"""
+"""What people see of entries: tables, plots, summaries."""

@@ -1,4 +1,4 @@
-"""Knows the bar that a sweep shows while it runs: done, hits, failed, time left. In a terminal and in a notebook."""
+"""The progress bar of a sweep, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from .._errors import BencherJobError
-from .._plan import Plan
-from .._words import counted, roughly
+from .._record import Plan
+from .._text import counted, roughly
 
 if TYPE_CHECKING:
     import rich.progress
 
 __all__ = ["Progress", "is_shown", "progress_bar"]
+
 
 NOTEBOOK_PAUSE: Final = 0.2
 """Seconds between two pictures of the bar in a notebook: each goes to the browser as a message."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from .._stability import assert_stable_key
 from .executors import ExecutorContract, LostWorkerContract
+from .stability import assert_stable_key
 from .stores import StoreContract
 from .tools import CallCounter, temporary_cache
 

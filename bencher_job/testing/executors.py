@@ -1,4 +1,4 @@
-"""Knows what every executor must do, and what those must whose workers can die."""
+"""The contract of executors."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from .._media import gen_path
 from .tools import CallCounter
 
 __all__ = ["ExecutorContract", "LostWorkerContract"]
+
 
 PATIENCE: Final = 60.0
 """Seconds after which something that should have come counts as missing."""

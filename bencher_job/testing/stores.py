@@ -1,4 +1,4 @@
-"""Knows what every store must do."""
+"""The contract of stores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from .._record import Record
-from .._selection import Selection
+from .._record import Record, Selection
 from .._stores import MISS, Entry, Store, dump
 
 __all__ = ["StoreContract"]

@@ -1,4 +1,4 @@
-"""Knows what any test of cached functions can use: a cache of its own, and a counter of calls in all processes."""
+"""A temporary cache and a call counter for tests of cached functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from .._settings import override_cache_directory
+from .._options import override_cache_directory
 from .._stores import end_stores
 
 __all__ = ["CallCounter", "temporary_cache"]
+
 
 LONGEST_COMMIT: Final = 10.0
 """Seconds for which a commit may go on in a temporary cache that has ended."""

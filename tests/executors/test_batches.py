@@ -7,13 +7,11 @@ from concurrent.futures import Future
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._executors import batches
-from bencher_job._executors.batches import Grouping, run_batch
-from bencher_job._executors.envelope import Report, unpack_value
-from bencher_job._executors.far import Task
-from bencher_job._executors.pace import Pace
-from bencher_job._executors.shipping import pack_call
-from bencher_job._executors.split import FunctionBytes, SplitParcel, split
+from bencher_job._executors import remote
+from bencher_job._executors.durations import Pace
+from bencher_job._executors.entry import Report, unpack_value
+from bencher_job._executors.packing import FunctionBytes, SplitParcel, pack_call, split
+from bencher_job._executors.remote import Grouping, Task, run_batch
 
 FUNCTION = FunctionBytes(b"digest", b"function")
 SHORT, LONG = 0.0, 1.0
@@ -42,7 +40,7 @@ def test_a_few_jobs_of_a_new_function_go_alone_and_the_others_wait_a_moment():
     assert sizes(grouping.take(0.0, places=3)) == [1] * 6
     assert grouping.take(0.01, places=3) == []
     assert grouping.patience() is not None
-    assert sizes(grouping.take(batches.PATIENCE * 2, places=3)) == [1] * 14
+    assert sizes(grouping.take(remote.PATIENCE * 2, places=3)) == [1] * 14
     assert grouping.patience() is None
 
 
@@ -52,7 +50,7 @@ def test_when_they_were_short_the_others_go_together():
     pace.note(FUNCTION.digest, SHORT)
     grouping.ended(FUNCTION.digest)
     grouping.ended(FUNCTION.digest)
-    assert sizes(grouping.take(0.01, places=1)) == [batches.MOST_TOGETHER] * batches.BATCHES_PER_PLACE
+    assert sizes(grouping.take(0.01, places=1)) == [remote.MOST_TOGETHER] * remote.BATCHES_PER_PLACE
 
 
 def test_long_jobs_go_alone_and_at_once():
@@ -66,7 +64,7 @@ def test_few_short_jobs_are_spread():
 
 
 def test_a_batch_takes_no_longer_than_one_may():
-    grouping, _ = grouping_of(1000, batches.TOGETHER_SECONDS / 4)
+    grouping, _ = grouping_of(1000, remote.TOGETHER_SECONDS / 4)
     assert set(sizes(grouping.take(0.0, places=1))) == {3}
 
 
@@ -90,8 +88,8 @@ def test_in_the_end_all_go_at_once():
 def test_large_jobs_do_not_go_together():
     grouping, _ = grouping_of(0, SHORT)
     for _ in range(6):
-        grouping.add(task_of(rest=bytes(batches.MOST_BYTES_TOGETHER)))
-    assert sizes(grouping.take(0.0, places=1)) == [1] * batches.BATCHES_PER_PLACE
+        grouping.add(task_of(rest=bytes(remote.MOST_BYTES_TOGETHER)))
+    assert sizes(grouping.take(0.0, places=1)) == [1] * remote.BATCHES_PER_PLACE
 
 
 def test_a_job_that_is_to_go_alone_does():
@@ -118,7 +116,7 @@ def test_each_job_is_taken_once(rounds):
             pace.note(functions[number % 70].digest, seconds)
         for batch in grouping.take(now, places):
             assert len({task.digest for task in batch}) == 1
-            assert 1 <= len(batch) <= batches.MOST_TOGETHER
+            assert 1 <= len(batch) <= remote.MOST_TOGETHER
             taken += batch
             grouping.ended(batch[0].digest)
         now += 0.1
@@ -145,7 +143,7 @@ def test_a_batch_gives_what_each_job_ended_with():
 
 
 def test_one_job_alone_may_take_as_long_as_it_likes():
-    assert values(run_batch(*packed(time.sleep, (batches.STUCK_SECONDS * 3,)), never)) == {0: None}
+    assert values(run_batch(*packed(time.sleep, (remote.STUCK_SECONDS * 3,)), never)) == {0: None}
 
 
 def test_when_a_job_takes_long_what_has_ended_is_told_and_what_has_not_begun_never_runs():

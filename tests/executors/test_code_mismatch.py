@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from bencher_job import CachedFunction, CodeMismatch, Executors, cached_job
-from bencher_job._executors.envelope import execute
+from bencher_job._executors.entry import execute
+from bencher_job._executors.packing import pack
 from bencher_job._executors.pool import SlotPool
-from bencher_job._executors.shipping import pack
 from bencher_job._keys.agreement import agreement_on
 from bencher_job._keys.fingerprint import fingerprint
 from tests.conftest import WriteModule

@@ -5,10 +5,10 @@ from concurrent.futures import Future
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._executors import crew as crews
-from bencher_job._executors.crew import Crew, Worker
-from bencher_job._executors.far import Task
-from bencher_job._executors.split import FunctionBytes, SplitParcel
+from bencher_job._executors import scoop as crews
+from bencher_job._executors.packing import FunctionBytes, SplitParcel
+from bencher_job._executors.remote import Task
+from bencher_job._executors.scoop import Crew, Worker
 
 FUNCTION = FunctionBytes(b"digest", b"function")
 

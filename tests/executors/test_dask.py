@@ -15,7 +15,7 @@ import pytest
 
 from bencher_job import BencherJobError, FutureCache, Job, JobTimeout, WorkerLost, cached_job
 from bencher_job._executors import engine_for
-from bencher_job._executors.dask_executor import DaskExecutor
+from bencher_job._executors.dask import DaskExecutor
 from bencher_job.testing import CallCounter, ExecutorContract, LostWorkerContract
 from tests.executors.dask_cluster import DaskCluster
 

@@ -13,9 +13,9 @@ import pytest
 import wrapt
 
 from bencher_job import BencherJobError, Job, current_job_key, gen_path
-from bencher_job._executors import function_files, inside_worker, pickling, shipping
-from bencher_job._executors.envelope import Report, describe, execute, open_report, run_packed
-from bencher_job._executors.shipping import Parcel, pack, pack_call
+from bencher_job._executors import inside_worker, packing, pickling
+from bencher_job._executors.entry import Report, describe, execute, open_report, run_packed
+from bencher_job._executors.packing import Parcel, pack, pack_call
 
 
 def job_of(function, *positional, **kwargs):
@@ -90,7 +90,7 @@ def test_a_function_is_loaded_once(monkeypatch):
         return len(seen)
 
     assert [run(job_of(count)).value for _ in range(3)] == [1, 2, 3]
-    for number in range(shipping.LOADED_FUNCTIONS):
+    for number in range(packing.LOADED_FUNCTIONS):
         run(job_of(lambda number=number: number))
     assert run(job_of(count)).value == 1
 
@@ -112,10 +112,10 @@ def test_the_file_of_a_function_goes_with_the_last_that_needs_it(tmp_path):
         return pack(job_of(lambda: data))
 
     kept = parcel_of(0)
-    others = [parcel_of(number).function.file for number in range(1, function_files.KEPT_FILES + 5)]
+    others = [parcel_of(number).function.file for number in range(1, packing.KEPT_FILES + 5)]
 
     assert Path(kept.function.file).exists()
-    assert [Path(file).exists() for file in others] == [False] * 4 + [True] * function_files.KEPT_FILES
+    assert [Path(file).exists() for file in others] == [False] * 4 + [True] * packing.KEPT_FILES
 
 
 class CachedFunction(wrapt.FunctionWrapper):

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from bencher_job._executors import lifelines
-from bencher_job._executors.lifelines import Lines, WorkersLine
+from bencher_job._executors import connections
+from bencher_job._executors.connections import Lines, WorkersLine
 from tests.environment import unmeasured
 
 
@@ -145,7 +145,7 @@ def test_who_says_nothing_is_not_waited_for(lines):
     with socket.create_connection(("127.0.0.1", lines.port)):
         begun = time.monotonic()
         assert lines.accept() is None
-        assert time.monotonic() - begun < lifelines._GREET_SECONDS * 3
+        assert time.monotonic() - begun < connections._GREET_SECONDS * 3
 
 
 def test_where_the_root_cannot_be_reached_jobs_begin_all_the_same():
@@ -157,7 +157,7 @@ def test_where_the_root_cannot_be_reached_jobs_begin_all_the_same():
 
 def test_another_service_in_the_roots_place_is_no_root(monkeypatch):
     """A worker at the far end of a tunnel may reach something else, and must not end when that hangs up."""
-    monkeypatch.setattr(lifelines, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "_CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as service:
         line = WorkersLine("127.0.0.1", service.getsockname()[1], bytes(16), b"me")
 

@@ -86,7 +86,7 @@ def test_a_large_result_arrives_whole_and_writable(pool):
 def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
     out = script.run("""
         import json, os
-        from bencher_job._executors import function_files
+        from bencher_job._executors import packing as function_files
         from bencher_job._executors.pool import SlotPool
         table = list(range(100_000))
         def look_up(i): return table[i], os.getpid()

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bencher_job._executors.tickets import LEAVE, MOST_TICKETS, TicketReader, Tickets
+from bencher_job._executors.wire import LEAVE, MOST_TICKETS, TicketReader, Tickets
 
 
 @pytest.fixture

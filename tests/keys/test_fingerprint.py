@@ -604,7 +604,9 @@ def test_decorators_that_enclose_themselves_are_no_problem(
     """,
         name="retrying",
     )
-    monkeypatch.setattr("bencher_job._keys.reach.defines_own_code", lambda code, module: module != "retrying")
+    monkeypatch.setattr(
+        "bencher_job._keys.walker.defines_own_code", lambda code, module: module != "retrying"
+    )
     source = "import retrying\n@retrying.retry\ndef g(x): return {}\ndef f(x): return g(x)\n"
     one, two = (
         fingerprint(load(source.format(n), retrying=Path(installed.__file__).read_text()).f) for n in (1, 2)

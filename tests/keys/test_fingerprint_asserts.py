@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from bencher_job._keys.facts import facts_of
+from bencher_job._keys.code import facts_of
 
 Load = Callable[..., ModuleType]
 
@@ -32,8 +32,8 @@ def test_another_way_of_rewriting_leaves_the_bytecode(monkeypatch: pytest.Monkey
     rewrite = pytest.importorskip("_pytest.assertion.rewrite")
     if not isinstance(__loader__, rewrite.AssertionRewritingHook):  # type: ignore[name-defined]
         pytest.skip("assertions are not rewritten")
-    monkeypatch.setattr("bencher_job._keys.source._files", {})
-    monkeypatch.setattr("bencher_job._keys.facts._facts", {})
+    monkeypatch.setattr("bencher_job._keys.code._files", {})
+    monkeypatch.setattr("bencher_job._keys.code._facts", {})
     monkeypatch.setattr(rewrite, "rewrite_asserts", lambda tree: tree)
     facts = facts_of(checked.__code__, globals())
     assert facts.source is None

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from bencher_job._keys.exports import exported_name
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
 from bencher_job._keys.hashing import digest
+from bencher_job._keys.names import exported_name
 
 Load = Callable[..., ModuleType]
 

@@ -7,12 +7,7 @@ from types import ModuleType
 import numpy
 import pytest
 
-from bencher_job._keys.provenance import (
-    is_own_class,
-    is_own_file,
-    is_own_module,
-    is_own_name,
-)
+from bencher_job._keys.names import is_own_class, is_own_file, is_own_module, is_own_name
 
 
 @pytest.mark.parametrize("module", ["json", "sys", "builtins", "_frozen_importlib", "math"])

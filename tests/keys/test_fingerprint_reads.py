@@ -6,9 +6,8 @@ import textwrap
 
 import pytest
 
-from bencher_job._keys import reads
-from bencher_job._keys.reads import Import, reads_of
-from bencher_job._keys.syntax import syntax_digest, written_only
+from bencher_job._keys import code as reads
+from bencher_job._keys.code import Import, reads_of, syntax_digest, written_only
 
 
 def function_of(body: str) -> ast.FunctionDef:

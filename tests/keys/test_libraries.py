@@ -16,7 +16,7 @@ import pytest
 
 from bencher_job._keys.fingerprint import fingerprint
 from bencher_job._keys.libraries import distributions_of, version_of
-from bencher_job._keys.provenance import is_own_module
+from bencher_job._keys.names import is_own_module
 from tests.distributions import Site
 
 Load = Callable[..., ModuleType]

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from bencher_job import UnkeyableArgument, register_hasher
-from bencher_job._keys import treatments
+from bencher_job._keys import hashers
 from bencher_job._keys.key import JobKeys
 
 from .test_refusals import WITHOUT_VALUE
@@ -122,19 +122,19 @@ def hasher(name: str, function: Callable[[Any], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        del treatments._hashers[cls]
-        treatments._found.clear()
+        del hashers._hashers[cls]
+        hashers._found.clear()
 
 
 @contextlib.contextmanager
 def job_key(cls: type, function: Callable[[Any], object]) -> Iterator[None]:
     cls.__job_key__ = function  # type: ignore[attr-defined]
-    treatments._found.clear()
+    hashers._found.clear()
     try:
         yield
     finally:
         del cls.__job_key__  # type: ignore[attr-defined]
-        treatments._found.clear()
+        hashers._found.clear()
 
 
 def follow(remedy: str, calls: list[Call], rest: list[Any]) -> list[str]:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from bencher_job import BencherJobError, CodeMismatch, JobTimeout, UnkeyableArgument, WorkerLost
-from bencher_job._running.attempts import LONGEST_PAUSE, Attempts, seconds_of
+from bencher_job._options import LONGEST_PAUSE, Attempts, seconds_of
 
 
 def pauses(attempts, error, number):

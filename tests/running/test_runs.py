@@ -94,7 +94,7 @@ def test_a_job_is_given_up_after_so_many_runs(executor, counter, caplog):
     info = failing.cache.info()
     assert (info.retried, info.failed) == (2, 1)
     messages = [
-        record.getMessage() for record in caplog.records if record.name == "bencher_job._running.runs"
+        record.getMessage() for record in caplog.records if record.name == "bencher_job._coordinator.runs"
     ]
     assert [message.partition(" of <Job")[0] for message in messages[:2]] == ["run 1 of 3", "run 2 of 3"]
     assert "failed for the last of 3 times: ValueError: no 1" in messages[2]
@@ -163,8 +163,8 @@ def test_a_job_that_waits_for_its_next_run_holds_no_place(executor, tmp_path):
 
 @pytest.mark.parametrize("executor", ["threads", "multiprocessing"])
 def test_a_job_that_waits_for_its_next_run_can_be_cancelled(executor, counter, monkeypatch):
-    monkeypatch.setattr("bencher_job._running.attempts.FIRST_PAUSE", 60.0)
-    monkeypatch.setattr("bencher_job._running.attempts.LONGEST_PAUSE", 60.0)
+    monkeypatch.setattr("bencher_job._options.FIRST_PAUSE", 60.0)
+    monkeypatch.setattr("bencher_job._options.LONGEST_PAUSE", 60.0)
 
     @cached_job(executor=executor, retries=1)
     def failing(x):

@@ -16,7 +16,7 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
 from bencher_job._stores import MISS, ClaimsUnavailable, Entry, Hit, StoreFailure, dump, open_store
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
 AS_NOBODY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

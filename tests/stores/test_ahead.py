@@ -18,10 +18,8 @@ import pytest
 
 from bencher_job import CacheWarning, Record
 from bencher_job._stores import MISS, Entry, dump
-from bencher_job._stores.ahead import FEWEST, MOST
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.memory import MemoryTier
-from bencher_job._stores.shelf import OVERHEAD
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.memory import FEWEST, MOST, OVERHEAD, MemoryTier
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 

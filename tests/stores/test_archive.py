@@ -27,18 +27,16 @@ from hypothesis import strategies as st
 
 from bencher_job import BencherJobError, CacheWarning, Record, UntrustedCache, _media
 from bencher_job._keys import JobKeys
-from bencher_job._selection import Selection
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump
-from bencher_job._stores.archives import archive, exporting, importing
-from bencher_job._stores.archives.descriptions import to_json
-from bencher_job._stores.archives.exporting import export
-from bencher_job._stores.archives.importing import Imported, import_
-from bencher_job._stores.audits.audit import verify
+from bencher_job._record import Selection
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, archive, dump, importing
+from bencher_job._stores import archive as exporting
+from bencher_job._stores.archive import export, to_json
+from bencher_job._stores.codec import compression_named, seal
 from bencher_job._stores.database import IN_ROW_BELOW, Database
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.codec import seal
-from bencher_job._stores.entries.compression import compression_named
-from bencher_job._stores.entries.signature import SECRET_VARIABLE, UNSIGNED
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.importing import Imported, import_
+from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED
+from bencher_job._stores.verification import verify
 
 LARGE = "x" * IN_ROW_BELOW
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -349,8 +347,8 @@ def test_a_killed_export_leaves_no_archive(store: DiskStore, path: Path, has_nam
     script = """
         import os, signal, sys
         from pathlib import Path
-        from bencher_job._stores.archives import exporting
-        from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores import archive as exporting
+        from bencher_job._stores.embedded import DiskStore
         if len(sys.argv) > 3:
             del os.O_TMPFILE
         exporting.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
@@ -781,8 +779,8 @@ def test_a_killed_import_leaves_a_store_that_can_be_repaired(
     script = """
         import os, signal, sys
         from pathlib import Path
-        from bencher_job._stores.archives import importing
-        from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores import importing
+        from bencher_job._stores.embedded import DiskStore
         importing.ENTRIES_AT_ONCE = 2
         put, turns = DiskStore.put_many, []
         def put_once(self, entries):
@@ -825,9 +823,9 @@ def test_an_archive_takes_little_memory(tmp_path: Path) -> None:
         from pathlib import Path
         from bencher_job import Record
         from bencher_job._stores import Entry, dump
-        from bencher_job._stores.disk import DiskStore
-        from bencher_job._stores.archives.exporting import export
-        from bencher_job._stores.archives.importing import import_
+        from bencher_job._stores.embedded import DiskStore
+        from bencher_job._stores.archive import export
+        from bencher_job._stores.importing import import_
         folder = Path(sys.argv[1])
         store, other = (DiskStore(folder / name, size_limit=10**10) for name in ("a", "b"))
         for number in range(60):

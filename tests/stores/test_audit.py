@@ -19,16 +19,14 @@ import pytest
 
 from bencher_job import BencherJobError, CacheWarning, Record, _media
 from bencher_job._processes import process_name
-from bencher_job._stores import MISS, Entry, Gone, Hit, dump
-from bencher_job._stores.audits import findings, inspection
-from bencher_job._stores.audits.audit import Fault, verify
-from bencher_job._stores.audits.inspection import UNDER_WAY
+from bencher_job._stores import MISS, Entry, Gone, Hit, dump, verification
+from bencher_job._stores.codec import UnreadableEntry
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.faults import UnreadableEntry
-from bencher_job._stores.entries.signature import SECRET_VARIABLE
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.folder import Opened
 from bencher_job._stores.lookups import check_row
+from bencher_job._stores.signature import SECRET_VARIABLE
+from bencher_job._stores.verification import UNDER_WAY, Fault, verify
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -78,7 +76,7 @@ def store(tmp_path: Path) -> Iterator[DiskStore]:
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "GRACE", 0.3)
+    monkeypatch.setattr(verification, "GRACE", 0.3)
 
 
 def test_an_empty_store_is_clean(store: DiskStore) -> None:
@@ -98,8 +96,8 @@ def test_a_store_with_all_that_there_is_is_clean(store: DiskStore) -> None:
 
 
 def test_entries_of_every_step_are_verified(store: DiskStore) -> None:
-    store.put_many([entry(f"key-{number}", number) for number in range(inspection.ENTRIES_AT_ONCE * 2 + 1)])
-    assert verify(store).entries == inspection.ENTRIES_AT_ONCE * 2 + 1
+    store.put_many([entry(f"key-{number}", number) for number in range(verification.ENTRIES_AT_ONCE * 2 + 1)])
+    assert verify(store).entries == verification.ENTRIES_AT_ONCE * 2 + 1
 
 
 def test_a_value_is_not_unpickled(store: DiskStore, tmp_path: Path) -> None:
@@ -181,7 +179,7 @@ def test_an_entry_that_this_machine_can_not_expand_is_kept(
         raise UnreadableEntry("it takes more memory than there is")
 
     with monkeypatch.context() as patched:
-        patched.setattr(inspection, "check_row", without_memory)
+        patched.setattr(verification, "check_row", without_memory)
         assert verify(store, repair=True).names(Fault.UNREADABLE) == ["key"]
     assert value_of(store, "key") == 1
 
@@ -192,9 +190,9 @@ KILLED_PUT = """
     from pathlib import Path
     from bencher_job import Record
     from bencher_job._stores import Entry, dump
-    from bencher_job._stores.entries import files
-    from bencher_job._stores.commits import Commits
-    from bencher_job._stores.disk import DiskStore
+    from bencher_job._stores import blobs as files
+    from bencher_job._stores.embedded import Commits
+    from bencher_job._stores.embedded import DiskStore
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     if sys.argv[2] == "written":
@@ -452,7 +450,7 @@ def test_many_findings_are_counted_in_the_text(store: DiskStore) -> None:
     text = str(verify(store))
     assert "50 found wrong" in text
     assert "damaged entry: 30 more" in text
-    assert text.count("\n") == findings.LISTED + 1
+    assert text.count("\n") == verification.LISTED + 1
 
 
 def test_rows_of_another_program_are_left(store: DiskStore) -> None:
@@ -470,7 +468,7 @@ BUSY = """
     from pathlib import Path
     from bencher_job import Record, _media
     from bencher_job._stores import Entry, dump
-    from bencher_job._stores.disk import DiskStore
+    from bencher_job._stores.embedded import DiskStore
     directory = Path(sys.argv[1])
     store = DiskStore(directory, size_limit=3_000_000)  # so that it evicts, too
     def entry(key):
@@ -493,7 +491,7 @@ BUSY = """
 
 def test_a_store_in_use_gives_no_false_alarm(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where every new file is suspected: the second look tells what is under way."""
-    monkeypatch.setattr(inspection, "UNDER_WAY", 0.0)
+    monkeypatch.setattr(verification, "UNDER_WAY", 0.0)
     store.open()
     command = [sys.executable, "-c", textwrap.dedent(BUSY), str(store.directory)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as busy:
@@ -511,7 +509,7 @@ def test_a_store_in_use_gives_no_false_alarm(store: DiskStore, monkeypatch: pyte
 def test_after_a_kill_at_any_time_a_repair_leaves_a_clean_store(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "UNDER_WAY", 0.0)
+    monkeypatch.setattr(verification, "UNDER_WAY", 0.0)
     for turn in range(5):
         command = [sys.executable, "-c", textwrap.dedent(BUSY), str(store.directory)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as busy:
@@ -536,14 +534,14 @@ def test_an_entry_that_is_replaced_while_it_is_read_is_no_finding(
             store.put_many([entry("key", LARGE + "new")])
         return check_row(row, opened)
 
-    monkeypatch.setattr(inspection, "check_row", read_late)
+    monkeypatch.setattr(verification, "check_row", read_late)
     assert verify(store).is_clean
     assert next(turns, None) is None
 
 
 def test_an_audit_holds_up_no_checkpoint(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """No statement is left open between steps, so that what others write doesn't pile up."""
-    store.put_many([entry(f"key-{number}", number) for number in range(inspection.ENTRIES_AT_ONCE + 1)])
+    store.put_many([entry(f"key-{number}", number) for number in range(verification.ENTRIES_AT_ONCE + 1)])
     seen: list[int] = []
 
     def checkpoint(row: tuple[object, ...], opened: Opened) -> object:
@@ -553,7 +551,7 @@ def test_an_audit_holds_up_no_checkpoint(store: DiskStore, monkeypatch: pytest.M
                 seen.append(other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         return check_row(row, opened)
 
-    monkeypatch.setattr(inspection, "check_row", checkpoint)
+    monkeypatch.setattr(verification, "check_row", checkpoint)
     verify(store)
     assert seen == [0, 0, 0]
 

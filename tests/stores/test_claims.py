@@ -26,8 +26,10 @@ from pathlib import Path
 import pytest
 
 from bencher_job._processes import Process
-from bencher_job._stores.claims import bytelocks, claims, ledger, owners
-from bencher_job._stores.claims.claims import Claim, Claims, ClaimsUnavailable, Owner, Wait
+from bencher_job._stores import lease_table
+from bencher_job._stores import lease_table as ledger
+from bencher_job._stores import leases as claims
+from bencher_job._stores.leases import Claim, Claims, ClaimsUnavailable, Owner, Wait
 
 DEADLINE = 20.0
 KEY = hashlib.sha256(b"a key").hexdigest()
@@ -56,10 +58,10 @@ def open_claims(path: Path) -> Iterator[Callable[[], Claims]]:
         one.close()
 
 
-@pytest.fixture(params=[bytelocks._OpenFile, bytelocks._ProcessFile])
+@pytest.fixture(params=[lease_table._OpenFile, lease_table._ProcessFile])
 def both_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks of Linux and those of all other systems."""
-    monkeypatch.setattr(bytelocks, "_KIND", request.param)
+    monkeypatch.setattr(lease_table, "_KIND", request.param)
 
 
 class Child:
@@ -134,7 +136,7 @@ def forked(work: Callable[[Talk], None]) -> Iterator[Child]:
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from bencher_job._stores.claims.claims import *
+from bencher_job._stores.leases import *
 claims = Claims(Path(sys.argv[1]))
 def talk(line):
     print(line, flush=True)
@@ -668,7 +670,7 @@ def test_all_seats_taken_is_told(open_claims: Callable[[], Claims], monkeypatch:
 def test_a_stopped_owner_is_taken_over_from_and_fenced(
     path: Path, open_claims: Callable[[], Claims], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owners, "STOPPED_PATIENCE", 0.3)
+    monkeypatch.setattr(lease_table, "STOPPED_PATIENCE", 0.3)
     ours = open_claims()
     script = f"""
         claim = claims.claim({KEY!r})
@@ -701,8 +703,8 @@ def test_a_stopped_owner_is_taken_over_from_and_fenced(
 def test_only_a_stop_that_is_seen_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiter that was stopped itself, or saw the owner run in between, starts to count again."""
     now, stopped = 1000.0, True
-    monkeypatch.setattr(owners.time, "monotonic", lambda: now)
-    monkeypatch.setattr(owners, "is_stopped", lambda process: stopped)
+    monkeypatch.setattr(lease_table.time, "monotonic", lambda: now)
+    monkeypatch.setattr(lease_table, "is_stopped", lambda process: stopped)
     stranger = Process("host", "boot", 1, 2, 0)
     wait, owner = Wait(), Owner(stranger, 3, 4.0)
 

@@ -16,18 +16,18 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._stores.entries import codec
-from bencher_job._stores.entries.codec import (
+from bencher_job._stores import codec
+from bencher_job._stores.codec import (
     ALIGNMENT,
     OUT_OF_BAND_FROM,
     PARALLEL_FROM,
     DamagedEntry,
+    compression_named,
     dump,
     seal,
     unseal,
 )
-from bencher_job._stores.entries.compression import compression_named
-from bencher_job._stores.entries.signature import UNSIGNED, Signature
+from bencher_job._stores.signature import UNSIGNED, Signature
 
 VALUES = [None, {"a": [1, 2.5, "x"]}, b"x" * (OUT_OF_BAND_FROM + 1), "é" * 100_000]
 SIGNATURES = [UNSIGNED, Signature(b"a secret")]
@@ -215,7 +215,7 @@ def test_a_child_digests_large_entries_after_its_parent_did() -> None:
     """The threads that help with a digest are gone in a forked child, which must not wait for them."""
     program = """
         import os, signal
-        from bencher_job._stores.entries.codec import PARALLEL_FROM, Payload, seal, unseal
+        from bencher_job._stores.codec import PARALLEL_FROM, Payload, seal, unseal
 
         entry = bytes(seal(Payload(bytes(2 * PARALLEL_FROM)), "key"))
         unseal(entry, "key")

@@ -12,16 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job import BencherJobError
-from bencher_job._stores.entries.codec import DamagedEntry, UnreadableEntry, dump, seal, unseal
-from bencher_job._stores.entries.compression import (
+from bencher_job._stores.codec import (
     COMPRESS_FROM,
+    LARGE_FROM,
+    DamagedEntry,
     Lz4,
+    UnreadableEntry,
     Zstd,
     compression_named,
+    dump,
     expand,
+    seal,
     shrink,
+    unseal,
 )
-from bencher_job._stores.entries.pages import LARGE_FROM
 
 COMPRESSIONS = [Zstd, Lz4]
 TABLE = 43

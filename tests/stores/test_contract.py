@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job._stores import NullStore, Store
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job.testing import StoreContract
 

@@ -13,9 +13,8 @@ import pytest
 
 from bencher_job import BencherJobError, CacheWarning, cached_job
 from bencher_job._stores import find_orphans
-from bencher_job._stores.conditions import Condition, Order
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.rows import argument_columns, cells_of, find_rows, rows_at
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.rows import Condition, Order, argument_columns, cells_of, find_rows, rows_at
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

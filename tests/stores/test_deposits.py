@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from bencher_job import Job, Record
+from bencher_job._coordinator.commits import Keeping, Landing, Run, commit
+from bencher_job._coordinator.running import Flight
 from bencher_job._executors import Outcome
 from bencher_job._future import JobFuture
-from bencher_job._running.flights import Flight
-from bencher_job._running.landing import Keeping, Landing, Run, commit
 from bencher_job._stores import MISS, Deposit, DepositLost, Depository, Entry, StoreFailure, dump
+from bencher_job._stores.blobs import LARGE, write_deposit
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.deposits import LARGE, write_deposit
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
 VALUE = np.arange(LARGE // 8)

@@ -24,11 +24,12 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
 from bencher_job._folders import make_private
-from bencher_job._selection import Selection
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, aside, dump, export, import_
+from bencher_job._record import Selection
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_
+from bencher_job._stores import quarantine as aside
 from bencher_job._stores.database import IN_ROW_BELOW, Database
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.tables import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.schema import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -498,7 +499,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     script = f"""
         import os, signal
         from pathlib import Path
-        from bencher_job._stores.generation import Generation
+        from bencher_job._stores.changes import Generation
         generation = Generation(Path({str(tmp_path / "store" / "generation")!r}))
         with generation.changing():
             os.kill(os.getpid(), signal.SIGKILL)
@@ -522,7 +523,7 @@ def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         from pathlib import Path
         from bencher_job import Record
         from bencher_job._stores import Entry, dump
-        from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores.embedded import DiskStore
         store = DiskStore(Path(sys.argv[1]), size_limit=10**9)
         sys.stdin.read(1)
         store.put_many([Entry(dump(1), Record(key=sys.argv[2], function="f", created=datetime.now(UTC)))])

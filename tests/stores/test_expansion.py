@@ -14,13 +14,19 @@ import pytest
 
 from bencher_job import Record
 from bencher_job._stores import Entry, Found, dump, export, import_, verify
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.codec import SealedEntry, check, seal, unseal
-from bencher_job._stores.entries.compression import compression_named
-from bencher_job._stores.entries.faults import DamagedEntry, LargeEntry
-from bencher_job._stores.entries.signature import UNSIGNED
+from bencher_job._stores.codec import (
+    DamagedEntry,
+    LargeEntry,
+    SealedEntry,
+    check,
+    compression_named,
+    seal,
+    unseal,
+)
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.rows import find_rows, row_of_key
-from bencher_job._stores.tables import LARGEST_SOURCES
+from bencher_job._stores.schema import LARGEST_SOURCES
+from bencher_job._stores.signature import UNSIGNED
 
 EXPANDED = 1 << 29
 MOST_TAKEN = 1 << 27
@@ -86,7 +92,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def list_on_the_page(store: DiskStore, _: Path) -> None:
-    listing = pytest.importorskip("bencher_job._views.page.listing").Listing(store.folder, unpickles=False)
+    listing = pytest.importorskip("bencher_job._page.listing").Listing(store.folder, unpickles=False)
     columns = [each["id"] for each in listing.columns("f", "")]
     rows = listing.page(find_rows(store.folder, "f"), columns)
     assert {row["key"]: row["cells"][columns.index("results.score")] for row in rows} == {
@@ -96,13 +102,13 @@ def list_on_the_page(store: DiskStore, _: Path) -> None:
 
 
 def show_on_the_page(store: DiskStore, _: Path) -> None:
-    entry_of = pytest.importorskip("bencher_job._views.page.entry").entry_of
+    entry_of = pytest.importorskip("bencher_job._page.entry").entry_of
     row = row_of_key(store.folder, "bomb")
     assert "more than" in entry_of(store.folder, row, unpickles=True)["value"]["note"]
 
 
 def show_in_the_shell(store: DiskStore, _: Path) -> None:
-    from bencher_job._views.cli.results import described_by_key
+    from bencher_job._cli.output import described_by_key
 
     with pytest.warns(match="expands to"):
         assert described_by_key(store, list(store.records())) == {"good": {"score": 1}}
@@ -170,7 +176,7 @@ def test_a_limit_counts_what_parts_expand_to(compression: str) -> None:
 def test_the_texts_of_a_function_are_expanded_to_a_limit(tmp_path: Path) -> None:
     import zlib
 
-    from bencher_job._stores.tables import past_edition_of
+    from bencher_job._stores.schema import past_edition_of
 
     row = (b"p", 3, "f", "", "[]", "{}", zlib.compress(b'{"f": "%s"}' % (b"x" * 100)))
     assert past_edition_of(row, "f").sources == {"f": "x" * 100}

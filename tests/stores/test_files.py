@@ -15,13 +15,11 @@ import numpy as np
 import pytest
 
 from bencher_job import UntrustedCache
+from bencher_job._stores import blobs
+from bencher_job._stores.blobs import map_file, read_file
+from bencher_job._stores.codec import PIECE, Arrival, DamagedEntry, UnreadableEntry, Zstd, dump, seal, unseal
 from bencher_job._stores.database import IN_ROW_BELOW, EntryDisk, Written
-from bencher_job._stores.entries import files
-from bencher_job._stores.entries.arrival import PIECE, Arrival
-from bencher_job._stores.entries.codec import DamagedEntry, UnreadableEntry, dump, seal, unseal
-from bencher_job._stores.entries.compression import Zstd
-from bencher_job._stores.entries.files import map_file, read_file
-from bencher_job._stores.entries.signature import Signature
+from bencher_job._stores.signature import Signature
 
 ARRIVING_FROM = 2 * PIECE
 SIZES = [IN_ROW_BELOW, ARRIVING_FROM - 1000, ARRIVING_FROM, ARRIVING_FROM + PIECE + 1, 5 * PIECE]
@@ -30,7 +28,7 @@ SIGNATURE = Signature(b"a secret")
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EntryDisk:
-    monkeypatch.setattr(files, "ARRIVING_FROM", ARRIVING_FROM)  # smaller, so that the tests are fast
+    monkeypatch.setattr(blobs, "ARRIVING_FROM", ARRIVING_FROM)  # smaller, so that the tests are fast
     tmp_path.chmod(0o700)
     (tmp_path / "cache.db").touch()
     return EntryDisk(str(tmp_path), min_file_size=IN_ROW_BELOW)
@@ -173,7 +171,7 @@ def test_a_file_has_its_name_only_when_it_is_whole(disk: EntryDisk) -> None:
     """What a kill leaves has another name, so it is never taken for an entry."""
     program = f"""
         import os
-        from bencher_job._stores.entries.codec import Payload, SealedEntry, seal
+        from bencher_job._stores.codec import Payload, SealedEntry, seal
         from bencher_job._stores.database import EntryDisk
 
         disk = EntryDisk({disk._directory!r}, min_file_size=1000)
@@ -277,7 +275,7 @@ def test_a_file_that_takes_too_much_memory_is_not_damaged(disk: EntryDisk) -> No
 def test_a_child_that_writes_to_an_array_does_not_change_its_parents() -> None:
     program = """
         import os
-        from bencher_job._stores.entries.pages import LARGE_FROM, writable_memory
+        from bencher_job._stores.codec import LARGE_FROM, writable_memory
 
         memory = writable_memory(LARGE_FROM)
         child = os.fork()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._stores import generation as module
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.generation import CLOSED, SIZE, Generation
+from bencher_job._stores import changes as module
+from bencher_job._stores.changes import CLOSED, SIZE, Generation
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
 

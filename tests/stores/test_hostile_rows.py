@@ -25,12 +25,21 @@ from bencher_job import (
     gen_path,
 )
 from bencher_job._names import ForeignName, NameOf, path_of
-from bencher_job._stores import MISS, Entry, dump, export, find_orphans, media_files, remove_orphans, verify
-from bencher_job._stores.audits import inspection
-from bencher_job._stores.audits.findings import Fault
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.signature import SECRET_VARIABLE
+from bencher_job._stores import (
+    MISS,
+    Entry,
+    dump,
+    export,
+    find_orphans,
+    media_files,
+    remove_orphans,
+    verification,
+    verify,
+)
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.rows import argument_columns, cells_of, find_rows, hits_at, keys_at, rows_at
+from bencher_job._stores.signature import SECRET_VARIABLE
+from bencher_job._stores.verification import Fault
 
 TABLES = ("Cache", "Settings", "Origin", "Edition", "Totals", "Gone", "Failure", "Discarded")
 LARGE = "x" * 100_000
@@ -52,7 +61,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::bencher_job.CacheWarning")
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "GRACE", 0)
+    monkeypatch.setattr(verification, "GRACE", 0)
     monkeypatch.setenv(SECRET_VARIABLE, "what the attacker doesn't know")
 
 
@@ -147,10 +156,7 @@ def look_at_rows(store: DiskStore) -> None:
 
 def look_at_page(store: DiskStore) -> None:
     pages = types.SimpleNamespace(
-        **{
-            name: pytest.importorskip(f"bencher_job._views.page.{name}")
-            for name in ("listing", "entry", "media")
-        }
+        **{name: pytest.importorskip(f"bencher_job._page.{name}") for name in ("listing", "entry", "media")}
     )
     listing = pages.listing.Listing(store.folder, unpickles=False)
     for function in [each.name for each in store.functions()]:
@@ -329,7 +335,7 @@ def test_a_link_in_the_place_of_a_run_folder_is_removed_and_not_followed(ground:
 
 
 def test_a_link_in_the_place_of_an_entrys_run_folder_shows_and_packs_nothing(ground: Ground) -> None:
-    pages = pytest.importorskip("bencher_job._views.page.media")
+    pages = pytest.importorskip("bencher_job._page.entry")
     with closing(ground.store()) as store:
         (record, *_) = (record for record in store.records() if record.media is not None)
         run = ground.directory / "media" / str(record.media)

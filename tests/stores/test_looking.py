@@ -31,8 +31,8 @@ from bencher_job._stores import (
     verify,
 )
 from bencher_job._stores.database import IN_ROW_BELOW, Database
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.tables import STORE_VERSION, UPGRADES
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.schema import STORE_VERSION, UPGRADES
 
 CREATED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -252,7 +252,7 @@ for x in (1, 2, 1, 1):
     for _ in range(2):
         subprocess.run([sys.executable, "-c", program, tmp_path], check=True)
     with FutureCache(cache_dir=tmp_path) as cache, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bencher_job._settings._override", None)
+        patch.setattr("bencher_job._options._override", None)
         (slow,) = cache.functions()
     assert (slow.name, slow.entries, slow.hits) == ("__main__.slow", 2, 6)
     assert 0.3 <= slow.seconds_saved < 3

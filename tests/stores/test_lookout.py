@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._stores.claims import lookout
-from bencher_job._stores.claims.lookout import Lookout
+from bencher_job._stores import leases
+from bencher_job._stores.leases import Lookout
 
 DEADLINE = 20.0
 
@@ -54,7 +54,7 @@ def test_who_waits_for_another_key_looks(wait_for) -> None:
 
 PROGRAM = """
 import sys
-from bencher_job._stores.claims.lookout import Lookout
+from bencher_job._stores.leases import Lookout
 one = Lookout(sys.argv[1], "key", lambda: None)
 print(one.looks(), flush=True)
 sys.stdin.read()
@@ -81,7 +81,7 @@ def test_who_sleeps_no_more_is_not_woken(wait_for) -> None:
 
 
 def test_only_so_many_keys_are_slept_for(wait_for, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookout, "_asleep", threading.BoundedSemaphore(2))
+    monkeypatch.setattr(leases, "_asleep", threading.BoundedSemaphore(2))
     first, _ = wait_for()
     others = [wait_for()[0] for _ in range(4)]
     assert [one.looks() for one in others] == [False, False, True, True]
@@ -89,7 +89,7 @@ def test_only_so_many_keys_are_slept_for(wait_for, monkeypatch: pytest.MonkeyPat
 
 
 def test_where_there_are_no_such_locks_each_one_looks(wait_for, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookout, "_TRY", None)
+    monkeypatch.setattr(leases, "_TRY", None)
     assert [wait_for()[0].looks() for _ in range(3)] == [True] * 3
 
 

@@ -12,12 +12,11 @@ import pytest
 
 from bencher_job import CacheWarning, FutureCache, Job, Record
 from bencher_job._stores import MISS, Entry, Found, Gone, dump, export, import_, verify
+from bencher_job._stores.codec import DamagedEntry, seal
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.codec import seal
-from bencher_job._stores.entries.faults import DamagedEntry
-from bencher_job._stores.entries.frame import unseal_ours
-from bencher_job._stores.entries.signature import SECRET_VARIABLE, UNSIGNED, Signature
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.header import unseal_ours
+from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED, Signature
 from tests.shell import Shell
 
 SMALL, LARGE, ARRAY = ("5a" * 32, "1a" * 32, "aa" * 32)

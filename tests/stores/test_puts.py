@@ -32,7 +32,7 @@ from bencher_job._stores import (
     open_store,
 )
 from bencher_job._stores.database import IN_ROW_BELOW, Transaction
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
 
@@ -148,9 +148,9 @@ def test_claims_that_fail_around_the_commit_stop_no_result(
         raise ClaimsUnavailable("on purpose")
 
     if when == "before":
-        monkeypatch.setattr("bencher_job._stores.claims.claims.Held", fail)
+        monkeypatch.setattr("bencher_job._stores.leases.Held", fail)
     else:
-        monkeypatch.setattr("bencher_job._stores.claims.claims.Held.release", fail)
+        monkeypatch.setattr("bencher_job._stores.leases.Held.release", fail)
     assert store.put_many([entry("key", 1, claim=claim)]) == frozenset()
     monkeypatch.undo()
     assert value_of(store, "key") == 1

@@ -20,7 +20,7 @@ import pytest
 from bencher_job import CacheWarning, FutureCache, Job, Record
 from bencher_job._stores import MISS, Entry, Hit, dump
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 from tests.environment import unmeasured
 
 PAGE = 4096
@@ -154,7 +154,7 @@ def test_several_processes_that_find_the_damage_at_once_replace_it_once(store: D
     script = f"""
         import sys, warnings
         from pathlib import Path
-        from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores.embedded import DiskStore
         warnings.simplefilter("ignore")
         store = DiskStore(Path({str(store.directory)!r}), size_limit=10**9)
         store.open()
@@ -215,7 +215,7 @@ def test_a_kill_while_the_new_database_is_made_loses_nothing_more(store: DiskSto
         import os, signal
         from pathlib import Path
         from bencher_job._stores import recovery
-        from bencher_job._stores.disk import DiskStore
+        from bencher_job._stores.embedded import DiskStore
         recovery._save_totals = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         DiskStore(Path({str(store.directory)!r}), size_limit=10**9).get_many(["key-0", "key-399", "key-20"])
         DiskStore(Path({str(store.directory)!r}), size_limit=10**9).clear()

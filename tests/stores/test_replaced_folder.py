@@ -24,12 +24,11 @@ import pytest
 
 from bencher_job import CacheWarning, FutureCache, Job, Record, UntrustedCache
 from bencher_job._stores import MISS, Entry, StoreFailure, dump, export, import_, verify
-from bencher_job._stores.audits.findings import Fault
-from bencher_job._stores.disk import DiskStore
-from bencher_job._stores.entries.deposits import write_deposit
-from bencher_job._stores.entries.signature import PERSONAL_KEY, SECRET_VARIABLE, personal_signature
-from bencher_job._stores.folder import Folder
-from bencher_job._stores.place import is_replaceable
+from bencher_job._stores.blobs import write_deposit
+from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.folder import Folder, is_replaceable
+from bencher_job._stores.signature import PERSONAL_KEY, SECRET_VARIABLE, personal_signature
+from bencher_job._stores.verification import Fault
 
 VICTIM, ATTACKER = 12_001, 12_002
 LONGEST_PAUSE = 0.001

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from bencher_job import Record
 from bencher_job._stores import Entry, Hit, dump
-from bencher_job._stores.conditions import Condition, Operator, Order
 from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.rows import (
+    Condition,
+    Operator,
+    Order,
     argument_columns,
     cells_of,
     find_rows,

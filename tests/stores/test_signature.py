@@ -12,13 +12,8 @@ import pytest
 from blake3 import blake3
 
 from bencher_job import BencherJobError
-from bencher_job._stores.entries.codec import DamagedEntry, dump, seal, unseal
-from bencher_job._stores.entries.signature import (
-    SECRET_VARIABLE,
-    UNSIGNED,
-    Signature,
-    signature_from_environment,
-)
+from bencher_job._stores.codec import DamagedEntry, dump, seal, unseal
+from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED, Signature, signature_from_environment
 
 SECRET = "correct horse battery staple"
 SIGNED = Signature(SECRET.encode())

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bencher_job import Record, _media
-from bencher_job._stores import MISS, Entry, Hit, commits, dump, open_store, uses
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores import MISS, Entry, Hit, dump, open_store, uses
+from bencher_job._stores import embedded as commits
+from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
-from bencher_job._stores.tables import ENTRY_OVERHEAD
+from bencher_job._stores.schema import ENTRY_OVERHEAD
 from bencher_job._stores.uses import WHEN_ASKED
 
 SCRIPT = """

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._sweeps.durations import Durations
-from bencher_job._sweeps.grid import Grid
+from bencher_job._sweeps.grid import Durations, Grid
 
 
 def of(grid: Grid, seconds: dict[int, list[float]]) -> Durations:

@@ -10,14 +10,7 @@ from typing import Any
 
 import pytest
 
-from bencher_job import (
-    BencherJobError,
-    CachedFunction,
-    Plan,
-    Sweep,
-    UnkeyableArgument,
-    cached_job,
-)
+from bencher_job import BencherJobError, CachedFunction, Plan, Sweep, UnkeyableArgument, cached_job
 from bencher_job.testing import CallCounter
 from tests.programs import Programs, until
 

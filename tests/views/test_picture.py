@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bencher_job._views.picture import Picture, picture_of
+from bencher_job._views.plot import Picture, picture_of
 
 
 def made(axes: dict[str, list[Any]], repeats: int = 1, result: Any = None, **options: Any) -> Picture:

@@ -20,9 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job._stores import dump
-from bencher_job._views.outlines import MOST_ITEMS, MOST_NODES, outline_of
 from bencher_job._views.pickles import read_pickle
-from bencher_job._views.values import fields_of, is_told, short_text
+from bencher_job._views.summaries import MOST_ITEMS, MOST_NODES, fields_of, is_told, outline_of, short_text
 
 
 @dataclass

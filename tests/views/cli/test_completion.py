@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from bencher_job._views.cli.completion import SHELLS
+from bencher_job._cli.parser import SHELLS
 from tests.shell import PATIENCE, PROGRAM, Shell
 
 STARTS = {

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job import _settings
-from bencher_job._command_line import COMMANDS
+from bencher_job import _options
+from bencher_job._cli import COMMANDS
+from bencher_job._cli.parser import run
 from bencher_job._stores import looking  # noqa: F401 - which another user may not be able to import
 from bencher_job._stores.database import Database
-from bencher_job._stores.tables import STORE_VERSION, UPGRADES
-from bencher_job._views.cli.running import run
+from bencher_job._stores.schema import STORE_VERSION, UPGRADES
 from tests.shell import PATIENCE, PROGRAM, Shell
 
 LOOKS = (
@@ -220,7 +220,7 @@ def run_as_nobody(*words: str) -> tuple[int, str]:
         try:
             os.dup2(writing, 2)
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - it goes with the process
-            _settings._override = None  # a test's caches lie in a folder of its own
+            _options._override = None  # a test's caches lie in a folder of its own
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)

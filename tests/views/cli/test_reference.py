@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._command_line import COMMANDS
-from bencher_job._stores.audits.findings import Fault
-from bencher_job._views.cli.command import Command, Exit
-from bencher_job._views.cli.running import parser_of
+from bencher_job._cli import COMMANDS
+from bencher_job._cli.command import Command, Exit
+from bencher_job._cli.parser import parser_of
+from bencher_job._stores.verification import Fault
 from tests.shell import Shell
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "cli.md").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 
 from bencher_job import Record, _media
 from bencher_job._stores import Entry, dump
-from bencher_job._stores.disk import DiskStore
+from bencher_job._stores.embedded import DiskStore
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PIXEL = bytes.fromhex(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._stores.conditions import Condition
-from bencher_job._views.page.filters import FilterError, conditions_of
+from bencher_job._page.listing import FilterError, conditions_of
+from bencher_job._stores.rows import Condition
 
 NOW = datetime(2026, 3, 1, 12).astimezone()
 DAY = datetime(2026, 2, 1).timestamp()

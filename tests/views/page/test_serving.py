@@ -56,9 +56,7 @@ def test_without_its_libraries_it_says_what_to_install(shell: Shell) -> None:
 
 
 def test_no_other_command_imports_them() -> None:
-    program = (
-        "import sys, bencher_job._command_line; print({'starlette', 'uvicorn', 'anyio'} & sys.modules.keys())"
-    )
+    program = "import sys, bencher_job._cli; print({'starlette', 'uvicorn', 'anyio'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

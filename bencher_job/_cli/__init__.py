@@ -1,0 +1,36 @@
+"""The commands of `bencher-job`.
+
+Those that look after a cache are of `_views.cli` and know no function. Those that import a function know how it is
+decorated, which no view may.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from .command import Command
+from .functions import ADOPT, EXPLAIN
+from .listing import DU, LS, STATS
+from .maintenance import CLEAR, GC, VERIFY
+from .moving import EXPORT, IMPORT
+from .parser import COMPLETION, run
+from .serving import SERVE
+from .show import SHOW
+
+__all__ = ["COMMANDS", "main"]
+
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    LS, SHOW, STATS, DU, SERVE, EXPLAIN, CLEAR, GC, VERIFY, EXPORT, IMPORT, ADOPT, COMPLETION,
+)  # fmt: skip
+"""In the order in which the help lists them."""
+
+
+def main() -> None:
+    """Run `bencher-job` as a program.
+
+    Raises:
+        SystemExit: always.
+    """
+    sys.exit(run(COMMANDS))

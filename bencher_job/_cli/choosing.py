@@ -1,0 +1,297 @@
+"""Options that select entries, and the entries that they select."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from .._record import Record, Selection
+from .._stores import Gone, look_into
+from .._text import moment_text
+from .command import Exit, Misused
+from .places import FAILURES, complain, look_at_each, stores_of
+
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+
+__all__ = [
+    "Chosen",
+    "add_filters",
+    "add_targets",
+    "age",
+    "complete_keys_and_functions",
+    "complete_tags",
+    "look_for",
+    "moment",
+    "selection_of",
+]
+
+
+_UNITS: Final = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([wdhms])", re.ASCII)
+
+
+def age(text: str) -> timedelta:
+    """Read how long ago something was: numbers, each with `w`, `d`, `h`, `m` or `s`.
+
+    Raises:
+        ArgumentTypeError: when the text is something else.
+
+    >>> age("1d12h"), age("1.5m")
+    (datetime.timedelta(days=1, seconds=43200), datetime.timedelta(seconds=90))
+    """
+    parts = _AGE.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ArgumentTypeError(f"{text!r} is no age. Write it as 30d, 12h or 1h30m: weeks, days, h, m, s.")
+    try:
+        return sum((timedelta(seconds=float(number) * _UNITS[unit]) for number, unit in parts), timedelta())
+    except OverflowError:
+        raise ArgumentTypeError(f"{text!r} is longer than all time") from None
+
+
+def moment(text: str) -> datetime | timedelta:
+    """Read a time: an age, or a date with or without the time of day, local unless it ends with a zone.
+
+    Raises:
+        ArgumentTypeError: when the text is something else.
+
+    >>> moment("2026-01-31"), moment("7d")
+    (datetime.datetime(2026, 1, 31, 0, 0), datetime.timedelta(days=7))
+    """
+    if _AGE.match(text):
+        return age(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is no time. Write an age as 30d or 12h, or a date as 2026-01-31 or 2026-01-31T12:00."
+        ) from None
+
+
+PATIENCE: Final = 0.2
+"""Seconds that somebody who has typed a tabulator waits for other processes."""
+
+MOST_KEYS: Final = 20
+
+
+def _asked(line: Namespace, ask: Callable[[DiskStore], Iterable[str]]) -> list[str]:
+    """Ask all stores that can be read."""
+    found: list[str] = []
+    place = {name: getattr(line, name, None) for name in ("cache_dir", "cache_name", "trusted")}
+    try:
+        for directory in stores_of(Namespace(**place)):
+            with closing(look_into(directory, trusted=bool(place["trusted"]), patience=PATIENCE)) as store:
+                found += ask(store)
+    except FAILURES:  # there is nothing to complete then; the command itself will say why
+        pass
+    return sorted(set(found))
+
+
+def complete_keys_and_functions(prefix: str, parsed_args: Namespace, **_: Any) -> list[str]:
+    """Give the functions of the stores, and the keys that begin so if they are few."""
+
+    def ask(store: DiskStore) -> Iterable[str]:
+        keys = store.history.beginning_with(prefix, MOST_KEYS) if prefix else []
+        return [*(function.name for function in store.functions()), *keys]
+
+    return _asked(parsed_args, ask)
+
+
+def complete_tags(parsed_args: Namespace, **_: Any) -> list[str]:
+    """Give the tags of the stores."""
+    return _asked(parsed_args, lambda store: [tag for function in store.functions() for tag in function.tags])
+
+
+def add_targets(parser: ArgumentParser, *, what: str) -> None:
+    """Add the words that name functions and keys."""
+    targets = parser.add_argument(
+        "targets",
+        nargs="*",
+        default=(),  # else argparse names it where another one is missing
+        metavar="FUNCTION|KEY",
+        help=f"{what}: a function, with or without its module, or the first digits of a key",
+    )
+    targets.completer = complete_keys_and_functions  # type: ignore[attr-defined]
+
+
+def add_filters(parser: ArgumentParser) -> None:
+    """Add the options that choose entries by tag, argument and time."""
+    filters = parser.add_argument_group("which entries")
+    tag = filters.add_argument("--tag", help="those with this tag; '' for those without")
+    tag.completer = complete_tags  # type: ignore[attr-defined]
+    filters.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="those with this argument, as records show it; may be given for several arguments",
+    )
+    for name, which in (("since", "begun then or later"), ("until", "begun before")):
+        filters.add_argument(
+            f"--{name}", type=moment, metavar="WHEN", help=f"those {which}: 30d or 12h ago, or 2026-01-31"
+        )
+
+
+def selection_of(arguments: Namespace) -> Selection:
+    """Give the entries that the options choose.
+
+    Raises:
+        Misused: when they choose nothing, or an argument twice.
+    """
+    try:
+        return Selection(
+            tag=arguments.tag,
+            since=arguments.since,
+            until=arguments.until,
+            where=Selection.parse_where(*arguments.where),
+        )
+    except ValueError as error:
+        raise Misused(str(error)) from error
+
+
+SHORTEST_PREFIX: Final = 4
+"""How many digits of a key stand for it at least."""
+
+KEYS_TOLD: Final = 4
+"""How many keys are told that begin with the same digits."""
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is meant in a store: functions and keys by name, or everything; and of that what a selection chooses."""
+
+    store: DiskStore
+    selection: Selection
+    functions: tuple[str, ...]
+    keys: tuple[str, ...]
+    is_everything: bool
+
+    def records(self) -> Iterator[Record]:
+        """Give the records that are meant, those of a function the oldest first."""
+        if self.is_everything:
+            yield from self.store.records(self.selection)
+        for function in self.functions:
+            yield from self.store.records(replace(self.selection, function=function))
+        yield from self.of_keys()
+
+    def of_keys(self) -> Iterator[Record]:
+        """Give the records of the keys that are meant, but for those of functions that are meant as well."""
+        for key in self.keys:
+            record = self.store.history.record(key)
+            if (
+                record is not None
+                and record.function not in self.functions
+                and self.selection.matches(record)
+            ):
+                yield record
+
+    def latest(self, limit: int) -> tuple[list[Record], bool]:
+        """Give the latest records of each function that is meant, 0 for all; and whether there are more."""
+        wanted = [self.selection] if self.is_everything else []
+        wanted += [replace(self.selection, function=function) for function in self.functions]
+        found: list[Record] = []
+        has_more = False
+        for selection in wanted:
+            records = self.store.latest_records(limit + 1, selection) if limit else []
+            has_more = has_more or len(records) > limit
+            found += records[-limit:] if limit else self.store.records(selection)
+        return found, has_more
+
+
+def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: bool = False) -> int:
+    """Do some work with what the words of a command mean in each store, as `look_at_each` does.
+
+    A name that stands for nothing in any store is told of.
+
+    Raises:
+        StoreFailure: when there are no stores.
+        Misused: when a name stands for several things, or the options choose nothing.
+        Failed: when no store can be opened or read.
+    """
+    selection = selection_of(arguments)
+    names = tuple(dict.fromkeys(arguments.targets))
+    unknown = {name: f"no function is called {name}, and no key begins so" for name in names}
+
+    def look(store: DiskStore) -> None:
+        meant = _meant(store, names)
+        for name in names:
+            if name in meant:
+                unknown.pop(name, None)
+            elif name in unknown and (removed := _removed(store, name)):
+                unknown[name] = removed
+        functions = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _FUNCTION))
+        keys = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _KEY))
+        if meant or not names:
+            work(Chosen(store, selection, functions, keys, not names))
+
+    status = look_at_each(arguments, look, mends=mends)
+    if status != Exit.DONE:  # what is unknown may be in a store that can't be read
+        return status
+    for told in unknown.values():
+        complain(told)
+    return Exit.FOUND if unknown else status
+
+
+_FUNCTION: Final = "function"
+_KEY: Final = "key"
+
+
+def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Find out what names stand for in a store; those that stand for nothing there are left out.
+
+    A name is, in this order: a function, a key or the first digits of one, the end of a function's name.
+
+    Raises:
+        Misused: when a name stands for several.
+    """
+    known = [function.name for function in store.functions()] if names else []
+    meant: dict[str, tuple[str, str]] = {}
+    for name in names:
+        if name in known:
+            meant[name] = _FUNCTION, name
+        elif (key := _key(store, name)) is not None:
+            meant[name] = _KEY, key
+        elif (function := _ending_with(name, known)) is not None:
+            meant[name] = _FUNCTION, function
+    return meant
+
+
+def _key(store: DiskStore, name: str) -> str | None:
+    """Give the key that begins with some digits, or is the name itself, since keys that are given may be anything."""
+    found = store.history.beginning_with(name, KEYS_TOLD + 1)
+    if name in found:
+        return name
+    if len(name) < SHORTEST_PREFIX or not _HEXADECIMAL.issuperset(name):
+        return None
+    if len(found) > 1:
+        told = ", ".join(key[: len(name) + 8] for key in found[:KEYS_TOLD])
+        more = ", and more" if len(found) > KEYS_TOLD else ""
+        raise Misused(f"{name} is the beginning of several keys: {told}{more}. Give more digits.")
+    return found[0] if found else None
+
+
+def _removed(store: DiskStore, name: str) -> str:
+    """Say what became of the entry whose key begins with some digits; nothing where none is known to be removed."""
+    if len(name) < SHORTEST_PREFIX:
+        return ""
+    for key in store.history.gone_beginning_with(name, 1):
+        gone = store.history.examine(key)
+        if isinstance(gone, Gone):
+            return f"the entry {key} was {gone.reason} on {moment_text(gone.at)}"
+    return ""
+
+
+def _ending_with(name: str, known: Sequence[str]) -> str | None:
+    found = [function for function in known if function.endswith(f".{name}")]
+    if len(found) > 1:
+        raise Misused(f"{name} stands for several functions: {', '.join(found)}. Give the module too.")
+    return found[0] if found else None

@@ -1,0 +1,206 @@
+"""The commands that import a function: `explain` and `adopt`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import _options
+from .._function_cache import JobFunctionCache
+from .._keys import signature_of
+from .._stores import NullStore, Store, store_exists
+from .._text import counted
+from .command import Command, Exit, Failed, Misused
+from .output import add_json, print_document, record_fields, show_text
+from .places import FAILURES, add_place, failure_of, opened
+
+if TYPE_CHECKING:
+    from .._explain import Explanation
+
+__all__ = ["ADOPT", "EXPLAIN"]
+
+
+def _add_function(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "function",
+        metavar="MODULE:FUNCTION",
+        help="a function that cached_job decorates; its module is imported, from the current folder first",
+    )
+
+
+def _configure_explain(parser: ArgumentParser) -> None:
+    _add_function(parser)
+    parser.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the call: a Python literal, or else a text",
+    )
+    add_json(parser)
+    add_place(parser)
+
+
+def _explain(arguments: Namespace) -> int:
+    cache = _cache_of(arguments.function)
+    args, kwargs = _call(cache, arguments.arg)
+    with _elsewhere(arguments):
+        directory = cache.directory
+        looking = opened(arguments, directory) if store_exists(directory) else nullcontext(NullStore())
+        with looking as store:
+            explanation = _explained(cache, args, kwargs, store)
+    if arguments.json:
+        print_document("explain", **_fields(explanation, directory))
+    else:
+        show_text(explanation)
+    return Exit.DONE if explanation.is_hit else Exit.FOUND
+
+
+def _explained(
+    cache: JobFunctionCache, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store
+) -> Explanation:
+    try:
+        with redirect_stdout(sys.stderr):  # of the modules that the function imports
+            return cache.explain(args, kwargs, store)
+    except TypeError as error:  # the arguments don't fit the function, or no key can be made of one
+        raise Misused(str(error)) from error
+
+
+def _fields(explanation: Explanation, directory: Path) -> dict[str, Any]:
+    record = explanation.record
+    known = {each.name: getattr(explanation, each.name) for each in fields(explanation)}
+    return known | {
+        "cache": directory.name,
+        "directory": directory,
+        "cause": explanation.cause.name.lower(),
+        "hit": explanation.is_hit,
+        "says": explanation.headline,
+        "record": None if record is None else record_fields(record, directory),
+        "arguments_changed": [
+            {"name": change.name, "before": change.before, "now": change.now}
+            for change in explanation.arguments_changed
+        ],
+        "code_changed": [
+            {"name": change.name, "kind": change.kind, "diff": change.diff}
+            for change in explanation.code_changed
+        ],
+        "distributions_changed": [
+            {"name": name, "before": before, "now": now}
+            for name, before, now in explanation.distributions_changed
+        ],
+    }
+
+
+@contextmanager
+def _elsewhere(arguments: Namespace) -> Iterator[None]:
+    """Let the function's cache lie where the options say, whatever its decorator does."""
+    if arguments.cache_name is not None:
+        raise Misused("the decorator says which cache a function has. Leave out --cache-name.")
+    if arguments.cache_dir is None:
+        yield
+        return
+    with _options.override_cache_directory(Path(arguments.cache_dir).expanduser()):
+        yield
+
+
+def _cache_of(name: str) -> JobFunctionCache:
+    """Import a decorated function, and give its cache.
+
+    Raises:
+        Misused: when there is none of the name.
+        Failed: when its module can't be imported.
+    """
+    module_name, colon, path = name.partition(":")
+    if not (module_name and colon and path):
+        raise Misused(f"{name!r} names no function. Write MODULE:FUNCTION, as in study:score.")
+    sys.path.insert(0, os.getcwd())
+    sys.dont_write_bytecode = True  # a question leaves no trace
+    try:
+        with redirect_stdout(sys.stderr):
+            found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever the module's own code raises
+        raise Failed(f"{module_name} can't be imported: {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        found = inspect.getattr_static(found, part, None)
+    if isinstance(found, (staticmethod, classmethod)):
+        found = found.__func__
+    cache = getattr(found, "cache", None)
+    if not isinstance(cache, JobFunctionCache):
+        raise Misused(f"{module_name} has no {path} that cached_job decorates.")
+    return cache
+
+
+def _call(cache: JobFunctionCache, texts: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make a call of `NAME=VALUE` texts; what can only be passed by position is."""
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise Misused(f"--arg {text} is no argument. Write NAME=VALUE, as in c=3.")
+        if name in given:
+            raise Misused(f"--arg {name} is given twice. Give it once.")
+        given[name] = _value(value)
+    positional = [
+        parameter.name
+        for parameter in signature_of(cache.function).parameters.values()
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.name in given
+    ]
+    return tuple(given.pop(name) for name in positional), given
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _configure_adopt(parser: ArgumentParser) -> None:
+    _add_function(parser)
+    parser.add_argument(
+        "--fingerprint",
+        metavar="DIGITS",
+        help="of which earlier code, as records show it (default: of the latest)",
+    )
+    add_place(parser)
+
+
+def _adopt(arguments: Namespace) -> int:
+    cache = _cache_of(arguments.function)
+    with _elsewhere(arguments):
+        directory = cache.directory
+        if not store_exists(directory):
+            raise Failed(f"{directory} holds no cache, so there is nothing to adopt.", Exit.MISSING)
+        try:
+            with closing(cache):
+                adopted = cache.adopt(arguments.fingerprint)
+        except FAILURES as error:
+            raise failure_of(error, directory) from error
+    print(f"adopted {counted(adopted, 'entry', 'entries')} of {cache.name}")
+    return Exit.DONE if adopted else Exit.FOUND
+
+
+EXPLAIN: Final = Command(
+    "explain",
+    "say whether a call is remembered, or why it would run; it imports the function and runs nothing",
+    _configure_explain,
+    _explain,
+    ("bencher-job explain study:score --arg model=svm --arg c=3",),
+)
+
+ADOPT: Final = Command(
+    "adopt",
+    "accept the results of a function's earlier code for its present code; it imports the function",
+    _configure_adopt,
+    _adopt,
+    ("bencher-job adopt study:score",),
+)

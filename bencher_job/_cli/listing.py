@@ -1,0 +1,194 @@
+"""The commands `ls`, `stats` and `du`."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .._record import FunctionInfo
+from .._stores import footprint_of
+from .._text import counted, moment_text, seconds_text, size_text
+from .command import Command
+from .output import Column, add_json, brief_moment, function_fields, print_document, show_facts, show_table
+from .places import add_place, cache_directory, look_at_each, stores_of
+
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+
+__all__ = ["DU", "LS", "STATS"]
+
+
+_ORDERS: Final[dict[str, Callable[[FunctionInfo], Any]]] = {
+    "name": lambda _function: "",
+    "entries": lambda function: -function.entries,
+    "size": lambda function: -function.size,
+    "hits": lambda function: -function.hits,
+    "saved": lambda function: -function.seconds_saved,
+    "used": lambda function: -function.last_used.timestamp(),
+}
+
+
+def _configure_ls(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--sort", choices=_ORDERS, default="name", help="by what, the most first (default: name)"
+    )
+    add_json(parser)
+    add_place(parser)
+
+
+def _ls(arguments: Namespace) -> int:
+    found: list[tuple[Path, FunctionInfo]] = []
+
+    def look(store: DiskStore) -> None:
+        found.extend((store.directory, function) for function in store.functions())
+
+    status = look_at_each(arguments, look)
+    found.sort(key=lambda pair: (_ORDERS[arguments.sort](pair[1]), pair[0]))
+    if arguments.json:
+        functions = [function_fields(function, directory) for directory, function in found]
+        print_document("ls", cache_dir=cache_directory(arguments), functions=functions)
+    elif found:
+        _show_functions(found)
+    elif status == 0:
+        print("no entries")
+    return status
+
+
+def _show_functions(found: list[tuple[Path, FunctionInfo]]) -> None:
+    columns = [
+        Column("cache"),
+        Column("function", style="cyan", shrinks=True),
+        Column("entries", "right"),
+        Column("size", "right"),
+        Column("hits", "right"),
+        Column("time saved", "right", style="green"),
+        Column("last used"),
+    ]
+    rows = [
+        [
+            directory.name,
+            function.name or "(no function)",
+            f"{function.entries:,}",
+            size_text(function.size),
+            f"{function.hits:,}",
+            seconds_text(function.seconds_saved),
+            brief_moment(function.last_used),
+        ]
+        for directory, function in found
+    ]
+    if len({directory for directory, _ in found}) == 1:
+        columns, rows = columns[1:], [row[1:] for row in rows]
+    show_table(columns, rows)
+    functions = [function for _, function in found]
+    print(
+        f"{counted(len(functions), 'function')}, {counted(sum(f.entries for f in functions), 'entry', 'entries')}, "
+        f"{size_text(sum(f.size for f in functions))}, {seconds_text(sum(f.seconds_saved for f in functions))} saved"
+    )
+
+
+def _configure_plain(parser: ArgumentParser) -> None:
+    add_json(parser)
+    add_place(parser)
+
+
+def _stats(arguments: Namespace) -> int:
+    found: list[dict[str, Any]] = []
+    status = look_at_each(arguments, lambda store: found.append(_figures(store)))
+    if arguments.json:
+        print_document("stats", cache_dir=cache_directory(arguments), caches=found)
+        return status
+    for number, figures in enumerate(found):
+        if number:
+            print()
+        show_facts(str(figures["directory"]), _told(figures))
+    return status
+
+
+def _figures(store: DiskStore) -> dict[str, Any]:
+    functions, totals = store.functions(), store.totals()
+    asked = totals.hits + totals.misses
+    return {
+        "cache": store.directory.name,
+        "directory": store.directory,
+        "functions": len(functions),
+        "entries": store.count(),
+        "size": store.size(),
+        "hits": totals.hits,
+        "misses": totals.misses,
+        "hit_rate": totals.hits / asked if asked else None,
+        "seconds_saved": totals.seconds_saved,
+        "seconds": sum(function.seconds for function in functions),
+        "last_used": max((function.last_used for function in functions), default=None),
+        "removed": store.history.removed(),
+    }
+
+
+def _told(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    rate, used, removed = figures["hit_rate"], figures["last_used"], figures["removed"]
+    of_asked = "" if rate is None else f" ({rate:.0%})"
+    facts = [
+        (
+            "entries",
+            f"{figures['entries']:,} of {counted(figures['functions'], 'function')}",
+        ),
+        ("size", size_text(figures["size"])),
+        ("hits", f"{figures['hits']:,}{of_asked}"),
+        ("misses", f"{figures['misses']:,}"),
+        ("time saved", seconds_text(figures["seconds_saved"])),
+        ("time spent", f"{seconds_text(figures['seconds'])} on the entries that are there"),
+        ("last used", "never" if used is None else moment_text(used)),
+    ]
+    if removed:
+        facts.append(("removed", ", ".join(f"{number:,} {reason}" for reason, number in removed.items())))
+    return facts
+
+
+def _du(arguments: Namespace) -> int:
+    found = [footprint_of(directory) for directory in stores_of(arguments)]
+    kinds = ("database", "values", "media", "damaged", "other", "total")
+    if arguments.json:
+        caches = [
+            {"cache": each.directory.name, "directory": each.directory}
+            | {kind: getattr(each, kind) for kind in kinds}
+            for each in found
+        ]
+        print_document("du", cache_dir=cache_directory(arguments), caches=caches)
+        return 0
+    columns = [
+        Column("cache", style="cyan", shrinks=True),
+        *(Column(kind, "right", "bold" if kind == "total" else "") for kind in kinds),
+    ]
+    rows = [
+        [os.fspath(each.directory.name), *(size_text(getattr(each, kind)) for kind in kinds)]
+        for each in found
+    ]
+    if len(found) > 1:
+        rows.append(["total", *(size_text(sum(getattr(each, kind) for each in found)) for kind in kinds)])
+    show_table(columns, rows)
+    return 0
+
+
+LS: Final = Command(
+    "ls",
+    "list the functions: entries, size, hits, time saved, last used",
+    _configure_ls,
+    _ls,
+    ("bencher-job ls --sort size", "bencher-job ls --json | jq '.functions[].name'"),
+)
+
+STATS: Final = Command(
+    "stats",
+    "tell the figures of a cache over its life: entries, hits, misses, time saved, what was removed and why",
+    _configure_plain,
+    _stats,
+)
+
+DU: Final = Command(
+    "du",
+    "tell what a cache takes on the disk: database, large values, media, what was set aside as damaged",
+    _configure_plain,
+    _du,
+)

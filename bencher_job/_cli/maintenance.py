@@ -1,0 +1,235 @@
+"""The commands `verify`, `clear` and `gc`."""
+
+from __future__ import annotations
+
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .._errors import CacheWarning
+from .._stores import find_orphans, remove_orphans, verify
+from .._text import counted, size_text, visible
+from .choosing import Chosen, add_filters, add_targets, age, look_for
+from .command import Command, Exit, Misused
+from .output import add_consent, add_json, is_agreed, print_document
+from .places import add_place, cache_directory, change, change_each, complain, look_at_each
+
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+    from .._stores.verification import Audit
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+    from .._stores.verification import Finding
+
+__all__ = ["CLEAR", "GC", "VERIFY"]
+
+
+def _configure(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="set damaged entries aside, remove what no entry owns, and mend wrong figures",
+    )
+    add_json(parser)
+    add_place(parser)
+
+
+def _verify(arguments: Namespace) -> int:
+    audits: list[Audit] = []
+
+    def check(store: DiskStore) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CacheWarning)  # an audit tells all of it
+            audits.append(verify(store, repair=arguments.repair))
+        if not arguments.json:
+            print(audits[-1])
+
+    status = change_each(arguments, check) if arguments.repair else look_at_each(arguments, check)
+    if arguments.json:
+        caches = [_fields(audit) for audit in audits]
+        print_document("verify", cache_dir=cache_directory(arguments), caches=caches)
+    is_wrong = any(not finding.mended for audit in audits for finding in audit.findings)
+    return max(status, Exit.FOUND) if is_wrong else status
+
+
+def _fields(audit: Audit) -> dict[str, Any]:
+    return {
+        "cache": audit.directory.name,
+        "directory": audit.directory,
+        "entries": audit.entries,
+        "clean": audit.is_clean,
+        "findings": [
+            {
+                "fault": finding.fault.name.lower(),
+                "name": finding.name,
+                "detail": finding.detail,
+                "mended": finding.mended,
+            }
+            for finding in audit.findings
+        ],
+        "under_way": audit.under_way,
+        "foreign": audit.foreign,
+        "set_aside": audit.set_aside,
+        "set_aside_bytes": audit.set_aside_bytes,
+    }
+
+
+VERIFY: Final = Command(
+    "verify",
+    "read and verify every entry, and that nothing is left over; nothing is unpickled",
+    _configure,
+    _verify,
+    ("bencher-job verify", "bencher-job verify --repair"),
+)
+
+
+def _configure_clear(parser: ArgumentParser) -> None:
+    add_targets(parser, what="of what the entries are removed")
+    add_filters(parser)
+    parser.add_argument(
+        "--older-than", type=age, metavar="AGE", help="entries whose run began so long ago: 30d, 12h"
+    )
+    parser.add_argument("--all", action="store_true", help="all entries")
+    add_consent(parser)
+    add_place(parser)
+
+
+def _clear(arguments: Namespace) -> int:
+    _check_choice(arguments)
+    keys: dict[Path, list[str]] = {}
+    entries: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+
+    def look(chosen: Chosen) -> None:
+        records = list(chosen.records())  # all or none, where the database is damaged
+        of_store = keys.setdefault(chosen.store.directory, [])
+        for record in records:
+            of_store.append(record.key)
+            entries[record.function] += 1
+            sizes[record.function] += record.size
+
+    status = look_for(arguments, look, mends=not arguments.dry_run)
+    total = counted(entries.total(), "entry", "entries")
+    if not entries:
+        print("no entries")
+        return max(status, Exit.FOUND)
+    for function in sorted(entries):
+        of_function = counted(entries[function], "entry", "entries")
+        print(f"{visible(function) or '(no function)'}: {of_function}, {size_text(sizes[function])}")
+    if arguments.dry_run:
+        print(f"would remove {total}")
+        return status
+    if not is_agreed(arguments, f"Remove {total}?"):
+        print("nothing is removed")
+        return max(status, Exit.FOUND)
+    removed = 0
+    for directory, of_store in keys.items():
+        with change(arguments, directory) as store:
+            removed += store.forget_many(of_store)
+    print(f"removed {counted(removed, 'entry', 'entries')}")
+    return status
+
+
+def _check_choice(arguments: Namespace) -> None:
+    """Refuse words that don't say what to clear; an age means all that began before it.
+
+    Raises:
+        Misused: when they say nothing, or the same twice.
+    """
+    if arguments.older_than is not None:
+        if arguments.until is not None:
+            raise Misused("--older-than and --until both say before when. Give one.")
+        arguments.until = arguments.older_than
+    given = (arguments.tag, arguments.since, arguments.until)
+    if not (arguments.targets or arguments.where or arguments.all or any(each is not None for each in given)):
+        raise Misused(
+            "clear needs to know what: functions, keys, --tag, --where, --older-than, --since, --until, or --all"
+        )
+
+
+@dataclass(slots=True)
+class _Waste:
+    """What is not wanted in a store."""
+
+    orphans: dict[Finding, int] = field(default_factory=dict)
+    """Files and folders that no entry owns, with their sizes in bytes."""
+    expired: int = 0
+
+    @property
+    def is_some(self) -> bool:
+        return bool(self.orphans or self.expired)
+
+
+def _configure_gc(parser: ArgumentParser) -> None:
+    add_consent(parser)
+    add_place(parser)
+
+
+def _gc(arguments: Namespace) -> int:
+    found: dict[Path, _Waste] = {}
+
+    def look(store: DiskStore) -> None:
+        found[store.directory] = _Waste(find_orphans(store), store.removals.count_expired())
+
+    status = look_at_each(arguments, look, mends=not arguments.dry_run)
+    wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
+    for directory, waste in wasteful.items():
+        for finding, size in waste.orphans.items():
+            print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
+        if waste.expired:
+            print(f"{directory.name}: {counted(waste.expired, 'entry', 'entries')} whose time is over")
+    if not wasteful:
+        print("nothing to remove")
+        return status
+    orphans = sum(len(waste.orphans) for waste in wasteful.values())
+    size = sum(size for waste in wasteful.values() for size in waste.orphans.values())
+    expired = sum(waste.expired for waste in wasteful.values())
+    total = " and ".join(
+        part
+        for part, number in (
+            (f"{counted(orphans, 'orphan')} of {size_text(size)}", orphans),
+            (f"{counted(expired, 'expired entry', 'expired entries')}", expired),
+        )
+        if number
+    )
+    if arguments.dry_run:
+        print(f"would remove {total}")
+        return status
+    if not is_agreed(arguments, f"Remove {total}?"):
+        print("nothing is removed")
+        return max(status, Exit.FOUND)
+    return max(status, *(_remove(arguments, directory, waste) for directory, waste in wasteful.items()))
+
+
+def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
+    with change(arguments, directory) as store:
+        left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
+        expired = store.removals.remove_expired()
+    for finding in left:
+        complain(f"{directory / finding.name} can't be removed")
+    removed = counted(len(waste.orphans) - len(left), "orphan")
+    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry', 'expired entries')}")
+    return Exit.FAILED if left else Exit.DONE
+
+
+CLEAR: Final = Command(
+    "clear",
+    "remove entries, with their media: by function, key, tag, argument or age; it asks first",
+    _configure_clear,
+    _clear,
+    (
+        "bencher-job clear study.score --tag nightly",
+        "bencher-job clear --older-than 30d --yes",
+        "bencher-job clear 3f9a2c01 --dry-run",
+    ),
+)
+
+GC: Final = Command(
+    "gc",
+    "remove what no entry owns, as killed processes leave it, and entries whose time is over; it asks first",
+    _configure_gc,
+    _gc,
+)

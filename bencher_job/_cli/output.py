@@ -1,0 +1,343 @@
+"""Print tables, facts and JSON documents."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import textwrap
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from .._record import FunctionInfo, Record
+from .._stores import Hit
+from .._text import counted, moment_text, seconds_text, size_text, visible
+from .._views.pickles import Unreadable, read_pickle
+from .._views.summaries import fields_of, short_text
+from .command import Misused
+
+if TYPE_CHECKING:
+    from rich.console import Console
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+
+__all__ = [
+    "DOCUMENT_VERSION",
+    "Column",
+    "add_consent",
+    "add_json",
+    "arguments_text",
+    "brief_moment",
+    "described_by_key",
+    "function_fields",
+    "is_agreed",
+    "plain",
+    "print_document",
+    "record_fields",
+    "result_text",
+    "show_facts",
+    "show_heading",
+    "show_records",
+    "show_table",
+    "show_text",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, and how its cells stand."""
+
+    title: str
+    justify: Literal["left", "right"] = "left"
+    style: str = ""
+    shrinks: bool = False
+    """Whether its cells may be broken into lines where a terminal is narrow."""
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, in as many columns of a terminal as there are; in a pipe nothing is broken or cut."""
+    rows = [[visible(cell) for cell in row] for row in rows]
+    console = _console()
+    if console is None:
+        _align(columns, rows)
+    else:
+        _draw(console, columns, rows)
+
+
+def show_heading(text: str) -> None:
+    """Print what stands above a table."""
+    console = _console()
+    if console is None:
+        print(visible(text))
+    else:
+        console.print(visible(text), style="bold", markup=False)
+
+
+def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
+    """Print what is known of one thing: a title, then a line or more for each fact, behind its name."""
+    show_heading(title)
+    width = max(len(name) for name, _ in facts)
+    room = shutil.get_terminal_size().columns - width - 4 if sys.stdout.isatty() else sys.maxsize
+    for name, fact in facts:
+        lines = [part for line in fact.split("\n") for part in _broken(visible(line), room)]
+        for number, line in enumerate(lines):
+            print(f"  {'' if number else name:{width}}  {line}".rstrip())
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """Break a line between words where it is too long; a path stays whole, to be copied."""
+    if len(line) <= width:
+        return [line]
+    return textwrap.wrap(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
+def show_text(thing: object) -> None:
+    """Print a thing as its text; on a terminal as it says that rich shall draw it."""
+    console = _console()
+    if console is None:
+        print(thing)
+    else:
+        console.print(thing)
+
+
+def _console() -> Console | None:
+    """Give what draws on a terminal, if rich is there; None where all is plain text."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(highlight=False)
+
+
+def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(
+            column.title,
+            justify=column.justify,
+            style=column.style or None,
+            overflow="fold",
+            no_wrap=not column.shrinks,
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def _align(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    titles = [column.title for column in columns]
+    widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        cells = (
+            cell.rjust(width) if column.justify == "right" else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+DOCUMENT_VERSION: Final = 1
+"""Grows when a field goes or changes its meaning, and not when one is added."""
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """Add the option that asks for a document."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document, for machines")
+
+
+def print_document(command: str, **body: Any) -> None:
+    """Print the document of a command."""
+    document = {"command": command, "version": DOCUMENT_VERSION} | body
+    # Python writes an indented document twenty times as slowly, and who pipes it on reads none.
+    print(json.dumps(plain(document), allow_nan=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def plain(value: Any) -> Any:
+    """Give what JSON can hold of a value: times in UTC as ISO 8601, numbers that are none as `"NaN"`, paths as text.
+
+    >>> plain({"c": float("inf"), "path": Path("a")})
+    {'c': 'Infinity', 'path': 'a'}
+    """
+    match value:
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case Path():
+            return str(value)
+        case Mapping():
+            return {str(name): plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+    return value
+
+
+def function_fields(function: FunctionInfo, cache: Path) -> dict[str, Any]:
+    """Give the fields of a function, and of the store that it is in."""
+    return {"cache": cache.name} | {each.name: getattr(function, each.name) for each in fields(function)}
+
+
+def record_fields(record: Record, cache: Path) -> dict[str, Any]:
+    """Give the fields of a record, and of the store that it is in."""
+    return {"cache": cache.name} | {each.name: getattr(record, each.name) for each in fields(record)}
+
+
+LARGEST_EXPANDED: Final = 1 << 28
+"""Bytes to which the compressed parts of an entry are expanded."""
+
+LARGEST_STREAM: Final = 1 << 25
+"""Bytes of a pickle, its arrays apart, that are read; more would keep somebody waiting."""
+
+
+def described_by_key(store: DiskStore, records: Sequence[Record]) -> dict[str, object]:
+    """Describe the results of entries by their keys; those that can't be read or told of are left out."""
+    found: dict[str, object] = {}
+    for record in records:
+        hit, _ = store.lookups.find(record.key, mapped=True, most_expanded=LARGEST_EXPANDED)
+        if isinstance(hit, Hit):
+            try:
+                found[record.key] = _described(hit)
+            except Unreadable:
+                continue
+    return found
+
+
+def _described(hit: Hit) -> object:
+    """Describe a result.
+
+    Raises:
+        Unreadable: when it can't be told of without unpickling it.
+    """
+    if len(hit.payload.stream) > LARGEST_STREAM:
+        raise Unreadable(f"its objects take more than {LARGEST_STREAM >> 20} MB")
+    return read_pickle(hit.payload.stream, hit.payload.buffers)
+
+
+DIGITS_SHOWN: Final = 10
+"""How many digits of a key a terminal shows."""
+
+_COLUMNS: Final = {
+    "key": Column("key", style="yellow"),
+    "cache": Column("cache"),
+    "function": Column("function", style="cyan", shrinks=True),
+    "begun": Column("begun"),
+    "took": Column("took", "right"),
+    "size": Column("size", "right"),
+    "tag": Column("tag", shrinks=True),
+    "arguments": Column("arguments", shrinks=True),
+    "result": Column("result", shrinks=True),
+}
+
+
+def show_records(found: Sequence[tuple[Path, Record]], results: Mapping[str, object] | None) -> None:
+    """Print records, each of which comes with its store's folder; and what their results say, if that is given."""
+    names = [name for name in _COLUMNS if name != "result" or results is not None]
+    if not found:
+        return
+    if not sys.stdout.isatty():
+        _show(found, results or {}, names)
+        return
+    groups: dict[tuple[Path, str], list[tuple[Path, Record]]] = {}
+    for directory, record in found:
+        groups.setdefault((directory, record.function), []).append((directory, record))
+    has_several_caches = len({directory for directory, _ in groups}) > 1
+    for number, ((directory, function), group) in enumerate(groups.items()):
+        if number:
+            print()
+        tags = {record.tag for _, record in group}
+        facts = [function or "(no function)", counted(len(group), "entry", "entries")]
+        if has_several_caches:
+            facts.append(f"in {directory.name}")
+        if len(tags) == 1 and tags != {""}:
+            facts.append(f"tag {min(tags)}")
+        show_heading(", ".join(facts))
+        left_out = {"cache", "function"} | ({"tag"} if len(tags) == 1 else set())
+        _show(group, results or {}, [name for name in names if name not in left_out])
+
+
+def _show(found: Sequence[tuple[Path, Record]], results: Mapping[str, object], names: Sequence[str]) -> None:
+    rows = [
+        _cells(directory, record)
+        | {"result": result_text(results[record.key]) if record.key in results else ""}
+        for directory, record in found
+    ]
+    show_table([_COLUMNS[name] for name in names], [[row[name] for name in names] for row in rows])
+
+
+def _cells(directory: Path, record: Record) -> dict[str, str]:
+    return {
+        "key": record.key[:DIGITS_SHOWN] if sys.stdout.isatty() else record.key,
+        "cache": directory.name,
+        "function": record.function or "(no function)",
+        "begun": brief_moment(record.created),
+        "took": seconds_text(record.seconds),
+        "size": size_text(record.size),
+        "tag": record.tag,
+        "arguments": arguments_text(record.arguments),
+    }
+
+
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """Write arguments as in a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def result_text(described: object) -> str:
+    """Write a result in a line: its parts, numbers with six digits, or what it is.
+
+    >>> result_text({"accuracy": 1 / 3, "model": "svm"}), result_text([1, 2])
+    ("accuracy=0.333333, model='svm'", '[1, 2]')
+    """
+    parts = fields_of(described)
+    if list(parts) == ["result"]:
+        return short_text(described)
+    return ", ".join(
+        f"{name}={part:.6g}" if isinstance(part, float) else f"{name}={part!r}"
+        for name, part in parts.items()
+    )
+
+
+def brief_moment(moment: datetime) -> str:
+    """Write a time to the minute; on a terminal without the year where it is this one."""
+    text = moment_text(moment)
+    if sys.stdout.isatty() and text.startswith(f"{datetime.now(UTC).astimezone():%Y}-"):
+        return text[5:]
+    return text
+
+
+def add_consent(parser: ArgumentParser) -> None:
+    """Add the options that answer the question beforehand."""
+    consent = parser.add_mutually_exclusive_group()
+    consent.add_argument("--yes", "-y", action="store_true", help="do it without asking")
+    consent.add_argument(
+        "--dry-run", "-n", action="store_true", help="say what would be done, and do nothing"
+    )
+
+
+def is_agreed(arguments: Namespace, question: str) -> bool:
+    """Ask whether something shall be done, unless the options say so.
+
+    Raises:
+        Misused: when nobody can be asked.
+    """
+    if arguments.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Misused(
+            "nobody can be asked here, so nothing is done. Add --yes to do it, or --dry-run to see what it would do."
+        )
+    sys.stdout.flush()
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:  # Ctrl-D leaves the cursor where it is
+        print(file=sys.stderr)
+    return answer.strip().lower() in {"y", "yes"}

@@ -1,0 +1,150 @@
+"""Parse a command line, run its command, and offer completion to shells."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from io import TextIOWrapper
+from typing import Any, Final
+
+from .._errors import CacheWarning
+from .._version import VERSION
+from .command import Command, Exit, Failed, Misused
+from .places import FAILURES, complain, failure_of, warn
+
+__all__ = ["COMPLETION", "offer_completion", "parser_of", "run"]
+
+
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+def offer_completion(parser: ArgumentParser) -> None:
+    """Answer a shell that asks for completions, and end the process; do nothing where none asks."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete  # only a shell that read its script asks
+
+        argcomplete.autocomplete(parser)
+
+
+def _configure(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="which shell")
+
+
+def _completion(arguments: Namespace) -> int:
+    try:
+        from argcomplete.shell_integration import shellcode
+    except ImportError as error:
+        raise Failed(
+            "completion needs argcomplete, which is not installed. Run: pip install 'bencher_job[cli]'"
+        ) from error
+    print(shellcode(["bencher-job"], shell=arguments.shell))
+    return 0
+
+
+COMPLETION: Final = Command(
+    "completion",
+    "print the script that lets a shell complete commands, options, functions, keys and tags",
+    _configure,
+    _completion,
+    (
+        'eval "$(bencher-job completion bash)"                                    # in ~/.bashrc',
+        'autoload -U compinit && compinit; eval "$(bencher-job completion zsh)"   # in ~/.zshrc',
+        "bencher-job completion fish | source                                     # in config.fish",
+    ),
+)
+
+
+def parser_of(commands: Sequence[Command]) -> ArgumentParser:
+    """Make the parser of all commands."""
+    parser = ArgumentParser(
+        prog="bencher-job",
+        description="Look after a cache of bencher_job. Reading commands change nothing, and none but those that take "
+        "MODULE:FUNCTION imports code.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bencher-job {VERSION}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for command in commands:
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog="\n  ".join(("examples:", *command.examples)) if command.examples else None,
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # so that a script means the same when there are more options
+        )
+        command.configure(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
+    """Run the command that the words ask for, by default those of this process, and give its exit code.
+
+    Raises:
+        SystemExit: when the words make no command, or ask for help.
+    """
+    _open_closed_streams()
+    parser = parser_of(commands)
+    offer_completion(parser)
+    if isinstance(
+        sys.stdout, TextIOWrapper
+    ):  # an argument may hold what a terminal's encoding has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CacheWarning)
+        warnings.showwarning = _show_warning
+        return _ended(lambda: _run(parser, words))
+
+
+def _open_closed_streams() -> None:
+    """Let what nobody reads go nowhere, as where a daemon has closed its output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
+
+
+def _run(parser: ArgumentParser, words: Sequence[str] | None) -> int:
+    arguments = _parsed(parser, words)
+    status: int = arguments.run(arguments)
+    sys.stdout.flush()
+    return status
+
+
+def _parsed(parser: ArgumentParser, words: Sequence[str] | None) -> Namespace:
+    """Parse the words; names of functions and keys may stand behind options, where argparse doesn't look for them."""
+    arguments, others = parser.parse_known_args(words)
+    if others and (not hasattr(arguments, "targets") or any(word.startswith("-") for word in others)):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        arguments.targets = [*arguments.targets, *others]
+    return arguments
+
+
+def _ended(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the cursor stands behind ^C
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Who read has seen enough. Python would complain again when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except Misused as error:
+        complain(str(error))
+        return Exit.USAGE
+    except FAILURES as error:
+        failure = failure_of(error)
+    except Failed as error:
+        failure = error
+    complain(str(failure))
+    return failure.code
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    warn(str(message))

@@ -1,0 +1,287 @@
+"""Find and open the stores that a command is about."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .. import _options
+from .._errors import BencherJobError, UntrustedCache
+from .._stores import (
+    StoreBusy,
+    StoreDamaged,
+    StoreFailure,
+    StoreMissing,
+    StoreOutdated,
+    look_into,
+    open_existing,
+    stores_in,
+)
+from .._text import visible
+from .command import Exit, Failed, Misused
+
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+
+__all__ = [
+    "FAILURES",
+    "add_place",
+    "cache_directory",
+    "change",
+    "change_each",
+    "complain",
+    "failure_of",
+    "look_at_each",
+    "one_store_of",
+    "opened",
+    "prompt_interrupts",
+    "stores_of",
+    "warn",
+]
+
+
+GRACE: Final = 1.0
+"""Seconds for which a command may go on after Ctrl-C, to tidy up."""
+
+
+@contextmanager
+def prompt_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the process soon, whatever it is at; a database stays whole, as after any kill.
+
+    The system writes the number of a signal to a socket at once. A thread reads it, and ends the process where
+    `KeyboardInterrupt` has not.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
+        yield
+        return
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    is_over = threading.Event()
+    threading.Thread(target=_watch, args=(reading, is_over), daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        signal.set_wakeup_fd(before)
+        writing.close()  # which ends the thread
+
+
+def _watch(reading: socket.socket, is_over: threading.Event) -> None:
+    with reading:
+        while numbers := reading.recv(16):
+            if signal.SIGINT in numbers and not is_over.wait(GRACE):
+                os._exit(Exit.INTERRUPTED)
+
+
+FAILURES: Final = (BencherJobError, OSError, sqlite3.Error)
+"""What is told in a sentence, and not as a traceback."""
+
+PATIENCE: Final = 10.0
+"""Seconds for which a command waits for others who keep a store locked, unless it is told otherwise."""
+
+_CODES: Final = (
+    (UntrustedCache, Exit.UNTRUSTED),
+    (StoreMissing, Exit.MISSING),
+    (StoreBusy, Exit.BUSY),
+)
+
+
+def add_place(parser: ArgumentParser) -> None:
+    """Add the options that say which cache."""
+    place = parser.add_argument_group("which cache")
+    place.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="the cache directory, or one store in it (default: $BENCHER_JOB_CACHE_DIR, else ./cachedir)",
+    )
+    name = place.add_argument("--cache-name", metavar="NAME", help="one store in it (default: all)")
+    name.completer = _complete_names  # type: ignore[attr-defined]
+    place.add_argument(
+        "--trusted", action="store_true", help="use a cache that another user owns or can write to"
+    )
+    place.add_argument(
+        "--wait",
+        type=_seconds,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help=f"how long to wait for another process that keeps it locked (default: {PATIENCE:g})",
+    )
+
+
+def _complete_names(parsed_args: Namespace, **_: Any) -> list[str]:
+    try:
+        return [directory.name for directory in stores_in(cache_directory(parsed_args))]
+    except StoreFailure:
+        return []
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= 86_400:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
+    return seconds
+
+
+def cache_directory(arguments: Namespace) -> Path:
+    """Give the cache directory that is meant, whether it is there or not."""
+    return _options.cache_directory(arguments.cache_dir)
+
+
+def stores_of(arguments: Namespace) -> list[Path]:
+    """Give the folders of the stores that are meant.
+
+    Raises:
+        StoreFailure: when there are none.
+    """
+    if arguments.cache_name is not None:
+        return [_options.store_directory(arguments.cache_name, arguments.cache_dir)]
+    directory = cache_directory(arguments)
+    found = stores_in(directory)
+    if not found:
+        raise StoreMissing(f"{directory} holds no cache")
+    return found
+
+
+def one_store_of(arguments: Namespace) -> Path:
+    """Give the folder of the one store that is meant.
+
+    Raises:
+        StoreFailure: when there are none.
+        Misused: when there are several.
+    """
+    found = stores_of(arguments)
+    if len(found) > 1:
+        names = ", ".join(directory.name for directory in found)
+        raise Misused(f"there are {len(found)} caches: {names}. Name one with --cache-name.")
+    return found[0]
+
+
+@contextmanager
+def opened(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+    """Open a store to look at it.
+
+    Raises:
+        Failed: when it can't be opened or read.
+    """
+    with _opened(look_into, arguments, directory) as store:
+        yield store
+
+
+@contextmanager
+def change(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+    """Open a store to change it.
+
+    Raises:
+        Failed: when it can't be opened, read or written.
+    """
+    with _opened(open_existing, arguments, directory) as store:
+        yield store
+
+
+@contextmanager
+def _opened(opening: Callable[..., DiskStore], arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+    try:
+        with (
+            prompt_interrupts(),
+            closing(opening(directory, trusted=arguments.trusted, patience=arguments.wait)) as store,
+        ):
+            yield store
+    except BrokenPipeError:
+        raise
+    except FAILURES as error:
+        raise failure_of(error, directory) from error
+
+
+def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object], *, mends: bool = False) -> int:
+    """Do some work with each store, opened to look; give the worst exit code.
+
+    Of several stores one that can't be opened is told of, and the others are looked at. With `mends` a damaged
+    database is replaced by what can be read of it, and the work done once more.
+
+    Raises:
+        StoreFailure: when there are none.
+        Failed: when none can be opened or read.
+    """
+    return _each(opened, arguments, work, mends)
+
+
+def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
+    """Do some work with each store, opened to change it; otherwise as `look_at_each`.
+
+    Raises:
+        StoreFailure: when there are none.
+        Failed: when none can be opened, read or written.
+    """
+    return _each(change, arguments, work, True)
+
+
+def _each(
+    opening: Callable[..., Any], arguments: Namespace, work: Callable[[DiskStore], object], mends: bool
+) -> int:
+    failures: list[Failed] = []
+    directories = stores_of(arguments)
+    for directory in directories:
+        try:
+            try:
+                with opening(arguments, directory) as store:
+                    work(store)
+            except Failed as failure:
+                if not mends or not isinstance(failure.__cause__, StoreDamaged):
+                    raise
+                with change(arguments, directory) as store:
+                    store.folder.replace_database(str(failure.__cause__))
+                with opening(arguments, directory) as store:
+                    work(store)
+        except Failed as failure:
+            failures.append(failure)
+            if len(failures) == len(directories):  # there is nothing to show
+                raise
+            complain(str(failure))
+    return max((failure.code for failure in failures), default=Exit.DONE)
+
+
+def failure_of(error: Exception, directory: Path | None = None) -> Failed:
+    """Say what is wrong, where, and what helps."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
+    text = str(error)
+    if isinstance(error, UntrustedCache):
+        text = f"{error.path} {error.reason}. Add --trusted if you trust all who could have written to it."
+    elif isinstance(error, StoreMissing):
+        text = f"{text}. Say where it lies with --cache-dir, or BENCHER_JOB_CACHE_DIR."
+    elif isinstance(error, StoreBusy):
+        text = f"{directory} is busy: {text}. Try again when the other process is done."
+    elif isinstance(error, StoreDamaged):
+        text = f"{directory} is damaged: {text}. bencher-job verify --repair sets it aside, and keeps what can be read."
+    elif isinstance(error, StoreOutdated):
+        text = f"{text}. bencher-job verify --repair brings it up to date."
+    elif isinstance(error, StoreFailure) and os.fspath(directory or "") not in text:
+        text = f"{directory} can't be used: {text}"
+    return Failed(text, code)
+
+
+def complain(message: str) -> None:
+    """Say on stderr why something is not done."""
+    print(f"bencher-job: {_shown(message)}", file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Say on stderr what should be known of what is done."""
+    print(f"bencher-job: warning: {_shown(message)}", file=sys.stderr)
+
+
+def _shown(message: str) -> str:
+    return "\n".join(map(visible, message.split("\n")))

@@ -1,0 +1,276 @@
+"""The command `show`."""
+
+from __future__ import annotations
+
+import base64
+import os
+import pprint
+import shutil
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .._record import Record
+from .._stores import Found, Hit, media_files, row_of_key
+from .._text import moment_text, seconds_text, size_text
+from .._views.summaries import fields_of, short_text
+from .choosing import Chosen, add_filters, add_targets, look_for
+from .command import Command, Exit, Failed, Misused
+from .output import (
+    add_json,
+    arguments_text,
+    described_by_key,
+    print_document,
+    record_fields,
+    show_facts,
+    show_records,
+)
+from .places import add_place, cache_directory, complain
+
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore, Making
+    from .._stores.rows import Row
+
+__all__ = ["SHOW", "EntryShown", "entry_fields", "entry_shown", "show_entry"]
+
+
+LONGEST_RESULT: Final = 1000
+"""Length in characters to which what a result says is cut."""
+
+_NOT_TOLD: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class EntryShown:
+    """What is known of an entry."""
+
+    directory: Path
+    """The folder of its store."""
+    row: Row
+    making: Making
+    known: Found
+    """Whether its bytes are whole, and what is wrong where they are not."""
+    described: object
+    """What its result says, unless it can't be told without unpickling it."""
+    media: Mapping[Path, int]
+    """The files that its job wrote, with their sizes in bytes."""
+    value: object = _NOT_TOLD
+
+
+def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryShown:
+    """Find out what is known of an entry; its result is unpickled where it is asked for.
+
+    Raises:
+        Failed: when the entry was removed meanwhile, or its result can't be unpickled.
+    """
+    key, history = record.key, store.history
+    known, making, row = history.examine(key), history.making(key), row_of_key(store.folder, key)
+    if making is None or row is None or not isinstance(known, Found):
+        raise Failed(f"the entry {key} was removed just now")
+    described = {} if known.damage else described_by_key(store, [record])
+    return EntryShown(
+        directory=store.directory,
+        row=row,
+        making=making,
+        known=known,
+        described=described.get(key, _NOT_TOLD),
+        media=media_files(store.directory, record),
+        value=_value(store, key, known.damage) if with_value else _NOT_TOLD,
+    )
+
+
+def _value(store: DiskStore, key: str, damage: str) -> object:
+    hit = None if damage else store.get(key)
+    if not isinstance(hit, Hit):
+        raise Failed(f"the result of {key} can't be shown: {damage or 'it was removed just now'}")
+    sys.path.insert(0, os.getcwd())  # where the classes of the result may be
+    try:
+        return hit.load()
+    except Exception as error:  # whatever the code raises that a pickle names
+        raise Failed(f"the result of {key} can't be unpickled: {type(error).__name__}: {error}") from error
+
+
+def entry_fields(entry: EntryShown) -> dict[str, Any]:
+    """Give the fields of an entry for a document: those of its record, and the others."""
+    row, making = entry.row, entry.making
+    known = record_fields(row.record, entry.directory) | {
+        "hits": row.hits,
+        "last_used": datetime.fromtimestamp(row.used, UTC),
+        "expires": None if row.expires is None else datetime.fromtimestamp(row.expires, UTC),
+        "damage": entry.known.damage or None,
+        "file": making.file,
+        "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
+        "parameters": making.parameters,
+        "parts": making.parts,
+        "result": None if entry.described is _NOT_TOLD else fields_of(entry.described),
+    }
+    return known if entry.value is _NOT_TOLD else known | {"value": _for_json(entry.value)}
+
+
+def _for_json(value: object) -> Any:
+    """Give a result as JSON may hold it; what is none of JSON's own as its text, in an object of its own."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return {"base64": base64.b64encode(value).decode()}
+        case dict() if all(isinstance(name, str) for name in value):
+            return {name: _for_json(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_for_json(item) for item in value]
+    return {"repr": repr(value)}
+
+
+def show_entry(entry: EntryShown) -> None:
+    """Print all that is known of an entry."""
+    record = entry.row.record
+    show_facts(f"{record.function or '(no function)'}({arguments_text(record.arguments)})", [*_facts(entry)])
+
+
+def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
+    row, record, making = entry.row, entry.row.record, entry.making
+    yield "key", record.key
+    yield "cache", os.fspath(entry.directory)
+    if record.tag:
+        yield "tag", record.tag
+    yield "begun", moment_text(record.created)
+    yield "took", seconds_text(record.seconds)
+    where = "in the database" if making.file is None else f"in {making.file}"
+    yield "size", f"{size_text(record.size)}, {where}"
+    yield "state", _state(entry.known)
+    yield "hits", f"{row.hits:,}"
+    yield "last used", moment_text(datetime.fromtimestamp(row.used, UTC))
+    if row.expires is not None:
+        yield "expires", moment_text(datetime.fromtimestamp(row.expires, UTC))
+    if entry.media:
+        yield "media", "\n".join(f"{size_text(size)}  {path}" for path, size in entry.media.items())
+    yield "run by", _origin(record)
+    if record.commit:
+        yield "commit", record.commit + (", and files differed from it" if record.dirty else "")
+    if record.version:
+        yield "version", record.version
+    if record.fingerprint:
+        yield "code", record.fingerprint
+        yield "", f"the fingerprint of {', '.join(making.parts) or 'nothing but its name'}"
+    if entry.value is not _NOT_TOLD:
+        width = shutil.get_terminal_size((100, 24)).columns - 14
+        yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
+    elif entry.described is not _NOT_TOLD:
+        yield "result", short_text(entry.described, LONGEST_RESULT)
+
+
+def _state(known: Found) -> str:
+    if not known.damage:
+        return "whole"
+    return f"can't be read here: {known.damage}" if known.may_be_whole else f"damaged: {known.damage}"
+
+
+def _origin(record: Record) -> str:
+    process = f"process {record.pid} on {record.host or 'an unknown host'} ({record.executor})"
+    made_with = [f"Python {record.python}"] if record.python else []
+    made_with += [f"bencher_job {record.library}"] if record.library else []
+    return ", ".join([process, *made_with, *([record.platform] if record.platform else [])])
+
+
+ROWS_SHOWN: Final = 50
+"""How many entries of a function a terminal shows, unless it is asked for more."""
+
+
+def _configure(parser: ArgumentParser) -> None:
+    add_targets(parser, what="of what the entries are shown (default: of all)")
+    add_filters(parser)
+    parser.add_argument(
+        "--limit",
+        type=_limit,
+        metavar="N",
+        help=f"the latest N; 0 for all (default: {ROWS_SHOWN} on a terminal, else all)",
+    )
+    parser.add_argument(
+        "--results",
+        action="store_true",
+        help="also what the results say, as far as that can be told without unpickling them",
+    )
+    parser.add_argument(
+        "--value",
+        action="store_true",
+        help="also the result of a key; it is unpickled, which imports and runs code that it names",
+    )
+    add_json(parser)
+    add_place(parser)
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no number of entries, as 100, or 0 for all")
+    return int(text)
+
+
+def _show(arguments: Namespace) -> int:
+    if arguments.value and not arguments.targets:
+        raise Misused(
+            "--value shows the results of single entries. Name them by the first digits of their keys."
+        )
+    limit = arguments.limit
+    if limit is None:
+        limit = ROWS_SHOWN if sys.stdout.isatty() and not arguments.json else 0
+    rows: list[tuple[Path, Record]] = []
+    entries: list[EntryShown] = []
+    results: dict[str, object] = {}
+    has_more = False
+
+    def look(chosen: Chosen) -> None:
+        nonlocal has_more
+        store = chosen.store
+        if chosen.functions and arguments.value:
+            raise Misused(
+                f"--value shows the results of single entries, and {chosen.functions[0]} is a function."
+            )
+        entries.extend(entry_shown(store, record, with_value=arguments.value) for record in chosen.of_keys())
+        records, is_cut = chosen.latest(limit)
+        rows.extend((store.directory, record) for record in records)
+        if arguments.results:
+            results.update(described_by_key(store, records))
+        has_more = has_more or is_cut
+
+    status = look_for(arguments, look)
+    if arguments.json:
+        records = [_fields(record, directory, arguments.results, results) for directory, record in rows]
+        records += [entry_fields(entry) for entry in entries]
+        print_document("show", cache_dir=cache_directory(arguments), more=has_more, records=records)
+    else:
+        show_records(rows, results if arguments.results else None)
+        for number, entry in enumerate(entries):
+            if number or rows:
+                print()
+            show_entry(entry)
+        if has_more:
+            complain(f"these are only the latest {limit}. Add --limit 0 for all.")
+        if not rows and not entries and status == Exit.DONE:
+            print("no entries")
+    return status if rows or entries else max(status, Exit.FOUND)
+
+
+def _fields(
+    record: Record, directory: Path, with_result: bool, results: Mapping[str, object]
+) -> dict[str, Any]:
+    known = record_fields(record, directory)
+    if with_result:
+        known["result"] = fields_of(results[record.key]) if record.key in results else None
+    return known
+
+
+SHOW: Final = Command(
+    "show",
+    "show entries: those of a function or of all, or one by its key with everything that is known of it",
+    _configure,
+    _show,
+    (
+        "bencher-job show study.score --where c=0.1 --since 7d",
+        "bencher-job show study.score --results --json | jq '.records[].result.accuracy'",
+        "bencher-job show 3f9a2c01",
+    ),
+)

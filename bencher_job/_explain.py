@@ -1,0 +1,575 @@
+"""Why a call is a hit or a miss, and how to accept results of earlier code.
+
+    own entry -> removed entry -> same arguments, other code -> same code, other arguments -> other code -> first call
+
+It computes nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from ._errors import BencherJobError, warn_caller
+from ._keys import KEY_VERSION, Edition, Identity, PastEdition
+from ._keys.hashing import WITH_CODE, join_key
+from ._record import Record, short_form
+from ._stores import Entry, Found, Gone, Miss, Store
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = [
+    "NOT_IN_KEY",
+    "ArgumentChange",
+    "Cause",
+    "CodeChange",
+    "EarlierVersions",
+    "Explanation",
+    "adopt",
+    "argument_changes",
+    "code_changes",
+    "distribution_changes",
+    "equal_arguments",
+    "explain",
+    "is_same_code",
+]
+
+
+NOT_IN_KEY: Final = "not in the key"
+"""What stands for a version where a distribution doesn't count."""
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}|not tracked")
+_MISSING: Final = object()
+
+
+def code_changes(before: PastEdition, now: PastEdition) -> tuple[CodeChange, ...]:
+    """Tell the parts of the code that are not what they were, with the differences of their texts."""
+    return tuple(
+        CodeChange(name, _kind(old, new), _diff(name, before.sources.get(name), now.sources.get(name)))
+        for name, old, new in _changed(before, now)
+        if _is_code(old, new)
+    )
+
+
+def distribution_changes(before: PastEdition, now: PastEdition) -> tuple[tuple[str, str, str], ...]:
+    """Tell the installed distributions whose versions are not what they were: name, version then, version now."""
+    return tuple(
+        (name, old or NOT_IN_KEY, new or NOT_IN_KEY)
+        for name, old, new in _changed(before, now)
+        if not _is_code(old, new)
+    )
+
+
+def is_same_code(before: PastEdition, now: PastEdition) -> bool:
+    """Whether nothing but versions of distributions differs."""
+    return not any(_is_code(old, new) for _, old, new in _changed(before, now))
+
+
+def _changed(before: PastEdition, now: PastEdition) -> Iterator[tuple[str, str | None, str | None]]:
+    for name in sorted({*before.manifest, *now.manifest}):
+        old, new = before.manifest.get(name), now.manifest.get(name)
+        if old != new:
+            yield name, old, new
+
+
+def _is_code(old: str | None, new: str | None) -> bool:
+    return all(_DIGEST.fullmatch(shown) for shown in (old, new) if shown is not None)
+
+
+def _kind(old: str | None, new: str | None) -> str:
+    if old is None:
+        return "new"
+    return "gone" if new is None else "changed"
+
+
+def _diff(name: str, before: str | None, now: str | None) -> str:
+    if before == now or (before is None and now is None):
+        return ""
+    import difflib  # takes long to import, and few programs ask
+
+    lines = difflib.unified_diff(
+        (before or "").splitlines(), (now or "").splitlines(), f"{name}, then", f"{name}, now", lineterm=""
+    )
+    return "\n".join(lines)
+
+
+def argument_changes(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    ignored: Collection[str],
+    attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]] = ({}, {}),
+) -> tuple[ArgumentChange, ...]:
+    """Tell the arguments that are not what they were, as records show them.
+
+    Where all look the same, those are told of which a record shows only a short text, and of these the ones with an
+    attribute that differs where there are such: `attributes` has what these were then and are now.
+    """
+    differing = _differing(*attributes)
+    names = [name for name in {**now, **before} if name not in ignored]
+    changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
+    if not changed:
+        changed = [name for name in names if name in differing]
+        changed = changed or [name for name in names if isinstance(now[name], str)]
+    return tuple(
+        ArgumentChange(
+            name,
+            before.get(name, ArgumentChange.ABSENT),
+            now.get(name, ArgumentChange.ABSENT),
+            tuple(differing.get(name, ())),
+        )
+        for name in changed
+    )
+
+
+def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """List the attributes that differ by argument; none where those of one of the two calls are not known."""
+    differing: dict[str, list[str]] = {}
+    if before and now:
+        for path in sorted(before.keys() | now.keys()):
+            if before.get(path) != now.get(path):
+                argument, _, attribute = path.partition(".")
+                differing.setdefault(argument, []).append(attribute)
+    return differing
+
+
+def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
+    """Count the arguments that look the same in two records."""
+    return sum(
+        _are_same(value, now.get(name, _MISSING)) for name, value in before.items() if name not in ignored
+    )
+
+
+def _are_same(before: object, now: object) -> bool:
+    return type(before) is type(now) and repr(before) == repr(
+        now
+    )  # of floats it tells NaN and the sign of zero
+
+
+class Cause(StrEnum):
+    """Why a call is a hit or a miss; the value says it in words."""
+
+    HIT = "it is remembered"
+    IN_FLIGHT = "it is running now"
+    OVERWRITE = "overwrite=True, so that every call runs"
+    OFF = "nothing is remembered here: caching is off, or the cache can't be opened"
+    FIRST_CALL = "nothing of this function is remembered"
+    ARGUMENTS = "it was not called with these arguments"
+    CODE = "the code has changed"
+    DISTRIBUTION = "a library has another version"
+    VERSION = "the version has changed"
+    PARAMETERS = "other parameters enter the key"
+    LIBRARY = "bencher_job makes keys in another way since"
+    EXPIRED = "the entry has expired"
+    CLEARED = "the entry was cleared"
+    FORGOTTEN = "the entry was forgotten"
+    EVICTED = "the entry was evicted to stay within the size limit"
+    DAMAGED = "the entry is damaged"
+    UNREADABLE = "the entry can't be read or verified here"
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentChange:
+    """An argument that the nearest entry had another value of, as records show it."""
+
+    ABSENT: ClassVar[str] = "(not given)"
+
+    name: str
+    before: Any
+    now: Any
+    attributes: tuple[str, ...] = ()
+    """Attributes of it that differ, as far as those of the other call are kept."""
+
+    def __str__(self) -> str:
+        if type(self.before) is type(self.now) and repr(self.before) == repr(self.now):
+            attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
+            another = "its value is another, or the code of its class"
+            if attributes:
+                another = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
+            return f"{self.name}: it looks the same, {self.now}; {another}"
+        return f"{self.name}: {self.before!r} -> {self.now!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class CodeChange:
+    """A function, a class or a global that is not what it was."""
+
+    name: str
+    kind: str
+    """"changed", "new" or "gone"."""
+    diff: str
+    """Unified diff of its text; empty where that is the same, or not at hand."""
+
+    def __str__(self) -> str:
+        if not self.diff and self.kind == "changed":
+            return f"{self.name}: its text is the same or not at hand; a value that it holds may be another"
+        return f"{self.name}: {self.kind}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a call is a hit, or would be a miss.
+
+    `print` it, or show it in a notebook; the fields hold what it says.
+    """
+
+    key: str
+    """The job key."""
+    function: str
+    """Module and qualified name of the function."""
+    arguments: Mapping[str, Any]
+    """Arguments by name, as records show them."""
+    cause: Cause
+    record: Record | None = None
+    """Of the call's own entry, or of the nearest."""
+    at: datetime | None = None
+    """When the entry was removed, in UTC."""
+    reason: str = ""
+    """What is wrong with an entry that is damaged or can't be read."""
+    arguments_changed: tuple[ArgumentChange, ...] = ()
+    code_changed: tuple[CodeChange, ...] = ()
+    distributions_changed: tuple[tuple[str, str, str], ...] = ()
+    """Installed distributions in the key with another version since: name, then, now."""
+    version_changed: tuple[str, str] | None = None
+    """The version of the nearest entry, and the present one."""
+    parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """The parameters that entered the key of the nearest entry, and those that do now."""
+    untracked: tuple[str, ...] = field(default=())
+    """Globals that the function reads and no key can be made of, so that no change of them is noticed."""
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the call would be answered from the cache."""
+        return self.cause is Cause.HIT
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        verdict = "a hit" if self.is_hit else "a miss"
+        return f"{self.function}({arguments}): {verdict}, {self.cause.value}"
+
+    def facts(self) -> Iterator[str]:
+        """What there is to say besides, a line each."""
+        if self.at is not None:
+            yield f"removed on {self.at:%Y-%m-%d %H:%M:%S} UTC"
+        if self.reason:
+            yield self.reason
+        if self.record is not None:
+            own = self.record.key == self.key
+            yield f"{'computed' if own else 'nearest entry: computed'} {_told(self.record)}"
+        yield from map(str, self.arguments_changed)
+        if self.version_changed is not None:
+            yield f"version: {self.version_changed[0] or 'none'} -> {self.version_changed[1] or 'none'}"
+        if self.parameters_changed is not None:
+            before, now = map(", ".join, self.parameters_changed)
+            yield f"parameters in the key: {before or 'none'} -> {now or 'none'}"
+        yield from map(str, self.code_changed)
+        for name, before, now in self.distributions_changed:
+            yield f"{name} {before} -> {now}"
+        if self.untracked:
+            yield f"not tracked: {', '.join(self.untracked)}"
+
+    def __str__(self) -> str:
+        diffs = "".join(f"\n\n{change.diff}" for change in self.code_changed if change.diff)
+        return "\n  ".join((self.headline, *self.facts())) + diffs
+
+    def __rich__(self) -> RenderableType:
+        """Show it in colours, where rich prints it."""
+        from rich.console import Group  # only rich asks, so it is there
+        from rich.syntax import Syntax
+        from rich.text import Text
+
+        head = Text(self.headline, style="bold green" if self.is_hit else "bold yellow")
+        diffs = [
+            Syntax(change.diff, "diff", background_color="default")
+            for change in self.code_changed
+            if change.diff
+        ]
+        return Group(head, *(Text("  " + fact) for fact in self.facts()), *diffs)
+
+    def _repr_html_(self) -> str:
+        import html  # takes long to import, and only a notebook asks
+
+        colour = "#1a7f37" if self.is_hit else "#9a6700"
+        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.facts())
+        diffs = "".join(
+            f"<pre style='margin:0.5em 0'>{_coloured(html.escape(change.diff))}</pre>"
+            for change in self.code_changed
+            if change.diff
+        )
+        return f"<div><b style='color:{colour}'>{html.escape(self.headline)}</b><ul>{facts}</ul>{diffs}</div>"
+
+
+def _told(record: Record) -> str:
+    tag = f", tag {record.tag}" if record.tag else ""
+    return (
+        f"on {record.created:%Y-%m-%d %H:%M:%S} UTC in {record.seconds:.3g} s, {record.size} bytes, by process "
+        f"{record.pid} on {record.host or 'an unknown host'} ({record.executor}){tag}"
+    )
+
+
+def _coloured(diff: str) -> str:
+    colours = {"+": "#1a7f37", "-": "#cf222e", "@": "#8250df"}
+    lines = (
+        f"<span style='color:{colours.get(line[:1], 'inherit')}'>{line}</span>" for line in diff.splitlines()
+    )
+    return "\n".join(lines)
+
+
+for _public in (Cause, Explanation):  # which the package imports when they are asked for
+    _public.__module__ = __package__
+
+ENTRIES_COMPARED: Final = 2000
+"""How many entries of an edition, the latest, the nearest is looked for among."""
+
+_GONE: Final = {
+    "cleared": Cause.CLEARED,
+    "forgotten": Cause.FORGOTTEN,
+    "evicted": Cause.EVICTED,
+    "expired": Cause.EXPIRED,
+    "damaged": Cause.DAMAGED,
+}
+
+
+def explain(
+    store: Store,
+    identity: Identity,
+    edition: Edition,
+    arguments: Mapping[str, Any],
+    ignored: Collection[str],
+    attributes: Callable[[str], Mapping[str, bytes]] = lambda key: {},  # noqa: ARG005
+) -> Explanation:
+    """Explain one call of a function, by its key and its named arguments.
+
+    `attributes` gives what the attributes of the arguments were of a call of this process, by its key.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    key, bound, _ = identity
+    shown = {name: short_form(value) for name, value in arguments.items()}
+    plain = Explanation(
+        key=key,
+        function=edition.function,
+        arguments=shown,
+        cause=Cause.FIRST_CALL,
+        untracked=edition.fingerprint.untracked,
+    )
+    found = store.history.examine(key)
+    if isinstance(found, Gone):
+        return replace(plain, cause=_GONE[found.reason], at=found.at)
+    if found is not None:
+        return replace(plain, cause=_cause_of(found), record=found.record, reason=found.damage)
+    nearest = _nearest(store, bound, edition, shown, ignored)
+    if nearest is None:
+        return plain
+    other = nearest[1].key
+    seen = attributes(other) or store.history.attributes(other), attributes(key)
+    return _compared(plain, *nearest, edition.as_past(), ignored, seen)
+
+
+def _cause_of(found: Found) -> Cause:
+    if not found.damage:
+        return Cause.HIT
+    return Cause.UNREADABLE if found.may_be_whole else Cause.DAMAGED
+
+
+def _nearest(
+    store: Store, bound: bytes, edition: Edition, arguments: Mapping[str, Any], ignored: Collection[str]
+) -> tuple[PastEdition, Record] | None:
+    """Find the entry that this call would have hit, had less changed."""
+    history = store.history
+    editions = {past.prefix: past for past in history.editions(edition.function)}
+    for prefix, record in history.with_arguments(edition.function, bound):
+        if prefix in editions and editions[prefix].parameters == edition.parameters:
+            return editions[prefix], record
+    chosen = editions.get(edition.prefix) or next(iter(editions.values()), None)
+    if chosen is None:
+        return None
+    records = history.latest(edition.function, chosen.prefix, ENTRIES_COMPARED)
+    if not records:  # removed since the editions were listed
+        return None
+    return chosen, max(records, key=lambda record: _likeness(record, arguments, ignored))
+
+
+def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[str]) -> tuple[int, int]:
+    """Rank a record by the arguments that are equal, then by how few it has that the call doesn't: a repeat, say."""
+    equal = equal_arguments(record.arguments, arguments, ignored)
+    return equal, -len(record.arguments.keys() - arguments.keys())
+
+
+def _compared(
+    explanation: Explanation,
+    before: PastEdition,
+    record: Record,
+    now: PastEdition,
+    ignored: Collection[str],
+    attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]],
+) -> Explanation:
+    is_same_code = before.fingerprint == now.fingerprint
+    changes = () if is_same_code else code_changes(before, now)
+    distributions = distribution_changes(before, now)
+    if before.key_version != now.key_version:
+        cause = Cause.LIBRARY
+    elif not is_same_code:
+        cause = Cause.DISTRIBUTION if distributions and not changes else Cause.CODE
+    elif before.parameters != now.parameters:
+        cause = Cause.PARAMETERS
+    elif before.prefix != now.prefix:
+        cause = Cause.VERSION
+    else:
+        cause = Cause.ARGUMENTS
+    changed = argument_changes(record.arguments, explanation.arguments, ignored, attributes)
+    differ = cause is Cause.ARGUMENTS or any(str(change.before) != str(change.now) for change in changed)
+    return replace(
+        explanation,
+        cause=cause,
+        record=record,
+        arguments_changed=changed if differ else (),
+        code_changed=changes,
+        distributions_changed=distributions,
+        version_changed=None if before.version == now.version else (before.version, now.version),
+        parameters_changed=None
+        if before.parameters == now.parameters
+        else (before.parameters, now.parameters),
+    )
+
+
+ENTRIES_AT_ONCE: Final = 200
+
+
+class EarlierVersions:
+    """The results of a function as it stands that were computed with other versions of its libraries."""
+
+    def __init__(self, store: Store, edition: Edition) -> None:
+        self.edition = edition
+        self._store = store
+        now, history = edition.as_past(), store.history
+        known = history.known_editions(edition.function)
+        self._upgrades = [
+            (past, ", ".join(upgraded))
+            for past in known
+            if _is_same_but_for_libraries(past, now) and (upgraded := _upgraded(past, now))
+        ]
+        self._is_new = bool(self._upgrades) and all(past.prefix != edition.prefix for past in known)
+
+    def __bool__(self) -> bool:
+        return bool(self._upgrades)
+
+    def warning(self, bound: bytes) -> str | None:
+        """Say so if they have the result of a call that misses, or if there are no others yet."""
+        if bound.startswith(WITH_CODE):  # its key can't be translated
+            return None
+        edition, store = self.edition, self._store
+        for past, upgraded in self._upgrades:
+            if self._is_new:
+                has_some = bool(store.history.latest(edition.function, past.prefix, 1))
+            else:
+                has_some = store.has(join_key(bound, past.prefix))
+            if has_some and not store.has(join_key(bound, edition.prefix)):
+                latest = _latest(_earlier_editions(store, edition), edition)
+                which = "" if latest is None or latest.prefix == past.prefix else repr(past.fingerprint[:16])
+                return (
+                    f"Results of {edition.function} were computed with another version of a library, {upgraded}, so "
+                    f"its jobs run again. To accept those results without computing, call "
+                    f"{edition.function.rpartition('.')[2]}.cache.adopt({which})."
+                )
+        self._is_new = False
+        return None
+
+
+def _upgraded(past: PastEdition, now: PastEdition) -> list[str]:
+    return [
+        f"{name} {before} -> {after}"
+        for name, before, after in distribution_changes(past, now)
+        if NOT_IN_KEY not in {before, after}
+    ]
+
+
+def _is_same_but_for_libraries(past: PastEdition, now: PastEdition) -> bool:
+    alike = past.key_version, past.version, past.parameters
+    return alike == (now.key_version, now.version, now.parameters) and is_same_code(past, now)
+
+
+def adopt(store: Store, edition: Edition, fingerprint: str | None) -> int:
+    """Copy the entries of an earlier edition to the keys that their calls have now, and give how many were copied.
+
+    Raises:
+        BencherJobError: when no earlier edition has entries, or its keys can't be translated.
+    """
+    past = _earlier(store, edition, fingerprint)
+    if past is None:
+        return 0
+    bindings = store.history.bindings(edition.function, past.prefix)
+    plain = [(key, bound) for key, bound in bindings if not bound.startswith(WITH_CODE)]
+    if len(plain) < len(bindings):
+        warn_caller(
+            f"{len(bindings) - len(plain)} results of {edition.function} are not adopted: their arguments bring code "
+            f"of their own, objects of your classes or functions, so their keys can't be translated."
+        )
+    adopted = 0
+    entries = _copied(store, plain, edition)
+    while some := list(itertools.islice(entries, ENTRIES_AT_ONCE)):
+        store.put_many(some)
+        adopted += len(some)
+    return adopted
+
+
+def _earlier(store: Store, edition: Edition, fingerprint: str | None) -> PastEdition | None:
+    earlier = _earlier_editions(store, edition)
+    if fingerprint is not None:
+        named = [past for past in earlier if past.fingerprint.startswith(fingerprint)]
+        if len({past.fingerprint for past in named}) != 1:
+            raise BencherJobError(
+                f"fingerprint={fingerprint!r} is that of {'several' if named else 'no'} earlier code of "
+                f"{edition.function} with entries. Those have {_listed(earlier)}."
+            )
+        earlier = named
+    past = _latest(earlier, edition)
+    if past is not None:
+        _check_translatable(past, edition)
+    return past
+
+
+def _earlier_editions(store: Store, edition: Edition) -> list[PastEdition]:
+    present = edition.fingerprint.digest.hex()
+    return [past for past in store.history.editions(edition.function) if past.fingerprint != present]
+
+
+def _latest(earlier: list[PastEdition], edition: Edition) -> PastEdition | None:
+    same_version = [past for past in earlier if past.version == edition.version]
+    return next(iter(same_version or earlier), None)
+
+
+def _listed(editions: list[PastEdition]) -> str:
+    return ", ".join(past.fingerprint[:16] for past in editions) or "none"
+
+
+def _check_translatable(past: PastEdition, edition: Edition) -> None:
+    for what, before, now in (
+        ("the version", past.version or "none", edition.version or "none"),
+        ("what enters the key of the arguments", ", ".join(past.parameters), ", ".join(edition.parameters)),
+        ("the version of how keys are made", past.key_version, KEY_VERSION),
+    ):
+        if before != now:
+            raise BencherJobError(
+                f"The results of the earlier code of {edition.function} can't be adopted: {what} was {before} and is "
+                f"{now}. Name an edition with fingerprint=, or let the jobs run again."
+            )
+
+
+def _copied(store: Store, bindings: list[tuple[str, bytes]], edition: Edition) -> Iterator[Entry]:
+    for old, bound in bindings:
+        key = join_key(bound, edition.prefix)
+        if store.has(key):
+            continue
+        known, hit = store.history.examine(old), store.get(old)
+        if isinstance(hit, Miss) or not isinstance(known, Found) or known.record is None:
+            continue  # damaged or removed meanwhile, which was warned of
+        yield Entry(hit.payload, replace(known.record, key=key), bound, edition, is_copy=True)

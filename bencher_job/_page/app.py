@@ -1,0 +1,365 @@
+"""Requests of the page, and their answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from .._errors import BencherJobError, UntrustedCache
+from .._stores.archive import export
+from .._stores.base import StoreBusy, StoreMissing
+from .._stores.rows import Order, keys_at, row_of_key, rows_at
+from .._text import is_writable
+from .entry import entry_of, file_answer
+from .listing import Answer, FilterError, Query
+from .stores import Shelf
+
+__all__ = ["Archives", "Changed", "chosen_keys", "make_app", "remove"]
+
+
+MOST_ARCHIVES: Final = 4
+"""How many archives wait for their download; an older one is removed then."""
+
+
+class Changed(BencherJobError):
+    """Other entries than those that somebody was asked about would be changed."""
+
+
+def chosen_keys(shelf: Shelf, name: str, given: Mapping[str, Any], query: Query | None) -> list[str]:
+    """Give the keys that a request names: some, or all that a query gives, if these still are as many as it says.
+
+    Raises:
+        Changed: when they are others now.
+        StoreFailure: when the store can't be read.
+    """
+    if query is None:
+        return [str(key) for key in given["keys"]]
+    shown = shelf.get(name)
+    keys = keys_at(shown.store.folder, shown.listing.numbers(query, shown.stamp()))
+    if len(keys) != given.get("count"):
+        raise Changed(
+            f"There are {len(keys):,} entries now, and you were asked about {given.get('count'):,}."
+        )
+    return keys
+
+
+def remove(shelf: Shelf, name: str, keys: Sequence[str]) -> int:
+    """Remove the entries of some keys, with their files; how many there were.
+
+    Raises:
+        StoreFailure: when the store can't be written.
+    """
+    with shelf.to_change(name) as store:
+        return store.forget_many(keys)
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    path: Path
+    name: str
+
+
+class Archives:
+    """Archives that were asked for and wait for their download, in a folder for their owner only."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="bencher_job-")
+        self._waiting: dict[str, _Archive] = {}
+        self._lock = threading.Lock()
+
+    def make(self, shelf: Shelf, name: str, keys: Sequence[str], label: str) -> tuple[str, int]:
+        """Write an archive of the entries of some keys; what it is to be asked for by, and how many entries it has.
+
+        Raises:
+            StoreFailure: when the store can't be read, or the archive can't be written.
+        """
+        ticket = secrets.token_urlsafe(12)
+        path = Path(self._folder.name, ticket)
+        count = export(shelf.get(name).store, path, keys=keys)
+        with self._lock:
+            self._waiting[ticket] = _Archive(path, f"{label}.tar")
+            while len(self._waiting) > MOST_ARCHIVES:
+                self._waiting.pop(next(iter(self._waiting))).path.unlink(missing_ok=True)
+        return ticket, count
+
+    def get(self, ticket: str) -> tuple[Path, str] | None:
+        """Give the path of an archive and the name to download it under, or None where it is no longer there."""
+        with self._lock:
+            archive = self._waiting.get(ticket)
+        return None if archive is None else (archive.path, archive.name)
+
+    def close(self) -> None:
+        """Remove all archives."""
+        self._folder.cleanup()
+
+
+THREADS: Final = 4
+"""How many requests are worked on at once: each thread has a connection to each store."""
+
+LARGEST_PAGE: Final = 500
+
+LONGEST_TEXT: Final = 3_000
+"""Characters of a search or a filter: as SQLite looks for them, with escapes, they have 50,000 bytes at most."""
+
+_STATIC: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_STATUS: Final[dict[type[Exception], int]] = {
+    StoreMissing: 404,
+    UntrustedCache: 403,
+    StoreBusy: 503,
+    Changed: 409,
+    FilterError: 422,
+    BencherJobError: 500,
+}
+
+
+class _App:
+    """Answers for one directory."""
+
+    def __init__(self, shelf: Shelf, page_token: str) -> None:
+        self._shelf = shelf
+        self._page_token = page_token
+        self._archives = Archives()
+        self._static = {
+            entry.name: (entry.read_bytes(), _STATIC[entry.name[entry.name.rindex(".") :]])
+            for entry in files(__package__).joinpath("static").iterdir()
+        }
+
+    def page(self, request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in self._static:
+            return Response("There is no such file.", 404, media_type="text/plain")
+        content, kind = self._static[name]
+        return Response(content, media_type=kind)
+
+    def session(self, _: Request) -> Response:
+        shelf = self._shelf
+        return Answer(
+            {"token": self._page_token, "directory": str(shelf.directory), "unpickles": shelf.unpickles}
+        )
+
+    def stamp(self, _: Request) -> Response:
+        return Answer({"stamp": self._stamp()})
+
+    def _stamp(self) -> str:
+        stamps = []
+        for name in self._shelf.names():
+            try:
+                stamps.append(f"{name} {self._shelf.get(name).stamp()}")
+            except BencherJobError as error:
+                stamps.append(f"{name} {error}")
+        return "\n".join(stamps)
+
+    def overview(self, _: Request) -> Response:
+        stamp = self._stamp()
+        stores: list[dict[str, Any]] = []
+        for name in self._shelf.names():
+            try:
+                store = self._shelf.get(name).store
+                functions = [
+                    {
+                        "name": each.name,
+                        "entries": each.entries,
+                        "size": each.size,
+                        "hits": each.hits,
+                        "saved": each.seconds_saved,
+                        "seconds": each.seconds,
+                        "used": each.last_used.timestamp(),
+                    }
+                    for each in store.functions()
+                ]
+            except BencherJobError as error:
+                stores.append({"name": name, "functions": [], "error": str(error)})
+            else:
+                stores.append({"name": name, "functions": functions})
+        return Answer({"stores": stores, "stamp": stamp})
+
+    def columns(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        return Answer({"columns": shown.listing.columns(asked["function"], shown.stamp())})
+
+    def rows(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        stamp = shown.stamp()
+        numbers = shown.listing.numbers(_query(asked), stamp)
+        size = min(max(_whole(asked, "size", 50), 1), LARGEST_PAGE)
+        first = min(max(_whole(asked, "first", 0), 0), max(len(numbers) - 1, 0) // size * size)
+        columns = [each["id"] for each in shown.listing.columns(asked["function"], stamp)]
+        page = shown.listing.page(numbers[first : first + size], columns)
+        return Answer(
+            {
+                "total": len(numbers),
+                "first": first,
+                "columns": shown.listing.columns(asked["function"], stamp),
+                "rows": page,
+            }
+        )
+
+    def points(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        numbers = shown.listing.numbers(_query(asked), shown.stamp())
+        columns = [asked["x"], asked["y"], *([asked["color"]] if asked.get("color") else [])]
+        return Answer(shown.listing.points(numbers, columns))
+
+    def entry(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._shelf.get(asked["store"])
+        folder = shown.store.folder
+        if "row" in asked:
+            rows = rows_at(folder, [_whole(asked, "row", 0)])
+            row = rows[0] if rows else None
+        else:
+            row = row_of_key(folder, asked["key"])
+        if row is None:
+            return Answer({"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404)
+        return Answer(entry_of(folder, row, unpickles=self._shelf.unpickles))
+
+    def media(self, request: Request) -> Response:
+        asked = request.path_params
+        store = self._shelf.get(asked["store"]).store
+        row = row_of_key(store.folder, asked["key"])
+        answer = None
+        if row is not None and row.record.media is not None:
+            answer = file_answer(
+                store.directory,
+                row.record.media,
+                asked["path"],
+                is_download="download" in request.query_params,
+            )
+        return answer or Response("There is no such file.", 404, media_type="text/plain")
+
+    def clear(self, given: dict[str, Any]) -> Response:
+        keys = chosen_keys(self._shelf, str(given["store"]), given, _query_of(given))
+        return Answer({"removed": remove(self._shelf, str(given["store"]), keys)})
+
+    def export(self, given: dict[str, Any]) -> Response:
+        name = str(given["store"])
+        keys = chosen_keys(self._shelf, name, given, _query_of(given))
+        label = re.sub(r"[^\w.-]+", "_", str(given.get("label", ""))).strip("._") or name
+        ticket, count = self._archives.make(self._shelf, name, keys, label)
+        return Answer({"ticket": ticket, "count": count, "asked": len(keys)})
+
+    def archive(self, request: Request) -> Response:
+        found = self._archives.get(request.path_params["ticket"])
+        if found is None:
+            return Response("This archive is no longer here. Export again.", 404, media_type="text/plain")
+        path, name = found
+        return FileResponse(path, filename=name, media_type="application/x-tar")
+
+    def close(self) -> None:
+        self._archives.close()
+        self._shelf.close()
+
+
+def _query(asked: QueryParams) -> Query:
+    given: dict[str, Any] = dict(asked)
+    return _as_query(given | {"filters": json.loads(given.get("filters") or "{}")})
+
+
+def _query_of(given: dict[str, Any]) -> Query | None:
+    """Read the query of a change, which names either keys or a query."""
+    return None if "keys" in given else _as_query(given)
+
+
+def _as_query(given: dict[str, Any]) -> Query:
+    filters = given.get("filters", {})
+    if not isinstance(filters, dict):
+        raise TypeError("filters are an object of columns and what is typed into their heads")
+    filters = {str(name): str(text) for name, text in filters.items() if str(text).strip()}
+    texts = (
+        str(given.get("search", "")),
+        str(given["function"]),
+        str(given.get("sort")),
+        *filters,
+        *filters.values(),
+    )
+    for text in texts:
+        if len(text) > LONGEST_TEXT:
+            raise FilterError(
+                f"A search or a filter has at most {LONGEST_TEXT:,} characters, and this one has {len(text):,}."
+            )
+        if not is_writable(text):
+            raise FilterError(f"{text!a} is no text that can be looked for: it has half of a surrogate pair.")
+    sort = str(given.get("sort") or "-created")
+    order = Order(sort.removeprefix("-"), sort.startswith("-"))
+    return Query(
+        str(given["function"]), tuple(sorted(filters.items())), str(given.get("search", "")).strip(), order
+    )
+
+
+def _whole(asked: QueryParams, name: str, default: int) -> int:
+    text = asked.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 16 else default
+
+
+def _changing(change: Callable[[dict[str, Any]], Response]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        given = json.loads(await request.body())
+        if not isinstance(given, dict):
+            raise TypeError("a change is asked for by an object")
+        return await run_in_threadpool(change, given)
+
+    return endpoint
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    return Answer({"error": str(error)}, status)
+
+
+async def _not_understood(_: Request, error: Exception) -> Response:
+    return Answer({"error": f"The request is not understood: {error!r}"}, 400)
+
+
+def make_app(shelf: Shelf, page_token: str) -> Starlette:
+    """Make the application that answers what has been let through."""
+    app = _App(shelf, page_token)
+
+    @asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        import anyio.to_thread
+
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+        app.close()
+
+    routes = [
+        Route("/", app.page),
+        Route("/static/{name}", app.page),
+        Route("/api/session", app.session),
+        Route("/api/stamp", app.stamp),
+        Route("/api/overview", app.overview),
+        Route("/api/columns", app.columns),
+        Route("/api/rows", app.rows),
+        Route("/api/points", app.points),
+        Route("/api/entry", app.entry),
+        Route("/api/clear", _changing(app.clear), methods=["POST"]),
+        Route("/api/export", _changing(app.export), methods=["POST"]),
+        Route("/archives/{ticket}", app.archive),
+        Route("/media/{store}/{key}/{path:path}", app.media),
+    ]
+    failures: dict[Any, Any] = dict.fromkeys(_STATUS, _failed)
+    return Starlette(
+        routes=routes,
+        lifespan=life,
+        exception_handlers=failures
+        | dict.fromkeys((ValueError, KeyError, TypeError, RecursionError), _not_understood),
+    )

@@ -1,0 +1,245 @@
+"""One entry on the page, with the files that its job wrote."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.responses import FileResponse, Response
+
+from .._names import ForeignName, NameOf, path_of
+from .._stores.base import Hit
+from .._stores.folder import Folder
+from .._stores.rows import Row, hits_at
+from .._views.pickles import Unreadable, read_pickle
+from .._views.summaries import is_told, outline_of
+from .listing import to_browser
+
+__all__ = ["entry_of", "file_answer", "files_of"]
+
+
+MOST_FILES: Final = 500
+"""How many files of a run are told of."""
+
+LOOKED_AT: Final = 4096
+"""Bytes at the beginning of a file that tell what it is, where its name doesn't."""
+
+_TYPES: Final = {
+    "image": {
+        ".avif": "image/avif",
+        ".bmp": "image/bmp",
+        ".gif": "image/gif",
+        ".jpeg": "image/jpeg",
+        ".jpg": "image/jpeg",
+        ".png": "image/png",
+        ".svg": "image/svg+xml",
+        ".webp": "image/webp",
+    },
+    "video": {".m4v": "video/mp4", ".mp4": "video/mp4", ".ogv": "video/ogg", ".webm": "video/webm"},
+    "audio": {
+        ".flac": "audio/flac",
+        ".m4a": "audio/mp4",
+        ".mp3": "audio/mpeg",
+        ".ogg": "audio/ogg",
+        ".wav": "audio/wav",
+    },
+    "text": dict.fromkeys(
+        (
+            *(".cfg", ".css", ".csv", ".htm", ".html", ".ini", ".js", ".json", ".jsonl", ".log", ".md", ".py", ".rst"),
+            *(".sh", ".tex", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
+        ),
+        "text/plain; charset=utf-8",
+    ),
+}  # fmt: skip
+"""What is shown, by the endings of names. A page is shown as its source, and SVG as a picture, where it can't run."""
+
+_BEGINNINGS: Final = (
+    (0, b"\x89PNG\r\n\x1a\n", ".png"),
+    (0, b"\xff\xd8\xff", ".jpg"),
+    (0, b"GIF8", ".gif"),
+    (8, b"WEBP", ".webp"),
+    (0, b"\x1aE\xdf\xa3", ".webm"),
+    (4, b"ftyp", ".mp4"),
+    (8, b"WAVE", ".wav"),
+    (0, b"OggS", ".ogg"),
+)
+
+_OTHER: Final = "other", "application/octet-stream"
+_ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""The policy of a file that somebody opens by itself: it runs nothing, loads nothing, and has no origin."""
+
+
+def files_of(store: Path, media: str) -> list[dict[str, Any]]:
+    """Tell of the regular files in a run's folder: `name`, `size` in bytes, `kind`; pictures come first."""
+    folder = path_of(store, NameOf.RUN_FOLDER, media)
+    files = []
+    for path in () if folder.is_symlink() else _walk(folder):
+        kind, _ = _type_of(path)
+        files.append(
+            {"name": path.relative_to(folder).as_posix(), "size": path.lstat().st_size, "kind": kind}
+        )
+        if len(files) == MOST_FILES:
+            break
+    kinds = [*_TYPES, _OTHER[0]]
+    return sorted(files, key=lambda file: kinds.index(str(file["kind"])))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            if stat.S_ISREG(path.lstat().st_mode):
+                yield path
+
+
+def _type_of(path: Path) -> tuple[str, str]:
+    """Give kind and content type of a file, by its name or else by how it begins."""
+    ending = path.suffix.lower()
+    for kind, types in _TYPES.items():
+        if ending in types:
+            return kind, types[ending]
+    with path.open("rb") as file:
+        head = file.read(LOOKED_AT)
+    for start, mark, like in _BEGINNINGS:
+        if head[start:].startswith(mark):
+            return _type_of(Path("x" + like))
+    return ("text", _TYPES["text"][".txt"]) if _is_text(head) else _OTHER
+
+
+def _is_text(head: bytes) -> bool:
+    if b"\0" in head:
+        return False
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return len(head) == LOOKED_AT and error.start > LOOKED_AT - 4  # cut in the middle of a character
+    return True
+
+
+def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Response | None:
+    """Give a file of a run's folder, or None where there is no such regular file inside of it."""
+    folder = path_of(store, NameOf.RUN_FOLDER, media)
+    try:
+        path = path_of(folder, NameOf.RUN_FILE, name)
+        for place in (folder, path, *path.parents):
+            if place.is_relative_to(folder) and place.is_symlink():
+                return None
+        status = path.lstat()
+    except (ForeignName, OSError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    kind, content_type = _type_of(path)
+    return FileResponse(
+        path,
+        media_type=content_type,
+        headers={"content-security-policy": _ALONE, "cache-control": "private, max-age=3600"},
+        filename=path.name if is_download or kind == "other" else None,
+        content_disposition_type="attachment",
+    )
+
+
+LARGEST_VALUE: Final = 1 << 28
+"""Bytes of an entry whose value is read; more would keep somebody waiting."""
+
+LARGEST_STREAM: Final = 1 << 25
+"""Bytes of a pickle, its arrays apart, that are read."""
+
+LONGEST_REPR: Final = 20_000
+
+_log = logging.getLogger(__name__)
+
+
+def entry_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
+    """Tell of an entry.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    record = row.record
+    return {
+        "key": record.key,
+        "function": record.function,
+        "arguments": [[name, to_browser(value)] for name, value in record.arguments.items()],
+        "tag": record.tag,
+        "created": record.created.timestamp(),
+        "seconds": record.seconds,
+        "size": record.size,
+        "hits": row.hits,
+        "used": row.used,
+        "expires": row.expires,
+        "run": _run_of(row),
+        "media": [] if record.media is None else files_of(folder.directory, record.media),
+        "folder": None
+        if record.media is None
+        else str(path_of(folder.directory, NameOf.RUN_FOLDER, record.media)),
+        "value": _value_of(folder, row, unpickles=unpickles),
+    }
+
+
+def _run_of(row: Row) -> list[list[object]]:
+    """Name where and how the function ran, what is known of it."""
+    record = row.record
+    changed = {True: " (with changes)", False: "", None: ""}[record.dirty]
+    known = {
+        "host": record.host,
+        "process": record.pid or "",
+        "executor": record.executor,
+        "python": record.python,
+        "platform": record.platform,
+        "bencher_job": record.library,
+        "commit": record.commit + changed if record.commit else "",
+        "version": record.version,
+        "code": record.fingerprint,
+    }
+    return [[name, str(value)] for name, value in known.items() if value != ""]
+
+
+def _value_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
+    """Tell of a value: an `outline`, what unpickling gave as `text`, and a `note` on what is missing."""
+    for _, _, hit in hits_at(folder, [row.number], LARGEST_VALUE):
+        if isinstance(hit, Hit):
+            return _told(hit, unpickles=unpickles)
+        if hit == "large":
+            return {"note": f"It takes more than {LARGEST_VALUE >> 20} MB, so it is not read here."}
+        return {"note": f"It can't be read: {hit}.", "is_bad": True}
+    return {"note": "The entry is gone.", "is_bad": True}
+
+
+def _told(hit: Hit, *, unpickles: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    is_whole = False
+    if len(hit.payload.stream) > LARGEST_STREAM:
+        told["note"] = f"Its objects take more than {LARGEST_STREAM >> 20} MB, so they are not listed."
+    else:
+        try:
+            described = read_pickle(hit.payload.stream, hit.payload.buffers)
+        except Unreadable as error:
+            told["note"] = f"It can't be told of without unpickling it: {error}."
+        else:
+            told["outline"] = outline_of(described)
+            told["is_whole"] = is_whole = is_told(described)
+    if unpickles and not is_whole:
+        told |= _unpickled(hit)
+    elif not is_whole:
+        told.setdefault(
+            "note",
+            "This is what it is made of. Only unpickling shows it as its class does: serve with --trust.",
+        )
+    return told
+
+
+def _unpickled(hit: Hit) -> dict[str, Any]:
+    """Unpickle a value, which runs what it says, and give it as its class writes it."""
+    try:
+        text = repr(hit.load())
+    except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
+        _log.info("a value can't be unpickled here: %r", error)
+        return {"note": f"It can't be unpickled here: {type(error).__name__}: {error}"}
+    cut = " …" if len(text) > LONGEST_REPR else ""
+    return {"text": text[:LONGEST_REPR] + cut, "note": ""}

@@ -1,0 +1,113 @@
+"""The stores of a cache directory by name."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .._stores.base import StoreMissing
+from .._stores.embedded import DiskStore
+from .._stores.looking import look_into, open_existing, stores_in
+from .listing import Listing
+
+__all__ = ["Shelf", "Shown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A store that the page shows: opened to look at, so that nothing in it is changed."""
+
+    name: str
+    store: DiskStore
+    listing: Listing
+
+    def stamp(self) -> str:
+        """Give a text that is another one when anything in the store has changed; no database is asked for it."""
+        return ".".join([str(self.store.puts), *_looks(self.store.directory)])
+
+
+def _looks(directory: Path) -> Iterator[str]:
+    for name in ("generation", "cache.db", "cache.db-wal"):
+        try:
+            status = os.stat(directory / name)
+        except FileNotFoundError:
+            yield "-"
+        else:
+            yield f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
+class Shelf:
+    """All stores of one directory.
+
+    Attributes:
+        directory: the cache directory, or one store's own folder; it may not be there yet.
+        trusted: whether stores are shown that another user owns or can write to.
+        unpickles: whether values are unpickled that can't be told of otherwise.
+    """
+
+    def __init__(self, directory: Path, *, trusted: bool = False, unpickles: bool = False) -> None:
+        self.directory = directory
+        self.trusted = trusted
+        self.unpickles = unpickles
+        self._open: dict[str, Shown] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Give the names of all stores that are there.
+
+        Raises:
+            StoreFailure: when the directory can't be read.
+        """
+        try:
+            return [path.name for path in stores_in(self.directory)]
+        except StoreMissing:
+            return []
+
+    def get(self, name: str) -> Shown:
+        """Give the store of a name.
+
+        Raises:
+            StoreMissing: when there is none.
+            StoreFailure: when it can't be read.
+            UntrustedCache: when another user owns it or can write to it, and it is not trusted.
+        """
+        path = self._path(name)
+        with self._lock:
+            shown = self._open.get(name)
+            if shown is None:
+                store = look_into(path, trusted=self.trusted)
+                shown = self._open[name] = Shown(name, store, Listing(store.folder, unpickles=self.unpickles))
+        shown.store.folder.look_for_removal()
+        return shown
+
+    def _path(self, name: str) -> Path:
+        for path in stores_in(self.directory):
+            if path.name == name:
+                return path
+        raise StoreMissing(f"{self.directory} holds no cache of the name {name!r} any more.")
+
+    @contextmanager
+    def to_change(self, name: str) -> Iterator[DiskStore]:
+        """Open the store of a name to change it meanwhile.
+
+        Raises:
+            StoreMissing: when there is none.
+            StoreFailure: when it can't be opened.
+            UntrustedCache: as for `get`.
+        """
+        store = open_existing(self._path(name), trusted=self.trusted)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def close(self) -> None:
+        """Close all stores."""
+        with self._lock:
+            shown, self._open = list(self._open.values()), {}
+        for each in shown:
+            each.store.close()

@@ -1,1 +1,0 @@
-"""How does each job run once, and what becomes of its result?"""

@@ -1,0 +1,562 @@
+"""The file format of archives, and exporting entries to it.
+
+    bencher_job.json              what it is, and how many entries it has
+    editions/<prefix>.json        a function as it stood, before its first entry
+    entries/<number>/value        an entry's bytes as they are in the store, sealed
+    entries/<number>/media/...    the files that its job wrote
+    entries/<number>/entry.json   its record and encoded arguments, size and digest of its other parts
+
+Nothing in it is believed. Each part is read where it is whole, whatever lies damaged before it; names of members never
+become paths; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import tarfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from types import NoneType
+from typing import Any, BinaryIO, Final, TypeVar
+
+from .._errors import BencherJobError, UntrustedCache, warn_caller
+from .._keys import PastEdition
+from .._names import NameOf, path_of
+from .._processes import PROCESS_NAME, may_live, process_name
+from .._record import EVERYTHING, Record, Selection
+from .base import StoreFailure
+from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
+from .embedded import DiskStore
+from .header import check_ours
+from .schema import LIVE, SELECT_RECORD, past_edition_of, record_of
+from .signature import SECRET_VARIABLE, UNSIGNED
+
+__all__ = [
+    "ARCHIVE_VERSION",
+    "EDITION",
+    "FORMAT",
+    "HEAD",
+    "HEAD_SIZE",
+    "Member",
+    "Unwhole",
+    "bound_from",
+    "bound_to_text",
+    "copy_member",
+    "edition_from",
+    "edition_to_dict",
+    "expires_from",
+    "export",
+    "from_json",
+    "groups",
+    "is_too_long",
+    "members",
+    "pieces",
+    "record_from",
+    "record_to_dict",
+    "to_json",
+    "write_end",
+    "write_member",
+]
+
+
+ARCHIVE_VERSION: Final = 1
+FORMAT: Final = "bencher_job archive"
+HEAD: Final = "bencher_job.json"
+HEAD_SIZE: Final = 512
+
+EDITION: Final = re.compile(r"editions/([0-9a-f]{2,128})\.json", re.ASCII)
+PIECE: Final = 1 << 20
+
+_ENTRY: Final = re.compile(r"entries/([0-9]{1,15})/(.+)", re.ASCII)
+_BLOCK: Final = tarfile.BLOCKSIZE
+_LONGEST_LABEL: Final = 100
+"""Length in bytes of the longest name that one block of a tar file holds."""
+
+
+class Unwhole(Exception):
+    """A part of an archive, or an entry on its way into one, that is not whole; its message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A part of an archive: its name, and where its bytes are."""
+
+    name: str
+    start: int
+    size: int
+
+
+def write_member(file: BinaryIO, label: str, content: Buffer) -> None:
+    """Write a part whose bytes are at hand."""
+    file.write(_header(label, len(content)))
+    file.write(content)
+    file.write(bytes(-len(content) % _BLOCK))
+
+
+def copy_member(file: BinaryIO, label: str, source: BinaryIO, size: int) -> str:
+    """Write a part that is in another file; give its digest.
+
+    Raises:
+        Unwhole: when the other file can't be read, or has become shorter.
+    """
+    file.write(_header(label, size))
+    hasher = UNSIGNED.hasher(b"")
+    for piece in pieces(source, size):
+        hasher.update(piece)
+        file.write(piece)
+    file.write(bytes(-size % _BLOCK))
+    return hasher.hexdigest()
+
+
+def write_end(file: BinaryIO, head: bytes) -> None:
+    """End an archive, and write its first part anew, which is of the same size."""
+    file.write(bytes(2 * _BLOCK))
+    file.seek(_BLOCK)
+    file.write(head)
+
+
+def is_too_long(label: str) -> bool:
+    """Whether a name is longer than that of a part may be."""
+    return len(os.fsencode(label)) > _LONGEST_LABEL
+
+
+def _header(label: str, size: int) -> bytes:
+    info = tarfile.TarInfo(label)
+    info.size, info.mode, info.mtime = size, 0o600, int(time.time())
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Read so many bytes.
+
+    Raises:
+        Unwhole: when they are not there.
+    """
+    while size:
+        try:
+            piece = file.read(min(size, PIECE))
+        except OSError as error:
+            raise Unwhole(str(error)) from error
+        if not piece:
+            raise Unwhole("a file ends too early")
+        size -= len(piece)
+        yield piece
+
+
+def members(file: BinaryIO, end: int) -> Iterator[Member]:
+    """Give the whole members of a tar file. Behind a damaged one the next is looked for."""
+    at = 0
+    while at + _BLOCK <= end:
+        file.seek(at)
+        block = file.read(_BLOCK)
+        at += _BLOCK
+        if block[257:262] != b"ustar":
+            continue
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            continue
+        if info.type == tarfile.REGTYPE and 0 <= info.size <= end - at:
+            yield Member(info.name, at, info.size)
+            at += info.size + -info.size % _BLOCK
+
+
+def groups(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Give the members that are ours, those of one entry together, by their names within it."""
+    for name, group in itertools.groupby(found, lambda member: _group_of(member.name)):
+        if name:
+            yield name, {member.name.removeprefix(name + "/"): member for member in group}
+
+
+def _group_of(name: str) -> str:
+    if entry := _ENTRY.fullmatch(name):
+        return f"entries/{entry[1]}"
+    return name if name == HEAD or EDITION.fullmatch(name) else ""
+
+
+T = TypeVar("T")
+
+_PLAIN: Final = (str, int, float, NoneType)
+_ACCEPTED: Final[Mapping[str, tuple[type, ...]]] = {
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "float": (float, int),
+    "bool | None": (bool, NoneType),
+    "datetime": (str,),
+    "Mapping[str, Any]": (dict,),
+}
+"""What stands for a field of a record, by its annotation; `_PLAIN` for others."""
+
+
+def to_json(body: dict[str, Any]) -> bytes:
+    """Write a JSON object that ends with a digest of the rest of it."""
+    return json.dumps({**body, "digest": _digest_of(body)}).encode()
+
+
+def _digest_of(body: dict[str, Any]) -> str:
+    return UNSIGNED.hasher(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def from_json(text: bytes) -> dict[str, Any]:
+    """Read what `to_json` has written.
+
+    Raises:
+        Unwhole: when it is something else.
+    """
+    try:
+        body = json.loads(text)
+        if isinstance(body, dict) and body.pop("digest", None) == _digest_of(body):
+            return body
+    except (ValueError, RecursionError):
+        pass
+    raise Unwhole("what is known of it doesn't match its digest")
+
+
+def record_to_dict(record: Record) -> dict[str, Any]:
+    """Give what JSON can hold of a record, which is all."""
+    plain = {each.name: getattr(record, each.name) for each in fields(Record)}
+    return plain | {"arguments": dict(record.arguments), "created": record.created.isoformat()}
+
+
+def record_from(given: Mapping[str, Any]) -> Record:
+    """Make the record of an entry, from the fields that a record has in this or another version.
+
+    Raises:
+        Unwhole: when they are none of a record.
+    """
+    try:
+        known = {each.name: given[each.name] for each in fields(Record) if each.name in given}
+        for each in fields(Record):
+            if each.name in known:
+                _check_field(each.name, known[each.name], str(each.type))
+        return Record(**{**known, "created": _moment(known["created"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unwhole(f"its record is none: {error!r}") from error
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"the time {text} is without a zone")
+    return moment
+
+
+def _check_field(name: str, value: object, annotation: str) -> None:
+    """Refuse what doesn't fit the column of a field."""
+    if not isinstance(value, _ACCEPTED.get(annotation, _PLAIN)):
+        raise TypeError(f"{name} is a {type(value).__name__}")
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError(f"{name} is too large")
+    if isinstance(value, str):
+        value.encode()
+
+
+def bound_to_text(bound: bytes | None) -> str | None:
+    """Write encoded arguments as text."""
+    return None if bound is None else base64.b64encode(bound).decode()
+
+
+def bound_from(text: str | None) -> bytes:
+    """Read encoded arguments.
+
+    Raises:
+        ValueError: when the text is something else.
+        TypeError: when it is no text.
+    """
+    return b"" if text is None else base64.b64decode(text, validate=True)
+
+
+def expires_from(seconds: object) -> float | None:
+    """Read the time when an entry becomes a miss.
+
+    Raises:
+        Unwhole: when it is none.
+    """
+    if seconds is None or (type(seconds) in {int, float} and math.isfinite(float(seconds))):  # type: ignore[arg-type]
+        return seconds  # type: ignore[return-value]
+    raise Unwhole(f"it expires at {seconds!r}, which is no time")
+
+
+def edition_to_dict(past: PastEdition) -> dict[str, Any]:
+    """Give what JSON can hold of an edition, which is all but its prefix."""
+    plain = {name: value for name, value in past._asdict().items() if name != "prefix"}
+    return plain | {"manifest": dict(past.manifest), "sources": dict(past.sources)}
+
+
+def edition_from(body: Mapping[str, Any], prefix: bytes) -> PastEdition:
+    """Make an edition of what `edition_to_dict` gave.
+
+    Raises:
+        Unwhole: when it is something else.
+    """
+    try:
+        manifest, sources = (_of_type(dict, body[name]) for name in ("manifest", "sources"))
+        return PastEdition(
+            prefix,
+            _of_type(str, body["function"]),
+            _of_type(int, body["key_version"]),
+            _of_type(str, body["fingerprint"]),
+            _of_type(str, body["version"]),
+            tuple(_of_type(str, name) for name in _of_type(list, body["parameters"])),
+            {name: _of_type(str, text) for name, text in manifest.items()},
+            {name: _of_type(str, text) for name, text in sources.items()},
+        )
+    except (KeyError, TypeError) as error:
+        raise Unwhole(f"its edition is none: {error!r}") from error
+
+
+def _of_type(wanted: type[T], given: object) -> T:
+    """Give what is of a type.
+
+    Raises:
+        TypeError: when it is of another.
+    """
+    if type(given) is not wanted:
+        raise TypeError(f"{given!r} is a {type(given).__name__}, and should be a {wanted.__name__}")
+    return given
+
+
+ENTRIES_AT_ONCE: Final = 100
+
+_SELECT: Final = (
+    SELECT_RECORD.replace("SELECT ", "SELECT bound, edition, expire_time, mode, filename, value, ", 1)
+    + f" WHERE raw = 1 AND {LIVE} AND "
+)
+_KEY: Final = 6
+"""The column of the key among them."""
+_SELECT_EDITION: Final = (
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, function FROM Edition"
+    " WHERE prefix = ?"
+)
+
+_BYTES: Final = {bytes, NoneType}
+
+OPEN_FILES: Final = "/proc/self/fd"
+"""The folder in which the system shows the open files of this process."""
+
+_log = logging.getLogger(__name__)
+
+
+def export(
+    store: DiskStore,
+    path: str | os.PathLike[str],
+    selection: Selection = EVERYTHING,
+    *,
+    keys: Iterable[str] | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write entries with their records, editions and media to one file, and give how many there are.
+
+    Chosen are those of a selection and, where `keys` are given, of these keys only; what has expired is not. The file
+    appears when it is complete, for its owner only. A damaged entry and one of another secret are
+    left out, with one `CacheWarning` for all of them. The entries of a store with a secret stay signed: who imports
+    them needs the secret.
+
+    Raises:
+        BencherJobError: when the file is there and `overwrite` is False.
+        StoreFailure: when it can't be written, or the store can't be read.
+    """
+    target = Path(path)
+    _refuse_overwriting(target, overwrite)
+    store.open()
+    try:
+        _remove_left_parts(target)
+        part = target.with_name(f".{target.name}.{process_name()}.{os.urandom(8).hex()}.part")
+        try:
+            descriptor, has_name = _new_file(part)
+            with open(descriptor, "w+b") as file:
+                exporter = _Exporter(store, file)
+                exporter.write(selection, keys)
+                file.flush()
+                os.fsync(descriptor)
+                if not has_name:  # `src_dir_fd` has the link followed, and is not used otherwise
+                    os.link(f"{OPEN_FILES}/{descriptor}", part, src_dir_fd=descriptor)
+            _refuse_overwriting(target, overwrite)
+            part.rename(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreFailure(f"{target} can't be written: {error}") from error
+    if exporter.left_out:
+        warn_caller(
+            f"{exporter.left_out} entries of {store.directory} are damaged or incomplete, or can't be verified with "
+            f"this {SECRET_VARIABLE}, and are not in {target}. verify() tells which."
+        )
+    return exporter.count
+
+
+def _new_file(part: Path) -> tuple[int, bool]:
+    """Make a file without a name, of which a kill leaves nothing, or where that can't be one with a name.
+
+    Returns its descriptor, and whether it has the name.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC
+    if os.path.exists(OPEN_FILES):
+        try:
+            return os.open(part.parent, flags | os.O_TMPFILE, 0o600), False
+        except (AttributeError, OSError):  # the system or the file system doesn't know such files
+            pass
+    return os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+
+
+def _remove_left_parts(target: Path) -> None:
+    """Remove what processes have left that were killed while they wrote to the same target."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.(?P<process>{PROCESS_NAME})\.[0-9a-f]+\.part", re.ASCII)
+    for path in target.parent.iterdir():
+        found = name.fullmatch(path.name)
+        if found is not None and not may_live(found["process"]):
+            path.unlink(missing_ok=True)
+
+
+def _refuse_overwriting(target: Path, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(target):
+        raise BencherJobError(f"{target} is there already. Choose another path, or pass overwrite=True.")
+
+
+def _selected(
+    store: DiskStore, selection: Selection, keys: Iterable[str] | None
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Give the rows of the chosen entries, some at once, in the order of their keys."""
+    condition, values = selection.condition()
+    among = "" if keys is None else " AND key IN (SELECT value FROM json_each(?))"
+    statement = (
+        f"{_SELECT}({condition}){among} AND key > ? AND typeof(key) = 'text'"
+        f" ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+    )
+    wanted = None if keys is None else sorted(set(keys))
+    for start in range(0, 1 if wanted is None else len(wanted), ENTRIES_AT_ONCE):
+        last = ""
+        named = [] if wanted is None else [json.dumps(wanted[start : start + ENTRIES_AT_ONCE])]
+        while rows := store.folder.query(statement, (time.time(), *values, *named, last)):
+            yield rows
+            last = rows[-1][_KEY]
+
+
+class _Exporter:
+    """Writes an archive to an empty file.
+
+    Attributes:
+        count: how many entries are written.
+        left_out: how many are damaged or incomplete, and are not.
+    """
+
+    def __init__(self, store: DiskStore, file: BinaryIO) -> None:
+        self._store = store
+        self._file = file
+        self._editions: set[bytes] = set()
+        self.count = 0
+        self.left_out = 0
+
+    def write(self, selection: Selection, keys: Iterable[str] | None) -> None:
+        """Write the chosen entries, and how many there are."""
+        write_member(self._file, HEAD, self._head())
+        for rows in _selected(self._store, selection, keys):
+            for row in rows:
+                self._take(row, selection)
+        write_end(self._file, self._head())
+
+    def _head(self) -> bytes:
+        body = {"format": FORMAT, "version": ARCHIVE_VERSION, "entries": self.count}
+        return to_json(body).ljust(HEAD_SIZE)
+
+    def _take(self, row: tuple[Any, ...], selection: Selection) -> None:
+        """Write an entry if it is chosen, or nothing of it."""
+        key, start = row[_KEY], self._file.tell()
+        while True:
+            try:
+                self.count += self._entry(f"entries/{self.count + 1}/", row, selection)
+            except Unwhole as error:
+                self._file.seek(start)
+                self._file.truncate()
+                now = self._store.folder.query(f"{_SELECT}key = ?", (time.time(), key))
+                if now and now[0] == row:
+                    self.left_out += 1
+                    _log.warning("%s: the entry %s is not exported: %s", self._store.directory, key, error)
+                elif now:  # it was replaced meanwhile
+                    row = now[0]
+                    continue
+            return
+
+    def _entry(self, label: str, row: tuple[Any, ...], selection: Selection) -> bool:
+        """Write an entry if it is chosen; whether it is."""
+        bound, prefix, expires, mode, filename, content, *of_record = row
+        record = _record(tuple(of_record))
+        if type(bound) not in _BYTES or type(prefix) not in _BYTES:
+            raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
+        if not selection.matches(record):
+            return False
+        value = self._value(record.key, mode, filename, content)
+        if prefix is not None and prefix not in self._editions:
+            self._edition(prefix)
+        write_member(self._file, label + "value", value)
+        body = {
+            "record": record_to_dict(record),
+            "bound": bound_to_text(bound),
+            "edition": None if prefix is None else prefix.hex(),
+            "expires": expires_from(expires),
+            "value": {"size": len(value), "digest": UNSIGNED.hasher(value).hexdigest()},
+            "media": [] if record.media is None else list(self._media(label, record.media)),
+        }
+        write_member(self._file, label + "entry.json", to_json(body))
+        if prefix is not None:
+            self._editions.add(prefix)
+        return True
+
+    def _value(self, key: str, mode: int, filename: str | None, content: Buffer) -> Buffer:
+        """Read and verify an entry's bytes."""
+        opened = self._store.folder.open()
+        try:
+            sealed = opened.database.fetch(mode, filename, content)
+            check_ours(sealed, key, signature=opened.signature)
+        except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+            raise Unwhole(str(error)) from error
+        value = sealed.memory if isinstance(sealed, Arrival) else sealed
+        # Nobody else has this user's own key, and who hands an archive over vouches for it.
+        return bytes(resealed(value, UNSIGNED)) if opened.signature.is_personal else value
+
+    def _edition(self, prefix: bytes) -> None:
+        for row in self._store.folder.query(_SELECT_EDITION, (prefix,)):
+            try:
+                past = past_edition_of(row, row[-1])
+            except ValueError as error:  # its entries are whole without it
+                _log.warning("%s: %s", self._store.directory, error)
+                continue
+            write_member(self._file, f"editions/{prefix.hex()}.json", to_json(edition_to_dict(past)))
+
+    def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
+        """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
+        folder = path_of(self._store.directory, NameOf.RUN_FOLDER, media)
+        if folder.is_symlink() or not folder.is_dir():
+            raise Unwhole("its media are missing")
+        for number, path in enumerate(sorted(folder.rglob("*"))):
+            if path.is_symlink() or not path.is_file():
+                continue
+            name = path.relative_to(folder).as_posix()
+            part = f"media/{name}"
+            if is_too_long(label + part):
+                part = f"media-{number}"
+            try:
+                source = path.open("rb")
+            except OSError as error:
+                raise Unwhole(str(error)) from error
+            with source:
+                size = os.fstat(source.fileno()).st_size
+                digest = copy_member(self._file, label + part, source, size)
+            yield {"path": name, "part": part, "size": size, "digest": digest}
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    try:
+        return record_of(row)
+    except (ValueError, TypeError) as error:
+        raise Unwhole(f"its record is damaged: {error}") from error

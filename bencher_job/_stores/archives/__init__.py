@@ -1,1 +1,0 @@
-"""How do entries travel from one store to another, as one file?"""

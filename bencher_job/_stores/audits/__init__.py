@@ -1,1 +1,0 @@
-"""Is all that lies in a store whole, and does it belong there?"""

@@ -1,0 +1,280 @@
+"""A counter in shared memory that changes after every commit by any process.
+
+    generation      its size is the generation, its first bytes are another number after each commit
+
+The size is odd while entries are replaced or removed, and greater afterwards. A process that is killed in between
+leaves it odd, and then everybody asks the disk until the next change makes it even.
+
+    who reads       looks, and trusts what it has seen for a moment
+    who changes     makes the size odd, waits for that moment, changes entries, makes the size even
+
+So a hit sees each change that had come to its end when it began, and takes no system call if there was one just
+before. A number in a map of the file would take none ever, but whoever looks at a map is killed when somebody cuts
+its file off; a size is only another one then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from .._processes import renew_after_fork
+
+__all__ = ["GENERATION_NAME", "NEVER", "SURE_FOR", "Generation", "Look"]
+
+
+Look = tuple[Callable[[], int], int]
+"""What gives the generation, and what it gave."""
+
+GENERATION_NAME: Final = "generation"
+"""Name of the file in a store's folder."""
+
+SIZE: Final = 16
+"""Size in bytes with which a file begins; one that is smaller was cut off, or put aside."""
+
+LARGEST: Final = 1 << 20
+"""Size in bytes from which a file is put aside. It has no blocks but the first, yet whoever copies it may not know."""
+
+CLOSED: Final = -1
+"""The generation of what is not open: an odd number."""
+
+SURE_FOR: Final = 0.0001
+"""Seconds for which a process trusts what it has seen, so that most hits take no system call.
+
+Whoever changes entries waits so long first. Then nobody trusts any more what they have seen before.
+"""
+
+PATIENCE: Final = 60.0
+"""Seconds for which a change waits for those of other processes, unless it is told otherwise."""
+
+_PUTS_SIZE: Final = 8
+
+_SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""How the file is opened: a link would have a file elsewhere cut off, and a pipe would have us wait."""
+
+_log = logging.getLogger(__name__)
+
+
+def _closed() -> int:
+    return CLOSED
+
+
+NEVER: Final[Look] = (_closed, 0)
+"""Stands for a look that nothing was kept after."""
+
+
+class Generation:
+    """Numbers that all processes with one store share.
+
+    The file appears with its first bytes. One that was cut off, or has grown large, is replaced by another one, and
+    stays small for those who still have it open, so that they open the other one.
+
+    Attributes:
+        look: gives the generation. It is another function whenever the file may be another one.
+    """
+
+    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+        self._path = path
+        self._patience = patience
+        self._file: io.FileIO | None = None
+        self._is_writable = True
+        self.look: Callable[[], int] = _closed
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Make the lock anew, and count commits from a number that no other process has had."""
+        self._lock = threading.RLock()
+        self._commits = itertools.count(int.from_bytes(os.urandom(_PUTS_SIZE - 1), "little"))
+
+    def open(self, *, writable: bool = True) -> None:
+        """Open the file, made if it isn't there. Where it can't be written memory is trusted only if it is there.
+
+        Raises:
+            OSError: when it can't be made or opened.
+        """
+        with self._lock:
+            self._is_writable = writable
+            if not writable and self._file is None:
+                self._open_read_only()
+            while writable and self._file is None:
+                descriptor = self._descriptor()
+                if os.fstat(descriptor).st_size < SIZE:
+                    self._replace(descriptor)
+                    os.close(descriptor)
+                else:
+                    self._use(descriptor)
+
+    def _open_read_only(self) -> None:
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | _SAFELY)
+        except OSError as error:
+            _log.info("%s can't be read, so nothing is kept in memory: %s", self._path, error)
+            return
+        if os.fstat(descriptor).st_size < SIZE:
+            os.close(descriptor)
+        else:
+            self._use(descriptor)
+
+    def _use(self, descriptor: int) -> None:
+        """Ask this file from now on. It is closed when nobody can be asking it any more."""
+        file = io.FileIO(descriptor, closefd=False)
+        weakref.finalize(file, os.close, descriptor).atexit = False
+        self._file = file
+        self.look = partial(file.seek, 0, os.SEEK_END)
+
+    def _descriptor(self) -> int:
+        while True:
+            try:
+                return os.open(self._path, os.O_RDWR | _SAFELY)
+            except FileNotFoundError:
+                self._make(os.link)
+
+    def _make(self, put: Callable[[str, Path], None]) -> None:
+        """Make a new file and put it in its place, unless another process was quicker.
+
+        Its first bytes are written: later ones then never fail for want of room.
+        """
+        new = f"{self._path}.{os.urandom(8).hex()}"
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, bytes(SIZE))
+            put(new, self._path)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(descriptor)
+            Path(new).unlink(missing_ok=True)
+
+    def _replace(self, descriptor: int) -> None:
+        """Put a new file in the place of one that is open, unless another process was quicker."""
+        _lock(descriptor, self._patience)
+        if self._is_in_place(descriptor):
+            self._make(os.rename)
+        os.ftruncate(descriptor, 0)  # whoever still asks it finds that it is none any more
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is open still lies where it was opened."""
+        file = self._file
+        return file is not None and self._is_in_place(file.fileno())
+
+    def _is_in_place(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def read(self) -> Look:
+        """Look; where the file was cut off or put aside, at the one that is in its place."""
+        look = self.look
+        number = look()
+        if CLOSED < number < SIZE:
+            self._open_again(look)
+            look = self.look
+            number = look()
+        return look, number if number >= SIZE else CLOSED
+
+    def _open_again(self, look: Callable[[], int]) -> None:
+        with self._lock:
+            if self.look is not look:  # another thread has done it
+                return
+            file = self._file
+            self.close()
+            try:
+                self.open(writable=self._is_writable)
+            except OSError as error:
+                _log.warning("%s can't be opened again, so nothing is kept in memory: %s", self._path, error)
+                self._file, self.look = file, look
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep every process from trusting its memory while entries are replaced or removed, and tell it after.
+
+        It is taken before the database's own write lock, never inside it.
+
+        Raises:
+            OSError: when others have been changing entries for so long that patience ends.
+        """
+        descriptor = self._locked()
+        try:
+            with self._lock:
+                if self._file is None or not os.path.sameopenfile(self._file.fileno(), descriptor):
+                    self.close()
+                    self.open()
+                odd = os.fstat(descriptor).st_size | 1
+                os.ftruncate(descriptor, odd)
+                try:
+                    _wait(SURE_FOR)
+                    yield
+                finally:
+                    if odd < LARGEST:
+                        os.ftruncate(descriptor, odd + 1)
+                    else:
+                        self._replace(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _locked(self) -> int:
+        """Open the file that is in place, with the lock of those who change entries."""
+        while True:
+            descriptor = self._descriptor()
+            try:
+                _lock(descriptor, self._patience)
+                if self._is_in_place(descriptor):
+                    if os.fstat(descriptor).st_size >= SIZE:
+                        return descriptor
+                    self._replace(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    @property
+    def puts(self) -> int:
+        """A number that is another one after each commit of any process."""
+        file = self._file
+        return 0 if file is None else int.from_bytes(os.pread(file.fileno(), _PUTS_SIZE, 0), "little")
+
+    def committed(self) -> None:
+        """Tell everybody that there are new entries: the second number becomes one that it never was.
+
+        It waits for nobody: who calls it holds claims, for which those who hold the lock may wait.
+        """
+        file = self._file  # which stays open as long as it is asked
+        if file is not None:
+            os.pwrite(file.fileno(), next(self._commits).to_bytes(_PUTS_SIZE, "little"), 0)
+
+    def close(self) -> None:
+        """Ask the file no more."""
+        with self._lock:
+            self._file, self.look = None, _closed
+
+
+def _wait(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() <= until:
+        time.sleep(seconds)
+
+
+def _lock(descriptor: int, patience: float) -> None:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TimeoutError(f"others have been changing entries for {patience:g} seconds") from None
+            time.sleep(0.001)
+        else:
+            return

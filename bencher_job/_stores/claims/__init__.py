@@ -1,1 +1,0 @@
-"""Who computes a key, among all threads and processes of this machine?"""

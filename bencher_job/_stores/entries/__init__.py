@@ -1,1 +1,0 @@
-"""How does a value become bytes that are verified before anything is believed of them?"""

@@ -1,0 +1,464 @@
+"""Tables, columns and rows of the embedded store."""
+
+from __future__ import annotations
+
+import functools
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
+from types import NoneType
+from typing import Any, Final
+
+from .._keys import Edition, PastEdition
+from .._names import NameOf, checked
+from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, short_form
+from .base import Entry
+
+__all__ = [
+    "COUNT_ALL",
+    "COUNT_NEW",
+    "ENTRY_OVERHEAD",
+    "GONE_KEPT",
+    "INSERT",
+    "INSERT_PLAIN",
+    "LIVE",
+    "NOTE_GONE",
+    "NOTHING_MORE",
+    "PLAIN_COLUMNS",
+    "PUT_EDITION",
+    "PUT_FAILURE",
+    "SELECT_EDITION",
+    "SELECT_ENTRY",
+    "SELECT_FIGURES",
+    "SELECT_KNOWN_EDITION",
+    "SELECT_RECORD",
+    "STORE_VERSION",
+    "TRIM_GONE",
+    "TRUE_FIGURES",
+    "UPGRADES",
+    "UPSERT",
+    "arguments_to_json",
+    "attributes_from",
+    "attributes_to_bytes",
+    "figures_by",
+    "is_text",
+    "moment",
+    "origin_from_json",
+    "origin_to_json",
+    "past_edition_of",
+    "record_of",
+    "row_of",
+    "row_of_edition",
+]
+
+
+LARGEST_QUICK: Final = 1 << 62
+"""Magnitude of a number below which it is finite, and has so few bits that it stands in a record as it is."""
+
+MOST_ATTRIBUTES: Final = 64
+LONGEST_ATTRIBUTES: Final = 4096
+"""Of how many attributes, and how many bytes, an entry keeps digests; it keeps none of more."""
+
+_FIRST_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
+"""What an origin was in the tables of version 2, without names."""
+
+
+def arguments_to_json(arguments: Mapping[str, object]) -> str:
+    """Write arguments as the JSON text that a store keeps with an entry.
+
+    Plain values are written here, since `json.dumps` takes longer to begin than to write so little.
+    """
+    texts = []
+    for name, value in arguments.items():
+        kind = type(value)
+        if kind is str and len(value) <= LONGEST_SHORT_FORM:  # type: ignore[arg-type]
+            text = encode_basestring_ascii(value)  # type: ignore[arg-type]
+        elif (kind is float or kind is int) and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
+            text = repr(value)
+        else:
+            text = json.dumps(short_form(value))
+        texts.append(_name_to_json(name) + text)
+    return f"{{{', '.join(texts)}}}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _name_to_json(name: str) -> str:
+    return f"{json.dumps(name)}: "
+
+
+def attributes_to_bytes(attributes: Mapping[str, bytes]) -> bytes | None:
+    """Write digests of attributes by name as the JSON that a store keeps with an entry, if they are few.
+
+    >>> attributes_from(attributes_to_bytes({"model.rate": b"1234"}))
+    {'model.rate': b'1234'}
+    """
+    if len(attributes) > MOST_ATTRIBUTES:
+        return None
+    text = json.dumps({name: digest.hex() for name, digest in attributes.items()}).encode()
+    return text if len(text) <= LONGEST_ATTRIBUTES else None
+
+
+def attributes_from(kept: object) -> dict[str, bytes]:
+    """Read what `attributes_to_bytes` wrote; nothing where it is damaged."""
+    try:
+        return {name: bytes.fromhex(digest) for name, digest in json.loads(kept).items()}  # type: ignore[arg-type]
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def origin_to_json(origin: Origin) -> str:
+    """Write what many records have in common as text."""
+    return json.dumps(origin._asdict())
+
+
+def origin_from_json(text: str | None) -> dict[str, Any]:
+    """Read what `origin_to_json` wrote, in the tables of any version.
+
+    Raises:
+        ValueError: when the text is something else.
+        TypeError: when it is none.
+    """
+    try:
+        origin = json.loads(text or "{}")
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if isinstance(origin, list):
+        origin = dict(zip(_FIRST_ORIGIN, origin, strict=True))
+    if not isinstance(origin, dict) or not all(
+        isinstance(value, str | int | None) for value in origin.values()
+    ):
+        raise TypeError("what is known of its run is none")
+    return {name: value for name, value in origin.items() if name in Origin._fields}
+
+
+GONE_KEPT: Final = 100_000
+"""How many keys are remembered of entries that were removed, so that `explain` can say why."""
+
+ENTRY_OVERHEAD: Final = 512
+"""Bytes that an entry takes in the database besides its own: its record, and its place in the index."""
+
+LARGEST_SOURCES: Final = 1 << 26
+"""Bytes that the texts of an edition take at most."""
+
+UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        # A record has its entry's row number, so that it costs no index of its own: a commit writes few pages.
+        "CREATE TABLE IF NOT EXISTS Record (entry INTEGER PRIMARY KEY, function TEXT NOT NULL, created REAL NOT NULL,"
+        " seconds REAL NOT NULL, size INTEGER NOT NULL, media TEXT, arguments TEXT NOT NULL, origin TEXT NOT NULL)",
+        "CREATE TABLE IF NOT EXISTS Discarded (media TEXT PRIMARY KEY) WITHOUT ROWID",
+    ),
+    (
+        "ALTER TABLE Record ADD COLUMN bound BLOB",
+        "ALTER TABLE Record ADD COLUMN edition BLOB",
+        # An entry that was adopted for other code shares the media of the one that it was made of.
+        "CREATE INDEX Record_media ON Record (media) WHERE media IS NOT NULL",
+        "CREATE TABLE Edition (prefix BLOB PRIMARY KEY, function TEXT NOT NULL, key_version INTEGER NOT NULL,"
+        " fingerprint TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL, manifest TEXT NOT NULL,"
+        " sources BLOB NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE Gone (key TEXT PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+        "DROP TRIGGER IF EXISTS Record_goes_with_entry",
+        "CREATE TRIGGER Record_goes_with_entry AFTER DELETE ON Cache FOR EACH ROW BEGIN"
+        " INSERT OR IGNORE INTO Discarded SELECT media FROM Record AS lost WHERE entry = OLD.rowid"
+        " AND media IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM Record WHERE Record.media = lost.media AND Record.entry != OLD.rowid);"
+        " DELETE FROM Record WHERE entry = OLD.rowid; END",
+    ),
+    (
+        "DROP TRIGGER IF EXISTS Record_goes_with_entry",
+        *(
+            f"DROP TRIGGER IF EXISTS Settings_{what}"
+            for what in ("count_insert", "count_delete", "size_insert", "size_update", "size_delete")
+        ),
+        # The bytes come last, so that whoever reads records passes over none of them.
+        "CREATE TABLE Entry (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL,"
+        " access_time REAL, access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0,"
+        " filename TEXT, seconds REAL, function TEXT, media TEXT, created REAL, origin INTEGER, edition BLOB,"
+        " arguments TEXT, bound BLOB, value BLOB)",
+        "CREATE TABLE Origin (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
+        "INSERT OR IGNORE INTO Origin (text) SELECT origin FROM Record",
+        "INSERT INTO Entry SELECT Cache.rowid, key, raw, store_time, expire_time, access_time, 0, tag,"
+        " coalesce(Record.size, Cache.size), mode, filename, seconds, function, media, created, Origin.number,"
+        " edition, arguments, bound, value FROM Cache LEFT JOIN Record ON Record.entry = Cache.rowid"
+        " LEFT JOIN Origin ON Origin.text = Record.origin WHERE raw = 1",
+        "DROP TABLE Record",
+        "DROP TABLE Cache",
+        "ALTER TABLE Entry RENAME TO Cache",
+        # Few indexes, and partial ones: each that a commit has to change is a page more to write.
+        "CREATE UNIQUE INDEX Cache_key_raw ON Cache (key, raw)",
+        "CREATE INDEX Cache_expiry ON Cache (expire_time) WHERE expire_time IS NOT NULL",
+        "CREATE INDEX Cache_media ON Cache (media) WHERE media IS NOT NULL",
+        "CREATE TABLE Totals (entries INTEGER NOT NULL, size INTEGER NOT NULL, hits INTEGER NOT NULL,"
+        " misses INTEGER NOT NULL, seconds REAL NOT NULL)",
+        "INSERT INTO Totals SELECT count(*), coalesce(sum(size), 0), 0, 0, 0 FROM Cache",
+        "CREATE TRIGGER Cache_insert AFTER INSERT ON Cache BEGIN"
+        " UPDATE Totals SET entries = entries + 1, size = size + NEW.size; END",
+        "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache BEGIN"
+        " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
+        "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
+        " UPDATE Totals SET entries = entries - 1, size = size - OLD.size; END",
+        # An entry that was adopted for other code shares the media of the one that it was made of.
+        *(
+            f"CREATE TRIGGER Cache_media_{name} AFTER {event} ON Cache WHEN OLD.media IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM Cache WHERE media = OLD.media) BEGIN"
+            " INSERT OR IGNORE INTO Discarded VALUES (OLD.media); END"
+            for name, event in (("replace", "UPDATE OF media"), ("delete", "DELETE"))
+        ),
+        "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
+        " PRIMARY KEY (key, number)) WITHOUT ROWID",
+    ),
+    (
+        # New entries are counted some commits later, many at once: each commit has a page less to write. Those with
+        # greater row numbers than `counted` are added by whoever asks.
+        *(f"DROP TRIGGER Cache_{event}" for event in ("insert", "replace", "delete")),
+        "ALTER TABLE Totals ADD COLUMN counted INTEGER NOT NULL DEFAULT 0",
+        "UPDATE Totals SET counted = (SELECT coalesce(max(rowid), 0) FROM Cache)",
+        "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache"
+        " WHEN OLD.rowid <= (SELECT counted FROM Totals) BEGIN"
+        " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
+        # The greatest row numbers are given again once their rows are gone.
+        "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
+        " UPDATE Totals SET entries = entries - (OLD.rowid <= counted),"
+        " size = size - (OLD.rowid <= counted) * OLD.size,"
+        " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
+    ),
+    ("ALTER TABLE Cache ADD COLUMN attributes BLOB",),
+)
+"""What makes the tables of each version of those of the version before."""
+
+STORE_VERSION: Final = len(UPGRADES)
+"""Version of the tables; kept in the database as `user_version`."""
+
+LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
+"""The condition for entries that have not expired at a time."""
+
+SELECT_ENTRY: Final = (
+    "SELECT key, mode, filename, value, seconds, expire_time, rowid FROM Cache WHERE raw = 1 AND key "
+)
+SELECT_RECORD: Final = (
+    "SELECT key, coalesce(tag, ''), Cache.function, created, seconds, size, media, arguments, Origin.text,"
+    " coalesce(fingerprint, ''), coalesce(Edition.version, '') FROM Cache"
+    " LEFT JOIN Origin ON Origin.number = Cache.origin LEFT JOIN Edition ON Edition.prefix = Cache.edition"
+)
+SELECT_EDITION: Final = (
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, max(created), count(*)"
+    " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
+    " ORDER BY max(created) DESC"
+)
+SELECT_KNOWN_EDITION: Final = (
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, NULL FROM Edition"
+    " WHERE function = ?"
+)
+
+_COLUMNS: Final = (
+    "key", "raw", "store_time", "access_time", "size", "mode", "value", "seconds", "function", "created", "arguments",
+    "bound", "edition", "origin",
+    "expire_time", "tag", "filename", "media", "attributes",
+)  # fmt: skip
+NOTHING_MORE: Final = (None,) * 5
+"""What stands in the last columns of most entries."""
+
+PLAIN_COLUMNS: Final = len(_COLUMNS) - len(NOTHING_MORE)
+
+
+def _insert_into(columns: tuple[str, ...]) -> str:
+    return f"INSERT INTO Cache ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+INSERT: Final = _insert_into(_COLUMNS)
+INSERT_PLAIN: Final = _insert_into(_COLUMNS[:PLAIN_COLUMNS])
+"""Inserts an entry that has nothing in the last columns: each value takes its time, also if it is nothing."""
+
+ROWS_AT_ONCE: Final = 32
+"""How many rows `INSERT_MANY` inserts: other threads get their turn once for all of them."""
+
+INSERT_MANY: Final = INSERT + f", ({', '.join('?' * len(_COLUMNS))})" * (ROWS_AT_ONCE - 1)
+UPSERT: Final = (
+    f"{INSERT} ON CONFLICT (key, raw) DO UPDATE SET access_count = 0, "
+    f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[2:])}"
+)
+SELECT_FIGURES: Final = (
+    "SELECT entries + count(Cache.rowid), Totals.size + CAST(total(Cache.size) AS INTEGER)"
+    " FROM Totals LEFT JOIN Cache ON Cache.rowid > counted"
+)
+TRUE_FIGURES: Final = "SELECT count(*), CAST(total(size) AS INTEGER) FROM Cache"
+"""The same as `SELECT_FIGURES`, without what was counted before. Unlike `sum`, `total` raises nothing of any size."""
+
+COUNT_NEW: Final = (
+    "UPDATE Totals SET (entries, size, counted) = (SELECT Totals.entries + count(*),"
+    " Totals.size + CAST(total(Cache.size) AS INTEGER), coalesce(max(Cache.rowid), Totals.counted)"
+    " FROM Cache WHERE Cache.rowid > Totals.counted)"
+)
+COUNT_ALL: Final = (
+    "UPDATE Totals SET (entries, size, counted) ="
+    " (SELECT count(*), CAST(total(Cache.size) AS INTEGER), coalesce(max(rowid), 0) FROM Cache)"
+)
+PUT_EDITION: Final = "INSERT OR IGNORE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
+NOTE_GONE: Final = "INSERT OR REPLACE INTO Gone SELECT key, ?, ? FROM Cache WHERE rowid IN "
+TRIM_GONE: Final = (
+    f"DELETE FROM Gone WHERE at < (SELECT at FROM Gone ORDER BY at DESC LIMIT 1 OFFSET {GONE_KEPT})"
+)
+
+
+def row_of(
+    entry: Entry, draft: Draft, written: tuple[int, int, str | None, bytes | None], now: float, origin: int
+) -> tuple[Any, ...]:
+    """Make the values of `INSERT` for an entry; `written` are its size, mode, filename and value.
+
+    Bytes are a `bytearray`, for which `sqlite3` doesn't look for an adapter.
+    """
+    edition = entry.edition
+    key, function, tag, arguments, created, seconds, media, _ = draft
+    size, mode, filename, value = written
+    return (
+        key,
+        1,
+        now,
+        now,
+        size,
+        mode,
+        None if value is None else bytearray(value),
+        seconds,
+        function,
+        created,
+        arguments_to_json(arguments),
+        bytearray(entry.bound),
+        None if edition is None else bytearray(edition.prefix),
+        origin,
+        entry.expires,
+        tag or None,
+        filename,
+        media,
+        attributes_to_bytes(entry.attributes) if entry.attributes else None,
+    )
+
+
+def record_of(row: tuple[Any, ...]) -> Record:
+    """Make the record of a row of `SELECT_RECORD`.
+
+    Raises:
+        ValueError: when the row is damaged.
+        TypeError: when the row is damaged.
+    """
+    if not all(is_text(each) for each in row if isinstance(each, str)):
+        raise ValueError("it holds a text that is no UTF-8")
+    key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version = row
+    for text in (key, tag, function, fingerprint, version):
+        if type(text) is not str:
+            raise TypeError(f"it holds {type(text).__name__} where a text should be")
+    if type(seconds) is not float or type(size) is not int or type(media) not in (str, NoneType):
+        raise TypeError("its time, its size or its media are none")
+    return Record(
+        key=key,
+        function=function,
+        tag=tag,
+        arguments=_object(arguments),
+        created=moment(created),
+        seconds=seconds,
+        size=size,
+        media=None if media is None else checked(NameOf.RUN_FOLDER, media),
+        fingerprint=fingerprint,
+        version=version,
+        **origin_from_json(origin),
+    )
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: when the text is something else.
+        TypeError: when it is none.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(found, dict):
+        raise TypeError(f"it holds a JSON {type(found).__name__} where an object should be")
+    return found
+
+
+def is_text(read: str) -> bool:
+    """Whether a text came from the database whole: what is no UTF-8 in one is read as surrogates."""
+    if read.isascii():
+        return True
+    try:
+        read.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def moment(seconds: float) -> datetime:
+    """Give the time of so many seconds since 1970, or the nearest that there is, as a very wrong clock may ask for."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError):
+        return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
+
+
+def row_of_edition(edition: Edition | PastEdition) -> tuple[Any, ...]:
+    """Make the values of `PUT_EDITION`."""
+    past = edition if isinstance(edition, PastEdition) else edition.as_past()
+    return (
+        past.prefix,
+        past.function,
+        past.key_version,
+        past.fingerprint,
+        past.version,
+        json.dumps(past.parameters),
+        json.dumps(dict(past.manifest)),
+        zlib.compress(json.dumps(dict(past.sources)).encode()),
+    )
+
+
+def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
+    """Make the edition of a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`.
+
+    Raises:
+        ValueError: when the row is damaged.
+    """
+    prefix, key_version, fingerprint, version, parameters, manifest, sources, *_ = row
+    try:
+        past = PastEdition(
+            prefix,
+            function,
+            key_version,
+            fingerprint,
+            version,
+            tuple(json.loads(parameters)),
+            _object(manifest),
+            {} if sources is None else _object(_expanded(sources)),
+        )
+        texts = (
+            function,
+            fingerprint,
+            version,
+            *past.parameters,
+            *past.manifest.values(),
+            *past.sources.values(),
+        )
+        if type(prefix) is bytes and type(key_version) is int and all(type(text) is str for text in texts):
+            return past
+    except (TypeError, ValueError, RecursionError, zlib.error) as error:
+        raise ValueError(f"the function's code as it stood is damaged: {error}") from error
+    raise ValueError("the function's code as it stood is damaged")
+
+
+def figures_by(read: Callable[[str], list[tuple[Any, ...]]]) -> tuple[int, int]:
+    """Give the number of entries and their size in bytes, by what executes a statement."""
+    ((entries, size),) = read(SELECT_FIGURES)
+    if type(entries) is not int or type(size) is not int:  # damaged, which `verify` finds
+        ((entries, size),) = read(TRUE_FIGURES)
+    return entries, size
+
+
+def _expanded(sources: bytes) -> bytes:
+    expander = zlib.decompressobj()
+    expanded = expander.decompress(sources, LARGEST_SOURCES)
+    if not expander.eof:
+        raise ValueError(f"its sources end too early, or take more than {LARGEST_SOURCES} bytes")
+    return expanded

@@ -1,0 +1,224 @@
+"""Digests of entries, keyed with a secret where there is one.
+
+    BENCHER_JOB_SECRET, or the user's own key -> 32-byte key -> the digest of each entry is a MAC (keyed BLAKE3)
+
+The user's own key lies in the home directory, and is made when it is first needed.
+
+The algorithm is fixed, and the reader's own setting says whether an entry must be signed. What the entry says of
+itself decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NoReturn
+
+from blake3 import blake3
+
+from .._errors import BencherJobError, UntrustedCache
+from .._folders import make_private
+
+__all__ = ["SECRET_VARIABLE", "UNSIGNED", "Signature", "personal_signature", "signature_from_environment"]
+
+
+SECRET_VARIABLE: Final = "BENCHER_JOB_SECRET"  # noqa: S105 - the name of the variable, not its content
+
+KEY_FILE_PREFIX: Final = b"file:"
+
+PERSONAL_KEY: Final = "~/.config/bencher_job/key"
+"""The file that holds the user's own key."""
+
+_CONTEXT: Final = "bencher_job 2026-11-22 21:00:00 key for the MAC of a stored entry"
+"""Another context is another key: it never changes."""
+
+_LARGEST_KEY_FILE: Final = 1 << 16
+
+_PERSONAL: Final = re.compile(rb"[0-9a-f]{64}\n")
+"""A key as it is written: no other file of the user's, moved to its place, is taken for one."""
+
+_MARK: Final = b"bencher_job: which secret is this?"
+"""What no entry begins with, so that its digest is none of an entry's."""
+
+
+class Signature:
+    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make.
+
+    Attributes:
+        begin: begins a digest with some bytes; a function, since it is called for each entry.
+        is_personal: whether the secret is the user's own key.
+    """
+
+    __slots__ = ("_key", "begin", "is_personal", "kind")
+
+    def __init__(self, secret: bytes | None = None, *, is_personal: bool = False) -> None:
+        self.is_personal = is_personal
+        self._key = None if secret is None else blake3(secret, derive_key_context=_CONTEXT).digest()
+        self.begin: Callable[[bytes], blake3] = (
+            blake3 if self._key is None else partial(blake3, key=self._key)
+        )
+        self.kind: Final = 0 if secret is None else 1
+        """What the header of an entry says: 0 for a plain digest, 1 for a MAC."""
+
+    def hasher(self, start: bytes | bytearray | memoryview, threads: int = 1) -> blake3:
+        """Begin a digest with an entry's first bytes."""
+        if self._key is None:
+            return blake3(start, max_threads=threads)
+        return blake3(start, key=self._key, max_threads=threads)
+
+    def digest(self, whole: bytes) -> bytes:
+        """Make the digest of a few bytes at once, the same as that of their pieces."""
+        return self.begin(whole).digest()
+
+    @property
+    def source(self) -> str:
+        """What the digest is made with, in words."""
+        return f"your key {PERSONAL_KEY}" if self.is_personal else f"this program's {SECRET_VARIABLE}"
+
+    @property
+    def mark(self) -> bytes:
+        """Tells two processes whether they have the same secret, and nobody which."""
+        return self.digest(_MARK)
+
+    def __repr__(self) -> str:
+        return f"<Signature {'without a' if self._key is None else 'with a'} secret>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a Signature is not pickled, so that its key stays here. Set {SECRET_VARIABLE} there too."
+        )
+
+
+UNSIGNED: Final = Signature()
+
+
+def signature_from_environment() -> Signature:
+    """Make the signature that the variable `BENCHER_JOB_SECRET` asks for.
+
+    It holds the secret itself, or `file:` and the path of a file that holds it: an absolute path, or one that begins
+    with `~`. White space at the beginning and the end is not part of the secret. Without the variable entries
+    are not signed.
+
+    Raises:
+        BencherJobError: when the secret is empty, or its file can't be read or can be read by others. The message
+            doesn't tell the secret.
+    """
+    setting = os.environb.get(SECRET_VARIABLE.encode())
+    if setting is None:
+        return UNSIGNED
+    if not setting.startswith(KEY_FILE_PREFIX):
+        return Signature(_not_empty(setting, f"{SECRET_VARIABLE} is set, but empty"))
+    path = os.path.expanduser(os.fsdecode(setting.removeprefix(KEY_FILE_PREFIX)))
+    if not os.path.isabs(path):
+        raise BencherJobError(
+            f"{SECRET_VARIABLE}=file:{path} is relative, and so names another file in each folder. "
+            f"Give the path from the root."
+        )
+    name = f"the key file {path} of {SECRET_VARIABLE}"
+    try:
+        secret = _read_key_file(path, name)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BencherJobError(
+            f"the key file {path} of {SECRET_VARIABLE} can't be read: {reason}. Correct the path, or make the file "
+            f"readable for this user only."
+        ) from None
+    return Signature(_not_empty(secret, f"{name} is empty"))
+
+
+def personal_signature(directory: str | os.PathLike[str]) -> Signature:
+    """Make the signature of the user's own key, for a store in whose place others can put another one.
+
+    Raises:
+        UntrustedCache: when there is no such key, and none can be made.
+    """
+    path = os.path.expanduser(PERSONAL_KEY)
+    try:
+        if not os.path.isabs(path) or not os.path.isdir(os.path.expanduser("~")):
+            raise BencherJobError("this user has no home directory")  # noqa: TRY301 - told as the others are
+        name = f"the key {path}"
+        try:
+            secret = _read_key_file(path, name)
+        except FileNotFoundError:
+            _make_key_file(path)
+            secret = _read_key_file(path, name)
+        if not _PERSONAL.fullmatch(secret):
+            raise BencherJobError(f"{name} is not a key that this library made. Remove it")  # noqa: TRY301 - as above
+    except (OSError, BencherJobError) as error:
+        raise UntrustedCache(
+            os.fspath(directory),
+            f"can be replaced by another user's folder, and no key is at hand to tell your entries by ({error})",
+            "Choose a folder of your own with cache_dir= or BENCHER_JOB_CACHE_DIR, set HOME to a folder that you can "
+            f"write to, set {SECRET_VARIABLE}, or say trusted=True.",
+        ) from error
+    return Signature(secret, is_personal=True)
+
+
+def _make_key_file(path: str) -> None:
+    """Write a new key, unless another process was quicker.
+
+    Raises:
+        OSError: when it can't be written.
+    """
+    make_private(os.path.dirname(path))
+    new = f"{path}.{os.urandom(8).hex()}"
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, os.urandom(32).hex().encode() + b"\n")
+        os.fsync(descriptor)  # what is signed with it is lost with it
+        os.link(new, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.close(descriptor)
+        os.unlink(new)
+
+
+def _not_empty(text: bytes, fact: str) -> bytes:
+    secret = text.strip()
+    if not secret:
+        raise BencherJobError(
+            f"{fact}, and an empty secret would sign for everybody. Use a long random one, as "
+            f"python -c 'import secrets; print(secrets.token_hex())' prints, or unset {SECRET_VARIABLE}."
+        )
+    return secret
+
+
+def _read_key_file(path: str, name: str) -> bytes:
+    """Read a key file, which is called by a name in messages.
+
+    Raises:
+        OSError: when it can't be read.
+        BencherJobError: when others can read it, or could have written it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _refuse_exposed(path, name, os.fstat(descriptor))
+        return os.read(descriptor, _LARGEST_KEY_FILE)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_exposed(path: str, name: str, status: os.stat_result) -> None:
+    """Refuse a key file that others can read, or could have written.
+
+    Raises:
+        BencherJobError: naming the remedy.
+    """
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_KEY_FILE:
+        raise BencherJobError(
+            f"{name} is no regular file of {_LARGEST_KEY_FILE} bytes at most. Keep the secret in such a file."
+        )
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise BencherJobError(
+            f"{name} belongs to the user number {status.st_uid}, who knows the secret and can change it. "
+            f"Keep it in a file of your own."
+        )
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise BencherJobError(
+            f"{name} is open to others (mode {stat.S_IMODE(status.st_mode):o}). Run: chmod 600 {path}, and choose "
+            f"a new secret if others may have read it."
+        )

@@ -1,0 +1,188 @@
+"""Write sizes, times, counts and HTML for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+__all__ = [
+    "Markup",
+    "bold",
+    "counted",
+    "escaped",
+    "fact_table",
+    "folded",
+    "is_writable",
+    "joined",
+    "moment_text",
+    "printable",
+    "roughly",
+    "seconds_text",
+    "size_text",
+    "table",
+    "visible",
+]
+
+
+_SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def printable(text: str) -> str:
+    r"""Write a text in letters that every stream can take.
+
+    >>> printable("half of a pair: \udcff")
+    'half of a pair: \\udcff'
+    """
+    return text.encode(errors="backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    r"""Write a text in one line that moves no cursor and clears no screen: what isn't printable becomes an escape.
+
+    >>> visible("a\x1b[2Jb\n"), visible("é")
+    ('a\\x1b[2Jb\\n', 'é')
+    """
+    if text.isprintable():  # half of a surrogate pair is not
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def size_text(size: float) -> str:
+    """Write a size in bytes with three digits.
+
+    >>> size_text(999), size_text(1_234_567), size_text(999_999)
+    ('999 B', '1.23 MB', '1.00 MB')
+    """
+    unit = 0
+    while float(f"{size:.3g}") >= 1000 and unit < len(_SIZES) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} B" if unit == 0 else f"{_three_digits(size)} {_SIZES[unit]}"
+
+
+def _three_digits(number: float) -> str:
+    """Write a number below 1000 with three digits, zeros at the end too."""
+    digits = 2 if float(f"{number:.3g}") < 10 else 1 if float(f"{number:.3g}") < 100 else 0
+    return f"{number:.{digits}f}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write how long something took.
+
+    >>> seconds_text(0.0123), seconds_text(75), seconds_text(3 * 3600 + 61), seconds_text(90_000)
+    ('0.0123 s', '1 min 15 s', '3 h 1 min', '1 d 1 h')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.3g} s"
+    for unit, smaller, name, smaller_name in (
+        (60, 1, "min", "s"),
+        (3600, 60, "h", "min"),
+        (86400, 3600, "d", "h"),
+    ):
+        of_smaller = round(seconds / smaller)
+        ratio = unit // smaller
+        if of_smaller // ratio < {"min": 60, "h": 24, "d": float("inf")}[name]:
+            return f"{of_smaller // ratio} {name} {of_smaller % ratio} {smaller_name}"
+    raise AssertionError("days have no end")
+
+
+def roughly(seconds: float) -> str:
+    """Write how long something may take, to two digits.
+
+    >>> roughly(0.0123), roughly(75), roughly(11_160), roughly(3 * 86_400)
+    ('12 ms', '1.2 min', '3.1 h', '3 d')
+    """
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"), (0.001, "ms")):
+        if seconds >= 0.995 * unit:
+            return f"{float(f'{seconds / unit:.2g}'):,.10g} {name}"
+    return "less than 1 ms"
+
+
+def moment_text(moment: datetime) -> str:
+    """Write a time to the minute, as the clock on the wall shows it."""
+    try:
+        return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+    except (OverflowError, ValueError):  # at the end of all time
+        return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write how many there are of something.
+
+    >>> counted(1, "entry", "entries"), counted(2000, "entry", "entries")
+    ('1 entry', '2,000 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def is_writable(text: str) -> bool:
+    r"""Whether a text is one that UTF-8 has bytes for; half of a surrogate pair is none.
+
+    >>> is_writable("ä"), is_writable("\udcff")
+    (True, False)
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+_NUMBER: Final = "text-align:right;font-variant-numeric:tabular-nums"
+_TEXT: Final = "text-align:left"
+
+
+class Markup(str):
+    """HTML that is safe as it stands."""
+
+    __slots__ = ()
+
+
+def escaped(content: object) -> Markup:
+    """Give HTML as it is, and anything else as the text that it shows."""
+    import html  # takes long to import, and only a notebook asks
+
+    return content if isinstance(content, Markup) else Markup(html.escape(str(content)))
+
+
+def joined(*parts: object) -> Markup:
+    """Put some pieces one below the other."""
+    return Markup("<div>" + "".join(f"<div>{escaped(part)}</div>" for part in parts) + "</div>")
+
+
+def bold(content: object) -> Markup:
+    """Make something stand out."""
+    return Markup(f"<b>{escaped(content)}</b>")
+
+
+def folded(summary: object, text: object) -> Markup:
+    """Show a summary that opens to a longer text, as it is laid out."""
+    return Markup(
+        f"<details><summary>{escaped(summary)}</summary>"
+        f"<pre style='text-align:left;margin:0.5em 0'>{escaped(text)}</pre></details>"
+    )
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
+    """Make a table; numbers stand at the right."""
+    head = "".join(f"<th style='{_TEXT}'>{escaped(title)}</th>" for title in titles)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return Markup(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def fact_table(facts: Mapping[str, Any]) -> Markup:
+    """Make a table of names and what goes by them."""
+    body = "".join(
+        f"<tr><th style='{_TEXT}'>{escaped(name)}</th><td style='{_TEXT}'>{escaped(fact)}</td></tr>"
+        for name, fact in facts.items()
+    )
+    return Markup(f"<table><tbody>{body}</tbody></table>")
+
+
+def _cell(content: object) -> str:
+    from numbers import Real  # takes long to import, and only a notebook asks
+
+    is_number = isinstance(content, Real) and not isinstance(content, bool)
+    text = f"{content:.6g}" if isinstance(content, float) else content
+    return f"<td style='{_NUMBER if is_number else _TEXT}'>{escaped(text)}</td>"

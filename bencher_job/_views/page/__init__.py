@@ -1,8 +1,0 @@
-"""The page over a cache directory: an answer for each thing that a browser asks, and what the browser shows.
-
-    browser -> Admission -> app -> Shelf -> Listing, Results -> a store, opened to look
-                                     └───-> Changes            -> a store, opened to change
-
-It needs the extra `web` and is imported by `bencher-job serve` only. `static/` is the page itself: HTML, CSS and
-JavaScript modules as the browser runs them, with nothing to build and nothing from anywhere else.
-"""

@@ -1,0 +1,227 @@
+"""Describe a stored value in a few words, or as a tree, without unpickling it.
+
+    pickle stream ──> description ──> {"accuracy": 0.5, "curve": "ndarray 100 float64"}
+
+Scalars of numpy, times, decimals, paths and the like are told as what they are, dataclasses and other objects by their
+attributes, arrays by shape and type. Of anything else the class is named.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final
+
+from .._record import LARGEST_INT_BITS
+from .pickles import Array, Cell, Made, Named, told
+
+__all__ = [
+    "Cell",
+    "attributes_of",
+    "class_name",
+    "fields_of",
+    "is_told",
+    "outline_of",
+    "parts_of",
+    "short_text",
+]
+
+
+LONGEST_CELL: Final = 120
+"""Characters to which the text of a value is cut in a cell."""
+
+MOST_NAMED: Final = 10
+"""How many parts of a value are named in a cell."""
+
+
+def attributes_of(made: Made) -> dict[object, object] | None:
+    """Give the attributes of an object by name, where its state tells them."""
+    state = made.state
+    if isinstance(state, tuple) and len(state) == 2:  # the attributes, and those in slots
+        found = {name: value for part in state if isinstance(part, dict) for name, value in part.items()}
+    elif isinstance(state, dict):
+        inner = state.get("__dict__")
+        found = inner if isinstance(inner, dict) else state
+    else:
+        return None
+    return found if all(isinstance(name, str) for name in found) else None
+
+
+def _public_attributes(made: Made) -> dict[object, object] | None:
+    """Give the attributes of an object, unless some are private: then it is shown otherwise than it is kept."""
+    found = attributes_of(made)
+    return None if not found or any(str(name).startswith("_") for name in found) else found
+
+
+def is_told(value: object) -> bool:
+    """Whether the parts of a value at its top are named: it is plain, or an object with public attributes."""
+    value = told(value)
+    return not isinstance(value, Made) or _public_attributes(value) is not None
+
+
+def fields_of(value: object) -> dict[str, Cell]:
+    """Name the parts of a result, as a table of entries does: those of a dict or an object, or else `result`.
+
+    >>> fields_of({"accuracy": 0.5, "epochs": [1, 2]})
+    {'accuracy': 0.5, 'epochs': '[1, 2]'}
+    >>> fields_of(7)
+    {'result': 7}
+    """
+    value = told(value)
+    named = _public_attributes(value) if isinstance(value, Made) else value
+    if isinstance(named, dict) and all(isinstance(name, str) for name in named):
+        return {name: _cell(part) for name, part in named.items()}
+    return {"result": _cell(value)}
+
+
+def _cell(value: object) -> Cell:
+    value = told(value)
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and value.bit_length() <= LARGEST_INT_BITS:
+        return value
+    return value[:LONGEST_CELL] if isinstance(value, str) else short_text(value)
+
+
+def short_text(value: object, longest: int = LONGEST_CELL) -> str:
+    """Describe a value in a few words.
+
+    >>> short_text([1, {"a": 2.5}])
+    "[1, {'a': 2.5}]"
+    """
+    text = _short(value, 4)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _short(value: object, depth: int) -> str:
+    value = told(value)
+    if (text := _atom(value)) is not None:
+        return text
+    start, parts, end = _brackets(value, depth - 1) if depth else ("…", [], "")
+    texts = [f"{label}{_short(part, depth - 1)}" for label, part in parts[:MOST_NAMED]]
+    return start + ", ".join([*texts, *(["…"] if len(parts) > MOST_NAMED else [])]) + end
+
+
+def _brackets(value: object, depth: int) -> tuple[str, Sequence[tuple[str, object]], str]:
+    """Give what stands before the parts of a value, the first of them behind their labels, and what stands after."""
+    match value:
+        case dict():
+            pairs = islice(value.items(), MOST_NAMED + 1)
+            return "{", [(f"{_short(key, depth)}: ", part) for key, part in pairs], "}"
+        case Made():
+            return f"{class_name(value)}(", parts_of(value), ")"
+        case list() | tuple() | set() | frozenset():
+            parts = [("", part) for part in islice(value, MOST_NAMED + 1)]
+            start, end = {list: ("[", "]"), tuple: ("(", ")")}.get(type(value), ("{", "}"))
+            return start, parts, f",{end}" if type(value) is tuple and len(value) == 1 else end
+    return f"<{type(value).__name__}>", [], ""
+
+
+def _atom(value: object) -> str | None:
+    """Give the text of what has no parts, or whose parts say nothing; None of anything else."""
+    text: str | None = None
+    match value:
+        case str() | bytes():
+            text = repr(value[:LONGEST_CELL])
+        case int() if value.bit_length() > LARGEST_INT_BITS:
+            text = f"<int of {value.bit_length()} bits>"
+        case None | int() | float():
+            text = repr(value)
+        case bytearray() | memoryview():
+            text = f"<{memoryview(value).nbytes} bytes>"
+        case Array() | datetime.date() | datetime.timedelta():
+            text = str(value)
+        case Named():
+            text = f"<{value.name}>"
+        case Made() if attributes_of(value) and not _public_attributes(value):
+            text = f"<{class_name(value)}>"
+    return text
+
+
+def class_name(made: Made) -> str:
+    """Give the name of an object's class, or of the function that would make it."""
+    if isinstance(made.maker, Named):
+        return made.maker.name
+    return "object"
+
+
+def parts_of(made: Made) -> list[tuple[str, object]]:
+    """Give what is known of an object, each part with what stands before it."""
+    attributes = attributes_of(made)
+    if attributes is not None:
+        return [(f"{name}=", part) for name, part in attributes.items()]
+    keywords = [(f"{name}=", part) for name, part in made.keywords.items()]
+    state = made.state if isinstance(made.state, list | tuple) else ()
+    return [*(("", part) for part in (*made.arguments, *state, *made.items)), *keywords]
+
+
+LONGEST_TEXT: Final = 4_000
+"""Characters to which a text is cut."""
+
+DEEPEST: Final = 8
+"""How many levels are shown."""
+
+MOST_ITEMS: Final = 100
+"""How many items of each level are shown."""
+
+MOST_NODES: Final = 2_000
+"""How many items are shown in all."""
+
+
+def outline_of(value: object) -> dict[str, Any]:
+    """Give a value as a tree of plain data: `kind`, `text`, and `items` of a label and a node each.
+
+    It shows so many levels and items; `more` counts those that are left out of a node.
+    """
+    return _Outline().node(value, DEEPEST)
+
+
+class _Outline:
+    """Counts the nodes of one outline, so that a value that refers to itself ends as well."""
+
+    def __init__(self) -> None:
+        self._left = MOST_NODES
+
+    def node(self, value: object, depth: int) -> dict[str, Any]:
+        """Give the node of a value, which shows so many levels."""
+        self._left -= 1
+        value = told(value)
+        if isinstance(value, Array):
+            return {"kind": "array", "text": str(value), "first": list(value.first)}
+        if isinstance(value, dict | list | tuple | set | frozenset | Made):
+            return self._tree(value, depth)
+        if isinstance(value, str):
+            left_out = max(0, len(value) - LONGEST_TEXT)
+            return {"kind": "text", "text": value[:LONGEST_TEXT], "more": left_out}
+        if value is None or isinstance(value, bool):
+            return {"kind": "constant", "text": str(value)}
+        kind = "number" if isinstance(value, int | float) else "other"
+        return {"kind": kind, "text": short_text(value, LONGEST_TEXT)}
+
+    def _tree(self, value: Any, depth: int) -> dict[str, Any]:
+        kind, text, pairs = _branch(value)
+        shown: list[list[object]] = []
+        if depth:
+            for label, part in pairs[:MOST_ITEMS]:
+                if self._left <= 0:
+                    break
+                shown.append([label, self.node(part, depth - 1)])
+        return {"kind": kind, "text": text, "items": shown, "more": len(pairs) - len(shown)}
+
+
+def _branch(value: Any) -> tuple[str, str, Sequence[tuple[str, object]]]:
+    """Give the kind of what has parts, what it is called, and its parts behind their labels."""
+    if isinstance(value, Made):
+        parts = [(label.rstrip("="), part) for label, part in parts_of(value)]
+        return "object", value.path or "object", parts
+    text = f"{len(value)} item{'' if len(value) == 1 else 's'}"
+    if isinstance(value, dict):
+        return (
+            "dict",
+            text,
+            [(key if isinstance(key, str) else short_text(key), part) for key, part in value.items()],
+        )
+    if isinstance(value, set | frozenset):
+        return "set", text, [("", part) for part in value]
+    return type(value).__name__, text, [(str(number), part) for number, part in enumerate(value)]
