@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     import pandas
 
     from ._record import CacheInfo
-    from ._stores.uses import Kept
 
 __all__ = ["Contents", "FutureCache", "Prefetched"]
 
@@ -559,14 +558,10 @@ class FutureCache(Contents, Settles):
 
     def recall(self, key: str) -> Any:
         """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
-        return self._at_hand(key)[0]
-
-    def _at_hand(self, key: str) -> tuple[Any, Kept | None]:
-        """Give the value of a key that is in memory or was read ahead, with what holds it, or `MISS`."""
         _, memory = self.memory()
         kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
-        return (MISS if hit is None else self._remembered(key, hit)), kept
+        return MISS if hit is None else self._load(key, hit)
 
     def send_for(
         self, make: Callable[[], Job], asker: Caller, *, of_coroutine: bool, fresh: bool = False
@@ -584,14 +579,23 @@ class FutureCache(Contents, Settles):
                 return JobFuture(job, value)
         return self._runner.run(job, store, puts, fresh=fresh or self.overwrite, caller=asker)
 
-    def _remembered(self, key: str, hit: Hit | Miss) -> Any:
-        """Give the value of what was found of a key, counted as a hit, or `MISS`."""
-        if isinstance(hit, Miss):
-            return MISS
-        value = load(key, hit, self._imported_copy)
+    def _load(self, key: str, hit: Hit) -> Any:
+        """Unpickle what was found of a key and count it as a hit, or give `MISS` with a warning."""
+        if self._imported_copy is not None:
+            value = load(key, hit, self._imported_copy)
+        else:
+            try:
+                value = hit.load()
+            except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
+                warn_unloadable(key, error)
+                return MISS
         if value is not MISS:
             self._counts.hit(hit.seconds)
         return value
+
+    def _remembered(self, key: str, found: Hit | Miss) -> Any:
+        """Give the value of what was found of a key, counted as a hit, or `MISS`."""
+        return MISS if isinstance(found, Miss) else self._load(key, found)
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""

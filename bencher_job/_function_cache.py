@@ -32,7 +32,7 @@ from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
 from ._options import DEFAULT_CACHE_NAME
 from ._record import Record
-from ._stores import MISS, NullStore, Store, StoreFailure
+from ._stores import MISS, Miss, NullStore, Store, StoreFailure
 
 if TYPE_CHECKING:
     from ._coordinator.commits import Counts
@@ -102,10 +102,10 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
         unchanged, epoch, memory, calls = cache.known
         try:
             if (
-                unchanged()
+                (kept := calls.get(known)) is not None
+                and unchanged()
                 and epoch == _options.epoch
                 and not cache.overwrite
-                and (kept := calls.get(known)) is not None
             ):
                 give, now = kept.give, monotonic()
                 if (
@@ -134,11 +134,14 @@ def _is_flat_tuple(value: object) -> bool:
     return type(value) is tuple and UNCHANGEABLE.issuperset(map(type, value))
 
 
-def learn(cache: JobFunctionCache, call: bytes, edition: Edition | None, kept: Kept, value: object) -> None:
-    """Know from now on how a call is answered, which an entry in memory has just answered with this value."""
+def learn(cache: JobFunctionCache, call: bytes, edition: Edition | None, key: str, value: object) -> None:
+    """Answer a call by its bytes from now on, if an entry in memory has answered it twice, just now with this value."""
     epoch, memory = cache.memory()
+    kept = None if memory is None else memory.shelf.kept(key)
+    if memory is None or kept is None or kept.uses < 2:
+        return
     unchanged = cache.keys.check_of(edition)
-    if memory is None or unchanged is None:
+    if unchanged is None:
         return
     known = cache.known
     if known.unchanged is not unchanged or known.epoch != epoch:
@@ -268,22 +271,29 @@ class JobFunctionCache(FutureCache):
         return all(map(_is_small, args)) and all(map(_is_small, kwargs.values()))
 
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
-        """Give the value of a call, remembered or computed; one that is known by its bytes is learnt."""
+        """Give the value of a call, remembered or computed. A hit is known by the bytes of its `call` from then on."""
         identity = self.keys.identity(args, kwargs)
-        value = self.recall_call(identity, call)
-        if value is not MISS:
-            return value
+        key = identity[0]
         if is_inside():
-            return self._run_without_cache(self.job(args, kwargs, identity)).result()
-        key, store, memory = identity[0], self._opened(), self._memory
-        puts = store.puts
-        if not self.overwrite:
-            found = store.get(key, self.mapped) if memory is None else memory.look_up(key, self.mapped)
-            value = self._remembered(key, found)
+            value = self.recall(key)
+            return (
+                self._run_without_cache(self.job(args, kwargs, identity)).result() if value is MISS else value
+            )
+        store = self._opened()
+        if self.overwrite:
+            seen = store.puts
+        else:
+            found = store.get(key, self.mapped)
+            value = MISS if isinstance(found, Miss) else self._load(key, found)
             if value is not MISS:
+                if (
+                    call is not None and self._imported_copy is None
+                ):  # whose hits are unpickled in another way
+                    learn(self, call, identity[2], key, value)
                 return value
+            seen = found.seen if isinstance(found, Miss) else store.puts
         return self.run_for_result(
-            self.job(args, kwargs, identity), store, puts, fresh=self.overwrite
+            self.job(args, kwargs, identity), store, seen, fresh=self.overwrite
         ).result()
 
     def _announce(self, jobs: Iterable[Job]) -> None:
@@ -312,16 +322,10 @@ class JobFunctionCache(FutureCache):
             _log.warning("%s", error)
 
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
-        """Give the value of a call that is at hand, or `MISS`; one that was answered before is learnt by its bytes."""
-        value, kept = self._at_hand(identity[0])
-        if (
-            call is not None
-            and value is not MISS
-            and kept is not None
-            and kept.uses > 1
-            and self._imported_copy is None  # whose hits are not unpickled as others are
-        ):
-            learn(self, call, identity[2], kept, value)
+        """Give the value of a call in memory, or `MISS`. It is known by the bytes of its `call` from then on."""
+        value = self.recall(identity[0])
+        if call is not None and value is not MISS and self._imported_copy is None:
+            learn(self, call, identity[2], identity[0], value)
         return value
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

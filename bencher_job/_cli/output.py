@@ -202,7 +202,7 @@ def described_by_key(store: DiskStore, records: Sequence[Record]) -> dict[str, o
     """Describe the results of entries by their keys; those that can't be read or told of are left out."""
     found: dict[str, object] = {}
     for record in records:
-        hit, _ = store.lookups.find(record.key, mapped=True, most_expanded=LARGEST_EXPANDED)
+        hit = store.lookups.find(record.key, mapped=True, most_expanded=LARGEST_EXPANDED)
         if isinstance(hit, Hit):
             try:
                 found[record.key] = _described(hit)

@@ -68,9 +68,17 @@ class StoreOutdated(StoreFailure):
 
 
 class Miss:
-    """The type of `MISS`."""
+    """No good entry of a key.
 
-    __slots__ = ()
+    Attributes:
+        seen: the store's change counter before it was asked, so that whoever takes the lease of the key knows
+            whether to ask again.
+    """
+
+    __slots__ = ("seen",)
+
+    def __init__(self, seen: int = 0) -> None:
+        self.seen = seen
 
     def __repr__(self) -> str:
         return "MISS"
@@ -80,7 +88,7 @@ class Miss:
 
 
 MISS: Final = Miss()
-"""What a store gives for a key that it has no good entry of; no value is equal to it."""
+"""Stands for no value; no value is equal to it."""
 
 
 @dataclass(slots=True, eq=False)

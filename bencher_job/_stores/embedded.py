@@ -604,7 +604,7 @@ class DiskStore(Items):
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
-        hit, _ = self.lookups.find(key, mapped=mapped)
+        hit = self.lookups.find(key, mapped=mapped)
         if not isinstance(hit, Miss):
             self.uses.note(key, hit.seconds)
         return hit

@@ -35,16 +35,13 @@ ROWS_PER_QUERY: Final = 500
 FEWEST_TO_PASS_OVER_ALL: Final = 1000
 """How many keys are looked up together at least, for all rows of a small store to be passed over."""
 
-LARGEST_AHEAD: Final = 1 << 12
-"""Size in bytes below which an entry may be read without being asked for."""
+LARGEST_IN_PASSING: Final = 1 << 12
+"""Size in bytes below which, on average, entries are read without being asked for."""
 
 _NUMBER: Final = {float, NoneType}
 """What a column of real numbers may hold."""
 
 _SELECT_ONE: Final = f"{SELECT_ENTRY}= ?"
-_SELECT_NEXT: Final = (
-    f"{SELECT_ENTRY}IS NOT NULL AND rowid > ? AND rowid <= ? AND filename IS NULL AND size < {LARGEST_AHEAD}"
-)
 _SELECT_SOME: Final = f"{SELECT_ENTRY}IS NOT NULL AND rowid > ? ORDER BY rowid LIMIT {ROWS_PER_QUERY}"
 _QUESTIONS: Final = ",".join("?" * KEYS_PER_QUERY)
 
@@ -57,8 +54,8 @@ class Lookups:
         self._uses = uses
         self._removals = removals
 
-    def find(self, key: str, *, mapped: bool, most_expanded: int | None = None) -> tuple[Hit | Miss, int]:
-        """Look an entry up, verify its bytes, and tell its place among all, in the order they were stored.
+    def find(self, key: str, *, mapped: bool, most_expanded: int | None = None) -> Hit | Miss:
+        """Look an entry up and verify its bytes.
 
         One whose compressed parts would expand to more bytes than `most_expanded` is not expanded, and a miss.
         """
@@ -69,17 +66,17 @@ class Lookups:
                     opened = self._folder.to_read()
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
                     if row is None:
-                        return MISS, 0
-                    hit = hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
+                        return MISS
+                    return hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
                 except FileNotFoundError:
                     missing += 1
                     continue
                 except DamagedEntry as error:
                     self._removals.set_aside(key, str(error))
-                    return MISS, 0
+                    return MISS
                 except UnreadableEntry as error:
                     self._warn_unreadable(key, error)
-                    return MISS, 0
+                    return MISS
                 except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
                         self._removals.set_aside(key, "its row holds a text that is no UTF-8")
@@ -88,10 +85,9 @@ class Lookups:
                         continue
                     else:
                         self._folder.warn_unread(error)
-                    return MISS, 0
-                return hit, row[-1]
+                    return MISS
             self._removals.set_aside(key, "its value file is missing")
-            return MISS, 0
+            return MISS
 
     def _warn_unreadable(self, key: str, error: UnreadableEntry) -> None:
         if isinstance(error, MissignedEntry):
@@ -101,25 +97,6 @@ class Lookups:
                 f"The entry {key} in {self._folder.directory} is good, but can't be read here: {error}. "
                 f"The job runs again."
             )
-
-    def after(self, place: int, number: int) -> list[tuple[Any, ...]]:
-        """Read the rows of small entries that were stored after another one, as they are; none where that fails."""
-        with operation:
-            try:
-                opened = self._folder.to_read()
-                return opened.database.read(_SELECT_NEXT, (place, place + number))
-            except (sqlite3.Error, OSError, StoreFailure) as error:  # who asks for one of them will be told
-                _log.debug("nothing is read ahead: %s", error)
-                return []
-
-    def opened(self, row: tuple[Any, ...]) -> Hit | None:
-        """Verify a row that was read ahead; None where it has expired, or is damaged, which a lookup will tell."""
-        try:
-            hit = hit_of(row, self._folder.open())
-        except (DamagedEntry, UnreadableEntry, OSError, StoreFailure) as error:
-            _log.debug("%s was read ahead in vain: %s", row[0], error)
-            return None
-        return None if hit is MISS else hit  # type: ignore[return-value]
 
     def get_many(self, keys: Iterable[str], *, mapped: bool) -> Hits:
         """Look entries up in bulk and verify their bytes."""
@@ -139,9 +116,9 @@ class Lookups:
                     self._folder.warn_unread(error)
                     break
         for key in odd:  # which are looked at again, and told of
-            hit, _ = self.find(key, mapped=mapped)
-            if hit is not MISS:
-                found.others[key] = hit  # type: ignore[assignment]
+            hit = self.find(key, mapped=mapped)
+            if isinstance(hit, Hit):
+                found.others[key] = hit
         self._uses.note_many(found)
         return found
 
@@ -161,7 +138,7 @@ class Lookups:
         with operation:
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         are_known = type(entries) is int and type(size) is int
-        return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_AHEAD)
+        return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
 
     def _all_rows(self, wanted: Container[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
@@ -216,6 +193,10 @@ def hit_of(
         raise DamagedEntry("its row holds something else where numbers should be")
     if expires is not None and expires <= time.time():
         return MISS
+    if filename is None and type(value) is bytes:  # as most are
+        plain = plain_reader(opened.signature)(value, key)
+        if plain is not None:
+            return Hit(plain, (), seconds or 0.0, expires)
     sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
     stream, buffers = unseal_ours(sealed, key, signature=opened.signature, most_expanded=most_expanded)
     return Hit(stream, buffers, seconds or 0.0, expires)

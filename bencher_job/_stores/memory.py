@@ -21,22 +21,23 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from .._inside import is_inside
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
 from .base import Entry, History, Hit, Hits, Items, Miss, Small, Tally, Totals
 from .blobs import Depository
 from .changes import NEVER, SURE_FOR, Generation, Look
+from .codec import Payload
 from .embedded import DiskStore
 from .leases import Claim, Claims
-from .lookups import Lookups
-from .uses import Kept, Uses
+from .uses import LARGEST_BATCH, Kept, Uses
 
 if TYPE_CHECKING:
     from .._record import FunctionInfo
 
-__all__ = ["LARGEST", "MemoryTier", "ReadAhead", "Shelf"]
+__all__ = ["LARGEST", "MemoryTier", "Shelf"]
 
 
 LARGEST: Final = 64 << 10
@@ -55,16 +56,17 @@ class Shelf:
     Attributes:
         read: the generation in which all that is here was read.
         sure_until: when it has to be looked at again, on the clock that nobody sets.
-        note_first: is told when an entry is used for the first time since uses were written.
+        note_first: call it with an entry that is used for the first time since uses were written.
     """
 
     def __init__(self, generation: Generation, uses: Uses, limit: int) -> None:
         self._generation = generation
-        self.note_first = uses.note_first
+        self._uses = uses
+        self.note_first = uses.kept.append
         self._limit = limit
         self.read = NEVER
         self.sure_until = 0.0
-        self._kept: dict[str, Kept] = {}
+        self._entries: dict[str, Kept] = {}
         self._unasked: dict[str, Small] = {}
         self._mapped: dict[str, Kept] = {}
         self._bytes = 0
@@ -89,9 +91,9 @@ class Shelf:
     def begin(self, read: Look) -> None:
         """Drop all, and hold from now on what is read in another generation."""
         with self._reentrant:
-            for kept in (*self._kept.values(), *self._mapped.values()):
+            for kept in (*self._entries.values(), *self._mapped.values()):
                 kept.drop()
-            self._kept.clear()
+            self._entries.clear()
             self._unasked.clear()
             self._mapped.clear()
             self._bytes = 0
@@ -99,21 +101,25 @@ class Shelf:
 
     def find(self, key: str, mapped: bool) -> Kept | None:
         """Give an entry that is asked for, unless it has expired. Be sure of what is here before."""
-        kept = self._kept.get(key)
+        kept = self._entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
         if kept is None and mapped:
             kept = self._mapped.get(key)
         return kept if kept is None or kept.expires is None or kept.expires > time() else None
 
+    def kept(self, key: str) -> Kept | None:
+        """Give an entry that was asked for before, expired or not."""
+        return self._entries.get(key)
+
     def _asked(self, key: str) -> Kept | None:
         """Keep one by one what was read in bulk."""
         with self._reentrant:
             small = self._unasked.pop(key, None)
             if small is None:
-                return self._kept.get(key)
+                return self._entries.get(key)
             stream, seconds, expires = small
-            kept = self._kept[key] = Kept(key, Hit(stream, (), seconds, expires), self.read)
+            kept = self._entries[key] = Kept(key, Hit(stream, (), seconds, expires), self.read)
         return kept
 
     def use(self, kept: Kept) -> None:
@@ -129,14 +135,17 @@ class Shelf:
         buffers = hit.buffers
         if len(hit.stream) > LARGEST:
             return None
+        if len(self._uses.kept) >= LARGEST_BATCH and not is_inside():
+            self._uses.write_at_once()
         if type(hit.stream) is not bytes:
             hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.expires)
         with self._reentrant:
             if read is not self.read:  # changed while the disk was read
                 return None
             if not buffers:
-                self._forget(key)
-                kept = self._kept[key] = Kept(key, hit, read)
+                if key in self._entries or key in self._unasked:
+                    self._forget(key)
+                kept = self._entries[key] = Kept(key, hit, read)
                 self._bytes += kept.size + OVERHEAD
                 while self._bytes > self._limit:
                     self._drop_one()
@@ -164,7 +173,7 @@ class Shelf:
         with self._reentrant:
             if read is not self.read:
                 return
-            kept, unasked = self._kept, self._unasked
+            kept, unasked = self._entries, self._unasked
             for key in [key for key in small if key in unasked or key in kept]:
                 self._forget(key)
             unasked.update(small)
@@ -175,9 +184,7 @@ class Shelf:
             self.keep(key, hit, read)
 
     def _forget(self, key: str) -> None:
-        if key not in self._kept and key not in self._unasked:
-            return
-        kept, small = self._kept.pop(key, None), self._unasked.pop(key, None)
+        kept, small = self._entries.pop(key, None), self._unasked.pop(key, None)
         if kept is not None:
             self._bytes -= kept.size + OVERHEAD
             kept.drop()
@@ -190,18 +197,18 @@ class Shelf:
             self._forget(next(iter(self._unasked)))
             return
         while True:
-            key, kept = next(iter(self._kept.items()))
+            key, kept = next(iter(self._entries.items()))
             if not kept.is_recent:
                 self._forget(key)
                 return
             kept.is_recent = False
-            self._kept[key] = self._kept.pop(key)
+            self._entries[key] = self._entries.pop(key)
 
     def find_many(self, keys: Iterable[str], mapped: bool) -> tuple[Hits, list[str]]:
         """Give the entries that are here, each used once more, and the keys of those that are not."""
         found = Hits()
         missing: list[str] = []
-        asked, unasked, maps = self._kept, self._unasked, self._mapped
+        asked, unasked, maps = self._entries, self._unasked, self._mapped
         for key in keys:
             if key not in asked and key not in unasked and key not in maps:
                 missing.append(key)
@@ -214,44 +221,6 @@ class Shelf:
                 self.use(kept)
                 found.others[key] = hit
         return found, missing
-
-
-FEWEST: Final = 8
-"""How many entries are read ahead at first."""
-
-MOST: Final = 256
-"""How many entries are read ahead at most."""
-
-NEAR: Final = 16
-"""How many entries may lie between two that are in a row: those of other functions, or those that are gone."""
-
-
-class ReadAhead:
-    """Entries of one store that were read before anybody has asked for them."""
-
-    def __init__(self, lookups: Lookups) -> None:
-        self._lookups = lookups
-        self._held: tuple[Look, dict[str, tuple[Any, ...]]] = NEVER, {}
-        self._next = 0
-        self._size = 0
-
-    def take(self, key: str, now: Look) -> Hit | None:
-        """Give an entry, verified, if it was read ahead in this generation; None as well where anything is amiss."""
-        read, rows = self._held
-        row = rows.pop(key, None) if read is now else None
-        return None if row is None else self._lookups.opened(row)
-
-    def go_on(self, place: int, now: Look) -> None:
-        """Read ahead, where an entry that was read alone, at a place, goes on with the order."""
-        gap = place - self._next
-        if -self._size <= gap < 0:  # among those that were read ahead, yet it was none of them
-            return
-        if gap > NEAR or gap < 0:
-            self._next, self._size = place + 1, 0
-            return
-        self._size = min(max(2 * self._size, FEWEST), MOST)
-        self._next = place + self._size + 1
-        self._held = now, {row[0]: row for row in self._lookups.after(place, self._size)}
 
 
 LIMIT: Final = 64 << 20
@@ -272,7 +241,6 @@ class MemoryTier(Items):
         self._generation = store.generation
         self.directory: Path = store.directory
         self.shelf = Shelf(store.generation, store.uses, limit)
-        self._ahead = ReadAhead(store.lookups)
 
     @property
     def behind(self) -> DiskStore:
@@ -296,37 +264,32 @@ class MemoryTier(Items):
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
-        kept = self.at_hand(key, mapped)
-        hit = None if kept is None else kept.hit
-        return self.look_up(key, mapped) if hit is None else hit
-
-    def look_up(self, key: str, mapped: bool = False) -> Hit | Miss:
-        """Look an entry up on the disk."""
         shelf = self.shelf
-        read = shelf.read if shelf.is_sure() else self._renew()
-        hit, place = self._store.lookups.find(key, mapped=mapped)
-        if isinstance(hit, Miss):
-            return hit
-        kept = shelf.keep(key, hit, read)
+        is_sure = shelf.is_sure()
+        if is_sure:
+            kept = shelf.find(key, mapped)
+            hit = None if kept is None else kept.hit
+            if hit is not None:
+                shelf.use(kept)  # type: ignore[arg-type]
+                return hit
+        read = shelf.read if is_sure else self._renew()
+        seen = self._generation.puts
+        found = self._store.lookups.find(key, mapped=mapped)
+        if isinstance(found, Miss):
+            return Miss(seen)
+        kept = shelf.keep(key, found, read)
         if kept is None:
-            self._uses.note(key, hit.seconds)
+            self._uses.note(key, found.seconds)
         else:
             shelf.use(kept)
-        self._ahead.go_on(place, read)
-        return hit
+        return found
 
     def at_hand(self, key: str, mapped: bool = False) -> Kept | None:
-        """Give an entry that is in memory, or was read ahead, used once more; None of one that has to be looked up."""
+        """Give an entry that is in memory, used once more; None of one that has to be looked up."""
         shelf = self.shelf
-        if not shelf.is_sure():
-            return None
-        kept = shelf.find(key, mapped)
-        if kept is None:
-            read = shelf.read
-            ahead = self._ahead.take(key, read)
-            if ahead is None or (kept := shelf.keep(key, ahead, read)) is None:
-                return None
-        shelf.use(kept)
+        kept = shelf.find(key, mapped) if shelf.is_sure() else None
+        if kept is not None:
+            shelf.use(kept)
         return kept
 
     def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
@@ -367,8 +330,15 @@ class MemoryTier(Items):
         return self._store.durations(keys)
 
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries to the store behind; memory takes them in when they are asked for."""
-        return self._store.put_many(entries)
+        """Commit entries to the store behind, and hold those that are small."""
+        shelf = self.shelf
+        read = shelf.read if shelf.is_sure() else self._renew()
+        lost = self._store.put_many(entries)
+        for entry in entries:
+            payload, record = entry.payload, entry.record
+            if isinstance(payload, Payload) and not payload.buffers and record.key not in lost:
+                shelf.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
+        return lost
 
     def depository(self, compression: str | None) -> Depository | None:
         """Have workers write to the store behind."""

@@ -19,7 +19,6 @@ from itertools import repeat
 from pickle import loads
 from typing import Any, Final, NamedTuple
 
-from .._inside import is_inside
 from .._keys import UNCHANGEABLE
 from .._processes import renew_after_fork
 from .base import Hit, Hits, StoreFailure, Totals
@@ -214,12 +213,6 @@ class Uses:
     def _add(self, key: str, count: int, at: float) -> None:
         before = self._used.get(key)
         self._used[key] = (count, at) if before is None else (count + before[0], max(at, before[1]))
-
-    def note_first(self, kept: Kept) -> None:
-        """Note that an entry in memory is used, for the first time since the last writing."""
-        self.kept.append(kept)
-        if len(self.kept) >= LARGEST_BATCH and not is_inside():
-            self.write_at_once()
 
     def drain(self) -> Drained:
         """Take what is noted."""

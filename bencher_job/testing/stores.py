@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .._record import Record, Selection
-from .._stores import MISS, Entry, Store, dump
+from .._stores import MISS, Entry, Miss, Store, dump
 
 __all__ = ["StoreContract"]
 
@@ -25,7 +25,7 @@ class StoreContract:
     @staticmethod
     def _value(store: Store, key: str) -> Any:
         hit = store.get(key)
-        return MISS if hit is MISS else hit.load()  # type: ignore[union-attr]
+        return MISS if isinstance(hit, Miss) else hit.load()
 
     @staticmethod
     def _is_refused(store: Store, key: Any) -> bool:
@@ -37,7 +37,7 @@ class StoreContract:
 
     def test_a_key_that_was_never_put_is_a_miss(self, store: Store) -> None:
         """Nothing is found in an empty store."""
-        assert store.get("nothing") is MISS
+        assert not store.get("nothing")
 
     def test_what_was_put_is_found_again(self, store: Store) -> None:
         """Values of all sizes come back equal, falsy ones and None too."""
@@ -50,7 +50,7 @@ class StoreContract:
         """The duration of the record comes with the hit."""
         store.put_many([_entry("key", 1)])
         hit = store.get("key")
-        assert hit is not MISS
+        assert hit
         assert hit.seconds == 0.5  # type: ignore[union-attr]
 
     def test_two_hits_share_no_object(self, store: Store) -> None:
@@ -79,7 +79,7 @@ class StoreContract:
         store.put_many([_entry("key", 1)])
         assert store.has("key")
         assert (store.forget("key"), store.forget("key")) == (True, False)
-        assert store.get("key") is MISS
+        assert not store.get("key")
         assert not store.has("key")
 
     def test_clear_takes_what_is_chosen(self, store: Store) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
-from bencher_job._stores import MISS, ClaimsUnavailable, Entry, Hit, StoreFailure, dump, open_store
+from bencher_job._stores import ClaimsUnavailable, Entry, Hit, StoreFailure, dump, open_store
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
@@ -155,7 +155,7 @@ def test_a_map_outlives_what_is_replaced_and_is_not_given_again(store: MemoryTie
     assert store.get("array", mapped=True).load()[0] == 2.0
     assert (old == 1.0).all()
     store.forget("array")
-    assert store.get("array", mapped=True) is MISS
+    assert not store.get("array", mapped=True)
 
 
 def test_memory_keeps_a_bounded_number_of_maps(store: MemoryTier) -> None:
@@ -182,7 +182,7 @@ def test_a_compressed_entry_takes_less_and_is_the_same(store: MemoryTier, name: 
 def test_a_compression_that_is_not_there_fails_the_put(store: MemoryTier) -> None:
     with pytest.raises(StoreFailure, match="not known"):
         store.put_many([entry("key", 1, compression="rot13")])
-    assert store.get("key") is MISS
+    assert not store.get("key")
 
 
 def test_an_entry_whose_package_is_missing_is_told_by_name_and_left(
@@ -191,6 +191,6 @@ def test_an_entry_whose_package_is_missing_is_told_by_name_and_left(
     store.put_many([entry("key", np.zeros(100_000), compression="zstd")])
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.warns(CacheWarning, match="The entry key in .* is good, but can't be read here: .*zstandard"):
-        assert store.get("key") is MISS
+        assert not store.get("key")
     monkeypatch.undo()
     assert isinstance(store.get("key"), Hit)

@@ -16,7 +16,7 @@ from bencher_job._coordinator.commits import Keeping, Landing, Run, commit
 from bencher_job._coordinator.running import Flight
 from bencher_job._executors import Outcome
 from bencher_job._future import JobFuture
-from bencher_job._stores import MISS, Deposit, DepositLost, Depository, Entry, StoreFailure, dump
+from bencher_job._stores import Deposit, DepositLost, Depository, Entry, StoreFailure, dump
 from bencher_job._stores.blobs import LARGE, write_deposit
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
@@ -63,7 +63,7 @@ def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -
     claim = store.claims.claim("key")
     assert store.put_many([entry(deposit_in(store), claim=claim)]) == frozenset()
     hit = store.get("key")
-    assert hit is not MISS
+    assert hit
     assert np.array_equal(hit.load(), VALUE)
     assert store.claims.owner("key") is None
     (record,), (path,) = store.records(), value_files(store)
@@ -108,7 +108,7 @@ def test_no_row_is_committed_without_its_file(store: MemoryTier) -> None:
     assert store.count() == 0
     assert depository_of(store).has(other)
     store.put_many([entry(other, "other")])
-    assert store.get("other") is not MISS
+    assert store.get("other")
 
 
 def test_the_file_of_a_lost_claim_is_removed(store: MemoryTier) -> None:
@@ -137,5 +137,5 @@ def test_a_file_that_is_removed_after_it_was_read_is_written_again(store: Memory
     )
     assert commit([landing])[1] == []
     hit = store.get("key")
-    assert hit is not MISS
+    assert hit
     assert np.array_equal(hit.load(), VALUE)

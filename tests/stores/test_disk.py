@@ -94,7 +94,7 @@ def test_new_files_are_for_the_owner_only(tmp_path: Path, umask: int) -> None:
         with closing(sqlite3.connect(store.directory / "cache.db")) as database, database:
             database.execute("UPDATE Cache SET value = X'00' WHERE key = 'key'")
         with pytest.warns(CacheWarning, match="damaged"):
-            assert store.get("key") is MISS
+            assert not store.get("key")
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
         store.close()
     finally:
@@ -175,9 +175,9 @@ def test_a_flipped_bit_is_a_miss_with_one_warning(store: DiskStore, value: str) 
             path.write_bytes(path.read_bytes()[:-1] + b"\0")
     database.close()
     with pytest.warns(CacheWarning, match="entry key .* is damaged: its bytes don't match") as warned:
-        assert store.get("key") is MISS
+        assert not store.get("key")
     assert len(warned) == 1
-    assert store.get("key") is MISS  # and no second warning
+    assert not store.get("key")  # and no second warning
     assert store.tally.damaged == 1
     assert [path.name for path in (store.directory / "damaged").glob("*/*")] == ["key"]
 
@@ -225,7 +225,7 @@ def test_a_missing_value_file_is_a_miss_with_a_warning(store: DiskStore) -> None
     (path,) = store.directory.glob("*/*/*.val")
     path.unlink()
     with pytest.warns(CacheWarning, match="its value file is missing"):
-        assert store.get("key") is MISS
+        assert not store.get("key")
     store.put_many([entry("key", LARGE)])
     assert value_of(store, "key") == LARGE
 
@@ -242,7 +242,7 @@ def test_a_row_that_asks_to_be_unpickled_is_not(store: DiskStore, tmp_path: Path
         database.execute("UPDATE Cache SET mode = 4, value = ?", (pickle.dumps(Planted()),))
     database.close()
     with pytest.warns(CacheWarning, match="of the mode 4"):
-        assert store.get("key") is MISS
+        assert not store.get("key")
     assert not (tmp_path / "planted").exists()
 
 
@@ -262,7 +262,7 @@ def test_a_database_that_is_none_is_set_aside(store: DiskStore) -> None:
         path.unlink()
     (store.directory / "cache.db").write_bytes(b"no database at all" * 1000)
     with pytest.warns(CacheWarning, match="is damaged .* set aside in"):
-        assert store.get("key") is MISS
+        assert not store.get("key")
     store.put_many([entry("key", 2)])
     assert value_of(store, "key") == 2
     assert list((store.directory / "damaged").glob("*/cache.db"))
@@ -289,7 +289,7 @@ def test_a_removed_folder_is_noticed_by_a_lookup_too(store: DiskStore) -> None:
     store.put_many([entry("key", 1)])
     subprocess.run(["rm", "-r", store.directory], check=True)
     assert not store.has("key")
-    assert store.get("key") is MISS
+    assert not store.get("key")
     assert stat.S_IMODE(store.directory.stat().st_mode) == 0o700
 
 
@@ -315,8 +315,8 @@ def test_an_entry_whose_file_has_an_undecodable_name_is_set_aside(store: DiskSto
     with pytest.warns(
         CacheWarning, match="The entry bad .* is damaged: its row holds a text that is no UTF-8"
     ):
-        assert store.get("bad") is MISS
-    assert store.get("bad") is MISS  # and no second warning
+        assert not store.get("bad")
+    assert not store.get("bad")  # and no second warning
     assert store.tally.damaged == 1
     assert value_of(store, "good") == LARGE
     store.put_many([entry("bad", 1)])
@@ -360,7 +360,7 @@ def test_what_is_set_aside_goes_by_a_name_that_a_file_can_have(store: DiskStore)
         database.execute("UPDATE Cache SET value = X'00'")
     database.close()
     with pytest.warns(CacheWarning, match="is damaged"):
-        assert store.get(key) is MISS
+        assert not store.get(key)
     (kept,) = (store.directory / "damaged").glob("*/*")
     assert kept.read_bytes() == b"\0"
     assert not store.has(key)
@@ -377,7 +377,7 @@ def test_of_what_is_set_aside_the_latest_is_kept(
             database.execute("UPDATE Cache SET value = zeroblob(10000)")
         database.close()
         with pytest.warns(CacheWarning, match="is damaged"):
-            assert store.get(f"key-{number}") is MISS
+            assert not store.get(f"key-{number}")
     kept = sorted(path.name for path in (store.directory / "damaged").glob("*/*"))
     assert kept == ["key-2", "key-3", "key-4"]
     removed = [record.getMessage() for record in caplog.records if "were set aside" in record.getMessage()]
@@ -391,7 +391,7 @@ def test_the_latest_is_kept_aside_however_large(store: DiskStore, monkeypatch: p
         (path,) = store.directory.glob("*/*/*.val")
         path.write_bytes(path.read_bytes()[:-1] + b"\0")
         with pytest.warns(CacheWarning, match="is damaged"):
-            assert store.get(key) is MISS
+            assert not store.get(key)
     assert [path.name for path in (store.directory / "damaged").glob("*/*")] == ["second"]
 
 
@@ -408,7 +408,7 @@ def test_memory_gives_no_path_of_media_that_were_evicted(tmp_path: Path) -> None
     for number in range(10):
         tier.put_many([entry(f"key-{number}", bytes(100_000))])
     assert not run.exists()
-    assert tier.get("film") is MISS
+    assert not tier.get("film")
 
 
 def test_a_disk_that_is_full_fails_clearly_and_leaves_nothing(store: DiskStore) -> None:
@@ -485,7 +485,7 @@ def test_a_replaced_entry_is_not_served_from_another_process_memory(tmp_path: Pa
     subprocess.run([*command, "replace"], check=True)
     assert here.get("key").load() == "new"
     subprocess.run([*command, "clear"], check=True)
-    assert here.get("key") is MISS
+    assert not here.get("key")
     here.close()
 
 
@@ -509,7 +509,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     with sqlite3.connect(tmp_path / "store" / "cache.db") as database:
         database.execute("DELETE FROM Cache")
     database.close()
-    assert store.get("key") is MISS
+    assert not store.get("key")
     store.put_many([entry("key", 2)])
     store.forget("other")
     assert store.get("key").load() == 2

@@ -183,7 +183,7 @@ def test_a_commit_of_another_process_changes_puts_before_its_claim_is_released(s
     """
     with elsewhere(script, store) as owner:
         assert owner.stdout.readline() == "claimed\n"
-        assert store.get("key") is MISS
+        assert not store.get("key")
         assert store.puts == before
         owner.stdin.write("\n")
         owner.stdin.flush()
@@ -227,7 +227,7 @@ def test_a_process_that_is_killed_before_its_commit_leaves_nothing(store: Memory
     store.put_many([entry("other", 1)])
     with elsewhere(script, store) as killed:
         assert killed.wait(30) == -signal.SIGKILL
-    assert store.get("key") is MISS
+    assert not store.get("key")
     assert store.claims.owner("key") is None
     assert store.put_many([entry("key", 2, claim=store.claims.claim("key"))]) == frozenset()
     assert value_of(store, "key") == 2
@@ -311,7 +311,7 @@ def test_an_expired_entry_is_a_miss_everywhere(store: MemoryTier, number: int) -
         lifetime *= 2
     assert values == (0, 0)
     time.sleep(max(0.0, soon - time.time()) + 0.01)
-    assert store.get("key-0") is MISS
+    assert not store.get("key-0")
     assert store.get_many(["key-0"]) == {}
     assert store.durations(["key-0"]) == {}
     assert not store.has("key-0")
@@ -339,7 +339,7 @@ def test_a_clock_that_was_very_wrong_stops_nothing(store: MemoryTier) -> None:
     with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as database:
         database.execute("UPDATE Cache SET access_time = 1e300, store_time = -5, created = 0")
     assert value_of(store, "key") == 1
-    assert store.get("other") is MISS
+    assert not store.get("other")
     assert store.history.examine("other").reason == "expired"
     store._store._evict()
     assert len(list(store.records())) == 1

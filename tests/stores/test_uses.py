@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bencher_job import Record, _media
-from bencher_job._stores import MISS, Entry, Hit, dump, open_store, uses
+from bencher_job._stores import Entry, Hit, dump, open_store, uses
 from bencher_job._stores import embedded as commits
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
@@ -60,7 +60,7 @@ def test_the_least_recently_used_goes_first(store: MemoryTier) -> None:
     for number in range(8):
         store.put_many([entry(f"key-{number}", bytes(100_000))])
     for key in ("key-0", "key-2"):
-        assert store.get(key) is not MISS
+        assert store.get(key)
     for number in range(8, 13):
         store.put_many([entry(f"key-{number}", bytes(100_000))])
     kept = {number for number in range(13) if store.has(f"key-{number}")}
@@ -72,7 +72,7 @@ def test_the_least_recently_used_goes_first(store: MemoryTier) -> None:
 def test_a_small_entry_that_is_hit_in_memory_counts_as_used(store: MemoryTier) -> None:
     store.put_many([entry("small", 1)])
     for number in range(30):
-        assert store.get("small") is not MISS
+        assert store.get("small")
         store.put_many([entry(f"key-{number}", bytes(100_000))])
     assert store.tally.evicted > 0
     assert store.get("small").load() == 1
@@ -237,8 +237,8 @@ def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) ->
         store.get("key-0")
         store.get(f"key-{number}")
     assert store.shelf._bytes <= 20_000
-    assert len(store.shelf._kept) < 60
-    assert "key-0" in store.shelf._kept
+    assert len(store.shelf._entries) < 60
+    assert "key-0" in store.shelf._entries
     store._store.close()
 
 
