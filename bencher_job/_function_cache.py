@@ -358,7 +358,7 @@ class JobFunctionCache(FutureCache):
         cause = None
         if self.overwrite:
             cause = Cause.OVERWRITE
-        elif is_own and store.directory is None:
+        elif is_own and not store.keeps:
             cause = Cause.OFF if self.is_there() else None
         elif is_own and not explanation.is_hit and self.is_in_flight(identity[0]):
             cause = Cause.IN_FLIGHT

@@ -529,7 +529,7 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
         UNLOADABLE.discard(run.job.job_key)
         if landing.outcome.error is not None:
             _fail(run, landing.outcome.error)
-        elif run.store.directory is not None:
+        elif run.store.keeps:
             job = run.job
             changed = _changed(job) if job.has_changed or job.files else None
             if changed is None:

@@ -206,7 +206,7 @@ class Runner:
     @staticmethod
     def _turn_or_wait(flight: Flight, store: Store, *, in_worker: bool) -> Turn | Waiting:
         """Claim the key of a flight, or find out who is at it."""
-        if store.directory is None or flight.inherit_claim():
+        if not store.keeps or flight.inherit_claim():
             return Turn(flight.claim)
         key, claims = flight.job.job_key, store.claims
         mark = claims.mark
@@ -296,7 +296,7 @@ def _refuse_to_wait_for_itself(job: Job) -> None:
 
 def _claimed(store: Store, flights: Sequence[Flight]) -> dict[str, Claim] | None:
     """Claim the keys of flights, as far as no other process has them; None where nothing can be claimed."""
-    if store.directory is None:
+    if not store.keeps:
         return None
     try:
         return store.claims.claim_many([flight.job.job_key for flight in flights])

@@ -11,7 +11,7 @@ import concurrent.futures
 from dataclasses import fields
 from typing import Any, Final
 
-from .base import Executors, Outcome, inside_worker, is_submitter, run_inline, told
+from .base import MAKERS, Executors, Outcome, inside_worker, is_submitter, run_inline, told
 from .engine import Engine, SerialEngine
 from .settings import PoolSettings, StartMethod
 
@@ -29,6 +29,33 @@ __all__ = [
     "run_inline",
     "told",
 ]
+
+
+def _new_threads() -> concurrent.futures.Executor:
+    from .threads import ThreadPool
+
+    return ThreadPool()
+
+
+def _new_processes() -> concurrent.futures.Executor:
+    from .pool import SlotPool
+
+    return SlotPool()
+
+
+def _new_scoop() -> concurrent.futures.Executor:
+    from .scoop import ScoopExecutor
+
+    return ScoopExecutor()
+
+
+MAKERS.update(
+    {
+        Executors.THREADS: _new_threads,
+        Executors.MULTIPROCESSING: _new_processes,
+        Executors.SCOOP: _new_scoop,
+    }
+)
 
 
 def executor_name(spec: Executors | str | concurrent.futures.Executor | object) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .._stores.codec import Payload
 
 __all__ = [
+    "MAKERS",
     "Executors",
     "OtherVersions",
     "Outcome",
@@ -79,20 +80,12 @@ class Executors(StrEnum):
             ValueError: when no executor has that name.
             BencherJobError: for SCOOP where it can't run, with how to start it.
         """
-        provider = Executors(provider)
-        if provider is Executors.THREADS:
-            from .threads import ThreadPool
+        make = MAKERS.get(Executors(provider))
+        return None if make is None else make()
 
-            return ThreadPool()
-        if provider is Executors.MULTIPROCESSING:
-            from .pool import SlotPool
 
-            return SlotPool()
-        if provider is Executors.SCOOP:
-            from .scoop import ScoopExecutor
-
-            return ScoopExecutor()
-        return None
+MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
+"""What makes the executor of each member; filled by the package, which may import its engines."""
 
 
 class Place(NamedTuple):

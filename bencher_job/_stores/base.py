@@ -285,8 +285,12 @@ class Store(Protocol):
     """
 
     @property
+    def keeps(self) -> bool:
+        """Whether entries that are put can be looked up later."""
+
+    @property
     def directory(self) -> Path | None:
-        """The store's folder, or None where nothing is kept."""
+        """The folder in which the store and the files of jobs lie, or None for a store without one."""
 
     @property
     def tally(self) -> Tally:

@@ -540,6 +540,8 @@ class DiskStore(Items):
         uses: what was used in this process and is not written yet.
     """
 
+    keeps = True
+
     def __init__(
         self,
         directory: Path,

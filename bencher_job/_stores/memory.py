@@ -235,6 +235,8 @@ class MemoryTier(Items):
         directory: the folder of the store behind.
     """
 
+    keeps = True
+
     def __init__(self, store: DiskStore, limit: int = LIMIT) -> None:
         self._store = store
         self._uses = store.uses

@@ -119,6 +119,7 @@ class NullStore(Items):
         self.is_closed_off = is_closed_off
         """Whether it stands for a store that could not be opened."""
 
+    keeps: Final = False
     directory: Final = None
     puts: Final = 0
     history: Final = NoHistory()
