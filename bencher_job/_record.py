@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from . import _text
-from ._text import counted, roughly, seconds_text, size_text
+from ._text import counted, is_writable, roughly, seconds_text, size_text
 
 __all__ = [
     "EVERYTHING",
@@ -286,7 +286,7 @@ class Selection:
         now = datetime.now(UTC)
         for name in ("since", "until"):
             object.__setattr__(self, name, _moment(name, getattr(self, name), now))
-        since, until = self._bounds()
+        since, until = self.bounds()
         if since is not None and until is not None and since >= until:
             raise ValueError(
                 f"since={since} is not before until={until}, so nothing would be chosen. Swap them."
@@ -320,35 +320,26 @@ class Selection:
             where[name] = _Written(value.strip())
         return where
 
-    def condition(self) -> tuple[str, tuple[str | float, ...]]:
-        """Give what SQL can ask, an expression on `Cache.function`, `tag` and `created`, and its values.
+    def shown_as(self, name: str) -> tuple[object, ...] | None:
+        """Give all plain values that an argument may have in the records that are chosen; None where any may do.
 
-        >>> Selection(tag="nightly").condition()
-        ('tag = ?', ('nightly',))
+        Numbers stand for their equals: 1 for 1.0, and 1 and 0 for True and False.
+
+        >>> Selection(where={"c": 0.1}).shown_as("c")
+        (0.1,)
         """
-        since, until = self._bounds()
-        parts: list[str] = []
-        values: list[str | float] = []
-        for part, value in (
-            ("Cache.function = ?", self.function),
-            ("tag = ?", self.tag or None),
-            ("created >= ?", None if since is None else since.timestamp()),
-            ("created < ?", None if until is None else until.timestamp()),
-        ):
-            if value is not None:
-                parts.append(part)
-                values.append(value)
-        if self.tag == "":
-            parts.append("coalesce(tag, '') = ''")
-        return " AND ".join(parts) or "1 = 1", tuple(values)
+        wanted = self.where[name]
+        if isinstance(wanted, _Written):
+            return wanted.shown_as()
+        return None if callable(wanted) else _plain(wanted)
 
     def matches(self, record: Record) -> bool:
-        """Whether an entry is chosen: all filters hold, those of `condition` too.
+        """Whether an entry is chosen: all filters hold.
 
         Raises:
             Exception: what a function in `where` raises, with a note that names the argument and the entry.
         """
-        since, until = self._bounds()
+        since, until = self.bounds()
         return (
             self.function in {None, record.function}
             and self.tag in {None, record.tag}
@@ -357,7 +348,8 @@ class Selection:
             and all(_holds(wanted, name, record) for name, wanted in self.where.items())
         )
 
-    def _bounds(self) -> tuple[datetime | None, datetime | None]:
+    def bounds(self) -> tuple[datetime | None, datetime | None]:
+        """Give `since` and `until` as moments."""
         return self.since, self.until  # type: ignore[return-value]  # they became moments when they were given
 
 
@@ -377,8 +369,30 @@ class _Written(NamedTuple):
             return bool(meant == shown)
         return _look_same(short_form(meant), shown)
 
+    def shown_as(self) -> tuple[object, ...] | None:
+        """Give all plain values that look as the text does; None where it may stand for a list or a mapping."""
+        try:
+            meant = ast.literal_eval(self.text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return _plain(self.text)
+        plain, text = _plain(meant), _plain(self.text)
+        return None if plain is None or text is None else plain + text
+
     def __repr__(self) -> str:
         return f"written({self.text!r})"
+
+
+LARGEST_EXACT: Final = 1 << 62
+"""Magnitude below which a database holds a whole number as it is."""
+
+
+def _plain(value: object) -> tuple[object, ...] | None:
+    """Give a value alone, if a database can hold it as it is; else None."""
+    if value is None or isinstance(value, bool):
+        return (value,)
+    if isinstance(value, int | float):
+        return (value,) if -LARGEST_EXACT < value < LARGEST_EXACT else None
+    return (value,) if isinstance(value, str) and is_writable(value) and "\0" not in value else None
 
 
 def _moment(name: str, given: object, now: datetime) -> datetime | None:

@@ -37,7 +37,7 @@ from .base import StoreFailure
 from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
 from .embedded import DiskStore
 from .header import check_ours
-from .schema import LIVE, SELECT_RECORD, past_edition_of, record_of
+from .schema import LIVE, SELECT_RECORD, condition_of, past_edition_of, record_of
 from .signature import SECRET_VARIABLE, UNSIGNED
 
 __all__ = [
@@ -427,7 +427,7 @@ def _selected(
     store: DiskStore, selection: Selection, keys: Iterable[str] | None
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Give the rows of the chosen entries, some at once, in the order of their keys."""
-    condition, values = selection.condition()
+    condition, values = condition_of(selection)
     among = "" if keys is None else " AND key IN (SELECT value FROM json_each(?))"
     statement = (
         f"{_SELECT}({condition}){among} AND key > ? AND typeof(key) = 'text'"

@@ -62,6 +62,7 @@ from .schema import (
     SELECT_RECORD,
     UPSERT,
     attributes_from,
+    condition_of,
     figures_by,
     moment,
     origin_to_json,
@@ -134,7 +135,7 @@ _FIGURES: Final = (
     "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
     " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
     " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
-    f" WHERE raw = 1 AND {LIVE} GROUP BY 1, 2 ORDER BY 1, 2"
+    f" WHERE raw = 1 AND {LIVE} GROUP BY Cache.function, tag"
 )
 
 
@@ -144,7 +145,7 @@ def functions(folder: Folder) -> list[FunctionInfo]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    rows = folder.query(_FIGURES, (time.time(),))
+    rows = sorted(folder.query(_FIGURES, (time.time(),)))
     return [_function(name, group) for name, group in itertools.groupby(rows, itemgetter(0))]
 
 
@@ -676,23 +677,25 @@ class DiskStore(Items):
 
     def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
         """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
-        condition, values = Selection(function=function, tag=tag).condition()
+        condition, values = condition_of(Selection(function=function, tag=tag))
         return self.removals.remove(condition, values, "cleared")
 
     def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
         """Give the record of each entry that is chosen, the oldest first."""
-        condition, values = selection.condition()
+        condition, values = condition_of(selection)
         statement = f"{SELECT_RECORD} WHERE raw = 1 AND ({condition}) AND {LIVE} ORDER BY created"
         records = self._readable(self.folder.query(statement, (*values, time.time())))
         return filter(selection.matches, records) if selection.where else records
 
     def latest_records(self, limit: int, selection: Selection = EVERYTHING) -> list[Record]:
         """Give the records of the latest entries that are chosen, at most so many, the oldest of them first."""
-        condition, values = selection.condition()
+        condition, values = condition_of(selection)
         # Of what SQL can't choose, all are asked for, and as many are made as it takes.
         most = -1 if selection.where else limit
+        # The rows are found by few columns first: a record has many, and takes long to read.
         statement = (
-            f"{SELECT_RECORD} WHERE raw = 1 AND ({condition}) AND {LIVE} ORDER BY created DESC LIMIT {most}"
+            f"{SELECT_RECORD} WHERE Cache.rowid IN (SELECT rowid FROM Cache WHERE raw = 1 AND ({condition}) AND {LIVE}"
+            f" ORDER BY created DESC LIMIT {most}) ORDER BY created DESC"
         )
         records = self._readable(self.folder.query(statement, (*values, time.time())))
         return [*itertools.islice(filter(selection.matches, records), limit)][::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from .._keys import Edition, PastEdition
 from .._names import NameOf, checked
-from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, short_form
+from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
 from .base import Entry
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "arguments_to_json",
     "attributes_from",
     "attributes_to_bytes",
+    "condition_of",
     "figures_by",
     "is_text",
     "moment",
@@ -462,3 +464,37 @@ def _expanded(sources: bytes) -> bytes:
     if not expander.eof:
         raise ValueError(f"its sources end too early, or take more than {LARGEST_SOURCES} bytes")
     return expanded
+
+
+def condition_of(selection: Selection) -> tuple[str, tuple[object, ...]]:
+    """Give a condition that holds for all entries of a selection, and its values.
+
+    It holds for others too where `where` asks for what SQL can't tell: let `Selection.matches` decide.
+    """
+    since, until = selection.bounds()
+    conditions: list[tuple[str, tuple[object, ...]]] = [
+        (f"{column} ?", (value,))
+        for column, value in (
+            ("Cache.function =", selection.function),
+            ("tag =", selection.tag or None),
+            ("created >=", None if since is None else since.timestamp()),
+            ("created <", None if until is None else until.timestamp()),
+        )
+        if value is not None
+    ]
+    if selection.tag == "":
+        conditions.append(("coalesce(tag, '') = ''", ()))
+    conditions += [_argument_is(name, selection.shown_as(name)) for name in selection.where]
+    condition = " AND ".join(condition for condition, _ in conditions)
+    return condition or "1", tuple(itertools.chain.from_iterable(values for _, values in conditions))
+
+
+def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:
+    """Give the condition that an argument is one of some values, which no entry fails that can't be read."""
+    if values is None or not name.isidentifier() or not name.isascii():  # an escaped name is not always found
+        return "1", ()
+    found = f"json_extract(arguments, '$.{name}')"
+    known = [value for value in values if value is not None]
+    wanted = [f"{found} IN ({','.join('?' * len(known))})"] if known else []
+    wanted += [f"{found} IS NULL"] if None in values else []
+    return f"CASE WHEN json_valid(arguments) THEN {' OR '.join(wanted)} ELSE 1 END", tuple(known)
