@@ -47,7 +47,9 @@ class Grid(Sequence[dict[str, Any]]):
     def __init__(self, axes: Mapping[str, Iterable[Any]], ignored: Collection[str] = ()) -> None:
         self.axes = {name: list(values) for name, values in axes.items()}
         self._ignored = ignored
-        self._length = math.prod(map(len, self.axes.values()))
+        sizes = list(map(len, self.axes.values()))
+        self._length = math.prod(sizes)
+        self._strides = [(math.prod(sizes[axis + 1 :]), size) for axis, size in enumerate(sizes)]
 
     @cached_property
     def _firsts(self) -> list[list[int]]:
@@ -86,11 +88,7 @@ class Grid(Sequence[dict[str, Any]]):
 
     def place(self, number: int) -> tuple[int, ...]:
         """Say where a combination's values stand in their axes."""
-        places = []
-        for values in reversed(self.axes.values()):
-            number, place = divmod(number, len(values))
-            places.append(place)
-        return tuple(reversed(places))
+        return tuple([number // stride % size for stride, size in self._strides])
 
     def original(self, number: int) -> int:
         """Give the number of the first combination that is the same job."""

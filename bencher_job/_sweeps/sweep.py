@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -99,15 +100,14 @@ class Sweep:
         number, repeat = divmod(cell, self.repeats)
         return Call(self._bound, {**self._constants, **self.points[number]}, repeat)
 
-    def _cells(self) -> Iterator[int]:
-        """Number what is to run: each repeat of each combination, those left out that are the same job as another."""
-        points = self.points
-        if not points.has_twins:
-            return iter(range(len(self)))
-        originals = (number for number in range(len(points)) if points.original(number) == number)
-        return itertools.chain.from_iterable(
-            range(number * self.repeats, (number + 1) * self.repeats) for number in originals
-        )
+    def _calls(self) -> Iterator[tuple[int, Call]]:
+        """Number what is to run, each repeat of each combination, but for those that are the same job as another."""
+        points, repeats, bound, constants = self.points, self.repeats, self._bound, self._constants
+        for number, point in enumerate(points):
+            if points.has_twins and points.original(number) != number:
+                continue
+            for repeat in range(repeats):
+                yield number * repeats + repeat, Call(bound, {**constants, **point}, repeat)
 
     def _twins(self, cell: int) -> Iterator[int]:
         number, repeat = divmod(cell, self.repeats)
@@ -137,13 +137,13 @@ class Sweep:
             UnkeyableArgument: when no key can be made of an argument.
         """
         cache, store = self._cache, self._cache.cache
-        durations, missing, hits = Durations(self.points), [], 0
-        cells = self._cells()
-        while group := list(itertools.islice(cells, KEYS_AT_ONCE)):
+        durations, missing, hits = Durations(self.points), array("q"), 0
+        calls = self._calls()
+        while group := list(itertools.islice(calls, KEYS_AT_ONCE)):
             known: Known = {}
-            keys = [self._key(cell, known) for cell in group]
+            keys = [self._key(call, known) for _, call in group]
             found = store.durations(keys)
-            for cell, key in zip(group, keys, strict=True):
+            for (cell, _), key in zip(group, keys, strict=True):
                 seconds = found.get(key)
                 if seconds is not None:
                     durations.add(cell // self.repeats, seconds)
@@ -153,8 +153,8 @@ class Sweep:
                     hits += 1
         return Plan(hits, len(missing), self._expected(durations, missing), cache.workers)
 
-    def _key(self, cell: int, known: Known) -> str:
-        args, kwargs, repeat = self._call(cell)
+    def _key(self, call: Call, known: Known) -> str:
+        args, kwargs, repeat = call
         keys = self._cache.keys
         return keys.repeated(keys.identity(args, kwargs, known), repeat)[0]
 
@@ -366,9 +366,6 @@ class Sweep:
             answer.value()
         args, kwargs, repeat = self._call(cell)
         return JobFuture(self._cache.job(args, kwargs, answer.identity, repeat), answer.value())
-
-    def _calls(self) -> Iterator[tuple[int, Call]]:
-        return ((cell, self._call(cell)) for cell in self._cells())
 
     def _answers(self, bar: Progress) -> Generator[tuple[int, Answer], None, None]:
         """Give what comes of each cell as it completes."""
