@@ -284,14 +284,12 @@ class Prefetched(dict[str, Any]):
     Attributes:
         seconds: how long the function of each had run.
         store: the store that was asked.
-        puts: its number of puts before it was asked.
     """
 
-    def __init__(self, store: Store, puts: int) -> None:
+    def __init__(self, store: Store) -> None:
         super().__init__()
         self.seconds: dict[str, float] = {}
         self.store = store
-        self.puts = puts
 
 
 class FutureCache(Contents, Settles):
@@ -426,7 +424,7 @@ class FutureCache(Contents, Settles):
 
     def _find(self, keys: Iterable[str]) -> Prefetched:
         store = self.cache
-        found = Prefetched(store, store.puts)
+        found = Prefetched(store)
         hits = store.get_many(keys, mapped=self.mapped)
         found.seconds = hits.seconds()
         with nullcontext() if self._imported_copy is None else seen_by(self._imported_copy):
@@ -443,7 +441,7 @@ class FutureCache(Contents, Settles):
         """
         if self.overwrite:
             store = self.cache
-            return [MISS] * len(keys), Prefetched(store, store.puts)
+            return [MISS] * len(keys), Prefetched(store)
         found = self._find(keys)
         values = []
         for key in keys:
@@ -462,8 +460,8 @@ class FutureCache(Contents, Settles):
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
         if asker is not None:
-            return self._runner.run(job, asked.store, asked.puts, fresh=self.overwrite, caller=asker)
-        return self._run(job, asked.store, asked.puts, fresh=self.overwrite)
+            return self._runner.run(job, asked.store, fresh=self.overwrite, caller=asker)
+        return self._run(job, asked.store, fresh=self.overwrite)
 
     def start_many(self, jobs: Sequence[Job], asked: Prefetched) -> list[JobFuture[Any]]:
         """Run jobs that were not found when the store was asked, or join them in flight; where none runs in line.
@@ -471,22 +469,20 @@ class FutureCache(Contents, Settles):
         Raises:
             BencherJobError: when the executor can't take jobs.
         """
-        return self._runner.run_many(jobs, asked.store, asked.puts, fresh=self.overwrite)
+        return self._runner.run_many(jobs, asked.store, fresh=self.overwrite)
 
-    def _run(self, job: Job, store: Store, puts: int, *, fresh: bool) -> JobFuture[Any]:
+    def _run(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any]:
         """Run a job that may be waited for, or join it; in a callback of a future of this cache it runs in line.
 
         Such a callback is called by the thread that must first be done with it to resolve any other future.
         """
         here = self.resolves_here()
-        future = self._runner.run(job, store, puts, fresh=fresh, here=here)
+        future = self._runner.run(job, store, fresh=fresh, here=here)
         if here:
             future.refuse_to_wait_here()
         return future
 
-    def run_for_result(
-        self, job: Job, store: Store, puts: int, *, fresh: bool
-    ) -> JobFuture[Any] | InLineResult:
+    def run_for_result(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any] | InLineResult:
         """Run a job or join it, for one who does nothing but wait for it; where it can, it runs in line.
 
         Raises:
@@ -494,8 +490,8 @@ class FutureCache(Contents, Settles):
         """
         result = None
         if self.runs_in_line:
-            result = self._runner.run_in_line(job, store, puts, fresh=fresh)
-        return self._run(job, store, puts, fresh=fresh) if result is None else result
+            result = self._runner.run_in_line(job, store, fresh=fresh)
+        return self._run(job, store, fresh=fresh) if result is None else result
 
     @property
     def runs_in_line(self) -> bool:
@@ -531,16 +527,15 @@ class FutureCache(Contents, Settles):
             held = job.held()
             return self.send_for(lambda: held, asker, of_coroutine=is_coroutine_function(job.function))
         store = self._opened()
-        puts = store.puts
         if self.overwrite:
-            return self._runner.run(job, store, puts, fresh=True)
+            return self._runner.run(job, store, fresh=True)
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
             self._counts.hit(seconds)
             store.note_answer(job.job_key, seconds)
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
-        return self._runner.run(job, store, puts) if value is MISS else JobFuture(job, value)
+        return self._runner.run(job, store) if value is MISS else JobFuture(job, value)
 
     def _run_without_cache(self, job: Job) -> JobFuture[Any]:
         """Run a job here for code that has interrupted this thread inside of the cache, and so can't wait for it."""
@@ -572,12 +567,11 @@ class FutureCache(Contents, Settles):
 
     def _begin(self, job: Job, asker: Caller, *, fresh: bool) -> JobFuture[Any]:
         store = self.cache
-        puts = store.puts
         if not (fresh or self.overwrite):
             value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
             if value is not MISS:
                 return JobFuture(job, value)
-        return self._runner.run(job, store, puts, fresh=fresh or self.overwrite, caller=asker)
+        return self._runner.run(job, store, fresh=fresh or self.overwrite, caller=asker)
 
     def _load(self, key: str, hit: Hit) -> Any:
         """Unpickle what was found of a key and count it as a hit, or give `MISS` with a warning."""
@@ -657,6 +651,7 @@ class FutureCache(Contents, Settles):
             damaged=store.tally.damaged,
             evicted=store.tally.evicted,
             expired=store.tally.expired,
+            unleased=store.tally.unleased,
             total=store.totals(),
             entries=store.count(),
             size=store.size(),

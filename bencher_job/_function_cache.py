@@ -280,9 +280,7 @@ class JobFunctionCache(FutureCache):
                 self._run_without_cache(self.job(args, kwargs, identity)).result() if value is MISS else value
             )
         store = self._opened()
-        if self.overwrite:
-            seen = store.puts
-        else:
+        if not self.overwrite:
             found = store.get(key, self.mapped)
             value = MISS if isinstance(found, Miss) else self._load(key, found)
             if value is not MISS:
@@ -291,10 +289,7 @@ class JobFunctionCache(FutureCache):
                 ):  # whose hits are unpickled in another way
                     learn(self, call, identity[2], key, value)
                 return value
-            seen = found.seen if isinstance(found, Miss) else store.puts
-        return self.run_for_result(
-            self.job(args, kwargs, identity), store, seen, fresh=self.overwrite
-        ).result()
+        return self.run_for_result(self.job(args, kwargs, identity), store, fresh=self.overwrite).result()
 
     def _announce(self, jobs: Iterable[Job]) -> None:
         jobs = tuple(jobs)
@@ -331,7 +326,7 @@ class JobFunctionCache(FutureCache):
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call anew, replace what was remembered, and give the value."""
         store = self.cache
-        return self.run_for_result(self.job(args, kwargs), store, store.puts, fresh=True).result()
+        return self.run_for_result(self.job(args, kwargs), store, fresh=True).result()
 
     def explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None

@@ -40,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 THREADS_ASIDE: Final = 8
-"""How many threads look up, claim and start jobs for event loops at most; none of them waits for a job."""
+"""How many threads look up, lease and start jobs for event loops at most; none of them waits for a job."""
 
 
 class Caller(NamedTuple):

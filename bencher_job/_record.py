@@ -482,6 +482,8 @@ class CacheInfo:
     """Entries of this store that were removed to stay within the size limit."""
     expired: int
     """Entries of this store that were removed because their time was over."""
+    unleased: int
+    """Jobs of this store that ran without a lease, so that another process may have run them as well."""
     seconds_saved: float
     """Recorded running time of the jobs that were answered from the cache, in seconds."""
     total: Totals
@@ -503,7 +505,7 @@ class CacheInfo:
         }
         odd = {
             name: f"{getattr(self, name):,}"
-            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired")
+            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired", "unleased")
             if getattr(self, name)
         }
         return _text.fact_table(figures | odd)

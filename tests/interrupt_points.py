@@ -4,7 +4,7 @@
 
 For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call that the main thread makes of one of the
 library's functions while it asks for so many new jobs. Another thread then asks for the same ones and must be answered.
-It ends with the first n that isn't reached. The place after which nobody was answered, or a claim was left, is printed.
+It ends with the first n that isn't reached. The place after which nobody was answered, or a lease was left, is printed.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def main(folder: str, executor: str, number: int, step: int) -> None:
         place = interrupted(ask, at)
         if place is None:
             break
-        # In line nothing goes on that a claim could be of; other processes would wait for it.
-        is_claimed = (
-            executor == "SERIAL" and function.cache.cache.claims.owner(function.key(first)) is not None
+        # In line nothing goes on that a lease could be of; other processes would wait for it.
+        is_leased = (
+            executor == "SERIAL" and function.cache.cache.leases.owner(function.key(first)) is not None
         )
-        if is_claimed or not is_answered(ask):
-            print("a claim is left" if is_claimed else "no answer", place)
+        if is_leased or not is_answered(ask):
+            print("a lease is left" if is_leased else "no answer", place)
             sys.stdout.flush()
             os._exit(1)
         at += step

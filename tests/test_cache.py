@@ -719,7 +719,7 @@ def test_temporary_caches_leave_no_file_open() -> None:
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads"])
-def test_closing_a_cache_leaves_jobs_of_another_on_its_store_their_claims(executor: str) -> None:
+def test_closing_a_cache_leaves_jobs_of_another_on_its_store_their_leases(executor: str) -> None:
     began, may_end = threading.Event(), threading.Event()
 
     @cached_job(executor=executor, code="none")

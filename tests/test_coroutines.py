@@ -340,7 +340,7 @@ def test_programs_share_one_run_and_the_loops_of_those_who_wait_go_on(programs: 
     others = [programs.start(f"other{number}", AWAITING, "1") for number in range(2)]
     for number in range(2):
         programs.wait_for(f"other{number}.ticking")
-    assert until(lambda: all(programs.opens(other, "claims") for other in others))
+    assert until(lambda: all(programs.opens(other, "owners") for other in others))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, *others)] == ["owner"] * 3
     assert programs.count("1") == 1
@@ -351,7 +351,7 @@ def test_another_programs_exception_reaches_who_waits_in_a_loop(programs: Progra
     programs.wait_for("owner.begun")
     other = programs.start("other", AWAITING, "-1")
     programs.wait_for("other.ticking")
-    assert until(lambda: programs.opens(other, "claims"))
+    assert until(lambda: programs.opens(other, "owners"))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, other)] == ["LookupError(-1)"] * 2
     assert programs.count("-1") == 1
@@ -362,7 +362,7 @@ def test_a_loop_takes_over_from_a_program_that_dies(programs: Programs) -> None:
     programs.wait_for("owner.begun")
     other = programs.start("other", AWAITING, "1")
     programs.wait_for("other.ticking")
-    assert until(lambda: programs.opens(other, "claims"))
+    assert until(lambda: programs.opens(other, "owners"))
     programs.kill(owner)
     programs.wait_for("other.begun")
     programs.tell("go_on")
@@ -507,7 +507,7 @@ def test_a_key_that_is_asked_for_while_its_cancelled_run_cleans_up_stays_claimed
             return x
 
         def owner() -> object:
-            return tidy.cache.cache.claims.owner(tidy.key(1))
+            return tidy.cache.cache.leases.owner(tidy.key(1))
 
         first = asyncio.create_task(tidy(1))
         await began.wait()

@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).parent / "interrupt_points.py"
 def test_who_asks_after_an_interrupt_at_any_call_is_answered(
     tmp_path: Path, executor: str, number: int, step: int
 ) -> None:
-    """Neither a lock, nor a claim, nor a job in flight stays with the thread that was interrupted."""
+    """Neither a lock, nor a lease, nor a job in flight stays with the thread that was interrupted."""
     run = subprocess.run(
         [sys.executable, PROGRAM, tmp_path, executor, str(number), str(step)],
         capture_output=True,

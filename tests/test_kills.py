@@ -69,7 +69,7 @@ def test_a_waiter_that_is_killed_harms_nobody(programs: Programs) -> None:
     owner = programs.start("owner", WORK)
     programs.wait_for("owner.begun.3")
     waiter = programs.start("waiter", WORK)
-    assert until(lambda: programs.opens(waiter, "claims"))
+    assert until(lambda: programs.opens(waiter, "owners"))
     programs.kill(waiter)
     programs.tell("go_on")
     assert programs.output(owner) == "[0, 1, 2, 3, 4, 5]"
@@ -77,7 +77,7 @@ def test_a_waiter_that_is_killed_harms_nobody(programs: Programs) -> None:
     assert [programs.count(f"ran.{x}") for x in range(6)] == [1] * 6
 
 
-def test_a_pool_worker_that_is_killed_costs_its_job_and_leaves_no_claim(programs: Programs) -> None:
+def test_a_pool_worker_that_is_killed_costs_its_job_and_leaves_no_lease(programs: Programs) -> None:
     source = """
     @cached_job(code="none", executor="multiprocessing")
     def job(x):

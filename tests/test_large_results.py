@@ -28,7 +28,7 @@ from bencher_job import (
 from bencher_job._executors import engine_for
 from bencher_job._executors.entry import Kind
 from bencher_job._processes import may_live, process_name
-from bencher_job._stores import blobs, open_store, verify
+from bencher_job._stores import Lease, blobs, open_store, verify
 from bencher_job._stores.blobs import LARGE
 from bencher_job._stores.codec import SealedEntry
 from bencher_job._stores.header import frame_of
@@ -240,7 +240,7 @@ def test_where_the_folder_is_gone_the_value_travels_and_the_worker_makes_no_othe
     directory = large.cache.directory
     _, array = large(1, directory)
     assert array[-1] == 1.0
-    assert files_of(directory) == {}  # a new store has no claim of the job
+    assert files_of(directory) == {}  # a new store has no lease of the job
     assert large.cache.verify().is_clean
     large.cache.close()
 
@@ -365,8 +365,8 @@ def test_a_result_whose_claim_is_lost_leaves_no_file(tmp_path):
 
     gate = tmp_path / "gate"
     future = large.submit(1, gate)
-    claims, key = large.cache.cache.claims, large.key(1, gate)
-    assert claims.take_over(key, claims.owner(key).number) is not None
+    leases, key = large.cache.cache.leases, large.key(1, gate)
+    assert leases.take_over(Lease(key), leases.owner(key).number)
     gate.touch()
     _, array = future.result(PATIENCE)
     assert array[-1] == 1.0
@@ -425,7 +425,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_a_stray_that_verify_find
         str(path.relative_to(large.cache.directory))
     ]
     assert large.cache.verify().is_clean
-    assert large.cache.cache.claims.owner(large.key(1)) is None
+    assert large.cache.cache.leases.owner(large.key(1)) is None
     large.cache.close()
 
 

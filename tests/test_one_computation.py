@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job._options import DEFAULT_CACHE_NAME
-from bencher_job._stores.leases import Claim, Claims
+from bencher_job._stores import Lease, open_store
 from tests.programs import Programs, until
 
 
@@ -39,7 +39,7 @@ def test_programs_that_ask_at_once_share_one_run(programs: Programs) -> None:
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", SLOW) for number in range(4)]
-    assert until(lambda: all(programs.opens(other, "claims") for other in others))
+    assert until(lambda: all(programs.opens(other, "owners") for other in others))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, *others)] == ["owner"] * 5
     assert programs.count("1") == 1
@@ -50,7 +50,7 @@ def test_one_of_those_who_wait_takes_over_from_the_dead(programs: Programs, exec
     owner = programs.start("owner", SLOW, EXECUTOR=executor)
     assert until(lambda: programs.count("1") == 1)
     others = [programs.start(f"other{number}", SLOW, EXECUTOR=executor) for number in range(3)]
-    assert until(lambda: all(programs.opens(other, "claims") for other in others))
+    assert until(lambda: all(programs.opens(other, "owners") for other in others))
     programs.kill(owner)
     killed = time.monotonic()
     assert until(lambda: programs.count("1") == 2)
@@ -86,7 +86,7 @@ def test_an_exception_reaches_those_who_wait_and_the_next_asker_runs_the_job_aga
     owner = programs.start("owner", source)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", source) for number in range(3)]
-    assert until(lambda: all(programs.opens(other, "claims") for other in others))
+    assert until(lambda: all(programs.opens(other, "owners") for other in others))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, *others)] == ["owner (1,)"] * 4
     assert programs.count("1") == 1
@@ -98,7 +98,7 @@ def test_an_owner_that_is_interrupted_leaves_the_job_to_those_who_wait(programs:
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     other = programs.start("other", SLOW)
-    assert until(lambda: programs.opens(other, "claims"))
+    assert until(lambda: programs.opens(other, "owners"))
     owner.send_signal(signal.SIGINT)
     programs.wait_for("other.begun")
     programs.tell("go_on")
@@ -112,7 +112,7 @@ def test_an_owner_that_was_stopped_for_long_does_not_replace_its_successors_entr
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     other = programs.start("other", SLOW)
-    assert until(lambda: programs.opens(other, "claims"))
+    assert until(lambda: programs.opens(other, "owners"))
     owner.send_signal(signal.SIGSTOP)
     programs.wait_for("other.begun")
     programs.tell("go_on")
@@ -129,9 +129,10 @@ def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
     programs.wait_for("owner.begun")
     key = (programs.folder / "key").read_text()
     other = programs.start("other", source)
-    with closing(Claims(programs.folder / "cachedir" / DEFAULT_CACHE_NAME / "claims")) as claims:
-        claim = Claim(key, claims.owner(key).number)
-        assert until(lambda: claims.is_waited_for(claim))
+    with closing(open_store(programs.folder / "cachedir" / DEFAULT_CACHE_NAME, size_limit=10**9)) as store:
+        lease = Lease(key)
+        lease.number = store.leases.owner(key).number
+        assert until(lambda: store.leases.is_waited_for(lease))
     programs.tell("go_on")
     assert {programs.output(owner), programs.output(other)} == {"owner"}
     assert programs.count("1") == 1
@@ -212,7 +213,7 @@ def test_waiting_is_cheap(programs: Programs) -> None:
     programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", SLOW) for number in range(4)]
-    assert until(lambda: all(programs.opens(other, "claims") for other in others))
+    assert until(lambda: all(programs.opens(other, "owners") for other in others))
     time.sleep(2)  # pauses get longer with the wait
     before = [_cpu_seconds(other.pid) for other in others]
     time.sleep(2)

@@ -240,7 +240,7 @@ def keep(array: object, small: bool) -> object:
 
 @pytest.fixture
 def store() -> Path:
-    """The folder of a store that was used: an entry in a row, one in a file, media, a claim, and a damaged one."""
+    """The folder of a store that was used: an entry in a row, one in a file, media, a lease, and a damaged one."""
     array = np.arange(10_000)
     keep(array, True)
     keep(array, False)
@@ -259,7 +259,7 @@ def test_each_file_of_a_store_stands_in_the_reference(store: Path) -> None:
     tree = re.search(r"```text\n(.*?)```", (REFERENCE / "on-disk.md").read_text(), re.DOTALL)[1]
     told = {*re.findall(r"^ +([\w.]+)", tree, re.MULTILINE)}
     there = {path.name for path in (*store.iterdir(), *store.parent.iterdir())}
-    assert {"damaged", "media", "generation", "claims"} <= there
+    assert {"damaged", "media", "generation", "owners"} <= there
     assert {name for name in there if not re.fullmatch(r"[0-9a-f]{2}", name)} <= told
     assert told - there <= {"CACHEDIR.TAG", ".gitignore", "ab"}
 

@@ -1,4 +1,4 @@
-"""Jobs of cached functions in worker processes: whatever befalls a worker costs one job, and leaves no claim."""
+"""Jobs of cached functions in worker processes: whatever befalls a worker costs one job, and leaves no lease."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _command_line(process):
         return []
 
 
-def claimed(function, arguments):
-    """The arguments whose jobs somebody still claims to compute."""
-    return [x for x in arguments if function.cache.cache.claims.owner(function.key(x)) is not None]
+def leased(function, arguments):
+    """The arguments whose jobs somebody still has the lease of."""
+    return [x for x in arguments if function.cache.cache.leases.owner(function.key(x)) is not None]
 
 
 @pytest.mark.timeout(300)
@@ -72,7 +72,7 @@ def test_forty_random_kills_cost_no_more_than_a_job_each():
     assert all(isinstance(future.exception(), WorkerLost) for future, x in futures.items() if x in lost)
     assert all(future.result()[-2:] == x.to_bytes(2, "big") for future, x in futures.items() if x not in lost)
     assert large.cache.cache.count() == 400 - len(lost)
-    assert claimed(large, range(400)) == []
+    assert leased(large, range(400)) == []
     assert [large(x)[-2:] for x in lost] == [x.to_bytes(2, "big") for x in lost]
     large.cache.close()
 
@@ -130,7 +130,7 @@ def test_what_cannot_travel_costs_its_own_job(what):
         told = {"result": "can't be pickled", "error": "three", "argument": "can't be sent to a worker"}
         assert told[what] in str(error)
     assert [future.result(PATIENCE) for future in neighbours] == list(range(4, 30))
-    assert function.cache.cache.claims.owner(function.key(*arguments)) is None
+    assert function.cache.cache.leases.owner(function.key(*arguments)) is None
 
 
 def test_a_job_that_takes_too_much_memory_is_its_own_loss():
@@ -270,7 +270,7 @@ def test_threads_and_callbacks_may_submit_at_once():
     assert until(lambda: len(follow_ups) == 300)
     assert sorted(future.result(PATIENCE) for future in follow_ups) == list(range(1000, 1300))
     work.cache.wait()
-    assert claimed(work, range(300)) == []
+    assert leased(work, range(300)) == []
 
 
 def test_an_argument_that_is_changed_after_the_submission_is_kept_as_it_was():

@@ -32,7 +32,18 @@ from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
 from .._processes import renew_after_fork
 from .._record import Draft, Origin
-from .._stores import Claim, Deposit, Entry, NullStore, Payload, Store, StoreFailure, discard, dump_result
+from .._stores import (
+    Deposit,
+    Entry,
+    Lease,
+    LeasesUnavailable,
+    NullStore,
+    Payload,
+    Store,
+    StoreFailure,
+    discard,
+    dump_result,
+)
 from .._timer import alarms
 from .._version import VERSION
 from .running import Flight, flights_of
@@ -462,7 +473,7 @@ class Landing:
     def entry(self, payload: Payload | Deposit) -> Entry:
         """Make the entry of a value's bytes, or of the file that has them."""
         run, outcome = self.run, self.outcome
-        job, state, ttl = run.job, run.git_state, run.keeping.ttl
+        job, state, ttl, lease = run.job, run.git_state, run.keeping.ttl, run.flight.lease
         media, place = job.media_folder if outcome.may_have_files else None, outcome.place
         origin = Origin(
             run.executor,
@@ -488,7 +499,7 @@ class Landing:
             ),
             job.bound,
             job.edition,
-            run.flight.claim,
+            lease if lease is not None and lease.held else None,
             run.keeping.compression,
             None if ttl is None else time.time() + ttl,
             attributes=None if job.keys is None else job.keys.attributes(job.job_key),
@@ -518,7 +529,7 @@ class Returned(NamedTuple):
 def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:
     """Put the results of runs that succeeded into their stores, and remove the media of those that failed.
 
-    The claims of all are given back. Returns the bytes of values that no worker has written, and a sentence for each
+    The leases of all are given back. Returns the bytes of values that no worker has written, and a sentence for each
     result that could not be kept; it is empty where the same was said of another one.
     """
     entries: dict[Store, list[Entry]] = {}
@@ -537,7 +548,7 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
             if changed is not None:
                 unsaved.append(changed)
                 landing.discard_written()
-                _give_back(run.store, run.flight.claim)
+                _give_back(run.store, run.flight.lease)
                 continue
             try:
                 written = None if landing.outcome.deposit is None else landing.written()
@@ -547,7 +558,7 @@ def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[st
                 unsaved.append(
                     f"The result of {run.job!r} can't be pickled ({type(error).__name__}: {error})"
                 )
-                _give_back(run.store, run.flight.claim)
+                _give_back(run.store, run.flight.lease)
             else:
                 entry = landing.entry(payloads[landing] if written is None else written)
                 entries.setdefault(run.store, []).append(entry)
@@ -613,18 +624,26 @@ def _fail(run: Run, error: BaseException) -> None:
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
-    flights, store, claim = flights_of(run.store), run.store, run.flight.claim
-    if is_its_own and claim is not None and store.claims.is_waited_for(claim):
+    flights, store, lease = flights_of(run.store), run.store, run.flight.lease
+    if is_its_own and lease is not None and lease.held and _is_waited_for(store, lease):
         from .._executors.exceptions import dump_error  # takes long to import
 
-        if flights.take_claim(run.flight) is not None:
-            store.publish_failure(claim, dump_error(error, for_same_program=True))
-    flights.give_back_claim(run.flight, lambda given_back: _give_back(store, given_back))
+        if flights.take_lease(run.flight) is not None:
+            store.publish_failure(lease, dump_error(error, for_same_program=True))
+    flights.give_back_lease(run.flight, lambda given_back: _give_back(store, given_back))
 
 
-def _give_back(store: Store, claim: Claim | None) -> None:
-    if claim is not None:
-        store.claims.release([claim])
+def _is_waited_for(store: Store, lease: Lease) -> bool:
+    try:
+        return store.leases.is_waited_for(lease)
+    except LeasesUnavailable as error:
+        _log.warning("%s", error)
+        return False
+
+
+def _give_back(store: Store, lease: Lease | None) -> None:
+    if lease is not None:
+        store.leases.release([lease])
 
 
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
@@ -643,7 +662,7 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
             )
             if isinstance(entry.payload, Deposit) and store.directory is not None:
                 discard(store.directory, entry.payload)
-            _give_back(store, entry.claim)
+            _give_back(store, entry.lease)
 
 
 def _told(error: Exception) -> str:

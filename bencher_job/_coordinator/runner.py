@@ -20,9 +20,9 @@ from .._inside import critical
 from .._job import Job
 from .._keys.names import seen_by
 from .._loops import Caller
-from .._stores import MISS, Claim, ClaimsUnavailable, Hit, Miss, Store
+from .._stores import MISS, Hit, Lease, LeasesUnavailable, Miss, Store
 from .commits import UNLOADABLE, Counts
-from .running import Ended, Flight, Raised, Standby, Turn, Waiting, flights_of, turn_or_wait
+from .running import Ended, Flight, Proceed, Raised, Standby, Waiting, flights_of, lease_or_wait
 from .runs import Runs, finish_at_exit
 
 __all__ = ["Runner", "load", "warn_unloadable"]
@@ -85,7 +85,6 @@ class Runner:
         self,
         job: Job,
         store: Store,
-        puts: int,
         *,
         fresh: bool = False,
         here: bool = False,
@@ -93,8 +92,8 @@ class Runner:
     ) -> JobFuture[Any]:
         """Join the job in flight or run it, on the engine or `here`.
 
-        `puts` tells whether the store has changed since it was asked. A `fresh` job replaces what is remembered. For a
-        `caller` in an event loop, who is not here, it runs where that loop goes on meanwhile.
+        A `fresh` job replaces what is remembered. For a `caller` in an event loop, who is not here, it runs where that
+        loop goes on meanwhile.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
@@ -109,7 +108,7 @@ class Runner:
             if flight.engine is not None:
                 flight.engine.join(future, caller)
             if leads:
-                self._lead(flight, store, puts, fresh=fresh, here=here)
+                self._lead(flight, store, fresh=fresh, here=here)
             else:
                 self._counts.joined()
                 if inside_worker() and flights.take_over(flight):  # its place may be behind this very job
@@ -120,7 +119,7 @@ class Runner:
         return future
 
     @critical
-    def run_in_line(self, job: Job, store: Store, puts: int, *, fresh: bool = False) -> InLineResult | None:
+    def run_in_line(self, job: Job, store: Store, *, fresh: bool = False) -> InLineResult | None:
         """Run a job in this thread, for one who does nothing but wait for it; None where it is in flight already.
 
         Raises:
@@ -133,17 +132,15 @@ class Runner:
             flight = flights_of(store).begin(result)
             if flight is None:
                 return None
-            self._lead(flight, store, puts, fresh=fresh, here=True)
+            self._lead(flight, store, fresh=fresh, here=True)
         except BaseException as error:
             self.runs.abandon(result, store, error)
             raise
         return result
 
     @critical
-    def run_many(
-        self, jobs: Sequence[Job], store: Store, puts: int, *, fresh: bool = False
-    ) -> list[JobFuture[Any]]:
-        """Join those in flight, and run the others on the engine: claimed, looked up and handed out together.
+    def run_many(self, jobs: Sequence[Job], store: Store, *, fresh: bool = False) -> list[JobFuture[Any]]:
+        """Join those in flight, and run the others on the engine: leased, looked up and handed out together.
 
         Raises:
             BencherJobError: when the executor can't take jobs.
@@ -158,7 +155,7 @@ class Runner:
                 if flight.engine is not None:
                     flight.engine.join(future, None)
                 self._counts.joined()
-            self._lead_many(leading, store, puts, fresh=fresh)
+            self._lead_many(leading, store, fresh=fresh)
         except BaseException as error:
             for flight in leading:
                 if flight.engine_future is None and flight.waiting is None:
@@ -166,57 +163,44 @@ class Runner:
             raise
         return futures
 
-    def _lead_many(self, flights: Sequence[Flight], store: Store, puts: int, *, fresh: bool) -> None:
-        mark = store.claims.mark
-        try:
-            claims = _claimed(store, flights)
-            ours = [flight for flight in flights if claims is None or flight.job.job_key in claims]
-            for flight in ours:
-                flight.claim = None if claims is None else claims[flight.job.job_key]
-        except BaseException:  # an interrupt, between the claims and their being noted
-            _forsake(store, [flight.job.job_key for flight in flights if flight.claim is None], mark)
-            raise
-        if not fresh and store.puts != puts:
-            found = store.get_many([flight.job.job_key for flight in ours], mapped=self._mapped)
-            ours = [
+    def _lead_many(self, flights: Sequence[Flight], store: Store, *, fresh: bool) -> None:
+        ours, others = list(flights), list[Flight]()
+        if store.keeps:
+            ours, others = _leased(store, flights)
+        stored = (
+            []
+            if fresh
+            else [flight for flight in ours if flight.lease is not None and flight.lease.has_entry]
+        )
+        if stored:
+            found = store.get_many([flight.job.job_key for flight in stored], mapped=self._mapped)
+            landed = {
                 flight
-                for flight in ours
-                if (hit := found.get(flight.job.job_key)) is None or not self._land_on(hit, flight, store)
-            ]
+                for flight in stored
+                if (hit := found.get(flight.job.job_key)) is not None and self._land_on(hit, flight, store)
+            }
+            ours = [flight for flight in ours if flight not in landed]
         self.runs.start_many(ours, store)
-        for flight in flights:
-            if claims is not None and flight.job.job_key not in claims:  # another process has it, or had
-                self._lead(flight, store, puts, fresh=fresh, here=False)
+        for flight in others:
+            self._lead(flight, store, fresh=fresh, here=False)
 
-    def _lead(self, flight: Flight, store: Store, puts: int, *, fresh: bool, here: bool) -> None:
+    def _lead(self, flight: Flight, store: Store, *, fresh: bool, here: bool) -> None:
         """Run a flight's job, or have it wait for the process that computes its key."""
         in_worker = inside_worker()
         here = here or (flight.engine is None and (in_worker or self.runs.engines.is_serial))
-        key = flight.job.job_key
-        turn = self._turn_or_wait(flight, store, in_worker=in_worker)
-        if isinstance(turn, Turn):
-            hit = MISS if fresh or store.puts == puts else store.get(key, mapped=self._mapped)
+        waiting = None
+        if store.keeps and not flight.holds_lease() and not flight.inherit_lease():
+            flight.lease = lease = Lease(flight.job.job_key)
+            waiting = lease_or_wait(store, lease, in_worker=in_worker)
+        if waiting is None:
+            is_stored = not fresh and flight.lease is not None and flight.lease.has_entry
+            hit = store.get(flight.job.job_key, mapped=self._mapped) if is_stored else MISS
             if isinstance(hit, Miss) or not self._land_on(hit, flight, store):
                 self.runs.start(flight, store, here=here)
         elif here:
-            self._go_on(flight, store, turn.until_it_ends(), here=here)
+            self._go_on(flight, store, waiting.until_it_ends(), here=here)
         else:
-            self._stand_by(flight, store, turn)
-
-    @staticmethod
-    def _turn_or_wait(flight: Flight, store: Store, *, in_worker: bool) -> Turn | Waiting:
-        """Claim the key of a flight, or find out who is at it."""
-        if not store.keeps or flight.inherit_claim():
-            return Turn(flight.claim)
-        key, claims = flight.job.job_key, store.claims
-        mark = claims.mark
-        try:
-            turn = turn_or_wait(store, claims, key, in_worker=in_worker)
-            flight.claim = turn.claim if isinstance(turn, Turn) else None
-        except BaseException:  # an interrupt, between the claim and its being noted
-            _forsake(store, [key], mark)
-            raise
-        return turn
+            self._stand_by(flight, store, waiting)
 
     def _land_on(self, hit: Hit, flight: Flight, store: Store) -> bool:
         """End a flight with what another one has computed meanwhile; False where that can't be read."""
@@ -224,8 +208,8 @@ class Runner:
         if value is MISS:
             return False
         self._counts.hit(hit.seconds)
-        if flight.claim is not None:
-            store.claims.release([flight.claim])
+        if flight.lease is not None and flight.holds_lease():
+            store.leases.release([flight.lease])
         flight.land()
         flight.futures[0].cached = True
         flight.resolve(value, hit.payload)
@@ -250,15 +234,14 @@ class Runner:
     def _go_on(self, flight: Flight, store: Store, ended: Ended, *, here: bool) -> None:
         """End a flight as its job has ended in another process, or run it if that has died."""
         if not flights_of(store).go_on(flight):
-            if isinstance(ended, Turn) and ended.claim is not None:
-                store.claims.release([ended.claim])
-        elif isinstance(ended, Turn):
-            flight.claim = ended.claim
+            if flight.lease is not None and flight.holds_lease():
+                store.leases.release([flight.lease])
+        elif isinstance(ended, Proceed):
             self.runs.start(flight, store, here=here)
         elif isinstance(ended, Raised):
             self._fail_as(ended, flight, store, here=here)
         elif isinstance(ended, Hit) and not self._land_on(ended, flight, store):
-            self._lead(flight, store, store.puts, fresh=True, here=here)
+            self._lead(flight, store, fresh=True, here=here)
 
     def _fail_as(self, raised: Raised, flight: Flight, store: Store, *, here: bool) -> None:
         """End a flight with the exception of another process; one that can't be read here is raised anew."""
@@ -268,7 +251,7 @@ class Runner:
             error = load_error(raised.error)
         except Exception as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
             _log.warning("the exception of %s can't be unpickled here: %s", flight.job, problem)
-            self._lead(flight, store, store.puts, fresh=True, here=here)
+            self._lead(flight, store, fresh=True, here=here)
         else:
             self._counts.failed(elsewhere=True)
             flight.land()
@@ -294,20 +277,18 @@ def _refuse_to_wait_for_itself(job: Job) -> None:
         )
 
 
-def _claimed(store: Store, flights: Sequence[Flight]) -> dict[str, Claim] | None:
-    """Claim the keys of flights, as far as no other process has them; None where nothing can be claimed."""
-    if not store.keeps:
-        return None
+def _leased(store: Store, flights: Sequence[Flight]) -> tuple[list[Flight], list[Flight]]:
+    """Acquire the leases of flights; gives the flights that may run, and those whose keys other processes have."""
+    leases = []
+    for flight in flights:
+        flight.lease = Lease(flight.job.job_key)
+        leases.append(flight.lease)
     try:
-        return store.claims.claim_many([flight.job.job_key for flight in flights])
-    except ClaimsUnavailable as error:
-        _log.warning("%s; the jobs run, be it that other processes compute them", error)
-        return None
-
-
-def _forsake(store: Store, keys: Sequence[str], mark: int) -> None:
-    """Free what was claimed of keys since a mark, so that nobody waits for what this process doesn't know to be its."""
-    try:
-        store.claims.forsake(keys, mark)
-    except ClaimsUnavailable as error:
-        _log.warning("%s", error)
+        store.leases.acquire_many(leases)
+    except LeasesUnavailable as error:
+        _log.warning("%s; the jobs run, even if other processes compute them", error)
+        store.tally.unleased += sum(not lease.held for lease in leases)
+        return list(flights), []
+    ours = [flight for flight, lease in zip(flights, leases, strict=True) if lease.held]
+    others = [flight for flight, lease in zip(flights, leases, strict=True) if not lease.held]
+    return ours, others

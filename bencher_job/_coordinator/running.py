@@ -26,34 +26,29 @@ from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import seen_by
 from .._processes import renew_after_fork
-from .._stores import Claim, Claims, ClaimsUnavailable, Hit, Lookout, Miss, Owner, Payload, Store, Wait
+from .._stores import Hit, Lease, LeasesUnavailable, Miss, Owner, Payload, Store, Wait
 
 __all__ = [
     "GIVEN_UP",
+    "PROCEED",
     "Asker",
     "Ended",
     "Flight",
     "Flights",
     "GivenUp",
+    "Proceed",
     "Raised",
     "Standby",
-    "Turn",
     "Waiting",
     "flights_of",
     "for_each",
-    "turn_or_wait",
+    "lease_or_wait",
 ]
 
 
 SHORTEST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.1
 """Seconds between two looks: the first comes soon, since many a job is short."""
-
-ALONE_FOR: Final = 0.01
-"""Seconds for which each one looks by itself: many a job has ended by then."""
-
-PAUSE_WHILE_ANOTHER_LOOKS: Final = 1.0
-"""Seconds between two looks of those who sleep: the one that looks may be stopped."""
 
 PAUSE_PER_SECOND: Final = 0.02
 """How long a pause is at most for each second that was waited, so that a wait gets two hundredths longer by it."""
@@ -66,11 +61,12 @@ _ATTEMPTS: Final = 8
 _log = logging.getLogger(__name__)
 
 
-class Turn:
-    """The job is to run now, under a claim; without one where claims can't be had."""
+class Proceed:
+    """The type of `PROCEED`."""
 
-    def __init__(self, claim: Claim | None) -> None:
-        self.claim = claim
+
+PROCEED: Final = Proceed()
+"""The job is to run now, under its lease; without one where leases are unavailable."""
 
 
 class Raised:
@@ -87,53 +83,40 @@ class GivenUp:
 GIVEN_UP: Final = GivenUp()
 """Nobody waits any more."""
 
-Ended = Hit | Raised | Turn | GivenUp
+Ended = Hit | Raised | Proceed | GivenUp
 
 
 class Waiting:
-    """One job that another process computes.
+    """One job that another process computes; its lease is acquired when that process has not stored a result.
 
     Attributes:
         news: set when it is worth another look at once.
     """
 
-    def __init__(self, store: Store, key: str, owner: Owner, patience: float) -> None:
+    def __init__(self, store: Store, lease: Lease, owner: Owner, patience: float) -> None:
         self._store = store
-        self._key = key
+        self._lease = lease
+        self._key = lease.key
         self._number = owner.number
         self._wait = Wait()
         self._since = time.monotonic()
         self._until = self._since + patience
         self.is_given_up = False
         self.news = threading.Event()
-        self._lookout: Lookout | None = None
         self._mark(owner)
-
-    def look(self) -> Ended | None:
-        """Look how the job stands; None while the other process is at it."""
-        ended = self._look()
-        if ended is not None:
-            self.leave()
-        return ended
 
     def give_up(self) -> None:
         """Wait no more: the next look, which comes at once, says so."""
         self.is_given_up = True
         self.news.set()
 
-    def leave(self) -> None:
-        """Have another one look who waits for the same job."""
-        lookout, self._lookout = self._lookout, None
-        if lookout is not None:
-            lookout.close()
-
-    def _look(self) -> Ended | None:
+    def look(self) -> Ended | None:
+        """Look how the job stands; None while the other process is at it."""
         if self.is_given_up:
             return GIVEN_UP
         try:
-            owner = self._store.claims.owner(self._key)
+            owner = self._store.leases.owner(self._key)
             if owner is None:
-                self.leave()  # before the value is read, so that nobody waits for that
                 return self._after_its_end()
             if (
                 owner.number != self._number
@@ -141,89 +124,78 @@ class Waiting:
                 self._mark(owner)
             elif self._wait.is_overdue(owner):
                 return self._take_over(owner)
-        except ClaimsUnavailable as error:
+        except LeasesUnavailable as error:
             _log.warning("%s; the job of %s runs here as well", error, self._key)
-            return Turn(None)
+            self._store.tally.unleased += 1
+            return PROCEED
         if time.monotonic() > self._until:
             _log.warning("a worker waited long enough for %s, and computes it as well", self._key)
-            return Turn(None)
+            return PROCEED
         return None
 
     def until_it_ends(self) -> Ended:
         """Wait in this thread."""
-        try:
-            while (ended := self.look()) is None:
-                self.news.wait(self.pause())
-                self.news.clear()
-        finally:
-            self.leave()
+        while (ended := self.look()) is None:
+            self.news.wait(self.pause())
+            self.news.clear()
         return ended
 
     def pause(self) -> float:
         """Give the seconds until it is worth another look, unless there is news before."""
         waited = time.monotonic() - self._since
-        if waited < ALONE_FOR:
-            return SHORTEST_PAUSE
-        if self._lookout is None:
-            self._lookout = self._store.claims.lookout(self._key, self.news.set)
-        if not self._lookout.looks():
-            return PAUSE_WHILE_ANOTHER_LOOKS
         return min(max(SHORTEST_PAUSE, waited * PAUSE_PER_SECOND), LONGEST_PAUSE)
 
     def _mark(self, owner: Owner) -> None:
         self._number = owner.number
-        self._store.claims.wait_for(self._key, owner.number)
+        self._store.leases.wait_for(self._key, owner.number)
 
     def _after_its_end(self) -> Ended | None:
         error = self._store.failure(self._key, self._number)
         if error is not None:
             return Raised(error)
-        puts = self._store.puts
         hit = self._store.get(self._key)
         if not isinstance(hit, Miss):
             return hit
-        claim = self._store.claims.claim(self._key)
-        if claim is None:
+        if not self._store.leases.acquire(self._lease):
             return None  # another one was quicker
-        if self._store.puts != puts:
+        if self._lease.has_entry:
             hit = self._store.get(self._key)
             if not isinstance(hit, Miss):
-                self._store.claims.release([claim])
                 return hit
-        return Turn(claim)
+        return PROCEED
 
-    def _take_over(self, owner: Owner) -> Turn | None:
-        claim = self._store.claims.take_over(self._key, owner.number)
-        if claim is None:
+    def _take_over(self, owner: Owner) -> Proceed | None:
+        if not self._store.leases.take_over(self._lease, owner.number):
             return None
         process = owner.process
         _log.warning(
             "process %s on %s is stopped, so %s is computed here", process.pid, process.host, self._key
         )
-        return Turn(claim)
+        return PROCEED
 
 
-def turn_or_wait(store: Store, claims: Claims, key: str, *, in_worker: bool) -> Turn | Waiting:
-    """Claim a key among the claims of a store, or find out who is at it.
+def lease_or_wait(store: Store, lease: Lease, *, in_worker: bool) -> Waiting | None:
+    """Acquire the lease of a job that is to run, or wait for the process that has its key.
 
     A worker doesn't wait for the process that it works for: the job may be queued behind its own.
     """
+    leases = store.leases
     try:
         for _ in range(_ATTEMPTS):
-            claim = claims.claim(key)
-            if claim is not None:
-                return Turn(claim)
-            owner = claims.owner(key)
+            if leases.acquire(lease):
+                return None
+            owner = leases.owner(lease.key)
             if owner is not None:
                 break
         else:
-            return Turn(None)
+            return None
         if is_submitter(owner.process.host, owner.process.pid):
-            return Turn(None)
-        return Waiting(store, key, owner, WORKER_PATIENCE if in_worker else float("inf"))
-    except ClaimsUnavailable as error:
-        _log.warning("%s; the job of %s runs, be it that another process computes it", error, key)
-        return Turn(None)
+            return None
+        return Waiting(store, lease, owner, WORKER_PATIENCE if in_worker else float("inf"))
+    except LeasesUnavailable as error:
+        _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
+        store.tally.unleased += 1
+        return None
 
 
 class Standby:
@@ -287,7 +259,7 @@ class Standby:
 
     def _run(self) -> None:
         while waiting := self._all_waiting():
-            pause = PAUSE_WHILE_ANOTHER_LOOKS
+            pause = LONGEST_PAUSE
             for one in waiting:
                 ended = one[0].look()
                 if ended is None:
@@ -308,7 +280,8 @@ Asker = JobFuture[Any] | InLineResult
 class Flight:
     """One run of a job, and the futures of all who asked for it; the first of them leads."""
 
-    claim: Claim | None = None
+    lease: Lease | None = None
+    """The lease of its key, which may not be held; None where its store has none, or another flight took it over."""
     waiting: Waiting | None = None
     engine: Engine | None = None
     """What runs it, where that isn't its cache's own engine."""
@@ -338,9 +311,13 @@ class Flight:
             self._flights.land(self)
         self._tell_of_landing()
 
-    def inherit_claim(self) -> bool:
-        """Take the claim of a flight of this key that was cancelled and has not ended yet; whether there was one."""
-        return self._flights is not None and self._flights.hand_on_claim(self)
+    def holds_lease(self) -> bool:
+        """Whether it has acquired the lease of its key."""
+        return self.lease is not None and self.lease.held
+
+    def inherit_lease(self) -> bool:
+        """Take the lease of a flight of this key that was cancelled and has not ended yet; whether there was one."""
+        return self._flights is not None and self._flights.hand_on_lease(self)
 
     def _tell_of_landing(self) -> None:
         if self.landed is not None and not self.landed.done():
@@ -359,10 +336,10 @@ class Flight:
             self.engine_future.cancel() if self.ends_runs is None else self.ends_runs.end(self.engine_future)
         )
 
-    def take_claim(self) -> Claim | None:
-        """Take the claim away, to give it back or to another flight."""
-        claim, self.claim = self.claim, None
-        return claim
+    def take_lease(self) -> Lease | None:
+        """Take the lease away, to give it back or to another flight."""
+        lease, self.lease = self.lease, None
+        return lease
 
     @runs_jobs
     def resolve(self, value: object, payload: Payload | None) -> None:
@@ -441,7 +418,7 @@ class Flights:
         return key in self._by_key
 
     def close_if_idle(self, close: Callable[[], None]) -> None:
-        """Have a store closed unless a job of another cache is in flight, whose claim would be given up with it.
+        """Have a store closed unless a job of another cache is in flight, whose lease would be given up with it.
 
         Nobody boards meanwhile.
         """
@@ -458,34 +435,34 @@ class Flights:
             if self._left and self._left.get(key) is flight:
                 del self._left[key]
 
-    def hand_on_claim(self, flight: Flight) -> bool:
-        """Give a flight the claim of one of its key that was cancelled and has not ended yet; whether there was one.
+    def hand_on_lease(self, flight: Flight) -> bool:
+        """Give a flight the lease of one of its key that was cancelled and has not ended yet; whether there was one.
 
-        Else the key would be without a claim when that one ends, and another process would run the job as well.
+        Else the key would be without a lease when that one ends, and another process would run the job as well.
         """
         if not self._left:  # as is seldom otherwise; whoever has begun a flight sees who has left one before
             return False
         with self._lock:
             left = self._left.pop(flight.job.job_key, None)
-            if left is None or left.claim is None:
+            if left is None or left.lease is None:
                 return False
-            flight.claim = left.take_claim()
+            flight.lease = left.take_lease()
             return True
 
-    def take_claim(self, flight: Flight) -> Claim | None:
-        """Take the claim of a flight away, unless another flight has it by now."""
+    def take_lease(self, flight: Flight) -> Lease | None:
+        """Take the lease of a flight away, unless another flight has it by now."""
         with self._lock:
-            return flight.take_claim()
+            return flight.take_lease()
 
-    def give_back_claim(self, flight: Flight, give_back: Callable[[Claim], None]) -> None:
-        """Have the claim of a flight whose job has failed given back, unless another flight has it by now.
+    def give_back_lease(self, flight: Flight, give_back: Callable[[Lease], None]) -> None:
+        """Have the lease of a flight whose job has failed given back, unless another flight has it by now.
 
-        Who asks for the key meanwhile waits, and claims it then.
+        A caller that asks for the key in that time waits, and acquires the lease then.
         """
         with self._lock:
-            claim = flight.take_claim()
-            if claim is not None:
-                give_back(claim)
+            lease = flight.take_lease()
+            if lease is not None:
+                give_back(lease)
 
     def leave(self, future: JobFuture[Any]) -> bool:
         """Let one who waits give up; the last one takes the job with it, if it has not begun. Whether that was so."""
@@ -502,7 +479,7 @@ class Flights:
                 return False
             future.took_along = None if flight.landed is None else flight
             del self._by_key[future.job.job_key]
-            if flight.claim is not None:
+            if flight.holds_lease() and flight.waiting is None:
                 self._left[future.job.job_key] = flight
             return True
 
@@ -529,15 +506,15 @@ class Flights:
         with self._lock:
             flight.engine_future = waiting
 
-    def abandon(self, future: Asker, error: BaseException) -> Claim | None:
-        """End the flight that a future leads, if it does, because nobody will run its job any more; give its claim."""
+    def abandon(self, future: Asker, error: BaseException) -> Lease | None:
+        """End the flight that a future leads, if it does, because nobody will run its job any more; give its lease."""
         with self._lock:
             flight = self._by_key.get(future.job.job_key)
             if flight is None or flight.futures[0] is not future:
                 return None
             del self._by_key[future.job.job_key]
         flight.fail(error)
-        return flight.claim
+        return flight.lease
 
 
 def for_each(items: Iterable[T], act: Callable[[T], None]) -> None:

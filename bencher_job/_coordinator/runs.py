@@ -658,9 +658,9 @@ class Runs:
 
     def abandon(self, future: Asker, store: Store, error: BaseException) -> None:
         """End the flight that a future leads, because nobody will run its job."""
-        claim = flights_of(store).abandon(future, error)
-        if claim is not None:
-            store.claims.release([claim])
+        lease = flights_of(store).abandon(future, error)
+        if lease is not None:
+            store.leases.release([lease])
 
     def expect(self, number: int, expected: list[int] | None = None) -> None:
         """Count jobs that are to be waited for; that they are counted is noted, where an interrupt has to know it."""

@@ -37,7 +37,7 @@ from .base import (
 )
 from .blobs import Deposit, DepositLost, Depository, discard
 from .codec import Payload, compression_named, dump
-from .leases import Claim, Claims, ClaimsUnavailable, Lookout, Owner, Wait
+from .leases import Lease, Leases, LeasesUnavailable, Owner, Wait
 from .located import dump_result
 from .null import NullStore
 
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISS",
-    "Claim",
-    "Claims",
-    "ClaimsUnavailable",
     "Deposit",
     "DepositLost",
     "Depository",
@@ -62,7 +59,9 @@ __all__ = [
     "Gone",
     "Hit",
     "Hits",
-    "Lookout",
+    "Lease",
+    "Leases",
+    "LeasesUnavailable",
     "Miss",
     "NullStore",
     "Owner",

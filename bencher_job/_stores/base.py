@@ -13,13 +13,14 @@ from .._errors import BencherJobError
 from .._keys import Edition, PastEdition
 from .._record import EVERYTHING, Draft, Record, Selection, Totals
 from .codec import Buffer, Payload, SealedEntry
-from .leases import Claim, Claims
 
 if TYPE_CHECKING:
     from .._record import FunctionInfo
     from .blobs import Deposit, Depository
+    from .leases import Lease, Leases
 
 __all__ = [
+    "BRIEFLY",
     "MISS",
     "PATIENCE",
     "Entry",
@@ -46,6 +47,12 @@ __all__ = [
 PATIENCE: Final = 60.0
 """Seconds for which a store waits for others who keep it locked, unless it is told otherwise."""
 
+BRIEFLY: Final = 0.2
+"""Seconds for which one attempt to write waits for others. Who may wait longer tries again until patience ends.
+
+A lease is worth one attempt. So is a commit while others, one of them stopped perhaps, keep the store locked.
+"""
+
 
 class StoreFailure(BencherJobError):
     """A store could not do what it was asked, for a reason outside this library: its message says why."""
@@ -68,17 +75,9 @@ class StoreOutdated(StoreFailure):
 
 
 class Miss:
-    """No good entry of a key.
+    """No good entry of a key."""
 
-    Attributes:
-        seen: the store's change counter before it was asked, so that whoever takes the lease of the key knows
-            whether to ask again.
-    """
-
-    __slots__ = ("seen",)
-
-    def __init__(self, seen: int = 0) -> None:
-        self.seen = seen
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return "MISS"
@@ -190,8 +189,8 @@ class Entry(NamedTuple):
     """The encoded arguments that its key was made of."""
     edition: Edition | PastEdition | None = None
     """The function whose key it is, as it stood."""
-    claim: Claim | None = None
-    """It is stored only if this claim is still held, which then is released; without one it is stored anyway."""
+    lease: Lease | None = None
+    """It is stored only if this lease is still held, and releases it; without one it is stored anyway."""
     compression: str | None = None
     """How its large parts are made smaller: "zstd", "lz4", or not at all."""
     expires: float | None = None
@@ -256,6 +255,8 @@ class Tally:
     damaged: int = 0
     evicted: int = 0
     expired: int = 0
+    unleased: int = 0
+    """Jobs that ran without a lease."""
 
 
 class Items:
@@ -297,7 +298,7 @@ class Store(Protocol):
         """What was set aside and evicted, and what had expired and was removed."""
 
     @property
-    def claims(self) -> Claims:
+    def leases(self) -> Leases:
         """Who computes which key, among the processes that share the store."""
 
     @property
@@ -322,18 +323,18 @@ class Store(Protocol):
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
         """Commit entries in one transaction; each replaces the entry of its key.
 
-        Gives the keys of those that were not stored because their claim was lost; the files of these that workers have
-        written are removed. The claims of those that were stored are released.
+        Gives the keys of those that were not stored because their lease was lost; the files of these that workers have
+        written are removed. The leases of those that were stored are released.
         """
 
     def depository(self, compression: str | None) -> Depository | None:
         """Say how workers of this machine write large results themselves, so compressed; None where they can't."""
 
-    def publish_failure(self, claim: Claim, error: bytes) -> None:
-        """Keep an exception's bytes for a minute for those who wait for a claim, if there are any, and release it."""
+    def publish_failure(self, lease: Lease, error: bytes) -> None:
+        """Release a lease, and keep an exception's bytes for a minute for those who wait for it, if there are any."""
 
     def failure(self, key: str, number: int) -> bytes | None:
-        """Give the exception's bytes that were published for the claim of a number."""
+        """Give the exception's bytes that were published for the lease with a number."""
 
     def has(self, key: str) -> bool:
         """Whether there is an entry, its bytes unread."""

@@ -249,7 +249,7 @@ class Generation:
     def committed(self) -> None:
         """Tell everybody that there are new entries: the second number becomes one that it never was.
 
-        It waits for nobody: who calls it holds claims, for which those who hold the lock may wait.
+        It waits for nobody.
         """
         file = self._file  # which stays open as long as it is asked
         if file is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self
@@ -19,7 +20,7 @@ from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._names import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
-from .base import PATIENCE
+from .base import BRIEFLY, PATIENCE
 from .blobs import map_file, new_filename, read_file, write_file
 from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
 from .gate import close_before_fork
@@ -48,12 +49,6 @@ LONGEST_TURN: Final = 5.0
 
 LARGEST_LOG: Final = 1 << 22
 """Bytes by which SQLite's log grows before it is moved into the database."""
-
-IMPATIENCE: Final = 0.2
-"""Seconds to wait for a database that others, one of them stopped perhaps, have kept locked until patience ended.
-
-What is put one after the other then takes no time of each caller's.
-"""
 
 KEPT_LOG: Final = 1 << 24
 """Bytes of the log's file that are kept once it is moved: writing over them takes half the time of writing new ones."""
@@ -160,6 +155,11 @@ def is_undecodable(error: sqlite3.Error) -> bool:
     return "Could not decode to UTF-8" in str(error)
 
 
+def _is_locked(error: sqlite3.Error) -> bool:
+    """Whether a statement failed because others keep the database locked."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
 def _escaped(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
@@ -211,11 +211,11 @@ class Transaction:
         execute: executes a statement on the thread's connection.
     """
 
-    __slots__ = ("_database", "_is_open", "_turn", "_waits", "execute")
+    __slots__ = ("_database", "_is_open", "_patience", "_turn", "execute")
 
-    def __init__(self, database: Database, *, waits: bool) -> None:
+    def __init__(self, database: Database, patience: float) -> None:
         self._database = database
-        self._waits = waits
+        self._patience = patience
         self._is_open = False
         self._turn: threading.Lock | None = None
 
@@ -231,39 +231,50 @@ class Transaction:
             self._take_turn()
             if connection.in_transaction:  # an interrupt has come between the last one and its end
                 connection.rollback()
-            if not self._waits:
-                self._begin_within(0)
-            elif self._database.stays_locked:
-                self._begin_within(IMPATIENCE)
-                self._database.stays_locked = False
+            if self._patience:
+                self._begin()
             else:
-                self.execute("BEGIN IMMEDIATE")
+                self._begin_at_once()
             self._is_open = True
         except BaseException as error:  # an interrupt, too, which comes when all has begun
             if connection.in_transaction:
                 connection.rollback()
             self._end_turn()
             if isinstance(error, sqlite3.OperationalError):
-                self._database.stays_locked |= (
-                    self._waits and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                )
                 raise Locked(str(error)) from error
             raise
         return self
 
     def _take_turn(self) -> None:
         turn = self._database.turn
-        if turn.acquire(timeout=LONGEST_TURN if self._waits else 0):
+        if turn.acquire(timeout=min(self._patience, LONGEST_TURN)):
             self._turn = turn
-        elif self._waits:
+        elif self._patience > LONGEST_TURN:
             self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
 
-    def _begin_within(self, seconds: float) -> None:
-        self.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    def _begin(self) -> None:
+        until = 0.0
+        while True:
+            try:
+                self.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                now, database = time.monotonic(), self._database
+                until = until or now + self._patience - BRIEFLY
+                if not _is_locked(error):
+                    raise
+                if now >= until or database.stays_locked:
+                    database.stays_locked |= self._patience > BRIEFLY
+                    raise
+            else:
+                self._database.stays_locked = False
+                return
+
+    def _begin_at_once(self) -> None:
+        self.execute("PRAGMA busy_timeout = 0")
         try:
             self.execute("BEGIN IMMEDIATE")
         finally:
-            self.execute(f"PRAGMA busy_timeout = {int(self._database.timeout * 1000)}")
+            self.execute(f"PRAGMA busy_timeout = {int(self._database.attempt * 1000)}")
 
     def commit(self) -> None:
         """Make the changes last."""
@@ -292,6 +303,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     Attributes:
         turn: held by the thread that writes.
         stays_locked: whether others have kept it locked until patience ended, and ever since.
+        attempt: seconds for which one attempt waits for the database's lock.
     """
 
     stays_locked = False
@@ -301,6 +313,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         self._directory = directory
         self._path = os.path.abspath(os.path.join(directory, DBNAME))
         self._timeout = patience
+        self.attempt = min(patience, BRIEFLY)
         self._local = threading.local()
         self._txn_id = None
         self._disk = EntryDisk(directory, min_file_size=IN_ROW_BELOW)
@@ -339,17 +352,29 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         self._directory, self._disk = directory, disk
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Execute a statement on this thread's own connection."""
-        return self._con.execute(statement, values)
+        """Execute a statement on this thread's own connection; where others keep the database locked, wait for them."""
+        connection = self._con
+        try:
+            return connection.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error) or connection.in_transaction:
+                raise
+        until = time.monotonic() + self._timeout - self.attempt
+        while True:
+            try:
+                return connection.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() >= until:
+                    raise
 
     def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Give the rows of a statement that reads; what is no UTF-8 in a text is there as surrogates."""
-        connection = self._con
         try:
-            return connection.execute(statement, values).fetchall()
+            return self.execute(statement, values).fetchall()
         except sqlite3.OperationalError as error:
             if not is_undecodable(error):
                 raise
+        connection = self._con
         connection.text_factory = _escaped
         try:
             return connection.execute(statement, values).fetchall()
@@ -374,9 +399,9 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             disk.fetch_mapped(mode, filename, value) if mapped else disk.fetch(mode, filename, value, False)
         )
 
-    def transaction(self, *, waits: bool = True) -> Transaction:
-        """Give the context of a transaction; one that doesn't wait is refused where others write just now."""
-        return Transaction(self, waits=waits)
+    def transaction(self, patience: float | None = None) -> Transaction:
+        """Give the context of a transaction; `patience` is how many seconds it waits for others who write."""
+        return Transaction(self, self._timeout if patience is None else patience)
 
     def tidy(self) -> None:
         """Move what was committed into the database's own file, where there is much of it; who reads isn't disturbed.
@@ -405,7 +430,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"file:{quote(os.fsencode(self._path))}{self._access}",
-            timeout=self._timeout,
+            timeout=self.attempt,
             isolation_level=None,
             check_same_thread=False,  # so that a fork can close it; only its own thread uses it
             cached_statements=256,

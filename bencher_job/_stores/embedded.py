@@ -41,7 +41,7 @@ from .changes import Generation
 from .codec import DamagedEntry, Payload, SealedEntry, UnreadableEntry, compression_named, seal, unseal
 from .database import Database, Transaction, Written
 from .folder import Folder, Opened
-from .leases import Claim, Claims, ClaimsUnavailable
+from .leases import Lease, Leases, LeasesLost, LeasesUnavailable
 from .lookups import Lookups, check_row
 from .removals import Removals
 from .schema import (
@@ -85,34 +85,35 @@ _log = logging.getLogger(__name__)
 class Failures:
     """The exceptions that those who wait for a store's keys can read."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, leases: Leases) -> None:
         self._folder = folder
+        self._leases = leases
 
-    def publish(self, claim: Claim, error: bytes) -> None:
-        """Keep an exception's bytes, if anybody waits for the claim, and release it.
+    def publish(self, lease: Lease, error: bytes) -> None:
+        """Release a lease, and keep an exception's bytes if anybody waits for it.
 
         Where they can't be kept, one of those who wait runs the job itself.
         """
         try:
-            if self._folder.claims.is_waited_for(claim):
-                self._folder.changed(lambda database: self._put(database, claim, error))
-        except (ClaimsUnavailable, StoreFailure) as problem:
-            _log.warning("those who wait for %s are not told of its exception: %s", claim.key, problem)
+            if self._leases.is_waited_for(lease):
+                self._folder.changed(self._put, lease, error)
+        except (LeasesUnavailable, StoreFailure) as problem:
+            _log.warning("those who wait for %s are not told of its exception: %s", lease.key, problem)
         finally:
-            self._folder.claims.release([claim])
+            self._leases.release([lease])
 
-    def _put(self, database: Database, claim: Claim, error: bytes) -> None:
-        name = _name(claim.key, claim.number)
+    def _put(self, database: Database, lease: Lease, error: bytes) -> None:
+        name = _name(lease.key, lease.number)
         sealed = bytes(seal(Payload(error), name, signature=self._folder.open().signature))
         now = time.time()
         with database.transaction() as transaction:
             # Those of the future too: they are from before a clock was set back.
             database.execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
-            database.execute(PUT_FAILURE, (claim.key, claim.number, now, sealed))
+            database.execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
             transaction.commit()
 
     def get(self, key: str, number: int) -> bytes | None:
-        """Give the exception's bytes that were published for a claim, if they are there and good."""
+        """Give the exception's bytes that were published for a lease, if they are there and good."""
         try:
             rows = self._folder.query("SELECT error FROM Failure WHERE key = ? AND number = ?", (key, number))
             if not rows:
@@ -330,14 +331,6 @@ class _Prepared(NamedTuple):
         return self.draft.key
 
 
-class _ClaimsLost(Exception):
-    """Some of the claims are another's now."""
-
-    def __init__(self, claims: frozenset[Claim]) -> None:
-        super().__init__(claims)
-        self.claims = claims
-
-
 class _Rows:
     """Writes the rows of one transaction, and knows what is to be done once it is committed."""
 
@@ -407,10 +400,10 @@ class Commits:
         self._uncounted = 0
 
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries with their records in one transaction; the keys of those whose claim was lost.
+        """Commit entries with their records in one transaction; the keys of those whose lease was lost.
 
         Raises:
-            StoreFailure: when they can't be written; nothing is changed then, and no claim released.
+            StoreFailure: when they can't be written; nothing is changed then, and no lease released.
         """
         return self._folder.changed(self._put_many, entries)
 
@@ -430,12 +423,12 @@ class Commits:
             self._remove_files([each for each in prepared if not isinstance(each.entry.payload, Deposit)])
             raise
         if lost:
-            self._remove_files([each for each in prepared if each.entry.claim in lost])
-            for claim in lost:
-                _log.info("another one has the key %s now, so this result of it is not stored", claim.key)
+            self._remove_files([each for each in prepared if each.entry.lease in lost])
+            for lease in lost:
+                _log.info("another one has the key %s now, so this result of it is not stored", lease.key)
         self._uses.misses += computed - len(lost)
         database.tidy()
-        return frozenset(claim.key for claim in lost) if lost else frozenset()
+        return frozenset(lease.key for lease in lost) if lost else frozenset()
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
@@ -465,9 +458,9 @@ class Commits:
             if each.written.filename is not None:
                 Path(self._folder.directory, each.written.filename).unlink(missing_ok=True)
 
-    def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[Claim]:
-        """Commit what can be, and give the claims of the rest."""
-        lost: frozenset[Claim] = frozenset()
+    def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[Lease]:
+        """Commit what can be, and give the leases of the rest."""
+        lost: frozenset[Lease] = frozenset()
         replaces, remaining = False, prepared
         while remaining:
             try:
@@ -478,9 +471,9 @@ class Commits:
                 else:
                     self._attempt(database, remaining, INSERT)
                 break
-            except _ClaimsLost as error:
-                lost |= error.claims
-                remaining = [each for each in prepared if each.entry.claim not in lost]
+            except LeasesLost as error:
+                lost |= error.leases
+                remaining = [each for each in prepared if each.entry.lease not in lost]
             except sqlite3.IntegrityError:  # one of the keys is there, so memory must know
                 if replaces:
                     raise
@@ -488,46 +481,26 @@ class Commits:
         return lost
 
     def _attempt(self, database: Database, prepared: Sequence[_Prepared], statement: str) -> None:
-        claims = [each.entry.claim for each in prepared if each.entry.claim is not None]
+        leases = [each.entry.lease for each in prepared if each.entry.lease is not None]
         drained = self._uses.due()
         uncounted = self._uncounted + len(prepared)
         try:
             with database.transaction() as transaction:
+                Leases.release_in(transaction, leases)
                 rows = _Rows(self._folder, database, transaction)
                 rows.write(prepared, statement)
                 if drained is not None:
                     self._uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
                     transaction.execute(COUNT_NEW)
-                self._commit_held(transaction, claims)
+                transaction.commit()
         except BaseException:
             if drained is not None:
                 self._uses.restore(drained)
             raise
         self._uncounted = uncounted if uncounted < UNCOUNTED else 0
+        self._folder.generation.committed()
         rows.are_committed()
-
-    def _commit_held(self, transaction: Transaction, claims: Sequence[Claim]) -> None:
-        """Commit while nobody can take the claims over, and release them then.
-
-        Raises:
-            _ClaimsLost: when some are another's already; nothing is committed then.
-        """
-        is_committed = False
-        try:
-            if claims:
-                with self._folder.claims.turn, self._folder.claims.holding(claims) as held:
-                    if held.lost:
-                        raise _ClaimsLost(frozenset(held.lost))
-                    transaction.commit()
-                    is_committed = True
-                    self._folder.generation.committed()
-                    held.release()
-        except ClaimsUnavailable as error:
-            _log.warning("%s What is computed is committed all the same.", error)
-        if not is_committed:
-            transaction.commit()
-            self._folder.generation.committed()
 
 
 class DiskStore(Items):
@@ -538,6 +511,7 @@ class DiskStore(Items):
         folder: what it lies in, for those who look at the whole of it.
         lookups: how entries are found in it.
         removals: how entries leave it.
+        leases: which process computes which key.
         uses: what was used in this process and is not written yet.
     """
 
@@ -562,8 +536,9 @@ class DiskStore(Items):
         self.history = DiskHistory(self.folder)
         self.removals = Removals(self.folder, self.uses)
         self.lookups = Lookups(self.folder, self.uses, self.removals)
+        self.leases = Leases(self.folder)
         self._commits = Commits(self.folder, self.uses, self.removals)
-        self._failures = Failures(self.folder)
+        self._failures = Failures(self.folder, self.leases)
         self._depositories: dict[str | None, tuple[Opened, Depository]] = {}
         # Bytes since the size was last looked at: so many that the first put looks.
         self._written = size_limit
@@ -572,19 +547,6 @@ class DiskStore(Items):
     def tally(self) -> Tally:
         """What was set aside and evicted, and what had expired and was removed."""
         return self.folder.tally
-
-    @property
-    def claims(self) -> Claims:
-        """Who computes which key, among the processes that share the store."""
-        if self.folder.opened is None:
-            self._open_for_claims()
-        return self.folder.claims
-
-    def _open_for_claims(self) -> None:
-        try:
-            self.folder.open()
-        except StoreFailure as error:  # which whoever claims is told as well
-            _log.warning("%s can't be opened: %s", self.directory, error)
 
     @property
     def generation(self) -> Generation:
@@ -629,7 +591,7 @@ class DiskStore(Items):
         return self.lookups.durations(keys)
 
     def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries with their records in one transaction; the keys of those whose claim was lost."""
+        """Commit entries with their records in one transaction; the keys of those whose lease was lost."""
         lost = self._commits.put_many(entries)
         for entry in entries:
             self._written += entry.payload.nbytes
@@ -655,12 +617,12 @@ class DiskStore(Items):
             known = self._depositories[compression] = opened, made
         return known[1]
 
-    def publish_failure(self, claim: Claim, error: bytes) -> None:
-        """Keep an exception's bytes for a minute for those who wait for a claim, if there are any, and release it."""
-        self._failures.publish(claim, error)
+    def publish_failure(self, lease: Lease, error: bytes) -> None:
+        """Release a lease, and keep an exception's bytes for a minute for those who wait for it, if there are any."""
+        self._failures.publish(lease, error)
 
     def failure(self, key: str, number: int) -> bytes | None:
-        """Give the exception's bytes that were published for the claim of a number."""
+        """Give the exception's bytes that were published for the lease with a number."""
         return self._failures.get(key, number)
 
     def has(self, key: str) -> bool:
@@ -728,6 +690,6 @@ class DiskStore(Items):
         return Totals(hits, misses, seconds)
 
     def close(self) -> None:
-        """Write what was used, close all connections, the generation and the claims; the next use opens them again."""
+        """Write what was used, close all connections and files, and free all leases; the next use opens them again."""
         self.uses.write_at_once()
         self.folder.close()

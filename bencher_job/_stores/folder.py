@@ -31,7 +31,7 @@ from .changes import GENERATION_NAME, Generation
 from .codec import MissignedEntry
 from .database import DATABASE_NAME, Database, Locked
 from .gate import operation
-from .leases import Claims
+from .owners import Owners
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, UPGRADES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
@@ -446,6 +446,7 @@ class Folder:
         editions: those that are known to be in the database.
         origins: numbers of the origins that are known to be in the database.
         opened: what is open, or None.
+        owners: the processes that compute with the store.
     """
 
     def __init__(
@@ -463,7 +464,7 @@ class Folder:
         self.only_looks = only_looks
         self.patience = patience
         self.generation = Generation(directory / GENERATION_NAME, patience)
-        self.claims = Claims(directory / "claims")
+        self.owners = Owners(directory / "owners")
         self.tally = Tally()
         self.editions: set[bytes] = set()
         self.origins: dict[Origin, int] = {}
@@ -566,7 +567,7 @@ class Folder:
             self.close()
 
     def _leave_database(self) -> None:
-        """Open the database anew at the next use; this process's claims stay what they are."""
+        """Open the database anew at the next use; this process keeps its leases."""
         with self._lock, operation:
             opened, self.opened = self.opened, None
         if opened is not None:
@@ -695,11 +696,11 @@ class Folder:
             )
 
     def close(self) -> None:
-        """Close all connections, the map of the generation and the claims; the next use opens them again."""
+        """Close all connections and files, and free all leases of this process; the next use opens them again."""
         with self._lock, operation:
             opened, self.opened = self.opened, None
             self.generation.close()
-            self.claims.close()
+            self.owners.close()
         if opened is not None:
             opened.database.close()
 

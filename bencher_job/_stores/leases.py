@@ -1,585 +1,290 @@
-"""Leases: which process computes a key.
+"""Leases: which process computes a key, as rows of the store's own database.
 
-    waits ─> holds the key's byte of the file of claims: looks, again and again ─> sees the end, lets go
-          └> another one holds it: a thread sleeps until that one lets go or dies ─> wakes up, looks
+    acquire -> held: compute; the commit of the result releases the lease in the same transaction
+            -> another's: poll `owner` -> gone: acquire again
+                                       -> stopped for long: take over; its result is then refused
 
-So fifty who wait cost little more than one does.
-
-    claim -> ours: compute, then holding -> still ours: commit, release
-          -> another's: wait_for, look at owner() now and then -> dead: claim | stopped: take_over
-
-A claim is a hint: one that is lost costs a second computation, never a wrong value. That only one process commits is
-what `holding` is for: a process that was taken over from, and comes back, finds that its claim is another's.
+A lease belongs to an owner, a process that holds its byte of the store's file `owners`. The system unlocks the byte
+however the process ends, and then the lease is free.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import struct
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager
-from pathlib import Path
-from threading import get_ident
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from .._processes import renew_after_fork
-from .gate import operation as keeping_forks_away
-from .lease_table import Damaged, Ledger, Owner, Slot, Table, Wait, digest_of, freed
+from .._processes import Process, is_stopped, this_process
+from .base import BRIEFLY, StoreFailure
 
-__all__ = ["Claim", "Claims", "ClaimsUnavailable", "Held", "Lookout", "Owner", "Wait"]
+if TYPE_CHECKING:
+    from .database import Database, Transaction
+    from .folder import Folder
 
-
-MOST_ASLEEP: Final = 32
-"""How many of a process's keys are slept for at a time, each with a thread; for more, the process looks itself."""
-
-_TRY: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
-_WAIT: Final[int | None] = getattr(fcntl, "F_OFD_SETLKW", None)
-_FIRST_BYTE: Final = 1 << 40
-"""Where the keys' bytes begin: far behind what is ever in the file."""
-
-_log = logging.getLogger(__name__)
-_asleep = threading.BoundedSemaphore(MOST_ASLEEP)
+__all__ = ["Lease", "Leases", "LeasesLost", "LeasesUnavailable", "Owner", "Wait"]
 
 
-class Lookout:
-    """One who waits for a key. It looks, unless another one does; `wake` is called, in a thread, when that one stops.
+STOPPED_PATIENCE: Final = 10.0
+"""Seconds for which an owner is seen stopped before its lease is taken over."""
 
-    Where the system has no such locks each one looks.
-    """
+LOOK_AT_OWNER_EVERY: Final = 0.1
+"""Seconds between two looks at an owner's state."""
 
-    def __init__(self, path: str, key: str, wake: Callable[[], None]) -> None:
-        self._path = path
-        self._lock = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, _byte_of(key), 1, 0)
-        self._wake = wake
-        self._held: int | None = None
-        self._sleeper: _Sleeper | None = None
-        renew_after_fork(self)
-        self._begin()
+LONGEST_GAP: Final = 2.0
+"""Seconds that count at most between two looks: a waiter that was stopped itself has seen nothing in that time."""
 
-    def renew(self) -> None:
-        """Leave to the parent what it holds."""
-        held, self._held = self._held, None
-        if held is not None:
-            os.close(held)
-        self._sleeper = None
+AT_ONCE: Final = 5_000
+"""Leases that one transaction acquires or releases at most, so that others can write in between."""
 
-    def looks(self) -> bool:
-        """Whether it is on this one to look now."""
-        if self._sleeper is not None and self._sleeper.is_awake:
-            self._sleeper = None
-            self._begin()
-        return self._sleeper is None
+_INSERT: Final = "INSERT OR IGNORE INTO Lease (key, number, owner, since) VALUES (?, ?, ?, ?)"
+_REPLACE: Final = "UPDATE Lease SET number = ?, owner = ?, since = ? WHERE key = ? AND number = ?"
+_RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
+_FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
+_HAS_ENTRY: Final = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
+_DESCRIBE: Final = (
+    "SELECT Lease.number, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    " JOIN Owner ON Owner.number = Lease.owner WHERE key = ?"
+)
 
-    def _begin(self) -> None:
-        """Hold the key's byte, or sleep until it is free."""
-        if _TRY is None:
-            return
-        sleeper = None
-        try:
-            with keeping_forks_away:  # so that a child knows, and closes, what it inherits
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-                if _is_held(descriptor, self._lock):
-                    self._held = descriptor
-                else:
-                    sleeper = _Sleeper(descriptor, self._lock, self._wake)
-        except OSError as error:
-            _log.info("who waits for a key looks for its end itself: %s", error)
-        if sleeper is not None and sleeper.start():
-            self._sleeper = sleeper
-
-    def close(self) -> None:
-        """Have the others look, or sleep no more."""
-        held, self._held = self._held, None
-        if held is not None:
-            _let_go(held)
-        if self._sleeper is not None:
-            self._sleeper.is_wanted = False
-
-
-class _Sleeper:
-    """A thread that sleeps until a byte can be held, and lets go of it at once.
-
-    Attributes:
-        is_awake: whether it has been so.
-        is_wanted: whether anybody is to be told.
-    """
-
-    def __init__(self, descriptor: int, lock: bytes, wake: Callable[[], None]) -> None:
-        self._descriptor = descriptor
-        self._lock = lock
-        self._wake = wake
-        self._places = _asleep
-        self.is_awake = False
-        self.is_wanted = True
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Leave to the parent what it sleeps for."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def start(self) -> bool:
-        """Begin to sleep; False where too many do, or the interpreter is ending."""
-        if not self._places.acquire(blocking=False):
-            self.renew()
-            return False
-        try:
-            threading.Thread(target=self._sleep, name="bencher_job lookout", daemon=True).start()
-        except RuntimeError:
-            self._places.release()
-            self.renew()
-            return False
-        return True
-
-    def _sleep(self) -> None:
-        try:
-            fcntl.fcntl(self._descriptor, _WAIT or 0, self._lock)
-        except OSError as error:
-            _log.info("who waits for a key looks for its end itself: %s", error)
-        finally:
-            descriptor, self._descriptor = self._descriptor, -1
-            _let_go(descriptor)
-            self._places.release()
-            self.is_awake = True
-            if self.is_wanted:
-                self._wake()
-
-
-def _is_held(descriptor: int, lock: bytes) -> bool:
-    """Hold a byte by an open file; whether it was free. Where nobody can tell the file is closed.
-
-    Raises:
-        OSError: when the system has no such locks for the file.
-    """
-    try:
-        fcntl.fcntl(descriptor, _TRY or 0, lock)
-    except (BlockingIOError, PermissionError):
-        return False
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return True
-
-
-def _let_go(descriptor: int) -> None:
-    """Let go of a file's byte, be it that a child that was forked behind Python's back has the file open still."""
-    try:
-        fcntl.fcntl(descriptor, _TRY or 0, struct.pack("hhqqi0q", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
-    finally:
-        os.close(descriptor)
-
-
-def _byte_of(key: str) -> int:
-    return _FIRST_BYTE + int.from_bytes(digest_of(key)[:5])
-
-
-PATIENCE: Final = 2.0
-"""Seconds for which an operation waits for other processes, as long as none of them claims anything."""
-
-AFTER_A_FAILURE: Final = 0.01
-"""Seconds for which the operations after one that waited in vain wait."""
-
-AT_ONCE: Final = 20_000
-"""Keys that are claimed or released in one go; others get their turn between."""
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
-class ClaimsUnavailable(OSError):
-    """Nobody can say who computes a key, so who asks computes unprotected."""
+class LeasesUnavailable(OSError):
+    """The database can't say who computes a key, so the caller computes it without a lease."""
 
 
-class Claim(NamedTuple):
-    """A key that was ours to compute at one time.
+class LeasesLost(Exception):
+    """Some leases are another process's now.
 
     Attributes:
-        number: the fencing number. Each claim in a file has a greater one than those before it.
+        leases: those that were lost.
     """
 
-    key: str
+    def __init__(self, leases: frozenset[Lease]) -> None:
+        super().__init__(leases)
+        self.leases = leases
+
+
+class Lease:
+    """The right to compute a key. It excludes others once it is acquired.
+
+    Note it where an interrupt finds it before you acquire it: releasing one that is not held does no harm.
+
+    Attributes:
+        number: tells this lease from any other one of the key.
+        held: whether it was acquired and not released since. Another process may have taken it over.
+        has_entry: whether the key had an entry when the lease was acquired, stored perhaps since it was looked up.
+    """
+
+    __slots__ = ("has_entry", "held", "key", "number")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.number = int.from_bytes(os.urandom(7), "little")
+        self.held = self.has_entry = False
+
+    def __repr__(self) -> str:
+        return f"Lease({self.key!r}, {self.number}, held={self.held})"
+
+
+class Owner(NamedTuple):
+    """The process that computes a key.
+
+    Attributes:
+        number: the number of its lease.
+        since: when it acquired the lease, in seconds since 1970.
+    """
+
+    process: Process
     number: int
+    since: float
 
 
-class Held:
-    """The claims that nobody can take over at present.
+class Wait:
+    """For how long one waiter has seen an owner stopped."""
 
-    Attributes:
-        keys: the keys of those that are still ours.
-        lost: those that are not, be it that another one of the same key is.
+    def __init__(self) -> None:
+        self._number = 0
+        self._stopped = False
+        self._looked = 0.0
+        self._seconds = 0.0
+
+    def is_overdue(self, owner: Owner) -> bool:
+        """Whether the owner was stopped at each look for `STOPPED_PATIENCE` seconds. It costs little at every poll."""
+        now = time.monotonic()
+        if owner.number != self._number:
+            self._number, self._stopped, self._seconds = owner.number, False, 0.0
+        elif now - self._looked < LOOK_AT_OWNER_EVERY:
+            return self._seconds >= STOPPED_PATIENCE
+        before, self._stopped = self._stopped, is_stopped(owner.process)
+        if not self._stopped:
+            self._seconds = 0.0
+        elif before:
+            self._seconds += min(now - self._looked, LONGEST_GAP)
+        self._looked = now
+        return self._seconds >= STOPPED_PATIENCE
+
+
+class Leases:
+    """The leases of all processes that share a store. A forked child is another owner than its parent.
+
+    Each method but `release` raises `LeasesUnavailable` where the database can't be read or written, or others keep it
+    locked for `BRIEFLY`.
     """
 
-    __slots__ = ("_ledger", "_slots", "_table", "keys", "lost")
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._registered = 0
 
-    def __init__(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
-        self._ledger = ledger
-        self._table = table = ledger.table(len(claims))
-        self._slots: dict[str, tuple[int, int, bytes]] = {}
-        self.lost: list[Claim] = []
-        for claim in claims:
-            key, number = claim
-            written = ledger.written.get(number)
-            if written is None or table.read(written[0]) != written[1]:
-                written = self._found(claim)  # it was moved, or somebody waits for it
-            if written is None:
-                self.lost.append(claim)
-            else:
-                self._slots[key] = number, *written
-        self.keys: AbstractSet[str] = self._slots.keys()
-
-    def _found(self, claim: Claim) -> tuple[int, bytes] | None:
-        """Look for a claim: its place and the bytes of its slot, if it is still ours."""
-        place, slot = self._table.find(digest_of(claim.key))
-        ours = claim.number, self._ledger.serial
-        if slot is not None and slot.claimed and (slot.number, slot.serial) == ours:
-            return place, self._table.read(place)
-        self._ledger.written.pop(claim.number, None)
-        return None
-
-    def release(self) -> None:
-        """Free those that are still ours.
-
-        Raises:
-            ClaimsUnavailable: when the file can't be written to.
-        """
+    def acquire(self, lease: Lease) -> bool:
+        """Acquire a lease; False where a living process has its key, even this one."""
         try:
-            for number, place, slot in self._slots.values():
-                self._table.write(place, freed(slot))
-                self._ledger.written.pop(number, None)
-            self._table.flush()
-        except OSError as error:
-            raise ClaimsUnavailable(f"Claims can't be released: {error}.") from error
+            self._folder.changed(self._acquire_one, lease)
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
+        return lease.held
 
-
-class Claims:
-    """The claims of all processes that share a file.
-
-    Any method but `release` and `close` may raise `ClaimsUnavailable`, and all do inside `holding`.
-
-    The file is made at the first use. A forked child is another owner than its parent.
-
-    Attributes:
-        turn: the lock of this process's threads. It is taken by `with` alone, so that no interrupt leaves it taken.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._ledger: Ledger | None = None
-        self._path = os.path.abspath(path)
-        self._patience = PATIENCE
-        self.turn = threading.Lock()
-        self._inside = 0
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Leave the parent's claims to it, and make the lock anew."""
-        self.turn = threading.Lock()
-        self._inside = 0
-        ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            ledger.leave()
-
-    def __del__(self) -> None:
-        if self._ledger is not None:
-            self._ledger.close()
-
-    def claim(self, key: str) -> Claim | None:
-        """Claim a key; None where a living process has it, be it our own."""
-        return self._run(_claim_one, key)
-
-    def claim_many(self, keys: Iterable[str]) -> dict[str, Claim]:
-        """Claim those keys that no living process has. When the file becomes unavailable, it gives those it has."""
-        wanted = list(dict.fromkeys(keys))
-        claimed: dict[str, Claim] = {}
-        for some in _in_turns(wanted):
-            room = len(wanted) - len(claimed)
-            try:
-                claimed.update(self._run(_claim_many, some, room))
-            except ClaimsUnavailable:
-                if not claimed:
-                    raise
-                break
-        return claimed
+    def acquire_many(self, leases: Sequence[Lease]) -> None:
+        """Acquire those leases whose keys no living process has."""
+        for some in _in_groups(leases):
+            self._run(self._acquire_some, some)
 
     def owner(self, key: str) -> Owner | None:
         """Give the living process that has a key. It changes nothing and waits for nobody, so poll it."""
 
-        def look(ledger: Ledger) -> Owner | None:
-            slot = _slot(ledger, key)
-            return ledger.owner(slot) if slot is not None and slot.claimed else None
+        def look() -> Owner | None:
+            for number, since, owner, host, boot, pid, started, namespace in self._folder.sql(
+                _DESCRIBE, (key,)
+            ):
+                if self._folder.owners.is_alive(owner):
+                    return Owner(Process(host, boot, pid, started, namespace), number, since)
+            return None
 
-        return self._look(look)
+        try:
+            return self._folder.translated(look)
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
 
     def wait_for(self, key: str, number: int) -> bool:
-        """Tell the owner of a claim that somebody waits; False when the claim is no longer there."""
+        """Tell the owner of the lease with this number that somebody waits; False where that is no longer there."""
+        statement = "UPDATE Lease SET waited = 1 WHERE key = ? AND number = ?"
+        return self._run(lambda database: bool(database._con.execute(statement, (key, number)).rowcount))
 
-        def mark(ledger: Ledger) -> bool:
-            table = ledger.slots
-            place, slot = table.find(digest_of(key))
-            if slot is None or not slot.claimed or slot.number != number:
-                return False
-            if not slot.waited:
-                table.write(place, slot.marked())
-            return True
+    def is_waited_for(self, lease: Lease) -> bool:
+        """Whether somebody waits for a lease."""
+        statement = "SELECT 1 FROM Lease WHERE key = ? AND number = ? AND waited"
+        try:
+            return bool(self._folder.query(statement, (lease.key, lease.number)))
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
 
-        return self._run(mark)
+    def take_over(self, lease: Lease, number: int) -> bool:
+        """Acquire a lease in place of the one with this number; False where that is no longer there."""
 
-    def lookout(self, key: str, wake: Callable[[], None]) -> Lookout:
-        """Have one of all who wait for a key look for its end; `wake` is called when another one stops to do so."""
-        return Lookout(self._path, key, wake)
-
-    def is_waited_for(self, claim: Claim) -> bool:
-        """Whether somebody waits for a claim."""
-
-        def look(ledger: Ledger) -> bool:
-            slot = _slot(ledger, claim.key)
-            return slot is not None and slot.number == claim.number and slot.waited == 1
-
-        return self._look(look)
-
-    def take_over(self, key: str, number: int) -> Claim | None:
-        """Put a claim of ours in the place of the one with this number; None when that is no longer there."""
-
-        def replace(ledger: Ledger) -> Claim | None:
-            ledger.make_room(1)
-            table = ledger.slots
-            place, slot = table.find(digest_of(key))
-            if slot is None or not slot.claimed or slot.number != number:
-                return None
-            claim = Claim(key, ledger.next_number(slot, 1))
-            ledger.write_claim(table, place, slot.digest, claim.number, slot.waited)
-            return claim
+        def replace(database: Database) -> bool:
+            owner = self._folder.owners.join()
+            if owner != self._registered:
+                self._register(database, owner)
+            values = lease.number, owner, time.time(), lease.key, number
+            lease.held = bool(database._con.execute(_REPLACE, values).rowcount)
+            return lease.held
 
         return self._run(replace)
 
-    @property
-    def mark(self) -> int:
-        """A number that is greater than none of those that the claims of this process will have from now on."""
-        ledger = self._ledger
-        return 0 if ledger is None else ledger.next_of_ours
-
-    def forsake(self, keys: Iterable[str], mark: int) -> None:
-        """Free what this process has claimed of keys since a mark, and does not know to be its, after an interrupt."""
-        self._run(_forsake, list(keys), mark)
-
-    def holding(self, claims: Sequence[Claim]) -> AbstractContextManager[Held]:
-        """Keep others from claiming anything while results are committed, and tell which claims are still ours.
-
-        Other threads of this process are kept away by `turn`, which the caller takes first. Only what the context
-        gives is to be called inside.
-        """
-        return _Holding(self, claims)
-
-    def release(self, claims: Sequence[Claim]) -> None:
-        """Free those claims that are still ours: all of this process where the file is unavailable."""
-        self._refuse_inside()
+    def release(self, leases: Iterable[Lease]) -> None:
+        """Release leases, as far as they are still ours; all of this process where the database is unavailable."""
+        if not self._folder.owners.has_joined:  # all were given up with the owner's byte
+            return
         try:
-            for some in _in_turns(claims):
-                self._run(_release, some)
-        except ClaimsUnavailable as error:
-            _log.warning("%s All claims of this process are given up.", error)
-            self.close()
+            for some in _in_groups(list(leases)):
+                self._run(self._release_some, some)
+        except LeasesUnavailable as error:
+            _log.warning("%s All leases of this process are given up.", error)
+            self._folder.owners.close()
 
-    def close(self) -> None:
-        """Free all claims of this process and close the file; the next use opens it again."""
-        if self._inside == get_ident():  # a signal's handler
-            self._drop()
-        else:
-            with self.turn:
-                self._drop()
-
-    def _drop(self) -> None:
-        with keeping_forks_away:
-            ledger, self._ledger = self._ledger, None
-            if ledger is not None:
-                ledger.close()
-
-    def _look(self, operation: Callable[[Ledger], _T]) -> _T:
-        """Do what only reads without the lock, and under it where another is just writing."""
-        self._refuse_inside()
-        with self.turn:
-            try:
-                self._inside = get_ident()
-                ledger = self._ledger
-                if ledger is not None and ledger.is_in_place():
-                    ledger.load()
-                    return operation(ledger)
-            except Damaged:
-                pass  # or half written, which the lock tells
-            except OSError as error:
-                raise self._unavailable(error) from error
-            finally:
-                self._inside = 0
-        return self._run(operation)
-
-    def _run(self, operation: Callable[..., _T], *given: Any) -> _T:
-        """Do what changes the file, while nobody else changes it."""
-        if self._inside:
-            self._refuse_inside()
-        with self.turn:
-            try:
-                return self._sound(self._enter(), operation, *given)
-            finally:
-                self._leave()
-
-    def _sound(self, ledger: Ledger, operation: Callable[..., _T], *given: Any) -> _T:
-        """Do an operation, with an empty file where it finds this one damaged."""
-        try:
-            try:
-                return operation(ledger, *given)
-            except Damaged as damage:
-                self._start_anew(ledger, damage)
-                return operation(ledger, *given)
-        except (OSError, Damaged) as error:
-            self._drop()  # what is written by half is nobody's then
-            raise self._unavailable(error) from error
-
-    def _start_anew(self, ledger: Ledger, damage: Damaged) -> None:
-        if not ledger.is_unused:
-            _log.warning(
-                "%s %s. It is started anew; what is being computed may be computed twice.", self._path, damage
-            )
-        ledger.start_anew()
-
-    def _enter(self) -> Ledger:
-        """Lock out other processes, and give the file that lies under our path now."""
-        self._inside = get_ident()
-        ledger = self._ledger
-        try:
-            begins = ledger is not None and ledger.begins()
-            if ledger is None or not begins:
-                ledger = self._locked()
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                self._patience = AFTER_A_FAILURE
-            raise self._unavailable(error) from error
-        self._patience = PATIENCE
-        if not begins:
-            self._sound(ledger, Ledger.load)
-        return ledger
-
-    def _locked(self) -> Ledger:
-        while True:
-            ledger = self._ledger or self._open()
-            ledger.lock(self._patience)
-            if ledger.is_in_place():
-                return ledger
-            _log.info("%s was removed or replaced while it was open; claims begin anew", self._path)
-            self._drop()
-
-    def _leave(self) -> None:
-        """Let the others in, though an interrupt comes meanwhile."""
-        self._inside = 0
-        ledger = self._ledger
-        if ledger is not None:
-            try:
-                ledger.unlock()
-            except BaseException:
-                ledger.unlock()
-                raise
-
-    def _refuse_inside(self) -> None:
-        """Refuse who is inside already: it would wait for itself."""
-        if (
-            self._inside == get_ident() and self.turn.locked()
-        ):  # else an interrupt has kept it from being noted
-            raise self._unavailable(RuntimeError("this thread is using it already"))
-
-    def _open(self) -> Ledger:
-        with keeping_forks_away:  # so that a child knows, and closes, all that it inherits
-            self._ledger = ledger = Ledger(self._path)
-        return ledger
-
-    def _unavailable(self, error: Exception) -> ClaimsUnavailable:
-        return ClaimsUnavailable(
-            f"{self._path} can't say who computes what ({error}), so jobs may be computed twice."
-        )
-
-
-class _Holding:
-    """The context of `Claims.holding`."""
-
-    __slots__ = ("_all", "_claims")
-
-    def __init__(self, all_claims: Claims, claims: Sequence[Claim]) -> None:
-        self._all = all_claims
-        self._claims = claims
-
-    def __enter__(self) -> Held:
-        """Begin.
+    @staticmethod
+    def release_in(transaction: Transaction, leases: Iterable[Lease]) -> None:
+        """Release leases when a transaction is committed.
 
         Raises:
-            ClaimsUnavailable: when nobody can say which of the claims are ours.
+            LeasesLost: when some are another's now; the transaction must not be committed.
         """
-        claims = self._all
-        if claims._inside:
-            claims._refuse_inside()
+        execute = transaction.execute
+        lost = [lease for lease in leases if not execute(_RELEASE, (lease.key, lease.number)).rowcount]
+        if lost:
+            raise LeasesLost(frozenset(lost))
+
+    def _run(self, work: Callable[..., _T], *given: Any) -> _T:
+        """Do some work that changes leases; it is called with the database and what is given."""
         try:
-            return claims._sound(claims._enter(), Held, self._claims)
-        except BaseException as error:
-            self.__exit__(None, error, None)
+            return self._folder.changed(work, *given)
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: StoreFailure) -> LeasesUnavailable:
+        return LeasesUnavailable(
+            f"{self._folder.directory} can't say who computes what ({error}), so jobs may be computed twice."
+        )
+
+    def _acquire_one(self, database: Database, lease: Lease) -> None:
+        owner, connection = self._folder.owners.join(), database._con
+        if owner != self._registered:
+            self._register(database, owner)
+        if connection.in_transaction:  # an interrupt has kept it from its end
+            connection.rollback()
+        self._acquire(connection.execute, lease, owner)
+
+    def _acquire_some(self, database: Database, leases: Sequence[Lease]) -> None:
+        owner = self._folder.owners.join()
+        if owner != self._registered:
+            self._register(database, owner)
+        try:
+            with database.transaction(BRIEFLY) as transaction:
+                for lease in leases:
+                    self._acquire(transaction.execute, lease, owner)
+                transaction.commit()
+        except BaseException:
+            for lease in leases:
+                lease.held = False
             raise
 
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        claims = self._all
-        try:
-            if isinstance(error, ClaimsUnavailable):
-                claims._drop()  # so that nobody waits for what could not be released
-        finally:
-            claims._leave()
+    def _acquire(self, execute: Callable[..., Any], lease: Lease, owner: int) -> None:
+        key, number = lease.key, lease.number
+        while not execute(_INSERT, (key, number, owner, time.time())).rowcount:
+            found = execute(_FIND, (key,)).fetchone()
+            if found is None:  # released just now
+                continue
+            if self._folder.owners.is_alive(found[1]):
+                return
+            if execute(_REPLACE, (number, owner, time.time(), key, found[0])).rowcount:
+                break
+        lease.held = True
+        lease.has_entry = execute(_HAS_ENTRY, (key,)).fetchone() is not None
+
+    def _release_some(self, database: Database, leases: Sequence[Lease]) -> None:
+        with database.transaction(BRIEFLY) as transaction:
+            for lease in leases:
+                transaction.execute(_RELEASE, (lease.key, lease.number))
+            transaction.commit()
+        for lease in leases:
+            lease.held = False
+
+    def _register(self, database: Database, number: int) -> None:
+        """Enter this process into the table of owners, and remove the dead with their leases."""
+        process = this_process()
+        with database.transaction(BRIEFLY) as transaction:
+            for (other,) in transaction.execute("SELECT number FROM Owner").fetchall():
+                if not self._folder.owners.is_alive(other):
+                    transaction.execute("DELETE FROM Lease WHERE owner = ?", (other,))
+                    transaction.execute("DELETE FROM Owner WHERE number = ?", (other,))
+            transaction.execute("INSERT OR REPLACE INTO Owner VALUES (?, ?, ?, ?, ?, ?)", (number, *process))
+            transaction.commit()
+        self._registered = number
 
 
-def _in_turns(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), AT_ONCE):
-        if start:
-            time.sleep(0.001)  # whoever waits tries again within this time
-        yield items[start : start + AT_ONCE]
-
-
-def _slot(ledger: Ledger, key: str) -> Slot | None:
-    return ledger.slots.find(digest_of(key))[1]
-
-
-def _claim_one(ledger: Ledger, key: str) -> Claim | None:
-    ledger.make_room(1)
-    return _claim_in(ledger.slots, ledger, key, 1)
-
-
-def _claim_many(ledger: Ledger, keys: Sequence[str], room: int) -> dict[str, Claim]:
-    ledger.make_room(room)
-    table = ledger.table(len(keys))
-    claimed = {}
-    for done, key in enumerate(keys):
-        claim = _claim_in(table, ledger, key, len(keys) - done)
-        if claim is not None:
-            claimed[key] = claim
-    table.flush()
-    return claimed
-
-
-def _claim_in(table: Table, ledger: Ledger, key: str, left: int) -> Claim | None:
-    digest = digest_of(key)
-    place, slot = table.find(digest)
-    if slot is not None and slot.claimed and ledger.is_alive(slot):
-        return None
-    number = ledger.next_number(slot, left)
-    ledger.write_claim(table, place, digest, number, 0 if slot is None or not slot.claimed else slot.waited)
-    return Claim(key, number)
-
-
-def _release(ledger: Ledger, claims: Sequence[Claim]) -> None:
-    Held(ledger, claims).release()
-
-
-def _forsake(ledger: Ledger, keys: Sequence[str], mark: int) -> None:
-    table = ledger.table(len(keys))
-    slots = {key: table.find(digest_of(key))[1] for key in keys}
-    ours = [
-        Claim(key, slot.number)
-        for key, slot in slots.items()
-        if slot is not None and slot.claimed and slot.serial == ledger.serial and slot.number >= mark
-    ]
-    _release(ledger, ours)
+def _in_groups(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
+    for start in range(0, len(leases), AT_ONCE):
+        yield leases[start : start + AT_ONCE]

@@ -31,11 +31,11 @@ from .blobs import Depository
 from .changes import NEVER, SURE_FOR, Generation, Look
 from .codec import Payload
 from .embedded import DiskStore
-from .leases import Claim, Claims
 from .uses import LARGEST_BATCH, Kept, Uses
 
 if TYPE_CHECKING:
     from .._record import FunctionInfo
+    from .leases import Lease, Leases
 
 __all__ = ["LARGEST", "MemoryTier", "Shelf"]
 
@@ -255,9 +255,9 @@ class MemoryTier(Items):
         return self._store.tally
 
     @property
-    def claims(self) -> Claims:
-        """The claims of the store behind."""
-        return self._store.claims
+    def leases(self) -> Leases:
+        """The leases of the store behind."""
+        return self._store.leases
 
     @property
     def puts(self) -> int:
@@ -275,10 +275,9 @@ class MemoryTier(Items):
                 shelf.use(kept)  # type: ignore[arg-type]
                 return hit
         read = shelf.read if is_sure else self._renew()
-        seen = self._generation.puts
         found = self._store.lookups.find(key, mapped=mapped)
         if isinstance(found, Miss):
-            return Miss(seen)
+            return found
         kept = shelf.keep(key, found, read)
         if kept is None:
             self._uses.note(key, found.seconds)
@@ -346,9 +345,9 @@ class MemoryTier(Items):
         """Have workers write to the store behind."""
         return self._store.depository(compression)
 
-    def publish_failure(self, claim: Claim, error: bytes) -> None:
+    def publish_failure(self, lease: Lease, error: bytes) -> None:
         """Let the store behind keep an exception for those who wait."""
-        self._store.publish_failure(claim, error)
+        self._store.publish_failure(lease, error)
 
     def failure(self, key: str, number: int) -> bytes | None:
         """Ask the store behind."""

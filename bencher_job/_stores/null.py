@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._keys import PastEdition
 from .._record import EVERYTHING, Record, Selection
 from .base import MISS, Entry, Hits, Items, Miss, Tally, Totals
-from .leases import Claim, Claims, Held
+from .leases import Lease, Leases
 
 if TYPE_CHECKING:
     from .._record import FunctionInfo
@@ -19,64 +16,39 @@ if TYPE_CHECKING:
 __all__ = ["NullStore"]
 
 
-class _NoneHeld(Held):
-    """Claims that nobody else can know of."""
-
-    def __init__(self, claims: Sequence[Claim]) -> None:
-        self.keys = frozenset(claim.key for claim in claims)
-        self.lost = []
-
-    def release(self) -> None:
-        """Have nothing to release."""
-
-
-class NoClaims(Claims):
-    """The claims of a store that keeps nothing: everybody gets each key, since nobody could pass its value on."""
+class NoLeases(Leases):
+    """The leases of a store that keeps nothing: every caller gets each key, since nobody could pass its value on."""
 
     def __init__(self) -> None:
-        super().__init__(Path(os.devnull))
+        pass
 
-    def claim(self, key: str) -> Claim:
+    def acquire(self, lease: Lease) -> bool:
         """Grant it."""
-        return Claim(key, 0)
+        lease.held = True
+        return True
 
-    def claim_many(self, keys: Iterable[str]) -> dict[str, Claim]:
+    def acquire_many(self, leases: Sequence[Lease]) -> None:
         """Grant all."""
-        return {key: Claim(key, 0) for key in keys}
+        for lease in leases:
+            lease.held = True
 
     def owner(self, key: str) -> None:
         """Know none."""
 
     def wait_for(self, key: str, number: int) -> bool:  # noqa: ARG002
-        """Know no claim."""
+        """Know no lease."""
         return False
 
-    def is_waited_for(self, claim: Claim) -> bool:  # noqa: ARG002
+    def is_waited_for(self, lease: Lease) -> bool:  # noqa: ARG002
         """Know nobody who waits."""
         return False
 
-    def take_over(self, key: str, number: int) -> Claim:
+    def take_over(self, lease: Lease, number: int) -> bool:  # noqa: ARG002
         """Grant it."""
-        return Claim(key, number)
+        return self.acquire(lease)
 
-    @property
-    def mark(self) -> int:
-        """Number nothing."""
-        return 0
-
-    def forsake(self, keys: Iterable[str], mark: int) -> None:
-        """Have nothing to free."""
-
-    @contextmanager
-    def holding(self, claims: Sequence[Claim]) -> Iterator[Held]:
-        """Hold all."""
-        yield _NoneHeld(claims)
-
-    def release(self, claims: Sequence[Claim]) -> None:
+    def release(self, leases: Iterable[Lease]) -> None:
         """Have nothing to release."""
-
-    def close(self) -> None:
-        """Have nothing open."""
 
 
 class NoHistory:
@@ -115,7 +87,7 @@ class NullStore(Items):
 
     def __init__(self, *, is_closed_off: bool = False) -> None:
         self.tally = Tally()
-        self.claims: Claims = NoClaims()
+        self.leases: Leases = NoLeases()
         self.is_closed_off = is_closed_off
         """Whether it stands for a store that could not be opened."""
 
@@ -149,7 +121,7 @@ class NullStore(Items):
     def depository(self, compression: str | None) -> None:
         """Have workers write nothing."""
 
-    def publish_failure(self, claim: Claim, error: bytes) -> None:
+    def publish_failure(self, lease: Lease, error: bytes) -> None:
         """Keep nothing."""
 
     def failure(self, key: str, number: int) -> None:

@@ -36,7 +36,14 @@ _DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
 _PRIMARY: Final = 0xFF
 """The bits of SQLite's error codes that say what is wrong in general."""
 
-_TABLES: Final = (("Origin", "number"), ("Edition", "prefix"), ("Gone", "key"), ("Cache", "rowid"))
+_TABLES: Final = (
+    ("Owner", "number"),
+    ("Lease", "key"),
+    ("Origin", "number"),
+    ("Edition", "prefix"),
+    ("Gone", "key"),
+    ("Cache", "rowid"),
+)
 """What is saved, and the primary key of each table."""
 
 _NUMBERS: Final = {"rowid", "number"}
@@ -45,7 +52,7 @@ _NUMBERS: Final = {"rowid", "number"}
 _PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
-    "SELECT 1 FROM Discarded, Gone, Failure WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure, Lease, Owner WHERE 0",
 )
 """Statements that fail where a table or a column is missing."""
 

@@ -226,6 +226,12 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
         " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
     ),
     ("ALTER TABLE Cache ADD COLUMN attributes BLOB",),
+    (
+        "CREATE TABLE Lease (key TEXT PRIMARY KEY, number INTEGER NOT NULL, owner INTEGER NOT NULL,"
+        " since REAL NOT NULL, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+        "CREATE TABLE Owner (number INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL,"
+        " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
+    ),
 )
 """What makes the tables of each version of those of the version before."""
 

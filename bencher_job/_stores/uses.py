@@ -269,7 +269,7 @@ class Uses:
         if not drained.used and not any(drained.totals):
             return
         try:
-            with operation, opened.database.transaction(waits=waits) as transaction:
+            with operation, opened.database.transaction(None if waits else 0) as transaction:
                 self.write(opened.database, drained)
                 transaction.commit()
         except (Locked, sqlite3.Error, StoreFailure):

@@ -49,8 +49,8 @@ def until(holds, seconds=PATIENCE):
     return True
 
 
-def is_claimed(function, *args):
-    return function.cache.cache.claims.owner(function.key(*args)) is not None
+def is_leased(function, *args):
+    return function.cache.cache.leases.owner(function.key(*args)) is not None
 
 
 def note(folder, what):
@@ -75,7 +75,7 @@ def test_a_job_that_fails_runs_again(executor, counter):
     assert shaky(1) == 1
     info = shaky.cache.info()
     assert (counter.count, info.retried, info.computed, info.failed, info.hits) == (3, 2, 1, 0, 1)
-    assert not is_claimed(shaky, 1)
+    assert not is_leased(shaky, 1)
     shaky.cache.close()
 
 
@@ -90,7 +90,7 @@ def test_a_job_is_given_up_after_so_many_runs(executor, counter, caplog):
 
     assert counter.count == 3
     assert not failing.is_cached(1)
-    assert not is_claimed(failing, 1)
+    assert not is_leased(failing, 1)
     info = failing.cache.info()
     assert (info.retried, info.failed) == (2, 1)
     messages = [
@@ -130,7 +130,7 @@ def test_a_job_that_kills_its_workers_is_given_up_and_the_others_are_not(counter
     assert "work(x=3)" in failure.error.job
     assert str(failure.error).endswith("It was the last of 3 runs.")
     assert counter.count == 3
-    assert not is_claimed(work, 3)
+    assert not is_leased(work, 3)
 
 
 def test_a_worker_that_is_lost_once_costs_nothing(tmp_path):
@@ -179,7 +179,7 @@ def test_a_job_that_waits_for_its_next_run_can_be_cancelled(executor, counter, m
     with pytest.raises(CancelledError):
         future.result(PATIENCE)
     failing.cache.wait()
-    assert not is_claimed(failing, 1)
+    assert not is_leased(failing, 1)
     assert counter.count == 1
 
 
@@ -242,7 +242,7 @@ def test_a_job_ends_when_its_time_is_over_and_its_processes_with_it(tmp_path):
     assert caught.value.seconds == 0.5
     assert "hangs(seconds=600)" in caught.value.job
     assert until(lambda: not any(is_running(pid) for pid in (tmp_path / "pids").read_text().split()))
-    assert not is_claimed(hangs, 600)
+    assert not is_leased(hangs, 600)
     assert not hangs.is_cached(600)
     assert isinstance(caught.value, TimeoutError)
 
@@ -298,7 +298,7 @@ def test_where_a_job_cannot_be_ended_the_caller_is_told_and_what_comes_later_is_
 
         with pytest.raises(JobTimeout, match="ProcessPoolExecutor can't end it, so it may still run there"):
             slow(1)
-        assert not is_claimed(slow, 1)
+        assert not is_leased(slow, 1)
         (tmp_path / "go_on").touch()
         assert processes.submit(abs, -1).result(PATIENCE) == 1  # behind the late one
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache
-from bencher_job._stores import ClaimsUnavailable, Entry, Hit, StoreFailure, dump, open_store
+from bencher_job._stores import Entry, Hit, Lease, LeasesUnavailable, StoreFailure, dump, open_store
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
@@ -58,8 +58,8 @@ def read_as_nobody(directory: Path) -> list[object]:
         with pytest.raises(StoreFailure) as failure:
             write()
         seen.append(str(failure.value))
-    with pytest.raises(ClaimsUnavailable):
-        store.claims.claim("new")
+    with pytest.raises(LeasesUnavailable):
+        store.leases.acquire(Lease("new"))
     seen += [store.totals().hits, store.get("small").load()]
     store.close()
     return seen

@@ -16,7 +16,7 @@ from bencher_job._coordinator.commits import Keeping, Landing, Run, commit
 from bencher_job._coordinator.running import Flight
 from bencher_job._executors import Outcome
 from bencher_job._future import JobFuture
-from bencher_job._stores import Deposit, DepositLost, Depository, Entry, StoreFailure, dump
+from bencher_job._stores import Deposit, DepositLost, Depository, Entry, Lease, StoreFailure, dump
 from bencher_job._stores.blobs import LARGE, write_deposit
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
@@ -60,12 +60,13 @@ def test_what_is_large_never_fits_in_a_row() -> None:
 
 
 def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -> None:
-    claim = store.claims.claim("key")
-    assert store.put_many([entry(deposit_in(store), claim=claim)]) == frozenset()
+    lease = Lease("key")
+    assert store.leases.acquire(lease)
+    assert store.put_many([entry(deposit_in(store), lease=lease)]) == frozenset()
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)
-    assert store.claims.owner("key") is None
+    assert store.leases.owner("key") is None
     (record,), (path,) = store.records(), value_files(store)
     assert record.size == path.stat().st_size
 
@@ -111,11 +112,11 @@ def test_no_row_is_committed_without_its_file(store: MemoryTier) -> None:
     assert store.get("other")
 
 
-def test_the_file_of_a_lost_claim_is_removed(store: MemoryTier) -> None:
-    claim = store.claims.claim("key")
-    assert claim is not None
-    assert store.claims.take_over("key", claim.number) is not None
-    assert store.put_many([entry(deposit_in(store), claim=claim)]) == {"key"}
+def test_the_file_of_a_lost_lease_is_removed(store: MemoryTier) -> None:
+    lease = Lease("key")
+    assert store.leases.acquire(lease)
+    assert store.leases.take_over(Lease("key"), lease.number)
+    assert store.put_many([entry(deposit_in(store), lease=lease)]) == {"key"}
     assert value_files(store) == []
 
 

@@ -127,7 +127,7 @@ def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
 
 
 def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
-    """The one who commits holds claims, and the one who changes waits for them."""
+    """A commit holds the database, and the one who changes waits for it."""
     generation = Generation(tmp_path / "generation")
     generation.open()
     before = generation.puts

@@ -1,4 +1,4 @@
-"""What is committed under a claim, what a waiter is told, and what expires."""
+"""What is committed under a lease, what a waiter is told, and what expires."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ import pytest
 from bencher_job import Record
 from bencher_job._stores import (
     MISS,
-    Claim,
-    ClaimsUnavailable,
     Entry,
     Gone,
     Hit,
+    Lease,
     NullStore,
     StoreFailure,
     dump,
@@ -38,6 +37,12 @@ from bencher_job._stores.memory import MemoryTier
 
 def entry(key: str, value: object, **given: object) -> Entry:
     return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
+
+
+def acquire(store: DiskStore | MemoryTier | NullStore, key: str) -> Lease:
+    lease = Lease(key)
+    assert store.leases.acquire(lease)
+    return lease
 
 
 def value_of(store: DiskStore | MemoryTier, key: str) -> object:
@@ -59,10 +64,13 @@ def elsewhere(script: str, store: MemoryTier, *arguments: str) -> subprocess.Pop
         from datetime import UTC, datetime
         from pathlib import Path
         from bencher_job import Record
-        from bencher_job._stores import Claim, Entry, dump, open_store
+        from bencher_job._stores import Lease, Entry, dump, open_store
         store = open_store(Path(sys.argv[1]), size_limit=10**9)
-        def entry(key, value, claim=None):
-            return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC)), claim=claim)
+        def acquire(store, key):
+            lease = Lease(key)
+            return lease if store.leases.acquire(lease) else None
+        def entry(key, value, lease=None):
+            return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC)), lease=lease)
     """
     return subprocess.Popen(
         [
@@ -78,59 +86,58 @@ def elsewhere(script: str, store: MemoryTier, *arguments: str) -> subprocess.Pop
     )
 
 
-def test_a_commit_releases_its_claim(store: MemoryTier) -> None:
-    claim = store.claims.claim("key")
-    assert store.put_many([entry("key", 1, claim=claim)]) == frozenset()
-    assert store.claims.owner("key") is None
+def test_a_commit_releases_its_lease(store: MemoryTier) -> None:
+    lease = acquire(store, "key")
+    assert store.put_many([entry("key", 1, lease=lease)]) == frozenset()
+    assert store.leases.owner("key") is None
     assert value_of(store, "key") == 1
 
 
-def test_a_claim_that_was_lost_keeps_its_entry_out_and_the_others_go_in(store: MemoryTier) -> None:
-    mine, other = store.claims.claim("mine"), store.claims.claim("other")
-    assert mine is not None
-    assert store.claims.take_over("mine", mine.number) is not None
+def test_a_lease_that_was_lost_keeps_its_entry_out_and_the_others_go_in(store: MemoryTier) -> None:
+    mine, other = acquire(store, "mine"), acquire(store, "other")
+    assert store.leases.take_over(Lease("mine"), mine.number)
     large = "x" * IN_ROW_BELOW
-    entries = [entry("mine", large, claim=mine), entry("other", 2, claim=other), entry("unclaimed", 3)]
+    entries = [entry("mine", large, lease=mine), entry("other", 2, lease=other), entry("without", 3)]
     assert store.put_many(entries) == {"mine"}
-    assert [value_of(store, key) for key in ("mine", "other", "unclaimed")] == [MISS, 2, 3]
+    assert [value_of(store, key) for key in ("mine", "other", "without")] == [MISS, 2, 3]
     assert list(store.directory.glob("*/*/*.val")) == []
-    assert store.claims.owner("mine") is not None
-    assert store.claims.owner("other") is None
+    assert store.leases.owner("mine") is not None
+    assert store.leases.owner("other") is None
 
 
 @pytest.mark.parametrize("is_there", [False, True])
 @pytest.mark.parametrize("order", [1, -1])
-def test_of_two_entries_of_one_key_that_goes_in_whose_claim_is_held(
+def test_of_two_entries_of_one_key_that_goes_in_whose_lease_is_held(
     store: MemoryTier, is_there: bool, order: int
 ) -> None:
     """As of a run that was abandoned, and of the one that came after it."""
     if is_there:
         store.put_many([entry("key", "before")])
-    abandoned = store.claims.claim("key")
-    assert abandoned is not None
-    store.claims.release([abandoned])
-    held = store.claims.claim("key")
+    abandoned = acquire(store, "key")
+    store.leases.release([abandoned])
+    held = acquire(store, "key")
     large = "x" * IN_ROW_BELOW
-    entries = [entry("key", f"old {large}", claim=abandoned), entry("key", f"new {large}", claim=held)]
+    entries = [entry("key", f"old {large}", lease=abandoned), entry("key", f"new {large}", lease=held)]
     assert store.put_many(entries[::order]) == {"key"}
     assert value_of(store, "key") == f"new {large}"
     assert len(list(store.directory.glob("*/*/*.val"))) == 1
-    assert store.claims.owner("key") is None
+    assert store.leases.owner("key") is None
 
 
 def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: MemoryTier) -> None:
     script = """
-        claim = store.claims.claim("key")
-        print("claimed", flush=True)
+        lease = acquire(store, "key")
+        print("acquired", flush=True)
         sys.stdin.readline()
-        print(*store.put_many([entry("key", "late", claim)]), flush=True)
+        print(*store.put_many([entry("key", "late", lease)]), flush=True)
     """
     with elsewhere(script, store) as owner:
-        assert owner.stdout.readline() == "claimed\n"
+        assert owner.stdout.readline() == "acquired\n"
         os.kill(owner.pid, signal.SIGSTOP)
-        known = store.claims.owner("key")
-        claim = store.claims.take_over("key", known.number)
-        store.put_many([entry("key", "successor's", claim=claim)])
+        known = store.leases.owner("key")
+        lease = Lease("key")
+        assert store.leases.take_over(lease, known.number)
+        store.put_many([entry("key", "successor's", lease=lease)])
         os.kill(owner.pid, signal.SIGCONT)
         owner.stdin.write("\n")
         owner.stdin.flush()
@@ -138,70 +145,52 @@ def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: Memory
     assert value_of(store, "key") == "successor's"
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_claims_that_fail_around_the_commit_stop_no_result(
-    store: MemoryTier, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    claim = store.claims.claim("key")
-
-    def fail(*_: object) -> None:
-        raise ClaimsUnavailable("on purpose")
-
-    if when == "before":
-        monkeypatch.setattr("bencher_job._stores.leases.Held", fail)
-    else:
-        monkeypatch.setattr("bencher_job._stores.leases.Held.release", fail)
-    assert store.put_many([entry("key", 1, claim=claim)]) == frozenset()
-    monkeypatch.undo()
-    assert value_of(store, "key") == 1
-    assert store.count() == 1
-
-
-def test_an_entry_that_can_not_be_written_keeps_its_claim(
+def test_an_entry_that_can_not_be_written_keeps_its_lease(
     store: MemoryTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = store.claims.claim("key")
+    lease = acquire(store, "key")
 
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Transaction, "commit", fail)
     with pytest.raises(StoreFailure, match="full"):
-        store.put_many([entry("key", 1, claim=claim)])
-    assert store.claims.owner("key") is not None
-    store.claims.release([claim])
+        store.put_many([entry("key", 1, lease=lease)])
+    assert store.leases.owner("key") is not None
+    store.leases.release([lease])
 
 
-def test_a_commit_of_another_process_changes_puts_before_its_claim_is_released(store: MemoryTier) -> None:
-    store.put_many([entry("first", 1)])
-    before = store.puts
+def test_the_lease_that_a_commit_has_released_tells_of_its_entry(store: MemoryTier) -> None:
+    """A result that another process stores between a miss and the lease is found, so its job doesn't run again."""
     script = """
-        claim = store.claims.claim("key")
-        print("claimed", flush=True)
+        lease = acquire(store, "key")
+        print("acquired", flush=True)
         sys.stdin.readline()
-        store.put_many([entry("key", 1, claim)])
+        store.put_many([entry("key", 1, lease)])
     """
     with elsewhere(script, store) as owner:
-        assert owner.stdout.readline() == "claimed\n"
+        assert owner.stdout.readline() == "acquired\n"
         assert not store.get("key")
-        assert store.puts == before
+        lease = Lease("key")
+        assert not store.leases.acquire(lease)
         owner.stdin.write("\n")
         owner.stdin.flush()
-        while store.claims.owner("key") is not None:
-            time.sleep(0.001)
-        assert store.puts != before
+        while not store.leases.acquire(lease):
+            pass
+        assert lease.has_entry
     assert value_of(store, "key") == 1
+    assert not acquire(store, "other").has_entry
 
 
 def test_processes_that_commit_the_same_keys_lose_none(store: MemoryTier) -> None:
-    """Four processes put, replace and claim at once: all entries are there, counted right, and no claim is left."""
+    """Four processes put and replace entries under leases at once: all are there and counted, and no lease is left."""
     script = """
         me = int(sys.argv[2])
         sys.stdin.readline()
         for number in range(60):
             key = f"key-{number}"
-            claim = store.claims.claim(key)
-            store.put_many([entry(key, number, claim), entry(f"own-{me}-{number}", me)])
+            lease = acquire(store, key)
+            store.put_many([entry(key, number, lease), entry(f"own-{me}-{number}", me)])
             store.get(key)
     """
     processes = [elsewhere(script, store, str(number)) for number in range(4)]
@@ -213,91 +202,88 @@ def test_processes_that_commit_the_same_keys_lose_none(store: MemoryTier) -> Non
         process.stdout.close()
     assert store.count() == 60 + 4 * 60
     assert {value_of(store, f"key-{number}") == number for number in range(60)} == {True}
-    assert {store.claims.owner(f"key-{number}") for number in range(60)} == {None}
+    assert {store.leases.owner(f"key-{number}") for number in range(60)} == {None}
 
 
 def test_a_process_that_is_killed_before_its_commit_leaves_nothing(store: MemoryTier) -> None:
     script = """
         import os, signal
         from bencher_job._stores.database import Transaction
+        lease = acquire(store, "key")
         Transaction.commit = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-        claim = store.claims.claim("key")
-        store.put_many([entry("key", "x" * 100_000, claim)])
+        store.put_many([entry("key", "x" * 100_000, lease)])
     """
     store.put_many([entry("other", 1)])
     with elsewhere(script, store) as killed:
         assert killed.wait(30) == -signal.SIGKILL
     assert not store.get("key")
-    assert store.claims.owner("key") is None
-    assert store.put_many([entry("key", 2, claim=store.claims.claim("key"))]) == frozenset()
+    assert store.leases.owner("key") is None
+    assert store.put_many([entry("key", 2, lease=acquire(store, "key"))]) == frozenset()
     assert value_of(store, "key") == 2
     assert store.count() == 2
 
 
-def test_a_failure_reaches_who_waits_and_releases_the_claim(store: MemoryTier) -> None:
-    claim = store.claims.claim("key")
+def test_a_failure_reaches_who_waits_and_releases_the_lease(store: MemoryTier) -> None:
+    lease = acquire(store, "key")
     with elsewhere(
         """
         number = int(sys.argv[2])
-        assert store.claims.wait_for("key", number)
+        assert store.leases.wait_for("key", number)
         print("waits", flush=True)
-        while store.claims.owner("key") is not None:
+        while store.leases.owner("key") is not None:
             time.sleep(0.001)
         print(store.failure("key", number), store.failure("key", number + 1), flush=True)
         """,
         store,
-        str(claim.number),
+        str(lease.number),
     ) as waiter:
         assert waiter.stdout.readline() == "waits\n"
-        store.publish_failure(claim, b"pickled")
+        store.publish_failure(lease, b"pickled")
         assert waiter.stdout.readline() == "b'pickled' None\n"
 
 
 def test_a_failure_that_nobody_waits_for_is_not_kept(store: MemoryTier) -> None:
-    claim = store.claims.claim("key")
-    store.publish_failure(claim, b"pickled")
-    assert store.failure("key", claim.number) is None
-    assert store.claims.owner("key") is None
+    lease = acquire(store, "key")
+    store.publish_failure(lease, b"pickled")
+    assert store.failure("key", lease.number) is None
+    assert store.leases.owner("key") is None
 
 
 def test_a_failure_is_verified_and_goes_after_a_minute(store: MemoryTier) -> None:
     published = []
     for key in ("damaged", "moved", "old"):
-        claim = store.claims.claim(key)
-        store.claims.wait_for(key, claim.number)
-        store.publish_failure(claim, b"pickled")
-        published.append(claim)
-        assert store.failure(key, claim.number) == b"pickled"
+        lease = acquire(store, key)
+        store.leases.wait_for(key, lease.number)
+        store.publish_failure(lease, b"pickled")
+        published.append(lease)
+        assert store.failure(key, lease.number) == b"pickled"
     with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as database:
         database.execute("UPDATE Failure SET error = substr(error, 1, 50) WHERE key = 'damaged'")
         database.execute("UPDATE Failure SET number = number + 1000 WHERE key = 'moved'")
         database.execute("UPDATE Failure SET at = at - 61 WHERE key = 'old'")
     assert store.failure("damaged", published[0].number) is None
     assert store.failure("moved", published[1].number + 1000) is None
-    claim = store.claims.claim("new")
-    store.claims.wait_for("new", claim.number)
-    store.publish_failure(claim, b"pickled")
+    lease = acquire(store, "new")
+    store.leases.wait_for("new", lease.number)
+    store.publish_failure(lease, b"pickled")
     assert store.failure("old", published[2].number) is None
-    assert store.failure("new", claim.number) == b"pickled"
+    assert store.failure("new", lease.number) == b"pickled"
 
 
-def test_the_null_store_grants_every_claim() -> None:
+def test_the_null_store_grants_every_lease() -> None:
     store = NullStore()
-    claim = store.claims.claim("key")
-    assert claim == store.claims.claim("key") == Claim("key", 0)
-    assert store.claims.owner("key") is None
-    with store.claims.turn, store.claims.holding([claim]) as held:
-        assert held.keys == {"key"}
-        held.release()
-    store.publish_failure(claim, b"error")
-    assert store.failure("key", 0) is None
-    assert store.put_many([entry("key", 1, claim=claim)]) == frozenset()
+    first, second = acquire(store, "key"), acquire(store, "key")
+    assert store.leases.owner("key") is None
+    assert store.leases.take_over(Lease("key"), first.number)
+    store.publish_failure(first, b"error")
+    assert store.failure("key", first.number) is None
+    assert store.put_many([entry("key", 1, lease=second)]) == frozenset()
 
 
-def test_a_closed_store_claims_again(store: MemoryTier) -> None:
+def test_a_closed_store_gives_leases_again(store: MemoryTier) -> None:
     store.close()
-    claim = store.claims.claim("key")
-    store.put_many([entry("key", 1, claim=claim)])
+    lease = acquire(store, "key")
+    store.put_many([entry("key", 1, lease=lease)])
     assert value_of(store, "key") == 1
 
 
@@ -345,9 +331,9 @@ def test_a_clock_that_was_very_wrong_stops_nothing(store: MemoryTier) -> None:
     assert len(list(store.records())) == 1
 
 
-def test_open_stores_share_their_claims(tmp_path: Path) -> None:
+def test_open_stores_share_their_leases(tmp_path: Path) -> None:
     stores = [open_store(tmp_path / "store", size_limit=10**9) for _ in range(2)]
-    assert stores[0].claims is stores[1].claims
+    assert stores[0].leases is stores[1].leases
     stores[0].close()
 
 
