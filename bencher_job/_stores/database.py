@@ -403,6 +403,15 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         """Give the context of a transaction; `patience` is how many seconds it waits for others who write."""
         return Transaction(self, self._timeout if patience is None else patience)
 
+    def vacuum(self, pages: int) -> None:
+        """Give free pages back to the disk, in one transaction.
+
+        Raises:
+            sqlite3.OperationalError: when others keep the database locked.
+        """
+        # `execute` steps a statement without columns once, and each step of this one frees one page.
+        self._con.executescript(f"PRAGMA incremental_vacuum({pages})")
+
     def tidy(self) -> None:
         """Move what was committed into the database's own file, where there is much of it; who reads isn't disturbed.
 

@@ -633,3 +633,21 @@ def test_a_store_of_version_3_is_brought_up_to_date(store: DiskStore) -> None:
     store.forget("0")
     assert (store.count(), store.size()) == (10, size)
     assert sum(record.size for record in store.records()) == size - 10 * ENTRY_OVERHEAD
+
+
+def test_removing_many_large_entries_lets_others_write_in_between(store: DiskStore) -> None:
+    """A lease is given up for lost after 0.2 s."""
+    for start in range(0, 1500, 250):
+        store.put_many([entry(f"{number}", "x" * 30_000) for number in range(start, start + 250)])
+    statements: list[str] = []
+    database = store.open()
+    database._con.set_trace_callback(statements.append)
+    assert store.clear() == 1500
+    database._con.set_trace_callback(None)
+    # A statement is traced again for each row that a trigger changes.
+    deleted = [text.count(",") + 1 for text in set(statements) if text.startswith("DELETE FROM Cache")]
+    assert sum(deleted) == 1500
+    assert max(deleted) <= 250
+    assert database.execute("PRAGMA freelist_count").fetchone()[0] < 1000
+    vacuumed = [text for text in statements if "incremental_vacuum" in text]
+    assert 0 < len(vacuumed) < 50, "each gives back many pages"
