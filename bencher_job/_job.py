@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._inside import runs_jobs
 from ._keys import Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ._keys.agreement import Agreement
     from ._stores.blobs import Depository
 
-__all__ = ["Held", "Job", "can_not_change", "check_key", "check_text", "run_as", "run_job"]
+__all__ = ["Held", "Job", "Start", "can_not_change", "check_key", "check_text", "run_as", "run_job"]
 
 
 MOST_ITEMS: Final = 10_000
@@ -198,6 +198,16 @@ def check_key(key: str) -> None:
         )
 
 
+class Start(Protocol):
+    """What an engine asks before it begins a job; all of one run are of one class."""
+
+    def begin(self, starts: Sequence[Any]) -> list[bool]:
+        """Acquire the leases of jobs that begin together; whether each is to run, or another process runs it."""
+
+    def step_back(self, starts: Sequence[Any]) -> None:
+        """Release the leases of jobs that had not begun after all, and wait again."""
+
+
 class Job:
     """One call of a function, with the key under which its result is kept.
 
@@ -235,6 +245,7 @@ class Job:
         "may_change",
         "media_folder",
         "positional",
+        "start",
         "tag",
     )
 
@@ -278,6 +289,8 @@ class Job:
         """Where a worker of this machine writes a large result."""
         self.agreement = b""
         """Of a job that was unpickled: the code that its key is of, to be found in the process that runs it."""
+        self.start: Start | None = None
+        """What an engine asks before it begins the job."""
 
     def for_run(self, folder: str | None, depository: Depository | None) -> Job:
         """Copy the job for one run, whose media go into a folder, and whose result, if it is large, to a depository."""
@@ -291,7 +304,8 @@ class Job:
         run.job_key, run.bound, run.edition = self.job_key, self.bound, self.edition
         run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
-        run.media_folder, run.depository, run.agreement = folder, depository, self.agreement
+        run.media_folder, run.depository = folder, depository
+        run.agreement, run.start = self.agreement, None
         return run
 
     def __copy__(self) -> Job:
@@ -339,7 +353,7 @@ class Job:
         job = self.for_run(self.media_folder, self.depository)
         job.positional, job.job_args = held.call(self.positional, self.job_args, ignored)
         job.arguments = held.named(self.arguments, ignored)
-        job.may_change = not held.is_whole
+        job.may_change, job.start = not held.is_whole, self.start
         return job
 
     def note_changes(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -56,6 +57,16 @@ def is_answered(work: Callable[[], object]) -> bool:
     return not asking.is_alive()
 
 
+def is_true_in_time(holds: Callable[[], bool]) -> bool:
+    """Whether something becomes true."""
+    until = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
+
+
 def main(folder: str, executor: str, number: int, step: int) -> None:
     """Interrupt at each call, and print where nobody was answered afterwards."""
     options = {} if executor == "SERIAL" else {"max_workers": 1}
@@ -73,12 +84,12 @@ def main(folder: str, executor: str, number: int, step: int) -> None:
         place = interrupted(ask, at)
         if place is None:
             break
-        # In line nothing goes on that a lease could be of; other processes would wait for it.
-        is_leased = (
-            executor == "SERIAL" and function.cache.cache.leases.owner(function.key(first)) is not None
-        )
-        if is_leased or not is_answered(ask):
-            print("a lease is left" if is_leased else "no answer", place)
+        # In line nothing goes on that a lease could be of; elsewhere its job may, until it has answered.
+        leases, key = function.cache.cache.leases, function.key(first)
+        is_leased = executor == "SERIAL" and leases.owner(key) is not None
+        is_without_answer = not is_answered(ask)
+        if is_leased or is_without_answer or not is_true_in_time(lambda: leases.owner(key) is None):
+            print("no answer" if is_without_answer else "a lease is left", place)
             sys.stdout.flush()
             os._exit(1)
         at += step

@@ -485,7 +485,7 @@ def test_who_is_cancelled_again_cancels_what_the_run_does_at_its_end() -> None:
     run(main())
 
 
-def test_a_key_that_is_asked_for_while_its_cancelled_run_cleans_up_stays_claimed() -> None:
+def test_a_key_that_is_asked_for_while_its_cancelled_run_cleans_up_stays_leased() -> None:
     """So no other process runs the job beside the second run, when the first has ended."""
 
     async def main() -> None:

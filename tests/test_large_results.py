@@ -357,7 +357,7 @@ def test_what_can_not_be_committed_arrives_and_leaves_no_file():
     large.cache.close()
 
 
-def test_a_result_whose_claim_is_lost_leaves_no_file(tmp_path):
+def test_a_result_whose_lease_is_lost_leaves_no_file(tmp_path):
     @cached_job(executor="multiprocessing", code="none")
     def large(x, gate):
         until(Path(gate).exists)
@@ -366,6 +366,7 @@ def test_a_result_whose_claim_is_lost_leaves_no_file(tmp_path):
     gate = tmp_path / "gate"
     future = large.submit(1, gate)
     leases, key = large.cache.cache.leases, large.key(1, gate)
+    assert until(lambda: leases.owner(key))
     assert leases.take_over(Lease(key), leases.owner(key).number)
     gate.touch()
     _, array = future.result(PATIENCE)

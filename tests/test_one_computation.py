@@ -261,3 +261,86 @@ def test_a_callback_may_call_what_another_program_computes(programs: Programs) -
     assert programs.output(other) == "owner"
     programs.output(owner)
     assert programs.count("2") == 1
+
+
+def test_programs_that_ask_for_the_same_keys_in_different_orders_do_not_stall(programs: Programs) -> None:
+    """What a program has queued keeps no key from others: each has one worker, which asks for what the other queued."""
+    source = """
+    @cached_job(code="none")
+    def inner(x):
+        count(f"inner{x}")
+        return x + 1
+
+    @cached_job(code="none", executor="multiprocessing", max_workers=1)
+    def outer(x):
+        tell("begun")
+        wait_for("go_on")
+        return inner(x) * 2
+
+    queued = cached_job(code="none", executor="multiprocessing", max_workers=1)(inner.__wrapped__)
+    mine, other = (1, 2) if NAME == "one" else (2, 1)
+    futures = [outer.submit(mine), queued.submit(other)]
+    tell("asked")
+    print([future.result(20) for future in futures])
+    """
+    both = [programs.start(name, source) for name in ("one", "two")]
+    for name in ("one", "two"):
+        programs.wait_for(f"{name}.asked")
+        programs.wait_for(f"{name}.begun")
+    programs.tell("go_on")
+    assert [programs.output(program) for program in both] == ["[4, 3]", "[6, 2]"]
+    assert (programs.count("inner1"), programs.count("inner2")) == (1, 1)
+
+
+@pytest.mark.parametrize("executor", ["multiprocessing", "threads"])
+def test_copies_of_a_program_share_a_sweep(programs: Programs, executor: str) -> None:
+    """Each takes the next key that nobody computes, so that all have run a part of the sweep."""
+    source = """
+    @cached_job(code="none", executor=os.environ["EXECUTOR"], max_workers=1)
+    def job(x):
+        count("runs")
+        count(f"runs of {NAME}")
+        time.sleep(0.1)
+        return x * x
+
+    cached_job(code="none", executor=os.environ["EXECUTOR"], max_workers=1)(abs)(-int(NAME[1:]))  # starts the worker
+    tell("ready")
+    wait_for("begin")
+    values = list(job.map(range(40)))
+    print(values == [x * x for x in range(40)], job.cache.info().computed)
+    """
+    copies = [programs.start(f"p{number}", source, EXECUTOR=executor) for number in range(4)]
+    for number in range(4):
+        programs.wait_for(f"p{number}.ready")
+    programs.tell("begin")
+    ran = [int(programs.output(program).removeprefix("True ")) for program in copies]
+    assert sum(ran) == programs.count("runs") == 40
+    assert min(ran) >= 3
+
+
+def test_who_waits_for_another_program_needs_no_worker_of_its_own(programs: Programs) -> None:
+    """A value that another program computes is there when it is, however busy this one's workers are."""
+    owner = programs.start("owner", SLOW)
+    programs.wait_for("owner.begun")
+    source = """
+    @cached_job(code="none", executor="multiprocessing", max_workers=1)
+    def slow(x):
+        tell(f"begun{x}")
+        wait_for("go_on" if x == 1 else "end")
+        return {"x": x, "by": NAME}
+
+    busy = [slow.submit(x) for x in (2, 3)]
+    waiting = slow.submit(1)
+    tell("asked")
+    print(waiting.result(30)["by"])
+    tell("answered")
+    print([future.result(30)["x"] for future in busy])
+    """
+    other = programs.start("other", source)
+    programs.wait_for("other.asked")
+    programs.wait_for("other.begun2")
+    programs.tell("go_on")
+    assert programs.output(owner) == "owner"
+    programs.wait_for("other.answered")
+    programs.tell("end")
+    assert programs.output(other) == "owner\n[2, 3]"

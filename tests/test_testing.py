@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from .environment import unmeasured
 
 from bencher_job import UnkeyableArgument, register_hasher
 from bencher_job.testing import assert_stable_key
+
+from .environment import unmeasured
 
 TEXTS = [f"text {number}" for number in range(64)]
 

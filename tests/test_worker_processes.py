@@ -152,7 +152,7 @@ def test_a_job_that_takes_too_much_memory_is_its_own_loss():
     ] * 2
 
 
-def test_one_ctrl_c_leaves_no_worker_and_no_claim_and_keeps_what_is_done(programs: Programs) -> None:
+def test_one_ctrl_c_leaves_no_worker_and_no_lease_and_keeps_what_is_done(programs: Programs) -> None:
     source = """
     @cached_job(code="none", executor="multiprocessing", max_workers=2)
     def job(x):

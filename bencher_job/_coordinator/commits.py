@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from .. import _media
 from .._errors import BencherJobError
@@ -54,11 +55,13 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_HITS_KEPT",
     "UNLOADABLE",
+    "BeginsJobs",
     "Counts",
     "Keeping",
     "Landing",
     "Returned",
     "Run",
+    "Start",
     "Writer",
     "commit",
     "outcome_of",
@@ -138,6 +141,12 @@ class Counts:
         """Take a job back that was counted as computed, and was cancelled before its function ran."""
         with self._reentrant:
             self._figures.computed -= 1
+
+    def set_aside(self, number: int) -> None:
+        """Take jobs back that were counted as computed, and are begun in another way or by another process."""
+        with self._reentrant:
+            self._figures.submitted -= number
+            self._figures.computed -= number
 
     def retried(self) -> None:
         """Count a run that failed and is repeated."""
@@ -410,6 +419,38 @@ class Keeping(NamedTuple):
     compression: str | None = None
 
 
+class Start:
+    """The beginning of a job on an engine that asks first.
+
+    Attributes:
+        is_set_aside: whether the job is not to run, since another process computes it or has done so.
+    """
+
+    __slots__ = ("_runner", "flight", "is_set_aside", "store")
+
+    def __init__(self, runner: BeginsJobs, flight: Flight, store: Store) -> None:
+        self._runner = runner
+        self.flight = flight
+        self.store = store
+        self.is_set_aside = False
+
+    def begin(self, starts: Sequence[Start]) -> list[bool]:
+        """Acquire the leases of jobs that begin together; whether each is to run, or another process runs it."""
+        return self._runner.begin(starts)
+
+    def step_back(self, starts: Sequence[Start]) -> None:
+        """Release the leases of jobs that had not begun after all, and wait again."""
+        for start in starts:
+            flights_of(start.store).give_back_lease(start.flight, partial(_give_back, start.store))
+
+
+class BeginsJobs(Protocol):
+    """What acquires the leases of jobs when they begin."""
+
+    def begin(self, starts: Sequence[Start]) -> list[bool]:
+        """Acquire the leases of jobs that begin together; whether each is to run, or another process runs it."""
+
+
 class Run(NamedTuple):
     """One run of a job: who waits for it, where it runs, and where and how its result is kept."""
 
@@ -514,8 +555,10 @@ class Returned(NamedTuple):
     receive: Callable[[Future[Any]], Outcome]
 
     def is_void(self) -> bool:
-        """Whether another thread has taken the job over before it began."""
-        return self.run.flight.is_taken_over and self.done.cancelled()
+        """Whether another thread or process has taken the job over before it began."""
+        start = self.run.job.start
+        is_set_aside = isinstance(start, Start) and start.is_set_aside
+        return is_set_aside or (self.run.flight.is_taken_over and self.done.cancelled())
 
     def received(self) -> Landing:
         """Say how the run ended, in this thread."""

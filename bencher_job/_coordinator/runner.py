@@ -21,7 +21,7 @@ from .._job import Job
 from .._keys.names import seen_by
 from .._loops import Caller
 from .._stores import MISS, Hit, Lease, LeasesUnavailable, Miss, Store
-from .commits import UNLOADABLE, Counts
+from .commits import UNLOADABLE, Counts, Start
 from .running import Ended, Flight, Proceed, Raised, Standby, Waiting, flights_of, lease_or_wait
 from .runs import Runs, finish_at_exit
 
@@ -72,6 +72,7 @@ class Runner:
 
     def __init__(self, name: str, counts: Counts, runs: Runs, *, mapped: bool) -> None:
         self.runs = runs
+        runs.asked = self
         self._counts = counts
         self._mapped = mapped
         self._standby = Standby(f"bencher_job-standby-{name}")
@@ -112,7 +113,9 @@ class Runner:
             else:
                 self._counts.joined()
                 if inside_worker() and flights.take_over(flight):  # its place may be behind this very job
-                    self.runs.take_over(flight, store, engine)
+                    self._counts.set_aside(1)
+                    flight.engine = engine
+                    self._lead(flight, store, fresh=flight.is_fresh, here=False)
         except BaseException as error:
             self.runs.abandon(future, store, error)
             raise
@@ -164,14 +167,13 @@ class Runner:
         return futures
 
     def _lead_many(self, flights: Sequence[Flight], store: Store, *, fresh: bool) -> None:
-        ours, others = list(flights), list[Flight]()
-        if store.keeps:
-            ours, others = _leased(store, flights)
-        stored = (
-            []
-            if fresh
-            else [flight for flight in ours if flight.lease is not None and flight.lease.has_entry]
-        )
+        for flight in flights:
+            flight.is_fresh = fresh
+        if self.runs.engines.own.asks_to_begin:
+            self._queue(flights, store)
+            return
+        ours, others = _leased(store, flights) if store.keeps else (list(flights), [])
+        stored = [flight for flight in ours if flight.may_be_stored()]
         if stored:
             found = store.get_many([flight.job.job_key for flight in stored], mapped=self._mapped)
             landed = {
@@ -184,17 +186,28 @@ class Runner:
         for flight in others:
             self._lead(flight, store, fresh=fresh, here=False)
 
+    def _queue(self, flights: Sequence[Flight], store: Store) -> None:
+        """Submit jobs to an engine that asks before it begins each, but for those that other processes compute."""
+        taken = _taken(store, flights) if store.keeps else set()
+        self.runs.start_many([flight for flight in flights if flight.job.job_key not in taken], store)
+        for flight in flights:
+            if flight.job.job_key in taken:
+                self._stand_by(flight, store)
+
     def _lead(self, flight: Flight, store: Store, *, fresh: bool, here: bool) -> None:
         """Run a flight's job, or have it wait for the process that computes its key."""
         in_worker = inside_worker()
         here = here or (flight.engine is None and (in_worker or self.runs.engines.is_serial))
+        flight.is_fresh = fresh
+        if not here and self._engine_asks(flight):
+            self._queue([flight], store)
+            return
         waiting = None
         if store.keeps and not flight.holds_lease() and not flight.inherit_lease():
             flight.lease = lease = Lease(flight.job.job_key)
             waiting = lease_or_wait(store, lease, in_worker=in_worker)
         if waiting is None:
-            is_stored = not fresh and flight.lease is not None and flight.lease.has_entry
-            hit = store.get(flight.job.job_key, mapped=self._mapped) if is_stored else MISS
+            hit = store.get(flight.job.job_key, mapped=self._mapped) if flight.may_be_stored() else MISS
             if isinstance(hit, Miss) or not self._land_on(hit, flight, store):
                 self.runs.start(flight, store, here=here)
         elif here:
@@ -202,21 +215,32 @@ class Runner:
         else:
             self._stand_by(flight, store, waiting)
 
+    def _engine_asks(self, flight: Flight) -> bool:
+        """Whether the lease of a flight is acquired when its engine begins the job."""
+        return (flight.engine or self.runs.engines.own).asks_to_begin
+
     def _land_on(self, hit: Hit, flight: Flight, store: Store) -> bool:
         """End a flight with what another one has computed meanwhile; False where that can't be read."""
         value = load(flight.job.job_key, hit, flight.job.function)
         if value is MISS:
             return False
         self._counts.hit(hit.seconds)
-        if flight.lease is not None and flight.holds_lease():
-            store.leases.release([flight.lease])
+        self._release(flight, store)
         flight.land()
         flight.futures[0].cached = True
         flight.resolve(value, hit.payload)
         return True
 
-    def _stand_by(self, flight: Flight, store: Store, waiting: Waiting) -> None:
+    @staticmethod
+    def _release(flight: Flight, store: Store) -> None:
+        if flight.lease is not None and flight.lease.held:
+            store.leases.release([flight.lease])
+
+    def _stand_by(self, flight: Flight, store: Store, waiting: Waiting | None = None) -> None:
         """Have a flight wait for another process, without a thread of its own."""
+        if waiting is None:
+            flight.lease = lease = Lease(flight.job.job_key)
+            waiting = Waiting(store, lease)
         flight.waiting, flight.job = waiting, flight.job.held()
         self.runs.expect(1)
         finish_at_exit(self.runs)
@@ -231,12 +255,33 @@ class Runner:
 
         self._standby.add(waiting, go_on)
 
+    def begin(self, starts: Sequence[Start]) -> list[bool]:
+        """Acquire the leases of flights whose jobs an engine is about to begin; whether each is to run."""
+        by_store: dict[Store, list[Flight]] = {}
+        for start in starts:
+            if not (start.flight.holds_lease() or start.flight.inherit_lease()):
+                by_store.setdefault(start.store, []).append(start.flight)
+        left = set[Flight]()
+        for store, flights in by_store.items():
+            _, others = _leased(store, flights)
+            stored = [each for each in flights if each.may_be_stored()]
+            abandoned = [each for each in flights if each.is_abandoned]
+            store.leases.release([each.lease for each in (*stored, *abandoned) if each.lease is not None])
+            left.update(others, stored, abandoned)
+        for start in starts:
+            start.is_set_aside = start.flight in left
+            if start.is_set_aside and not start.flight.is_abandoned:
+                self._counts.set_aside(1)
+                self._stand_by(start.flight, start.store)
+        return [not start.is_set_aside for start in starts]
+
     def _go_on(self, flight: Flight, store: Store, ended: Ended, *, here: bool) -> None:
         """End a flight as its job has ended in another process, or run it if that has died."""
         if not flights_of(store).go_on(flight):
-            if flight.lease is not None and flight.holds_lease():
-                store.leases.release([flight.lease])
+            self._release(flight, store)
         elif isinstance(ended, Proceed):
+            if flight.holds_lease() and not here and self._engine_asks(flight):
+                self._release(flight, store)  # until the job begins
             self.runs.start(flight, store, here=here)
         elif isinstance(ended, Raised):
             self._fail_as(ended, flight, store, here=here)
@@ -284,7 +329,10 @@ def _leased(store: Store, flights: Sequence[Flight]) -> tuple[list[Flight], list
         flight.lease = Lease(flight.job.job_key)
         leases.append(flight.lease)
     try:
-        store.leases.acquire_many(leases)
+        if len(leases) == 1:
+            store.leases.acquire(leases[0])
+        else:
+            store.leases.acquire_many(leases)
     except LeasesUnavailable as error:
         _log.warning("%s; the jobs run, even if other processes compute them", error)
         store.tally.unleased += sum(not lease.held for lease in leases)
@@ -292,3 +340,12 @@ def _leased(store: Store, flights: Sequence[Flight]) -> tuple[list[Flight], list
     ours = [flight for flight, lease in zip(flights, leases, strict=True) if lease.held]
     others = [flight for flight, lease in zip(flights, leases, strict=True) if not lease.held]
     return ours, others
+
+
+def _taken(store: Store, flights: Sequence[Flight]) -> set[str]:
+    """Give the keys of flights that other processes compute, as far as that can be known."""
+    try:
+        return store.leases.taken(flight.job.job_key for flight in flights)
+    except LeasesUnavailable as error:
+        _log.warning("%s", error)
+        return set()

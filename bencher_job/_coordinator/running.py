@@ -13,6 +13,7 @@ board(future) -> leads: runs the job, commits, and lands the flight
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import weakref
@@ -91,19 +92,24 @@ class Waiting:
 
     Attributes:
         news: set when it is worth another look at once.
+        due: when it is worth another look, by the monotonic clock.
     """
 
-    def __init__(self, store: Store, lease: Lease, owner: Owner, patience: float) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, owner: Owner | None = None, patience: float = math.inf
+    ) -> None:
         self._store = store
         self._lease = lease
         self._key = lease.key
-        self._number = owner.number
+        self._number = 0
         self._wait = Wait()
         self._since = time.monotonic()
         self._until = self._since + patience
         self.is_given_up = False
         self.news = threading.Event()
-        self._mark(owner)
+        self.due = 0.0
+        if owner is not None:
+            self._mark(owner)
 
     def give_up(self) -> None:
         """Wait no more: the next look, which comes at once, says so."""
@@ -191,7 +197,7 @@ def lease_or_wait(store: Store, lease: Lease, *, in_worker: bool) -> Waiting | N
             return None
         if is_submitter(owner.process.host, owner.process.pid):
             return None
-        return Waiting(store, lease, owner, WORKER_PATIENCE if in_worker else float("inf"))
+        return Waiting(store, lease, owner, WORKER_PATIENCE if in_worker else math.inf)
     except LeasesUnavailable as error:
         _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
         store.tally.unleased += 1
@@ -259,11 +265,15 @@ class Standby:
 
     def _run(self) -> None:
         while waiting := self._all_waiting():
-            pause = LONGEST_PAUSE
+            now, pause = time.monotonic(), LONGEST_PAUSE
             for one in waiting:
+                if one[0].due > now and not one[0].is_given_up:
+                    pause = min(pause, one[0].due - now)
+                    continue
                 ended = one[0].look()
                 if ended is None:
                     pause = min(pause, one[0].pause())
+                    one[0].due = now + one[0].pause()
                     continue
                 self._remove(one)
                 self._tell(one[1], ended)
@@ -299,6 +309,10 @@ class Flight:
     """Whether its worker sends a large value too, as the file that one has written was lost."""
     attempt = 0
     """Which run of the job this is, from 1."""
+    is_abandoned = False
+    """Whether nobody will hear of its end, after an interrupt or where its engine takes no job."""
+    is_fresh = False
+    """Whether its result replaces what is remembered."""
 
     def __init__(self, future: Asker, flights: Flights | None = None) -> None:
         self._flights = flights
@@ -314,6 +328,10 @@ class Flight:
     def holds_lease(self) -> bool:
         """Whether it has acquired the lease of its key."""
         return self.lease is not None and self.lease.held
+
+    def may_be_stored(self) -> bool:
+        """Whether its result, if it is not to be replaced, has been stored since it was looked up."""
+        return self.lease is not None and self.lease.has_entry and not self.is_fresh
 
     def inherit_lease(self) -> bool:
         """Take the lease of a flight of this key that was cancelled and has not ended yet; whether there was one."""
@@ -513,6 +531,9 @@ class Flights:
             if flight is None or flight.futures[0] is not future:
                 return None
             del self._by_key[future.job.job_key]
+            flight.is_abandoned = True  # before its lease is released: its engine may be about to acquire one
+            if flight.waiting is not None:
+                flight.waiting.give_up()
         flight.fail(error)
         return flight.lease
 

@@ -47,7 +47,7 @@ from .._processes import renew_after_fork
 from .._stores import DepositLost, Payload, Store
 from .._text import printable
 from .._timer import alarms
-from .commits import Counts, Keeping, Landing, Returned, Run, Writer, commit, outcome_of
+from .commits import BeginsJobs, Counts, Keeping, Landing, Returned, Run, Start, Writer, commit, outcome_of
 from .running import Asker, Flight, flights_of, for_each
 
 __all__ = ["Engines", "Finishes", "Limits", "Runs", "do_outside", "finish_at_exit"]
@@ -345,7 +345,10 @@ class Runs:
 
     Attributes:
         engines: what they run on.
+        asked: what an engine asks that acquires the lease of a job when it begins the job.
     """
+
+    asked: BeginsJobs
 
     def __init__(
         self,
@@ -405,18 +408,9 @@ class Runs:
             raise
         finish_at_exit(self)
 
-    @critical
-    def take_over(self, flight: Flight, store: Store, engine: Engine | None) -> None:
-        """Run a flight's job that was taken from its engine before it began: here, or on another engine."""
-        if engine is None:
-            self.run_here(flight, store)
-            return
-        flight.engine = engine
-        self.expect(1)
-        self._take_off([flight], store)
-
-    def _runs_of(self, flights: Sequence[Flight], store: Store, executor: str) -> list[Run]:
-        """Make the next runs of flights, which begin together."""
+    def _runs_of(self, flights: Sequence[Flight], store: Store, engine: Engine) -> list[Run]:
+        """Make the next runs of flights, which are submitted together."""
+        asks = engine.asks_to_begin and store.keeps
         directory, keeping = store.directory, self._keeping
         keys = [flight.job.job_key for flight in flights]
         folders = itertools.repeat(None) if directory is None else _media.run_folders(directory, keys)
@@ -429,7 +423,9 @@ class Runs:
             if job.function is not function:
                 function, state = job.function, git_state_of(job.function)
             run = job.for_run(folder, None if flight.sends_value else depository)
-            runs.append(Run(flight, run, store, keeping, executor, state))
+            if asks and not flight.holds_lease():
+                run.start = Start(self.asked, flight, store)
+            runs.append(Run(flight, run, store, keeping, engine.name, state))
         return runs
 
     def run_here(self, flight: Flight, store: Store) -> None:
@@ -499,7 +495,7 @@ class Runs:
                 raise
 
     def _runs_on(self, engine: Engine, flights: Sequence[Flight], store: Store) -> list[Run]:
-        runs = self._runs_of(flights, store, engine.name)
+        runs = self._runs_of(flights, store, engine)
         if engine.shares_arguments and self._attempts.retries:
             # The next run of each begins with what this one can't change.
             return [run._replace(job=run.job.held()) for run in runs]

@@ -118,9 +118,11 @@ class Handout:
 
     def _supply(self, slot: Slot, share: int) -> None:
         while share > 0 and not slot.is_sending and (chunk := self._chunk(slot, share)):
-            share -= len(chunk)
-            with suppress(OSError):  # the worker is gone, and will be found dead
-                slot.give(chunk)
+            begun = _begun(chunk)
+            share -= len(begun)
+            if begun:
+                with suppress(OSError):  # the worker is gone, and will be found dead
+                    slot.give(begun)
 
     def _chunk(self, slot: Slot, most: int) -> list[Task]:
         """Take tasks that go to a worker in one message: all of one function, and no more than it may have."""
@@ -157,7 +159,9 @@ class Handout:
         """Take back what waits behind a job that takes longer than expected, or while another worker has nothing."""
         for slot in slots:
             if slot.overdue_at < time.monotonic():
-                self.put_back(slot.withdraw())
+                withdrawn = slot.withdraw()
+                _step_back(withdrawn)
+                self.put_back(withdrawn)
                 slot.expect(UNKNOWN)
         if not self.tasks and any(slot.is_idle and self.takes_more(slot) for slot in slots):
             busiest = max(slots, key=lambda slot: slot.waiting_seconds)
@@ -177,6 +181,28 @@ class Handout:
             with suppress(IndexError):
                 while True:
                     yield tasks.popleft()
+
+
+def _begun(tasks: list[Task]) -> list[Task]:
+    """Leave out tasks that other processes run; their futures end."""
+    starts = [task.start for task in tasks if task.start is not None]
+    if not starts:
+        return tasks
+    answers = iter(starts[0].begin(starts))
+    begun = []
+    for task in tasks:
+        if task.start is None or next(answers):
+            begun.append(task)
+        else:
+            task.future.set_exception(CancelledError())
+    return begun
+
+
+def _step_back(tasks: list[Task]) -> None:
+    """Let other processes run tasks that wait behind a long one."""
+    starts = [task.start for task in tasks if task.start is not None]
+    if starts:
+        starts[0].step_back(starts)
 
 
 FALSE_STARTS: Final = 8

@@ -34,6 +34,8 @@ class Engine(ABC):
     """Whether it ends a job whose time is over, with a `JobTimeout`."""
     shares_arguments = False
     """Whether a job runs with the very objects that it is submitted with, which others may change meanwhile."""
+    asks_to_begin = False
+    """Whether it asks a job's `start` before it begins the job."""
     _own_errors: tuple[type[BaseException], ...] = (BencherJobError,)
 
     def __init__(self) -> None:

@@ -111,7 +111,7 @@ class SlotPool(concurrent.futures.Executor):
         self._check()
         dispatcher = self._dispatcher
         tasks = [
-            Task(_CallFuture(dispatcher, job), parcel.of_its_own(), job, None, timeout)
+            Task(_CallFuture(dispatcher, job), parcel.of_its_own(), job, None, timeout, job.start)
             for parcel, job in packed
         ]
         dispatcher.add(tasks)
@@ -172,6 +172,7 @@ class PoolEngine(SharedEngine[SlotPool]):
 
     name = str(Executors.MULTIPROCESSING)
     ends_jobs = True
+    asks_to_begin = True
     _own_errors = (BencherJobError, CancelledError)  # the latter where `kill` ended a job that ran
 
     def __init__(

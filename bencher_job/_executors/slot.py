@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from multiprocessing import context, process, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
@@ -38,6 +38,9 @@ from .packing import Parcel
 from .settings import PoolSettings, StartMethod
 from .wire import LARGEST_INLINE, LEAVE, MOST_TICKETS, Inlet, Message, Outlet, Tickets, frame
 from .worker import serve
+
+if TYPE_CHECKING:
+    from .._job import Start
 
 __all__ = ["Slot", "Task", "lost", "new_process"]
 
@@ -137,6 +140,7 @@ class Task:
 
     Attributes:
         open: makes what the future gets; None where that is the report itself.
+        start: what is asked before a worker is given the task.
         seconds: how long it is expected to take.
         is_handed_out: whether its future says that it runs.
         packed_at: when it was made, or could not be loaded by a worker that was new to it, by the monotonic clock.
@@ -149,6 +153,7 @@ class Task:
     label: object
     open: Callable[[Report, object], Any] | None
     timeout: float | None = None
+    start: Start | None = None
     seconds: float = 0.0
     packed_at: float = field(default_factory=time.monotonic)
     is_handed_out: bool = False

@@ -13,7 +13,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -152,6 +152,8 @@ def run_in_thread(job: Job, timeout: float | None = None) -> Outcome:
     A coroutine ends after as many seconds as the timeout says; a plain function can't be ended, and has none.
     """
     pid = os.getpid()
+    if job.start is not None and not job.start.begin([job.start])[0]:
+        return Outcome(error=CancelledError())
     if job.may_change:
         job.note_changes()
     with as_worker():
@@ -173,6 +175,7 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
 
     name = str(Executors.THREADS)
     ends_jobs = True
+    asks_to_begin = True
     shares_arguments = True
 
     def __init__(

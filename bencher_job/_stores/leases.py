@@ -10,6 +10,7 @@ however the process ends, and then the lease is free.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -42,6 +43,9 @@ _INSERT: Final = "INSERT OR IGNORE INTO Lease (key, number, owner, since) VALUES
 _REPLACE: Final = "UPDATE Lease SET number = ?, owner = ?, since = ? WHERE key = ? AND number = ?"
 _RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
 _FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
+_FIND_MANY: Final = (
+    "SELECT key, owner FROM Lease WHERE owner != ? AND key IN (SELECT value FROM json_each(?))"
+)
 _HAS_ENTRY: Final = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
 _DESCRIBE: Final = (
     "SELECT Lease.number, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
@@ -151,6 +155,20 @@ class Leases:
         """Acquire those leases whose keys no living process has."""
         for some in _in_groups(leases):
             self._run(self._acquire_some, some)
+
+    def taken(self, keys: Iterable[str]) -> set[str]:
+        """Give those keys that other living processes have. It waits for nobody."""
+        owners, wanted = self._folder.owners, json.dumps(list(keys))
+
+        def look() -> set[str]:
+            rows = self._folder.sql(_FIND_MANY, (self._registered, wanted))
+            living = {number for number in {number for _, number in rows} if owners.is_alive(number)}
+            return {key for key, number in rows if number in living}
+
+        try:
+            return self._folder.translated(look)
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
 
     def owner(self, key: str) -> Owner | None:
         """Give the living process that has a key. It changes nothing and waits for nobody, so poll it."""

@@ -32,6 +32,10 @@ class NoLeases(Leases):
         for lease in leases:
             lease.held = True
 
+    def taken(self, keys: Iterable[str]) -> set[str]:  # noqa: ARG002
+        """Know none."""
+        return set()
+
     def owner(self, key: str) -> None:
         """Know none."""
 

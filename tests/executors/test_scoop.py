@@ -177,7 +177,7 @@ def test_results_are_kept_as_they_complete(run):
     assert out == [list("abcdef"), True, "last"]
 
 
-def test_keys_and_claims_are_the_same_at_the_root_and_in_workers(run):
+def test_keys_and_leases_are_the_same_at_the_root_and_in_workers(run):
     """A worker finds under the key what the root has computed, and the other way round."""
     out = run(
         """
