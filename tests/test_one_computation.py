@@ -344,3 +344,29 @@ def test_who_waits_for_another_program_needs_no_worker_of_its_own(programs: Prog
     programs.wait_for("other.answered")
     programs.tell("end")
     assert programs.output(other) == "owner\n[2, 3]"
+
+
+def test_what_waits_behind_a_long_job_of_one_program_is_free_for_others(programs: Programs) -> None:
+    """Jobs of a function that has been quick so far go to a worker together, and are taken back when one is not."""
+    source = """
+    @cached_job(code="none", executor="multiprocessing", max_workers=1)
+    def job(x):
+        count(f"job{x}")
+        if x == 100:
+            tell("begun")
+            wait_for("go_on")
+        return x
+
+    if NAME == "one":
+        list(job.map(range(50)))
+        futures = [job.submit(x) for x in range(100, 110)]
+        print([future.result(30) for future in futures])
+    else:
+        print(list(job.map(range(101, 110))))
+    """
+    one = programs.start("one", source)
+    programs.wait_for("one.begun")
+    assert programs.output(programs.start("two", source)) == str(list(range(101, 110)))
+    programs.tell("go_on")
+    assert programs.output(one) == str(list(range(100, 110)))
+    assert [programs.count(f"job{x}") for x in range(100, 110)] == [1] * 10

@@ -345,7 +345,7 @@ def _leased(store: Store, flights: Sequence[Flight]) -> tuple[list[Flight], list
 def _taken(store: Store, flights: Sequence[Flight]) -> set[str]:
     """Give the keys of flights that other processes compute, as far as that can be known."""
     try:
-        return store.leases.taken(flight.job.job_key for flight in flights)
+        return store.leases.taken([flight.job.job_key for flight in flights])
     except LeasesUnavailable as error:
         _log.warning("%s", error)
         return set()

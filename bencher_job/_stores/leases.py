@@ -10,11 +10,10 @@ however the process ends, and then the lease is free.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from .._processes import Process, is_stopped, this_process
@@ -43,9 +42,6 @@ _INSERT: Final = "INSERT OR IGNORE INTO Lease (key, number, owner, since) VALUES
 _REPLACE: Final = "UPDATE Lease SET number = ?, owner = ?, since = ? WHERE key = ? AND number = ?"
 _RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
 _FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
-_FIND_MANY: Final = (
-    "SELECT key, owner FROM Lease WHERE owner != ? AND key IN (SELECT value FROM json_each(?))"
-)
 _HAS_ENTRY: Final = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
 _DESCRIBE: Final = (
     "SELECT Lease.number, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
@@ -156,14 +152,18 @@ class Leases:
         for some in _in_groups(leases):
             self._run(self._acquire_some, some)
 
-    def taken(self, keys: Iterable[str]) -> set[str]:
+    def taken(self, keys: Collection[str]) -> set[str]:
         """Give those keys that other living processes have. It waits for nobody."""
-        owners, wanted = self._folder.owners, json.dumps(list(keys))
+        owners = self._folder.owners
+        statement = "SELECT key, owner FROM Lease WHERE owner != ?"
+        values: tuple[object, ...] = (self._registered,)
+        if len(keys) == 1:
+            statement, values = f"{statement} AND key = ?", (*values, *keys)
 
         def look() -> set[str]:
-            rows = self._folder.sql(_FIND_MANY, (self._registered, wanted))
+            rows = self._folder.sql(statement, values)
             living = {number for number in {number for _, number in rows} if owners.is_alive(number)}
-            return {key for key, number in rows if number in living}
+            return {key for key, number in rows if number in living}.intersection(keys)
 
         try:
             return self._folder.translated(look)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from .._keys import PastEdition
@@ -32,7 +32,7 @@ class NoLeases(Leases):
         for lease in leases:
             lease.held = True
 
-    def taken(self, keys: Iterable[str]) -> set[str]:  # noqa: ARG002
+    def taken(self, keys: Collection[str]) -> set[str]:  # noqa: ARG002
         """Know none."""
         return set()
 

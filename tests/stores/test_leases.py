@@ -313,6 +313,19 @@ def test_a_waiter_is_noticed(open_store) -> None:
     assert not one.leases.is_waited_for(acquire(one, KEY))
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_keys_that_others_have_are_taken(open_store, number: int) -> None:
+    one, other = open_store(), open_store()
+    wanted = keys(number)
+    acquire_many(one, [*wanted, *keys(2, "more")])
+    acquire(other, "the other's")
+    assert other.leases.taken(["the other's", "free"]) == other.leases.taken(["free"]) == set()
+    assert other.leases.taken(wanted) == set(wanted)
+    assert one.leases.taken(wanted) == set()
+    one.close()
+    assert other.leases.taken(wanted) == set()
+
+
 @pytest.mark.usefixtures("both_locks")
 def test_the_leases_of_a_killed_process_are_free(path: Path, open_store) -> None:
     ours = open_store()
