@@ -96,7 +96,7 @@ FILES: dict[str, tuple[Harm, ...]] = {
     "cache.db-wal": (write_noise, cut_off),
     "cache.db-shm": (write_noise,),
     "generation": (write_noise, cut_off, remove),
-    "claims": (write_noise, cut_off, remove),
+    "owners": (write_noise, cut_off, remove),
     "*/*/*.val": (write_noise, cut_off, remove),
     "media/*/*": (remove,),
     "*": (write_noise,),

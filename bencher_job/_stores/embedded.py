@@ -2,11 +2,10 @@
 
 No index serves it: each would be a page more for every commit to write, and 200,000 rows take 0.15 seconds.
 
-    seal, write files -> BEGIN -> rows -> hold the claims -> COMMIT -> tell everybody -> release
+    seal, write files -> BEGIN -> rows, leases released -> COMMIT -> tell everybody
     files of workers  -^
 
-Claims are held only while the rows are made to last. Where one is lost, another process has the key now: everything is
-undone, and done again without it.
+Where a lease is lost, another process has the key now: everything is undone, and done again without it.
 
 <directory>/            owner only
     cache.db            the table of entries with their records, and what outlives them
@@ -14,7 +13,7 @@ undone, and done again without it.
     media/              a folder for each run that wrote files
     damaged/            entries that failed their check, for whoever wants to know why
     generation          tells the memory of other processes what is out of date
-    claims              says who computes what
+    owners              each process that computes something locks a byte of it
 """
 
 from __future__ import annotations

@@ -107,8 +107,9 @@ class Removals:
         groups = (rows[start : start + REMOVED_TOGETHER] for start in range(0, len(rows), REMOVED_TOGETHER))
         return sum(self._remove_together(database, some, reason, at) for some in groups)
 
-    @staticmethod
-    def _remove_together(database: Database, rows: Sequence[_Row], reason: str, at: float | None) -> int:
+    def _remove_together(
+        self, database: Database, rows: Sequence[_Row], reason: str, at: float | None
+    ) -> int:
         these = f"({','.join(str(rowid) for rowid, _ in rows)})"
         with database.transaction() as transaction:
             database.execute(NOTE_GONE + these, (reason, time.time() if at is None else at))

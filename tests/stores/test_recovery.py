@@ -21,6 +21,7 @@ from bencher_job import CacheWarning, FutureCache, Job, Record
 from bencher_job._stores import MISS, Entry, Hit, dump
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.leases import Lease
 from tests.environment import unmeasured
 
 PAGE = 4096
@@ -230,15 +231,15 @@ def test_a_kill_while_the_new_database_is_made_loses_nothing_more(store: DiskSto
         assert len(looked_up(store)) > len(KEYS) * 0.8
 
 
-def test_a_claim_outlives_the_replacement_of_the_database(store: DiskStore) -> None:
-    claim = store.claims.claim("claimed")
-    assert claim is not None
+def test_a_lease_outlives_the_replacement_of_the_database(store: DiskStore) -> None:
+    lease = Lease("leased")
+    assert store.leases.acquire(lease)
     destroy(store.directory, *leaves(store.directory)[::3])
     with pytest.warns(CacheWarning, match="is damaged"):
         looked_up(store)
     with closing(DiskStore(store.directory, size_limit=10**9)) as other:
-        assert other.claims.claim("claimed") is None
-    assert store.put_many([entry("claimed")._replace(claim=claim)]) == frozenset()
+        assert not other.leases.acquire(Lease("leased"))
+    assert store.put_many([entry("leased")._replace(lease=lease)]) == frozenset()
 
 
 def test_jobs_whose_rows_are_lost_run_once_more_and_then_none_does(cache_folder: Path) -> None:
