@@ -1,4 +1,4 @@
-"""Calls from an event loop, and cached coroutine functions."""
+"""Submit jobs from an event loop without blocking it: a thread makes and starts each job."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ._errors import BencherJobError
 from ._future import JobFuture
 from ._job import Job
-from ._loops import Strand, running_loop, until_ended
+from ._loops import SerialQueue, running_loop, until_ended
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-__all__ = ["Errand"]
+__all__ = ["AsyncSubmit"]
 
 
 R = TypeVar("R")
 
 
-class Errand:
-    """A job that a thread makes and begins.
+class AsyncSubmit:
+    """A job that a thread makes and starts.
 
     Attributes:
-        future: the future of the job; all that goes wrong on the way is its exception.
-        work: what the thread does.
+        future: the future of the job; an error on the way becomes its exception.
+        work: the future of the thread's work.
     """
 
     def __init__(
         self,
         make: Callable[[], Job],
         begin: Callable[[Job], JobFuture[Any]],
-        strand: Strand,
+        serial_queue: SerialQueue,
         runs_in: AbstractEventLoop | None,
     ) -> None:
         self._make = make
@@ -44,8 +44,8 @@ class Errand:
         self._problem: BaseException | None = None
         self._is_withdrawn = False
         self._begun: JobFuture[Any] | None = None
-        self.future: JobFuture[Any] = _FutureOfErrand.of(self, runs_in)
-        self.work = strand.aside(self._run)
+        self.future: JobFuture[Any] = AsyncSubmitFuture.of(self, runs_in)
+        self.work = serial_queue.submit(self._run)
 
     def _run(self) -> None:
         try:
@@ -53,7 +53,7 @@ class Errand:
             self._is_made.set()
             if not self._is_withdrawn:
                 self._pass_on(self._begin(self._job))
-        except BaseException as problem:  # noqa: BLE001 - it is the future's
+        except BaseException as problem:  # noqa: BLE001 - it becomes the future's exception
             if self._job is None:
                 self._problem = problem
             self.future.fail(problem)
@@ -72,13 +72,13 @@ class Errand:
         begun.add_done_callback(self.future.follow)
 
     def withdraw(self) -> bool:
-        """Let nothing begin; False if it has begun already."""
+        """Keep the job from starting; False if it has started already."""
         with self._lock:
             self._is_withdrawn = self._is_withdrawn or self._begun is None
             return self._begun is None
 
     def cancel(self) -> bool:
-        """Withdraw, or cancel the job if it has begun as far as that is possible; whether it was."""
+        """Withdraw, or cancel the job if it has started. Return whether it was cancelled."""
         if self.withdraw():
             return True
         begun = cast("JobFuture[Any]", self._begun)
@@ -87,10 +87,10 @@ class Errand:
         return is_cancelled
 
     def job(self) -> Job:
-        """Give the job, once it is made.
+        """Wait until the job is made, and return it.
 
         Raises:
-            BaseException: why it could not be made.
+            BaseException: what making it raised.
         """
         self._is_made.wait()
         if self._problem is not None:
@@ -98,30 +98,30 @@ class Errand:
         return self._job  # type: ignore[return-value]
 
 
-class _FutureOfErrand(JobFuture[R]):
-    """The future of a job that a thread makes."""
+class AsyncSubmitFuture(JobFuture[R]):
+    """The future of a job that a thread makes and starts."""
 
-    _errand: Errand
+    _submit: AsyncSubmit
     _cached = False
     _runs_in: AbstractEventLoop | None
 
     @classmethod
-    def of(cls, errand: Errand, runs_in: AbstractEventLoop | None) -> _FutureOfErrand[R]:
-        """Make the future of an errand, whose job runs in an event loop or elsewhere."""
-        future = cls._unresolved(lambda _: errand.cancel())
-        future._errand, future._runs_in = errand, runs_in  # noqa: SLF001 - its own class
+    def of(cls, submit: AsyncSubmit, runs_in: AbstractEventLoop | None) -> AsyncSubmitFuture[R]:
+        """Make the future of a submission; `runs_in` is the event loop that the job runs in, if any."""
+        future = cls._unresolved(lambda _: submit.cancel())
+        future._submit, future._runs_in = submit, runs_in  # noqa: SLF001 - its own class
         return future
 
     @property
     def job(self) -> Job:  # type: ignore[override]
-        """The job, once it is made."""
-        return self._errand.job()
+        """The job. Blocks until it is made."""
+        return self._submit.job()
 
     @property
     def cached(self) -> bool:
-        """Whether the result was remembered, once that has been looked up, which takes about as long as a hit."""
+        """Whether the result was remembered. Blocks until it has been looked up, about as long as a hit takes."""
         if not self.done():
-            wait([self._errand.work])
+            wait([self._submit.work])
         return self._cached
 
     @cached.setter
@@ -129,24 +129,23 @@ class _FutureOfErrand(JobFuture[R]):
         self._cached = cached
 
     def result(self, timeout: float | None = None) -> R:
-        """Give the value, once it is there; not in the event loop that the job runs in, which would stand still."""
+        """Return the value. Raises in the event loop that runs the job, where waiting would deadlock."""
         self._refuse_to_stop_its_loop()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Give what the function raised, or None, once it has ended; raises as `result` otherwise."""
+        """Return what the function raised, or None. Blocks and raises as `result` does."""
         self._refuse_to_stop_its_loop()
         return super().exception(timeout)
 
     async def end(self) -> None:
-        """Cancel it, once the thread is done with it, and wait until the run has ended that it takes along."""
-        self._errand.withdraw()
-        await until_ended(self._errand.work)
+        """Cancel the job once the thread is done with it, and wait for the end of a run that this cancels."""
+        self._submit.withdraw()
+        await until_ended(self._submit.work)
         await super().end()
 
     def _refuse_to_stop_its_loop(self) -> None:
         if self._runs_in is not None and not self.done() and running_loop() is self._runs_in:
             raise BencherJobError(
-                f"{self.job!r} runs in this event loop, which would stand still for ever if it waited here. Await the "
-                f"future."
+                f"{self.job!r} runs in this event loop, so waiting for it here would deadlock. Await the future."
             )

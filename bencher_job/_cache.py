@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from . import _options
-from ._async import Errand
+from ._async import AsyncSubmit
 from ._coordinator.commits import Counts, Keeping
 from ._coordinator.runner import Runner, load, warn_unloadable
 from ._coordinator.running import flights_of
@@ -26,7 +26,7 @@ from ._future import InLineResult, JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import seen_by
-from ._loops import Caller, Strand, caller, is_coroutine_function
+from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import DEFAULT_CACHE_NAME, Attempts, RetryOn, seconds_of, tuple_of
 from ._processes import renew_after_fork
 from ._record import Record, Records, Selection
@@ -385,7 +385,7 @@ class FutureCache(Contents, Settles):
         self.overwrite = overwrite
         self.call_count = 0
         self.mapped = mmap
-        self._strand = Strand()
+        self._serial_queue = SerialQueue()
         self.renew()
         renew_after_fork(self)
 
@@ -524,8 +524,8 @@ class FutureCache(Contents, Settles):
             value = self.recall(job.job_key)
             if value is not MISS:
                 return JobFuture(job, value)
-            held = job.held()
-            return self.send_for(lambda: held, asker, of_coroutine=is_coroutine_function(job.function))
+            snapshot = job.snapshot()
+            return self.send_for(lambda: snapshot, asker, of_coroutine=is_coroutine_function(job.function))
         store = self._opened()
         if self.overwrite:
             return self._runner.run(job, store, fresh=True)
@@ -563,7 +563,9 @@ class FutureCache(Contents, Settles):
     ) -> JobFuture[Any]:
         """Have a thread make a job, look it up, and join it or run it, for who asks in an event loop."""
         runs_in = asker.loop if of_coroutine and self.runs_in_line else None
-        return Errand(make, lambda job: self._begin(job, asker, fresh=fresh), self._strand, runs_in).future
+        return AsyncSubmit(
+            make, lambda job: self._begin(job, asker, fresh=fresh), self._serial_queue, runs_in
+        ).future
 
     def _begin(self, job: Job, asker: Caller, *, fresh: bool) -> JobFuture[Any]:
         store = self.cache

@@ -52,7 +52,7 @@ C = TypeVar("C", bound=type)
 
 
 class FunctionAnnotations(dict[str, Any]):
-    """The plain function's `__annotations__`; of the class itself, an empty dict.
+    """The plain function's `__annotations__`; an empty dict on the class itself.
 
     A class's own annotations would hide those that the proxy passes on.
     """
@@ -65,7 +65,7 @@ class FunctionAnnotations(dict[str, Any]):
 
 
 class FunctionDoc:
-    """The plain function's `__doc__`; where `help()` reads it, with a word on what else a cached function can do."""
+    """The plain function's `__doc__`. `help()` also gets a summary of the methods of cached functions."""
 
     def __init__(self, of_class: str) -> None:
         self._of_class = of_class
@@ -74,11 +74,9 @@ class FunctionDoc:
         if cached is None:
             return self._of_class
         doc: str | None = cached.__wrapped__.__doc__
-        frame = sys._getframe(1)  # noqa: SLF001 - pydoc asks nothing else
-        while (
-            frame.f_back is not None and frame.f_globals.get("__name__") == "inspect"
-        ):  # by which 3.15's asks
-            frame = frame.f_back
+        frame = sys._getframe(1)  # noqa: SLF001 - the only way to see that pydoc is the caller
+        while frame.f_back is not None and frame.f_globals.get("__name__") == "inspect":
+            frame = frame.f_back  # the pydoc of Python 3.15 calls through inspect
         if frame.f_globals.get("__name__") != "pydoc":
             return doc
         return f"{inspect.cleandoc(doc or '')}\n\n{_HELP}".lstrip()
@@ -88,7 +86,7 @@ class FunctionDoc:
 
 
 class CachedCalls(Generic[P, R]):
-    """What can be asked of a cached function, bound or not; it adds what a bound one brings before the arguments."""
+    """The methods of a cached function, bound or not. A bound one puts its instance before the arguments."""
 
     __slots__ = ()
     _bencher_job_cached = True
@@ -117,10 +115,10 @@ class CachedCalls(Generic[P, R]):
     @overload
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> JobFuture[R]: ...
     def submit(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Ask for a call's value without waiting for it, where the executor runs jobs elsewhere.
+        """Submit a call and return its future, without waiting where the executor runs jobs elsewhere.
 
-        In an event loop nothing is waited for, whatever the executor, and the future is to be awaited: what would run
-        in line runs in a thread, or as a task of the loop if it is a coroutine.
+        In an event loop this never blocks, whatever the executor; await the future. A plain function that would run in
+        line runs in a thread, and a coroutine function as a task of the loop.
         """
         return self._self_cache.submit_call(self._with_bound(args), kwargs)
 
@@ -136,66 +134,64 @@ class CachedCalls(Generic[P, R]):
         self, *iterables: Iterable[Any], ordered: bool = True, buffersize: int | None = None
     ) -> Iterator[R]: ...
     def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
-        """Give the values for the arguments that the iterables bring, as `concurrent.futures.Executor.map`.
+        """Return an iterator over the values for the arguments in the iterables, as `Executor.map` does.
 
-        Of a coroutine function they are given by an asynchronous iterator, for `async for`, and the iterables may be
-        asynchronous too.
+        For a coroutine function this is an asynchronous iterator, and the iterables may be asynchronous too.
 
-        Remembered values are looked up in bulk, and the others run as far ahead as there is room. An exception of a job
-        is raised at its place and ends the iterator; so does one of the iterables, after the values before it. When the
-        iterator ends or is closed, jobs that have not begun are cancelled.
+        Stored values are looked up in bulk; missing ones run ahead of the reader, up to `buffersize`. A job's exception
+        is raised at its place and ends the iterator. An exception of an iterable is raised after the values before it.
+        When the iterator ends or is closed, jobs that have not started are cancelled.
 
         Args:
-            iterables: each brings the values of one parameter, in order; they may be endless. They are read ahead, so
-                give each call objects of its own.
-            ordered: give values in the order of the calls; otherwise as they complete.
-            buffersize: how many calls may be under way, looked up or running ahead of the values that were taken; by
-                default 1024.
+            iterables: the values of each parameter, in order; they may be endless. They are read ahead, so give each
+                call objects of its own.
+            ordered: yield values in the order of the calls; otherwise as they complete.
+            buffersize: how many calls may be looked up or run ahead of the values that were taken; by default 1024.
 
         Raises:
-            TypeError: when the buffer's size is no whole number.
+            TypeError: when `buffersize` is not an int.
             ValueError: when it is below 1.
         """
-        from ._sweeps.bulk import stream  # takes long to import
+        from ._sweeps.bulk import stream  # slow to import
 
         calls = self._each_with_bound(zip(*iterables, strict=False))
         return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)
 
     def sweep(self, grid: Mapping[str, Iterable[Any]], /, *, repeats: int = 1, **constants: Any) -> Sweep:
-        """Make the sweep over all combinations of the grid's values; it runs nothing yet.
+        """Make a sweep over all combinations of the grid's values. Nothing runs yet.
 
         Raises:
             TypeError: when the grid or the constants don't fit the function.
             ValueError: when a parameter of the grid has no values, or repeats is below 1.
         """
-        from ._sweeps.sweep import Sweep  # takes long to import
+        from ._sweeps.sweep import Sweep  # slow to import
 
         return Sweep(self._self_cache, self._with_bound(()), grid, repeats, constants)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Compute a call anew, replace what was remembered, and give the value."""
+        """Compute a call again, replace the stored result, and return the value."""
         return self._self_cache.refresh(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
 
     def forget(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Drop what is remembered of a call; whether there was anything."""
+        """Remove the stored result of a call. Return whether there was one."""
         return self._self_cache.cache.forget(self.key(*args, **kwargs))
 
     def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Whether a call is remembered; nothing is computed and nothing read but the index.
+        """Whether the result of a call is stored. Reads the index only, and computes nothing.
 
-        Where the cache can't be read nothing is, and a warning says so.
+        False, with a warning, where the cache can't be read.
         """
         return self._self_cache.has(self.key(*args, **kwargs))
 
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
-        """Say whether a call is remembered, or why it would run: what differs from the nearest entry.
+        """Explain whether a call is a hit, or why it would run: what differs from the nearest entry.
 
-        Nothing is computed and nothing changed.
+        Computes nothing and changes nothing.
         """
         return self._self_cache.explain(self._with_bound(args), kwargs)
 
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Make the job key of a call.
+        """Return the job key of a call.
 
         Raises:
             UnkeyableArgument: when no key can be made of an argument.
@@ -204,15 +200,15 @@ class CachedCalls(Generic[P, R]):
         return self._identity(args, kwargs)[0]
 
     def cache_info(self) -> CallInfo:
-        """Give hits, misses, maxsize and currsize, as a function of `functools.lru_cache` does.
+        """Return hits, misses, maxsize and currsize, as a function of `functools.lru_cache` does.
 
-        Hits and misses are of this process; currsize is the number of entries of this function in the store.
-        `cache.info()` says more.
+        Hits and misses count calls in this process; currsize is the number of entries of this function in the store.
+        `cache.info()` has more figures.
         """
         return self._self_cache.call_info()
 
     def cache_clear(self) -> None:
-        """Forget all results of this function, and set its counts to zero, as `functools.lru_cache` does."""
+        """Remove all results of this function and reset its counts, as `functools.lru_cache` does."""
         self._self_cache.clear_cache()
         self._self_cache.clear_call_counts()
 
@@ -230,7 +226,7 @@ class CachedCalls(Generic[P, R]):
 
 
 class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
-    """A cached function as an instance or a class gives it."""
+    """A cached function bound to an instance or a class."""
 
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
@@ -250,7 +246,7 @@ class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
         return self._reduced() or self._self_parent.__reduce_ex__(protocol)
 
     def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
-        """Say how it travels to a worker: as what its instance or class gives there."""
+        """Reduce the function for a worker, which gets it from the instance or class there."""
         return self._reduced() or self._self_parent.reduce_for_worker(by_value=by_value)
 
     def __copy__(self) -> BoundCachedFunction[P, R]:
@@ -269,18 +265,16 @@ _UNBOUND = object()
 
 
 class CachedFunction(CachedCalls[P, R], FunctionWrapper):
-    """A function whose results are remembered: what `cached_job` makes.
+    """A function whose results are remembered, as made by `cached_job`.
 
-    It is called as the function, and keeps its name, docstring and signature. `__wrapped__` is the plain function.
-    It pickles by name or, where it has none, by value.
+    Calls look like those of the plain function, which is `__wrapped__`. Name, docstring and signature are kept.
+    It pickles by name, or by value if it can't be found by name.
     """
 
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
     __bound_function_wrapper__ = BoundCachedFunction
-    __slots__ = (
-        "__call__",
-    )  # each has a function of its own there, which takes less time than a method to find
+    __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
 
     def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
         super().__init__(function, _call_plain)
@@ -292,8 +286,8 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     def _self_caller(self) -> Callable[..., Any]:
         return self._self_cache.answer
 
-    # Type checkers look through `classmethod` and `staticmethod`: the first parameter tells what a function is. mypy
-    # doesn't compare it with the owner, so that of anything that a class gives it knows what it returns only.
+    # Type checkers look through `classmethod` and `staticmethod`, so the first parameter tells the kind of function.
+    # mypy doesn't compare it with the owner, so for functions bound to a class it knows the return type only.
     @overload
     def __get__(
         self: CachedFunction[Concatenate[C, Q], R], instance: None, owner: C
@@ -315,12 +309,12 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if _is_found_by_name(self):
             return _find_by_name, (self.__module__, self.__qualname__)
-        from ._executors.pickling import dumps  # takes long to import
+        from ._executors.pickling import dumps  # slow to import
 
         return pickle.loads, (dumps(self),)
 
     def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
-        """Say how it travels to a worker: by name, unless the worker can't import its module."""
+        """Reduce the function for a worker: by name, unless the worker can't import its module."""
         if not by_value and self.__module__ != "__main__" and _is_found_by_name(self):
             return _find_by_name, (self.__module__, self.__qualname__)
         return type(self), (self.__wrapped__, self._self_portable_options())
@@ -337,14 +331,14 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     __str__ = __repr__
 
     def _self_portable_options(self) -> dict[str, Any]:
-        """Give the options for another process: the same store, and an executor that is there."""
+        """Return the options for another process: the same store, and the serial executor."""
         directory = os.fspath(cache_directory(self._self_cache.cache_dir))
         options = {name: value for name, value in self._self_options.items() if name not in _OF_EXECUTOR}
         return {**options, "cache_dir": directory, "executor": Executors.SERIAL}
 
 
 _OF_EXECUTOR = frozenset({"timeout", *(field.name for field in fields(PoolSettings))})
-"""Options that say something to the executor here, and nothing where another one runs the job."""
+"""Options of the executor, which mean nothing in a process that runs the job in line."""
 
 
 def _call_plain(
@@ -364,7 +358,7 @@ def _is_found_by_name(function: CachedFunction[..., Any]) -> bool:
 
 
 def _find_by_name(module: str, qualified_name: str) -> Any:
-    """Find what a module defines under a dotted name, methods as they stand in their class."""
+    """Find an object by its module and qualified name; methods stay unbound, as their class defines them."""
     __import__(module)
     found: Any = sys.modules[module]
     for name in qualified_name.split("."):

@@ -1,10 +1,10 @@
 """Count the cores that this process may use, and divide them among workers.
 
-    cores() -> InnerThreads.of(workers) -> a worker process: take(), before it loads anything of the user's
+    cores() -> InnerThreads.of(workers) -> a worker process: take(), before it loads any user code
                                         -> a thread: `with threads_limited(inner)` around each call
 
-BLAS, OpenMP and the like start as many threads as there are cores, in every process. Variables of the environment tell
-a library how many to start when it is loaded. threadpoolctl, where it is installed, tells one that is loaded already.
+BLAS, OpenMP and similar libraries start one thread per core in every process. Environment variables limit a library
+that is not loaded yet; threadpoolctl, if installed, limits one that is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FOLLOWERS: Final = {
     "BLIS_NUM_THREADS": "blis",
     "NUMEXPR_NUM_THREADS": "",
 }
-"""Variables whose libraries read `OMP_NUM_THREADS` where they are unset, and what threadpoolctl calls the library."""
+"""Variables whose libraries fall back to `OMP_NUM_THREADS`, with threadpoolctl's names of the libraries."""
 
 _LIBRARIES: Final = {
     "OMP_NUM_THREADS": "openmp",
@@ -39,14 +39,14 @@ _LIBRARIES: Final = {
     "NUMBA_NUM_THREADS": "",
     "POLARS_MAX_THREADS": "",
 }
-"""All variables that say how many threads a library starts. torch and Arrow read those of OpenMP and MKL."""
+"""All variables that set a library's number of threads. torch and Arrow read those of OpenMP and MKL."""
 
 _BRING_LIBRARIES: Final = frozenset({"numpy", "torch"})
-"""Modules without which nothing is loaded that threadpoolctl knows."""
+"""Modules that load the libraries that threadpoolctl knows."""
 
 
 def cores() -> int:
-    """Count the cores that this process may use: those of its affinity, and no more than the quota of its cgroup."""
+    """Count the cores that this process may use: its CPU affinity, limited by the quota of its cgroup."""
     if sys.version_info >= (3, 13):
         usable = os.process_cpu_count()
     else:
@@ -60,7 +60,7 @@ def _quota() -> int | None:
 
 
 def quota_in(root: Path) -> int | None:
-    """Read how many cores the cgroups of this process grant it, rounded up; None where none of them has a quota."""
+    """Read how many cores the cgroups of this process grant it, rounded up; None without a quota."""
     mounts, groups = root / "sys/fs/cgroup", list[Path]()
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
@@ -68,14 +68,14 @@ def quota_in(root: Path) -> int | None:
         return None
     for membership in memberships:
         _, controllers, name = membership.split(":", 2)
-        if not controllers:  # version 2, which version 1 may stand beside
+        if not controllers:  # version 2, which may be mounted next to version 1
             hierarchies = [mounts, mounts / "unified"]
         elif "cpu" in controllers.split(","):
             hierarchies = [mounts / controllers, mounts / "cpu"]
         else:
             continue
         group = Path(name.lstrip("/"))
-        # A limit of a group above counts as well. In a container the group may be the root, whatever its name.
+        # Limits of parent groups count too. In a container the group may be the root, whatever its name.
         groups += [each / level for each in hierarchies for level in (group, *group.parents)]
     quotas = [quota for group in groups if (quota := _quota_of(group)) is not None]
     return max(1, math.ceil(min(quotas))) if quotas else None
@@ -96,9 +96,9 @@ class InnerThreads(NamedTuple):
     """How many threads each library in a worker may start.
 
     Attributes:
-        number: the worker's share of the cores, or the number that the user wants.
-        variables: what the environment of a worker process has for it.
-        is_wanted: whether the user wants this number. A share never raises what a library has been told already.
+        number: the worker's share of the cores, or the number that the user asked for.
+        variables: the environment variables that a worker process gets.
+        is_wanted: whether the user asked for this number. A share never raises an existing limit.
     """
 
     number: int
@@ -107,9 +107,9 @@ class InnerThreads(NamedTuple):
 
     @classmethod
     def of(cls, workers: int, wanted: int | None = None) -> InnerThreads:
-        """Divide the cores among workers, or what this process was given of them if it is a worker itself.
+        """Divide the cores among workers; a worker process divides its own share.
 
-        Variables that the user has set stay, and so do libraries that follow one of these, unless a number is wanted.
+        Variables that the user has set stay, as do libraries that follow them, unless a number is wanted.
         """
         if wanted is not None:
             return cls(wanted, dict.fromkeys(_LIBRARIES, str(wanted)), True)
@@ -121,15 +121,15 @@ class InnerThreads(NamedTuple):
         return cls(share, {name: str(share) for name in _LIBRARIES if name not in kept})
 
     def take(self) -> None:
-        """Be a worker process from now on that has these threads."""
-        global _taken  # noqa: PLW0603 - a fact about the process
+        """Limit this worker process to these threads from now on."""
+        global _taken  # noqa: PLW0603 - state of the whole process
         _taken = self
         os.environ.update(self.variables)
         _limits.apply(self)
 
     @contextmanager
     def taken_for_a_job(self) -> Iterator[None]:
-        """Be a worker process with these threads for one job."""
+        """Limit this process to these threads for one job."""
         before, variables = _taken, {name: os.environ.get(name) for name in self.variables}
         self.take()
         try:
@@ -142,14 +142,14 @@ class InnerThreads(NamedTuple):
 
 
 _taken: InnerThreads | None = None
-"""What this process has as a worker."""
+"""The share of this process if it is a worker."""
 
 
 @contextmanager
 def threads_limited(inner: InnerThreads) -> Iterator[None]:
-    """Limit libraries that are loaded, for what this thread calls of them.
+    """Limit the loaded libraries while this thread uses them.
 
-    BLAS has one limit for the whole process, which is put back when no thread is left in here.
+    BLAS has one limit per process, which is restored when the last thread leaves this context.
     """
     _limits.begin(inner)
     try:
@@ -159,12 +159,12 @@ def threads_limited(inner: InnerThreads) -> Iterator[None]:
 
 
 def check_threads_can_be_limited(inner_threads: int | None, where: str) -> None:
-    """Check that a number of threads that is wanted can be kept where libraries may be loaded already.
+    """Check that a requested number of threads can be enforced where libraries may be loaded already.
 
     Raises:
         BencherJobError: when threadpoolctl is not installed.
     """
-    from importlib.util import find_spec  # takes long to import
+    from importlib.util import find_spec  # slow to import
 
     if inner_threads is not None and find_spec("threadpoolctl") is None:
         raise BencherJobError(
@@ -174,7 +174,7 @@ def check_threads_can_be_limited(inner_threads: int | None, where: str) -> None:
 
 
 class _Limits:
-    """The limits of the libraries that are loaded in this process, and how many threads they had without."""
+    """The limits of the libraries loaded in this process, and their numbers of threads before."""
 
     def __init__(self) -> None:
         self._libraries: list[Any] = []
@@ -184,7 +184,7 @@ class _Limits:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew; the other threads are not in a forked child."""
+        """Replace the lock in a forked child, which has no other threads."""
         self._lock = threading.RLock()
         self._running = 0
 
@@ -221,7 +221,7 @@ class _Limits:
                     _set(library, allowed)
 
     def _find_libraries(self) -> None:
-        """Find the libraries that are loaded; again only when modules were imported, since it takes milliseconds."""
+        """Find the loaded libraries. This takes milliseconds, so it is repeated only after modules were imported."""
         if self._modules_seen == len(sys.modules) or _BRING_LIBRARIES.isdisjoint(sys.modules):
             return
         try:
@@ -234,7 +234,7 @@ class _Limits:
 
 def _set(library: Any, number: int) -> None:
     library.set_num_threads(number)
-    # A thread that limits OpenBLAS keeps all others from it, also the one that will lift the limit.
+    # The thread that limits OpenBLAS excludes all others, including the one that will lift the limit.
     let_others = getattr(library, "clear_controlling_thread", None)
     if let_others is not None:
         let_others()

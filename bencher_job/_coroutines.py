@@ -3,7 +3,7 @@
     await f(x): key -> in memory: the value
                     └> a thread: look up, join or run -> a task of this loop, or the executor -> commit -> the value
 
-Who is cancelled leaves the others waiting. The last of them takes the run along, and waits until it has ended.
+Cancelling one caller leaves the others waiting. Cancelling the last one cancels the run, and waits for its end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["CachedCoroutineFunction", "coroutine_of"]
 def coroutine_of(
     cache: JobFunctionCache, args: tuple[Any, ...], kwargs: dict[str, Any], *, fresh: bool = False
 ) -> Coroutine[Any, Any, Any]:
-    """Make the coroutine of a call; a fresh one is computed anew and replaces what was remembered.
+    """Make the coroutine of a call; with `fresh` the function runs again and its result replaces the stored one.
 
     Raises:
         TypeError: when the arguments don't fit the function, unless its code has not been read yet.
@@ -60,8 +60,8 @@ async def _awaited(
 
 
 async def _value_of(future: JobFuture[Any]) -> Any:
-    """Await a future; who is cancelled and was the last to wait for its run waits until that has ended as well."""
-    import asyncio  # takes long to import, and is imported where loops run
+    """Await a future. If the last waiter of a run is cancelled, wait for the end of the run too."""
+    import asyncio  # slow to import, and already imported where a loop runs
 
     try:
         await future.until_done()
@@ -72,17 +72,17 @@ async def _value_of(future: JobFuture[Any]) -> Any:
 
 
 class _Awaited(CachedCalls[..., Any]):
-    """What is different for a coroutine function, bound or not."""
+    """The methods that differ for coroutine functions, bound or not."""
 
     __slots__ = ()
 
     def refresh(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """Compute a call anew, replace what was remembered, and give the value, to be awaited."""
+        """Compute a call again and replace the stored result. Await the value."""
         return coroutine_of(self._self_cache, self._with_bound(args), kwargs, fresh=True)
 
     def map(self, *iterables: Any, ordered: bool = True, buffersize: int | None = None) -> Any:
-        """Give the values for the arguments that the iterables bring, in an asynchronous iterator."""
-        from ._sweeps.bulk import stream_in_loop  # takes long to import
+        """Return an asynchronous iterator over the values for the arguments in the iterables."""
+        from ._sweeps.bulk import stream_in_loop  # slow to import
 
         return stream_in_loop(
             self._self_cache, iterables, self._with_bound, ordered=ordered, buffersize=buffersize
@@ -90,7 +90,7 @@ class _Awaited(CachedCalls[..., Any]):
 
 
 class BoundCachedCoroutineFunction(_Awaited, BoundCachedFunction[..., Any]):
-    """A cached coroutine function as an instance or a class gives it."""
+    """A cached coroutine function bound to an instance or a class."""
 
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
@@ -111,8 +111,8 @@ class CachedCoroutineFunction(_Awaited, CachedFunction[..., Any]):
         return lambda *args, **kwargs: coroutine_of(cache, args, kwargs)
 
 
-# What `inspect.iscoroutinefunction` looks for in an object that isn't a function, from Python 3.12 on. Its name is
-# private and not the same everywhere, so it is taken from a function that has been marked.
+# The mark that `inspect.iscoroutinefunction` looks for in objects that aren't functions, from Python 3.12 on. Its name
+# is private and varies between versions, so it is copied from a marked function.
 _mark = getattr(inspect, "markcoroutinefunction", None)
 for _name, _value in () if _mark is None else vars(_mark(lambda: None)).items():
     setattr(_Awaited, _name, _value)

@@ -1,8 +1,8 @@
-"""Why a call is a hit or a miss, and how to accept results of earlier code.
+"""Explain why a call is a hit or a miss, and adopt results of earlier code.
 
     own entry -> removed entry -> same arguments, other code -> same code, other arguments -> other code -> first call
 
-It computes nothing and changes nothing.
+`explain` looks for the first of these that applies. It computes nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ._errors import BencherJobError, warn_caller
-from ._keys import KEY_VERSION, Edition, Identity, PastEdition
+from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, short_form
 from ._stores import Entry, Found, Gone, Miss, Store
@@ -42,14 +42,14 @@ __all__ = [
 
 
 NOT_IN_KEY: Final = "not in the key"
-"""What stands for a version where a distribution doesn't count."""
+"""Replaces the version of a distribution that is not part of the key."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{16}|not tracked")
 _MISSING: Final = object()
 
 
-def code_changes(before: PastEdition, now: PastEdition) -> tuple[CodeChange, ...]:
-    """Tell the parts of the code that are not what they were, with the differences of their texts."""
+def code_changes(before: StoredFunctionVersion, now: StoredFunctionVersion) -> tuple[CodeChange, ...]:
+    """List the functions, classes and globals that changed, with diffs of their source."""
     return tuple(
         CodeChange(name, _kind(old, new), _diff(name, before.sources.get(name), now.sources.get(name)))
         for name, old, new in _changed(before, now)
@@ -57,8 +57,10 @@ def code_changes(before: PastEdition, now: PastEdition) -> tuple[CodeChange, ...
     )
 
 
-def distribution_changes(before: PastEdition, now: PastEdition) -> tuple[tuple[str, str, str], ...]:
-    """Tell the installed distributions whose versions are not what they were: name, version then, version now."""
+def distribution_changes(
+    before: StoredFunctionVersion, now: StoredFunctionVersion
+) -> tuple[tuple[str, str, str], ...]:
+    """List the distributions whose versions changed: name, version then, version now."""
     return tuple(
         (name, old or NOT_IN_KEY, new or NOT_IN_KEY)
         for name, old, new in _changed(before, now)
@@ -66,12 +68,14 @@ def distribution_changes(before: PastEdition, now: PastEdition) -> tuple[tuple[s
     )
 
 
-def is_same_code(before: PastEdition, now: PastEdition) -> bool:
-    """Whether nothing but versions of distributions differs."""
+def is_same_code(before: StoredFunctionVersion, now: StoredFunctionVersion) -> bool:
+    """Whether only versions of distributions differ."""
     return not any(_is_code(old, new) for _, old, new in _changed(before, now))
 
 
-def _changed(before: PastEdition, now: PastEdition) -> Iterator[tuple[str, str | None, str | None]]:
+def _changed(
+    before: StoredFunctionVersion, now: StoredFunctionVersion
+) -> Iterator[tuple[str, str | None, str | None]]:
     for name in sorted({*before.manifest, *now.manifest}):
         old, new = before.manifest.get(name), now.manifest.get(name)
         if old != new:
@@ -91,7 +95,7 @@ def _kind(old: str | None, new: str | None) -> str:
 def _diff(name: str, before: str | None, now: str | None) -> str:
     if before == now or (before is None and now is None):
         return ""
-    import difflib  # takes long to import, and few programs ask
+    import difflib  # slow to import, and rarely needed
 
     lines = difflib.unified_diff(
         (before or "").splitlines(), (now or "").splitlines(), f"{name}, then", f"{name}, now", lineterm=""
@@ -105,10 +109,10 @@ def argument_changes(
     ignored: Collection[str],
     attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]] = ({}, {}),
 ) -> tuple[ArgumentChange, ...]:
-    """Tell the arguments that are not what they were, as records show them.
+    """List the arguments that changed, as records show them.
 
-    Where all look the same, those are told of which a record shows only a short text, and of these the ones with an
-    attribute that differs where there are such: `attributes` has what these were then and are now.
+    Where all look the same, list those that a record shows as a short text, or of these the ones with an attribute
+    that differs. `attributes` maps attribute paths to digests, of the earlier call and of this one.
     """
     differing = _differing(*attributes)
     names = [name for name in {**now, **before} if name not in ignored]
@@ -128,7 +132,7 @@ def argument_changes(
 
 
 def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, list[str]]:
-    """List the attributes that differ by argument; none where those of one of the two calls are not known."""
+    """List the differing attributes by argument; empty where the attributes of one call are unknown."""
     differing: dict[str, list[str]] = {}
     if before and now:
         for path in sorted(before.keys() | now.keys()):
@@ -139,20 +143,19 @@ def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[st
 
 
 def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
-    """Count the arguments that look the same in two records."""
+    """Count the arguments that look the same in both records."""
     return sum(
         _are_same(value, now.get(name, _MISSING)) for name, value in before.items() if name not in ignored
     )
 
 
 def _are_same(before: object, now: object) -> bool:
-    return type(before) is type(now) and repr(before) == repr(
-        now
-    )  # of floats it tells NaN and the sign of zero
+    # The repr of floats distinguishes the sign of zero, and NaN equals itself.
+    return type(before) is type(now) and repr(before) == repr(now)
 
 
 class Cause(StrEnum):
-    """Why a call is a hit or a miss; the value says it in words."""
+    """Why a call is a hit or a miss. The value is a phrase for people."""
 
     HIT = "it is remembered"
     IN_FLIGHT = "it is running now"
@@ -175,7 +178,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArgumentChange:
-    """An argument that the nearest entry had another value of, as records show it."""
+    """An argument whose value differs from the nearest entry's, as records show it."""
 
     ABSENT: ClassVar[str] = "(not given)"
 
@@ -183,40 +186,37 @@ class ArgumentChange:
     before: Any
     now: Any
     attributes: tuple[str, ...] = ()
-    """Attributes of it that differ, as far as those of the other call are kept."""
+    """The attributes that differ, as far as those of the other call are kept."""
 
     def __str__(self) -> str:
         if type(self.before) is type(self.now) and repr(self.before) == repr(self.now):
             attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
-            another = "its value is another, or the code of its class"
+            change = "its value or the code of its class differs"
             if attributes:
-                another = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
-            return f"{self.name}: it looks the same, {self.now}; {another}"
+                change = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
+            return f"{self.name}: it looks the same, {self.now}; {change}"
         return f"{self.name}: {self.before!r} -> {self.now!r}"
 
 
 @dataclass(frozen=True, slots=True)
 class CodeChange:
-    """A function, a class or a global that is not what it was."""
+    """A function, a class or a global that changed."""
 
     name: str
     kind: str
     """"changed", "new" or "gone"."""
     diff: str
-    """Unified diff of its text; empty where that is the same, or not at hand."""
+    """Unified diff of its source; empty if the source is the same or not available."""
 
     def __str__(self) -> str:
         if not self.diff and self.kind == "changed":
-            return f"{self.name}: its text is the same or not at hand; a value that it holds may be another"
+            return f"{self.name}: its source is the same or not available; a value that it holds may differ"
         return f"{self.name}: {self.kind}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Why a call is a hit, or would be a miss.
-
-    `print` it, or show it in a notebook; the fields hold what it says.
-    """
+    """Why a call is a hit, or would be a miss. `print` it, or show it in a notebook."""
 
     key: str
     """The job key."""
@@ -226,7 +226,7 @@ class Explanation:
     """Arguments by name, as records show them."""
     cause: Cause
     record: Record | None = None
-    """Of the call's own entry, or of the nearest."""
+    """The record of the call's own entry, or of the nearest."""
     at: datetime | None = None
     """When the entry was removed, in UTC."""
     reason: str = ""
@@ -234,13 +234,13 @@ class Explanation:
     arguments_changed: tuple[ArgumentChange, ...] = ()
     code_changed: tuple[CodeChange, ...] = ()
     distributions_changed: tuple[tuple[str, str, str], ...] = ()
-    """Installed distributions in the key with another version since: name, then, now."""
+    """Installed distributions in the key whose version changed: name, version then, version now."""
     version_changed: tuple[str, str] | None = None
-    """The version of the nearest entry, and the present one."""
+    """The `version` option of the nearest entry, and the present one."""
     parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     """The parameters that entered the key of the nearest entry, and those that do now."""
     untracked: tuple[str, ...] = field(default=())
-    """Globals that the function reads and no key can be made of, so that no change of them is noticed."""
+    """Globals that the function reads but that can't be part of the key, so their changes go unnoticed."""
 
     @property
     def is_hit(self) -> bool:
@@ -255,14 +255,14 @@ class Explanation:
         return f"{self.function}({arguments}): {verdict}, {self.cause.value}"
 
     def facts(self) -> Iterator[str]:
-        """What there is to say besides, a line each."""
+        """The details, one line each."""
         if self.at is not None:
             yield f"removed on {self.at:%Y-%m-%d %H:%M:%S} UTC"
         if self.reason:
             yield self.reason
         if self.record is not None:
             own = self.record.key == self.key
-            yield f"{'computed' if own else 'nearest entry: computed'} {_told(self.record)}"
+            yield f"{'computed' if own else 'nearest entry: computed'} {_run_text(self.record)}"
         yield from map(str, self.arguments_changed)
         if self.version_changed is not None:
             yield f"version: {self.version_changed[0] or 'none'} -> {self.version_changed[1] or 'none'}"
@@ -280,8 +280,8 @@ class Explanation:
         return "\n  ".join((self.headline, *self.facts())) + diffs
 
     def __rich__(self) -> RenderableType:
-        """Show it in colours, where rich prints it."""
-        from rich.console import Group  # only rich asks, so it is there
+        """Render in colours for rich."""
+        from rich.console import Group  # only rich calls this, so it is installed
         from rich.syntax import Syntax
         from rich.text import Text
 
@@ -294,7 +294,7 @@ class Explanation:
         return Group(head, *(Text("  " + fact) for fact in self.facts()), *diffs)
 
     def _repr_html_(self) -> str:
-        import html  # takes long to import, and only a notebook asks
+        import html  # slow to import, and only notebooks need it
 
         colour = "#1a7f37" if self.is_hit else "#9a6700"
         facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.facts())
@@ -306,7 +306,7 @@ class Explanation:
         return f"<div><b style='color:{colour}'>{html.escape(self.headline)}</b><ul>{facts}</ul>{diffs}</div>"
 
 
-def _told(record: Record) -> str:
+def _run_text(record: Record) -> str:
     tag = f", tag {record.tag}" if record.tag else ""
     return (
         f"on {record.created:%Y-%m-%d %H:%M:%S} UTC in {record.seconds:.3g} s, {record.size} bytes, by process "
@@ -322,11 +322,11 @@ def _coloured(diff: str) -> str:
     return "\n".join(lines)
 
 
-for _public in (Cause, Explanation):  # which the package imports when they are asked for
+for _public in (Cause, Explanation):  # the package imports them on first use
     _public.__module__ = __package__
 
 ENTRIES_COMPARED: Final = 2000
-"""How many entries of an edition, the latest, the nearest is looked for among."""
+"""How many of the latest entries of an edition are searched for the nearest."""
 
 _GONE: Final = {
     "cleared": Cause.CLEARED,
@@ -340,14 +340,14 @@ _GONE: Final = {
 def explain(
     store: Store,
     identity: Identity,
-    edition: Edition,
+    edition: FunctionVersion,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
     attributes: Callable[[str], Mapping[str, bytes]] = lambda key: {},  # noqa: ARG005
 ) -> Explanation:
     """Explain one call of a function, by its key and its named arguments.
 
-    `attributes` gives what the attributes of the arguments were of a call of this process, by its key.
+    `attributes` returns the attributes of a call's arguments by the call's key, as far as they are known.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -371,7 +371,7 @@ def explain(
         return plain
     other = nearest[1].key
     seen = attributes(other) or store.history.attributes(other), attributes(key)
-    return _compared(plain, *nearest, edition.as_past(), ignored, seen)
+    return _compared(plain, *nearest, edition.as_stored(), ignored, seen)
 
 
 def _cause_of(found: Found) -> Cause:
@@ -381,9 +381,13 @@ def _cause_of(found: Found) -> Cause:
 
 
 def _nearest(
-    store: Store, bound: bytes, edition: Edition, arguments: Mapping[str, Any], ignored: Collection[str]
-) -> tuple[PastEdition, Record] | None:
-    """Find the entry that this call would have hit, had less changed."""
+    store: Store,
+    bound: bytes,
+    edition: FunctionVersion,
+    arguments: Mapping[str, Any],
+    ignored: Collection[str],
+) -> tuple[StoredFunctionVersion, Record] | None:
+    """Find the entry that is nearest to this call."""
     history = store.history
     editions = {past.prefix: past for past in history.editions(edition.function)}
     for prefix, record in history.with_arguments(edition.function, bound):
@@ -399,16 +403,16 @@ def _nearest(
 
 
 def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[str]) -> tuple[int, int]:
-    """Rank a record by the arguments that are equal, then by how few it has that the call doesn't: a repeat, say."""
+    """Rank a record by its equal arguments, then by how few arguments it has that the call lacks, such as a repeat."""
     equal = equal_arguments(record.arguments, arguments, ignored)
     return equal, -len(record.arguments.keys() - arguments.keys())
 
 
 def _compared(
     explanation: Explanation,
-    before: PastEdition,
+    before: StoredFunctionVersion,
     record: Record,
-    now: PastEdition,
+    now: StoredFunctionVersion,
     ignored: Collection[str],
     attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]],
 ) -> Explanation:
@@ -442,15 +446,16 @@ def _compared(
 
 
 ENTRIES_AT_ONCE: Final = 200
+"""How many entries `adopt` copies in one transaction."""
 
 
 class EarlierVersions:
-    """The results of a function as it stands that were computed with other versions of its libraries."""
+    """Results of a function with the same code that were computed with other versions of its libraries."""
 
-    def __init__(self, store: Store, edition: Edition) -> None:
+    def __init__(self, store: Store, edition: FunctionVersion) -> None:
         self.edition = edition
         self._store = store
-        now, history = edition.as_past(), store.history
+        now, history = edition.as_stored(), store.history
         known = history.known_editions(edition.function)
         self._upgrades = [
             (past, ", ".join(upgraded))
@@ -463,7 +468,7 @@ class EarlierVersions:
         return bool(self._upgrades)
 
     def warning(self, bound: bytes) -> str | None:
-        """Say so if they have the result of a call that misses, or if there are no others yet."""
+        """Return a warning if an earlier version has the result of this miss, or if there are no newer results yet."""
         if bound.startswith(WITH_CODE):  # its key can't be translated
             return None
         edition, store = self.edition, self._store
@@ -484,7 +489,7 @@ class EarlierVersions:
         return None
 
 
-def _upgraded(past: PastEdition, now: PastEdition) -> list[str]:
+def _upgraded(past: StoredFunctionVersion, now: StoredFunctionVersion) -> list[str]:
     return [
         f"{name} {before} -> {after}"
         for name, before, after in distribution_changes(past, now)
@@ -492,13 +497,13 @@ def _upgraded(past: PastEdition, now: PastEdition) -> list[str]:
     ]
 
 
-def _is_same_but_for_libraries(past: PastEdition, now: PastEdition) -> bool:
+def _is_same_but_for_libraries(past: StoredFunctionVersion, now: StoredFunctionVersion) -> bool:
     alike = past.key_version, past.version, past.parameters
     return alike == (now.key_version, now.version, now.parameters) and is_same_code(past, now)
 
 
-def adopt(store: Store, edition: Edition, fingerprint: str | None) -> int:
-    """Copy the entries of an earlier edition to the keys that their calls have now, and give how many were copied.
+def adopt(store: Store, edition: FunctionVersion, fingerprint: str | None) -> int:
+    """Copy the entries of an earlier edition to the present keys of their calls. Return how many were copied.
 
     Raises:
         BencherJobError: when no earlier edition has entries, or its keys can't be translated.
@@ -521,14 +526,14 @@ def adopt(store: Store, edition: Edition, fingerprint: str | None) -> int:
     return adopted
 
 
-def _earlier(store: Store, edition: Edition, fingerprint: str | None) -> PastEdition | None:
+def _earlier(store: Store, edition: FunctionVersion, fingerprint: str | None) -> StoredFunctionVersion | None:
     earlier = _earlier_editions(store, edition)
     if fingerprint is not None:
         named = [past for past in earlier if past.fingerprint.startswith(fingerprint)]
         if len({past.fingerprint for past in named}) != 1:
             raise BencherJobError(
-                f"fingerprint={fingerprint!r} is that of {'several' if named else 'no'} earlier code of "
-                f"{edition.function} with entries. Those have {_listed(earlier)}."
+                f"fingerprint={fingerprint!r} matches {'several earlier versions' if named else 'no earlier version'} "
+                f"of {edition.function} with entries. Use one of: {_listed(earlier)}."
             )
         earlier = named
     past = _latest(earlier, edition)
@@ -537,25 +542,25 @@ def _earlier(store: Store, edition: Edition, fingerprint: str | None) -> PastEdi
     return past
 
 
-def _earlier_editions(store: Store, edition: Edition) -> list[PastEdition]:
+def _earlier_editions(store: Store, edition: FunctionVersion) -> list[StoredFunctionVersion]:
     present = edition.fingerprint.digest.hex()
     return [past for past in store.history.editions(edition.function) if past.fingerprint != present]
 
 
-def _latest(earlier: list[PastEdition], edition: Edition) -> PastEdition | None:
+def _latest(earlier: list[StoredFunctionVersion], edition: FunctionVersion) -> StoredFunctionVersion | None:
     same_version = [past for past in earlier if past.version == edition.version]
     return next(iter(same_version or earlier), None)
 
 
-def _listed(editions: list[PastEdition]) -> str:
+def _listed(editions: list[StoredFunctionVersion]) -> str:
     return ", ".join(past.fingerprint[:16] for past in editions) or "none"
 
 
-def _check_translatable(past: PastEdition, edition: Edition) -> None:
+def _check_translatable(past: StoredFunctionVersion, edition: FunctionVersion) -> None:
     for what, before, now in (
-        ("the version", past.version or "none", edition.version or "none"),
-        ("what enters the key of the arguments", ", ".join(past.parameters), ", ".join(edition.parameters)),
-        ("the version of how keys are made", past.key_version, KEY_VERSION),
+        ("its version", past.version or "none", edition.version or "none"),
+        ("the list of parameters in the key", ", ".join(past.parameters), ", ".join(edition.parameters)),
+        ("the key version", past.key_version, KEY_VERSION),
     ):
         if before != now:
             raise BencherJobError(
@@ -564,12 +569,12 @@ def _check_translatable(past: PastEdition, edition: Edition) -> None:
             )
 
 
-def _copied(store: Store, bindings: list[tuple[str, bytes]], edition: Edition) -> Iterator[Entry]:
+def _copied(store: Store, bindings: list[tuple[str, bytes]], edition: FunctionVersion) -> Iterator[Entry]:
     for old, bound in bindings:
         key = join_key(bound, edition.prefix)
         if store.has(key):
             continue
         known, hit = store.history.examine(old), store.get(old)
         if isinstance(hit, Miss) or not isinstance(known, Found) or known.record is None:
-            continue  # damaged or removed meanwhile, which was warned of
+            continue  # damaged or removed since, and a warning said so
         yield Entry(hit.payload, replace(known.record, key=key), bound, edition, is_copy=True)

@@ -1,4 +1,4 @@
-"""Make folders and files for their owner only, while other processes make or remove the same folders."""
+"""Make folders and files that only their owner can read, even while other processes make or remove them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 __all__ = ["make_private", "owner_only"]
 
 _ATTEMPTS: Final = 100
-"""How often a folder is made that others go on removing."""
+"""How often to try to make a folder that other processes keep removing."""
 
 
 def make_private(folder: str | os.PathLike[str]) -> bool:
-    """Make a folder, and those above it, for the owner only; whether it is new.
+    """Make a folder and its parents, readable by the owner only. Return whether it is new.
 
-    A folder that others remove because it is empty, or with all that is in it, is made again.
+    A folder that another process removes in between is made again.
 
     Raises:
-        OSError: when it can't be made, or others go on removing it.
+        OSError: when it can't be made, or other processes keep removing it.
     """
     path = os.path.abspath(folder)
     for _ in range(_ATTEMPTS - 1):
@@ -30,7 +30,7 @@ def make_private(folder: str | os.PathLike[str]) -> bool:
 
 
 def owner_only(path: str, flags: int) -> int:
-    """Open a file for `open(..., opener=owner_only)`, so that nobody else may read a new one."""
+    """Open a file so that only the owner can read a new one, as in `open(..., opener=owner_only)`."""
     return os.open(path, flags, 0o600)
 
 

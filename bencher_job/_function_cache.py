@@ -26,8 +26,8 @@ from ._errors import warn_caller
 from ._executors import Executors
 from ._future import JobFuture
 from ._inside import is_inside
-from ._job import Held, Job, check_text
-from ._keys import UNCHANGEABLE, CodeScope, Edition, Identity, JobKeys, qualified_name
+from ._job import ArgumentSnapshot, Job, check_text
+from ._keys import UNCHANGEABLE, CodeScope, FunctionVersion, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
 from ._options import DEFAULT_CACHE_NAME
@@ -134,7 +134,9 @@ def _is_flat_tuple(value: object) -> bool:
     return type(value) is tuple and UNCHANGEABLE.issuperset(map(type, value))
 
 
-def learn(cache: JobFunctionCache, call: bytes, edition: Edition | None, key: str, value: object) -> None:
+def learn(
+    cache: JobFunctionCache, call: bytes, edition: FunctionVersion | None, key: str, value: object
+) -> None:
     """Answer a call by its bytes from now on, if an entry in memory has answered it twice, just now with this value."""
     epoch, memory = cache.memory()
     kept = None if memory is None else memory.shelf.kept(key)
@@ -261,7 +263,7 @@ class JobFunctionCache(FutureCache):
 
     def held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Copy the arguments of a call that a thread makes a job of, as far as that is quick."""
-        return Held().call(*self.keys.anchored(args, kwargs), self.keys.ignored)
+        return ArgumentSnapshot().call(*self.keys.anchored(args, kwargs), self.keys.ignored)
 
     def makes_quick_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the key of a call takes microseconds: the code has been read, and the arguments are few and small."""
@@ -345,7 +347,7 @@ class JobFunctionCache(FutureCache):
         explanation = explain(
             store,
             identity,
-            keys.edition,
+            keys.function_version,
             keys.binder.arguments(args, kwargs),
             keys.ignored,
             keys.attributes,
@@ -372,7 +374,7 @@ class JobFunctionCache(FutureCache):
         """
         from ._explain import adopt  # few programs adopt anything
 
-        return adopt(self.cache, self.keys.edition, fingerprint)
+        return adopt(self.cache, self.keys.function_version, fingerprint)
 
     def clear_cache(self) -> int:
         """Forget all results of this function, with their media; how many there were."""

@@ -1,4 +1,4 @@
-"""The future of one job."""
+"""The future of a job."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _text
 from ._errors import BencherJobError, warn_caller
-from ._executors import told
+from ._executors import error_text
 from ._inside import refuse_inside
 from ._job import Job
 from ._light_future import LightFuture
-from ._loops import aside, in_thread, until_ended
+from ._loops import await_in_thread, run_in_thread, until_ended
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,15 +27,15 @@ R = TypeVar("R")
 
 
 class Settles(ABC):
-    """Keeps results under their jobs' keys, and then resolves the jobs' futures."""
+    """A cache that stores the results of jobs, and then resolves the jobs' futures."""
 
     @abstractmethod
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
-        """Be told, on a thread that must not be kept, that an engine's future is done."""
+        """Handle the end of an engine's future. Must not block its thread."""
 
     @abstractmethod
     def keep(self, future: JobFuture[Any], value: Any) -> None:
-        """Keep a value and resolve the future with it, in this thread."""
+        """Store a value and resolve the future with it, in this thread."""
 
     def resolves_here(self) -> bool:
         """Whether this thread is the one that resolves futures."""
@@ -43,10 +43,10 @@ class Settles(ABC):
 
 
 class _ForeignCache(Settles):
-    """A cache that isn't ours: a mutable mapping, or a `diskcache.Cache`, which takes tags.
+    """Adapts a mutable mapping or a `diskcache.Cache`, which takes tags.
 
     Raises:
-        TypeError: when it is neither.
+        TypeError: when the cache is neither.
     """
 
     def __init__(self, cache: Any) -> None:
@@ -79,29 +79,29 @@ def _takes_tags(put: Any) -> bool:
 
 
 class Ends(Protocol):
-    """A run that is being ended."""
+    """A run that is being cancelled."""
 
     landed: Future[None] | None
-    """Done when nothing of it is left."""
+    """Done when the run has ended."""
 
     def end(self) -> bool:
-        """Ask for its end, again if it has not been heard."""
+        """Ask the run to end, again if it has not reacted."""
 
 
 class JobFuture(LightFuture[R], Generic[R]):
-    """The result of a job, now or later: a `concurrent.futures.Future`, and awaitable.
+    """The result of a job, now or later: an awaitable `concurrent.futures.Future`.
 
-    It is made of a result (`res`) or of another future (`future`). With a `cache` (a `FutureCache`, a `diskcache.Cache`
-    or any mutable mapping) the result is kept under the job's key before this future resolves. Where it can't be kept,
-    a `CacheWarning` says so.
+    Give it a result (`res`) or another future (`future`). With a `cache` (a `FutureCache`, a `diskcache.Cache` or any
+    mutable mapping) the result is stored under the job's key before this future resolves; a `CacheWarning` says so
+    if it can't be stored.
 
     Raises:
-        TypeError: when it is made of neither or both, or the cache is something else.
+        TypeError: when neither or both of `res` and `future` are given, or the cache is of another type.
 
     Attributes:
         job: the job.
-        cached: whether the result was remembered rather than computed. Of a future that is not done it is False,
-            since its job waits or runs; in an event loop, where a thread looks results up, it waits for that thread.
+        cached: whether the result was remembered rather than computed; False while the job waits or runs. In an event
+            loop, where a thread looks results up, reading it waits for that thread.
 
     >>> future = JobFuture(Job("sum", sum, {}, job_key="k", positional=([1, 2],)), res=3)
     >>> future.result(), future.cached
@@ -110,10 +110,10 @@ class JobFuture(LightFuture[R], Generic[R]):
 
     cached = False
     took_along: Ends | None = None
-    """The run that ends as this future was cancelled, because nobody else waits for it."""
+    """The run that cancelling this future ends, because nothing else waits for it."""
     _on_cancel: Callable[[JobFuture[R]], bool] | None = None
     _resolves_here: Callable[[], bool] | None = None
-    _told_of_cancel = False
+    _has_notified_cancel = False
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class JobFuture(LightFuture[R], Generic[R]):
         cache: Any = None,
     ) -> None:
         if (res is ...) == (future is None):
-            raise TypeError("JobFuture takes either a result (res=) or a future (future=), and not both.")
+            raise TypeError("JobFuture takes either a result (res=) or a future (future=), not both.")
         keeper = cache if cache is None or isinstance(cache, Settles) else _ForeignCache(cache)
         super().__init__()
         self.job = job
@@ -143,14 +143,16 @@ class JobFuture(LightFuture[R], Generic[R]):
             self._kept(given, lambda: keeper.keep(self, res))
 
     def _kept(self, done: Future[Any], keep: Callable[[], None]) -> None:
-        """Have a cache keep what another future has ended with; whatever goes wrong there, end as that one has."""
+        """Let a cache store the outcome of another future. If that fails, end as the other future did."""
         try:
             keep()
         except BaseException as problem:
             self.follow(done)
             if not isinstance(problem, Exception):
                 raise
-            warn_caller(f"The result of {self.job!r} can't be kept ({told(problem)}). The caller gets it.")
+            warn_caller(
+                f"The result of {self.job!r} can't be kept ({error_text(problem)}). The caller gets it."
+            )
 
     @classmethod
     def pending(
@@ -159,9 +161,9 @@ class JobFuture(LightFuture[R], Generic[R]):
         on_cancel: Callable[[JobFuture[R]], bool],
         resolves_here: Callable[[], bool] | None = None,
     ) -> JobFuture[R]:
-        """Make a future that somebody will resolve; `on_cancel` says whether it may still be cancelled.
+        """Make a pending future. `on_cancel` returns whether it may still be cancelled.
 
-        `resolves_here` says whether the thread that asks is the one that will resolve it.
+        `resolves_here` returns whether the calling thread is the one that will resolve it.
         """
         future = cls.__new__(cls)
         LightFuture.__init__(future)
@@ -178,7 +180,7 @@ class JobFuture(LightFuture[R], Generic[R]):
         return future
 
     def follow(self, done: Future[R]) -> None:
-        """End as another future has ended; what asking it raises is the exception of this one."""
+        """End as another future did. An exception from reading it becomes the exception of this one."""
         value: Any = None
         error: BaseException | None
         try:
@@ -187,7 +189,7 @@ class JobFuture(LightFuture[R], Generic[R]):
             error = CancelledError() if done.cancelled() else done.exception()
             if error is None:
                 value = done.result()
-        except BaseException as problem:  # noqa: BLE001 - else this one would be pending for ever
+        except BaseException as problem:  # noqa: BLE001 - or this future would stay pending
             error = problem
         if error is None:
             self.resolve(value)
@@ -195,14 +197,14 @@ class JobFuture(LightFuture[R], Generic[R]):
             self.fail(error)
 
     def resolve(self, value: R) -> None:
-        """Set the result, unless the future was cancelled meanwhile."""
+        """Set the result, unless the future was cancelled."""
         try:
             self.set_result(value)
         except InvalidStateError:
             return
 
     def fail(self, error: BaseException) -> None:
-        """Set the exception, unless the future was cancelled meanwhile; a cancelled run cancels it."""
+        """Set the exception, unless the future was cancelled. A `CancelledError` cancels the future."""
         if isinstance(error, CancelledError):
             self._give_up()
             return
@@ -212,10 +214,10 @@ class JobFuture(LightFuture[R], Generic[R]):
             return
 
     def result(self, timeout: float | None = None) -> R:
-        """Give the result, or raise the job's exception, once it is there.
+        """Wait for the job, and return its result or raise its exception.
 
         Raises:
-            TimeoutError: when it is not there after so many seconds.
+            TimeoutError: when the job has not ended after `timeout` seconds.
             BencherJobError: in a callback of a future, whose thread would wait for itself.
         """
         if timeout is None:
@@ -223,24 +225,24 @@ class JobFuture(LightFuture[R], Generic[R]):
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Give the job's exception, or None, once it has ended; else as `result`."""
+        """Wait for the job, and return its exception or None. Raises as `result` does."""
         if timeout is None:
             self.refuse_to_wait_here()
         return super().exception(timeout)
 
     def refuse_to_wait_here(self) -> None:
-        """Refuse to wait for it in the thread that will resolve it."""
+        """Raise if this is the thread that will resolve the future, where waiting would deadlock."""
         if self.done():
             return
         refuse_inside("To wait for a future")
         if self._resolves_here is not None and self._resolves_here():
             raise BencherJobError(
-                f"{self.job!r} is in flight, and a callback of a future can't wait for it. Submit it, and go on in a "
+                f"{self.job!r} is running, and a callback of a future can't wait for it. Submit it, and continue in a "
                 f"callback of its own future."
             )
 
     def cancel(self) -> bool:
-        """Cancel the job if it has not begun; others who wait for the same job keep it going.
+        """Cancel the job if it has not started. Other waiters of the same job keep it going.
 
         Returns whether the future is cancelled.
         """
@@ -254,8 +256,8 @@ class JobFuture(LightFuture[R], Generic[R]):
         if not super().cancel():
             return False
         with self._condition:
-            told, self._told_of_cancel = self._told_of_cancel, True
-        if not told:
+            has_notified, self._has_notified_cancel = self._has_notified_cancel, True
+        if not has_notified:
             self.set_running_or_notify_cancel()
         return True
 
@@ -263,26 +265,26 @@ class JobFuture(LightFuture[R], Generic[R]):
         return self._awaited().__await__()
 
     async def _awaited(self) -> R:
-        import asyncio  # takes long to import; who awaits has it already
+        import asyncio  # slow to import, and already imported where a loop runs
 
         try:
             await self.until_done()
         except asyncio.CancelledError:
-            aside(self.cancel)  # which may end a process
+            run_in_thread(self.cancel)  # which may end a process
             raise
         if self.cancelled():
             raise asyncio.CancelledError
         return self.result()
 
     async def end(self) -> None:
-        """Cancel it in an event loop, and wait until nothing is left of the run that it takes along."""
-        await in_thread(self.cancel)  # which may end a process
+        """Cancel the job from an event loop, and wait for the end of a run that this cancels."""
+        await await_in_thread(self.cancel)  # which may end a process
         run = self.took_along
         if run is not None and run.landed is not None:
             await until_ended(run.landed, run.end)
 
     async def until_done(self) -> None:
-        """Wait in an event loop until it has ended; who is cancelled meanwhile cancels nothing else."""
+        """Wait in an event loop until the job has ended. Cancelling this wait cancels nothing else."""
         import asyncio
 
         if self.done():
@@ -301,7 +303,7 @@ class JobFuture(LightFuture[R], Generic[R]):
 
 
 class InLineResult:
-    """What a job gives to the thread that runs it in line: a future without a lock, since nobody else knows of it.
+    """The outcome of a job that the calling thread runs in line: a future that needs no lock.
 
     Attributes:
         job: the job.
@@ -325,20 +327,20 @@ class InLineResult:
         self._error = error
 
     def result(self) -> Any:
-        """Give the value, or raise the exception, once the job has run."""
+        """Return the value or raise the exception of a job that has run."""
         if self._error is not None:
             raise self._error
         return self._value
 
 
 def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:
-    """Let go on who awaits in a loop, from any thread."""
+    """Wake a waiter in an event loop, from any thread."""
     try:
-        loop.call_soon_threadsafe(_let_go_on, waiter)
-    except RuntimeError:  # the loop was closed, and nobody waits in it any more
+        loop.call_soon_threadsafe(_resolve_waiter, waiter)
+    except RuntimeError:  # the loop was closed, so nothing waits in it
         return
 
 
-def _let_go_on(waiter: asyncio.Future[None]) -> None:
+def _resolve_waiter(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)

@@ -1,8 +1,10 @@
 """A job: a function, its arguments and its key, and how to run it.
 
-numbers, texts, functions, ...                     themselves
-lists, dicts, sets, arrays, and tuples of such     copies, unless they are large
-what else there is                                 themselves, and to be looked at again
+While a job waits, it holds a snapshot of its arguments:
+
+    numbers, strings, functions, ...                   the objects themselves
+    lists, dicts, sets, arrays, and tuples of these    copies, unless they are large
+    anything else                                      the objects themselves, keyed again before the job runs
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._inside import runs_jobs
-from ._keys import Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
+from ._keys import FunctionVersion, Identity, JobKeys, anchored_call, function_version_of, identity_of
 from ._keys.fingerprint import libraries_in_arguments
 from ._keys.hashing import WITH_CODE
 from ._keys.libraries import other_versions
@@ -28,19 +30,29 @@ from ._media import RUNNING, RunningJob, running_as
 from ._text import is_writable
 
 if TYPE_CHECKING:
-    from ._keys.agreement import Agreement
+    from ._keys.code_check import CodeCheck
     from ._stores.blobs import Depository
 
-__all__ = ["Held", "Job", "Start", "can_not_change", "check_key", "check_text", "run_as", "run_job"]
+__all__ = [
+    "ArgumentSnapshot",
+    "Job",
+    "Start",
+    "can_not_change",
+    "check_key",
+    "check_text",
+    "run_as",
+    "run_job",
+]
 
 
 MOST_ITEMS: Final = 10_000
-"""How many items are copied for one job at most: copying them takes about a millisecond."""
+"""Maximum number of items copied for one job. Copying them takes about a millisecond."""
 
 LARGEST: Final = 1 << 20
-"""How many bytes of arrays are copied for one job at most, since many jobs may wait."""
+"""Maximum size in bytes of the arrays copied for one job, since many jobs may wait."""
 
 DEEPEST: Final = 100
+"""Maximum depth of nesting to which arguments are copied."""
 
 _UNCHANGING: Final = frozenset(
     {
@@ -50,14 +62,14 @@ _UNCHANGING: Final = frozenset(
     }
 )  # fmt: skip
 _UNCHANGING_TOO: Final = {"decimal": "Decimal", "fractions": "Fraction", "uuid": "UUID"}
-"""Classes by their modules, which take long to import."""
+"""Classes by their modules, which are slow to import."""
 
 _NAMED: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, Enum)
-"""What is the same thing however often it is looked at; code that changes is seen otherwise."""
+"""Types whose objects are identified by name. Changes of their code are detected by the fingerprint."""
 
 
 def can_not_change(values: Sequence[object]) -> bool:
-    """Whether all values are of types that nobody can change in place, as most arguments are."""
+    """Whether all values are of immutable types, as most arguments are."""
     kinds = set(map(type, values))
     return _UNCHANGING.issuperset(kinds) or all(map(_is_unchanging, kinds))
 
@@ -69,11 +81,11 @@ def _is_unchanging(kind: type) -> bool:
     return name is not None and getattr(sys.modules.get(kind.__module__), name, None) is kind
 
 
-class Held:
-    """Copies the arguments of one job; what stands in several places is copied once.
+class ArgumentSnapshot:
+    """Copies the arguments of one job. An object that occurs several times is copied once.
 
     Attributes:
-        is_whole: whether all that can change was copied.
+        is_whole: whether everything mutable was copied.
     """
 
     def __init__(self) -> None:
@@ -86,9 +98,9 @@ class Held:
     def call(
         self, positional: Sequence[Any], named: Mapping[str, Any], left: Collection[str]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copy the arguments of a call but for those whose names are left as they are.
+        """Copy the arguments of a call, except those named in `left`.
 
-        Where there are such names, nothing that comes by position is copied, since its name is not known here.
+        If any are named, no positional argument is copied, since its name is not known here.
         """
         if left and positional:
             self.is_whole = False
@@ -98,11 +110,11 @@ class Held:
         return args, self.named(named, left)
 
     def named(self, values: Mapping[str, Any], left: Collection[str]) -> dict[str, Any]:
-        """Copy values by their names but for those that are left as they are."""
+        """Copy named values, except those named in `left`."""
         return {name: value if name in left else self.copy(value) for name, value in values.items()}
 
     def copy(self, value: Any) -> Any:
-        """Give a copy, or the value itself where it can't change or be copied."""
+        """Return a copy, or the value itself if it is immutable or can't be copied."""
         if _is_unchanging(type(value)) or isinstance(value, _NAMED):
             return value
         if id(value) in self._made:
@@ -159,42 +171,42 @@ class Held:
         return self._note(value, value)
 
     def _note(self, value: Any, made: Any) -> Any:
-        self._made[id(value)] = value, made  # it lives on, so that its id stays its own
+        self._made[id(value)] = value, made  # the reference keeps the id from being used again
         return made
 
 
 LONGEST_KEY: Final = 16_383
-"""Characters whose UTF-8 an entry has room for in any case."""
+"""Maximum length of a key in characters: an entry has room for their UTF-8 in any case."""
 
 
 def check_text(option: str, text: str) -> None:
-    """Check that a text is one, and can be written to a store.
+    """Check that an option is a str that can be written to a store.
 
     Raises:
-        TypeError: when it is something else.
-        ValueError: when it has half of a surrogate pair, for which UTF-8 has no bytes.
+        TypeError: when it is of another type.
+        ValueError: when it has a lone surrogate, which UTF-8 can't encode.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{option}={text!r} is no text. Give a text, or leave it out.")
+        raise TypeError(f"{option} must be a str, not {type(text).__name__}")
     if not is_writable(text):
         raise ValueError(
-            f"{option}={text!r} can't be written to a store: UTF-8 has no bytes for half of a surrogate pair. Give a "
-            f"text without one."
+            f"{option}={text!r} can't be written to a store: UTF-8 can't encode a lone surrogate. Give a str without "
+            f"one."
         )
 
 
 def check_key(key: str) -> None:
-    """Check that a text can be the key of an entry.
+    """Check that a str can be the key of an entry.
 
     Raises:
-        TypeError: when it is no text.
+        TypeError: when it is not a str.
         ValueError: when it is too long, or has a character that no key may have.
     """
     check_text("job_key", key)
     if "\0" in key or len(key) > LONGEST_KEY:
         raise ValueError(
-            f"job_key={key[:80]!r} can't be the key of an entry: it has {len(key):,} characters, or a null character "
-            f"among them. Give a digest of it, such as hashlib.sha256(...).hexdigest()."
+            f"job_key={key[:80]!r} can't be the key of an entry: it has {len(key):,} characters, or a null character. "
+            f"Give a digest of it, such as hashlib.sha256(...).hexdigest()."
         )
 
 
@@ -211,18 +223,18 @@ class Start(Protocol):
 class Job:
     """One call of a function, with the key under which its result is kept.
 
-    `job_id` names the job for people, in logs and errors. `job_args` are the function's keyword arguments; what can
-    only be passed by position goes before them as `positional`. `arguments` are what records show: the arguments by the
-    names of the parameters, `job_args` unless given. Without a `job_key` the key is made of the function and
-    its arguments; the tag is never part of it. `identity` is a key together with what it was made of.
+    `job_id` names the job for people, in logs and errors. `job_args` are the keyword arguments of the function, and
+    `positional` the arguments that can only be passed by position. `arguments` are the named arguments that records
+    show, by default `job_args`. Without a `job_key` the key is made of the function and its arguments; the tag is
+    never part of it. `identity` is a key together with the inputs that it was made of.
 
-    A job pickles with its key, as far as its function and arguments do. In another process it runs only where the code
-    is the one that the key was made of.
+    A job pickles with its key if its function and arguments can be pickled. In another process it runs only if the
+    code there is the code in the key.
 
     Raises:
         UnkeyableArgument: when no key can be made of an argument.
-        TypeError: when the arguments don't fit the function.
-        ValueError: when a tag or a key is no text that can be written, or a key is too long.
+        TypeError: when the arguments don't fit the function, or the tag or key is not a str.
+        ValueError: when the tag or key can't be encoded as UTF-8, or the key is too long.
 
     >>> job = Job("first", sorted, {"reverse": True}, positional=([1, 3, 2],))
     >>> run_job(job)
@@ -261,7 +273,7 @@ class Job:
         arguments: Mapping[str, Any] | None = None,
         identity: Identity | None = None,
     ) -> None:
-        if tag != "":  # which most jobs have
+        if tag != "":  # most jobs have no tag
             check_text("tag", tag)
         self.job_id = job_id
         self.function = function
@@ -276,24 +288,24 @@ class Job:
         self.job_key, self.bound, self.edition = identity
         self.tag = tag
         self.files: tuple[tuple[object, object], ...] = ()
-        """What counts by content, with what stood for it when the key was made."""
+        """Arguments that count by content, each with its canonical form at the time of the key."""
         self.arguments = self.job_args if arguments is None else arguments
         self.media_folder: str | None = None
         self.keys: JobKeys | None = None
-        """What made the key, where that was not the function's own default."""
+        """The maker of the key, if that was not the function's default."""
         self.may_change = False
-        """Whether what it runs with is held by others too, who may change it while the job waits."""
+        """Whether the caller shares arguments with the job, and so may change them while it waits."""
         self.has_changed = False
-        """Whether it has run with other arguments than those that its key is of."""
+        """Whether it ran with arguments other than those in its key."""
         self.depository: Depository | None = None
-        """Where a worker of this machine writes a large result."""
+        """Where a worker on this machine writes a large result."""
         self.agreement = b""
-        """Of a job that was unpickled: the code that its key is of, to be found in the process that runs it."""
+        """For an unpickled job: the code in its key, which the process that runs it must have."""
         self.start: Start | None = None
         """What an engine asks before it begins the job."""
 
     def for_run(self, folder: str | None, depository: Depository | None) -> Job:
-        """Copy the job for one run, whose media go into a folder, and whose result, if it is large, to a depository."""
+        """Copy the job for one run, with a folder for its media and a place for a large result."""
         run = Job.__new__(Job)
         run.job_id, run.function, run.positional, run.job_args = (
             self.job_id,
@@ -312,7 +324,7 @@ class Job:
         return self.for_run(self.media_folder, self.depository)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Of what the key was made of, the code can't travel; a word on what it was does.
+        # The code in the key can't be pickled, so a description of it is.
         agreement = self.agreement
         if self.edition is not None:
             with_code = self.edition.fingerprint.counts_all and self.bound.startswith(WITH_CODE)
@@ -324,7 +336,7 @@ class Job:
 
     @runs_jobs
     def call(self) -> Any:
-        """Call the function with the arguments, the plain one where it is cached: the job's own cache has been asked.
+        """Call the function with the arguments. A cached function's plain one is called: the cache was checked before.
 
         Raises:
             CodeMismatch: when the job was pickled by a process with other code, or other versions of the libraries in
@@ -333,40 +345,41 @@ class Job:
         """
         function = self.function
         if self.agreement:
-            from ._keys.agreement import refuse_other_code  # takes long to import, and few jobs are unpickled
+            from ._keys.code_check import refuse_other_code  # slow to import, and few jobs are unpickled
 
             # The value goes its own way, without a word on the versions, so that somebody would store it.
             others = other_versions(_agreed(self.agreement).libraries)
-            refuse_other_code(function, _differences(self.agreement, edition_of(function)), others)
+            refuse_other_code(function, _differences(self.agreement, function_version_of(function)), others)
         if getattr(type(function), "_bencher_job_cached", False):
             function = function.__wrapped__  # type: ignore[attr-defined]
         return function(*self.positional, **self.job_args)
 
-    def held(self) -> Job:
-        """Copy the job with what its key is of, as it is now, so that nobody changes it while the job waits.
+    def snapshot(self) -> Job:
+        """Copy the job with a snapshot of its arguments, so that the caller can't change them while it waits.
 
-        What is ignored stays the caller's own, and so does what can't be copied or is large: it `may_change`.
+        Ignored arguments are shared with the caller, as are large ones and those that can't be copied; with the
+        latter two the job `may_change`.
         """
         if self.edition is None or can_not_change((*self.positional, *self.job_args.values())):
             return self
-        held, ignored = Held(), () if self.keys is None else self.keys.ignored
+        snapshot, ignored = ArgumentSnapshot(), () if self.keys is None else self.keys.ignored
         job = self.for_run(self.media_folder, self.depository)
-        job.positional, job.job_args = held.call(self.positional, self.job_args, ignored)
-        job.arguments = held.named(self.arguments, ignored)
-        job.may_change, job.start = not held.is_whole, self.start
+        job.positional, job.job_args = snapshot.call(self.positional, self.job_args, ignored)
+        job.arguments = snapshot.named(self.arguments, ignored)
+        job.may_change, job.start = not snapshot.is_whole, self.start
         return job
 
     def note_changes(self) -> None:
-        """Look whether the arguments still are those that the key is of; to be called right before it runs."""
+        """Set `has_changed` if the arguments no longer match the key. Call this right before the job runs."""
         if self.edition is None:
             return
         identity = identity_of if self.keys is None else _identity_by(self.keys)
         try:
             _, bound, _ = identity(self.function, self.positional, self.job_args)
-        except Exception:  # noqa: BLE001 - no key can be made of what they are now
+        except Exception:  # noqa: BLE001 - the changed arguments have no key
             self.has_changed = True
         else:
-            self.has_changed = not self.bound.startswith(bound)  # after which the number of a repeat stands
+            self.has_changed = not self.bound.startswith(bound)  # the number of a repeat follows
 
     def __repr__(self) -> str:
         name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
@@ -391,23 +404,23 @@ def _unpickled(
 
 
 @functools.lru_cache(maxsize=64)
-def _agreement_on(edition: Edition, libraries: tuple[tuple[str, str], ...]) -> bytes:
+def _agreement_on(edition: FunctionVersion, libraries: tuple[tuple[str, str], ...]) -> bytes:
     """Make the agreement on a function, and on versions of the libraries that the code of its arguments names."""
-    from ._keys.agreement import agreement_on  # takes long to import, and few jobs are pickled
+    from ._keys.code_check import code_check_for  # takes long to import, and few jobs are pickled
 
-    agreed = agreement_on(edition.fingerprint)
+    agreed = code_check_for(edition.fingerprint)
     return pickle.dumps(replace(agreed, libraries={**agreed.libraries, **dict(libraries)}))
 
 
 @functools.lru_cache(maxsize=64)
-def _agreed(agreement: bytes) -> Agreement:
-    agreed: Agreement = pickle.loads(agreement)
+def _agreed(agreement: bytes) -> CodeCheck:
+    agreed: CodeCheck = pickle.loads(agreement)
     return agreed
 
 
 @functools.lru_cache(maxsize=64)
-def _differences(agreement: bytes, _: Edition) -> tuple[str, ...]:
-    """Look again only where the function is no longer the edition that it was: that takes milliseconds."""
+def _differences(agreement: bytes, _: FunctionVersion) -> tuple[str, ...]:
+    """Compare again only if the function's edition has changed, since comparing takes milliseconds."""
     return _agreed(agreement).differences()
 
 
@@ -416,10 +429,10 @@ def _identity_by(keys: JobKeys) -> Callable[..., Identity]:
 
 
 def run_job(job: Job) -> Any:
-    """Run a job's function here and now, and return what it returns; nothing is looked up or kept.
+    """Run a job's function in this thread and return its result. Nothing is looked up or stored.
 
-    While the function runs, `current_job_key()` is the job's key and `gen_path()` leads to the run's own folder. A
-    coroutine function runs in an event loop of its own.
+    While the function runs, `current_job_key()` returns the job's key and `gen_path()` a path in the run's own folder.
+    A coroutine function runs in an event loop of its own.
 
     Raises:
         CodeMismatch: when the job was pickled by a process with other code.
@@ -437,7 +450,7 @@ def run_as(running: RunningJob, job: Job) -> Any:
         BaseException: as `run_job` does.
     """
     before = RUNNING.get()
-    try:  # and not a context, whose end Ctrl-C could keep from being reached
+    try:  # not a context manager, whose exit Ctrl-C could skip
         RUNNING.set(running)
         value = job.call()
         if hasattr(value, "__await__") and is_coroutine_function(job.function):

@@ -1,6 +1,6 @@
-"""Event loops: which one runs here, and threads that do slow work for it.
+"""Find the running event loop, and keep slow work out of it.
 
-Nothing here imports asyncio before a coroutine runs.
+asyncio is slow to import, so nothing here imports it before a coroutine runs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Caller",
-    "Strand",
-    "aside",
+    "SerialQueue",
+    "await_in_thread",
     "caller",
-    "in_thread",
     "is_coroutine_function",
+    "run_in_thread",
     "run_to_end",
     "running_loop",
     "until_ended",
@@ -39,42 +39,42 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-THREADS_ASIDE: Final = 8
-"""How many threads look up, lease and start jobs for event loops at most; none of them waits for a job."""
+MOST_THREADS: Final = 8
+"""Maximum number of threads that look up and start jobs for event loops. None of them waits for a job."""
 
 
 class Caller(NamedTuple):
-    """Who asks for a job in an event loop."""
+    """The event loop and context from which a job is submitted."""
 
     loop: AbstractEventLoop
     context: contextvars.Context
 
 
 def running_loop() -> AbstractEventLoop | None:
-    """Give the event loop that runs in this thread, if there is one."""
+    """Return the event loop that runs in this thread, or None."""
     events = sys.modules.get("asyncio.events")
     if events is None:
         return None
-    # The public function raises where there is none, which takes longer than a hit.
+    # The public function raises where there is no loop, which takes longer than a hit.
     loop: AbstractEventLoop | None = events._get_running_loop()  # noqa: SLF001
     return loop
 
 
 def caller() -> Caller | None:
-    """Say who asks here, if this runs in an event loop."""
+    """Return the caller if this runs in an event loop, or None."""
     loop = running_loop()
     return None if loop is None else Caller(loop, contextvars.copy_context())
 
 
 def is_coroutine_function(function: object) -> bool:
-    """Whether what a function returns is to be awaited."""
+    """Whether the result of a function must be awaited."""
     if type(function) is FunctionType and not function.__dict__:
         return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
     if inspect.iscoroutinefunction(function):
         return True
-    # An object whose class makes it callable by a coroutine function; the object itself doesn't say so.
+    # An object whose class has a coroutine function as `__call__`.
     return not isinstance(function, FunctionType) and inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004 - it is looked at, not called
+        getattr(type(function), "__call__", None)  # noqa: B004 - it is inspected, not called
     )
 
 
@@ -82,17 +82,17 @@ def run_to_end(awaitable: Awaitable[R]) -> R:
     """Run a coroutine in an event loop of its own, in this thread.
 
     Raises:
-        BencherJobError: when a loop runs in this thread, which would have to stand still meanwhile.
+        BencherJobError: when a loop runs in this thread, which this would block.
         BaseException: what the coroutine raises.
     """
-    import asyncio  # takes long to import, and few jobs are coroutines
+    import asyncio  # slow to import, and few jobs are coroutines
 
     if running_loop() is not None:
         if inspect.iscoroutine(awaitable):
             awaitable.close()
         raise BencherJobError(
-            "A coroutine can't be run to its end in a thread whose event loop is running: the loop would stand still. "
-            "Await the call instead."
+            "A coroutine can't be run to its end in a thread whose event loop is running, because that would block "
+            "the loop. Await the call instead."
         )
     return asyncio.run(_awaited(awaitable))
 
@@ -103,14 +103,14 @@ async def _awaited(awaitable: Awaitable[R]) -> R:
 
 
 class _Threads:
-    """The threads of this process that spare event loops work; started as they are needed."""
+    """The threads of this process that work for event loops, started on demand."""
 
     def __init__(self) -> None:
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Be without threads, as a forked child is."""
+        """Start without threads in a forked child."""
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -118,68 +118,68 @@ class _Threads:
     def pool(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
-                from concurrent.futures import ThreadPoolExecutor  # takes long to import
+                from concurrent.futures import ThreadPoolExecutor  # slow to import
 
-                self._pool = ThreadPoolExecutor(THREADS_ASIDE, "bencher_job-aside")
+                self._pool = ThreadPoolExecutor(MOST_THREADS, "bencher_job-async")
             return self._pool
 
 
 _threads: Final = _Threads()
 
 
-def aside(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-    """Have a thread call a function, in a copy of this context; it must not wait for a job."""
+def run_in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    """Call a function in a thread, in a copy of this context. It must not wait for a job."""
     context = contextvars.copy_context()
     return _threads.pool.submit(lambda: context.run(function, *args, **kwargs))
 
 
-class Strand:
-    """Has threads call functions one after the other, in the order in which it was asked."""
+class SerialQueue:
+    """Calls functions in threads, one at a time, in the order in which they were submitted."""
 
     def __init__(self) -> None:
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Have nothing to do, as in a forked child."""
+        """Start empty in a forked child."""
         self._lock = threading.Lock()
         self._work: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._is_at_it = False
+        self._is_running = False
 
-    def aside(self, function: Callable[[], R]) -> Future[R]:
-        """Have a thread call a function, in a copy of this context; it must not wait for a job."""
+    def submit(self, function: Callable[[], R]) -> Future[R]:
+        """Queue a function, to be called in a copy of this context. It must not wait for a job."""
         context, future = contextvars.copy_context(), Future[R]()
         with self._lock:
             self._work.append((future, lambda: context.run(function)))
-            if not self._is_at_it:
-                _threads.pool.submit(self._go_on)
-                self._is_at_it = True
+            if not self._is_running:
+                _threads.pool.submit(self._run)
+                self._is_running = True
         return future
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         with self._lock:
-            self._is_at_it = bool(self._work)
+            self._is_running = bool(self._work)
             return self._work.popleft() if self._work else None
 
-    def _go_on(self) -> None:
+    def _run(self) -> None:
         while (work := self._next()) is not None:
             future, function = work
             del work
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function())
-                except BaseException as error:  # noqa: BLE001 - it is the caller's
+                except BaseException as error:  # noqa: BLE001 - it belongs to the caller
                     future.set_exception(error)
             del future, function
 
 
-async def in_thread(function: Callable[..., R], /, *args: Any) -> R:
-    """Have a thread call a function, and wait for its end even if that is cancelled meanwhile."""
-    return await until_ended(aside(function, *args))
+async def await_in_thread(function: Callable[..., R], /, *args: Any) -> R:
+    """Call a function in a thread and wait until it returns, even if this wait is cancelled."""
+    return await until_ended(run_in_thread(function, *args))
 
 
 async def until_ended(future: Future[R], again: Callable[[], object] = lambda: None) -> R:
-    """Wait for the end of what ends soon, even if that is cancelled meanwhile; `again` is then called."""
+    """Wait for a future that ends soon, even if this wait is cancelled; each cancellation calls `again`."""
     import asyncio
 
     work = asyncio.wrap_future(future)
@@ -194,6 +194,6 @@ async def until_ended(future: Future[R], again: Callable[[], object] = lambda: N
             break
     if cancelled is not None:
         if not work.cancelled():
-            work.exception()  # is looked at, so that nobody complains that it wasn't
+            work.exception()  # marks it as retrieved, or asyncio would log that it never was
         raise cancelled
     return work.result()

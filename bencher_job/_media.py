@@ -1,4 +1,4 @@
-"""The files that a job writes: one folder per run, kept and removed with the job's entry."""
+"""Files written by a job: one folder per run, kept and removed with the job's entry."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class RunningJob(NamedTuple):
     numbers: Iterator[int]
 
     def may_have_files(self) -> bool:
-        """Whether somebody has asked for a path in its folder, or may have; to be asked once, when it has run."""
+        """Whether the job may have requested a path in its folder. Call this once, after the run."""
         return next(self.numbers) > 1
 
 
 _run_numbers = itertools.count()
 RUNNING: Final[ContextVar[RunningJob | None]] = ContextVar("bencher_job_running", default=None)
-"""The job that runs in this thread or task."""
+"""The current job of this thread or task."""
 
 
 @contextmanager
 def running(key: str, folder: str | None) -> Iterator[RunningJob]:
-    """Make a job the current one of this task while its function runs."""
+    """Make a job the current one of this thread or task while its function runs."""
     job = running_as(key, folder)
     token = RUNNING.set(job)
     try:
@@ -64,12 +64,12 @@ def running(key: str, folder: str | None) -> Iterator[RunningJob]:
 
 
 def running_as(key: str, folder: str | None) -> RunningJob:
-    """Give a job that is to be the current one, called from the one that is."""
+    """Describe a job that the current job calls."""
     return RunningJob(key, folder, running_keys(), itertools.count(1))
 
 
 def _expect_paths_of_child() -> None:
-    """Take a number for the job that forks here, since nobody hears of it when the child asks for a path."""
+    """Use up a number of the job that forks, since its parent can't see that a child requests a path."""
     job = RUNNING.get()
     if job is not None:
         next(job.numbers)
@@ -79,13 +79,13 @@ os.register_at_fork(before=_expect_paths_of_child)
 
 
 def running_keys() -> frozenset[str]:
-    """Give the keys of the job that runs here and of all jobs that it was called from."""
+    """Return the keys of the current job and of all jobs that called it."""
     job = RUNNING.get()
     return frozenset() if job is None else job.callers | {job.key}
 
 
 def current_job_key() -> str | None:
-    """Give the key of the job that runs in this thread or task, or None outside a job.
+    """Return the key of the job that runs in this thread or task, or None outside a job.
 
     >>> current_job_key() is None
     True
@@ -95,19 +95,19 @@ def current_job_key() -> str | None:
 
 
 def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> str:
-    """Give an absolute path for a file to write, a new one at each call; its folder is made, the file is not.
+    """Return an absolute path for a file to write, a new one at each call. Makes the folder, not the file.
 
-    Inside a job the path lies in a folder of this run's own. The folder is kept with the job's entry, and is removed
-    with it or when the job fails. Outside a job the name is unique and the file is the caller's own. A thread that a
-    job starts is outside of it, unless it is run in a copy of the job's `contextvars` context.
+    Inside a job the path is in a folder of this run's own, which is kept with the job's entry and removed with it, or
+    when the job fails. Outside a job the name is unique, and the caller owns the file. A thread started by a job is
+    outside the job, unless it runs in a copy of the job's `contextvars` context.
 
     Raises:
-        ValueError: when filename, folder or suffix would lead out of the media folder.
+        ValueError: when filename, folder or suffix points outside the media folder.
     """
     for name, part in (("filename", filename), ("folder", folder), ("suffix", suffix)):
         if ".." in PurePath(part).parts or PurePath(part).is_absolute() or "\0" in part:
             raise ValueError(
-                f"{name}={part!r} leads out of the media folder. Use a relative name without '..'."
+                f"{name}={part!r} points outside the media folder. Use a relative name without '..'."
             )
     job = RUNNING.get()
     if job is None or job.folder is None:
@@ -121,16 +121,16 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
 
 
 def run_folder(store: str | Path, key: str) -> str:
-    """Name the folder of a new run of a job; `gen_path` makes it when the job first asks for a path.
+    """Return the path of the folder of a new run. `gen_path` makes it when the job first requests a path.
 
-    The name begins with a digest of the key, which may be any text, and tells which process the run belongs to, so that
-    a folder without an entry can be told from that of a job that still runs.
+    The name has a digest of the key, which may be any str, and the name of the process, so that the folder of a running
+    job can be distinguished from an orphan.
     """
     return run_folders(store, [key])[0]
 
 
 def run_folders(store: str | os.PathLike[str], keys: Iterable[str]) -> list[str]:
-    """Name the folders of new runs of jobs that begin together, as `run_folder` does."""
+    """Return the paths of the folders of several new runs, as `run_folder` does."""
     before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
     return [f"{before}{_digest_of(key)}.{process}.{next(_run_numbers)}" for key in keys]
 
@@ -140,27 +140,27 @@ def _digest_of(key: str) -> str:
 
 
 def is_run_folder(name: str) -> bool:
-    """Whether a name is one that `run_folder` gives."""
+    """Whether a name is that of a run's folder."""
     return NameOf.RUN_FOLDER.match(name) is not None
 
 
 def may_be_running(name: str) -> bool:
-    """Whether the process that a run's folder belongs to may still live.
+    """Whether the process that owns a run's folder may be alive.
 
-    It may when it lives, and when it runs on another machine, where nobody here can tell.
+    True for a process of another machine, whose state is unknown here.
     """
     parts = NameOf.RUN_FOLDER.match(name)
     return parts is not None and may_live(parts["process"])
 
 
 def size_of(folder: Path) -> int:
-    """Add up the sizes of the files in a folder, in bytes; 0 where there is no folder."""
+    """Sum the sizes of the files in a folder, in bytes; 0 if there is no folder."""
     return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file())
 
 
 def discard(folder: str | os.PathLike[str]) -> None:
-    """Remove a run's folder and all that is in it; that it is gone already is no error, and a link is not followed."""
-    import shutil  # takes long to import, and few jobs write files
+    """Remove a run's folder and its contents. A missing folder is ignored, and a link is not followed."""
+    import shutil  # slow to import, and few jobs write files
 
     if os.path.islink(folder):
         os.unlink(folder)

@@ -1,7 +1,7 @@
-"""The names of files and folders in a store, checked wherever a row, an archive or a request gives one.
+"""Check the names of files and folders in a store, whether they come from a row, an archive or a request.
 
-`path_of` is the only way from such a name to a path. Whoever can write to a database can put any text into it, so a
-name that this library doesn't give is damage, and leads nowhere.
+`path_of` is the only way from such a name to a path. A database can hold any text, so a name that this library would
+not make counts as damage and is never used as a path.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ MEDIA_FOLDER: Final = "media"
 """Name of the folder in a store's folder that holds the run folders."""
 
 DAMAGED_FOLDER: Final = "damaged"
-"""Name of the folder in a store's folder that holds what was set aside."""
+"""Name of the folder in a store's folder that holds quarantined files."""
 
 _PART: Final = r"(?!\.{1,2}(?:/|\Z))[^/\0]+"
 
 
 class ForeignName(ValueError):
-    """A name that no file or folder of its kind has."""
+    """A name that this library would not give to a file or folder of its kind."""
 
 
 class NameOf(Enum):
@@ -37,26 +37,26 @@ class NameOf(Enum):
     )
     """Relative to the store's folder."""
     RUN_FOLDER = (MEDIA_FOLDER, rf"[0-9a-f]{{16}}\.(?P<process>{PROCESS_NAME})\.[0-9]{{1,20}}")
-    """Relative to the folder of media: a digest of the key, the process, and a number."""
+    """Relative to the media folder: a digest of the key, the process, and a number."""
     QUARANTINE = (DAMAGED_FOLDER, r"[0-9]{1,20}")
-    """Relative to the folder of what is damaged: the time in nanoseconds."""
+    """Relative to the quarantine folder: the time in nanoseconds."""
     RUN_FILE = ("", rf"{_PART}(?:/{_PART})*")
-    """Relative to a run folder, and inside of it."""
+    """Relative to a run folder, and inside it."""
 
     def __init__(self, folder: str, pattern: str) -> None:
         self.folder = folder
         self.pattern = re.compile(pattern, re.ASCII)
 
     def match(self, name: object) -> re.Match[str] | None:
-        """Match a name of this kind, or give None."""
+        """Match a name of this kind, or return None."""
         return self.pattern.fullmatch(name) if isinstance(name, str) else None
 
 
 def checked(kind: NameOf, name: object) -> str:
-    """Give a name back.
+    """Return the name if it is valid.
 
     Raises:
-        ForeignName: when it isn't a name of this kind, and so could lead anywhere.
+        ForeignName: when it isn't a name of this kind, and could lead anywhere.
     """
     if kind.match(name) is None:
         what = kind.name.lower().replace("_", " ")
@@ -65,7 +65,7 @@ def checked(kind: NameOf, name: object) -> str:
 
 
 def path_of(directory: Path, kind: NameOf, name: object) -> Path:
-    """Give the path of a name in a store's folder, or of a file in a run folder.
+    """Return the path of a name in a store's folder, or of a file in a run folder.
 
     Raises:
         ForeignName: when it isn't a name of this kind.

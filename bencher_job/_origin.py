@@ -1,10 +1,10 @@
-"""Find out on what machine, and with which commit of the user's code, a job runs.
+"""Find out on which machine, and with which commit of the user's code, a job runs.
 
     function -> its file, or the current folder -> nearest .git -> HEAD -> ref or packed-refs -> commit
                                                              └---> git status --------------> dirty or not
 
-The commit is read from git's own files, as `gitrepository-layout(5)` describes them. Only whether the tree is dirty
-takes git itself: it is started where there is a `.git`, never for a mere look-up, and its answer is kept for a while.
+The commit is read from git's own files, as `gitrepository-layout(5)` describes them. Only git can tell whether the tree
+is dirty: it is started if there is a `.git` and a job runs, never for a lookup, and its answer is cached for a while.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ __all__ = ["GitState", "git_state", "git_state_of", "platform_name"]
 
 
 COMMIT_AGE: Final = 1.0
-"""How old in seconds a commit may be; until then nothing on the disk is looked at."""
+"""Seconds for which a commit is cached; until then nothing is read from the disk."""
 
 DIRTY_AGE: Final = 5.0
-"""How old in seconds git's word on the tree may be, unless the commit has changed."""
+"""Seconds for which git's answer on the tree is cached, unless the commit changes."""
 
 SHARE_OF_TIME: Final = 0.01
-"""Share of a process's time that git may take: the slower it is, the less often it is asked."""
+"""Maximum share of a process's time that git may take: the slower git is, the less often it is started."""
 
 GIT_SECONDS: Final = 2.0
-"""How long git may take, in seconds; where it takes longer it isn't asked again."""
+"""Timeout of git in seconds. After a timeout it isn't started again for the repository."""
 
 MOST_PLACES: Final = 4096
-"""How many files and folders are remembered with their repositories."""
+"""Maximum number of files and folders whose repositories are cached."""
 
 _DEEPEST_REF: Final = 5
-_IN_REFTABLE: Final = "in a reftable"  # stands for a commit that only git can find: there refs are no files
+_IN_REFTABLE: Final = "in a reftable"  # replaces a commit that only git can find, since its ref is not a file
 _DIGITS: Final = frozenset("0123456789abcdef")
 _KEPT_VARIABLES: Final = frozenset(
     {"GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_SYSTEM", "GIT_EXEC_PATH"}
@@ -60,7 +60,7 @@ _STATUS: Final = [
 
 
 class GitState(NamedTuple):
-    """A commit, and whether files that git knows differ from it; None where git didn't say."""
+    """A commit, and whether tracked files differ from it; None if git didn't answer."""
 
     commit: str
     is_dirty: bool | None
@@ -68,18 +68,18 @@ class GitState(NamedTuple):
 
 @functools.cache
 def platform_name() -> str:
-    """Name system, version of its kernel and kind of processor, such as `Linux-6.1-x86_64`."""
+    """Return the system, kernel version and processor, such as `Linux-6.1-x86_64`."""
     known = os.uname()
     version = re.match(r"\d+(?:\.\d+)?", known.release)
     return f"{known.sysname}-{version[0] if version else known.release}-{known.machine}"
 
 
 def git_state_of(function: Callable[..., Any]) -> GitState | None:
-    """Give the state of the repository that a function's file lies in; without a file, of the current folder's."""
+    """Return the state of the repository of a function's file, or of the current folder if there is no file."""
     code = _code_of(function)
     file = None if code is None or code.co_filename.startswith("<") else code.co_filename
     if file is not None and "ipykernel_" in file and not os.path.exists(file):
-        file = None  # a notebook's cell goes by a file that is never written
+        file = None  # a notebook's cell has the name of a file that is never written
     return git_state(file)
 
 
@@ -92,32 +92,32 @@ def _code_of(function: Any) -> CodeType | None:
         function = inspect.unwrap(function)
     except ValueError:  # it wraps itself
         return None
-    for bearer in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - its code is wanted
-        code = getattr(bearer, "__code__", None)
+    for candidate in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - for its code
+        code = getattr(candidate, "__code__", None)
         if isinstance(code, CodeType):
             return code
     return None
 
 
 def git_state(place: str | os.PathLike[str] | None = None) -> GitState | None:
-    """Give the state of the repository that a file or folder lies in, by default the current folder.
+    """Return the state of the repository of a file or folder, by default the current folder.
 
-    The commit is at most a second old. Whether the tree is dirty is at most 5 seconds old, or a hundred times as old
-    as it took git to say so, if that is more; a commit is never paired with the word on an earlier one. Untracked
-    files make no tree dirty. None where there is no repository or no commit yet. It raises nothing.
+    The commit is at most a second old. `is_dirty` is at most 5 seconds old, or a hundred times the duration of
+    `git status` if that is longer, and always belongs to the commit. Untracked files don't count. None if there is no
+    repository or no commit yet. Never raises.
 
-    A repository of another user is git's to judge: where it isn't a `safe.directory`, git refuses and the tree's
-    state is unknown. Its monitors are never run.
+    For a repository of another user that isn't a `safe.directory`, git refuses and `is_dirty` is None. File system
+    monitors are never run.
     """
     try:
         path = os.getcwd() if place is None else os.fspath(place)
         return _repositories.state(path if path.startswith("/") else os.path.abspath(path))
-    except (OSError, ValueError):  # a current folder that was removed, a name that no file can have
+    except (OSError, ValueError):  # the current folder was removed, or the name is invalid
         return None
 
 
 class _Repository:
-    """A working tree with a `.git`, and what git last said of it."""
+    """A working tree with a `.git`, and its last known state."""
 
     def __init__(self, worktree: str) -> None:
         self.worktree = worktree
@@ -127,7 +127,7 @@ class _Repository:
         self.answers = True
 
     def look(self, now: float) -> GitState | None:
-        """Read the commit, and ask git about the tree when its word is too old or on another commit."""
+        """Read the commit, and run git if its answer is too old or is about another commit."""
         head = _head_commit(self.worktree)
         if head is None:
             return None
@@ -144,9 +144,8 @@ class _Repository:
         self.ask_again = now + max(DIRTY_AGE, seconds / SHARE_OF_TIME)
         if head == _IN_REFTABLE:
             return GitState(said.commit, said.is_dirty) if said.commit else None
-        return GitState(
-            head, said.is_dirty if said.commit == head else None
-        )  # else it was committed meanwhile
+        # A commit made in between leaves the state of the tree unknown.
+        return GitState(head, said.is_dirty if said.commit == head else None)
 
 
 class _Known(NamedTuple):
@@ -155,7 +154,7 @@ class _Known(NamedTuple):
 
 
 class _Repositories:
-    """The repositories that this process has met. Who asks while another thread looks gets what was known."""
+    """The repositories that this process uses. While one thread reads the disk, others get the last known state."""
 
     def __init__(self) -> None:
         self._by_place: dict[str, _Known] = {}
@@ -164,11 +163,11 @@ class _Repositories:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew; what is known stays true in a child."""
+        """Replace the lock in a forked child, where the known states stay valid."""
         self._lock = threading.Lock()
 
     def state(self, place: str) -> GitState | None:
-        """Give the state for a file or a folder, looking only when what is known is too old."""
+        """Return the state for a file or folder, reading the disk only if the cached state is too old."""
         known = self._by_place.get(place)
         if known is not None and time.monotonic() < known.until:
             return known.state
@@ -196,7 +195,7 @@ _repositories: Final = _Repositories()
 
 
 def _worktree_of(place: str) -> str | None:
-    """Find the nearest folder upwards that has a `.git`, a folder or a file."""
+    """Find the nearest parent folder with a `.git` folder or file."""
     folder = os.path.realpath(place)
     while not os.path.exists(os.path.join(folder, ".git")):
         parent = os.path.dirname(folder)
@@ -211,13 +210,13 @@ def _is_commit(text: str) -> bool:
 
 
 def _head_commit(worktree: str) -> str | None:
-    """Read the commit of HEAD; None where there is none, or no repository after all."""
+    """Read the commit of HEAD; None if there is no commit or no repository."""
     git_folder = os.path.join(worktree, ".git")
-    if os.path.isfile(git_folder):  # of a linked working tree or a submodule: it says where the folder is
-        leads = _read(git_folder)
-        if not leads.startswith("gitdir:"):
+    if os.path.isfile(git_folder):  # in a linked working tree or a submodule it names the folder
+        pointer = _read(git_folder)
+        if not pointer.startswith("gitdir:"):
             return None
-        git_folder = os.path.join(worktree, leads.removeprefix("gitdir:").strip())
+        git_folder = os.path.join(worktree, pointer.removeprefix("gitdir:").strip())
     common = os.path.join(git_folder, _read(os.path.join(git_folder, "commondir")).strip())
     text = _read(os.path.join(git_folder, "HEAD")).strip()
     for _ in range(_DEEPEST_REF):
@@ -233,7 +232,7 @@ def _head_commit(worktree: str) -> str | None:
 
 
 def _values_of(ref: str, git_folder: str, common: str) -> Iterator[str]:
-    """Look a ref up where git does: a file of its own first, then among the packed ones."""
+    """Yield the values of a ref in git's order: loose refs first, then packed ones."""
     for folder in dict.fromkeys((git_folder, common)):
         if text := _read(os.path.join(folder, ref)):
             yield text
@@ -243,7 +242,7 @@ def _values_of(ref: str, git_folder: str, common: str) -> Iterator[str]:
 
 
 def _read(path: str, *, most: int | None = 4096) -> str:
-    """Read the beginning of a regular file; nothing where there is none. A pipe is not waited for."""
+    """Read the beginning of a regular file; empty if there is none. Never blocks on a pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, encoding="utf-8", errors="surrogateescape") as file:
@@ -253,8 +252,8 @@ def _read(path: str, *, most: int | None = 4096) -> str:
 
 
 def _status(worktree: str) -> GitState | None:
-    """Ask git for the commit, empty where there is none, and whether the tree is dirty; None where it doesn't say."""
-    import subprocess  # takes long to import, and many jobs lie in no repository
+    """Ask git for the commit (empty if there is none) and whether the tree is dirty; None if git fails."""
+    import subprocess  # slow to import, and many jobs are not in a repository
 
     variables = {
         name: value
@@ -269,7 +268,7 @@ def _status(worktree: str) -> GitState | None:
         "LC_ALL": "C",
     }
     try:
-        ended = subprocess.run(  # noqa: S603 - the words are our own, and no shell reads them
+        ended = subprocess.run(  # noqa: S603 - the arguments are constants, and no shell is involved
             _STATUS,
             cwd=worktree,
             env=variables,

@@ -1,6 +1,6 @@
-"""Processes of this machine, and what they do when they fork.
+"""Identify processes, and renew locks in forked children.
 
-0a1b2c3d-4242-31415926535   machine, number, start
+The name of a process is `0a1b2c3d-4242-31415926535`: machine, process number, start.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
 
 
 class HasLocks(Protocol):
-    """What has locks or threads of its own."""
+    """An object that owns locks or threads."""
 
     def renew(self) -> None:
-        """Make all locks anew, and forget what only the parent's threads could finish."""
+        """Replace all locks, and drop work that only the parent's threads could finish."""
 
 
 _owners: weakref.WeakSet[HasLocks] = weakref.WeakSet()
 
 
 def renew_after_fork(owner: HasLocks) -> None:
-    """Let an object's `renew()` be called in each forked child, as long as the object lives."""
+    """Register an object whose `renew()` is called in each forked child, as long as the object lives."""
     _owners.add(owner)
 
 
@@ -49,25 +49,24 @@ def _renew() -> None:
 os.register_at_fork(after_in_child=_renew)
 
 PROCESS_NAME: Final = r"[0-9a-f]{8}-[0-9]+-[0-9]+"
-"""A regular expression of the names of processes."""
+"""A regular expression that matches the names of processes."""
 
 _FIRST_NAMESPACE: Final = 0xEFFFFFFC
-"""The inode of the namespace of process numbers that a machine starts with."""
+"""The inode of a machine's initial namespace of process numbers."""
 
 _BOOTS: Final = 100_000
-"""How many numbers there are for the starts of a machine."""
-
+"""Number of values that distinguish the boots of a machine."""
 
 _IMPORTED: Final = time.time()
 
 
 class Process(NamedTuple):
-    """Tells people which process one is. A number is 0 and a text empty where the system doesn't tell.
+    """The identity of a process. Fields are 0 or empty where the system doesn't provide them.
 
     Attributes:
-        boot: an id of the machine's start.
-        started: when the process started, in clock ticks since the machine did.
-        namespace: the inode of the namespace that `pid` counts in.
+        boot: the id of the machine's boot.
+        started: the start of the process, in clock ticks since the boot.
+        namespace: the inode of the namespace of `pid`.
     """
 
     host: str
@@ -78,7 +77,7 @@ class Process(NamedTuple):
 
 
 def this_process() -> Process:
-    """Describe the process that asks."""
+    """Describe the current process."""
     return _describe(os.getpid())
 
 
@@ -104,7 +103,7 @@ def _boot() -> str:
 
 
 def is_stopped(process: Process) -> bool:
-    """Whether a process of our own machine is stopped; False where we can't know."""
+    """Whether a process of this machine is stopped; False if that can't be determined."""
     ours = this_process()
     if (process.host, process.boot, process.namespace) != (ours.host, ours.boot, ours.namespace):
         return False
@@ -115,14 +114,14 @@ def is_stopped(process: Process) -> bool:
 def _state_and_start(process: str) -> tuple[str, int]:
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # a name may have spaces and brackets
+            fields = file.read().rpartition(b")")[2].split()  # the name may have spaces and brackets
     except OSError:
         return "", 0
     return fields[0].decode(), int(fields[19])
 
 
 def process_name() -> str:
-    """Name this process so that no other one, be it one with its number later, has the same name."""
+    """Return a name for this process that no other has, even if its number is used again."""
     return _name_of(os.getpid())
 
 
@@ -132,7 +131,7 @@ def _name_of(pid: int) -> str:
 
 
 def may_live(name: str) -> bool:
-    """Whether the process of a name may still live: also if it is another machine's, where nobody here can tell."""
+    """Whether the process of a name may be alive. True for another machine's, whose state is unknown here."""
     if not re.fullmatch(PROCESS_NAME, name):
         return False
     machine, pid, start = name.split("-")
@@ -147,13 +146,12 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Give a number for when a process started, which no change of the clock changes; empty where there is none."""
+    """Return a number for the start of a process that doesn't depend on the clock; empty if there is no process."""
     if _boot():
         _, ticks = _state_and_start(str(pid))
-        return (
-            str(ticks * _BOOTS + int(sha256(_boot().encode()).hexdigest()[:8], 16) % _BOOTS) if ticks else ""
-        )
-    import psutil  # takes long to import
+        boot = int(sha256(_boot().encode()).hexdigest()[:8], 16) % _BOOTS
+        return str(ticks * _BOOTS + boot) if ticks else ""
+    import psutil  # slow to import
 
     try:
         return str(int(psutil.Process(pid).create_time() * 100))
@@ -162,9 +160,9 @@ def _start_of(pid: int) -> str:
 
 
 def started_at() -> float:
-    """Give when this process started, in seconds since the epoch.
+    """Return the start of this process, in seconds since the epoch.
 
-    A forked child holds what its parent has loaded. So it counts as started when this module was imported.
+    A forked child has the modules of its parent, so it counts as started when the parent imported this module.
     """
     return min(_start(os.getpid()), _IMPORTED)
 
@@ -172,9 +170,9 @@ def started_at() -> float:
 @lru_cache(maxsize=1)
 def _start(pid: int) -> float:
     _, ticks = _state_and_start(str(pid))
-    if ticks:  # psutil rounds the start of the machine to seconds
+    if ticks:  # psutil rounds the boot time to seconds
         since = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
         return time.time() - since
-    import psutil  # takes long to import
+    import psutil  # slow to import
 
     return float(psutil.Process(pid).create_time())

@@ -34,23 +34,23 @@ __all__ = [
 
 
 RECORDS_SHOWN: Final = 20
-"""How many records a notebook shows."""
+"""Maximum number of records that a notebook shows."""
 
 LONGEST_SHORT_FORM: Final = 200
-"""Length in characters to which the text of an argument is cut in a record."""
+"""Maximum length in characters of an argument's text in a record."""
 
 LARGEST_INT_BITS: Final = 600
-"""Size in bits up to which a number stands in a record as it is."""
+"""Maximum size in bits of an int that a record holds as it is."""
 
 _ADDRESS: Final = r" at 0x[0-9a-f]+"
-"""Where an object lies in memory, which says nothing to anybody later."""
+"""An object's address in memory, which means nothing later."""
 
 _PLAIN: Final = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What is known of one entry besides its value."""
+    """Everything known about one entry, except its value."""
 
     key: str
     """The job key."""
@@ -58,15 +58,15 @@ class Record:
     """Module and qualified name of the function."""
     tag: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments by name: plain small values as they are, others as a short text."""
+    """Arguments by name: small plain values as they are, others as a short text."""
     created: datetime
-    """When the function began to run, in UTC."""
+    """When the function started, in UTC."""
     seconds: float = 0.0
     """How long the function ran, in seconds."""
     size: int = 0
     """Size of the entry and its media in bytes."""
     media: str | None = None
-    """Name of the run's folder inside the store's media folder, where the job wrote files."""
+    """Name of the run's folder in the store's media folder, if the job wrote files."""
     executor: str = "SERIAL"
     host: str = ""
     """The machine that ran the function."""
@@ -79,13 +79,13 @@ class Record:
     platform: str = ""
     """System, kernel and processor of the machine that ran the function: `Linux-6.1-x86_64`."""
     commit: str = ""
-    """The git commit that the function's file was at; empty where it lies in no repository."""
+    """The git commit of the function's file; empty outside a repository."""
     dirty: bool | None = None
-    """Whether files in that repository differed from the commit; None where git didn't say."""
+    """Whether files in that repository differed from the commit; None if git didn't answer."""
     fingerprint: str = ""
-    """Digest of the function's code, in hexadecimal; empty where the key was given and not made."""
+    """Digest of the function's code, in hexadecimal; empty if the key was given as `job_key`."""
     version: str = ""
-    """The version that the function was decorated with, as text."""
+    """The `version` option of the function, as text."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
@@ -106,7 +106,7 @@ class Record:
 
 
 class Records(Iterator[Record]):
-    """Records one after the other; a notebook shows the first of those that are left, which it leaves there."""
+    """An iterator over records. A notebook shows the first of those left, without consuming them."""
 
     def __init__(self, records: Iterator[Record]) -> None:
         self._records = records
@@ -143,7 +143,7 @@ def _record_of(state: dict[str, Any]) -> Record:
 
 
 class Origin(NamedTuple):
-    """What many entries have in common: how and where their functions ran, and of which commit they were."""
+    """How, where and at which commit a function ran, which many entries have in common."""
 
     executor: str
     host: str
@@ -159,10 +159,10 @@ _origin_of: Final = attrgetter(*Origin._fields)
 
 
 class Draft(NamedTuple):
-    """What will be a record once its entry is stored, in the form in which a store keeps it.
+    """The record of an entry that is not stored yet, in the form in which a store keeps it.
 
     Attributes:
-        created: when the function began to run, in seconds since 1970.
+        created: when the function started, in seconds since the epoch.
     """
 
     key: str
@@ -189,7 +189,7 @@ class Draft(NamedTuple):
         )
 
     def finished(self) -> Record:
-        """Make the record, which doesn't know the size of its entry yet."""
+        """Make the record. The size of its entry is not known yet."""
         return Record(
             key=self.key,
             function=self.function,
@@ -206,16 +206,16 @@ class Draft(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What all processes that ever used a store found in it, as far as they have said so."""
+    """Hits and misses of all processes that ever used a store, as far as they have reported them."""
 
     hits: int
     misses: int
     seconds_saved: float
-    """How long the functions of the hits had run, in seconds."""
+    """Recorded running time of the hits, in seconds."""
 
 
 class _ShortText(reprlib.Repr):
-    """Cuts long texts, and tells arrays by their shape, whose own text can take long."""
+    """Shortens long texts, and shows arrays by their shape, whose own repr can be slow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,7 +235,7 @@ _short_text = _ShortText()
 
 
 def short_form(value: object) -> Any:
-    """Give a value as it stands in a record: plain small values themselves, a short text of anything else.
+    """Return a value as a record shows it: small plain values themselves, a short text for anything else.
 
     >>> short_form(0.5), short_form([1, "a"])
     (0.5, "[1, 'a']")
@@ -246,7 +246,7 @@ def short_form(value: object) -> Any:
         return value
     try:
         return re.sub(_ADDRESS, "", _short_text.repr(value))[: 2 * LONGEST_SHORT_FORM]
-    except Exception:  # noqa: BLE001 - a foreign class's own text, which is not worth a result
+    except Exception:  # noqa: BLE001 - a class's own repr failed, which must not cost a result
         return f"<{type(value).__qualname__}>"
 
 
@@ -255,11 +255,11 @@ _ABSENT: Final = object()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What an entry must be to be chosen; what is None or empty, all entries are.
+    """A filter of entries. A field that is None or empty matches all entries.
 
     Raises:
-        TypeError: when a filter is of a type that can't be compared.
-        ValueError: when no entry could be chosen.
+        TypeError: when a field is of the wrong type.
+        ValueError: when no entry could match.
 
     >>> recent = Selection(tag="nightly", since=timedelta(days=7), where={"model": "svm", "c": lambda c: c > 1})
     >>> recent.matches(Record(key="k", function="f", created=datetime.now(UTC), tag="weekly"))
@@ -269,39 +269,40 @@ class Selection:
     function: str | None = None
     """Module and qualified name, as records show it."""
     tag: str | None = None
-    """The tag; `""` chooses what has none."""
+    """The tag; `""` matches entries without one."""
     since: datetime | timedelta | None = None
-    """When a run began at the earliest. A timedelta counts back from now, a naive datetime is local time. Kept as a
-    moment in UTC."""
+    """The earliest start of a run. A timedelta counts back from now, a naive datetime is local time. Stored as a
+    datetime in UTC."""
     until: datetime | timedelta | None = None
-    """The time before which a run began; given as `since` is."""
+    """The time before which a run started, in the same forms as `since`."""
     where: Mapping[str, object] = field(default_factory=dict)
-    """What arguments must be, by name. A function is asked with the argument as the record shows it; anything else must
-    look the same there, so `1`, `1.0` and `True` differ. An entry without the argument is not chosen."""
+    """Conditions on arguments, by name. A function gets the argument as the record shows it and returns whether it
+    matches; any other value must look the same there, so `1`, `1.0` and `True` differ. An entry without the argument
+    doesn't match."""
 
     def __post_init__(self) -> None:
         for name in ("function", "tag"):
             if not isinstance(given := getattr(self, name), str | None):
-                raise TypeError(f"{name}={given!r} is no text. Give it as records show it.")
+                raise TypeError(f"{name} must be a str, not {type(given).__name__}")
         now = datetime.now(UTC)
         for name in ("since", "until"):
             object.__setattr__(self, name, _moment(name, getattr(self, name), now))
         since, until = self.bounds()
         if since is not None and until is not None and since >= until:
             raise ValueError(
-                f"since={since} is not before until={until}, so nothing would be chosen. Swap them."
+                f"since={since} is not before until={until}, so no entry could match. Swap them."
             )
         object.__setattr__(self, "where", MappingProxyType(_checked(self.where)))
 
     @staticmethod
     def parse_where(*texts: str) -> dict[str, object]:
-        """Read filters written as `name=value`, as on a command line, for `where`.
+        """Parse filters written as `name=value`, as on a command line, for `where`.
 
-        A value means every argument that is written so: `1` the number and the text, `1e-3` also 0.001, `[1,2]` also
-        `[1, 2]`. Numbers of different types are the same here, `1` and `1.0`, but not `True`.
+        A value matches every argument that could be written so: `1` the number and the str, `1e-3` also 0.001, `[1,2]`
+        also `[1, 2]`. Numbers of different types match, such as `1` and `1.0`, but `True` does not.
 
         Raises:
-            ValueError: when a text is no filter, or two are for the same argument.
+            ValueError: when a text is not a filter, or two are for the same argument.
 
         >>> where = Selection.parse_where("c=0.1", "model=svm")
         >>> Selection(where=where).where
@@ -312,7 +313,7 @@ class Selection:
             name, equals, value = text.partition("=")
             name = name.strip()
             if not equals or not name.isidentifier() or value.startswith("="):
-                raise ValueError(f"{text!r} is no filter. Write name=value, as in c=0.1.")
+                raise ValueError(f"{text!r} is not a filter. Write name=value, as in c=0.1.")
             if name in where:
                 raise ValueError(
                     f"There are two filters for {name}, and an argument has one value. Give one."
@@ -321,9 +322,9 @@ class Selection:
         return where
 
     def shown_as(self, name: str) -> tuple[object, ...] | None:
-        """Give all plain values that an argument may have in the records that are chosen; None where any may do.
+        """Return all plain values that an argument can have in matching records; None if they can't be listed.
 
-        Numbers stand for their equals: 1 for 1.0, and 1 and 0 for True and False.
+        A number represents all that are equal to it: 1 also 1.0 and True.
 
         >>> Selection(where={"c": 0.1}).shown_as("c")
         (0.1,)
@@ -334,7 +335,7 @@ class Selection:
         return None if callable(wanted) else _plain(wanted)
 
     def matches(self, record: Record) -> bool:
-        """Whether an entry is chosen: all filters hold.
+        """Whether an entry matches all filters.
 
         Raises:
             Exception: what a function in `where` raises, with a note that names the argument and the entry.
@@ -349,12 +350,12 @@ class Selection:
         )
 
     def bounds(self) -> tuple[datetime | None, datetime | None]:
-        """Give `since` and `until` as moments."""
-        return self.since, self.until  # type: ignore[return-value]  # they became moments when they were given
+        """Return `since` and `until` as datetimes."""
+        return self.since, self.until  # type: ignore[return-value]  # converted by __post_init__
 
 
 class _Written(NamedTuple):
-    """An argument's value as somebody types it."""
+    """An argument's value as typed on a command line."""
 
     text: str
 
@@ -363,14 +364,14 @@ class _Written(NamedTuple):
             return True
         try:
             meant = ast.literal_eval(self.text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # it is a text and nothing else
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # not a literal
             return False
         if _is_number(meant) and _is_number(shown):
             return bool(meant == shown)
         return _look_same(short_form(meant), shown)
 
     def shown_as(self) -> tuple[object, ...] | None:
-        """Give all plain values that look as the text does; None where it may stand for a list or a mapping."""
+        """Return all plain values that the text may mean; None if it may mean a list or a mapping."""
         try:
             meant = ast.literal_eval(self.text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -383,11 +384,11 @@ class _Written(NamedTuple):
 
 
 LARGEST_EXACT: Final = 1 << 62
-"""Magnitude below which a database holds a whole number as it is."""
+"""Magnitude below which a database stores an int exactly."""
 
 
 def _plain(value: object) -> tuple[object, ...] | None:
-    """Give a value alone, if a database can hold it as it is; else None."""
+    """Return a tuple of the value if a database can store it exactly, else None."""
     if value is None or isinstance(value, bool):
         return (value,)
     if isinstance(value, int | float):
@@ -400,34 +401,29 @@ def _moment(name: str, given: object, now: datetime) -> datetime | None:
         return None
     if isinstance(given, timedelta):
         if given < timedelta(0):
-            raise ValueError(f"{name}={given!r} lies in the future. Give how long ago, as timedelta(days=7).")
+            raise ValueError(f"{name}={given!r} is in the future. Give how long ago, as timedelta(days=7).")
         try:
             return now - given
         except OverflowError:
-            raise ValueError(f"{name}={given!r} lies before all time. Leave it out.") from None
+            raise ValueError(f"{name}={given!r} is before the year 1. Leave it out.") from None
     if isinstance(given, datetime):
         try:
             return given.astimezone(UTC)
         except (OverflowError, OSError, ValueError):
-            raise ValueError(f"{name}={given!r} lies outside of all time. Leave it out.") from None
-    raise TypeError(
-        f"{name}={given!r} is neither a datetime nor a timedelta. Give datetime.fromisoformat('2026-01-31'), or "
-        "timedelta(days=7) for a week ago."
-    )
+            raise ValueError(f"{name}={given!r} is outside the years 1 to 9999. Leave it out.") from None
+    raise TypeError(f"{name} must be a datetime or a timedelta, not {type(given).__name__}")
 
 
 def _checked(where: object) -> dict[str, object]:
     if not isinstance(where, Mapping):
-        raise TypeError(
-            f"where={where!r} is no mapping. Give what arguments must be by name, as {{'c': 0.1}}."
-        )
+        raise TypeError(f"where must be a mapping of arguments, not {type(where).__name__}")
     for name, wanted in where.items():
         if not isinstance(name, str):
-            raise TypeError(f"where has the key {name!r}, which is no name of an argument. Give a text.")
+            raise TypeError(f"where must have str keys, not {type(name).__name__}")
         if isinstance(wanted, type):
             raise TypeError(
-                f"where[{name!r}] is the class {wanted.__qualname__}. Give a value, or a function that says whether "
-                "an argument is wanted."
+                f"where[{name!r}] is the class {wanted.__qualname__}. Give a value, or a function that returns whether "
+                "an argument matches."
             )
     return {name: wanted if callable(wanted) else short_form(wanted) for name, wanted in where.items()}
 
@@ -441,7 +437,7 @@ def _holds(wanted: object | Callable[[Any], object], name: str, record: Record) 
     try:
         return bool(wanted(shown))
     except Exception as error:
-        error.add_note(f"where[{name!r}] was asked for {shown!r}, of {record}")
+        error.add_note(f"where[{name!r}] was called with {shown!r}, of {record}")
         raise
 
 
@@ -450,12 +446,12 @@ def _is_number(value: object) -> bool:
 
 
 def _look_same(wanted: object, shown: object) -> bool:
-    """Whether two values of records are the same; NaN is NaN."""
+    """Whether two values of records are the same; NaN equals NaN."""
     return type(wanted) is type(shown) and (wanted == shown or (wanted != wanted and shown != shown))  # noqa: PLR0124
 
 
 EVERYTHING: Final = Selection()
-"""Chooses all entries."""
+"""Matches all entries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -463,37 +459,37 @@ class CacheInfo:
     """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
 
     submitted: int
-    """Jobs that were asked for."""
+    """Jobs that were submitted."""
     hits: int
     """Jobs that were answered from the cache."""
     joined: int
-    """Jobs that waited for the same job, already in flight."""
+    """Jobs that waited for the same job, which was already running."""
     computed: int
     """Jobs whose function ran."""
     retried: int
     """Runs that failed and were repeated, because of `retries`."""
     failed: int
-    """Jobs whose function, worker or engine failed, for the last time."""
+    """Jobs whose function, worker or engine failed, after all retries."""
     unsaved: int
-    """Results that reached the caller but could not be kept."""
+    """Results that reached the caller but could not be stored."""
     damaged: int
-    """Entries of this store that were found damaged, and set aside."""
+    """Entries of this store that were found damaged and quarantined."""
     evicted: int
     """Entries of this store that were removed to stay within the size limit."""
     expired: int
-    """Entries of this store that were removed because their time was over."""
+    """Entries of this store that were removed because they had expired."""
     unleased: int
-    """Jobs of this store that ran without a lease, so that another process may have run them as well."""
+    """Jobs of this store that ran without a lease, so another process may have run them as well."""
     seconds_saved: float
     """Recorded running time of the jobs that were answered from the cache, in seconds."""
     total: Totals
-    """What all processes that ever used the store have found in it."""
+    """Hits and misses of all processes that ever used the store."""
     entries: int
     """Entries in the store, of all functions that share it."""
     size: int
     """Size of the store on disk in bytes, media included."""
     size_limit: int
-    """Size in bytes beyond which the least recently used entries are evicted."""
+    """Size in bytes above which the least recently used entries are evicted."""
 
     def _repr_html_(self) -> str:
         figures = {
@@ -519,7 +515,7 @@ class CacheInfo:
 
 
 class CallInfo(NamedTuple):
-    """What `cache_info()` of a cached function gives: the fields of `functools.lru_cache`."""
+    """The result of `cache_info()` of a cached function, with the fields of `functools.lru_cache`."""
 
     hits: int
     """Calls that were answered from the cache, in this process."""
@@ -533,7 +529,7 @@ class CallInfo(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionInfo:
-    """The figures of one function in a store, of those entries that are in it now."""
+    """The figures of one function in a store, over the entries that are in it now."""
 
     name: str
     """Module and qualified name."""
@@ -541,41 +537,41 @@ class FunctionInfo:
     size: int
     """Size of the entries on disk in bytes, media included."""
     hits: int
-    """How often the entries have answered a job, in all processes, as far as these have said so."""
+    """Hits of the entries in all processes, as far as these have reported them."""
     seconds_saved: float
-    """How long the function had run for the entries of these hits, in seconds."""
+    """Recorded running time of these hits, in seconds."""
     seconds: float
-    """How long the function ran for the entries, in seconds."""
+    """Recorded running time of the entries, in seconds."""
     last_used: datetime
-    """When an entry last was stored or answered a job, in UTC."""
+    """When an entry was last stored or hit, in UTC."""
     tags: tuple[str, ...] = ()
     """The tags of the entries, sorted."""
 
 
-for _public in (CacheInfo, FunctionInfo):  # which the package imports when they are asked for
+for _public in (CacheInfo, FunctionInfo):  # the package imports them on first use
     _public.__module__ = __package__
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a sweep is about to do; `print` it for a sentence.
+    """What a sweep would do. `print` it for a sentence.
 
     >>> print(Plan(hits=412, misses=88, seconds=89_000.0, workers=8))
     412 hits, 88 to run, about 3.1 h on 8 workers
     """
 
     hits: int
-    """Jobs that are remembered."""
+    """Jobs whose results are stored."""
     misses: int
-    """Jobs that will run."""
+    """Jobs that would run."""
     seconds: float | None = None
-    """Expected running time of the misses one after the other, by recorded ones; None where nothing is recorded."""
+    """Expected total running time of the misses, from recorded times; None if there are none."""
     workers: int | None = None
-    """How many jobs run at once; None where the executor doesn't say."""
+    """How many jobs run at once; None if the executor doesn't tell."""
 
     @property
     def duration(self) -> float | None:
-        """Expected seconds until all has run, on as many workers as there are."""
+        """Expected seconds until all jobs have run on the workers."""
         if self.seconds is None:
             return None
         return self.seconds / max(1, min(self.workers or 1, self.misses))
@@ -591,4 +587,4 @@ class Plan:
         return f"{text}, about {roughly(self.duration)} on {on}"
 
 
-Plan.__module__ = __package__  # the package imports it when it is asked for
+Plan.__module__ = __package__  # the package imports it on first use

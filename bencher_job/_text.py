@@ -1,4 +1,4 @@
-"""Write sizes, times, counts and HTML for people."""
+"""Format sizes, times, counts and HTML for people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SIZES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def printable(text: str) -> str:
-    r"""Write a text in letters that every stream can take.
+    r"""Escape lone surrogates, which no stream can encode.
 
     >>> printable("half of a pair: \udcff")
     'half of a pair: \\udcff'
@@ -38,18 +38,18 @@ def printable(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    r"""Write a text in one line that moves no cursor and clears no screen: what isn't printable becomes an escape.
+    r"""Escape everything that isn't printable, so that a text stays on one line and can't control a terminal.
 
     >>> visible("a\x1b[2Jb\n"), visible("é")
     ('a\\x1b[2Jb\\n', 'é')
     """
-    if text.isprintable():  # half of a surrogate pair is not
+    if text.isprintable():  # a lone surrogate is not
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def size_text(size: float) -> str:
-    """Write a size in bytes with three digits.
+    """Format a size in bytes with three digits.
 
     >>> size_text(999), size_text(1_234_567), size_text(999_999)
     ('999 B', '1.23 MB', '1.00 MB')
@@ -61,13 +61,13 @@ def size_text(size: float) -> str:
 
 
 def _three_digits(number: float) -> str:
-    """Write a number below 1000 with three digits, zeros at the end too."""
+    """Format a number below 1000 with three digits, including trailing zeros."""
     digits = 2 if float(f"{number:.3g}") < 10 else 1 if float(f"{number:.3g}") < 100 else 0
     return f"{number:.{digits}f}"
 
 
 def seconds_text(seconds: float) -> str:
-    """Write how long something took.
+    """Format a measured duration.
 
     >>> seconds_text(0.0123), seconds_text(75), seconds_text(3 * 3600 + 61), seconds_text(90_000)
     ('0.0123 s', '1 min 15 s', '3 h 1 min', '1 d 1 h')
@@ -87,7 +87,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def roughly(seconds: float) -> str:
-    """Write how long something may take, to two digits.
+    """Format an estimated duration with two digits.
 
     >>> roughly(0.0123), roughly(75), roughly(11_160), roughly(3 * 86_400)
     ('12 ms', '1.2 min', '3.1 h', '3 d')
@@ -99,15 +99,15 @@ def roughly(seconds: float) -> str:
 
 
 def moment_text(moment: datetime) -> str:
-    """Write a time to the minute, as the clock on the wall shows it."""
+    """Format a time in the local time zone, to the minute."""
     try:
         return f"{moment.astimezone():%Y-%m-%d %H:%M}"
-    except (OverflowError, ValueError):  # at the end of all time
+    except (OverflowError, ValueError):  # near the year 1 or 9999
         return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Write how many there are of something.
+    """Format a number with its noun.
 
     >>> counted(1, "entry", "entries"), counted(2000, "entry", "entries")
     ('1 entry', '2,000 entries')
@@ -116,7 +116,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def is_writable(text: str) -> bool:
-    r"""Whether a text is one that UTF-8 has bytes for; half of a surrogate pair is none.
+    r"""Whether UTF-8 can encode a text, which it can't with a lone surrogate.
 
     >>> is_writable("ä"), is_writable("\udcff")
     (True, False)
@@ -140,24 +140,24 @@ class Markup(str):
 
 
 def escaped(content: object) -> Markup:
-    """Give HTML as it is, and anything else as the text that it shows."""
-    import html  # takes long to import, and only a notebook asks
+    """Return markup as it is, and the escaped text of anything else."""
+    import html  # slow to import, and only notebooks need it
 
     return content if isinstance(content, Markup) else Markup(html.escape(str(content)))
 
 
 def joined(*parts: object) -> Markup:
-    """Put some pieces one below the other."""
+    """Stack parts vertically."""
     return Markup("<div>" + "".join(f"<div>{escaped(part)}</div>" for part in parts) + "</div>")
 
 
 def bold(content: object) -> Markup:
-    """Make something stand out."""
+    """Format content in bold."""
     return Markup(f"<b>{escaped(content)}</b>")
 
 
 def folded(summary: object, text: object) -> Markup:
-    """Show a summary that opens to a longer text, as it is laid out."""
+    """Make a summary that unfolds to a preformatted text."""
     return Markup(
         f"<details><summary>{escaped(summary)}</summary>"
         f"<pre style='text-align:left;margin:0.5em 0'>{escaped(text)}</pre></details>"
@@ -165,14 +165,14 @@ def folded(summary: object, text: object) -> Markup:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
-    """Make a table; numbers stand at the right."""
+    """Make a table; numbers are right-aligned."""
     head = "".join(f"<th style='{_TEXT}'>{escaped(title)}</th>" for title in titles)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return Markup(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def fact_table(facts: Mapping[str, Any]) -> Markup:
-    """Make a table of names and what goes by them."""
+    """Make a table of names and values."""
     body = "".join(
         f"<tr><th style='{_TEXT}'>{escaped(name)}</th><td style='{_TEXT}'>{escaped(fact)}</td></tr>"
         for name, fact in facts.items()
@@ -181,7 +181,7 @@ def fact_table(facts: Mapping[str, Any]) -> Markup:
 
 
 def _cell(content: object) -> str:
-    from numbers import Real  # takes long to import, and only a notebook asks
+    from numbers import Real  # slow to import, and only notebooks need it
 
     is_number = isinstance(content, Real) and not isinstance(content, bool)
     text = f"{content:.6g}" if isinstance(content, float) else content

@@ -1,4 +1,4 @@
-"""Call functions later, from one thread of this process."""
+"""Call functions after a delay, from one thread per process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Final
 from ._inside import critical
 from ._processes import renew_after_fork
 
-__all__ = ["Alarms", "alarms"]
+__all__ = ["Timer", "timer"]
 
 
 _log = logging.getLogger(__name__)
 
 
-class Alarms:
-    """Calls functions after some seconds, on a thread of its own; none of them may take long."""
+class Timer:
+    """Calls functions after a delay, on a thread of its own. None of them may block."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -28,20 +28,20 @@ class Alarms:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Have nothing to do, as in a forked child."""
+        """Start empty in a forked child."""
         self._lock = threading.Condition()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._is_running = False
 
     def start(self) -> None:
-        """Start the thread: before there is something to do, since none can be started when the program ends."""
+        """Start the thread. Call this before `add`, since no thread can be started while the program ends."""
         with self._lock:
             if not self._is_running:
                 self._is_running = True
-                threading.Thread(target=self._run, name="bencher_job-alarms", daemon=True).start()
+                threading.Thread(target=self._run, name="bencher_job-timer", daemon=True).start()
 
     def add(self, seconds: float, act: Callable[[], None]) -> None:
-        """Have a function called once `start` was; the thread logs what it raises."""
+        """Call a function after some seconds, once the thread runs. The thread logs exceptions."""
         with self._lock:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), act))
             if self._due[0][2] is act:
@@ -53,9 +53,9 @@ class Alarms:
             act = self._next()
             try:
                 act()
-            except Exception:  # noqa: BLE001 - one that fails must not keep the others from being called
-                _log.exception("what was to be done later failed")
-            del act  # while this thread waits, it keeps nothing
+            except Exception:  # noqa: BLE001 - one failure must not stop the others
+                _log.exception("a delayed call failed")
+            del act  # so that the waiting thread keeps nothing alive
 
     def _next(self) -> Callable[[], None]:
         with self._lock:
@@ -66,4 +66,4 @@ class Alarms:
                 self._lock.wait(pause)
 
 
-alarms: Final = Alarms()
+timer: Final = Timer()

@@ -23,12 +23,11 @@ exclude_patterns = ["_build"]
 nitpicky = True  # each of our names that a signature mentions leads to its place on the API page
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|concurrent|datetime|os|pathlib|typing|pandas|matplotlib|xarray|P)\..+"),
-    ("py:class", r"Axes|Kind"),  # matplotlib's, and its kinds of plots; imported for type checkers only
     ("py:.*", r"bencher_job\._.*"),  # what is not public has no place there
     (
         "py:class",
-        r"Axes|Kind",
-    ),  # matplotlib's, which is not imported for a signature, and names of kinds of pictures
+        r"Axes|CallInfo|Kind",
+    ),  # imported for type checkers only
 ]
 
 default_role = "code"  # docstrings put names in single backticks

@@ -87,7 +87,7 @@ def test_a_fingerprint_that_no_entry_has_is_an_error_that_lists_those_there_are(
     module = write_module("sums", FAST)
     (record,) = module.total.cache.records()
     with pytest.raises(
-        BencherJobError, match=rf"'zz' is that of no earlier code .*{record.fingerprint[:16]}"
+        BencherJobError, match=rf"'zz' matches no earlier version .*{record.fingerprint[:16]}"
     ):
         module.total.cache.adopt("zz")
 
@@ -95,7 +95,7 @@ def test_a_fingerprint_that_no_entry_has_is_an_error_that_lists_those_there_are(
 @pytest.mark.parametrize(
     ("edited", "told"),
     [
-        (FAST.replace('tag="nightly"', "version=2"), "the version was none and is 2"),
+        (FAST.replace('tag="nightly"', "version=2"), "its version was none and is 2"),
         (FAST.replace("start=0", "start=0, step=1"), "was n, start and is n, start, step"),
     ],
 )
@@ -137,7 +137,7 @@ def test_another_way_to_make_keys_is_refused(tmp_path: Path, change: dict) -> No
         return rows
 
     make(1)(path)
-    with pytest.raises(BencherJobError, match="what enters the key of the arguments was"):
+    with pytest.raises(BencherJobError, match="the list of parameters in the key was"):
         make(2, **change).cache.adopt()
 
 

@@ -230,8 +230,8 @@ def test_options_are_keyword_only_and_known() -> None:
         ("libraries", None, "must be True, False or names of distributions, not NoneType"),
         ("depends_on", print, "is no list"),
         ("initargs", 5, "is no list"),
-        ("tag", None, "is no text"),
-        ("tag", b"nightly", "is no text"),
+        ("tag", None, "must be a str, not NoneType"),
+        ("tag", b"nightly", "must be a str, not bytes"),
     ],
 )
 def test_an_option_that_is_none_is_told_by_its_name(option: str, given: object, fact: str) -> None:
@@ -605,7 +605,7 @@ def test_by_content_refuses_what_is_no_file(tmp_path: Path) -> None:
         length(tmp_path / "missing")
     with pytest.raises(UnkeyableArgument, match="path, None, or a list"):
         length(3)
-    with pytest.raises(ValueError, match="by_content='paht' is no parameter"):
+    with pytest.raises(ValueError, match="by_content='paht' is not a parameter"):
         cached_job(by_content=("paht",))(length.__wrapped__)
     with pytest.raises(ValueError, match="by_content='path'"):
         cached_job(by_content=("path",), ignore=("path",))(length.__wrapped__)

@@ -333,9 +333,9 @@ def test_a_bound_method_whose_object_is_ignored_hits_though_it_writes_to_it() ->
     assert cached(1) == 2
     assert cached.is_cached(1, 2, 3)
     assert not cached.is_cached(1, named=1)
-    with pytest.raises(ValueError, match="ignore='this' is no parameter"):
+    with pytest.raises(ValueError, match="ignore='this' is not a parameter"):
         JobFunctionCache(Study().scaled, ignore=("self", "this"))
-    with pytest.raises(ValueError, match="ignore='self' is no parameter"):
+    with pytest.raises(ValueError, match="ignore='self' is not a parameter"):
         JobFunctionCache(len, ignore=("self",))
 
 

@@ -26,7 +26,7 @@ from bencher_job import (
     gen_path,
 )
 from bencher_job._executors import engine_for
-from bencher_job._executors.entry import Kind
+from bencher_job._executors.entry import ResultKind
 from bencher_job._processes import may_live, process_name
 from bencher_job._stores import Lease, blobs, open_store, verify
 from bencher_job._stores.blobs import LARGE
@@ -99,12 +99,12 @@ def test_no_byte_of_the_value_passes_the_pipe(cache_folder):
     for count in (NUMBERS, NUMBERS // 4):
         job = Job("array", np.ones, {"shape": count}).for_run(None, store.depository(None))
         future = engine.submit(job)
-        report = future.result(PATIENCE)
-        sizes.append(report.payload.nbytes)
-        kinds.append(report.kind)
+        run_result = future.result(PATIENCE)
+        sizes.append(run_result.payload.nbytes)
+        kinds.append(run_result.kind)
         outcome = engine.receive(future)
         assert np.array_equal(outcome.value, np.ones(count))
-    assert kinds == [Kind.DEPOSITED, Kind.PLAIN]
+    assert kinds == [ResultKind.DEPOSITED, ResultKind.PLAIN]
     assert sizes[0] < 1000
     assert sizes[1] >= LARGE // 4
     engine.release()

@@ -39,7 +39,7 @@ def test_what_is_pickled_is_found_where_its_name_was_not_asked_for_yet(value: ob
     run(f"import pickle; assert repr(pickle.loads({pickle.dumps(value)!r})) == {repr(value)!r}")
 
 
-@pytest.mark.parametrize("module", ["_plan", "_sweeps.results", "_sweeps.sweep", "_explanation", "_info"])
+@pytest.mark.parametrize("module", ["_record", "_sweeps.grid", "_sweeps.sweep", "_explain"])
 def test_a_class_is_the_package_s_own_however_it_was_met_first(module: str) -> None:
     run(f"""
         import importlib
@@ -56,8 +56,8 @@ def test_what_few_programs_need_is_not_imported_by_all() -> None:
         from bencher_job import cached_job
         @cached_job
         def f(x): return x
-        of_sweeps = {"_plan", "_sweeps", "_views"}
-        later = {"_explanation", "_info", *of_sweeps}
+        of_sweeps = {"_sweeps", "_views"}
+        later = {"_explain", *of_sweeps}
         loaded = {f"bencher_job.{name}" for name in later} & set(sys.modules)
         assert not loaded, loaded
         assert not {"json", "numbers", "random", "shutil", "statistics"} & set(sys.modules)

@@ -1,8 +1,4 @@
-"""The commands of `bencher-job`.
-
-Those that look after a cache are of `_views.cli` and know no function. Those that import a function know how it is
-decorated, which no view may.
-"""
+"""The command `bencher-job`. Only `explain` and `adopt` import a function; the others work without its code."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Final[tuple[Command, ...]] = (
     LS, SHOW, STATS, DU, SERVE, EXPLAIN, CLEAR, GC, VERIFY, EXPORT, IMPORT, ADOPT, COMPLETION,
 )  # fmt: skip
-"""In the order in which the help lists them."""
+"""The commands, in the order of the help."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Options that select entries, and the entries that they select."""
+"""Select entries by options of the command line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from .._text import moment_text
 from .command import Exit, Misused
 from .places import FAILURES, complain, look_at_each, stores_of
 
-if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore
 if TYPE_CHECKING:
     from .._stores.embedded import DiskStore
 
@@ -39,7 +37,7 @@ _AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([wdhms])", re.ASCII)
 
 
 def age(text: str) -> timedelta:
-    """Read how long ago something was: numbers, each with `w`, `d`, `h`, `m` or `s`.
+    """Parse an age: numbers, each with `w`, `d`, `h`, `m` or `s`.
 
     Raises:
         ArgumentTypeError: when the text is something else.
@@ -49,15 +47,15 @@ def age(text: str) -> timedelta:
     """
     parts = _AGE.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ArgumentTypeError(f"{text!r} is no age. Write it as 30d, 12h or 1h30m: weeks, days, h, m, s.")
+        raise ArgumentTypeError(f"{text!r} is not an age. Write 30d, 12h or 1h30m: weeks, days, h, m, s.")
     try:
         return sum((timedelta(seconds=float(number) * _UNITS[unit]) for number, unit in parts), timedelta())
     except OverflowError:
-        raise ArgumentTypeError(f"{text!r} is longer than all time") from None
+        raise ArgumentTypeError(f"{text!r} is too long ago. Give fewer days.") from None
 
 
 def moment(text: str) -> datetime | timedelta:
-    """Read a time: an age, or a date with or without the time of day, local unless it ends with a zone.
+    """Parse a time: an age, or a date with or without a time of day, local unless it has a zone.
 
     Raises:
         ArgumentTypeError: when the text is something else.
@@ -71,31 +69,32 @@ def moment(text: str) -> datetime | timedelta:
         return datetime.fromisoformat(text)
     except ValueError:
         raise ArgumentTypeError(
-            f"{text!r} is no time. Write an age as 30d or 12h, or a date as 2026-01-31 or 2026-01-31T12:00."
+            f"{text!r} is not a time. Write an age as 30d or 12h, or a date as 2026-01-31 or 2026-01-31T12:00."
         ) from None
 
 
 PATIENCE: Final = 0.2
-"""Seconds that somebody who has typed a tabulator waits for other processes."""
+"""Seconds that completion waits for a store that another process has locked."""
 
 MOST_KEYS: Final = 20
+"""Maximum number of keys that completion offers."""
 
 
 def _asked(line: Namespace, ask: Callable[[DiskStore], Iterable[str]]) -> list[str]:
-    """Ask all stores that can be read."""
+    """Collect completions from all stores that can be read."""
     found: list[str] = []
     place = {name: getattr(line, name, None) for name in ("cache_dir", "cache_name", "trusted")}
     try:
         for directory in stores_of(Namespace(**place)):
             with closing(look_into(directory, trusted=bool(place["trusted"]), patience=PATIENCE)) as store:
                 found += ask(store)
-    except FAILURES:  # there is nothing to complete then; the command itself will say why
+    except FAILURES:  # nothing to complete; the command itself will report the reason
         pass
     return sorted(set(found))
 
 
 def complete_keys_and_functions(prefix: str, parsed_args: Namespace, **_: Any) -> list[str]:
-    """Give the functions of the stores, and the keys that begin so if they are few."""
+    """Return the functions in the stores, and the first keys with a prefix."""
 
     def ask(store: DiskStore) -> Iterable[str]:
         keys = store.history.beginning_with(prefix, MOST_KEYS) if prefix else []
@@ -105,16 +104,16 @@ def complete_keys_and_functions(prefix: str, parsed_args: Namespace, **_: Any) -
 
 
 def complete_tags(parsed_args: Namespace, **_: Any) -> list[str]:
-    """Give the tags of the stores."""
+    """Return the tags in the stores."""
     return _asked(parsed_args, lambda store: [tag for function in store.functions() for tag in function.tags])
 
 
 def add_targets(parser: ArgumentParser, *, what: str) -> None:
-    """Add the words that name functions and keys."""
+    """Add the positional arguments that name functions and keys."""
     targets = parser.add_argument(
         "targets",
         nargs="*",
-        default=(),  # else argparse names it where another one is missing
+        default=(),  # or argparse names it in the error for another missing argument
         metavar="FUNCTION|KEY",
         help=f"{what}: a function, with or without its module, or the first digits of a key",
     )
@@ -122,7 +121,7 @@ def add_targets(parser: ArgumentParser, *, what: str) -> None:
 
 
 def add_filters(parser: ArgumentParser) -> None:
-    """Add the options that choose entries by tag, argument and time."""
+    """Add the options that select entries by tag, argument and time."""
     filters = parser.add_argument_group("which entries")
     tag = filters.add_argument("--tag", help="those with this tag; '' for those without")
     tag.completer = complete_tags  # type: ignore[attr-defined]
@@ -140,10 +139,10 @@ def add_filters(parser: ArgumentParser) -> None:
 
 
 def selection_of(arguments: Namespace) -> Selection:
-    """Give the entries that the options choose.
+    """Return the selection that the options describe.
 
     Raises:
-        Misused: when they choose nothing, or an argument twice.
+        Misused: when no entry could match, or two filters are for the same argument.
     """
     try:
         return Selection(
@@ -157,17 +156,17 @@ def selection_of(arguments: Namespace) -> Selection:
 
 
 SHORTEST_PREFIX: Final = 4
-"""How many digits of a key stand for it at least."""
+"""Minimum number of digits that identify a key."""
 
-KEYS_TOLD: Final = 4
-"""How many keys are told that begin with the same digits."""
+KEYS_SHOWN: Final = 4
+"""Maximum number of keys with the same first digits that an error lists."""
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What is meant in a store: functions and keys by name, or everything; and of that what a selection chooses."""
+    """The functions and keys of a store that a command line names, or everything, filtered by a selection."""
 
     store: DiskStore
     selection: Selection
@@ -176,7 +175,7 @@ class Chosen:
     is_everything: bool
 
     def records(self) -> Iterator[Record]:
-        """Give the records that are meant, those of a function the oldest first."""
+        """Yield the chosen records; those of a function in order of age, the oldest first."""
         if self.is_everything:
             yield from self.store.records(self.selection)
         for function in self.functions:
@@ -184,7 +183,7 @@ class Chosen:
         yield from self.of_keys()
 
     def of_keys(self) -> Iterator[Record]:
-        """Give the records of the keys that are meant, but for those of functions that are meant as well."""
+        """Yield the records of the chosen keys, except those of chosen functions."""
         for key in self.keys:
             record = self.store.history.record(key)
             if (
@@ -195,7 +194,7 @@ class Chosen:
                 yield record
 
     def latest(self, limit: int) -> tuple[list[Record], bool]:
-        """Give the latest records of each function that is meant, 0 for all; and whether there are more."""
+        """Return the latest records of each chosen function (0 for all), and whether there are more."""
         wanted = [self.selection] if self.is_everything else []
         wanted += [replace(self.selection, function=function) for function in self.functions]
         found: list[Record] = []
@@ -208,13 +207,13 @@ class Chosen:
 
 
 def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: bool = False) -> int:
-    """Do some work with what the words of a command mean in each store, as `look_at_each` does.
+    """Call `work` with the chosen functions and keys of each store, as `look_at_each` does.
 
-    A name that stands for nothing in any store is told of.
+    Names that no store knows are reported.
 
     Raises:
         StoreFailure: when there are no stores.
-        Misused: when a name stands for several things, or the options choose nothing.
+        Misused: when a name is ambiguous, or no entry could match the options.
         Failed: when no store can be opened or read.
     """
     selection = selection_of(arguments)
@@ -234,10 +233,10 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
             work(Chosen(store, selection, functions, keys, not names))
 
     status = look_at_each(arguments, look, mends=mends)
-    if status != Exit.DONE:  # what is unknown may be in a store that can't be read
+    if status != Exit.DONE:  # the unknown names may be in a store that can't be read
         return status
-    for told in unknown.values():
-        complain(told)
+    for message in unknown.values():
+        complain(message)
     return Exit.FOUND if unknown else status
 
 
@@ -246,12 +245,12 @@ _KEY: Final = "key"
 
 
 def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Find out what names stand for in a store; those that stand for nothing there are left out.
+    """Resolve names in a store. Unknown names are left out.
 
     A name is, in this order: a function, a key or the first digits of one, the end of a function's name.
 
     Raises:
-        Misused: when a name stands for several.
+        Misused: when a name is ambiguous.
     """
     known = [function.name for function in store.functions()] if names else []
     meant: dict[str, tuple[str, str]] = {}
@@ -266,21 +265,21 @@ def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]
 
 
 def _key(store: DiskStore, name: str) -> str | None:
-    """Give the key that begins with some digits, or is the name itself, since keys that are given may be anything."""
-    found = store.history.beginning_with(name, KEYS_TOLD + 1)
+    """Return the key that is the name or starts with it, or None. A given `job_key` may be any str."""
+    found = store.history.beginning_with(name, KEYS_SHOWN + 1)
     if name in found:
         return name
     if len(name) < SHORTEST_PREFIX or not _HEXADECIMAL.issuperset(name):
         return None
     if len(found) > 1:
-        told = ", ".join(key[: len(name) + 8] for key in found[:KEYS_TOLD])
-        more = ", and more" if len(found) > KEYS_TOLD else ""
-        raise Misused(f"{name} is the beginning of several keys: {told}{more}. Give more digits.")
+        shown = ", ".join(key[: len(name) + 8] for key in found[:KEYS_SHOWN])
+        more = ", and more" if len(found) > KEYS_SHOWN else ""
+        raise Misused(f"{name} is the beginning of several keys: {shown}{more}. Give more digits.")
     return found[0] if found else None
 
 
 def _removed(store: DiskStore, name: str) -> str:
-    """Say what became of the entry whose key begins with some digits; nothing where none is known to be removed."""
+    """Describe the removal of the entry whose key starts with some digits; empty if none is recorded."""
     if len(name) < SHORTEST_PREFIX:
         return ""
     for key in store.history.gone_beginning_with(name, 1):

@@ -11,13 +11,13 @@ __all__ = ["Command", "Exit", "Failed", "Misused"]
 
 
 class Exit(IntEnum):
-    """What a script can tell from how a command ended."""
+    """How a command ended, for scripts."""
 
     DONE = 0
     FOUND = 1
-    """It looked, and the answer is no: nothing is chosen, something is damaged, a call is a miss."""
+    """The command ran, and the answer is no: nothing matches, something is damaged, a call is a miss."""
     USAGE = 2
-    """The words make no command; argparse's own code."""
+    """The command line is invalid; argparse uses the same code."""
     MISSING = 3
     """There is no cache."""
     UNTRUSTED = 4
@@ -25,20 +25,20 @@ class Exit(IntEnum):
     FAILED = 5
     """The cache is damaged or of another version, or something can't be read or written."""
     BUSY = 6
-    """Another process keeps the cache locked; the same may work later."""
+    """Another process keeps the cache locked; the command may work later."""
     INTERRUPTED = 130
-    """Ctrl-C, as shells tell it."""
+    """Ctrl-C, with the code that shells use."""
 
 
 class Misused(Exception):
-    """The words make no command, for a reason that the parser doesn't know; its message says which."""
+    """The command line is invalid for a reason that argparse can't detect. The message has the reason."""
 
 
 class Failed(Exception):
-    """A command could not do what it was asked; its message says why, and what helps.
+    """A command failed. The message has the reason and the remedy.
 
     Attributes:
-        code: what the program exits with.
+        code: the exit code.
     """
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
@@ -48,14 +48,14 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One word after `bencher-job`."""
+    """A subcommand of `bencher-job`."""
 
     name: str
     summary: str
-    """What it does, in a line."""
+    """What it does, in one line."""
     configure: Callable[[ArgumentParser], None]
-    """Adds its options."""
+    """Adds its options to a parser."""
     run: Callable[[Namespace], int]
-    """Does it, and gives the exit code."""
+    """Runs it and returns the exit code."""
     examples: tuple[str, ...] = ()
-    """Lines that its help ends with."""
+    """Examples at the end of its help."""

@@ -69,7 +69,7 @@ def _explained(
     cache: JobFunctionCache, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store
 ) -> Explanation:
     try:
-        with redirect_stdout(sys.stderr):  # of the modules that the function imports
+        with redirect_stdout(sys.stderr):  # for output of the modules that the function imports
             return cache.explain(args, kwargs, store)
     except TypeError as error:  # the arguments don't fit the function, or no key can be made of one
         raise Misused(str(error)) from error
@@ -102,7 +102,7 @@ def _fields(explanation: Explanation, directory: Path) -> dict[str, Any]:
 
 @contextmanager
 def _elsewhere(arguments: Namespace) -> Iterator[None]:
-    """Let the function's cache lie where the options say, whatever its decorator does."""
+    """Override the function's cache directory with the option."""
     if arguments.cache_name is not None:
         raise Misused("the decorator says which cache a function has. Leave out --cache-name.")
     if arguments.cache_dir is None:
@@ -113,21 +113,21 @@ def _elsewhere(arguments: Namespace) -> Iterator[None]:
 
 
 def _cache_of(name: str) -> JobFunctionCache:
-    """Import a decorated function, and give its cache.
+    """Import a decorated function, and return its cache.
 
     Raises:
-        Misused: when there is none of the name.
+        Misused: when there is no such function.
         Failed: when its module can't be imported.
     """
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
         raise Misused(f"{name!r} names no function. Write MODULE:FUNCTION, as in study:score.")
     sys.path.insert(0, os.getcwd())
-    sys.dont_write_bytecode = True  # a question leaves no trace
+    sys.dont_write_bytecode = True  # a query must not write files
     try:
         with redirect_stdout(sys.stderr):
             found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module's own code raises
+    except (Exception, SystemExit) as error:  # the module's own code can raise anything
         raise Failed(f"{module_name} can't be imported: {type(error).__name__}: {error}") from error
     for part in path.split("."):
         found = inspect.getattr_static(found, part, None)
@@ -140,7 +140,7 @@ def _cache_of(name: str) -> JobFunctionCache:
 
 
 def _call(cache: JobFunctionCache, texts: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make a call of `NAME=VALUE` texts; what can only be passed by position is."""
+    """Parse `NAME=VALUE` texts into the arguments of a call, positional-only ones by position."""
     given: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")

@@ -103,7 +103,7 @@ def _stats(arguments: Namespace) -> int:
     for number, figures in enumerate(found):
         if number:
             print()
-        show_facts(str(figures["directory"]), _told(figures))
+        show_facts(str(figures["directory"]), _facts(figures))
     return status
 
 
@@ -126,7 +126,7 @@ def _figures(store: DiskStore) -> dict[str, Any]:
     }
 
 
-def _told(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rate, used, removed = figures["hit_rate"], figures["last_used"], figures["removed"]
     of_asked = "" if rate is None else f" ({rate:.0%})"
     facts = [

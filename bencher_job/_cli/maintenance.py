@@ -19,10 +19,7 @@ from .places import add_place, cache_directory, change, change_each, complain, l
 
 if TYPE_CHECKING:
     from .._stores.embedded import DiskStore
-    from .._stores.verification import Audit
-if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore
-    from .._stores.verification import Finding
+    from .._stores.verification import Audit, Finding
 
 __all__ = ["CLEAR", "GC", "VERIFY"]
 
@@ -42,7 +39,7 @@ def _verify(arguments: Namespace) -> int:
 
     def check(store: DiskStore) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CacheWarning)  # an audit tells all of it
+            warnings.simplefilter("ignore", CacheWarning)  # the audit reports all of it
             audits.append(verify(store, repair=arguments.repair))
         if not arguments.json:
             print(audits[-1])
@@ -104,7 +101,7 @@ def _clear(arguments: Namespace) -> int:
     sizes: Counter[str] = Counter()
 
     def look(chosen: Chosen) -> None:
-        records = list(chosen.records())  # all or none, where the database is damaged
+        records = list(chosen.records())  # all or none if the database is damaged
         of_store = keys.setdefault(chosen.store.directory, [])
         for record in records:
             of_store.append(record.key)
@@ -134,10 +131,10 @@ def _clear(arguments: Namespace) -> int:
 
 
 def _check_choice(arguments: Namespace) -> None:
-    """Refuse words that don't say what to clear; an age means all that began before it.
+    """Check that the options say what to clear, and turn an age into the time before which a run started.
 
     Raises:
-        Misused: when they say nothing, or the same twice.
+        Misused: when they say nothing, or give two times.
     """
     if arguments.older_than is not None:
         if arguments.until is not None:
@@ -152,7 +149,7 @@ def _check_choice(arguments: Namespace) -> None:
 
 @dataclass(slots=True)
 class _Waste:
-    """What is not wanted in a store."""
+    """The garbage in a store."""
 
     orphans: dict[Finding, int] = field(default_factory=dict)
     """Files and folders that no entry owns, with their sizes in bytes."""

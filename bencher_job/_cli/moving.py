@@ -88,7 +88,7 @@ def _import(arguments: Namespace) -> int:
 
 
 def _target(arguments: Namespace) -> Path:
-    """Give the folder of the store to import into, which may not be there yet."""
+    """Return the folder of the store to import into, which may not exist yet."""
     directory = _options.cache_directory(arguments.cache_dir)
     if arguments.cache_name is not None:
         return _options.store_directory(arguments.cache_name, arguments.cache_dir)
@@ -98,7 +98,7 @@ def _target(arguments: Namespace) -> Path:
 
 
 def _opened(arguments: Namespace, directory: Path) -> Store:
-    """Open the store, made if it isn't there; it evicts nothing for what comes."""
+    """Open the store, or make it. A new store has no size limit, so the import evicts nothing."""
     if store_exists(directory):
         return open_existing(directory, trusted=arguments.trusted, patience=arguments.wait)
     return open_store(directory, size_limit=sys.maxsize, trusted=arguments.trusted)

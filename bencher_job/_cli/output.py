@@ -23,7 +23,7 @@ from .command import Misused
 
 if TYPE_CHECKING:
     from rich.console import Console
-if TYPE_CHECKING:
+
     from .._stores.embedded import DiskStore
 
 __all__ = [
@@ -50,17 +50,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, and how its cells stand."""
+    """A column: its title, and how its cells are laid out."""
 
     title: str
     justify: Literal["left", "right"] = "left"
     style: str = ""
     shrinks: bool = False
-    """Whether its cells may be broken into lines where a terminal is narrow."""
+    """Whether its cells may wrap in a narrow terminal."""
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, in as many columns of a terminal as there are; in a pipe nothing is broken or cut."""
+    """Print a table, fitted to the terminal. In a pipe nothing is wrapped or cut."""
     rows = [[visible(cell) for cell in row] for row in rows]
     console = _console()
     if console is None:
@@ -70,7 +70,7 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
 
 
 def show_heading(text: str) -> None:
-    """Print what stands above a table."""
+    """Print the heading of a table."""
     console = _console()
     if console is None:
         print(visible(text))
@@ -79,7 +79,7 @@ def show_heading(text: str) -> None:
 
 
 def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
-    """Print what is known of one thing: a title, then a line or more for each fact, behind its name."""
+    """Print a title, then each fact with its name, on one or more lines."""
     show_heading(title)
     width = max(len(name) for name, _ in facts)
     room = shutil.get_terminal_size().columns - width - 4 if sys.stdout.isatty() else sys.maxsize
@@ -90,14 +90,14 @@ def show_facts(title: str, facts: Sequence[tuple[str, str]]) -> None:
 
 
 def _broken(line: str, width: int) -> list[str]:
-    """Break a line between words where it is too long; a path stays whole, to be copied."""
+    """Wrap a line between words if it is too long. A path stays whole, so that it can be copied."""
     if len(line) <= width:
         return [line]
     return textwrap.wrap(line, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def show_text(thing: object) -> None:
-    """Print a thing as its text; on a terminal as it says that rich shall draw it."""
+    """Print an object as text, or with its `__rich__` method on a terminal."""
     console = _console()
     if console is None:
         print(thing)
@@ -106,7 +106,7 @@ def show_text(thing: object) -> None:
 
 
 def _console() -> Console | None:
-    """Give what draws on a terminal, if rich is there; None where all is plain text."""
+    """Return a rich console if stdout is a terminal and rich is installed, or None for plain text."""
     if not sys.stdout.isatty():
         return None
     try:
@@ -146,23 +146,23 @@ def _align(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
 
 
 DOCUMENT_VERSION: Final = 1
-"""Grows when a field goes or changes its meaning, and not when one is added."""
+"""Increased when a field is removed or changes its meaning, not when one is added."""
 
 
 def add_json(parser: ArgumentParser) -> None:
-    """Add the option that asks for a document."""
+    """Add the option `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON document, for machines")
 
 
 def print_document(command: str, **body: Any) -> None:
-    """Print the document of a command."""
+    """Print the JSON document of a command."""
     document = {"command": command, "version": DOCUMENT_VERSION} | body
-    # Python writes an indented document twenty times as slowly, and who pipes it on reads none.
+    # Indentation makes Python's JSON encoder twenty times slower, and only people need it.
     print(json.dumps(plain(document), allow_nan=False, indent=2 if sys.stdout.isatty() else None))
 
 
 def plain(value: Any) -> Any:
-    """Give what JSON can hold of a value: times in UTC as ISO 8601, numbers that are none as `"NaN"`, paths as text.
+    """Convert a value to plain JSON data: times to ISO 8601 in UTC, non-finite floats and paths to strings.
 
     >>> plain({"c": float("inf"), "path": Path("a")})
     {'c': 'Infinity', 'path': 'a'}
@@ -182,24 +182,24 @@ def plain(value: Any) -> Any:
 
 
 def function_fields(function: FunctionInfo, cache: Path) -> dict[str, Any]:
-    """Give the fields of a function, and of the store that it is in."""
+    """Return the fields of a function, with the name of its store."""
     return {"cache": cache.name} | {each.name: getattr(function, each.name) for each in fields(function)}
 
 
 def record_fields(record: Record, cache: Path) -> dict[str, Any]:
-    """Give the fields of a record, and of the store that it is in."""
+    """Return the fields of a record, with the name of its store."""
     return {"cache": cache.name} | {each.name: getattr(record, each.name) for each in fields(record)}
 
 
 LARGEST_EXPANDED: Final = 1 << 28
-"""Bytes to which the compressed parts of an entry are expanded."""
+"""Maximum size in bytes of an entry's decompressed parts."""
 
 LARGEST_STREAM: Final = 1 << 25
-"""Bytes of a pickle, its arrays apart, that are read; more would keep somebody waiting."""
+"""Maximum size in bytes of a pickle, without its arrays, that is read. More would take too long."""
 
 
 def described_by_key(store: DiskStore, records: Sequence[Record]) -> dict[str, object]:
-    """Describe the results of entries by their keys; those that can't be read or told of are left out."""
+    """Describe the results of entries by their keys. Those that can't be read or described are left out."""
     found: dict[str, object] = {}
     for record in records:
         hit = store.lookups.find(record.key, mapped=True, most_expanded=LARGEST_EXPANDED)
@@ -215,7 +215,7 @@ def _described(hit: Hit) -> object:
     """Describe a result.
 
     Raises:
-        Unreadable: when it can't be told of without unpickling it.
+        Unreadable: when it can't be described without unpickling it.
     """
     if len(hit.payload.stream) > LARGEST_STREAM:
         raise Unreadable(f"its objects take more than {LARGEST_STREAM >> 20} MB")
@@ -223,7 +223,7 @@ def _described(hit: Hit) -> object:
 
 
 DIGITS_SHOWN: Final = 10
-"""How many digits of a key a terminal shows."""
+"""Number of digits of a key that a terminal shows."""
 
 _COLUMNS: Final = {
     "key": Column("key", style="yellow"),
@@ -239,7 +239,7 @@ _COLUMNS: Final = {
 
 
 def show_records(found: Sequence[tuple[Path, Record]], results: Mapping[str, object] | None) -> None:
-    """Print records, each of which comes with its store's folder; and what their results say, if that is given."""
+    """Print records, each with its store's folder, and their results if given."""
     names = [name for name in _COLUMNS if name != "result" or results is not None]
     if not found:
         return
@@ -287,12 +287,12 @@ def _cells(directory: Path, record: Record) -> dict[str, str]:
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Write arguments as in a call."""
+    """Format arguments as in a call."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def result_text(described: object) -> str:
-    """Write a result in a line: its parts, numbers with six digits, or what it is.
+    """Format a result in one line: its named parts, floats with six digits, or a short text.
 
     >>> result_text({"accuracy": 1 / 3, "model": "svm"}), result_text([1, 2])
     ("accuracy=0.333333, model='svm'", '[1, 2]')
@@ -307,7 +307,7 @@ def result_text(described: object) -> str:
 
 
 def brief_moment(moment: datetime) -> str:
-    """Write a time to the minute; on a terminal without the year where it is this one."""
+    """Format a time to the minute, on a terminal without the current year."""
     text = moment_text(moment)
     if sys.stdout.isatty() and text.startswith(f"{datetime.now(UTC).astimezone():%Y}-"):
         return text[5:]
@@ -315,7 +315,7 @@ def brief_moment(moment: datetime) -> str:
 
 
 def add_consent(parser: ArgumentParser) -> None:
-    """Add the options that answer the question beforehand."""
+    """Add the options `--yes` and `--dry-run`."""
     consent = parser.add_mutually_exclusive_group()
     consent.add_argument("--yes", "-y", action="store_true", help="do it without asking")
     consent.add_argument(
@@ -324,10 +324,10 @@ def add_consent(parser: ArgumentParser) -> None:
 
 
 def is_agreed(arguments: Namespace, question: str) -> bool:
-    """Ask whether something shall be done, unless the options say so.
+    """Ask for confirmation, unless `--yes` was given.
 
     Raises:
-        Misused: when nobody can be asked.
+        Misused: when stdin is not a terminal.
     """
     if arguments.yes:
         return True
@@ -338,6 +338,6 @@ def is_agreed(arguments: Namespace, question: str) -> bool:
     sys.stdout.flush()
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
-    if not answer:  # Ctrl-D leaves the cursor where it is
+    if not answer:  # Ctrl-D doesn't move the cursor to a new line
         print(file=sys.stderr)
     return answer.strip().lower() in {"y", "yes"}

@@ -22,9 +22,9 @@ SHELLS: Final = ("bash", "zsh", "fish")
 
 
 def offer_completion(parser: ArgumentParser) -> None:
-    """Answer a shell that asks for completions, and end the process; do nothing where none asks."""
+    """Print completions and end the process if a shell asks for them."""
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete  # only a shell that read its script asks
+        import argcomplete  # installed, since the shell runs its script
 
         argcomplete.autocomplete(parser)
 
@@ -74,7 +74,7 @@ def parser_of(commands: Sequence[Command]) -> ArgumentParser:
             description=f"{command.summary[0].upper()}{command.summary[1:]}.",
             epilog="\n  ".join(("examples:", *command.examples)) if command.examples else None,
             formatter_class=RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # so that a script means the same when there are more options
+            allow_abbrev=False,  # so that new options don't change the meaning of scripts
         )
         command.configure(subparser)
         subparser.set_defaults(run=command.run)
@@ -82,17 +82,15 @@ def parser_of(commands: Sequence[Command]) -> ArgumentParser:
 
 
 def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
-    """Run the command that the words ask for, by default those of this process, and give its exit code.
+    """Run the command of a command line, by default this process's, and return its exit code.
 
     Raises:
-        SystemExit: when the words make no command, or ask for help.
+        SystemExit: when the command line is invalid, or asks for help.
     """
     _open_closed_streams()
     parser = parser_of(commands)
     offer_completion(parser)
-    if isinstance(
-        sys.stdout, TextIOWrapper
-    ):  # an argument may hold what a terminal's encoding has no letters for
+    if isinstance(sys.stdout, TextIOWrapper):  # the terminal's encoding may lack characters of an argument
         sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("always", CacheWarning)
@@ -101,7 +99,7 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Let what nobody reads go nowhere, as where a daemon has closed its output."""
+    """Replace closed standard streams, as a daemon may have, with the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
@@ -115,7 +113,7 @@ def _run(parser: ArgumentParser, words: Sequence[str] | None) -> int:
 
 
 def _parsed(parser: ArgumentParser, words: Sequence[str] | None) -> Namespace:
-    """Parse the words; names of functions and keys may stand behind options, where argparse doesn't look for them."""
+    """Parse a command line. Functions and keys may follow options, which argparse doesn't support itself."""
     arguments, others = parser.parse_known_args(words)
     if others and (not hasattr(arguments, "targets") or any(word.startswith("-") for word in others)):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
@@ -129,10 +127,10 @@ def _ended(work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         if sys.stderr.isatty():
-            print(file=sys.stderr)  # the cursor stands behind ^C
+            print(file=sys.stderr)  # move on from the line with ^C
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Who read has seen enough. Python would complain again when it closes the pipe.
+        # The reader has closed the pipe. Without this, Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
     except Misused as error:

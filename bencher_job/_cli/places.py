@@ -1,4 +1,4 @@
-"""Find and open the stores that a command is about."""
+"""Find and open the stores that a command works on."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ __all__ = [
 
 
 GRACE: Final = 1.0
-"""Seconds for which a command may go on after Ctrl-C, to tidy up."""
+"""Seconds that a command has for cleaning up after Ctrl-C."""
 
 
 @contextmanager
 def prompt_interrupts() -> Iterator[None]:
-    """Let Ctrl-C end the process soon, whatever it is at; a database stays whole, as after any kill.
+    """End the process soon after Ctrl-C, whatever it is doing. The database stays intact, as after any kill.
 
-    The system writes the number of a signal to a socket at once. A thread reads it, and ends the process where
-    `KeyboardInterrupt` has not.
+    The system writes the number of a signal to a socket at once. A thread reads it, and ends the process if
+    `KeyboardInterrupt` has not done so.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone is told of signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
     reading, writing = socket.socketpair()
@@ -85,10 +85,10 @@ def _watch(reading: socket.socket, is_over: threading.Event) -> None:
 
 
 FAILURES: Final = (BencherJobError, OSError, sqlite3.Error)
-"""What is told in a sentence, and not as a traceback."""
+"""Exceptions that are shown as a sentence, not as a traceback."""
 
 PATIENCE: Final = 10.0
-"""Seconds for which a command waits for others who keep a store locked, unless it is told otherwise."""
+"""Default time in seconds that a command waits for a locked store."""
 
 _CODES: Final = (
     (UntrustedCache, Exit.UNTRUSTED),
@@ -98,7 +98,7 @@ _CODES: Final = (
 
 
 def add_place(parser: ArgumentParser) -> None:
-    """Add the options that say which cache."""
+    """Add the options that choose the cache."""
     place = parser.add_argument_group("which cache")
     place.add_argument(
         "--cache-dir",
@@ -132,17 +132,17 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds <= 86_400:
-        raise ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
     return seconds
 
 
 def cache_directory(arguments: Namespace) -> Path:
-    """Give the cache directory that is meant, whether it is there or not."""
+    """Return the chosen cache directory, which may not exist."""
     return _options.cache_directory(arguments.cache_dir)
 
 
 def stores_of(arguments: Namespace) -> list[Path]:
-    """Give the folders of the stores that are meant.
+    """Return the folders of the chosen stores.
 
     Raises:
         StoreFailure: when there are none.
@@ -157,7 +157,7 @@ def stores_of(arguments: Namespace) -> list[Path]:
 
 
 def one_store_of(arguments: Namespace) -> Path:
-    """Give the folder of the one store that is meant.
+    """Return the folder of the only chosen store.
 
     Raises:
         StoreFailure: when there are none.
@@ -172,7 +172,7 @@ def one_store_of(arguments: Namespace) -> Path:
 
 @contextmanager
 def opened(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
-    """Open a store to look at it.
+    """Open a store read-only.
 
     Raises:
         Failed: when it can't be opened or read.
@@ -207,10 +207,10 @@ def _opened(opening: Callable[..., DiskStore], arguments: Namespace, directory: 
 
 
 def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object], *, mends: bool = False) -> int:
-    """Do some work with each store, opened to look; give the worst exit code.
+    """Call `work` with each store, opened read-only, and return the worst exit code.
 
-    Of several stores one that can't be opened is told of, and the others are looked at. With `mends` a damaged
-    database is replaced by what can be read of it, and the work done once more.
+    If there are several stores, one that can't be opened is reported and the others are still used. With `mends` a
+    damaged database is replaced by its readable part, and the work is done again.
 
     Raises:
         StoreFailure: when there are none.
@@ -220,7 +220,7 @@ def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object], *, m
 
 
 def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
-    """Do some work with each store, opened to change it; otherwise as `look_at_each`.
+    """Call `work` with each store, opened to change it, and return the worst exit code as `look_at_each` does.
 
     Raises:
         StoreFailure: when there are none.
@@ -248,20 +248,20 @@ def _each(
                     work(store)
         except Failed as failure:
             failures.append(failure)
-            if len(failures) == len(directories):  # there is nothing to show
+            if len(failures) == len(directories):  # nothing to show
                 raise
             complain(str(failure))
     return max((failure.code for failure in failures), default=Exit.DONE)
 
 
 def failure_of(error: Exception, directory: Path | None = None) -> Failed:
-    """Say what is wrong, where, and what helps."""
+    """Convert an exception to a `Failed` that has the fact, the place and the remedy."""
     code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
     text = str(error)
     if isinstance(error, UntrustedCache):
         text = f"{error.path} {error.reason}. Add --trusted if you trust all who could have written to it."
     elif isinstance(error, StoreMissing):
-        text = f"{text}. Say where it lies with --cache-dir, or BENCHER_JOB_CACHE_DIR."
+        text = f"{text}. Give its place with --cache-dir, or BENCHER_JOB_CACHE_DIR."
     elif isinstance(error, StoreBusy):
         text = f"{directory} is busy: {text}. Try again when the other process is done."
     elif isinstance(error, StoreDamaged):
@@ -274,12 +274,12 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
 
 
 def complain(message: str) -> None:
-    """Say on stderr why something is not done."""
+    """Print an error to stderr."""
     print(f"bencher-job: {_shown(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
-    """Say on stderr what should be known of what is done."""
+    """Print a warning to stderr."""
     print(f"bencher-job: warning: {_shown(message)}", file=sys.stderr)
 
 

@@ -31,7 +31,7 @@ def _configure(parser: ArgumentParser) -> None:
 
 
 def _serve(arguments: Namespace) -> int:
-    from .._page.serving import serve  # of the extra `web`, which this command alone needs
+    from .._page.serving import serve  # needs the extra `web`
 
     directory: Path = (
         _options.cache_directory(arguments.cache_dir)

@@ -39,33 +39,33 @@ __all__ = ["SHOW", "EntryShown", "entry_fields", "entry_shown", "show_entry"]
 
 
 LONGEST_RESULT: Final = 1000
-"""Length in characters to which what a result says is cut."""
+"""Maximum length in characters of a result's description."""
 
-_NOT_TOLD: Final = object()
+_UNKNOWN: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
 class EntryShown:
-    """What is known of an entry."""
+    """Everything known about an entry."""
 
     directory: Path
     """The folder of its store."""
     row: Row
     making: Making
     known: Found
-    """Whether its bytes are whole, and what is wrong where they are not."""
+    """Whether its bytes are intact, and the damage if they are not."""
     described: object
-    """What its result says, unless it can't be told without unpickling it."""
+    """A description of its result, if one can be made without unpickling it."""
     media: Mapping[Path, int]
     """The files that its job wrote, with their sizes in bytes."""
-    value: object = _NOT_TOLD
+    value: object = _UNKNOWN
 
 
 def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryShown:
-    """Find out what is known of an entry; its result is unpickled where it is asked for.
+    """Collect everything known about an entry. Its result is only unpickled if `with_value` is true.
 
     Raises:
-        Failed: when the entry was removed meanwhile, or its result can't be unpickled.
+        Failed: when the entry was removed in between, or its result can't be unpickled.
     """
     key, history = record.key, store.history
     known, making, row = history.examine(key), history.making(key), row_of_key(store.folder, key)
@@ -77,9 +77,9 @@ def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryS
         row=row,
         making=making,
         known=known,
-        described=described.get(key, _NOT_TOLD),
+        described=described.get(key, _UNKNOWN),
         media=media_files(store.directory, record),
-        value=_value(store, key, known.damage) if with_value else _NOT_TOLD,
+        value=_value(store, key, known.damage) if with_value else _UNKNOWN,
     )
 
 
@@ -87,15 +87,15 @@ def _value(store: DiskStore, key: str, damage: str) -> object:
     hit = None if damage else store.get(key)
     if not isinstance(hit, Hit):
         raise Failed(f"the result of {key} can't be shown: {damage or 'it was removed just now'}")
-    sys.path.insert(0, os.getcwd())  # where the classes of the result may be
+    sys.path.insert(0, os.getcwd())  # the classes of the result may be there
     try:
         return hit.load()
-    except Exception as error:  # whatever the code raises that a pickle names
+    except Exception as error:  # code that the pickle names can raise anything
         raise Failed(f"the result of {key} can't be unpickled: {type(error).__name__}: {error}") from error
 
 
 def entry_fields(entry: EntryShown) -> dict[str, Any]:
-    """Give the fields of an entry for a document: those of its record, and the others."""
+    """Return the fields of an entry for a document, including those of its record."""
     row, making = entry.row, entry.making
     known = record_fields(row.record, entry.directory) | {
         "hits": row.hits,
@@ -106,13 +106,13 @@ def entry_fields(entry: EntryShown) -> dict[str, Any]:
         "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
         "parameters": making.parameters,
         "parts": making.parts,
-        "result": None if entry.described is _NOT_TOLD else fields_of(entry.described),
+        "result": None if entry.described is _UNKNOWN else fields_of(entry.described),
     }
-    return known if entry.value is _NOT_TOLD else known | {"value": _for_json(entry.value)}
+    return known if entry.value is _UNKNOWN else known | {"value": _for_json(entry.value)}
 
 
 def _for_json(value: object) -> Any:
-    """Give a result as JSON may hold it; what is none of JSON's own as its text, in an object of its own."""
+    """Convert a result to JSON data. A value that JSON lacks becomes an object with its repr."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -126,7 +126,7 @@ def _for_json(value: object) -> Any:
 
 
 def show_entry(entry: EntryShown) -> None:
-    """Print all that is known of an entry."""
+    """Print everything known about an entry."""
     record = entry.row.record
     show_facts(f"{record.function or '(no function)'}({arguments_text(record.arguments)})", [*_facts(entry)])
 
@@ -156,10 +156,10 @@ def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
     if record.fingerprint:
         yield "code", record.fingerprint
         yield "", f"the fingerprint of {', '.join(making.parts) or 'nothing but its name'}"
-    if entry.value is not _NOT_TOLD:
+    if entry.value is not _UNKNOWN:
         width = shutil.get_terminal_size((100, 24)).columns - 14
         yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
-    elif entry.described is not _NOT_TOLD:
+    elif entry.described is not _UNKNOWN:
         yield "result", short_text(entry.described, LONGEST_RESULT)
 
 
@@ -177,7 +177,7 @@ def _origin(record: Record) -> str:
 
 
 ROWS_SHOWN: Final = 50
-"""How many entries of a function a terminal shows, unless it is asked for more."""
+"""Default number of entries of a function that a terminal shows."""
 
 
 def _configure(parser: ArgumentParser) -> None:
@@ -205,7 +205,7 @@ def _configure(parser: ArgumentParser) -> None:
 
 def _limit(text: str) -> int:
     if not text.isdecimal():
-        raise ArgumentTypeError(f"{text!r} is no number of entries, as 100, or 0 for all")
+        raise ArgumentTypeError(f"{text!r} is not a number of entries. Write 100, or 0 for all.")
     return int(text)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, Typ
 
 from .. import _media
 from .._errors import BencherJobError
-from .._executors import Outcome, told
+from .._executors import Outcome, error_text
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
@@ -45,7 +45,7 @@ from .._stores import (
     discard,
     dump_result,
 )
-from .._timer import alarms
+from .._timer import timer
 from .._version import VERSION
 from .running import Flight, flights_of
 
@@ -263,7 +263,7 @@ class Writer(Generic[T, R]):
 
         When the program ends no thread can be started any more, and items may still come.
         """
-        alarms.start()
+        timer.start()
         with self._lock:
             self._start_line()
 
@@ -343,7 +343,7 @@ class Writer(Generic[T, R]):
             self._groups.add(group)
             is_watched, self._is_watched = self._is_watched, True
         if not is_watched:
-            alarms.add(PATIENCE, self._look)
+            timer.add(PATIENCE, self._look)
 
     def _look(self) -> None:
         """Have another thread go on where one receives an item for long."""
@@ -361,7 +361,7 @@ class Writer(Generic[T, R]):
                     self._started(None, _Group(group.line, deque(), [instead]))
             self._is_watched = bool(self._groups)
         if self._is_watched:
-            alarms.add(PATIENCE, self._look)
+            timer.add(PATIENCE, self._look)
 
     def _leave(self, group: _Group[T, R]) -> None:
         """Leave a thread alone with what it receives, and have another one go on with the rest."""
@@ -709,7 +709,7 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
 
 
 def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, StoreFailure) else told(error)
+    return str(error) if isinstance(error, StoreFailure) else error_text(error)
 
 
 def outcome_of(done: Future[Any]) -> Outcome:

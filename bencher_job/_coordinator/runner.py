@@ -241,7 +241,7 @@ class Runner:
         if waiting is None:
             flight.lease = lease = Lease(flight.job.job_key)
             waiting = Waiting(store, lease)
-        flight.waiting, flight.job = waiting, flight.job.held()
+        flight.waiting, flight.job = waiting, flight.job.snapshot()
         self.runs.expect(1)
         finish_at_exit(self.runs)
 

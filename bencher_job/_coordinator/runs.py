@@ -31,13 +31,13 @@ from .._executors import (
     PoolSettings,
     check_limits,
     engine_for,
+    error_text,
     executor_name,
     inside_worker,
     run_inline,
-    told,
 )
 from .._future import JobFuture
-from .._inside import critical, is_inside
+from .._inside import critical, is_inside, runs_jobs
 from .._job import Job
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function, running_loop
@@ -46,7 +46,7 @@ from .._origin import git_state_of
 from .._processes import renew_after_fork
 from .._stores import DepositLost, Payload, Store
 from .._text import printable
-from .._timer import alarms
+from .._timer import timer
 from .commits import BeginsJobs, Counts, Keeping, Landing, Returned, Run, Start, Writer, commit, outcome_of
 from .running import Asker, Flight, flights_of, for_each
 
@@ -92,13 +92,13 @@ class Limits:
         self, future: Future[Any], job: Job, returned: Callable[[Future[Any], BaseException | None], None]
     ) -> None:
         """Have `returned` called once: with the future when it is done, or before that with a `JobTimeout` as well."""
-        alarms.start()
+        timer.start()
         limited = _Limited(future, job, returned)
         with self._lock:
             self._watched[future] = limited
             starts, self._is_looking = not self._is_looking, True
         if starts:
-            alarms.add(self._pause, self._look)
+            timer.add(self._pause, self._look)
         future.add_done_callback(lambda done: self._end(done, limited))
 
     def _end(self, done: Future[Any], limited: _Limited) -> None:
@@ -124,7 +124,7 @@ class Limits:
                 del self._watched[limited.future]
             self._is_looking = bool(self._watched)
         if self._is_looking:
-            alarms.add(self._pause, self._look)
+            timer.add(self._pause, self._look)
         for limited in over:
             limited.returned(limited.future, self._verdict(limited.job))
             try:
@@ -186,6 +186,10 @@ class Engines:
         self._lock = threading.Lock()
         self._initializing = threading.RLock()  # the initializer may run jobs
 
+    @runs_jobs
+    def _call_initializer(self) -> None:
+        self._settings.initializer(*self._settings.initargs)  # type: ignore[misc]  # there is one
+
     def initialize_here(self) -> None:
         """Call the initializer before the first job of SERIAL: this process stands for the worker.
 
@@ -199,10 +203,10 @@ class Engines:
                 return
             self._calls_initializer = True
             try:
-                self._settings.initializer(*self._settings.initargs)  # type: ignore[misc]  # there is one
+                self._call_initializer()
             except Exception as error:
                 raise BencherJobError(
-                    f"The initializer failed in this process: {told(error)}. No job runs before it succeeds."
+                    f"The initializer failed in this process: {error_text(error)}. No job runs before it succeeds."
                 ) from error
             else:
                 self._is_initialized = True
@@ -473,7 +477,7 @@ class Runs:
             return
         self._writer.start()
         if self._attempts.retries:
-            alarms.start()
+            timer.start()
         engine = flights[0].engine or self.engines.own
         is_held = engine.shares_arguments or self._attempts.retries
         function, is_coroutine = None, False
@@ -484,7 +488,7 @@ class Runs:
             if is_coroutine:
                 flight.may_be_ended_by(engine)
             if is_held and not flight.attempt:
-                flight.job = flight.job.held()
+                flight.job = flight.job.snapshot()
         runs, take_back = self._runs_on(engine, flights, store), self._take_back
         for run, engine_future in zip(runs, engine.submit_many([run.job for run in runs]), strict=True):
             run.flight.engine_future = engine_future
@@ -498,7 +502,7 @@ class Runs:
         runs = self._runs_of(flights, store, engine)
         if engine.shares_arguments and self._attempts.retries:
             # The next run of each begins with what this one can't change.
-            return [run._replace(job=run.job.held()) for run in runs]
+            return [run._replace(job=run.job.snapshot()) for run in runs]
         if not engine.shares_arguments:
             for run in runs:
                 if run.job.may_change:  # and has had time to, while the job waited
@@ -591,11 +595,11 @@ class Runs:
                 self._attempts.retries + 1,
                 job,
                 pause,
-                told(error),
+                error_text(error),
             )
             self._discard_media(job)
         elif attempt > 1:
-            _log.warning("%r failed for the last of %s times: %s", job, attempt, told(error))
+            _log.warning("%r failed for the last of %s times: %s", job, attempt, error_text(error))
             if isinstance(error, WorkerLost):
                 error.count_attempts(attempt)
         return pause
@@ -620,7 +624,7 @@ class Runs:
         flights_of(run.store).wait_in_line(run.flight, waiting)
         waiting.add_done_callback(lambda done: self._writer.put(Returned(run, done, outcome_of)))
         if pause:
-            alarms.add(pause, lambda: self._go_on(run.flight, waiting, run.store))
+            timer.add(pause, lambda: self._go_on(run.flight, waiting, run.store))
         else:
             self._go_on(run.flight, waiting, run.store)
         return True

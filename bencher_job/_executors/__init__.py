@@ -1,4 +1,4 @@
-"""Executors: where do jobs run?
+"""Executors: where jobs run.
 
 engine_for(Executors.SERIAL | THREADS | MULTIPROCESSING | SCOOP | an executor | a Dask client or address) -> Engine
 
@@ -11,7 +11,7 @@ import concurrent.futures
 from dataclasses import fields
 from typing import Any, Final
 
-from .base import MAKERS, Executors, Outcome, inside_worker, is_submitter, run_inline, told
+from .base import MAKERS, Executors, Outcome, error_text, inside_worker, is_submitter, run_inline
 from .engine import Engine, SerialEngine
 from .settings import PoolSettings, StartMethod
 
@@ -23,11 +23,11 @@ __all__ = [
     "StartMethod",
     "check_limits",
     "engine_for",
+    "error_text",
     "executor_name",
     "inside_worker",
     "is_submitter",
     "run_inline",
-    "told",
 ]
 
 
@@ -59,11 +59,11 @@ MAKERS.update(
 
 
 def executor_name(spec: Executors | str | concurrent.futures.Executor | object) -> str:
-    """Name what a user gave as `executor=`: a member of `Executors`, or the class of an executor.
+    """Return the name of `executor=`: a member of `Executors`, or the class name of an executor.
 
     Raises:
-        TypeError: for anything but a member of `Executors`, its name, an executor, or a Dask client or its address.
-        ValueError: for a string that is neither the name of a member nor an address.
+        TypeError: if it is not a member of `Executors`, its name, an executor, or a Dask client or its address.
+        ValueError: if a string is neither the name of a member nor an address.
     """
     if isinstance(spec, str):
         return _CLIENT if _is_address(spec) else _member(spec)
@@ -71,23 +71,23 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
         return _CLIENT
     if isinstance(spec, concurrent.futures.Executor):
         return type(spec).__name__
-    raise TypeError(f"executor={spec!r} is a {type(spec).__name__}. Use {_ALLOWED}.")
+    raise TypeError(f"executor must be {_ALLOWED}, not {type(spec).__name__}")
 
 
 _CLIENT: Final = "Client"
 _ALLOWED: Final = (
-    "a member of Executors, its name as a string, any concurrent.futures.Executor object, a dask.distributed.Client, "
+    "a member of Executors, its name, a concurrent.futures.Executor, a dask.distributed.Client, "
     "or the address of a Dask scheduler such as 'tcp://127.0.0.1:8786'"
 )
 
 
 def _is_address(text: str) -> bool:
-    """Whether a string says where a Dask scheduler is; no member's name could."""
+    """Whether a string is the address of a Dask scheduler."""
     return "://" in text and not isinstance(text, Executors)
 
 
 def _dask_client(spec: object) -> Any:
-    """Give the client that somebody has passed, be it as the executor that is made of one."""
+    """Return the Dask client, also from the executor that `Client.get_executor` made, else None."""
     if not any(base.__module__.startswith("distributed.") for base in type(spec).__mro__):
         return None
     if isinstance(spec, concurrent.futures.Executor):
@@ -100,8 +100,8 @@ def _member(name: str) -> Executors:
         return Executors(name)
     except ValueError:
         raise ValueError(
-            f"executor={name!r} is no executor's name, and no address. Use one of {', '.join(Executors)}, the address "
-            f"of a Dask scheduler such as 'tcp://127.0.0.1:8786', or any concurrent.futures.Executor object."
+            f"executor={name!r} is neither an executor's name nor an address. Use one of {', '.join(Executors)}, the "
+            f"address of a Dask scheduler such as 'tcp://127.0.0.1:8786', or a concurrent.futures.Executor."
         ) from None
 
 
@@ -112,14 +112,14 @@ def check_limits(
     *,
     of_coroutines: bool = False,
 ) -> None:
-    """Check that an executor can do what is asked of it; nothing is imported or started for that.
+    """Check that an executor supports the settings and the timeout, without importing or starting anything.
 
-    A coroutine can be ended wherever it runs, unlike a plain function in this process. SERIAL accepts all settings,
-    since code that passes on its caller's executor can't know that there will be no workers.
+    A coroutine can be cancelled on any executor, a plain function in this process cannot. SERIAL accepts all
+    settings, because code that passes on its caller's executor cannot know whether there will be workers.
 
     Raises:
-        TypeError: when it is no executor.
-        ValueError: when it has no workers of ours to be set up, or can't end a job whose time is over.
+        TypeError: if `spec` is not an executor.
+        ValueError: if the executor does not support a setting, or cannot end a job after its timeout.
     """
     name = executor_name(spec)
     serving = _SERVED_BY.get(name, frozenset()) if isinstance(name, Executors) else frozenset()
@@ -129,7 +129,7 @@ def check_limits(
                 f"executor={each.lower()!r}" for each, options in _SERVED_BY.items() if option in options
             )
             raise ValueError(
-                f"{option}={value!r} says nothing to executor={name}. Use it with {able}, or set up the executor "
+                f"{option}={value!r} has no effect on executor={name}. Use it with {able}, or set up the executor "
                 f"that you pass yourself."
             )
     if timeout is None or of_coroutines:
@@ -148,7 +148,7 @@ _SERVED_BY: Final = {
     Executors.THREADS: frozenset({"max_workers", "inner_threads"}),
     Executors.SCOOP: frozenset({"inner_threads"}),
 }
-"""Which settings say something to which executor."""
+"""The settings that each executor supports."""
 
 
 def engine_for(
@@ -156,13 +156,13 @@ def engine_for(
     settings: PoolSettings | None = None,
     timeout: float | None = None,
 ) -> Engine:
-    """Make the engine for what a user gave as `executor=`; no process is started before the first job.
+    """Make the engine for `executor=`. No process starts before the first job.
 
-    One whose `ends_jobs` is true ends a job that has run for longer than the timeout, in seconds.
+    An engine whose `ends_jobs` is true ends a job that runs for longer than `timeout` seconds.
 
     Raises:
-        TypeError: for anything but a member of `Executors`, its name, an executor, or a Dask client or its address.
-        ValueError: for a string that is neither the name of a member nor an address.
+        TypeError: if it is not a member of `Executors`, its name, an executor, or a Dask client or its address.
+        ValueError: if a string is neither the name of a member nor an address.
     """
     name = executor_name(spec)
     if isinstance(name, Executors):

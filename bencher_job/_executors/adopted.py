@@ -2,7 +2,7 @@
 
     threads: the job itself                    processes and clusters: pack -> bytes -> run_packed -> bytes
 
-Such an executor is never shut down here.
+The user made the executor, so nothing here shuts it down.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .base import Outcome
 from .engine import Engine, unsendable
-from .entry import Report, open_report, run_packed
+from .entry import RunResult, open_result, run_packed
 from .packing import pack
 from .threads import run_in_thread
 
@@ -26,7 +26,7 @@ __all__ = ["PackedEngine", "ThreadEngine"]
 
 
 class _AdoptedEngine(Engine):
-    """Runs jobs on an executor that stays its maker's."""
+    """Run jobs on an executor that the user made and shuts down."""
 
     def __init__(self, executor: concurrent.futures.Executor) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _AdoptedEngine(Engine):
         return self._executor
 
     def submit(self, job: Job) -> Future[Any]:
-        """Start a job, and note it when its future is cancelled from here."""
+        """Start a job, and record when its future is cancelled through the library."""
         future = super().submit(job)
         future.cancel = _NotedCancel(future, self._cancelled_by_us)  # type: ignore[method-assign]
         return future
@@ -49,21 +49,21 @@ class _AdoptedEngine(Engine):
         return future in self._cancelled_by_us
 
     def release(self) -> None:
-        """Do nothing: what we did not make we do not end."""
+        """Do nothing: the user shuts the executor down."""
 
 
 class _NotedCancel:
-    """A future's `cancel` that tells a cancellation by us from one by the engine, which has lost the job."""
+    """A future's `cancel` that records the call, since a cancellation by the executor means that it lost the job."""
 
     def __init__(self, future: Future[Any], noted: weakref.WeakSet[Future[Any]]) -> None:
-        self._future = weakref.ref(future)  # the future holds this
+        self._future = weakref.ref(future)  # weak, because the future refers to this object
         self._noted = noted
 
     def __call__(self) -> bool:
         future = self._future()
         if future is None:
             return False
-        self._noted.add(future)  # first: whoever waits is told while it is being cancelled
+        self._noted.add(future)  # first, because callbacks run while it is being cancelled
         cancelled = type(future).cancel(future)
         if not cancelled:
             self._noted.discard(future)
@@ -71,7 +71,7 @@ class _NotedCancel:
 
 
 class ThreadEngine(_AdoptedEngine):
-    """Runs jobs in a thread pool of this process, where nothing needs to be pickled."""
+    """Run jobs in a thread pool of this process, without pickling."""
 
     ends_jobs = True
     shares_arguments = True
@@ -83,10 +83,6 @@ class ThreadEngine(_AdoptedEngine):
     def _submit(self, job: Job) -> Future[Any]:
         return self._executor.submit(run_in_thread, job, self._timeout)
 
-    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
-        outcome: Outcome = result
-        return outcome
-
 
 _ON_THIS_MACHINE: Final = frozenset(
     {
@@ -95,11 +91,11 @@ _ON_THIS_MACHINE: Final = frozenset(
         "joblib.externals.loky.process_executor",
     }
 )
-"""Where executors are defined whose workers can read the files of this process."""
+"""Modules that define executors whose workers run on this machine and can read its files."""
 
 
 class PackedEngine(_AdoptedEngine):
-    """Runs jobs on an executor that pickles what it is given."""
+    """Run packed jobs on an executor that pickles its calls."""
 
     def __init__(self, executor: concurrent.futures.Executor) -> None:
         super().__init__(executor)
@@ -121,4 +117,4 @@ class PackedEngine(_AdoptedEngine):
 
     def _open(self, result: Any, job: Job | None) -> Outcome:
         parts: tuple[Buffer, ...] = result
-        return open_report(Report.of_parts(parts), job)
+        return open_result(RunResult.of_parts(parts), job)

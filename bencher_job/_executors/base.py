@@ -1,6 +1,6 @@
-"""Executors by name, and how a run of a job ended.
+"""Executor names, the outcome of a run, and the state of worker processes.
 
-Nothing here imports multiprocessing, psutil, cloudpickle or scoop: engines are imported when first used.
+This module imports neither multiprocessing, psutil, cloudpickle nor scoop: engines are imported at first use.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ __all__ = [
     "as_worker",
     "become_worker",
     "end_at_exit",
+    "error_text",
     "flush_streams",
     "here",
     "inside_worker",
@@ -45,22 +46,21 @@ __all__ = [
     "leave_if_forked",
     "run_inline",
     "this_process",
-    "told",
 ]
 
 
 class Executors(StrEnum):
-    """Where jobs run; a member is made of its name in any case.
+    """Where jobs run. Names of members are case-insensitive.
 
     >>> Executors("multiprocessing")
     <Executors.MULTIPROCESSING: 'MULTIPROCESSING'>
     """
 
     SERIAL = auto()
-    """Here, in the calling thread."""
+    """In the calling thread."""
 
     THREADS = auto()
-    """In threads of this process, for functions that let other threads run meanwhile, as numpy's do."""
+    """In threads of this process, for functions that release the GIL or wait for I/O."""
 
     MULTIPROCESSING = auto()
     """In processes of this machine."""
@@ -74,18 +74,18 @@ class Executors(StrEnum):
 
     @staticmethod
     def factory(provider: Executors | str) -> concurrent.futures.Executor | None:
-        """Make a new executor, or None for SERIAL, which needs none.
+        """Make a new executor. Return None for SERIAL, which needs none.
 
         Raises:
-            ValueError: when no executor has that name.
-            BencherJobError: for SCOOP where it can't run, with how to start it.
+            ValueError: if no executor has that name.
+            BencherJobError: if SCOOP is not running. The message says how to start it.
         """
         make = MAKERS.get(Executors(provider))
         return None if make is None else make()
 
 
 MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
-"""What makes the executor of each member; filled by the package, which may import its engines."""
+"""The function that makes each member's executor. The package fills it, because it may import the engines."""
 
 
 class Place(NamedTuple):
@@ -98,7 +98,7 @@ class Place(NamedTuple):
 
 
 def here() -> Place:
-    """Give the place that this process is."""
+    """Return the place of this process."""
     return _place_of(os.getpid())
 
 
@@ -111,21 +111,21 @@ _PYTHON: Final = sys.version.partition(" ")[0]
 
 
 OtherVersions = tuple[tuple[str, str, str], ...]
-"""Libraries that a worker has another version of: name, the submitter's version, the worker's."""
+"""Libraries whose version differs in the worker: name, the submitter's version, the worker's version."""
 
 
 class Outcome(NamedTuple):
-    """How one run of a job ended: with a value, or with an error.
+    """How one run of a job ended: with a value or an error.
 
     Attributes:
-        payload: the value's bytes as the worker pickled them, so that nobody pickles it again. None where
-            only this process can say how the value is pickled. It shares no memory with the value.
-        deposit: the value file that the worker has written.
+        payload: the value as the worker pickled it, which saves pickling it again. None if only this process can
+            pickle the value. It shares no memory with the value.
+        deposit: the value file that the worker wrote.
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.
-        place: where it ran.
-        may_have_files: whether it may have written files of its own; False where who ran it knows of none.
-        other_versions: the libraries in the job's key that the worker has another version of.
+        place: where the function ran.
+        may_have_files: whether the function may have written media files.
+        other_versions: the libraries in the job's key whose version differs in the worker.
     """
 
     value: Any = None
@@ -140,7 +140,7 @@ class Outcome(NamedTuple):
 
 
 def run_inline(job: Job) -> Outcome:
-    """Run a job here and now; whatever its function raises is kept as the outcome's error."""
+    """Run a job in this thread. An exception of its function becomes the outcome's error."""
     value, error = None, None
     running = running_as(job.job_key, job.media_folder)
     started, clock = time.time(), time.perf_counter()
@@ -152,42 +152,42 @@ def run_inline(job: Job) -> Outcome:
     return Outcome(value, error, None, started, seconds, here(), running.may_have_files())
 
 
-def told(problem: BaseException) -> str:
-    """Say what an exception is, whatever its own text does, in letters that every stream can take.
+def error_text(problem: BaseException) -> str:
+    """Return an exception's type and text, with only characters that every stream can encode.
 
-    >>> told(ValueError("a"))
+    >>> error_text(ValueError("a"))
     'ValueError: a'
     """
     try:
         return printable(f"{type(problem).__name__}: {problem}")
-    except BaseException:  # noqa: BLE001 - a class's own __str__ can raise anything
+    except BaseException:  # noqa: BLE001 - a class's __str__ can raise anything
         return type(problem).__name__
 
 
-_runs_in_envelope: ContextVar[bool] = ContextVar("bencher_job_runs_in_envelope", default=False)
+_runs_in_worker: ContextVar[bool] = ContextVar("bencher_job_runs_in_worker", default=False)
 _submitter: ContextVar[tuple[str, int] | None] = ContextVar("bencher_job_submitter", default=None)
 _is_worker_process = False
 
 
 def inside_worker() -> bool:
-    """Whether this code runs in a worker, where a cached job runs in line and never in a pool of pools."""
-    return _is_worker_process or _runs_in_envelope.get()
+    """Whether this code runs in a worker, where a cached function runs its jobs inline."""
+    return _is_worker_process or _runs_in_worker.get()
 
 
 @contextmanager
 def as_worker(submitter: tuple[str, int] | None = None) -> Iterator[None]:
-    """Be inside a worker in this thread or task meanwhile, for the process with this host's name and this number."""
-    token = _runs_in_envelope.set(True)
+    """Mark this thread or task as a worker's within the context; `submitter` is the submitter's host and pid."""
+    token = _runs_in_worker.set(True)
     token_of_submitter = _submitter.set(submitter)
     try:
         yield
     finally:
         _submitter.reset(token_of_submitter)
-        _runs_in_envelope.reset(token)
+        _runs_in_worker.reset(token)
 
 
 def this_process() -> tuple[str, int]:
-    """Give this host's name and this process's number."""
+    """Return this host's name and this process's pid."""
     return _host_and_number(os.getpid())
 
 
@@ -197,12 +197,12 @@ def _host_and_number(pid: int) -> tuple[str, int]:
 
 
 def is_submitter(host: str, pid: int) -> bool:
-    """Whether a process is the one whose job runs here, or this very one."""
+    """Whether a process submitted the job that runs here, or is this process."""
     return (host, pid) in {this_process(), _submitter.get()}
 
 
 def become_worker() -> None:
-    """Be a worker for good, in all threads of this process."""
+    """Mark the whole process as a worker."""
     global _is_worker_process  # noqa: PLW0603 - a fact about the process
     _is_worker_process = True
 
@@ -211,9 +211,9 @@ _ends: list[Callable[[], None]] = []
 
 
 def end_at_exit(end: Callable[[], None]) -> None:
-    """Have an engine end what is left of it when the program exits, after all exit hooks of those who use it.
+    """Register a function that ends an engine's workers at exit.
 
-    Who waits for jobs at exit so finds the workers still there, whenever the engine was first used.
+    It runs after the exit hooks of the engine's users, which may still wait for jobs.
     """
     _ends.append(end)
 
@@ -225,9 +225,9 @@ def _end_engines() -> None:
 
 
 def leave_if_forked(pid: int, error: BaseException | None = None) -> None:
-    """End this process when it isn't the one that began the job, as Python would have ended it for that error.
+    """End this process if it is a child that the job forked, with the exit code that Python would give for `error`.
 
-    What it inherited is the worker's: the channel, the queue, the jobs that come next.
+    The child must not go on: the connection, the queue and the next jobs that it inherited belong to the worker.
     """
     if os.getpid() == pid:
         return
@@ -240,9 +240,9 @@ def leave_if_forked(pid: int, error: BaseException | None = None) -> None:
 
 
 def flush_streams() -> None:
-    """Write out what was printed."""
+    """Flush stdout and stderr."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # none, broken, or closed by the job
+        with suppress(AttributeError, OSError, ValueError):  # missing, broken, or closed by the job
             stream.flush()
 
 

@@ -1,12 +1,13 @@
 """Liveness connections between the root of a SCOOP program and its workers.
 
-    root: listens <── connects, says its name ── worker
-    root: signs, so that the worker knows whom it has reached
-    root: reads which job has begun <── the number of each job, before it begins
-    root: asks for jobs back ──> a thread of the worker's: those that have not begun won't ──> which one has begun
+    root: listens <── token and name ── worker connects
+    root ── signature, which proves that it is the root ──> worker
+    root <── the number of each job, before it begins ── worker
+    root ── recall: the number of the last job sent ──> a thread of the worker, which begins none of the waiting jobs
+    root <── answer: the number of the job that began last ── worker
 
-Nothing else passes. When either end dies its kernel closes the line, and the other end sees it: on the same
-machine, on another one, and whatever the process was doing. Who is unreachable for minutes counts as dead.
+When a process dies, its kernel closes the connection and the other end notices, whatever the process was doing. TCP
+keepalive closes the connection to a machine that cannot be reached for some minutes.
 """
 
 from __future__ import annotations
@@ -23,26 +24,25 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["Line", "Lines", "WorkersLine"]
-
+__all__ = ["LivenessConnection", "LivenessListener", "WorkerConnection"]
 
 LEAVE_SECONDS: Final = 5.0
-"""How long a worker may take to end by itself when its root is gone."""
+"""How long a worker may take to end by itself after its root has died."""
 
 _CONNECT_SECONDS: Final = 3.0
 _GREET_SECONDS: Final = 0.5
 _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
 _TOKEN_SIZE: Final = 16
 _REQUESTS: Final = 16
-"""How many requests a worker remembers; what was sent before them it has passed by then."""
+"""How many recalls a worker remembers. Jobs sent before older ones have been handled by then."""
 
 _NUMBER: Final = struct.Struct("<Q")
-_WORD: Final = struct.Struct("<QB")
-"""The number of a job, and whether it is the answer to who asks for jobs back."""
+_BEGUN_MESSAGE: Final = struct.Struct("<QB")
+"""The number of a job, and whether it answers a recall."""
 
 
 _ends: Final[weakref.WeakSet[socket.socket]] = weakref.WeakSet()
-"""What a forked child must close, or the line would outlive the process that it is of."""
+"""Sockets that a forked child closes, or the connection would outlive its process."""
 
 
 def _close_in_child() -> None:
@@ -53,8 +53,8 @@ def _close_in_child() -> None:
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-class Lines:
-    """The root's end of all lines."""
+class LivenessListener:
+    """Accept the liveness connections of workers, in the root."""
 
     def __init__(self) -> None:
         family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
@@ -67,34 +67,34 @@ class Lines:
         self.token = secrets.token_bytes(_TOKEN_SIZE)
 
     def fileno(self) -> int:
-        """Give the number of the descriptor that can be read when somebody connects."""
+        """Return the file descriptor that becomes readable when a worker connects."""
         return self._listener.fileno()
 
-    def accept(self) -> tuple[bytes, Line] | None:
-        """Give the name of a worker that has connected, and its line; None when there is none."""
+    def accept(self) -> tuple[bytes, LivenessConnection] | None:
+        """Return the name and the connection of the next worker, or None if no worker is connecting."""
         while True:
             try:
                 end, _ = self._listener.accept()
-            except OSError:  # nobody, or somebody who has gone again
+            except OSError:  # no connection, or one that was closed again
                 return None
-            name = _greeted(end, self.token)
+            name = _greet(end, self.token)
             if name is not None:
-                return name, Line(end)
+                return name, LivenessConnection(end)
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Stop listening."""
         self._listener.close()
 
 
-def _greeted(end: socket.socket, token: bytes) -> bytes | None:
-    """Hear who it is and sign, or hang up."""
+def _greet(end: socket.socket, token: bytes) -> bytes | None:
+    """Check the token, sign, and return the worker's name. On failure close the socket and return None."""
     end.settimeout(_GREET_SECONDS)
     try:
         said = _read(end, _TOKEN_SIZE + 1)
         if secrets.compare_digest(said[:_TOKEN_SIZE], token):
             name = _read(end, said[_TOKEN_SIZE])
             end.sendall(_signature(token, name))
-            _keep(end)
+            _keep_alive(end)
             end.setblocking(False)
             return name
     except OSError:
@@ -103,23 +103,25 @@ def _greeted(end: socket.socket, token: bytes) -> bytes | None:
     return None
 
 
-class Line:
-    """The root's end of one line."""
+class LivenessConnection:
+    """A connection to one worker, in the root."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._unread = b""
         self.begun = 0
-        """The number of the job that began last."""
-        self.is_cut = False
+        """Number of the job that began last."""
+        self.is_closed = False
 
-    def look(self) -> int | None:
-        """Read which jobs have begun, and notice that the worker is gone.
+    def poll(self) -> int | None:
+        """Read which jobs have begun, and whether the worker has closed the connection.
 
-        When jobs were asked for: the number of the one that had begun last, or 0. What was sent after it is back.
+        Returns:
+            The answer to a recall: the number of the job that began last, or 0. The worker runs no job that was sent
+            after it. None if there is no answer.
         """
         answer = None
-        while not self.is_cut:
+        while not self.is_closed:
             try:
                 read = self._end.recv(1 << 16)
             except BlockingIOError:
@@ -127,12 +129,12 @@ class Line:
             except OSError:
                 read = b""
             if not read:
-                self.is_cut = True
+                self.is_closed = True
                 self.close()
                 break
             self._unread += read
-            whole = len(self._unread) // _WORD.size * _WORD.size
-            for number, is_answer in _WORD.iter_unpack(self._unread[:whole]):
+            whole = len(self._unread) // _BEGUN_MESSAGE.size * _BEGUN_MESSAGE.size
+            for number, is_answer in _BEGUN_MESSAGE.iter_unpack(self._unread[:whole]):
                 if is_answer:
                     answer = number
                 else:
@@ -141,54 +143,56 @@ class Line:
         return answer
 
     def close(self) -> None:
-        """Cut the line, at which the worker leaves."""
+        """Close the connection, which ends the worker."""
         self._end.close()
 
-    def ask_back(self, last: int) -> None:
-        """Ask for all jobs that were sent so far, the last one's number being given, but for what has begun."""
-        with suppress(OSError):  # it is cut, or nobody has read there for long
+    def recall(self, last: int) -> None:
+        """Recall the jobs up to the number `last` that have not begun."""
+        with suppress(OSError):  # closed, or its buffer is full
             self._end.send(_NUMBER.pack(last))
 
 
-class WorkersLine:
-    """A worker's end of its line; where the root can't be reached there is none, and nothing is told."""
+class WorkerConnection:
+    """A worker's connection to its root. If the root cannot be reached, it sends nothing."""
 
     def __init__(self, host: str, port: int, token: bytes, name: bytes) -> None:
         self._lock = threading.Lock()
         self._begun = 0
         self._given_back: deque[tuple[int, int]] = deque(maxlen=_REQUESTS)
-        self._end = end = _connected(host, port, token, name)
+        self._end = end = _connect(host, port, token, name)
         if end is not None:
-            threading.Thread(target=self._listen, args=(end,), name="bencher_job-line", daemon=True).start()
+            threading.Thread(
+                target=self._listen, args=(end,), name="bencher_job-liveness", daemon=True
+            ).start()
 
     def begin(self, number: int) -> bool:
-        """Tell that a job begins, which the kernel keeps whatever the job does; False when it was given back."""
+        """Report that a job begins. False if the root has recalled the job, which must then not run."""
         with self._lock:
             if any(low < number <= high for low, high in self._given_back):
                 return False
             self._begun = number
-            self._say(number, is_answer=False)
+            self._send(number, is_answer=False)
             return True
 
-    def _say(self, number: int, *, is_answer: bool) -> None:
+    def _send(self, number: int, *, is_answer: bool) -> None:
         if self._end is not None:
-            with suppress(OSError):  # the root is gone
-                self._end.sendall(_WORD.pack(number, is_answer))
+            with suppress(OSError):  # the root has died
+                self._end.sendall(_BEGUN_MESSAGE.pack(number, is_answer))
 
     def _listen(self, end: socket.socket) -> None:
-        """Give jobs back that are asked for, until the root is gone; then leave."""
+        """Answer recalls until the root dies, then end the process."""
         with suppress(OSError):
             while True:
                 (last,) = _NUMBER.unpack(_read(end, _NUMBER.size))
                 with self._lock:
                     self._given_back.append((self._begun, last))
-                    self._say(self._begun, is_answer=True)
+                    self._send(self._begun, is_answer=True)
         time.sleep(LEAVE_SECONDS)
         os._exit(1)
 
 
-def _connected(host: str, port: int, token: bytes, name: bytes) -> socket.socket | None:
-    """Connect to the root; None where it can't be reached, or another service answers."""
+def _connect(host: str, port: int, token: bytes, name: bytes) -> socket.socket | None:
+    """Connect to the root. None if it cannot be reached, or another service answers."""
     try:
         end = socket.create_connection((host, port), _CONNECT_SECONDS)
     except OSError:
@@ -199,7 +203,7 @@ def _connected(host: str, port: int, token: bytes, name: bytes) -> socket.socket
         if secrets.compare_digest(_read(end, len(signature)), signature):
             end.settimeout(None)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _keep(end)
+            _keep_alive(end)
             return end
     except OSError:
         pass
@@ -216,15 +220,15 @@ def _read(end: socket.socket, length: int) -> bytes:
     while len(read) < length:
         part = end.recv(length - len(read))
         if not part:
-            raise ConnectionError("the other end hung up")
+            raise ConnectionError("the other end closed the connection")
         read += part
     return read
 
 
-def _keep(end: socket.socket) -> None:
-    """Let an end be closed in forked children, and the kernel ask now and then whether the other end is there."""
+def _keep_alive(end: socket.socket) -> None:
+    """Turn on TCP keepalive, and close the socket in forked children."""
     _ends.add(end)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEP_ALIVE.items():
-        if hasattr(socket, option):  # not all systems count in the same way
+        if hasattr(socket, option):  # the options differ between systems
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

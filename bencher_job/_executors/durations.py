@@ -5,46 +5,45 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-__all__ = ["AHEAD", "OVERDUE", "UNKNOWN", "Pace"]
-
+__all__ = ["AHEAD", "OVERDUE", "UNKNOWN", "DurationEstimates"]
 
 AHEAD: Final = 0.025
-"""Seconds of work that a worker is given ahead, so that it needn't wait for the pool. Of longer jobs it gets one."""
+"""Seconds of work that is sent to a worker in advance. Longer jobs are sent one at a time."""
 
 OVERDUE: Final = 0.02
-"""Seconds that a job may take longer than expected before what waits behind it is taken back."""
+"""Seconds by which a job may exceed its estimate before the jobs behind it are withdrawn."""
 
 OVERHEAD: Final = 5e-5
-"""Seconds that a job takes in a worker besides its function."""
+"""Seconds that a worker spends on a job besides its function."""
 
 UNKNOWN: Final = 1.0
-"""Seconds that a job is expected to take whose function hasn't run yet."""
+"""Estimate in seconds for a function that has not run yet."""
 
 WEIGHT: Final = 0.3
-"""How much the last job counts among those before it."""
+"""Weight of the last job in the moving average."""
 
 KEPT_FUNCTIONS: Final = 256
 
 
-class Pace:
-    """What the last jobs of each function took."""
+class DurationEstimates:
+    """A moving average of the run times of each function, by the function's digest."""
 
     def __init__(self) -> None:
         self._seconds: OrderedDict[bytes, float] = OrderedDict()
 
     def note(self, digest: bytes, seconds: float) -> None:
-        """Note how long the function of a digest ran."""
+        """Add a run time."""
         taken = seconds + OVERHEAD
         known = self._seconds.get(digest, taken)
-        # A longer one counts at once: what waits behind the next one waits that long.
+        # A longer time replaces the average at once: jobs behind the next one would wait that long.
         self._seconds[digest] = taken if taken > known else known + WEIGHT * (taken - known)
         if len(self._seconds) > KEPT_FUNCTIONS:
             self._seconds.popitem(last=False)
 
     def knows(self, digest: bytes) -> bool:
-        """Whether the function of a digest has run already."""
+        """Whether the function has run."""
         return digest in self._seconds
 
     def of(self, digest: bytes) -> float:
-        """Say how many seconds a job of the function of a digest takes, as far as one can tell."""
+        """Return the expected run time in seconds."""
         return self._seconds.get(digest, UNKNOWN)

@@ -1,4 +1,4 @@
-"""What a cache asks of whatever runs its jobs: submit, receive, release."""
+"""The Engine contract: submit a job, receive its outcome, release the executor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._errors import BencherJobError, WorkerLost
 from .._processes import renew_after_fork
-from .base import Executors, Outcome, run_inline, told
+from .base import Executors, Outcome, error_text, run_inline
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -23,7 +23,7 @@ __all__ = ["Engine", "SerialEngine", "SharedEngine", "SharedExecutors", "failed"
 
 
 class Engine(ABC):
-    """What runs the jobs of a `FutureCache`; it may be used from several threads at once.
+    """Run the jobs of a `FutureCache`. Engines are thread-safe.
 
     Attributes:
         name: the member of `Executors`, or the class name of an adopted executor.
@@ -31,11 +31,11 @@ class Engine(ABC):
 
     name: str
     ends_jobs = False
-    """Whether it ends a job whose time is over, with a `JobTimeout`."""
+    """Whether it ends a job that exceeds its timeout, with a `JobTimeout`."""
     shares_arguments = False
-    """Whether a job runs with the very objects that it is submitted with, which others may change meanwhile."""
+    """Whether a job gets the submitted argument objects themselves, which the caller may change while it runs."""
     asks_to_begin = False
-    """Whether it asks a job's `start` before it begins the job."""
+    """Whether it calls `begin` of a job's `start` before it begins the job."""
     _own_errors: tuple[type[BaseException], ...] = (BencherJobError,)
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class Engine(ABC):
     @property
     @abstractmethod
     def executor(self) -> concurrent.futures.Executor | None:
-        """The executor itself, made when it is first asked for; None where jobs run in line."""
+        """The executor, made at first use; None where jobs run inline."""
 
     @property
     def workers(self) -> int | None:
-        """How many jobs run at once, where the executor says."""
+        """How many jobs run at once, or None if the executor does not say."""
         for name in ("max_workers", "_max_workers"):  # concurrent.futures keeps it private
             number = getattr(self.executor, name, None)
             if isinstance(number, int):
@@ -59,10 +59,10 @@ class Engine(ABC):
         return None
 
     def submit(self, job: Job) -> Future[Any]:
-        """Start a job; what is wrong with the job itself ends in its future.
+        """Start a job. An error of the job itself goes into its future.
 
         Raises:
-            BencherJobError: when the engine can't take jobs, with the remedy.
+            BencherJobError: if the engine cannot take jobs. The message names the remedy.
         """
         try:
             future = self._submit(job)
@@ -81,7 +81,7 @@ class Engine(ABC):
     def _submit(self, job: Job) -> Future[Any]: ...
 
     def _refused(self, refusal: RuntimeError) -> BencherJobError:
-        """Say why the executor takes no job: whatever runs in it, a job's own exceptions don't come this way."""
+        """Make the error for an executor that takes no job. A job's own exceptions do not come this way."""
         if isinstance(refusal, concurrent.futures.BrokenExecutor):
             return WorkerLost(f"{self.name} is broken and takes no more jobs: {refusal}")
         return BencherJobError(
@@ -90,35 +90,35 @@ class Engine(ABC):
         )
 
     def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
-        """Start jobs that come together; none is started when it raises.
+        """Start several jobs. If it raises, no job has started.
 
         Raises:
-            BencherJobError: when the engine can't take jobs, with the remedy.
+            BencherJobError: if the engine cannot take jobs. The message names the remedy.
         """
         futures = [self.submit(job) for job in jobs[:1]]
         for job in jobs[1:]:
             try:
                 futures.append(self.submit(job))
-            except BencherJobError as error:  # it has broken meanwhile, as those before will find out
+            except BencherJobError as error:  # the executor broke after it took the first job
                 futures.append(failed(error))
         return futures
 
-    def join(self, future: Future[Any], caller: Caller | None) -> None:  # noqa: B027 - most engines don't care
-        """Be told who waits for a job, in an event loop or elsewhere."""
+    def join(self, future: Future[Any], caller: Caller | None) -> None:  # noqa: B027 - most engines ignore it
+        """Register a waiter for the job: its event loop, or None for a thread."""
 
     def has_begun(self, future: Future[Any]) -> bool:
-        """Whether a job runs already, as far as the executor tells: it may still wait in a queue of its own."""
+        """Whether a job has begun, as the executor reports it; the job may still wait in the executor's own queue."""
         return future.running() or future.done()
 
     def end(self, future: Future[Any]) -> bool:
-        """End a job, also one that runs already where the executor can; whether it could."""
+        """Cancel a job, or end it if it runs and the engine can. Return whether it was ended."""
         return future.cancel()
 
     def receive(self, future: Future[Any]) -> Outcome:
-        """Tell how the job of a done future ended; it never raises.
+        """Return the outcome of a done future. Never raises.
 
-        A job that was cancelled on purpose has ended with a `CancelledError`. What the engine itself failed
-        with is a `WorkerLost`: the job's own exceptions don't come this way.
+        A cancelled job ends with `CancelledError`. A failure of the engine itself becomes a `WorkerLost`: the job's own
+        exceptions do not come this way.
         """
         job = self._label_of(future)
         try:
@@ -136,33 +136,35 @@ class Engine(ABC):
     def _opened(self, result: Any, job: Job | None) -> Outcome:
         try:
             return self._open(result, job)
-        except BaseException as problem:  # noqa: BLE001 - a foreign executor can give anything for a report
+        except BaseException as problem:  # noqa: BLE001 - a foreign executor can return anything
             return Outcome(error=self._lost(job, problem))
 
     def _open(self, result: Any, job: Job | None) -> Outcome:
-        from .entry import open_report
+        if isinstance(result, Outcome):  # of a job that ran in this process
+            return result
+        from .entry import open_result
 
-        return open_report(result, job)
+        return open_result(result, job)
 
-    def _was_asked_to_cancel(self, future: Future[Any]) -> bool:  # noqa: ARG002 - some engines cancel by themselves
+    def _was_asked_to_cancel(self, future: Future[Any]) -> bool:  # noqa: ARG002 - some engines cancel futures themselves
         return True
 
     def _lost(self, job: Job | None, problem: BaseException | None) -> WorkerLost:
         from .entry import describe
 
         label = describe(job)
-        reason = "the engine cancelled it" if problem is None else told(problem)
+        reason = "the engine cancelled it" if problem is None else error_text(problem)
         lost = WorkerLost(f"{self.name} lost {label}: {reason}", job=label)
         lost.__cause__ = problem
         return lost
 
     @abstractmethod
     def release(self) -> None:
-        """Give the engine back: a shared one ends with its last user, an adopted one is left alone."""
+        """Release the executor. A shared one is shut down with its last user, an adopted one stays open."""
 
 
 class SerialEngine(Engine):
-    """Runs each job in the thread that submits it."""
+    """Run each job in the thread that submits it."""
 
     name = str(Executors.SERIAL)
     executor = None
@@ -173,28 +175,24 @@ class SerialEngine(Engine):
         future.set_result(run_inline(job))
         return future
 
-    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
-        outcome: Outcome = result
-        return outcome
-
     def release(self) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing: there is no executor."""
 
 
 def failed(error: BaseException) -> Future[Any]:
-    """Make the future of a job that could not be started."""
+    """Make a future that has failed with `error`."""
     future: Future[Any] = Future()
     future.set_exception(error)
     return future
 
 
 def unsendable(label: object, problem: BaseException) -> Future[Any]:
-    """Make the future of a job that could not be packed."""
+    """Make the failed future of a job that cannot be pickled."""
     from .entry import describe
 
     error = BencherJobError(
-        f"{describe(label)} can't be sent to a worker: {told(problem)}. "
-        f"cloudpickle must be able to pickle its function and arguments; make what it can't in the function."
+        f"{describe(label)} can't be sent to a worker: {error_text(problem)}. "
+        f"cloudpickle must be able to pickle its function and arguments. Create what it can't pickle in the function."
     )
     error.__cause__ = problem
     return failed(error)
@@ -204,10 +202,10 @@ E = TypeVar("E", bound=concurrent.futures.Executor)
 
 
 class SharedExecutors(Generic[E]):
-    """Executors of one kind, by their settings, and how many use each.
+    """Executors of one class by their settings, with the number of users of each.
 
     Attributes:
-        end_unasked: whether one ends with its last user, even if that is dropped without giving it back.
+        end_unasked: whether an executor is shut down when its last user is garbage-collected without a release.
     """
 
     def __init__(self, *, end_unasked: bool = False) -> None:
@@ -216,13 +214,13 @@ class SharedExecutors(Generic[E]):
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Have none, as in a forked child, whose parent has the workers."""
+        """Forget all executors in a forked child: the workers belong to the parent."""
         self._lock = threading.Lock()
         self._shared: dict[Hashable, tuple[E, int]] = {}
         self._dropped: deque[tuple[Hashable, E]] = deque()
 
     def acquire(self, settings: Hashable, make: Callable[[], E]) -> E:
-        """Give the executor of these settings, made if nobody uses one yet."""
+        """Return the executor of these settings and count one user more. Make it if there is none."""
         with self._lock:
             executor, users = self._shared.get(settings) or (make(), 0)
             self._shared[settings] = executor, users + 1
@@ -230,7 +228,7 @@ class SharedExecutors(Generic[E]):
         return executor
 
     def release(self, settings: Hashable, executor: E) -> None:
-        """Give an executor back, which ends with its last user."""
+        """Count one user less, and shut the executor down after the last one."""
         with self._lock:
             is_last = self._is_last(settings, executor)
         if is_last:
@@ -238,17 +236,17 @@ class SharedExecutors(Generic[E]):
         self._release_dropped()
 
     def drop(self, settings: Hashable, executor: E) -> None:
-        """Give an executor back in a finalizer, which may interrupt any thread, even one that holds the lock."""
+        """Release an executor from a finalizer, which may interrupt a thread that holds the lock."""
         self._dropped.append((settings, executor))
         self._release_dropped()
 
     def _release_dropped(self) -> None:
-        """Give back what was dropped, unless a thread holds the lock, which then does it."""
+        """Release dropped executors, unless another thread holds the lock, which then does it."""
         while self._dropped and self._lock.acquire(blocking=False):
             try:
                 settings, executor = self._dropped.popleft()
                 is_last = self._is_last(settings, executor)
-            except IndexError:  # another thread has given it back
+            except IndexError:  # another thread has released it
                 continue
             finally:
                 self._lock.release()
@@ -256,7 +254,7 @@ class SharedExecutors(Generic[E]):
                 executor.shutdown(wait=False)
 
     def _is_last(self, settings: Hashable, executor: E) -> bool:
-        """Count a user less; whether it was the last one."""
+        """Count one user less and return whether it was the last."""
         shared, users = self._shared.get(settings, (None, 0))
         if shared is not executor:
             return False
@@ -268,7 +266,7 @@ class SharedExecutors(Generic[E]):
 
 
 class SharedEngine(Engine, Generic[E]):
-    """Runs jobs on an executor that it shares with others, or on one that its user made and keeps."""
+    """Run jobs on an executor shared by several engines, or on one that the user made and keeps."""
 
     def __init__(self, adopted: E | None, among: SharedExecutors[E]) -> None:
         super().__init__()
@@ -278,7 +276,7 @@ class SharedEngine(Engine, Generic[E]):
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Be without a shared executor, as a forked child is: it is its parent's."""
+        """Forget the shared executor in a forked child: it belongs to the parent."""
         self._lock = threading.Lock()
         self._shared: E | None = None
         self._end: weakref.finalize[..., SharedEngine[E]] | None = None
@@ -288,11 +286,11 @@ class SharedEngine(Engine, Generic[E]):
 
     @abstractmethod
     def _key(self) -> Hashable:
-        """What is the same for all who share an executor."""
+        """The settings by which engines share an executor."""
 
     @property
     def executor(self) -> E:
-        """The executor, shared by all that want the same and made when the first of them asks."""
+        """The adopted executor, or the one shared by engines with the same settings, made at first use."""
         if self._adopted is not None:
             return self._adopted
         shared = self._shared
@@ -308,7 +306,7 @@ class SharedEngine(Engine, Generic[E]):
         return shared
 
     def release(self) -> None:
-        """Give the shared executor back, which ends with its last user."""
+        """Release the shared executor, which is shut down with its last user."""
         with self._lock:
             shared, self._shared = self._shared, None
             if self._end is not None:

@@ -1,8 +1,8 @@
-"""The entry point of every worker: run a packed job, and report how it ended.
+"""The entry point of every worker: run a packed job and return how it ended.
 
-    parcel -> execute -> Report( plain value | its file, if large | value by value | error ) -> open_report -> Outcome
+    parcel -> execute -> RunResult( plain value | value file | value by value | error ) -> open_result -> Outcome
 
-No exception, no exit and nothing that can't be pickled leaves the envelope, so it costs its own job only.
+An exception, an exit or a result that cannot be pickled ends its own job only.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from .._options import follow_override
 from .._stores.blobs import LARGE, Deposit, DepositLost, write_deposit
 from .._stores.codec import Buffer, Payload, dump
 from .._stores.located import dump_result
-from .base import OtherVersions, Outcome, Place, as_worker, here, leave_if_forked, this_process, told
+from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
 from .exceptions import dump_error, load_error
 from .packing import Call, Parcel, is_loaded, join, load
-from .pickling import HomewardPickler, dumps
+from .pickling import ResultPickler, dumps
 from .wire import LARGEST_INLINE, Message, frame
 
 __all__ = [
-    "Kind",
-    "Report",
+    "ResultKind",
+    "RunResult",
     "describe",
     "execute",
-    "open_report",
+    "open_result",
     "outcome_of_coroutine",
     "run_coroutine",
     "run_packed",
@@ -51,13 +51,13 @@ __all__ = [
 
 
 def run_coroutine(job: Job, timeout: float | None) -> Outcome:
-    """Run a job's coroutine to its end, in an event loop of its own in this thread."""
+    """Run a job's coroutine in a new event loop in this thread."""
     return run_to_end(outcome_of_coroutine(job, timeout))
 
 
 @critical
 async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
-    """Run a job's coroutine here; whatever it raises is the outcome's error, a `JobTimeout` after so many seconds."""
+    """Run a job's coroutine in this loop. Its exception, or a `JobTimeout`, becomes the outcome's error."""
     value, error = None, None
     started, clock = time.time(), time.perf_counter()
     limit = asyncio.timeout(timeout)
@@ -67,48 +67,45 @@ async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
             started, clock = time.time(), time.perf_counter()
         with _media.running(job.job_key, job.media_folder):
             async with limit:
-                value = await _called(job)
-    except BaseException as raised:  # noqa: BLE001 - whatever it is, it ends this job
-        error = _out_of_time(job, timeout) if isinstance(raised, TimeoutError) and limit.expired() else raised
+                value = await _call_coroutine(job)
+    except BaseException as raised:  # noqa: BLE001 - any exception ends this job only
+        has_expired = isinstance(raised, TimeoutError) and limit.expired()
+        error = time_is_over(job, timeout or 0.0) if has_expired else raised
     return Outcome(value, error, None, started, time.perf_counter() - clock, here())
 
 
 @runs_jobs
-async def _called(job: Job) -> Any:
+async def _call_coroutine(job: Job) -> Any:
     return await cast("Awaitable[Any]", job.call())
 
 
-def _out_of_time(job: Job, timeout: float | None) -> BaseException:
-
-    return time_is_over(job, timeout or 0.0)
-
-
-class Kind(IntEnum):
-    """What the payload of a report holds."""
+class ResultKind(IntEnum):
+    """What the payload of a run result holds."""
 
     PLAIN = 0
-    """A value, as anybody's pickle makes it."""
+    """A value that plain pickle can pickle."""
     BY_VALUE = 1
-    """A value with parts that have no importable name."""
+    """A value that refers to classes or functions without an importable name."""
     ERROR = 2
+    """An exception."""
     NOT_LOADED = 3
-    """The error of a worker that could not load the job as its submitter has it, and has run nothing."""
+    """The exception of a worker that could not load the job and has not run it."""
     WANTS_FUNCTION = 4
-    """Nothing: the job came without its function, which the worker does not keep, so it has run nothing."""
+    """Nothing: the job came without its function, and the worker has not loaded it, so nothing ran."""
     DEPOSITED = 5
-    """Which file the worker has written a large value to."""
+    """The value file that the worker wrote."""
 
 
-_KINDS: Final = tuple(Kind)
-_ERRORS: Final = frozenset({Kind.ERROR, Kind.NOT_LOADED})
+_KINDS: Final = tuple(ResultKind)
+_ERRORS: Final = frozenset({ResultKind.ERROR, ResultKind.NOT_LOADED})
 _HEAD: Final = struct.Struct("<B?ddI")
-_homeward: Final = partial(dumps, pickler=HomewardPickler)
+_dumps_result: Final = partial(dumps, pickler=ResultPickler)
 
 
-class Report(NamedTuple):
-    """How a run ended, as bytes, with when, how long, and where it ran."""
+class RunResult(NamedTuple):
+    """How a run ended, as bytes, with its start time, duration and place."""
 
-    kind: Kind
+    kind: ResultKind
     payload: Payload
     started: float
     seconds: float
@@ -117,7 +114,7 @@ class Report(NamedTuple):
     other_versions: OtherVersions = ()
 
     def parts(self) -> list[Buffer]:
-        """Give the buffers to be sent, none of them copied."""
+        """Return the buffers to send, without copying."""
         place = self.place
         others = ("\t".join(each) for each in self.other_versions)
         names = "\n".join((place.host, place.python, place.platform, *others))
@@ -127,7 +124,7 @@ class Report(NamedTuple):
         return [head, self.payload.stream, *self.payload.buffers]
 
     def message(self, number: int) -> list[Buffer]:
-        """Give the pieces of a message to the pool, which knows the place, about the job of a number."""
+        """Return the buffers of a message about job `number` to the pool, which knows the place."""
         stream, buffers = self.payload
         inline = None
         if len(stream) > LARGEST_INLINE:
@@ -139,8 +136,8 @@ class Report(NamedTuple):
         return frame(head, buffers)
 
     @classmethod
-    def of_message(cls, message: Message, place: Place) -> Report:
-        """Make the report of what `message()` gave."""
+    def of_message(cls, message: Message, place: Place) -> RunResult:
+        """Make a result from what `message()` returned."""
         (_, kind, may_have_files, started, seconds, stream, others), buffers = message
         if stream is None:
             stream, *buffers = buffers
@@ -148,33 +145,33 @@ class Report(NamedTuple):
         return cls(_KINDS[kind], payload, started, seconds, place, may_have_files, others)
 
     @classmethod
-    def of_parts(cls, parts: Sequence[Buffer]) -> Report:
-        """Make the report of what `parts()` gave."""
+    def of_parts(cls, parts: Sequence[Buffer]) -> RunResult:
+        """Make a result from what `parts()` returned."""
         kind, may_have_files, started, seconds, pid = _HEAD.unpack_from(parts[0])
         host, python, platform, *others = bytes(parts[0][_HEAD.size :]).decode().split("\n")
         place = Place(host, pid, python, platform)
         payload = Payload(parts[1], tuple(parts[2:]))
         versions = tuple((name, there, here) for name, there, here in (each.split("\t") for each in others))
-        return cls(Kind(kind), payload, started, seconds, place, may_have_files, versions)
+        return cls(ResultKind(kind), payload, started, seconds, place, may_have_files, versions)
 
 
 def run_packed(blob: bytes) -> tuple[bytes, ...]:
-    """Run a packed job in whatever worker this is; it never raises and returns plain bytes."""
+    """Run a packed job and return the parts of its result as plain bytes. Never raises."""
     try:
-        report = execute(Parcel.of_bytes(blob))
-    except BaseException as error:  # noqa: BLE001 - not even a damaged parcel may harm the worker
-        report = _report(time.time(), 0.0, Kind.ERROR, Payload(dump_error(error)))
-    return tuple(bytes(part) for part in report.parts())
+        run_result = execute(Parcel.of_bytes(blob))
+    except BaseException as error:  # noqa: BLE001 - a damaged parcel must not end the worker
+        run_result = _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
+    return tuple(bytes(part) for part in run_result.parts())
 
 
-def run_split(rest: bytes, function: bytes | None) -> Report:
-    """Run a job that came in two parts, or without its function; it never raises."""
+def run_split(rest: bytes, function: bytes | None) -> RunResult:
+    """Run a job that was sent in two parts, or without its function. Never raises."""
     try:
         parcel = join(rest, function)
         if function is None and not is_loaded(parcel.function.digest):
-            return _report(time.time(), 0.0, Kind.WANTS_FUNCTION, Payload(b""))
+            return _run_result(time.time(), 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     except BaseException as error:  # noqa: BLE001 - as above
-        return _report(time.time(), 0.0, Kind.ERROR, Payload(dump_error(error)))
+        return _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
     return execute(parcel)
 
 
@@ -182,11 +179,11 @@ def _say_nothing() -> None:
     pass
 
 
-def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Report:
-    """Unpack a parcel, run what it holds, and report how that ended; it never raises.
+def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> RunResult:
+    """Unpack a parcel, run the call and return its result. Never raises.
 
-    `tell_begin` is called when all is loaded, right before the function. A child that the job has forked does not
-    return from here: it has a process of its own to end.
+    `tell_begin` is called after loading, right before the function. A child that the job forked does not return
+    from here: its process ends.
     """
     pid = os.getpid()
     started, clock, seconds = time.time(), 0.0, 0.0
@@ -203,19 +200,19 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Re
         leave_if_forked(pid)
         may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
         others = other_versions(call.libraries) if call.libraries else ()
-        if kind is Kind.PLAIN and payload.nbytes >= LARGE and not others:
+        if kind is ResultKind.PLAIN and payload.nbytes >= LARGE and not others:
             kind, payload = _deposited(call, payload)
-        return Report(kind, payload, started, seconds, here(), may_have_files, others)
-    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end this job, not the worker
+        return RunResult(kind, payload, started, seconds, here(), may_have_files, others)
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end the job, not the worker
         leave_if_forked(pid, error)
         if clock and not seconds:
             seconds = time.perf_counter() - clock
-        kind = Kind.ERROR if clock else Kind.NOT_LOADED
-        return _report(started, seconds, kind, Payload(dump_error(error)))
+        kind = ResultKind.ERROR if clock else ResultKind.NOT_LOADED
+        return _run_result(started, seconds, kind, Payload(dump_error(error)))
 
 
-def _report(started: float, seconds: float, kind: Kind, payload: Payload) -> Report:
-    return Report(kind, payload, started, seconds, here())
+def _run_result(started: float, seconds: float, kind: ResultKind, payload: Payload) -> RunResult:
+    return RunResult(kind, payload, started, seconds, here())
 
 
 def _load(parcel: Parcel) -> Call:
@@ -225,7 +222,7 @@ def _load(parcel: Parcel) -> Call:
         raise
     except BaseException as problem:
         raise BencherJobError(
-            f"A job's function or arguments can't be unpickled in the worker: {told(problem)}. "
+            f"A job's function or arguments can't be unpickled in the worker: {error_text(problem)}. "
             f"The worker must be able to import the same modules as the process that submits."
         ) from problem
 
@@ -239,64 +236,71 @@ def _run(call: Call) -> Any:
     return run_job(job)
 
 
-def _dump_value(value: object, function: object) -> tuple[Kind, Payload]:
-    with suppress(Exception):  # whatever plain pickle refuses may still go by value
-        return Kind.PLAIN, dump_result(value, function)
+def _dump_value(value: object, function: object) -> tuple[ResultKind, Payload]:
+    with suppress(Exception):  # pickle by value what plain pickle refuses
+        return ResultKind.PLAIN, dump_result(value, function)
     try:
-        return Kind.BY_VALUE, dump(value, _homeward)
+        return ResultKind.BY_VALUE, dump(value, _dumps_result)
     except Exception as problem:
         raise BencherJobError(
             f"The job's result, a {type(value).__module__}.{type(value).__qualname__}, can't be pickled and so "
-            f"can't leave the worker: {told(problem)}. Return plain data."
+            f"can't leave the worker: {error_text(problem)}. Return plain data."
         ) from problem
 
 
-def _deposited(call: Call, payload: Payload) -> tuple[Kind, Payload]:
-    """Write a large value to a file, if its submitter wants it and it can be."""
+def _deposited(call: Call, payload: Payload) -> tuple[ResultKind, Payload]:
+    """Write a large value to a file, if the submitter has named a folder and writing succeeds."""
     if call.terms is None or call.names is None:
-        return Kind.PLAIN, payload
+        return ResultKind.PLAIN, payload
     _, key, _ = call.names
     deposit = write_deposit(call.terms, payload, key)
-    return (Kind.PLAIN, payload) if deposit is None else (Kind.DEPOSITED, dump(deposit))
+    return (ResultKind.PLAIN, payload) if deposit is None else (ResultKind.DEPOSITED, dump(deposit))
 
 
-def open_report(report: Report, label: object) -> Outcome:
-    """Unpickle a report; what can't be unpickled here is an error that names the job by its label."""
+def open_result(run_result: RunResult, label: object) -> Outcome:
+    """Unpickle a run result. If that fails, the outcome is an error that names the job by its label."""
     value, error, payload, deposit = None, None, None, None
     try:
-        if report.kind in _ERRORS:
-            error = load_error(report.payload.stream)
+        if run_result.kind in _ERRORS:
+            error = load_error(run_result.payload.stream)
         else:
             with seen_by(label.function if isinstance(label, Job) else None):
-                if report.kind is Kind.DEPOSITED:
-                    deposit = report.payload.load()
+                if run_result.kind is ResultKind.DEPOSITED:
+                    deposit = run_result.payload.load()
                     value = _value_of(deposit, label)
                 else:
-                    value = report.payload.load()
-                    payload = report.payload if report.kind is Kind.PLAIN else None
+                    value = run_result.payload.load()
+                    payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
     except DepositLost as lost:
         error = lost
-    except BaseException as problem:  # noqa: BLE001 - a class's own unpickling can raise anything
-        what = "exception" if report.kind in _ERRORS else "result"
+    except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
+        what = "exception" if run_result.kind in _ERRORS else "result"
         error = BencherJobError(
             f"The {what} of {describe(label)} came back, but can't be unpickled here: "
-            f"{told(problem)}. Return plain data, or mend the class's __reduce__."
+            f"{error_text(problem)}. Return plain data, or fix the class's __reduce__."
         )
         error.__cause__ = problem
     if error is not None:
         deposit = None
-    times = report.started, report.seconds
+    times = run_result.started, run_result.seconds
     return Outcome(
-        value, error, payload, *times, report.place, report.may_have_files, deposit, report.other_versions
+        value,
+        error,
+        payload,
+        *times,
+        run_result.place,
+        run_result.may_have_files,
+        deposit,
+        run_result.other_versions,
     )
 
 
 def _value_of(deposit: Deposit, label: object) -> Any:
-    """Load the value that a worker has written; what can't be loaded is removed.
+    """Load the value file that a worker wrote. Remove it if that fails.
 
     Raises:
-        DepositLost: when the file is not there, or not what was written.
-        BaseException: whatever the unpickling raises.
+        DepositLost: if the file is missing or damaged.
+        BaseException: whatever unpickling raises.
     """
     if not isinstance(label, Job) or label.depository is None:
         raise TypeError(f"{describe(label)} has no depository that a worker could have written to")
@@ -307,20 +311,20 @@ def _value_of(deposit: Deposit, label: object) -> Any:
         raise
 
 
-def unpack_value(report: Report, label: object) -> Any:
-    """Unpickle a report and give its value.
+def unpack_value(run_result: RunResult, label: object) -> Any:
+    """Unpickle a run result and return its value.
 
     Raises:
         BaseException: the job's own exception.
     """
-    outcome = open_report(report, label)
+    outcome = open_result(run_result, label)
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
 
 
 def describe(label: object) -> str:
-    """Name a job, with its arguments in short, or another callable, for an error message.
+    """Describe a job with its abbreviated arguments, or another callable, for an error message.
 
     >>> describe(Job("a", sorted, {"reverse": True}, "key", positional=([2, 1],)))
     "job 'a', sorted([2, 1], reverse=True)"
@@ -334,7 +338,7 @@ def describe(label: object) -> str:
 
 
 def time_is_over(label: object, timeout: float) -> JobTimeout:
-    """Make the error of a job that ran for longer than its timeout, in seconds."""
+    """Make the error of a job that exceeded its timeout in seconds."""
     name = describe(label)
     return JobTimeout(
         f"{name} ran for longer than its timeout of {timeout:g} s, and was ended.", job=name, seconds=timeout

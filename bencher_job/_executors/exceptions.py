@@ -1,7 +1,7 @@
-"""Carry exceptions from a worker to its submitter.
+"""Send exceptions from a worker to its submitter.
 
-Pickle drops the chain and builds an exception by calling its class with `args`, which fails or changes the
-exception where the class has a constructor of its own. Here such an exception is put together as it was.
+Pickle drops the chain, and rebuilds an exception by calling its class with `args`. That fails or changes the exception
+if the class has its own constructor. This module restores the chain, and rebuilds such exceptions without calling it.
 """
 
 from __future__ import annotations
@@ -12,38 +12,38 @@ from types import FunctionType
 from typing import Any, Final
 
 from .._errors import BencherJobError
-from .base import told
-from .pickling import HomewardPickler, dumps
+from .base import error_text
+from .pickling import ResultPickler, dumps
 
 __all__ = ["RemoteTraceback", "dump_error", "load_error"]
 
 
 class RemoteTraceback(Exception):
-    """The traceback of an exception where it was raised, as the last cause of the exception's chain."""
+    """The worker's traceback, as the last cause in an exception's chain."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
 
 LONGEST_CHAIN: Final = 50
-"""How many exceptions one exception's causes and contexts may be to travel as they are."""
+"""The largest number of causes and contexts with which an exception is pickled unchanged."""
 
 
 def dump_error(error: BaseException, *, for_same_program: bool = False) -> bytes:
-    """Pickle an exception with its chain and traceback; what can't be pickled of it is described instead.
+    """Pickle an exception with its chain and traceback. An exception that cannot be pickled is described instead.
 
-    Another run of the same program has its classes, and gets them by name.
+    With `for_same_program`, classes of `__main__` go by name, since another run of the program has them.
     """
     text = "".join(traceback.format_exception(error))
     try:
         _refuse_long_chain(error)
         return dumps((error, text), pickler=_SameProgramPickler if for_same_program else _ErrorPickler)
-    except BaseException as problem:  # noqa: BLE001 - a chain of exceptions can defeat pickle as a whole, by its depth
-        return dumps((_description_of(error, problem), text), pickler=HomewardPickler)
+    except BaseException as problem:  # noqa: BLE001 - a long chain can exceed pickle's recursion limit
+        return dumps((_description_of(error, problem), text), pickler=ResultPickler)
 
 
 def _refuse_long_chain(error: BaseException) -> None:
-    """Refuse a chain that pickle would follow so deep that the interpreter's own stack could overflow."""
+    """Refuse a chain so long that pickling it could overflow the interpreter's stack."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -73,11 +73,11 @@ def load_error(stream: Any) -> BaseException:
     return error
 
 
-class _ErrorPickler(HomewardPickler):
-    """Pickles exceptions with their chain."""
+class _ErrorPickler(ResultPickler):
+    """Pickle exceptions with their chain."""
 
     alone: Any = None
-    """The one exception that is tried without its chain."""
+    """The exception that is pickled without its chain, to see whether it can be."""
 
     def reducer_override(self, obj: Any) -> Any:
         if not issubclass(type(obj), BaseException):
@@ -87,7 +87,7 @@ class _ErrorPickler(HomewardPickler):
         try:
             pickle.loads(dumps(obj, pickler=type("_Alone", (type(self),), {"alone": obj})))
             reduced = _reduce(obj)
-        except BaseException as problem:  # noqa: BLE001 - anything can be wrong with a class's own pickling
+        except BaseException as problem:  # noqa: BLE001 - a class's pickling can raise anything
             reduced = _reduce(_description_of(obj, problem))
         if isinstance(reduced, str):
             return reduced
@@ -132,5 +132,5 @@ def _description_of(error: BaseException, problem: BaseException) -> BencherJobE
     text = "".join(traceback.format_exception_only(error)).strip()
     return BencherJobError(
         f"{text} (The exception itself stayed in the worker: it can't be pickled, "
-        f"{told(problem)}. Give its class plain attributes, or a __reduce__.)"
+        f"{error_text(problem)}. Give its class plain attributes, or a __reduce__.)"
     )

@@ -1,10 +1,10 @@
 """Run jobs for callers in an event loop whose cache has no workers.
 
-    a coroutine function: a task in the loop of one of those who wait, so that it can use what belongs to the loop
-    a plain function: a thread, one job after the other, so that the loop goes on
+    a coroutine function: a task in the event loop of a waiter, so that it can use objects of that loop
+    a plain function: in a thread, one job at a time, so that the loop is not blocked
 
-A loop can end before its task does: closed, stopped, or all its tasks cancelled. Then another of those who wait takes
-the job into its own loop; one that waits in no loop gets a thread for it.
+A loop can end before its task: it is closed or stopped, or all its tasks are cancelled. Then the job starts again in
+the loop of another waiter, or in a new thread for a waiter outside any loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["LoopEngine", "LoopRun", "ThreadBesideLoop", "lose_runs_of_stopped_lo
 
 
 class LoopRun(Future[Outcome]):
-    """A job that runs as a task of an event loop, of one at a time."""
+    """The future of a job that runs as a task, in one event loop at a time."""
 
     def __init__(self, job: Job, engine: LoopEngine) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class LoopRun(Future[Outcome]):
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
         self.loop: AbstractEventLoop | None = None
-        """The loop that it runs in now."""
+        """The loop that the job runs in."""
 
     def begin_in(self, caller: Caller) -> bool:
-        """Have it run in a loop, from its beginning; False when that loop is closed."""
+        """Start the job from its beginning in the caller's loop. False if that loop is closed."""
         with self._lock:
             place = self._place = object()
             before, self._task, self.loop = (self._task, self.loop), None, caller.loop
@@ -60,7 +60,7 @@ class LoopRun(Future[Outcome]):
         return True
 
     def _begin(self, place: object) -> None:
-        """Start the task; in its loop."""
+        """Start the task. Runs in the task's loop."""
         with self._lock:
             if place is not self._place or self.done():
                 return
@@ -74,7 +74,7 @@ class LoopRun(Future[Outcome]):
         outcome = await outcome_of_coroutine(self.job, self._engine.timeout)
         error = outcome.error
         with self._lock:
-            if place is not self._place:  # it runs in another loop by now
+            if place is not self._place:  # the job has moved to another loop
                 return
             is_lost = isinstance(error, GeneratorExit) or (
                 isinstance(error, asyncio.CancelledError) and not self._is_stopped and _was_cancelled()
@@ -89,7 +89,7 @@ class LoopRun(Future[Outcome]):
             raise error
 
     def stop(self) -> bool:
-        """Cancel it, also where it runs already; whether it had not ended yet."""
+        """Cancel the job, even if it runs. False if it has ended."""
         if self.cancel():
             return True
         with self._lock:
@@ -100,28 +100,28 @@ class LoopRun(Future[Outcome]):
         return True
 
     def lose(self) -> None:
-        """End it: its loop will not run any more."""
+        """End the job as cancelled, because its loop will not run again."""
         with self._lock:
             self._place = None
-        with suppress(InvalidStateError):  # it has ended at this very moment
+        with suppress(InvalidStateError):  # it has just ended
             if not self.cancel():
                 self.set_result(Outcome(error=CancelledError()))
 
 
 def _cancel(task: asyncio.Task[None] | None, loop: AbstractEventLoop | None) -> None:
     if task is not None and loop is not None:
-        with suppress(RuntimeError):  # a closed loop, whose task is gone
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(task.cancel)
 
 
 def _was_cancelled() -> bool:
-    """Whether somebody has cancelled this task; else its coroutine has raised `CancelledError` by itself."""
+    """Whether this task was cancelled, as opposed to a coroutine that raised `CancelledError` itself."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
 class LoopEngine(Engine):
-    """Runs one job in the event loop of one of those who wait for it."""
+    """Run one job in the event loop of one of its waiters."""
 
     name = str(Executors.SERIAL)
     executor = None
@@ -136,7 +136,7 @@ class LoopEngine(Engine):
         self._run: LoopRun | None = None
 
     def join(self, future: Future[Any], caller: Caller | None) -> None:
-        """Be told of one who waits for the job, in a loop or in none; it gets the job if its loop has stopped."""
+        """Register a waiter. If the job's loop has stopped, the job moves to the new waiter."""
         with self._lock:
             self._waiting.append((future, caller))
             run = self._run
@@ -153,7 +153,7 @@ class LoopEngine(Engine):
         return run
 
     def move(self, run: LoopRun) -> bool:
-        """Have a job run with the first who still waits, in another loop than before; whether there was one."""
+        """Start a job in the loop or thread of another waiter. False if there is none."""
         with self._lock:
             waiting = [caller for future, caller in self._waiting if not future.done()]
         in_loops = [caller for caller in waiting if caller is not None and caller.loop is not run.loop]
@@ -167,15 +167,11 @@ class LoopEngine(Engine):
         return False
 
     def end(self, future: Future[Any]) -> bool:
-        """Cancel a job, also where it runs already."""
+        """Cancel a job, even if it runs."""
         return future.stop() if isinstance(future, LoopRun) else future.cancel()
 
-    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
-        outcome: Outcome = result
-        return outcome
-
     def release(self) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing: there is no executor."""
 
 
 def _run_in_thread(run: LoopRun) -> None:
@@ -190,7 +186,7 @@ def _run_in_thread(run: LoopRun) -> None:
 
 
 class ThreadBesideLoop(Engine):
-    """Runs jobs one after the other in a thread, for those who ask in an event loop."""
+    """Run jobs one at a time in a thread, for callers in an event loop."""
 
     name = str(Executors.SERIAL)
     shares_arguments = True
@@ -202,21 +198,17 @@ class ThreadBesideLoop(Engine):
 
     @property
     def executor(self) -> ThreadPool:
-        """The pool of the one thread."""
+        """A pool with one thread."""
         return self._pool
 
     def _submit(self, job: Job) -> Future[Any]:
         context = contextvars.copy_context()
         if not _media.running_keys():
             return self._pool.submit(context.run, _run_beside, job)
-        own = ThreadPool(1)  # the other thread may be busy with the very job that waits for this one
+        own = ThreadPool(1)  # the shared thread may run the job that waits for this one
         future = own.submit(context.run, _run_beside, job)
         own.shutdown(wait=False)
         return future
-
-    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
-        outcome: Outcome = result
-        return outcome
 
     def release(self) -> None:
         """End the thread."""
@@ -236,10 +228,10 @@ _runs: Final[weakref.WeakSet[LoopRun]] = weakref.WeakSet()
 
 
 def refuse_to_wait_in(loop: AbstractEventLoop) -> None:
-    """Refuse to wait in a loop for jobs that run in it, which would stand still.
+    """Refuse to block an event loop in which jobs run.
 
     Raises:
-        BencherJobError: when any job runs in that loop.
+        BencherJobError: if a job runs in that loop.
     """
     for run in list(_runs):
         if not run.done() and run.loop is loop:
@@ -250,7 +242,7 @@ def refuse_to_wait_in(loop: AbstractEventLoop) -> None:
 
 
 def lose_runs_of_stopped_loops() -> None:
-    """End the jobs whose loops have stopped before them, when the program ends and no loop will be started again."""
+    """End, at exit, the jobs whose loops have stopped."""
     for run in list(_runs):
         if not run.done() and run.loop is not None and not run.loop.is_running():
             run.lose()

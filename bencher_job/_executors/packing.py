@@ -1,14 +1,12 @@
 """Pack a job for another process, with its function sent once.
 
-Parcel -> split -> function, one copy for all jobs of it | rest ~~> join -> Parcel
-
     job -> pack -> Parcel( function, by digest | arguments and names ) -> load -> function, Call
+    Parcel -> split -> function, one copy for all its jobs | rest ~~> join -> Parcel
 
-A function of `__main__`, a lambda and a closure travel by value, what can be imported by name: with it goes the
-agreement on what a worker must find there, and one that finds other code runs nothing. A function
-larger than 64 kB is written once to a file for the workers of this machine, and travels inside the parcel to
-all others. Each worker keeps the functions that it loaded last: what a function holds is shared by the jobs
-that run there.
+A function of `__main__`, a lambda and a closure are pickled by value, an importable function by name. A code check goes
+with it, and a worker with other code does not run the job. A function larger than 64 kB is written once to a file for
+the workers of this machine, and is part of the parcel for all others. A worker caches the functions that it loaded
+last, so its jobs share what a function holds.
 """
 
 from __future__ import annotations
@@ -35,11 +33,11 @@ from .._processes import renew_after_fork
 from .._stores.codec import Buffer, Payload, dump
 from .base import this_process
 from .pickling import (
-    Met,
-    OutwardPickler,
-    agreement_of,
+    CallPickler,
+    SeenDefinitions,
     check_arguments,
     check_function,
+    code_check_of,
     dumps,
     modules_by_value,
 )
@@ -66,12 +64,11 @@ __all__ = [
     "split",
 ]
 
-
 KEPT_FILES: Final = 8
 
 
 class FunctionFile:
-    """A function's bytes in a file, which goes when nothing that was sent refers to it any more."""
+    """A file with a pickled function. It is removed when no sent function refers to it."""
 
     def __init__(self, folder: str, digest: bytes, payload: Payload) -> None:
         self.path = os.path.join(folder, digest.hex())
@@ -82,24 +79,24 @@ class FunctionFile:
 
 
 class FunctionFiles:
-    """The files of the large functions that were sent last, in a folder of this process's own."""
+    """The files of large functions, in a temporary folder of this process."""
 
     def __init__(self) -> None:
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Have no files yet, as a forked child has none."""
+        """Forget all files in a forked child: they belong to the parent."""
         self._lock = threading.Lock()
         self._folder: str | None = None
         self._sent: weakref.WeakValueDictionary[bytes, FunctionFile] = weakref.WeakValueDictionary()
         self._last: OrderedDict[bytes, FunctionFile] = OrderedDict()
 
     def file_of(self, digest: bytes, payload: Payload) -> FunctionFile:
-        """Write a function's bytes to a file, unless it is there."""
+        """Write a function's bytes to a file, unless the file exists."""
         with self._lock:
             if self._folder is None:
-                self._folder = tempfile.mkdtemp(prefix="bencher_job-")  # readable by this user only
+                self._folder = tempfile.mkdtemp(prefix="bencher_job-")  # only this user can read it
                 atexit.register(
                     _in_this_process, os.getpid(), shutil.rmtree, self._folder, ignore_errors=True
                 )
@@ -114,13 +111,13 @@ class FunctionFiles:
 
 
 def read_function(path: str) -> Payload:
-    """Read the bytes of a function from its file."""
+    """Read a pickled function from its file."""
     with open(path, "rb") as file:
         return Payload(*pickle.load(file))
 
 
 def _in_this_process(pid: int, act: Callable[..., object], *args: object, **kwargs: object) -> None:
-    if os.getpid() == pid:  # a forked child has its parent's exit hooks, but not its files
+    if os.getpid() == pid:  # a forked child inherits its parent's exit hooks
         act(*args, **kwargs)
 
 
@@ -135,7 +132,7 @@ _NOTHING: Final = Payload(b"")
 
 
 class FunctionBytes:
-    """The bytes of one function, by its digest."""
+    """A pickled function and its digest."""
 
     __slots__ = ("__weakref__", "blob", "digest")
 
@@ -146,14 +143,14 @@ class FunctionBytes:
 
 @dataclass(frozen=True, slots=True)
 class SplitParcel:
-    """A packed job whose function may be there already where it goes."""
+    """A packed job, separate from its function, which the worker may have loaded."""
 
     function: FunctionBytes
     rest: bytes
 
 
-class _OnTheWay:
-    """The functions of all jobs that have not come back yet, one copy of each."""
+class _FunctionsInTransit:
+    """One copy of the function of all jobs that have not ended."""
 
     def __init__(self) -> None:
         self._functions: weakref.WeakValueDictionary[bytes, FunctionBytes] = weakref.WeakValueDictionary()
@@ -173,16 +170,16 @@ class _OnTheWay:
             return known
 
 
-_on_the_way: Final = _OnTheWay()
+_in_transit: Final = _FunctionsInTransit()
 
 
 def split(parcel: Parcel) -> SplitParcel:
-    """Take a parcel apart; what it holds is copied, so that nobody can change it any more."""
-    return SplitParcel(_on_the_way.bytes_of(parcel), _with_function(parcel, _NOTHING).to_bytes())
+    """Split a parcel into its function and the rest, as copies that the caller cannot change."""
+    return SplitParcel(_in_transit.bytes_of(parcel), _with_function(parcel, _NOTHING).to_bytes())
 
 
 def join(rest: bytes, function: bytes | None) -> Parcel:
-    """Put a parcel together again; without the function's bytes its worker must have loaded it before."""
+    """Join the parts of a parcel. Without `function`, the worker must have loaded the function."""
     parcel = Parcel.of_bytes(rest)
     return parcel if function is None else _with_function(parcel, Payload(*pickle.loads(function)))
 
@@ -197,12 +194,12 @@ FILE_FROM: Final = 1 << 16
 LOADED_FUNCTIONS: Final = 16
 KEPT_FUNCTIONS: Final = 16
 
-_dumps_outward: Final = partial(dumps, pickler=OutwardPickler)
+_dumps_call: Final = partial(dumps, pickler=CallPickler)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a worker runs: a function and its arguments, as a job where it is one."""
+    """What a worker runs: a function with its arguments, and its job if it belongs to one."""
 
     function: Callable[..., Any]
     args: Sequence[Any]
@@ -211,34 +208,34 @@ class Call:
     """The job's id, key and tag."""
     media_folder: str | None = None
     submitter: tuple[str, int] | None = None
-    """Host and number of the process that has packed it."""
+    """Host and pid of the process that packed it."""
     override: str | None = None
-    """The directory that all caches of that process lie in, where there is one."""
+    """The cache directory that overrides all others in that process, if any."""
     terms: bytes | None = None
-    """How a large result is written here, as a depository says."""
+    """How to write a large result to a value file."""
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """The versions of libraries that are in the job's key."""
+    """Versions of the libraries in the job's key."""
 
 
 @dataclass(frozen=True, slots=True)
 class SentFunction:
-    """A pickled function, by its digest: here, or in a file for the workers of this machine."""
+    """A pickled function with its digest: its bytes, or a file for workers of this machine."""
 
     digest: bytes
     payload: Payload
     file: str = ""
     keeps: object = None
-    """What must live as long as this does."""
+    """An object that must live as long as this one."""
 
 
 class Parcel(NamedTuple):
-    """A packed call: the function and the arguments."""
+    """A packed call: its function and its arguments."""
 
     function: SentFunction
     body: Payload
 
     def of_its_own(self) -> Parcel:
-        """Give a parcel that shares no memory with the caller's arguments, which may change before it is sent."""
+        """Return a parcel that shares no memory with the caller's arguments, which may change before it is sent."""
         if not self.body.buffers:
             return self
         buffers = (
@@ -248,14 +245,14 @@ class Parcel(NamedTuple):
         return Parcel(self.function, Payload(self.body.stream, tuple(buffers)))
 
     def to_bytes(self) -> bytes:
-        """Give one run of bytes, for executors that pickle what they send."""
+        """Return the parcel as bytes, for executors that pickle their calls."""
         sent = self.function
         fields = (sent.digest, sent.file, *sent.payload.in_band(), *self.body.in_band())
         return pickle.dumps(fields, protocol=5)
 
     @classmethod
     def of_bytes(cls, blob: bytes) -> Parcel:
-        """Make the parcel of what `to_bytes()` gave."""
+        """Make a parcel from what `to_bytes()` returned."""
         digest, file, function, function_buffers, body, body_buffers = pickle.loads(blob)
         return cls(
             SentFunction(digest, Payload(function, function_buffers), file), Payload(body, body_buffers)
@@ -263,26 +260,26 @@ class Parcel(NamedTuple):
 
 
 def pack(job: Job, *, local: bool = True) -> Parcel:
-    """Pack a job for a worker, of this machine or of any.
+    """Pack a job for a worker on this machine, or with `local=False` on any machine.
 
     Raises:
-        Exception: whatever the pickling of its function or of an argument raises.
+        Exception: whatever pickling its function or an argument raises.
     """
     fingerprint = None if job.edition is None else job.edition.fingerprint
     sent = sent_functions(job.function, fingerprint, local, job.agreement)
-    return Parcel(sent, _body_of(job, fingerprint, _whence()))
+    return Parcel(sent, _body_of(job, fingerprint, _sender()))
 
 
 def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
-    """Pack jobs that come together, for workers of this machine: a function that several of them have goes once.
+    """Pack several jobs for workers of this machine. Jobs with the same function share its bytes.
 
-    What the pickling of a job raises is given in its place.
+    If a job cannot be pickled, yield the exception in its place.
     """
     sent: SentFunction | None = None
     function: Any = None
     fingerprint: Fingerprint | None = None
-    agreement = b""
-    whence = _whence()
+    code_check = b""
+    sender = _sender()
     for job in jobs:
         its_own = None if job.edition is None else job.edition.fingerprint
         try:
@@ -290,14 +287,14 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
                 sent is None
                 or job.function is not function
                 or its_own is not fingerprint
-                or job.agreement != agreement
+                or job.agreement != code_check
             ):
-                function, fingerprint, agreement = job.function, its_own, job.agreement
+                function, fingerprint, code_check = job.function, its_own, job.agreement
                 sent = None
-                sent = sent_functions(function, fingerprint, True, agreement)
+                sent = sent_functions(function, fingerprint, True, code_check)
             terms = None if job.depository is None else job.depository.terms
-            parcel = Parcel(sent, _body_of(job, its_own, whence, terms))
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
+            parcel = Parcel(sent, _body_of(job, its_own, sender, terms))
+        except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             yield problem
         else:
             yield parcel
@@ -306,80 +303,80 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
 def pack_call(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, local: bool = True
 ) -> Parcel:
-    """Pack a plain call for a worker, of this machine or of any.
+    """Pack a plain call for a worker on this machine, or with `local=False` on any machine.
 
     Raises:
-        Exception: whatever the pickling of the function or of an argument raises.
+        Exception: whatever pickling the function or an argument raises.
     """
     body = args, kwargs, None, None, None, None, None, None, None
-    return Parcel(_pickled(function, b"", local), dump(body, _dumps_outward))
+    return Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
 
 
-_Whence = tuple[str | None, tuple[str, int], str | None]
+_Sender = tuple[str | None, tuple[str, int], str | None]
 
 
-def _whence() -> _Whence:
-    """Say what a worker is to know of this process."""
+def _sender() -> _Sender:
+    """Return what a worker needs to know about this process."""
     return main_name(), this_process(), _options.override()
 
 
 def _body_of(
-    job: Job, fingerprint: Fingerprint | None, whence: _Whence, terms: bytes | None = None
+    job: Job, fingerprint: Fingerprint | None, sender: _Sender, terms: bytes | None = None
 ) -> Payload:
-    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *whence, terms
-    are_plain = _PLAIN.issuperset  # what anybody's pickle makes alike, and what is small
+    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms
+    are_plain = _PLAIN.issuperset  # small values that plain pickle can pickle
     if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
         return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
-    met = None
+    seen = None
     if fingerprint is not None and fingerprint.scope == "deep":
-        met = Met(with_libraries=fingerprint.counts_all)
-    body = job.positional, job.job_args, *rest, met
-    return dump(body, partial(dumps, pickler=partial(OutwardPickler, met=met)))
+        seen = SeenDefinitions(with_libraries=fingerprint.counts_all)
+    body = job.positional, job.job_args, *rest, seen
+    return dump(body, partial(dumps, pickler=partial(CallPickler, seen=seen)))
 
 
 _PLAIN: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
 
 
 class _SentFunctions:
-    """The functions that were packed last, so that one which hasn't changed is not pickled again."""
+    """A cache of pickled functions, so that an unchanged function is pickled once."""
 
     def __init__(self) -> None:
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Know none, as in a forked child: their files are the parent's."""
+        """Forget all functions in a forked child: their files belong to the parent."""
         self._lock = threading.Lock()
         self._made: OrderedDict[tuple[object, ...], tuple[weakref.ref[Any], object, SentFunction]] = (
             OrderedDict()
         )
 
     def __call__(
-        self, function: Any, fingerprint: Fingerprint | None, local: bool, agreement: bytes = b""
+        self, function: Any, fingerprint: Fingerprint | None, local: bool, code_check: bytes = b""
     ) -> SentFunction:
-        """Pack a function; a fingerprint that sees all that it holds tells that it is as it was.
+        """Pickle a function, or return the cached bytes if its fingerprint covers all that the function holds.
 
-        Without a fingerprint, `agreement` says what its worker has to hold, if anything.
+        Without a fingerprint, `code_check` is sent along; it may be empty.
 
         Raises:
-            Exception: whatever the pickling of the function raises.
+            Exception: whatever pickling the function raises.
         """
         if getattr(type(function), "_bencher_job_cached", False):
             function = function.__wrapped__
         if fingerprint is None:
-            return _pickled(function, agreement, local)
+            return _pickled(function, code_check, local)
         if fingerprint.scope != "deep" or fingerprint.untracked:
-            return _pickled(function, agreement_of(fingerprint, function), local)
-        # A cached function that it holds says where its cache lies.
+            return _pickled(function, code_check_of(fingerprint, function), local)
+        # A cached function inside it is pickled with its cache directory, hence the epoch of the options.
         place = id(function), id(fingerprint), modules_by_value(), local, _options.epoch
         with self._lock:
             known = self._made.get(place)
         if known is not None and known[0]() is function:
             return known[2]
-        sent = _pickled(function, agreement_of(fingerprint, function), local)
+        sent = _pickled(function, code_check_of(fingerprint, function), local)
         try:
             reference = weakref.ref(function)
-        except TypeError:  # as a bound method's, which would live no longer than this
+        except TypeError:  # a bound method, which lives no longer than this call
             return sent
         with self._lock:
             self._made[place] = reference, fingerprint, sent
@@ -391,8 +388,8 @@ class _SentFunctions:
 sent_functions: Final = _SentFunctions()
 
 
-def _pickled(function: Callable[..., Any], agreement: bytes, local: bool) -> SentFunction:
-    payload = dump((function, agreement), _dumps_outward)
+def _pickled(function: Callable[..., Any], code_check: bytes, local: bool) -> SentFunction:
+    payload = dump((function, code_check), _dumps_call)
     hasher = blake3(payload.stream)
     for buffer in payload.buffers:
         hasher.update(buffer)
@@ -404,28 +401,28 @@ def _pickled(function: Callable[..., Any], agreement: bytes, local: bool) -> Sen
 
 
 def _copied(buffer: Buffer) -> bytes | bytearray:
-    """Copy memory to some that can be written to where it can, and so can the array that it becomes elsewhere."""
+    """Copy memory, and keep it writable if it is, so that an array stays writable in the worker."""
     return bytes(buffer) if memoryview(buffer).readonly else bytearray(buffer)
 
 
 def load(parcel: Parcel) -> Call:
-    """Unpack a parcel in a worker; its buffers become the arguments' own.
+    """Unpack a parcel in a worker. The arguments take over its buffers.
 
     Raises:
-        CodeMismatch: when this process holds other code than the one that made the job's key.
-        BaseException: whatever the unpickling of the function or of an argument raises.
+        CodeMismatch: if the code in this process differs from the code in the job's key.
+        BaseException: whatever unpickling the function or an argument raises.
     """
-    args, kwargs, names, media_folder, main, submitter, override, terms, met = parcel.body.load_in_place()
+    args, kwargs, names, media_folder, main, submitter, override, terms, seen = parcel.body.load_in_place()
     if main is not None:
         adopt_main_name(main)
     function, libraries = _functions.function_of(parcel.function)
-    if met:
-        libraries = {**libraries, **check_arguments(function, met)}
+    if seen:
+        libraries = {**libraries, **check_arguments(function, seen)}
     return Call(function, args, kwargs, names, media_folder, submitter, override, terms, libraries)
 
 
 def is_loaded(digest: bytes) -> bool:
-    """Whether this worker keeps a function, as one of those that it used last."""
+    """Whether this worker has a function loaded."""
     return _functions.has(digest)
 
 
@@ -451,8 +448,8 @@ class _LoadedFunctions:
                 return known
         payload = read_function(sent.file) if sent.file else sent.payload
         function: Callable[..., Any]
-        function, agreement = payload.load_in_place()
-        loaded = function, check_function(function, agreement) if agreement else {}
+        function, code_check = payload.load_in_place()
+        loaded = function, check_function(function, code_check) if code_check else {}
         with self._lock:
             self._functions[sent.digest] = loaded
             if len(self._functions) > LOADED_FUNCTIONS:

@@ -1,11 +1,10 @@
 """Pickle anything for another process, and check that both sides run the same code.
 
-    class R -> token and definition ~~> worker: a class of its own, noted with the token
+    class R -> token and definition ~~> worker: its own class, registered by the token
     class R <- token                <~~ worker: an instance of that class
 
-What a worker got by value comes home as a reference. A definition that came home would be applied to the class
-that it was made of, and undo what the program has done to it: its methods would be others, with the worker's
-globals.
+A result refers to a class that the worker got by value by its token. If the definition came back instead, cloudpickle
+would apply it to the original class and replace its methods by copies with the worker's globals.
 """
 
 from __future__ import annotations
@@ -25,32 +24,31 @@ from typing import Any, Final
 
 import cloudpickle
 
-from .._keys.agreement import agreement_on, refuse_other_code
+from .._keys.code_check import code_check_for, refuse_other_code
 from .._keys.fingerprint import Fingerprint, code_fingerprint
 from .._keys.members import is_lazy, lazy_name
 from .._keys.names import is_own_name, locate, main_name, note_arrival
 from .._processes import renew_after_fork
 
 __all__ = [
-    "HomewardPickler",
-    "Met",
-    "OutwardPickler",
-    "agreement_of",
+    "CallPickler",
+    "ResultPickler",
+    "SeenDefinitions",
     "by_value",
     "check_arguments",
     "check_function",
+    "code_check_of",
     "dumps",
     "find_by_name",
     "modules_by_value",
 ]
 
-
-KEPT_AGREEMENTS: Final = 64
+KEPT_CODE_CHECKS: Final = 64
 _Reference = tuple[str, str]
 
 
-class _Agreements:
-    """The agreements on the fingerprints that were sent last, as bytes."""
+class _CodeChecks:
+    """A cache of pickled code checks, by fingerprint."""
 
     def __init__(self) -> None:
         self._made: OrderedDict[tuple[int, frozenset[str]], tuple[Fingerprint, bytes]] = OrderedDict()
@@ -66,78 +64,78 @@ class _Agreements:
             known = self._made.get((id(fingerprint), by_value))
             if known is None:
                 is_named = _is_found_by_name(function)
-                made = pickle.dumps(agreement_on(fingerprint, by_value, None if is_named else function))
+                made = pickle.dumps(code_check_for(fingerprint, by_value, None if is_named else function))
                 known = self._made[id(fingerprint), by_value] = fingerprint, made
-                if len(self._made) > KEPT_AGREEMENTS:
+                if len(self._made) > KEPT_CODE_CHECKS:
                     self._made.popitem(last=False)
             return known[1]
 
 
 def _is_found_by_name(function: Any) -> bool:
-    """Whether pickle sends a function by its name; one that its module holds cached goes by value."""
+    """Whether pickle sends a function by name. A function whose module holds the decorated one goes by value."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     return name is not None and find_by_name(module, name) is function
 
 
-agreement_of: Final = _Agreements()
+code_check_of: Final = _CodeChecks()
 
 
-def check_function(function: object, agreement: bytes) -> Mapping[str, str]:
-    """Check that this process holds the code that a function's key was made of; give the versions of its libraries.
+def check_function(function: object, code_check: bytes) -> Mapping[str, str]:
+    """Check that the code in this process is the code in the job's key. Return the versions of its libraries.
 
     Raises:
-        CodeMismatch: naming what differs.
+        CodeMismatch: if it differs. The error names what differs.
     """
-    agreed = pickle.loads(agreement)
+    agreed = pickle.loads(code_check)
     refuse_other_code(function, agreed.differences())
     return agreed.libraries  # type: ignore[no-any-return]
 
 
-class Met:
-    """The user's own classes and functions that a pickler has met.
+class SeenDefinitions:
+    """The user's own classes and functions that a pickler has pickled.
 
-    It is pickled behind what they were met in, as the digests of those that are referred to by name, and the versions
-    of the libraries that the code of all of them names, if these count.
+    It is pickled after them, as the digests of those that were pickled by name, and the versions of the libraries that
+    their code names, if the key contains versions.
     """
 
     def __init__(self, *, with_libraries: bool) -> None:
         self._with_libraries = with_libraries
-        self._met: dict[Any, bool] = {}
+        self._seen: dict[Any, bool] = {}
 
     def note(self, obj: Any, *, by_value: bool) -> None:
-        """Note what is met, if the user wrote it."""
+        """Record a class or function, if it is the user's own."""
         if is_own_name(obj.__module__):
-            self._met[obj] = by_value
+            self._seen[obj] = by_value
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, ({(obj.__module__, obj.__qualname__): self._agreed_of(obj) for obj in self._met},)
+        return dict, ({(obj.__module__, obj.__qualname__): self._code_of(obj) for obj in self._seen},)
 
-    def _agreed_of(self, obj: Any) -> _Agreed:
+    def _code_of(self, obj: Any) -> _DefinitionCode:
         made = code_fingerprint(obj)
         libraries = tuple(made.libraries.items()) if self._with_libraries else ()
-        return b"" if self._met[obj] else made.code, libraries
+        return b"" if self._seen[obj] else made.code, libraries
 
 
-_Agreed = tuple[bytes, tuple[tuple[str, str], ...]]
-"""The digest of a class's or a function's code, empty where it goes by value, and the versions of its libraries."""
+_DefinitionCode = tuple[bytes, tuple[tuple[str, str], ...]]
+"""The digest of a definition's code, empty if it goes by value, and the versions of its libraries."""
 
-_agreed: Final[set[tuple[_Reference, _Agreed]]] = set()
+_checked: Final[set[tuple[_Reference, _DefinitionCode]]] = set()
 
 
-def check_arguments(function: object, agreed: Mapping[_Reference, _Agreed]) -> dict[str, str]:
-    """Check the classes and functions that a job's arguments refer to, each once: jobs may change what classes hold.
+def check_arguments(function: object, agreed: Mapping[_Reference, _DefinitionCode]) -> dict[str, str]:
+    """Check the classes and functions that a job's arguments refer to. Return the versions of their libraries.
 
-    Gives the versions of the libraries that their code names.
+    Each is checked once, because jobs may change what a class holds.
 
     Raises:
-        CodeMismatch: naming what differs.
+        CodeMismatch: if one differs. The error names what differs.
     """
-    new = [item for item in agreed.items() if item not in _agreed]
+    new = [item for item in agreed.items() if item not in _checked]
     refuse_other_code(
         function,
         tuple(sorted(".".join(name) for name, (code, _) in new if code and _code_here(name) != code)),
     )
-    _agreed.update(new)
+    _checked.update(new)
     return {name: version for _, libraries in agreed.values() for name, version in libraries}
 
 
@@ -147,13 +145,13 @@ def _code_here(reference: _Reference) -> bytes | None:
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles by value what has no name in an importable module; a cached function decides for itself."""
+    """Pickle by value what has no name in an importable module. A cached function defines its own pickling."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """Let a cached function say how it travels: cloudpickle takes it for the one that it wraps."""
+        """Use a cached function's own reduction, since cloudpickle mistakes it for the function that it wraps."""
         if getattr(type(obj), "_bencher_job_cached", False):
             return obj.reduce_for_worker(by_value=obj.__module__ in modules_by_value())
-        if isinstance(obj, io.TextIOWrapper):  # cloudpickle would make another kind of file of it
+        if isinstance(obj, io.TextIOWrapper):  # cloudpickle would turn it into an io.StringIO
             raise pickle.PicklingError("an open file can't be sent to another process; send its path")
         if is_lazy(obj):
             name = lazy_name(obj)
@@ -162,7 +160,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_code(obj)
         try:
             reduced = super().reducer_override(obj)
-        except Exception:  # from Python 3.14 on of an annotation, which may raise anything
+        except Exception:  # from Python 3.14 on, an annotation may raise anything
             if type(obj) is not FunctionType or not hasattr(obj, "__annotate__"):
                 raise
             reduced = super().reducer_override(_with_annotations_as_written(obj))
@@ -171,13 +169,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
     def _reduce_code(self, code: CodeType) -> tuple[Any, ...]:
-        """Let code keep its file's name, by which tracebacks and keys find its source; cloudpickle may drop it."""
+        """Keep the file name of code, which cloudpickle may drop: tracebacks and keys need it to find the source."""
         make, args = self.dispatch_table[CodeType](code)
         return make, (*args[:_FILE_NAME], code.co_filename, *args[_FILE_NAME + 1 :])
 
 
 def _with_annotations_as_written(function: FunctionType) -> FunctionType:
-    """Copy a function whose annotations can't be evaluated, as those below `if TYPE_CHECKING:`, with their text."""
+    """Copy a function and replace annotations that cannot be evaluated by their source text."""
     from annotationlib import Format, get_annotations  # type: ignore[import-not-found]
 
     twin = FunctionType(
@@ -199,16 +197,16 @@ def _as_it_is(value: object) -> object:
 
 
 _FILE_NAME: Final = 10
-"""Where the file's name stands among the arguments of `CodeType`."""
+"""Index of the file name in the arguments of `CodeType`."""
 
 
 def _keep_place(obj: Any, reduced: tuple[Any, ...]) -> None:
-    """Let a class keep its qualified name, and a method know its class: a key is made of both."""
+    """Keep a class's qualified name, and the class in a method's globals: both are part of keys."""
     if isinstance(obj, FunctionType):
         owner = obj.__code__.co_qualname.partition(".")[0]
         if isinstance(cls := obj.__globals__.get(owner), type):
             reduced[2][1]["__globals__"].setdefault(owner, cls)
-    elif isinstance(definition := reduced[1][3], dict):  # an enumeration's has its name
+    elif isinstance(definition := reduced[1][3], dict):  # the reduction of an enum has the name
         definition.setdefault("__qualname__", obj.__qualname__)
 
 
@@ -218,10 +216,10 @@ def dumps(
     buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None,
     pickler: Callable[..., Pickler] = Pickler,
 ) -> bytes:
-    """Pickle anything that can be, by value where it has no importable name.
+    """Pickle a value, by value where it has no importable name.
 
     Raises:
-        Exception: whatever the pickling raises.
+        Exception: whatever pickling raises.
     """
     with io.BytesIO() as file:
         pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(value)
@@ -229,12 +227,12 @@ def dumps(
 
 
 def modules_by_value() -> frozenset[str]:
-    """Name the modules whose things are pickled by value at this moment."""
+    """Return the names of the modules that are pickled by value."""
     return frozenset(cloudpickle.list_registry_pickle_by_value())
 
 
 class _Registry:
-    """cloudpickle's list of the modules that go by value, for one thread at a time."""
+    """A lock for cloudpickle's list of modules that are pickled by value."""
 
     def __init__(self) -> None:
         self.renew()
@@ -249,11 +247,11 @@ _registry: Final = _Registry()
 
 @contextmanager
 def by_value(*modules: ModuleType | None) -> Iterator[None]:
-    """Pickle what modules define by value meanwhile, as if they could not be imported."""
+    """Pickle the definitions of modules by value within the context, as if they could not be imported."""
     named = [
         module
         for module in modules
-        if module is not None and module.__name__ != "__main__"  # whose things go by value anyway
+        if module is not None and module.__name__ != "__main__"  # which is pickled by value anyway
     ]
     if not named:
         yield
@@ -269,53 +267,53 @@ def by_value(*modules: ModuleType | None) -> Iterator[None]:
 
 
 _known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
-"""What was sent from here or has arrived here, by token."""
+"""Definitions that this process has sent or received, by token."""
 
 _tokens: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
-"""The tokens of what has arrived here."""
+"""The tokens of definitions that this process has received."""
 
 
-class OutwardPickler(Pickler):
-    """Pickles a call for a worker, which notes the classes and functions that it gets by value.
+class CallPickler(Pickler):
+    """Pickle a call for a worker, with a token for each class and function that goes by value.
 
-    All of them are noted here.
+    `seen` records the user's own definitions, by value and by name.
     """
 
-    def __init__(self, *args: Any, met: Met | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, seen: SeenDefinitions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._met = met
+        self._seen = seen
 
     def reducer_override(self, obj: Any) -> Any:
-        """Add a token to the definition of a class, and of a function that has a name."""
+        """Add a token to the definition of a class or a named function."""
         reduced = super().reducer_override(obj)
-        if reduced is NotImplemented and self._met is not None and _is_definable(obj):
-            self._met.note(obj, by_value=False)
+        if reduced is NotImplemented and self._seen is not None and _is_definable(obj):
+            self._seen.note(obj, by_value=False)
         if not (_is_definable(obj) and isinstance(reduced, tuple) and len(reduced) == 6):
             return reduced
-        if self._met is not None:
-            self._met.note(obj, by_value=True)
+        if self._seen is not None:
+            self._seen.note(obj, by_value=True)
         make, args, *rest = reduced
         if isinstance(obj, type):
-            token = args[-2]  # the class's own in cloudpickle, the same as long as the class lives
+            token = args[-2]  # cloudpickle's token, constant for the life of the class
         elif find_by_name(obj.__module__, obj.__qualname__) is obj:
             token = f"{obj.__module__}:{obj.__qualname__}"
-        else:  # a closure has a state, which travels
+        else:  # a closure has a state, so it goes by value
             return reduced
         _known[token] = obj
-        return (_arrive, (token, make, args), *rest)
+        return (_unpickle_definition, (token, make, args), *rest)
 
 
-class HomewardPickler(Pickler):
-    """Pickles what a job ended with; whatever came from the sender goes back as a reference to the sender's own.
+class ResultPickler(Pickler):
+    """Pickle a job's result. A definition that came from the sender goes back as a reference.
 
     Attributes:
-        is_for_same_program: whether what `__main__` defines is there, too, where the pickle goes.
+        is_for_same_program: whether the receiver has the same `__main__`.
     """
 
     is_for_same_program = False
 
     def reducer_override(self, obj: Any) -> Any:
-        """Refer to what came from elsewhere, and define what was made here."""
+        """Refer to received definitions by token, and pickle local ones by value."""
         if not _is_definable(obj):
             return super().reducer_override(obj)
         token = _tokens.get(obj)
@@ -323,15 +321,15 @@ class HomewardPickler(Pickler):
             return locate, (main_name(), obj.__qualname__)
         if token is None:
             return super().reducer_override(obj)
-        return _come_home, (token, obj.__module__, obj.__qualname__)
+        return _find_definition, (token, obj.__module__, obj.__qualname__)
 
 
 def _is_definable(obj: Any) -> bool:
-    real = type(obj)  # a wrapper claims to be of its function's
+    real = type(obj)  # not `__class__`, which a wrapper takes from its function
     return issubclass(real, type | FunctionType)
 
 
-def _arrive(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _unpickle_definition(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     made = make(*args)
     _tokens[made] = token
     _known.setdefault(token, made)
@@ -340,9 +338,9 @@ def _arrive(token: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     return made
 
 
-def _come_home(token: str, module: str, qualname: str) -> Any:
+def _find_definition(token: str, module: str, qualname: str) -> Any:
     known = _known.get(token)
-    if known is None:  # a notebook has defined it anew meanwhile
+    if known is None:  # a notebook has defined it again
         known = find_by_name(module, qualname)
     if known is None:
         raise LookupError(f"{module}.{qualname}, which was sent with the job, is no longer here")
@@ -350,7 +348,7 @@ def _come_home(token: str, module: str, qualname: str) -> Any:
 
 
 def find_by_name(module: str | None, qualname: str) -> Any:
-    """Find what a loaded module holds under a dotted name, or nothing."""
+    """Return what a loaded module holds under a dotted name, or None."""
     try:
         return operator.attrgetter(qualname)(sys.modules.get(module or ""))
     except AttributeError:

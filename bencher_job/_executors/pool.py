@@ -1,9 +1,9 @@
-"""The worker processes of this machine as an engine.
+"""Run jobs in worker processes of this machine.
 
-    submit -> pack -> Task -> Dispatcher -> workers -> the task's future
+    submit -> pack -> Task -> PoolScheduler -> workers -> the task's future
 
-Workers are started as jobs come, up to `max_workers`. A worker that dies, hangs or is killed concerns the one job that
-it ran. Users with the same settings share a pool.
+Workers start as jobs come, up to `max_workers`. The death of a worker costs only the job that it ran. Caches with the
+same settings share a pool.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .._cores import check_threads_can_be_limited
 from .._errors import BencherJobError
 from .._light_future import LightFuture
 from .base import Executors, Outcome, end_at_exit
-from .dispatcher import Dispatcher
 from .engine import SharedEngine, SharedExecutors, unsendable
-from .entry import Report, open_report, unpack_value
+from .entry import RunResult, open_result, unpack_value
 from .packing import Parcel, pack_call, pack_many
-from .pickling import OutwardPickler, dumps
+from .pickling import CallPickler, dumps
+from .scheduler import PoolScheduler
 from .settings import PoolSettings, StartMethod
 from .slot import Task
 
@@ -35,26 +35,24 @@ __all__ = ["PoolEngine", "SlotPool"]
 
 
 class _CallFuture(LightFuture[Any]):
-    """The future of a call that says whose workers it went to, and of which job it is."""
+    """The future of a call, with the scheduler that runs it and the call's job."""
 
-    def __init__(self, dispatcher: Dispatcher, job: Job | None = None) -> None:
+    def __init__(self, scheduler: PoolScheduler, job: Job | None = None) -> None:
         super().__init__()
-        self.dispatcher = dispatcher
+        self.scheduler = scheduler
         self.job = job
 
 
 class SlotPool(concurrent.futures.Executor):
-    """Runs calls in processes of this machine.
+    """Run calls in worker processes of this machine.
 
-    Anything that cloudpickle can pickle may be submitted, from a script without a `__main__` guard too. A
-    call whose process dies ends with `WorkerLost`, and no other call does. A worker whose modules are older than the
-    submitter's, so that it can't load a call, is replaced by a new one. A worker keeps the functions that
-    it ran last with all that they hold, so a function that changes its own state finds it changed in that
-    worker's next call.
+    Anything that cloudpickle can pickle may be submitted, and a script needs no `__main__` guard. A call whose process
+    dies ends with `WorkerLost`; other calls are not affected. A worker that cannot load a call, because its modules are
+    older than the submitter's, is replaced. A worker caches the functions that it ran last, so a function that changes
+    its own state finds the change in the next call in that worker.
 
-    `initializer(*initargs)` is called in each new worker. `start_method` is "spawn", "forkserver" or "fork".
-    `inner_threads` is how many threads BLAS, OpenMP and the like may start in each worker: its share of the cores by
-    default.
+    Each new worker calls `initializer(*initargs)`. `start_method` is "spawn", "forkserver" or "fork". `inner_threads`
+    is how many threads BLAS, OpenMP and similar libraries may start in each worker, by default its share of the cores.
     """
 
     def __init__(
@@ -75,46 +73,46 @@ class SlotPool(concurrent.futures.Executor):
         settings = replace(settings, max_workers=settings.size)
         self.max_workers = settings.size
         self.pid = os.getpid()
-        """The process that this pool belongs to: a forked child can't use it."""
+        """The process that made this pool. A forked child cannot use it."""
         self._is_shut_down = False
-        self._dispatcher = Dispatcher(settings, _pickled_initializer(settings))
-        _dispatchers.add(self._dispatcher)
-        weakref.finalize(self, self._dispatcher.dismiss).atexit = False
+        self._scheduler = PoolScheduler(settings, _pickled_initializer(settings))
+        _schedulers.add(self._scheduler)
+        weakref.finalize(self, self._scheduler.dismiss).atexit = False
 
     def __repr__(self) -> str:
-        workers = f"{len(self._dispatcher.slots)} of {self.max_workers} workers"
+        workers = f"{len(self._scheduler.slots)} of {self.max_workers} workers"
         return f"<{type(self).__name__}: {'shut down' if self._is_shut_down else workers}>"
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call in a worker.
 
         Raises:
-            RuntimeError: after `shutdown`, and in a forked child of the process that made the pool.
+            RuntimeError: after `shutdown`, or in a forked child of the process that made the pool.
         """
         self._check()
         try:
             parcel = pack_call(fn, args, kwargs)
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
+        except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             return unsendable(fn, problem)
-        task = Task(_CallFuture(self._dispatcher), parcel.of_its_own(), fn, unpack_value)
+        task = Task(_CallFuture(self._scheduler), parcel.of_its_own(), fn, unpack_value)
         self._check()
-        self._dispatcher.add([task])
+        self._scheduler.add([task])
         return task.future
 
     def submit_parcels(
         self, packed: Iterable[tuple[Parcel, Job]], timeout: float | None = None
-    ) -> list[Future[Report]]:
-        """Start packed jobs, whose futures get the reports as they come.
+    ) -> list[Future[RunResult]]:
+        """Start packed jobs, whose futures get `RunResult`s.
 
-        Each ends with a `JobTimeout` when it has run for as many seconds as the timeout says.
+        A job that runs for more than `timeout` seconds ends with `JobTimeout`.
         """
         self._check()
-        dispatcher = self._dispatcher
+        scheduler = self._scheduler
         tasks = [
-            Task(_CallFuture(dispatcher, job), parcel.of_its_own(), job, None, timeout, job.start)
+            Task(_CallFuture(scheduler, job), parcel.of_its_own(), job, None, timeout, job.start)
             for parcel, job in packed
         ]
-        dispatcher.add(tasks)
+        scheduler.add(tasks)
         return [task.future for task in tasks]
 
     def _check(self) -> None:
@@ -126,54 +124,54 @@ class SlotPool(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
-        """End a call, by killing its process and all that it started where it runs already.
+        """Cancel a call, or kill its process and all child processes if it runs.
 
-        Its future ends with the verdict, a `CancelledError` by default. False when it is done, for a future of
-        something else, which is left alone, and in a forked child: the call is its parent's.
+        Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
+        this pool, or this process is a forked child.
         """
-        is_ours = isinstance(future, _CallFuture) and future.dispatcher is self._dispatcher
+        is_ours = isinstance(future, _CallFuture) and future.scheduler is self._scheduler
         if self.pid != os.getpid() or not is_ours:
             return False
         if future.cancel():
             return True
-        return self._dispatcher.end(future, CancelledError() if verdict is None else verdict)
+        return self._scheduler.end(future, CancelledError() if verdict is None else verdict)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; finish or cancel those that wait, then end the processes."""
+        """Refuse further calls, finish or cancel the waiting ones, then end the processes."""
         if self.pid != os.getpid():
             return
         self._is_shut_down = True
         if cancel_futures:
-            self._dispatcher.cancel_waiting()
-        self._dispatcher.dismiss()
+            self._scheduler.cancel_waiting()
+        self._scheduler.dismiss()
         if wait:
-            self._dispatcher.join()
+            self._scheduler.join()
 
 
 def _pickled_initializer(settings: PoolSettings) -> bytes | None:
-    """Pickle what each new worker calls first.
+    """Pickle the initializer and its arguments.
 
     Raises:
-        BencherJobError: when it can't be pickled.
+        BencherJobError: if they cannot be pickled.
     """
     if settings.initializer is None:
         return None
     try:
-        return dumps((settings.initializer, settings.initargs), pickler=OutwardPickler)
+        return dumps((settings.initializer, settings.initargs), pickler=CallPickler)
     except Exception as problem:
         raise BencherJobError(
             f"initializer={settings.initializer!r} with initargs={settings.initargs!r} can't be sent to a worker: "
-            f"{problem}. Make in the initializer what can't be pickled."
+            f"{problem}. Create what can't be pickled in the initializer."
         ) from problem
 
 
 class PoolEngine(SharedEngine[SlotPool]):
-    """Runs jobs on the shared pool of this process, or on a pool that its user made and keeps."""
+    """Run jobs on the shared pool of this process, or on a pool that the user made and keeps."""
 
     name = str(Executors.MULTIPROCESSING)
     ends_jobs = True
     asks_to_begin = True
-    _own_errors = (BencherJobError, CancelledError)  # the latter where `kill` ended a job that ran
+    _own_errors = (BencherJobError, CancelledError)  # `kill` ends a running job with CancelledError
 
     def __init__(
         self, pool: SlotPool | None = None, settings: PoolSettings | None = None, timeout: float | None = None
@@ -196,11 +194,11 @@ class PoolEngine(SharedEngine[SlotPool]):
         return self._submit_many([job])[0]
 
     def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
-        """Start jobs that come together; none is started when it raises.
+        """Start several jobs. If it raises, no job has started.
 
         Raises:
-            WorkerLost: when the pool has failed.
-            BencherJobError: when it was shut down.
+            WorkerLost: if the pool has failed.
+            BencherJobError: if the pool was shut down.
         """
         try:
             return self._submit_many(jobs)
@@ -208,15 +206,15 @@ class PoolEngine(SharedEngine[SlotPool]):
             raise self._refused(refusal) from refusal
 
     def _note_label(self, future: Future[Any], job: Job) -> None:
-        """Note nothing: the future knows its job."""
+        """Do nothing: the future has a reference to its job."""
 
     def _label_of(self, future: Future[Any]) -> Job | None:
         return future.job if isinstance(future, _CallFuture) else None
 
     def receive(self, future: Future[Any]) -> Outcome:
-        """Tell how the job of a done future ended: as its report says, where there is one."""
-        report = future.peek() if isinstance(future, _CallFuture) else None
-        return super().receive(future) if report is None else open_report(report, future.job)  # type: ignore[attr-defined]
+        """Return the outcome of a done future: from its run result if there is one."""
+        run_result = future.peek() if isinstance(future, _CallFuture) else None
+        return super().receive(future) if run_result is None else open_result(run_result, future.job)  # type: ignore[attr-defined]
 
     def _submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
         packed = list(zip(pack_many(jobs), jobs, strict=True))
@@ -227,17 +225,17 @@ class PoolEngine(SharedEngine[SlotPool]):
         ]
 
     def end(self, future: Future[Any]) -> bool:
-        """End a job, by killing its process where it runs already."""
+        """Cancel a job, or kill its process if it runs."""
         return self.executor.kill(future)
 
 
 _pools: Final[SharedExecutors[SlotPool]] = SharedExecutors(end_unasked=True)
-_dispatchers: Final[weakref.WeakSet[Dispatcher]] = weakref.WeakSet()
+_schedulers: Final[weakref.WeakSet[PoolScheduler]] = weakref.WeakSet()
 
 
 def _close_down() -> None:
-    for dispatcher in list(_dispatchers):
-        dispatcher.close_down()
+    for scheduler in list(_schedulers):
+        scheduler.close_down()
 
 
 end_at_exit(_close_down)

@@ -1,13 +1,12 @@
-"""What engines share whose workers may be on other machines.
+"""The base of engines whose workers may be on other machines.
 
-submit -> pack -> split -> Task ─> the executor's own way ~~> a worker: run_split
-                    future <─ opened <─ Report <~~
+    submit -> pack -> split -> RemoteTask -> the engine's transport ~~> a worker: run_split
+                        future <- opened <- RunResult <~~
 
-    jobs of a function that is new ── a few, each alone ─> known: short ─> batches     long ─> each alone
-                                  └── the others wait a moment for that
+    jobs of a new function: a few alone, the others wait a moment -> short: in batches | long: each alone
 
-A cluster that needs a millisecond for each of its tasks so runs short jobs by the dozen. A batch tells what has
-ended when one of its jobs takes long after all, and gives back what has not begun.
+Batches make short jobs worthwhile on a cluster that needs a millisecond per task. If a job in a batch takes long, the
+batch sends the results so far and returns the jobs that have not begun.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .._keys.names import is_own_module
 from .._light_future import LightFuture
-from .durations import Pace
+from .durations import DurationEstimates
 from .engine import SharedEngine, unsendable
-from .entry import Report, describe, run_split, unpack_value
+from .entry import RunResult, describe, run_split, unpack_value
 from .packing import Parcel, SplitParcel, pack, pack_call, split
 from .pickling import by_value, dumps
 
@@ -40,17 +39,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ByValue",
     "Ended",
-    "FarEngine",
-    "FarExecutor",
     "Grouping",
-    "Task",
+    "RemoteEngine",
+    "RemoteExecutor",
+    "RemoteTask",
     "run_batch",
     "with_own_modules",
 ]
 
 
 class ByValue:
-    """A function that is pickled with its code."""
+    """A function that is pickled by value."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         with by_value(sys.modules[function.__module__]):
@@ -58,28 +57,28 @@ class ByValue:
         self.__name__ = function.__name__
 
     def __call__(self, *_args: Any) -> Any:
-        raise TypeError(f"{self.__name__} runs where it has been sent to, not here.")
+        raise TypeError(f"{self.__name__} runs on the cluster, not here.")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pickle.loads, (self._blob,)
 
 
 def with_own_modules(function: Any, pack: Callable[[], Parcel]) -> Parcel:
-    """Pack a call of a function with the code of the user's own modules, which need not be there where it goes.
+    """Pack a call with the code of the user's own modules, which the workers need not have.
 
     Raises:
-        Exception: whatever the pickling of the function or of an argument raises.
+        Exception: whatever pickling the function or an argument raises.
     """
     try:
         with by_value(*_own_modules()):
             return pack()
-    except Exception:  # noqa: BLE001 - one of them holds what can't be pickled, and may be there after all
+    except Exception:  # noqa: BLE001 - a module that cannot be pickled may be installed on the workers
         with by_value(sys.modules.get(getattr(function, "__module__", None) or "")):
             return pack()
 
 
 class _OwnModules:
-    """The user's own modules that are loaded, found anew when there are more or fewer modules than before."""
+    """The user's own loaded modules, searched again when the number of modules has changed."""
 
     def __init__(self) -> None:
         self._number = -1
@@ -103,56 +102,56 @@ _own_modules: Final = _OwnModules()
 
 
 @dataclass(slots=True, eq=False)
-class Task:
-    """A call that is to be run, what it is called in errors, and what its future gets of its report."""
+class RemoteTask:
+    """A call with its future. `open` makes the future's result from the run result and the label."""
 
     future: Future[Any]
     parcel: SplitParcel
     label: object
-    open: Callable[[Report, object], Any]
+    open: Callable[[RunResult, object], Any]
     is_due: bool = False
-    """Whether it can't be cancelled any more."""
+    """Whether it is running, and can no longer be cancelled."""
     deaths: int = 0
-    """How often it was lost without having begun."""
+    """How often it was lost before it began."""
     sent: Any = None
-    """What the executor knows it by where it runs."""
+    """The executor's handle of the sent call."""
     goes_alone: bool = False
-    """Whether it is not to be sent together with others."""
+    """Whether it must not be in a batch with others."""
     is_suspect: bool = False
-    """Whether it has run by itself to see whether it kills its worker."""
+    """Whether it was run alone to see if it kills its worker."""
     inner_threads: int | None = None
-    """How many threads each library may start meanwhile; None for the worker's share of the cores."""
+    """How many threads each library may start; None for the worker's share of the cores."""
 
     @property
     def digest(self) -> bytes:
-        """The digest of its function."""
+        """The digest of the function."""
         return self.parcel.function.digest
 
     @property
     def name(self) -> str:
-        """What it is called in errors."""
+        """The description for error messages."""
         return describe(self.label)
 
-    def end(self, report: Report) -> None:
-        """Give its future what has come back."""
+    def end(self, run_result: RunResult) -> None:
+        """Set the future's result or exception."""
         try:
-            result = self.open(report, self.label)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this call's alone
+            result = self.open(run_result, self.label)
+        except BaseException as error:  # noqa: BLE001 - any exception concerns this call only
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
-class FarExecutor(concurrent.futures.Executor):
-    """Runs calls in workers that it has not started itself.
+class RemoteExecutor(concurrent.futures.Executor):
+    """Run calls in workers that something else has started.
 
-    Anything that cloudpickle can pickle may be submitted. A worker keeps the functions that it ran last with all that
-    they hold, so a function that changes its own state finds it changed in that worker's next call.
+    Anything that cloudpickle can pickle may be submitted. A worker caches the functions that it ran last, so a function
+    that changes its own state finds the change in the next call in that worker.
     """
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        """The process that this executor belongs to: a forked child can't use it."""
+        """The process that made this executor. A forked child cannot use it."""
         self._lock = threading.Lock()
         self._pending: set[Future[Any]] = set()
         self._is_shut_down = False
@@ -161,25 +160,25 @@ class FarExecutor(concurrent.futures.Executor):
         """Start a call in a worker.
 
         Raises:
-            RuntimeError: after `shutdown`, and in a forked child of the process that made the executor.
-            WorkerLost: when there is nobody left who could run it.
+            RuntimeError: after `shutdown`, or in a forked child of the process that made the executor.
+            WorkerLost: if no worker is left.
         """
         self._check()
         try:
             parcel = split(self.packed(fn, lambda: pack_call(fn, args, kwargs, local=False)))
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
+        except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             return unsendable(fn, problem)
-        return self._start(Task(LightFuture(), parcel, fn, unpack_value))
+        return self._start(RemoteTask(LightFuture(), parcel, fn, unpack_value))
 
-    def packed(self, function: Any, pack: Callable[[], Parcel]) -> Parcel:  # noqa: ARG002 - some go by it
-        """Pack a call of a function as the workers need it."""
+    def packed(self, function: Any, pack: Callable[[], Parcel]) -> Parcel:  # noqa: ARG002 - for subclasses
+        """Pack a call in the form that the workers need."""
         return pack()
 
-    def submit_parcel(self, parcel: Parcel, job: Job) -> Future[Report]:
-        """Start a packed job, whose future gets the report as it came."""
-        return self._start(Task(LightFuture(), split(parcel), job, _as_it_came))
+    def submit_parcel(self, parcel: Parcel, job: Job) -> Future[RunResult]:
+        """Start a packed job, whose future gets the `RunResult`."""
+        return self._start(RemoteTask(LightFuture(), split(parcel), job, _as_it_came))
 
-    def _start(self, task: Task) -> Future[Any]:
+    def _start(self, task: RemoteTask) -> Future[Any]:
         with self._lock:
             self._check()
             self._send(task)
@@ -188,7 +187,7 @@ class FarExecutor(concurrent.futures.Executor):
         return task.future
 
     @abstractmethod
-    def _send(self, task: Task) -> None: ...
+    def _send(self, task: RemoteTask) -> None: ...
 
     def _check(self) -> None:
         if self.pid != os.getpid():
@@ -204,7 +203,7 @@ class FarExecutor(concurrent.futures.Executor):
             self._pending.discard(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and wait for those that run; the workers stay."""
+        """Refuse further calls and wait for the running ones. The workers stay."""
         if self.pid != os.getpid():
             return
         with self._lock:
@@ -213,78 +212,78 @@ class FarExecutor(concurrent.futures.Executor):
         if cancel_futures:
             for future in pending:
                 future.cancel()
-        if wait:  # one that was cancelled counts as done for `wait` only once somebody has taken it
+        if wait:  # `wait` ignores a cancelled future until it is notified
             concurrent.futures.wait([future for future in pending if not future.cancelled()])
 
 
-def _as_it_came(report: Report, _label: object) -> Report:
-    return report
+def _as_it_came(run_result: RunResult, _label: object) -> RunResult:
+    return run_result
 
 
-F = TypeVar("F", bound=FarExecutor)
+F = TypeVar("F", bound=RemoteExecutor)
 
 
-class FarEngine(SharedEngine[F]):
-    """Runs jobs on such an executor."""
+class RemoteEngine(SharedEngine[F]):
+    """Run jobs on a `RemoteExecutor`."""
 
     def _submit(self, job: Job) -> Future[Any]:
         executor = self.executor
         try:
             parcel = executor.packed(job.function, lambda: pack(job, local=False))
-        except Exception as problem:  # noqa: BLE001 - a class's own pickling can raise anything
+        except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             return unsendable(job, problem)
         return executor.submit_parcel(parcel, job)
 
 
 TOGETHER_SECONDS: Final = 0.02
-"""How long the jobs of a batch may take in all, by what the last ones took."""
+"""Expected duration in seconds of one batch."""
 
 MOST_TOGETHER: Final = 32
 MOST_BYTES_TOGETHER: Final = 1 << 20
 
 BATCHES_PER_PLACE: Final = 3
-"""How many batches of a function are on their way for each job that the cluster runs at once; while there are as many,
-the next ones grow."""
+"""How many batches of a function may be pending per slot of the cluster. Beyond that, jobs wait and later batches
+are larger."""
 
 PATIENCE: Final = 0.2
-"""Seconds that jobs of a new function wait at most to learn how long the first ones take."""
+"""Seconds that jobs of a new function wait at most for the duration of the first ones."""
 
 STUCK_SECONDS: Final = 0.1
-"""How long a job of a batch may run until the others are not kept waiting any more."""
+"""Seconds that a job may run before the jobs behind it in the batch are returned."""
 
 _FUNCTIONS: Final = 64
 
 Ended = tuple[int, tuple[bytes, ...]]
-"""The place of a job in its batch, and the parts of its report."""
+"""The index of a job in its batch, and the parts of its run result."""
 
 
 @dataclass(slots=True)
-class _Kind:
-    """The jobs of one function."""
+class _FunctionQueue:
+    """The waiting jobs of one function."""
 
-    waiting: deque[Task] = field(default_factory=deque)
+    waiting: deque[RemoteTask] = field(default_factory=deque)
     tried: int = 0
-    """How many were sent before it was known how long they take."""
+    """How many were sent before their duration was known."""
     since: float | None = None
-    """When the first of them was sent."""
+    """When the first one was sent."""
     batches: int = 0
-    """How many batches of them have been sent and have not ended."""
+    """The number of pending batches."""
 
 
 class Grouping:
-    """The jobs that are to be sent; for one thread, while another one may note the pace."""
+    """Group jobs into batches. One thread uses it, another may update the duration estimates."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
-        self._alone: deque[Task] = deque()
-        self._kinds: OrderedDict[bytes, _Kind] = OrderedDict()
+    def __init__(self, durations: DurationEstimates) -> None:
+        self._durations = durations
+        self._alone: deque[RemoteTask] = deque()
+        self._kinds: OrderedDict[bytes, _FunctionQueue] = OrderedDict()
 
-    def add(self, task: Task) -> None:
-        """Have a job sent."""
+    def add(self, task: RemoteTask) -> None:
+        """Add a job."""
         if task.goes_alone:
             self._alone.append(task)
             return
-        kind = self._kinds.setdefault(task.digest, _Kind())
+        kind = self._kinds.setdefault(task.digest, _FunctionQueue())
         self._kinds.move_to_end(task.digest)
         kind.waiting.append(task)
         if len(self._kinds) > _FUNCTIONS:
@@ -292,16 +291,16 @@ class Grouping:
             self._alone += forgotten.waiting
 
     def patience(self) -> float | None:
-        """Say for how many seconds what is left may wait; None when nothing does."""
+        """Return how many seconds to wait before the next `take`; None if no job waits."""
         return PATIENCE / 4 if any(kind.waiting for kind in self._kinds.values()) else None
 
-    def take(self, now: float, places: int, *, at_once: bool = False) -> list[list[Task]]:
-        """Take the batches that are to be sent now to a cluster that can run jobs at so many places."""
+    def take(self, now: float, places: int, *, at_once: bool = False) -> list[list[RemoteTask]]:
+        """Return the batches to send now to a cluster that runs `places` jobs at once."""
         batches = [[task] for task in self._alone]
         self._alone.clear()
         for digest, kind in self._kinds.items():
-            seconds = self._pace.of(digest)
-            if not at_once and not self._pace.knows(digest):
+            seconds = self._durations.of(digest)
+            if not at_once and not self._durations.knows(digest):
                 new = _singly(kind.waiting, self._tries(kind, now, places))
             elif at_once or seconds >= TOGETHER_SECONDS:
                 new = _singly(kind.waiting, len(kind.waiting))
@@ -312,13 +311,13 @@ class Grouping:
         return batches
 
     def ended(self, digest: bytes) -> None:
-        """Note that a batch of a function's jobs has ended."""
+        """Record that a batch has ended."""
         kind = self._kinds.get(digest)
         if kind is not None and kind.batches > 0:
             kind.batches -= 1
 
-    def _tries(self, kind: _Kind, now: float, places: int) -> int:
-        """Say how many jobs of a new function are sent: some, and after a moment all."""
+    def _tries(self, kind: _FunctionQueue, now: float, places: int) -> int:
+        """Return how many jobs of a new function to send: some, and after a moment all."""
         if not kind.waiting:
             return 0
         if kind.since is None:
@@ -330,12 +329,12 @@ class Grouping:
         return number
 
 
-def _singly(waiting: deque[Task], number: int) -> list[list[Task]]:
+def _singly(waiting: deque[RemoteTask], number: int) -> list[list[RemoteTask]]:
     return [[waiting.popleft()] for _ in range(number)]
 
 
-def _together(waiting: deque[Task], room: int, seconds: float) -> list[list[Task]]:
-    """Take so many batches at most of jobs that take so long each."""
+def _together(waiting: deque[RemoteTask], room: int, seconds: float) -> list[list[RemoteTask]]:
+    """Take at most `room` batches of jobs that take `seconds` each."""
     batches = []
     for free in range(room, 0, -1):
         if not waiting:
@@ -345,7 +344,7 @@ def _together(waiting: deque[Task], room: int, seconds: float) -> list[list[Task
     return batches
 
 
-def _batch_of(waiting: deque[Task], most: int) -> list[Task]:
+def _batch_of(waiting: deque[RemoteTask], most: int) -> list[RemoteTask]:
     batch = [waiting.popleft()]
     size = len(batch[0].parcel.rest)
     while waiting and len(batch) < most:
@@ -357,7 +356,7 @@ def _batch_of(waiting: deque[Task], most: int) -> list[Task]:
 
 
 class _Batch:
-    """Jobs that run one after the other in this worker."""
+    """Jobs that run one after another in this worker."""
 
     def __init__(
         self, rests: Sequence[bytes], function: bytes, tell: Callable[[list[Ended], int], None]
@@ -383,7 +382,7 @@ class _Batch:
         return self._ended
 
     def look(self, now: float) -> None:
-        """Tell what has ended and which job runs, if that one takes long; those behind it won't run here."""
+        """If the present job takes long, report the results and its index. The jobs behind it will not run here."""
         with self._lock:
             if self._is_given_back or now - self._since < STUCK_SECONDS:
                 return
@@ -393,21 +392,21 @@ class _Batch:
 
 
 class _Watch:
-    """The thread that looks after the batches of this worker."""
+    """A thread that watches the batches of this worker for long jobs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._batches: set[_Batch] = set()
-        self._news = threading.Event()
+        self._has_batches = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, batch: _Batch) -> None:
         with self._lock:
             self._batches.add(batch)
-            if self._thread is None or not self._thread.is_alive():  # it is not there in a forked child
+            if self._thread is None or not self._thread.is_alive():  # a forked child lacks the thread
                 self._thread = threading.Thread(target=self._run, name="bencher_job-batches", daemon=True)
                 self._thread.start()
-        self._news.set()
+        self._has_batches.set()
 
     def remove(self, batch: _Batch) -> None:
         with self._lock:
@@ -418,10 +417,10 @@ class _Watch:
             with self._lock:
                 batches = list(self._batches)
                 if not batches:
-                    self._news.clear()
+                    self._has_batches.clear()
             for batch in batches:
                 batch.look(time.monotonic())
-            self._news.wait()
+            self._has_batches.wait()
             time.sleep(STUCK_SECONDS / 2)
 
 
@@ -431,10 +430,10 @@ _watch: Final = _Watch()
 def run_batch(
     rests: Sequence[bytes], function: bytes, tell: Callable[[list[Ended], int], None]
 ) -> list[Ended]:
-    """Run jobs of one function in this worker, and give those that have ended.
+    """Run jobs of one function in this worker and return their results.
 
-    When one of them takes long `tell` is called on another thread, with those that have ended before it, and with its
-    own place; what follows it has not begun and is left to the caller, who finds it missing in what is returned.
+    If a job takes long, call `tell` on another thread with the results so far and the job's index. The jobs behind it
+    do not run, and are missing from the results.
     """
     batch = _Batch(rests, function, tell)
     if len(rests) == 1:

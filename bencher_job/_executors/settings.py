@@ -1,4 +1,4 @@
-"""How the workers of this machine are set up. Users with the same settings share them."""
+"""Settings of the workers on this machine. Caches with the same settings share workers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _START_METHODS: Final = get_args(StartMethod)
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """How many workers there are, and how each of them is.
+    """The number of workers and how each is set up.
 
     Attributes:
-        max_workers: how many run at a time; None for one per core that this process may use.
-        max_tasks_per_worker: after how many jobs a worker is replaced by a new one; None for never.
-        initializer: what is called in each new worker before its first job, with `initargs`.
+        max_workers: the largest number of workers; None for one per core that this process may use.
+        max_tasks_per_worker: the number of jobs after which a worker is replaced; None for no limit.
+        initializer: a function that each new worker calls before its first job, with `initargs`.
         start_method: how a worker is started; None for "spawn".
         inner_threads: how many threads each library in a worker may start; None for the worker's share of the cores.
 
     Raises:
-        TypeError: when one of them is not what it should be.
-        ValueError: when a number is below 1, or there is no such start method.
+        TypeError: if a setting has the wrong type.
+        ValueError: if a number is below 1, or the start method does not exist.
     """
 
     max_workers: int | None = None
@@ -50,28 +50,28 @@ class PoolSettings:
             "None for its share of the cores",
         )
         if self.initializer is not None and not callable(self.initializer):
-            raise TypeError(f"initializer={self.initializer!r} can't be called. Give a function.")
+            raise TypeError(f"initializer must be callable, not {type(self.initializer).__name__}")
         if self.initializer is None and self.initargs:
             raise TypeError(
-                f"initargs={self.initargs!r} has no initializer to go to. Give one, or leave it out."
+                f"initargs={self.initargs!r} has no initializer. Give one, or leave initargs out."
             )
         if self.start_method is not None and self.start_method not in _START_METHODS:
             raise ValueError(
-                f"start_method={self.start_method!r} is no way to start a worker. Use one of "
+                f"start_method={self.start_method!r} does not exist. Use one of "
                 f"{', '.join(map(repr, _START_METHODS))}."
             )
 
     @property
     def size(self) -> int:
-        """How many workers there are at most."""
+        """The largest number of workers."""
         return self.max_workers or cores()
 
     def inner(self) -> InnerThreads:
-        """Say how many threads the libraries in a worker that is started now may start."""
+        """Return how many threads the libraries may start in a worker that starts now."""
         return InnerThreads.of(self.size, self.inner_threads)
 
     def given(self) -> dict[str, Any]:
-        """Give the settings that are not left open, by name."""
+        """Return the settings that differ from their defaults, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None and value != ()}
 
@@ -80,6 +80,6 @@ def _check_number(option: str, number: object, consequence: str, otherwise: str)
     if number is None:
         return
     if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{option}={number!r} is no whole number. Give 1 or more, or {otherwise}.")
+        raise TypeError(f"{option} must be an int, not {type(number).__name__}")
     if number < 1:
         raise ValueError(f"{option}={number} {consequence}. Give 1 or more, or {otherwise}.")

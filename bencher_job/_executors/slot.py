@@ -1,13 +1,12 @@
 """One slot of the pool: a worker process and its pipe.
 
 `multiprocessing` lets a spawned process import the parent's `__main__`, which runs a script that has no guard
-once more. Functions of `__main__` travel by value here, so the workers do without it.
+again. Here functions of `__main__` are pickled by value, so workers do not import it.
 
-    give: the jobs, then their tickets -> the worker takes a ticket, runs the job, answers
-    withdraw: the tickets that it has not taken, with their jobs
+    give: send the jobs, then their work tokens -> the worker takes a token, runs the job, sends its result
+    withdraw: take back the tokens that the worker has not taken, with their jobs
 
-Whatever ends the process, at most one job was begun and not answered. That one died of it, or with it, and is lost; the
-others were never begun.
+However the process ends, at most one job has begun and has no result. That job is lost. The others have not begun.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from .._errors import WorkerLost
 from .._processes import renew_after_fork
 from .base import Place
 from .durations import OVERDUE
-from .entry import Report, describe
+from .entry import RunResult, describe
 from .packing import Parcel
 from .settings import PoolSettings, StartMethod
-from .wire import LARGEST_INLINE, LEAVE, MOST_TICKETS, Inlet, Message, Outlet, Tickets, frame
+from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, frame
 from .worker import serve
 
 if TYPE_CHECKING:
@@ -45,11 +44,11 @@ if TYPE_CHECKING:
 __all__ = ["Slot", "Task", "lost", "new_process"]
 
 
-class _Turn:
-    """Held while a process is started: `multiprocessing` keeps its books for one thread.
+class _StartLock:
+    """A lock held while a process starts, because `multiprocessing` is not thread-safe there.
 
-    A fork waits for it, or the child would find locks of `multiprocessing` held for ever; only a fork that itself
-    starts a worker goes on.
+    A fork waits for the lock, or the child would inherit locked locks of `multiprocessing`. It is reentrant for the
+    fork that starts a worker.
     """
 
     def __init__(self) -> None:
@@ -66,7 +65,7 @@ class _Turn:
         self._lock.release()
 
 
-_turn: Final = _Turn()
+_start_lock: Final = _StartLock()
 
 _of_this_thread: Final = threading.local()
 _preparation_data: Final = spawn.get_preparation_data
@@ -80,22 +79,22 @@ def _preparation_data_without_main(name: str) -> dict[str, Any]:
     return data
 
 
-spawn.get_preparation_data = _preparation_data_without_main  # others get what they always got
+spawn.get_preparation_data = _preparation_data_without_main  # unchanged for other processes
 
 
 class _WithoutMain(BaseProcess):
-    """A process whose `__main__` is not the caller's, and that `multiprocessing` doesn't wait for at exit."""
+    """A process that does not import the caller's `__main__`, and that `multiprocessing` does not join at exit."""
 
     def start(self) -> None:
         """Start the process."""
-        _turn.acquire()
+        _start_lock.acquire()
         _of_this_thread.leaves_main_out = True
         try:
             super().start()
-            process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - nothing public does it
+            process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
         finally:
             _of_this_thread.leaves_main_out = False
-            _turn.release()
+            _start_lock.release()
 
 
 class SpawnedWorker(_WithoutMain, context.SpawnProcess):
@@ -103,14 +102,14 @@ class SpawnedWorker(_WithoutMain, context.SpawnProcess):
 
 
 class ForkServedWorker(_WithoutMain, context.ForkServerProcess):
-    """A worker that a process forks which has nothing but this for its work."""
+    """A worker forked from the fork server."""
 
 
 class ForkedWorker(_WithoutMain, context.ForkProcess):
-    """A worker that begins as a copy of this process."""
+    """A worker forked from this process."""
 
 
-_KINDS: Final[dict[str, type[_WithoutMain]]] = {
+_PROCESS_TYPES: Final[dict[str, type[_WithoutMain]]] = {
     "spawn": SpawnedWorker,
     "forkserver": ForkServedWorker,
     "fork": ForkedWorker,
@@ -120,15 +119,15 @@ _KINDS: Final[dict[str, type[_WithoutMain]]] = {
 def new_process(
     method: StartMethod, target: Callable[..., None], args: tuple[Any, ...], name: str
 ) -> BaseProcess:
-    """Make a process that is not started yet."""
-    return _KINDS[method](target=target, args=args, name=name)
+    """Make a process without starting it."""
+    return _PROCESS_TYPES[method](target=target, args=args, name=name)
 
 
 LEAVE_SECONDS: Final = 2.0
-"""How long a worker that was let go, or killed, may take to end."""
+"""How long a worker may take to end after it was stopped or killed."""
 
 END_SECONDS: Final = 0.1
-"""How long a worker that has closed its end may take to end by itself: the system frees its memory before."""
+"""How long a worker that has closed its end may take to end by itself, while the system frees its memory."""
 
 CODE_SECONDS: Final = 1.0
 """How long the exit code of a worker that has ended may take to arrive."""
@@ -136,22 +135,23 @@ CODE_SECONDS: Final = 1.0
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A packed job, what it is called in errors, and what its future gets of its report.
+    """A packed job with its future.
 
     Attributes:
-        open: makes what the future gets; None where that is the report itself.
-        start: what is asked before a worker is given the task.
-        seconds: how long it is expected to take.
-        is_handed_out: whether its future says that it runs.
-        packed_at: when it was made, or could not be loaded by a worker that was new to it, by the monotonic clock.
-        is_for_new: whether it needs a worker that is new to it: another one held other code, or another path.
-        verdict: what it ends with, once somebody wants it ended.
+        label: the job or function, for error messages.
+        open: makes the future's result from the run result and the label; None for the run result itself.
+        start: its `begin` is called before the task is sent to a worker.
+        seconds: its expected duration.
+        is_handed_out: whether its future is running.
+        packed_at: when it was made, or last failed to load in a worker started after that, by the monotonic clock.
+        is_for_new: whether it needs a worker started after `packed_at`, because another had other code or another path.
+        verdict: the exception that it ends with, once its end was requested.
     """
 
     future: Future[Any]
     parcel: Parcel
     label: object
-    open: Callable[[Report, object], Any] | None
+    open: Callable[[RunResult, object], Any] | None
     timeout: float | None = None
     start: Start | None = None
     seconds: float = 0.0
@@ -162,39 +162,42 @@ class Task:
 
     @property
     def nbytes(self) -> int:
-        """Size of its arguments in bytes."""
+        """Size of the arguments in bytes."""
         return self.parcel.body.nbytes
 
     def goes_with(self, other: Task) -> bool:
-        """Whether another one may go in the same message."""
+        """Whether another task may go in the same message."""
         is_same_function = self.parcel.function.digest == other.parcel.function.digest
         return is_same_function and (self.timeout is None) == (other.timeout is None)
 
-    def resolve(self, report: Report) -> None:
-        """Give its future what it gets of a report."""
+    def resolve(self, run_result: RunResult) -> None:
+        """Set the future's result or exception."""
         try:
-            result = report if self.open is None else self.open(report, self.label)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this job's alone
+            result = run_result if self.open is None else self.open(run_result, self.label)
+        except BaseException as error:  # noqa: BLE001 - any exception concerns this job only
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
 class Slot:
-    """A worker process and what it was given; one thread uses it, and any may call `kill`.
+    """A worker process and its tasks. One thread uses it; any thread may call `kill`.
+
+    Times are of the monotonic clock.
 
     Attributes:
-        given: the tasks that are not answered, by their numbers, the oldest first.
-        load: how many seconds they are expected to take in all.
-        taken: how many tasks it was given so far.
-        started_at: when it was started, by the monotonic clock; where it imports from was said then.
-        is_ready: whether it has said that it takes tasks, and then the place that it is.
+        given: the unfinished tasks by number, oldest first.
+        load: the expected duration of these tasks in seconds.
+        taken: how many tasks the worker has received in all.
+        started_at: when it was started, with the import path of that moment.
+        is_ready: whether it has reported that it takes tasks.
+        place: where it runs, once it is ready.
         is_retiring: whether it gets no more tasks.
-        since: when the oldest task became the oldest, by the monotonic clock.
-        begun: number of the last task whose function was called, of those with a timeout, and when that was.
-        patience_ends: when it is to have ended, once it was let go or killed.
-        death: what becomes readable when the process ends, where the system has such a thing.
-        killed_because: why the pool has killed it; empty where it hasn't.
+        since: when the oldest task became the oldest.
+        begun: number of the last task with a timeout whose function was called, and when.
+        stop_deadline: when it must have ended, once it was stopped or killed.
+        death: a descriptor that becomes readable when the process ends, if the system supports it.
+        killed_because: why the pool killed it, else empty.
     """
 
     def __init__(self, settings: PoolSettings, initialize: bytes | None) -> None:
@@ -206,7 +209,7 @@ class Slot:
         self.is_retiring = False
         self.started_at = self.since = time.monotonic()
         self.begun = 0, 0.0
-        self.patience_ends: float | None = None
+        self.stop_deadline: float | None = None
         self.death: int | None = None
         self.killed_because = ""
         self._unsent: list[int] = []
@@ -219,17 +222,17 @@ class Slot:
     def _start(self, settings: PoolSettings, initialize: bytes | None) -> None:
         end, its_end = socket.socketpair()
         reading, writing = os.pipe()
-        its_tickets = Connection(reading, writable=False)
-        self.tickets = Tickets(os.dup(reading), writing)
+        its_tokens = Connection(reading, writable=False)
+        self.tokens = WorkTokens(os.dup(reading), writing)
         for side in (end, its_end):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         end.setblocking(False)
         self.end = end
         self._outlet, self._inlet = Outlet(end), Inlet(end)
         method = settings.start_method or "spawn"
-        foreign = (end.fileno(), *self.tickets.descriptors) if method == "fork" else ()
+        foreign = (end.fileno(), *self.tokens.descriptors) if method == "fork" else ()
         self.process = new_process(
-            method, serve, (settings.inner(), its_end, its_tickets, initialize, foreign), "bencher_job-worker"
+            method, serve, (settings.inner(), its_end, its_tokens, initialize, foreign), "bencher_job-worker"
         )
         try:
             self.process.start()
@@ -240,46 +243,46 @@ class Slot:
             raise
         finally:
             its_end.close()
-            its_tickets.close()
+            its_tokens.close()
 
     def renew(self) -> None:
-        """Leave it to the parent: a forked child that held these would keep the worker from seeing its parent end."""
+        """Close all descriptors in a forked child, or the worker would not notice when the parent dies."""
         self._lock = threading.Lock()
         self.close()
 
     def close(self) -> None:
-        """Close all that leads to the process."""
+        """Close all descriptors of the connection."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
                 self.end.close()
-                self.tickets.close()
+                self.tokens.close()
                 if self.death is not None:
                     os.close(self.death)
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for something to do."""
+        """Whether it waits for a task."""
         return self.is_ready and not self.given and not self.is_retiring
 
     @property
     def is_sending(self) -> bool:
-        """Whether something is still to be sent to it when it takes more."""
+        """Whether a part of a message is unsent."""
         return bool(self._unsent)
 
     def is_new_to(self, task: Task) -> bool:
-        """Whether it has loaded nothing before a task was made, and was told since then where to import from."""
+        """Whether it was started after a task was packed, so its code and import path are recent enough."""
         return self.started_at >= task.packed_at
 
     def has_run_only(self, task: Task) -> bool:
-        """Whether a task is the first that it was given, and it was started after that was made."""
+        """Whether a task is its first one, and was packed before it started."""
         return self.taken == 1 and self.is_new_to(task)
 
     def give(self, tasks: Sequence[Task]) -> None:
-        """Send tasks of one function, which begin when all is sent.
+        """Send tasks of one function. They begin when the whole message is sent.
 
         Raises:
-            OSError: when the worker is gone.
+            OSError: if the worker has died.
         """
         if not self.given:
             self.since = time.monotonic()
@@ -290,33 +293,33 @@ class Slot:
         self.given.update(zip(numbers, tasks, strict=True))
         self._unsent += numbers
         if self._outlet.send(_message(numbers, tasks)):
-            self._give_tickets()
+            self._put_tokens()
 
     def flush(self) -> None:
-        """Send what is still to be sent, as far as the worker takes it.
+        """Send the unsent part, as far as the worker takes it.
 
         Raises:
-            OSError: when the worker is gone.
+            OSError: if the worker has died.
         """
         if self._outlet.flush():
-            self._give_tickets()
+            self._put_tokens()
 
-    def _give_tickets(self) -> None:
+    def _put_tokens(self) -> None:
         if self._unsent:
-            with suppress(BlockingIOError):  # no room for them at present
-                self.tickets.put(self._unsent)
+            with suppress(BlockingIOError):  # the pipe is full
+                self.tokens.put(self._unsent)
                 self._unsent = []
 
     def room(self, most_tasks: int | None) -> int:
-        """Say how many tasks more it may be given."""
+        """Return how many more tasks it may get."""
         if not self.is_ready or self.is_retiring or self._unsent:
             return 0
-        room = MOST_TICKETS - len(self.given)
+        room = MOST_TOKENS - len(self.given)
         return room if most_tasks is None else min(room, most_tasks - self.taken)
 
-    def withdraw(self, most: int = MOST_TICKETS) -> list[Task]:
-        """Take back tasks that it has not begun."""
-        numbers = self.tickets.take_back(most)
+    def withdraw(self, most: int = MOST_TOKENS) -> list[Task]:
+        """Take back up to `most` tasks that it has not begun."""
+        numbers = self.tokens.take_back(most)
         more = most - len(numbers)
         numbers += self._unsent[:more]
         del self._unsent[:more]
@@ -324,30 +327,30 @@ class Slot:
         return [task for number in numbers if (task := self._taken_out(number)) is not None]
 
     def read(self) -> Iterator[Message]:
-        """Give the messages that it has sent.
+        """Yield the messages that have arrived.
 
         Raises:
-            EOFError: when it has closed its end.
-            OSError: when the connection is broken.
+            EOFError: if it has closed its end.
+            OSError: if the connection is broken.
         """
         return self._inlet.read()
 
     def receive(self) -> Iterator[Message]:
-        """Give the messages that come in with one look.
+        """Receive once and yield the complete messages.
 
         Raises:
-            EOFError: when it has closed its end, and nothing is left.
-            OSError: when there is nothing at present, or the connection is broken.
+            EOFError: if it has closed its end and nothing is left.
+            OSError: if nothing has arrived, or the connection is broken.
         """
         return self._inlet.receive()
 
     @property
     def oldest(self) -> tuple[int, Task] | None:
-        """The task that it runs or is about to, with its number."""
+        """The task that it runs or begins next, with its number."""
         return next(iter(self.given.items()), None)
 
     def answered(self, number: int) -> Task | None:
-        """Take out the task that it has answered."""
+        """Remove and return the task whose result has arrived."""
         self.since = time.monotonic()
         return self._taken_out(number)
 
@@ -358,7 +361,7 @@ class Slot:
         return task
 
     def expect(self, seconds: float) -> None:
-        """Expect the oldest task to take some seconds."""
+        """Set the expected duration of the oldest task."""
         if self.oldest is not None:
             _, task = self.oldest
             self.load += seconds - task.seconds
@@ -366,20 +369,20 @@ class Slot:
 
     @property
     def overdue_at(self) -> float:
-        """When it will be time to take back what waits behind the oldest task, by the monotonic clock."""
+        """When to withdraw the tasks behind the oldest one, by the monotonic clock."""
         if self.oldest is None or len(self.given) == 1:
             return math.inf
         return self.since + self.oldest[1].seconds + OVERDUE
 
     @property
     def waiting_seconds(self) -> float:
-        """How many seconds all but the oldest task are expected to take."""
+        """Expected duration in seconds of all tasks but the oldest."""
         return self.load - self.oldest[1].seconds if self.oldest is not None else 0.0
 
     def ends_by_itself(self) -> bool:
-        """Whether a process that has closed its end is ending, as a process that dies closes all that it has open.
+        """Whether a process that has closed its end is ending: a dying process closes all its descriptors.
 
-        It is asked again and again: `join` would wait for ever for one that lives and has closed all that it had open.
+        Polls for a moment, because `join` would block on a process that lives and has closed all descriptors.
         """
         until = time.monotonic() + END_SECONDS
         while not self.is_dead():
@@ -389,34 +392,34 @@ class Slot:
         return True
 
     def kill(self, because: str) -> None:
-        """End the process and all that it started, at once."""
+        """Kill the process and all processes that it started."""
         with self._lock:
             if not self._is_open:
                 return
             self.killed_because = self.killed_because or because
-            self.patience_ends = time.monotonic() + LEAVE_SECONDS
+            self.stop_deadline = time.monotonic() + LEAVE_SECONDS
             try:
                 below = psutil.Process(self._pid).children(recursive=True)
             except psutil.Error:
                 below = []
             for end in (self.process.kill, *(child.kill for child in below)):
-                with suppress(psutil.Error, OSError):  # it has ended already
+                with suppress(psutil.Error, OSError):  # it has ended
                     end()
             _kill_group(self._pid)
 
-    def let_go(self) -> None:
-        """Let the process leave when it has nothing more to do."""
+    def ask_to_stop(self) -> None:
+        """Ask the process to end after its tasks."""
         self.is_retiring = True
-        self.patience_ends = time.monotonic() + LEAVE_SECONDS
-        with suppress(OSError):  # it has left already
-            self.tickets.put([LEAVE])
+        self.stop_deadline = time.monotonic() + LEAVE_SECONDS
+        with suppress(OSError):  # it has ended
+            self.tokens.put([LEAVE])
 
     def is_dead(self) -> bool:
         """Whether the process has ended."""
         return not self.process.is_alive()
 
-    def bury(self) -> int | None:
-        """End what a process that has ended has left behind, and give its exit code."""
+    def reap(self) -> int | None:
+        """Kill what an ended process has left running, and return its exit code."""
         with self._lock:
             _kill_group(self._pid)
             code = self.process.exitcode
@@ -445,7 +448,7 @@ def _message(numbers: Sequence[int], tasks: Sequence[Task]) -> list[Any]:
 
 
 def _watch_death(pid: int) -> int | None:
-    """Open what becomes readable when a process ends, where the system has such a thing."""
+    """Open a pidfd, which becomes readable when the process ends. None if the system has none."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -453,19 +456,19 @@ def _watch_death(pid: int) -> int | None:
 
 
 def _kill_group(pid: int) -> None:
-    with suppress(OSError):  # it is empty, or was never made
+    with suppress(OSError):  # the group is empty, or does not exist
         os.killpg(pid, signal.SIGKILL)
 
 
 def lost(label: object, code: int | None, killed_because: str = "") -> WorkerLost:
-    """Make the error of a job whose worker has died while it ran, or was killed by the pool itself."""
+    """Make the error of a job whose worker died while it ran, or was killed by the pool."""
     name = describe(label)
     cause = f"the pool ended it, because {killed_because}" if killed_because else cause_of_death(code)
     return WorkerLost(f"The worker process died while it ran {name}: {cause}.", job=name, exit_code=code)
 
 
 def cause_of_death(code: int | None) -> str:
-    """Say what the exit code of a process means that the pool has not killed.
+    """Explain the exit code of a process that the pool did not kill.
 
     >>> cause_of_death(3), cause_of_death(-11)
     ('it ended with exit code 3', 'it was killed by SIGSEGV (exit code -11)')

@@ -1,8 +1,8 @@
-"""Threads of this process as an engine, for functions that release the GIL.
+"""Run jobs in threads of this process, for functions that release the GIL.
 
-    submit -> queue -> a thread: the function itself, nothing pickled
+    submit -> queue -> a thread: calls the function, nothing is pickled
 
-The threads are daemons: a program that is interrupted ends at once, whatever they are at.
+The threads are daemons, so an interrupted program ends at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["ThreadPool", "ThreadsEngine", "run_in_thread"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _ThreadTask:
     future: Future[Any]
     call: Callable[[], Any]
 
@@ -41,21 +41,21 @@ class _Task:
         try:
             with threads_limited(inner):
                 result = self.call()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is this call's alone
+        except BaseException as error:  # noqa: BLE001 - any exception concerns this call only
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
-_Tasks = queue.SimpleQueue[_Task | None]
+_Tasks = queue.SimpleQueue[_ThreadTask | None]
 
 
 class ThreadPool(concurrent.futures.Executor):
-    """Runs calls in threads of this process, started as calls come, up to `max_workers`.
+    """Run calls in threads of this process, which start as calls come, up to `max_workers`.
 
-    Unlike the standard library's it lets an interrupted program end at once: who wants its calls done waits for them.
-    `inner_threads` is how many threads BLAS and OpenMP may start in each: its share of the cores by default. It takes
-    threadpoolctl; without it they start as many as ever.
+    Unlike `ThreadPoolExecutor`, it does not wait for its threads at exit, so wait for the futures that you need.
+    `inner_threads` is how many threads BLAS and OpenMP may start in each thread, by default its share of the cores. The
+    limit needs threadpoolctl; without it there is none.
     """
 
     def __init__(self, max_workers: int | None = None, *, inner_threads: int | None = None) -> None:
@@ -79,13 +79,13 @@ class ThreadPool(concurrent.futures.Executor):
         """Start a call in a thread.
 
         Raises:
-            RuntimeError: after `shutdown`, and in a forked child of the process that made the pool.
+            RuntimeError: after `shutdown`, or in a forked child of the process that made the pool.
         """
         if self.pid != os.getpid():
             raise RuntimeError(
                 "This pool belongs to the parent of this process. Make a new one after a fork."
             )
-        task = _Task(LightFuture(), lambda: fn(*args, **kwargs))
+        task = _ThreadTask(LightFuture(), lambda: fn(*args, **kwargs))
         with self._lock:
             if self._is_shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -102,7 +102,7 @@ class ThreadPool(concurrent.futures.Executor):
         thread.start()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls; finish or cancel those that wait, then end the threads."""
+        """Refuse further calls, finish or cancel the waiting ones, then end the threads."""
         if self.pid != os.getpid():
             return
         with self._lock:
@@ -127,7 +127,7 @@ def _work(tasks: _Tasks, idle: threading.Semaphore, inner: InnerThreads) -> None
         if task is None:
             return
         task.run(inner)
-        del task  # while this thread waits, it keeps nothing
+        del task  # keep no reference while waiting
 
 
 def _dismiss(pid: int, tasks: _Tasks, threads: list[threading.Thread]) -> None:
@@ -147,9 +147,9 @@ def _cancel_waiting(tasks: _Tasks) -> None:
 
 
 def run_in_thread(job: Job, timeout: float | None = None) -> Outcome:
-    """Run a job in this thread, as a worker does: a cached job that it calls runs in line.
+    """Run a job in this thread as a worker, so that cached functions which it calls run inline.
 
-    A coroutine ends after as many seconds as the timeout says; a plain function can't be ended, and has none.
+    A coroutine is cancelled after `timeout` seconds. A plain function cannot be ended and has no timeout.
     """
     pid = os.getpid()
     if job.start is not None and not job.start.begin([job.start])[0]:
@@ -165,13 +165,13 @@ def run_in_thread(job: Job, timeout: float | None = None) -> Outcome:
 def _run_in_time(job: Job, timeout: float) -> Outcome:
     if not is_coroutine_function(job.function):
         return run_inline(job)
-    from .entry import run_coroutine  # takes long to import
+    from .entry import run_coroutine  # slow to import
 
     return run_coroutine(job, timeout)
 
 
 class ThreadsEngine(SharedEngine[ThreadPool]):
-    """Runs jobs in threads of this process."""
+    """Run jobs in threads of this process."""
 
     name = str(Executors.THREADS)
     ends_jobs = True
@@ -197,10 +197,6 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
 
     def _submit(self, job: Job) -> Future[Any]:
         return self.executor.submit(run_in_thread, job, self._timeout)
-
-    def _open(self, result: Any, job: Job | None) -> Outcome:  # noqa: ARG002 - it has not been packed
-        outcome: Outcome = result
-        return outcome
 
 
 _pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors(end_unasked=True)

@@ -5,8 +5,8 @@ length of the head 4 | number of buffers 4 | length 8 of each buffer | head, pic
     pool: put 1 2 3 -> pipe -> worker: take 1, run job 1, take 2, ...
                             -> pool: take back 2 3, which another worker gets
 
-Both read the same pipe, and the kernel gives each ticket to one of them only. When a worker has died, the tickets that
-are left tell which jobs it has not begun.
+Both read the same pipe, and the kernel gives each work token to only one of them. When a worker dies, the tokens left
+in the pipe show which jobs it has not begun.
 """
 
 from __future__ import annotations
@@ -25,31 +25,30 @@ from .._stores.codec import Buffer, writable_memory
 __all__ = [
     "LARGEST_INLINE",
     "LEAVE",
-    "MOST_TICKETS",
+    "MOST_TOKENS",
     "Inlet",
     "Message",
     "Outlet",
-    "TicketReader",
-    "Tickets",
+    "WorkTokenReader",
+    "WorkTokens",
     "frame",
 ]
 
-
 LARGEST_INLINE: Final = 1 << 14
-"""Size in bytes of the largest run of bytes that goes in a head; what is larger goes as a buffer."""
+"""Size in bytes up to which a byte string is part of the head. Larger ones are sent as buffers."""
 
 _AT_ONCE: Final = 1 << 18
-"""Size in bytes of the buffer that messages are read through, many small ones in one system call: no head is larger."""
+"""Size in bytes of the receive buffer, which takes many small messages in one system call. No head is larger."""
 
-_MOST_BUFFERS: Final = 512  # of one sendmsg; the system's limit is 1024
+_MOST_BUFFERS: Final = 512  # per sendmsg; the limit of Linux (IOV_MAX) is 1024
 _START: Final = struct.Struct("<II")
 
 Message = tuple[tuple[Any, ...], list[memoryview]]
-"""A head, and its buffers, which are the receiver's to keep."""
+"""A head and its buffers, which the receiver may keep."""
 
 
 def frame(head: tuple[Any, ...], buffers: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Give the pieces of a message."""
+    """Return the pieces of a message."""
     pickled = pickle.dumps(head, protocol=5)
     start = _START.pack(len(pickled), len(buffers))
     if not buffers:
@@ -60,23 +59,23 @@ def frame(head: tuple[Any, ...], buffers: Sequence[Buffer] = ()) -> list[Buffer]
 
 
 class Outlet:
-    """The sending half of one end of a socket pair; where the socket doesn't wait, what can't be sent yet is kept."""
+    """The sending half of one end of a socket pair. It keeps what a non-blocking socket cannot send yet."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._rest: deque[Buffer] = deque()
 
     def send(self, pieces: Sequence[Buffer]) -> bool:
-        """Send pieces behind those that were kept; whether all are sent.
+        """Send pieces after the unsent ones. Return whether all are sent.
 
         Raises:
-            OSError: when the other end is closed.
+            OSError: if the other end is closed.
         """
         self._rest += pieces
         return self.flush()
 
     def flush(self) -> bool:
-        """Send what was kept; whether all is sent."""
+        """Send the unsent pieces. Return whether all are sent."""
         rest = self._rest
         while rest:
             try:
@@ -99,34 +98,32 @@ class Inlet:
         self._start = self._stop = 0
         self._head: tuple[Any, ...] = ()
         self._buffers: list[memoryview] = []
-        self._missing: deque[memoryview] = deque()  # what of the buffers is still to come
+        self._missing: deque[memoryview] = deque()  # the parts of the buffers that have not arrived
 
     def receive(self) -> Iterator[Message]:
-        """Receive once, and give the messages that are complete.
+        """Receive once and yield the complete messages.
 
         Raises:
-            EOFError: when the other end is closed.
-            OSError: when the connection is broken, or there is nothing to receive on a socket that doesn't wait.
+            EOFError: if the other end is closed.
+            OSError: if the connection is broken, or nothing has arrived on a non-blocking socket.
         """
         self._receive()
         while (message := self._next()) is not None:
             yield message
 
     def read(self) -> Iterator[Message]:
-        """Give the messages that are here, on a socket that doesn't wait.
+        """Yield the messages that have arrived on a non-blocking socket.
 
         Raises:
-            EOFError: when the other end is closed.
-            OSError: when the connection is broken.
+            EOFError: if the other end is closed.
+            OSError: if the connection is broken.
         """
         try:
             while True:
                 self._receive()
                 while (message := self._next()) is not None:
                     yield message
-                if (
-                    not self._missing and self._stop < len(self._view) // 2
-                ):  # it was all, as far as one can see
+                if not self._missing and self._stop < len(self._view) // 2:  # probably all that has arrived
                     return
         except BlockingIOError:
             pass
@@ -156,7 +153,7 @@ class Inlet:
             self._missing.popleft()
 
     def _next(self) -> Message | None:
-        """Take a message that is complete."""
+        """Return the next complete message, or None."""
         if not self._head and not self._begin():
             return None
         if self._missing:
@@ -166,7 +163,7 @@ class Inlet:
         return message
 
     def _begin(self) -> bool:
-        """Take a head that is complete, and what is here of its buffers; whether there was one."""
+        """Read a complete head and the arrived part of its buffers. False if the head is incomplete."""
         have, at = self._stop - self._start, self._start
         if have < _START.size:
             return False
@@ -192,18 +189,18 @@ class Inlet:
 
 
 LEAVE: Final = 0
-"""The ticket that lets a worker go."""
+"""The work token that ends a worker."""
 
-MOST_TICKETS: Final = 512
-"""How many tickets are out at most; so many are written at once or not at all, as POSIX has it."""
+MOST_TOKENS: Final = 512
+"""The most tokens in the pipe. They fit PIPE_BUF, so POSIX writes all of them or none."""
 
-_TICKET: Final = struct.Struct("<Q")
+_TOKEN: Final = struct.Struct("<Q")
 
 
-class TicketReader:
-    """The worker's side: takes one ticket after the other.
+class WorkTokenReader:
+    """The worker's side: take one token at a time.
 
-    While there is none, `receive` is called when something has come in on `inlet`: a large job comes before its ticket.
+    While there is none, call `receive` when data arrives on `inlet`: a large job arrives before its token.
     """
 
     def __init__(self, descriptor: int, inlet: int, receive: Callable[[], None]) -> None:
@@ -215,48 +212,48 @@ class TicketReader:
         self._poll.register(inlet, select.POLLIN)
 
     def take(self) -> int:
-        """Wait for the next ticket; `LEAVE` as well when the pool is gone."""
+        """Wait for the next token. Return `LEAVE` if the pool has ended."""
         while True:
             try:
-                ticket = os.read(self._descriptor, _TICKET.size)
+                token = os.read(self._descriptor, _TOKEN.size)
             except BlockingIOError:
                 if any(descriptor == self._inlet for descriptor, _ in self._poll.poll()):
                     self._receive()
                 continue
-            return _TICKET.unpack(ticket)[0] if ticket else LEAVE
+            return _TOKEN.unpack(token)[0] if token else LEAVE
 
 
-class Tickets:
-    """The pool's side, which keeps both ends open."""
+class WorkTokens:
+    """The pool's side, which holds both ends of the pipe."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self._reading = reading
         self._writing = writing
         os.set_blocking(writing, False)
-        os.set_blocking(reading, False)  # for the worker as well, with whom this end is shared
+        os.set_blocking(reading, False)  # for the worker too, which shares this end
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """The descriptors of both ends."""
+        """The file descriptors of both ends."""
         return self._reading, self._writing
 
     def put(self, numbers: Sequence[int]) -> None:
-        """Give out tickets, no more than `MOST_TICKETS` at a time.
+        """Write tokens, at most `MOST_TOKENS` at a time.
 
         Raises:
-            OSError: when nobody can take them any more.
+            OSError: if the pipe is full or closed.
         """
         os.write(self._writing, struct.pack(f"<{len(numbers)}Q", *numbers))
 
-    def take_back(self, most: int = MOST_TICKETS) -> list[int]:
-        """Take back those that were given out first and the worker has not taken."""
+    def take_back(self, most: int = MOST_TOKENS) -> list[int]:
+        """Read back the first tokens that the worker has not taken."""
         try:
-            tickets = os.read(self._reading, most * _TICKET.size)
+            tokens = os.read(self._reading, most * _TOKEN.size)
         except BlockingIOError:
             return []
-        return [number for (number,) in _TICKET.iter_unpack(tickets) if number != LEAVE]
+        return [number for (number,) in _TOKEN.iter_unpack(tokens) if number != LEAVE]
 
     def close(self) -> None:
-        """Close both ends, which lets the worker go when it has done what it took."""
+        """Close both ends, which ends the worker after its present job."""
         os.close(self._reading)
         os.close(self._writing)

@@ -1,6 +1,6 @@
-"""The loop of a worker process of the pool.
+"""The main loop of a worker process.
 
-A worker ignores Ctrl-C, which is its parent's to answer, and leaves with its parent, however that ends.
+A worker ignores Ctrl-C, which its parent handles, and ends when its parent dies.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ from .base import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
 from .packing import Parcel, SentFunction
-from .wire import LEAVE, Inlet, Message, Outlet, TicketReader, frame
+from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, frame
 
 __all__ = ["BEGUN", "FAILED", "READY", "serve"]
 
-
 READY: Final = "ready"
-"""Head of the message that the worker can take jobs, with its place."""
+"""Head of the message that the worker is ready, with its place."""
 
 FAILED: Final = "failed"
-"""Head of the message that the initializer has raised, with its exception."""
+"""Head of the message that the initializer failed, with its exception."""
 
 BEGUN: Final = "begun"
-"""Head of the message that the function of a job whose time is limited is about to be called, with its number."""
+"""Head of the message that a job with a timeout begins, with its number."""
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
@@ -45,28 +44,26 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 def serve(
     inner: InnerThreads,
     end: socket.socket,
-    tickets: Connection,
+    tokens: Connection,
     initialize: bytes | None,
     foreign: Sequence[int] = (),
 ) -> None:
-    """Run jobs until the ticket comes that lets it go; `foreign` are descriptors that a fork has left open."""
+    """Run jobs until the token `LEAVE` arrives. `foreign` are descriptors that a fork has left open."""
     for descriptor in foreign:
         os.close(descriptor)
-    os.setsid()  # a process group of its own: all that a job starts can be ended with it
+    os.setsid()  # a process group, so that the pool can kill all that a job starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _leave_with_parent()
     become_worker()
     inner.take()
     outlet = Outlet(end)
     try:
-        with as_worker(
-            _parent()
-        ):  # while it loads a job as well, since a module may call its cached functions
+        with as_worker(_parent()):  # also while loading a job: a module may call its cached functions
             if _is_initialized(initialize, outlet):
                 outlet.send(frame((READY, tuple(here()))))
                 inbox = _Inbox(end)
-                _run_jobs(outlet, inbox, TicketReader(tickets.fileno(), end.fileno(), inbox.receive))
-    except (EOFError, OSError):  # the pool is gone
+                _run_jobs(outlet, inbox, WorkTokenReader(tokens.fileno(), end.fileno(), inbox.receive))
+    except (EOFError, OSError):  # the pool has ended
         return
 
 
@@ -76,26 +73,26 @@ def _parent() -> tuple[str, int] | None:
 
 
 def _is_initialized(initialize: bytes | None, outlet: Outlet) -> bool:
-    """Call what the pool wants called in each new worker."""
+    """Call the initializer, if there is one, and report its failure."""
     if initialize is None:
         return True
     try:
         initializer, initargs = pickle.loads(initialize)
         initializer(*initargs)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, those who wait for this worker are told
+    except BaseException as error:  # noqa: BLE001 - the waiting jobs get it
         outlet.send(frame((FAILED,), [dump_error(error)]))
         return False
     return True
 
 
-def _run_jobs(outlet: Outlet, inbox: _Inbox, tickets: TicketReader) -> None:
-    while (number := tickets.take()) != LEAVE:
+def _run_jobs(outlet: Outlet, inbox: _Inbox, tokens: WorkTokenReader) -> None:
+    while (number := tokens.take()) != LEAVE:
         parcel, is_limited = inbox.take(number)
-        report = execute(parcel, partial(_tell_begin, outlet, number)) if is_limited else execute(parcel)
+        run_result = execute(parcel, partial(_tell_begin, outlet, number)) if is_limited else execute(parcel)
         del parcel
         flush_streams()
-        outlet.send(report.message(number))
-        del report  # while this process waits, it keeps nothing of a job
+        outlet.send(run_result.message(number))
+        del run_result  # keep no reference while waiting
 
 
 def _tell_begin(outlet: Outlet, number: int) -> None:
@@ -103,14 +100,14 @@ def _tell_begin(outlet: Outlet, number: int) -> None:
 
 
 class _Inbox:
-    """The jobs that have come in, in the order of their numbers; those whose ticket was taken back are left out."""
+    """Received jobs in the order of their numbers. Those whose token was taken back are skipped."""
 
     def __init__(self, end: socket.socket) -> None:
         self._inlet = Inlet(end)
         self._jobs: deque[tuple[int, Parcel, bool]] = deque()
 
     def take(self, wanted: int) -> tuple[Parcel, bool]:
-        """Wait for the job of a number, and for whether its time is limited."""
+        """Wait for a job by its number. Return it, and whether it has a timeout."""
         while True:
             while self._jobs:
                 number, parcel, is_limited = self._jobs.popleft()
@@ -119,7 +116,7 @@ class _Inbox:
             self.receive()
 
     def receive(self) -> None:
-        """Receive some of what comes in, and wait for it."""
+        """Wait for data and receive it."""
         for message in self._inlet.receive():
             self._unpack(message)
 
@@ -139,7 +136,7 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    if sys.platform == "linux":  # the kernel reaches a worker whose job never lets another thread run
+    if sys.platform == "linux":  # works even if the job never releases the GIL
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(
         target=_wait_for_end_of, args=(parent.sentinel,), name="bencher_job-parent", daemon=True

@@ -1,4 +1,4 @@
-"""Keys: are these the same job?
+"""Make the keys of jobs: the same job has the same key.
 
 function, arguments -> Binder -> values ─┐
 function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
@@ -7,24 +7,32 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 from __future__ import annotations
 
 from .arguments import Call, signature_of
-from .fingerprint import PastEdition
+from .fingerprint import StoredFunctionVersion
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
-from .key import CodeScope, Edition, Identity, JobKeys, anchored_call, edition_of, identity_of
+from .key import (
+    FunctionVersion,
+    Identity,
+    JobKeys,
+    anchored_call,
+    function_version_of,
+    identity_of,
+)
 from .names import qualified_name
+from .walker import CodeScope
 
 __all__ = [
     "KEY_VERSION",
     "UNCHANGEABLE",
     "Call",
     "CodeScope",
-    "Edition",
+    "FunctionVersion",
     "Identity",
     "JobKeys",
     "Known",
-    "PastEdition",
+    "StoredFunctionVersion",
     "anchored_call",
     "digest",
-    "edition_of",
+    "function_version_of",
     "identity_of",
     "qualified_name",
     "register_hasher",

@@ -1,8 +1,8 @@
-"""Binds a call to a signature, so that however a call is spelled its arguments are the same.
+"""Bind calls to a signature, so that different spellings of a call have the same arguments.
 
-A signature becomes the source of small functions that have its parameters, so that Python itself binds,
-fills in the defaults and finds what is missing. Their bodies mention parameters only, and the defaults are
-handed over as objects, so no name of ours can meet one of the user's.
+A signature is compiled to small functions with its parameters: Python itself binds the arguments, fills in the
+defaults and reports what is missing. The bodies mention parameters only, and the defaults are set as objects, so
+our names can't collide with the user's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, Final
 __all__ = ["NO_DEFAULT", "Binder", "Call", "receiver_of", "signature_of"]
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a function is called with, by position and by keyword."""
+"""Positional arguments and keyword arguments."""
 
 NO_DEFAULT: Final = object()
 _EMPTY: Final = Parameter.empty
 _STARS: Final[dict[Any, str]] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
 _AS_WRITTEN: Final[dict[str, Any]] = {}
-"""Python 3.14 evaluates annotations when they are read, and those below `if TYPE_CHECKING:` can't be."""
+"""Python 3.14 evaluates annotations when they are read, which fails for names imported under `if TYPE_CHECKING:`."""
 if sys.version_info >= (3, 14):
     from annotationlib import Format
 
@@ -32,19 +32,19 @@ if sys.version_info >= (3, 14):
 _ANYTHING: Final = Signature(
     [Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)]
 )
-"""What a function is taken to accept that doesn't say."""
+"""The signature of a callable that doesn't declare one."""
 
 
 class Binder:
-    """Binds calls of one function; compiled once from its signature.
+    """Binds the calls of one function; compiled once from its signature.
 
-    Defaults are the function's own objects, so one that was changed in place is bound as it is now.
+    Defaults are the function's own objects, so a default that was changed in place is bound in its current state.
 
     Attributes:
         names: the parameters that enter the key, in order.
-        labels: these names with the stars that they have in the signature.
-        defaults: the default of each of these, `NO_DEFAULT` where it has none.
-        bind: called as the function is, gives their values; raises the `TypeError` that the function would.
+        labels: these names with their stars in the signature: `*args`.
+        defaults: their defaults; `NO_DEFAULT` for a parameter without one.
+        bind: called like the function, returns the values of these parameters; raises the function's `TypeError`.
 
     >>> def accuracy(model, c=1.0, *, seed=0, verbose=False): ...
     >>> binder = Binder(accuracy, ignore=["verbose"])
@@ -75,24 +75,24 @@ class Binder:
         self._spelled = compiled(f"return ({call}), ({_arguments_source(parameters)})")
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Spell a call in the canonical way: positional arguments, and the rest by keyword with all defaults.
+        """Return the canonical spelling of a call: arguments by keyword, with all defaults.
 
-        By position go only positional-only parameters and, where the call has `*args`, all that stand before
-        them. A decorated function whose decorator forwards `*args, **kwargs` gets the call as it was made,
-        since the decorator may look at it; and so does one that is not written in Python, whose signature is a
-        text that may name other defaults than the function has.
+        Only positional-only parameters are passed by position and, if the call has `*args`, all parameters before
+        them. Two kinds of functions get the call as it was made: a function whose decorator forwards
+        `*args, **kwargs`, since the decorator may inspect them, and a function that is not written in Python,
+        since its text signature may state other defaults than it has.
         """
         return self.spelled(args, kwargs)[0]
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Name all arguments of a call, for people: `*args` as one tuple, `**kwargs` under their own names.
+        """Return all arguments of a call by name, for people: `*args` as one tuple, `**kwargs` under their own names.
 
-        Where one of these is a parameter's name too, they stay together under the name after the `**`.
+        If a keyword collides with a parameter's name, all of `**kwargs` stay together under the name after the `**`.
         """
         return self.spelled(args, kwargs)[1]
 
     def spelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-        """Spell a call as `call` does, and name its arguments as `arguments` does, at once."""
+        """Return the results of both `call` and `arguments`."""
         call, arguments = self._spelled(*args, **kwargs)
         return (args, dict(kwargs)) if call is None else call, arguments
 
@@ -103,9 +103,9 @@ class Binder:
         names: Collection[str],
         replace: Callable[[Any], Any],
     ) -> Call:
-        """Replace what some parameters get in a call, which stays spelled as it is.
+        """Replace the values of some parameters in a call, whose spelling stays.
 
-        A default is passed where it is replaced by something else. A call that doesn't fit the function is for others.
+        A default is passed only if its replacement differs. Whether the call fits the function is not checked.
 
         >>> def read(path="data", mode="r"): ...
         >>> Binder(read).replaced((), {"mode": "w"}, ["path", "mode"], str.upper)
@@ -132,15 +132,15 @@ class Binder:
 
 
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """Give the signature that calls are bound to, with annotations as they are written."""
+    """Return the signature that calls are bound to, with unevaluated annotations."""
     return _accepted(function)[0]
 
 
 def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
-    """What a function accepts, and whether a decorator of its own forwards every call to what it wraps.
+    """Return the signature of a function, and whether its decorator forwards every call to the wrapped function.
 
-    `functools.wraps` says that a decorator wraps a function, not that it takes the same arguments. Its word
-    counts where it takes anything: `*args, **kwargs`, perhaps after the first parameters of what it wraps.
+    `functools.wraps` states that a decorator wraps a function, not that both take the same arguments. The wrapped
+    signature is used if the wrapper takes `*args, **kwargs`, possibly after the first of the wrapped parameters.
     """
     if isinstance(function, MethodType):
         signature, forwarded = _accepted(function.__func__)
@@ -156,7 +156,7 @@ def _accepted(function: Callable[..., Any]) -> tuple[Signature, bool]:
 
 
 def receiver_of(function: Callable[..., Any]) -> str | None:
-    """Name the parameter of a bound method that its object goes to; None for any other function."""
+    """Return the name of a bound method's `self` parameter; None for any other function."""
     if not isinstance(function, MethodType):
         return None
     signature, _ = _accepted(function.__func__)
@@ -208,8 +208,8 @@ def _check_ignored(
     names = [parameter.name for parameter in parameters]
     if unknown := sorted(ignored.difference(names)):
         raise ValueError(
-            f"ignore={unknown[0]!r} is no parameter of {_name(function)}(). "
-            f"Name one that it has: {', '.join(names) or 'it has none'}."
+            f"ignore={unknown[0]!r} is not a parameter of {_name(function)}(). "
+            f"Its parameters are: {', '.join(names) or 'none'}."
         )
 
 
@@ -219,7 +219,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _compile(function: Callable[..., Any], parameters: list[Parameter], body: str) -> Callable[..., Any]:
-    """Make a function that has these parameters and goes by the user's function's name in its errors."""
+    """Compile a function with these parameters, whose errors show the name of the user's function."""
     stripped = [
         parameter.replace(annotation=_EMPTY, default=_EMPTY if parameter.default is _EMPTY else None)
         for parameter in parameters

@@ -1,4 +1,4 @@
-"""Canonical forms of the values of NumPy and torch, whatever their memory layout."""
+"""Canonical forms of values of NumPy and torch, independent of their memory layout."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from .canonical import Attributes, Content, Named, Parts, StandIn, refuse
+from .canonical import Attributes, CanonicalForm, Content, Named, Parts, refuse
 from .names import holder_of, is_own_module, qualified_name
 
-__all__ = ["ARRAYS", "array_parts"]
+__all__ = ["ARRAYS", "MASKED_INTERNAL", "array_parts"]
 
 
 _BLOCK: Final = 1 << 26
-"""Bytes that are copied at most at a time, where an array doesn't lie in C order or holds a NaN."""
+"""Largest block in bytes that is copied at a time, if an array is not in C order or contains a NaN."""
 
-_MASKED_INTERNAL: Final = frozenset(
+MASKED_INTERNAL: Final = frozenset(
     {"_mask", "_fill_value", "_hardmask", "_sharedmask", "_isfield", "_baseclass", "_optinfo", "_basedict"}
 )
 
 
 def array_parts(array: Any) -> object:
-    """Take a numpy array apart: its dtype, its shape, and its content, all in whatever byte order.
+    """Return dtype, shape and content of a numpy array, independent of the byte order.
 
-    The byte order is a matter of memory: numpy's own pickle doesn't keep it.
+    The byte order is part of the memory layout: numpy's own pickle doesn't keep it.
     """
     import numpy as np
 
@@ -35,7 +35,9 @@ def array_parts(array: Any) -> object:
 
 
 def _dtype(dtype: Any) -> object:
-    if not dtype.metadata:  # older versions of numpy make an empty one of none where they unpickle an instant
+    if (
+        not dtype.metadata
+    ):  # older versions of numpy replace None by an empty dict when they unpickle a datetime64
         return _plain_dtype(dtype)
     return Parts({"dtype": _plain_dtype(dtype), "metadata": Attributes(metadata=dict(dtype.metadata))})
 
@@ -67,7 +69,7 @@ def _content(array: Any) -> object:
 
 
 def _blocks(array: Any) -> Iterator[memoryview]:
-    """Give an array's bytes in C order; one that lies so is copied nowhere, another block by block."""
+    """Yield an array's bytes in C order, without a copy if it is C-contiguous, else block by block."""
     import numpy as np
 
     if array.nbytes == 0:
@@ -86,7 +88,7 @@ def _blocks(array: Any) -> Iterator[memoryview]:
 
 
 def _canonical(block: Any) -> memoryview:
-    """Give a flat block's bytes, little end first, with one NaN and no garbage in long doubles."""
+    """Return a flat block's bytes, little-endian, with one NaN and zeros in the padding of long doubles."""
     import numpy as np
 
     if block.dtype.str[0] == ">":
@@ -94,7 +96,7 @@ def _canonical(block: Any) -> memoryview:
     if block.dtype.kind in "fc":
         reals = block.view(block.real.dtype)
         with np.errstate(invalid="ignore"):
-            has_nan = np.isnan(reals.min())  # a minimum needs no room for a mask
+            has_nan = np.isnan(reals.min())  # `min` needs no memory for a mask
         extended = reals.dtype.itemsize > 8
         if extended or has_nan:
             reals = reals.copy()
@@ -122,7 +124,7 @@ def _dtype_itself(dtype: Any) -> object:
 
 
 def _orders(dtype: Any) -> object:
-    """The byte orders in a dtype, which is about memory itself."""
+    """Return the byte orders in a dtype: a dtype itself describes memory."""
     base = dtype.base
     if base.names is not None:
         return [_orders(field[0]) for _, field in _fields(base)]
@@ -130,7 +132,7 @@ def _orders(dtype: Any) -> object:
 
 
 def _masked(array: Any) -> object:
-    """What lies under the mask doesn't count; the mask does, and what `filled` would put there."""
+    """Return the visible elements, the mask, and the fill value; masked elements don't count."""
     import numpy as np
 
     base = np.ndarray if issubclass(array.baseclass, np.memmap) else array.baseclass
@@ -138,7 +140,7 @@ def _masked(array: Any) -> object:
         {
             "content": _shown(np.asarray(np.ma.getdata(array)), np.asarray(np.ma.getmaskarray(array))),
             "dtype": _dtype(array.dtype),
-            "fill": array.view().fill_value,  # the array itself would keep the one that it has by default
+            "fill": array.view().fill_value,  # a view, since reading `fill_value` sets the default on the array
             "hard": array.hardmask,
             "base": Named(base),
         }
@@ -157,17 +159,17 @@ def _shown(data: Any, mask: Any) -> object:
 
 @functools.lru_cache(maxsize=1024)
 def _ufunc(function: Any) -> object:
-    """A ufunc by its name and its module, since NumPy and SciPy have different ones of one name."""
+    """Return module and name of a ufunc, since NumPy and SciPy have different ones of the same name."""
     name = function.__name__
     module = holder_of(function, name, ("numpy", "scipy.special"))
     is_made = module is not None and _is_own_python(
         sys.modules[module]
     )  # as by numba, for the target "parallel"
     if is_made or name.endswith(" (vectorized)"):
-        reason = "it hides the function that it was made of; pass that, or use numpy.vectorize"
+        reason = "it hides its Python function; pass that, or use numpy.vectorize"
         raise refuse(type(function), reason)
     if module is None:
-        raise refuse(type(function), f"no module has it under its name {name!r}")
+        raise refuse(type(function), f"no module holds it under its name {name!r}")
     return module, name
 
 
@@ -177,7 +179,7 @@ def _is_own_python(module: ModuleType) -> bool:
 
 
 def _random_state(generator: Any) -> object:
-    """What a generator gives next; the one behind `numpy.random.rand` by name, since everybody draws from it."""
+    """Return the state of a generator; the shared one behind `numpy.random.rand` counts by name."""
     return "numpy.random" if generator is _shared() else generator.get_state(legacy=False)
 
 
@@ -200,10 +202,10 @@ def _tensor(tensor: Any) -> object:
     torch: Any = sys.modules["torch"]
     odd = tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized
     if odd or tensor.device.type == "meta":
-        reason = "a sparse, nested, quantized or meta tensor isn't taken apart; pass a dense one"
+        reason = "sparse, nested, quantized and meta tensors are not supported; pass a dense one"
         raise refuse(type(tensor), reason)
     if not _has_memory(tensor):
-        raise refuse(type(tensor), "its elements lie in tensors inside it; pass those")
+        raise refuse(type(tensor), "its elements are in tensors inside it; pass those")
     dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     if (dense.is_floating_point() or dense.is_complex()) and bool((nans := torch.isnan(dense)).any()):
         parts = torch.view_as_real(dense) if dense.is_complex() else dense
@@ -229,27 +231,27 @@ def _has_memory(tensor: Any) -> bool:
 
 
 def _memory(tensor: Any, nbytes: int) -> Iterator[memoryview]:
-    """Give a tensor's bytes where they lie; numpy has no name for all of torch's dtypes."""
+    """Yield a tensor's bytes without a copy; numpy lacks some of torch's dtypes."""
     if nbytes:
-        import ctypes  # takes long to import, and only tensors need it
+        import ctypes  # slow to import, and only tensors need it
 
         yield memoryview((ctypes.c_ubyte * nbytes).from_address(tensor.data_ptr())).cast("B")
 
 
 ARRAYS: Final = {
-    "numpy.ndarray": StandIn(array_parts),
-    "numpy.memmap": StandIn(array_parts, label="numpy.ndarray"),
-    "numpy.MaskedArray": StandIn(_masked, sealed=True, internal=_MASKED_INTERNAL, is_open=True),
-    "numpy.MaskedConstant": StandIn(lambda constant: (), leaf=True),  # noqa: ARG005
-    "numpy.generic": StandIn(_scalar, leaf=True, sealed=True),
-    "numpy.ufunc": StandIn(_ufunc, leaf=True),
-    "numpy.dtype": StandIn(_dtype_itself, leaf=True, sealed=True),
-    "numpy.Generator": StandIn(lambda generator: Attributes(bit_generator=generator.bit_generator)),
-    "numpy.BitGenerator": StandIn(_bit_generator),
-    "numpy.SeedSequence": StandIn(lambda sequence: sequence.state),
-    "numpy.RandomState": StandIn(_random_state),
-    "numpy.busdaycalendar": StandIn(lambda days: (days.weekmask, days.holidays)),
-    "torch.Tensor": StandIn(_tensor, is_open=True),
-    "torch.Generator": StandIn(_torch_generator),
+    "numpy.ndarray": CanonicalForm(array_parts),
+    "numpy.memmap": CanonicalForm(array_parts, label="numpy.ndarray"),
+    "numpy.MaskedArray": CanonicalForm(_masked, sealed=True, internal=MASKED_INTERNAL, is_open=True),
+    "numpy.MaskedConstant": CanonicalForm(lambda constant: (), leaf=True),  # noqa: ARG005
+    "numpy.generic": CanonicalForm(_scalar, leaf=True, sealed=True),
+    "numpy.ufunc": CanonicalForm(_ufunc, leaf=True),
+    "numpy.dtype": CanonicalForm(_dtype_itself, leaf=True, sealed=True),
+    "numpy.Generator": CanonicalForm(lambda generator: Attributes(bit_generator=generator.bit_generator)),
+    "numpy.BitGenerator": CanonicalForm(_bit_generator),
+    "numpy.SeedSequence": CanonicalForm(lambda sequence: sequence.state),
+    "numpy.RandomState": CanonicalForm(_random_state),
+    "numpy.busdaycalendar": CanonicalForm(lambda days: (days.weekmask, days.holidays)),
+    "torch.Tensor": CanonicalForm(_tensor, is_open=True),
+    "torch.Generator": CanonicalForm(_torch_generator),
 }
-"""By the name that `rooted_name` gives to a class."""
+"""Canonical forms by the `rooted_name` of a class."""

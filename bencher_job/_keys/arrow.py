@@ -1,7 +1,7 @@
-"""What stands for the values of pyarrow: their types, and what their buffers hold of them.
+"""Canonical forms of values of pyarrow: their types and the content of their buffers.
 
-The same values have the same parts, whatever chunks and slices they are in and whatever lies where one is missing.
-Python objects, as `to_pylist` makes them, would be slower and would not hold every value.
+Equal values have equal forms, independent of chunks, slices, and the memory behind missing values. The Python objects
+of `to_pylist` would be slower and can't represent every value.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from .arrays import array_parts
-from .canonical import Content, Parts, StandIn, refuse
+from .canonical import CanonicalForm, Content, Parts, refuse
 
 __all__ = ["ARROW", "arrow_column", "arrow_text", "text_parts"]
 
 
 def arrow_column(chunks: Sequence[Any], dtype: Any) -> object:
-    """Take apart a column that consists of these arrays: its type and its values."""
+    """Return type and values of a column that consists of these arrays."""
     return Parts({"type": _type(dtype), "content": _content(chunks, dtype)})
 
 
 def arrow_text(chunks: Sequence[Any]) -> object:
-    """Take apart arrays of text or bytes: those that are not missing, as one text and their lengths."""
+    """Return the present elements of arrays of text or bytes, as joined bytes and lengths."""
     lengths, texts = [], []
     for chunk in chunks:
         present = _present(chunk)
@@ -36,13 +36,13 @@ def arrow_text(chunks: Sequence[Any]) -> object:
 
 
 def text_parts(lengths: Any, texts: Sequence[bytes | memoryview]) -> object:
-    """Let the lengths of several texts and their bytes, one after the other, stand for them."""
+    """Make the canonical form of texts from their lengths and their bytes."""
     content = Content(sum(map(len, texts)), texts)
     return Parts({"lengths": array_parts(lengths), "text": content})
 
 
 def _type(dtype: Any) -> object:
-    """A type by its parts where it has some; else its text, as `timestamp[ns, tz=UTC]`, determines it."""
+    """Return the parameters of a type; a type without any is determined by its text: `timestamp[ns, tz=UTC]`."""
     names = [name for name in _PARTS_OF_TYPES if hasattr(dtype, name)]
     if not dtype.num_fields and not names:
         return str(dtype)
@@ -50,7 +50,7 @@ def _type(dtype: Any) -> object:
     if "extension_name" in parts and hasattr(dtype, "__arrow_ext_serialize__"):
         parts["serialized"] = dtype.__arrow_ext_serialize__()
     elif "extension_name" in parts:
-        parts["text"] = str(dtype)  # of one of Arrow's own, it names all parameters
+        parts["text"] = str(dtype)  # the text of Arrow's own types names all parameters
     fields = _fields([dtype.field(place) for place in range(dtype.num_fields)])
     return Parts({"class": type(dtype).__name__, "fields": fields, **parts})
 
@@ -103,7 +103,7 @@ def _content(chunks: Sequence[Any], dtype: Any) -> object:
 
 
 def _inner(chunks: Sequence[Any], dtype: Any) -> object:
-    """Take apart what arrays consist of; an empty piece may have lost its dictionary."""
+    """Return the content of inner arrays; empty ones are dropped, since they may lack their dictionary."""
     return _content([chunk for chunk in chunks if len(chunk)], dtype)
 
 
@@ -112,11 +112,11 @@ def _null(chunks: Sequence[Any], _dtype: Any) -> object:
 
 
 def _fixed_width(chunks: Sequence[Any], dtype: Any) -> object:
-    """Numbers, times and the like: by their bytes, with zeros where one is missing."""
+    """Return the bytes of numbers, times and the like, with zeros for missing ones."""
     try:
         width = dtype.bit_width
     except ValueError:
-        raise refuse(type(dtype), f"arrays of the type {dtype} aren't taken apart; cast it") from None
+        raise refuse(type(dtype), f"arrays of the type {dtype} are not supported; cast it") from None
     number = f"u{width // 8}" if width in {8, 16, 32, 64} else f"({width // 8},)u1"
     kind = _KINDS_OF_NUMBERS.get(str(dtype), number)
     arrays = []
@@ -172,7 +172,7 @@ def _maps(chunks: Sequence[Any], dtype: Any) -> object:
 
 
 def _structures(chunks: Sequence[Any], dtype: Any) -> object:
-    children = [chunk.flatten() for chunk in chunks]  # missing where the structure is
+    children = [chunk.flatten() for chunk in chunks]  # children are missing where the structure is
     fields = [
         _inner([child[place] for child in children], dtype.field(place).type)
         for place in range(dtype.num_fields)
@@ -181,7 +181,7 @@ def _structures(chunks: Sequence[Any], dtype: Any) -> object:
 
 
 def _unions(chunks: Sequence[Any], dtype: Any) -> object:
-    """A union by the codes of its elements and, for each code, those that have it."""
+    """Return the type codes of a union and, for each code, the elements that have it."""
     codes = [_numbers(chunk.buffers()[1], "i1", chunk.offset, len(chunk)) for chunk in chunks]
     fields = []
     for place, code in enumerate(dtype.type_codes):
@@ -198,7 +198,7 @@ def _members(chunk: Any, place: int, is_member: Any) -> Any:
 
 
 def _dictionaries(chunks: Sequence[Any], dtype: Any) -> object:
-    """Indices and the dictionary, or the values themselves where chunks have several dictionaries."""
+    """Return indices and the dictionary, or the values if the chunks have different dictionaries."""
     shown = [chunk for chunk in chunks if len(chunk)] or chunks[:1]
     dictionaries = [chunk.dictionary for chunk in shown]
     if all(dictionary.equals(dictionaries[0]) for dictionary in dictionaries[1:]):
@@ -209,7 +209,7 @@ def _dictionaries(chunks: Sequence[Any], dtype: Any) -> object:
 
 
 def _runs(chunks: Sequence[Any], dtype: Any) -> object:
-    """What run-end encoding stands for: where a run of equal values is cut doesn't count."""
+    """Return the decoded values of a run-end encoding; how equal values are divided into runs doesn't count."""
     import numpy as np
 
     values = []
@@ -239,7 +239,7 @@ _KINDS: Final[dict[str, Callable[[Sequence[Any], Any], object]]] = {
     "is_dictionary": _dictionaries,
     "is_run_end_encoded": _runs,
 }
-"""How arrays are taken apart, by the test in `pyarrow.types` that their type passes."""
+"""The content of arrays, by the test in `pyarrow.types` that their type passes."""
 
 
 def _present(chunk: Any) -> Any:
@@ -250,7 +250,7 @@ def _taken(array: Any, places: Any) -> Any:
     pa: Any = sys.modules["pyarrow"]
     try:
         return array.take(pa.array(places))
-    except NotImplementedError:  # of views of text
+    except NotImplementedError:  # not implemented for views of text
         return pa.concat_arrays([array[:0], *(array[place : place + 1] for place in places.tolist())])
 
 
@@ -265,7 +265,7 @@ def _missing(chunks: Sequence[Any]) -> object:
 
 
 def _numbers(buffer: Any, kind: str, start: int, length: int) -> Any:
-    """View a buffer as numbers; an array without any may have none."""
+    """View a buffer as numbers; an empty array may have no buffer."""
     import numpy as np
 
     dtype = np.dtype(kind)
@@ -287,16 +287,16 @@ def _joined(arrays: Sequence[Any], kind: str) -> Any:
 
 
 ARROW: Final = {
-    "pyarrow.Array": StandIn(lambda array: arrow_column([array], array.type), sealed=True),
-    "pyarrow.ChunkedArray": StandIn(lambda column: arrow_column(column.chunks, column.type)),
-    "pyarrow.Table": StandIn(_table),
-    "pyarrow.RecordBatch": StandIn(_table),
-    "pyarrow.Scalar": StandIn(_scalar, sealed=True),
-    "pyarrow.Schema": StandIn(_schema),
-    "pyarrow.Field": StandIn(lambda field: _fields([field])),
-    "pyarrow.DataType": StandIn(_type, sealed=True),
-    "pyarrow.Buffer": StandIn(
+    "pyarrow.Array": CanonicalForm(lambda array: arrow_column([array], array.type), sealed=True),
+    "pyarrow.ChunkedArray": CanonicalForm(lambda column: arrow_column(column.chunks, column.type)),
+    "pyarrow.Table": CanonicalForm(_table),
+    "pyarrow.RecordBatch": CanonicalForm(_table),
+    "pyarrow.Scalar": CanonicalForm(_scalar, sealed=True),
+    "pyarrow.Schema": CanonicalForm(_schema),
+    "pyarrow.Field": CanonicalForm(lambda field: _fields([field])),
+    "pyarrow.DataType": CanonicalForm(_type, sealed=True),
+    "pyarrow.Buffer": CanonicalForm(
         lambda buffer: Content(buffer.size, (memoryview(buffer),)), leaf=True, sealed=True
     ),
 }
-"""By the name that `rooted_name` gives to a class."""
+"""Canonical forms by the `rooted_name` of a class."""

@@ -1,7 +1,7 @@
-"""Canonical forms: what stands for a value while it is hashed.
+"""Canonical forms: the plain values that an object is hashed by.
 
-An object that isn't a builtin container is hashed by its class's label and by a stand-in: plain values, or
-nodes of the kinds below, that hold all of what makes two objects of the class the same, and nothing else.
+An object that isn't a builtin container is hashed by its class's label and its canonical form. The form consists of
+plain values and of the types below. It holds exactly what two objects of the class must share to be the same.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from .names import exported_name, is_own_class, module_of, qualified_name
 __all__ = [
     "NO_VALUE",
     "Attributes",
+    "CanonicalForm",
     "Content",
     "Named",
     "Parts",
     "Raised",
     "Refusal",
-    "StandIn",
-    "leave_out",
+    "error_text",
+    "ignore_remedy",
+    "key_remedy",
     "refuse",
     "rooted_name",
-    "tell_key",
-    "told",
 ]
 
 
 _LOCK: Final = "a lock has no value, only an identity"
-_STREAM: Final = "reading moves a stream on, and what it reads may change; pass what it holds, or its path"
-_ITERATOR: Final = "an iterator is used up by looking at it; pass a list"
-_RUNNING: Final = "it is a piece of running code"
-_WEAK: Final = "what a weak reference refers to may vanish at any time"
-_PROCESS: Final = "it is work under way in this process"
-_CONNECTION: Final = "a connection has no value, only another end"
-_CONTEXT: Final = "its value depends on where it is looked at; pass the value"
+_STREAM: Final = (
+    "reading a stream moves its position, and its content may change; pass the content or the path"
+)
+_ITERATOR: Final = "reading an iterator exhausts it; pass a list"
+_RUNNING: Final = "it is running code"
+_WEAK: Final = "the object of a weak reference may vanish at any time"
+_PROCESS: Final = "it is work in progress in this process"
+_CONNECTION: Final = "a connection has no value of its own"
+_CONTEXT: Final = "its value depends on the current context; pass the value"
 _ADDRESS: Final = "an address means nothing in another process"
 
 _BY_REASON: Final = {
@@ -65,21 +67,21 @@ _BY_REASON: Final = {
     """,
     _CONTEXT: "_contextvars.Context _contextvars.ContextVar _contextvars.Token",
     _ADDRESS: "_ctypes.CFuncPtr _ctypes._Pointer ctypes.c_char_p ctypes.c_void_p ctypes.c_wchar_p",
-    "it is a query plan, not data; pass what its collect() gives": "polars.LazyFrame",
+    "it is a query plan, not data; pass the result of its collect()": "polars.LazyFrame",
     "the operating system's random generator has no state; pass random.Random(seed)": "random.SystemRandom",
     "a bare object() has no value, only an identity; use a member of an Enum": "object",
 }
 
 NO_VALUE: Final = {name: reason for reason, names in _BY_REASON.items() for name in names.split()}
-"""By the name that `rooted_name` gives to a class: why objects of it and of its subclasses have no key."""
+"""Why objects of a class and of its subclasses have no key, by the `rooted_name` of the class."""
 
 
-def leave_out(parameter: str, steps: Sequence[str]) -> str:
-    """Say how to leave a value out of the key, and nothing else with it.
+def ignore_remedy(parameter: str, steps: Sequence[str]) -> str:
+    """Describe how to leave this value, and nothing else, out of the key.
 
     Args:
-        parameter: the parameter that it came in, with its stars.
-        steps: the way from the parameter's value to it.
+        parameter: the parameter that the value was passed in, with its stars.
+        steps: the path from the parameter's value to it.
     """
     if not steps and not parameter.startswith("*"):
         ignored = repr(parameter)
@@ -92,14 +94,14 @@ def leave_out(parameter: str, steps: Sequence[str]) -> str:
     return f"leave it out of the key with ignore=({ignored},) if results don't depend on it"
 
 
-def tell_key(cls: type) -> str:
-    """Say how the objects of a class can get a key; empty where nothing in a program can name the class.
+def key_remedy(cls: type) -> str:
+    """Describe how to give the objects of a class a key; empty if a program can't name the class.
 
     >>> import sqlite3
-    >>> tell_key(sqlite3.Connection)
-    'call register_hasher(sqlite3.Connection, function), where function(value) returns what makes two of them the same'
+    >>> key_remedy(sqlite3.Connection)
+    'call register_hasher(sqlite3.Connection, function), where function(value) returns what identifies it'
     """
-    same = "returns what makes two of them the same"
+    same = "returns what identifies it"
     if is_own_class(cls):
         name = cls.__qualname__.rpartition("<locals>.")[2]
         return f"give the class {name} a method __job_key__(self) that {same}" if _is_written(cls) else ""
@@ -110,42 +112,42 @@ def tell_key(cls: type) -> str:
 
 
 def _is_written(cls: type) -> bool:
-    """Whether a class comes of a `class` statement, as far as anybody can tell, and not of a call."""
+    """Whether a class was probably made by a `class` statement, not by a call."""
     if "<locals>" in cls.__qualname__:
         return True
     try:
-        return isinstance(attrgetter(cls.__qualname__)(sys.modules.get(cls.__module__)), type)
+        return isinstance(attrgetter(cls.__qualname__)(sys.modules.get(module_of(cls))), type)
     except AttributeError:
         return False
 
 
 class Attributes(dict[str, object]):
-    """What an object holds under names of its own; an error's path goes through them as `.name`."""
+    """Values under the object's own names; the path in an error shows them as `.name`."""
 
 
 class Parts(dict[str, object]):
-    """What an object is made of, under names of ours, which no path mentions."""
+    """Values under our names, which the path in an error omits."""
 
 
 class Named(NamedTuple):
-    """A class or a function that is meant by its name, whatever its code."""
+    """A class or a function that is hashed by its name, not by its code."""
 
     obj: object
 
 
 class Content(NamedTuple):
-    """The bytes of a large buffer, block by block, so that they needn't be copied as a whole."""
+    """The bytes of a large buffer, block by block, to avoid copying it as a whole."""
 
     nbytes: int
     blocks: Iterable[bytes | bytearray | memoryview]
 
 
-class Refusal(Exception):  # nobody sees it: it becomes an UnkeyableArgument
-    """A value has no key; while this unwinds, each container it passes adds its step to the path.
+class Refusal(Exception):  # internal: it becomes an UnkeyableArgument
+    """A value has no key. Each container that this passes through adds its step to the path.
 
     Attributes:
-        steps: the way from the refused value outwards.
-        remedy: what to do about a class on this way: the user's innermost, or else the outermost.
+        steps: the path from the refused value outwards.
+        remedy: what to do about a class on this path: the innermost of the user's classes, or else the outermost class.
     """
 
     def __init__(self, type_name: str, reason: str, remedy: str = "") -> None:
@@ -156,43 +158,44 @@ class Refusal(Exception):  # nobody sees it: it becomes an UnkeyableArgument
         self.remedy = remedy
         self._is_final = False
 
-    def at(self, parameter: str) -> UnkeyableArgument:
-        """The error that the caller sees, for a value that came in a parameter, which has its stars."""
+    def as_error(self, parameter: str) -> UnkeyableArgument:
+        """Return the error for the caller; `parameter` has its stars."""
         steps = self.steps[::-1]
-        remedies = [leave_out(parameter, steps), self.remedy]
+        remedies = [ignore_remedy(parameter, steps), self.remedy]
         if len(steps) > 20:
             steps = [*steps[:10], "...", *steps[-10:]]
         path = parameter.lstrip("*") + "".join(steps)
         return UnkeyableArgument(path, self.type_name, self.reason, sentence(*remedies))
 
-    def passes(self, cls: type, remedy: str | None = None) -> None:
-        """Note that an object of a class holds the value, and what can be done about that class."""
+    def note_holder(self, cls: type, remedy: str | None = None) -> None:
+        """Note that an object of this class holds the value, and what to do about the class."""
         if not self._is_final:
-            self.remedy = remedy or tell_key(cls) or self.remedy
+            self.remedy = remedy or key_remedy(cls) or self.remedy
             self._is_final = remedy is not None or is_own_class(cls)
 
 
-class Raised(Exception):  # nobody sees it: the error that it carries reaches the caller
-    """A `__job_key__` of the user's raised an error."""
+class Raised(Exception):  # internal: the caller gets `error`
+    """A user's `__job_key__` raised an error."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
 
 
-class StandIn(NamedTuple):
-    """How the objects of one class, and of its subclasses, are taken apart.
+class CanonicalForm(NamedTuple):
+    """How to make the canonical form of the objects of a class and of its subclasses.
 
     Attributes:
-        function: gives what stands for an object.
-        label: the class in the key; by default its own name below its library's.
-        leaf: an object refers to none that could refer back to it.
-        internal: attributes that the class keeps for itself, which don't count in an object of a subclass.
-        sealed: the library's own subclasses go by `label` too, since which of them it is says nothing.
-        is_open: an object of the class itself can be given attributes, which count.
-        keeps_private: names that begin with an underscore, and those that its class has as well, are internal, too.
-        is_whole: an object of the library's own subclasses, or of one that has no room for attributes, holds nothing
-            else, and goes by the name of its class.
+        function: returns the form of an object.
+        label: the name of the class in the key; by default its `rooted_name`.
+        leaf: whether an object refers to nothing that could refer back to it.
+        internal: private attributes of the class, which don't count in an object of a subclass.
+        sealed: whether the library's own subclasses are hashed under `label` too.
+        is_open: whether an object of the class itself can have attributes, which then count.
+        keeps_private: whether names that begin with an underscore, and names that the class has as well, are internal,
+            too.
+        is_whole: whether the form covers objects of the library's own subclasses, and of subclasses without a
+            `__dict__`, as a whole; these are hashed under their own class's name.
     """
 
     function: Callable[[Any], object]
@@ -206,7 +209,7 @@ class StandIn(NamedTuple):
 
 
 def rooted_name(cls: type) -> str:
-    """A class's name below its library's, without the modules between, which move from version to version.
+    """Return the name of a class with its top-level package, without the modules between, which depend on the version.
 
     >>> from collections import OrderedDict
     >>> from json.decoder import JSONDecoder
@@ -217,20 +220,20 @@ def rooted_name(cls: type) -> str:
     return cls.__qualname__ if library in {"", "builtins"} else f"{library}.{cls.__qualname__}"
 
 
-def told(error: BaseException) -> str:
-    """Name an error with its text, as far as it has one."""
+def error_text(error: BaseException) -> str:
+    """Return the type and the text of an error."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a foreign class's own text
+    except Exception:  # noqa: BLE001 - its `__str__` may raise anything
         return type(error).__name__
 
 
 def refuse(cls: type, reason: str) -> Refusal:
-    """The refusal of a value of this class."""
-    return Refusal(qualified_name(cls), reason, tell_key(cls))
+    """Make the refusal of a value of this class."""
+    return Refusal(qualified_name(cls), reason, key_remedy(cls))
 
 
 def sentence(*remedies: str) -> str:
-    """Join what can be done, as a sentence."""
+    """Join remedies to a sentence."""
     text = ", or ".join(filter(None, remedies))
     return f"{text[:1].upper()}{text[1:]}." if text else ""

@@ -1,4 +1,4 @@
-"""Normal forms of code: bytecode, source text, syntax trees, and the names that code reads."""
+"""Digest code by its syntax or bytecode, and find its free names."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from typing import Any, Final, NamedTuple
 from .hashing import digest
 
 __all__ = [
+    "CodeInfo",
     "Definition",
-    "Facts",
+    "FreeNames",
     "Import",
     "Place",
-    "Reads",
     "Source",
-    "accept_facts",
+    "accept_code_info",
     "annotations_only",
-    "attributes_counted",
-    "attributes_looked_at",
+    "attributes_read",
+    "attributes_written",
     "bytecode_digest",
-    "facts_of",
+    "code_info_of",
+    "free_names_of",
     "nested",
     "place_of",
-    "reads_of",
     "source_of",
     "syntax_digest",
     "written_only",
@@ -53,9 +53,10 @@ _PYTHON = f"{sys.implementation.name}-{sys.version_info.major}.{sys.version_info
 
 
 def bytecode_digest(code: CodeType) -> bytes:
-    """Digest a code object without docstrings, files and lines; another Python has another digest.
+    """Digest a code object without docstrings, files and lines. The digest differs between Python versions.
 
-    Constants count in the order in which instructions load them, so that a docstring, which none loads, moves nothing.
+    Constants count in the order in which instructions load them. No instruction loads a docstring, so adding one
+    changes nothing.
     """
     order: dict[int, int] = {}
     instructions = tuple(
@@ -90,7 +91,7 @@ def bytecode_digest(code: CodeType) -> bytes:
 
 
 def nested(code: CodeType) -> list[CodeType]:
-    """List a code object and all that are defined inside it, outer ones first."""
+    """List a code object and all code objects inside it, outer ones first."""
     codes = [code]
     for outer in codes:  # the list grows while it is read
         codes.extend(constant for constant in outer.co_consts if isinstance(constant, CodeType))
@@ -103,7 +104,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _UNCOUNTED_FIELDS = frozenset(
     {"annotation", "ctx", "is_lazy", "kind", "returns", "type_comment", "type_ignores", "type_params"}
 )
-# What is evaluated outside of the function: the objects that came of it are part of the fingerprint instead.
+# Evaluated outside the function: the resulting objects enter the fingerprint instead.
 _OUTSIDE = frozenset({"decorator_list", "defaults", "kw_defaults", "name"})
 _WRITERS = frozenset(
     {"add", "append", "appendleft", "extend", "extendleft", "insert", "setdefault", "update"}
@@ -111,9 +112,9 @@ _WRITERS = frozenset(
 
 
 def syntax_digest(definition: Definition | ast.Module) -> bytes:
-    """Digest what a function or a module does; the same on each supported Python.
+    """Digest what a function or a module does. The digest is the same on each supported Python.
 
-    A function's name, decorators and defaults are left out: they are known better from the function itself.
+    A function's name, decorators and defaults are left out: the function object has them.
     """
     digest = sha256()
     for token in _tokens(definition):
@@ -123,10 +124,10 @@ def syntax_digest(definition: Definition | ast.Module) -> bytes:
 
 
 def written_only(definition: Definition) -> frozenset[str]:
-    """Find the names whose values a function changes but never looks at.
+    """Find the names whose values a function changes but never reads.
 
-    Such are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`, where the
-    function doesn't mention them otherwise.
+    Examples are `calls` in `calls.append(x)`, `seen` in `seen[key] = x` and `count` in `count += 1`, if the function
+    mentions them nowhere else.
     """
     mentioned: Counter[str] = Counter()
     changed: Counter[str] = Counter()
@@ -145,7 +146,7 @@ def written_only(definition: Definition) -> frozenset[str]:
 
 
 def annotations_only(definition: Definition) -> frozenset[str]:
-    """Find the names that nothing but the annotations of functions inside a function mentions."""
+    """Find the names that occur only in annotations of functions inside a function."""
     body = definition.body if isinstance(definition.body, list) else [definition.body]
     everywhere = Counter(name for statement in body for name in _names_in(statement))
     annotating: Counter[str] = Counter()
@@ -163,10 +164,10 @@ def _names_in(node: ast.AST | None) -> Iterator[str]:
         yield from (each.id for each in ast.walk(node) if isinstance(each, ast.Name))
 
 
-def attributes_counted(definition: Definition, class_name: str) -> frozenset[str]:
+def attributes_written(definition: Definition, class_name: str) -> frozenset[str]:
     """Find the attributes of its class that a method changes: `cls.made += 1`, `type(self).known[key] = x`.
 
-    What it changes through `self` is an attribute of the object, unless it is a container's item.
+    An assignment through `self` sets an attribute of the object, unless it sets an item of a container.
     """
     found: set[str] = set()
     for node in ast.walk(definition):
@@ -182,8 +183,8 @@ def attributes_counted(definition: Definition, class_name: str) -> frozenset[str
     return frozenset(found)
 
 
-def attributes_looked_at(definition: Definition, class_name: str) -> frozenset[str]:
-    """Find the attributes, of whatever object, whose values count for what a function does; texts may name some."""
+def attributes_read(definition: Definition, class_name: str) -> frozenset[str]:
+    """Find the attributes of any object that a function may read; string constants may name some, too."""
     mentioned: Counter[str] = Counter()
     for node in ast.walk(definition):
         match node:
@@ -212,7 +213,7 @@ def _is_class(owner: ast.expr, class_name: str) -> bool:
 
 
 def _tokens(root: Definition | ast.Module) -> Iterator[bytes]:
-    """Walk a tree without recursion, so that a sum of a thousand terms is no deeper than one of two."""
+    """Walk a tree without recursion, so that a sum of a thousand terms does not exceed the recursion limit."""
     stack: list[tuple[object, bool]] = [(root, False)]
     while stack:
         item, in_class = stack.pop()
@@ -237,7 +238,7 @@ def _tokens(root: Definition | ast.Module) -> Iterator[bytes]:
 
 
 class _Token(bytes):
-    """What is yielded as it stands, where `bytes` are a constant of the code."""
+    """A token that is yielded as it is; plain `bytes` are a constant of the code."""
 
 
 def _fields(node: ast.AST, *, is_root: bool, in_class: bool) -> Iterator[tuple[str, object]]:
@@ -276,7 +277,7 @@ def _without_defaults(arguments: ast.arguments) -> ast.arguments:
 
 
 def _without_silent_statements(items: list[object], in_class: bool) -> list[object]:
-    """Drop what does nothing: docstrings and other bare constants, `pass`, annotations of local variables."""
+    """Drop statements without effect: docstrings and other bare constants, `pass`, annotations of local variables."""
     kept: list[object] = []
     for item in items:
         match item:
@@ -291,7 +292,7 @@ def _without_silent_statements(items: list[object], in_class: bool) -> list[obje
 
 
 def _joined_texts(values: list[ast.expr]) -> Iterator[object]:
-    """Join neighbouring texts of an f-string, which Pythons split differently."""
+    """Join adjacent text of an f-string, which Python versions split differently."""
     text = ""
     for value in values:
         if isinstance(value, ast.Constant):
@@ -322,7 +323,7 @@ def _constant(value: object) -> bytes:
         case complex():
             return tag + value.real.hex().encode() + b"," + value.imag.hex().encode()
         case _:
-            raise TypeError(f"a syntax tree holds a {type(value).__name__}, which no source text can spell")
+            raise TypeError(f"a constant in a syntax tree can't be a {type(value).__name__}")
 
 
 _FILES_KEPT: Final = 64
@@ -333,7 +334,7 @@ _files: dict[tuple[str, bool], tuple[list[str], _File]] = {}
 class Source(NamedTuple):
     """The definition that a code object was compiled from.
 
-    `plain` is what it compiles to by itself, which is another code where pytest has rewritten its assertions.
+    `plain` is the code without pytest's rewriting of assertions.
     """
 
     code: CodeType
@@ -343,35 +344,33 @@ class Source(NamedTuple):
 
     @property
     def digest(self) -> bytes:
-        """What it does, the same on each supported Python."""
+        """The `syntax_digest` of the definition."""
         return syntax_digest(self.definition)
 
     @property
     def written_only(self) -> frozenset[str]:
-        """Names whose values it changes but never looks at."""
+        """Names whose values it changes but never reads."""
         return written_only(self.definition)
 
     @property
     def annotations_only(self) -> frozenset[str]:
-        """Names that it mentions in annotations of functions inside it only."""
+        """Names that occur only in annotations of functions inside it."""
         return annotations_only(self.definition)
 
     @property
     def attributes(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Attributes of its class that it changes, and those of anything that it looks at."""
+        """Attributes of its class that it changes, and attributes of any object that it may read."""
         class_name = self.code.co_qualname.rpartition(".")[0].rpartition(".")[2]
-        return attributes_counted(self.definition, class_name), attributes_looked_at(
-            self.definition, class_name
-        )
+        return attributes_written(self.definition, class_name), attributes_read(self.definition, class_name)
 
     @property
     def text(self) -> str:
-        """Its lines, decorators included."""
+        """Its source lines, with decorators."""
         return "".join(self.lines[_first_line(self.definition) - 1 : self.definition.end_lineno])
 
 
 def source_of(code: CodeType, namespace: dict[str, Any]) -> Source | None:
-    """Find the definition of a code object, or nothing where the source is missing or newer than the code."""
+    """Find the definition of a code object; None if the source is missing or differs from the code."""
     linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename, namespace)
     if not lines:
@@ -388,7 +387,7 @@ def source_of(code: CodeType, namespace: dict[str, Any]) -> Source | None:
 
 
 def _rewriting_hook(namespace: dict[str, Any]) -> Any:
-    """The loader of a module whose assertions pytest rewrites; none of another."""
+    """Return the loader of a module if pytest rewrites its assertions, else None."""
     pytest_rewriting = sys.modules.get(_REWRITING)
     hook = getattr(pytest_rewriting, "AssertionRewritingHook", None)
     loader = namespace.get("__loader__")
@@ -396,7 +395,7 @@ def _rewriting_hook(namespace: dict[str, Any]) -> Any:
 
 
 class _File:
-    """A source file, parsed and compiled once for all of its functions."""
+    """A source file, parsed and compiled once for all its functions."""
 
     def __init__(self, lines: list[str], filename: str, hook: Any) -> None:
         self._sources = _sources_in(lines, filename, hook)
@@ -404,7 +403,7 @@ class _File:
     def find(self, code: CodeType) -> Source | None:
         """Find the definition that compiles to this code.
 
-        Where several do, as twin lambdas, the one at the same place is meant, or else all must do the same.
+        If several do, such as equal lambdas, the one at the same position is taken, or any if all do the same.
         """
         wanted = bytecode_digest(code)
         named = self._sources.get(code.co_qualname, ())
@@ -417,7 +416,7 @@ class _File:
 
 
 def _sources_in(lines: list[str], filename: str, hook: Any) -> dict[str, list[Source]]:
-    """All functions and lambdas of a file by their qualified name; none where it doesn't compile."""
+    """Return all functions and lambdas of a file by their qualified name; empty if it doesn't compile."""
     text = "".join(lines)
     try:
         tree = ast.parse(text)
@@ -443,7 +442,7 @@ def _sources_in(lines: list[str], filename: str, hook: Any) -> dict[str, list[So
 
 
 def _rewritten(text: str, filename: str, hook: Any, plain: list[CodeType]) -> list[CodeType]:
-    """Compile a module as pytest does; as it stands where this pytest does it in another way."""
+    """Compile a module as pytest does; return `plain` if this version of pytest works differently."""
     tree = ast.parse(text)
     try:
         sys.modules[_REWRITING].rewrite_asserts(tree, text.encode(), filename, hook.config)
@@ -460,7 +459,7 @@ def _first_line(definition: Definition) -> int:
 
 
 def _closest(code: CodeType, definitions: list[Definition]) -> Definition | None:
-    """Choose among definitions that start on one line: the smallest that holds all of the code's places."""
+    """Choose among definitions that start on one line the smallest that contains all positions of the code."""
     if len(definitions) <= 1:
         return definitions[0] if definitions else None
     places = [place for place in _places(code) if None not in place and place[:2] != (code.co_firstlineno, 0)]
@@ -473,7 +472,7 @@ def _closest(code: CodeType, definitions: list[Definition]) -> Definition | None
 
 
 def _places(code: CodeType) -> list[tuple[int, int, int, int]]:
-    """List where each instruction stands: line and column of its start, line and column of its end."""
+    """List the position of each instruction: line and column of its start, line and column of its end."""
     return [
         (line, column, end_line, end_column)  # type: ignore[misc]
         for line, end_line, column, end_column in code.co_positions()
@@ -499,7 +498,7 @@ _UNCOUNTED_OPCODES = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH
 
 
 class Import(NamedTuple):
-    """A module that is imported inside a function, and a chain of its attributes that is read."""
+    """A module that is imported inside a function, and a chain of attributes that is read from it."""
 
     level: int
     module: str
@@ -507,26 +506,26 @@ class Import(NamedTuple):
 
 
 Aliases = dict[str, set[Import]]
-"""By name all the imports that may have bound it: another in each branch of an `if` or a `try`."""
+"""All imports that may have bound a name, for example in the branches of an `if` or a `try`."""
 
 
-class Reads(NamedTuple):
-    """What a code object reads: names with the attributes read off them, as `("np", "linalg", "norm")`."""
+class FreeNames(NamedTuple):
+    """Names that a code object reads from outside, with their attributes: `("np", "linalg", "norm")`."""
 
     globals: tuple[tuple[str, ...], ...]
     cells: tuple[tuple[str, ...], ...]
     imports: tuple[Import, ...]
 
-    def without(self, names: frozenset[str]) -> Reads:
-        """Leave names of globals and closure variables out."""
+    def without(self, names: frozenset[str]) -> FreeNames:
+        """Leave out some names of globals and closure variables."""
         if not names:
             return self
         globals_, cells = ([chain for chain in chains if chain[0] not in names] for chains in self[:2])
-        return Reads(tuple(globals_), tuple(cells), self.imports)
+        return FreeNames(tuple(globals_), tuple(cells), self.imports)
 
 
-def reads_of(code: CodeType) -> Reads:
-    """Find what a code object and those nested in it read from outside."""
+def free_names_of(code: CodeType) -> FreeNames:
+    """Find the free names of a code object and of those nested in it."""
     bodies = [_Body(inner) for inner in nested(code)]
     shared = _merged_aliases(body.aliases["cell"] for body in bodies)
     in_globals = _merged_aliases(body.aliases["global"] for body in bodies)
@@ -542,7 +541,7 @@ def reads_of(code: CodeType) -> Reads:
                 imports.update(_imported_by_call(body.instructions[position + len(chain)]))
             if opname in _LOCAL:
                 if name in body.captured:
-                    continue  # Python 3.13 hands a nested function its cell by this instruction
+                    continue  # Python 3.13 passes the cell to a nested function by this instruction
                 meant = body.aliases["local"].get(name, set())
             elif opname in _CELL:
                 meant = shared.get(name, set())
@@ -557,11 +556,11 @@ def reads_of(code: CodeType) -> Reads:
             imports.update(Import(base.level, base.module, base.attributes + chain[1:]) for base in meant)
     bases = {base for body in bodies for aliases in body.aliases.values() for base in _all(aliases)}
     imports.update(base for base in bases if not any(_begins(base, used) for used in imports))
-    return Reads(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)))
+    return FreeNames(tuple(sorted(globals_)), tuple(sorted(cells)), tuple(sorted(imports)))
 
 
 class _Body:
-    """The instructions of one code object, and what the names mean that it binds itself."""
+    """The instructions of one code object, and the imports that it binds to names."""
 
     def __init__(self, code: CodeType) -> None:
         self.instructions = _instructions(code)
@@ -573,12 +572,12 @@ class _Body:
         self._bound = {} if code.co_exceptiontable else dict(_surely_bound(self.instructions))
 
     def has_bound(self, name: str, opname: str, position: int) -> bool:
-        """Whether the body of a class has surely given a name its own value before it is looked at."""
+        """Whether a class body has certainly bound a name before this position."""
         return opname != "LOAD_GLOBAL" and self._bound.get(name, position) < position
 
 
 def _surely_bound(body: list[dis.Instruction]) -> Iterator[tuple[str, int]]:
-    """Yield the names that are bound before anything branches, last ones first, with their positions."""
+    """Yield the names that are bound before the first branch, last ones first, with their positions."""
     straight = list(itertools.takewhile(lambda each: each.opcode not in _JUMPS, body))
     deleted = {each.argval for each in body if each.opname == "DELETE_NAME"}
     for position, each in reversed(list(enumerate(straight))):
@@ -607,7 +606,7 @@ def _instructions(code: CodeType) -> list[dis.Instruction]:
 
 
 def _loads(body: list[dis.Instruction]) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    """Yield each load of a name, with its position and the attributes that are read off it at once."""
+    """Yield each load of a name, with its position and the chain of attributes that follows."""
     for position, instruction in enumerate(body):
         if instruction.opname not in _GLOBAL | _CELL | _LOCAL:
             continue
@@ -626,7 +625,10 @@ def _loads(body: list[dis.Instruction]) -> Iterator[tuple[int, str, tuple[str, .
 
 
 def _imports(body: list[dis.Instruction]) -> Iterator[tuple[dis.Instruction, Import]]:
-    """Yield what each import statement binds, and where: `import a.b` the package `a`, `import a.b as c` the module."""
+    """Yield each import with the instruction that binds it.
+
+    `import a.b` binds the package `a`, `import a.b as c` the module.
+    """
     for position, instruction in enumerate(body):
         if instruction.opname != "IMPORT_NAME":
             continue
@@ -646,7 +648,7 @@ def _imports(body: list[dis.Instruction]) -> Iterator[tuple[dis.Instruction, Imp
 
 
 def _imported_by_call(argument: dis.Instruction) -> Iterator[Import]:
-    """Yield what a call of `importlib.import_module` imports, where that is a constant and not relative."""
+    """Yield what `importlib.import_module` imports, if its argument is a constant absolute name."""
     name = argument.argval
     if argument.opname == "LOAD_CONST" and isinstance(name, str) and name.strip(".") and name[0] != ".":
         yield Import(0, name)
@@ -658,7 +660,7 @@ def _stored(instruction: dis.Instruction) -> str:
 
 
 def _begins(base: Import, used: Import) -> bool:
-    """Whether what is used was reached through this import."""
+    """Whether `used` starts with the import `base`."""
     return (used.level, used.module) == (base.level, base.module) and (
         used.attributes[: len(base.attributes)] == base.attributes
     )
@@ -667,70 +669,70 @@ def _begins(base: Import, used: Import) -> bool:
 Place = tuple[str, int, str]
 """File, first line and qualified name of a code object."""
 
-_FACTS_ACCEPTED: Final = 4096
+_INFOS_ACCEPTED: Final = 4096
 
-_facts: dict[int, tuple[weakref.ref[CodeType], Facts]] = {}
-_accepted: dict[Place, Facts] = {}
+_infos: dict[int, tuple[weakref.ref[CodeType], CodeInfo]] = {}
+_accepted: dict[Place, CodeInfo] = {}
 
 
-class Facts(NamedTuple):
-    """What holds of one code object.
+class CodeInfo(NamedTuple):
+    """What is known about one code object.
 
     Attributes:
-        digest: what it does: of its syntax where its source is at hand, otherwise of its bytecode.
-        reads: the names that it reads from outside.
-        source: the text of its definition, where it is at hand.
-        written_only: names whose values it changes and never looks at, where the source is at hand.
-        counted: attributes of its class that it changes, where the source is at hand.
-        looked_at: attributes, of whatever object, whose values may count.
-        bytecode: digest of what it was compiled to.
+        digest: the digest of its syntax if its source is available, else of its bytecode.
+        free_names: the names that it reads from outside.
+        source: the text of its definition, if available.
+        written_only: names whose values it changes and never reads; empty without source.
+        attributes_written: attributes of its class that it changes; empty without source.
+        attributes_read: attributes of any object that it may read.
+        bytecode: the digest of its bytecode.
     """
 
     digest: bytes
-    reads: Reads
+    free_names: FreeNames
     source: str | None
     written_only: frozenset[str]
-    counted: frozenset[str]
-    looked_at: frozenset[str]
+    attributes_written: frozenset[str]
+    attributes_read: frozenset[str]
     bytecode: bytes
 
 
-def facts_of(code: CodeType, namespace: dict[str, Any]) -> Facts:
-    """Read a code object, once: its file may be edited later, while it stays as it is."""
-    known = _facts.get(id(code))
+def code_info_of(code: CodeType, namespace: dict[str, Any]) -> CodeInfo:
+    """Return the info of a code object. It is made once, since the source file may be edited later."""
+    known = _infos.get(id(code))
     if known is not None and known[0]() is code:
         return known[1]
     bytecode = bytecode_digest(code)
     accepted = _accepted.get(place_of(code))
     if accepted is not None and accepted.bytecode == bytecode:
-        facts = accepted
+        info = accepted
     elif (source := source_of(code, namespace)) is None:
         nothing: frozenset[str] = frozenset()
         names = frozenset(name for inner in nested(code) for name in inner.co_names)
-        facts = Facts(bytecode, reads_of(code), None, nothing, nothing, names, bytecode)
+        info = CodeInfo(bytecode, free_names_of(code), None, nothing, nothing, names, bytecode)
     else:
-        facts = Facts(
+        info = CodeInfo(
             source.digest,
-            reads_of(source.plain).without(source.annotations_only),
+            free_names_of(source.plain).without(source.annotations_only),
             source.text,
             source.written_only,
             *source.attributes,
             bytecode,
         )
     key = id(code)
-    _facts[key] = weakref.ref(code, lambda _gone: _facts.pop(key, None)), facts
-    return facts
+    _infos[key] = weakref.ref(code, lambda _gone: _infos.pop(key, None)), info
+    return info
 
 
 def place_of(code: CodeType) -> Place:
-    """Say where a code object was written, as it says itself."""
+    """Return where a code object says that it was defined."""
     return code.co_filename, code.co_firstlineno, code.co_qualname
 
 
-def accept_facts(facts: Iterable[tuple[Place, Facts]]) -> None:
-    """Believe what the process that sends code knows of it, and this one may not: its source."""
-    for place, known in facts:
+def accept_code_info(infos: Iterable[tuple[Place, CodeInfo]]) -> None:
+    """Accept the info that the sender of code has, since this process may lack the source."""
+    for place, known in infos:
         _accepted.pop(place, None)
         _accepted[place] = known
-    while len(_accepted) > _FACTS_ACCEPTED:
+    while len(_accepted) > _INFOS_ACCEPTED:
         del _accepted[next(iter(_accepted))]

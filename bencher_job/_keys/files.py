@@ -1,7 +1,7 @@
-"""Digest the content of files and folders. What has not changed is not read again.
+"""Digest the content of files and folders; unchanged files are not read again.
 
-path ──> stamps of the files there ──> known under these? ──> digest
-                                           └─ no: read ──┘
+path ──> stamps of its files ──> digest known for these? ──> digest
+                                      └─ no: read ──────────┘
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ __all__ = ["absolute", "by_content", "content_digest", "is_unchanged"]
 
 
 _SAME_TICK: Final = 2_100_000_000
-"""Nanoseconds within which a file can change twice and keep its times: FAT's clock ticks every two seconds."""
+"""Nanoseconds within which two changes of a file can leave the same times: FAT has a resolution of two seconds."""
 
 _REMEMBERED: Final = 1 << 14
-"""Paths whose digests are kept; one takes about 300 bytes."""
+"""How many paths keep their digests; each takes about 300 bytes."""
 
 _BLOCK: Final = 1 << 20
 _FOLDER: Final = "bencher_job: names and contents of the files in a folder"
 
 
 def content_digest(path: str | os.PathLike[str]) -> bytes:
-    """Make the 32-byte digest of a file's bytes, its BLAKE3, or of names and contents of all files in a folder.
+    """Return the 32-byte BLAKE3 digest of a file's bytes, or of the names and contents of all files in a folder.
 
-    A symbolic link counts as what it leads to. In a folder, files count with their paths relative to it; neither
-    an empty folder counts, nor a link to nothing, nor what is no file. An unchanged file is recognized by its times,
-    size and inode, and not read again, but for one that changed within the last two seconds, which might change
-    once more and keep its times. What is written through a memory map shows in them from the next flush on.
+    A symbolic link counts as its target. Files in a folder count with their paths relative to it. Empty folders,
+    broken links and special files in a folder don't count. An unchanged file is recognized by its times, size and
+    inode, and is not read again. A file that changed within the last two seconds is read again, since it may change
+    once more and keep its times. A write through a memory map changes the times at the next flush.
 
     Raises:
-        FileNotFoundError: when nothing is there.
-        OSError: when something there can't be read, is neither a file nor a folder, or leads back to a folder
-            that it is in.
+        FileNotFoundError: when the path doesn't exist.
+        OSError: when something there can't be read, is neither a file nor a folder, or is a link to a folder that
+            contains it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,11 +67,11 @@ def content_digest(path: str | os.PathLike[str]) -> bytes:
 
 
 def by_content(value: object) -> object:
-    """Give what stands for the content of a path, of none, or of each path in a list or a tuple.
+    """Return the canonical form of a path by its content, of None, or of each path in a list or a tuple.
 
     Raises:
-        FileNotFoundError: when nothing is there.
-        OSError: as `content_digest` does.
+        FileNotFoundError: when a path doesn't exist.
+        OSError: see `content_digest`.
         TypeError: when the value is anything else.
 
     >>> by_content(None), by_content([None, None])
@@ -83,7 +83,7 @@ def by_content(value: object) -> object:
 
 
 def absolute(value: object) -> object:
-    """Make a relative path absolute, or those in a list or a tuple; anything else is given back.
+    """Make a relative path, or each one in a list or a tuple, absolute; return other values as they are.
 
     >>> absolute("/data/one.csv"), absolute([None, "/data/one.csv"])
     ('/data/one.csv', [None, '/data/one.csv'])
@@ -99,7 +99,7 @@ def absolute(value: object) -> object:
 
 
 def is_unchanged(value: object, content: object) -> bool:
-    """Whether what counts by content still has a content that `by_content` gave."""
+    """Whether `by_content(value)` still returns `content`."""
     try:
         return by_content(value) == content
     except OSError:
@@ -112,13 +112,12 @@ def _one_by_content(value: object) -> tuple[str, bytes] | None:
     if isinstance(value, str | os.PathLike):
         return "content", content_digest(value)
     raise TypeError(
-        f"What counts by the content of files is a path, None, or a list or a tuple of these, "
-        f"and not of the type {qualified_name(type(value))}. Pass the path as a str or a pathlib.Path."
+        f"it must be a path, None, or a list or a tuple of these, not {qualified_name(type(value))}"
     )
 
 
 def _walk(folder: str) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Find the files in a folder, through symbolic links: relative name, path and status of each."""
+    """Yield relative name, path and status of each file in a folder; follows symbolic links."""
     pending = [("", folder, frozenset[tuple[int, int]]())]
     while pending:
         prefix, inside, above = pending.pop()
@@ -130,7 +129,7 @@ def _walk(folder: str) -> Iterator[tuple[str, str, os.stat_result]]:
             for entry in entries:
                 try:
                     status = entry.stat()
-                except FileNotFoundError:  # a link to nothing
+                except FileNotFoundError:  # a broken link
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     pending.append((f"{prefix}{entry.name}/", entry.path, above | {identity}))
@@ -170,12 +169,12 @@ def _file_digest(path: str, status: os.stat_result, looked: int) -> tuple[bytes,
 
 
 def _stamps(status: os.stat_result) -> tuple[int, ...]:
-    """What changes with a file's content; who sets the first, its time of modification, can't set the second."""
+    """Return what changes with a file's content. A program can set the first, mtime, but not the second, ctime."""
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 
 class _Digests:
-    """The digests of the paths that were asked for last, each under the stamps that it was read under."""
+    """The digests of recent paths, each with the stamps at which the path was read."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -184,14 +183,14 @@ class _Digests:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Replace the lock, which another thread may have held during a fork."""
         self._reentrant = threading.RLock()
 
     def of(self, path: str, stamps: object, read: Callable[[], tuple[bytes, bool]]) -> tuple[bytes, bool]:
-        """Give the digest that is known under these stamps, or read it; and whether it lasts as long as they do.
+        """Return the digest for these stamps, and whether it holds as long as the stamps do.
 
-        It doesn't when the file changed a moment ago, since it might change again and keep its stamps, nor when
-        it changed while it was read.
+        It does not if the file changed a moment ago, since it may change again and keep its stamps, or if it changed
+        while it was read.
         """
         with self._reentrant:
             known = self._known.get(path)

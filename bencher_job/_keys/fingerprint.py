@@ -1,9 +1,9 @@
 """Fingerprint the code and data that a function reaches, and notice when any of it changes.
 
-    function ──> Survey: parts, edges ──> digest, manifest
+    function ──> Walker: nodes, edges ──> digest, manifest
                      └──> Watch ──> one comparison per call
 
-A survey walks, in milliseconds; a watch compares, in a fraction of a microsecond.
+A walk takes milliseconds, a comparison a fraction of a microsecond.
 """
 
 from __future__ import annotations
@@ -19,25 +19,24 @@ from functools import partial
 from operator import is_
 from pathlib import Path, PurePath
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .._errors import UnkeyableArgument
 from .._processes import renew_after_fork
 from .._record import short_form
 from .files import content_digest
-from .graph import GONE, Edge, Part, Watch, digest_graph
+from .graph import GONE, Edge, Node, Watch, digest_graph
 from .hashing import digest, set_code_hasher
 from .libraries import distributions_of, normalized, version_of
 from .members import attributes_of_function, name_libraries
 from .names import defines_own_code, module_name, qualified_name
-from .walker import Survey, attributes_in
+from .walker import CodeScope, Walker, attributes_in
 
 __all__ = [
     "CodeTracker",
     "Fingerprint",
     "Libraries",
-    "PastEdition",
-    "Scope",
+    "StoredFunctionVersion",
     "code_fingerprint",
     "dependency",
     "fingerprint",
@@ -45,23 +44,23 @@ __all__ = [
 ]
 
 
-def dependency(survey: Survey, wanted: object) -> Edge:
-    """Reach one entry of `depends_on`.
+def dependency(walker: Walker, wanted: object) -> Edge:
+    """Make the edge to one entry of `depends_on`.
 
     Raises:
         ValueError: when a distribution isn't installed or a path can't be read.
     """
     if isinstance(wanted, str):
-        return _distribution(survey, wanted)
+        return _distribution(walker, wanted)
     if isinstance(wanted, PurePath):
-        return _files(survey, Path(wanted))
+        return _files(walker, Path(wanted))
     if isinstance(wanted, ModuleType) and (found := distributions_of(wanted.__name__)):
-        survey.distributions.update(found)
+        walker.distributions.update(found)
         return "distribution", *itertools.chain.from_iterable(found)
-    return survey.walk(wanted, "depends_on")
+    return walker.walk(wanted, "depends_on")
 
 
-def _distribution(survey: Survey, name: str) -> Edge:
+def _distribution(walker: Walker, name: str) -> Edge:
     name = name.removeprefix("dist:")
     version = version_of(name)
     if version is None:
@@ -69,15 +68,15 @@ def _distribution(survey: Survey, name: str) -> Edge:
             f"depends_on has {name!r}, and no distribution of that name is installed. Install it, or pass "
             f"the module or the function itself, or pathlib.Path({name!r}) for a file."
         )
-    survey.distributions[normalized(name)] = version
+    walker.distributions[normalized(name)] = version
     return "distribution", name, version
 
 
-def _files(survey: Survey, path: Path) -> Edge:
+def _files(walker: Walker, path: Path) -> Edge:
     path = path.absolute()
     content = _content(path)
-    survey.parts.append(Part(path.name, path, content))
-    survey.watch.condition(lambda: content_digest(path) == content)
+    walker.nodes.append(Node(path.name, path, content))
+    walker.watch.condition(lambda: content_digest(path) == content)
     return "files", content
 
 
@@ -92,17 +91,18 @@ def _content(path: Path) -> bytes:
         raise ValueError(f"depends_on has {str(path)!r}, which can't be read: {error}.") from error
 
 
-class PastEdition(NamedTuple):
-    """A function as it stood when results of it were kept.
+class StoredFunctionVersion(NamedTuple):
+    """A version of a function as the store keeps it.
 
     Attributes:
-        prefix: what the keys of its calls share.
-        key_version: the version of how keys are made.
-        fingerprint: digest of its code, in hexadecimal.
+        prefix: the part that the keys of all its calls share.
+        function: module and qualified name.
+        key_version: the `KEY_VERSION` of its keys.
+        fingerprint: the digest of its code, in hexadecimal.
         version: the user's version as text.
         parameters: names of the parameters that entered the key.
-        manifest: what each part contributed, by its name.
-        sources: the text of each part, where it was at hand.
+        manifest: the contribution of each part, by its name.
+        sources: the text of each part, if it was available.
     """
 
     prefix: bytes
@@ -115,9 +115,8 @@ class PastEdition(NamedTuple):
     sources: Mapping[str, str]
 
 
-Scope = Literal["deep", "own", "none"]
 Libraries = bool | tuple[str, ...]
-"""Whether the libraries that code names count, or the names of those that do."""
+"""Whether the libraries that code names count, or the names of the libraries that do."""
 
 _LIKE_DIGEST: Final = re.compile(r"[0-9a-f]{16}")
 _SHOWN: Final = 16  # hexadecimal digits of a part's digest in a manifest
@@ -129,27 +128,26 @@ def _nothing() -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a function and all that it reaches did when somebody looked.
+    """The code and data of a function, and of all that it reaches, at one moment.
 
     Attributes:
-        digest: 32 bytes; two functions that do the same, with the same versions of libraries, have the same.
-        manifest: what each part contributes, by its name: a short digest of a function, a class or a global
-            value, the version of a distribution, "not tracked" for what can't be keyed.
-        untracked: the names of globals that can't be keyed: loggers, locks, connections.
-        sources: the source text of each function in the manifest, where it is at hand; the short text of each value.
-        surveyed: all that was reached, and how far the walk went: from the function, and from each thing that it is
-            said to depend on.
-        requirements: versions of the distributions that the function is said to depend on.
+        digest: 32 bytes, equal for functions that do the same with the same versions of libraries.
+        manifest: the contribution of each part, by its name: a short digest of a function, a class or a global
+            value, the version of a distribution, or "not tracked" for what has no key.
+        untracked: the names of globals that have no key: loggers, locks, connections.
+        sources: the source of each function in the manifest, if available, and the short text of each value.
+        walked: scope and nodes of each walk: first from the function, then from each entry of `depends_on`.
+        requirements: versions of the distributions in `depends_on`.
         code: the digest without the versions of libraries.
         libraries: versions of the other distributions that count.
-        counts_all: whether all libraries count that code names, that of arguments included.
+        counts_all: whether all libraries count that code names, including the code of arguments.
     """
 
     digest: bytes
     manifest: Mapping[str, str]
     untracked: tuple[str, ...]
     sources: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
-    surveyed: tuple[tuple[Scope, tuple[Part, ...]], ...] = field(default=(), compare=False, repr=False)
+    walked: tuple[tuple[CodeScope, tuple[Node, ...]], ...] = field(default=(), compare=False, repr=False)
     requirements: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
     code: bytes = field(default=b"", compare=False, repr=False)
     libraries: Mapping[str, str] = field(default_factory=_nothing, compare=False, repr=False)
@@ -157,43 +155,43 @@ class Fingerprint:
 
     @property
     def files(self) -> tuple[tuple[Path, bytes], ...]:
-        """The files and folders that the function is said to depend on, with the digests of their contents."""
-        parts = [part for _, reached in self.surveyed[1:] for part in reached]
+        """The files and folders in `depends_on`, with the digests of their contents."""
+        nodes = [node for _, reached in self.walked[1:] for node in reached]
         return tuple(
-            (part.origin, part.content)
-            for part in parts
-            if isinstance(part.origin, Path) and isinstance(part.content, bytes)
+            (node.origin, node.content)
+            for node in nodes
+            if isinstance(node.origin, Path) and isinstance(node.content, bytes)
         )
 
     @property
-    def scope(self) -> Scope:
-        """How far the walk from the function went."""
-        return self.surveyed[0][0]
+    def scope(self) -> CodeScope:
+        """The scope of the walk from the function."""
+        return self.walked[0][0]
 
 
 _NEVER_MADE: Final = Fingerprint(b"", _nothing(), ())
 
 
 class CodeTracker:
-    """Watches the code and data that one function reaches.
+    """Tracks the code and data that one function reaches.
 
-    Nothing is looked at before the first fingerprint is asked for.
+    Nothing is read before the first call of `current`.
     """
 
     def __init__(
         self,
         function: Any,
         *,
-        code: Scope = "deep",
+        code: CodeScope = "deep",
         depends_on: Iterable[object] = (),
         libraries: Libraries = True,
         is_argument: bool = False,
     ) -> None:
         if code not in {"deep", "own", "none"}:
-            raise ValueError(f"code={code!r} is no scope. Use 'deep', 'own' or 'none'.")
+            raise ValueError(f"code must be 'deep', 'own' or 'none', not {code!r}")
         self._function = function
-        self._scope: Scope = code
-        self._is_argument = is_argument  # nobody knows which of its attributes are looked at
+        self._scope: CodeScope = code
+        self._is_argument = is_argument  # all its attributes count, since any may be read
         self._depends_on = tuple(depends_on)
         self._libraries = libraries
         self._signature: tuple[object, ...] = ()
@@ -202,13 +200,13 @@ class CodeTracker:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Replace the lock, which another thread may have held during a fork."""
         self._reentrant = threading.RLock()
 
     def current(self) -> Fingerprint:
-        """Look whether anything has changed, and make the fingerprint anew if so; the same object if not.
+        """Return the fingerprint, the same object as long as nothing has changed.
 
-        Another object means that the function may have another signature or other defaults, too.
+        A new object means that the signature or the defaults may have changed, too.
         """
         unchanged, fingerprint, _ = self._state
         try:
@@ -220,25 +218,27 @@ class CodeTracker:
 
     @property
     def latest(self) -> Fingerprint:
-        """The fingerprint that was made last."""
+        """The latest fingerprint."""
         return self._state[1]
 
     def check_of(self, fingerprint: Fingerprint) -> Callable[[], bool] | None:
-        """Give what tells whether all is as it was when this fingerprint was made; None where it is not at hand.
+        """Return the function that checks whether nothing has changed since this fingerprint; None if there is none.
 
-        It raises one of `GONE` where something is gone.
+        The check may raise one of `GONE`, which means a change.
         """
         unchanged, latest, is_compiled = self._state
         return unchanged if is_compiled and latest is fingerprint else None
 
     def _look(self) -> Fingerprint:
-        """Survey without the lock: the modules that this imports may ask for the fingerprint themselves."""
+        """Walk without the lock, since modules that are imported here may ask for the fingerprint themselves."""
         name = _root_name(self._function)
         loaded = -1
-        while loaded != len(sys.modules):  # a survey that imports adds submodules to packages it has passed
+        while loaded != len(
+            sys.modules
+        ):  # a walk that imports adds submodules to packages that it has passed
             loaded = len(sys.modules)
-            watch, surveys, roots = self._survey(name)
-        made = _digested(name, surveys, roots, self._counted(surveys))
+            watch, walkers, roots = self._walks(name)
+        made = _digested(name, walkers, roots, self._counted(walkers))
         made = replace(_with_receiver(made, self._function), counts_all=self._libraries is True)
         signature = _watch_signature(self._function, watch)
         with self._reentrant:
@@ -247,7 +247,7 @@ class CodeTracker:
                 made = before
 
             def first_check() -> bool:
-                """Compile the comparison when it is first needed: many a function is looked at once."""
+                """Compile the comparison at the first check: many functions are fingerprinted once only."""
                 unchanged = watch.compiled()
                 self._state = unchanged, made, True
                 return unchanged()
@@ -256,42 +256,42 @@ class CodeTracker:
             self._state = first_check, made, False
         return made
 
-    def _survey(self, name: str) -> tuple[Watch, list[Survey], list[Edge]]:
+    def _walks(self, name: str) -> tuple[Watch, list[Walker], list[Edge]]:
         watch = Watch()
-        surveys = [Survey(self._scope, watch)]
-        roots = [surveys[0].walk(self._function, name)]
+        walkers = [Walker(self._scope, watch)]
+        roots = [walkers[0].walk(self._function, name)]
         if self._is_argument and type(self._function) is FunctionType:
             watch.members(vars(self._function))
             for attribute in attributes_of_function(self._function):
-                surveys[0].walk_global(vars(self._function)[attribute], f"{name}.{attribute}")
+                walkers[0].walk_global(vars(self._function)[attribute], f"{name}.{attribute}")
         if self._is_argument:
-            _forget_library_of_argument(surveys[0], roots[0])
+            _forget_library_of_argument(walkers[0], roots[0])
         else:
-            self._name_libraries(surveys[0])
+            self._name_libraries(walkers[0])
         for wanted in self._depends_on:
-            survey = Survey("deep", watch)
-            roots.append(dependency(survey, wanted))
-            surveys.append(survey)
-        return watch, surveys, roots
+            walker = Walker("deep", watch)
+            roots.append(dependency(walker, wanted))
+            walkers.append(walker)
+        return watch, walkers, roots
 
-    def _name_libraries(self, survey: Survey) -> None:
-        """Note the libraries that the function names itself, where the walk has not read it for that."""
+    def _name_libraries(self, walker: Walker) -> None:
+        """Note the libraries that the function itself names, if the walk has not done so."""
         function = getattr(self._function, "__func__", self._function)
         if type(function) is FunctionType and self._scope != "none":
             is_own = defines_own_code(function.__code__, function.__globals__.get("__name__"))
             if self._scope == "own" or not is_own:
-                name_libraries(survey, function)
+                name_libraries(walker, function)
 
-    def _counted(self, surveys: Iterable[Survey]) -> dict[str, str]:
-        """Give the versions of the libraries that count."""
+    def _counted(self, walkers: Iterable[Walker]) -> dict[str, str]:
+        """Return the versions of the libraries that count."""
         if self._libraries is True:
-            return {name: version for survey in surveys for name, version in survey.distributions.items()}
+            return {name: version for walker in walkers for name, version in walker.distributions.items()}
         return {normalized(name): _version_of(name) for name in self._libraries or ()}
 
 
 def fingerprint(
     function: Any,
-    code: Scope = "deep",
+    code: CodeScope = "deep",
     depends_on: Iterable[object] = (),
     libraries: Libraries = True,
 ) -> Fingerprint:
@@ -316,12 +316,12 @@ def _version_of(name: str) -> str:
     return version
 
 
-def _forget_library_of_argument(survey: Survey, root: Edge) -> None:
-    """Let a library's function or class that is an argument count by its name, as its objects do."""
+def _forget_library_of_argument(walker: Walker, root: Edge) -> None:
+    """Drop the version of the library whose function or class is the argument, which counts by its name."""
     match root:
         case ("foreign", str(name)):
             for library, _ in distributions_of(name):
-                survey.distributions.pop(library, None)
+                walker.distributions.pop(library, None)
 
 
 def _never() -> bool:
@@ -329,7 +329,7 @@ def _never() -> bool:
 
 
 def _watch_signature(function: Any, watch: Watch) -> tuple[object, ...]:
-    """Watch all that calls are bound by, whoever wrote the function and however little of it counts."""
+    """Watch the signature that calls are bound to, also of foreign functions and of scopes below 'deep'."""
     seen: list[object] = []
     while not any(function is one for one in seen):
         seen.append(function)
@@ -355,7 +355,7 @@ def _are_same(objects: tuple[object, ...], others: tuple[object, ...]) -> bool:
 
 
 def _root_name(function: Any) -> str:
-    """The name that people know a callable by: the function's behind a partial, the class's of an object."""
+    """Return the name of a callable: of the function in a partial or a method, of the class of an object."""
     if isinstance(function, ModuleType):
         return module_name(function.__name__)
     while isinstance(function, partial | MethodType):
@@ -364,7 +364,7 @@ def _root_name(function: Any) -> str:
 
 
 def _with_receiver(made: Fingerprint, function: Any) -> Fingerprint:
-    """Show the attributes of the object that a method is bound to, which counts as a whole."""
+    """Add the attributes of a method's object to the manifest; the object is keyed as a whole."""
     owner = function.__self__ if isinstance(function, MethodType) else None
     if owner is None or isinstance(owner, type | ModuleType) or hasattr(type(owner), "__job_key__"):
         return made
@@ -380,23 +380,23 @@ def _with_receiver(made: Fingerprint, function: Any) -> Fingerprint:
 
 
 def _digested(
-    name: str, surveys: list[Survey], roots: list[Edge], libraries: Mapping[str, str]
+    name: str, walkers: list[Walker], roots: list[Edge], libraries: Mapping[str, str]
 ) -> Fingerprint:
-    """Put the surveys of a function and of what it depends on together."""
+    """Combine the walks from a function and from its `depends_on` to a fingerprint."""
     digests: list[bytes] = []
     manifest: dict[str, str] = {}
     sources: dict[str, str] = {}
-    for survey, root in zip(surveys, roots, strict=True):
-        whole, own = digest_graph(root, survey.parts)
+    for walker, root in zip(walkers, roots, strict=True):
+        whole, own = digest_graph(root, walker.nodes)
         digests.append(whole)
-        for part, part_digest in sorted(own.items(), key=lambda item: (item[0].name, item[1])):
-            if part.content == ():
-                continue  # known by its name only
-            shown = _free_name(part.name, part_digest.hex()[:_SHOWN], manifest)
-            manifest[shown] = part_digest.hex()[:_SHOWN]
-            if (text := part.source) is not None:
+        for node, node_digest in sorted(own.items(), key=lambda item: (item[0].name, item[1])):
+            if node.content == ():
+                continue  # counts by its name only
+            shown = _free_name(node.name, node_digest.hex()[:_SHOWN], manifest)
+            manifest[shown] = node_digest.hex()[:_SHOWN]
+            if (text := node.source) is not None:
                 sources[shown] = text
-        manifest.update(dict.fromkeys(survey.untracked, "not tracked"))
+        manifest.update(dict.fromkeys(walker.untracked, "not tracked"))
     digests[1:] = sorted(digests[1:])
     code = whole = digest(("fingerprint", name, tuple(digests)), "code")
     requirements = dict(_requirements(roots[1:]))
@@ -409,9 +409,9 @@ def _digested(
     return Fingerprint(
         whole,
         MappingProxyType(dict(sorted(manifest.items()))),
-        tuple(sorted({path for survey in surveys for path in survey.untracked})),
+        tuple(sorted({path for walker in walkers for path in walker.untracked})),
         MappingProxyType(sources),
-        tuple((survey.scope, tuple(survey.parts)) for survey in surveys),
+        tuple((walker.scope, tuple(walker.nodes)) for walker in walkers),
         MappingProxyType(requirements),
         code,
         MappingProxyType(libraries),
@@ -419,7 +419,7 @@ def _digested(
 
 
 def _requirements(edges: Iterable[Edge]) -> Iterator[tuple[str, str]]:
-    """Name and version of each distribution that edges lead to."""
+    """Yield name and version of each distribution that edges lead to."""
     for edge in edges:
         match edge:
             case ("distribution", *found):
@@ -428,7 +428,7 @@ def _requirements(edges: Iterable[Edge]) -> Iterator[tuple[str, str]]:
 
 
 def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
-    """Number the second and further parts of one name, as closures from one factory are."""
+    """Number the second and further nodes of one name, such as closures from one factory."""
     number, free = 1, name
     while manifest.get(free, shown) != shown:
         number += 1
@@ -436,8 +436,8 @@ def _free_name(name: str, shown: str, manifest: Mapping[str, str]) -> str:
     return free
 
 
-class _InArguments:
-    """Keys functions, classes and modules that are arguments, and remembers the latest of them."""
+class _ArgumentFingerprints:
+    """The fingerprints of functions, classes and modules that are arguments; keeps recent trackers."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -446,17 +446,17 @@ class _InArguments:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Replace the lock, which another thread may have held during a fork."""
         self._reentrant = threading.RLock()
 
     def __call__(self, obj: Any, _path: str, *, libraries: bool) -> bytes:
-        """Make the digest of a function, a class or a module with all that it reaches."""
+        """Digest a function, a class or a module with all that it reaches."""
         made = self.fingerprint(obj)
         return made.digest if libraries else made.code
 
     def fingerprint(self, obj: Any) -> Fingerprint:
         """Make the fingerprint of a function, a class or a module."""
-        with self._reentrant:  # a tracker keeps its object, so that no other can have this identity
+        with self._reentrant:  # a tracker keeps its object alive, so the id stays unique
             tracker = self._trackers.pop(id(obj), None) or CodeTracker(obj, is_argument=True)
             self._trackers[id(obj)] = tracker
             if len(self._trackers) > self._size:
@@ -464,21 +464,21 @@ class _InArguments:
         return tracker.current()
 
     def libraries(self) -> dict[str, str]:
-        """Give the versions of the libraries that count with what was met last."""
+        """Return the versions of the libraries that recent arguments name."""
         with self._reentrant:
             latest = [tracker.latest for tracker in self._trackers.values()]
         return {name: version for each in latest for name, version in each.libraries.items()}
 
 
-_in_arguments: Final = _InArguments(size=512)
-set_code_hasher(_in_arguments)
+_argument_fingerprints: Final = _ArgumentFingerprints(size=512)
+set_code_hasher(_argument_fingerprints)
 
 
 def code_fingerprint(obj: Any) -> Fingerprint:
-    """Make the fingerprint of a function or a class, as it counts where it is an argument."""
-    return _in_arguments.fingerprint(obj)
+    """Make the fingerprint of a function or a class that is an argument."""
+    return _argument_fingerprints.fingerprint(obj)
 
 
 def libraries_in_arguments() -> dict[str, str]:
-    """Give the versions of the libraries that the code of arguments names, as far as it was met of late."""
-    return _in_arguments.libraries()
+    """Return the versions of the libraries that the code of recent arguments names."""
+    return _argument_fingerprints.libraries()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from .arrays import array_parts
 from .arrow import ARROW, arrow_column, arrow_text, text_parts
-from .canonical import Attributes, Parts, StandIn, refuse, rooted_name
+from .canonical import Attributes, CanonicalForm, Parts, refuse, rooted_name
 from .reduction import reduced
 from .values import zone_name
 
@@ -30,7 +30,7 @@ _PANDAS_INTERNAL: Final = frozenset(
         "_id",
         "_references",
     }
-    | {"_cacher", "_metadata"}  # of older versions, once a column was read or pickled
+    | {"_cacher", "_metadata"}  # of older versions, after a column was read or pickled
 )
 
 
@@ -52,14 +52,14 @@ def _series(series: Any) -> object:
 
 
 def _metadata(table: Any) -> object:
-    """What a table carries beside its content: attrs, flags, and what a subclass declares in `_metadata`."""
+    """Return a table's attrs and flags, and the attributes that a subclass declares in `_metadata`."""
     declared = {name: getattr(table, name, None) for name in table._metadata if name != "_name"}  # noqa: SLF001
     flags = table.flags.allows_duplicate_labels
     return Parts({"attrs": Attributes(attrs=table.attrs), "flags": flags, "declared": Attributes(declared)})
 
 
 def _apart(index: Any) -> Any:
-    """An index of the same labels, which keeps what is read from it for itself."""
+    """Return an equal index with a separate cache, so that reading it leaves the original unchanged."""
     apart = object.__new__(type(index))
     vars(apart).update(vars(index), _cache={})
     if "_levels" in vars(apart):
@@ -68,7 +68,7 @@ def _apart(index: Any) -> Any:
 
 
 def _index(index: Any) -> object:
-    """An index by its labels; that a range or a cache holds them says nothing more."""
+    """Return the labels of an index, independent of whether it is a range."""
     index = _apart(index)
     parts = {"names": list(index.names), "content": _column(index.array)}
     return Parts({**parts, "frequency": getattr(index, "freq", None)})
@@ -84,7 +84,7 @@ def _array(array: Any) -> object:
 
 
 def _column(array: Any) -> object:
-    """A column by its dtype and values; what lies where a value is missing doesn't count."""
+    """Return dtype and values of a column; the memory behind missing values doesn't count."""
     import numpy as np
 
     dtype = array.dtype
@@ -127,7 +127,7 @@ def _is_of_pandas(cls: type) -> bool:
 
 
 def _strings(array: Any) -> object:
-    """Text by its UTF-8 bytes and their lengths, which Arrow has at hand and Python strings can give."""
+    """Return the UTF-8 bytes and lengths of texts, the same for Arrow and for Python strings."""
     import numpy as np
 
     missing = array.isna()
@@ -156,18 +156,18 @@ _EXTENSIONS: Final[dict[str, Callable[[Any], object]]] = {
     "pandas.SparseDtype": _sparse,
     "pandas.ArrowDtype": _arrow,
 }
-"""What a column of a dtype that isn't numpy's holds beside its dtype, by the name that `rooted_name` gives to that."""
+"""The content of a column, by the `rooted_name` of its extension dtype."""
 
 
 def _dtype_of_column(dtype: Any) -> object:
-    """A dtype as far as it says more than the column; how text is stored doesn't count there."""
+    """Return the form of a column's dtype; the storage of text doesn't count in a column."""
     if rooted_name(type(dtype)) == "pandas.StringDtype":
         return Parts({"class": "pandas.StringDtype", "na_value": dtype.na_value})
     return _dtype(dtype)
 
 
 def _dtype(dtype: Any) -> object:
-    """A dtype of pandas by its parts; pandas moves the classes of these from module to module."""
+    """Return the parameters of a pandas dtype; pandas moves the classes of some between modules."""
     name = rooted_name(type(dtype))
     parts = {part: getattr(dtype, part) for part in _PARTS_OF_DTYPES.get(name, dtype._metadata)}  # noqa: SLF001
     if name == "pandas.DatetimeTZDtype":
@@ -185,11 +185,11 @@ _PARTS_OF_DTYPES: Final = {
     "pandas.ArrowDtype": ("pyarrow_dtype",),
     "pandas.NumpyEADtype": ("numpy_dtype",),
 }
-"""Attributes that make two dtypes of a class the same; other classes tell them in `_metadata`."""
+"""Attributes that identify a dtype of a class; other classes list them in `_metadata`."""
 
 
 def _offset(offset: Any) -> object:
-    """A frequency by its class and parameters, of which its text names but a few."""
+    """Return class and parameters of a frequency; its text omits some of them."""
     kind = {"class": rooted_name(type(offset)), "n": offset.n, "normalize": offset.normalize}
     return Parts({**kind, "parameters": Attributes(offset.kwds)})
 
@@ -200,7 +200,7 @@ def _timestamp(timestamp: Any) -> object:
 
 
 def _zone(zone: Any) -> object:
-    """A time zone by its name in the IANA database, from which pandas takes now this library's and now that one's."""
+    """Return the IANA name of a time zone, since the library that pandas uses for zones varies."""
     match rooted_name(type(zone)).partition("."):
         case ("zoneinfo", _, "ZoneInfo"):
             name = zone_name(zone)
@@ -225,7 +225,7 @@ def _polars_series(series: Any) -> object:
 
 
 def _polars_content(series: Any) -> object:
-    """The values of a column as they lie in memory, those that are missing, and what nested ones consist of."""
+    """Return the values of a column, which ones are missing, and the content of nested columns."""
     dtype = series.dtype.base_type().__name__
     if dtype in _POLARS_BY_BYTES:
         missing = _polars_missing(series)
@@ -235,11 +235,11 @@ def _polars_content(series: Any) -> object:
         return Parts({"missing": missing, "values": array_parts(values.to_numpy())})
     if dtype in _POLARS_BY_PARTS:
         return _POLARS_BY_PARTS[dtype](series)
-    raise refuse(type(series), f"columns of the dtype {dtype} aren't taken apart; cast it")
+    raise refuse(type(series), f"columns of the dtype {dtype} are not supported; cast it")
 
 
 def _polars_dtype(dtype: Any) -> object:
-    """A dtype by its class and parameters, which its text doesn't always tell from each other."""
+    """Return class and parameters of a dtype; different dtypes may have the same text."""
     name = dtype.base_type().__name__
     parts: dict[str, Any] = {part: getattr(dtype, part) for part in _PARTS_OF_POLARS if hasattr(dtype, part)}
     if name == "Categorical":
@@ -257,7 +257,7 @@ def _polars_dtype(dtype: Any) -> object:
 
 
 def _of_categories(dtype: Any) -> dict[str, object]:
-    """What tells categories from those that all columns share; older versions have no others."""
+    """Return what distinguishes categories from the global ones; older versions have global ones only."""
     parts: dict[str, object] = {}
     if getattr(dtype, "ordering", None) == "lexical":
         parts["ordering"] = "lexical"
@@ -284,7 +284,7 @@ def _polars_missing(series: Any) -> object:
 
 
 def _polars_text(series: Any) -> object:
-    if len(series) < _MANY:  # a call of polars takes longer than a few Python objects
+    if len(series) < _MANY:  # making few Python objects is faster than a call of polars
         return series.to_list()
     lengths = series.str.len_bytes()
     return Parts({"lengths": _polars_content(lengths), "text": series.str.join("").item()})
@@ -326,22 +326,22 @@ _MANY: Final = 1000
 
 
 FRAMES: Final = {
-    "pandas.DataFrame": StandIn(_frame, internal=_PANDAS_INTERNAL, is_open=True),
-    "pandas.Series": StandIn(_series, internal=_PANDAS_INTERNAL, is_open=True),
-    "pandas.Index": StandIn(_index, sealed=True, internal=_PANDAS_INTERNAL),
-    "pandas.MultiIndex": StandIn(_multi_index, internal=_PANDAS_INTERNAL),
-    "pandas.ExtensionArray": StandIn(_array, sealed=True),
-    "pandas.Timestamp": StandIn(_timestamp),
-    "pandas.Timedelta": StandIn(lambda delta: delta.asm8, leaf=True),
-    "pandas.Period": StandIn(lambda period: (period.ordinal, period.freq)),
-    "pandas.Interval": StandIn(_intervals),
-    "pandas.NaTType": StandIn(lambda missing: (), leaf=True),  # noqa: ARG005
-    "pandas.NAType": StandIn(lambda missing: (), leaf=True),  # noqa: ARG005
-    "pandas.ExtensionDtype": StandIn(_dtype, sealed=True),
-    "pandas.BaseOffset": StandIn(_offset, sealed=True),
-    "polars.DataFrame": StandIn(_polars_frame, internal=frozenset({"_df", "_accessors"}), is_open=True),
-    "polars.Series": StandIn(_polars_series, internal=frozenset({"_s", "_accessors"}), is_open=True),
-    "polars.DataType": StandIn(_polars_dtype, sealed=True),
+    "pandas.DataFrame": CanonicalForm(_frame, internal=_PANDAS_INTERNAL, is_open=True),
+    "pandas.Series": CanonicalForm(_series, internal=_PANDAS_INTERNAL, is_open=True),
+    "pandas.Index": CanonicalForm(_index, sealed=True, internal=_PANDAS_INTERNAL),
+    "pandas.MultiIndex": CanonicalForm(_multi_index, internal=_PANDAS_INTERNAL),
+    "pandas.ExtensionArray": CanonicalForm(_array, sealed=True),
+    "pandas.Timestamp": CanonicalForm(_timestamp),
+    "pandas.Timedelta": CanonicalForm(lambda delta: delta.asm8, leaf=True),
+    "pandas.Period": CanonicalForm(lambda period: (period.ordinal, period.freq)),
+    "pandas.Interval": CanonicalForm(_intervals),
+    "pandas.NaTType": CanonicalForm(lambda missing: (), leaf=True),  # noqa: ARG005
+    "pandas.NAType": CanonicalForm(lambda missing: (), leaf=True),  # noqa: ARG005
+    "pandas.ExtensionDtype": CanonicalForm(_dtype, sealed=True),
+    "pandas.BaseOffset": CanonicalForm(_offset, sealed=True),
+    "polars.DataFrame": CanonicalForm(_polars_frame, internal=frozenset({"_df", "_accessors"}), is_open=True),
+    "polars.Series": CanonicalForm(_polars_series, internal=frozenset({"_s", "_accessors"}), is_open=True),
+    "polars.DataType": CanonicalForm(_polars_dtype, sealed=True),
     **ARROW,
 }
-"""By the name that `rooted_name` gives to a class."""
+"""Canonical forms by the `rooted_name` of a class."""

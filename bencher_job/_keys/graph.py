@@ -1,9 +1,9 @@
-"""Digest the graph of what a function reaches, and watch its parts for changes.
+"""Digest the graph of what a function reaches, and watch its nodes for changes.
 
     accuracy ──> helper ──> SCALE
         └──────> Model ──> Model.fit ──> helper
 
-Functions may call each other in any way, so a digest can't simply follow the arrows.
+The graph may have cycles, since functions may call each other, so a digest can't simply follow the arrows.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from .hashing import Encoder, digest
 from .names import is_own_class, module_of, qualified_name
 
 if TYPE_CHECKING:
-    from .code import Facts
+    from .code import CodeInfo
 
-__all__ = ["ABSENT", "GONE", "Edge", "Part", "Table", "Watch", "digest_graph", "is_empty", "is_frozen"]
+__all__ = ["ABSENT", "GONE", "Edge", "Node", "Table", "Watch", "digest_graph", "is_empty", "is_frozen"]
 
 
 ABSENT: Final = object()
 GONE: Final = (KeyError, ValueError, AttributeError, RuntimeError, TypeError, OSError)
-"""What a check raises where something that was there is not, or changes at this moment: it has changed."""
+"""Errors of a check that mean a change: an object is gone, or changes during the check."""
 
 _FROZEN: Final = frozenset(
     {bool, bytes, complex, float, int, range, str, EllipsisType, NoneType, FunctionType, BuiltinFunctionType}
@@ -62,10 +62,10 @@ _MAPPINGS: Final = frozenset({dict, OrderedDict, defaultdict, Counter, MappingPr
 
 
 class Watch:
-    """Collects what was looked at, and compiles it to one comparison of identities.
+    """Collects what a walk has read, and compiles it to one comparison of identities.
 
-    Names, attributes and the members of plain containers are compared by identity, which needs no look at the
-    objects. Other mutable objects, as arrays, are digested again at each check.
+    Names, attributes and the members of plain containers are compared by identity, without reading the objects.
+    Other mutable objects, such as arrays, are digested again at each check.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Watch:
         self._objects: dict[str, object] = {}
 
     def lookup(self, namespace: Mapping[str, Any], name: str, value: object) -> None:
-        """Watch what a name in a namespace means, or that it means nothing where `value` is ABSENT."""
+        """Watch the value of a name in a namespace, or that the name is missing if `value` is ABSENT."""
         place = self._name(namespace)
         missing, same = f"{name!r} not in {place}", f"{place}[{name!r}] is {self._name(value)}"
         self._conditions[place, name] = missing if value is ABSENT else same
@@ -84,14 +84,14 @@ class Watch:
         self._conditions[place, "." + attribute] = f"{place}.{attribute} is {self._name(value)}"
 
     def cell(self, cell: CellType) -> None:
-        """Watch the content of a closure variable, or that it has none."""
+        """Watch the value of a closure variable, or that it is unset."""
         try:
             self.attribute(cell, "cell_contents", cell.cell_contents)
         except ValueError:
             self.condition(functools.partial(is_empty, cell))
 
     def members(self, container: Collection[Any], but: frozenset[str] = frozenset()) -> None:
-        """Watch that a container has the same members, each by identity, but for those of some names."""
+        """Watch the members of a container by identity, except for the names in `but`."""
         check = _members_check(container) if not but else _others_check(container, but)
         self._conditions[self._name(container), "members"] = f"{self._name(check)}()"
 
@@ -100,7 +100,7 @@ class Watch:
         self._conditions["condition", id(check)] = f"{self._name(check)}()"
 
     def content(self, value: object, path: str) -> None:
-        """Watch a value for changes in place, as deep as it goes."""
+        """Watch a value for changes in place, at any depth."""
         seen: set[int] = set()
         pending: list[object] = [value]
         while pending:
@@ -117,8 +117,8 @@ class Watch:
                 pending.append(inner.__self__)  # type: ignore[attr-defined]
             elif kind in _SEQUENCES or kind in _MAPPINGS or kind is set:
                 self.members(inner)  # type: ignore[arg-type]
-                pending.extend(_parts_of(inner))
-                if kind is OrderedDict or kind is Counter:  # which may have attributes
+                pending.extend(_members_of(inner))
+                if kind is OrderedDict or kind is Counter:  # these may have attributes
                     self.members(vars(inner))
                     pending.extend(vars(inner).values())
             elif _is_plain_object(kind):
@@ -129,7 +129,7 @@ class Watch:
                 self.condition(_digest_check(inner, path))
 
     def compiled(self) -> Callable[[], bool]:
-        """Make the function that tells whether all is as it was."""
+        """Compile the function that returns whether nothing has changed."""
         condition = " and\n    ".join(self._conditions.values()) or "True"
         namespace = dict(self._objects)
         exec(f"def unchanged():\n    return (\n    {condition})", namespace)  # noqa: S102 - three times faster than a loop
@@ -143,7 +143,7 @@ class Watch:
 
 
 def is_frozen(value: object) -> bool:
-    """Whether an object can't change, as far as it counts."""
+    """Whether nothing that counts in an object can change."""
     kind = type(value)
     if kind in _FROZEN or issubclass(kind, type | Enum | PurePath | logging.Logger):
         return True
@@ -151,7 +151,7 @@ def is_frozen(value: object) -> bool:
 
 
 def _is_plain_object(cls: type) -> bool:
-    """Whether all that an object of this class holds lies in its `__dict__`, and counts as it lies there."""
+    """Whether objects of this class are keyed by exactly what is in their `__dict__`."""
     return cls.__dictoffset__ != 0 and all(
         base is object
         or (
@@ -163,7 +163,7 @@ def _is_plain_object(cls: type) -> bool:
     )
 
 
-def _parts_of(container: Any) -> Iterable[object]:
+def _members_of(container: Any) -> Iterable[object]:
     return (*container, *container.values()) if type(container) in _MAPPINGS else tuple(container)
 
 
@@ -201,7 +201,7 @@ def _identity(obj: Any, _path: str) -> bytes:
 
 
 def is_empty(cell: CellType) -> bool:
-    """Whether a closure variable has no value (yet)."""
+    """Whether a closure variable is unset."""
     try:
         cell.cell_contents  # noqa: B018 - an empty cell raises
     except ValueError:
@@ -210,49 +210,49 @@ def is_empty(cell: CellType) -> bool:
 
 
 @dataclass(eq=False, slots=True)
-class Part:
-    """One thing that is reached: a function, a class, a global value; its content may lead to any other."""
+class Node:
+    """A function, a class, a module or a global value that was reached. Its content may lead to any other node."""
 
     name: str
     origin: object
     content: Edge = ()
-    facts: Facts | None = None
+    info: CodeInfo | None = None
 
     @property
     def source(self) -> str | None:
-        """The text of a function's definition, where it is at hand, or the short text of a global value."""
+        """The source of a function, if available, or the short text of a global value."""
         match self.content:
             case ("value", *_):
                 shown = short_form(self.origin)
                 return repr(shown) if shown is self.origin else str(shown)
-        return None if self.facts is None else self.facts.source
+        return None if self.info is None else self.info.source
 
 
 @dataclass(eq=False, slots=True)
 class Table:
-    """A value that holds functions or classes somewhere inside: `{"add": add, "scale": (scale, 2.0)}`."""
+    """A value that contains functions or classes: `{"add": add, "scale": (scale, 2.0)}`."""
 
     value: object
     path: str
     code: dict[int, Edge] = field(default_factory=dict)
 
 
-Edge = str | bytes | Part | Table | tuple["Edge", ...]
+Edge = str | bytes | Node | Table | tuple["Edge", ...]
 
 
-def digest_graph(root: Edge, parts: Iterable[Part]) -> tuple[bytes, dict[Part, bytes]]:
-    """Digest a graph as a whole, and each part by itself with the names of those that it leads to.
+def digest_graph(root: Edge, nodes: Iterable[Node]) -> tuple[bytes, dict[Node, bytes]]:
+    """Digest a graph as a whole, and each node with the names of the nodes that it leads to.
 
-    A part's first label is its name, its next covers its content and the labels that this leads to. Rounds of
-    this follow until one tells no more parts apart than the one before. Two graphs then agree exactly where
-    they unfold to the same tree, whatever object was met first (Moore's partition refinement).
+    The first label of a node is its name; the next label covers its content and the labels of the nodes that this
+    leads to. The rounds end when one distinguishes no more nodes than the round before. Two graphs then have the same
+    digest exactly if they unfold to the same tree, whichever object was met first (Moore's partition refinement).
     """
-    parts = list(parts)
-    labels = {part: digest(("name", part.name), "code") for part in parts}
-    own: dict[Part, bytes] = {}
+    nodes = list(nodes)
+    labels = {node: digest(("name", node.name), "code") for node in nodes}
+    own: dict[Node, bytes] = {}
     while True:
         refined = {
-            part: digest(("part", part.name, _resolved(part.content, labels)), "code") for part in parts
+            node: digest(("part", node.name, _resolved(node.content, labels)), "code") for node in nodes
         }
         own = own or refined
         if len(set(refined.values())) == len(set(labels.values())):
@@ -262,9 +262,9 @@ def digest_graph(root: Edge, parts: Iterable[Part]) -> tuple[bytes, dict[Part, b
     return digest(("graph", _resolved(root, refined), everything), "code"), own
 
 
-def _resolved(edge: Edge, labels: dict[Part, bytes]) -> Any:
-    """Put labels in the place of parts."""
-    if isinstance(edge, Part):
+def _resolved(edge: Edge, labels: dict[Node, bytes]) -> Any:
+    """Replace nodes by their labels."""
+    if isinstance(edge, Node):
         return labels[edge]
     if isinstance(edge, tuple):
         return tuple(_resolved(inner, labels) for inner in edge)
@@ -273,9 +273,9 @@ def _resolved(edge: Edge, labels: dict[Part, bytes]) -> Any:
     return edge
 
 
-def _labeller(table: Table, labels: dict[Part, bytes]) -> Callable[[Any, str], bytes]:
+def _labeller(table: Table, labels: dict[Node, bytes]) -> Callable[[Any, str], bytes]:
     def label(obj: Any, _path: str) -> bytes:
-        edge = table.code.get(id(obj), ("made anew", qualified_name(obj)))  # at each look at the value
+        edge = table.code.get(id(obj), ("made anew", qualified_name(obj)))  # whenever the value is read
         return digest(_resolved(edge, labels), "code")
 
     return label

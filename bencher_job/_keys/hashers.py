@@ -1,4 +1,4 @@
-"""Choose how the objects of each class are hashed."""
+"""Choose the hasher for the objects of each class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from .arrays import ARRAYS
-from .canonical import NO_VALUE, Attributes, Parts, Raised, Refusal, StandIn, refuse, rooted_name, told
+from .canonical import (
+    NO_VALUE,
+    Attributes,
+    CanonicalForm,
+    Parts,
+    Raised,
+    Refusal,
+    error_text,
+    refuse,
+    rooted_name,
+)
 from .frames import FRAMES
 from .library_objects import LIBRARIES
 from .names import is_own_class, is_own_module, module_name, module_of, qualified_name
@@ -20,12 +30,12 @@ from .values import VALUES
 if TYPE_CHECKING:
     from .hashing import Encoder
 
-__all__ = ["Treatment", "register_hasher", "treatment_for"]
+__all__ = ["Hasher", "hasher_for", "register_hasher"]
 
 
-Treatment = Callable[["Encoder", Any], bytes]
+Hasher = Callable[["Encoder", Any], bytes]
 
-_STAND_INS: Final = {**VALUES, **ARRAYS, **FRAMES, **LIBRARIES}
+_CANONICAL_FORMS: Final = {**VALUES, **ARRAYS, **FRAMES, **LIBRARIES}
 _HEAP_TYPE: Final = 1 << 9
 _KEYED_BY_VALUE: Final = frozenset(
     {
@@ -45,19 +55,19 @@ _KEYED_BY_VALUE: Final = frozenset(
         type(None),
     }
 )
-_hashers: Final[dict[type, Callable[[Any], object]]] = {}
-_found: Final[dict[type, Treatment]] = {}
+_registered: Final[dict[type, Callable[[Any], object]]] = {}
+_hashers: Final[dict[type, Hasher]] = {}
 
 
 def register_hasher(type_: type, function: Callable[[Any], object]) -> None:
-    """Let `function(value)` stand for a value of a class that isn't yours, and of its subclasses.
+    """Hash objects of a class that isn't yours, and of its subclasses, by what `function(value)` returns.
 
-    What it returns is hashed together with the class's name. A hasher of the subclass itself, or a
-    `__job_key__` that the subclass defines, comes before it.
+    The returned value is hashed together with the class's name. A hasher that is registered for a subclass, or a
+    `__job_key__` that a subclass defines, takes precedence.
 
     Raises:
         TypeError: when `type_` isn't a class.
-        ValueError: when it is a builtin that a key is always made of by value.
+        ValueError: when it is a builtin that is always keyed by value.
 
     >>> class Connection:
     ...     def __init__(self, url):
@@ -65,97 +75,99 @@ def register_hasher(type_: type, function: Callable[[Any], object]) -> None:
     >>> register_hasher(Connection, lambda connection: connection.url)
     """
     if not isinstance(type_, type):
-        raise TypeError(f"register_hasher takes a class, not {type_!r}. Pass the class of the values.")
+        raise TypeError(f"type_ must be a class, not {type(type_).__name__}")
     if type_ in _KEYED_BY_VALUE:
-        raise ValueError(f"{type_.__name__} is always keyed by value. Register a class of your own.")
-    _hashers[type_] = function
-    _found.clear()
+        raise ValueError(
+            f"{type_.__name__} is always keyed by value. Register a hasher for a class of your own."
+        )
+    _registered[type_] = function
+    _hashers.clear()
 
 
-def treatment_for(cls: type) -> Treatment:
-    """How objects of exactly this class are hashed."""
-    treatment = _found.get(cls)
-    if treatment is None:
-        if len(_found) > 10_000:  # classes made on the fly would otherwise live for ever
-            _found.clear()
-        treatment = _found[cls] = _of_the_user(cls) or _with_its_code(cls, _of_the_library(cls))
-    return treatment
+def hasher_for(cls: type) -> Hasher:
+    """Return the hasher for objects of exactly this class."""
+    hasher = _hashers.get(cls)
+    if hasher is None:
+        if len(_hashers) > 10_000:  # else classes that are made at run time would live for ever
+            _hashers.clear()
+        hasher = _hashers[cls] = _of_the_user(cls) or _with_its_code(cls, _of_the_library(cls))
+    return hasher
 
 
-def _with_its_code(cls: type, treatment: Treatment) -> Treatment:
+def _with_its_code(cls: type, hasher: Hasher) -> Hasher:
     if not is_own_class(cls) or issubclass(cls, type):
-        return treatment
+        return hasher
 
     def with_its_code(encoder: Encoder, value: Any) -> bytes:
         try:
-            encoding = treatment(encoder, value)
+            encoding = hasher(encoder, value)
         except Refusal as refusal:
-            refusal.passes(cls)
+            refusal.note_holder(cls)
             raise
         return encoder.with_methods(encoding, cls)
 
     return with_its_code
 
 
-def _of_the_user(cls: type) -> Treatment | None:
+def _of_the_user(cls: type) -> Hasher | None:
     for base in cls.__mro__:
-        if base in _hashers:
-            return _by_hasher(cls, _hashers[base])
+        if base in _registered:
+            return _by_hasher(cls, _registered[base])
         if "__job_key__" in base.__dict__:
             return _by_job_key
     return None
 
 
-def _of_the_library(cls: type) -> Treatment:
+def _of_the_library(cls: type) -> Hasher:
     if issubclass(cls, type):
-        made = _STAND_INS.get(rooted_name(cls))
+        made = _CANONICAL_FORMS.get(rooted_name(cls))
         return _class if made is None else _by_base(cls, cls, made)
     if issubclass(cls, ModuleType):
         return _module
     if issubclass(cls, Enum):
-        return _by_stand_in(qualified_name(cls), _enum_member, leaf=True)
+        return _by_canonical_form(qualified_name(cls), _enum_member, leaf=True)
     names = [(base, rooted_name(base)) for base in cls.__mro__ if base is not object or cls is object]
     reasons = [NO_VALUE[name] for _, name in names if name in NO_VALUE]
-    stand_ins = [(base, _STAND_INS[name]) for base, name in names if name in _STAND_INS]
+    forms = [(base, _CANONICAL_FORMS[name]) for base, name in names if name in _CANONICAL_FORMS]
     if not isinstance(getattr(cls, "__next__", _no_iterator), FunctionType):
-        reasons.append("an iterator is used up by looking at it; pass a list")
+        reasons.append(NO_VALUE["generator"])
     if reasons:
         return _refused(reasons[0])
-    return _by_base(cls, *stand_ins[0]) if stand_ins else _by_reduction
+    return _by_base(cls, *forms[0]) if forms else _by_reduction
 
 
 def _no_iterator() -> None:
-    """Stand for the `__next__` that a class has not."""
+    """Stand in for a missing `__next__`."""
 
 
 def _header(tag: bytes, label: str) -> bytes:
     return tag + dumps(label, 2)
 
 
-def _by_stand_in(label: str, function: Callable[[Any], object], *, leaf: bool) -> Treatment:
+def _by_canonical_form(label: str, function: Callable[[Any], object], *, leaf: bool) -> Hasher:
     header = _header(b"o", label)
 
-    def leaf_treatment(encoder: Encoder, value: Any) -> bytes:
+    def leaf_hasher(encoder: Encoder, value: Any) -> bytes:
         return encoder.wrap(header, function(value))
 
-    def treatment(encoder: Encoder, value: Any) -> bytes:
+    def hasher(encoder: Encoder, value: Any) -> bytes:
         known = encoder.graph.enter(value)
         if known is not None:
             return known
         return encoder.graph.leave(value, encoder.wrap(header, function(value)))
 
-    return leaf_treatment if leaf else treatment
+    return leaf_hasher if leaf else hasher
 
 
-def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
-    label = stand_in.label or rooted_name(base)
+def _by_base(cls: type, base: type, canonical_form: CanonicalForm) -> Hasher:
+    label = canonical_form.label or rooted_name(base)
     same_library = module_of(cls).partition(".")[0] == module_of(base).partition(".")[0]
-    is_open = stand_in.is_open and (cls.__dictoffset__ or not stand_in.is_whole)
-    function = _with_attributes(stand_in) if is_open else stand_in.function
-    if stand_in.is_whole and (same_library or not cls.__dictoffset__):
-        return _by_stand_in(qualified_name(cls), function, leaf=stand_in.leaf)
-    if cls is base or (stand_in.sealed and same_library):
-        return _by_stand_in(label, function, leaf=stand_in.leaf)
+    is_open = canonical_form.is_open and (cls.__dictoffset__ or not canonical_form.is_whole)
+    function = _with_attributes(canonical_form) if is_open else canonical_form.function
+    if canonical_form.is_whole and (same_library or not cls.__dictoffset__):
+        return _by_canonical_form(qualified_name(cls), function, leaf=canonical_form.leaf)
+    if cls is base or (canonical_form.sealed and same_library):
+        return _by_canonical_form(label, function, leaf=canonical_form.leaf)
     reduces = cls.__reduce__ is not base.__reduce__ or cls.__reduce_ex__ is not base.__reduce_ex__
     if reduces and module_of(base) == "builtins":
         return _by_reduction
@@ -163,30 +175,30 @@ def _by_base(cls: type, base: type, stand_in: StandIn) -> Treatment:
     def extended(value: Any) -> object:
         return Parts(
             {
-                label: stand_in.function(value),
-                "and": own_attributes(value, base, stand_in.internal | _kept_accessors(cls)),
+                label: canonical_form.function(value),
+                "and": own_attributes(value, base, canonical_form.internal | _kept_accessors(cls)),
             }
         )
 
-    return _by_stand_in(qualified_name(cls), extended, leaf=False)
+    return _by_canonical_form(qualified_name(cls), extended, leaf=False)
 
 
-def _with_attributes(stand_in: StandIn) -> Callable[[Any], object]:
+def _with_attributes(canonical_form: CanonicalForm) -> Callable[[Any], object]:
     def with_attributes(value: Any) -> object:
         cls = type(value)
-        given = vars(value).keys() - stand_in.internal - _kept_accessors(cls)
-        if stand_in.keeps_private:
+        given = vars(value).keys() - canonical_form.internal - _kept_accessors(cls)
+        if canonical_form.keeps_private:
             given = {name for name in given if not (name.startswith("_") or hasattr(cls, name))}
         if not given:
-            return stand_in.function(value)
+            return canonical_form.function(value)
         attributes = Attributes({name: vars(value)[name] for name in given})
-        return Parts({"value": stand_in.function(value), "attributes": attributes})
+        return Parts({"value": canonical_form.function(value), "attributes": attributes})
 
     return with_attributes
 
 
 def _kept_accessors(cls: type) -> AbstractSet[str]:
-    """Names under which pandas and polars keep in an object what `.str` or a registered namespace once gave."""
+    """Return the attributes in which pandas and polars cache accessors, such as `.str` or a registered namespace."""
     accessors: AbstractSet[str] = getattr(cls, "_accessors", frozenset())
     return accessors
 
@@ -196,31 +208,29 @@ def _enum_member(member: Any) -> object:
     return member._name_, value if type(value) in {int, str, float, bool, bytes} else None
 
 
-def _by_hasher(cls: type, function: Callable[[Any], object]) -> Treatment:
+def _by_hasher(cls: type, function: Callable[[Any], object]) -> Hasher:
     header = _header(b"r", qualified_name(cls))
 
-    def treatment(encoder: Encoder, value: Any) -> bytes:
+    def hasher(encoder: Encoder, value: Any) -> bytes:
         known = encoder.graph.enter(value)
         if known is not None:
             return known
         try:
-            stand_in = function(value)
+            canonical_form = function(value)
         except (RecursionError, MemoryError):
             raise
         except Exception as error:
-            reason = f"the function that register_hasher was given for it raised {told(error)}"
+            reason = f"its registered hasher raised {error_text(error)}"
             raise refuse(cls, reason) from error
         try:
-            encoding = encoder.wrap(header, stand_in)
+            encoding = encoder.wrap(header, canonical_form)
         except Refusal as refusal:
             name = qualified_name(cls)
-            refusal.passes(
-                cls, f"let the function that register_hasher was given for {name} return what can be keyed"
-            )
+            refusal.note_holder(cls, f"let the hasher registered for {name} return a value that has a key")
             raise
         return encoder.graph.leave(value, encoding)
 
-    return treatment
+    return hasher
 
 
 def _has_job_key(cls: type) -> bool:
@@ -237,20 +247,20 @@ def _by_job_key(encoder: Encoder, value: Any) -> bytes:
     except (RecursionError, MemoryError):
         raise
     except Exception as error:
-        error.add_note(f"It was raised by {name}.__job_key__, which a job key was to be made of.")
+        error.add_note(f"Raised by {name}.__job_key__ while a job key was made.")
         raise Raised(error) from error
     try:
         encoding = encoder.wrap(_header(b"k", name), key)
     except Refusal as refusal:
         cls = type(value)
-        refusal.passes(cls, f"let {cls.__qualname__}.__job_key__ return what can be keyed")
+        refusal.note_holder(cls, f"let {cls.__qualname__}.__job_key__ return a value that has a key")
         refusal.steps.append(".__job_key__()")
         raise
     return encoder.graph.leave(value, encoding)
 
 
 def _by_reduction(encoder: Encoder, value: Any) -> bytes:
-    if _has_job_key(type(value)):  # given to the class after its objects were first met
+    if _has_job_key(type(value)):  # was added to the class after its hasher was chosen
         return _by_job_key(encoder, value)
     known = encoder.graph.enter(value)
     if known is not None:
@@ -259,7 +269,7 @@ def _by_reduction(encoder: Encoder, value: Any) -> bytes:
     try:
         encoding = encoder.wrap(header, reduced(value))
     except Refusal as refusal:
-        refusal.passes(type(value))
+        refusal.note_holder(type(value))
         raise
     return encoder.graph.leave(value, encoding)
 
@@ -274,10 +284,10 @@ def _module(encoder: Encoder, module: ModuleType) -> bytes:
     return encoder.wrap(_header(b"o", "module"), module_name(module.__name__))
 
 
-def _refused(reason: str) -> Treatment:
-    def treatment(_encoder: Encoder, value: Any) -> bytes:
+def _refused(reason: str) -> Hasher:
+    def hasher(_encoder: Encoder, value: Any) -> bytes:
         if _has_job_key(type(value)):
             return _by_job_key(_encoder, value)
         raise refuse(type(value), reason)
 
-    return treatment
+    return hasher

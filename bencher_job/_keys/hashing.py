@@ -1,19 +1,19 @@
 """Hash any value to a digest.
 
-Objects are numbered as they are met. One that is met again before all that it leads to is known (it stands
-above, or in the same tangle of cycles) is encoded as the distance back to it, which is the same wherever the
-tangle hangs. When nothing in an object leads further back than to itself, its encoding depends on it alone,
-and is kept: shared objects and equal objects then look alike. This is Tarjan's algorithm for strongly
-connected components.
+Objects are numbered in the order of the walk. An object that is met again while it is still unresolved (because it
+contains the current object, or belongs to the same component of cycles) is encoded as the distance back to it. This
+distance does not depend on where the component is referred to. An object that leads no further back than to itself has
+an encoding that depends on it alone. That encoding is kept, so shared objects and equal objects are encoded alike.
+This is Tarjan's algorithm for strongly connected components.
 
-    plain value   None, bool, int, float, complex, str, bytes: its marshal of version 2, which has no identity
-    container     "#" and the digest of a tag, its length, and its members so encoded
-    other object  "#" and the digest of a tag, its class's name, and what stands for it
+    plain value   None, bool, int, float, complex, str, bytes: its marshal of version 2, which ignores identity
+    container     "#" and the digest of a tag, its length, and its encoded members
+    other object  "#" and the digest of a tag, its class's name, and its canonical form
 
-Every encoding tells what it is and where it ends, so that a sequence of them can be read in one way only. One
-`marshal` call for a list of plain values gives what one call a member would: which, is a matter of speed.
+Every encoding states its kind and its length, so a sequence of encodings can be read in one way only. A list of plain
+values takes one `marshal` call, which is faster than one for each member and gives the same bytes.
 
-Digests are SHA-256 of small input and BLAKE3 of large, whichever is faster.
+Digests are SHA-256 for small input and BLAKE3 for large input, whichever is faster.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from .canonical import (
     Parts,
     Raised,
     Refusal,
-    leave_out,
+    error_text,
+    ignore_remedy,
+    key_remedy,
     refuse,
     sentence,
-    tell_key,
-    told,
 )
-from .hashers import Treatment, register_hasher, treatment_for
+from .hashers import Hasher, hasher_for, register_hasher
 from .names import qualified_name
 
 __all__ = [
@@ -64,16 +64,55 @@ __all__ = [
 ]
 
 
-_DISTANCE: Final = struct.Struct("<I")
+KEY_VERSION: Final = 4
+"""Increases with every change of an encoding."""
+
+CodeHasher = Callable[[Any, str], bytes]
+CodeHook = Callable[..., bytes]
+Known = dict[tuple[int, bool], tuple[object, bytes, bool, "Seen"]]
+"""Encoded arguments, by identity and whether the argument is its default: the object itself, to keep it alive, its
+encoding, whether code counted, and the attributes in it."""
+
+Seen = list[tuple[str, list[str], list[bytes], dict[str, bytes]]]
+"""The attributes of objects that are arguments: the parameter, the names, the encodings, and the digests of these,
+which are made on demand."""
+
+_LARGE: Final = 1 << 14
+"""Size in bytes from which BLAKE3 is faster than SHA-256."""
+
+_IN_PLACE: Final = 1 << 20
+"""Size in bytes from which `bytes` are hashed without a copy."""
+
+_PARALLEL: Final = 1 << 22
+"""Size in bytes from which several cores are faster than one."""
+
+_MOST_THREADS: Final = 8
+
+UNCHANGEABLE: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
+"""Types of immutable values that are fully described by their value."""
+
+_PLAIN: Final = UNCHANGEABLE
+_SHORT: Final = _PLAIN - {bytes}
+_SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
+_LONGEST_ARGUMENTS: Final = 256
+"""Size in bytes up to which encoded arguments are not digested: they are stored with each entry."""
+
+WITH_CODE: Final = b"&"
+"""First byte of encoded arguments that include code: objects of the user's own classes, functions."""
+
+_NOTHING: Final = object()
+_THE_DEFAULT: Final = Parts({"default": None})
+_code_hashers: list[CodeHook] = []
+_UINT32: Final = struct.Struct("<I")
 _MOST_FORGOTTEN: Final = 100_000
 
 
-class Tangled(Exception):  # nobody sees it: it becomes an UnkeyableArgument
-    """Sets refer to objects that refer back in more ways than can be followed."""
+class Tangled(Exception):  # internal: it becomes an UnkeyableArgument
+    """Members of sets refer to each other in too many ways to follow."""
 
 
 class Graph:
-    """The objects on the way to the one that is being hashed, and those that are done."""
+    """The objects on the path to the one that is being encoded, and the finished ones."""
 
     __slots__ = ("_components", "_done", "_forgotten", "_lows", "_numbers", "_open", "_starts", "_unresolved")
 
@@ -88,12 +127,12 @@ class Graph:
         self._forgotten = 0
 
     def enter(self, value: object) -> bytes | None:
-        """Begin an object, unless its encoding is known: then give that, and it isn't begun."""
+        """Begin an object; if its encoding is known, return it and begin nothing."""
         key = id(value)
         number = self._numbers.get(key)
         if number is not None:
             self._lows[-1] = min(self._lows[-1], number)
-            return b"^" + _DISTANCE.pack(len(self._numbers) - number)
+            return b"^" + _UINT32.pack(len(self._numbers) - number)
         component = self._components.get(key)
         done = self._done.get(key)
         if done is not None and not self._open.get(component):
@@ -107,7 +146,7 @@ class Graph:
         return None
 
     def leave(self, value: object, encoding: bytes) -> bytes:
-        """End the object that was entered last, with its encoding."""
+        """End the object that was entered last, and return its encoding."""
         key = id(value)
         low, start, number = self._lows.pop(), self._starts.pop(), self._numbers[key]
         component = self._components.get(key)
@@ -116,79 +155,37 @@ class Graph:
         if low < number:
             self._lows[-1] = min(self._lows[-1], low)
             return encoding
-        tangle = self._unresolved[start:]
+        members = self._unresolved[start:]
         del self._unresolved[start:]
-        for member in tangle:
+        for member in members:
             self._numbers.pop(id(member), None)
-        if len(tangle) > 1:
-            self._components.update(dict.fromkeys(map(id, tangle), object()))
+        if len(members) > 1:
+            self._components.update(dict.fromkeys(map(id, members), object()))
         self._done[key] = encoding, value
         return encoding
 
     @property
     def depth(self) -> int:
-        """How many objects are begun."""
+        """The number of objects that were entered and not left."""
         return len(self._numbers)
 
     def mark(self) -> int:
-        """A place to forget back to, before a member of a container that has no order."""
+        """Return a position for `forget`; taken before each member of an unordered container."""
         return len(self._unresolved)
 
     def forget(self, mark: int) -> None:
-        """Hide what was met since from the next member of a container that has no order."""
+        """Hide the objects met since `mark` from the next member of an unordered container."""
         for member in self._unresolved[mark:]:
             self._forgotten += self._numbers.pop(id(member), None) is not None
         if self._forgotten > _MOST_FORGOTTEN:
             raise Tangled
 
 
-KEY_VERSION: Final = 4
-"""Goes up with every change of an encoding."""
-
-CodeHasher = Callable[[Any, str], bytes]
-CodeHook = Callable[..., bytes]
-Known = dict[tuple[int, bool], tuple[object, bytes, bool, "Seen"]]
-"""Objects that were encoded as arguments, by identity and whether they stood for a default: themselves, so that they
-live on, their encoding, whether code counted, and the attributes that were met."""
-
-Seen = list[tuple[str, list[str], list[bytes], dict[str, bytes]]]
-"""Attributes that were met of objects that are arguments: the parameter, their names, and their encodings; and room for
-digests of these, which are made when they are asked for."""
-
-_LARGE: Final = 1 << 14
-"""Size in bytes from which BLAKE3 is faster than SHA-256."""
-
-_IN_PLACE: Final = 1 << 20
-"""Size in bytes from which bytes are hashed where they lie."""
-
-_PARALLEL: Final = 1 << 22
-"""Size in bytes from which several cores are faster than one."""
-
-_MOST_THREADS: Final = 8
-
-UNCHANGEABLE: Final = frozenset({bool, bytes, complex, float, int, str, type(None)})
-"""Types of values that can't change, and that nothing counts of but the value."""
-
-_PLAIN: Final = UNCHANGEABLE
-_SHORT: Final = _PLAIN - {bytes}
-_SORTABLE: Final = {frozenset({int}), frozenset({str}), frozenset({bytes})}
-_LONGEST_ARGUMENTS: Final = 256
-"""Size in bytes up to which encoded arguments stand as they are: so small that they are kept with each entry."""
-
-WITH_CODE: Final = b"&"
-"""What encoded arguments begin with that bring code along: objects of the user's own classes, functions."""
-
-_COUNT: Final = struct.Struct("<I")
-_NOTHING: Final = object()
-_THE_DEFAULT: Final = Parts({"default": None})
-_code_hashers: list[CodeHook] = []
-
-
 def set_code_hasher(hook: CodeHook) -> None:
-    """Let `hook(obj, path, libraries=...)` tell the code of functions and classes that are met as values.
+    """Use `hook(obj, path, libraries=...)` to digest the code of functions and classes that are values.
 
-    The path begins at the object, so it is empty; where an `UnkeyableArgument` of the hook goes on from there
-    with `.name` or `[key]`, that is appended to the object's own path.
+    The path is relative to the object, so it is empty. If the path of an `UnkeyableArgument` from the hook begins
+    with `.name` or `[key]`, it is appended to the object's own path.
     """
     _code_hashers[:] = [hook]
 
@@ -197,7 +194,7 @@ def digest(value: object, path: str = "value") -> bytes:
     """Make the 32-byte digest of a value.
 
     Raises:
-        UnkeyableArgument: when something in it has no value; it names the place, starting with `path`.
+        UnkeyableArgument: when something in it has no key; the error's path starts with `path`.
     """
     return Encoder().digest(value, path)
 
@@ -212,18 +209,20 @@ def encode_arguments(
     known: Known | None = None,
     seen: Seen | None = None,
 ) -> bytes:
-    """Encode the values of a call's parameters, in 256 bytes at most; it begins with `WITH_CODE` where code counts.
+    """Encode the values of a call's parameters in at most 256 bytes, which begin with `WITH_CODE` if code counts.
 
-    The names are for errors, and have their stars: `**options`.
-
-    With `methods` the code of the user's own classes counts with their objects, and with `libraries` the versions of
-    the libraries that it names. A value that has none but is the
-    very object that its parameter has in `defaults` counts as the default, as an `object()` for "not given" does.
-    Objects that are in `known` are not looked at again; the others are noted there. What attributes the objects have
-    that are looked at is noted in `seen`.
+    Args:
+        names: the parameters for errors, with their stars: `**options`.
+        values: their values.
+        defaults: their defaults. A value without a key counts as the default if it is that very object, such as an
+            `object()` that means "not given".
+        methods: whether the code of the user's own classes counts with their objects.
+        libraries: whether the versions of the libraries that this code names count.
+        known: encodings of objects that are not read again; new ones are added.
+        seen: a list to which the attributes of the objects are added.
 
     Raises:
-        UnkeyableArgument: when no key can be made of a value; it names the parameter and the place in it.
+        UnkeyableArgument: when a value has no key; it names the parameter and the place in it.
     """
     encoding = _plain_sequence(values)
     mark = b"#"
@@ -237,16 +236,16 @@ def encode_arguments(
 
 
 def join_key(arguments: bytes, prefix: bytes) -> str:
-    """Make the key of a call, in hexadecimal, of its encoded arguments and of what all its calls share."""
+    """Make the key of a call, in hexadecimal, from its encoded arguments and the prefix of its function."""
     return sha256(arguments + prefix).hexdigest()
 
 
 class Encoder:
-    """Encodes values; what it meets twice within one digest it encodes once.
+    """Encodes values; an object that occurs twice in a digest is encoded once.
 
-    `code` tells the code of functions and classes, in place of the hook that `set_code_hasher` has set. With `methods`
-    the code of a class that the user wrote counts with its objects, since a function may call their methods. With
-    `libraries` the versions of the libraries that met code names count as well.
+    `code` digests the code of functions and classes, in place of the hook from `set_code_hasher`. With `methods` the
+    code of the user's own classes counts with their objects, since a function may call their methods. With `libraries`
+    the versions of the libraries that this code names count as well.
     """
 
     __slots__ = ("_code_hasher", "_libraries", "_methods", "_path", "_seen", "graph", "has_met_code")
@@ -268,8 +267,8 @@ class Encoder:
         self.has_met_code = False
 
     def digest(self, value: object, path: str = "value") -> bytes:
-        """Make the 32-byte digest of a value; `path` is what it goes by in an error."""
-        self.graph = Graph()  # what was met in an earlier digest may have changed since
+        """Make the 32-byte digest of a value; `path` names the value in errors."""
+        self.graph = Graph()  # objects of an earlier digest may have changed since
         return _hash(self._topmost(value, path))
 
     def arguments(
@@ -279,24 +278,26 @@ class Encoder:
         defaults: Sequence[object] = (),
         known: Known | None = None,
     ) -> bytes:
-        """Encode the values of parameters, as the tuple that they are."""
+        """Encode the values of parameters as a tuple."""
         defaults = defaults or (_NOTHING,) * len(values)
         encode = self._topmost if known is None else partial(self._topmost_once, known)
         encodings = [
             encode(value, name, value is default)
             for name, value, default in zip(names, values, defaults, strict=True)
         ]
-        return b"(" + _COUNT.pack(len(values)) + b"".join(encodings)
+        return b"(" + _UINT32.pack(len(values)) + b"".join(encodings)
 
     def _topmost(self, value: object, path: str, is_default: bool = False) -> bytes:
         self._path = path.lstrip("*")
         try:
             return self.encode(value)
         except Refusal as refusal:
-            if is_default and not refusal.steps:  # what holds it has a value, which may change
+            if (
+                is_default and not refusal.steps
+            ):  # only the default itself; a container of it has a value that may change
                 self.graph = Graph()
                 return self.encode(_THE_DEFAULT)
-            raise refusal.at(path) from refusal.__cause__
+            raise refusal.as_error(path) from refusal.__cause__
         except Raised as raised:
             error = raised.error
         except RecursionError:
@@ -311,7 +312,7 @@ class Encoder:
             return self._topmost(value, path, is_default)
         noted = known.get((id(value), is_default))
         if noted is None:
-            # With an encoder of its own: what it shares with the others counts for it as well.
+            # A separate encoder, so that the encoding does not depend on objects that other arguments share with it.
             alone = Encoder(self._code_hasher, methods=self._methods, libraries=self._libraries, seen=[])
             encoding = alone._topmost(value, path, is_default)
             noted = known[id(value), is_default] = value, encoding, alone.has_met_code, alone._seen or []
@@ -321,23 +322,23 @@ class Encoder:
         return noted[1]
 
     def encode(self, value: Any) -> bytes:
-        """Encode a value that is met on the way; whatever its class does, it is refused if it can't be."""
+        """Encode a value; refuse it if its class raises an error."""
         cls = type(value)
         try:
             if cls in _PLAIN:
                 return _plain(value)
-            return (_BUILTINS.get(cls) or treatment_for(cls))(self, value)
+            return (_BUILTINS.get(cls) or hasher_for(cls))(self, value)
         except (Refusal, Raised, RecursionError, Tangled, MemoryError):
             raise
         except Exception as error:
-            raise refuse(cls, f"it can't be looked at: {told(error)}") from error
+            raise refuse(cls, f"reading it raised {error_text(error)}") from error
 
-    def wrap(self, header: bytes, stand_in: object) -> bytes:
-        """Encode an object by its header, which ends of itself, and what stands for it."""
-        return b"#" + _hash(header + self.encode(stand_in))
+    def wrap(self, header: bytes, canonical_form: object) -> bytes:
+        """Encode an object by its self-delimiting header and its canonical form."""
+        return b"#" + _hash(header + self.encode(canonical_form))
 
     def with_methods(self, encoding: bytes, cls: type) -> bytes:
-        """Let the code of an object's class count with the object."""
+        """Add the code of an object's class to its encoding, if methods count."""
         return b"#" + _hash(b"&" + encoding + self.code(cls)) if self._methods else encoding
 
     def name(self, obj: object) -> bytes:
@@ -351,7 +352,7 @@ class Encoder:
         if hasher is None and _code_hashers:
             hasher = partial(_code_hashers[-1], libraries=self._libraries)
         if hasher is None:
-            raise refuse(type(obj), "nothing here tells its code")
+            raise refuse(type(obj), "no hook digests its code")
         try:
             return b"#" + _hash(b"c" + hasher(obj, ""))
         except UnkeyableArgument as error:
@@ -365,14 +366,14 @@ class Encoder:
         encodings: list[bytes] = []
         try:
             for value in values:
-                encodings.append(self.encode(value))  # noqa: PERF401  # an error needs to know how far it came
+                encodings.append(self.encode(value))  # noqa: PERF401  # an error needs the index
         except Refusal as refusal:
             refusal.steps.append(step(len(encodings)))
             raise
         return encodings
 
     def _members(self, values: Sequence[object], step: Callable[[int], str]) -> bytes:
-        return _COUNT.pack(len(values)) + b"".join(self._encodings(values, step))
+        return _UINT32.pack(len(values)) + b"".join(self._encodings(values, step))
 
     def sequence(self, values: list[object] | tuple[object, ...]) -> bytes:
         encoding = _plain_sequence(values)
@@ -417,7 +418,7 @@ class Encoder:
             encodings.append(encode(member))
             self.graph.forget(mark)
         encodings.sort()
-        return self.graph.leave(value, b"#" + _hash(tag + _COUNT.pack(len(encodings)) + b"".join(encodings)))
+        return self.graph.leave(value, b"#" + _hash(tag + _UINT32.pack(len(encodings)) + b"".join(encodings)))
 
     def _pair(self, pair: tuple[object, object]) -> bytes:
         key, value = pair
@@ -441,7 +442,7 @@ class Encoder:
         encodings = self._encodings([parts[name] for name in names], step)
         if attributes and self._seen is not None and self.graph.depth <= 1:
             self._seen.append((self._path, names, encodings, {}))
-        return b"#" + _hash(header + _COUNT.pack(len(names)) + b"".join(encodings))
+        return b"#" + _hash(header + _UINT32.pack(len(names)) + b"".join(encodings))
 
     def content(self, content: Content) -> bytes:
         return b"#" + _hash_content(b"b", content)
@@ -450,7 +451,7 @@ class Encoder:
         return self.name(named.obj)
 
 
-_BUILTINS: Final[dict[type, Treatment]] = {
+_BUILTINS: Final[dict[type, Hasher]] = {
     list: Encoder.sequence,
     tuple: Encoder.sequence,
     dict: Encoder.mapping,
@@ -478,12 +479,12 @@ def _hash_content(tag: bytes, content: Content) -> bytes:
 
 
 def _threads(nbytes: int) -> int:
-    """A number and not `blake3.AUTO`, whose threads a forked child doesn't have and would wait for."""
+    """Return the number of threads. With `blake3.AUTO` a forked child would wait for threads that it doesn't have."""
     return min(cores(), _MOST_THREADS) if nbytes >= _PARALLEL else 1
 
 
 def _refused(value: object, path: str, reason: str) -> Exception:
-    remedies = leave_out(path, ()), tell_key(type(value))
+    remedies = ignore_remedy(path, ()), key_remedy(type(value))
     return UnkeyableArgument(path.lstrip("*"), qualified_name(type(value)), reason, sentence(*remedies))
 
 
@@ -507,7 +508,7 @@ def _plain(value: Any) -> bytes:
 
 
 def _plain_sequence(values: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """Encode a sequence in one call, unless something in it needs more than that."""
+    """Encode a sequence of plain values in one call; None if a member is not plain."""
     try:
         if not _SHORT.issuperset(map(type, values)):
             if not _PLAIN.issuperset(map(type, values)):
@@ -526,7 +527,7 @@ def _plain_sequence(values: list[Any] | tuple[Any, ...]) -> bytes | None:
 
 
 def _one_nan(value: Any) -> Any:
-    """Let all NaNs be one, whatever their sign and payload."""
+    """Replace any NaN, whatever its sign and payload, by one NaN."""
     if value == value:  # noqa: PLR0124
         return value
     if type(value) is float:

@@ -1,4 +1,4 @@
-"""Makes the key of a job: what the function is, what its arguments are, and under which version."""
+"""Make the key of a job from its function, its arguments and the user's version."""
 
 from __future__ import annotations
 
@@ -9,42 +9,48 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .._errors import UnkeyableArgument
 from .._options import libraries_of, names_of, tuple_of
 from .arguments import NO_DEFAULT, Binder, Call, receiver_of
 from .files import absolute
 from .files import by_content as by_its_content
-from .fingerprint import CodeTracker, Fingerprint, PastEdition
+from .fingerprint import CodeTracker, Fingerprint, StoredFunctionVersion
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, Seen, digest, encode_arguments, join_key
 from .names import qualified_name
+from .walker import CodeScope
 
-__all__ = ["CodeScope", "Edition", "Identity", "JobKeys", "anchored_call", "edition_of", "identity_of"]
-
-CodeScope = Literal["deep", "own", "none"]
+__all__ = [
+    "FunctionVersion",
+    "Identity",
+    "JobKeys",
+    "anchored_call",
+    "function_version_of",
+    "identity_of",
+]
 
 LONGEST_VERSION: Final = 200
-"""Length in characters to which the text of a version is cut for people."""
+"""Characters to which the text of a version is cut for display."""
 
 KEYS_KEPT: Final = 4096
-"""How many keys of one function are kept at most, so that a call that is repeated costs no digest."""
+"""How many keys of one function are kept, to save a digest when a call is repeated."""
 
 _DIGEST: Final = 8
 _REPEAT: Final = struct.Struct("<cQ")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Edition:
-    """A function as it stands: what the keys of all its calls share.
+class FunctionVersion:
+    """The current version of a function: everything that the keys of all its calls share.
 
     Attributes:
-        prefix: 32 bytes that are the same in all processes as long as nothing of this changes.
+        prefix: 32 bytes, the same in all processes as long as nothing changes.
         function: module and qualified name.
-        parameters: what enters the key of the arguments: the names of the parameters, marked where they count by
-            content, and the scope of the code where it is less than everything.
-        version: the user's version as text, empty where there is none.
-        fingerprint: what its code did.
+        parameters: the names of the parameters that enter the key, marked if they count by content, and the scope of
+            the code if it is not "deep".
+        version: the user's version as text, empty if there is none.
+        fingerprint: the fingerprint of its code.
     """
 
     prefix: bytes
@@ -53,10 +59,10 @@ class Edition:
     version: str
     fingerprint: Fingerprint
 
-    def as_past(self) -> PastEdition:
-        """Give what is kept of it with entries."""
+    def as_stored(self) -> StoredFunctionVersion:
+        """Return what the store keeps with entries."""
         made = self.fingerprint
-        return PastEdition(
+        return StoredFunctionVersion(
             self.prefix,
             self.function,
             KEY_VERSION,
@@ -68,19 +74,19 @@ class Edition:
         )
 
 
-Identity = tuple[str, bytes, Edition | None]
-"""A job's key, and what it was made of: the encoded arguments, and the function as it stood."""
+Identity = tuple[str, bytes, FunctionVersion | None]
+"""A job's key and its inputs: the encoded arguments and the function version."""
 
 
-_State = tuple[Fingerprint, Edition, Binder, tuple[str, ...], tuple[object, ...], dict[bytes, str]]
-"""What belongs to a fingerprint: the edition, the binder, its labels and defaults, and keys by encoded arguments."""
+_State = tuple[Fingerprint, FunctionVersion, Binder, tuple[str, ...], tuple[object, ...], dict[bytes, str]]
+"""A fingerprint with its function version, binder, the binder's labels and defaults, and keys by encoded arguments."""
 
 
 class JobKeys:
     """Makes the keys of one function's jobs.
 
-    A key is the SHA-256, in 64 hexadecimal digits, of the bound arguments and of what all calls share: the key version,
-    the function's fingerprint, the names of the parameters, and the user's `version`.
+    A key is the SHA-256, in 64 hexadecimal digits, of the bound arguments and of the prefix: the key version, the
+    function's fingerprint, the names of the parameters, and the user's `version`.
     """
 
     def __init__(
@@ -112,7 +118,7 @@ class JobKeys:
             self._version = digest(version, "version")
         except UnkeyableArgument as error:
             raise TypeError(
-                f"version={version!r} can't be part of a key: {error.reason}. Give a number or a text."
+                f"version={version!r} can't be part of a key: {error.reason}. Pass a number or a str."
             ) from error
         self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
         self._code = code
@@ -123,41 +129,41 @@ class JobKeys:
         self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
     def _places_by_content(self, binder: Binder) -> tuple[int, ...]:
-        """Where the parameters stand whose files count and not their names."""
+        """Return the positions of the parameters that count by content."""
         if unknown := [name for name in self._by_content if name not in binder.names]:
             raise ValueError(
-                f"by_content={unknown[0]!r} is no parameter that enters the key. Name one that does: "
-                f"{', '.join(binder.names) or 'there is none'}."
+                f"by_content={unknown[0]!r} is not a parameter that enters the key. Such parameters are: "
+                f"{', '.join(binder.names) or 'none'}."
             )
         return tuple(binder.names.index(name) for name in self._by_content)
 
     @property
     def is_ready(self) -> bool:
-        """Whether the function's code has been read, so that the key of a call with small arguments is quick."""
+        """Whether the function's code has been read, so that keys of small arguments are made quickly."""
         return self._state is not None
 
     @property
     def binder(self) -> Binder:
-        """Binds calls to the signature and the defaults that the function has now."""
+        """The binder for the current signature and defaults."""
         return self._state_under(self.tracker.current())[2]
 
     @property
-    def edition(self) -> Edition:
-        """The function as it stands now."""
+    def function_version(self) -> FunctionVersion:
+        """The current function version."""
         return self._state_under(self.tracker.current())[1]
 
     def key(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """Make the key of one call.
 
         Raises:
-            UnkeyableArgument: when no key can be made of an argument.
+            UnkeyableArgument: when an argument has no key.
             TypeError: when the arguments don't fit the function.
         """
         return self.identity(args, kwargs)[0]
 
-    def _state_of(self, edition: Edition | None) -> _State:
+    def _state_of(self, function_version: FunctionVersion | None) -> _State:
         state = self._state
-        if state is None or edition is None or state[1] is not edition:
+        if state is None or function_version is None or state[1] is not function_version:
             state = self._state_under(self.tracker.current())
         return state
 
@@ -166,23 +172,26 @@ class JobKeys:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         known: Known | None = None,
-        edition: Edition | None = None,
+        function_version: FunctionVersion | None = None,
     ) -> Identity:
-        """Make the key of one call, with what it is made of.
+        """Make the key of one call, and return it with its inputs.
 
-        Of several calls that share large arguments each of these is read once, as long as they share a `known`. With an
-        `edition` that has just been looked at the code is not looked at again.
+        Args:
+            args: the positional arguments.
+            kwargs: the keyword arguments.
+            known: shared by several calls, so that large arguments that they have in common are read once.
+            function_version: the current function version, if it was just checked; the code is not checked again.
 
         Raises:
-            UnkeyableArgument: when no key can be made of an argument.
+            UnkeyableArgument: when an argument has no key.
             TypeError: when the arguments don't fit the function.
         """
         state = self._state
-        if edition is None or state is None or state[1] is not edition:
+        if function_version is None or state is None or state[1] is not function_version:
             fingerprint = self.tracker.current()
             if state is None or state[0] is not fingerprint:
                 state = self._state_under(fingerprint)
-        _, edition, binder, labels, defaults, keys = state
+        _, function_version, binder, labels, defaults, keys = state
         values = binder.bind(*args, **kwargs)
         if self._places:
             values = self._with_contents(binder, values)
@@ -192,13 +201,13 @@ class JobKeys:
         )
         key = keys.get(bound)
         if key is None:
-            key = join_key(bound, edition.prefix)
+            key = join_key(bound, function_version.prefix)
             if len(keys) >= KEYS_KEPT:
                 keys.clear()
             keys[bound] = key
             if seen:
                 self._note(key, seen)
-        return key, bound, edition
+        return key, bound, function_version
 
     def _note(self, key: str, seen: Seen) -> None:
         if len(self._attributes) >= KEYS_KEPT:
@@ -213,82 +222,90 @@ class JobKeys:
         self._attributes[key] = digests
 
     def attributes(self, key: str) -> Mapping[str, bytes]:
-        """What the attributes were of objects that were arguments of a call, as digests: `model.rate`.
+        """Return digests of the attributes of objects that were arguments of a call, by path: `model.rate`.
 
-        Empty where its key was not made in this process.
+        Empty if the key was not made in this process.
         """
         return self._attributes.get(key, {})
 
-    def check_of(self, edition: Edition | None) -> Callable[[], bool] | None:
-        """Give what tells whether a call whose arguments can't change still has the key that it had in an edition.
+    def check_of(self, function_version: FunctionVersion | None) -> Callable[[], bool] | None:
+        """Return the function that checks whether calls with immutable arguments still have the keys of this version.
 
-        None where that depends on more than code and arguments, or what tells it is not at hand.
+        None if their keys depend on more than code and arguments, or if no check is available.
         """
         state = self._state
-        if state is None or state[1] is not edition or self._places:
+        if state is None or state[1] is not function_version or self._places:
             return None
         if not all(default is NO_DEFAULT or type(default) in UNCHANGEABLE for default in state[4]):
-            return None  # a default that can be changed in place is bound as it is at each call
+            return None  # a mutable default is bound in its current state at each call
         return self.tracker.check_of(state[0])
 
     @property
     def reads_files(self) -> bool:
-        """Whether arguments count by the content of files."""
+        """Whether some parameters count by the content of files."""
         return bool(self._by_content)
 
     def anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Make the paths of a call absolute that count by content, so that its job reads the files that its key is of.
+        """Make paths that count by content absolute, so that the job reads the files that its key was made from.
 
-        The current folder may be another one where and when it runs.
+        The current folder may be a different one when the job runs.
         """
         if self._by_content:
             try:
                 return self.binder.replaced(args, kwargs, self._by_content, absolute)
-            except FileNotFoundError:  # the current folder is gone, as whoever makes the key will tell
+            except FileNotFoundError:  # the current folder is gone: making the key reports it
                 pass
         return args, kwargs
 
     def repeated(self, identity: Identity, repeat: int) -> Identity:
-        """Make the key of one of several repeats of a call; the first has the key of the call itself."""
-        _, bound, edition = identity
-        if repeat == 0 or edition is None:
+        """Return the identity of one of several repeats of a call; repeat 0 has the key of the call itself."""
+        _, bound, function_version = identity
+        if repeat == 0 or function_version is None:
             return identity
         bound += _REPEAT.pack(b"*", repeat)
-        key = join_key(bound, edition.prefix)
+        key = join_key(bound, function_version.prefix)
         if seen := self._attributes.get(identity[0]):
             self._attributes[key] = seen
-        return key, bound, edition
+        return key, bound, function_version
 
     def _entering(self, binder: Binder) -> tuple[str, ...]:
         names = (f"{name} (by content)" if name in self._by_content else name for name in binder.names)
         return (*names, *(() if self._code == "deep" else (f"code={self._code}",)))
 
     def spelled(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], edition: Edition | None = None
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], function_version: FunctionVersion | None = None
     ) -> tuple[Call, dict[str, Any], tuple[tuple[object, object], ...]]:
-        """Spell a call, name its arguments, and give what counts by content for it, with what stands for that now.
+        """Return the canonical spelling of a call, its arguments by name, and pairs of files with their contents.
 
-        With an `edition` that has just been looked at the code is not looked at again.
+        The pairs hold each value that counts by content, and its `by_content`. A `function_version` that was just
+        checked saves checking the code again.
 
         Raises:
-            UnkeyableArgument: when what counts by content is no file.
+            UnkeyableArgument: when a value that counts by content is not a file or a folder.
             TypeError: when the arguments don't fit the function.
         """
-        state = self._state_of(edition)
-        fingerprint, edition, binder = state[:3]
+        state = self._state_of(function_version)
+        fingerprint, function_version, binder = state[:3]
         call, arguments = binder.spelled(args, kwargs)
         if self._depended_on[0] is not fingerprint:
             self._depended_on = fingerprint, fingerprint.files
         has_files = self._places or self._depended_on[1]
-        return call, arguments, self._files(args, kwargs, edition, binder) if has_files else ()
+        return call, arguments, self._files(args, kwargs, function_version, binder) if has_files else ()
 
     def _files(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], edition: Edition, binder: Binder
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        function_version: FunctionVersion,
+        binder: Binder,
     ) -> tuple[tuple[object, object], ...]:
         values = binder.bind(*args, **kwargs)
         contents = self._with_contents(binder, values)
         arguments = [(values[place], contents[place]) for place in self._places]
-        return (*arguments, *((path, ("content", content)) for path, content in edition.fingerprint.files))
+        return (
+            *arguments,
+            *((path, ("content", content)) for path, content in function_version.fingerprint.files),
+        )
 
     def _with_contents(self, binder: Binder, values: tuple[object, ...]) -> tuple[object, ...]:
         contents = list(values)
@@ -306,22 +323,24 @@ class JobKeys:
         return tuple(contents)
 
     def _state_under(self, fingerprint: Fingerprint) -> _State:
-        """What belongs to a fingerprint, which threads see change as one."""
+        """Return the state for a fingerprint; it is replaced as a whole, since threads share it."""
         state = self._state
         if state is None or state[0] is not fingerprint:
             binder = Binder(self._function, self._ignored_parameters)
             self._places = self._places_by_content(binder)
             prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
             name = qualified_name(self._function)
-            edition = Edition(prefix, name, self._entering(binder), self._version_text, fingerprint)
-            state = self._state = fingerprint, edition, binder, binder.labels, binder.defaults, {}
+            function_version = FunctionVersion(
+                prefix, name, self._entering(binder), self._version_text, fingerprint
+            )
+            state = self._state = fingerprint, function_version, binder, binder.labels, binder.defaults, {}
         return state
 
 
 def anchored_call(
     function: Callable[..., Any], positional: tuple[Any, ...], job_args: dict[str, Any]
 ) -> Call:
-    """Make the paths of a call of any function absolute that count by content."""
+    """Make paths in a call of any function absolute if they count by content."""
     if getattr(type(function), "_bencher_job_cached", False):
         return function._anchored(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
     return positional, job_args
@@ -330,17 +349,17 @@ def anchored_call(
 def identity_of(
     function: Callable[..., Any], positional: Sequence[Any], job_args: Mapping[str, Any]
 ) -> Identity:
-    """Make the key of a call of any function; a function that `cached_job` made answers for itself."""
+    """Make the key of a call of any function, with its options if it is a cached function."""
     if getattr(type(function), "_bencher_job_cached", False):
         return function._identity(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
     return _keys_of(function).identity(positional, job_args)
 
 
-def edition_of(function: Callable[..., Any]) -> Edition:
-    """Give any function as it stands now: the same object while nothing of it changes, if it is a plain function."""
+def function_version_of(function: Callable[..., Any]) -> FunctionVersion:
+    """Return the current version of any function; of a plain function the same object until it changes."""
     if getattr(type(function), "_bencher_job_cached", False):
-        return function.cache.keys.edition  # type: ignore[attr-defined, no-any-return]
-    return _keys_of(function).edition
+        return function.cache.keys.function_version  # type: ignore[attr-defined, no-any-return]
+    return _keys_of(function).function_version
 
 
 def _keys_of(function: Callable[..., Any]) -> JobKeys:

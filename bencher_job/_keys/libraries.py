@@ -2,7 +2,7 @@
 
     sklearn.svm.SVC -> site-packages/sklearn/__init__.py -> scikit_learn-1.7.0.dist-info -> scikit-learn 1.7.0
 
-The metadata folders are read here: a lookup takes a tenth of a millisecond, where
+The metadata folders are read directly: a lookup takes a tenth of a millisecond,
 `importlib.metadata.packages_distributions` takes hundreds.
 """
 
@@ -24,10 +24,10 @@ from .names import site_folder
 __all__ = ["distributions_of", "normalized", "other_versions", "version_of"]
 
 _GRAIN: Final = 0.1
-"""Seconds in which a process that has started has loaded no library yet: the clocks of files are coarse."""
+"""Seconds after its start in which a process has loaded no library yet; file times are coarse."""
 
 _LOOK_AGAIN: Final = 0.5
-"""Seconds after which the metadata of a distribution is looked at again."""
+"""Seconds after which the metadata of a distribution is read again."""
 
 _METADATA: Final = re.compile(r"(.+?)-([^-]+)(?:-py[\d.]+)?\.(?:dist-info|egg-info)")
 _folders: Final[dict[str, str]] = {}
@@ -42,7 +42,7 @@ class _Metadata(NamedTuple):
     path: str
 
     def file(self) -> str:
-        """The file that has the version; the folder itself where it has none."""
+        """Return the file with the version, or the folder if there is no such file."""
         for name in ("METADATA", "PKG-INFO"):
             path = os.path.join(self.path, name)
             if os.path.exists(path):
@@ -50,20 +50,20 @@ class _Metadata(NamedTuple):
         return self.path
 
     def changed(self) -> float:
-        """When it was installed, in seconds since the epoch. Some installers keep the times of files."""
+        """Return the time of installation in seconds since the epoch; some installers keep the times of files."""
         return max(os.stat(self.path).st_mtime, os.stat(self.file()).st_mtime)
 
     def lists(self, file: str) -> bool | None:
-        """Whether it lists a file; None where it lists none at all."""
+        """Return whether it lists a file; None if it has no list."""
         record = _record(self.path, _mtime(self.path))
         return None if record is None else f"\n{file},".encode() in record
 
 
 def distributions_of(name: str) -> tuple[tuple[str, str], ...]:
-    """Give name and version of each distribution that a module, or what it holds under a dotted name, belongs to.
+    """Return name and version of each distribution that the module of a dotted name belongs to.
 
-    There is none for the standard library and for the user's own code. A file that several distributions list belongs
-    to each. What isn't loaded is looked for, and not imported.
+    The standard library and the user's own code belong to none. A file that several distributions list belongs to
+    each. A module that isn't loaded is located, not imported.
     """
     found: tuple[tuple[str, str], ...] = ()
     locations: Any = None
@@ -76,16 +76,16 @@ def distributions_of(name: str) -> tuple[tuple[str, str], ...]:
         if file is not None:
             found = _distributions_of_file(os.path.abspath(file)) or found
         if locations is None or (file is not None and len(found) < 2):
-            break  # else a package that distributions share: what lies deeper belongs to one of them
+            break  # else several distributions share the package, and a deeper module belongs to one of them
     return found
 
 
 def version_of(name: str) -> str | None:
-    """Give the version of an installed distribution; None where it is not installed."""
+    """Return the version of an installed distribution; None if it is not installed."""
     found = _metadata_of(name)
     if found is not None:
         return _version_in(found)
-    import importlib.metadata  # takes long to import; it knows distributions that lie in no folder
+    import importlib.metadata  # slow to import; it finds distributions that are in no folder
 
     try:
         return importlib.metadata.version(name)
@@ -94,9 +94,9 @@ def version_of(name: str) -> str | None:
 
 
 def other_versions(versions: Mapping[str, str]) -> tuple[tuple[str, str, str], ...]:
-    """Give the distributions that have another version here: name, the version that was given, and the one here.
+    """Return the distributions whose version differs here: name, the given version, and the version here.
 
-    One that was installed after this process started is another: nobody can tell which version the process has loaded.
+    A distribution that was installed after this process started differs, since either version may be loaded.
     """
     return tuple(
         (name, version, here)
@@ -106,7 +106,7 @@ def other_versions(versions: Mapping[str, str]) -> tuple[tuple[str, str, str], .
 
 
 def normalized(name: str) -> str:
-    """Give the name of a distribution as it is compared: `scikit-learn` for `Scikit_Learn`."""
+    """Return the normalized name of a distribution: `scikit-learn` for `Scikit_Learn`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -114,7 +114,7 @@ _looked: Final[dict[str, tuple[float, str]]] = {}
 
 
 def _version_here(name: str) -> str:
-    """Say which version of a distribution this process has, as of half a second ago at most: quick jobs are many."""
+    """Return the version of a distribution in this process, cached for half a second for the sake of quick jobs."""
     now = time.monotonic()
     at, version = _looked.get(name, (-_LOOK_AGAIN, ""))
     if now - at >= _LOOK_AGAIN:
@@ -131,7 +131,7 @@ def _version_here(name: str) -> str:
 
 
 def _place_of(module: str, locations: Any) -> tuple[str | None, Any] | None:
-    """Give the file of a module, loaded or not, and where its submodules lie; None where there is no such module."""
+    """Return the file of a module and the locations of its submodules; None if there is no such module."""
     loaded = sys.modules.get(module)
     try:
         if loaded is not None:
@@ -140,7 +140,7 @@ def _place_of(module: str, locations: Any) -> tuple[str | None, Any] | None:
         for finder in sys.meta_path:
             if (spec := finder.find_spec(module, locations)) is not None:
                 return (spec.origin if spec.has_location else None), spec.submodule_search_locations
-    except Exception:  # noqa: BLE001 - modules and finders of others may raise anything, and are not found then
+    except Exception:  # noqa: BLE001 - foreign modules and finders may raise anything
         return None
     return None
 
@@ -156,7 +156,7 @@ def _distributions_of_file(file: str) -> tuple[tuple[str, str], ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _owners(folder: str, file: str, changed: int) -> tuple[_Metadata, ...]:
-    """Find the distributions that a file in a folder belongs to, the one of the package's own name first."""
+    """Find the distributions that a file belongs to; the one with the name of the package is enough."""
     installed = _installed_in(folder, changed)
     top = file.partition(os.sep)[0].partition(".")[0]
     namesake = installed.get(normalized(top))
@@ -173,8 +173,8 @@ def _owners(folder: str, file: str, changed: int) -> tuple[_Metadata, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _installed_in(folder: str, changed: int) -> dict[str, _Metadata]:  # noqa: ARG001 - listed anew after a change
-    """List the distributions of a folder by name: the latest of one name, of which a failed upgrade leaves several."""
+def _installed_in(folder: str, changed: int) -> dict[str, _Metadata]:  # noqa: ARG001 - part of the cache's key
+    """List the distributions of a folder by name; the latest, if a failed upgrade has left several of one name."""
     found: dict[str, _Metadata] = {}
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -206,7 +206,7 @@ def _version_in(metadata: _Metadata) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _read_version(metadata: _Metadata, file: str, changed: int) -> str:  # noqa: ARG001 - read anew after a change
+def _read_version(metadata: _Metadata, file: str, changed: int) -> str:  # noqa: ARG001 - part of the cache's key
     version = metadata.version
     try:
         with open(file, encoding="utf-8", errors="replace") as lines:
@@ -217,17 +217,17 @@ def _read_version(metadata: _Metadata, file: str, changed: int) -> str:  # noqa:
                     version = line.partition(":")[2].strip()
                     break
     except OSError:
-        pass  # its name has the version, too
+        pass  # the folder's name has the version, too
     return version + _source_of(metadata.path)
 
 
 def _source_of(metadata: str) -> str:
-    """Say of what was not installed from an index which code it is: its version often stays when its code changes."""
+    """Return the source of a distribution that is not from an index: its version often stays when its code changes."""
     try:
         text = Path(metadata, "direct_url.json").read_bytes()
     except OSError:
         return ""
-    import json  # the import of the package does without
+    import json  # not needed at import time
 
     try:
         source = json.loads(text)
@@ -238,13 +238,13 @@ def _source_of(metadata: str) -> str:
             return ""
         case {"vcs_info": {"vcs": str(system), "commit_id": str(commit)}}:
             return f" ({system} {commit[:16]})"
-    if _lines_of(metadata, "INSTALLER") == ["conda"]:  # it builds each package in a folder
+    if _lines_of(metadata, "INSTALLER") == ["conda"]:  # conda builds each package in a local folder
         return ""
     return f" (files {_digest_of_files(metadata)[:16]})"
 
 
 def _digest_of_files(metadata: str) -> str:
-    """Digest what a distribution has installed; what differs between machines that have the same is left out."""
+    """Digest the installed files of a distribution, without those that differ between equal installations."""
     folder, own = os.path.split(metadata)
     record = _record(metadata, _mtime(metadata)) or b""
     digest = sha256()
@@ -253,7 +253,7 @@ def _digest_of_files(metadata: str) -> str:
         if not file or file.startswith((own, "..", "/")) or file.endswith(".pyc"):
             continue
         digest.update(line.encode())
-        if rest.startswith(","):  # it has no digest
+        if rest.startswith(","):  # the list has no digest of it
             try:
                 digest.update(Path(folder, file).read_bytes())
             except OSError:
@@ -262,7 +262,7 @@ def _digest_of_files(metadata: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)  # some are megabytes
-def _record(metadata: str, changed: int) -> bytes | None:  # noqa: ARG001 - read anew after a change
+def _record(metadata: str, changed: int) -> bytes | None:  # noqa: ARG001 - part of the cache's key
     try:
         return b"\n" + Path(metadata, "RECORD").read_bytes().replace(b"\r", b"")
     except OSError:

@@ -1,9 +1,9 @@
-"""Canonical forms of the objects of widespread libraries.
+"""Canonical forms of objects of widely used libraries.
 
-Two tables, by the name that `rooted_name` gives to a class, so that none of these libraries is imported here:
+Two tables by the `rooted_name` of a class, so that none of these libraries is imported here:
 
-    LIBRARIES   what an object of the class is, in place of what pickle would keep of it
-    FILLED_IN   the attributes that follow from the others, and are left out of what pickle would keep
+    LIBRARIES   the canonical form of an object of the class, instead of its pickle reduction
+    FILLED_IN   attributes that follow from the others, and are left out of the pickle reduction
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from .arrays import _MASKED_INTERNAL, array_parts
-from .canonical import Attributes, Named, Parts, StandIn, rooted_name
+from .arrays import MASKED_INTERNAL, array_parts
+from .canonical import Attributes, CanonicalForm, Named, Parts, rooted_name
 
 __all__ = ["FILLED_IN", "LIBRARIES", "options_of"]
 
 
 def _given(value: Any, internal: Collection[str]) -> Attributes:
-    """The attributes that were set on an object beside those that its class keeps."""
+    """Return the attributes that were set on an object, without those of its class."""
     return Attributes({name: held for name, held in vars(value).items() if name not in internal})
 
 
@@ -43,7 +43,7 @@ def _compressed(matrix: Any) -> object:
     shape = matrix.shape[::-1] if matrix.format == "csc" else matrix.shape
     rows = make(
         (matrix.data, matrix.indices, matrix.indptr), shape=shape
-    )  # `matrix` would note what it is asked
+    )  # `matrix` would cache the answer to the question below
     if not rows.has_canonical_format:
         rows = rows.copy()
         rows.sum_duplicates()
@@ -64,7 +64,7 @@ def _coordinates(matrix: Any) -> object:
 
 
 def _is_sorted(coords: Any) -> bool:
-    """Whether coordinates are in order, and no two are the same."""
+    """Whether coordinates are sorted and unique."""
     before, equal = False, True
     for axis in coords:
         before |= equal & (axis[:-1] < axis[1:])
@@ -76,12 +76,12 @@ _OF_SPLINE: Final = frozenset({"_data", "_eval_args", "_spline_class", "ext"})
 
 
 def _spline(spline: Any) -> object:
-    """A spline whose work arrays are longer than what is in them."""
+    """Return the used part of a spline's work arrays."""
     data = spline._data or ()  # noqa: SLF001
     return Attributes(curve=spline._eval_args, data=data[:7], residual=data[10:11], ext=spline.ext)  # noqa: SLF001
 
 
-# xarray: `attrs` and `encoding` are made when they are read, and data of a file is kept when it is read.
+# xarray: `attrs` and `encoding` are created when they are read, and data from a file is cached.
 
 
 def _described(value: Any) -> dict[str, object]:
@@ -94,7 +94,7 @@ def _variable(variable: Any) -> object:
 
 def _duck_array(data: Any) -> object:
     while type(data).__name__ in {"CopyOnWriteArray", "MemoryCachedArray"}:
-        data = data.array  # they would keep what is read
+        data = data.array  # they would cache the data
     if not type(data).__module__.startswith("xarray."):
         return data
     if hasattr(data, "level"):
@@ -129,7 +129,7 @@ _TABLE: Final = frozenset({"_isinit", "_lut"})
 
 
 def _color_map(color_map: Any) -> object:
-    """The table of colours, which is made at first use, and may be changed in place then."""
+    """Return the table of colours, which is created at first use and may then be changed in place."""
     if not color_map._isinit:  # noqa: SLF001
         color_map = copy.copy(color_map)
         color_map._init()  # noqa: SLF001
@@ -137,12 +137,12 @@ def _color_map(color_map: Any) -> object:
     return Parts({"table": table, "attributes": _given(color_map, _TABLE)})
 
 
-# astropy: `info` is made when it is read.
+# astropy: `info` is created when it is read.
 
 
 def _info(state: Mapping[str, Any]) -> dict[str, object]:
     attributes = dict(getattr(state.get("info"), "_attrs", None) or {})
-    attributes.pop("serialize_method", None)  # which is there from the beginning
+    attributes.pop("serialize_method", None)  # always set
     return {name: held for name, held in attributes.items() if held is not None and held != []}
 
 
@@ -184,7 +184,7 @@ _OF_DATA: Final = frozenset({"_cache", "predict_start", "predict_end", "predict_
 
 
 def _model_data(data: Any) -> object:
-    """The data of a statsmodels model, whose names are worked out when they are read, unless they were set."""
+    """Return the data of a statsmodels model; its names are computed when they are read, unless they were set."""
     asked = copy.copy(data)
     vars(asked)["_cache"] = dict(vars(data).get("_cache") or {})
     names = {name: getattr(asked, name, None) for name in ("xnames", "ynames")}
@@ -192,7 +192,7 @@ def _model_data(data: Any) -> object:
     return Attributes(state, **names)
 
 
-# numba: compiling adds to an object whenever it is called with other types.
+# numba: each call with new types adds a compiled version to the object.
 
 
 _OF_COMPILED: Final = frozenset(
@@ -220,7 +220,7 @@ def _dispatcher(compiled: Any) -> Attributes:
 def _universal(function: Any) -> Attributes:
     made = getattr(function, "gufunc_builder", None) or function._dispatcher  # noqa: SLF001
     shared = {"py_func": made.py_func, "options": made.targetoptions, "identity": function.identity}
-    types = list(function.types) if function._frozen else None  # noqa: SLF001 - else they are compiled at need
+    types = list(function.types) if function._frozen else None  # noqa: SLF001 - else types are compiled on demand
     names = ("signature", "writable_args")
     layout = {name: getattr(made, name, None) for name in names}
     return Attributes({**shared, **layout, "types": types})
@@ -245,7 +245,7 @@ _COMPILED: Final[dict[str, Callable[[Any], Attributes]]] = {
 
 
 def options_of(compiled: Any) -> Parts | None:
-    """What a compiled function was made with beside the Python function; None where it is no compiled function."""
+    """Return the options of a compiled function; None for other objects."""
     names = map(rooted_name, type(compiled).__mro__)
     take_apart = next((_COMPILED[name] for name in names if name in _COMPILED), None)
     if take_apart is None:
@@ -269,48 +269,48 @@ def _undefined_function(function: Any) -> object:
     return Attributes(name=function.__name__, given=function._kwargs, _imp_=getattr(function, "_imp_", None))  # noqa: SLF001
 
 
-LIBRARIES: Final[dict[str, StandIn]] = {
-    **{f"scipy.{form}_{kind}": StandIn(_compressed, internal=_SPARSE) for form in ("bsr", "csc", "csr")
+LIBRARIES: Final[dict[str, CanonicalForm]] = {
+    **{f"scipy.{form}_{kind}": CanonicalForm(_compressed, internal=_SPARSE) for form in ("bsr", "csc", "csr")
        for kind in ("array", "matrix")},
-    **{f"scipy.coo_{kind}": StandIn(_coordinates, internal=_SPARSE) for kind in ("array", "matrix")},
-    **{f"scipy.dok_{kind}": StandIn(lambda matrix: _coordinates(matrix.tocoo(copy=True)), internal=_SPARSE)
+    **{f"scipy.coo_{kind}": CanonicalForm(_coordinates, internal=_SPARSE) for kind in ("array", "matrix")},
+    **{f"scipy.dok_{kind}": CanonicalForm(lambda matrix: _coordinates(matrix.tocoo(copy=True)), internal=_SPARSE)
        for kind in ("array", "matrix")},
-    **{f"scipy.lil_{kind}": StandIn(lambda matrix: _compressed(matrix.tocsr()), internal=_SPARSE)
+    **{f"scipy.lil_{kind}": CanonicalForm(lambda matrix: _compressed(matrix.tocsr()), internal=_SPARSE)
        for kind in ("array", "matrix")},
-    **{f"scipy.dia_{kind}": StandIn(
+    **{f"scipy.dia_{kind}": CanonicalForm(
         lambda matrix: _sparse(matrix, {"data": matrix.data, "offsets": matrix.offsets.astype("int64")}),
         internal=_SPARSE) for kind in ("array", "matrix")},
-    **{f"scipy.{name}": StandIn(
+    **{f"scipy.{name}": CanonicalForm(
         lambda tree: Attributes(data=tree.data, leafsize=tree.leafsize, boxsize=tree.boxsize, indices=tree.indices),
         is_whole=True, is_open=True, internal=frozenset({"_tree"})) for name in ("KDTree", "cKDTree")},
-    "scipy.UnivariateSpline": StandIn(_spline, is_whole=True, is_open=True, internal=_OF_SPLINE),
-    "xarray.DataArray": StandIn(_data_array),
-    "xarray.DataTree": StandIn(_data_tree),
-    "xarray.Dataset": StandIn(_dataset),
-    "xarray.IndexVariable": StandIn(_variable),
-    "xarray.PandasIndex": StandIn(_pandas_index),
-    "xarray.PandasMultiIndex": StandIn(_pandas_index),
-    "xarray.Variable": StandIn(_variable),
-    **{f"sklearn.BinaryTree{bits}": StandIn(
+    "scipy.UnivariateSpline": CanonicalForm(_spline, is_whole=True, is_open=True, internal=_OF_SPLINE),
+    "xarray.DataArray": CanonicalForm(_data_array),
+    "xarray.DataTree": CanonicalForm(_data_tree),
+    "xarray.Dataset": CanonicalForm(_dataset),
+    "xarray.IndexVariable": CanonicalForm(_variable),
+    "xarray.PandasIndex": CanonicalForm(_pandas_index),
+    "xarray.PandasMultiIndex": CanonicalForm(_pandas_index),
+    "xarray.Variable": CanonicalForm(_variable),
+    **{f"sklearn.BinaryTree{bits}": CanonicalForm(
         lambda tree: [part for place, part in enumerate(tree.__getstate__()) if not 7 <= place <= 10],
         is_whole=True, is_open=True)
        for bits in ("", "32", "64")},
-    "matplotlib.BivarColormap": StandIn(_color_map, internal=_TABLE, is_whole=True),
-    "matplotlib.CallbackRegistry": StandIn(lambda registry: (), is_whole=True),  # noqa: ARG005
-    "matplotlib.Colormap": StandIn(_color_map, internal=_TABLE, is_whole=True),
-    "astropy.BaseColumn": StandIn(_column, internal=_COLUMN | _MASKED_INTERNAL),
-    "astropy.Cosmology": StandIn(_cosmology, is_whole=True, is_open=True, keeps_private=True),
-    "astropy.Table": StandIn(_table, is_whole=True, is_open=True, keeps_private=True, internal=_OF_TABLE),
-    "astropy.Quantity": StandIn(_quantity, internal=frozenset({"_unit", "info"})),
-    "statsmodels.Bunch": StandIn(lambda bunch: dict(bunch.items()), is_whole=True),
-    "statsmodels.ModelData": StandIn(_model_data, internal=_OF_DATA, is_whole=True),
-    "numba.Dict": StandIn(_typed),
-    "numba.List": StandIn(_typed),
-    **{name: StandIn(function, is_whole=True, is_open=True, keeps_private=True, internal=_OF_COMPILED)
+    "matplotlib.BivarColormap": CanonicalForm(_color_map, internal=_TABLE, is_whole=True),
+    "matplotlib.CallbackRegistry": CanonicalForm(lambda registry: (), is_whole=True),  # noqa: ARG005
+    "matplotlib.Colormap": CanonicalForm(_color_map, internal=_TABLE, is_whole=True),
+    "astropy.BaseColumn": CanonicalForm(_column, internal=_COLUMN | MASKED_INTERNAL),
+    "astropy.Cosmology": CanonicalForm(_cosmology, is_whole=True, is_open=True, keeps_private=True),
+    "astropy.Table": CanonicalForm(_table, is_whole=True, is_open=True, keeps_private=True, internal=_OF_TABLE),
+    "astropy.Quantity": CanonicalForm(_quantity, internal=frozenset({"_unit", "info"})),
+    "statsmodels.Bunch": CanonicalForm(lambda bunch: dict(bunch.items()), is_whole=True),
+    "statsmodels.ModelData": CanonicalForm(_model_data, internal=_OF_DATA, is_whole=True),
+    "numba.Dict": CanonicalForm(_typed),
+    "numba.List": CanonicalForm(_typed),
+    **{name: CanonicalForm(function, is_whole=True, is_open=True, keeps_private=True, internal=_OF_COMPILED)
        for name, function in _COMPILED.items()},
-    "google.Message": StandIn(_message, leaf=True, is_whole=True),
-    "sympy.AppliedUndef": StandIn(lambda applied: (applied.func, applied.args), is_whole=True),
-    "sympy.UndefinedFunction": StandIn(_undefined_function, is_whole=True),
+    "google.Message": CanonicalForm(_message, leaf=True, is_whole=True),
+    "sympy.AppliedUndef": CanonicalForm(lambda applied: (applied.func, applied.args), is_whole=True),
+    "sympy.UndefinedFunction": CanonicalForm(_undefined_function, is_whole=True),
 }  # fmt: skip
 
 
@@ -320,7 +320,7 @@ def _names(names: str) -> Callable[[Mapping[str, Any]], Collection[str]]:
 
 
 def _of_an_estimator(state: Mapping[str, Any]) -> Collection[str]:
-    """The generator that an estimator of scikit-learn draws from where it was given none: the one that all share."""
+    """Name the attributes in which an estimator of scikit-learn without `random_state` keeps the shared generator."""
     if state.get("random_state", ...) is not None:
         return ()
     fitted = {name for name in state if name.startswith("_") or name.endswith("_")}
@@ -328,13 +328,13 @@ def _of_an_estimator(state: Mapping[str, Any]) -> Collection[str]:
 
 
 def _of_a_vectorizer(state: Mapping[str, Any]) -> Collection[str]:
-    """What a text vectorizer of scikit-learn notes when it is used; its vocabulary where it was given one."""
+    """Name what a text vectorizer of scikit-learn sets when it is used, including a copy of a given vocabulary."""
     given = state.get("vocabulary") is not None
     return {"_stop_words_id", *(("vocabulary_", "fixed_vocabulary_") if given else ())}
 
 
 def _of_a_regression(state: Mapping[str, Any]) -> Collection[str]:
-    """What a linear model of statsmodels works out when it is fitted; degrees of freedom that were set count."""
+    """Name what a linear model of statsmodels computes when it is fitted; degrees of freedom that were set count."""
     rank, size = state.get("rank"), state.get("nobs")
     fitted = {"pinv_wexog", "normalized_cov_params", "rank", "wexog_singular_values", "Q", "R"}
     if rank is None:
@@ -366,4 +366,4 @@ FILLED_IN: Final[dict[str, Callable[[Mapping[str, Any]], Collection[str]]]] = {
         "_cache _data_in_cache _summary_cache _summary_statistics_cache _nobs_int diagn het_scale"
     ),
 }
-"""By class: gives the names of attributes that follow from the rest of the state."""
+"""By class: a function that returns the names of attributes that follow from the rest of the state."""

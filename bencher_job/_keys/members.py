@@ -1,4 +1,4 @@
-"""What a function, a class or a module refers to."""
+"""Find the members of functions, classes and modules, and make the edges to them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from enum import Enum, Flag
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from .code import Facts, facts_of
-from .graph import ABSENT, Edge, Part
+from .code import CodeInfo, code_info_of
+from .graph import ABSENT, Edge, Node
 from .names import (
     defines_own_code,
     exported_name,
@@ -28,21 +28,21 @@ from .names import (
 
 if TYPE_CHECKING:
     from .code import Import
-    from .walker import Survey
+    from .walker import Walker
 
 __all__ = [
     "COPIED_BY_WRAPS",
     "OF_THE_MODULE",
     "attributes_of",
     "attributes_of_function",
+    "class_members",
+    "function_members",
     "import_own",
     "is_lazy",
     "lazy_name",
     "module_attribute",
+    "module_members",
     "name_libraries",
-    "scan_class",
-    "scan_function",
-    "scan_module",
     "type_name",
 ]
 
@@ -51,21 +51,21 @@ _LAZY: Final = getattr(types, "LazyImportType", ())
 
 
 def is_lazy(value: object) -> bool:
-    """Whether a value is what the statement `lazy import` of Python 3.15 leaves until its name is first read."""
+    """Whether a value is the placeholder that `lazy import` of Python 3.15 binds until the name is first read."""
     return type(value) is _LAZY
 
 
 def lazy_name(lazy: object) -> str:
-    """Name what a lazy import is going to import.
+    """Return the name that a lazy import will import.
 
-    A name without a dot is that of the module that it binds. One with dots may be that of a module, of what a module
-    defines, or of a submodule of what it binds.
+    A name without a dot is the module that it binds. A name with dots may be a module, an attribute of a module, or a
+    submodule of the package that it binds.
     """
     return repr(lazy).removeprefix("<lazy_import '").removesuffix("'>")
 
 
 def module_attribute(module: ModuleType, attribute: str) -> Any:
-    """An attribute, or a submodule that nobody has imported yet."""
+    """Return an attribute of a module, importing a submodule if necessary; ABSENT if there is none."""
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -73,12 +73,12 @@ def module_attribute(module: ModuleType, attribute: str) -> Any:
             return ABSENT
     try:
         return importlib.import_module(f"{module.__name__}.{attribute}")
-    except (Exception, SystemExit):  # noqa: BLE001 - as a function finds it that imports the submodule
+    except (Exception, SystemExit):  # noqa: BLE001 - a function that imports the submodule fails in the same way
         return ABSENT
 
 
 def import_own(name: str) -> ModuleType | None:
-    """Import a module if it is the user's own; what others wrote need not be loaded to be named."""
+    """Import a module if it is the user's own, else return None; a foreign module need not be loaded."""
     top = name.partition(".")[0]
     if top not in sys.modules:
         spec = importlib.util.find_spec(top)
@@ -146,12 +146,12 @@ _FIELD: Final = (
 _FIELD_OF_ATTRS: Final = ("eq_key", "order_key", "on_setattr")
 _ADDED: Final = frozenset({"__getstate__", "__replace__", "__setstate__"})
 _GENERATORS: Final = frozenset({"collections", "dataclasses", "enum", "typing"})
-_MISSING: Final = type(dataclasses.MISSING)  # whose one object is another after a pickle round trip
+_MISSING: Final = type(dataclasses.MISSING)  # an instance is not the same object after a pickle round trip
 _PARAMETERS: Final = ("init", "repr", "eq", "order", "unsafe_hash", "frozen")
 
 
 def attributes_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes of a class by name, generated ones as what they were generated from."""
+    """Yield the attributes of a class by name; generated ones are replaced by their inputs."""
     own = vars(cls)
     if issubclass(cls, Enum):
         yield "members", tuple((name, member.value) for name, member in cls.__members__.items())
@@ -176,7 +176,7 @@ def attributes_of(cls: type) -> Iterator[tuple[str, Any]]:
 
 
 def _match_arguments(cls: type) -> tuple[str, ...]:
-    """What dataclasses, attrs and namedtuple make `__match_args__` of."""
+    """Return the `__match_args__` that dataclasses, attrs or namedtuple generate."""
     fields: Any = vars(cls).get("__attrs_attrs__")
     if "__dataclass_fields__" in vars(cls):
         fields = dataclasses.fields(cls)
@@ -219,7 +219,7 @@ def _is_generated(name: str, value: Any) -> bool:
 
 
 def _is_made_by_enum(cls: type[Enum], name: str, value: Any) -> bool:
-    """Whether `enum` put an attribute into a class: one of its own, or of its base's for all classes."""
+    """Whether `enum` added an attribute to a class, by itself or copied from the base."""
     if not re.fullmatch(r"_.*_", name):
         return False
     first = next(base for base in cls.__mro__[1:] if issubclass(base, Enum))
@@ -234,7 +234,7 @@ def _is_made_by_enum(cls: type[Enum], name: str, value: Any) -> bool:
     return name in {"__new__", "__new_member__"} or getattr(first, name, None) is value
 
 
-# What these mean follows from where a module lies, which is no part of a key.
+# These depend on where a module lies, which is not part of a key.
 OF_THE_MODULE: Final = frozenset(
     f"__{name}__"
     for name in ("builtins", "cached", "doc", "file", "loader", "name", "package", "path", "spec")
@@ -244,198 +244,198 @@ COPIED_BY_WRAPS: Final = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_para
 _NO_MEMBERS: Final = OF_THE_MODULE | {
     f"__{name}__" for name in ("annotate", "annotate_func", "annotations", "conditional_annotations")
 }
-# Values of these, where they are only written to, are not read: a list of calls, a counter.
+# Values of these types don't count if a function only writes to them: a list of calls, a counter.
 _PLAIN: Final = frozenset({bool, bytearray, dict, float, int, list, set, str})
 
 
 def attributes_of_function(function: FunctionType) -> list[str]:
-    """Name the attributes that a function was given, but for what `functools.wraps` gives it."""
+    """List the names of a function's attributes, without those that `functools.wraps` sets."""
     return sorted(name for name in vars(function) if name not in COPIED_BY_WRAPS)
 
 
-def scan_function(survey: Survey, function: FunctionType, part: Part) -> Edge:
-    """Give what a function leads to: defaults, what it wraps, closure variables, globals, the class of a method."""
+def function_members(walker: Walker, function: FunctionType, node: Node) -> Edge:
+    """Make the edge to a function's defaults, wrapped function, closure variables, globals, and class of a method."""
     code = function.__code__
-    facts = facts_of(code, function.__globals__)
-    part.facts = facts
-    survey.watch.attribute(function, "__code__", code)
+    info = code_info_of(code, function.__globals__)
+    node.info = info
+    walker.watch.attribute(function, "__code__", code)
     if code.co_argcount:
-        survey.watch.attribute(function, "__defaults__", function.__defaults__)
+        walker.watch.attribute(function, "__defaults__", function.__defaults__)
     if code.co_kwonlyargcount:
-        survey.watch.attribute(function, "__kwdefaults__", function.__kwdefaults__)
+        walker.watch.attribute(function, "__kwdefaults__", function.__kwdefaults__)
     defaults = function.__defaults__ or ()
     names = code.co_varnames[: code.co_argcount][-len(defaults) :] if defaults else ()
     keywords = function.__kwdefaults__ or {}
     for key, value in keywords.items():
-        survey.watch.lookup(keywords, key, value)
+        walker.watch.lookup(keywords, key, value)
     wrapped = vars(function).get("__wrapped__")
-    survey.counted[part] = frozenset(attributes_of_function(function))
+    walker.if_read[node] = frozenset(attributes_of_function(function))
     return (
         "function",
-        facts.digest,
-        tuple((n, survey.refer(v, f"{part.name}({n})")) for n, v in zip(names, defaults, strict=True)),
-        tuple((n, survey.refer(v, f"{part.name}({n})")) for n, v in sorted(keywords.items())),
-        () if wrapped is None else survey.refer(wrapped, part.name),
-        tuple(_cells_of(survey, function, facts, part)),
-        (*_globals_of(survey, function, facts), *_owner_of(survey, function))
-        if survey.scope == "deep"
+        info.digest,
+        tuple((n, walker.refer(v, f"{node.name}({n})")) for n, v in zip(names, defaults, strict=True)),
+        tuple((n, walker.refer(v, f"{node.name}({n})")) for n, v in sorted(keywords.items())),
+        () if wrapped is None else walker.refer(wrapped, node.name),
+        tuple(_cells_of(walker, function, info, node)),
+        (*_globals_of(walker, function, info), *_owner_of(walker, function))
+        if walker.scope == "deep"
         else (),
     )
 
 
-def _cells_of(survey: Survey, function: FunctionType, facts: Facts, part: Part) -> Iterable[Edge]:
+def _cells_of(walker: Walker, function: FunctionType, info: CodeInfo, node: Node) -> Iterable[Edge]:
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    for chain in facts.reads.cells:
+    for chain in info.free_names.cells:
         cell = cells[chain[0]]
         try:
             value = cell.cell_contents
         except ValueError:
             value = ABSENT
-        if chain[0] in facts.written_only and type(value) in _PLAIN:
+        if chain[0] in info.written_only and type(value) in _PLAIN:
             continue
-        survey.watch.cell(cell)
+        walker.watch.cell(cell)
         edge: Edge = ("missing",)
         if issubclass(type(value), ModuleType):
-            edge = survey.follow(value, chain[1:], chain[0])
+            edge = walker.follow(value, chain[1:], chain[0])
         elif value is not ABSENT:
-            path = f"{part.name}({chain[0]})"
-            edge = survey.with_attribute(survey.refer(value, path), value, list(chain[1:]), path)
+            path = f"{node.name}({chain[0]})"
+            edge = walker.with_attribute(walker.refer(value, path), value, list(chain[1:]), path)
         yield (".".join(chain), edge)
 
 
-def _globals_of(survey: Survey, function: FunctionType, facts: Facts) -> Iterable[Edge]:
+def _globals_of(walker: Walker, function: FunctionType, info: CodeInfo) -> Iterable[Edge]:
     namespace = function.__globals__
     module = module_name(namespace.get("__name__") or "")
-    for chain in facts.reads.globals:
+    for chain in info.free_names.globals:
         name = chain[0]
         value = namespace.get(name, ABSENT)
         if name in OF_THE_MODULE:
             yield ("of the module", name)
             continue
-        if name in facts.written_only and type(value) in _PLAIN:
+        if name in info.written_only and type(value) in _PLAIN:
             continue
         if is_lazy(value):
-            yield (".".join(chain), survey.lazy_import(value, chain[1:], namespace, name, f"{module}.{name}"))
+            yield (".".join(chain), walker.lazy_import(value, chain[1:], namespace, name, f"{module}.{name}"))
             continue
-        survey.watch.lookup(namespace, name, value)
+        walker.watch.lookup(namespace, name, value)
         if value is not ABSENT:
-            yield (".".join(chain), survey.follow(value, chain[1:], f"{module}.{name}"))
+            yield (".".join(chain), walker.follow(value, chain[1:], f"{module}.{name}"))
             continue
         builtins = namespace.get("__builtins__", {})
         builtins = vars(builtins) if isinstance(builtins, ModuleType) else builtins
         value = builtins.get(name, ABSENT)
-        survey.watch.lookup(builtins, name, value)
-        yield (name, ("missing",) if value is ABSENT else survey.refer(value, f"builtins.{name}"))
-    for imported in facts.reads.imports:
-        yield (repr(imported), _import_of(survey, imported, namespace))
+        walker.watch.lookup(builtins, name, value)
+        yield (name, ("missing",) if value is ABSENT else walker.refer(value, f"builtins.{name}"))
+    for imported in info.free_names.imports:
+        yield (repr(imported), _import_of(walker, imported, namespace))
 
 
-def name_libraries(survey: Survey, function: FunctionType) -> None:
-    """Note the libraries that a function names itself, whether its code is followed or not."""
+def name_libraries(walker: Walker, function: FunctionType) -> None:
+    """Note the libraries that a function itself names, even if its code is not followed."""
     namespace = function.__globals__
-    reads = facts_of(function.__code__, namespace).reads
-    for chain in reads.globals:
+    free_names = code_info_of(function.__code__, namespace).free_names
+    for chain in free_names.globals:
         value = namespace.get(chain[0], ABSENT)
         if value is ABSENT or chain[0] in OF_THE_MODULE:
             continue
-        survey.watch.lookup(namespace, chain[0], value)
+        walker.watch.lookup(namespace, chain[0], value)
         if is_lazy(value):
-            survey.foreign(".".join((lazy_name(value), *chain[1:])))
+            walker.foreign(".".join((lazy_name(value), *chain[1:])))
         elif isinstance(value, ModuleType):
-            survey.foreign(".".join((value.__name__, *chain[1:])))
+            walker.foreign(".".join((value.__name__, *chain[1:])))
         elif isinstance(value, FunctionType | type):
-            survey.foreign(foreign_name(value))
+            walker.foreign(foreign_name(value))
         elif (exported := exported_name(value)) is not None:
-            survey.foreign(exported[1])
-    for imported in reads.imports:
+            walker.foreign(exported[1])
+    for imported in free_names.imports:
         if not imported.level:
-            survey.foreign(".".join((imported.module, *imported.attributes)))
+            walker.foreign(".".join((imported.module, *imported.attributes)))
 
 
-def _owner_of(survey: Survey, method: FunctionType) -> Iterable[Edge]:
-    """Reach the class of a method, since `self` leads to all the others of its methods."""
+def _owner_of(walker: Walker, method: FunctionType) -> Iterable[Edge]:
+    """Refer to the class of a method, since `self` gives access to the other methods."""
     *owners, name = method.__code__.co_qualname.split(".")
     if not owners or "<locals>" in owners:
         return
     namespace: Mapping[str, Any] = method.__globals__
     for owner in owners:
         cls = namespace.get(owner, ABSENT)
-        survey.watch.lookup(namespace, owner, cls)
+        walker.watch.lookup(namespace, owner, cls)
         if not isinstance(cls, type):
             return
         namespace = vars(cls)
     if name in namespace:
-        yield ("owner", survey.refer(cls, name))
+        yield ("owner", walker.refer(cls, name))
 
 
-def _import_of(survey: Survey, imported: Import, namespace: dict[str, Any]) -> Edge:
-    """Follow an import inside a function: a module of the user's is imported for it, another named."""
+def _import_of(walker: Walker, imported: Import, namespace: dict[str, Any]) -> Edge:
+    """Follow an import inside a function: import the user's own module, name a foreign one."""
     name = "." * imported.level + imported.module
     try:
         if imported.level:
             name = importlib.util.resolve_name(name, str(namespace.get("__package__") or ""))
         module = import_own(name)
     except ImportError:
-        survey.watch.lookup(sys.modules, name, sys.modules.get(name, ABSENT))
+        walker.watch.lookup(sys.modules, name, sys.modules.get(name, ABSENT))
         return ("missing", name)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's module may raise anything, and its function may expect it
-        survey.untracked[name] = type(error).__name__
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the module may raise anything, and the function may expect it
+        walker.untracked[name] = type(error).__name__
         return ("missing", name)
     if module is None:
-        return survey.foreign(".".join((name, *imported.attributes)))
-    survey.watch.lookup(sys.modules, name, module)  # who takes it out has it imported anew by the function
-    return survey.follow(module, imported.attributes, name)
+        return walker.foreign(".".join((name, *imported.attributes)))
+    walker.watch.lookup(sys.modules, name, module)  # if it is removed, the function imports it again
+    return walker.follow(module, imported.attributes, name)
 
 
-def scan_class(survey: Survey, cls: type, part: Part) -> Edge:
-    """Give what a class leads to: bases, metaclass, attributes."""
-    counted = _only_counted(cls)
-    survey.watch.members(vars(cls), counted)
-    survey.watch.attribute(cls, "__bases__", cls.__bases__)
-    survey.counted[part] = counted
+def class_members(walker: Walker, cls: type, node: Node) -> Edge:
+    """Make the edge to a class's bases, metaclass and attributes."""
+    if_read = _only_written(cls)
+    walker.watch.members(vars(cls), if_read)
+    walker.watch.attribute(cls, "__bases__", cls.__bases__)
+    walker.if_read[node] = if_read
     meta = type(cls)
     return (
         "class",
-        tuple(survey.refer(base, part.name) for base in cls.__bases__),
-        () if meta is type else survey.refer(meta, part.name),
+        tuple(walker.refer(base, node.name) for base in cls.__bases__),
+        () if meta is type else walker.refer(meta, node.name),
         tuple(
-            (name, survey.refer(value, f"{part.name}.{name}"))
+            (name, walker.refer(value, f"{node.name}.{name}"))
             for name, value in attributes_of(cls)
-            if name not in counted
+            if name not in if_read
         ),
     )
 
 
-def _only_counted(cls: type) -> frozenset[str]:
-    """Find the attributes of a class that its methods change and never look at, as a number of its objects."""
+def _only_written(cls: type) -> frozenset[str]:
+    """Find the attributes of a class that its methods write and never read, such as a count of its objects."""
     methods = [getattr(value, "__func__", value) for value in vars(cls).values()]
     methods += [value.fget for value in vars(cls).values() if isinstance(value, property)]
-    facts = [facts_of(each.__code__, each.__globals__) for each in methods if type(each) is FunctionType]
-    changed = {name for each in facts for name in each.counted}
-    looked_at = {name for each in facts for name in each.looked_at}
-    return frozenset(name for name in changed - looked_at if type(vars(cls).get(name)) in _PLAIN)
+    infos = [code_info_of(each.__code__, each.__globals__) for each in methods if type(each) is FunctionType]
+    written = {name for each in infos for name in each.attributes_written}
+    attributes_read = {name for each in infos for name in each.attributes_read}
+    return frozenset(name for name in written - attributes_read if type(vars(cls).get(name)) in _PLAIN)
 
 
-def scan_module(survey: Survey, module: ModuleType, part: Part) -> Edge:
-    """Give what a module leads to, which is all that it holds."""
-    survey.watch.members(vars(module))
+def module_members(walker: Walker, module: ModuleType, node: Node) -> Edge:
+    """Make the edge to everything in a module's namespace."""
+    walker.watch.members(vars(module))
     members = vars(module).copy()
     names = sorted(name for name in members if name not in _NO_MEMBERS)
-    return ("module", tuple((name, _member(survey, module, name, members[name], part)) for name in names))
+    return ("module", tuple((name, _member(walker, module, name, members[name], node)) for name in names))
 
 
-def _member(survey: Survey, module: ModuleType, key: str, value: Any, part: Part) -> Edge:
-    """Reach a member of a module, of which nobody knows whether it is used."""
-    name = f"{part.name}.{key}"
+def _member(walker: Walker, module: ModuleType, key: str, value: Any, node: Node) -> Edge:
+    """Refer to a member of a module, which may not be used at all."""
+    name = f"{node.name}.{key}"
     try:
         if is_lazy(value):
-            return survey.lazy_import(value, (), vars(module), key, name)
-        return survey.global_value(value, name)
-    except Exception as error:  # noqa: BLE001 - an object that nobody may use may raise anything when it is looked at
-        survey.untracked[name] = type(error).__name__
+            return walker.lazy_import(value, (), vars(module), key, name)
+        return walker.global_value(value, name)
+    except Exception as error:  # noqa: BLE001 - an unused object may raise anything when it is read
+        walker.untracked[name] = type(error).__name__
         return ("not tracked", type_name(type(value)))
 
 
 def type_name(cls: type) -> str:
-    """Module and qualified name of a class, with the program that runs under its own name."""
+    """Return module and qualified name of a class; `__main__` is replaced by the program's name."""
     return f"{module_name(module_of(cls))}.{cls.__qualname__}"

@@ -1,11 +1,11 @@
-"""Names of modules, classes and functions, and who wrote them: the user, a distribution or Python.
+"""Name modules, classes and functions, and tell the user's own from those of libraries and Python.
 
-A script that is run is called `__main__` there and by its own name where it is imported. Its classes and
-functions are the same ones, so a key names them by the latter.
+A script is called `__main__` where it is run and by its own name where it is imported. Keys use the latter, since its
+classes and functions are the same.
 
     pathlib._local.Path -> pathlib.Path, _io.open -> io.open, random.Random.choice of a hidden object -> random.choice
 
-Modules inside a library move from version to version; the names that people import from it stay.
+Modules inside a library move between versions; the names that programs import stay.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from types import (
 from typing import Any, Final
 
 __all__ = [
+    "MAIN_MODULES",
     "adopt_main_name",
     "defines_own_code",
     "exported_name",
@@ -58,14 +59,14 @@ __all__ = [
 ]
 
 
-_MAIN: Final = frozenset({"__main__", "__mp_main__"})
+MAIN_MODULES: Final = frozenset({"__main__", "__mp_main__"})
 _adopted: list[str] = []
-_NAME_OF_CLASS: Final = type.__dict__["__qualname__"].__get__  # which no metaclass can do otherwise
+_NAME_OF_CLASS: Final = type.__dict__["__qualname__"].__get__  # no metaclass can override these
 _MODULE_OF_CLASS: Final = type.__dict__["__module__"].__get__
 
 
 def main_name() -> str:
-    """Name of the program that runs, as a module: `__main__` where it has none, as in a notebook.
+    """Return the module name of the running program; `__main__` if it has none, as in a notebook.
 
     >>> module_name("json.decoder"), module_name("__main__") == main_name()
     ('json.decoder', True)
@@ -88,17 +89,19 @@ def _stem(file: str) -> str:
 
 
 def adopt_main_name(name: str) -> None:
-    """Let `__main__` mean `name` in this process: a worker does what its parent's program asks."""
+    """Use `name` for `__main__` in this process, which is a worker of that program."""
     _adopted[:] = [name]
 
 
-def module_name(module: str) -> str:
-    """The name of a module, with the program that runs under its own name."""
-    return main_name() if module in _MAIN else module
+def module_name(module: object) -> str:
+    """Return the name of a module; `__main__` is replaced by the program's name."""
+    if not isinstance(module, str):  # as of a module that somebody has renamed
+        return ""
+    return main_name() if module in MAIN_MODULES else module
 
 
 def module_of(obj: Any) -> str:
-    """The name of the module that a class or a function says it is of; empty where it says nothing of use.
+    """Return the `__module__` of a class or a function; empty if it is not a str.
 
     >>> module_of(functools.partial), module_of(type("Nowhere", (), {"__module__": None}))
     ('functools', '')
@@ -111,9 +114,9 @@ def module_of(obj: Any) -> str:
 
 
 def qualified_name(obj: Any) -> str:
-    """Module and qualified name of a class or a function, `collections.Counter`; a builtin's bare name.
+    """Return module and qualified name of a class or a function, `collections.Counter`; a builtin's bare name.
 
-    A partial goes by the name of its function, another callable by that of its class.
+    A partial has the name of its function, any other object the name of its class.
     """
     if isinstance(obj, functools.partial):
         return qualified_name(obj.func)
@@ -138,7 +141,7 @@ _arrived: Final[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDicti
 
 def note_arrival(cls: type) -> None:
     """Note a class that has come here by value, so that `locate` finds it."""
-    if cls.__module__ in _MAIN:
+    if cls.__module__ in MAIN_MODULES:
         _arrived[cls.__qualname__] = cls
 
 
@@ -147,7 +150,7 @@ def is_imported_copy(function: object) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     module = module_of(function)
-    return module not in _MAIN and module == main_name()
+    return module not in MAIN_MODULES and module == main_name()
 
 
 @contextmanager
@@ -204,7 +207,7 @@ _OURSELVES: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) 
 
 
 def is_own_module(module: ModuleType) -> bool:
-    """Whether the user wrote this module; one without a file, as a notebook's, is the user's."""
+    """Whether the user wrote this module; a module without a file, as in a notebook, is the user's."""
     spec = getattr(module, "__spec__", None)
     if spec is not None and spec.origin in {"built-in", "frozen"}:
         return False
@@ -216,17 +219,17 @@ def is_own_module(module: ModuleType) -> bool:
 
 
 def is_own_name(name: str | None) -> bool:
-    """Whether the user wrote the module of this name; an unknown one is the user's."""
+    """Whether the user wrote the module of this name; an unknown module is the user's."""
     module = sys.modules.get(name or "")
     return name != "builtins" and (module is None or is_own_module(module))
 
 
 def is_own_class(cls: type) -> bool:
-    """Whether the user wrote this class, in Python; one that `types.new_class` made says that it is of `types`."""
+    """Whether the user wrote this class in Python; `types.new_class` makes classes whose module is `types`."""
     module = module_of(cls)
     if module == "types" and vars(sys.modules["types"]).get(cls.__name__) is not cls:
         return True
-    if not module:  # as of a class that a library made of a name
+    if not module:  # for example a class that a library made from a name
         methods = (value for value in vars(cls).values() if isinstance(value, FunctionType))
         return any(
             defines_own_code(method.__code__, method.__globals__.get("__name__")) for method in methods
@@ -237,7 +240,7 @@ def is_own_class(cls: type) -> bool:
 
 
 def defines_own_code(code: CodeType, module: str | None) -> bool:
-    """Whether the user wrote a code object of a module; what has no file goes by the module."""
+    """Whether the user wrote a code object; without a file its module decides."""
     filename = code.co_filename
     if filename.startswith("<frozen "):
         return False
@@ -245,7 +248,7 @@ def defines_own_code(code: CodeType, module: str | None) -> bool:
 
 
 def site_folder(file: str) -> str | None:
-    """Give the folder of installed distributions that a file lies in; None where it lies in none, or is our own."""
+    """Return the folder of installed distributions that contains a file; None without one, and for our own files."""
     if file.startswith(_OURSELVES):
         return None
     parts = file.split(os.sep)
@@ -255,7 +258,7 @@ def site_folder(file: str) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def is_own_file(file: str | None) -> bool:
-    """Whether the user wrote a file: it lies neither with what is installed nor in the standard library."""
+    """Whether the user wrote a file: it is neither installed nor in the standard library."""
     if file in {None, "built-in", "frozen"}:
         return file is None
     path = os.path.abspath(str(file))
@@ -281,7 +284,7 @@ _HOMES: Final = {
     "posix": "os",
     "posixpath": "os.path",
 }
-"""Modules of the standard library that nobody means by their own name."""
+"""Modules of the standard library that are imported under another name."""
 _RENAMED: Final = {
     "_thread.allocate_lock": "threading.Lock",
     "_thread.lock": "threading.Lock",
@@ -293,7 +296,7 @@ _RENAMED: Final = {
 
 
 def exported_name(value: Any) -> tuple[str, str] | None:
-    """Find the shortest name under which a module of others holds an object, with the module; none if none does.
+    """Return a foreign module that exports an object and the shortest such name; None if no module does.
 
     >>> import io, json, random
     >>> exported_name(open), exported_name(json.JSONDecoder), exported_name(random.choice)
@@ -317,21 +320,21 @@ def exported_name(value: Any) -> tuple[str, str] | None:
 
 
 def foreign_name(value: FunctionType | type) -> str:
-    """The name that a function or a class of others goes by."""
+    """Return the name of a foreign function or class."""
     exported = exported_name(value)
     if exported is not None:
         return exported[1]
     module = module_of(value)
     name = value.__qualname__
-    if isinstance(value, FunctionType):  # `wraps` gives it the name of what it wraps
+    if isinstance(value, FunctionType):  # `wraps` copies the name of the wrapped function
         module, name = str(value.__globals__.get("__name__") or module), value.__code__.co_qualname
     return f"{module_name(module)}.{name}"
 
 
 def holder_of(value: object, name: str, known: Iterable[str] = ()) -> str | None:
-    """Find a loaded module that has an object under a name: a known one, else the compiled one that made it.
+    """Find a loaded module that holds an object under a name: a known one, or else preferably a compiled one.
 
-    Others may have it as well, in one process and not in another.
+    Python modules that import the object differ between processes.
     """
 
     def holds(module: str) -> bool:
@@ -359,13 +362,13 @@ def _module_of(value: Any) -> str | None:
 def _text(value: Any, attribute: str) -> str | None:
     try:
         found = getattr(value, attribute, None)
-    except Exception:  # noqa: BLE001 - a proxy may raise anything, and has no name then
+    except Exception:  # noqa: BLE001 - a proxy may raise anything
         return None
     return found if type(found) is str else None
 
 
 def _homes(module: str) -> Iterator[str]:
-    """Yield the packages around a module, outer ones first, and it itself, without underscores at first."""
+    """Yield the packages around a module, outer ones first, then the module; first without leading underscores."""
     parts = module.split(".")
     public = [part.lstrip("_") for part in parts]
     if module in _HOMES:
@@ -382,7 +385,7 @@ def _holds(module: str, name: str, value: Any) -> bool:
     try:
         if name.partition(".")[0] in vars(loaded):
             found = attrgetter(name)(loaded)
-        else:  # a module that imports what it exports when it is asked
+        else:  # a module with lazy imports
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = attrgetter(name)(loaded)

@@ -1,4 +1,4 @@
-"""Take any object apart by what pickle would keep of it."""
+"""Make the canonical form of any object from its pickle reduction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
-from .canonical import Attributes, Named, Parts, Refusal, refuse, rooted_name, told
+from .canonical import Attributes, Named, Parts, Refusal, error_text, refuse, rooted_name
 from .library_objects import FILLED_IN
 from .names import module_name, module_of
 
@@ -18,22 +18,22 @@ __all__ = ["own_attributes", "reduced"]
 
 _MISSING: Final = object()
 _DERIVED: Final = frozenset({"_attrs_cached_hash"})
-"""State that an object computes from the rest of it the first time that it is asked."""
+"""Attributes that an object computes from its other attributes at first use."""
 _CACHED_PROPERTIES: Final = frozenset({"cached_property", "lazyproperty", "reify"})
 
 
 def reduced(value: Any) -> object:
-    """Take an object apart as `pickle` does: what makes it anew, with what arguments, state and items.
+    """Reduce an object as `pickle` does, to a constructor with its arguments, state and items.
 
-    What is called to make it is meant by its name. State that `functools.cached_property` keeps is left out,
-    since it follows from the rest. A dataclass counts the fields that it finds on its class, too.
+    The constructor counts by its name. The values of cached properties are left out, since they follow from the
+    rest. The fields of a dataclass count even if only the class holds their values.
     """
     cls = type(value)
     reduction = _reduction(value, cls)
     if isinstance(reduction, str):
         return Parts({"global": f"{_home(value, cls)}.{reduction}"})
     if type(reduction) is not tuple or not 2 <= len(reduction) <= 6 or type(reduction[1]) is not tuple:
-        raise refuse(cls, "its __reduce_ex__ returns neither a str nor a tuple as pickle wants it")
+        raise refuse(cls, "its __reduce_ex__ must return a str or a tuple that pickle accepts")
     function, arguments, state, items, pairs = (*reduction, None, None, None)[:5]
     bare = function is copyreg.__newobj__ and len(arguments) == 1 and arguments[0] is cls  # type: ignore[attr-defined]
     if bare and items is None and pairs is None:
@@ -54,9 +54,9 @@ def reduced(value: Any) -> object:
 
 
 def own_attributes(value: Any, base: type, internal: frozenset[str] = frozenset()) -> object:
-    """What an object has beyond one of `base`: attributes, or the state that its class says it has.
+    """Return what an object has beyond an object of `base`: its attributes, or what its `__getstate__` returns.
 
-    Those attributes that are `internal` to the base are left out.
+    Attributes in `internal` are left out.
     """
     cls = type(value)
     if cls.__getstate__ is not base.__getstate__:
@@ -70,14 +70,14 @@ def own_attributes(value: Any, base: type, internal: frozenset[str] = frozenset(
 
 
 def _reduction(value: Any, cls: type) -> Any:
-    # Libraries such as tblib, which distributed imports, register reducers of all exceptions for their tracebacks.
+    # Libraries such as tblib, which distributed imports, register reducers for all exceptions to keep tracebacks.
     reducer = None if issubclass(cls, BaseException) else copyreg.dispatch_table.get(cls)
     try:
         return value.__reduce_ex__(4) if reducer is None else reducer(value)
     except (Refusal, RecursionError, MemoryError):
         raise
     except Exception as error:
-        raise refuse(cls, f"it doesn't tell what it holds ({told(error)})") from error
+        raise refuse(cls, f"reducing it as pickle does raised {error_text(error)}") from error
 
 
 def _home(value: Any, cls: type) -> str:
@@ -85,7 +85,7 @@ def _home(value: Any, cls: type) -> str:
 
 
 def _maker(function: Any) -> object:
-    """What makes an object anew: by its name, but for a method that is bound to an object."""
+    """Return the form of a constructor: its name, unless it is a method that is bound to an object."""
     owner = getattr(function, "__self__", None)
     if isinstance(owner, type):
         return Parts({"class": Named(owner), "method": function.__name__})
@@ -94,7 +94,7 @@ def _maker(function: Any) -> object:
 
 
 def _attributes(value: Any, cls: type, state: Any) -> object:
-    """An object's state with its attributes by name, where it can be told that they are attributes."""
+    """Return an object's state as attributes by name, if its state has this shape."""
     fields: dict[str, Any] = getattr(cls, "__dataclass_fields__", {})
     match state:
         case (None | dict(), dict() as slots):
@@ -130,7 +130,7 @@ def _is_derived(cls: type, name: str) -> bool:
 
 
 def _is_cached_property(descriptor: Any) -> bool:
-    """Whether a class's attribute is a `cached_property`, that of `functools` or one of a library of its name."""
+    """Whether a class's attribute is a cached property, of `functools` or of another library."""
     kind = type(descriptor)
     if issubclass(kind, cached_property):
         return True

@@ -1,4 +1,4 @@
-"""Canonical forms of the values of Python, its standard library, and pydantic."""
+"""Canonical forms of values of Python, its standard library, and pydantic."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import WRAPPER_ASSIGNMENTS
 from pickle import PickleError
 from typing import Any, Final
 
-from .canonical import Attributes, Content, Named, Parts, StandIn, refuse
+from .canonical import Attributes, CanonicalForm, Content, Named, Parts, refuse
 from .names import exported_name, holder_of, module_name, module_of
 
 __all__ = ["VALUES", "zone_name"]
 
 
 _OF_WRAPPERS: Final = frozenset({*WRAPPER_ASSIGNMENTS, "__annotate__", "__type_params__", "__wrapped__"})
-"""Attributes that `functools.update_wrapper` gives to every wrapper."""
+"""Attributes that `functools.update_wrapper` sets on wrappers."""
 
 
 def _bytes(value: Any) -> object:
@@ -38,7 +38,7 @@ def _array(value: Any) -> object:
 
 
 def _items(value: dict[Any, Any]) -> dict[Any, Any]:
-    """All items of a dict, whichever of them an object of a subclass shows."""
+    """Return all items of a dict, even if a subclass hides some."""
     return dict(dict.items(value))
 
 
@@ -64,11 +64,11 @@ def _time_fields(value: Any) -> tuple[int, ...]:
 
 
 def zone_name(value: Any) -> str | None:
-    """The name of a `zoneinfo.ZoneInfo`, which stands for it unless it was read from a file."""
+    """Return the name of a `zoneinfo.ZoneInfo`; a zone from a file is refused."""
     try:
         value.__reduce__()
     except PickleError:
-        reason = "a time zone that was read from a file may differ from the one of its name"
+        reason = "a time zone that was read from a file may differ from the zone of that name"
         raise refuse(type(value), reason) from None
     name: str | None = value.key
     return name
@@ -83,7 +83,7 @@ def _builtin_function(value: Any) -> object:
         name, said = value.__qualname__, module_of(value)
         module = holder_of(value, name, [said] if said else []) or said
         if not module:
-            raise refuse(type(value), f"no module has it under its name {name!r}")
+            raise refuse(type(value), f"no module holds it under its name {name!r}")
         return f"{module_name(module)}.{name}"
     return Attributes(__self__=owner, __name__=value.__name__)
 
@@ -119,15 +119,7 @@ def _partial(value: Any) -> object:
 
 def _decimal(value: Any) -> object:
     text: str = sys.modules["decimal"].Decimal.__str__(value)
-    return text.upper()  # the current context says whether there is an "e" or an "E"
-
-
-def _path(value: Any) -> object:
-    return value.parts
-
-
-def _address(value: Any) -> object:
-    return str(value)
+    return text.upper()  # the current context decides between "e" and "E"
 
 
 def _tuple(value: tuple[object, ...]) -> object:
@@ -139,102 +131,104 @@ def _tuple(value: tuple[object, ...]) -> object:
 
 
 _BASES = {
-    "int": StandIn(lambda value: int.__add__(value, 0)),
-    "float": StandIn(float.__pos__),
-    "complex": StandIn(complex.__pos__),
-    "str": StandIn(lambda value: str.__getitem__(value, slice(None))),
-    "bytes": StandIn(lambda value: bytes(memoryview(value))),
-    "tuple": StandIn(_tuple),
-    "list": StandIn(list.copy),
-    "dict": StandIn(_items),
-    "set": StandIn(lambda value: set(set.__iter__(value))),
-    "frozenset": StandIn(lambda value: frozenset(frozenset.__iter__(value))),
+    "int": CanonicalForm(lambda value: int.__add__(value, 0)),
+    "float": CanonicalForm(float.__pos__),
+    "complex": CanonicalForm(complex.__pos__),
+    "str": CanonicalForm(lambda value: str.__getitem__(value, slice(None))),
+    "bytes": CanonicalForm(lambda value: bytes(memoryview(value))),
+    "tuple": CanonicalForm(_tuple),
+    "list": CanonicalForm(list.copy),
+    "dict": CanonicalForm(_items),
+    "set": CanonicalForm(lambda value: set(set.__iter__(value))),
+    "frozenset": CanonicalForm(lambda value: frozenset(frozenset.__iter__(value))),
 }
-"""What an object of a subclass holds as one of these; the builtins themselves don't come here."""
+"""For objects of subclasses; the builtins themselves have their own encodings."""
 
 _NUMBERS = {
-    "decimal.Decimal": StandIn(_decimal, leaf=True),
-    "fractions.Fraction": StandIn(lambda value: (value.numerator, value.denominator), leaf=True),
-    "uuid.UUID": StandIn(lambda value: value.int, leaf=True),
+    "decimal.Decimal": CanonicalForm(_decimal, leaf=True),
+    "fractions.Fraction": CanonicalForm(lambda value: (value.numerator, value.denominator), leaf=True),
+    "uuid.UUID": CanonicalForm(lambda value: value.int, leaf=True),
 }
 _TIMES = {
-    "datetime.datetime": StandIn(_date_and_time),
-    "datetime.time": StandIn(_time),
-    "datetime.date": StandIn(lambda value: (value.year, value.month, value.day), leaf=True),
-    "datetime.timedelta": StandIn(lambda value: (value.days, value.seconds, value.microseconds), leaf=True),
-    "datetime.timezone": StandIn(lambda value: (value.utcoffset(None), value.tzname(None))),
-    "zoneinfo.ZoneInfo": StandIn(zone_name, leaf=True),
+    "datetime.datetime": CanonicalForm(_date_and_time),
+    "datetime.time": CanonicalForm(_time),
+    "datetime.date": CanonicalForm(lambda value: (value.year, value.month, value.day), leaf=True),
+    "datetime.timedelta": CanonicalForm(
+        lambda value: (value.days, value.seconds, value.microseconds), leaf=True
+    ),
+    "datetime.timezone": CanonicalForm(lambda value: (value.utcoffset(None), value.tzname(None))),
+    "zoneinfo.ZoneInfo": CanonicalForm(zone_name, leaf=True),
 }
 _PLACES = {
     **{
-        f"pathlib.{name}": StandIn(_path, leaf=True)
+        f"pathlib.{name}": CanonicalForm(lambda value: value.parts, leaf=True)
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
     },
     **{
-        f"ipaddress.IPv{version}{name}": StandIn(_address, leaf=True)
+        f"ipaddress.IPv{version}{name}": CanonicalForm(str, leaf=True)
         for version in (4, 6)
         for name in ("Interface", "Address", "Network")
     },
 }
 _CONTAINERS = {
-    "collections.OrderedDict": StandIn(_ordered, is_open=True),
-    "collections.Counter": StandIn(_items, is_open=True),
-    "collections.defaultdict": StandIn(_default_dict),
-    "collections.deque": StandIn(lambda value: Parts({"items": list(value), "maxlen": value.maxlen})),
-    "collections.ChainMap": StandIn(
+    "collections.OrderedDict": CanonicalForm(_ordered, is_open=True),
+    "collections.Counter": CanonicalForm(_items, is_open=True),
+    "collections.defaultdict": CanonicalForm(_default_dict),
+    "collections.deque": CanonicalForm(lambda value: Parts({"items": list(value), "maxlen": value.maxlen})),
+    "collections.ChainMap": CanonicalForm(
         lambda value: Attributes(maps=value.maps), internal=frozenset({"maps"}), is_open=True
     ),
-    "frozendict": StandIn(dict),
-    "mappingproxy": StandIn(dict),
-    "types.SimpleNamespace": StandIn(lambda value: Attributes(value.__dict__)),
-    "range": StandIn(lambda value: (value.start, value.stop, value.step), leaf=True),
-    "slice": StandIn(lambda value: Attributes(start=value.start, stop=value.stop, step=value.step)),
-    "ellipsis": StandIn(lambda value: (), leaf=True),  # noqa: ARG005
-    "NotImplementedType": StandIn(lambda value: (), leaf=True),  # noqa: ARG005
+    "frozendict": CanonicalForm(dict),
+    "mappingproxy": CanonicalForm(dict),
+    "types.SimpleNamespace": CanonicalForm(lambda value: Attributes(value.__dict__)),
+    "range": CanonicalForm(lambda value: (value.start, value.stop, value.step), leaf=True),
+    "slice": CanonicalForm(lambda value: Attributes(start=value.start, stop=value.stop, step=value.step)),
+    "ellipsis": CanonicalForm(lambda value: (), leaf=True),  # noqa: ARG005
+    "NotImplementedType": CanonicalForm(lambda value: (), leaf=True),  # noqa: ARG005
 }
 _BUFFERS = {
-    "bytearray": StandIn(_bytes, leaf=True),
-    "memoryview": StandIn(_memoryview, leaf=True),
-    "array.array": StandIn(_array, leaf=True),
+    "bytearray": CanonicalForm(_bytes, leaf=True),
+    "memoryview": CanonicalForm(_memoryview, leaf=True),
+    "array.array": CanonicalForm(_array, leaf=True),
 }
 _CALLABLES = {
-    "method": StandIn(_method),
-    "builtin_function_or_method": StandIn(_builtin_function),
-    "method-wrapper": StandIn(_method_wrapper),
-    "method_descriptor": StandIn(_descriptor, leaf=True),
-    "wrapper_descriptor": StandIn(_descriptor, leaf=True),
-    "classmethod_descriptor": StandIn(_descriptor, leaf=True),
-    "getset_descriptor": StandIn(_descriptor, leaf=True),
-    "member_descriptor": StandIn(_descriptor, leaf=True),
-    "staticmethod": StandIn(lambda value: Attributes(__func__=value.__func__)),
-    "classmethod": StandIn(lambda value: Attributes(__func__=value.__func__)),
-    "property": StandIn(_property),
-    "functools.partial": StandIn(_partial),
-    "functools._lru_cache_wrapper": StandIn(_wrapper, internal=_OF_WRAPPERS, is_open=True),
-    "wrapt.ObjectProxy": StandIn(_transparent),
-    "wrapt.BaseObjectProxy": StandIn(_transparent),
-    "_wrappers.ObjectProxy": StandIn(_transparent, label="wrapt.ObjectProxy"),
+    "method": CanonicalForm(_method),
+    "builtin_function_or_method": CanonicalForm(_builtin_function),
+    "method-wrapper": CanonicalForm(_method_wrapper),
+    "method_descriptor": CanonicalForm(_descriptor, leaf=True),
+    "wrapper_descriptor": CanonicalForm(_descriptor, leaf=True),
+    "classmethod_descriptor": CanonicalForm(_descriptor, leaf=True),
+    "getset_descriptor": CanonicalForm(_descriptor, leaf=True),
+    "member_descriptor": CanonicalForm(_descriptor, leaf=True),
+    "staticmethod": CanonicalForm(lambda value: Attributes(__func__=value.__func__)),
+    "classmethod": CanonicalForm(lambda value: Attributes(__func__=value.__func__)),
+    "property": CanonicalForm(_property),
+    "functools.partial": CanonicalForm(_partial),
+    "functools._lru_cache_wrapper": CanonicalForm(_wrapper, internal=_OF_WRAPPERS, is_open=True),
+    "wrapt.ObjectProxy": CanonicalForm(_transparent),
+    "wrapt.BaseObjectProxy": CanonicalForm(_transparent),
+    "_wrappers.ObjectProxy": CanonicalForm(_transparent, label="wrapt.ObjectProxy"),
 }
 
 
 def _model(model: Any) -> object:
-    """What a pydantic model holds beside its fields; which of them were left to a default doesn't count."""
+    """Return what a pydantic model holds beside its fields; whether a field was set or defaulted doesn't count."""
     extra, private = model.__pydantic_extra__, model.__pydantic_private__
     return Parts({"extra": Attributes(extra or {}), "private": Attributes(private or {})})
 
 
 def _random(value: Any) -> object:
-    """What a generator gives next; the one behind `random.random` by name, since everybody draws from it."""
+    """Return the state of a generator; the shared one behind `random.random` counts by name."""
     shared = getattr(sys.modules["random"], "_inst", None)
     return "random" if value is shared else value.getstate()
 
 
 _STATES = {
-    "_struct.Struct": StandIn(lambda value: value.format, leaf=True, label="struct.Struct"),
-    "re.Pattern": StandIn(lambda value: (value.pattern, value.flags), leaf=True),
-    "pydantic.BaseModel": StandIn(_model),
-    "random.Random": StandIn(_random, is_open=True),
+    "_struct.Struct": CanonicalForm(lambda value: value.format, leaf=True, label="struct.Struct"),
+    "re.Pattern": CanonicalForm(lambda value: (value.pattern, value.flags), leaf=True),
+    "pydantic.BaseModel": CanonicalForm(_model),
+    "random.Random": CanonicalForm(_random, is_open=True),
 }
 
 VALUES: Final = _BASES | _NUMBERS | _TIMES | _PLACES | _CONTAINERS | _BUFFERS | _CALLABLES | _STATES
-"""By the name that `rooted_name` gives to a class."""
+"""Canonical forms by the `rooted_name` of a class."""

@@ -23,21 +23,21 @@ from types import (
 from typing import Any, Final, Literal
 
 from .._errors import UnkeyableArgument
-from .canonical import Raised, told
-from .graph import ABSENT, Edge, Part, Table, Watch, is_empty, is_frozen
+from .canonical import Raised, error_text
+from .graph import ABSENT, Edge, Node, Table, Watch, is_empty, is_frozen
 from .hashing import Encoder, digest
 from .libraries import distributions_of
 from .library_objects import options_of
 from .members import (
     COPIED_BY_WRAPS,
     OF_THE_MODULE,
+    class_members,
+    function_members,
     import_own,
     is_lazy,
     lazy_name,
     module_attribute,
-    scan_class,
-    scan_function,
-    scan_module,
+    module_members,
     type_name,
 )
 from .names import (
@@ -52,32 +52,35 @@ from .names import (
 )
 
 __all__ = [
-    "Survey",
+    "CodeScope",
+    "Walker",
     "attributes_in",
     "classes_in",
     "items_in",
     "leads_to_own_code",
-    "watch_pieces",
+    "watch_members",
     "wrapped_in",
 ]
 
 
 _NO_INSTANCE: Final = frozenset({bool, bytes, complex, float, int, str, NoneType, FunctionType, ModuleType})
 _CONTAINERS: Final = frozenset({"builtins", "collections", "functools", "types"})
-"""Modules whose objects hold what the user has put into them."""
+"""Modules whose objects contain what the user has put into them."""
 
 
 def classes_in(value: object) -> tuple[list[type], list[str]]:
-    """Find the user's own classes of a value and of all that it holds, and modules whose libraries it is made with.
+    """Find the user's own classes of a value and of all that it contains, and the modules of its foreign classes.
 
-    What an object of others holds is their matter, but for objects of the user's own classes.
+    Inside an object of a foreign class only objects of the user's own classes count.
     """
     own: set[type] = set()
     modules: set[str] = set()
     seen: dict[int, object] = {}
     pending, behind = [value], list[object]()
     while pending or behind:
-        rest = pending or behind  # what others hold comes last: the user may hold it as well
+        rest = (
+            pending or behind
+        )  # the content of foreign objects comes last: own objects may contain it as well
         inner = rest.pop()
         kind = type(inner)
         if kind in _NO_INSTANCE or id(inner) in seen or issubclass(kind, type):
@@ -87,7 +90,7 @@ def classes_in(value: object) -> tuple[list[type], list[str]]:
             own.add(kind)
         elif kind is BuiltinFunctionType or module_of(kind) not in _CONTAINERS:
             module = getattr(inner, "__module__", None) if kind is BuiltinFunctionType else module_of(kind)
-            if isinstance(module, str):  # else the method of an object, which follows
+            if isinstance(module, str):  # else it is a method of an object, which follows
                 modules.update([module] if rest is pending else [])
                 rest = behind
         rest.extend(gc.get_referents(inner))
@@ -109,14 +112,14 @@ _AROUND_CODE: Final = (
 
 
 def wrapped_in(value: Any) -> Any:
-    """What a decorator's object says that it wraps."""
-    if "__wrapped__" in dir(type(value)):  # a proxy shows the attributes of what it wraps as its own
-        return getattr(value, "__wrapped__", ABSENT)  # of a slot that may be empty
+    """Return the `__wrapped__` of a decorator's object, or ABSENT."""
+    if "__wrapped__" in dir(type(value)):  # a proxy forwards the attributes of the wrapped object
+        return getattr(value, "__wrapped__", ABSENT)  # the slot may be empty
     return _dict_of(value).get("__wrapped__", ABSENT)
 
 
 def items_in(value: Any) -> list[tuple[object, object]]:
-    """List the items of a container with their keys; those of a dict and a set in an order of their own."""
+    """List the items of a container with their keys; dicts and sets in a canonical order."""
     if isinstance(value, dict):
         if all(type(key) is str for key in value):
             return sorted(value.items())
@@ -129,7 +132,7 @@ def items_in(value: Any) -> list[tuple[object, object]]:
 
 
 def attributes_in(value: Any) -> dict[str, object]:
-    """What an object keeps in attributes: the user's with its slots, another where it holds the user's code there."""
+    """Return the attributes of an object: all with slots for an own class, else only those that lead to own code."""
     kind = type(value)
     if isinstance(value, defaultdict) and not is_own_class(kind):
         return {"default_factory": value.default_factory}
@@ -142,8 +145,8 @@ def attributes_in(value: Any) -> dict[str, object]:
     return everything | {name: held for name, held in slots.items() if held is not ABSENT}
 
 
-def watch_pieces(watch: Watch, value: Any) -> None:
-    """Watch that an object holds the same things."""
+def watch_members(watch: Watch, value: Any) -> None:
+    """Watch the members and attributes of an object."""
     if isinstance(value, dict | list | deque | set):
         watch.members(value)
     if isinstance(value, defaultdict):
@@ -160,9 +163,9 @@ def watch_pieces(watch: Watch, value: Any) -> None:
 
 
 def leads_to_own_code(value: Any, depth: int = _DEEPEST) -> bool:
-    """Whether a value is the user's code, or may hold some where others keep what they were given.
+    """Whether a value is the user's code, or contains some where libraries keep what they were given.
 
-    What is in a dict or a list counts if it is code itself: others keep results there.
+    In a dict or a list only members that are code themselves count, since libraries keep results there.
     """
     kind = type(value)
     if isinstance(value, type):
@@ -189,7 +192,7 @@ def _is_own_code(value: object) -> bool:
 def _dict_of(value: object) -> dict[str, object]:
     try:
         held = getattr(value, "__dict__", None)
-    except Exception:  # noqa: BLE001 - a proxy may raise anything, and holds nothing then
+    except Exception:  # noqa: BLE001 - a proxy may raise anything
         return {}
     return held if type(held) is dict else {}
 
@@ -223,10 +226,12 @@ def _order(key: object) -> bytes:
         return b""
 
 
-Scope = Literal["deep", "own", "none"]
-_Scan = Callable[["Survey", Any, Part], Edge]
+CodeScope = Literal["deep", "own", "none"]
+"""How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
 
-# What is around a function, and under which names it holds what it is around.
+_MembersOf = Callable[["Walker", Any, Node], Edge]
+
+# Wrappers of functions, with the attributes that hold what they wrap.
 _AROUND: Final[dict[type, tuple[str, ...]]] = {
     MethodType: ("__func__", "__self__"),
     classmethod: ("__func__",),
@@ -243,33 +248,33 @@ _TYPE_ALIAS: Final = getattr(typing, "TypeAliasType", None)  # of Python 3.12
 _LRU_CACHE: Final = type(functools.lru_cache(len))
 
 
-class Survey:
+class Walker:
     """One walk over all that an object reaches.
 
-    `refer` gives the edge that leads to an object and queues what is new; `walk` follows the queue.
+    `refer` returns the edge to an object and queues new objects; `walk` works through the queue.
     """
 
-    def __init__(self, scope: Scope = "deep", watch: Watch | None = None) -> None:
+    def __init__(self, scope: CodeScope = "deep", watch: Watch | None = None) -> None:
         self.watch = watch or Watch()
-        self.parts: list[Part] = []
+        self.nodes: list[Node] = []
         self.untracked: dict[str, str] = {}
         self.distributions: dict[str, str] = {}
         self.scope = scope
         self._follows = True
-        self.counted: dict[Part, frozenset[str]] = {}
-        """Attributes that count where something looks at one of that name: of functions, of whatever stands for them,
-        and those of classes that their own methods only change."""
-        self._known: dict[int, Part] = {}
+        self.if_read: dict[Node, frozenset[str]] = {}
+        """Attributes that count only if some code reads an attribute of that name: those of functions, and those of
+        classes that their own methods only write."""
+        self._known: dict[int, Node] = {}
         self._values: dict[tuple[int, str], Edge] = {}
-        self._queue: deque[tuple[_Scan, Any, Part]] = deque()
+        self._queue: deque[tuple[_MembersOf, Any, Node]] = deque()
         self._open: set[int] = set()
 
     def walk(self, function: object, name: str) -> Edge:
-        """Reach all that there is to reach from an object."""
+        """Walk to everything that an object reaches, and return the edge to the object."""
         return self._walk(self.refer, function, name)
 
     def walk_global(self, value: object, name: str) -> Edge:
-        """Reach all that there is to reach from what a module holds under a name."""
+        """Walk to everything that a global value reaches, and return the edge to the value."""
         return self._walk(self.global_value, value, name)
 
     def _walk(self, begin: Callable[[Any, str], Edge], value: object, name: str) -> Edge:
@@ -283,7 +288,7 @@ class Survey:
             reason = "what it reaches is nested deeper than Python's recursion limit"
             error = UnkeyableArgument(name, qualified_name(type(value)), reason)
         except Exception as met:
-            reason = f"what it reaches can't be looked at: {told(met)}"
+            reason = f"reading what it reaches raised {error_text(met)}"
             raise UnkeyableArgument(name, qualified_name(type(value)), reason) from met
         raise error
 
@@ -292,30 +297,30 @@ class Survey:
         root = begin(value, name)
         self._follows = self.scope == "deep"
         while self._queue:
-            scan, obj, part = self._queue.popleft()
-            part.content = scan(self, obj, part)
+            members_of, obj, node = self._queue.popleft()
+            node.content = members_of(self, obj, node)
             if not self._queue:
-                self._reach_counted()  # which may lead on
+                self._walk_attributes_read()  # they may lead further
         return root
 
-    def _reach_counted(self) -> None:
-        """Reach the attributes of functions that something looks at, and those that a class only counts up or fills."""
-        facts = [part.facts for part in self.parts if part.facts is not None]
-        looked_at = frozenset(name for each in facts for name in each.looked_at)
-        for part, names in self.counted.items():
-            owner: Any = part.origin
-            for name in sorted(names & looked_at):
+    def _walk_attributes_read(self) -> None:
+        """Walk to the attributes in `if_read` whose names some code reads."""
+        infos = [node.info for node in self.nodes if node.info is not None]
+        attributes_read = frozenset(name for each in infos for name in each.attributes_read)
+        for node, names in self.if_read.items():
+            owner: Any = node.origin
+            for name in sorted(names & attributes_read):
                 value = vars(owner).get(name, ABSENT)
                 self.watch.lookup(vars(owner), name, value)
-                self.global_value(value, f"{part.name}.{name}")
+                self.global_value(value, f"{node.name}.{name}")
 
     def refer(self, value: Any, path: str) -> Edge:
-        """Make the edge that leads to a value; `path` says where it stands."""
+        """Make the edge to a value; `path` names the value."""
         try:
             return self._refer(value, path)
         except (UnkeyableArgument, Raised, RecursionError, MemoryError):
             raise
-        except Exception:  # noqa: BLE001 - its class may raise anything when it is looked at
+        except Exception:  # noqa: BLE001 - its class may raise anything
             name = qualified_name(type(value))
             self.untracked[path] = name
             return ("not tracked", name)
@@ -335,7 +340,7 @@ class Survey:
             around = ((name, getattr(value, name)) for name in _AROUND[kind])
             edge = (kind.__name__, *(self.refer(inner, f"{path}.{name}") for name, inner in around))
         elif kind is _LRU_CACHE or getattr(kind, "_bencher_job_cached", False):
-            edge = self.refer(value.__wrapped__, path)  # remembering changes nothing
+            edge = self.refer(value.__wrapped__, path)  # caching does not change what it does
         elif kind is _TYPE_ALIAS:
             edge = self._refer_alias(value, path)
         elif callable(value) and wrapped_in(value) is not ABSENT:
@@ -345,7 +350,7 @@ class Survey:
         return edge
 
     def follow(self, value: Any, attributes: Iterable[str], name: str) -> Edge:
-        """Follow a chain of attributes through the user's modules, to what it ends at, or a function's attribute."""
+        """Follow a chain of attributes through the user's modules to its end, or to a function's attribute."""
         rest = list(attributes)
         makers: list[Edge] = []
         while issubclass(type(value), ModuleType) and rest:
@@ -372,7 +377,7 @@ class Survey:
     def lazy_import(
         self, lazy: Any, attributes: Iterable[str], namespace: dict[str, Any], key: str, name: str
     ) -> Edge:
-        """Follow what a lazy import will bind and attributes of it; somebody else's module need not be loaded."""
+        """Follow what a lazy import will bind, and attributes of it. A foreign module is not loaded."""
         self.watch.lookup(namespace, key, lazy)
         try:
             module = lazy_name(lazy)
@@ -389,14 +394,14 @@ class Survey:
         return self.follow(value, attributes, name)
 
     def _maker_of_attributes(self, module: ModuleType) -> Iterator[Edge]:
-        """Reach the function that a module has for the attributes that it doesn't hold."""
+        """Refer to the module's `__getattr__`, if it has one."""
         maker = vars(module).get("__getattr__", ABSENT)
         self.watch.lookup(vars(module), "__getattr__", maker)
         if maker is not ABSENT:
             yield self.global_value(maker, f"{module_name(module.__name__)}.__getattr__")
 
     def with_attribute(self, edge: Edge, value: Any, attributes: list[str], name: str) -> Edge:
-        """Add to the edge that leads to a value the attribute that is read off it, if it is a function."""
+        """Add to the edge of a function the attribute that is read from it."""
         while getattr(type(value), "_bencher_job_cached", False):
             value = value.__wrapped__
             attributes = attributes[attributes[:1] == ["__wrapped__"] :]
@@ -413,10 +418,10 @@ class Survey:
         if not defines_own_code(function.__code__, module):
             name = foreign_name(function)
             return (*self.foreign(name), *self._refer_decorated(function, name))
-        return self._part(function, name, scan_function)
+        return self._node(function, name, function_members)
 
     def _refer_decorated(self, function: FunctionType, name: str) -> tuple[Edge, ...]:
-        """Follow a function of somebody else's to what it decorates of the user's, and to what it was made with."""
+        """Follow a foreign function to the user's code that it decorates, and to its settings."""
         if id(function) in self._open:
             return ()
         self._open.add(id(function))
@@ -439,21 +444,21 @@ class Survey:
     def _refer_class(self, cls: type) -> Edge:
         if not is_own_class(cls):
             return self.foreign(foreign_name(cls))
-        return self._part(cls, type_name(cls), scan_class)
+        return self._node(cls, type_name(cls), class_members)
 
     def _refer_module(self, module: ModuleType) -> Edge:
-        """A module that is handed on as a whole counts with all that it defines and imports."""
+        """Refer to a module as a whole, which counts with all that it defines and imports."""
         name = module_name(module.__name__)
         if not is_own_module(module):
             return self.foreign(name)
-        return self._part(module, name, scan_module)
+        return self._node(module, name, module_members)
 
     def _refer_wrapper(self, wrapper: Any, path: str) -> Edge:
-        """A callable object that a decorator put around another: the one inside, and the state around it."""
+        """Refer to a decorator's callable object: to the wrapped object and to the decorator's state."""
         kind = type(wrapper)
         inner: Edge = self.refer(wrapped_in(wrapper), path)
         if is_own_class(kind):
-            watch_pieces(self.watch, wrapper)
+            watch_members(self.watch, wrapper)
             held = sorted(attributes_in(wrapper).items())
             state = [(name, value) for name, value in held if name not in COPIED_BY_WRAPS]
             return ("wrapper", self.refer(kind, path), self._refer_items(state, path), inner)
@@ -464,7 +469,7 @@ class Survey:
         return ("wrapper", self.foreign(type_name(kind)), *outer, inner)
 
     def _refer_alias(self, alias: Any, path: str) -> Edge:
-        """What the statement `type A = ...` gave a name to, which Python works out when it is asked."""
+        """Refer to the value of `type A = ...`, which Python evaluates when it is read."""
         try:
             meant = alias.__value__
         except (AttributeError, NameError):
@@ -472,27 +477,27 @@ class Survey:
         return ("alias", str(alias.__name__), self.refer(meant, path))
 
     def foreign(self, name: str) -> tuple[Edge, ...]:
-        """What others wrote is named and not walked; its distribution counts by its version."""
+        """Refer to foreign code by its name, and note the version of its distribution."""
         self.distributions.update(distributions_of(name))
         return ("foreign", name)
 
-    def _part(self, obj: Any, name: str, scan: _Scan) -> Part:
-        part = self._known.get(id(obj))
-        if part is None:
-            part = self._known[id(obj)] = Part(name, obj)
-            self.parts.append(part)
+    def _node(self, obj: Any, name: str, members_of: _MembersOf) -> Node:
+        node = self._known.get(id(obj))
+        if node is None:
+            node = self._known[id(obj)] = Node(name, obj)
+            self.nodes.append(node)
             if self._follows:
-                self._queue.append((scan, obj, part))
-        return part
+                self._queue.append((members_of, obj, node))
+        return node
 
     def global_value(self, value: Any, name: str) -> Edge:
-        """Give a global value a place of its own in the manifest."""
+        """Refer to a global value, which gets its own entry in the manifest."""
         edge = self._values.get((id(value), name))
         if edge is None:
             edge = self.refer(value, name)
-            if not isinstance(edge, Part) and not (isinstance(edge, tuple) and edge[0] == "foreign"):
-                edge = Part(name, value, content=("value", edge))
-                self.parts.append(edge)
+            if not isinstance(edge, Node) and not (isinstance(edge, tuple) and edge[0] == "foreign"):
+                edge = Node(name, value, content=("value", edge))
+                self.nodes.append(edge)
             self._values[id(value), name] = edge
         return edge
 
@@ -505,13 +510,15 @@ class Survey:
             return b""
 
         try:
-            self.watch.content(value, path)  # first, so that a change in between is noticed at the next check
+            self.watch.content(
+                value, path
+            )  # first, so that a change during the digest is noticed at the next check
             encoded = Encoder(code=collect).digest(value, path)
         except UnkeyableArgument as refusal:
             return self._refer_refused(value, path, refusal)
         except (RecursionError, MemoryError):
             raise
-        except Exception as error:  # what a `__job_key__` raises reaches the caller
+        except Exception as error:  # the error of a `__job_key__` reaches the caller
             raise Raised(error) from error
         own, modules = classes_in(value)
         for module in modules:
@@ -519,7 +526,7 @@ class Survey:
         return ("data", table if table.code else encoded, *(self.refer(cls, path) for cls in own))
 
     def _refer_refused(self, value: Any, path: str, refusal: UnkeyableArgument) -> Edge:
-        """Take apart what can't be keyed as a whole, so that one lock hides nothing but itself."""
+        """Refer to the members of a value that has no key as a whole, so that a lock hides nothing but itself."""
         kind = type(value)
         if id(value) in self._open:
             return ("cycle",)
@@ -527,15 +534,15 @@ class Survey:
         if not own:
             self.foreign(type_name(kind))
         items, attributes = items_in(value), attributes_in(value)
-        watch_pieces(self.watch, value)
+        watch_members(self.watch, value)
         self._open.add(id(value))
         try:
-            pieces = self._refer_items(items, path), self._refer_items(sorted(attributes.items()), path)
+            members = self._refer_items(items, path), self._refer_items(sorted(attributes.items()), path)
         finally:
             self._open.discard(id(value))
         if not any(name.startswith(path) for name in self.untracked):
             self.untracked[path] = refusal.type_name
-        return ("not tracked" if pieces == ((), ()) else "items", type_name(kind), *own, *pieces)
+        return ("not tracked" if members == ((), ()) else "items", type_name(kind), *own, *members)
 
     def _refer_items(self, items: Iterable[tuple[object, object]], path: str) -> Edge:
         return tuple(
@@ -553,16 +560,17 @@ def _shown(key: object) -> str:
 
 
 def _code_in(function: FunctionType) -> list[Any]:
-    """What a decorator's function encloses that is or may hold the user's code."""
+    """List the closure variables of a decorator's function that lead to own code."""
     inner = [cell.cell_contents for cell in function.__closure__ or () if not is_empty(cell)]
     inner += [vars(function)[name] for name in ("__wrapped__",) if name in vars(function)]
     return [value for value in inner if leads_to_own_code(value)]
 
 
 def _settings_of(function: FunctionType) -> list[tuple[str, Any]]:
-    """What tells a function that a library's function has made from another of its name: constants that it encloses.
+    """List the constants that a function made by a library's function encloses; they tell it from others of its name.
 
-    A name that the library exports says all. What such a function changes, or what can be changed, is its memory.
+    A function that the library exports needs none: its name is enough. Variables that it changes, and mutable values,
+    are its state and don't count.
     """
     module = str(function.__globals__.get("__name__")).partition(".")[0]
     if module in sys.stdlib_module_names or exported_name(function) is not None:

@@ -1,8 +1,8 @@
-"""The page over a cache directory.
+"""The page that shows a cache directory in a browser.
 
-    browser -> Admission -> app -> Shelf -> Listing, Results -> a store, opened to look
-                                     └───-> Changes            -> a store, opened to change
+    browser -> Admission -> app -> Stores -> Listing, Results -> a store, read-only
+                              └--> a change                   -> a store, opened to change
 
-It needs the extra `web` and is imported by `bencher-job serve` only. `static/` is the page itself: HTML, CSS and
-JavaScript modules as the browser runs them, with nothing to build and nothing from anywhere else.
+It needs the extra `web` and is only imported by `bencher-job serve`. `static/` has the HTML, CSS and JavaScript modules
+as the browser runs them, without a build step or anything from other sites.
 """

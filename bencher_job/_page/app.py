@@ -1,4 +1,4 @@
-"""Requests of the page, and their answers."""
+"""Answer the requests of the page."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from .._stores.rows import Order, keys_at, row_of_key, rows_at
 from .._text import is_writable
 from .entry import entry_of, file_answer
 from .listing import Answer, FilterError, Query
-from .stores import Shelf
+from .stores import Stores
 
 __all__ = ["Archives", "Changed", "chosen_keys", "make_app", "remove"]
 
 
 MOST_ARCHIVES: Final = 4
-"""How many archives wait for their download; an older one is removed then."""
+"""Maximum number of archives that wait for their download; the oldest is removed for a new one."""
 
 
 class Changed(BencherJobError):
-    """Other entries than those that somebody was asked about would be changed."""
+    """The entries have changed since the user confirmed an action on them."""
 
 
-def chosen_keys(shelf: Shelf, name: str, given: Mapping[str, Any], query: Query | None) -> list[str]:
-    """Give the keys that a request names: some, or all that a query gives, if these still are as many as it says.
+def chosen_keys(stores: Stores, name: str, given: Mapping[str, Any], query: Query | None) -> list[str]:
+    """Return the keys that a request names, or those of its query if they are still as many as it says.
 
     Raises:
-        Changed: when they are others now.
+        Changed: when their number has changed.
         StoreFailure: when the store can't be read.
     """
     if query is None:
         return [str(key) for key in given["keys"]]
-    shown = shelf.get(name)
+    shown = stores.get(name)
     keys = keys_at(shown.store.folder, shown.listing.numbers(query, shown.stamp()))
     if len(keys) != given.get("count"):
         raise Changed(
@@ -59,13 +59,13 @@ def chosen_keys(shelf: Shelf, name: str, given: Mapping[str, Any], query: Query 
     return keys
 
 
-def remove(shelf: Shelf, name: str, keys: Sequence[str]) -> int:
-    """Remove the entries of some keys, with their files; how many there were.
+def remove(stores: Stores, name: str, keys: Sequence[str]) -> int:
+    """Remove the entries of some keys, with their files. Return how many there were.
 
     Raises:
         StoreFailure: when the store can't be written.
     """
-    with shelf.to_change(name) as store:
+    with stores.to_change(name) as store:
         return store.forget_many(keys)
 
 
@@ -76,22 +76,22 @@ class _Archive:
 
 
 class Archives:
-    """Archives that were asked for and wait for their download, in a folder for their owner only."""
+    """Archives that wait for their download, in a folder that only their owner can read."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bencher_job-")
         self._waiting: dict[str, _Archive] = {}
         self._lock = threading.Lock()
 
-    def make(self, shelf: Shelf, name: str, keys: Sequence[str], label: str) -> tuple[str, int]:
-        """Write an archive of the entries of some keys; what it is to be asked for by, and how many entries it has.
+    def make(self, stores: Stores, name: str, keys: Sequence[str], label: str) -> tuple[str, int]:
+        """Write an archive of the entries of some keys. Return its ticket and its number of entries.
 
         Raises:
             StoreFailure: when the store can't be read, or the archive can't be written.
         """
         ticket = secrets.token_urlsafe(12)
         path = Path(self._folder.name, ticket)
-        count = export(shelf.get(name).store, path, keys=keys)
+        count = export(stores.get(name).store, path, keys=keys)
         with self._lock:
             self._waiting[ticket] = _Archive(path, f"{label}.tar")
             while len(self._waiting) > MOST_ARCHIVES:
@@ -99,7 +99,7 @@ class Archives:
         return ticket, count
 
     def get(self, ticket: str) -> tuple[Path, str] | None:
-        """Give the path of an archive and the name to download it under, or None where it is no longer there."""
+        """Return the path of an archive and its download name, or None if it was removed."""
         with self._lock:
             archive = self._waiting.get(ticket)
         return None if archive is None else (archive.path, archive.name)
@@ -110,12 +110,12 @@ class Archives:
 
 
 THREADS: Final = 4
-"""How many requests are worked on at once: each thread has a connection to each store."""
+"""Maximum number of requests that run at once. Each thread has a connection to each store."""
 
 LARGEST_PAGE: Final = 500
 
 LONGEST_TEXT: Final = 3_000
-"""Characters of a search or a filter: as SQLite looks for them, with escapes, they have 50,000 bytes at most."""
+"""Maximum length of a search or a filter in characters: SQLite's limit for a pattern, with escapes, is 50,000 bytes."""
 
 _STATIC: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _STATUS: Final[dict[type[Exception], int]] = {
@@ -129,10 +129,10 @@ _STATUS: Final[dict[type[Exception], int]] = {
 
 
 class _App:
-    """Answers for one directory."""
+    """The handlers of requests for one directory."""
 
-    def __init__(self, shelf: Shelf, page_token: str) -> None:
-        self._shelf = shelf
+    def __init__(self, stores: Stores, page_token: str) -> None:
+        self._stores = stores
         self._page_token = page_token
         self._archives = Archives()
         self._static = {
@@ -148,9 +148,9 @@ class _App:
         return Response(content, media_type=kind)
 
     def session(self, _: Request) -> Response:
-        shelf = self._shelf
+        stores = self._stores
         return Answer(
-            {"token": self._page_token, "directory": str(shelf.directory), "unpickles": shelf.unpickles}
+            {"token": self._page_token, "directory": str(stores.directory), "unpickles": stores.unpickles}
         )
 
     def stamp(self, _: Request) -> Response:
@@ -158,9 +158,9 @@ class _App:
 
     def _stamp(self) -> str:
         stamps = []
-        for name in self._shelf.names():
+        for name in self._stores.names():
             try:
-                stamps.append(f"{name} {self._shelf.get(name).stamp()}")
+                stamps.append(f"{name} {self._stores.get(name).stamp()}")
             except BencherJobError as error:
                 stamps.append(f"{name} {error}")
         return "\n".join(stamps)
@@ -168,9 +168,9 @@ class _App:
     def overview(self, _: Request) -> Response:
         stamp = self._stamp()
         stores: list[dict[str, Any]] = []
-        for name in self._shelf.names():
+        for name in self._stores.names():
             try:
-                store = self._shelf.get(name).store
+                store = self._stores.get(name).store
                 functions = [
                     {
                         "name": each.name,
@@ -191,12 +191,12 @@ class _App:
 
     def columns(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._shelf.get(asked["store"])
+        shown = self._stores.get(asked["store"])
         return Answer({"columns": shown.listing.columns(asked["function"], shown.stamp())})
 
     def rows(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._shelf.get(asked["store"])
+        shown = self._stores.get(asked["store"])
         stamp = shown.stamp()
         numbers = shown.listing.numbers(_query(asked), stamp)
         size = min(max(_whole(asked, "size", 50), 1), LARGEST_PAGE)
@@ -214,14 +214,14 @@ class _App:
 
     def points(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._shelf.get(asked["store"])
+        shown = self._stores.get(asked["store"])
         numbers = shown.listing.numbers(_query(asked), shown.stamp())
         columns = [asked["x"], asked["y"], *([asked["color"]] if asked.get("color") else [])]
         return Answer(shown.listing.points(numbers, columns))
 
     def entry(self, request: Request) -> Response:
         asked = request.query_params
-        shown = self._shelf.get(asked["store"])
+        shown = self._stores.get(asked["store"])
         folder = shown.store.folder
         if "row" in asked:
             rows = rows_at(folder, [_whole(asked, "row", 0)])
@@ -230,11 +230,11 @@ class _App:
             row = row_of_key(folder, asked["key"])
         if row is None:
             return Answer({"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404)
-        return Answer(entry_of(folder, row, unpickles=self._shelf.unpickles))
+        return Answer(entry_of(folder, row, unpickles=self._stores.unpickles))
 
     def media(self, request: Request) -> Response:
         asked = request.path_params
-        store = self._shelf.get(asked["store"]).store
+        store = self._stores.get(asked["store"]).store
         row = row_of_key(store.folder, asked["key"])
         answer = None
         if row is not None and row.record.media is not None:
@@ -247,14 +247,14 @@ class _App:
         return answer or Response("There is no such file.", 404, media_type="text/plain")
 
     def clear(self, given: dict[str, Any]) -> Response:
-        keys = chosen_keys(self._shelf, str(given["store"]), given, _query_of(given))
-        return Answer({"removed": remove(self._shelf, str(given["store"]), keys)})
+        keys = chosen_keys(self._stores, str(given["store"]), given, _query_of(given))
+        return Answer({"removed": remove(self._stores, str(given["store"]), keys)})
 
     def export(self, given: dict[str, Any]) -> Response:
         name = str(given["store"])
-        keys = chosen_keys(self._shelf, name, given, _query_of(given))
+        keys = chosen_keys(self._stores, name, given, _query_of(given))
         label = re.sub(r"[^\w.-]+", "_", str(given.get("label", ""))).strip("._") or name
-        ticket, count = self._archives.make(self._shelf, name, keys, label)
+        ticket, count = self._archives.make(self._stores, name, keys, label)
         return Answer({"ticket": ticket, "count": count, "asked": len(keys)})
 
     def archive(self, request: Request) -> Response:
@@ -266,7 +266,7 @@ class _App:
 
     def close(self) -> None:
         self._archives.close()
-        self._shelf.close()
+        self._stores.close()
 
 
 def _query(asked: QueryParams) -> Query:
@@ -275,7 +275,7 @@ def _query(asked: QueryParams) -> Query:
 
 
 def _query_of(given: dict[str, Any]) -> Query | None:
-    """Read the query of a change, which names either keys or a query."""
+    """Parse the query of a change, or return None if it names keys."""
     return None if "keys" in given else _as_query(given)
 
 
@@ -329,9 +329,9 @@ async def _not_understood(_: Request, error: Exception) -> Response:
     return Answer({"error": f"The request is not understood: {error!r}"}, 400)
 
 
-def make_app(shelf: Shelf, page_token: str) -> Starlette:
-    """Make the application that answers what has been let through."""
-    app = _App(shelf, page_token)
+def make_app(stores: Stores, page_token: str) -> Starlette:
+    """Make the application that handles admitted requests."""
+    app = _App(stores, page_token)
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""One entry on the page, with the files that its job wrote."""
+"""Show one entry on the page, with the files that its job wrote."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .._stores.base import Hit
 from .._stores.folder import Folder
 from .._stores.rows import Row, hits_at
 from .._views.pickles import Unreadable, read_pickle
-from .._views.summaries import is_told, outline_of
+from .._views.summaries import has_named_parts, outline_of
 from .listing import to_browser
 
 __all__ = ["entry_of", "file_answer", "files_of"]
 
 
 MOST_FILES: Final = 500
-"""How many files of a run are told of."""
+"""Maximum number of files of a run that are listed."""
 
 LOOKED_AT: Final = 4096
-"""Bytes at the beginning of a file that tell what it is, where its name doesn't."""
+"""Number of bytes at the beginning of a file from which its type is guessed if the name doesn't tell it."""
 
 _TYPES: Final = {
     "image": {
@@ -55,7 +55,7 @@ _TYPES: Final = {
         "text/plain; charset=utf-8",
     ),
 }  # fmt: skip
-"""What is shown, by the endings of names. A page is shown as its source, and SVG as a picture, where it can't run."""
+"""Types by file extension. HTML is shown as source, and SVG as an image, where its scripts don't run."""
 
 _BEGINNINGS: Final = (
     (0, b"\x89PNG\r\n\x1a\n", ".png"),
@@ -70,11 +70,11 @@ _BEGINNINGS: Final = (
 
 _OTHER: Final = "other", "application/octet-stream"
 _ALONE: Final = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
-"""The policy of a file that somebody opens by itself: it runs nothing, loads nothing, and has no origin."""
+"""The content security policy of a file opened in its own tab: no scripts, no requests, no origin."""
 
 
 def files_of(store: Path, media: str) -> list[dict[str, Any]]:
-    """Tell of the regular files in a run's folder: `name`, `size` in bytes, `kind`; pictures come first."""
+    """List the regular files in a run's folder: `name`, `size` in bytes, `kind`; images come first."""
     folder = path_of(store, NameOf.RUN_FOLDER, media)
     files = []
     for path in () if folder.is_symlink() else _walk(folder):
@@ -98,7 +98,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _type_of(path: Path) -> tuple[str, str]:
-    """Give kind and content type of a file, by its name or else by how it begins."""
+    """Return the kind and content type of a file, from its name or its first bytes."""
     ending = path.suffix.lower()
     for kind, types in _TYPES.items():
         if ending in types:
@@ -122,7 +122,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Response | None:
-    """Give a file of a run's folder, or None where there is no such regular file inside of it."""
+    """Return the response with a file of a run's folder, or None if there is no such regular file in it."""
     folder = path_of(store, NameOf.RUN_FOLDER, media)
     try:
         path = path_of(folder, NameOf.RUN_FILE, name)
@@ -145,10 +145,10 @@ def file_answer(store: Path, media: str, name: str, *, is_download: bool) -> Res
 
 
 LARGEST_VALUE: Final = 1 << 28
-"""Bytes of an entry whose value is read; more would keep somebody waiting."""
+"""Maximum size in bytes of an entry whose value is shown. Reading more would take too long."""
 
 LARGEST_STREAM: Final = 1 << 25
-"""Bytes of a pickle, its arrays apart, that are read."""
+"""Maximum size in bytes of a pickle, without its arrays, that is read."""
 
 LONGEST_REPR: Final = 20_000
 
@@ -156,7 +156,7 @@ _log = logging.getLogger(__name__)
 
 
 def entry_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
-    """Tell of an entry.
+    """Return an entry as JSON data.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -183,7 +183,7 @@ def entry_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
 
 
 def _run_of(row: Row) -> list[list[object]]:
-    """Name where and how the function ran, what is known of it."""
+    """Return the known facts about where and how the function ran, with their names."""
     record = row.record
     changed = {True: " (with changes)", False: "", None: ""}[record.dirty]
     known = {
@@ -201,44 +201,44 @@ def _run_of(row: Row) -> list[list[object]]:
 
 
 def _value_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
-    """Tell of a value: an `outline`, what unpickling gave as `text`, and a `note` on what is missing."""
+    """Return a value as an `outline`, its repr as `text` if it is unpickled, and a `note` on what is missing."""
     for _, _, hit in hits_at(folder, [row.number], LARGEST_VALUE):
         if isinstance(hit, Hit):
-            return _told(hit, unpickles=unpickles)
+            return _shown_value(hit, unpickles=unpickles)
         if hit == "large":
             return {"note": f"It takes more than {LARGEST_VALUE >> 20} MB, so it is not read here."}
         return {"note": f"It can't be read: {hit}.", "is_bad": True}
     return {"note": "The entry is gone.", "is_bad": True}
 
 
-def _told(hit: Hit, *, unpickles: bool) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _shown_value(hit: Hit, *, unpickles: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
     is_whole = False
     if len(hit.payload.stream) > LARGEST_STREAM:
-        told["note"] = f"Its objects take more than {LARGEST_STREAM >> 20} MB, so they are not listed."
+        shown["note"] = f"Its objects take more than {LARGEST_STREAM >> 20} MB, so they are not listed."
     else:
         try:
             described = read_pickle(hit.payload.stream, hit.payload.buffers)
         except Unreadable as error:
-            told["note"] = f"It can't be told of without unpickling it: {error}."
+            shown["note"] = f"It can't be shown without unpickling it: {error}."
         else:
-            told["outline"] = outline_of(described)
-            told["is_whole"] = is_whole = is_told(described)
+            shown["outline"] = outline_of(described)
+            shown["is_whole"] = is_whole = has_named_parts(described)
     if unpickles and not is_whole:
-        told |= _unpickled(hit)
+        shown |= _unpickled(hit)
     elif not is_whole:
-        told.setdefault(
+        shown.setdefault(
             "note",
             "This is what it is made of. Only unpickling shows it as its class does: serve with --trust.",
         )
-    return told
+    return shown
 
 
 def _unpickled(hit: Hit) -> dict[str, Any]:
-    """Unpickle a value, which runs what it says, and give it as its class writes it."""
+    """Unpickle a value, which runs code that it names, and return its repr."""
     try:
         text = repr(hit.load())
-    except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
+    except Exception as error:  # noqa: BLE001 - a missing or changed class can raise anything
         _log.info("a value can't be unpickled here: %r", error)
         return {"note": f"It can't be unpickled here: {type(error).__name__}: {error}"}
     cut = " …" if len(text) > LONGEST_REPR else ""

@@ -1,6 +1,6 @@
-"""Entries as rows of the page: filtered, sorted, with columns.
+"""List entries as rows of the page: filtered, sorted, with columns.
 
-query -> row numbers in order, kept until the store changes -> one page of rows
+query -> row numbers in order, cached until the store changes -> one page of rows
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .._stores.rows import (
     stored_at,
 )
 from .._views.pickles import Unreadable, read_pickle
-from .._views.summaries import Cell, fields_of, is_told
+from .._views.summaries import Cell, fields_of, has_named_parts
 from .._views.table import result_fields
 
 __all__ = ["RESULTS", "Answer", "FilterError", "Listing", "Query", "Results", "conditions_of", "to_browser"]
@@ -46,7 +46,7 @@ LARGEST_EXACT: Final = 2**53
 
 
 def to_browser(cell: object) -> Any:
-    """Give a cell as JSON can hold it: what is no exact number there becomes a text under the name `t`.
+    """Convert a cell to JSON data. A number that JavaScript can't hold exactly becomes an object with its text as `t`.
 
     >>> to_browser(0.5), to_browser(2**60), to_browser(float("nan"))
     (0.5, {'t': '1152921504606846976'}, {'t': 'nan'})
@@ -61,33 +61,33 @@ def to_browser(cell: object) -> Any:
 
 
 class Answer(Response):
-    """JSON in ASCII, so that texts which are no Unicode pass as well."""
+    """JSON in ASCII, so that lone surrogates pass too."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """Write it."""
+        """Encode the content."""
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 LARGEST_READ: Final = 1 << 18
-"""Bytes up to which an entry is read for its fields; a larger one is read only when it is looked at by itself."""
+"""Maximum size in bytes of an entry whose fields are listed. A larger one is only read on its own page."""
 
 MOST_STEPS: Final = 20_000
-"""How many steps of a pickle are read for its fields."""
+"""Maximum number of opcodes of a pickle that are read for its fields."""
 
 MOST_KEPT: Final = 400_000
-"""How many entries' fields are kept."""
+"""Maximum number of entries whose fields are cached."""
 
 MOST_FIELDS: Final = 40
-"""How many fields of a result are kept."""
+"""Maximum number of fields of a result that are cached."""
 
 _log = logging.getLogger(__name__)
 _Fields = Mapping[str, Cell]
 
 
 class Results:
-    """The fields of the results in one store. With `unpickles` those are unpickled that can't be told of without it."""
+    """The fields of the results in one store. With `unpickles`, results that can't be described are unpickled."""
 
     def __init__(self, folder: Folder, *, unpickles: bool) -> None:
         self._folder = folder
@@ -96,7 +96,7 @@ class Results:
         self._lock = threading.Lock()
 
     def at(self, numbers: Sequence[int]) -> dict[int, _Fields]:
-        """Give the fields of the results in some rows; none for one that is large, damaged or gone.
+        """Return the fields of the results in some rows; empty for one that is large, damaged or gone.
 
         Raises:
             StoreFailure: when the store can't be read.
@@ -115,22 +115,22 @@ class Results:
             described = read_pickle(hit.payload.stream, hit.payload.buffers, most_steps=MOST_STEPS)
         except Unreadable:
             return {}
-        is_opened = self._unpickles and not is_told(described)
+        is_opened = self._unpickles and not has_named_parts(described)
         fields = unpickled_fields(hit) if is_opened else fields_of(described)
         return dict(list(fields.items())[:MOST_FIELDS])
 
 
 def unpickled_fields(hit: Hit) -> dict[str, Cell]:
-    """Unpickle a value, which runs what it says, and name its fields."""
+    """Unpickle a value, which runs code that it names, and return its fields."""
     try:
         return {name: _as_cell(part) for name, part in result_fields(hit.load()).items()}
-    except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
+    except Exception as error:  # noqa: BLE001 - a missing or changed class can raise anything
         _log.info("a value can't be unpickled here: %r", error)
         return {}
 
 
 def _as_cell(value: object) -> Cell:
-    """Give a part of a value as a number, if it is one of numpy's, or as a record would show it."""
+    """Convert a part of a value to a plain number if it is a numpy scalar, or to its form in a record."""
     item = getattr(value, "item", None)
     plain = item() if callable(item) and getattr(value, "ndim", None) == 0 else value
     cell: Cell = short_form(plain)
@@ -144,25 +144,25 @@ _UNITS: Final = {
     "seconds": {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400},
 }
 LARGEST_WHOLE: Final = (1 << 63) - 1
-"""The largest whole number that SQLite takes as one."""
+"""The largest integer that SQLite can store."""
 
 _AGES: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 class FilterError(ValueError):
-    """A text is no filter of its column."""
+    """A text is not a valid filter of its column."""
 
 
 def conditions_of(column: str, text: str, now: datetime) -> list[Condition]:
-    """Read a filter.
+    """Parse a filter.
 
-    `svm` is a part of a text, and `1` the number or a part of a text; `=svm` is the whole text. `>0.5`, `<=1e-3`,
-    `!=svm` and `0.1..1` compare; `none` is a gap. Times are local: `2026-11-27`, `>2026-11-27 18:00`, or an age: `2h`
-    for the last two hours. Sizes and durations may have units: `>1MB`, `<5min`.
+    `svm` matches part of a text, and `1` the number or part of a text; `=svm` matches the whole text. `>0.5`,
+    `<=1e-3`, `!=svm` and `0.1..1` compare; `none` matches a gap. Times are local: `2026-11-27`, `>2026-11-27 18:00`, or
+    an age: `2h` for the last two hours. Sizes and durations may have units: `>1MB`, `<5min`.
 
     Raises:
-        FilterError: when it is none.
+        FilterError: when the text is not a filter.
 
     >>> conditions_of("arguments.c", "0.1..1", datetime.now())
     [Condition(operator='>=', value=0.1), Condition(operator='<=', value=1)]
@@ -190,11 +190,11 @@ def conditions_of(column: str, text: str, now: datetime) -> list[Condition]:
 
 
 def _as_operator(text: str) -> Operator:
-    return text  # type: ignore[return-value]  # the pattern has no other
+    return text  # type: ignore[return-value]  # the pattern matches operators only
 
 
 def _number(column: str, text: str) -> float | None:
-    """Read a number, with a unit where the column has units."""
+    """Parse a number, with a unit if the column has units."""
     text = text.strip()
     if text.lower() in {"true", "false"}:
         return int(text.lower() == "true")
@@ -222,7 +222,7 @@ def _time_conditions(text: str, now: datetime) -> list[Condition]:
     operator, rest = (match[1], match[2].strip()) if match else ("", text)
     age = _WITH_UNIT.fullmatch(rest)
     if age and (unit := _AGES.get(age[2].lower())) is not None:
-        # "<2h" and "2h" are younger than two hours, so they began later.
+        # "<2h" and "2h" mean younger than two hours, so started later.
         try:
             moment = now - timedelta(seconds=float(age[1]) * unit)
         except OverflowError:
@@ -240,7 +240,7 @@ def _time_conditions(text: str, now: datetime) -> list[Condition]:
 
 
 def _span(text: str) -> tuple[float, float]:
-    """Give the begin and the end of a day, a minute or a second, in seconds since 1970."""
+    """Return the start and the end of a day, a minute or a second, in seconds since the epoch."""
     try:
         begin = datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -251,15 +251,15 @@ def _span(text: str) -> tuple[float, float]:
 
 
 RESULTS: Final = "results."
-"""What the name of a column of results begins with."""
+"""Prefix of the names of columns of results."""
 
 LISTS_KEPT: Final = 16
 SAMPLED: Final = 50
-"""How many of the latest entries tell which fields results have: those that a table shows at first."""
+"""Number of latest entries, those that a table shows first, from which the columns of results are taken."""
 
 MOST_COLUMNS: Final = 60
 MOST_POINTS: Final = 20_000
-"""How many entries a plot shows."""
+"""Maximum number of entries in a plot."""
 
 NEWEST_FIRST: Final = Order()
 
@@ -274,17 +274,17 @@ _OF_RECORDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a table shows: the entries of a function that pass all filters, in an order."""
+    """The rows of a table: the entries of a function that match all filters, in order."""
 
     function: str
     filters: tuple[tuple[str, str], ...] = ()
-    """Columns, and what was typed into the head of each."""
+    """The filters by column, as typed."""
     search: str = ""
     order: Order = NEWEST_FIRST
 
 
 class Listing:
-    """The entries of one store as tables and plots."""
+    """Lists the entries of one store for tables and plots."""
 
     def __init__(self, folder: Folder, *, unpickles: bool) -> None:
         self._folder = folder
@@ -294,10 +294,10 @@ class Listing:
         self._lock = threading.Lock()
 
     def numbers(self, query: Query, stamp: str) -> array[int]:
-        """Give the numbers of all rows that are asked for, as the store was at a stamp or later.
+        """Return the numbers of all rows of a query, as of a stamp of the store or later.
 
         Raises:
-            FilterError: when a filter is none.
+            FilterError: when a filter is invalid.
             StoreFailure: when the store can't be read.
         """
         is_lasting = not any(
@@ -338,7 +338,7 @@ class Listing:
         return array("q", passing)
 
     def columns(self, function: str, stamp: str) -> list[dict[str, Any]]:
-        """Give the columns that entries of a function have: `id`, `label`, `group`, `kind`, `distinct`.
+        """Return the columns of a function's entries: `id`, `label`, `group`, `kind`, `distinct`.
 
         Raises:
             StoreFailure: when the store can't be read.
@@ -384,7 +384,7 @@ class Listing:
         ]
 
     def page(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Give some rows with the cells of some columns.
+        """Return some rows with the cells of some columns.
 
         Raises:
             StoreFailure: when the store can't be read.
@@ -408,7 +408,7 @@ class Listing:
         return page
 
     def points(self, numbers: Sequence[int], columns: Sequence[str]) -> dict[str, Any]:
-        """Give the cells of some columns of at most so many rows, spread evenly over all, column by column.
+        """Return the cells of some columns, by column, for a limited number of evenly spaced rows.
 
         Raises:
             StoreFailure: when the store can't be read.

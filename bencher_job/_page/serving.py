@@ -1,10 +1,10 @@
-"""Serve the page on loopback, to those who have its token.
+"""Serve the page on loopback, to browsers that have its token.
 
     /?token=...      starts a session: a cookie for the folder of this view only
-    /<view>/...      answered with the cookie; what changes anything asks for the page's own header as well
+    /<view>/...      needs the cookie; a change also needs the page's own header
 
-A cookie goes to all ports of a host, but only to its own path: another server on this machine, which doesn't know the
-name of the view, is not sent it.
+A browser sends a cookie to all ports of a host, but only to its own path. So another server on this machine, which
+doesn't know the name of the view, doesn't get it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["PAGE_HEADER", "Admission", "serve"]
 
 COOKIE: Final = "bencher_job"
 PAGE_HEADER: Final = "x-bencher-job"
-"""The header that only a script of the page can send, since other sites may not."""
+"""A header that only the page's own scripts can send, since browsers forbid it across sites."""
 
 _CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
@@ -53,7 +53,7 @@ HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-"""Sent with each answer; one that has its own keeps it."""
+"""Headers of every answer, unless it sets its own."""
 
 _LETTER: Final = (
     """<!doctype html><html lang="en"><meta charset="utf-8">{head}<title>bencher_job</title><p>{text}</p>"""
@@ -61,18 +61,18 @@ _LETTER: Final = (
 
 
 class Admission:
-    """Lets through what may be answered, and puts the headers on each answer.
+    """Admits authorised requests, and adds the headers to each answer.
 
     Attributes:
-        token: what the printed URL brings.
-        view: the folder that the page lies in, by a name that nobody can guess.
-        page_token: what the page sends with each change, besides the cookie.
+        token: the token in the printed URL.
+        view: the path of the page, an unguessable name.
+        page_token: the token that the page sends with each change, besides the cookie.
     """
 
     def __init__(
         self, make_app: Callable[[str], ASGIApp], hosts: Iterable[str], *, any_address: bool = False
     ) -> None:
-        """Guard an application, which is made for the token that its page sends with each change."""
+        """Guard an application, which `make_app` makes for the page's token."""
         self._hosts = frozenset(hosts)
         self._any_address = any_address
         self.token = secrets.token_urlsafe(32)
@@ -102,7 +102,7 @@ class Admission:
             await answer(scope, receive, send_with_headers)
 
     def _answer(self, scope: Scope) -> Response | None:
-        """Give what is answered here: a refusal or the start of a session. None for what may go on."""
+        """Return a refusal or the start of a session, or None to admit the request."""
         headers = Headers(scope=scope)
         if not self._is_own_name(headers.get("host", "")):
             return _refusal(
@@ -126,7 +126,7 @@ class Admission:
             return _refusal(
                 "Open the URL that bencher-job serve printed: it brings the token that this page asks for."
             )
-        # Not a redirect: a strict cookie is left out of one that a link on another site leads to.
+        # Not a redirect: browsers leave strict cookies out of one that follows a link on another site.
         view = f"/{self.view}/"
         head = f'<meta http-equiv="refresh" content="0; url={view}"><link rel="icon" href="{view}static/mark.svg">'
         answer = HTMLResponse(_LETTER.format(head=head, text="One moment."))
@@ -134,7 +134,7 @@ class Admission:
         return answer
 
     def _is_own_name(self, host: str) -> bool:
-        """Whether a request asks for a name of this server; another's leads here if somebody has rebound it."""
+        """Whether the Host header names this server. A foreign name means DNS rebinding."""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         name = name.removeprefix("[").removesuffix("]").lower()
         if name in self._hosts:
@@ -190,19 +190,19 @@ def serve(
     say: Callable[[str], object] = print,
     warn: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
 ) -> None:
-    """Serve the page over a cache directory until Ctrl-C; the URL is told first. Port 0 is a free one.
+    """Serve the page of a cache directory until Ctrl-C, and print the URL first. Port 0 means a free one.
 
-    The directory may not be there yet: what is stored in it later is shown then. A `trusted` store may be another
-    user's. Where it `unpickles`, values are that can't be shown otherwise.
+    The directory may not exist yet; entries stored later are shown then. With `trusted`, stores of other users are
+    shown. With `unpickles`, values that can't be shown otherwise are unpickled.
 
     Raises:
-        BencherJobError: when the libraries of the extra `web` are not installed, or the address can't be had.
+        BencherJobError: when the libraries of the extra `web` are not installed, or the address is not available.
     """
     try:
         import uvicorn
 
         from .app import make_app
-        from .stores import Shelf
+        from .stores import Stores
     except ImportError as error:
         raise BencherJobError(
             f"The page needs {error.name}, which is not installed. Run: pip install 'bencher_job[web]'"
@@ -210,8 +210,8 @@ def serve(
     is_local = _is_loopback(host)
     with _bound(host, port) as listening:
         names = {*LOOPBACK, host.lower()} | (set() if is_local else {socket.gethostname().lower()})
-        shelf = Shelf(directory, trusted=trusted, unpickles=unpickles)
-        admission = Admission(partial(make_app, shelf), names, any_address=not is_local)
+        stores = Stores(directory, trusted=trusted, unpickles=unpickles)
+        admission = Admission(partial(make_app, stores), names, any_address=not is_local)
         url = f"{_base_url(host, listening.getsockname()[1])}/?token={admission.token}"
         if not is_local:
             warn(
@@ -243,7 +243,7 @@ def serve(
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Listen on an address, so that a browser that is quicker than the server waits."""
+    """Listen on an address at once, so that a browser that is faster than the server waits."""
     if not 0 <= port <= LARGEST_PORT:  # which the look-up of an address would take for another
         raise BencherJobError(
             f"--port {port} is none: ports go from 1 to {LARGEST_PORT}, and 0 is a free one."
@@ -272,13 +272,13 @@ def _base_url(host: str, port: int) -> str:
 
 
 def _has_window() -> bool:
-    """Whether a browser would show itself in a window, and not take over the terminal."""
+    """Whether a browser opens in a window of its own, rather than in the terminal."""
     windows = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
     return sys.platform == "darwin" or any(os.environ.get(name) for name in windows)
 
 
 def _open_browser(url: str, folder: str) -> None:
-    """Open a file that leads to the URL: a program's arguments can be read by all users of a machine."""
+    """Open a file that redirects to the URL, because all users of a machine can read a program's arguments."""
     path = Path(folder, "open.html")
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(_OPENING.format(url=escape(url)))

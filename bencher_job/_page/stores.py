@@ -1,4 +1,4 @@
-"""The stores of a cache directory by name."""
+"""Open the stores of a cache directory by name."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .._stores.embedded import DiskStore
 from .._stores.looking import look_into, open_existing, stores_in
 from .listing import Listing
 
-__all__ = ["Shelf", "Shown"]
+__all__ = ["Shown", "Stores"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A store that the page shows: opened to look at, so that nothing in it is changed."""
+    """A store that the page shows, opened read-only."""
 
     name: str
     store: DiskStore
     listing: Listing
 
     def stamp(self) -> str:
-        """Give a text that is another one when anything in the store has changed; no database is asked for it."""
+        """Return a text that differs after any change in the store. Reads no database."""
         return ".".join([str(self.store.puts), *_looks(self.store.directory)])
 
 
@@ -40,13 +40,13 @@ def _looks(directory: Path) -> Iterator[str]:
             yield f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
-class Shelf:
+class Stores:
     """All stores of one directory.
 
     Attributes:
-        directory: the cache directory, or one store's own folder; it may not be there yet.
-        trusted: whether stores are shown that another user owns or can write to.
-        unpickles: whether values are unpickled that can't be told of otherwise.
+        directory: the cache directory, or the folder of one store; it may not exist yet.
+        trusted: whether to show stores that another user owns or can write to.
+        unpickles: whether to unpickle values that can't be shown otherwise.
     """
 
     def __init__(self, directory: Path, *, trusted: bool = False, unpickles: bool = False) -> None:
@@ -57,7 +57,7 @@ class Shelf:
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """Give the names of all stores that are there.
+        """Return the names of all existing stores.
 
         Raises:
             StoreFailure: when the directory can't be read.
@@ -68,7 +68,7 @@ class Shelf:
             return []
 
     def get(self, name: str) -> Shown:
-        """Give the store of a name.
+        """Return the store with a name.
 
         Raises:
             StoreMissing: when there is none.
@@ -92,7 +92,7 @@ class Shelf:
 
     @contextmanager
     def to_change(self, name: str) -> Iterator[DiskStore]:
-        """Open the store of a name to change it meanwhile.
+        """Open the store with a name for a change.
 
         Raises:
             StoreMissing: when there is none.

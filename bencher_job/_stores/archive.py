@@ -29,7 +29,7 @@ from types import NoneType
 from typing import Any, BinaryIO, Final, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
-from .._keys import PastEdition
+from .._keys import StoredFunctionVersion
 from .._names import NameOf, path_of
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
@@ -287,13 +287,13 @@ def expires_from(seconds: object) -> float | None:
     raise Unwhole(f"it expires at {seconds!r}, which is no time")
 
 
-def edition_to_dict(past: PastEdition) -> dict[str, Any]:
+def edition_to_dict(past: StoredFunctionVersion) -> dict[str, Any]:
     """Give what JSON can hold of an edition, which is all but its prefix."""
     plain = {name: value for name, value in past._asdict().items() if name != "prefix"}
     return plain | {"manifest": dict(past.manifest), "sources": dict(past.sources)}
 
 
-def edition_from(body: Mapping[str, Any], prefix: bytes) -> PastEdition:
+def edition_from(body: Mapping[str, Any], prefix: bytes) -> StoredFunctionVersion:
     """Make an edition of what `edition_to_dict` gave.
 
     Raises:
@@ -301,7 +301,7 @@ def edition_from(body: Mapping[str, Any], prefix: bytes) -> PastEdition:
     """
     try:
         manifest, sources = (_of_type(dict, body[name]) for name in ("manifest", "sources"))
-        return PastEdition(
+        return StoredFunctionVersion(
             prefix,
             _of_type(str, body["function"]),
             _of_type(int, body["key_version"]),

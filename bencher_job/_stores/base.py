@@ -10,7 +10,7 @@ from pickle import loads
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
-from .._keys import Edition, PastEdition
+from .._keys import FunctionVersion, StoredFunctionVersion
 from .._record import EVERYTHING, Draft, Record, Selection, Totals
 from .codec import Buffer, Payload, SealedEntry
 
@@ -187,7 +187,7 @@ class Entry(NamedTuple):
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
-    edition: Edition | PastEdition | None = None
+    edition: FunctionVersion | StoredFunctionVersion | None = None
     """The function whose key it is, as it stood."""
     lease: Lease | None = None
     """It is stored only if this lease is still held, and releases it; without one it is stored anyway."""
@@ -229,10 +229,10 @@ class History(Protocol):
     def examine(self, key: str) -> Found | Gone | None:
         """Say what is known of a key: its entry, or what became of it."""
 
-    def editions(self, function: str) -> list[PastEdition]:
+    def editions(self, function: str) -> list[StoredFunctionVersion]:
         """Give the editions of a function that entries are of, the one with the latest entry first."""
 
-    def known_editions(self, function: str) -> list[PastEdition]:
+    def known_editions(self, function: str) -> list[StoredFunctionVersion]:
         """Give the editions of a function that entries are or were of, without their sources; no entry is read."""
 
     def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:

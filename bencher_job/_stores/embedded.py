@@ -32,7 +32,7 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache, warn_caller
-from .._keys import PastEdition
+from .._keys import StoredFunctionVersion
 from .._record import EVERYTHING, Draft, FunctionInfo, Origin, Record, Selection
 from .base import PATIENCE, Entry, Found, Gone, Hit, Hits, Items, Miss, Reason, StoreFailure, Tally, Totals
 from .blobs import Deposit, Depository
@@ -256,12 +256,12 @@ class DiskHistory:
         counted = self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason")
         return {reason: count for reason, count in counted if reason in get_args(Reason)}
 
-    def editions(self, function: str) -> list[PastEdition]:
+    def editions(self, function: str) -> list[StoredFunctionVersion]:
         """Give the editions of a function that entries are of, the one with the latest entry first."""
         rows = self._query(SELECT_EDITION, (function,))
         return list(_readable(past_edition_of, ((row, function) for row in rows)))
 
-    def known_editions(self, function: str) -> list[PastEdition]:
+    def known_editions(self, function: str) -> list[StoredFunctionVersion]:
         """Give the editions of a function that entries are or were of, without their sources; no entry is read."""
         return [past_edition_of(row, function) for row in self._query(SELECT_KNOWN_EDITION, (function,))]
 

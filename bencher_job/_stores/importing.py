@@ -18,7 +18,7 @@ from .. import _media
 from .._errors import BencherJobError, UntrustedCache
 from .._folders import make_private, owner_only
 from .._job import check_key
-from .._keys import PastEdition
+from .._keys import StoredFunctionVersion
 from .._names import NameOf, path_of
 from .._record import Record
 from .._text import visible
@@ -297,7 +297,7 @@ class _Importer:
             raise _Refused(str(error)) from error
         return resealed(value, signature)
 
-    def _read_edition(self, prefix: str) -> PastEdition | None:
+    def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
         try:
             body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON))
             return edition_from(body, bytes.fromhex(prefix))

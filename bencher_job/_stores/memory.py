@@ -75,7 +75,7 @@ class Shelf:
 
     def renew(self) -> None:
         """Make the lock anew."""
-        self._reentrant = threading.RLock()
+        self._lock = threading.RLock()
 
     def is_sure(self) -> bool:
         """Whether nothing has changed since what is here was read; then that is sure for a while."""
@@ -90,7 +90,7 @@ class Shelf:
 
     def begin(self, read: Look) -> None:
         """Drop all, and hold from now on what is read in another generation."""
-        with self._reentrant:
+        with self._lock:
             for kept in (*self._entries.values(), *self._mapped.values()):
                 kept.drop()
             self._entries.clear()
@@ -114,7 +114,7 @@ class Shelf:
 
     def _asked(self, key: str) -> Kept | None:
         """Keep one by one what was read in bulk."""
-        with self._reentrant:
+        with self._lock:
             small = self._unasked.pop(key, None)
             if small is None:
                 return self._entries.get(key)
@@ -139,7 +139,7 @@ class Shelf:
             self._uses.write_at_once()
         if type(hit.stream) is not bytes:
             hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.expires)
-        with self._reentrant:
+        with self._lock:
             if read is not self.read:  # changed while the disk was read
                 return None
             if not buffers:
@@ -170,7 +170,7 @@ class Shelf:
         if sizes and max(sizes) > LARGEST:
             small = {key: each for key, each in small.items() if len(each[0]) <= LARGEST}
             sizes = [len(stream) for stream, _, _ in small.values()]
-        with self._reentrant:
+        with self._lock:
             if read is not self.read:
                 return
             kept, unasked = self._entries, self._unasked

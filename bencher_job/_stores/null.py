@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from .._keys import PastEdition
+from .._keys import StoredFunctionVersion
 from .._record import EVERYTHING, Record, Selection
 from .base import MISS, Entry, Hits, Items, Miss, Tally, Totals
 from .leases import Lease, Leases
@@ -61,11 +61,11 @@ class NoHistory:
     def examine(self, key: str) -> None:
         """Know nothing."""
 
-    def editions(self, function: str) -> list[PastEdition]:  # noqa: ARG002
+    def editions(self, function: str) -> list[StoredFunctionVersion]:  # noqa: ARG002
         """Know none."""
         return []
 
-    def known_editions(self, function: str) -> list[PastEdition]:  # noqa: ARG002
+    def known_editions(self, function: str) -> list[StoredFunctionVersion]:  # noqa: ARG002
         """Know none."""
         return []
 

@@ -12,7 +12,7 @@ from json.encoder import encode_basestring_ascii
 from types import NoneType
 from typing import Any, Final
 
-from .._keys import Edition, PastEdition
+from .._keys import FunctionVersion, StoredFunctionVersion
 from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
 from .base import Entry
@@ -408,9 +408,9 @@ def moment(seconds: float) -> datetime:
         return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-def row_of_edition(edition: Edition | PastEdition) -> tuple[Any, ...]:
+def row_of_edition(edition: FunctionVersion | StoredFunctionVersion) -> tuple[Any, ...]:
     """Make the values of `PUT_EDITION`."""
-    past = edition if isinstance(edition, PastEdition) else edition.as_past()
+    past = edition if isinstance(edition, StoredFunctionVersion) else edition.as_stored()
     return (
         past.prefix,
         past.function,
@@ -423,7 +423,7 @@ def row_of_edition(edition: Edition | PastEdition) -> tuple[Any, ...]:
     )
 
 
-def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
+def past_edition_of(row: tuple[Any, ...], function: str) -> StoredFunctionVersion:
     """Make the edition of a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`.
 
     Raises:
@@ -431,7 +431,7 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> PastEdition:
     """
     prefix, key_version, fingerprint, version, parameters, manifest, sources, *_ = row
     try:
-        past = PastEdition(
+        past = StoredFunctionVersion(
             prefix,
             function,
             key_version,

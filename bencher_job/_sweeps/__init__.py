@@ -1,1 +1,1 @@
-"""Sweeps and maps: many calls of one function."""
+"""Run many calls of one function: sweeps over grids, and maps."""

@@ -1,10 +1,10 @@
-"""Many calls of one function: looked up in bulk, the rest run ahead of the reader.
+"""Run many calls of one function: look them up in bulk, and run the missing ones ahead of the reader.
 
-    read: a call, its key -> look_up -> remembered ──────────────┐
-                                     -> missing: a job in flight ┴-> ready: answers, by the numbers of the calls
+    read: a call, its key -> look_up -> stored ────────────────┐
+                                     -> missing: a running job ┴-> ready: answers, by the numbers of the calls
 
-What is in flight or waits to be taken is bounded, so that endless calls take bounded memory. Where jobs run in line,
-each runs when its answer is taken.
+The number of running jobs and untaken answers is bounded, so endless calls take bounded memory. A job that runs in line
+runs when its answer is taken.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .._errors import BencherJobError
 from .._function_cache import JobFunctionCache
 from .._future import JobFuture
 from .._job import Job, can_not_change
-from .._keys import Edition, Identity, Known
-from .._loops import Caller, caller, in_thread, is_coroutine_function
+from .._keys import FunctionVersion, Identity, Known
+from .._loops import Caller, await_in_thread, caller, is_coroutine_function
 from .._stores import MISS
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ __all__ = [
 
 
 LONGEST_READING: Final = 0.01
-"""Seconds for which calls are read before those that have come are looked up."""
+"""Maximum time in seconds for which calls are read before they are looked up."""
 
 READ_AHEAD: Final = 256
-"""How many calls of an asynchronous iterator are read ahead of those that are looked up."""
+"""Maximum number of calls of an asynchronous iterator that are read but not looked up."""
 
 
 class Call(NamedTuple):
-    """One call of the function: its arguments, and which of its repeats it is, from 0."""
+    """One call of the function: its arguments and the number of its repeat, from 0."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -71,25 +71,25 @@ class Call(NamedTuple):
 
 
 class Calls(Protocol):
-    """Numbered calls that are read one after the other.
+    """A source of numbered calls.
 
     Attributes:
-        is_ended: whether there are no more.
-        problem: what their iterator has raised, which has ended them.
+        is_ended: whether there are no more calls.
+        problem: the exception with which their iterator ended, or None.
     """
 
     is_ended: bool
     problem: Exception | None
 
     def some(self, wanted: int) -> list[tuple[int, Call]]:
-        """Read as many as are wanted at most, without waiting for them."""
+        """Return up to `wanted` calls that are available without waiting."""
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
 
 
 class PlainCalls:
-    """Calls of an iterator; one that makes the reader wait can't be read without waiting."""
+    """Calls of a plain iterator. If it blocks, so does the reader."""
 
     def __init__(self, calls: Iterator[tuple[int, Call]]) -> None:
         self._calls = calls
@@ -97,7 +97,7 @@ class PlainCalls:
         self.problem: Exception | None = None
 
     def each(self, wanted: int) -> Iterator[tuple[int, Call]]:
-        """Read as many as are wanted, unless that takes long."""
+        """Yield up to `wanted` calls, fewer if reading takes long."""
         if self.is_ended or not wanted:
             return
         until = time.monotonic() + LONGEST_READING
@@ -106,56 +106,56 @@ class PlainCalls:
                 yield call
                 if number == wanted or time.monotonic() > until:
                     return
-        except Exception as problem:  # noqa: BLE001 - it is raised when all calls before it have been answered
+        except Exception as problem:  # noqa: BLE001 - raised after the answers to the calls before it
             self.problem = problem
         self.is_ended = True
 
     def some(self, wanted: int) -> list[tuple[int, Call]]:
-        """Read as many as are wanted, unless that takes long."""
+        """Return up to `wanted` calls, fewer if reading takes long."""
         return list(self.each(wanted))
 
     async def close(self) -> None:
-        """Do nothing: nothing is read unasked."""
+        """Do nothing: calls are read on demand only."""
 
 
 class AsynchronousCalls:
-    """Calls of an asynchronous iterator, read by a task of the event loop; `tell` is called when there is news."""
+    """Calls of an asynchronous iterator, read by a task of the event loop, which calls `notify` on changes."""
 
-    def __init__(self, calls: AsyncGenerator[tuple[int, Call], None], tell: Callable[[], object]) -> None:
-        import asyncio  # takes long to import, and is imported where loops run
+    def __init__(self, calls: AsyncGenerator[tuple[int, Call], None], notify: Callable[[], object]) -> None:
+        import asyncio  # slow to import, and already imported where a loop runs
 
         self.is_ended = False
         self.problem: Exception | None = None
         self._read: deque[tuple[int, Call]] = deque()
         self._is_read = False
         self._has_room = asyncio.Event()
-        self._tell = tell
+        self._notify = notify
         self._task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._read_all(calls))
 
     async def _read_all(self, calls: AsyncGenerator[tuple[int, Call], None]) -> None:
         try:
             async for call in calls:
                 self._read.append(call)
-                self._tell()
+                self._notify()
                 while len(self._read) >= READ_AHEAD:
                     self._has_room.clear()
                     await self._has_room.wait()
-        except Exception as problem:  # noqa: BLE001 - it is raised when all calls before it have been answered
+        except Exception as problem:  # noqa: BLE001 - raised after the answers to the calls before it
             self.problem = problem
         finally:
             await calls.aclose()
             self._is_read = True
-            self._tell()
+            self._notify()
 
     def some(self, wanted: int) -> list[tuple[int, Call]]:
-        """Give as many as are wanted of those that have been read."""
+        """Return up to `wanted` of the calls that have been read."""
         some = [self._read.popleft() for _ in range(min(wanted, len(self._read)))]
         self._has_room.set()
         self.is_ended = self._is_read and not self._read
         return some
 
     async def close(self) -> None:
-        """Read no more, and wait until the reader has ended."""
+        """Stop reading, and wait until the reader has ended."""
         import asyncio
 
         self._task.cancel()
@@ -163,23 +163,23 @@ class AsynchronousCalls:
 
 
 LARGEST_LOOKUP: Final = 256
-"""How many keys are looked up together at most."""
+"""Maximum number of keys that are looked up together."""
 
 ROOM: Final = 1024
-"""How many answers are in flight or wait to be taken at most, unless it is said."""
+"""Default limit on calls that run or whose answers are not taken yet."""
 
 ROOM_IN_LOOP: Final = 100
-"""How many coroutines run in their caller's loop at once, unless it is said: as many as a server puts up with."""
+"""Default limit on coroutines that run in their caller's loop at once, as many as a server can bear."""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came of a call: it was remembered, or its job has ended, or it could not be made a job.
+    """The outcome of a call: a stored value, the future of a job, or an error that kept it from becoming a job.
 
     Attributes:
         number: the number of the call.
-        identity: the key of the call, with what it was made of; None where it has none.
-        future: the future of the job that ran; None where nothing ran.
+        identity: the key of the call with its inputs; None if no key could be made.
+        future: the future of the job; None if no job was needed.
     """
 
     number: int
@@ -190,14 +190,14 @@ class Answer:
 
     @property
     def is_hit(self) -> bool:
-        """Whether it was remembered when it was asked for, or computed by somebody else meanwhile."""
+        """Whether the value was stored when the call was looked up, or stored by another process since."""
         return self.future.cached if self.future is not None else self._error is None
 
     def value(self) -> Any:
-        """Give the value.
+        """Wait for the value and return it.
 
         Raises:
-            BaseException: what the function raised, or why the call is no job.
+            BaseException: what the function raised, or the error that kept the call from becoming a job.
         """
         if self.future is not None:
             return self.future.result()
@@ -206,7 +206,7 @@ class Answer:
         return self._value
 
     def error(self) -> BaseException | None:
-        """Give what the function raised, or why the call is no job."""
+        """Return what the function raised, or the error that kept the call from becoming a job, or None."""
         if self.future is not None:
             return self.future.exception()
         return self._error
@@ -214,7 +214,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Read:
-    """A call that was read, with its key as it was then."""
+    """A call that was read, with its key at that time."""
 
     number: int
     call: Call
@@ -223,7 +223,7 @@ class _Read:
 
 @dataclass(slots=True)
 class _Prepared:
-    """The job of a call that was not found, and what was asked."""
+    """The job of a call whose result was not found, and the lookup that missed."""
 
     read: _Read
     job: Job
@@ -240,24 +240,25 @@ class _Unstarted:
 
 @dataclass(slots=True)
 class Bulk:
-    """Many calls of one function on their way, each under a number; used by one thread at a time.
+    """Numbered calls of one function that are looked up and run. Used by one thread at a time.
 
-    Answers come in the order of the calls, or as they complete. `room` is how many may be in flight or wait to be
-    taken, 0 for as many as usual. An `asker` asks in an event loop. `tell` is called from any thread when a job ends.
+    Answers come in the order of the calls, or as they complete. `room` limits the calls that run or whose answers are
+    not taken yet; 0 means the default. `asker` is the caller if this runs for an event loop. `notify` is called from
+    any thread when a job ends.
     """
 
     cache: JobFunctionCache
     ordered: bool = True
     room: int = 0
     asker: Caller | None = None
-    tell: Callable[[], object] | None = None
+    notify: Callable[[], object] | None = None
     _line: deque[Answer | _Unstarted] = field(default_factory=deque)
-    """What is to be taken: in order, or what is done already."""
+    """The answers to take next: in the order of the calls, or as they completed."""
     _running: dict[int, Answer] = field(default_factory=dict)
     _done: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
     _read: list[_Read | Answer] = field(default_factory=list)
     _known: Known = field(default_factory=dict)
-    """The arguments that what was read shares, encoded; as long as nothing has run they are as they were."""
+    """The encodings of arguments shared by the calls that were read, valid until a job runs."""
     _size: int = 1
     _in_line: bool = False
 
@@ -273,21 +274,21 @@ class Bulk:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all that was asked for has been taken."""
+        """Whether all answers have been taken."""
         return not self._line and not self._running
 
     def wanted(self) -> int:
-        """Say how many calls there is room for; few at first, so that the first answer comes soon."""
+        """Return how many calls to read next: few at first, so that the first answer comes soon."""
         return max(0, min(self._size, self.room - len(self._line) - len(self._running)))
 
     def read(self, number: int, call: Call) -> None:
-        """Take in a call and make its key, now: what its arguments are later may be something else."""
+        """Add a call and make its key now, because its arguments may change later."""
         keys = self.cache.keys
         try:
             if keys.reads_files:
                 call = Call(*keys.anchored(call.args, call.kwargs), call.repeat)
             identity = keys.identity(call.args, call.kwargs, self._known)
-        except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything; it's this call's
+        except Exception as error:  # noqa: BLE001 - a class's own __job_key__ can raise anything
             self._read.append(Answer(number, None, _error=error))
         else:
             if call.repeat:
@@ -295,13 +296,13 @@ class Bulk:
             self._read.append(_Read(number, call, identity))
 
     def take(self, calls: Iterable[tuple[int, Call]]) -> None:
-        """Take in calls and look them up together."""
+        """Add calls and look them up together."""
         for number, call in calls:
             self.read(number, call)
         self.look_up()
 
     def look_up(self) -> bool:
-        """Look up together what was read, and start the jobs of what is missing; whether there was anything.
+        """Look up the calls that were read and start the jobs of the missing ones. Return whether there were any.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or a job waits for itself.
@@ -337,14 +338,14 @@ class Bulk:
         else:
             self._running[answer.number] = answer
             answer.future.add_done_callback(lambda _: self._done.put(answer.number))
-        if self.tell is not None and answer.future is not None:
-            tell = self.tell
-            answer.future.add_done_callback(lambda _: tell())
+        if self.notify is not None and answer.future is not None:
+            notify = self.notify
+            answer.future.add_done_callback(lambda _: notify())
 
     def _started(self, reads: Sequence[_Read], asked: Prefetched) -> list[Answer]:
-        """Start the jobs of calls with their arguments as they are now, together where none of them runs here."""
+        """Start the jobs of calls with their present arguments, together unless they run in this thread."""
         keys = self.cache.keys
-        edition = keys.edition if reads else None  # nothing of the user's runs before all are prepared
+        edition = keys.function_version if reads else None  # no user code runs before all jobs are prepared
         lasts = keys.check_of(edition) is not None
         prepared = [self._prepared(read, asked, edition, lasts=lasts) for read in reads]
         if self._in_line or self.asker is not None:
@@ -366,17 +367,17 @@ class Bulk:
         return Answer(read.number, read.identity, future)
 
     def _prepared(
-        self, read: _Read, asked: Prefetched, edition: Edition | None, *, lasts: bool = False
+        self, read: _Read, asked: Prefetched, edition: FunctionVersion | None, *, lasts: bool = False
     ) -> Answer | _Prepared:
-        """Make the job of a call with its arguments as they are now.
+        """Make the job of a call with its present arguments.
 
-        What was read of it `lasts` where a key depends on the edition, and on arguments that can't change.
+        With `lasts` the key made earlier is still valid if the edition is the same and the arguments can't change.
         """
         call = read.call
         if lasts and read.identity[2] is edition and can_not_change((*call.args, *call.kwargs.values())):
             identity = read.identity
         else:
-            known = None if self._in_line else self._known  # a job that has run in line may have changed them
+            known = None if self._in_line else self._known  # a job that ran in line may have changed them
             identity = self.cache.keys.identity(call.args, call.kwargs, known, edition)
             identity = self.cache.keys.repeated(identity, call.repeat)
         job = self.cache.job(call.args, call.kwargs, identity, call.repeat)
@@ -393,7 +394,7 @@ class Bulk:
         return _Prepared(read, job, asked)
 
     def ready(self) -> Iterator[Answer]:
-        """Give what can be taken without waiting for another process or thread."""
+        """Yield the answers that are available without waiting for another process or thread."""
         line = self._line
         while True:
             while line:
@@ -412,18 +413,17 @@ class Bulk:
                 return
 
     def wait(self) -> None:
-        """Wait until something can be taken."""
-        if self._line:  # in order, the first of them is in flight
-            done: queue.SimpleQueue[object] = (
-                queue.SimpleQueue()
-            )  # an interrupt of `futures.wait` may keep a lock
+        """Wait until an answer is available."""
+        if self._line:  # in order, and the first of them is running
+            # Not `futures.wait`, whose interruption may leave a lock held.
+            done: queue.SimpleQueue[object] = queue.SimpleQueue()
             self._line[0].future.add_done_callback(done.put)  # type: ignore[union-attr]
             done.get()
         else:
             self._line.append(self._running.pop(self._done.get()))
 
     def drop(self) -> list[JobFuture[Any]]:
-        """Forget what has not been taken, and give the futures of the jobs among it."""
+        """Drop all untaken answers, and return the futures of their jobs."""
         untaken = [*self._line, *self._running.values()]
         self._line.clear()
         self._running.clear()
@@ -431,9 +431,9 @@ class Bulk:
 
 
 def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, None, None]:
-    """Give the answers to calls, which are read as there is room; what has not begun when it is closed is cancelled.
+    """Yield the answers to calls, which are read as there is room. Closing it cancels jobs that have not started.
 
-    What the iterator of the calls raises comes after the answers to the calls before.
+    An exception of the iterator of calls is raised after the answers to the calls before it.
     """
     source = PlainCalls(calls)
     try:
@@ -457,22 +457,24 @@ def answers(bulk: Bulk, calls: Iterator[tuple[int, Call]]) -> Generator[Answer, 
 async def answers_in_loop(
     bulk: Bulk, calls: Iterator[tuple[int, Call]] | AsyncGenerator[tuple[int, Call], None]
 ) -> AsyncGenerator[Answer, None]:
-    """Give the answers to calls in an event loop, which goes on meanwhile; when it is closed what runs is cancelled."""
-    import asyncio  # takes long to import, and is imported where loops run
+    """Yield the answers to calls without blocking the event loop. Closing it cancels running jobs."""
+    import asyncio  # slow to import, and already imported where a loop runs
 
-    loop, news = asyncio.get_running_loop(), asyncio.Event()
-    bulk.tell = lambda: _call_in(loop, news.set)
-    source: Calls = PlainCalls(calls) if isinstance(calls, Iterator) else AsynchronousCalls(calls, news.set)
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+    bulk.notify = lambda: _call_in(loop, changed.set)
+    source: Calls = (
+        PlainCalls(calls) if isinstance(calls, Iterator) else AsynchronousCalls(calls, changed.set)
+    )
     try:
         while True:
             for answer in bulk.ready():
                 yield answer
             group = source.some(bulk.wanted())
             if group:
-                await in_thread(bulk.take, group)
+                await await_in_thread(bulk.take, group)
             elif not bulk.is_empty or not source.is_ended:
-                await news.wait()
-                news.clear()
+                await changed.wait()
+                changed.clear()
             elif source.problem is not None:
                 raise source.problem
             else:
@@ -483,7 +485,7 @@ async def answers_in_loop(
 
 
 def _call_in(loop: AbstractEventLoop, callback: Callable[[], object]) -> None:
-    with suppress(RuntimeError):  # the loop was closed, and nobody waits in it any more
+    with suppress(RuntimeError):  # the loop was closed, so nothing waits in it
         loop.call_soon_threadsafe(callback)
 
 
@@ -494,10 +496,10 @@ def stream(
     ordered: bool = True,
     buffersize: int | None = None,
 ) -> Iterator[Any]:
-    """Give the values of calls, a bounded number of which are looked up or run ahead.
+    """Return an iterator over the values of calls, which are looked up and run ahead within `buffersize`.
 
     Raises:
-        TypeError: when the buffer's size is no whole number.
+        TypeError: when `buffersize` is not an int.
         ValueError: when it is below 1.
     """
     return _values(cache, calls, ordered, _checked(buffersize))
@@ -520,12 +522,12 @@ def stream_in_loop(
     ordered: bool = True,
     buffersize: int | None = None,
 ) -> AsyncIterator[Any]:
-    """Give the values of the calls of a coroutine function, whose arguments come from iterables of either kind.
+    """Return an asynchronous iterator over the values of calls, whose arguments come from iterables of either kind.
 
-    `completed` adds to a call's arguments what comes before them.
+    `completed` puts a bound instance before a call's arguments.
 
     Raises:
-        TypeError: when the buffer's size is no whole number, or something can't be iterated.
+        TypeError: when `buffersize` is not an int, or an argument can't be iterated.
         ValueError: when it is below 1.
     """
     room = _checked(buffersize)
@@ -557,7 +559,7 @@ async def _values_in_loop(
 async def _zipped(
     iterators: Sequence[Any], completed: Callable[[tuple[Any, ...]], tuple[Any, ...]]
 ) -> AsyncGenerator[tuple[int, Call], None]:
-    """Make calls of a value of each iterator at a time, until the first has no more."""
+    """Yield calls with one value of each iterator, until the shortest is exhausted."""
     for number in itertools.count():
         values = []
         for iterator in iterators:
@@ -574,9 +576,7 @@ def _checked(buffersize: int | None) -> int:
     if buffersize is None:
         return 0
     if not isinstance(buffersize, int):
-        raise TypeError(
-            f"buffersize={buffersize!r} is no whole number. Give how many calls may be under way."
-        )
+        raise TypeError(f"buffersize must be an int, not {type(buffersize).__name__}")
     if buffersize < 1:
         raise ValueError(f"buffersize={buffersize} leaves no room for a call. Give 1 or more, or None.")
     return buffersize

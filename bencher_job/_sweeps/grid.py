@@ -1,7 +1,7 @@
-"""Grids of arguments, how long they take, and what came of them.
+"""Grids of arguments, estimates of their durations, and their results.
 
-A job is expected to take as long as other repeats of its combination have. Where there are none each of its values
-makes it take so many times longer or shorter, whatever the other values are.
+A job is expected to take as long as other repeats of its combination took. Without any, the estimate is a product with
+one factor per argument value, fitted to the recorded durations.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["ABSENT", "Durations", "Failures", "Grid", "Rows", "SweepFailure"]
 
 
 class Grid(Sequence[dict[str, Any]]):
-    """All combinations of the values of some parameters, each as keyword arguments; the last parameter varies fastest.
+    """All combinations of the values of some parameters, as keyword arguments. The last parameter varies fastest.
 
-    A combination is made when it is asked for, so that a grid takes no more memory than its values.
+    Combinations are made on demand, so a grid takes no more memory than its values.
 
     Attributes:
-        axes: the parameters, and the values of each.
+        axes: the values of each parameter.
 
     >>> grid = Grid({"model": ["svm", "forest"], "c": [0.1, 1.0, 1.0]})
     >>> len(grid), grid[3], grid.place(3)
@@ -60,7 +60,7 @@ class Grid(Sequence[dict[str, Any]]):
 
     @cached_property
     def has_twins(self) -> bool:
-        """Whether some combinations are the same job, as a value stands twice or its parameter is in no key."""
+        """Whether some combinations are the same job, because a value repeats or its parameter is ignored."""
         return any(firsts != list(range(len(firsts))) for firsts in self._firsts)
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Grid(Sequence[dict[str, Any]]):
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(self._length))]
         if not -self._length <= number < self._length:
-            raise IndexError(f"{number} is no number of a combination: there are {self._length}.")
+            raise IndexError(f"index {number} is out of range: the grid has {self._length} combinations")
         places = self.place(number % self._length)
         return {name: values[place] for (name, values), place in zip(self.axes.items(), places, strict=True)}
 
@@ -87,11 +87,11 @@ class Grid(Sequence[dict[str, Any]]):
         return f"<Grid of {self._length} combinations, {sizes or 'of nothing'}>"
 
     def place(self, number: int) -> tuple[int, ...]:
-        """Say where a combination's values stand in their axes."""
+        """Return the indices of a combination's values in their axes."""
         return tuple([number // stride % size for stride, size in self._strides])
 
     def original(self, number: int) -> int:
-        """Give the number of the first combination that is the same job."""
+        """Return the number of the first combination that is the same job."""
         if not self.has_twins:
             return number
         return self._number_of(
@@ -99,7 +99,7 @@ class Grid(Sequence[dict[str, Any]]):
         )
 
     def twins(self, original: int) -> Iterator[int]:
-        """Give the numbers of all combinations that are the same job as the first of them, that one included."""
+        """Yield the numbers of all combinations that are the same job as the first of them, including it."""
         if not self.has_twins:
             yield original
             return
@@ -117,29 +117,29 @@ class Grid(Sequence[dict[str, Any]]):
 
 
 def _firsts_of(values: Sequence[Any]) -> list[int]:
-    """Say for each value where the first one stands that has the same key."""
+    """Return for each value the index of the first value with the same key."""
     seen: dict[bytes, int] = {}
     firsts = []
     for place, value in enumerate(values):
         try:
             firsts.append(seen.setdefault(digest(value), place))
-        except UnkeyableArgument:  # its job will say so
+        except UnkeyableArgument:  # its job will report it
             firsts.append(place)
     return firsts
 
 
 SHORTEST: Final = 1e-6
-"""Seconds that a job counts for at least, so that it has a logarithm."""
+"""Minimum duration of a job in seconds, so that it has a logarithm."""
 
 ROUNDS: Final = 12
-"""How many times the factors are made to fit each other: few combinations may have run, and not evenly."""
+"""Iterations of the fit. More than one is needed where few combinations have run, unevenly."""
 
 MOST_FITTED: Final = 1000
-"""How many durations the factors are fitted to at most."""
+"""Maximum number of durations that the factors are fitted to."""
 
 
 class Durations:
-    """How long combinations of a grid have taken, in seconds, and what that says of the others.
+    """Recorded durations of a grid's combinations in seconds, and estimates for the others.
 
     >>> durations = Durations(Grid({"model": ["svm", "forest"], "n": [10, 100]}))
     >>> for number, seconds in ((0, 1.0), (1, 10.0), (2, 3.0)):
@@ -157,18 +157,18 @@ class Durations:
         return bool(self._numbers)
 
     def add(self, number: int, seconds: float) -> None:
-        """Take in how long one repeat of a combination took; all come before anything is expected."""
+        """Add the duration of one repeat of a combination. Call this before any `expected`."""
         self._numbers.append(number)
         self._seconds.append(seconds)
 
     def expected(self, number: int) -> float:
-        """Say how long a combination may take, where any has been added."""
+        """Estimate the duration of a combination. Needs at least one duration."""
         own = self._means.get(number)
         return self._fitted.at(self._grid.place(number)) if own is None else own
 
     @cached_property
     def _means(self) -> dict[int, float]:
-        """The mean of each combination that has run."""
+        """The mean duration of each combination that has run."""
         known: dict[int, tuple[float, int]] = {}
         for number, seconds in zip(self._numbers, self._seconds, strict=True):
             total, count = known.get(number, (0.0, 0))
@@ -179,13 +179,13 @@ class Durations:
     def _fitted(self) -> _Factors:
         some = list(self._means.items())
         if len(some) > MOST_FITTED:
-            some = random.Random(0).sample(some, MOST_FITTED)  # noqa: S311 - the same ones each time, evenly strewn
+            some = random.Random(0).sample(some, MOST_FITTED)  # noqa: S311 - a reproducible sample
         sizes = list(map(len, self._grid.axes.values()))
         return _Factors.fitted([(self._grid.place(number), seconds) for number, seconds in some], sizes)
 
 
 class _Factors:
-    """What each value of each axis multiplies a duration by, as logarithms."""
+    """The factor of each value of each axis in a duration, as logarithms."""
 
     def __init__(self, level: float, sizes: Iterable[int]) -> None:
         self._level = level
@@ -199,9 +199,9 @@ class _Factors:
 
     @classmethod
     def fitted(cls, known: Sequence[tuple[Sequence[int], float]], sizes: Iterable[int]) -> _Factors:
-        """Fit the factors to durations by their places, one axis after the other.
+        """Fit the factors to durations, one axis after the other.
 
-        A value that has not run gets the mean of those that have.
+        A value that has not run gets the mean factor of those that have.
         """
         logarithms = [(place, math.log(max(seconds, SHORTEST))) for place, seconds in known]
         factors = cls(statistics.fmean(logarithm for _, logarithm in logarithms), sizes)
@@ -218,23 +218,23 @@ class _Factors:
             mean = math.log(statistics.fmean(map(math.exp, seen)))
             for at in unseen:
                 effect[at] = mean
-        # The mean of logarithms is below the logarithm of the mean: what has run is met on the whole.
+        # The mean of logarithms is below the logarithm of the mean, so scale to the total of the durations.
         fitted = math.fsum(factors.at(place) for place, _ in known)
         factors._level += math.log(math.fsum(max(seconds, SHORTEST) for _, seconds in known) / fitted)
         return factors
 
 
 ROWS_SHOWN: Final = 10
-"""How many rows of a table a notebook shows."""
+"""Maximum number of rows that a notebook shows."""
 
 ABSENT: Final = object()
-"""Stands where there is no value (yet)."""
+"""A sentinel for a cell without a value."""
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The values of a sweep: each with the swept arguments, the number of the repeat, and the value under `result`.
+    """The results of a sweep as rows: the swept arguments, `repeat`, and the value as `result`.
 
-    A row is made when it is asked for.
+    Rows are made on demand.
     """
 
     def __init__(self, grid: Grid, repeats: int, values: Sequence[Any]) -> None:
@@ -272,7 +272,7 @@ class Rows(Sequence[dict[str, Any]]):
             return NotImplemented
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # as that of a list
+    __hash__ = None  # type: ignore[assignment]  # like a list
 
     def __repr__(self) -> str:
         return f"<{counted(len(self), 'row')} of {', '.join([*self._grid.axes, 'repeat', 'result'])}>"
@@ -292,18 +292,18 @@ class SweepFailure:
     arguments: Mapping[str, Any]
     """Swept arguments and constants, by name."""
     repeat: int
-    """Which of the repeats it was, from 0."""
+    """The number of the repeat, from 0."""
     error: BaseException
-    """What the function raised, or what befell its worker."""
+    """What the function raised, or a `WorkerLost`."""
 
     @property
     def exception(self) -> str:
-        """What was raised, in a line."""
+        """The exception in one line."""
         return "".join(traceback.format_exception_only(self.error)).strip()
 
     @property
     def traceback(self) -> str:
-        """Where it was raised, with the worker's part."""
+        """The traceback, including the worker's."""
         return "".join(traceback.format_exception(self.error))
 
     def __str__(self) -> str:
@@ -312,15 +312,15 @@ class SweepFailure:
 
 
 class Failures(list[SweepFailure]):
-    """The jobs of a sweep that raised; `print` it for a line each, or show it in a notebook for a table."""
+    """The jobs of a sweep that raised. `print` it for one line each, or show it in a notebook as a table."""
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Give a table with the arguments, `repeat`, `exception` and `traceback` as columns.
+        """Return a table with the arguments, `repeat`, `exception` and `traceback` as columns.
 
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
-        from .._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
+        from .._views.table import rows_to_dataframe  # slow to import
 
         return rows_to_dataframe(
             (
@@ -354,4 +354,4 @@ class Failures(list[SweepFailure]):
         return _text.joined(*parts)
 
 
-SweepFailure.__module__ = "bencher_job"  # the package imports it when it is asked for
+SweepFailure.__module__ = "bencher_job"  # the package imports it on first use

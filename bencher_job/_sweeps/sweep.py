@@ -1,4 +1,4 @@
-"""A sweep: look up all combinations of a grid, and run what is missing."""
+"""Sweep over a grid: look up all combinations, and run the missing ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .._errors import BencherJobError
 from .._function_cache import JobFunctionCache
 from .._future import JobFuture
 from .._keys import Known
-from .._loops import caller, in_thread, is_coroutine_function, run_to_end, running_loop
+from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end, running_loop
 from .._record import Plan, short_form
 from .._text import counted
 from .._views.progress import Progress, is_shown, progress_bar
@@ -43,25 +43,25 @@ __all__ = ["Sweep"]
 OnError = Literal["keep", "raise"]
 
 KEYS_AT_ONCE: Final = 5000
-"""How many keys are made before the store is asked for their durations."""
+"""Number of keys whose durations are read from the store together."""
 
 VALUES_SHOWN: Final = 8
-"""How many values of an argument a notebook shows."""
+"""Maximum number of values of an argument that a notebook shows."""
 
 RECORDS_ASKED: Final = 1000
-"""How many records of earlier code tell at most how long a job takes."""
+"""Maximum number of records of earlier code from which a duration is estimated."""
 
 
 class Sweep:
-    """All combinations of a grid's values, each `repeats` times: what is remembered is looked up, the rest runs.
+    """All combinations of a grid's values, each `repeats` times. Stored results are looked up, the rest runs.
 
-    Iterate to get each job's future as it completes, or call `run()`. A sweep that was killed and is made again runs
-    only what is missing. The first repeat of a combination is the same job as a plain call; combinations that are the
-    same job run once. Neither jobs nor keys are kept, so a large grid takes little memory.
+    Iterate to get each job's future as it completes, or call `run()`. After a kill the same sweep runs only what is
+    missing. The first repeat of a combination is the same job as a plain call; combinations that are the same job run
+    once. Neither jobs nor keys are kept in memory, so a large grid takes little of it.
 
     Attributes:
         points: the combinations, as keyword arguments.
-        repeats: how many times each of them runs.
+        repeats: how many times each combination runs.
 
     Raises:
         TypeError: when the grid or the constants don't fit the function.
@@ -88,7 +88,7 @@ class Sweep:
         self._constants = dict(constants)
         self._values: list[Any] = []
         self._errors: dict[int, BaseException] = {}
-        cache.keys.binder.arguments(*self._call(0)[:2])  # a TypeError comes now, not at run()
+        cache.keys.binder.arguments(*self._call(0)[:2])  # raise a TypeError now, not in run()
 
     def __len__(self) -> int:
         return len(self.points) * self.repeats
@@ -101,7 +101,7 @@ class Sweep:
         return Call(self._bound, {**self._constants, **self.points[number]}, repeat)
 
     def _calls(self) -> Iterator[tuple[int, Call]]:
-        """Number what is to run, each repeat of each combination, but for those that are the same job as another."""
+        """Yield each repeat of each combination with its number, except duplicates of an earlier job."""
         points, repeats, bound, constants = self.points, self.repeats, self._bound, self._constants
         for number, point in enumerate(points):
             if points.has_twins and points.original(number) != number:
@@ -115,7 +115,7 @@ class Sweep:
 
     @property
     def results(self) -> Rows:
-        """Rows of what has run, with the swept arguments, `repeat`, and the value under `result`."""
+        """Rows of the results, each with the swept arguments, `repeat`, and the value as `result`."""
         return Rows(self.points, self.repeats, self._values)
 
     @property
@@ -128,10 +128,10 @@ class Sweep:
         return SweepFailure({**self._constants, **self.points[number]}, repeat, self._errors[cell])
 
     def plan(self) -> Plan:
-        """Say what is remembered, what would run, and how long that may take. Nothing runs.
+        """Return how many jobs are stored, how many would run, and how long that may take. Nothing runs.
 
-        The time is expected by what is recorded: of other repeats and combinations of this grid, or else of this
-        function with other arguments or of its earlier code.
+        The time is estimated from recorded ones: of other repeats and combinations of this grid, or else of this
+        function with other arguments or earlier code.
 
         Raises:
             UnkeyableArgument: when no key can be made of an argument.
@@ -159,7 +159,7 @@ class Sweep:
         return keys.repeated(keys.identity(args, kwargs, known), repeat)[0]
 
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
-        """Say how many seconds some combinations may take, one after the other."""
+        """Estimate the total duration of some combinations in seconds."""
         if durations:
             return sum(map(durations.expected, missing))
         history, name = self._cache.cache.history, self._cache.name
@@ -170,17 +170,17 @@ class Sweep:
         return None
 
     def run(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
-        """Run what is missing and fill `results` and `failures`, in the order of the grid; give the sweep itself.
+        """Run what is missing, fill `results` and `failures` in the order of the grid, and return the sweep.
 
-        Coroutines run together, in an event loop of their own. In an event loop await the sweep instead.
+        Coroutines run concurrently in an event loop of their own. Inside an event loop, await the sweep instead.
 
         Args:
-            progress: whether to show the plan and a bar; by default where somebody watches, in a terminal or notebook.
-            on_error: "keep" lists a job that raises in `failures` and goes on; "raise" cancels the rest and raises.
+            progress: whether to show the plan and a bar; by default in a terminal or a notebook.
+            on_error: "keep" lists a job that raises in `failures` and continues; "raise" cancels the rest and raises.
 
         Raises:
             BencherJobError: when `progress=True` and the library that draws the bar is not installed; for a coroutine
-                function in an event loop, which would stand still.
+                function in an event loop, which this would block.
         """
         _check_on_error(on_error)
         if self._runs_in_loop:
@@ -196,12 +196,12 @@ class Sweep:
         return self
 
     async def run_async(self, *, progress: bool | None = None, on_error: OnError = "keep") -> Sweep:
-        """Do what `run` does in an event loop, which goes on meanwhile; to await the sweep is to await this.
+        """Do what `run` does without blocking the event loop. Awaiting the sweep is the same with the defaults.
 
-        Who is cancelled ends what runs for nobody else. What is done is kept.
+        Cancelling it cancels jobs that nothing else waits for. Results of jobs that are done are kept.
         """
         _check_on_error(on_error)
-        plan = await in_thread(self.plan) if is_shown(progress) else None
+        plan = await await_in_thread(self.plan) if is_shown(progress) else None
         with progress_bar(self._cache.name, len(self), show=progress, plan=lambda: plan) as bar:
             async with aclosing(self._answers_in_loop(bar)) as given:
                 self._forget()
@@ -225,10 +225,10 @@ class Sweep:
             raise error
 
     def __iter__(self) -> Iterator[JobFuture[Any]]:
-        """Give the future of each job as it completes; neither `results` nor `failures` are filled.
+        """Yield the future of each job as it completes. `results` and `failures` stay as they are.
 
         Raises:
-            BencherJobError: for a coroutine function in an event loop, which would stand still: use `async for`.
+            BencherJobError: for a coroutine function in an event loop, which this would block: use `async for`.
         """
         if self._runs_in_loop:
             self._refuse_in_loop()
@@ -240,14 +240,14 @@ class Sweep:
                 yield self._future(cell, answer)
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """Give a table of the results: the swept arguments, `repeat`, and the fields of each result (or `result`).
+        """Return a table of the results: the swept arguments, `repeat`, and the fields of each result (or `result`).
 
-        A field that goes by the name of an argument is `result.x`.
+        A field with the name of an argument is called `result.x`.
 
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
-        from .._views.table import rows_to_dataframe  # who asks has pandas, which takes long to import anyway
+        from .._views.table import rows_to_dataframe  # slow to import
 
         rows = self.results
         return rows_to_dataframe(
@@ -255,10 +255,10 @@ class Sweep:
         )
 
     def to_xarray(self) -> xarray.Dataset:
-        """Give the results as arrays whose dimensions are the swept arguments and `repeat`.
+        """Return the results as arrays whose dimensions are the swept arguments and `repeat`.
 
-        Each field of the results is a variable (or `result`), the constants are attributes. What failed is NaN, or None
-        among objects that are neither numbers nor texts.
+        Each field of the results is a variable (or `result`); the constants are attributes. A failed job is NaN, or
+        None among objects that are neither numbers nor strings.
 
         Raises:
             BencherJobError: when xarray, of the extra `table`, is not installed.
@@ -282,38 +282,34 @@ class Sweep:
         labels: Mapping[str, str] | None = None,
         ax: Axes | None = None,
     ) -> Axes:
-        """Draw the results, and give the matplotlib axes.
+        """Draw the results and return the matplotlib axes.
 
-        What is not said is chosen: a heat map for two numbers, a line with the spread over what varies besides for one
-        along x, and bars for anything else.
+        The defaults depend on the swept arguments: a heat map for two numeric ones, a line for one along x with a band
+        over whatever else varies, bars otherwise.
 
         Args:
             x: the swept argument along x.
             y: the field of the results; by default the first that is a number.
-            by: the swept argument that is told apart by colour, or goes up in a heat map.
+            by: the swept argument shown by colour, or along y in a heat map.
             kind: "line", "bar", "heatmap" or "scatter".
-            labels: what arguments and fields are called, as in `{"seconds": "time, s"}`.
+            labels: labels of arguments and fields, as in `{"seconds": "time, s"}`.
             ax: axes to draw into; by default those of a new figure.
 
         Raises:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
-            ValueError: when there is nothing to be drawn, or a name or a kind is none.
+            ValueError: when there is nothing to draw, or a name or kind is unknown.
         """
-        from .._views.plot import (  # who asks has matplotlib, which takes long to import anyway
-            draw,
-            new_axes,
-            picture_of,
-        )
+        from .._views.plot import draw, new_axes, picture_of  # slow to import
 
         picture = picture_of(self.points.axes, self.results, x=x, y=y, by=by, kind=kind)
         return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
 
     def save(self, path: str | os.PathLike[str], *, dpi: float = 150, **chosen: Any) -> None:
-        """Draw the results into a file, whose name says the format, with the options of `plot`; it needs no screen.
+        """Draw the results into a file, with the options of `plot`. The file's extension sets the format.
 
         Raises:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
-            ValueError: when there is nothing to be drawn, or a name or a kind is none.
+            ValueError: when there is nothing to draw, or a name or kind is unknown.
         """
         from .._views.plot import new_figure  # as above
 
@@ -342,20 +338,20 @@ class Sweep:
         return _text.joined(*parts)
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
-        """Give the future of each job as it completes, in an event loop, which goes on meanwhile."""
+        """Yield the future of each job as it completes, without blocking the event loop."""
         async with aclosing(self._answers_in_loop(_Unseen())) as given:
             async for cell, answer in given:
                 yield self._future(cell, answer)
 
     @property
     def _runs_in_loop(self) -> bool:
-        """Whether the jobs are coroutines that run where they are asked for."""
+        """Whether the jobs are coroutines that run in the caller's event loop."""
         return is_coroutine_function(self._cache.function) and self._cache.runs_in_line
 
     def _refuse_in_loop(self) -> None:
         if running_loop() is not None:
             raise BencherJobError(
-                f"{self!r} is of a coroutine function, and the event loop that runs here would stand still. Write "
+                f"{self!r} is of a coroutine function, and running it here would block the event loop. Write "
                 f"`await sweep`, `await sweep.run_async(...)` or `async for future in sweep`."
             )
 
@@ -368,7 +364,7 @@ class Sweep:
         return JobFuture(self._cache.job(args, kwargs, answer.identity, repeat), answer.value())
 
     def _answers(self, bar: Progress) -> Generator[tuple[int, Answer], None, None]:
-        """Give what comes of each cell as it completes."""
+        """Yield the answer of each cell as it completes."""
         with closing(answers(Bulk(self._cache, ordered=False), self._calls())) as given:
             for answer in given:
                 yield from self._for_twins(answer, bar)
@@ -388,7 +384,7 @@ class Sweep:
 
 
 class _Unseen:
-    """A bar that isn't shown."""
+    """A progress bar that shows nothing."""
 
     def advance(self, *, hit: bool, failed: bool) -> None:
         """Show nothing."""
@@ -403,32 +399,32 @@ def _error_of(answer: Answer) -> BaseException | None:
 
 def _check_on_error(on_error: str) -> None:
     if on_error not in {"keep", "raise"}:
-        raise ValueError(f"on_error={on_error!r} is neither 'keep' nor 'raise'.")
+        raise ValueError(f"on_error={on_error!r} is unknown. Use 'keep' or 'raise'.")
 
 
 def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[str, Any]) -> None:
     if not (hasattr(grid, "keys") and hasattr(grid, "items")):
-        raise TypeError(f"The grid is {grid!r}. Give a dict of parameters, with a list of values for each.")
+        raise TypeError(f"grid must be a mapping of parameters to values, not {type(grid).__name__}")
     if not isinstance(repeats, int):
-        raise TypeError(f"repeats={repeats!r} is no whole number. Give 1 or more.")
+        raise TypeError(f"repeats must be an int, not {type(repeats).__name__}")
     for name, values in grid.items():
         if not isinstance(name, str):
-            raise TypeError(f"The grid has {name!r}, which is no name. Give names of parameters as texts.")
+            raise TypeError(f"grid must have str keys, not {type(name).__name__}")
         try:
             iter(values)
         except TypeError:
             raise TypeError(
-                f"The grid has {values!r} for {name}. Give a list of values, or pass a single one beside the grid: "
+                f"grid[{name!r}] must be an iterable, not {type(values).__name__}. Pass a single value as a constant: "
                 f"sweep(grid, {name}=...)."
             ) from None
     if repeats < 1:
         raise ValueError(f"repeats={repeats} would run nothing. Give 1 or more.")
     if twice := sorted(grid.keys() & constants.keys()):
-        raise TypeError(f"{', '.join(twice)} stands both in the grid and among the constants. Give it once.")
+        raise TypeError(f"{', '.join(twice)} is both in the grid and among the constants. Give it once.")
     if taken := sorted(grid.keys() & {"repeat", "result"}):
         raise ValueError(
-            f"{taken[0]} is a column of a sweep's own, so a parameter of that name can't be swept."
+            f"A parameter called {taken[0]} can't be swept, because every sweep has a column of that name. Rename it."
         )
 
 
-Sweep.__module__ = "bencher_job"  # the package imports it when it is asked for
+Sweep.__module__ = "bencher_job"  # the package imports it on first use

@@ -1,1 +1,1 @@
-"""What people see of entries: tables, plots, summaries."""
+"""Show records and values to people: tables, arrays, plots, summaries, progress."""

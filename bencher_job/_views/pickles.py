@@ -1,15 +1,16 @@
-"""Read what a pickle holds without running any of it.
+"""Describe the contents of a pickle without running any of it.
 
     stream ──> plain data, as it is
                a class or function, by its name           Named
                an object, by what would have made it      Made
 
-Each opcode of protocol 5 is read as what it says. The result is a description, which nobody's code had a part in, so
-it serves for a cache whose code is gone and for bytes that nobody trusts.
+The opcodes of protocol 5 are interpreted here, and no code that the pickle names is imported or called. So this works
+for a cache whose code is gone, and is safe for untrusted bytes. `decoded` then turns objects of well-known classes into
+values:
 
-Made(numpy...scalar, dtype, bytes)  ──> 0.5
-Made(datetime.datetime, bytes)      ──> a datetime
-Made(numpy..._frombuffer, ...)      ──> Array
+    Made(numpy...scalar, dtype, bytes)  ──> 0.5
+    Made(datetime.datetime, bytes)      ──> a datetime
+    Made(numpy..._frombuffer, ...)      ──> Array
 """
 
 from __future__ import annotations
@@ -22,38 +23,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Array", "Cell", "Made", "Named", "Unreadable", "read_pickle", "told"]
+__all__ = ["Array", "Cell", "Made", "Named", "Unreadable", "decoded", "read_pickle"]
 
 
 MOST_STEPS: Final = 1_000_000
-"""How many opcodes are read before a value counts as too large to be told of."""
+"""Maximum number of opcodes that are read; a value with more counts as too large."""
 
 DEEPEST_KEY: Final = 20
-"""How many levels a key of a dict may have."""
+"""Maximum depth of nesting of a dict's key."""
 
 Bytes = bytes | bytearray | memoryview
 
 
 class Unreadable(Exception):
-    """A stream is damaged, too large, or of another protocol than entries are written in."""
+    """A stream is damaged, too large, or of a protocol that entries don't use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A class or a function, which is not looked for."""
+    """A class or a function, which is not imported."""
 
     module: str
     name: str
 
     @property
     def path(self) -> str:
-        """Give module and name."""
+        """The module and name."""
         return f"{self.module}.{self.name}"
 
 
 @dataclass(eq=False, slots=True)
 class Made:
-    """An object that is not made: what would make it, of what, and what it would be given then."""
+    """An object that is not constructed: its constructor with the arguments, and the state and items set afterwards."""
 
     maker: object
     arguments: tuple[object, ...] = ()
@@ -64,15 +65,15 @@ class Made:
 
     @property
     def path(self) -> str:
-        """Give the maker's module and name; empty where it is no class and no function."""
+        """The maker's module and name; empty if it is neither a class nor a function."""
         return self.maker.path if isinstance(self.maker, Named) else ""
 
 
 def read_pickle(stream: Bytes, buffers: Sequence[Bytes] = (), *, most_steps: int = MOST_STEPS) -> object:
-    """Read a stream, and the buffers that stand outside it.
+    """Read a stream and its out-of-band buffers.
 
     Raises:
-        Unreadable: when it is damaged, longer than so many opcodes, or holds what no entry does.
+        Unreadable: when it is damaged, has more than `most_steps` opcodes, or an opcode that entries don't use.
 
     >>> read_pickle(pickle.dumps({"accuracy": 0.5, "epochs": [1, 2]}, protocol=5))
     {'accuracy': 0.5, 'epochs': [1, 2]}
@@ -89,10 +90,10 @@ def read_pickle(stream: Bytes, buffers: Sequence[Bytes] = (), *, most_steps: int
 
 
 class _Machine:
-    """Reads opcodes one by one onto a stack.
+    """Interprets opcodes one by one on a stack.
 
     Attributes:
-        at: the place of the next byte.
+        at: the position of the next byte.
     """
 
     def __init__(self, stream: bytes, buffers: Sequence[Bytes]) -> None:
@@ -112,23 +113,23 @@ class _Machine:
                 return self.stack.pop()
             step = steps.get(code)
             if step is None:
-                raise Unreadable(f"it has the opcode {code:#x}, which no entry is written with")
+                raise Unreadable(f"it has the opcode {code:#x}, which entries don't use")
             step(self)
         raise Unreadable(f"it has more than {most_steps} steps")
 
     def take(self, size: int) -> bytes:
-        """Give the next bytes."""
+        """Return the next bytes."""
         start, self.at = self.at, self.at + size
         if self.at > len(self.stream):
             raise Unreadable(f"it ends at byte {len(self.stream)}, before its value does")
         return self.stream[start : self.at]
 
     def number(self, size: int) -> int:
-        """Give the next unsigned number."""
+        """Return the next unsigned number."""
         return int.from_bytes(self.take(size), "little")
 
     def since_mark(self) -> list[Any]:
-        """Give what is on the stack since the last mark, and drop the mark."""
+        """Pop everything since the last mark, and the mark."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -242,7 +243,7 @@ def _put(target: Any, items: list[Any]) -> None:
 
 
 def _key(key: object, levels: int = DEEPEST_KEY) -> object:
-    """Give what a dict or a set is to hold, if it is not so deep that its hash would end the process."""
+    """Return a key of a dict or set, unless it is so deep that hashing it would overflow the C stack."""
     if isinstance(key, tuple | frozenset):
         if not levels:
             raise Unreadable(f"it has a key of more than {DEEPEST_KEY} levels")
@@ -274,7 +275,7 @@ def _recall(size: int) -> _Step:
 def _name(machine: _Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
     if not (isinstance(name, str) and isinstance(module, str)):
-        raise Unreadable("a class is named by what is no text")
+        raise Unreadable("the name of a class is not a str")
     machine.stack.append(Named(module, name))
 
 
@@ -292,7 +293,7 @@ def _make_with_keywords(machine: _Machine) -> None:
 def _give_state(machine: _Machine) -> None:
     state = machine.stack.pop()
     if not isinstance(target := machine.stack[-1], Made):
-        raise Unreadable("plain data is given a state")
+        raise Unreadable("plain data gets a state")
     target.state = state
 
 
@@ -367,10 +368,10 @@ _STEPS: Final[dict[int, _Step]] = {
 }
 
 Cell = bool | int | float | str | None
-"""What stands in a cell of a table."""
+"""The content of a table's cell."""
 
 MOST_NUMBERS: Final = 100
-"""How many numbers of an array are told."""
+"""Maximum number of an array's numbers that are shown."""
 
 _NUMBERS: Final = {
     **{f"f{size}": code for size, code in ((2, "e"), (4, "f"), (8, "d"))},
@@ -378,14 +379,14 @@ _NUMBERS: Final = {
     **{f"u{size}": code for size, code in ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))},
     "b1": "?",
 }
-"""Types of numpy that `struct` reads as well."""
+"""Numpy dtypes that `struct` can read, with its format characters."""
 
 _KINDS: Final = {"f": "float", "i": "int", "u": "uint", "b": "bool", "c": "complex"}
 
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array of numpy: its shape, type, and first numbers where they are plain."""
+    """A numpy array: its shape, dtype, and first numbers if `struct` can read them."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -401,10 +402,10 @@ def _scalar(made: Made) -> object:
 
 
 def _code(dtype: object) -> str:
-    """Give what `struct` calls a numpy type.
+    """Return the `struct` format of a numpy dtype.
 
     Raises:
-        KeyError: when it is none that it knows.
+        KeyError: when `struct` has none.
     """
     name = _dtype_name(dtype)
     order = dtype.state[1] if isinstance(dtype, Made) and isinstance(dtype.state, tuple) else "="
@@ -450,7 +451,7 @@ def _datetime(made: Made) -> object:
     raw, *zone = made.arguments
     year, month, day, hour, minute, second, high, low = struct.unpack(">HBBBBBBH", raw)  # type: ignore[arg-type]
     given = datetime.datetime(year, month & 0x7F, day, hour, minute, second, high << 16 | low)
-    offset = told(zone[0].arguments[0]) if zone and isinstance(zone[0], Made) else None
+    offset = decoded(zone[0].arguments[0]) if zone and isinstance(zone[0], Made) else None
     if isinstance(offset, datetime.timedelta):
         given = given.replace(tzinfo=datetime.timezone(offset))
     return given
@@ -489,7 +490,7 @@ def _items(made: Made) -> object:
     ]
 
 
-_TOLD: Final[dict[str, Callable[[Made], object]]] = {
+_DECODERS: Final[dict[str, Callable[[Made], object]]] = {
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("_core", "core")},
     **{f"numpy.{core}.numeric._frombuffer": _array_of_buffer for core in ("_core", "core")},
     **{f"numpy.{core}.multiarray._reconstruct": _array_of_state for core in ("_core", "core")},
@@ -506,14 +507,14 @@ _TOLD: Final[dict[str, Callable[[Made], object]]] = {
     "collections.deque": _items,
     **{f"pathlib{room}.{kind}Path": _joined for room in ("", "._local") for kind in ("Posix", "PurePosix")},
 }  # fmt: skip
-"""How objects of well-known classes are told of, by what makes them."""
+"""Decoders of well-known classes, by the paths of their makers."""
 
 
-def told(value: object) -> object:
-    """Give what an object stands for, if it is of a well-known class; anything else as it is."""
-    if isinstance(value, Made) and (tell := _TOLD.get(value.path)) is not None:
+def decoded(value: object) -> object:
+    """Return the value of an object of a well-known class, and anything else as it is."""
+    if isinstance(value, Made) and (decode := _DECODERS.get(value.path)) is not None:
         try:
-            return tell(value)
-        except (struct.error, LookupError, TypeError, ValueError, OverflowError):  # not made as it usually is
+            return decode(value)
+        except (struct.error, LookupError, TypeError, ValueError, OverflowError):  # not made in the usual way
             return value
     return value

@@ -1,8 +1,8 @@
 """Choose and draw the plot of a sweep.
 
-two numbers that vary, nothing else -> heat map
-a number along x                    -> line, with a band over what varies besides
-anything else along x               -> bars
+exactly two numeric arguments vary -> heat map
+a number along x                   -> line, with a band over whatever else varies
+anything else along x              -> bars
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["KINDS", "Kind", "Picture", "Point", "draw", "new_axes", "new_figure"
 Kind = Literal["line", "bar", "heatmap", "scatter"]
 KINDS: Final[tuple[Kind, ...]] = ("line", "bar", "heatmap", "scatter")
 
-MOST_APART: Final = 10
-"""How many values an argument has at most that is told apart by colour unasked."""
+MOST_GROUPS: Final = 10
+"""Maximum number of values of an argument that is shown by colour by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """All values at one place: their median, the least and the largest."""
+    """All values at one position: their median, minimum and maximum."""
 
     middle: float
     low: float
@@ -44,13 +44,13 @@ class Point:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Point:
-        """Sum up some values."""
+        """Summarise some values."""
         return cls(statistics.median(values), min(values), max(values), tuple(values))
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is to be drawn."""
+    """The contents of a plot."""
 
     kind: Kind
     x: str
@@ -59,20 +59,20 @@ class Picture:
     xs: tuple[Any, ...]
     """The values along x, in order."""
     groups: tuple[Any, ...]
-    """The values of `by`, in order; one None where nothing is told apart."""
+    """The values of `by`, in order; a single None if there is no `by`."""
     points: Mapping[tuple[int, int], Point]
-    """By the places of their group and of their x."""
+    """The points by the indices of their group and of their x."""
     over: tuple[str, ...]
-    """What varies at one place: repeats, and arguments that are neither x nor `by`."""
+    """What varies within a point: repeats, and arguments that are neither x nor `by`."""
 
     @property
     def is_numeric(self) -> bool:
-        """Whether what stands along x are numbers."""
+        """Whether all values along x are numbers."""
         return all(map(is_number, self.xs))
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a real number, and no truth value."""
+    """Whether a value is a real number, not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -85,10 +85,10 @@ def picture_of(
     by: str | None = None,
     kind: Kind | None = None,
 ) -> Picture:
-    """Choose what is not said, and put the values in their places.
+    """Choose the options that are not given, and arrange the values.
 
     Raises:
-        ValueError: when there is nothing to be drawn, or a name or a kind is none.
+        ValueError: when there is nothing to draw, or a name or kind is unknown.
     """
     cells = [(row, result_fields(row["result"])) for row in rows]
     y = _field(cells, y)
@@ -98,10 +98,10 @@ def picture_of(
     for option, name in (("x", x), ("by", by)):
         if name is not None and name not in axes and name != "repeat":
             raise ValueError(
-                f"{option}={name!r} is no swept argument. Use one of {', '.join([*axes, 'repeat'])}."
+                f"{option}={name!r} is not a swept argument. Use one of {', '.join([*axes, 'repeat'])}."
             )
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is no kind of picture. Use one of {', '.join(KINDS)}.")
+        raise ValueError(f"kind={kind!r} is unknown. Use one of {', '.join(KINDS)}.")
     if x is not None and x == by:
         raise ValueError(f"x and by are both {x!r}. Leave one of them out.")
     x, by, kind = _chosen(axes, varying, x, by, kind)
@@ -109,7 +109,7 @@ def picture_of(
 
 
 def _field(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], y: str | None) -> str:
-    """Choose the first field of the results that is a number, unless one is said."""
+    """Return the chosen field of the results, by default the first that is a number."""
     names = dict.fromkeys(name for _, fields in cells for name, part in fields.items() if is_number(part))
     if y is None and names:
         return next(iter(names))
@@ -117,8 +117,11 @@ def _field(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], y: str 
         return y
     if not cells:
         raise ValueError("There are no results to draw. Call run() first.")
-    asked = "No field" if y is None else f"y={y!r} is no field that"
-    raise ValueError(f"{asked} of the results is a number. Those that are: {', '.join(names) or 'none'}.")
+    if y is None:
+        raise ValueError("No field of the results is a number.")
+    raise ValueError(
+        f"y={y!r} is not a numeric field of the results. Use one of {', '.join(names) or '(none)'}."
+    )
 
 
 def _chosen(
@@ -140,13 +143,15 @@ def _chosen(
         if all(map(is_number, varying[other])) and min(len(varying[x]), len(varying[other])) > 2:
             return x, other, "heatmap"
     if by is None and free:
-        by = _told_apart(varying, free, any_size=kind == "heatmap")
+        by = _grouping_argument(varying, free, any_size=kind == "heatmap")
     return x, by, kind or ("line" if is_number_line else "bar")
 
 
-def _told_apart(varying: Mapping[str, Sequence[Any]], free: Sequence[str], *, any_size: bool) -> str | None:
-    """Choose the argument with the fewest values, names before numbers, unless it has too many for colours."""
-    few = [name for name in free if any_size or len(varying[name]) <= MOST_APART]
+def _grouping_argument(
+    varying: Mapping[str, Sequence[Any]], free: Sequence[str], *, any_size: bool
+) -> str | None:
+    """Return the argument with the fewest values, names before numbers; None if it has too many for colours."""
+    few = [name for name in free if any_size or len(varying[name]) <= MOST_GROUPS]
     return min(few, key=lambda name: (all(map(is_number, varying[name])), len(varying[name])), default=None)
 
 
@@ -177,28 +182,28 @@ def _placed(
 
 
 def _label(value: Any) -> Any:
-    """Give what stands at an axis: numbers as they are, anything else as records show it."""
+    """Return the label of a value on an axis: numbers as they are, anything else as records show it."""
     return value if is_number(value) else str(short_form(value))
 
 
 def _in_order(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Give each once: numbers by size, names as they come."""
+    """Return the distinct values: numbers sorted, names in order of occurrence."""
     once = list(dict.fromkeys(values))
     return tuple(sorted(once) if all(map(is_number, once)) else once)
 
 
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which people with any kind of colour vision tell apart; the pale yellow is left out."""
+"""The palette of Okabe and Ito, which is safe for colour-blind readers, without its pale yellow."""
 
 MARKERS: Final = "osD^vPX"
 MOST_NUMBERS: Final = 100
-"""How many cells a heat map has at most whose values are written into them."""
+"""Maximum number of cells of a heat map that shows its values."""
 
 MOST_TICKS: Final = 12
-"""How many places of an axis are labelled at most."""
+"""Maximum number of labels on an axis."""
 
 WIDEST_SPAN: Final = 100.0
-"""By what factor positive numbers differ from which a logarithmic axis shows them better."""
+"""Ratio of the largest to the smallest positive number above which an axis is logarithmic."""
 
 _GAP: Final = Point(math.nan, math.nan, math.nan, ())
 
@@ -213,7 +218,7 @@ def _named(library: str) -> BencherJobError:
 
 
 def new_axes() -> Axes:
-    """Make the axes of a new figure of pyplot's, which a notebook shows.
+    """Make the axes of a new pyplot figure, which a notebook shows.
 
     Raises:
         BencherJobError: when matplotlib is not installed.
@@ -227,7 +232,7 @@ def new_axes() -> Axes:
 
 
 def new_figure() -> Figure:
-    """Make a figure that is saved and never shown, so that it needs no screen.
+    """Make a figure that is only saved, which needs no display.
 
     Raises:
         BencherJobError: when matplotlib is not installed.
@@ -240,7 +245,7 @@ def new_figure() -> Figure:
 
 
 def draw(picture: Picture, axes: Axes, title: str, labels: Mapping[str, str]) -> Axes:
-    """Draw a picture into axes; `labels` are what arguments and fields are called there, units included."""
+    """Draw a picture into axes. `labels` are the labels of arguments and fields, including units."""
     kinds = {"line": _lines, "scatter": _scatter, "bar": _bars, "heatmap": _heat_map}
     kinds[picture.kind](picture, axes, labels)
     axes.set_title(_name(title), loc="left", fontsize=11, color=INK)
@@ -254,7 +259,7 @@ def draw(picture: Picture, axes: Axes, title: str, labels: Mapping[str, str]) ->
 
 def _lines(picture: Picture, axes: Axes, labels: Mapping[str, str]) -> None:
     for group, colour, marker in _styles(picture):
-        # A place without a value is a gap: a line across it would tell of values that there are not.
+        # A position without a value is a gap, since a line across it would suggest values.
         points = [picture.points.get((group, place), _GAP) for place in range(len(picture.xs))]
         where = [_position(picture, place) for place in range(len(picture.xs))]
         name = _name(picture.groups[group])
@@ -330,7 +335,7 @@ def _middle(picture: Picture, group: int, place: int) -> float:
 
 
 def _styles(picture: Picture) -> list[tuple[int, Any, str]]:
-    """Give each group a colour and a marker: numbers go from dark to light, names have colours of their own."""
+    """Assign a colour and a marker to each group: numbers from dark to light, names with distinct colours."""
     number = len(picture.groups)
     if number > len(COLOURS) or (number > 2 and all(map(is_number, picture.groups))):
         from matplotlib import colormaps
@@ -392,7 +397,7 @@ def _position(picture: Picture, place: int) -> float:
 
 
 def _label_places(axis: Any, values: Sequence[Any]) -> None:
-    """Label the places of an axis by what stands there, as many as there is room for, slanted where they are long."""
+    """Label the positions of an axis, as many as there is room for, slanted if the labels are long."""
     step = 1 + (len(values) - 1) // MOST_TICKS
     names = [_name(value) for value in values[::step]]
     is_long = axis.axis_name == "x" and len(names) * max(map(len, names), default=0) > 56
@@ -401,7 +406,7 @@ def _label_places(axis: Any, values: Sequence[Any]) -> None:
 
 
 def _write_plainly(axis: Any, values: Sequence[float]) -> None:
-    """Label a logarithmic axis by the values themselves where they are few, else by plain numbers."""
+    """Label a logarithmic axis with the values themselves if they are few, else with plain numbers."""
     if len(values) <= 8:
         axis.set_ticks(list(values), [_name(value) for value in values])
         axis.set_minor_locator(_no_ticks())
@@ -416,7 +421,7 @@ def _no_ticks() -> Any:
 
 
 def _is_wide(values: Sequence[float]) -> bool:
-    """Whether positive numbers lie more evenly by their ratios than by their differences."""
+    """Whether positive numbers are spaced more evenly by ratio than by difference."""
     if len(values) < 3 or min(values) <= 0 or max(values) / min(values) < WIDEST_SPAN / 10:
         return False
     steps = [later - earlier for earlier, later in itertools.pairwise(values)]

@@ -19,11 +19,11 @@ __all__ = ["Progress", "is_shown", "progress_bar"]
 
 
 NOTEBOOK_PAUSE: Final = 0.2
-"""Seconds between two pictures of the bar in a notebook: each goes to the browser as a message."""
+"""Seconds between two updates of the bar in a notebook, since each is a message to the browser."""
 
 
 class Progress(Protocol):
-    """Is told of each job that is done."""
+    """A counter of finished jobs."""
 
     def advance(self, *, hit: bool, failed: bool) -> None:
         """Count a job."""
@@ -35,7 +35,7 @@ class _Silent:
 
 
 def is_shown(show: bool | None = None) -> bool:
-    """Whether a bar is shown that is asked for, or not, or where somebody watches."""
+    """Whether a bar is shown: as asked, or by default in a terminal or a notebook."""
     return (sys.stderr.isatty() or _is_in_notebook()) if show is None else show
 
 
@@ -43,12 +43,12 @@ def is_shown(show: bool | None = None) -> bool:
 def progress_bar(
     name: str, total: int, *, show: bool | None = None, plan: Callable[[], Plan | None] = lambda: None
 ) -> Iterator[Progress]:
-    """Show a plan and a bar meanwhile, by default where somebody watches: in a terminal or a notebook.
+    """Show a plan and a bar, by default in a terminal or a notebook.
 
-    The plan is made if it is shown only.
+    The plan is only made if it is shown.
 
     Raises:
-        BencherJobError: when a bar is asked for and rich, which draws it, is not installed.
+        BencherJobError: when `show` is true and rich, which draws the bar, is not installed.
     """
     if not is_shown(show):
         yield _Silent()
@@ -73,7 +73,7 @@ def progress_bar(
 
 
 def _is_in_notebook() -> bool:
-    """Whether this runs in a kernel, as the cells of a notebook do."""
+    """Whether this runs in a notebook's kernel."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return getattr(shell, "kernel", None) is not None
@@ -91,12 +91,12 @@ def _drawing(*, in_notebook: bool) -> rich.progress.Progress:
         TextColumn("{task.fields[failed]}", style="red"),
         TextColumn("{task.fields[left]}", style="cyan"),
     )
-    # In a notebook rich would draw through a widget, which needs a package of its own; the picture needs none.
+    # In a notebook rich would draw with a widget, which needs another package. HTML output needs none.
     return Progress(*columns, console=Console(stderr=True), auto_refresh=not in_notebook)
 
 
 class _Bar:
-    """Counts jobs, and says when all may be done."""
+    """Counts jobs and estimates the remaining time."""
 
     def __init__(self, drawn: rich.progress.Progress, name: str, total: int, plan: Plan | None) -> None:
         self._drawn = drawn
@@ -123,7 +123,7 @@ class _Bar:
         self.redraw()
 
     def finish(self) -> None:
-        """Show how long it took."""
+        """Show the total time."""
         self._drawn.update(self._task, left=f"in {roughly(self._elapsed)}")
 
     @property
@@ -131,7 +131,7 @@ class _Bar:
         return time.monotonic() - self._begun
 
     def _left(self) -> float | None:
-        """Say how many seconds are left: as the jobs that ran have taken, or as planned before the first has."""
+        """Estimate the remaining seconds from the jobs that ran, or from the plan before the first has."""
         computed = self._done - self._hits
         planned = self._total - self._done if self._plan is None else self._plan.misses - computed
         if computed > 0:
@@ -142,7 +142,7 @@ class _Bar:
 
 @contextmanager
 def _shown_in_cell(drawn: rich.progress.Progress, bar: _Bar) -> Iterator[None]:
-    """Show pictures of a bar in the output of a notebook's cell, one in the place of the other."""
+    """Show a bar in the output of a notebook's cell, replaced at each update."""
     from IPython.display import display
 
     handle = display(drawn, display_id=True)

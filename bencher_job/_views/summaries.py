@@ -2,8 +2,8 @@
 
     pickle stream ──> description ──> {"accuracy": 0.5, "curve": "ndarray 100 float64"}
 
-Scalars of numpy, times, decimals, paths and the like are told as what they are, dataclasses and other objects by their
-attributes, arrays by shape and type. Of anything else the class is named.
+Numpy scalars, times, decimals, paths and similar types are shown as their values, dataclasses and other objects by
+their attributes, arrays by shape and dtype, and anything else by its class.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from itertools import islice
 from typing import Any, Final
 
 from .._record import LARGEST_INT_BITS
-from .pickles import Array, Cell, Made, Named, told
+from .pickles import Array, Cell, Made, Named, decoded
 
 __all__ = [
     "Cell",
     "attributes_of",
     "class_name",
     "fields_of",
-    "is_told",
+    "has_named_parts",
     "outline_of",
     "parts_of",
     "short_text",
@@ -29,14 +29,14 @@ __all__ = [
 
 
 LONGEST_CELL: Final = 120
-"""Characters to which the text of a value is cut in a cell."""
+"""Maximum length in characters of a value's text in a cell."""
 
 MOST_NAMED: Final = 10
-"""How many parts of a value are named in a cell."""
+"""Maximum number of a value's parts that a cell shows."""
 
 
 def attributes_of(made: Made) -> dict[object, object] | None:
-    """Give the attributes of an object by name, where its state tells them."""
+    """Return the attributes of an object by name, or None if its state doesn't contain them."""
     state = made.state
     if isinstance(state, tuple) and len(state) == 2:  # the attributes, and those in slots
         found = {name: value for part in state if isinstance(part, dict) for name, value in part.items()}
@@ -49,26 +49,26 @@ def attributes_of(made: Made) -> dict[object, object] | None:
 
 
 def _public_attributes(made: Made) -> dict[object, object] | None:
-    """Give the attributes of an object, unless some are private: then it is shown otherwise than it is kept."""
+    """Return the attributes of an object, or None if some are private, since then they don't show its value."""
     found = attributes_of(made)
     return None if not found or any(str(name).startswith("_") for name in found) else found
 
 
-def is_told(value: object) -> bool:
-    """Whether the parts of a value at its top are named: it is plain, or an object with public attributes."""
-    value = told(value)
+def has_named_parts(value: object) -> bool:
+    """Whether the parts of a value have names: it is plain data, or an object with public attributes."""
+    value = decoded(value)
     return not isinstance(value, Made) or _public_attributes(value) is not None
 
 
 def fields_of(value: object) -> dict[str, Cell]:
-    """Name the parts of a result, as a table of entries does: those of a dict or an object, or else `result`.
+    """Return the parts of a result by name, as the columns of a table: those of a dict or object, or `result`.
 
     >>> fields_of({"accuracy": 0.5, "epochs": [1, 2]})
     {'accuracy': 0.5, 'epochs': '[1, 2]'}
     >>> fields_of(7)
     {'result': 7}
     """
-    value = told(value)
+    value = decoded(value)
     named = _public_attributes(value) if isinstance(value, Made) else value
     if isinstance(named, dict) and all(isinstance(name, str) for name in named):
         return {name: _cell(part) for name, part in named.items()}
@@ -76,7 +76,7 @@ def fields_of(value: object) -> dict[str, Cell]:
 
 
 def _cell(value: object) -> Cell:
-    value = told(value)
+    value = decoded(value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int) and value.bit_length() <= LARGEST_INT_BITS:
@@ -95,7 +95,7 @@ def short_text(value: object, longest: int = LONGEST_CELL) -> str:
 
 
 def _short(value: object, depth: int) -> str:
-    value = told(value)
+    value = decoded(value)
     if (text := _atom(value)) is not None:
         return text
     start, parts, end = _brackets(value, depth - 1) if depth else ("…", [], "")
@@ -104,7 +104,7 @@ def _short(value: object, depth: int) -> str:
 
 
 def _brackets(value: object, depth: int) -> tuple[str, Sequence[tuple[str, object]], str]:
-    """Give what stands before the parts of a value, the first of them behind their labels, and what stands after."""
+    """Return the opening bracket of a value, its first parts with their labels, and the closing bracket."""
     match value:
         case dict():
             pairs = islice(value.items(), MOST_NAMED + 1)
@@ -119,7 +119,7 @@ def _brackets(value: object, depth: int) -> tuple[str, Sequence[tuple[str, objec
 
 
 def _atom(value: object) -> str | None:
-    """Give the text of what has no parts, or whose parts say nothing; None of anything else."""
+    """Return the text of a value without parts, or whose parts are meaningless; None for others."""
     text: str | None = None
     match value:
         case str() | bytes():
@@ -140,14 +140,14 @@ def _atom(value: object) -> str | None:
 
 
 def class_name(made: Made) -> str:
-    """Give the name of an object's class, or of the function that would make it."""
+    """Return the name of an object's class, or of the function that would make it."""
     if isinstance(made.maker, Named):
         return made.maker.name
     return "object"
 
 
 def parts_of(made: Made) -> list[tuple[str, object]]:
-    """Give what is known of an object, each part with what stands before it."""
+    """Return the parts of an object with their labels."""
     attributes = attributes_of(made)
     if attributes is not None:
         return [(f"{name}=", part) for name, part in attributes.items()]
@@ -157,36 +157,36 @@ def parts_of(made: Made) -> list[tuple[str, object]]:
 
 
 LONGEST_TEXT: Final = 4_000
-"""Characters to which a text is cut."""
+"""Maximum length of a text in characters."""
 
 DEEPEST: Final = 8
-"""How many levels are shown."""
+"""Maximum number of levels in an outline."""
 
 MOST_ITEMS: Final = 100
-"""How many items of each level are shown."""
+"""Maximum number of items per level."""
 
 MOST_NODES: Final = 2_000
-"""How many items are shown in all."""
+"""Maximum number of items in an outline."""
 
 
 def outline_of(value: object) -> dict[str, Any]:
-    """Give a value as a tree of plain data: `kind`, `text`, and `items` of a label and a node each.
+    """Return a value as a tree of plain data: `kind`, `text`, and `items` with a label and a node each.
 
-    It shows so many levels and items; `more` counts those that are left out of a node.
+    Levels and items are limited; `more` counts those that a node leaves out.
     """
     return _Outline().node(value, DEEPEST)
 
 
 class _Outline:
-    """Counts the nodes of one outline, so that a value that refers to itself ends as well."""
+    """Limits the nodes of an outline, so that a value that contains itself terminates."""
 
     def __init__(self) -> None:
         self._left = MOST_NODES
 
     def node(self, value: object, depth: int) -> dict[str, Any]:
-        """Give the node of a value, which shows so many levels."""
+        """Return the node of a value, with `depth` levels below it."""
         self._left -= 1
-        value = told(value)
+        value = decoded(value)
         if isinstance(value, Array):
             return {"kind": "array", "text": str(value), "first": list(value.first)}
         if isinstance(value, dict | list | tuple | set | frozenset | Made):
@@ -211,7 +211,7 @@ class _Outline:
 
 
 def _branch(value: Any) -> tuple[str, str, Sequence[tuple[str, object]]]:
-    """Give the kind of what has parts, what it is called, and its parts behind their labels."""
+    """Return the kind of a compound value, its text, and its parts with their labels."""
     if isinstance(value, Made):
         parts = [(label.rstrip("="), part) for label, part in parts_of(value)]
         return "object", value.path or "object", parts

@@ -1,8 +1,8 @@
-"""Entries as a table of pandas, and sweeps as a dataset of xarray.
+"""Convert entries to a pandas DataFrame, and sweeps to an xarray Dataset.
 
 Record ──> arguments ──────────┐
 value ───> fields of a result ─┼─> columns of equal length ──> pandas.DataFrame
-Record ──> what is known ──────┘
+Record ──> its other fields ───┘
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from .._stores import MISS
 
 if TYPE_CHECKING:
     import pandas
-if TYPE_CHECKING:
     import xarray
 
 __all__ = ["result_fields", "rows_to_dataframe", "to_dataframe", "to_dataset"]
 
 
 VALUES_AT_ONCE: Final = 1000
-"""How many values are looked up in bulk."""
+"""Number of values that are looked up together."""
 
 _RECORD_COLUMNS: Final = {
     "function": None,
@@ -45,7 +44,7 @@ _RECORD_COLUMNS: Final = {
     "fingerprint": None,
     "key": None,
 }
-"""Fields of a record that become columns, and their types; a text's type is what pandas takes for texts."""
+"""Fields of a record that become columns, with their dtypes; None stands for pandas' dtype for strings."""
 
 _OF_NO_KIND: Final = frozenset({"bytes", "categorical", "empty", "mixed", "mixed-integer", "unknown-array"})
 _WITH_GAPS: Final = {"integer": "Int64", "boolean": "boolean"}
@@ -53,20 +52,20 @@ _WITH_GAPS: Final = {"integer": "Int64", "boolean": "boolean"}
 _known_of: Final = attrgetter(*_RECORD_COLUMNS)
 
 Values = Callable[[Sequence[str]], Mapping[str, object]]
-"""Looks values up in bulk by the keys of their entries; those that it doesn't find are left out."""
+"""Looks up values by the keys of their entries, and leaves out those that it doesn't find."""
 
 
 def to_dataframe(records: Iterable[Record], values_of: Values | None = None) -> pandas.DataFrame:
-    """Make a table of entries, with their values where `values_of` looks them up.
+    """Make a table of entries, with their values if `values_of` looks them up.
 
     The columns are, in this order: the arguments as records show them; the fields of the results, which are the items
-    of a dict with names for keys, the fields of a dataclass or a named tuple, or else `result`; and what the record
-    knows: function, tag, created, seconds, size, executor, host, platform, python, commit, dirty, version, fingerprint
-    and key.
+    of a dict with str keys, the fields of a dataclass or a named tuple, or else `result`; and the fields of the record:
+    function, tag, created, seconds, size, executor, host, platform, python, commit, dirty, version, fingerprint and
+    key.
 
-    A name that is taken is prefixed: a result's field that goes by the name of an argument is `result.x`, and a
-    record's that goes by either is `job.x`. Whole numbers stay so, in a column with gaps as `Int64`. What is neither
-    number, text nor time, such as an array, stands in its cell as it is.
+    A name that is taken gets a prefix: a result's field with the name of an argument is `result.x`, and a record's
+    with either name is `job.x`. Integers stay integers, as `Int64` in a column with gaps. A cell that is neither a
+    number, a str nor a time, such as an array, holds the object itself.
 
     Raises:
         BencherJobError: when pandas is not installed.
@@ -93,7 +92,7 @@ def to_dataframe(records: Iterable[Record], values_of: Values | None = None) -> 
 
 
 def rows_to_dataframe(rows: Iterable[tuple[Mapping[str, Any], object]]) -> pandas.DataFrame:
-    """Make a table of arguments and what came of them, by the rules of `to_dataframe`.
+    """Make a table of arguments and results, by the rules of `to_dataframe`.
 
     Raises:
         BencherJobError: when pandas is not installed.
@@ -113,7 +112,7 @@ def rows_to_dataframe(rows: Iterable[tuple[Mapping[str, Any], object]]) -> panda
 
 
 def _with_values(records: Iterable[Record], values_of: Values | None) -> Iterator[tuple[Record, object]]:
-    """Pair records with their values, looked up some at a time, as all may be more than memory holds twice."""
+    """Pair records with their values, looked up in groups, since all of them may not fit in memory twice."""
     if values_of is None:
         yield from ((record, MISS) for record in records)
         return
@@ -124,7 +123,7 @@ def _with_values(records: Iterable[Record], values_of: Values | None) -> Iterato
 
 
 def result_fields(value: object) -> Mapping[str, object]:
-    """Name the parts of a result; a result without names is one part, and one that is missing is none."""
+    """Return the parts of a result by name. A result without names is one part; a missing one has none."""
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -136,13 +135,13 @@ def result_fields(value: object) -> Mapping[str, object]:
 
 
 class _Columns:
-    """Cells by the names of their columns, in the order in which these were met. A gap is None."""
+    """Cells by the names of their columns, in order of first occurrence. A gap is None."""
 
     def __init__(self) -> None:
         self.cells: dict[str, list[Any]] = {}
 
     def add(self, row: int, named: Mapping[str, Any]) -> None:
-        """Add the cells of a row, which comes after all before it."""
+        """Add the cells of a row. Rows come in ascending order."""
         for name, cell in named.items():
             cells = self.cells.get(name)
             if cells is None:
@@ -152,7 +151,7 @@ class _Columns:
             cells.append(cell)
 
     def filled(self, rows: int) -> Iterator[tuple[str, list[Any]]]:
-        """Give all columns at their full length."""
+        """Yield all columns at their full length."""
         for name, cells in self.cells.items():
             cells.extend(itertools.repeat(None, rows - len(cells)))
             yield name, cells
@@ -186,19 +185,19 @@ def _frame(columns: _Named, rows: int) -> pandas.DataFrame:
     frame = pandas.DataFrame(dict(enumerate(made.values())), index=index)
     try:
         frame.columns = pandas.Index(list(made), dtype="str")
-    except UnicodeEncodeError:  # a name that is no Unicode, such as that of a file in another encoding
+    except UnicodeEncodeError:  # a name with a lone surrogate, such as that of a file in another encoding
         frame.columns = pandas.Index(list(made), dtype=object)
     return frame
 
 
 def _series(cells: list[Any], kind: str | None, index: pandas.Index) -> pandas.Series:
-    """Make a column: numbers, texts and times of the type that pandas has for them, anything else as it is."""
+    """Make a column: numbers, strings and times with pandas' own dtype, anything else as objects."""
     import numpy
     import pandas
     from pandas.api.types import infer_dtype
 
     as_they_are = numpy.empty(len(cells), dtype=object)
-    for row, cell in enumerate(cells):  # one by one, or numpy would look into arrays and lists
+    for row, cell in enumerate(cells):  # one by one, or numpy would unpack arrays and lists
         as_they_are[row] = cell
     if kind is None and cells:
         found = infer_dtype(as_they_are, skipna=True)
@@ -207,7 +206,7 @@ def _series(cells: list[Any], kind: str | None, index: pandas.Index) -> pandas.S
         kind = _WITH_GAPS.get(found) if any(cell is None for cell in cells) else None
     try:
         return pandas.Series(cells, index=index, dtype=kind or (None if cells else "str"))
-    except (ValueError, TypeError, OverflowError):  # a number too large, a text that is no Unicode
+    except (ValueError, TypeError, OverflowError):  # a number too large, a str with a lone surrogate
         return pandas.Series(as_they_are, index=index, dtype=object)
 
 
@@ -220,11 +219,11 @@ def to_dataset(
     cells: Iterable[tuple[tuple[int, ...], object]],
     attributes: Mapping[str, Any],
 ) -> xarray.Dataset:
-    """Make a dataset of values by their places in the axes, the place among the repeats last.
+    """Make a dataset of values by their indices in the axes, the number of the repeat last.
 
-    Its dimensions are the axes and `repeat`; its variables are the fields of the values, or `result`. What is missing
-    is NaN, or None among objects that are neither numbers nor texts. An array that a field holds adds dimensions of its
-    own, `field_0` and so on, where all are of one shape.
+    Its dimensions are the axes and `repeat`; its variables are the fields of the values, or `result`. A missing value
+    is NaN, or None among objects that are neither numbers nor strings. Arrays add dimensions of their own, `field_0`
+    and so on, if all have the same shape.
 
     Raises:
         BencherJobError: when xarray is not installed.
@@ -254,7 +253,7 @@ def to_dataset(
 
 
 def _array(numpy: Any, parts: Mapping[tuple[int, ...], Any], shape: tuple[int, ...]) -> Any:
-    """Put parts in their places: as numbers where all are, as arrays where all are of one shape."""
+    """Arrange parts in an array: numeric if all are numbers, with extra dimensions if all are arrays of one shape."""
     values = list(parts.values())
     is_complete = len(values) == math.prod(shape)
     if (
@@ -294,7 +293,7 @@ def _type_of(numpy: Any, values: Sequence[Any]) -> Any:
 
 
 def _coordinate(numpy: Any, values: Sequence[Any]) -> Any:
-    """Label an axis by its values: numbers and texts as they are, anything else as records show it."""
+    """Make the coordinate of an axis: numbers and strings as they are, anything else as records show it."""
     dtype = _type_of(numpy, values)
     if not dtype.hasobject:
         return numpy.array(values, dtype=dtype)

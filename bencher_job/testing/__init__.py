@@ -1,8 +1,8 @@
-"""For those who test code that uses this library, or who write a store or an executor for it.
+"""Tools for testing code that uses this library, and contracts for stores and executors.
 
-`temporary_cache` and `CallCounter` serve any test, `assert_stable_key` those of a class whose objects are arguments.
-`StoreContract`, `ExecutorContract` and `LostWorkerContract` are the test suites that each store and each executor must
-pass: subclass one in a pytest module, and give it the fixture that it names.
+`temporary_cache` and `CallCounter` are for any test, `assert_stable_key` is for classes whose objects are arguments.
+`StoreContract`, `ExecutorContract` and `LostWorkerContract` are the test suites that every store and executor must
+pass: subclass one in a pytest module, and provide the fixture that it names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,5 @@ __all__ = [
 ]
 
 for _name in __all__:
-    getattr(
-        sys.modules[__name__], _name
-    ).__module__ = __name__  # where it is looked for, whichever file it stands in
+    getattr(sys.modules[__name__], _name).__module__ = __name__  # the public module, not the private file
 del _name

@@ -28,7 +28,7 @@ __all__ = ["ExecutorContract", "LostWorkerContract"]
 
 
 PATIENCE: Final = 60.0
-"""Seconds after which something that should have come counts as missing."""
+"""Seconds after which an expected event counts as missing."""
 
 
 def _cache_of(function: Callable[..., Any], executor: Any, folder: Path) -> JobFunctionCache:
@@ -36,7 +36,7 @@ def _cache_of(function: Callable[..., Any], executor: Any, folder: Path) -> JobF
 
 
 class ExecutorContract:
-    """What every executor must do. Give the fixture `executor`: anything that `executor=` takes."""
+    """The tests that every executor must pass. Provide the fixture `executor`: anything that `executor=` takes."""
 
     def test_a_job_runs_and_is_remembered(self, executor: Any, tmp_path: Path) -> None:
         """The value is the function's, and a second cache with the same store doesn't run it."""
@@ -61,7 +61,7 @@ class ExecutorContract:
         assert counter.count == 1
 
     def test_large_arguments_and_results_arrive(self, executor: Any, tmp_path: Path) -> None:
-        """What does not fit into one message, nor beside the others of a batch, comes whole."""
+        """Values too large for one message or one batch arrive complete."""
         large = os.urandom(6_000_000)
         with _cache_of(_counted, executor, tmp_path) as cache:
             counter = CallCounter(tmp_path / "calls")
@@ -70,7 +70,7 @@ class ExecutorContract:
     def test_an_exception_is_the_functions_own_and_not_remembered(
         self, executor: Any, tmp_path: Path
     ) -> None:
-        """Its type, its arguments and where it was raised reach the caller; the next call runs the function again."""
+        """Its type, arguments and traceback reach the caller; the next call runs the function again."""
         counter = CallCounter(tmp_path / "calls")
         with _cache_of(_failing, executor, tmp_path) as cache:
             for _ in range(2):
@@ -81,13 +81,13 @@ class ExecutorContract:
         assert counter.count == 2
 
     def test_closures_and_lambdas_run(self, executor: Any, tmp_path: Path) -> None:
-        """A function that no module holds reaches the worker."""
+        """A function that is not in a module reaches the worker."""
         offset = 40
         with _cache_of(lambda x: x + offset, executor, tmp_path) as cache:
             assert cache.call(x=2).result(PATIENCE) == 42
 
     def test_the_key_is_the_same_on_every_executor(self, executor: Any, tmp_path: Path) -> None:
-        """What ran on this executor is a hit for the calling thread."""
+        """A result computed on this executor is a hit for the calling thread."""
         counter = CallCounter(tmp_path / "calls")
         for runs_on in (executor, "SERIAL"):
             with _cache_of(_counted, runs_on, tmp_path) as cache:
@@ -96,7 +96,7 @@ class ExecutorContract:
         assert future.cached
 
     def test_the_record_tells_where_the_job_ran(self, executor: Any, tmp_path: Path) -> None:
-        """The executor, and of the worker its machine, its process and its Python."""
+        """The record has the executor, and the worker's machine, process and Python."""
         with _cache_of(_whereabouts, executor, tmp_path) as cache:
             told = cache.call().result(PATIENCE)
             (record,) = cache.records()
@@ -104,7 +104,7 @@ class ExecutorContract:
         assert (record.host, record.pid, record.python, record.platform.partition("-")[0]) == told
 
     def test_one_key_runs_once_for_all_who_ask_at_once(self, executor: Any, tmp_path: Path) -> None:
-        """Eight threads that ask for a job in flight share its one run, and no object of its value."""
+        """Eight threads that call a running job share its one run, but no object of its value."""
         counter = CallCounter(tmp_path / "calls")
         with _cache_of(_slow, executor, tmp_path) as cache:
             values = _from_threads(8, lambda _: cache.call(counter=counter).result(PATIENCE))
@@ -113,7 +113,7 @@ class ExecutorContract:
         assert counter.count == 1
 
     def test_many_short_jobs_from_many_threads_run_once_each(self, executor: Any, tmp_path: Path) -> None:
-        """However they travel, each gets its own value, also those that fail."""
+        """Jobs sent together get their own values, or their own exceptions."""
         counter = CallCounter(tmp_path / "calls")
         with _cache_of(_odd, executor, tmp_path) as cache:
 
@@ -131,7 +131,7 @@ class ExecutorContract:
     def test_a_relative_path_leads_to_the_file_that_the_key_is_of(
         self, executor: Any, tmp_path: Path
     ) -> None:
-        """Whatever folder a worker was started in."""
+        """The current folder of a worker doesn't matter."""
         folders = [tmp_path / "first", tmp_path / "second"]
         options: Any = {"executor": executor, "cache_dir": tmp_path / "cache", "by_content": ["path"]}
         with JobFunctionCache(_text_of, **options) as cache:
@@ -145,7 +145,7 @@ class ExecutorContract:
                 assert (future.result(PATIENCE), future.cached) == (folder.name, True)
 
     def test_one_thread_commits(self, executor: Any, tmp_path: Path) -> None:
-        """Never a thread of the executor's, which others wait for."""
+        """Commits never block a thread of the executor, which other jobs need."""
         with _cache_of(math.sqrt, executor, tmp_path) as cache:
             store, threads = cache.cache, set[threading.Thread]()
             put_many = store.put_many
@@ -162,10 +162,10 @@ class ExecutorContract:
         assert thread is threading.current_thread() or thread.name.startswith("bencher_job-writer")
 
     def test_what_cannot_be_pickled_costs_its_own_job(self, executor: Any, tmp_path: Path) -> None:
-        """A result, an exception, an argument and a function: it arrives where nothing is pickled, or is told."""
+        """Unpicklable results, exceptions, arguments and functions arrive if nothing is pickled, or raise an error."""
         lock = threading.Lock()
         with warnings.catch_warnings(), FutureCache(executor, cache_dir=tmp_path) as cache:
-            warnings.simplefilter("ignore", CacheWarning)  # a result that arrives can't be kept
+            warnings.simplefilter("ignore", CacheWarning)  # a result that arrives can't be stored
             jobs = [
                 Job("result", threading.Lock, {}, "1"),
                 Job("exception", _raising_a_lock, {}, "2"),
@@ -187,7 +187,7 @@ class ExecutorContract:
             assert cache.submit(Job("power", pow, {"base": 2, "exp": 5}, "2")).result(PATIENCE) == 32
 
     def test_a_cached_job_inside_a_job_runs_there(self, executor: Any, tmp_path: Path) -> None:
-        """In line, on whatever executor it is decorated to run, and it is remembered as any other."""
+        """It runs in line, whatever its own executor is, and is remembered like any other."""
         counter = CallCounter(tmp_path / "calls")
         runs_on = executor if isinstance(executor, str) else "MULTIPROCESSING"
         inner = cached_job(executor=runs_on, cache_dir=tmp_path / "cache")(_in_process)
@@ -199,7 +199,7 @@ class ExecutorContract:
         assert counter.count == 1
 
     def test_media_lie_in_a_folder_of_the_job(self, executor: Any, tmp_path: Path) -> None:
-        """A file that a job writes is there afterwards, and its entry's record knows its folder."""
+        """A file that a job writes still exists afterwards, and the entry's record has its folder."""
         with _cache_of(_writing, executor, tmp_path) as cache:
             path = Path(cache.call(text="hello").result(PATIENCE))
             (record,) = cache.records()
@@ -208,19 +208,19 @@ class ExecutorContract:
         assert record.media in path.parts
 
     def test_a_job_without_a_cache_runs(self, executor: Any) -> None:
-        """`cache_samples=False` keeps nothing and computes all."""
+        """`cache_samples=False` stores nothing and computes everything."""
         with FutureCache(executor, cache_samples=False) as cache:
             assert cache.submit(Job("power", pow, {"base": 2, "exp": 5})).result(PATIENCE) == 32
 
 
 class LostWorkerContract:
-    """What every executor must do whose workers are processes of their own, which can die.
+    """The tests that every executor with worker processes must pass.
 
-    Give the fixture `executor`, anything that `executor=` takes, made anew for each test: it may not survive.
+    Provide the fixture `executor`: anything that `executor=` takes, new for each test, since it may not survive.
     """
 
     def test_a_job_whose_worker_dies_is_told_of_it(self, executor: Any, tmp_path: Path) -> None:
-        """Its future ends with a `WorkerLost` that names it, and what was kept before stays."""
+        """Its future ends with a `WorkerLost` that names it, and earlier results stay."""
         with _cache_of(_deadly, executor, tmp_path) as cache:
             assert cache.call(x=1).result(PATIENCE) == 1
             error = cache.call(x=0).exception(PATIENCE)
@@ -230,7 +230,7 @@ class LostWorkerContract:
             assert cache.call(x=1).cached
 
     def test_nothing_is_pending_for_good(self, executor: Any, tmp_path: Path) -> None:
-        """Each job beside one that kills its worker is kept and ends with its value, or is lost as well."""
+        """Each job sent with one that kills its worker is stored and returns its value, or is lost too."""
         with _cache_of(_deadly, executor, tmp_path) as cache:
             futures = {x: _submitted(cache, x) for x in [*range(1, 10), 0, *range(10, 30)]}
             errors = {x: future.exception(PATIENCE) for x, future in futures.items() if future is not None}
@@ -250,12 +250,12 @@ class LostWorkerContract:
 def _submitted(cache: JobFunctionCache, x: int) -> Any:
     try:
         return cache.call(x=x)
-    except WorkerLost:  # it is broken and takes no more jobs
+    except WorkerLost:  # the executor is broken and takes no more jobs
         return None
 
 
 def _from_threads(number: int, ask: Callable[[int], Any]) -> list[Any]:
-    """Call a function with 0, 1, 2 and so on in as many threads at once, and give what it returns in that order."""
+    """Call a function with 0, 1, 2 and so on in concurrent threads, and return the results in order."""
     answers: dict[int, Any] = {}
     threads = [
         threading.Thread(target=lambda each=each: answers.update({each: ask(each)})) for each in range(number)

@@ -23,14 +23,14 @@ __all__ = ["assert_stable_key"]
 
 
 Place = tuple[int, ...]
-"""Where a part stands in a value: which of its parts, then which of that one's, and so on."""
+"""The path to a part of a value: the index of the part, then the index within that part, and so on."""
 
 _MOST_PARTS: Final = 2000
 
 _LOOK_ELSEWHERE: Final = """
 import os, pickle, sys
 output = os.fdopen(os.dup(1), "wb")
-os.dup2(2, 1)  # what the user's modules print doesn't come between
+os.dup2(2, 1)  # keep output of the user's modules out of the answer
 sys.path[:] = pickle.load(sys.stdin.buffer)
 from bencher_job.testing.stability import answer
 answer(sys.stdin.buffer, output)
@@ -40,20 +40,20 @@ answer(sys.stdin.buffer, output)
 def assert_stable_key(
     value: object, *, make: Callable[[], object] | None = None, timeout: float = 60.0
 ) -> None:
-    """Check that a value has the same job key everywhere, as an argument must that is to be found again.
+    """Check that a value has the same job key everywhere, as every argument of a cached function must.
 
     The key is made twice, of a deep copy, after a pickle round trip, and in a second interpreter with another hash
-    seed. The value travels there as it is. What an object works out when it is made, from `id()` or the hash of a
-    text, shows where `make` is given: it makes the value once more here, and there in place of the one that travels.
+    seed, which unpickles the value. Give `make` to detect objects that depend on `id()` or the hash of a str when they
+    are constructed: it makes the value again here, and in the second interpreter instead of unpickling.
 
     Args:
-        value: what a function of yours takes.
-        make: makes the same value anew.
+        value: an argument of a function of yours.
+        make: returns a new, equal value.
         timeout: seconds within which the second interpreter must answer.
 
     Raises:
-        AssertionError: when a key differs; it names where, the smallest part of the value that is behind it where
-            that can be found, and the remedy. Also when the second interpreter can't make or unpickle the value.
+        AssertionError: when a key differs. It names where, the smallest part of the value that causes it if that
+            can be found, and the remedy. Also when the second interpreter can't make or unpickle the value.
         UnkeyableArgument: when no key can be made of the value.
         TypeError: when the value can't be pickled and `make` isn't given.
         TimeoutError: when the second interpreter doesn't answer in time.
@@ -79,7 +79,7 @@ def assert_stable_key(
 
 
 def _argument(value: object) -> None:
-    """Stand for any function that takes a value."""
+    """A placeholder for any function that takes a value."""
 
 
 _argument_keys: Final = JobKeys(_argument)
@@ -90,7 +90,7 @@ def _key_of(value: object) -> str:
 
 
 def _others(value: object, make: Callable[[], object] | None) -> Iterator[tuple[str, object]]:
-    """Give what should have the same key in this process."""
+    """Yield the variants of a value that must have the same key in this process."""
     yield "when it is asked for again", value
     for where, copied in (("in a deep copy", copy.deepcopy), ("after a pickle round trip", _round_trip)):
         try:
@@ -118,7 +118,7 @@ def _packed(obj: object, *, made: bool) -> bytes:
 
 
 def _keys_elsewhere(packed: bytes, key: str, timeout: float) -> dict[Place, str]:
-    """Ask a second interpreter for the keys of a value's parts, none if its own is the same there."""
+    """Return the keys of a value's parts in a second interpreter; empty if the value's own key is the same there."""
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     try:
         run = subprocess.run(  # noqa: S603 - this interpreter
@@ -152,7 +152,7 @@ def answer(question: IO[bytes], output: IO[bytes]) -> None:
 
 
 def _keys_of_parts(value: object) -> dict[Place, str]:
-    """Make the keys of a value and of the parts that it has, by place, the outer ones first."""
+    """Make the keys of a value and of its parts, by path, the outer ones first."""
     keys: dict[Place, str] = {}
     pending: deque[tuple[Place, object]] = deque([((), value)])
     while pending and len(keys) < _MOST_PARTS:
@@ -171,7 +171,7 @@ def _key_of_part(part: object) -> str:
 
 
 def _members(value: Any) -> Iterator[tuple[str, object]]:
-    """Give the parts of a value that enter its key, each with the step that leads to it."""
+    """Return the parts of a value that are in its key, each with the text of its access."""
     cls = type(value)
     if hasattr(cls, "__job_key__"):
         yield ".__job_key__()", value.__job_key__()
@@ -194,7 +194,7 @@ def _members(value: Any) -> Iterator[tuple[str, object]]:
 
 
 def _smallest_difference(value: object, keys_there: dict[Place, str]) -> tuple[str, object, type]:
-    """Find the smallest part that has another key there, its path, and the class that it belongs to."""
+    """Find the smallest part whose key differs, its path, and the class that it belongs to."""
     place: Place = ()
     path, part, owner = "value", value, type(value)
     inside = True

@@ -20,7 +20,7 @@ def _entry(key: str, value: object, *, function: str = "f", tag: str = "", media
 
 
 class StoreContract:
-    """What every store must do. Give the fixture `store`, a new and empty store for each test."""
+    """The tests that every store must pass. Provide the fixture `store`: a new, empty store for each test."""
 
     @staticmethod
     def _value(store: Store, key: str) -> Any:
@@ -40,7 +40,7 @@ class StoreContract:
         assert not store.get("nothing")
 
     def test_what_was_put_is_found_again(self, store: Store) -> None:
-        """Values of all sizes come back equal, falsy ones and None too."""
+        """Values of all sizes come back equal, including falsy ones and None."""
         values: list[object] = [None, 0, "", [], {"a": [1, 2]}, b"x" * 100_000, "é" * 40_000]
         for number, value in enumerate(values):
             store.put_many([_entry(f"key-{number}", value)])
@@ -54,20 +54,20 @@ class StoreContract:
         assert hit.seconds == 0.5  # type: ignore[union-attr]
 
     def test_two_hits_share_no_object(self, store: Store) -> None:
-        """What one caller does to a value, another doesn't see."""
+        """A change that one caller makes to a value is invisible to another."""
         store.put_many([_entry("key", {"a": 1})])
         self._value(store, "key").clear()
         assert self._value(store, "key") == {"a": 1}
 
     def test_a_second_put_replaces_the_first(self, store: Store) -> None:
-        """The last value of a key counts, and there is one entry of it."""
+        """The last value of a key wins, and the key has one entry."""
         for value in ("old", "new"):
             store.put_many([_entry("key", value)])
             assert self._value(store, "key") == value
         assert store.count() == 1
 
     def test_a_bulk_lookup_finds_what_is_there(self, store: Store) -> None:
-        """Of many keys those that are there come back, each with its own value."""
+        """A lookup of many keys returns those that are stored, each with its own value."""
         store.put_many([_entry(f"key-{number}", number) for number in range(1200)])
         found = store.get_many([*(f"key-{number}" for number in range(1200)), "absent"])
         assert {key: hit.load() for key, hit in found.items()} == {
@@ -75,7 +75,7 @@ class StoreContract:
         }
 
     def test_a_forgotten_key_is_a_miss(self, store: Store) -> None:
-        """Forget says whether there was an entry, and then there is none."""
+        """Forget returns whether there was an entry, and removes it."""
         store.put_many([_entry("key", 1)])
         assert store.has("key")
         assert (store.forget("key"), store.forget("key")) == (True, False)
@@ -83,7 +83,7 @@ class StoreContract:
         assert not store.has("key")
 
     def test_clear_takes_what_is_chosen(self, store: Store) -> None:
-        """By function, by tag, by both, or all; the count is right and the rest stays. The tag "" is none."""
+        """Clear removes entries by function, tag, both, or all, and returns their number. The tag "" means none."""
         store.put_many([_entry(f"{f}{t}", 1, function=f, tag=t) for f in "fg" for t in ("", "a", "b")])
         assert store.clear(function="f", tag="a") == 1
         assert store.clear(tag="a") == 1
@@ -95,7 +95,7 @@ class StoreContract:
         assert (store.count(), list(store.records())) == (0, [])
 
     def test_it_is_a_container_of_values_by_key(self, store: Store) -> None:
-        """It has a length, tells and gives what is there, and lists the keys."""
+        """The store has a length, membership, item access, and lists its keys."""
         assert (len(store), list(store)) == (0, [])
         values = {"one": 1, "none": None, "many": [1, 2]}
         for key, value in values.items():
@@ -111,7 +111,7 @@ class StoreContract:
         assert ("one" in store, len(store)) == (False, 2)
 
     def test_a_record_comes_back_as_it_was_put(self, store: Store) -> None:
-        """All that a record says survives, and records can be chosen by function and tag."""
+        """All fields of a record survive, and records can be selected by function and tag."""
         entry = _entry("key", 1, function="module.f", tag="nightly")
         store.put_many([entry, _entry("other", 1)])
         (record,) = store.records(Selection(function="module.f", tag="nightly"))
@@ -123,13 +123,13 @@ class StoreContract:
         )
 
     def test_a_closed_store_opens_again_by_itself(self, store: Store) -> None:
-        """Close gives back files, and loses nothing."""
+        """Close releases files, and loses nothing."""
         store.put_many([_entry("key", 1)])
         store.close()
         assert self._value(store, "key") == 1
 
     def test_threads_may_use_it_together(self, store: Store) -> None:
-        """Eight threads that put and get at once disturb nothing."""
+        """Eight threads can put and get at once."""
         failures = []
 
         def use(number: int) -> None:

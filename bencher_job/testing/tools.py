@@ -18,12 +18,12 @@ __all__ = ["CallCounter", "temporary_cache"]
 
 
 LONGEST_COMMIT: Final = 10.0
-"""Seconds for which a commit may go on in a temporary cache that has ended."""
+"""Seconds for which a commit may continue after its temporary cache has ended."""
 
 
 @contextmanager
 def temporary_cache() -> Iterator[Path]:
-    """Let all caches lie in a folder of their own meanwhile, which is removed in the end.
+    """Put all caches in a temporary folder, which is removed at the end.
 
     >>> from bencher_job import cached_job
     >>> @cached_job
@@ -46,7 +46,7 @@ def temporary_cache() -> Iterator[Path]:
 
 
 def _remove(folder: str) -> None:
-    """Remove a folder, in which a commit that was under way may still write: it ends soon, and no other begins."""
+    """Remove a folder, retrying while a commit that had started still writes to it."""
     patience = time.monotonic() + LONGEST_COMMIT
     while True:
         try:
@@ -63,7 +63,7 @@ def _remove(folder: str) -> None:
 
 
 class CallCounter:
-    """Counts calls in all threads and processes together, by the length of a file.
+    """Counts calls across all threads and processes by the length of a file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ class CallCounter:
 
     @property
     def count(self) -> int:
-        """How many calls there were."""
+        """The number of calls."""
         try:
             return os.stat(self.path).st_size
         except FileNotFoundError:

@@ -29,13 +29,13 @@ def pool() -> Iterator[SlotPool]:
 
 @pytest.fixture
 def until() -> Callable[..., bool]:
-    """Wait until something holds; whether it came to hold."""
+    """Wait for a condition. Return whether it became true."""
     return _until
 
 
 @pytest.fixture
 def is_gone() -> Callable[[int], bool]:
-    """Whether a process has ended, be it reaped or not."""
+    """Whether a process has ended, reaped or not."""
     return _is_gone
 
 
@@ -57,7 +57,7 @@ def _is_gone(pid: int) -> bool:
 
 @dataclass
 class Script:
-    """A program in a folder of its own, which tells things by files there."""
+    """A program in its own folder, which reports through files there."""
 
     folder: Path
     process: subprocess.Popen[str] | None = None
@@ -65,7 +65,7 @@ class Script:
     def start(
         self, source: str, *launcher: str, before: Sequence[str] = (), **environment: str
     ) -> subprocess.Popen[str]:
-        """Start it as its own session, by `python`, `python -m scoop ...` or `mpiexec ...`, with more variables."""
+        """Start it in a new session with `python`, `python -m scoop ...` or `mpiexec ...`, and extra variables."""
         path = self.folder / "script.py"
         path.write_text(textwrap.dedent(source))
         self.process = subprocess.Popen(
@@ -87,25 +87,25 @@ class Script:
         seconds: float = 60.0,
         **environment: str,
     ) -> Any:
-        """Run it to its end, and give what it wrote to out.json."""
+        """Run it to its end, and return what it wrote to out.json."""
         process = self.start(source, *launcher, before=before, **environment)
         _, errors = process.communicate(timeout=seconds)
         out = self.folder / "out.json"
         assert out.exists(), errors
         return json.loads(out.read_text())
 
-    def told(self, name: str) -> str:
-        """Wait for a file that the program writes, and give what it holds."""
+    def reported(self, name: str) -> str:
+        """Wait for a file that the program writes, and return its content."""
         path = self.folder / name
         assert _until(lambda: path.exists() and path.read_text() != "")
         return path.read_text()
 
     def tell(self, name: str) -> None:
-        """Make a file that the program waits for."""
+        """Create a file that the program waits for."""
         (self.folder / name).touch()
 
     def processes(self) -> list[psutil.Process]:
-        """What it has started that still runs, be it a child of somebody else's meanwhile."""
+        """Processes of its session that still run, even if they were reparented."""
         session = self.process.pid
         found = []
         for process in psutil.process_iter():
@@ -117,7 +117,7 @@ class Script:
         return found
 
     def end(self) -> None:
-        """End it with all that it started."""
+        """Kill it and all that it started."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()

@@ -1,4 +1,4 @@
-"""The contract of executors that exist only in programs started by a launcher; such a program runs this file."""
+"""The contract of executors that exist only in programs started by a launcher. Such a program runs this file."""
 
 from __future__ import annotations
 

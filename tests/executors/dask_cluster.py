@@ -1,4 +1,4 @@
-"""A Dask cluster of real processes on this machine, on the loopback interface alone."""
+"""A Dask cluster of real processes on this machine, on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUIET = {
 
 
 class DaskCluster:
-    """A scheduler and workers, in a folder where the tests' own modules can't be imported."""
+    """A scheduler and workers, in a folder from which the tests' modules cannot be imported."""
 
     def __init__(self, folder: Path, workers: int = 2, *, nanny: bool = True, failures: int = 0) -> None:
         self._folder = folder
@@ -41,7 +41,7 @@ class DaskCluster:
             self.add_worker(nanny=nanny)
 
     def add_worker(self, *, nanny: bool = False) -> subprocess.Popen[bytes]:
-        """Start one more worker."""
+        """Start another worker."""
         kind = "--nanny" if nanny else "--no-nanny"
         return self._start("dask_worker", self.address, "--host", "127.0.0.1", "--nthreads", "1", kind)
 
@@ -59,7 +59,7 @@ class DaskCluster:
         return process
 
     def client(self) -> Any:
-        """Make a client, once all workers are there."""
+        """Make a client when all workers have registered."""
         from distributed import Client
 
         client = Client(self.address, set_as_default=False)
@@ -68,7 +68,7 @@ class DaskCluster:
         return client
 
     def end(self) -> None:
-        """End all processes at once."""
+        """Kill all processes."""
         for process in self._processes:
             try:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -8,27 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job._executors import remote
-from bencher_job._executors.durations import Pace
-from bencher_job._executors.entry import Report, unpack_value
+from bencher_job._executors.durations import DurationEstimates
+from bencher_job._executors.entry import RunResult, unpack_value
 from bencher_job._executors.packing import FunctionBytes, SplitParcel, pack_call, split
-from bencher_job._executors.remote import Grouping, Task, run_batch
+from bencher_job._executors.remote import Grouping, RemoteTask, run_batch
 
 FUNCTION = FunctionBytes(b"digest", b"function")
 SHORT, LONG = 0.0, 1.0
 
 
 def task_of(function=FUNCTION, rest=b"rest", **fields):
-    return Task(Future(), SplitParcel(function, rest), "label", lambda report, label: report, **fields)
+    return RemoteTask(
+        Future(), SplitParcel(function, rest), "label", lambda run_result, label: run_result, **fields
+    )
 
 
 def grouping_of(tasks=0, seconds=None):
-    pace = Pace()
+    durations = DurationEstimates()
     if seconds is not None:
-        pace.note(FUNCTION.digest, seconds)
-    grouping = Grouping(pace)
+        durations.note(FUNCTION.digest, seconds)
+    grouping = Grouping(durations)
     for _ in range(tasks):
         grouping.add(task_of())
-    return grouping, pace
+    return grouping, durations
 
 
 def sizes(taken):
@@ -45,9 +47,9 @@ def test_a_few_jobs_of_a_new_function_go_alone_and_the_others_wait_a_moment():
 
 
 def test_when_they_were_short_the_others_go_together():
-    grouping, pace = grouping_of(200)
+    grouping, durations = grouping_of(200)
     grouping.take(0.0, places=1)
-    pace.note(FUNCTION.digest, SHORT)
+    durations.note(FUNCTION.digest, SHORT)
     grouping.ended(FUNCTION.digest)
     grouping.ended(FUNCTION.digest)
     assert sizes(grouping.take(0.01, places=1)) == [remote.MOST_TOGETHER] * remote.BATCHES_PER_PLACE
@@ -104,7 +106,7 @@ def test_a_job_that_is_to_go_alone_does():
     )
 )
 def test_each_job_is_taken_once(rounds):
-    grouping, pace = grouping_of()
+    grouping, durations = grouping_of()
     functions = [FunctionBytes(b"%d" % number, b"") for number in range(70)]
     added, taken, now = [], [], 0.0
     for number, seconds, places in rounds:
@@ -113,7 +115,7 @@ def test_each_job_is_taken_once(rounds):
         for task in new:
             grouping.add(task)
         if seconds is not None:
-            pace.note(functions[number % 70].digest, seconds)
+            durations.note(functions[number % 70].digest, seconds)
         for batch in grouping.take(now, places):
             assert len({task.digest for task in batch}) == 1
             assert 1 <= len(batch) <= remote.MOST_TOGETHER
@@ -131,7 +133,7 @@ def packed(function, *calls):
 
 
 def values(ended):
-    return {place: unpack_value(Report.of_parts(parts), "label") for place, parts in ended}
+    return {place: unpack_value(RunResult.of_parts(parts), "label") for place, parts in ended}
 
 
 def never(ended, begun):
@@ -147,16 +149,16 @@ def test_one_job_alone_may_take_as_long_as_it_likes():
 
 
 def test_when_a_job_takes_long_what_has_ended_is_told_and_what_has_not_begun_never_runs():
-    ran, told, go = [], [], threading.Event()
+    ran, reported, go = [], [], threading.Event()
     _of_here["work"] = lambda x: (ran.append(x), x == 1 and go.wait(20), x)[-1]
 
     def tell(ended, begun):
-        told.append((values(ended), begun))
+        reported.append((values(ended), begun))
         go.set()
 
     ended = run_batch(*packed(_work, (0,), (1,), (2,), (3,)), tell)
 
-    assert told == [({0: 0}, 1)]
+    assert reported == [({0: 0}, 1)]
     assert values(ended) == {0: 0, 1: 1}
     assert ran == [0, 1]
 

@@ -1,4 +1,4 @@
-"""Short jobs go to workers many at a time, and nobody notices but by their speed."""
+"""Short jobs are sent to workers in groups, which changes nothing but their speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 30.0
 
 
 def learn(pool, function, jobs=300):
-    """Have a pool run short jobs of a function until it knows how short they are."""
+    """Run short jobs of a function in a pool until the pool knows their duration."""
     for future in [pool.submit(function, 5000 + number) for number in range(jobs)]:
         future.result(PATIENCE)
 
@@ -117,7 +117,7 @@ def test_a_worker_that_dies_while_a_large_argument_is_sent_costs_nothing(until):
         pid = pool.submit(os.getpid).result(PATIENCE)
         os.kill(pid, signal.SIGSTOP)
         future = pool.submit(np.sum, np.ones(3_000_000))
-        assert until(lambda: pool._dispatcher.slots[0].is_sending)
+        assert until(lambda: pool._scheduler.slots[0].is_sending)
 
         os.kill(pid, signal.SIGKILL)
 

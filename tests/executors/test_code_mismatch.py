@@ -1,4 +1,4 @@
-"""A worker runs a function under the submitter's key only where it holds the submitter's code (promise 11)."""
+"""A worker runs a function under the submitter's key only if it has the submitter's code (promise 11)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bencher_job import CachedFunction, CodeMismatch, Executors, cached_job
 from bencher_job._executors.entry import execute
 from bencher_job._executors.packing import pack
 from bencher_job._executors.pool import SlotPool
-from bencher_job._keys.agreement import agreement_on
+from bencher_job._keys.code_check import code_check_for
 from bencher_job._keys.fingerprint import fingerprint
 from tests.conftest import WriteModule
 
@@ -43,7 +43,7 @@ HELPER = """
 
 @pytest.fixture
 def on_workers() -> Iterator[Callable[..., CachedFunction]]:
-    """Cache functions on a pool of this test's own, whose workers have imported nothing yet."""
+    """Cache functions on a new pool, whose workers have imported nothing yet."""
     pools: list[Executor] = []
 
     def on_workers(function: Callable[..., object], **options: object) -> CachedFunction:
@@ -183,7 +183,7 @@ def test_a_reloaded_module_gets_workers_that_load_it_too(
 
 
 def test_many_jobs_of_a_reloaded_module_all_get_a_worker_that_loads_it(write_module: WriteModule) -> None:
-    """The one that an older worker could not load doesn't wait for ever behind those that were to follow it."""
+    """A job that an older worker could not load does not wait behind those that follow it."""
     code = """
         import os, time
         def pid(number):
@@ -194,9 +194,9 @@ def test_many_jobs_of_a_reloaded_module_all_get_a_worker_that_loads_it(write_mod
     """
     on_two_workers = cached_job(executor=Executors.MULTIPROCESSING, max_workers=2)
     pid = on_two_workers(write_module("many", code.format("x + x")).pid)
-    assert len(set(pid.map(range(4)))) == 2  # both have loaded the module as it was
+    assert len(set(pid.map(range(4)))) == 2  # both have loaded the old module
     twice = on_two_workers(write_module("many", code.format("[x, x]")).twice)
-    assert twice(-1) == [-1, -1]  # one of them was replaced for it
+    assert twice(-1) == [-1, -1]  # one of them was replaced
     assert list(twice.map(range(500))) == [[x, x] for x in range(500)]
     pid.cache.close()
     twice.cache.close()
@@ -205,20 +205,20 @@ def test_many_jobs_of_a_reloaded_module_all_get_a_worker_that_loads_it(write_mod
 def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., bool]
 ) -> None:
-    """It was told where to import from when it was started, and that was before the job was made."""
+    """It got its import path when it started, before the job was packed."""
     with SlotPool(2) as pool:
         first, second = pool.submit(abs, -1), pool.submit(abs, -2)
-        assert until(lambda: len(pool._dispatcher.slots) == 2)
-        second.cancel()  # so that one has nothing to run, unless it was ready before we came
+        assert until(lambda: len(pool._scheduler.slots) == 2)
+        second.cancel()  # so that one worker is idle, unless it was ready before
         assert first.result() == 1
-        assert until(lambda: all(slot.is_idle for slot in pool._dispatcher.slots))
+        assert until(lambda: all(slot.is_idle for slot in pool._scheduler.slots))
         code = "import os, time\ndef job(x):\n    time.sleep(0.2)\n    return x, os.getpid()\n"
         (tmp_path / "appeared.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path)
         job = importlib.import_module("appeared").job
         results = [future.result() for future in [pool.submit(job, x) for x in range(6)]]
         assert [x for x, _ in results] == [*range(6)]
-        assert len({pid for _, pid in results}) == 2  # which run them all
+        assert len({pid for _, pid in results}) == 2  # both run jobs
 
 
 def test_a_function_that_is_new_in_a_module_gets_a_worker_that_finds_it(
@@ -328,7 +328,7 @@ def test_a_closure_brings_the_globals_of_its_own_module_along(
 def test_files_and_distributions_that_a_function_depends_on_are_compared(tmp_path: Path) -> None:
     data = tmp_path / "data.txt"
     data.write_text("1")
-    agreement = agreement_on(fingerprint(len, depends_on=[data, "pytest"]))
+    agreement = code_check_for(fingerprint(len, depends_on=[data, "pytest"]))
     assert agreement.differences() == ()
     data.write_text("2")
     assert agreement.differences() == (str(data),)
@@ -392,7 +392,7 @@ def test_code_that_only_the_submitter_has_the_source_of_has_the_same_key_in_a_wo
     assert (run.stdout, run.stderr) == ("same\n", "")
 
 
-def test_the_agreement_costs_a_worker_nothing_once_the_function_is_loaded(write_module: WriteModule) -> None:
+def test_the_code_check_costs_a_worker_nothing_once_the_function_is_loaded(write_module: WriteModule) -> None:
     write_module("helping", HELPER)
     scaled = cached_job(write_module("loaded", CODE).scaled)
     parcel = pack(scaled.cache.job((1,), {}))

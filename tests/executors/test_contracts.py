@@ -1,4 +1,4 @@
-"""Each executor passes the contracts of `bencher_job.testing`; those of clusters have files of their own."""
+"""Each executor passes the contracts of `bencher_job.testing`; clusters have their own test files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real scheduler and two real workers, as processes of this machine."""
+"""Tests with a real scheduler and two real workers on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster that all tests share which leave it as it was."""
+    """A cluster shared by all tests that do not damage it."""
     cluster = DaskCluster(tmp_path_factory.mktemp("cluster"))
     yield cluster
     cluster.end()
@@ -50,7 +50,7 @@ def executor(client):
 
 @pytest.fixture
 def doomed(tmp_path):
-    """Make clusters of one's own, to be killed."""
+    """Make clusters that a test may kill."""
     made = []
 
     def make(workers=2, **options):
@@ -65,7 +65,7 @@ def doomed(tmp_path):
 
 
 def wait_for(path, value=None):
-    """Wait in a job until a file is there, but not for ever."""
+    """Wait in a job for a file, up to a limit."""
     end = time.monotonic() + PATIENCE
     while not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -107,7 +107,7 @@ def test_who_uses_the_same_address_shares_a_client_until_the_last_releases_it(cl
 
 
 def test_the_executor_of_a_client_is_taken_for_the_client(client):
-    """With what it was made with, as on which workers its jobs may run."""
+    """It keeps its options, such as the workers on which its jobs may run."""
     (address, *_) = client.scheduler_info()["workers"]
     engine = engine_for(client.get_executor(workers=[address], pure=False))
     pids = {engine.executor.submit(os.getpid).result(PATIENCE) for _ in range(20)}
@@ -151,7 +151,7 @@ def test_without_distributed_it_is_said_how_to_install_it(monkeypatch):
 def test_functions_and_classes_of_modules_that_the_cluster_lacks_travel(
     cluster, client, write_module, tmp_path
 ):
-    """Those of the function's own module and of others that it uses; an instance that comes back is of the class."""
+    """Classes of the function's module and of others. A returned instance is of the original class."""
     write_module(
         "helping",
         """
@@ -190,7 +190,7 @@ def test_functions_and_classes_of_modules_that_the_cluster_lacks_travel(
 def test_a_module_that_cannot_travel_whole_goes_by_name_where_the_function_itself_can(
     client, write_module, tmp_path
 ):
-    """Its own module goes by value; what it holds that can't be pickled is not needed."""
+    """Its own module goes by value, without the objects that the function does not need."""
     write_module("locked", "import threading; LOCK = threading.Lock()\ndef double(x): return 2 * x")
     study = write_module(
         "single",
@@ -218,7 +218,7 @@ def test_functions_of_a_script_travel(cluster, script):
         def study(x):
             return moved(Point(x))
 
-        futures = [study.submit(x) for x in range(100)]  # without a guard: nobody runs this again
+        futures = [study.submit(x) for x in range(100)]  # without a guard: no worker imports this script
         same = all(type(future.result(60)) is Point for future in futures)
         json.dump([same, [future.result().x for future in futures]], open("out.json", "w"))
         """
@@ -227,7 +227,7 @@ def test_functions_of_a_script_travel(cluster, script):
 
 
 class Loaded:
-    """Large, and counts how often it is unpickled."""
+    """A large object that counts how often it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -247,7 +247,7 @@ def test_a_large_function_is_put_on_the_cluster_once(client, executor, tmp_path)
     futures = [executor.submit(length, x) for x in range(60)]
 
     assert [future.result(PATIENCE) for future in futures] == list(range(5_000_000, 5_000_060))
-    assert CallCounter(tmp_path / "loads").count <= 2  # at each worker
+    assert CallCounter(tmp_path / "loads").count <= 2  # once per worker
 
 
 def stored_on(client):
@@ -264,7 +264,7 @@ def test_nothing_of_a_job_stays_on_the_cluster(client, executor, until):
 
 
 def test_short_jobs_share_tasks_and_long_ones_do_not(executor, tmp_path):
-    """Of short ones few tasks are on their way at a time; what comes meanwhile goes together."""
+    """Few batches of short jobs are pending at a time, and later jobs are grouped."""
     go = tmp_path / "go"
 
     def task_of_short():
@@ -274,9 +274,9 @@ def test_short_jobs_share_tasks_and_long_ones_do_not(executor, tmp_path):
         time.sleep(0.03)
         return distributed.get_worker().get_current_task()
 
-    for _ in range(5):  # from now on it is known to be short
+    for _ in range(5):  # then its duration is known
         executor.submit(task_of_short).result(PATIENCE)
-    gates = [executor.submit(wait_for, go) for _ in range(2)]  # all that the workers run at once
+    gates = [executor.submit(wait_for, go) for _ in range(2)]  # as many as the workers run at once
     short = [executor.submit(task_of_short) for _ in range(200)]
     long = [executor.submit(task_of_long) for _ in range(20)]
     go.touch()
@@ -287,7 +287,7 @@ def test_short_jobs_share_tasks_and_long_ones_do_not(executor, tmp_path):
 
 
 def test_a_job_that_takes_long_after_all_keeps_no_other_one_waiting(executor, tmp_path):
-    """What has ended before it in its batch comes at once, and what has not begun runs elsewhere, once."""
+    """Jobs that ended before it in its batch resolve at once. Jobs behind it run elsewhere, once."""
     go, counter = tmp_path / "go", CallCounter(tmp_path / "calls")
 
     def work(x):
@@ -306,7 +306,7 @@ def test_a_job_that_takes_long_after_all_keeps_no_other_one_waiting(executor, tm
 
 
 def test_jobs_go_on_without_waiting_for_one_of_a_new_function_that_takes_long(executor, tmp_path):
-    """After a moment it is taken as known that it does."""
+    """The estimate is raised after a moment."""
     go = tmp_path / "go"
 
     def work(x):
@@ -339,7 +339,7 @@ def test_a_job_that_waits_can_be_cancelled_and_is_taken_off_the_cluster(client, 
 
 
 def test_time_counts_from_when_a_worker_begins(client, tmp_path):
-    """What waits in Dask's queue is not over its time, and what takes too long is told of."""
+    """A job in Dask's queue does not time out, and a long one does."""
     with FutureCache(client, cache_dir=tmp_path, timeout=1.0) as cache:
         jobs = [Job(f"{x}", time.sleep, {}, f"key {x}", positional=(0.6,)) for x in range(6)]
         futures = [cache.submit(job) for job in [*jobs, Job("long", time.sleep, {}, "long", positional=(4,))]]
@@ -354,11 +354,11 @@ def test_a_module_that_no_worker_has_is_told(executor):
         import a_module_that_nobody_has  # noqa: F401
 
     error = executor.submit(work).exception(PATIENCE)
-    assert type(error) is ModuleNotFoundError  # the function's own
+    assert type(error) is ModuleNotFoundError  # the function's own exception
 
 
 def test_a_worker_that_is_killed_costs_nothing(doomed, tmp_path):
-    """Its jobs run again at the other one, and what was kept before stays."""
+    """Its jobs run again on the other worker, and stored results stay."""
     with doomed(nanny=False, failures=3).client() as client, FutureCache(client, cache_dir=tmp_path) as cache:
         pids = client.run(os.getpid)
         (victim, *_) = pids.values()
@@ -465,7 +465,7 @@ def test_a_cluster_without_workers_gets_jobs_that_run_when_one_comes(doomed):
 
 def test_a_forked_child_is_told_that_the_client_is_its_parents(executor):
     assert executor.submit(abs, -1).result(PATIENCE) == 1
-    executor.pid = -1  # as a child of the process that made it finds it
+    executor.pid = -1  # as in a forked child
 
     with pytest.raises(RuntimeError, match="belongs to the parent"):
         executor.submit(abs, -1)

@@ -37,7 +37,7 @@ def outcome_of(engine, job):
 
 
 class EngineContract:
-    """What holds for every engine, of those that the fixture `engine` gives."""
+    """The contract of all engines. Subclasses define the fixture `engine`."""
 
     def test_gives_the_value(self, engine):
         outcome = outcome_of(engine, job_of(lambda x: x * 2, 21))
@@ -143,7 +143,7 @@ class TestProcessPoolExecutor(EngineContract):
 
 
 class Fickle(Executor):
-    """Ends its futures in a way of its own."""
+    """An executor that ends its futures by a given function."""
 
     def __init__(self, end):
         self.end = end
@@ -155,7 +155,7 @@ class Fickle(Executor):
 
 
 @pytest.mark.parametrize(
-    ("end", "told"),
+    ("end", "reported"),
     [
         (lambda future: future.cancel(), "cancelled it"),
         (lambda future: future.set_exception(CancelledError()), "CancelledError"),
@@ -163,13 +163,13 @@ class Fickle(Executor):
         (lambda future: future.set_exception(OSError("net")), "net"),
     ],
 )
-def test_what_an_engine_fails_with_is_a_lost_worker(end, told):
+def test_what_an_engine_fails_with_is_a_lost_worker(end, reported):
     engine = engine_for(Fickle(end))
 
     error = engine.receive(engine.submit(job_of(abs, -1))).error
 
     assert type(error) is WorkerLost
-    assert told in str(error)
+    assert reported in str(error)
     assert error.job == "job 'name', abs(-1)"
 
 
@@ -190,13 +190,15 @@ def test_an_inline_run_keeps_an_interrupt_as_error():
 
 def test_names_are_those_of_executors_in_any_case():
     assert engine_for("Serial").name == engine_for(Executors.SERIAL).name == "SERIAL"
-    with pytest.raises(ValueError, match=r"'dask' is no executor's name, and no address\. Use one of SERIAL"):
+    with pytest.raises(
+        ValueError, match=r"'dask' is neither an executor's name nor an address\. Use one of SERIAL"
+    ):
         engine_for("dask")
 
 
 @pytest.mark.parametrize("spec", [None, 3, ThreadPoolExecutor])
 def test_anything_else_is_refused(spec):
-    with pytest.raises(TypeError, match="Use a member of Executors"):
+    with pytest.raises(TypeError, match="executor must be a member of Executors"):
         engine_for(spec)
 
 
@@ -273,7 +275,7 @@ def test_a_child_that_a_job_forks_is_no_second_worker(make):
 
 
 class Unloadable:
-    """Ends the program that unpickles it."""
+    """An object that ends the program that unpickles it."""
 
     def __init__(self, end):
         self.end = end
@@ -323,8 +325,8 @@ def test_a_record_tells_where_the_job_ran_and_not_who_asked(tmp_path):
         pid = cache.submit(job_of(os.getpid)).result(PATIENCE)
         (record,) = cache.records()
 
-    told = record.host, record.pid, record.python, record.platform
-    assert told == ("elsewhere", pid, "3.99.1", "Plan9-4.2-mips")
+    reported = record.host, record.pid, record.python, record.platform
+    assert reported == ("elsewhere", pid, "3.99.1", "Plan9-4.2-mips")
 
 
 def test_what_is_no_report_is_a_lost_worker():

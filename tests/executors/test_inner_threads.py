@@ -1,4 +1,4 @@
-"""Each worker has its share of the threads that BLAS, OpenMP and the like start."""
+"""Each worker has its share of the threads that BLAS, OpenMP and similar libraries start."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def nothing_is_set(monkeypatch):
 
 
 def found() -> dict[str, int]:
-    """Load libraries, and tell how many threads each has."""
+    """Load libraries, and return the number of threads of each."""
     for module in ("numpy", "sklearn.linear_model"):
         importlib.import_module(module)
     libraries = threadpoolctl.threadpool_info()
@@ -41,7 +41,7 @@ def found() -> dict[str, int]:
 
 
 def limited(number: int) -> dict[str, int]:
-    """Tell how many threads each library of this process has with a limit."""
+    """Return the number of threads of each library of this process under a limit."""
     return {path: min(before, number) for path, before in found().items()}
 
 
@@ -98,8 +98,8 @@ def test_what_the_user_has_set_stays(script, method, name):
         if __name__ == "__main__":
             warnings.simplefilter("ignore")
             with SlotPool(64, start_method={method!r}) as pool:
-                told = found(), pool.submit(found).result()
-            open("out.json", "w").write(json.dumps(told))
+                reported = found(), pool.submit(found).result()
+            open("out.json", "w").write(json.dumps(reported))
         """,
         **{name: "2"},
     )
@@ -138,9 +138,9 @@ def test_what_a_job_sets_stays_in_the_workers_of_its_own_pool():
 
 def test_a_worker_that_replaces_another_has_its_share_too():
     with SlotPool(1, max_tasks_per_worker=1, inner_threads=3) as pool:
-        told = [pool.submit(lambda: (os.getpid(), variables())).result(PATIENCE) for _ in range(3)]
-    assert len({pid for pid, _ in told}) == 3
-    assert all(each == dict.fromkeys(VARIABLES, "3") for _, each in told)
+        reported = [pool.submit(lambda: (os.getpid(), variables())).result(PATIENCE) for _ in range(3)]
+    assert len({pid for pid, _ in reported}) == 3
+    assert all(each == dict.fromkeys(VARIABLES, "3") for _, each in reported)
 
 
 def test_the_initializer_finds_it():
@@ -154,10 +154,10 @@ def test_the_initializer_finds_it():
 @pytest.mark.parametrize("name", [None, "OPENBLAS_NUM_THREADS"])
 def test_what_one_job_is_given_ends_with_it(name, monkeypatch):
     def job() -> list[Any]:
-        told: list[Any] = [(found(), variables())]
+        reported: list[Any] = [(found(), variables())]
         with InnerThreads.of(1, 1).taken_for_a_job():
-            told.append((found(), variables()))
-        return [*told, (found(), variables())]
+            reported.append((found(), variables()))
+        return [*reported, (found(), variables())]
 
     if name is not None:
         monkeypatch.setenv(name, "2")
@@ -202,16 +202,16 @@ class TestThreads:
 
         def meet(number: int) -> list[dict[str, int]]:
             barrier.wait(PATIENCE)
-            told = [found()]
+            reported = [found()]
             leave[number].wait(PATIENCE)
-            return [*told, found()]
+            return [*reported, found()]
 
         for order in ((0, 1), (1, 0)):
             with ThreadPool(2, inner_threads=1) as pool:
                 futures = [pool.submit(meet, number) for number in (0, 1)]
                 for number in order:
                     leave[number].set()
-                    assert all(set(told.values()) == {1} for told in futures[number].result(PATIENCE))
+                    assert all(set(reported.values()) == {1} for reported in futures[number].result(PATIENCE))
             assert found() == before
             for event in leave:
                 event.clear()
@@ -256,24 +256,28 @@ def test_a_number_that_cannot_be_kept_is_refused(options, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "told"),
+    ("options", "error", "reported"),
     [
         (
             {"executor": "threads", "inner_threads": 0},
             ValueError,
             "inner_threads=0 leaves a worker no thread",
         ),
-        ({"executor": "multiprocessing", "inner_threads": True}, TypeError, "inner_threads=True"),
-        ({"executor": "scoop", "inner_threads": "2"}, TypeError, "inner_threads='2'"),
+        (
+            {"executor": "multiprocessing", "inner_threads": True},
+            TypeError,
+            "inner_threads must be an int, not bool",
+        ),
+        ({"executor": "scoop", "inner_threads": "2"}, TypeError, "inner_threads must be an int, not str"),
         (
             {"executor": "tcp://127.0.0.1:1", "inner_threads": 2},
             ValueError,
-            "inner_threads=2 says nothing to",
+            "inner_threads=2 has no effect on",
         ),
     ],
 )
-def test_a_number_that_makes_no_sense_is_refused(options: dict[str, Any], error, told):
-    with pytest.raises(error, match=told):
+def test_a_number_that_makes_no_sense_is_refused(options: dict[str, Any], error, reported):
+    with pytest.raises(error, match=reported):
         cached_job(**options)(abs)
 
 

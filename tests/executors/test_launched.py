@@ -1,4 +1,4 @@
-"""SCOOP and MPI, whose executors exist only in programs that their own launchers have started."""
+"""Tests of SCOOP and MPI, whose executors exist only in programs that their launchers start."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_scoop_passes_the_contract_of_executors(script):
 
 @pytest.fixture
 def mpi(monkeypatch):
-    """Give what starts a program under MPI with its root and two workers."""
+    """The command that starts a program under MPI with a root and two workers."""
     mpiexec = shutil.which("mpiexec")
     if mpiexec is None:
         pytest.skip("mpiexec is not installed: Debian's package is openmpi-bin")
     pytest.importorskip("mpi4py", reason="mpi4py is not installed")
     for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("OMPI_MCA_rmaps_base_oversubscribe", "1")  # also on a machine with fewer cores
+    monkeypatch.setenv("OMPI_MCA_rmaps_base_oversubscribe", "1")  # on machines with fewer cores, too
     monkeypatch.setenv("OMPI_MCA_btl", "self,vader")  # no network
     return mpiexec, "-n", "3"
 
@@ -95,7 +95,7 @@ def test_functions_of_a_script_run_under_mpi_and_nothing_is_left_behind(script, 
 
 
 def test_what_was_kept_stays_when_a_rank_is_killed_and_mpi_ends_the_program(script, mpi):
-    """MPI takes the whole program along; the next one goes on from what it has kept."""
+    """MPI ends the whole program. The next run continues from the stored results."""
     source = """
         import json, os, signal
         from concurrent.futures import wait

@@ -72,7 +72,7 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 0 of 4 workers>"
         for _ in range(5):
             pool.submit(abs, -1).result()
-            assert until(lambda: all(slot.is_idle for slot in pool._dispatcher.slots))
+            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.slots))
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
@@ -103,7 +103,7 @@ def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
 
 
 @pytest.mark.parametrize(
-    ("die", "code", "told"),
+    ("die", "code", "reported"),
     [
         (lambda: os._exit(7), 7, "exit code 7"),
         (lambda: os.kill(os.getpid(), signal.SIGSEGV), -signal.SIGSEGV, "SIGSEGV"),
@@ -114,12 +114,12 @@ def test_a_large_function_travels_as_a_file_that_is_removed_at_exit(script):
         ),
     ],
 )
-def test_a_job_that_kills_its_worker_costs_itself_only(pool, die, code, told):
+def test_a_job_that_kills_its_worker_costs_itself_only(pool, die, code, reported):
     before = [pool.submit(lambda x: x, i) for i in range(20)]
     culprit = pool.submit(die)
     after = [pool.submit(lambda x: x, i) for i in range(20)]
 
-    with pytest.raises(WorkerLost, match=told) as caught:
+    with pytest.raises(WorkerLost, match=reported) as caught:
         culprit.result(PATIENCE)
     assert caught.value.exit_code == code
     assert "<lambda>" in caught.value.job
@@ -127,7 +127,7 @@ def test_a_job_that_kills_its_worker_costs_itself_only(pool, die, code, told):
 
 
 def test_a_worker_that_the_pool_has_killed_is_reported_as_such(pool):
-    """And not as one that the system has killed for want of memory."""
+    """The error does not say that memory ran out."""
 
     def close_all():
         os.closerange(3, 1000)
@@ -152,7 +152,7 @@ def test_random_kills_cost_no_more_than_a_job_each(pool):
     kills = 0
     futures = [pool.submit(lambda i: bytes(1_000_000) + bytes([i]), i) for i in range(100)]
     for number, _ in enumerate(as_completed(futures)):
-        workers = list(pool._dispatcher.slots)
+        workers = list(pool._scheduler.slots)
         if number % 10 == 5 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
             kills += 1
@@ -210,18 +210,18 @@ def test_a_job_may_use_multiprocessing(pool):
 
 
 def test_a_process_that_a_job_left_behind_does_not_hide_its_death(tmp_path, until, is_gone):
-    told = tmp_path / "child"
+    reported = tmp_path / "child"
 
     def leave_a_child_and_die():
-        child = os.fork()  # which holds the worker's end of the channel
+        child = os.fork()  # which inherits the worker's end of the connection
         if child == 0:
             time.sleep(600)
-        told.write_text(str(child))
+        reported.write_text(str(child))
         os._exit(4)
 
     with SlotPool(1) as pool, pytest.raises(WorkerLost, match="exit code 4"):
         pool.submit(leave_a_child_and_die).result(PATIENCE)
-    assert until(lambda: is_gone(int(told.read_text())))
+    assert until(lambda: is_gone(int(reported.read_text())))
 
 
 def test_kill_ends_a_running_job_with_all_that_it_started(pool, tmp_path, until, is_gone):
@@ -313,7 +313,7 @@ def test_a_forgotten_pool_lets_its_workers_go(until):
 
 
 def test_jobs_are_told_while_no_process_can_be_started_and_run_when_one_can():
-    """Each of many that wait ends, although nothing happens that would wake the pool."""
+    """All waiting jobs end, although no event wakes the pool."""
     with SlotPool(2) as pool:
         with pytest.raises(WorkerLost):
             pool.submit(os._exit, 3).result(PATIENCE)
@@ -390,7 +390,7 @@ def test_an_exit_without_shutdown_leaves_nothing(script, until, is_gone):
     """)
 
     assert process.wait(PATIENCE) == 0
-    assert until(lambda: all(is_gone(int(pid)) for pid in script.told("pids").split()), 2)
+    assert until(lambda: all(is_gone(int(pid)) for pid in script.reported("pids").split()), 2)
 
 
 def test_ctrl_c_ends_a_program_with_a_queue_at_once(script, until, is_gone):
@@ -404,7 +404,7 @@ def test_ctrl_c_ends_a_program_with_a_queue_at_once(script, until, is_gone):
         futures = [pool.submit(work, i) for i in range(50)]
         futures[0].result()
     """)
-    pids = [int(script.told("pid0")), int(script.told("pid1"))]
+    pids = [int(script.reported("pid0")), int(script.reported("pid1"))]
     begun = time.monotonic()
 
     os.killpg(process.pid, signal.SIGINT)
@@ -426,7 +426,7 @@ def test_workers_leave_with_a_parent_that_is_killed(script, until, is_gone):
         futures = [pool.submit(sleeps), pool.submit(never_yields), pool.submit(lambda: note(2))]
         futures[0].result()
     """)
-    pids = [int(script.told(f"pid{i}")) for i in range(3)]
+    pids = [int(script.reported(f"pid{i}")) for i in range(3)]
 
     process.kill()
 
@@ -526,8 +526,8 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
                 os.kill(child, 9)
             time.sleep(0.01)
         go_on.set()
-        told = json.load(open("child")) if os.path.exists("child") else None
-        json.dump([told, running.exception() is None, value()], open("out.json", "w"))
+        reported = json.load(open("child")) if os.path.exists("child") else None
+        json.dump([reported, running.exception() is None, value()], open("out.json", "w"))
     """)
 
     assert out == [[3, False], True, 3]

@@ -1,4 +1,4 @@
-"""Real programs under `python -m scoop`; its launcher's exit code is always 0, so they tell by files."""
+"""Tests with real programs under `python -m scoop`. Its exit code is always 0, so they report through files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TOOLS = """
 
 @pytest.fixture
 def run(script):
-    """Run a program under SCOOP to its end, and give what it told."""
+    """Run a program under SCOOP to its end, and return its report."""
 
     def run(source, *launcher, **environment):
         source = textwrap.dedent(TOOLS) + textwrap.dedent(source)
@@ -65,7 +65,7 @@ def start(script):
 
 @pytest.fixture
 def patched(tmp_path):
-    """Give the environment of a program of which each process runs some lines first."""
+    """Return an environment in which each process runs some lines first."""
 
     def patched(lines):
         folder = tmp_path / "patch"
@@ -155,7 +155,7 @@ def test_callbacks_fire_and_timeouts_count_while_the_root_does_other_things(run)
 
 
 def test_results_are_kept_as_they_complete(run):
-    """Also when nobody reads their futures, and before all are done."""
+    """Even if their futures are never read, and before all are done."""
     out = run(
         """
         @cached_job(executor="scoop")
@@ -178,7 +178,7 @@ def test_results_are_kept_as_they_complete(run):
 
 
 def test_keys_and_leases_are_the_same_at_the_root_and_in_workers(run):
-    """A worker finds under the key what the root has computed, and the other way round."""
+    """A worker finds what the root has computed, and vice versa."""
     out = run(
         """
         @cached_job
@@ -232,7 +232,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
 def test_a_worker_that_dies_costs_the_job_that_it_ran(run, death):
-    """It is told within two seconds, the others go on, and what was merely beside it runs again."""
+    """The error comes within two seconds, the others continue, and jobs that had not begun run again."""
     out = run(
         f"""
         def work(x):
@@ -333,7 +333,7 @@ IMPATIENT = """
     scoop.TIME_BETWEEN_STATUS_PRUNING = 0.2
     scoop._types.POLLING_TIME = 100
 """
-"""What makes SCOOP lose track of jobs within a second, as it does of those that take longer than a minute."""
+"""Make SCOOP lose track of jobs after a second, as it does after a minute."""
 
 
 @pytest.mark.parametrize(
@@ -342,14 +342,14 @@ IMPATIENT = """
     ids=["ours", "SCOOP's own"],
 )
 def test_long_jobs_run_once(run, patched, wait, is_once):
-    """And they would run again by SCOOP's own futures: the second case shows that the first one proves something."""
+    """With SCOOP's own futures they run again, which the second case shows."""
     out = run(
         f"""
         import scoop.futures
 
         def work(x):
             CallCounter(HERE / "calls").tick()
-            time.sleep(0.1 if scoop.IS_ORIGIN else 2)  # SCOOP's root runs jobs as well, and is to wait for the others
+            time.sleep(0.1 if scoop.IS_ORIGIN else 2)  # SCOOP's root runs jobs too, and must wait for the others
 
         if __name__ == "__main__":
             list({wait}.map(work, range(6)))
@@ -362,7 +362,7 @@ def test_long_jobs_run_once(run, patched, wait, is_once):
 
 
 def test_jobs_behind_a_long_one_go_to_another_worker(run):
-    """Jobs that were short so far are sent several at a time; when one is long after all the rest is asked back."""
+    """Short jobs are sent several at a time. If one takes long, the rest is recalled."""
     out = run(
         """
         def work(x):
@@ -394,7 +394,7 @@ exec bash -c "$*"
 
 @pytest.fixture
 def two_hosts(tmp_path):
-    """Give the launcher of a program with its root on one host and two workers on another."""
+    """Return the launcher of a program with its root on one host and two workers on another."""
     ssh = tmp_path / "ssh"
     ssh.write_text(FAKE_SSH)
     ssh.chmod(0o700)
@@ -403,7 +403,7 @@ def two_hosts(tmp_path):
 
 
 def test_two_hosts_work(run, script, two_hosts):
-    """A worker of the other one that is killed is noticed as well, and all of them end with the program."""
+    """The death of a worker there is noticed, too, and all workers end with the program."""
     out = run(
         """
         @cached_job(executor="scoop")
@@ -433,7 +433,7 @@ NO_ROUTE = """
     from scoop._comm.scoopzmq import ZMQCommunicator
     ZMQCommunicator.addPeer = lambda self, peer: None
 """
-"""What lets SCOOP's processes reach nothing but the broker, as through a tunnel."""
+"""Let SCOOP's processes reach only the broker, as through a tunnel."""
 
 
 def test_workers_that_reach_the_broker_alone_get_their_jobs_by_it(run, patched):
@@ -475,7 +475,7 @@ def test_a_function_travels_to_each_worker_once(run):
 
 
 def test_a_function_that_a_worker_has_not_kept_is_sent_again(run):
-    """Here because it could not be loaded at first."""
+    """Its function could not be loaded at first."""
     out = run(
         """
         class Late:
@@ -515,7 +515,7 @@ def test_what_is_pending_when_the_script_ends_is_finished_and_kept(start, script
             tell("submitted", "ready")
         """
     )
-    script.told("ready")
+    script.reported("ready")
     script.tell("go")
     process.communicate(timeout=PATIENCE)
 
@@ -524,7 +524,7 @@ def test_what_is_pending_when_the_script_ends_is_finished_and_kept(start, script
 
 
 def kept(script, function):
-    """Give the arguments `x` of a function of the script whose results were kept."""
+    """Return the arguments `x` of the stored results of a function of the script."""
     return script.run(
         f"""
         import json
@@ -553,7 +553,7 @@ def test_what_was_done_when_the_root_is_killed_was_kept_and_nothing_is_left_behi
             endless.result()
         """
     )
-    root = json.loads(script.told("ready"))
+    root = json.loads(script.reported("ready"))
 
     os.kill(root, signal.SIGKILL)
     script.process.communicate(timeout=PATIENCE)
@@ -563,7 +563,7 @@ def test_what_was_done_when_the_root_is_killed_was_kept_and_nothing_is_left_behi
 
 
 def test_workers_on_another_host_leave_when_the_root_is_killed(start, script, until, two_hosts):
-    """Though nobody there can be told: the launcher only reaches what it has started itself."""
+    """The launcher does not end them: it reaches only the processes that it has started."""
     start(
         """
         if __name__ == "__main__":
@@ -574,7 +574,7 @@ def test_workers_on_another_host_leave_when_the_root_is_killed(start, script, un
         """,
         *two_hosts,
     )
-    root, *workers = json.loads(script.told("ready"))
+    root, *workers = json.loads(script.reported("ready"))
 
     os.kill(root, signal.SIGKILL)
 
@@ -599,7 +599,7 @@ def test_an_interrupt_leaves_nothing_behind(start, script, until):
             futures[1].result()
         """
     )
-    script.told("ready")
+    script.reported("ready")
 
     os.killpg(script.process.pid, signal.SIGINT)
     script.process.communicate(timeout=PATIENCE)
@@ -654,7 +654,7 @@ def test_scoops_own_futures_beside_it_end_the_program_rather_than_hang(start):
 
 
 def test_a_root_that_has_used_scoops_own_futures_before_is_none_of_the_workers(run):
-    """Of the broker it has asked for tasks, which go on to those that run them."""
+    """It has asked the broker for tasks, which are passed on to workers."""
     out = run(
         """
         from scoop import futures
@@ -744,8 +744,8 @@ def test_a_worker_has_its_share_of_the_threads_of_libraries(run, workers):
 
         def found(x):
             import numpy, sklearn.linear_model
-            told = {{each["num_threads"] for each in threadpoolctl.threadpool_info()}}
-            return [*told, int(os.environ["OMP_NUM_THREADS"])]
+            reported = {{each["num_threads"] for each in threadpoolctl.threadpool_info()}}
+            return [*reported, int(os.environ["OMP_NUM_THREADS"])]
 
         if __name__ == "__main__":
             here = [each["num_threads"] for each in threadpoolctl.threadpool_info()]

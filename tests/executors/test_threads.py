@@ -134,7 +134,7 @@ def test_one_ctrl_c_ends_a_program_whose_threads_are_at_work(script):
         futures[0].result()
     """)
     for number in (2, 3):
-        script.told(f"begun{number}")
+        script.reported(f"begun{number}")
     begun = time.monotonic()
 
     os.killpg(process.pid, signal.SIGINT)

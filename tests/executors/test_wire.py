@@ -16,7 +16,7 @@ buffers = st.lists(st.sampled_from([0, 1, 100, 40_000, 300_000]), max_size=3)
 
 
 def sent(messages, *, waits):
-    """Send messages from one thread, and give what comes in on the other end."""
+    """Send messages from one thread, and return what arrives at the other end."""
     here, there = socket.socketpair()
     here.setblocking(False)
     there.setblocking(waits)

@@ -15,7 +15,7 @@ Load = Callable[..., ModuleType]
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Write a module of the user's to a new folder and import it from there."""
+    """Write a module to a new folder and import it from there."""
     folders = itertools.count()
 
     def load_module(source: str, name: str = "bench", **others: str) -> ModuleType:

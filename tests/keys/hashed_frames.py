@@ -1,4 +1,4 @@
-"""Tables whose digests are golden, with dtypes that each version of pandas and polars gives them: it infers others."""
+"""Tables with golden digests and explicit dtypes, since inferred ones depend on the version of pandas or polars."""
 
 import datetime
 import decimal

@@ -1,4 +1,4 @@
-"""Values whose digests are golden: each is made anew by a function, so that no two processes share one."""
+"""Values with golden digests; functions make them, so that each process has its own."""
 
 import array
 import collections

@@ -1,7 +1,7 @@
-"""Objects of widespread libraries, each made anew by a function: `{name: (libraries, make, use, other)}`.
+"""Objects of widely used libraries, made by functions: `{name: (libraries, make, use, other)}`.
 
-`use` makes the object fill in what it keeps for itself, and `other` makes one of another value. The libraries are
-imported where an object is made, so that a process without one of them has the others.
+`use` makes the object fill its caches, and `other` makes an object with another value. The libraries are imported where
+an object is made, so the tests run for those that are installed.
 """
 
 import numpy as np

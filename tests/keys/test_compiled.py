@@ -1,4 +1,4 @@
-"""Compiled functions are keyed by the Python function and the options, not by what was compiled so far."""
+"""Compiled functions are keyed by the Python function and the options, not by their compiled versions."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_the_python_function_and_the_options_count(kind, place):
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", COMPILED)
-def test_what_was_compiled_so_far_does_not_count(kind, place):
+def test_compiled_versions_do_not_count(kind, place):
     compiled, key_of = COMPILED[kind][0](1), PLACES[place]
     before = key_of(compiled)
     if kind == "cfunc":
@@ -88,7 +88,7 @@ def test_what_was_compiled_so_far_does_not_count(kind, place):
     assert key_of(compiled) == before
 
 
-def test_a_typed_container_is_what_it_holds():
+def test_a_typed_container_counts_by_its_content():
     one, other = numba.typed.List([1, 2]), numba.typed.List([1, 2])
     assert digest(one) == digest(other)
     other.append(3)

@@ -1,4 +1,4 @@
-"""Files and folders count by their content, and what hasn't changed isn't read again."""
+"""Files and folders count by their content, and unchanged ones are not read again."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ HOUR = 3600
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
-    """A memory of the test's own."""
+    """An empty memory of digests."""
     monkeypatch.setattr(files, "_digests", files._Digests(files._REMEMBERED))
 
 
@@ -40,7 +40,7 @@ def reads(monkeypatch):
 
 @pytest.fixture
 def later(monkeypatch):
-    """Let an hour pass, after which what was written has settled."""
+    """Let an hour pass, after which recent changes have settled."""
 
     def pass_an_hour():
         now = time.time_ns()
@@ -69,7 +69,7 @@ class TestFiles:
         monkeypatch.chdir(tmp_path)
         assert content_digest("a") == content_digest(str(path)) == content_digest(path)
 
-    def test_a_relative_path_is_another_one_in_another_folder(self, tmp_path, monkeypatch, later):
+    def test_a_relative_path_depends_on_the_current_folder(self, tmp_path, monkeypatch, later):
         one, two = file_of(tmp_path / "1" / "a", b"1"), file_of(tmp_path / "2" / "a", b"2")
         later()
         monkeypatch.chdir(one.parent)
@@ -77,7 +77,7 @@ class TestFiles:
         monkeypatch.chdir(two.parent)
         assert content_digest("a") != before
 
-    def test_a_link_counts_as_what_it_leads_to(self, tmp_path, later):
+    def test_a_link_counts_as_its_target(self, tmp_path, later):
         one, two, link = file_of(tmp_path / "1", b"1"), file_of(tmp_path / "2", b"2"), tmp_path / "link"
         later()
         for target in (one, two, one):
@@ -85,7 +85,7 @@ class TestFiles:
             link.symlink_to(target)
             assert content_digest(link) == content_digest(target)
 
-    def test_dots_after_a_link_are_followed_as_the_system_does(self, tmp_path):
+    def test_dots_after_a_link_are_resolved_as_by_the_system(self, tmp_path):
         file_of(tmp_path / "there" / "a", b"there")
         (tmp_path / "there" / "inner").mkdir()
         file_of(tmp_path / "a", b"here")
@@ -93,13 +93,13 @@ class TestFiles:
         assert content_digest(tmp_path / "link" / ".." / "a") == blake3(b"there").digest()
 
     @pytest.mark.parametrize("name", ["missing", "missing/file", "dangling", ""])
-    def test_nothing_there_is_told(self, tmp_path, monkeypatch, name):
+    def test_a_missing_file_is_an_error(self, tmp_path, monkeypatch, name):
         (tmp_path / "dangling").symlink_to("nowhere")
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError):
             content_digest(name)
 
-    def test_what_is_no_file_is_refused(self, tmp_path):
+    def test_a_special_file_is_refused(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OSError, match="is neither a file nor a folder"):
             content_digest(tmp_path / "pipe")
@@ -124,7 +124,7 @@ class TestMemory:
         assert content_digest(path) == content_digest(path)
         assert reads == ["a"]
 
-    def test_a_file_that_changed_a_moment_ago_is_read_again(self, tmp_path, reads):
+    def test_a_file_that_has_just_changed_is_read_again(self, tmp_path, reads):
         path = file_of(tmp_path / "a")
         assert content_digest(path) == content_digest(path)
         assert reads == ["a", "a"]
@@ -138,8 +138,8 @@ class TestMemory:
         assert len(set(made)) == 3
 
     @pytest.mark.parametrize("tick", [1, 2], ids=["one second", "two seconds, as FAT's"])
-    def test_a_file_system_with_a_coarse_clock_is_not_believed_too_soon(self, tmp_path, monkeypatch, tick):
-        """The file's times tell the tick that it changed in, and it changes again in the last moment of that."""
+    def test_a_coarse_clock_hides_no_change(self, tmp_path, monkeypatch, tick):
+        """The file changes again at the end of the tick that its times show."""
         path = file_of(tmp_path / "a", b"1")
         clock = 1_000_000_000 * 10**9
         monkeypatch.setattr(files, "_stamps", lambda status: (clock, clock, status.st_size))
@@ -148,7 +148,7 @@ class TestMemory:
         path.write_bytes(b"2")
         assert content_digest(path) != before
 
-    def test_a_time_that_is_set_back_hides_no_change(self, tmp_path, later):
+    def test_a_modification_time_that_is_set_back_hides_no_change(self, tmp_path, later):
         path = file_of(tmp_path / "a", b"1")
         os.utime(path, (HOUR, HOUR))
         later()
@@ -166,7 +166,7 @@ class TestMemory:
         os.replace(other, path)
         assert content_digest(path) != before
 
-    def test_a_time_in_the_future_is_never_believed(self, tmp_path, reads):
+    def test_a_file_with_a_time_in_the_future_is_always_read(self, tmp_path, reads):
         path = file_of(tmp_path / "a")
         os.utime(path, (time.time() + HOUR,) * 2)
         assert content_digest(path) == content_digest(path)
@@ -185,7 +185,7 @@ class TestMemory:
             assert content_digest(link) == blake3(b"2").digest()
         assert content_digest(link) == blake3(b"1").digest()
 
-    def test_the_paths_that_were_asked_for_last_are_remembered(self, tmp_path, monkeypatch, reads, later):
+    def test_digests_of_recent_paths_are_remembered(self, tmp_path, monkeypatch, reads, later):
         monkeypatch.setattr(files, "_digests", files._Digests(2))
         paths = [file_of(tmp_path / name) for name in "abc"]
         later()
@@ -224,7 +224,7 @@ class TestFolders:
         change(root)
         assert content_digest(root) != before
 
-    def test_the_same_folder_elsewhere_counts_the_same(self, tmp_path):
+    def test_a_copy_of_a_folder_counts_the_same(self, tmp_path):
         one, two = self.folder(tmp_path / "1"), tmp_path / "2"
         file_of(two / "inner" / "b", b"2")
         (two / "empty").mkdir()
@@ -255,14 +255,14 @@ class TestFolders:
         file_of(copied / "again" / "b", b"2")
         assert content_digest(root) == content_digest(copied)
 
-    def test_a_link_that_leads_round_is_told(self, tmp_path):
+    def test_a_circular_link_is_an_error(self, tmp_path):
         root = self.folder(tmp_path / "root")
         (root / "inner" / "up").symlink_to(root)
         with pytest.raises(OSError, match="leads back") as caught:
             content_digest(root)
         assert caught.value.errno == errno.ELOOP
 
-    def test_names_that_are_no_text_count(self, tmp_path):
+    def test_undecodable_names_count(self, tmp_path):
         made = []
         for name in (b"\xff", b"\xfe"):
             folder = tmp_path / name.hex()
@@ -271,11 +271,11 @@ class TestFolders:
                 made.append(content_digest(folder))
         assert len(set(made)) == 2
 
-    def test_a_folder_that_may_not_be_read_is_told(self, tmp_path):
+    def test_an_unreadable_folder_is_an_error(self, tmp_path):
         inner = self.folder(tmp_path / "root") / "inner"
         inner.chmod(0)
         child = os.fork()
-        if child == 0:  # root may read everything, so it becomes somebody else
+        if child == 0:  # root may read everything, so change the user
             with contextlib.suppress(PermissionError):
                 os.setuid(65534)
             try:
@@ -294,25 +294,23 @@ class TestByContent:
         path = file_of(tmp_path / "a")
         assert by_content(path) == by_content(str(path)) == ("content", content_digest(path))
 
-    def test_none_stands_for_itself(self):
+    def test_none_is_itself(self):
         assert by_content(None) is None
 
     @pytest.mark.parametrize("kind", [list, tuple])
-    def test_paths_in_a_row_count_each(self, tmp_path, kind):
+    def test_each_path_in_a_list_counts(self, tmp_path, kind):
         one, two = file_of(tmp_path / "a", b"1"), file_of(tmp_path / "b", b"2")
         assert by_content(kind([one, None, two])) == (by_content(one), None, by_content(two))
         assert by_content(kind([one, two])) != by_content(kind([two, one]))
 
     @pytest.mark.parametrize("value", [3, b"a", {"a": "b"}, [["a"]], [3], {"a"}])
-    def test_anything_else_is_told(self, value):
-        with pytest.raises(
-            TypeError, match="a path, None, or a list or a tuple of these, and not of the type"
-        ):
+    def test_other_types_are_refused(self, value):
+        with pytest.raises(TypeError, match="must be a path, None, or a list or a tuple of these, not "):
             by_content(value)
 
 
 class TestDependsOn:
-    def test_where_a_file_lies_does_not_count(self, tmp_path):
+    def test_the_place_of_a_file_does_not_count(self, tmp_path):
         one, two = file_of(tmp_path / "1" / "data"), file_of(tmp_path / "2" / "data")
         assert fingerprint(len, depends_on=[one]) == fingerprint(len, depends_on=[two])
 
@@ -323,7 +321,7 @@ class TestDependsOn:
         assert tracker.current() is made
         assert reads == ["data"]
 
-    def test_what_cannot_be_read_is_told(self, tmp_path):
+    def test_an_unreadable_path_is_an_error(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(
             ValueError, match=r"pipe', which can't be read: .* is neither a file nor a folder"
@@ -337,7 +335,7 @@ class Pair(NamedTuple):
 
 
 class TestAbsolute:
-    def test_relative_paths_lead_where_they_led(self, tmp_path, monkeypatch):
+    def test_relative_paths_keep_their_target(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         here = tmp_path / "data"
         assert absolute("data") == str(here)
@@ -350,6 +348,6 @@ class TestAbsolute:
         assert type(absolute(pair)) is type(pair)
 
     @pytest.mark.parametrize("value", [None, 3, "/a/../b", Path("/a"), [], (), ["/a"]])
-    def test_all_else_stays_as_it_is(self, value):
+    def test_other_values_stay_as_they_are(self, value):
         assert absolute(value) == value
         assert type(absolute(value)) is type(value)

@@ -26,7 +26,7 @@ Load = Callable[..., ModuleType]
 
 
 def run_cell(source: str, namespace: dict[str, object]) -> None:
-    """Run a notebook's cell: code whose source no file holds."""
+    """Run a notebook's cell, whose source is in no file."""
     exec(compile(textwrap.dedent(source), "<cell>", "exec"), namespace)
 
 
@@ -116,7 +116,7 @@ BASE = """
         pytest.param("SCALE = 3", "SCALE = 2 + 1", id="equal-global"),
     ],
 )
-def test_what_changes_nothing_keeps_the_digest(load: Load, old: str, new: str) -> None:
+def test_an_edit_without_effect_keeps_the_digest(load: Load, old: str, new: str) -> None:
     assert old in BASE
     before = fingerprint(load(BASE).f)
     assert fingerprint(load(BASE.replace(old, new)).f) == before
@@ -151,7 +151,7 @@ def test_what_changes_nothing_keeps_the_digest(load: Load, old: str, new: str) -
         pytest.param('"even": even', '"even": odd', "bench.OPERATIONS", id="table-of-functions"),
     ],
 )
-def test_what_changes_the_result_changes_the_digest_and_is_named(
+def test_an_edit_with_an_effect_changes_the_digest_and_is_named(
     load: Load, old: str, new: str, part: str
 ) -> None:
     assert old in BASE
@@ -198,7 +198,7 @@ def test_the_digest_is_the_same_in_another_process_and_for_a_script(load: Load, 
     assert (done.stderr, done.stdout) == ("", fingerprint(load(BASE).f).digest.hex())
 
 
-def test_code_without_source_is_tracked_as_well() -> None:
+def test_code_without_source_is_tracked() -> None:
     cells: dict[str, object] = {}
     run_cell("def helper(x): return x + 1\ndef f(x): return helper(x)", cells)
     tracker = CodeTracker(cells["f"])
@@ -210,7 +210,7 @@ def test_code_without_source_is_tracked_as_well() -> None:
     assert tracker.current() == before
 
 
-def test_a_source_that_is_newer_than_the_loaded_code_is_not_believed(load: Load) -> None:
+def test_a_source_that_is_newer_than_the_loaded_code_is_not_used(load: Load) -> None:
     source = "def f(x):\n    return x + 1\n"
     module = load(source)
     right = fingerprint(load(source).f)
@@ -228,7 +228,7 @@ def test_a_source_that_moved_in_its_file_is_still_found(load: Load) -> None:
     assert fingerprint(module.f) == before
 
 
-def test_a_digest_survives_an_edit_of_the_file_after_the_first_look(load: Load) -> None:
+def test_a_digest_survives_a_later_edit_of_the_file(load: Load) -> None:
     module = load("N = 1\ndef f(x):\n    return x + N\n")
     tracker = CodeTracker(module.f)
     before = tracker.current()
@@ -247,7 +247,7 @@ def test_lambdas_on_one_line_differ(load: Load) -> None:
     assert list(sources) == ["bench.<lambda>"]
 
 
-def test_closures_differ_by_what_they_enclose(load: Load) -> None:
+def test_closures_differ_by_their_variables(load: Load) -> None:
     module = load("def make(n):\n    def inner(x):\n        return x + n\n    return inner\n")
     assert fingerprint(module.make(1)) == fingerprint(module.make(1))
     assert fingerprint(module.make(1)).digest != fingerprint(module.make(2)).digest
@@ -268,7 +268,7 @@ def test_a_pair_of_closures_differs_from_the_swapped_pair(load: Load) -> None:
     assert one.digest != fingerprint(load(source.format(2, 1)).f).digest
 
 
-def test_twins_in_two_namespaces_are_told_apart() -> None:
+def test_equal_functions_in_two_namespaces_differ() -> None:
     def make(k: int) -> object:
         namespace: dict[str, object] = {"__name__": "cell", "k": k}
         run_cell("def f(x): return x + k", namespace)
@@ -285,7 +285,7 @@ def test_twins_in_two_namespaces_are_told_apart() -> None:
 
 
 class TestChangesAtRunTime:
-    """Each change is noticed at the very next call, and each reverted change hits at once."""
+    """Each change is noticed at the next call, and each reverted change gives the old digest."""
 
     SOURCE = """
         import settings
@@ -396,7 +396,7 @@ class TestChangesAtRunTime:
         assert {id(one) for one in found} == {id(tracker.current())}
 
 
-def test_what_a_function_only_writes_to_is_not_read(load: Load) -> None:
+def test_a_global_that_a_function_only_writes_does_not_count(load: Load) -> None:
     module = load("""
         calls, seen, count = [], {}, 0
         def f(x):
@@ -412,7 +412,7 @@ def test_what_a_function_only_writes_to_is_not_read(load: Load) -> None:
     assert tracker.current() is before
 
 
-def test_what_a_function_writes_to_and_reads_is_read(load: Load) -> None:
+def test_a_global_that_a_function_writes_and_reads_counts(load: Load) -> None:
     module = load("calls = []\ndef f(x):\n    calls.append(x)\n    return len(calls)\n")
     tracker = CodeTracker(module.f)
     before = tracker.current()
@@ -447,12 +447,12 @@ def test_an_import_inside_a_function_is_followed(load: Load, body: str) -> None:
     assert fingerprint(load(source, helpers="def one(x): return 2").f).digest != before.digest
 
 
-def test_an_import_that_fails_is_no_error(load: Load) -> None:
+def test_a_failing_import_counts_as_missing(load: Load) -> None:
     module = load("def f(x):\n    import no_such_module\n    return no_such_module.g(x)\n")
     assert fingerprint(module.f).digest == fingerprint(module.f).digest
 
 
-def test_what_is_installed_is_named_and_not_walked(load: Load) -> None:
+def test_installed_code_is_named_and_not_walked(load: Load) -> None:
     numpy = pytest.importorskip("numpy")
     manifest = fingerprint(
         load("import numpy as np, json\ndef f(x):\n    return np.linalg.norm(json.dumps(x))\n").f
@@ -461,7 +461,7 @@ def test_what_is_installed_is_named_and_not_walked(load: Load) -> None:
     assert manifest["numpy"] == numpy.__version__
 
 
-def test_what_cannot_be_keyed_is_named_and_no_error(load: Load) -> None:
+def test_a_global_without_a_key_is_listed_as_untracked(load: Load) -> None:
     source = """
         import threading
         LOCK = threading.Lock()
@@ -528,7 +528,7 @@ def test_code_is_reached_through(load: Load, definition: str) -> None:
         "class C:\n    @functools.cached_property\n    def a(self): return {}",
     ],
 )
-def test_a_class_counts_with_all_that_its_author_wrote(load: Load, definition: str) -> None:
+def test_everything_in_a_class_body_counts(load: Load, definition: str) -> None:
     imports = (
         "import functools\nfrom abc import ABC, abstractmethod\nfrom dataclasses import dataclass\n"
         "from enum import Enum\nfrom typing import Generic, NamedTuple, Protocol, TypeVar\n"
@@ -572,7 +572,7 @@ def test_a_decorated_function_counts_without_the_decorator_that_caches(load: Loa
     assert set(one.manifest) == {"bench.f"}
 
 
-def test_a_method_counts_with_the_class_that_self_is_of(load: Load) -> None:
+def test_a_method_counts_with_its_class(load: Load) -> None:
     source = """
         class C:
             def run(self, x):
@@ -585,16 +585,14 @@ def test_a_method_counts_with_the_class_that_self_is_of(load: Load) -> None:
     assert one.digest != two.digest
 
 
-def test_pickling_an_object_leaves_no_trace_in_its_class(load: Load) -> None:
+def test_pickling_an_object_does_not_change_its_class(load: Load) -> None:
     module = load("class C:\n    pass\ndef f(x):\n    return C\n")
     before = fingerprint(module.f)
     pickle.dumps(module.C())
     assert fingerprint(module.f) == before
 
 
-def test_decorators_that_enclose_themselves_are_no_problem(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decorator_may_enclose_itself(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = load(
         """
         def retry(function):
@@ -623,19 +621,19 @@ class TestScope:
         assert one.digest != fingerprint(load(self.SOURCE.format(1, 1, 2)).f, code="own").digest
         assert set(one.manifest) == {"bench.f"}
 
-    def test_none_is_the_name_alone(self, load: Load) -> None:
+    def test_none_counts_the_name_only(self, load: Load) -> None:
         one = fingerprint(load(self.SOURCE.format(1, 1, 1)).f, code="none")
         assert one == fingerprint(load(self.SOURCE.format(2, 2, 2)).f, code="none")
         assert one.digest != fingerprint(load(self.SOURCE.format(1, 1, 1)).helper, code="none").digest
         assert one.manifest == {}
 
-    def test_none_tells_partials_apart(self, load: Load) -> None:
+    def test_none_distinguishes_partials(self, load: Load) -> None:
         f = load(self.SOURCE.format(1, 1, 1)).f
         one, two = (fingerprint(functools.partial(f, x), code="none") for x in (1, 2))
         assert one.digest != two.digest
 
-    def test_another_scope_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"code='all' is no scope. Use 'deep'"):
+    def test_an_unknown_scope_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"code must be 'deep', 'own' or 'none', not 'all'"):
             CodeTracker(len, code="all")  # type: ignore[arg-type]
 
 
@@ -656,7 +654,7 @@ class TestDependsOn:
         assert made[0] == made[1] != made[2]
 
     def test_a_distribution(self) -> None:
-        made = fingerprint(test_closures_differ_by_what_they_enclose, "own", depends_on=["pytest"])
+        made = fingerprint(test_closures_differ_by_their_variables, "own", depends_on=["pytest"])
         assert made.manifest["pytest"] == pytest.__version__
 
     def test_a_distribution_that_is_not_installed(self) -> None:
@@ -704,7 +702,7 @@ def test_sources_are_kept_by_the_names_of_the_manifest(load: Load) -> None:
     }
 
 
-def test_a_sum_of_a_thousand_terms_is_no_problem(load: Load) -> None:
+def test_a_sum_of_a_thousand_terms_has_a_digest(load: Load) -> None:
     terms = " + ".join(["x"] * 900)
     module = load(f"def f(x):\n    return {terms}\n")
     assert len(fingerprint(module.f).digest) == 32
@@ -732,7 +730,7 @@ def test_loggers_stay_silent(caplog: pytest.LogCaptureFixture, load: Load) -> No
 
 
 class TestAModuleAsAWhole:
-    """A module that a function holds in a variable, a table or a class counts with all of its namespace."""
+    """A module in a variable, a table or a class counts with its whole namespace."""
 
     HELPERS = """
         import threading
@@ -782,13 +780,13 @@ class TestAModuleAsAWhole:
         exec(revert, vars(sys.modules["helpers"]))
         assert tracker.current() == before
 
-    def test_what_cannot_be_keyed_is_named_and_no_error(self, load: Load) -> None:
+    def test_a_global_without_a_key_is_listed_as_untracked(self, load: Load) -> None:
         source = "import helpers\ndef f(x):\n    m = helpers\n    return m.h(x)\n"
         made = fingerprint(load(source, helpers=self.HELPERS, deeper=self.DEEPER).f)
         assert "helpers.LOCK" in made.untracked
         assert {"helpers.h", "helpers.K", "deeper.g"} < set(made.manifest)
 
-    def test_as_an_argument_it_counts_alike(self, load: Load) -> None:
+    def test_it_counts_the_same_as_an_argument(self, load: Load) -> None:
         load("", helpers=self.HELPERS, deeper=self.DEEPER)
         helpers = sys.modules["helpers"]
         before = digest([helpers])
@@ -807,7 +805,7 @@ class TestAModuleAsAWhole:
         importlib.reload(helpers)
         assert tracker.current().digest != before.digest
 
-    def test_submodules_that_it_imports_only_when_run_count_from_the_first_look(
+    def test_submodules_that_are_imported_at_run_time_count_from_the_first_key(
         self, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         package = tmp_path / "lazily"
@@ -821,7 +819,7 @@ class TestAModuleAsAWhole:
         module.f(1)
         assert tracker.current() is before
 
-    def test_what_makes_new_functions_at_each_look_is_no_problem(self, load: Load) -> None:
+    def test_an_object_may_make_new_functions_whenever_it_is_read(self, load: Load) -> None:
         module = load("""
             class Fresh:
                 def __reduce__(self):
@@ -871,14 +869,14 @@ def test_an_attribute_of_a_function_is_read(load: Load, definition: str) -> None
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_finds_all_locks_free() -> None:
+def test_a_forked_child_gets_new_locks() -> None:
     namespace: dict[str, object] = {"N": 1}
     run_cell("def f(x): return x + N", namespace)
     tracker = CodeTracker(namespace["f"])
     tracker.current()
     digest([namespace["f"]])
     in_arguments = hashing._code_hashers[0]
-    with tracker._lock, in_arguments._lock:  # type: ignore[attr-defined]
+    with tracker._reentrant, in_arguments._reentrant:  # type: ignore[attr-defined]
         child = os.fork()
         if child == 0:
             signal.alarm(20)  # a lock that is never freed ends the child by a signal

@@ -1,4 +1,4 @@
-"""An assertion counts as the running Python treats it, whatever pytest makes of it in a test module."""
+"""An assertion counts as the running Python treats it, even if pytest rewrites the module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from bencher_job._keys.code import facts_of
+from bencher_job._keys.code import code_info_of
 
 Load = Callable[..., ModuleType]
 
@@ -20,27 +20,27 @@ def checked(x: int) -> int:
     return sum(number for number in range(x) if number)
 
 
-def test_a_function_that_pytest_rewrote_counts_as_it_is_written(load: Load) -> None:
-    facts = facts_of(checked.__code__, globals())
-    assert facts.source is not None
-    plain = load(facts.source).checked
-    plain_facts = facts_of(plain.__code__, vars(sys.modules["bench"]))
-    assert (facts.digest, facts.reads) == (plain_facts.digest, plain_facts.reads)
+def test_a_function_that_pytest_rewrote_counts_by_its_source(load: Load) -> None:
+    info = code_info_of(checked.__code__, globals())
+    assert info.source is not None
+    plain = load(info.source).checked
+    plain_info = code_info_of(plain.__code__, vars(sys.modules["bench"]))
+    assert (info.digest, info.free_names) == (plain_info.digest, plain_info.free_names)
 
 
-def test_another_way_of_rewriting_leaves_the_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_rewriting_falls_back_to_the_bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
     rewrite = pytest.importorskip("_pytest.assertion.rewrite")
     if not isinstance(__loader__, rewrite.AssertionRewritingHook):  # type: ignore[name-defined]
         pytest.skip("assertions are not rewritten")
     monkeypatch.setattr("bencher_job._keys.code._files", {})
-    monkeypatch.setattr("bencher_job._keys.code._facts", {})
+    monkeypatch.setattr("bencher_job._keys.code._infos", {})
     monkeypatch.setattr(rewrite, "rewrite_asserts", lambda tree: tree)
-    facts = facts_of(checked.__code__, globals())
-    assert facts.source is None
-    assert facts.digest == facts.bytecode
+    info = code_info_of(checked.__code__, globals())
+    assert info.source is None
+    assert info.digest == info.bytecode
 
 
-def test_an_assertion_that_is_switched_off_is_another(tmp_path: Path) -> None:
+def test_an_optimized_away_assertion_changes_the_digest(tmp_path: Path) -> None:
     program = tmp_path / "bench.py"
     program.write_text(
         "from bencher_job._keys.fingerprint import fingerprint\n"

@@ -1,4 +1,4 @@
-"""A class counts with all that its author wrote, and with nothing that Python or a decorator made of it."""
+"""A class counts with everything in its definition, and without what Python or a decorator generates."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ from enum import KEEP, STRICT, Enum, Flag
         ),
     ],
 )
-def test_what_the_author_wrote_counts(load: Load, definition: str, old: str, new: str) -> None:
+def test_an_edit_of_a_class_counts(load: Load, definition: str, old: str, new: str) -> None:
     source = IMPORTS + definition + "\ndef f(x):\n    return C\n"
     one = fingerprint(load(source).f)
     assert fingerprint(load(source).f) == one
     assert fingerprint(load(source.replace(old, new)).f).digest != one.digest
 
 
-def test_what_enum_and_dataclass_add_is_the_same_on_each_python(load: Load) -> None:
+def test_additions_of_enum_and_dataclass_are_the_same_on_each_python(load: Load) -> None:
     module = load("""
         from dataclasses import dataclass
         from enum import Enum, Flag, IntEnum, IntFlag, StrEnum, auto
@@ -115,7 +115,7 @@ def g(x):
 """
 
 
-def test_what_a_class_only_counts_is_not_read(load: Load) -> None:
+def test_an_attribute_that_methods_only_write_does_not_count(load: Load) -> None:
     module = load(COUNTED)
     trackers = CodeTracker(module.f), CodeTracker(module.Counted)
     before = [tracker.current() for tracker in trackers]
@@ -126,7 +126,7 @@ def test_what_a_class_only_counts_is_not_read(load: Load) -> None:
 
 
 @pytest.mark.parametrize("change", ["C.made += 1", "C.known['a'] = 1", "C.names.append(1)"])
-def test_what_a_class_counts_is_read_where_something_looks_at_it(load: Load, change: str) -> None:
+def test_an_attribute_that_methods_only_write_counts_if_other_code_reads_it(load: Load, change: str) -> None:
     module = load(COUNTED)
     tracker = CodeTracker(module.g)
     before = tracker.current()
@@ -137,7 +137,7 @@ def test_what_a_class_counts_is_read_where_something_looks_at_it(load: Load, cha
 @pytest.mark.parametrize(
     "body", ["return cls.made", "cls.made += 1\n        return getattr(cls, 'made')", "self.made += 1"]
 )
-def test_what_a_method_looks_at_counts(load: Load, body: str) -> None:
+def test_an_attribute_that_a_method_reads_counts(load: Load, body: str) -> None:
     module = load(COUNTED.replace("return self.n\n", f"cls = Counted\n        {body}\n"))
     tracker = CodeTracker(module.f)
     before = tracker.current()
@@ -162,9 +162,9 @@ def test_a_registry_of_classes_leads_to_their_code(load: Load) -> None:
     assert "bench.One" in one.manifest
 
 
-if sys.version_info >= (3, 12):  # which has the statement `type`
+if sys.version_info >= (3, 12):  # for the `type` statement
 
-    def test_what_a_type_alias_means_counts(load: Load) -> None:
+    def test_the_value_of_a_type_alias_counts(load: Load) -> None:
         aliases = "type A = {}\ntype B = list[B]\ntype C = nowhere\n"
         source = f"{aliases}def f(x):\n    return isinstance(x, A.__value__), B, C\n"
         one, same, two = (fingerprint(load(source.format(meant)).f) for meant in ("int", "int", "str"))

@@ -1,4 +1,4 @@
-"""What others wrote goes by the name that people import it by, and brings along what it was given of the user's."""
+"""Foreign code counts by the name that programs import, and with the user's code that it was given."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ Load = Callable[..., ModuleType]
         (dict.fromkeys, "builtins.dict.fromkeys"),
     ],
 )
-def test_an_export_goes_by_its_shortest_public_name(value: object, expected: str) -> None:
+def test_an_export_has_its_shortest_public_name(value: object, expected: str) -> None:
     exported = exported_name(value)
     assert exported is not None
     assert exported[1] == expected
 
 
 @pytest.mark.parametrize("value", [random.Random(1).choice, "text".upper, 1, object()])
-def test_what_no_module_of_others_holds_is_no_export(value: object) -> None:
+def test_an_object_in_no_foreign_module_is_not_an_export(value: object) -> None:
     assert exported_name(value) is None
 
 
-def test_a_proxy_that_refuses_every_look_is_no_export() -> None:
+def test_a_proxy_that_raises_on_every_access_is_not_an_export() -> None:
     class Proxy:
         def __getattr__(self, name: str) -> Any:
             raise RuntimeError(name)
@@ -163,7 +163,7 @@ def test_a_method_of_a_hidden_generator_has_no_state(load: Load, statement: str)
     assert tracker.current() is before
 
 
-def test_a_generator_of_ones_own_has_a_state(load: Load) -> None:
+def test_an_own_generator_has_a_state(load: Load) -> None:
     module = load("import random\ndraw = random.Random(1).choice\ndef f(x):\n    return draw(x)\n")
     tracker = CodeTracker(module.f)
     before = tracker.current()
@@ -183,7 +183,7 @@ def test_a_generator_of_ones_own_has_a_state(load: Load) -> None:
     ],
     ids=["class", "generator", "defaults"],
 )
-def test_what_a_decorator_of_others_was_given_counts(load: Load, definition: str) -> None:
+def test_own_code_that_a_foreign_decorator_was_given_counts(load: Load, definition: str) -> None:
     source = (
         "from contextlib import ContextDecorator, contextmanager\n"
         + definition
@@ -219,7 +219,7 @@ LIBRARY = """
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """A module of somebody else's, as if it were installed."""
+    """A foreign module, as if it were installed."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     (folder / "somebodys.py").write_text(textwrap.dedent(LIBRARY))
@@ -228,7 +228,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
     sys.modules.pop("somebodys")
 
 
-def test_functions_that_one_function_of_a_library_made_differ(library: ModuleType) -> None:
+def test_functions_that_a_library_function_made_differ(library: ModuleType) -> None:
     made = [
         library.at_column(1),
         library.at_column(2),
@@ -253,7 +253,7 @@ def test_functions_that_a_library_made_differ_as_globals(load: Load, library: Mo
     assert fingerprint(module.f).digest == before
 
 
-def test_what_a_function_of_a_library_remembers_does_not_count(library: ModuleType) -> None:
+def test_the_state_of_a_library_function_does_not_count(library: ModuleType) -> None:
     counting = library.counted(library.at_column(1))
     before = digest(counting)
     counting("a")

@@ -1,4 +1,4 @@
-"""Imports inside a function are followed before it runs, whatever the modules do while they are imported."""
+"""Imports inside a function are followed before it runs, even if the modules fail or make keys themselves."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_a_module_that_cannot_be_imported_is_missing(load: Load, imported: str, 
     assert fingerprint(module.f).digest
 
 
-def test_a_module_that_a_function_imports_anew_counts_anew(
+def test_a_module_that_a_function_imports_again_counts_again(
     load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who edits a package takes it out of `sys.modules`, and the function's next run imports what is there then."""
+    """A package that was edited is removed from `sys.modules`, and the next call of the function imports it again."""
     module = load("def f(x):\n    from tools import g\n    return g(x)\n", tools="def g(x): return 1\n")
     tracker = CodeTracker(module.f)
     before = tracker.current()
@@ -85,7 +85,7 @@ def test_a_module_that_a_function_imports_anew_counts_anew(
 
 
 def test_a_module_that_appears_later_counts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was missing at the first look."""
+    """It was missing at the first key."""
     module = load("def f(x):\n    import made_later\n    return made_later.g(x)\n")
     tracker = CodeTracker(module.f)
     before = tracker.current()
@@ -93,8 +93,8 @@ def test_a_module_that_appears_later_counts(load: Load, monkeypatch: pytest.Monk
     assert tracker.current().digest != before.digest
 
 
-def test_what_a_module_makes_of_the_names_that_it_lacks_counts(load: Load) -> None:
-    """`__getattr__` of a module answers for them."""
+def test_the_getattr_of_a_module_counts(load: Load) -> None:
+    """The module's `__getattr__` provides names that it lacks."""
     tools = "SIZE = 1\ndef __getattr__(name):\n    return {'size': SIZE}[name]\n"
     module = load("import tools\ndef f(x):\n    return tools.size\n", tools=tools)
     tracker = CodeTracker(module.f)

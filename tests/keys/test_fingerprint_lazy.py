@@ -1,4 +1,4 @@
-"""A name that is bound by `lazy import`, which Python 3.15 has, counts as one that is bound by `import`."""
+"""A name from `lazy import` of Python 3.15 counts like a name from `import`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_change_behind_a_lazy_import_counts(load: Load, statement: str, expres
     assert fingerprint(loaded(load, f"lazy {statement}", expression, 2).f).digest != one.digest
 
 
-def test_the_module_of_somebody_else_is_not_loaded(load: Load) -> None:
+def test_a_foreign_module_is_not_loaded(load: Load) -> None:
     module = loaded(load, "lazy import colorsys as c", "c.rgb_to_hsv")
     sys.modules.pop("colorsys", None)
     fingerprint(module.f)

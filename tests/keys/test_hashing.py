@@ -36,11 +36,11 @@ FEW = st.recursive(
     ),
     max_leaves=4,
 )
-"""Values among which many are equal and many more almost are."""
+"""Values of which many are equal or nearly equal."""
 
 
 def spelled(value):
-    """A text that is the same for exactly the values that should have one digest; slow and obvious."""
+    """Return a text that is the same exactly for values that must have the same digest; slow and obvious."""
     match value:
         case dict():
             return f"dict{sorted((spelled(key), spelled(member)) for key, member in value.items())}"
@@ -106,12 +106,12 @@ def test_signed_zeros_differ():
 @pytest.mark.parametrize(
     "bits", [0x7FF8000000000000, 0xFFF8000000000000, 0x7FF8000000000001, 0xFFFFFFFFFFFFFFFF]
 )
-def test_all_nans_are_one(wrap, bits):
+def test_all_nans_are_equal(wrap, bits):
     nan = struct.unpack("<d", struct.pack("<Q", bits))[0]
     assert digest(wrap(nan)) == digest(wrap(math.nan))
 
 
-def test_the_parts_of_a_complex_nan_are_told_apart():
+def test_the_parts_of_a_complex_nan_differ():
     assert digest(complex(math.nan, 1)) == digest(complex(-math.nan, 1))
     assert digest(complex(math.nan, 1)) != digest(complex(math.nan, 2))
 
@@ -146,7 +146,7 @@ def test_a_cycle_ends_and_survives_a_copy():
     assert digest(ring(size=3)) != digest(ring(size=4))
 
 
-def test_a_cycle_looks_the_same_from_wherever_it_is_met():
+def test_a_cycle_has_the_same_digest_from_each_place():
     nodes = ring(size=3)
     apart = [nodes[0], copy.deepcopy(nodes)[1], copy.deepcopy(nodes)[2], copy.deepcopy(nodes)[0]]
     assert digest([*nodes, nodes[0]]) == digest(apart)
@@ -159,7 +159,7 @@ def test_a_set_of_objects_that_refer_to_each_other_has_no_order():
     assert len({digest(copy.deepcopy(nodes[0])) for _ in range(20)}) == 1
 
 
-def test_a_large_tangle_of_references_is_followed_in_little_time():
+def test_a_large_component_of_references_is_encoded_quickly():
     nodes = [_Node(name=index) for index in range(60)]
     for node in nodes:
         node.peers = nodes
@@ -174,14 +174,14 @@ def test_sets_in_which_everything_refers_to_everything_are_refused():
         digest(nodes)
 
 
-def test_what_is_nested_too_deeply_is_refused():
+def test_a_value_that_is_nested_too_deeply_is_refused():
     deep = []
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(UnkeyableArgument, match="nested deeper") as caught:
         digest(deep, "deep")
     assert caught.value.path == "deep"
-    while deep:  # taken apart from the outside, since freeing it in one go is deep as well
+    while deep:  # freed from the outside, since freeing it at once recurses as well
         deep = deep.pop()
 
 
@@ -194,7 +194,7 @@ def test_large_bytes_differ_in_their_last_byte():
 
 @settings(max_examples=30)
 @given(st.tuples(NESTED, NESTED))
-def test_the_key_of_arguments_tells_them_apart_from_each_other_and_from_what_precedes(values):
+def test_encoded_arguments_are_unambiguous(values):
     names = ("a", "b")
     bound = encode_arguments(names, values)
     assert bound == encode_arguments(names, copy.deepcopy(values))
@@ -203,7 +203,7 @@ def test_the_key_of_arguments_tells_them_apart_from_each_other_and_from_what_pre
     assert len(bytes.fromhex(join_key(bound, b""))) == 32
 
 
-def test_an_argument_is_keyed_alike_whatever_stands_beside_it():
+def test_an_encoded_argument_does_not_depend_on_the_others():
     plain, other = (
         encode_arguments(("a", "b"), (1, -math.nan)),
         Encoder().arguments(("a", "b"), (1, math.nan)),
@@ -233,14 +233,14 @@ class _KeyedToo(_Keyed):
     pass
 
 
-def test_a_class_says_itself_what_makes_its_objects_the_same():
+def test_a_job_key_identifies_an_object():
     assert digest(_Keyed([1], object())) == digest(_Keyed([1], object()))
     assert digest(_Keyed([1], None)) != digest(_Keyed([2], None))
     assert digest(_Keyed([1], None)) != digest(_KeyedToo([1], None))
     assert digest(_Keyed([1], None)) != digest([1])
 
 
-def test_a_job_key_given_to_a_class_after_a_refusal_is_heard():
+def test_a_job_key_that_is_added_after_a_refusal_is_used():
     class Late:
         def __init__(self):
             self.handle = object()
@@ -266,7 +266,7 @@ class _ForeignKeyed(_Foreign):
         return "own"
 
 
-def test_a_registered_hasher_stands_for_a_class_and_its_subclasses():
+def test_a_registered_hasher_applies_to_a_class_and_its_subclasses():
     register_hasher(_Foreign, lambda value: value.name)
     assert digest(_Foreign("a")) == digest(_Foreign("a"))
     assert digest(_Foreign("a")) != digest(_Foreign("b"))
@@ -278,5 +278,5 @@ def test_a_registered_hasher_stands_for_a_class_and_its_subclasses():
 def test_a_hasher_is_registered_for_a_class_that_is_not_a_builtin():
     with pytest.raises(ValueError, match="int is always keyed by value"):
         register_hasher(int, str)
-    with pytest.raises(TypeError, match="takes a class"):
+    with pytest.raises(TypeError, match="type_ must be a class, not "):
         register_hasher(len, str)

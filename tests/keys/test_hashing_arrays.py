@@ -107,7 +107,7 @@ def test_scalars_differ_from_arrays_and_from_python_numbers():
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8", "g", "c8", "c16", "G"])
-def test_nan_is_one_and_signed_zeros_are_two(kind):
+def test_nans_are_equal_and_signed_zeros_differ(kind):
     array = np.zeros(3, kind)
     array[1] = np.nan
     negative = array.copy()
@@ -125,7 +125,7 @@ def test_the_payload_of_a_nan_does_not_count():
     assert digest(odd[1]) == digest(np.float64(np.nan))
 
 
-def test_garbage_between_the_fields_does_not_count():
+def test_padding_between_fields_does_not_count():
     dtype = np.dtype([("a", "i1"), ("b", "f8")], align=True)
     clean = np.zeros(2, dtype)
     dirty = np.frombuffer(b"\x00" + b"\xaa" * 7 + bytes(8) + b"\x00" + b"\xbb" * 7 + bytes(8), dtype)
@@ -133,7 +133,7 @@ def test_garbage_between_the_fields_does_not_count():
     assert digest(clean[0]) == digest(dirty[1])
 
 
-def test_fields_are_told_apart_by_name_place_and_type():
+def test_fields_differ_by_name_place_and_type():
     values = [
         np.zeros(1, [("a", "i4"), ("b", "i4")]),
         np.zeros(1, [("b", "i4"), ("a", "i4")]),
@@ -171,7 +171,7 @@ def test_variable_text_is_hashed_by_element():
     assert digest(one) != digest(one.astype(np.dtypes.StringDType(na_object=None)))
 
 
-def test_what_lies_under_a_mask_does_not_count():
+def test_masked_elements_do_not_count():
     one = np.ma.MaskedArray([1.0, 2.0], mask=[False, True])
     other = np.ma.MaskedArray([1.0, 3.0], mask=[False, True])
     assert digest(one) == digest(other)
@@ -192,7 +192,7 @@ def test_the_mask_the_data_and_the_fill_value_count():
     assert len(set(map(digest, values))) == len(values)
 
 
-def test_a_memory_map_is_the_array_that_it_shows(tmp_path):
+def test_a_memory_map_equals_its_array(tmp_path):
     np.save(tmp_path / "array.npy", np.arange(5.0))
     assert digest(np.load(tmp_path / "array.npy", mmap_mode="r")) == digest(np.arange(5.0))
 
@@ -228,7 +228,7 @@ def test_large_arrays_differ_in_one_element():
 @pytest.mark.parametrize(
     "make", [np.random.default_rng, np.random.RandomState, np.random.PCG64, np.random.SeedSequence]
 )
-def test_a_random_generator_is_its_state(make):
+def test_a_random_generator_counts_by_its_state(make):
     assert digest(make(1)) == digest(make(1))
     assert digest(make(1)) != digest(make(2))
     assert digest(pickle.loads(pickle.dumps(make(1)))) == digest(make(1))
@@ -257,14 +257,14 @@ def test_dtypes_and_functions_of_numpy_are_values():
 
 
 def test_the_metadata_of_a_dtype_count_in_an_array():
-    """Libraries tell there what an element means, as h5py does."""
+    """Libraries such as h5py store the meaning of the elements there."""
     tagged = np.zeros(2, np.dtype("f8", metadata={"unit": "m"}))
     assert digest(tagged) != digest(np.zeros(2))
     assert digest(tagged) == digest(pickle.loads(pickle.dumps(tagged)))
 
 
-def test_a_function_that_hides_in_a_ufunc_is_refused():
-    """Two of one name could do anything."""
+def test_a_ufunc_of_a_python_function_is_refused():
+    """Two with the same name may do different things."""
     with pytest.raises(UnkeyableArgument, match=r"numpy\.vectorize"):
         digest(np.frompyfunc(lambda x: x + 1, 1, 1), "function")
 
@@ -278,7 +278,7 @@ def test_a_compiled_function_that_hides_in_a_plain_ufunc_is_refused(monkeypatch)
         return x + 1
 
     assert type(plus) is np.ufunc
-    with pytest.raises(UnkeyableArgument, match="no module has it"):
+    with pytest.raises(UnkeyableArgument, match="no module holds it"):
         digest(plus)
     monkeypatch.setitem(globals(), "plus", plus)
     with pytest.raises(UnkeyableArgument, match=r"numpy\.vectorize"):
@@ -291,7 +291,7 @@ def test_a_ufunc_of_a_library_counts_wherever_else_it_is_imported(monkeypatch):
     assert digest(scipy.special.exprel) == before
 
 
-def test_the_path_of_an_object_in_an_array_is_told():
+def test_the_error_has_the_path_of_an_object_in_an_array():
     with pytest.raises(UnkeyableArgument) as caught:
         digest(np.array([1, object()], dtype=object), "array")
     assert caught.value.path == "array[1]"

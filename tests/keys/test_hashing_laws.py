@@ -1,7 +1,7 @@
-"""Different values have different digests, and equal ones the same.
+"""Different values have different digests, and equal values have the same.
 
-Equal is what a function can read of a value, not what prints alike: two time zones may have one name. What no function
-can read (chunks, offsets, what lies under a null) does not count.
+Values are equal if a function can't distinguish them. Text is not enough: two time zones may have the same name. What a
+function can't read (chunks, offsets, the memory behind a null) does not count.
 """
 
 import array
@@ -33,7 +33,7 @@ from bencher_job._keys.hashing import digest
 
 
 class Named(datetime.tzinfo):
-    """A zone of a user's own, with the attributes by which libraries name theirs."""
+    """A user-defined zone with the name attributes of the known libraries."""
 
     def __init__(self, hours, key):
         self.hours, self.key, self.zone = hours, key, key
@@ -504,11 +504,11 @@ ALL_DIFFERENT = {
     "texts of decimals": lambda: [Loud("1.0"), Loud("2.0"), Loud("1.00")],
     "types of arrays": lambda: [array.array(code, [1]) for code in "bBhHiIlLqQfd"],
 }
-"""Values of which no two are one job, although many print alike."""
+"""Values that all differ, although many have the same text."""
 
 
 def of_slices(make):
-    """What a slice in the middle of a larger array holds, and the same as an array of its own."""
+    """Return a slice in the middle of a larger array, and a separate array with the same content."""
     return [make([1, 2, 3])[1:2], make([2])]
 
 
@@ -619,17 +619,17 @@ ALL_ALIKE = {
         np.ma.MaskedArray(np.asfortranarray(np.arange(4).reshape(2, 2)), mask=[[0, 1], [0, 0]]),
     ],
 }
-"""Values of which all are one job, whatever lies in memory."""
+"""Groups of equal values with different memory."""
 
 
 @pytest.mark.parametrize("make", ALL_DIFFERENT.values(), ids=ALL_DIFFERENT)
-def test_no_two_of_these_are_the_same(make):
+def test_different_values_differ(make):
     values = make()
     assert len(set(map(digest, values))) == len(values)
 
 
 @pytest.mark.parametrize("make", ALL_ALIKE.values(), ids=ALL_ALIKE)
-def test_all_of_these_are_the_same(make):
+def test_equal_values_are_equal(make):
     assert len(set(map(digest, make()))) == 1
 
 
@@ -646,7 +646,7 @@ NOT_PICKLED = {
     "texts of numpy",
     "scalars of arrow",
 }
-"""Of these `pickle` loses a part, or can't pickle them."""
+"""Values that `pickle` loses a part of, or can't pickle."""
 
 
 @pytest.mark.filterwarnings(
@@ -722,7 +722,7 @@ ARROW = st.recursive(
 
 
 def array_of(dtype, values):
-    """Make an array of numbers that count its units."""
+    """Make an array from the numbers of its units."""
     if pa.types.is_nested(dtype):
         children = [dtype.field(place) for place in range(dtype.num_fields)]
         mask = pa.array([value is None for value in values], pa.bool_())
@@ -754,7 +754,7 @@ def array_of(dtype, values):
 
 
 def spelled(value):
-    """What tells two values apart that Python calls equal, and lets NaN be one."""
+    """Return a text that differs for values that are equal in Python only, and is the same for all NaNs."""
     if isinstance(value, dict):
         return tuple(spelled(value[name]) for name in sorted(value))
     return tuple(map(spelled, value)) if isinstance(value, list) else (type(value), str(value))
@@ -762,7 +762,7 @@ def spelled(value):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_arrays_of_arrow_are_the_same_where_their_values_are(data):
+def test_arrow_arrays_are_equal_exactly_if_their_values_are(data):
     dtype, items = data.draw(ARROW)
     values, others = data.draw(st.lists(items, max_size=4)), data.draw(st.lists(items, max_size=4))
     whole = array_of(dtype, [*values, *others])
@@ -811,7 +811,7 @@ def test_a_column_of_polars_is_the_same_in_any_chunks(data):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_columns_that_polars_tells_apart_differ(data):
+def test_columns_that_differ_in_polars_differ(data):
     one = data.draw(series(max_size=3, allow_time_zones=False))
     other = data.draw(series(max_size=3, dtype=one.dtype))
     told_apart = one.name != other.name or not one.equals(other, check_dtypes=True, null_equal=True)
@@ -852,7 +852,7 @@ def are_equal(one, other):
 
 @settings(max_examples=200, deadline=None)
 @given(DTYPES, DTYPES, st.lists(st.integers(0, 1), max_size=2), st.lists(st.integers(0, 1), max_size=2))
-def test_columns_are_the_same_where_pandas_finds_them_equal(one, other, numbers, others):
+def test_columns_are_equal_exactly_if_pandas_finds_them_equal(one, other, numbers, others):
     first, second = of_pandas(one, numbers), of_pandas(other, others)
     assert (digest(first) == digest(second)) == are_equal(first, second)
     frames = pd.DataFrame({"a": first, "b": first}), pd.DataFrame({"a": second, "b": second})
@@ -861,7 +861,7 @@ def test_columns_are_the_same_where_pandas_finds_them_equal(one, other, numbers,
 
 @settings(max_examples=200, deadline=None)
 @given(DTYPES, st.lists(st.integers(0, 1), max_size=4), st.integers(0, 4))
-def test_a_column_of_pandas_is_the_same_wherever_it_lies(dtype, numbers, place):
+def test_the_memory_layout_of_a_pandas_column_does_not_count(dtype, numbers, place):
     column = of_pandas(dtype, numbers)
     joined = pd.concat([of_pandas(dtype, [1, 0]), column])[2:] if numbers else column
     for same in (column.copy(), pickle.loads(pickle.dumps(column)), joined):
@@ -874,7 +874,7 @@ STRUCTURES = arrays.array_dtypes(max_size=3, allow_subarrays=True)
 
 
 @given(STRUCTURES, STRUCTURES)
-def test_dtypes_of_structures_are_the_same_where_numpy_finds_them_equal(one, other):
+def test_structured_dtypes_are_equal_if_numpy_finds_them_equal(one, other):
     assert (digest(one) == digest(other)) == (one == other)
     zeros = np.zeros(2, one), np.zeros(2, other)
     if one != other and one.newbyteorder("<") != other.newbyteorder("<"):
@@ -902,7 +902,7 @@ def math_of(x):
     return x
 
 
-def test_making_a_digest_leaves_a_masked_array_alone():
+def test_making_a_digest_does_not_change_a_masked_array():
     masked = np.ma.MaskedArray([1.0, 2.0], mask=[0, 1])
     before = dict(vars(masked))
     digest(masked)
@@ -910,14 +910,14 @@ def test_making_a_digest_leaves_a_masked_array_alone():
     assert all(vars(masked)[name] is value for name, value in before.items())
 
 
-def test_what_pandas_keeps_of_an_accessor_does_not_count():
+def test_cached_accessors_of_pandas_do_not_count():
     column = pd.Series(["a"])
     before = digest(column)
     assert column.str.upper()[0] == "A"
     assert digest(column) == before
 
 
-def test_what_polars_keeps_of_an_accessor_does_not_count():
+def test_cached_accessors_of_polars_do_not_count():
     @pl.api.register_series_namespace("of_this_test")
     class Accessor:
         def __init__(self, column):
@@ -930,7 +930,7 @@ def test_what_polars_keeps_of_an_accessor_does_not_count():
 
 
 def test_a_zone_that_was_read_from_a_file_is_refused():
-    """Its name doesn't say what is in the file."""
+    """Its name doesn't determine the content of the file."""
     with importlib.resources.files("tzdata.zoneinfo.Asia").joinpath("Tokyo").open("rb") as file:
         zone = zoneinfo.ZoneInfo.from_file(file, key="Europe/Berlin")
     for value in (zone, pd.Timestamp(0, tz=zone), pd.DatetimeTZDtype("ns", zone)):
@@ -938,7 +938,7 @@ def test_a_zone_that_was_read_from_a_file_is_refused():
             digest(value)
 
 
-def test_a_zone_of_pytz_is_the_place_that_it_names():
+def test_a_zone_of_pytz_counts_by_its_name():
     pytz = pytest.importorskip("pytz")
     for name in ("Europe/Berlin", "UTC"):
         zone = pytz.timezone(name)
@@ -948,6 +948,6 @@ def test_a_zone_of_pytz_is_the_place_that_it_names():
     assert digest(offsets[0]) != digest(offsets[1])
 
 
-def test_an_expression_of_arrow_is_its_tree():
+def test_an_arrow_expression_counts_by_its_tree():
     assert digest(pc.field("a") > 1) == digest(pc.field("a") > 1)
     assert digest(pc.field("a") > 1) != digest(pc.field("a") > 2)

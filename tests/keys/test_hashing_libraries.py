@@ -1,4 +1,4 @@
-"""Objects of other libraries have one key before and after use, and making it changes nothing in them."""
+"""Objects of other libraries have the same key before and after use, and making it doesn't change them."""
 
 import copy
 import importlib
@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE))
 OBJECTS = importlib.import_module("library_objects").OBJECTS
 sys.path.remove(str(HERE))
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries themselves
+pytestmark = pytest.mark.filterwarnings("ignore")  # from the libraries
 
 PRINT_DIGESTS = f"""
 import json, sys, warnings
@@ -53,9 +53,9 @@ def case(request):
 
 
 def state_of(value, path="value", depth=5, found=None):
-    """What an object and its parts refer to, by place: attributes, slots and members, each by identity."""
+    """Return everything that an object refers to, by path and identity: attributes, slots and members."""
     found = {} if found is None else found
-    found[path] = id(value), value  # which keeps it, so that no other object takes its identity
+    found[path] = id(value), value  # keeps it alive, so that the id stays unique
     if depth == 0 or isinstance(
         value, type | types.ModuleType | types.FunctionType | str | bytes | np.ndarray
     ):
@@ -248,7 +248,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(("library", "make"), DIFFERENT.values(), ids=DIFFERENT)
-def test_what_is_set_on_an_object_counts(library, make):
+def test_attributes_that_are_set_on_an_object_count(library, make):
     pytest.importorskip(library)
     assert digest(make(1)) == digest(make(1))
     assert digest(make(1)) != digest(make(2))

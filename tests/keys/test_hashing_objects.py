@@ -294,13 +294,13 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE.values(), ids=ALIKE)
-def test_these_are_the_same(one, other):
+def test_equal_objects_are_equal(one, other):
     assert digest(one) == digest(other)
     assert digest([one, {"a": one}]) == digest([other, {"a": other}])
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
-def test_these_differ(one, other):
+def test_different_objects_differ(one, other):
     assert digest(one) != digest(other)
 
 
@@ -340,7 +340,7 @@ def test_a_private_attribute_of_a_model_counts():
     assert digest(model) != digest(Model(x=1))
 
 
-def test_a_field_that_stands_on_its_class_counts():
+def test_a_field_whose_value_is_on_the_class_counts():
     changed = Config("a")
     changed.scale = 3.0
     unchanged = Config("a")
@@ -356,13 +356,13 @@ def test_the_order_of_attributes_does_not_matter():
     assert digest(one) == digest(other)
 
 
-def test_what_pickle_leaves_out_does_not_count():
+def test_state_that_pickle_omits_does_not_count():
     one, other = Stateful(1), Stateful(1)
     one.cache = "something else"
     assert digest(one) == digest(other)
 
 
-def test_a_reducer_in_copyreg_is_asked(monkeypatch):
+def test_a_reducer_in_copyreg_is_used(monkeypatch):
     monkeypatch.setitem(
         __import__("copyreg").dispatch_table, Registered, lambda value: (Registered, (value.text,))
     )
@@ -371,7 +371,7 @@ def test_a_reducer_in_copyreg_is_asked(monkeypatch):
     assert digest(value) == digest(Registered("a"))
 
 
-def test_a_random_generator_is_what_it_would_give_next():
+def test_a_python_generator_counts_by_its_state():
     one, other = random.Random(1), random.Random(1)
     assert digest(one) == digest(other)
     one.random()
@@ -385,7 +385,7 @@ def test_an_object_that_refers_to_itself_through_its_reduction_is_hashed():
     assert digest(copy.deepcopy(value)) == digest(value)
 
 
-def test_the_code_of_functions_and_classes_is_told_by_the_hook():
+def test_the_hook_digests_the_code_of_functions_and_classes():
     told = Encoder(code=lambda obj, path: obj.__name__.encode())
     other = Encoder(code=lambda obj, path: b"other")
     assert told.digest([noted, Frozen]) != other.digest([noted, Frozen])
@@ -395,7 +395,7 @@ def test_the_code_of_functions_and_classes_is_told_by_the_hook():
     assert told.digest([len, int, math]) == other.digest([len, int, math])
 
 
-def test_without_methods_an_object_goes_by_the_name_of_its_class():
+def test_without_methods_an_object_counts_with_the_name_of_its_class():
     told = Encoder(code=lambda obj, path: obj.__name__.encode(), methods=False)
     other = Encoder(code=lambda obj, path: b"other", methods=False)
     assert told.digest(Frozen(1)) == other.digest(Frozen(1))
@@ -405,7 +405,7 @@ def test_without_methods_an_object_goes_by_the_name_of_its_class():
     ("path", "expected"),
     [(".__closure__['lock']", "jobs[0].__closure__['lock']"), ("helper.LOCK", "jobs[0]"), ("", "jobs[0]")],
 )
-def test_what_the_hook_refuses_is_refused_by_its_place(path, expected):
+def test_a_refusal_of_the_hook_has_its_path(path, expected):
     def refusing(_obj, _path):
         raise UnkeyableArgument(path, "_thread.lock", "it is a lock")
 
@@ -414,7 +414,7 @@ def test_what_the_hook_refuses_is_refused_by_its_place(path, expected):
     assert caught.value.path == expected
 
 
-def test_an_exception_has_the_same_key_where_a_library_pickles_its_traceback_too(monkeypatch):
+def test_a_reducer_for_tracebacks_does_not_change_the_key_of_an_exception(monkeypatch):
     error = ValueError("no", 3)
     before = digest(error)
 

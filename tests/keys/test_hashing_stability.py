@@ -1,8 +1,8 @@
 """Digests are the same in every process, under every hash seed, on every supported Python,
 with every version of pandas from 2.2 and of polars from 1.20.
 
-A change here orphans every cache there is. When it is meant, raise `KEY_VERSION` and write the golden file
-anew: `python tests/keys/test_hashing_stability.py`.
+A change here invalidates every existing cache. If it is intended, raise `KEY_VERSION` and write the golden file
+again: `python tests/keys/test_hashing_stability.py`.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""Whatever a value's class does, only `UnkeyableArgument` leaves key-making, and it names the place."""
+"""Making a key raises only `UnkeyableArgument`, whatever the class of a value does, and the error names the place."""
 
 import collections
 import copyreg
@@ -89,7 +89,7 @@ BASES = st.sampled_from(
 
 
 def made(cls):
-    """An object of a class that may not let itself be made."""
+    """An object of a hostile class, if the class can be instantiated."""
     base = next((base for base in cls.__mro__ if not base.__flags__ & (1 << 9)), object)
     args = {np.ndarray: ((2,),), types.ModuleType: ("hostile",)}.get(base, ())
     try:
@@ -124,7 +124,7 @@ def hostile(draw):
             object.__setattr__(value, "attribute", draw(JUNK))
         except Exception:
             pass
-    return lambda: value  # hypothesis itself would look at it
+    return lambda: value  # hypothesis would read the value
 
 
 def places(value):
@@ -141,7 +141,7 @@ SETTINGS = settings(
 
 
 def refusal(make, *args):
-    """Make a key, or give the refusal that came in its place; anything else fails the test."""
+    """Return the key or the refusal; any other exception fails the test."""
     try:
         make(*args)
     except UnkeyableArgument as error:
@@ -214,7 +214,7 @@ def test_malformed_reductions_are_keyed_or_refused(reduction):
 @pytest.mark.parametrize(
     "reduction", [None, 3, [], (), (list,), (list, None), (list, [1]), (list, (), 1, 2, 3, 4, 5)]
 )
-def test_a_reduction_that_pickle_would_not_take_is_refused_by_its_class(reduction):
+def test_a_reduction_that_pickle_rejects_is_refused(reduction):
     class Reducing:
         def __reduce_ex__(self, _protocol):
             return reduction
@@ -226,7 +226,7 @@ def test_a_reduction_that_pickle_would_not_take_is_refused_by_its_class(reductio
 
 
 @pytest.mark.parametrize("module", [None, 3, ["unhashable"], b"bytes", property(lambda self: 1 / 0)])
-def test_a_class_whose_module_is_no_text_has_a_key(module):
+def test_a_class_whose_module_is_not_a_str_has_a_key(module):
     class Placed:
         __module__ = module
 
@@ -262,7 +262,7 @@ class Raises:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), SystemExit(3)])
-def test_an_interrupt_is_no_refusal(error):
+def test_an_interrupt_is_raised_unchanged(error):
     with pytest.raises(type(error)):
         digest([Raises(error)])
 
@@ -278,7 +278,7 @@ class Keyed:
 @pytest.mark.parametrize(
     "error", [LookupError("mine"), TypeError("mine"), UnkeyableArgument("a", "b.C", "mine")]
 )
-def test_what_a_job_key_raises_reaches_the_caller_with_a_note(error):
+def test_an_error_of_a_job_key_reaches_the_caller_with_a_note(error):
     with pytest.raises(type(error), match="mine") as caught:
         digest({"a": [Keyed(error)]})
     assert caught.value is error

@@ -1,4 +1,4 @@
-"""The key of a call follows the function as it is now, its signature and its defaults included."""
+"""The key of a call depends on the current function, with its signature and its defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bencher_job import UnkeyableArgument
 from bencher_job._keys import JobKeys, Known
-from bencher_job._keys.key import CodeScope
+from bencher_job._keys.walker import CodeScope
 
 MISSING = object()
 LOCK = threading.Lock()
@@ -30,9 +30,7 @@ parts = st.recursive(
 
 
 @given(parts, parts, st.data())
-def test_arguments_that_were_read_for_another_call_make_the_same_keys(
-    first: Any, second: Any, data: st.DataObject
-) -> None:
+def test_known_arguments_make_the_same_keys(first: Any, second: Any, data: st.DataObject) -> None:
     keys = JobKeys(lambda x, y=(), z=None: x)
     shared = [first, second, [first, second], {"a": first}]
     calls = data.draw(st.lists(st.lists(st.sampled_from(shared), min_size=1, max_size=3), max_size=5))
@@ -76,7 +74,7 @@ def test_swapped_code_has_its_own_signature(function: Any) -> None:
 
 @pytest.mark.parametrize("default", [MISSING, LOCK], ids=["sentinel", "lock"])
 @pytest.mark.parametrize("code", ["deep", "own", "none"])
-def test_a_default_that_has_no_value_counts_as_the_default(default: object, code: CodeScope) -> None:
+def test_a_default_without_a_key_counts_as_the_default(default: object, code: CodeScope) -> None:
     def f(x: object, missing: object = default, after: object = 1) -> object:
         return x, missing, after
 
@@ -91,7 +89,7 @@ def test_a_default_that_has_no_value_counts_as_the_default(default: object, code
         keys.key((default,), {})
 
 
-def test_a_default_that_holds_something_without_a_value_is_refused() -> None:
+def test_a_default_that_contains_a_value_without_a_key_is_refused() -> None:
     def f(x: object, settings: object = {"lock": LOCK, "rate": 1}) -> object:
         return x, settings
 
@@ -99,7 +97,7 @@ def test_a_default_that_holds_something_without_a_value_is_refused() -> None:
         JobKeys(f).key((1,), {})
 
 
-def test_a_default_that_has_a_value_is_keyed_by_it() -> None:
+def test_a_default_with_a_key_counts_by_its_value() -> None:
     def f(x: object, y: object = (1, (2,))) -> object:
         return x, y
 

@@ -36,7 +36,7 @@ class Model:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A folder on `sys.path`; what was imported from it is forgotten after the test."""
+    """A folder on `sys.path`; its modules are unloaded after the test."""
     site = Site(tmp_path / "environment")
     monkeypatch.syspath_prepend(site.folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -46,7 +46,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def lies_in(module: ModuleType, folder: Path) -> bool:
-    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    known = vars(module)  # a `__getattr__` of the module may raise anything
+    places = [known.get("__file__") or "", *known.get("__path__", ())]
     return any(str(place).startswith(str(folder)) for place in places)
 
 
@@ -74,7 +75,7 @@ def lies_in(module: ModuleType, folder: Path) -> bool:
         ("bencher_job._errors", []),
     ],
 )
-def test_a_distribution_is_found_whatever_its_name_and_its_installer(
+def test_a_distribution_is_found_for_each_name_and_installer(
     site: Site, name: str, expected: list[tuple[str, str]], is_loaded: bool
 ) -> None:
     site.install("Py-Yamlish", "6.0", yamlish____init__="", yamlish__loader="class Loader: pass")
@@ -163,9 +164,7 @@ def versions(site: Site, load: Load, source: str, version: str, **options: objec
 
 
 @pytest.mark.parametrize("source", COUNTS.values(), ids=COUNTS)
-def test_another_version_of_a_library_that_code_names_is_another_fingerprint(
-    site: Site, load: Load, source: str
-) -> None:
+def test_the_version_of_a_library_that_code_names_counts(site: Site, load: Load, source: str) -> None:
     one, same, two = (versions(site, load, source, version) for version in ("1.0", "1.0", "1.0+local"))
     assert one.digest == same.digest != two.digest
     assert one.code == two.code
@@ -181,7 +180,7 @@ def test_the_version_of_a_library_that_code_does_not_name_does_not_count(
     assert "learn-it" not in one.libraries
 
 
-def test_the_option_says_which_libraries_count(site: Site, load: Load) -> None:
+def test_the_option_chooses_the_libraries_that_count(site: Site, load: Load) -> None:
     both = "import learn, other\ndef f(x): return learn.fit(other.g(x))"
     for libraries, is_same in ((True, False), (False, True), (("other",), True), (("Learn_It",), False)):
         one, two = (versions(site, load, both, version, libraries=libraries) for version in ("1.0", "2.0"))
@@ -200,7 +199,7 @@ def test_a_library_that_is_not_installed_is_refused_by_name(
         versions(site, load, "def f(x): return x", "1.0", libraries=(name,))
 
 
-def test_with_less_code_count_the_libraries_that_it_names(site: Site, load: Load) -> None:
+def test_smaller_scopes_count_the_libraries_that_their_code_names(site: Site, load: Load) -> None:
     for source, code, counts in (
         (COUNTS["a module"], "own", True),
         (COUNTS["an import inside"], "own", True),
@@ -232,7 +231,7 @@ def test_a_function_of_an_installed_distribution_counts_by_its_version_and_the_l
         ({"url": "file:///tmp/learn-1.0-py3-none-any.whl", "archive_info": {}}, True),
     ],
 )
-def test_what_was_installed_from_a_folder_or_a_file_counts_by_its_files(
+def test_an_install_from_a_folder_or_a_file_counts_by_its_files(
     site: Site, direct_url: object, counts: bool
 ) -> None:
     found = []
@@ -258,7 +257,7 @@ def test_files_without_digests_in_the_list_count_by_content(site: Site) -> None:
     assert len(found) == 2
 
 
-def test_what_conda_has_built_in_a_folder_counts_by_its_version(site: Site) -> None:
+def test_a_conda_package_counts_by_its_version(site: Site) -> None:
     metadata = site.install("learn", "1.0", direct_url={"url": "file:///feedstock", "dir_info": {}}, learn="")
     (metadata / "INSTALLER").write_text("conda\n")
     assert distributions_of("learn") == (("learn", "1.0"),)
@@ -270,7 +269,7 @@ def test_a_repository_counts_by_its_commit(site: Site) -> None:
     assert distributions_of("learn") == (("learn", "1.0 (git 0123456789abcdef)"),)
 
 
-def test_code_of_ones_own_counts_by_itself_though_it_has_metadata(tmp_path: Path, load: Load) -> None:
+def test_an_editable_install_counts_by_its_code(tmp_path: Path, load: Load) -> None:
     made = load("import helpers\ndef f(x): return helpers.g(x)", helpers="def g(x): return x")
     metadata = Path(made.__file__).parent / "helpers-1.0.dist-info"
     metadata.mkdir()
@@ -279,7 +278,7 @@ def test_code_of_ones_own_counts_by_itself_though_it_has_metadata(tmp_path: Path
     assert set(fingerprint(made.f).manifest) == {"bench.f", "helpers.g"}
 
 
-def test_a_part_and_a_distribution_of_one_name_are_told_apart(site: Site, load: Load) -> None:
+def test_a_part_and_a_distribution_may_have_the_same_name(site: Site, load: Load) -> None:
     site.install("helpers", "2024010112345678", learn=LEARN)
     source = "import helpers, learn\ndef f(x): return learn.fit(helpers)"
     manifest = fingerprint(load(source, helpers="N = 1").f).manifest
@@ -287,7 +286,7 @@ def test_a_part_and_a_distribution_of_one_name_are_told_apart(site: Site, load: 
     assert "helpers" in manifest
 
 
-def test_of_several_versions_that_a_failed_upgrade_has_left_the_latest_counts(site: Site) -> None:
+def test_the_latest_version_after_a_failed_upgrade_counts(site: Site) -> None:
     old = site.install("learn", "2.0", learn="")
     kept = old.rename(site.folder / "kept")
     new = site.install("learn", "1.0", learn="")
@@ -297,7 +296,7 @@ def test_of_several_versions_that_a_failed_upgrade_has_left_the_latest_counts(si
     assert new.exists()
 
 
-def test_metadata_that_is_no_json_is_no_error(site: Site) -> None:
+def test_invalid_json_in_metadata_is_ignored(site: Site) -> None:
     metadata = site.install("learn", "1.0", learn="")
     (metadata / "direct_url.json").write_text("{")
     assert distributions_of("learn") == (("learn", "1.0"),)
@@ -306,7 +305,7 @@ def test_metadata_that_is_no_json_is_no_error(site: Site) -> None:
     assert distributions_of("learn")[0][0] == "learn"
 
 
-def test_finders_and_modules_that_raise_name_nothing(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
+def test_finders_and_modules_that_raise_are_ignored(monkeypatch: pytest.MonkeyPatch, load: Load) -> None:
     class Loud(ModuleType):
         def __getattribute__(self, name: str) -> object:
             raise RuntimeError(name)

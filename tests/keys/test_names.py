@@ -26,7 +26,7 @@ def printed(*command, cwd):
     ).stdout.strip()
 
 
-def test_classes_and_functions_go_by_module_and_qualified_name():
+def test_classes_and_functions_have_module_and_qualified_name():
     assert names.qualified_name(OrderedDict) == "collections.OrderedDict"
     assert names.qualified_name(OrderedDict.fromkeys) == "OrderedDict.fromkeys"
     assert names.qualified_name(dict) == "dict"

@@ -109,7 +109,7 @@ WITHOUT_VALUE = {
 
 
 @pytest.mark.parametrize("make", WITHOUT_VALUE.values(), ids=WITHOUT_VALUE)
-def test_what_has_no_value_is_refused_wherever_it_stands(make):
+def test_a_value_without_a_key_is_refused_at_any_depth(make):
     value = make()
     for wrapped in (value, [value], {"a": value}, {"a": (1, {2: value})}, Holder(attribute=value)):
         with pytest.raises(UnkeyableArgument) as caught:
@@ -157,7 +157,7 @@ class Broken:
         raise RuntimeError("not today")
 
 
-def test_an_object_that_fails_to_tell_what_it_holds_is_refused_with_its_own_words():
+def test_the_refusal_quotes_the_error_of_a_reduction():
     with pytest.raises(UnkeyableArgument, match="not today") as caught:
         digest([Broken()])
     assert isinstance(caught.value.__cause__, RuntimeError)

@@ -1,4 +1,4 @@
-"""Each remedy that a refusal prints is followed to the letter, and gives calls that differ different keys."""
+"""Each printed remedy works as it is written, and different calls keep different keys."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def one(x):
 
 
 def apart(rest, own=None):
-    """A function that takes what was refused as an argument of its own."""
+    """A function that takes the refused value as an argument of its own."""
 
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -115,30 +115,30 @@ def key_of(call: Call, **given: Any) -> str:
 
 @contextlib.contextmanager
 def hasher(name: str, function: Callable[[Any], object]) -> Iterator[None]:
-    """Register a hasher for a class of this name, imported as the name says."""
+    """Register a hasher for the class with this dotted name."""
     module, _, attribute = name.rpartition(".")
     cls = getattr(importlib.import_module(module), attribute)
     register_hasher(cls, function)
     try:
         yield
     finally:
-        del hashers._hashers[cls]
-        hashers._found.clear()
+        del hashers._registered[cls]
+        hashers._hashers.clear()
 
 
 @contextlib.contextmanager
 def job_key(cls: type, function: Callable[[Any], object]) -> Iterator[None]:
     cls.__job_key__ = function  # type: ignore[attr-defined]
-    hashers._found.clear()
+    hashers._hashers.clear()
     try:
         yield
     finally:
         del cls.__job_key__  # type: ignore[attr-defined]
-        hashers._found.clear()
+        hashers._hashers.clear()
 
 
 def follow(remedy: str, calls: list[Call], rest: list[Any]) -> list[str]:
-    """Do what a remedy says, and make the keys of some calls then."""
+    """Follow a remedy, and then make the keys of some calls."""
     if found := re.fullmatch(r"leave it out of the key with ignore=\('(\w+)',\) if results don't .*", remedy):
         return [key_of(call, ignore=(found[1],)) for call in calls]
     if remedy.startswith("pass it as a keyword argument of its own, and leave that out"):
@@ -149,7 +149,7 @@ def follow(remedy: str, calls: list[Call], rest: list[Any]) -> list[str]:
     if found := re.fullmatch(r"call register_hasher\(([\w.]+), function\), where .*", remedy):
         with hasher(found[1], lambda value: getattr(value, "other", None)):
             return [key_of(call) for call in calls]
-    raise AssertionError(f"nobody can follow this: {remedy}")
+    raise AssertionError(f"unknown remedy: {remedy}")
 
 
 def remedies_of(error: UnkeyableArgument) -> list[str]:
@@ -160,7 +160,7 @@ def remedies_of(error: UnkeyableArgument) -> list[str]:
 
 
 @pytest.mark.parametrize("make", WITHOUT_VALUE.values(), ids=WITHOUT_VALUE)
-def test_each_remedy_for_what_has_no_value_can_be_followed(make: Callable[[], Any]) -> None:
+def test_each_remedy_for_a_value_without_a_key_works(make: Callable[[], Any]) -> None:
     values = make(), make()
     for place, call_of in PLACES.items():
         calls = [call_of(value, other) for value, other in zip(values, (1, 2), strict=True)]
@@ -172,11 +172,11 @@ def test_each_remedy_for_what_has_no_value_can_be_followed(make: Callable[[], An
 
 
 @pytest.mark.parametrize("cls", [Thread, Unreadable])
-def test_a_refused_object_of_the_users_own_class_names_it(cls: type) -> None:
+def test_the_remedy_for_an_own_class_names_the_class(cls: type) -> None:
     calls: list[Call] = [(one, (cls(other),), {}) for other in (1, 2, 1)]
-    leave_out, tell = remedies_of(refusal_of(calls[0]))
-    assert leave_out.startswith("leave it out of the key with ignore=('x',)")
-    first, second, again = follow(tell, calls, [])
+    ignore, job_key_method = remedies_of(refusal_of(calls[0]))
+    assert ignore.startswith("leave it out of the key with ignore=('x',)")
+    first, second, again = follow(job_key_method, calls, [])
     assert first == again != second
 
 
@@ -197,7 +197,7 @@ LOCK = threading.Lock()
         ((one, (argparse.Namespace(a=[LOCK]),), {}), "call register_hasher(argparse.Namespace, function)"),
     ],
 )
-def test_the_remedy_names_what_holds_the_value(call: Call, remedy: str) -> None:
+def test_the_remedy_names_the_holder_of_the_value(call: Call, remedy: str) -> None:
     remedies = remedies_of(refusal_of(call))
     assert any(each.startswith(remedy) for each in remedies), remedies
 
@@ -210,16 +210,17 @@ class Partly:
         return {"lock": LOCK}
 
 
-def test_a_job_key_that_has_none_itself_is_named() -> None:
+def test_the_remedy_names_a_job_key_without_a_key() -> None:
     refused = [refusal_of((one, (value,), {})) for value in (Partly(1), [Partly(1)], Holder(1, Partly(1)))]
-    assert {remedies_of(each)[-1] for each in refused} == {"let Partly.__job_key__ return what can be keyed"}
+    assert {remedies_of(each)[-1] for each in refused} == {
+        "let Partly.__job_key__ return a value that has a key"
+    }
 
 
-def test_a_hasher_whose_value_has_no_key_is_named() -> None:
+def test_the_remedy_names_a_hasher_whose_value_has_no_key() -> None:
     with hasher("argparse.Namespace", lambda value: LOCK):
         remedy = remedies_of(refusal_of((one, (argparse.Namespace(),), {})))[-1]
-    name = "argparse.Namespace"
-    assert remedy == f"let the function that register_hasher was given for {name} return what can be keyed"
+    assert remedy == "let the hasher registered for argparse.Namespace return a value that has a key"
 
 
 class Kind(enum.Enum):
@@ -247,19 +248,19 @@ def sparse_tensor():
 
 SAID = {
     "pass a list": lambda: (iter([1]), [1]),
-    "pass what it holds, or its path": lambda: (open(__file__, "rb"), Path(__file__)),  # noqa: SIM115
+    "pass the content or the path": lambda: (open(__file__, "rb"), Path(__file__)),  # noqa: SIM115
     "pass the value": lambda: (contextvars.ContextVar("v", default=1), 1),
     "use a member of an Enum": lambda: (object(), Kind.ONE),
     "pass random.Random(seed)": lambda: (random.SystemRandom(), random.Random(1)),
     "pass that": lambda: made_by_numpy(lambda numpy: double),
     "or use numpy.vectorize": lambda: made_by_numpy(lambda numpy: numpy.vectorize(double)),
-    "pass what its collect() gives": lazy_frame,
+    "pass the result of its collect()": lazy_frame,
     "pass a dense one": sparse_tensor,
 }
 
 
 @pytest.mark.parametrize("words", SAID)
-def test_what_the_reason_says_to_pass_has_a_key(words: str) -> None:
+def test_the_replacement_in_the_reason_has_a_key(words: str) -> None:
     refused, instead = SAID[words]()
     with contextlib.closing(refused) if hasattr(refused, "close") else contextlib.nullcontext():
         assert words in refusal_of((one, (refused,), {})).reason
@@ -274,12 +275,12 @@ def test_a_value_that_is_nested_too_deeply_can_be_left_out() -> None:
     (remedy,) = remedies_of(refusal_of(call))
     first, second = follow(remedy, [call, (plain, (2, deep), {})], [])
     assert first != second
-    while deep:  # else it is taken apart by recursion
+    while deep:  # else it is freed by recursion
         deep = deep.pop()
 
 
 @pytest.mark.parametrize("value", ["no such file", 1])
-def test_what_is_to_count_by_content_can_count_by_itself_or_be_a_file(value: object, tmp_path: Path) -> None:
+def test_the_remedies_for_by_content_work(value: object, tmp_path: Path) -> None:
     error = refusal_of((one, (value,), {}), by_content=("x",))
     assert error.remedy == (
         "Pass the path of a file or a folder that can be read, or take 'x' out of by_content."

@@ -1,4 +1,4 @@
-"""The generators that everybody draws from are keyed by name wherever they stand, all others by their state."""
+"""The global generators are keyed by name at any depth, all others by their state."""
 
 import os
 import pickle
@@ -64,7 +64,7 @@ def draw():
 
 
 @pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
-def test_drawing_does_not_change_the_key_of_what_holds_a_shared_generator(make):
+def test_draws_do_not_change_the_key_of_an_object_with_a_shared_generator(make):
     value = make()
     before = digest(value)
     draw()
@@ -73,7 +73,7 @@ def test_drawing_does_not_change_the_key_of_what_holds_a_shared_generator(make):
 
 
 @pytest.mark.parametrize("make", OWN.values(), ids=OWN)
-def test_a_generator_of_ones_own_counts_with_its_state(make):
+def test_an_own_generator_counts_with_its_state(make):
     value = make()
     before = digest(value)
     assert digest(make()) == before
@@ -85,7 +85,7 @@ def test_a_generator_of_ones_own_counts_with_its_state(make):
 
 
 @pytest.mark.parametrize(("shared", "own"), [(shared_state, own_state), (lambda: random._inst, own_random)])
-def test_a_shared_generator_is_none_of_ones_own(shared, own):
+def test_a_shared_generator_differs_from_an_own_one(shared, own):
     own = own()
     getattr(own, "setstate", getattr(own, "set_state", None))(
         getattr(shared(), "getstate", getattr(shared(), "get_state", None))()
@@ -93,7 +93,7 @@ def test_a_shared_generator_is_none_of_ones_own(shared, own):
     assert digest(shared()) != digest(own)
 
 
-def test_an_unseeded_estimator_has_one_key_however_it_came_here():
+def test_all_unseeded_estimators_have_one_key():
     model = pytest.importorskip("sklearn.neural_network").MLPClassifier(max_iter=1, solver="sgd")
     model.partial_fit(np.eye(2), [0, 1], classes=[0, 1])
     before = digest(model)

@@ -160,7 +160,7 @@ def test_records_come_whole(store: DiskStore, other: DiskStore, path: Path) -> N
 
 
 def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> None:
-    edition = JobKeys(function, version="3").edition
+    edition = JobKeys(function, version="3").function_version
     for key in ("a", "b"):
         record = replace(entry(key, 1).record, function=edition.function)
         store.put_many([Entry(dump(1), record, key.encode(), edition)])
@@ -171,7 +171,7 @@ def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> 
     assert (
         other.history.editions(edition.function)
         == store.history.editions(edition.function)
-        == [edition.as_past()]
+        == [edition.as_stored()]
     )
     assert other.history.bindings(edition.function, edition.prefix) == [("a", b"a"), ("b", b"b")]
     assert {record.fingerprint for record in other.records()} == {edition.fingerprint.digest.hex()}
@@ -180,7 +180,7 @@ def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> 
 def test_an_entry_whose_edition_is_damaged_is_taken_without(
     store: DiskStore, other: DiskStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    edition = JobKeys(function).edition
+    edition = JobKeys(function).function_version
     store.put_many([Entry(dump(1), entry("a", 1).record, b"a", edition)])
     export(store, path)
     content = path.read_bytes()

@@ -51,7 +51,7 @@ def test_a_value_without_a_key_is_like_no_other() -> None:
 
 def test_a_number_that_is_none_raises_an_index_error() -> None:
     for number in (4, -5):
-        with pytest.raises(IndexError, match="there are 4"):
+        with pytest.raises(IndexError, match="the grid has 4 combinations"):
             Grid({"x": [1, 2], "y": [1, 2]})[number]
 
 

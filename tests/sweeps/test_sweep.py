@@ -53,10 +53,10 @@ def test_it_runs_each_combination_and_tells_its_results_in_the_order_of_the_grid
 @pytest.mark.parametrize(
     ("grid", "repeats", "fact"),
     [
-        ([("x", [1])], 1, "Give a dict of parameters"),
-        ({"x": 5}, 1, r"The grid has 5 for x\. Give a list"),
-        ({1: [5]}, 1, "has 1, which is no name"),
-        ({"x": [1]}, "2", "repeats='2' is no whole number"),
+        ([("x", [1])], 1, "grid must be a mapping of parameters to values, not list"),
+        ({"x": 5}, 1, r"grid\['x'\] must be an iterable, not int"),
+        ({1: [5]}, 1, "grid must have str keys, not int"),
+        ({"x": [1]}, "2", "repeats must be an int, not str"),
     ],
 )
 def test_what_is_no_grid_is_told(counter_and_sweep, grid: Any, repeats: Any, fact: str) -> None:
@@ -259,7 +259,7 @@ def test_a_large_grid_is_lean() -> None:
     [
         ({"x": []}, {}, ValueError, "no values for x"),
         ({"x": [1]}, {"repeats": 0}, ValueError, "repeats=0"),
-        ({"result": [1]}, {}, ValueError, "result is a column of a sweep's own"),
+        ({"result": [1]}, {}, ValueError, "A parameter called result can't be swept"),
         ({"x": [1]}, {"x": 2}, TypeError, "both in the grid and among the constants"),
         ({"z": [1]}, {}, TypeError, "unexpected keyword argument 'z'"),
     ],

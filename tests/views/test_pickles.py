@@ -113,7 +113,7 @@ def test_a_damaged_stream_is_told_of_and_never_raises_anything_else(data: st.Dat
         (b"\x80\x05\x8c\xffab.", "ends"),
         (b"\x80\x05\x97.", "a buffer is missing"),
         (b"I1\n.", "opcode"),
-        (b"\x80\x05]K\x01b.", "plain data is given a state"),
+        (b"\x80\x05]K\x01b.", "plain data gets a state"),
     ],
 )
 def test_what_is_no_stream_of_an_entry_says_why(stream: bytes, told: str) -> None:

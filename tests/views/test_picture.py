@@ -78,10 +78,10 @@ def test_what_failed_has_no_point() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"x": "z"}, "x='z' is no swept argument. Use one of n, repeat"),
-        ({"by": "z"}, "by='z' is no swept argument"),
-        ({"y": "name"}, "y='name' is no field that of the results is a number. Those that are: score, loss"),
-        ({"kind": "pie"}, "kind='pie' is no kind of picture. Use one of line, bar, heatmap, scatter"),
+        ({"x": "z"}, "x='z' is not a swept argument. Use one of n, repeat"),
+        ({"by": "z"}, "by='z' is not a swept argument"),
+        ({"y": "name"}, "y='name' is not a numeric field of the results. Use one of score, loss"),
+        ({"kind": "pie"}, "kind='pie' is unknown. Use one of line, bar, heatmap, scatter"),
         ({"x": "n", "by": "n"}, "x and by are both 'n'"),
     ],
 )

@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 
 from bencher_job._stores import dump
 from bencher_job._views.pickles import read_pickle
-from bencher_job._views.summaries import MOST_ITEMS, MOST_NODES, fields_of, is_told, outline_of, short_text
+from bencher_job._views.summaries import (
+    MOST_ITEMS,
+    MOST_NODES,
+    fields_of,
+    has_named_parts,
+    outline_of,
+    short_text,
+)
 
 
 @dataclass
@@ -124,7 +131,7 @@ def test_an_object_is_told_by_its_attributes(value: object) -> None:
     [({"a": 1}, True), (Score(0.5, "svm"), True), (Slotted(0.5), False), (pandas.DataFrame(), False)],
 )
 def test_it_is_known_whether_more_could_be_told(value: object, is_whole: bool) -> None:
-    assert is_told(read(value)) is is_whole
+    assert has_named_parts(read(value)) is is_whole
 
 
 def test_a_long_text_is_cut() -> None:

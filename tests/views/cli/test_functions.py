@@ -124,7 +124,7 @@ def test_the_results_of_earlier_code_are_adopted(module: Shell) -> None:
 def test_what_can_t_be_adopted_is_told(module: Shell) -> None:
     code, sentence = module.failure("adopt", "model:score", "--fingerprint", "ffff")
     assert code == 5
-    assert "no earlier code of model.score" in sentence
+    assert "no earlier version of model.score" in sentence
     code, sentence = module.failure("adopt", "model:score", "--cache-dir", "nowhere")
     assert code == 3
     assert not (module.folder / "nowhere").exists()

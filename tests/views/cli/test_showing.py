@@ -127,7 +127,7 @@ def test_the_document_of_a_record_is_json_whatever_it_holds(shell: Shell) -> Non
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--where", "c"], "'c' is no filter"),
+        (["--where", "c"], "'c' is not a filter"),
         (["--where", "c=1", "--where", "c=2"], "two filters for c"),
         (["--since", "1h", "--until", "2h"], "is not before until"),
         (["--cache-name", "../x"], "is not the name of a folder"),

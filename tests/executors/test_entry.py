@@ -14,7 +14,7 @@ import wrapt
 
 from bencher_job import BencherJobError, Job, current_job_key, gen_path
 from bencher_job._executors import inside_worker, packing, pickling
-from bencher_job._executors.entry import Report, describe, execute, open_report, run_packed
+from bencher_job._executors.entry import RunResult, describe, execute, open_result, run_packed
 from bencher_job._executors.packing import Parcel, pack, pack_call
 
 
@@ -23,9 +23,9 @@ def job_of(function, *positional, **kwargs):
 
 
 def run(job, *, local=True):
-    """A job's outcome by way of bytes alone."""
+    """The outcome of a job that was sent as bytes."""
     parts = run_packed(pickle.loads(pickle.dumps(pack(job, local=local).to_bytes(), protocol=4)))
-    return open_report(Report.of_parts(pickle.loads(pickle.dumps(parts, protocol=4))), job)
+    return open_result(RunResult.of_parts(pickle.loads(pickle.dumps(parts, protocol=4))), job)
 
 
 def test_a_job_runs_as_the_job_that_it_is(tmp_path):
@@ -72,7 +72,7 @@ def test_large_arguments_arrive_and_are_writable():
 
 @pytest.mark.parametrize("local", [True, False])
 def test_a_large_function_arrives(local):
-    table = np.arange(100_000 + local)  # another function each time, since one is loaded once
+    table = np.arange(100_000 + local)  # a new function each time, since each is loaded once
 
     def look_up(i):
         table[0] += 0
@@ -169,7 +169,7 @@ def test_a_result_that_cannot_be_unpickled_is_an_error_that_names_the_job():
 
 
 def test_a_damaged_parcel_is_an_error():
-    outcome = open_report(Report.of_parts(run_packed(b"damaged")), job_of(abs))
+    outcome = open_result(RunResult.of_parts(run_packed(b"damaged")), job_of(abs))
 
     assert isinstance(outcome.error, Exception)
 
@@ -200,7 +200,7 @@ def test_the_place_is_that_of_the_worker():
 def test_bytes_make_the_parcel_again():
     parcel = pack_call(pow, (2, 3), {})
 
-    assert open_report(execute(Parcel.of_bytes(parcel.to_bytes())), pow).value == 8
+    assert open_result(execute(Parcel.of_bytes(parcel.to_bytes())), pow).value == 8
 
 
 def test_a_job_is_described_in_short():

@@ -1,4 +1,4 @@
-"""Of an object that has no key as a whole, only the part that has none is left out."""
+"""Only the members without a key are left out of an object that has no key as a whole."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
 @pytest.mark.parametrize(
     "read", ["TABLE[0].weight", "alias().weight", "getattr(tagged, 'weight')", "vars(tagged)['weight']"]
 )
-def test_an_attribute_of_a_function_counts_whatever_it_is_read_off(load: Load, read: str) -> None:
-    """Decorators put tags there, and tables of functions are gone through for them."""
+def test_an_attribute_of_a_function_counts_from_whatever_it_is_read(load: Load, read: str) -> None:
+    """Decorators set tags on functions, and other code looks for the tags in tables of functions."""
     module = load(f"""
         def tagged(x):
             return x
@@ -131,7 +131,7 @@ def test_an_attribute_of_a_function_counts_whatever_it_is_read_off(load: Load, r
 
 
 def test_all_attributes_of_a_function_that_is_an_argument_count(load: Load) -> None:
-    """Nobody knows which of them the function reads that it is handed to; what has no key is left out."""
+    """Any of them may be read; those without a key are left out."""
     module = load("import threading\ndef f(x):\n    return x\nf.weight, f.lock = [1], threading.Lock()\n")
     before = digest({"f": module.f})
     assert digest({"f": module.f}) == before

@@ -4,18 +4,18 @@ import os
 import queue
 import time
 
-from bencher_job._timer import Alarms
+from bencher_job._timer import Timer
 
 
 def test_what_is_due_first_is_done_first():
     done = queue.SimpleQueue()
-    alarms = Alarms()
-    alarms.start()
+    timer = Timer()
+    timer.start()
     begun = time.monotonic()
 
-    alarms.add(0.3, lambda: done.put("last"))
-    alarms.add(0.2, lambda: done.put("second"))
-    alarms.add(0.0, lambda: done.put("first"))
+    timer.add(0.3, lambda: done.put("last"))
+    timer.add(0.2, lambda: done.put("second"))
+    timer.add(0.0, lambda: done.put("first"))
 
     assert [done.get(timeout=10) for _ in range(3)] == ["first", "second", "last"]
     assert time.monotonic() - begun >= 0.3
@@ -23,25 +23,25 @@ def test_what_is_due_first_is_done_first():
 
 def test_one_that_fails_is_logged_and_keeps_no_other_back(caplog):
     done = queue.SimpleQueue()
-    alarms = Alarms()
-    alarms.start()
+    timer = Timer()
+    timer.start()
 
-    alarms.add(0, lambda: 1 / 0)
-    alarms.add(0, lambda: done.put("next"))
+    timer.add(0, lambda: 1 / 0)
+    timer.add(0, lambda: done.put("next"))
 
     assert done.get(timeout=10) == "next"
     assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_forked_child_begins_anew(tmp_path):
-    alarms = Alarms()
-    alarms.start()
-    alarms.add(0.2, lambda: (tmp_path / str(os.getpid())).touch())
+    timer = Timer()
+    timer.start()
+    timer.add(0.2, lambda: (tmp_path / str(os.getpid())).touch())
 
     child = os.fork()
     if child == 0:
-        alarms.start()
-        alarms.add(0.4, lambda: os._exit(0 if not (tmp_path / str(os.getpid())).exists() else 3))
+        timer.start()
+        timer.add(0.4, lambda: os._exit(0 if not (tmp_path / str(os.getpid())).exists() else 3))
         time.sleep(10)
         os._exit(4)
 

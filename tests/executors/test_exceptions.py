@@ -28,7 +28,7 @@ class Missing(FileNotFoundError):
 
 
 def trip(error):
-    """An exception as it arrives, raised first so that it has a traceback."""
+    """Raise an exception, so that it has a traceback, and send it through pickle."""
     try:
         raise error
     except BaseException as raised:

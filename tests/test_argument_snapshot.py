@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bencher_job import CachedFunction, CacheWarning, Executors, FutureCache, Job, cached_job
-from bencher_job._job import DEEPEST, LARGEST, MOST_ITEMS, Held
+from bencher_job._job import DEEPEST, LARGEST, MOST_ITEMS, ArgumentSnapshot
 
 Submit = Callable[..., Any]
 
@@ -253,9 +253,9 @@ def test_in_an_event_loop_a_job_runs_with_what_was_submitted(tmp_path: Path, of_
 def test_copies_are_equal_and_share_nothing_that_changes() -> None:
     inner = [1]
     values = {"a": inner, "b": (inner, "text"), "c": {1}, "d": np.arange(3), "e": frozenset({2})}
-    held = Held()
-    copy = held.copy(values)
-    assert held.is_whole
+    snapshot = ArgumentSnapshot()
+    copy = snapshot.copy(values)
+    assert snapshot.is_whole
     assert copy["a"] == inner
     assert copy["a"] is not inner
     assert copy["b"][0] is copy["a"]  # what stands in two places is one object still
@@ -266,10 +266,10 @@ def test_copies_are_equal_and_share_nothing_that_changes() -> None:
 def test_what_can_not_change_is_given_as_it_is() -> None:
     array = np.arange(3)
     array.setflags(write=False)
-    for value in (1, "text", (1, ("a", None)), len, Held, Executors.SERIAL, np.float64(1), array):
-        held = Held()
-        assert held.copy(value) is value
-        assert held.is_whole
+    for value in (1, "text", (1, ("a", None)), len, ArgumentSnapshot, Executors.SERIAL, np.float64(1), array):
+        snapshot = ArgumentSnapshot()
+        assert snapshot.copy(value) is value
+        assert snapshot.is_whole
 
 
 @pytest.mark.parametrize(
@@ -285,20 +285,20 @@ def test_what_can_not_change_is_given_as_it_is() -> None:
     ids=["object", "array of objects", "large", "long", "lock", "masked"],
 )
 def test_what_is_not_copied_is_told(value: object) -> None:
-    held = Held()
-    held.copy(value)
-    assert not held.is_whole
+    snapshot = ArgumentSnapshot()
+    snapshot.copy(value)
+    assert not snapshot.is_whole
 
 
 def test_a_cycle_and_a_deep_nesting_end() -> None:
     cycle: list[Any] = [1]
     cycle.append(cycle)
-    copy = Held().copy(cycle)
+    copy = ArgumentSnapshot().copy(cycle)
     assert copy[1] is copy
     assert copy is not cycle
     deep: list[Any] = []
     for _ in range(10 * DEEPEST):
         deep = [deep]
-    held = Held()
-    held.copy(deep)
-    assert not held.is_whole
+    snapshot = ArgumentSnapshot()
+    snapshot.copy(deep)
+    assert not snapshot.is_whole

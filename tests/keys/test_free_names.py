@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from bencher_job._keys import code as reads
-from bencher_job._keys.code import Import, reads_of, syntax_digest, written_only
+from bencher_job._keys import code as free_names
+from bencher_job._keys.code import Import, free_names_of, syntax_digest, written_only
 
 
 def function_of(body: str) -> ast.FunctionDef:
@@ -34,7 +34,7 @@ def test_globals_are_read_with_their_attributes() -> None:
     """
     exec(textwrap.dedent(source), namespace)
     expected = {("scale",), ("settings", "deep"), ("np", "linalg", "norm"), ("rows",), ("__name__",)}
-    assert set(reads_of(namespace["f"].__code__).globals) == expected
+    assert set(free_names_of(namespace["f"].__code__).globals) == expected
 
 
 def test_cells_are_read_by_nested_functions_too() -> None:
@@ -44,7 +44,7 @@ def test_cells_are_read_by_nested_functions_too() -> None:
 
         return f
 
-    assert reads_of(make(None, 1).__code__).cells == (("module", "g"), ("n",))  # type: ignore[attr-defined]
+    assert free_names_of(make(None, 1).__code__).cells == (("module", "g"), ("n",))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -78,14 +78,14 @@ def test_cells_are_read_by_nested_functions_too() -> None:
 def test_imports_are_read_with_their_attributes(statements: str, expected: list[Import]) -> None:
     namespace: dict[str, object] = {}
     exec(f"def f(x): {statements}", namespace)
-    assert list(reads_of(namespace["f"].__code__).imports) == expected
+    assert list(free_names_of(namespace["f"].__code__).imports) == expected
 
 
 def test_each_instruction_of_this_python_that_loads_a_name_is_known() -> None:
     loading = {name for name in dis.opmap if "LOAD" in name}
     named = {dis.opname[code] for code in {*dis.haslocal, *dis.hasname, *dis.hasfree}}
     others = {"LOAD_CLOSURE", "LOAD_FAST_AND_CLEAR"} | {name for name in loading if "SUPER" in name}
-    known = reads._GLOBAL | reads._CELL | reads._LOCAL | reads._ATTRIBUTE | others
+    known = free_names._GLOBAL | free_names._CELL | free_names._LOCAL | free_names._ATTRIBUTE | others
     assert loading & named <= known
 
 
@@ -104,8 +104,8 @@ def test_each_instruction_of_this_python_that_loads_a_name_is_known() -> None:
 def test_a_name_that_is_bound_somewhere_may_still_be_a_global(body: str, expected: set[str]) -> None:
     namespace: dict[str, object] = {}
     exec("def f(x):\n" + textwrap.indent(body, "    "), namespace)
-    reads = reads_of(namespace["f"].__code__)  # type: ignore[attr-defined]
-    assert {name for (name, *_) in reads.globals} - {"__name__"} == expected
+    free_names = free_names_of(namespace["f"].__code__)  # type: ignore[attr-defined]
+    assert {name for (name, *_) in free_names.globals} - {"__name__"} == expected
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_names_that_are_only_written_to(body: str, expected: set[str]) -> None:
         ("return (x)", "return x"),
     ],
 )
-def test_what_does_the_same_reads_the_same(one: str, other: str) -> None:
+def test_equivalent_code_has_equal_syntax(one: str, other: str) -> None:
     assert digest_of(one) == digest_of(other)
 
 
@@ -169,5 +169,5 @@ def test_what_does_the_same_reads_the_same(one: str, other: str) -> None:
         ("return 'a', 'b'", "return 'a,', 'b'"),
     ],
 )
-def test_what_does_something_else_reads_differently(one: str, other: str) -> None:
+def test_different_code_has_different_syntax(one: str, other: str) -> None:
     assert digest_of(one) != digest_of(other)
