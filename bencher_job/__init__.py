@@ -27,12 +27,12 @@ from ._errors import (
     UntrustedCache,
     WorkerLost,
 )
-from ._executors import Executors
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._job import Job, run_job
 from ._keys import register_hasher
 from ._media import current_job_key, gen_path
+from ._options import Executors
 from ._record import Record
 from ._version import VERSION
 

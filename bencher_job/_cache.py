@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from . import _options
 from ._async import AsyncSubmit
@@ -21,13 +21,13 @@ from ._coordinator.runner import Runner, load, warn_unloadable
 from ._coordinator.running import flights_of
 from ._coordinator.runs import Engines, Runs, do_outside
 from ._errors import BencherJobError, warn_caller
-from ._executors import Executors, PoolSettings, StartMethod, inside_worker
+from ._executors import inside_worker
 from ._future import InLineResult, JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import seen_by
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
-from ._options import DEFAULT_CACHE_NAME, Attempts, RetryOn, seconds_of, tuple_of
+from ._options import CacheArguments, Executors, Options, RunOptions, StoreOptions, accept, shows_options
 from ._processes import renew_after_fork
 from ._record import Record, Records, Selection
 from ._stores import (
@@ -46,38 +46,25 @@ from ._stores import (
 )
 
 if TYPE_CHECKING:
-    from ._record import FunctionInfo
+    import pandas
+
+    from ._record import CacheInfo, FunctionInfo
     from ._stores.importing import Imported
     from ._stores.memory import MemoryTier
     from ._stores.verification import Audit
-if TYPE_CHECKING:
-    import pandas
-
-    from ._record import CacheInfo
 
 __all__ = ["Contents", "FutureCache", "Prefetched"]
 
 
 FIRST_PAUSE: Final = 0.1
-"""Seconds after which a store that can't be opened is tried again; each failure doubles them."""
+"""Seconds after which a store that can't be opened is tried again; each failure doubles the pause."""
 
 LONGEST_PAUSE: Final = 60.0
 
 PATIENT_PAUSE: Final = 10
-"""How many times as long as an attempt takes, the pause behind it is at least: one may wait for a lock."""
+"""The shortest pause, as a multiple of the time that the attempt took: an attempt may wait for a lock."""
 
 _log = logging.getLogger(__name__)
-
-
-def _check_size_limit(size_limit: object) -> None:
-    if not isinstance(size_limit, int):
-        raise TypeError(
-            f"size_limit={size_limit!r} is no whole number. Give a size in bytes, such as int(10e9)."
-        )
-    if size_limit <= 0:
-        raise ValueError(
-            f"size_limit={size_limit} leaves no room for entries. Give a size in bytes, such as int(10e9)."
-        )
 
 
 def _selection(chosen: dict[str, Any]) -> Selection:
@@ -85,30 +72,20 @@ def _selection(chosen: dict[str, Any]) -> Selection:
 
 
 class Contents:
-    """What a cache has kept, in the store at `<cache_dir>/<cache_name>`; it is opened when it is first needed.
+    """The stored results of a cache, at `<cache_dir>/<cache_name>`. The store is opened at first use.
 
     Attributes:
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
         cache_dir: the folder that holds the cache, once it is opened; until then what was given.
     """
 
-    def __init__(
-        self,
-        cache_name: str,
-        cache_dir: str | os.PathLike[str] | None,
-        *,
-        tag_index: bool,
-        size_limit: int,
-        cache_samples: bool,
-        trusted: bool,
-    ) -> None:
-        _check_size_limit(size_limit)
-        self.size_limit = int(size_limit)
-        self.cache_dir = cache_dir
-        self._cache_name = cache_name
-        self._tag_index = tag_index
-        self._cache_samples = cache_samples
-        self._trusted = trusted
+    def __init__(self, options: StoreOptions) -> None:
+        self.size_limit = options.size_limit
+        self.cache_dir = options.cache_dir
+        self._cache_name = options.cache_name
+        self._tag_index = options.tag_index
+        self._cache_samples = options.cache_samples
+        self._trusted = options.trusted
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
@@ -117,9 +94,9 @@ class Contents:
 
     @property
     def cache(self) -> Store:
-        """The store, opened at first use. Where it can't be opened, jobs run with a warning as if it weren't there.
+        """The store, opened at first use. If it can't be opened, jobs run without it, with a warning.
 
-        It is tried again now and then, after pauses that grow. It is a container of values by job key:
+        Opening is tried again after growing pauses. The store is a container of values by job key:
         `len(cache.cache)`, `key in cache.cache`, `cache.cache[key]`, and iteration over the keys.
 
         Raises:
@@ -139,7 +116,7 @@ class Contents:
         return self._store  # type: ignore[return-value]
 
     def is_there(self) -> bool:
-        """Whether the store is open or lies on the disk; also where nothing is kept, since then nothing is made."""
+        """Whether the store is open or on the disk. True if nothing is kept, since no store is made then."""
         if (self._store is not None and self._epoch == _options.epoch) or not self._keeps():
             return True
         return store_exists(self.directory)
@@ -163,7 +140,7 @@ class Contents:
             try:
                 where = directory = self.directory
                 if not _options.is_overridden():
-                    # Found once: a later change of the current folder moves nothing.
+                    # A later change of the current folder must not move the cache.
                     self.cache_dir = directory.parent
                 store = self._memory = open_store(
                     directory,
@@ -173,7 +150,7 @@ class Contents:
                 )
             except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone
                 _log.warning("%s can't be opened: %s", where, error)
-                # The one that is there may have jobs in flight.
+                # The present store may have running jobs.
                 self._store, self._epoch = closed_off or NullStore(is_closed_off=True), _options.epoch
                 self._close_off(begin)
                 if closed_off is None:
@@ -182,19 +159,19 @@ class Contents:
         self._store, self._epoch, self._pause = store, _options.epoch, 0.0
 
     def _close_off(self, begin: float) -> None:
-        """Say when to try again, after an attempt that began at a time."""
+        """Set when to try again, after an attempt that began at `begin`."""
         now = monotonic()
         pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
         self._pause = max(pause, PATIENT_PAUSE * (now - begin))
         self._try_again = now + self._pause
 
     def memory(self) -> tuple[int, MemoryTier | None]:
-        """Give the epoch of the settings, and what keeps entries in memory in it."""
+        """Return the epoch of the settings and the memory cache that belongs to it."""
         epoch = _options.epoch
         return epoch, self._memory if self._epoch == epoch else None
 
     def has(self, key: str) -> bool:
-        """Whether a key is remembered; a store that can't be read remembers nothing, and a warning says so."""
+        """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
         try:
             return self.cache.has(key)
         except StoreFailure as error:
@@ -202,11 +179,11 @@ class Contents:
             return False
 
     def clear_cache(self) -> int:
-        """Forget all results in the store, with their media; how many there were."""
+        """Remove all results in the store, with their media, and return how many there were."""
         return self._clear()
 
     def clear_tag(self, tag: str) -> int:
-        """Forget the results of a tag, or with `""` those without one, with their media; how many there were."""
+        """Remove the results of a tag, or with `""` those without one, and their media; return how many there were."""
         return self._clear(tag=tag)
 
     def _clear(self, **chosen: str) -> int:
@@ -227,7 +204,7 @@ class Contents:
         until: datetime | timedelta | None = None,
         where: Mapping[str, Any] | None = None,
     ) -> Iterator[Record]:
-        """Give the record of each entry that is chosen, the oldest first.
+        """Iterate over the records of the chosen entries, the oldest first.
 
         Args:
             function: module and qualified name of the function.
@@ -240,14 +217,14 @@ class Contents:
         return Records(self.cache.records(chosen))
 
     def functions(self) -> list[FunctionInfo]:
-        """Give the figures of each function that has entries in the store, sorted by name."""
+        """Return the figures of each function that has entries in the store, sorted by name."""
         return self.cache.functions()
 
     def verify(self, *, repair: bool = False) -> Audit:
         """Check the whole store: every entry's bytes, files without entries, entries without files, the database.
 
-        With `repair=True` damaged entries are set aside, what kills have left is removed, and the figures are mended.
-        Other processes may use the store meanwhile.
+        With `repair=True` damaged entries are moved to quarantine, leftovers of killed processes are removed, and the
+        figures are corrected. Other processes may go on using the store.
 
         Raises:
             BencherJobError: when nothing is kept; when a repair would set a store aside that is signed with another
@@ -256,9 +233,9 @@ class Contents:
         return verify(self.cache, repair=repair)
 
     def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, **chosen: Any) -> int:
-        """Write the entries that are chosen as for `records` to one file, with their media; how many there were.
+        """Write the entries that are chosen as for `records` to one file, with their media; return their number.
 
-        The file is a tar archive, to be read by `import_`.
+        The file is a tar archive that `import_` reads.
 
         Raises:
             BencherJobError: when nothing is kept, or the file is there and is not to be overwritten.
@@ -266,14 +243,14 @@ class Contents:
         return export(self.cache, path, _selection(chosen), overwrite=overwrite)
 
     def import_(self, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
-        """Take in the entries of a file that `export` has written; one that is here already is kept as it is.
+        """Add the entries of a file that `export` has written. Entries that are already here stay as they are.
 
         Each is verified and none is unpickled, but a later hit unpickles it: import only what you trust. Absolute paths
         in values still lead to where the media were.
 
         Raises:
             UntrustedCache: when another user owns the file or can write to it, unless it is `trusted`.
-            BencherJobError: when the file is no such archive, or nothing is kept.
+            BencherJobError: when the file is not such an archive, or nothing is kept.
         """
         return import_(self.cache, path, trusted=trusted)
 
@@ -282,8 +259,8 @@ class Prefetched(dict[str, Any]):
     """Values found in bulk, by key, for `FutureCache.submit`.
 
     Attributes:
-        seconds: how long the function of each had run.
-        store: the store that was asked.
+        seconds: how long each job had run.
+        store: the store that was read.
     """
 
     def __init__(self, store: Store) -> None:
@@ -295,19 +272,9 @@ class Prefetched(dict[str, Any]):
 class FutureCache(Contents, Settles):
     """Runs jobs and remembers what they returned, under the keys that the jobs bring.
 
-    Unlike a decorated function it computes every job anew unless `overwrite=False` is given. `executor` is a member
-    of `Executors` or its name, any `concurrent.futures.Executor`, a Dask `Client`, or the address of a Dask
-    scheduler. The store lies in `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes;
-    `cache_samples=False` keeps nothing. An index over tags, `tag_index`, makes `clear_tag` quick. Results are
-    computed anew after `ttl` seconds. With `mmap=True` the large arrays of a hit are read-only maps of its file.
-    `compression` is "zstd" or "lz4", of the extra `compression`. `trusted=True` opens a store that another user
-    owns or can write to: what they wrote there can run their code.
-
-    A job whose worker is lost, or that raises what `retry_on` chooses, runs again up to `retries` times. One that runs
-    for longer than `timeout` seconds ends with `JobTimeout`. There are at most `max_workers` processes or threads of
-    this machine. Each process is started by `start_method`, calls `initializer(*initargs)` first, and is replaced after
-    `max_tasks_per_worker` jobs. BLAS, OpenMP and the like start `inner_threads` threads in each of them, by default its
-    share of the cores.
+    Unlike a decorated function it computes every job again unless `overwrite=False` is given. The store lies in
+    `<cache_dir>/<cache_name>` and keeps at most `size_limit` bytes. An index over tags, `tag_index`, makes `clear_tag`
+    quick. `cache_samples=False` keeps nothing. The other options mean what they mean for `cached_job`.
     Nothing is opened or started before the first job.
 
     Attributes:
@@ -319,8 +286,8 @@ class FutureCache(Contents, Settles):
         call_count: how many jobs a `JobFunctionCache` has made of calls; a hit of a decorated function makes none.
 
     Raises:
-        TypeError: when the executor is none, or another option is not of its kind.
-        ValueError: when the executor can't do what an option asks of it.
+        TypeError: when there is no such option, or its value has the wrong type.
+        ValueError: when a value can't be used, or the executor can't do what an option asks of it.
 
     >>> with FutureCache(overwrite=False, cache_name="docs") as cache:
     ...     future = cache.submit(Job("power", pow, {"base": 2, "exp": 10}))
@@ -334,63 +301,47 @@ class FutureCache(Contents, Settles):
     _imported_copy: object = None
     """The function of all its jobs, if it is of the imported copy of the program that runs."""
 
+    @shows_options(CacheArguments)
     def __init__(
         self,
-        executor: Executors | str | Executor | Any = Executors.SERIAL,
+        executor: Executors | str | Executor | Any = RunOptions.executor,
         overwrite: bool = True,
-        cache_name: str = DEFAULT_CACHE_NAME,
-        tag_index: bool = True,
+        cache_name: str = StoreOptions.cache_name,
+        tag_index: bool = StoreOptions.tag_index,
         size_limit: int = int(20e9),
-        cache_samples: bool = True,
-        *,
-        cache_dir: str | os.PathLike[str] | None = None,
-        ttl: float | timedelta | None = None,
-        mmap: bool = False,
-        compression: Literal["zstd", "lz4"] | None = None,
-        trusted: bool = False,
-        retries: int = 0,
-        retry_on: RetryOn = Exception,
-        timeout: float | timedelta | None = None,
-        max_workers: int | None = None,
-        max_tasks_per_worker: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Sequence[Any] = (),
-        start_method: StartMethod | None = None,
-        inner_threads: int | None = None,
+        cache_samples: bool = StoreOptions.cache_samples,
+        **options: Unpack[CacheArguments],
     ) -> None:
-        super().__init__(
-            cache_name,
-            cache_dir,
-            tag_index=tag_index,
-            size_limit=size_limit,
-            cache_samples=cache_samples,
-            trusted=trusted,
-        )
-        compression_named(compression)  # a package that is missing is told of at once
-        keeping = Keeping(seconds_of("ttl", ttl, "None to keep results for good"), compression)
-        attempts = Attempts(retries, retry_on, seconds_of("timeout", timeout, "None to let jobs run on"))
-        settings = PoolSettings(
-            max_workers,
-            max_tasks_per_worker,
-            initializer,
-            tuple_of("initargs", initargs),
-            start_method,
-            inner_threads,
-        )
-        self._engines = Engines(executor, settings, attempts.timeout, of_coroutines=self._of_coroutines)
+        accept(FutureCache.__init__, options)
+        given = {
+            "executor": executor,
+            "overwrite": overwrite,
+            "cache_name": cache_name,
+            "tag_index": tag_index,
+            "size_limit": size_limit,
+            "cache_samples": cache_samples,
+        }
+        self._configure(Options.of({**given, **options}))
+
+    def _configure(self, options: Options) -> None:
+        store, run = options.store, options.run
+        super().__init__(store)
+        compression_named(store.compression)  # a missing package is an error at once
+        self._engines = Engines(run.executor, options.pool, run.timeout, of_coroutines=self._of_coroutines)
         self._counts = Counts()
-        self._runs = Runs(self._engines, cache_name, keeping, self._counts, self._announce, attempts)
-        self._runner = Runner(cache_name, self._counts, self._runs, mapped=mmap)
+        keeping = Keeping(store.ttl, store.compression)
+        self._runs = Runs(self._engines, store.cache_name, keeping, self._counts, self._announce, run)
+        self._runner = Runner(store.cache_name, self._counts, self._runs, mapped=store.mmap)
         self.executor_type = self._engines.executor_type
-        self.overwrite = overwrite
+        self.overwrite = run.overwrite
         self.call_count = 0
-        self.mapped = mmap
+        self.mapped = store.mmap
         self._serial_queue = SerialQueue()
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, after a fork."""
         self._reentrant = threading.RLock()
 
     @property
@@ -414,7 +365,7 @@ class FutureCache(Contents, Settles):
         return self._counts.now.hits
 
     def prefetch(self, keys: Iterable[str]) -> Prefetched:
-        """Look keys up in bulk: the values that are remembered, by key. Nothing is computed.
+        """Look keys up in bulk and return the stored values by key. Nothing is computed.
 
         A value counts as a hit when `submit` answers a job with it.
         """
@@ -620,18 +571,18 @@ class FutureCache(Contents, Settles):
                 self.overwrite_msg(job, ", so it runs")
 
     def overwrite_msg(self, job: Job, suffix: str) -> None:
-        """Log that a job is about to run, and whether it replaces what is remembered."""
+        """Log that a job is about to run, and whether it replaces a result."""
         fact = "replaces what is in the cache" if self.overwrite else "is not in the cache"
         _log.info("the job %s %s%s", job.job_id, fact, suffix)
 
     def clear_call_counts(self) -> None:
-        """Set all counts to zero; nothing that is remembered changes."""
+        """Set all counts to zero. Results stay."""
         self._counts.clear()
         with self._reentrant:
             self.call_count = 0
 
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
-        """Give a table of the entries that are chosen as for `records`: one row an entry.
+        """Make a table of the entries that are chosen as for `records`, one row per entry.
 
         Its columns are the arguments, the fields of the result (or `result`), and what records know. A name that stands
         in two of these goes as it is to the first, and as `result.name` or `job.name` to the others.
@@ -639,12 +590,12 @@ class FutureCache(Contents, Settles):
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
-        from ._views.table import to_dataframe  # who asks has pandas, which takes long to import anyway
+        from ._views.table import to_dataframe  # few programs need it
 
         return to_dataframe(self.records(**chosen), self.prefetch)
 
     def info(self) -> CacheInfo:
-        """Give the figures of this cache."""
+        """Return the figures of this cache."""
         from ._record import CacheInfo  # takes long to import, and few programs ask
 
         store = self.cache
@@ -665,7 +616,7 @@ class FutureCache(Contents, Settles):
         return str(self.info())
 
     def wait(self) -> None:
-        """Wait until each job in flight has ended and its result is kept.
+        """Wait until each running job has ended and its result is stored.
 
         Raises:
             BencherJobError: where it would wait for itself: in a callback of a future of this cache, in a job of this
@@ -684,7 +635,7 @@ class FutureCache(Contents, Settles):
             )
 
     def close(self) -> None:
-        """Wait for the jobs in flight, then give back workers and files. The next job opens the cache again.
+        """Wait for the running jobs, then release workers and files. The next job opens the cache again.
 
         The files stay open while another cache on the same store has jobs in flight. In a signal handler, a `__del__`
         or a weakref callback that has interrupted this thread inside of the cache, a thread closes it as soon as this

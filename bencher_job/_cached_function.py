@@ -11,11 +11,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, I
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from ._executors import Executors, PoolSettings
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Call, Identity
-from ._options import cache_directory
+from ._options import Executors, PoolOptions, cache_directory
 
 __all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
 
@@ -337,7 +336,7 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
         return {**options, "cache_dir": directory, "executor": Executors.SERIAL}
 
 
-_OF_EXECUTOR = frozenset({"timeout", *(field.name for field in fields(PoolSettings))})
+_OF_EXECUTOR = frozenset({"timeout", *(field.name for field in fields(PoolOptions))})
 """Options of the executor, which mean nothing in a process that runs the job in line."""
 
 

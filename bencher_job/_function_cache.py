@@ -11,36 +11,42 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
 from marshal import dumps
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
 
 from . import _options
 from ._cache import FutureCache
 from ._coordinator.commits import MOST_HITS_KEPT
 from ._errors import warn_caller
-from ._executors import Executors
 from ._future import JobFuture
 from ._inside import is_inside
-from ._job import ArgumentSnapshot, Job, check_text
-from ._keys import UNCHANGEABLE, CodeScope, FunctionVersion, Identity, JobKeys, qualified_name
+from ._job import ArgumentSnapshot, Job
+from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
-from ._options import DEFAULT_CACHE_NAME
+from ._options import (
+    Executors,
+    FunctionCacheArguments,
+    Options,
+    RunOptions,
+    StoreOptions,
+    accept,
+    shows_options,
+)
 from ._record import Record
 from ._stores import MISS, Miss, NullStore, Store, StoreFailure
 
 if TYPE_CHECKING:
     from ._coordinator.commits import Counts
-    from ._stores.memory import Shelf
-    from ._stores.uses import Kept
-if TYPE_CHECKING:
     from ._explain import EarlierVersions, Explanation
     from ._record import CallInfo
+    from ._stores.memory import Shelf
+    from ._stores.uses import Kept
 
 __all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering", "learn"]
 
@@ -174,50 +180,40 @@ class JobFunctionCache(FutureCache):
 
     Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
     the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
-    `ignore` names parameters that don't enter the key, also the one of a bound method's object. `version` is a
-    value that does, `code` says how much of the function's code does, `depends_on` what else does, `by_content` names
-    parameters whose files do, and `libraries` says whether the versions of libraries do, or of which. Further options
-    are those of `FutureCache`.
+    `ignore` may also name the parameter of a bound method's object. The options mean what they mean for `cached_job`;
+    `tag_index` and `cache_samples` are those of `FutureCache`.
     """
 
+    @shows_options(FunctionCacheArguments)
     def __init__(
         self,
         function: Callable[..., Any],
-        overwrite: bool = False,
-        executor: Executors | str | Executor | Any = Executors.SERIAL,
-        cache_name: str = DEFAULT_CACHE_NAME,
-        tag_index: bool = True,
-        size_limit: int = int(10e9),
-        *,
-        tag: str = "",
-        ignore: Collection[str] = (),
-        version: object = None,
-        code: CodeScope = "deep",
-        depends_on: Iterable[object] = (),
-        by_content: Collection[str] = (),
-        libraries: bool | Collection[str] = True,
-        cache_samples: bool = True,
-        **options: Any,
+        overwrite: bool = RunOptions.overwrite,
+        executor: Executors | str | Executor | Any = RunOptions.executor,
+        cache_name: str = StoreOptions.cache_name,
+        tag_index: bool = StoreOptions.tag_index,
+        size_limit: int = StoreOptions.size_limit,
+        **options: Unpack[FunctionCacheArguments],
     ) -> None:
-        check_text("tag", tag)
+        accept(JobFunctionCache.__init__, options)
+        given = {
+            "overwrite": overwrite,
+            "executor": executor,
+            "cache_name": cache_name,
+            "tag_index": tag_index,
+            "size_limit": size_limit,
+        }
+        chosen = Options.of({**given, **options})
         self._of_coroutines = is_coroutine_function(function)
-        super().__init__(executor, overwrite, cache_name, tag_index, size_limit, cache_samples, **options)
+        self._configure(chosen)
         self.function = function
-        self.tag = tag
+        self.tag = chosen.store.tag
         self._imported_copy = function if is_imported_copy(function) else None
-        self.keys = JobKeys(
-            function,
-            ignore=ignore,
-            version=version,
-            code=code,
-            depends_on=depends_on,
-            by_content=by_content,
-            libraries=libraries,
-        )
+        self.keys = JobKeys(function, chosen.key)
         self._earlier: EarlierVersions | None = None
         self._has_told_of_earlier = False
         self.known = NOTHING_KNOWN
-        # Called as the function is; a coroutine that is not known is awaited by who calls.
+        # Called like the function. The caller awaits a coroutine whose result is not in memory.
         self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
 
     @cached_property
@@ -326,14 +322,14 @@ class JobFunctionCache(FutureCache):
         return value
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute a call anew, replace what was remembered, and give the value."""
+        """Compute a call again, replace its result, and return the value."""
         store = self.cache
         return self.run_for_result(self.job(args, kwargs), store, fresh=True).result()
 
     def explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None
     ) -> Explanation:
-        """Say whether a call is remembered, here or in another store, or why it would run. Nothing is computed."""
+        """Explain whether a call is stored, here or in another store, or why it would run. Nothing is computed."""
         from ._explain import (
             Cause,
             explain,  # takes long to import, and few programs ask
@@ -362,7 +358,7 @@ class JobFunctionCache(FutureCache):
         return explanation if cause is None else replace(explanation, cause=cause)
 
     def adopt(self, fingerprint: str | None = None) -> int:
-        """Accept the results of this function's latest earlier code for its present code; how many there were.
+        """Accept the results of this function's latest earlier code for its present code; return how many there were.
 
         Use it after an edit that changes no result, as a faster algorithm or a new name for a variable. `fingerprint`
         names another earlier code, as records show it, by its first digits. Nothing is computed; the entries are
@@ -377,15 +373,15 @@ class JobFunctionCache(FutureCache):
         return adopt(self.cache, self.keys.function_version, fingerprint)
 
     def clear_cache(self) -> int:
-        """Forget all results of this function, with their media; how many there were."""
+        """Remove all results of this function, with their media, and return how many there were."""
         return self._clear(function=self.name)
 
     def clear_tag(self, tag: str) -> int:
-        """Forget this function's results of a tag, or with `""` those without one; how many there were."""
+        """Remove this function's results of a tag, or with `""` those without one; return how many there were."""
         return self._clear(function=self.name, tag=tag)
 
     def call_info(self) -> CallInfo:
-        """Give the figures of this function's calls that `functools.lru_cache` gives."""
+        """Return the figures that `functools.lru_cache` gives: hits, misses, maxsize, currsize."""
         from ._record import CallInfo  # takes long to import, and few programs ask
 
         functions = self.functions() if self.is_there() else []  # nothing is made for a question
@@ -393,9 +389,9 @@ class JobFunctionCache(FutureCache):
         return CallInfo(self.worker_cache_call_count, self.worker_fn_call_count, None, entries)
 
     def export(self, path: str | os.PathLike[str], *, overwrite: bool = False, **chosen: Any) -> int:
-        """Write the entries of this function that are chosen to one file; how many there were."""
+        """Write the chosen entries of this function to one file, and return how many there were."""
         return super().export(path, overwrite=overwrite, **{"function": self.name, **chosen})
 
     def records(self, **chosen: Any) -> Iterator[Record]:
-        """Give the record of each entry of this function that is chosen, the oldest first."""
+        """Iterate over the records of the chosen entries of this function, the oldest first."""
         return super().records(**{"function": self.name, **chosen})

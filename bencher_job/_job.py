@@ -27,22 +27,13 @@ from ._keys.hashing import WITH_CODE
 from ._keys.libraries import other_versions
 from ._loops import is_coroutine_function, run_to_end
 from ._media import RUNNING, RunningJob, running_as
-from ._text import is_writable
+from ._options import check_text
 
 if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
     from ._stores.blobs import Depository
 
-__all__ = [
-    "ArgumentSnapshot",
-    "Job",
-    "Start",
-    "can_not_change",
-    "check_key",
-    "check_text",
-    "run_as",
-    "run_job",
-]
+__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_as", "run_job"]
 
 
 MOST_ITEMS: Final = 10_000
@@ -177,22 +168,6 @@ class ArgumentSnapshot:
 
 LONGEST_KEY: Final = 16_383
 """Maximum length of a key in characters: an entry has room for their UTF-8 in any case."""
-
-
-def check_text(option: str, text: str) -> None:
-    """Check that an option is a str that can be written to a store.
-
-    Raises:
-        TypeError: when it is of another type.
-        ValueError: when it has a lone surrogate, which UTF-8 can't encode.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"{option} must be a str, not {type(text).__name__}")
-    if not is_writable(text):
-        raise ValueError(
-            f"{option}={text!r} can't be written to a store: UTF-8 can't encode a lone surrogate. Give a str without "
-            f"one."
-        )
 
 
 def check_key(key: str) -> None:

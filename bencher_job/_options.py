@@ -1,235 +1,383 @@
-"""Check options, and read settings from the environment.
+"""The options of caches, each once, and the settings that come from the environment.
 
-a run fails -> was it the last one? is it a failure that passes? -> wait, each time twice as long -> run again
+    cached_job(**given)          -> accept: names, then values -> JobFunctionCache(function, **given)
+    JobFunctionCache, FutureCache -> Options.of(given): KeyOptions, StoreOptions, RunOptions, PoolOptions
+
+To add an option, add a row to one of the four groups and its type to the arguments above them, describe it in the
+docstring of `cached_job`, and use it.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from enum import auto
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
 
+from strenum import StrEnum
+
+from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
 from ._text import is_writable
 
 __all__ = [
-    "DEFAULT_CACHE_NAME",
-    "Attempts",
+    "MAKERS",
+    "OPTIONS",
+    "CacheArguments",
+    "CodeScope",
+    "DecoratorArguments",
+    "Executors",
+    "FunctionCacheArguments",
+    "KeyOptions",
+    "Options",
+    "PoolOptions",
     "RetryOn",
+    "RunOptions",
+    "StoreOptions",
+    "accept",
     "cache_directory",
     "caching_is_on",
+    "check_text",
+    "checked",
     "follow_override",
     "is_overridden",
-    "libraries_of",
-    "names_of",
     "override",
     "override_cache_directory",
-    "seconds_of",
+    "shows_options",
     "store_directory",
-    "tuple_of",
 ]
 
-
-def tuple_of(option: str, given: Iterable[Any]) -> tuple[Any, ...]:
-    """Give the members of an option that takes several; a text by itself is one.
-
-    Raises:
-        TypeError: when it is no collection.
-    """
-    if isinstance(given, str):
-        return (given,)
-    try:
-        return tuple(given)
-    except TypeError:
-        raise TypeError(f"{option}={given!r} is no list. Give a list or a tuple, even of one.") from None
-
-
-def names_of(option: str, given: Iterable[str]) -> tuple[str, ...]:
-    """Give the names in an option that takes names of parameters.
-
-    Raises:
-        TypeError: when one of them is no text.
-    """
-    names = tuple_of(option, given)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{option} has {name!r}, which is no name. Give names of parameters as texts.")
-    return names
-
-
-def libraries_of(given: bool | Iterable[str]) -> bool | tuple[str, ...]:
-    """Give the option `libraries`: True, False, or the names of those that count.
-
-    Raises:
-        TypeError: when it is something else.
-    """
-    if isinstance(given, bool):
-        return given
-    try:
-        names = tuple_of("libraries", given)
-    except TypeError:
-        names = (given,)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(
-                f"libraries must be True, False or names of distributions, not {type(name).__name__}"
-            )
-    return names
-
-
-DEFAULT_CACHE_NAME: Final = "fcache"
-
-_NO_NAME: Final = frozenset("\0/")
-_ON: Final = {"", "on", "1", "true", "yes"}
-_OFF: Final = {"off", "0", "false", "no"}
-
-_override: Path | None = None
-epoch = 0
-"""Grows whenever caches that are open may lie elsewhere from now on."""
-
-
-def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Resolve the folder that holds caches, as an absolute path; nothing is created.
-
-    In this order: the argument, the variable `BENCHER_JOB_CACHE_DIR`, `cachedir` in the current folder.
-    Inside `bencher_job.testing.temporary_cache()` it is always the temporary folder.
-    """
-    if _override is not None:
-        return _override
-    option = "cache_dir"
-    if cache_dir is None:
-        option, cache_dir = "BENCHER_JOB_CACHE_DIR", os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
-    try:
-        chosen = Path(cache_dir)
-        if b"\0" in os.fsencode(chosen):
-            raise ValueError("it has a null character")  # noqa: TRY301 - what Python says of it comes late
-        return chosen.expanduser().absolute()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            error.errno, "the current folder, in which it would lie, is gone", str(chosen)
-        ) from error
-    except (TypeError, ValueError, RuntimeError) as error:  # the last one of an unknown user's home
-        raise BencherJobError(f"{option}={cache_dir!r} is no path of a folder: {error}") from error
-
-
-def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Resolve the folder of one cache: `<cache_dir>/<cache_name>`.
-
-    Raises:
-        BencherJobError: when the name is no plain folder name.
-    """
-    is_text = isinstance(cache_name, str) and _NO_NAME.isdisjoint(cache_name) and is_writable(cache_name)
-    if not is_text or cache_name in {"", ".", ".."}:
-        raise BencherJobError(
-            f"cache_name={cache_name!r} is not the name of a folder. "
-            f"Use a plain name, and cache_dir= to say where the cache lies."
-        )
-    return cache_directory(cache_dir) / cache_name
-
-
-def caching_is_on() -> bool:
-    """Whether results are looked up and kept: the variable `BENCHER_JOB` turns it `off`.
-
-    Raises:
-        BencherJobError: when the variable holds neither `on` nor `off`.
-    """
-    word = os.environ.get("BENCHER_JOB", "").strip().lower()
-    if word in _ON:
-        return True
-    if word in _OFF:
-        return False
-    raise BencherJobError(
-        f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it."
-    )
-
-
-def override() -> str | None:
-    """Give the one directory that all caches lie in at present, or None."""
-    return None if _override is None else os.fspath(_override)
-
-
-def follow_override(directory: str | None) -> None:
-    """Let the caches of a worker lie where those of the process lie whose job it runs.
-
-    A worker may have begun under another override, or inherited one by a fork, whose folder is gone.
-    """
-    global _override, epoch  # noqa: PLW0603 - settings of the process
-    if directory != override():
-        _override = None if directory is None else Path(directory)
-        epoch += 1
-
-
-def is_overridden() -> bool:
-    """Whether all caches lie in a temporary folder at present."""
-    return _override is not None
-
-
-@contextmanager
-def override_cache_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Let all caches that are opened meanwhile lie in one directory, whatever they ask for."""
-    global _override, epoch  # noqa: PLW0603 - settings of the process
-    before, _override = _override, Path(directory).absolute()
-    epoch += 1
-    try:
-        yield _override
-    finally:
-        _override = before
-        epoch += 1
+_log = logging.getLogger(__name__)
 
 
 FIRST_PAUSE: Final = 0.1
 """Seconds before the second run; each further pause is twice as long."""
 
 LONGEST_PAUSE: Final = 10.0
-"""Seconds that a pause is never longer than."""
-
-RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object]
-_log = logging.getLogger(__name__)
+"""The longest pause in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """How often and how long the jobs of a cache may run.
+class Executors(StrEnum):
+    """Where jobs run. Names of members are case-insensitive.
 
-    Attributes:
-        retries: how many times a job runs again at most.
-        retry_on: the exceptions after which it does; a lost worker is always one.
-        timeout: seconds that a run may take; None for as long as it takes.
-
-    Raises:
-        TypeError: when one of them is not what it should be.
-        ValueError: when one of them is below its least value.
+    >>> Executors("multiprocessing")
+    <Executors.MULTIPROCESSING: 'MULTIPROCESSING'>
     """
 
-    retries: int = 0
-    retry_on: RetryOn = Exception
-    timeout: float | None = None
+    SERIAL = auto()
+    """In the calling thread."""
+
+    THREADS = auto()
+    """In threads of this process, for functions that release the GIL or wait for I/O."""
+
+    MULTIPROCESSING = auto()
+    """In processes of this machine."""
+
+    SCOOP = auto()
+    """In the workers of a program started by `python -m scoop`, on one or many machines."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Executors | None:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+    @staticmethod
+    def factory(provider: Executors | str) -> concurrent.futures.Executor | None:
+        """Make a new executor. Return None for SERIAL, which needs none.
+
+        Raises:
+            ValueError: if no executor has that name.
+            BencherJobError: if SCOOP is not running. The message says how to start it.
+        """
+        make = MAKERS.get(Executors(provider))
+        return None if make is None else make()
+
+
+MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
+"""The function that makes each member's executor. The package fills it, because it may import the engines."""
+
+
+# What callers may give
+
+CodeScope = Literal["deep", "own", "none"]
+"""How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
+
+StartMethod = Literal["spawn", "forkserver", "fork"]
+RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object]
+
+
+class CacheArguments(TypedDict, total=False):
+    """Keyword arguments of `FutureCache`, besides those that it also takes by position."""
+
+    cache_dir: str | os.PathLike[str] | None
+    ttl: float | timedelta | None
+    mmap: bool
+    compression: Literal["zstd", "lz4"] | None
+    trusted: bool
+    retries: int
+    retry_on: RetryOn
+    timeout: float | timedelta | None
+    max_workers: int | None
+    max_tasks_per_worker: int | None
+    initializer: Callable[..., object] | None
+    initargs: Sequence[Any]
+    start_method: StartMethod | None
+    inner_threads: int | None
+
+
+class _FunctionArguments(TypedDict, total=False):
+    tag: str
+    ignore: Collection[str]
+    version: object
+    code: CodeScope
+    depends_on: Iterable[object]
+    by_content: Collection[str]
+    libraries: bool | Collection[str]
+
+
+class _PositionalArguments(TypedDict, total=False):
+    executor: Executors | str | concurrent.futures.Executor | Any
+    cache_name: str
+    size_limit: int
+    overwrite: bool
+
+
+class FunctionCacheArguments(_FunctionArguments, CacheArguments, total=False):
+    """Keyword arguments of `JobFunctionCache`, besides those that it also takes by position."""
+
+    cache_samples: bool
+
+
+class DecoratorArguments(_PositionalArguments, _FunctionArguments, CacheArguments, total=False):
+    """Keyword arguments of `cached_job`, which takes no option by position."""
+
+
+# How they are checked: each function takes the option's name and what was given, and returns what the package uses.
+
+
+def _wrong_type(option: str, wanted: str, given: object) -> TypeError:
+    return TypeError(f"{option} must be {wanted}, not {_type_name(given)}")
+
+
+def _type_name(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+
+
+def check_text(option: str, given: object) -> str:
+    """Check that an option is a str that can be written to a store.
+
+    Raises:
+        TypeError: when it is of another type.
+        ValueError: when it has a lone surrogate, which UTF-8 can't encode.
+    """
+    if not isinstance(given, str):
+        raise _wrong_type(option, "a str", given)
+    if not is_writable(given):
+        raise ValueError(
+            f"{option}={given!r} can't be written to a store: UTF-8 can't encode a lone surrogate. Give a str without "
+            f"one."
+        )
+    return given
+
+
+def _str(option: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise _wrong_type(option, "a str", given)
+    return given
+
+
+def _bool(option: str, given: object) -> bool:
+    if not isinstance(given, bool):
+        raise _wrong_type(option, "a bool", given)
+    return given
+
+
+def _int(option: str, given: object, least: int, low: str, remedy: str, wanted: str = "an int") -> int:
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise _wrong_type(option, wanted, given)
+    if given < least:
+        raise ValueError(f"{option}={given} {low}. {remedy}.")
+    return int(given)
+
+
+def _count(option: str, given: object, low: str, otherwise: str) -> int | None:
+    if given is None:
+        return None
+    return _int(option, given, 1, low, f"Give 1 or more, or {otherwise}", "an int or None")
+
+
+def _seconds(option: str, given: object, otherwise: str) -> float | None:
+    if given is None:
+        return None
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise _wrong_type(option, "a number of seconds, a timedelta or None", given)
+    if not seconds > 0:
+        raise ValueError(f"{option}={given!r} is not above 0. Give more than 0 seconds, or {otherwise}.")
+    return None if seconds == math.inf else float(seconds)
+
+
+def _scope(option: str, given: object) -> Any:
+    if _str(option, given) not in get_args(CodeScope):
+        raise ValueError(f"{option}={given!r} is not a scope. Use 'deep', 'own' or 'none'.")
+    return given
+
+
+def _str_or_none(option: str, given: object) -> Any:
+    if given is not None and not isinstance(given, str):
+        raise _wrong_type(option, "a str or None", given)
+    return given
+
+
+def _start_method(option: str, given: object) -> Any:
+    methods = get_args(StartMethod)
+    if _str_or_none(option, given) is not None and given not in methods:
+        raise ValueError(
+            f"{option}={given!r} is not a way to start a worker. Use one of {', '.join(map(repr, methods))}."
+        )
+    return given
+
+
+def _tuple(option: str, given: Any, wanted: str = "an iterable") -> tuple[Any, ...]:
+    """Make a tuple of an option that takes several things; a str by itself is one of them."""
+    if isinstance(given, str):
+        return (given,)
+    try:
+        return tuple(given)
+    except TypeError:
+        raise _wrong_type(option, wanted, given) from None
+
+
+def _names(option: str, given: object) -> tuple[str, ...]:
+    wanted = "a collection of str"
+    names = _tuple(option, given, wanted)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{option} must be {wanted}, not of {_type_name(name)}")
+    return names
+
+
+def _libraries(option: str, given: object) -> bool | tuple[str, ...]:
+    if isinstance(given, bool):
+        return given
+    wanted = "True, False or names of distributions"
+    names = _tuple(option, given, wanted)
+    for name in names:
+        if not isinstance(name, str):
+            raise _wrong_type(option, wanted, name)
+    return names
+
+
+def _path(option: str, given: object) -> Any:
+    if given is not None and not isinstance(given, str | os.PathLike):
+        raise _wrong_type(option, "a str, a path or None", given)
+    return given
+
+
+def _function(option: str, given: object) -> Any:
+    if given is not None and not callable(given):
+        raise _wrong_type(option, "a function or None", given)
+    return given
+
+
+def _exceptions(option: str, given: Any) -> Any:
+    if callable(given) and not isinstance(given, type):
+        return given
+    for each in given if isinstance(given, tuple) else (given,):
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise _wrong_type(option, "an exception type, a tuple of them or a function", each)
+    return given
+
+
+def _anything(_option: str, given: object) -> Any:
+    return given
+
+
+# The table
+
+
+def _by(check: Callable[..., object], **details: object) -> dict[str, Any]:
+    """Make the metadata of a row: the function that checks a value, with its details."""
+    return {"check": partial(check, **details) if details else check}
+
+
+class _Checked:
+    """Base of the groups, which checks their values when one is made."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Pick the options of this group from all that were given."""
+        return cls(**{name: given[name] for name in cls.__dataclass_fields__ if name in given})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.retries, int) or isinstance(self.retries, bool):
-            raise TypeError(
-                f"retries={self.retries!r} is no whole number. Give how many times a job runs again."
-            )
-        if self.retries < 0:
-            raise ValueError(f"retries={self.retries} is less than none. Give 0 or more.")
-        if not _is_choice(self.retry_on):
-            raise TypeError(
-                f"retry_on={self.retry_on!r} chooses no exceptions. Give an exception type, a tuple of them, or a "
-                f"function that takes an exception and says whether the job should run again."
-            )
+        values = vars(self)
+        for name, given in values.items():
+            row = self.__dataclass_fields__[name]
+            if given is not row.default:
+                values[name] = row.metadata["check"](name, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOptions(_Checked):
+    """What the key of a job is made of."""
+
+    ignore: tuple[str, ...] = field(default=(), metadata=_by(_names))
+    version: object = field(default=None, metadata=_by(_anything))  # `JobKeys` checks it
+    code: CodeScope = field(default="deep", metadata=_by(_scope))
+    depends_on: tuple[Any, ...] = field(default=(), metadata=_by(_tuple))
+    by_content: tuple[str, ...] = field(default=(), metadata=_by(_names))
+    libraries: bool | tuple[str, ...] = field(default=True, metadata=_by(_libraries))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(_Checked):
+    """Where results are kept, how, and for how long. `ttl` is in seconds."""
+
+    cache_name: str = field(default="fcache", metadata=_by(_str))  # `store_directory` checks it
+    cache_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(_path))
+    tag: str = field(default="", metadata=_by(check_text))
+    tag_index: bool = field(default=True, metadata=_by(_bool))
+    size_limit: int = field(
+        default=int(10e9),
+        metadata=_by(
+            _int, least=1, low="leaves no room for entries", remedy="Give a size in bytes, such as int(10e9)"
+        ),
+    )
+    cache_samples: bool = field(default=True, metadata=_by(_bool))
+    ttl: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to keep results for good"))
+    mmap: bool = field(default=False, metadata=_by(_bool))
+    compression: str | None = field(default=None, metadata=_by(_str_or_none))  # `compression_named` checks it
+    trusted: bool = field(default=False, metadata=_by(_bool))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(_Checked):
+    """Whether, where, how often and how long jobs run. `timeout` is in seconds."""
+
+    executor: Executors | str | concurrent.futures.Executor | Any = field(  # `executor_name` checks it
+        default=Executors.SERIAL, metadata=_by(_anything)
+    )
+    overwrite: bool = field(default=False, metadata=_by(_bool))
+    retries: int = field(default=0, metadata=_by(_int, least=0, low="is below 0", remedy="Give 0 or more"))
+    retry_on: RetryOn = field(default=Exception, metadata=_by(_exceptions))
+    timeout: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs run on"))
 
     def pause(self, error: BaseException | None, attempt: int) -> float | None:
-        """Give the seconds to wait before the next run, after an attempt (from 1) has failed; None for no next run.
+        """Return the seconds to wait before the next run, after an attempt (from 1) has failed; None for no next run.
 
-        Each pause is a random part, half of it at least, of 0.1, 0.2, 0.4 seconds and so on, up to 10: jobs that failed
-        together don't come back together.
+        Each pause is a random part, at least half, of 0.1, 0.2, 0.4 seconds and so on, up to 10, so that jobs that
+        failed together don't run again together.
         """
         if attempt > self.retries or not isinstance(error, Exception) or not self._passes(error):
             return None
@@ -255,24 +403,222 @@ class Attempts:
             return False
 
 
-def _is_choice(retry_on: Any) -> bool:
-    types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-    are_exceptions = all(isinstance(each, type) and issubclass(each, Exception) for each in types)
-    return are_exceptions or (callable(retry_on) and not isinstance(retry_on, type))
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions(_Checked):
+    """How many workers there are, and how each of them is set up. Functions with the same options share them."""
+
+    max_workers: int | None = field(
+        default=None, metadata=_by(_count, low="starts no worker", otherwise="None for all cores")
+    )
+    max_tasks_per_worker: int | None = field(
+        default=None,
+        metadata=_by(_count, low="leaves a worker no job", otherwise="None for no limit"),
+    )
+    initializer: Callable[..., object] | None = field(default=None, metadata=_by(_function))
+    initargs: tuple[Any, ...] = field(default=(), metadata=_by(_tuple))
+    start_method: StartMethod | None = field(default=None, metadata=_by(_start_method))
+    inner_threads: int | None = field(
+        default=None,
+        metadata=_by(_count, low="leaves a worker no thread", otherwise="None for its share of the cores"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initializer is None and self.initargs:
+            raise TypeError(
+                f"initargs={self.initargs!r} has no initializer to go to. Give one, or leave it out."
+            )
+
+    @property
+    def size(self) -> int:
+        """The largest number of workers."""
+        return self.max_workers or cores()
+
+    def inner(self) -> InnerThreads:
+        """Return how many threads the libraries may start in a worker that starts now."""
+        return InnerThreads.of(self.size, self.inner_threads)
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are not left open, by name."""
+        values = {row.name: getattr(self, row.name) for row in fields(self)}
+        return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
-def seconds_of(option: str, value: float | timedelta | None, remedy: str) -> float | None:
-    """Give an option that is a time in seconds; the remedy says what may be given instead.
+OPTIONS: Final = {
+    row.name: row for group in (KeyOptions, StoreOptions, RunOptions, PoolOptions) for row in fields(group)
+}
+"""All options by name."""
+
+
+class Options(NamedTuple):
+    """All options of one cache, checked."""
+
+    key: KeyOptions
+    store: StoreOptions
+    run: RunOptions
+    pool: PoolOptions
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Check what was given, and take the defaults of all else.
+
+        Raises:
+            TypeError: when a value has the wrong type.
+            ValueError: when a value can't be used.
+        """
+        return cls(KeyOptions.of(given), StoreOptions.of(given), RunOptions.of(given), PoolOptions.of(given))
+
+
+def accept(function: Any, given: Mapping[str, Any]) -> None:
+    """Check that a function which `shows_options` takes each of the keyword arguments that it was given.
 
     Raises:
-        TypeError: when it is no time.
-        ValueError: when it is not above 0.
+        TypeError: when it doesn't take one, with the name that may have been meant.
     """
-    if value is None:
-        return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        raise TypeError(f"{option}={value!r} is no time. Give seconds, a timedelta, or {remedy}.")
-    if not seconds > 0:
-        raise ValueError(f"{option}={value!r} is no time that passes. Give more than 0 seconds, or {remedy}.")
-    return None if seconds == math.inf else float(seconds)
+    parameters = function.__signature__.parameters
+    for name in given:
+        if name not in parameters or parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
+            from difflib import get_close_matches  # takes long to import
+
+            by_name = [each.name for each in parameters.values() if each.kind is not each.POSITIONAL_ONLY]
+            meant = get_close_matches(name, by_name, 1)
+            hint = f". Did you mean {meant[0]!r}?" if meant else ""
+            raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check values, and return them in the form that the package uses.
+
+    Raises:
+        TypeError: when a value has the wrong type.
+        ValueError: when a value can't be used.
+    """
+    return {name: OPTIONS[name].metadata["check"](name, value) for name, value in given.items()}
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def shows_options(arguments: type) -> Callable[[_F], _F]:
+    """Write the options that a function takes as `**options` into its signature, with their defaults and types.
+
+    `help`, Sphinx and IPython read them there; type checkers read `arguments`, a `TypedDict`.
+    """
+
+    def decorate(function: _F) -> _F:
+        signature = inspect.signature(function)
+        *own, _ = signature.parameters.values()
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=OPTIONS[name].default,
+                annotation=getattr(given, "__forward_arg__", given),
+            )
+            for name, given in arguments.__annotations__.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        function.__annotations__.update(arguments.__annotations__)  # for `typing.get_type_hints`
+        return function
+
+    return decorate
+
+
+# The environment
+
+_NO_NAME: Final = frozenset("\0/")
+_ON: Final = {"", "on", "1", "true", "yes"}
+_OFF: Final = {"off", "0", "false", "no"}
+
+_override: Path | None = None
+epoch = 0
+"""A counter that changes when open caches may have to move to another folder."""
+
+
+def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Resolve the folder that holds caches, as an absolute path; nothing is created.
+
+    In this order: the argument, the variable `BENCHER_JOB_CACHE_DIR`, `cachedir` in the current folder.
+    Inside `bencher_job.testing.temporary_cache()` it is always the temporary folder.
+    """
+    if _override is not None:
+        return _override
+    option = "cache_dir"
+    if cache_dir is None:
+        option, cache_dir = "BENCHER_JOB_CACHE_DIR", os.environ.get("BENCHER_JOB_CACHE_DIR") or "cachedir"
+    try:
+        chosen = Path(cache_dir)
+        if b"\0" in os.fsencode(chosen):
+            raise ValueError("it has a null character")  # noqa: TRY301 - what Python says of it comes late
+        return chosen.expanduser().absolute()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, "the current folder, in which it would lie, is gone", str(chosen)
+        ) from error
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
+        raise BencherJobError(f"{option}={cache_dir!r} is not the path of a folder: {error}") from error
+
+
+def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Resolve the folder of one cache: `<cache_dir>/<cache_name>`.
+
+    Raises:
+        BencherJobError: when the name is not a plain folder name.
+    """
+    is_text = isinstance(cache_name, str) and _NO_NAME.isdisjoint(cache_name) and is_writable(cache_name)
+    if not is_text or cache_name in {"", ".", ".."}:
+        raise BencherJobError(
+            f"cache_name={cache_name!r} is not the name of a folder. "
+            f"Use a plain name, and cache_dir= to say where the cache lies."
+        )
+    return cache_directory(cache_dir) / cache_name
+
+
+def caching_is_on() -> bool:
+    """Whether results are looked up and kept. The variable `BENCHER_JOB` turns caching off.
+
+    Raises:
+        BencherJobError: when the variable holds neither `on` nor `off`.
+    """
+    word = os.environ.get("BENCHER_JOB", "").strip().lower()
+    if word in _ON:
+        return True
+    if word in _OFF:
+        return False
+    raise BencherJobError(
+        f"BENCHER_JOB={word!r} is neither on nor off. Set it to off to turn caching off, or unset it."
+    )
+
+
+def override() -> str | None:
+    """Return the directory that all caches lie in at present, or None."""
+    return None if _override is None else os.fspath(_override)
+
+
+def follow_override(directory: str | None) -> None:
+    """Put the caches of a worker where those of the process lie whose job it runs.
+
+    A worker may have started under another override, or inherited one by a fork, whose folder is gone.
+    """
+    global _override, epoch  # noqa: PLW0603 - settings of the process
+    if directory != override():
+        _override = None if directory is None else Path(directory)
+        epoch += 1
+
+
+def is_overridden() -> bool:
+    """Whether all caches lie in a temporary folder at present."""
+    return _override is not None
+
+
+@contextmanager
+def override_cache_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Put all caches that are opened inside the context into one directory, whatever their options."""
+    global _override, epoch  # noqa: PLW0603 - settings of the process
+    before, _override = _override, Path(directory).absolute()
+    epoch += 1
+    try:
+        yield _override
+    finally:
+        _override = before
+        epoch += 1

@@ -33,7 +33,6 @@ nitpick_ignore_regex = [
 default_role = "code"  # docstrings put names in single backticks
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 
@@ -51,5 +50,14 @@ def tell_arguments_of_the_function(
     signature: str | None,
     returns: str | None,
 ) -> tuple[str | None, str | None]:
-    """Leave out the types of `*args: P.args, **kwargs: P.kwargs`: they are those of the decorated function."""
-    return signature and re.sub(r": (?:~?typing\.)?~?P(\.(kw)?args)?(?=[,)])", "", signature), returns
+    """Leave out the types of `*args: P.args, **kwargs: P.kwargs`, and write defaults as in the code.
+
+    These are the types of the decorated function. Sphinx's own way to keep the text of defaults reads the source, where
+    the options of a function with `**options` don't stand.
+    """
+    if signature:
+        signature = re.sub(r": (?:~?typing\.)?~?P(\.(kw)?args)?(?=[,)])", "", signature)
+        signature = re.sub(r"= Ellipsis\b", "= ...", signature)
+        signature = re.sub(r"= <class '(\w+)'>", r"= \1", signature)
+        signature = re.sub(r"= (\d+)0{9}\b", r"= int(\1e9)", signature)
+    return signature, returns

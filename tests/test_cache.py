@@ -698,7 +698,7 @@ def test_a_warning_made_an_error_costs_no_other_job_its_value(tmp_path: Path) ->
 
 
 def test_a_size_limit_that_is_no_number_is_refused() -> None:
-    with pytest.raises(TypeError, match="size_limit='5GB' is no whole number"):
+    with pytest.raises(TypeError, match="size_limit must be an int, not str"):
         FutureCache(size_limit="5GB")
 
 

@@ -224,12 +224,12 @@ def test_options_are_keyword_only_and_known() -> None:
 @pytest.mark.parametrize(
     ("option", "given", "fact"),
     [
-        ("ignore", 5, "is no list"),
-        ("ignore", [1], "has 1, which is no name"),
-        ("by_content", 5, "is no list"),
+        ("ignore", 5, "must be a collection of str, not int"),
+        ("ignore", [1], "must be a collection of str, not of int"),
+        ("by_content", 5, "must be a collection of str, not int"),
         ("libraries", None, "must be True, False or names of distributions, not NoneType"),
-        ("depends_on", print, "is no list"),
-        ("initargs", 5, "is no list"),
+        ("depends_on", print, "must be an iterable, not builtin_function_or_method"),
+        ("initargs", 5, "must be an iterable, not int"),
         ("tag", None, "must be a str, not NoneType"),
         ("tag", b"nightly", "must be a str, not bytes"),
     ],
@@ -379,7 +379,7 @@ def test_positional_only_and_variadic_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("thing", "message"),
-    [(Model, "Decorate its methods"), (5, "can't be called"), (add, "cached already")],
+    [(Model, "Decorate its methods"), (5, "can't be called"), (add, "already cached")],
 )
 def test_what_can_not_be_decorated_is_told_why(thing: object, message: str) -> None:
     with pytest.raises(TypeError, match=message):

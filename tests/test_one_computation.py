@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._options import DEFAULT_CACHE_NAME
+from bencher_job._options import StoreOptions
 from bencher_job._stores import Lease, open_store
 from tests.programs import Programs, until
 
@@ -129,7 +129,9 @@ def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
     programs.wait_for("owner.begun")
     key = (programs.folder / "key").read_text()
     other = programs.start("other", source)
-    with closing(open_store(programs.folder / "cachedir" / DEFAULT_CACHE_NAME, size_limit=10**9)) as store:
+    with closing(
+        open_store(programs.folder / "cachedir" / StoreOptions.cache_name, size_limit=10**9)
+    ) as store:
         lease = Lease(key)
         lease.number = store.leases.owner(key).number
         assert until(lambda: store.leases.is_waited_for(lease))

@@ -19,13 +19,13 @@ def plain_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("given", ["nul\0", "\ud800", 5, b"bytes", "~nobody of that name/x"])
 def test_what_is_no_path_is_told_by_its_option(given: object) -> None:
-    with pytest.raises(BencherJobError, match=r"^cache_dir=.* is no path of a folder"):
+    with pytest.raises(BencherJobError, match=r"^cache_dir=.* is not the path of a folder"):
         cache_directory(given)  # type: ignore[arg-type]
 
 
 def test_a_variable_that_is_no_path_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCHER_JOB_CACHE_DIR", "~nobody of that name/x")
-    with pytest.raises(BencherJobError, match=r"^BENCHER_JOB_CACHE_DIR=.* is no path of a folder"):
+    with pytest.raises(BencherJobError, match=r"^BENCHER_JOB_CACHE_DIR=.* is not the path of a folder"):
         cache_directory()
 
 

@@ -94,7 +94,7 @@ def _target(arguments: Namespace) -> Path:
         return _options.store_directory(arguments.cache_name, arguments.cache_dir)
     if directory.is_dir() and stores_in(directory):
         return one_store_of(arguments)
-    return directory / _options.DEFAULT_CACHE_NAME
+    return directory / _options.StoreOptions.cache_name
 
 
 def _opened(arguments: Namespace, directory: Path) -> Store:

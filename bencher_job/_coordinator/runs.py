@@ -28,7 +28,6 @@ from .._executors import (
     Engine,
     Executors,
     Outcome,
-    PoolSettings,
     check_limits,
     engine_for,
     error_text,
@@ -41,7 +40,7 @@ from .._inside import critical, is_inside, runs_jobs
 from .._job import Job
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function, running_loop
-from .._options import Attempts
+from .._options import PoolOptions, RunOptions
 from .._origin import git_state_of
 from .._processes import renew_after_fork
 from .._stores import DepositLost, Payload, Store
@@ -165,7 +164,7 @@ class Engines:
     """
 
     def __init__(
-        self, executor: Any, settings: PoolSettings, timeout: float | None, *, of_coroutines: bool = False
+        self, executor: Any, settings: PoolOptions, timeout: float | None, *, of_coroutines: bool = False
     ) -> None:
         check_limits(executor, settings, timeout, of_coroutines=of_coroutines)
         self.executor_type = executor_name(executor)
@@ -361,7 +360,7 @@ class Runs:
         keeping: Keeping,
         counts: Counts,
         announce: Callable[[Iterable[Job]], None],
-        attempts: Attempts,
+        attempts: RunOptions,
     ) -> None:
         self.engines = engines
         self._keeping = keeping

@@ -11,16 +11,14 @@ import concurrent.futures
 from dataclasses import fields
 from typing import Any, Final
 
-from .base import MAKERS, Executors, Outcome, error_text, inside_worker, is_submitter, run_inline
+from .._options import MAKERS, Executors, PoolOptions
+from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
 from .engine import Engine, SerialEngine
-from .settings import PoolSettings, StartMethod
 
 __all__ = [
     "Engine",
     "Executors",
     "Outcome",
-    "PoolSettings",
-    "StartMethod",
     "check_limits",
     "engine_for",
     "error_text",
@@ -107,7 +105,7 @@ def _member(name: str) -> Executors:
 
 def check_limits(
     spec: Executors | str | concurrent.futures.Executor | object,
-    settings: PoolSettings,
+    settings: PoolOptions,
     timeout: float | None,
     *,
     of_coroutines: bool = False,
@@ -144,7 +142,7 @@ def check_limits(
 
 
 _SERVED_BY: Final = {
-    Executors.MULTIPROCESSING: frozenset(field.name for field in fields(PoolSettings)),
+    Executors.MULTIPROCESSING: frozenset(field.name for field in fields(PoolOptions)),
     Executors.THREADS: frozenset({"max_workers", "inner_threads"}),
     Executors.SCOOP: frozenset({"inner_threads"}),
 }
@@ -153,7 +151,7 @@ _SERVED_BY: Final = {
 
 def engine_for(
     spec: Executors | str | concurrent.futures.Executor | object,
-    settings: PoolSettings | None = None,
+    settings: PoolOptions | None = None,
     timeout: float | None = None,
 ) -> Engine:
     """Make the engine for `executor=`. No process starts before the first job.
@@ -174,7 +172,7 @@ def engine_for(
     return engine
 
 
-def _own_engine(member: Executors, settings: PoolSettings | None, timeout: float | None) -> Engine:
+def _own_engine(member: Executors, settings: PoolOptions | None, timeout: float | None) -> Engine:
     if member is Executors.SERIAL:
         return SerialEngine()
     if member is Executors.THREADS:

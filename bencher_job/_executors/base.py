@@ -1,4 +1,4 @@
-"""Executor names, the outcome of a run, and the state of worker processes.
+"""The outcome of a run, and the state of worker processes.
 
 This module imports neither multiprocessing, psutil, cloudpickle nor scoop: engines are imported at first use.
 """
@@ -6,7 +6,6 @@ This module imports neither multiprocessing, psutil, cloudpickle nor scoop: engi
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import functools
 import os
 import sys
@@ -15,10 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from enum import auto
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-
-from strenum import StrEnum
 
 from .._job import Job, run_as
 from .._media import running_as
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
     from .._stores.codec import Payload
 
 __all__ = [
-    "MAKERS",
-    "Executors",
     "OtherVersions",
     "Outcome",
     "Place",
@@ -47,45 +41,6 @@ __all__ = [
     "run_inline",
     "this_process",
 ]
-
-
-class Executors(StrEnum):
-    """Where jobs run. Names of members are case-insensitive.
-
-    >>> Executors("multiprocessing")
-    <Executors.MULTIPROCESSING: 'MULTIPROCESSING'>
-    """
-
-    SERIAL = auto()
-    """In the calling thread."""
-
-    THREADS = auto()
-    """In threads of this process, for functions that release the GIL or wait for I/O."""
-
-    MULTIPROCESSING = auto()
-    """In processes of this machine."""
-
-    SCOOP = auto()
-    """In the workers of a program started by `python -m scoop`, on one or many machines."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> Executors | None:
-        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
-
-    @staticmethod
-    def factory(provider: Executors | str) -> concurrent.futures.Executor | None:
-        """Make a new executor. Return None for SERIAL, which needs none.
-
-        Raises:
-            ValueError: if no executor has that name.
-            BencherJobError: if SCOOP is not running. The message says how to start it.
-        """
-        make = MAKERS.get(Executors(provider))
-        return None if make is None else make()
-
-
-MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
-"""The function that makes each member's executor. The package fills it, because it may import the engines."""
 
 
 class Place(NamedTuple):

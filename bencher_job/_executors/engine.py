@@ -12,8 +12,9 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._errors import BencherJobError, WorkerLost
+from .._options import Executors
 from .._processes import renew_after_fork
-from .base import Executors, Outcome, error_text, run_inline
+from .base import Outcome, error_text, run_inline
 
 if TYPE_CHECKING:
     from .._job import Job

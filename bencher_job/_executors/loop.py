@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from .. import _media
 from .._errors import BencherJobError
 from .._loops import Caller
-from .base import Executors, Outcome, leave_if_forked, run_inline
+from .._options import Executors
+from .base import Outcome, leave_if_forked, run_inline
 from .engine import Engine
 from .entry import outcome_of_coroutine
 from .threads import ThreadPool

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 from .._cores import check_threads_can_be_limited
 from .._errors import BencherJobError
 from .._light_future import LightFuture
-from .base import Executors, Outcome, end_at_exit
+from .._options import Executors, PoolOptions
+from .base import Outcome, end_at_exit
 from .engine import SharedEngine, SharedExecutors, unsendable
 from .entry import RunResult, open_result, unpack_value
 from .packing import Parcel, pack_call, pack_many
 from .pickling import CallPickler, dumps
 from .scheduler import PoolScheduler
-from .settings import PoolSettings, StartMethod
 from .slot import Task
 
 if TYPE_CHECKING:
@@ -55,21 +55,10 @@ class SlotPool(concurrent.futures.Executor):
     is how many threads BLAS, OpenMP and similar libraries may start in each worker, by default its share of the cores.
     """
 
-    def __init__(
-        self,
-        max_workers: int | None = None,
-        *,
-        max_tasks_per_worker: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Sequence[Any] = (),
-        start_method: StartMethod | None = None,
-        inner_threads: int | None = None,
-    ) -> None:
-        settings = PoolSettings(
-            max_workers, max_tasks_per_worker, initializer, tuple(initargs), start_method, inner_threads
-        )
-        if start_method == "fork":
-            check_threads_can_be_limited(inner_threads, "in forked workers")
+    def __init__(self, max_workers: int | None = None, **options: Any) -> None:
+        settings = PoolOptions(max_workers=max_workers, **options)
+        if settings.start_method == "fork":
+            check_threads_can_be_limited(settings.inner_threads, "in forked workers")
         settings = replace(settings, max_workers=settings.size)
         self.max_workers = settings.size
         self.pid = os.getpid()
@@ -148,7 +137,7 @@ class SlotPool(concurrent.futures.Executor):
             self._scheduler.join()
 
 
-def _pickled_initializer(settings: PoolSettings) -> bytes | None:
+def _pickled_initializer(settings: PoolOptions) -> bytes | None:
     """Pickle the initializer and its arguments.
 
     Raises:
@@ -174,9 +163,9 @@ class PoolEngine(SharedEngine[SlotPool]):
     _own_errors = (BencherJobError, CancelledError)  # `kill` ends a running job with CancelledError
 
     def __init__(
-        self, pool: SlotPool | None = None, settings: PoolSettings | None = None, timeout: float | None = None
+        self, pool: SlotPool | None = None, settings: PoolOptions | None = None, timeout: float | None = None
     ) -> None:
-        settings = settings or PoolSettings()
+        settings = settings or PoolOptions()
         self._pool_settings = replace(settings, max_workers=settings.size)
         self._timeout = timeout
         super().__init__(pool, _pools)
@@ -188,7 +177,7 @@ class PoolEngine(SharedEngine[SlotPool]):
         settings = self._pool_settings
         start = settings.start_method or "spawn"
         initialize = _pickled_initializer(settings)
-        return settings.size, settings.max_tasks_per_worker, start, initialize, settings.inner_threads
+        return replace(settings, start_method=start, initializer=None, initargs=()), initialize
 
     def _submit(self, job: Job) -> Future[Any]:
         return self._submit_many([job])[0]

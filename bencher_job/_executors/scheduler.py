@@ -28,11 +28,11 @@ from typing import Any, Final
 
 from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._inside import critical
+from .._options import PoolOptions
 from .base import Place, error_text
 from .durations import AHEAD, UNKNOWN, DurationEstimates
 from .entry import ResultKind, RunResult, describe, time_is_over
 from .exceptions import load_error
-from .settings import PoolSettings
 from .slot import Slot, Task, lost
 from .wire import Message
 from .worker import BEGUN, FAILED, READY
@@ -229,7 +229,7 @@ class PoolScheduler:
         slots: the workers that run jobs or wait for some.
     """
 
-    def __init__(self, settings: PoolSettings, initialize: bytes | None) -> None:
+    def __init__(self, settings: PoolOptions, initialize: bytes | None) -> None:
         self.slots: list[Slot] = []
         self._leaving: list[Slot] = []
         self._abandoned: list[Slot] = []

@@ -38,15 +38,15 @@ import psutil
 from .._cores import InnerThreads, check_threads_can_be_limited
 from .._errors import BencherJobError, WorkerLost
 from .._inside import critical
+from .._options import Executors, PoolOptions
 from .._processes import renew_after_fork
-from .base import Executors, error_text
+from .base import error_text
 from .connections import LivenessConnection, LivenessListener, WorkerConnection
 from .durations import DurationEstimates
 from .engine import SharedExecutors
 from .entry import ResultKind, RunResult, run_split
 from .packing import LOADED_FUNCTIONS
 from .remote import RemoteEngine, RemoteExecutor, RemoteTask
-from .settings import PoolSettings
 
 __all__ = [
     "MessageKind",
@@ -741,7 +741,7 @@ class ScoopEngine(RemoteEngine[ScoopExecutor]):
 
     name = str(Executors.SCOOP)
 
-    def __init__(self, executor: ScoopExecutor | None = None, settings: PoolSettings | None = None) -> None:
+    def __init__(self, executor: ScoopExecutor | None = None, settings: PoolOptions | None = None) -> None:
         self._inner_threads = None if settings is None else settings.inner_threads
         super().__init__(executor, _executors)
 

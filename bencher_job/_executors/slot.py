@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from .._errors import WorkerLost
+from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork
 from .base import Place
 from .durations import OVERDUE
 from .entry import RunResult, describe
 from .packing import Parcel
-from .settings import PoolSettings, StartMethod
 from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, frame
 from .worker import serve
 
@@ -200,7 +200,7 @@ class Slot:
         killed_because: why the pool killed it, else empty.
     """
 
-    def __init__(self, settings: PoolSettings, initialize: bytes | None) -> None:
+    def __init__(self, settings: PoolOptions, initialize: bytes | None) -> None:
         self.given: dict[int, Task] = {}
         self.load = 0.0
         self.taken = 0
@@ -219,7 +219,7 @@ class Slot:
         self._start(settings, initialize)
         renew_after_fork(self)
 
-    def _start(self, settings: PoolSettings, initialize: bytes | None) -> None:
+    def _start(self, settings: PoolOptions, initialize: bytes | None) -> None:
         end, its_end = socket.socketpair()
         reading, writing = os.pipe()
         its_tokens = Connection(reading, writable=False)

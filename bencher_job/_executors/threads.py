@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from .._cores import InnerThreads, check_threads_can_be_limited, threads_limited
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function
-from .base import Executors, Outcome, as_worker, leave_if_forked, run_inline
+from .._options import Executors, PoolOptions
+from .base import Outcome, as_worker, leave_if_forked, run_inline
 from .engine import SharedEngine, SharedExecutors
-from .settings import PoolSettings
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -59,7 +59,7 @@ class ThreadPool(concurrent.futures.Executor):
     """
 
     def __init__(self, max_workers: int | None = None, *, inner_threads: int | None = None) -> None:
-        settings = PoolSettings(max_workers, inner_threads=inner_threads)
+        settings = PoolOptions(max_workers=max_workers, inner_threads=inner_threads)
         check_threads_can_be_limited(inner_threads, "in threads")
         self.max_workers = settings.size
         self._inner = settings.inner()
@@ -181,10 +181,10 @@ class ThreadsEngine(SharedEngine[ThreadPool]):
     def __init__(
         self,
         pool: ThreadPool | None = None,
-        settings: PoolSettings | None = None,
+        settings: PoolOptions | None = None,
         timeout: float | None = None,
     ) -> None:
-        settings = settings or PoolSettings()
+        settings = settings or PoolOptions()
         self._size, self._inner_threads = settings.size, settings.inner_threads
         self._timeout = timeout
         super().__init__(pool, _pools)

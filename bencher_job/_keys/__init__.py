@@ -18,13 +18,11 @@ from .key import (
     identity_of,
 )
 from .names import qualified_name
-from .walker import CodeScope
 
 __all__ = [
     "KEY_VERSION",
     "UNCHANGEABLE",
     "Call",
-    "CodeScope",
     "FunctionVersion",
     "Identity",
     "JobKeys",

@@ -22,13 +22,14 @@ from types import FunctionType, ModuleType
 from typing import Any, Final
 
 from .._errors import CodeMismatch
+from .._options import CodeScope
 from .code import CodeInfo, Place, accept_code_info, place_of
 from .files import content_digest
 from .fingerprint import Fingerprint
 from .graph import Edge, Node, Table, digest_graph
 from .libraries import version_of
 from .names import MAIN_MODULES, is_own_module, module_name, qualified_name
-from .walker import CodeScope, Walker
+from .walker import Walker
 
 __all__ = ["CodeCheck", "code_check_for", "refuse_other_code"]
 

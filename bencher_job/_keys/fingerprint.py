@@ -22,6 +22,7 @@ from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from .._errors import UnkeyableArgument
+from .._options import CodeScope
 from .._processes import renew_after_fork
 from .._record import short_form
 from .files import content_digest
@@ -30,7 +31,7 @@ from .hashing import digest, set_code_hasher
 from .libraries import distributions_of, normalized, version_of
 from .members import attributes_of_function, name_libraries
 from .names import defines_own_code, module_name, qualified_name
-from .walker import CodeScope, Walker, attributes_in
+from .walker import Walker, attributes_in
 
 __all__ = [
     "CodeTracker",
@@ -187,8 +188,6 @@ class CodeTracker:
         libraries: Libraries = True,
         is_argument: bool = False,
     ) -> None:
-        if code not in {"deep", "own", "none"}:
-            raise ValueError(f"code must be 'deep', 'own' or 'none', not {code!r}")
         self._function = function
         self._scope: CodeScope = code
         self._is_argument = is_argument  # all its attributes count, since any may be read

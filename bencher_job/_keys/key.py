@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,14 +12,13 @@ from types import FunctionType
 from typing import Any, Final
 
 from .._errors import UnkeyableArgument
-from .._options import libraries_of, names_of, tuple_of
+from .._options import KeyOptions
 from .arguments import NO_DEFAULT, Binder, Call, receiver_of
 from .files import absolute
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint, StoredFunctionVersion
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, Seen, digest, encode_arguments, join_key
 from .names import qualified_name
-from .walker import CodeScope
 
 __all__ = [
     "FunctionVersion",
@@ -82,6 +81,9 @@ _State = tuple[Fingerprint, FunctionVersion, Binder, tuple[str, ...], tuple[obje
 """A fingerprint with its function version, binder, the binder's labels and defaults, and keys by encoded arguments."""
 
 
+_ALL_DEFAULTS: Final = KeyOptions()
+
+
 class JobKeys:
     """Makes the keys of one function's jobs.
 
@@ -92,20 +94,13 @@ class JobKeys:
     def __init__(
         self,
         function: Callable[..., Any],
-        *,
-        ignore: Collection[str] = (),
-        version: object = None,
-        code: CodeScope = "deep",
-        depends_on: Iterable[object] = (),
-        by_content: Collection[str] = (),
-        libraries: bool | Collection[str] = True,
+        options: KeyOptions = _ALL_DEFAULTS,
     ) -> None:
         self._function = function
-        self.ignored = names_of("ignore", ignore)
-        self._by_content = names_of("by_content", by_content)
-        counted = libraries_of(libraries)
-        self._libraries = counted is True
-        depends_on = tuple_of("depends_on", depends_on)
+        self.ignored = options.ignore
+        self._by_content = options.by_content
+        self._libraries = options.libraries is True
+        code, depends_on, version = options.code, options.depends_on, options.version
         tracked: Any = function
         self._ignored_parameters = self.ignored
         if (receiver := receiver_of(function)) is not None and receiver in self.ignored:
@@ -113,12 +108,13 @@ class JobKeys:
             tracked, owner = function.__func__, function.__self__  # type: ignore[attr-defined]  # a bound method
             if code == "deep" and not isinstance(owner, type):  # the method may call others of its class
                 depends_on = (*depends_on, type(owner))
-        self.tracker = CodeTracker(tracked, code=code, depends_on=depends_on, libraries=counted)
+        self.tracker = CodeTracker(tracked, code=code, depends_on=depends_on, libraries=options.libraries)
         try:
             self._version = digest(version, "version")
         except UnkeyableArgument as error:
             raise TypeError(
-                f"version={version!r} can't be part of a key: {error.reason}. Pass a number or a str."
+                f"version must be a value that a key can be made of, such as an int or a str, not "
+                f"{type(version).__name__}: {error.reason}"
             ) from error
         self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
         self._code = code

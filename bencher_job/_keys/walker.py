@@ -20,9 +20,10 @@ from types import (
     NoneType,
     SimpleNamespace,
 )
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .._errors import UnkeyableArgument
+from .._options import CodeScope
 from .canonical import Raised, error_text
 from .graph import ABSENT, Edge, Node, Table, Watch, is_empty, is_frozen
 from .hashing import Encoder, digest
@@ -52,7 +53,6 @@ from .names import (
 )
 
 __all__ = [
-    "CodeScope",
     "Walker",
     "attributes_in",
     "classes_in",
@@ -225,9 +225,6 @@ def _order(key: object) -> bytes:
     except UnkeyableArgument:
         return b""
 
-
-CodeScope = Literal["deep", "own", "none"]
-"""How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
 
 _MembersOf = Callable[["Walker", Any, Node], Edge]
 

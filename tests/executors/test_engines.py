@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost, cached_job
-from bencher_job._executors import PoolSettings, base, engine_for, inside_worker, run_inline
+from bencher_job._executors import base, engine_for, inside_worker, run_inline
 from bencher_job._executors.pool import SlotPool
+from bencher_job._options import PoolOptions
 from tests.environment import unmeasured
 
 PATIENCE = 20.0
@@ -198,12 +199,12 @@ def test_names_are_those_of_executors_in_any_case():
 
 @pytest.mark.parametrize("spec", [None, 3, ThreadPoolExecutor])
 def test_anything_else_is_refused(spec):
-    with pytest.raises(TypeError, match="executor must be a member of Executors"):
+    with pytest.raises(TypeError, match=r"^executor must be a member of Executors, .*, not \w+$"):
         engine_for(spec)
 
 
 def test_users_with_the_same_settings_share_a_pool_until_the_last_releases_it():
-    settings = PoolSettings(max_workers=3)  # a size that no other test uses
+    settings = PoolOptions(max_workers=3)  # a size that no other test uses
     one, other = engine_for("multiprocessing", settings), engine_for("multiprocessing", settings)
     pid = outcome_of(one, job_of(os.getpid)).value
     assert one.executor is other.executor
@@ -226,7 +227,7 @@ def test_an_adopted_executor_is_not_shut_down():
 
 def test_making_an_engine_imports_and_starts_nothing():
     code = (
-        "import sys, bencher_job; from bencher_job._executors import PoolSettings, engine_for;"
+        "import sys, bencher_job; from bencher_job._executors import engine_for;"
         "light = [m for m in ('multiprocessing', 'psutil', 'cloudpickle', 'scoop') if m in sys.modules];"
         "engine_for('multiprocessing'); import threading, psutil;"
         "print(light, threading.active_count(), psutil.Process().children())"

@@ -67,9 +67,9 @@ def test_an_initializer_that_cannot_be_sent_is_refused():
 @pytest.mark.parametrize(
     ("options", "error", "reported"),
     [
-        ({"initializer": 3}, TypeError, "initializer must be callable, not int"),
+        ({"initializer": 3}, TypeError, "initializer must be a function or None, not int"),
         ({"initargs": (3,)}, TypeError, r"initargs=\(3,\) has no initializer"),
-        ({"start_method": "thread"}, ValueError, "start_method='thread' does not exist"),
+        ({"start_method": "thread"}, ValueError, "start_method='thread' is not a way"),
         ({"max_tasks_per_worker": 0}, ValueError, "max_tasks_per_worker=0"),
     ],
 )

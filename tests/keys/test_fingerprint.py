@@ -18,6 +18,7 @@ from types import ModuleType
 
 import pytest
 
+from bencher_job import cached_job
 from bencher_job._keys import hashing
 from bencher_job._keys.fingerprint import CodeTracker, fingerprint
 from bencher_job._keys.hashing import digest
@@ -633,8 +634,8 @@ class TestScope:
         assert one.digest != two.digest
 
     def test_an_unknown_scope_is_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"code must be 'deep', 'own' or 'none', not 'all'"):
-            CodeTracker(len, code="all")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"code='all' is not a scope. Use 'deep'"):
+            cached_job(code="all")  # type: ignore[call-overload]
 
 
 class TestDependsOn:

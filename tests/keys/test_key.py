@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bencher_job import UnkeyableArgument
 from bencher_job._keys import JobKeys, Known
-from bencher_job._keys.walker import CodeScope
+from bencher_job._options import CodeScope, KeyOptions
 
 MISSING = object()
 LOCK = threading.Lock()
@@ -49,7 +49,7 @@ def function() -> Any:
 
 @pytest.mark.parametrize("code", ["deep", "own", "none"])
 def test_swapped_defaults_are_bound(function: Any, code: CodeScope) -> None:
-    keys = JobKeys(function, code=code)
+    keys = JobKeys(function, KeyOptions(code=code))
     old = keys.key((0,), {})
     assert keys.binder.call((0,), {}) == ((), {"a": 0, "c": 1, "k": 1})
     function.__defaults__ = (5,)
@@ -78,7 +78,7 @@ def test_a_default_without_a_key_counts_as_the_default(default: object, code: Co
     def f(x: object, missing: object = default, after: object = 1) -> object:
         return x, missing, after
 
-    keys = JobKeys(f, code=code)
+    keys = JobKeys(f, KeyOptions(code=code))
     assert keys.key(([1],), {}) == keys.key(([1], default), {})
     others = [keys.key(*call) for call in ((([1], None), {}), (([2],), {}), (([1],), {"after": 2}))]
     assert len({keys.key(([1],), {}), *others}) == 4

@@ -20,6 +20,7 @@ import pytest
 from bencher_job import UnkeyableArgument, register_hasher
 from bencher_job._keys import hashers
 from bencher_job._keys.key import JobKeys
+from bencher_job._options import KeyOptions
 
 from .test_refusals import WITHOUT_VALUE
 
@@ -104,13 +105,13 @@ OWN = {cls.__name__: cls for cls in (Config, Holder, Named, Thread, Unreadable)}
 def refusal_of(call: Call, **given: Any) -> UnkeyableArgument:
     function, args, kwargs = call
     with pytest.raises(UnkeyableArgument) as caught:
-        JobKeys(function, **given).key(args, kwargs)
+        JobKeys(function, KeyOptions(**given)).key(args, kwargs)
     return caught.value
 
 
 def key_of(call: Call, **given: Any) -> str:
     function, args, kwargs = call
-    return JobKeys(function, **given).key(args, kwargs)
+    return JobKeys(function, KeyOptions(**given)).key(args, kwargs)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from bencher_job import BencherJobError, CacheWarning, Record, UntrustedCache, _media
 from bencher_job._keys import JobKeys
+from bencher_job._options import KeyOptions
 from bencher_job._record import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, archive, dump, importing
 from bencher_job._stores import archive as exporting
@@ -160,7 +161,7 @@ def test_records_come_whole(store: DiskStore, other: DiskStore, path: Path) -> N
 
 
 def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> None:
-    edition = JobKeys(function, version="3").function_version
+    edition = JobKeys(function, KeyOptions(version="3")).function_version
     for key in ("a", "b"):
         record = replace(entry(key, 1).record, function=edition.function)
         store.put_many([Entry(dump(1), record, key.encode(), edition)])

@@ -77,6 +77,11 @@ def error(n: int, verbose: bool = False) -> float:
 assert_type(error(3), float)
 assert_type(error.submit(3), JobFuture[float])
 cached_job(max_cores=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+FutureCache(max_cores=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+FutureCache(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+JobFunctionCache(abs, max_cores=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+JobFunctionCache(abs, ignore=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+JobFunctionCache(abs, False, "serial", "fcache", True, 10**9, tag="nightly", cache_samples=False)
 cached_job(libraries=False)
 cached_job(libraries=["numpy"])
 cached_job(libraries=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
