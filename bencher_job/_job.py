@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import gc
 import pathlib
 import pickle
 import sys
@@ -417,6 +418,24 @@ def run_job(job: Job) -> Any:
     return run_as(running_as(job.job_key, job.media_folder), job)
 
 
+def _set_running(running: Any) -> None:
+    """Set the running job of this context. Before Python 3.12 a collection in the middle of that may crash.
+
+    There a `__del__` that runs a job sets the variable too, while the outer call still reads what that frees.
+    """
+    collects = _COLLECTS_ANYWHERE and gc.isenabled()
+    if collects:
+        gc.disable()
+    try:
+        RUNNING.set(running)
+    finally:
+        if collects:
+            gc.enable()
+
+
+_COLLECTS_ANYWHERE: Final = sys.version_info < (3, 12)
+
+
 def run_as(running: RunningJob, job: Job) -> Any:
     """Run a job's function as the current job of this thread.
 
@@ -426,10 +445,10 @@ def run_as(running: RunningJob, job: Job) -> Any:
     """
     before = RUNNING.get()
     try:  # not a context manager, whose exit Ctrl-C could skip
-        RUNNING.set(running)
+        _set_running(running)
         value = job.call()
         if hasattr(value, "__await__") and is_coroutine_function(job.function):
             return run_to_end(value)
         return value
     finally:
-        RUNNING.set(before)
+        _set_running(before)
