@@ -362,15 +362,19 @@ def test_a_worker_that_is_killed_costs_nothing(doomed, tmp_path):
     with doomed(nanny=False, failures=3).client() as client, FutureCache(client, cache_dir=tmp_path) as cache:
         pids = client.run(os.getpid)
         (victim, *_) = pids.values()
+        killed = tmp_path / "killed"
 
         def work(x):
             time.sleep(0.05)
+            while x >= 30 and not killed.exists():
+                time.sleep(0.01)
             return x, os.getpid()
 
         futures = [cache.submit(Job(f"{x}", work, {"x": x}, f"key {x}")) for x in range(60)]
         wait(futures[:10], PATIENCE)
         kept = {record.arguments["x"] for record in cache.records()}
         os.kill(victim, signal.SIGKILL)
+        killed.touch()
         values = [future.result(PATIENCE) for future in futures]
         kept_in_the_end = {record.arguments["x"] for record in cache.records()}
 
