@@ -1,0 +1,1 @@
+"""Shared stores: who else has it?"""
