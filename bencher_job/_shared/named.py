@@ -269,14 +269,14 @@ class NamedRemote(Beating):
     def close(self) -> None:
         """Release the leases, and end the session."""
         self._session.stop_beating()
-        had_leases = self._session._beaten is not None  # noqa: SLF001 - its own session
         try:
             self.release(list(self._session.held.values()))
-            if had_leases:
+            if self._session.is_known:
                 name = f"s/{self._session.start_over()}"
                 self._call(lambda: self._engine.delete([name]))
         except Unreachable:  # the leases end by themselves
             pass
+        self._requests.end()
 
     # In threads of `Requests` from here on
 

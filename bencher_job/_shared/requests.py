@@ -96,7 +96,7 @@ class Requests:
     def renew(self) -> None:
         """Start without threads, as in a forked child."""
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Request[Any]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Request[Any] | None] = queue.SimpleQueue()
         self._threads = 0
         self._waiting = 0
         self._running: set[_Request[Any]] = set()
@@ -157,6 +157,13 @@ class Requests:
                 raise Unreachable("nobody waits for the answer any more")
             request.touched = self._moved = time.monotonic()
 
+    def end(self) -> None:
+        """End the threads as soon as they are idle. The next request starts new ones."""
+        with self._lock:
+            for _ in range(self._threads):
+                self._put(None)
+            self._threads = self._waiting = 0
+
     def drain(self, seconds: float) -> None:
         """Wait until no request runs."""
         end = time.monotonic() + seconds
@@ -196,15 +203,17 @@ class Requests:
                 self._waiting -= 1
             self._put(request)
 
-    def _put(self, request: _Request[Any]) -> None:
+    def _put(self, request: _Request[Any] | None) -> None:
         self._queue.put(request)
 
-    def _next(self) -> _Request[Any]:
+    def _next(self) -> _Request[Any] | None:
         return self._queue.get()
 
     def _work(self) -> None:
         while True:
             request = self._next()
+            if request is None:
+                return
             if request.is_abandoned:
                 request.done.set()
             else:

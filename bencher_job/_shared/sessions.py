@@ -54,6 +54,11 @@ class Session:
         return self._beaten is not None and time.monotonic() - self._beaten > self.seconds
 
     @property
+    def is_known(self) -> bool:
+        """Whether others may have heard of this session."""
+        return self._beaten is not None
+
+    @property
     def is_due(self) -> bool:
         """Whether a heartbeat is needed before the next lease."""
         return (
