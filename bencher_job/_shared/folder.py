@@ -57,7 +57,8 @@ class FolderBytes:
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of a file."""
-        return _again(lambda: self._read(name))
+        content = _again(lambda: self._read(name))
+        return _again(lambda: self._look_again(name)) if content is None else content
 
     def create(self, name: str, content: bytes) -> bool:
         """Store a file if there is none."""
@@ -91,6 +92,14 @@ class FolderBytes:
         finally:
             _remove(os.unlink, part)
         self._synchronise(name)
+
+    def refresh(self, name: str, content: bytes) -> None:
+        """Write a file in place. A file that is replaced may be cached under its name on other machines."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._mode = os.stat(self.place).st_mode
+        descriptor = self._in(name, lambda: os.open(self._path(name), flags, 0o666 & self._mode))
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files."""
@@ -197,9 +206,17 @@ class FolderBytes:
                     self.touch()
                 return b"".join(pieces)
         except FileNotFoundError:
+            return None
+
+    def _look_again(self, name: str) -> bytes | None:
+        """Read what may be there only since a short time: opening a folder ends what the system has cached of it."""
+        try:
+            os.close(os.open(os.path.dirname(self._path(name)), os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
             if not os.path.isdir(self.place):
                 raise
             return None
+        return self._read(name)
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         def look() -> list[os.DirEntry[str]]:

@@ -69,6 +69,9 @@ class Bytes(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Store bytes, whatever is there."""
 
+    def refresh(self, name: str, content: bytes) -> None:
+        """Store bytes that matter only in that they have changed."""
+
     def delete(self, names: Iterable[str]) -> None:
         """Remove names, if they exist."""
 
@@ -385,10 +388,9 @@ class NamedRemote(Beating):
         return None
 
     def _begin(self, lease: Lease) -> Lease | None:
-        if self._session.held.get(lease.address) != lease:
-            return None
-        if lease.begun:
-            return lease
+        held = self._session.held.get(lease.address)
+        if held is None or held.begun:
+            return held
         now = self._take(lease.address, begun=True)
         if now is None:
             self._session.drop([lease.address])
@@ -492,7 +494,7 @@ class NamedRemote(Beating):
         session = self._session
         self._end_lapsed()
         beat = {"host": session.host, "pid": os.getpid(), "beat": time.time_ns()}
-        self._engine.write(f"s/{session.name}", json.dumps(beat).encode())
+        self._engine.refresh(f"s/{session.name}", json.dumps(beat).encode())
         session.has_beaten(at)
 
     def _names(self, prefix: str) -> Iterator[Name]:

@@ -29,7 +29,8 @@ _PAGE: Final = 1000
 _SLOWEST: Final = 250_000
 """Bytes per second at which a large object may be sent. Clients can't say how far they have come."""
 
-_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+_ALLOW_HTTP: Final = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 
 
 class ObjectBytes:
@@ -58,8 +59,8 @@ class ObjectBytes:
             "read_timeout": timedelta(seconds=seconds),
             "timeout": timedelta(days=1),
         }
-        endpoint = next((os.environ[each] for each in _ENDPOINTS if os.environ.get(each)), "")
-        if endpoint.startswith("http://") and _is_local(endpoint):
+        is_local = any(_is_local(os.environ.get(each, "")) for each in _ENDPOINTS)
+        if is_local or any(os.environ.get(each, "").lower() == "true" for each in _ALLOW_HTTP):
             options["allow_http"] = True
         retries = {
             "max_retries": 1,
@@ -106,6 +107,10 @@ class ObjectBytes:
         store = self._store if len(content) <= _PIECE else self._open(LIMIT + len(content) / _SLOWEST)
         self._obstore.put(store, name, content, mode=mode, use_multipart=False)
 
+    def refresh(self, name: str, content: bytes) -> None:
+        """Store an object."""
+        self.write(name, content)
+
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects."""
         self._refuse_in_child()
@@ -151,6 +156,12 @@ class ObjectBytes:
                 self.place,
                 f"refuses: {text}",
                 "Correct the credentials in the environment, or the permissions of the bucket.",
+            )
+        if "builder error" in text:
+            return SharedStoreError(
+                self.place,
+                "has an endpoint that is no https:// URL",
+                "Correct it, or set AWS_ALLOW_HTTP=true where nobody listens in.",
             )
         if isinstance(error, self._errors.BaseError):
             return Unreachable(f"{self.place}: {text}")

@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 from .._processes import renew_after_fork
 from .base import Unreachable
 
-__all__ = ["LIMIT", "Requests", "chunks"]
+__all__ = ["LIMIT", "Mailbox", "Requests", "chunks"]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -83,6 +83,21 @@ class _Request(Generic[T]):
             self._error = None  # breaks the cycle of the traceback
 
 
+class Mailbox:
+    """Where threads find their requests; None is for one of them to end."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Request[Any] | None] = queue.SimpleQueue()
+
+    def put(self, request: _Request[Any] | None) -> None:
+        """Add a request."""
+        self._queue.put(request)
+
+    def get(self) -> _Request[Any] | None:
+        """Wait for a request."""
+        return self._queue.get()
+
+
 class Requests:
     """A few threads that carry out requests."""
 
@@ -96,7 +111,7 @@ class Requests:
     def renew(self) -> None:
         """Start without threads, as in a forked child."""
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Request[Any] | None] = queue.SimpleQueue()
+        self._mailbox = self._new_mailbox()
         self._threads = 0
         self._waiting = 0
         self._running: set[_Request[Any]] = set()
@@ -161,7 +176,8 @@ class Requests:
         """End the threads as soon as they are idle. The next request starts new ones."""
         with self._lock:
             for _ in range(self._threads):
-                self._put(None)
+                self._mailbox.put(None)
+            self._mailbox = self._new_mailbox()
             self._threads = self._waiting = 0
 
     def drain(self, seconds: float) -> None:
@@ -193,7 +209,7 @@ class Requests:
             if not self._running:
                 self._moved = time.monotonic()
             if self._waiting <= 0 and self._threads < self._size:
-                thread = threading.Thread(target=self._work, name="bencher_job remote", daemon=True)
+                thread = threading.Thread(target=self._work, args=[self._mailbox], name="bencher_job remote", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:
@@ -201,19 +217,13 @@ class Requests:
                 self._threads += 1
             else:
                 self._waiting -= 1
-            self._put(request)
+            self._mailbox.put(request)
 
-    def _put(self, request: _Request[Any] | None) -> None:
-        self._queue.put(request)
+    def _new_mailbox(self) -> Mailbox:
+        return Mailbox()
 
-    def _next(self) -> _Request[Any] | None:
-        return self._queue.get()
-
-    def _work(self) -> None:
-        while True:
-            request = self._next()
-            if request is None:
-                return
+    def _work(self, mailbox: Mailbox) -> None:
+        while (request := mailbox.get()) is not None:
             if request.is_abandoned:
                 request.done.set()
             else:
@@ -228,7 +238,8 @@ class Requests:
                     self._moved = time.monotonic()
             del request  # nothing of it stays while the thread waits for the next one
             with self._lock:
-                self._waiting += 1
+                if mailbox is self._mailbox:
+                    self._waiting += 1
 
 
 _all: weakref.WeakSet[Requests] = weakref.WeakSet()

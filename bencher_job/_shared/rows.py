@@ -20,6 +20,7 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -27,7 +28,7 @@ from typing import Any, Final, TypeVar
 from .._errors import SharedStoreError
 from .base import LEASE_SECONDS, STORE_FORMAT, STORE_VERSION, Asked, Changes, Lease, Name, Owner, Unreachable, checked
 from .named import check_store
-from .requests import LIMIT, Requests, chunks
+from .requests import LIMIT, Mailbox, Requests, chunks
 from .sessions import Beating, Session
 
 __all__ = ["ROW_SCHEMES", "SCHEMA", "RowRemote", "init_rows"]
@@ -171,6 +172,43 @@ $$;
 """
 
 
+class _Switchboard(Mailbox):
+    """A mailbox whose thread hears a connection while it waits."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__()
+        self._line = weakref.ref(line)
+        self._wake = os.pipe()
+        for end in self._wake:
+            os.set_blocking(end, False)
+
+    def __del__(self) -> None:
+        for end in self._wake:
+            os.close(end)
+
+    def put(self, request: Any) -> None:
+        """Add a request, and wake the thread."""
+        super().put(request)
+        with contextlib.suppress(BlockingIOError):  # there are enough bytes in the pipe to wake it
+            os.write(self._wake[1], b"x")
+
+    def get(self) -> Any:
+        """Wait for a request; meanwhile pass on what is heard."""
+        while True:
+            try:
+                return self._queue.get_nowait()
+            except queue.Empty:
+                pass
+            line = self._line()
+            heard = [] if line is None else line.heard()
+            ready, _, _ = select.select([self._wake[0], *heard], [], [])
+            if self._wake[0] in ready:
+                os.read(self._wake[0], 4096)
+            elif line is not None:
+                line.hear()
+            del line
+
+
 class _Line(Requests):
     """One thread with one connection, on which it hears notifications between requests."""
 
@@ -180,7 +218,6 @@ class _Line(Requests):
         self._psycopg = psycopg
         self._connection: Any = None
         self._socket: socket.socket | None = None
-        self._wake: tuple[int, int] | None = None
         self.on_notify: Callable[[str], None] = lambda _: None
         self.is_listening = False
         super().__init__()
@@ -192,13 +229,9 @@ class _Line(Requests):
         self._bytes = 0
         if self._connection is not None:
             self._leave_to_parent()
-        for descriptor in self._wake or ():
-            os.close(descriptor)
-        self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if hasattr(os, "pipe2") else os.pipe()
 
-    def __del__(self) -> None:
-        for descriptor in self._wake or ():
-            os.close(descriptor)
+    def _new_mailbox(self) -> Mailbox:
+        return _Switchboard(self)
 
     def connection(self) -> tuple[Any, bool]:
         """Return the connection, and whether it is new."""
@@ -256,33 +289,19 @@ class _Line(Requests):
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _put(self, request: Any) -> None:
-        super()._put(request)
-        with contextlib.suppress(BlockingIOError):  # there are enough bytes in the pipe to wake it
-            os.write(self._wake[1], b"x")  # type: ignore[index]
-
-    def _next(self) -> Any:
-        while True:
-            try:
-                return self._queue.get_nowait()
-            except queue.Empty:
-                pass
-            connection = self._connection
-            heard = [] if connection is None or connection.closed else [connection.fileno()]
-            ready, _, _ = select.select([self._wake[0], *heard], [], [])  # type: ignore[index]
-            if self._wake[0] in ready:  # type: ignore[index]
-                os.read(self._wake[0], 4096)  # type: ignore[index]
-            else:
-                try:
-                    self.hear()
-                except self._psycopg.Error:  # the server has closed it
-                    self.hang_up()
-                    self.on_notify("")
+    def heard(self) -> list[int]:
+        """Return the descriptor of the connection, if there is one."""
+        connection = self._connection
+        return [] if connection is None or connection.closed else [connection.fileno()]
 
     def hear(self) -> None:
         """Pass on the notifications that have arrived."""
-        for notification in self._connection.notifies(timeout=0):
-            self.on_notify(notification.payload)
+        try:
+            for notification in self._connection.notifies(timeout=0):
+                self.on_notify(notification.payload)
+        except self._psycopg.Error:  # the server has closed it
+            self.hang_up()
+            self.on_notify("")
 
 
 class RowRemote(Beating):
@@ -352,7 +371,7 @@ class RowRemote(Beating):
 
     def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
         """Turn queued leases into begun ones."""
-        given = [each for each in leases if self._session.held.get(each.address) == each]
+        given = [each for each in leases if each.address in self._session.held]
         if not given:
             return {}
         rows = self._rows(
