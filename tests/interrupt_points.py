@@ -86,9 +86,9 @@ def main(folder: str, executor: str, number: int, step: int) -> None:
             break
         # In line nothing goes on that a lease could be of; elsewhere its job may, until it has answered.
         leases, key = function.cache.cache.leases, function.key(first)
-        is_leased = executor == "SERIAL" and leases.owner(key) is not None
+        is_leased = executor == "SERIAL" and leases.owner_of(key) is not None
         is_without_answer = not is_answered(ask)
-        if is_leased or is_without_answer or not is_true_in_time(lambda: leases.owner(key) is None):
+        if is_leased or is_without_answer or not is_true_in_time(lambda: leases.owner_of(key) is None):
             print("no answer" if is_without_answer else "a lease is left", place)
             sys.stdout.flush()
             os._exit(1)

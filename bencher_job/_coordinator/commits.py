@@ -34,10 +34,9 @@ from .._keys.libraries import other_versions
 from .._processes import renew_after_fork
 from .._record import Draft, Origin
 from .._stores import (
-    Deposit,
+    Blob,
     Entry,
     Lease,
-    LeasesUnavailable,
     NullStore,
     Payload,
     Store,
@@ -489,7 +488,7 @@ class Landing:
         given = self.outcome.payload
         return dump_result(self.outcome.value, self.run.job.function) if given is None else given
 
-    def written(self) -> Deposit | None:
+    def written(self) -> Blob | None:
         """Give the file that the worker has written, if it has, and nobody has removed it meanwhile."""
         deposit, depository = self.outcome.deposit, self.run.job.depository
         is_there = deposit is not None and depository is not None and depository.has(deposit)
@@ -511,7 +510,7 @@ class Landing:
             )
             return None
 
-    def entry(self, payload: Payload | Deposit) -> Entry:
+    def entry(self, payload: Payload | Blob) -> Entry:
         """Make the entry of a value's bytes, or of the file that has them."""
         run, outcome = self.run, self.outcome
         job, state, ttl, lease = run.job, run.git_state, run.keeping.ttl, run.flight.lease
@@ -668,20 +667,15 @@ def _fail(run: Run, error: BaseException) -> None:
         _media.discard(run.job.media_folder)
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
     flights, store, lease = flights_of(run.store), run.store, run.flight.lease
-    if is_its_own and lease is not None and lease.held and _is_waited_for(store, lease):
-        from .._executors.exceptions import dump_error  # takes long to import
-
-        if flights.take_lease(run.flight) is not None:
-            store.publish_failure(lease, dump_error(error, for_same_program=True))
+    if is_its_own and lease is not None and lease.held and flights.take_lease(run.flight) is not None:
+        store.leases.fail(lease, lambda: _dumped(error))
     flights.give_back_lease(run.flight, lambda given_back: _give_back(store, given_back))
 
 
-def _is_waited_for(store: Store, lease: Lease) -> bool:
-    try:
-        return store.leases.is_waited_for(lease)
-    except LeasesUnavailable as error:
-        _log.warning("%s", error)
-        return False
+def _dumped(error: BaseException) -> bytes:
+    from .._executors.exceptions import dump_error  # takes long to import
+
+    return dump_error(error, for_same_program=True)
 
 
 def _give_back(store: Store, lease: Lease | None) -> None:
@@ -701,10 +695,10 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
         else:
             (entry,) = entries
             unsaved.append(
-                f"The result of {entry.record} can't be kept in {store.directory} ({_told(error)})"
+                f"The result of {entry.record} can't be kept in {store.folder or 'its store'} ({_told(error)})"
             )
-            if isinstance(entry.payload, Deposit) and store.directory is not None:
-                discard(store.directory, entry.payload)
+            if isinstance(entry.payload, Blob) and store.folder is not None:
+                discard(store.folder, entry.payload)
             _give_back(store, entry.lease)
 
 

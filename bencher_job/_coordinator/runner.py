@@ -329,10 +329,7 @@ def _leased(store: Store, flights: Sequence[Flight]) -> tuple[list[Flight], list
         flight.lease = Lease(flight.job.job_key)
         leases.append(flight.lease)
     try:
-        if len(leases) == 1:
-            store.leases.acquire(leases[0])
-        else:
-            store.leases.acquire_many(leases)
+        store.leases.acquire(leases)
     except LeasesUnavailable as error:
         _log.warning("%s; the jobs run, even if other processes compute them", error)
         store.tally.unleased += sum(not lease.held for lease in leases)

@@ -27,7 +27,7 @@ from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import seen_by
 from .._processes import renew_after_fork
-from .._stores import Hit, Lease, LeasesUnavailable, Miss, Owner, Payload, Store, Wait
+from .._stores import Hit, Lease, LeasesUnavailable, Miss, Payload, Store, Wait
 
 __all__ = [
     "GIVEN_UP",
@@ -58,7 +58,6 @@ WORKER_PATIENCE: Final = 60.0
 """Seconds that a worker waits for another process at most. Two programs' workers could wait for jobs that are queued
 behind them; then one job runs twice."""
 
-_ATTEMPTS: Final = 8
 _log = logging.getLogger(__name__)
 
 
@@ -96,20 +95,17 @@ class Waiting:
     """
 
     def __init__(
-        self, store: Store, lease: Lease, owner: Owner | None = None, patience: float = math.inf
+        self, store: Store, lease: Lease, wait: Wait | None = None, patience: float = math.inf
     ) -> None:
         self._store = store
         self._lease = lease
         self._key = lease.key
-        self._number = 0
-        self._wait = Wait()
+        self._wait = store.leases.wait(lease) if wait is None else wait
         self._since = time.monotonic()
         self._until = self._since + patience
         self.is_given_up = False
         self.news = threading.Event()
         self.due = 0.0
-        if owner is not None:
-            self._mark(owner)
 
     def give_up(self) -> None:
         """Wait no more: the next look, which comes at once, says so."""
@@ -121,19 +117,15 @@ class Waiting:
         if self.is_given_up:
             return GIVEN_UP
         try:
-            owner = self._store.leases.owner(self._key)
-            if owner is None:
+            found = self._wait.look()
+            if found == "free":
                 return self._after_its_end()
-            if (
-                owner.number != self._number
-            ):  # one who waited as well has taken over, and may have ended already
-                self._mark(owner)
-            elif self._wait.is_overdue(owner):
-                return self._take_over(owner)
         except LeasesUnavailable as error:
             _log.warning("%s; the job of %s runs here as well", error, self._key)
             self._store.tally.unleased += 1
             return PROCEED
+        if isinstance(found, bytes):
+            return Raised(found)
         if time.monotonic() > self._until:
             _log.warning("a worker waited long enough for %s, and computes it as well", self._key)
             return PROCEED
@@ -151,32 +143,17 @@ class Waiting:
         waited = time.monotonic() - self._since
         return min(max(SHORTEST_PAUSE, waited * PAUSE_PER_SECOND), LONGEST_PAUSE)
 
-    def _mark(self, owner: Owner) -> None:
-        self._number = owner.number
-        self._store.leases.wait_for(self._key, owner.number)
-
     def _after_its_end(self) -> Ended | None:
-        error = self._store.failure(self._key, self._number)
-        if error is not None:
-            return Raised(error)
         hit = self._store.get(self._key)
         if not isinstance(hit, Miss):
             return hit
-        if not self._store.leases.acquire(self._lease):
+        self._store.leases.acquire([self._lease])
+        if not self._lease.held:
             return None  # another one was quicker
         if self._lease.has_entry:
             hit = self._store.get(self._key)
             if not isinstance(hit, Miss):
                 return hit
-        return PROCEED
-
-    def _take_over(self, owner: Owner) -> Proceed | None:
-        if not self._store.leases.take_over(self._lease, owner.number):
-            return None
-        process = owner.process
-        _log.warning(
-            "process %s on %s is stopped, so %s is computed here", process.pid, process.host, self._key
-        )
         return PROCEED
 
 
@@ -187,17 +164,15 @@ def lease_or_wait(store: Store, lease: Lease, *, in_worker: bool) -> Waiting | N
     """
     leases = store.leases
     try:
-        for _ in range(_ATTEMPTS):
-            if leases.acquire(lease):
-                return None
-            owner = leases.owner(lease.key)
-            if owner is not None:
-                break
-        else:
+        leases.acquire([lease])
+        if lease.held:
             return None
-        if is_submitter(owner.process.host, owner.process.pid):
+        wait = leases.wait(lease)
+        wait.look()
+        owner = wait.owner
+        if owner is not None and is_submitter(owner.host, owner.pid):
             return None
-        return Waiting(store, lease, owner, WORKER_PATIENCE if in_worker else math.inf)
+        return Waiting(store, lease, wait, WORKER_PATIENCE if in_worker else math.inf)
     except LeasesUnavailable as error:
         _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
         store.tally.unleased += 1

@@ -43,7 +43,7 @@ from .._loops import is_coroutine_function, running_loop
 from .._options import PoolOptions, RunOptions
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import DepositLost, Payload, Store
+from .._stores import BlobLost, Payload, Store
 from .._text import printable
 from .._timer import timer
 from .commits import BeginsJobs, Counts, Keeping, Landing, Returned, Run, Start, Writer, commit, outcome_of
@@ -414,10 +414,10 @@ class Runs:
     def _runs_of(self, flights: Sequence[Flight], store: Store, engine: Engine) -> list[Run]:
         """Make the next runs of flights, which are submitted together."""
         asks = engine.asks_to_begin and store.keeps
-        directory, keeping = store.directory, self._keeping
+        directory, keeping = store.folder, self._keeping
         keys = [flight.job.job_key for flight in flights]
         folders = itertools.repeat(None) if directory is None else _media.run_folders(directory, keys)
-        depository = store.depository(keeping.compression)
+        depository = store.blob_writer(keeping.compression)
         function = state = None
         runs = []
         for flight, folder in zip(flights, folders):  # noqa: B905 - there may be no end of folders
@@ -451,7 +451,7 @@ class Runs:
     def _run_in_line(self, flight: Flight, store: Store) -> Run:
         """Make the next run of a flight, of whose result no worker writes a file."""
         flight.attempt += 1
-        job, directory = flight.job, store.directory
+        job, directory = flight.job, store.folder
         folder = None if directory is None else _media.run_folder(directory, job.job_key)
         state = git_state_of(job.function)
         return Run(flight, job.for_run(folder, None), store, self._keeping, Executors.SERIAL, state)
@@ -584,7 +584,7 @@ class Runs:
         if error is None or attempt == 0:  # a future that was settled: its run was somebody else's
             return None
         pause = self._attempts.pause(error, attempt)
-        if isinstance(error, DepositLost):
+        if isinstance(error, BlobLost):
             landing.run.flight.sends_value, pause = True, 0.0
         if pause is not None:
             self._counts.retried()
