@@ -57,7 +57,7 @@ from .codec import DamagedEntry, Payload, SealedEntry, UnreadableEntry, compress
 from .database import Database, Transaction, Written
 from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
-from .lookups import Lookups, check_row
+from .lookups import Lookups, check_key_of, check_row
 from .removals import Removals
 from .rows import columns_of, find_keys, infos_of
 from .schema import (
@@ -147,12 +147,13 @@ class DiskHistory:
             return self._gone(key)
         damage, may_be_whole = "", False
         try:
+            check_key_of(rows[0], key)
             if not check_row(rows[0], self._folder.open(), mapped=True):
                 *_, expires, _ = rows[0]
                 return Gone("expired", moment(expires))
         except FileNotFoundError:
             damage = "its value file is missing"
-        except DamagedEntry as error:
+        except (DamagedEntry, sqlite3.DatabaseError) as error:
             damage = str(error)
         except (UnreadableEntry, UntrustedCache, OSError) as error:
             damage, may_be_whole = str(error), True
