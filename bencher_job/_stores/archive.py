@@ -26,7 +26,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
 from .._keys import StoredFunctionVersion
@@ -47,14 +47,17 @@ __all__ = [
     "HEAD",
     "HEAD_SIZE",
     "Member",
+    "StoredEntry",
     "Unwhole",
     "bound_from",
     "bound_to_text",
     "copy_member",
     "edition_from",
     "edition_to_dict",
+    "entries_of",
     "expires_from",
     "export",
+    "files_of",
     "from_json",
     "groups",
     "is_too_long",
@@ -62,6 +65,8 @@ __all__ = [
     "pieces",
     "record_from",
     "record_to_dict",
+    "stored_entry",
+    "stored_version",
     "to_json",
     "write_end",
     "write_member",
@@ -442,6 +447,77 @@ def _selected(
             last = rows[-1][_KEY]
 
 
+class StoredEntry(NamedTuple):
+    """An entry of a store, verified, and nothing of it unpickled."""
+
+    record: Record
+    bound: bytes | None
+    prefix: bytes | None
+    expires: float | None
+    value: Buffer
+
+
+def entries_of(store: DiskStore, keys: Iterable[str]) -> Iterator[StoredEntry]:
+    """Iterate over the entries of some keys, without those that are damaged or have expired.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    for rows in _selected(store, EVERYTHING, keys):
+        for row in rows:
+            try:
+                yield stored_entry(store, row)
+            except Unwhole as error:
+                _log.warning("%s: the entry %s is damaged: %s", store.folder, row[_KEY], error)
+
+
+def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
+    """Read and verify the entry of a row.
+
+    Raises:
+        Unwhole: when it is damaged, or can't be verified.
+    """
+    bound, prefix, expires, mode, filename, content, *of_record = row
+    record = _record(tuple(of_record))
+    if type(bound) not in _BYTES or type(prefix) not in _BYTES:
+        raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
+    opened = store.files.open()
+    try:
+        sealed = opened.database.fetch(mode, filename, content)
+        check_ours(sealed, record.key, signature=opened.signature)
+    except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+        raise Unwhole(str(error)) from error
+    value = sealed.memory if isinstance(sealed, Arrival) else sealed
+    return StoredEntry(record, bound, prefix, expires_from(expires), value)
+
+
+def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | None:
+    """Read a function version with its sources; None if there is none, or it is damaged.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    for row in store.files.query(_SELECT_EDITION, (prefix,)):
+        try:
+            return past_edition_of(row, row[-1])
+        except ValueError as error:  # its entries are whole without it
+            _log.warning("%s: %s", store.folder, error)
+    return None
+
+
+def files_of(store: DiskStore, media: str) -> list[tuple[str, Path]]:
+    """Return name and path of each regular file in a run's folder, sorted by path.
+
+    Raises:
+        Unwhole: when there is no such folder.
+    """
+    folder = path_of(store.folder, NameOf.RUN_FOLDER, media)
+    if folder.is_symlink() or not folder.is_dir():
+        raise Unwhole("its media are missing")
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_symlink() and path.is_file())
+    return [(path.relative_to(folder).as_posix(), path) for path in files]
+
+
 class _Exporter:
     """Writes an archive to an empty file.
 
@@ -489,13 +565,12 @@ class _Exporter:
 
     def _entry(self, label: str, row: tuple[Any, ...], selection: Selection) -> bool:
         """Write an entry if it is chosen; whether it is."""
-        bound, prefix, expires, mode, filename, content, *of_record = row
-        record = _record(tuple(of_record))
-        if type(bound) not in _BYTES or type(prefix) not in _BYTES:
-            raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
-        if not selection.matches(record):
+        if not selection.matches(_record(row[_KEY:])):
             return False
-        value = self._value(record.key, mode, filename, content)
+        record, bound, prefix, expires, value = stored_entry(self._store, row)
+        # Nobody else has this user's own key, and who hands an archive over vouches for it.
+        if self._store.files.open().signature.is_personal:
+            value = bytes(resealed(value, UNSIGNED))
         if prefix is not None and prefix not in self._editions:
             self._edition(prefix)
         write_member(self._file, label + "value", value)
@@ -512,36 +587,14 @@ class _Exporter:
             self._editions.add(prefix)
         return True
 
-    def _value(self, key: str, mode: int, filename: str | None, content: Buffer) -> Buffer:
-        """Read and verify an entry's bytes."""
-        opened = self._store.files.open()
-        try:
-            sealed = opened.database.fetch(mode, filename, content)
-            check_ours(sealed, key, signature=opened.signature)
-        except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
-            raise Unwhole(str(error)) from error
-        value = sealed.memory if isinstance(sealed, Arrival) else sealed
-        # Nobody else has this user's own key, and who hands an archive over vouches for it.
-        return bytes(resealed(value, UNSIGNED)) if opened.signature.is_personal else value
-
     def _edition(self, prefix: bytes) -> None:
-        for row in self._store.files.query(_SELECT_EDITION, (prefix,)):
-            try:
-                past = past_edition_of(row, row[-1])
-            except ValueError as error:  # its entries are whole without it
-                _log.warning("%s: %s", self._store.folder, error)
-                continue
+        past = stored_version(self._store, prefix)
+        if past is not None:
             write_member(self._file, f"editions/{prefix.hex()}.json", to_json(edition_to_dict(past)))
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
-        folder = path_of(self._store.folder, NameOf.RUN_FOLDER, media)
-        if folder.is_symlink() or not folder.is_dir():
-            raise Unwhole("its media are missing")
-        for number, path in enumerate(sorted(folder.rglob("*"))):
-            if path.is_symlink() or not path.is_file():
-                continue
-            name = path.relative_to(folder).as_posix()
+        for number, (name, path) in enumerate(files_of(self._store, media)):
             part = f"media/{name}"
             if is_too_long(label + part):
                 part = f"media-{number}"

@@ -45,7 +45,7 @@ from .embedded import DiskStore
 from .header import frame_of
 from .signature import UNSIGNED
 
-__all__ = ["Imported", "import_"]
+__all__ = ["Imported", "Refused", "import_", "sealed_for"]
 
 
 ENTRIES_AT_ONCE: Final = 100
@@ -92,7 +92,7 @@ class Imported:
         return "\n  ".join([", ".join(counts), *map(visible, self.problems)])
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A whole entry that this store can't take; its message says why."""
 
 
@@ -201,7 +201,7 @@ class _Importer:
             entry = self._entry(record, body, parts)
         except (Unwhole, KeyError, TypeError, ValueError) as error:
             self._count("damaged", f"{name} is damaged: {error}")
-        except _Refused as error:
+        except Refused as error:
             self._count("refused", f"{name}, the key {record.key}, is refused: {error}")
         except _Expired:
             self._count("expired")
@@ -285,17 +285,7 @@ class _Importer:
         value = self._read(member, member.size)
         if UNSIGNED.hasher(value).hexdigest() != body["value"]["digest"]:
             raise Unwhole("its value doesn't match its digest")
-        frame = frame_of(value, key)
-        if frame is not None and frame.expanded > self._store.size_limit:
-            raise _Refused(
-                f"its value takes {frame.expanded} bytes, more than the whole store may ({self._store.size_limit})"
-            )
-        signature = self._store.files.open().signature
-        try:
-            check(value, key, signature=UNSIGNED if signature.is_personal else signature)
-        except (DamagedEntry, UnreadableEntry) as error:
-            raise _Refused(str(error)) from error
-        return resealed(value, signature)
+        return sealed_for(self._store, key, value)
 
     def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
         try:
@@ -333,6 +323,25 @@ class _Importer:
                 file.write(piece)
         if hasher.hexdigest() != digest:
             raise Unwhole(f"{member.name} doesn't match its digest")
+
+
+def sealed_for(store: DiskStore, key: str, value: bytes) -> SealedEntry:
+    """Verify the sealed bytes of an entry, and sign them as the store does. Nothing is expanded.
+
+    Raises:
+        Refused: when the store can't take them: they are too large, damaged or of another secret.
+    """
+    frame = frame_of(value, key)
+    if frame is not None and frame.expanded > store.size_limit:
+        raise Refused(
+            f"its value takes {frame.expanded} bytes, more than the whole store may ({store.size_limit})"
+        )
+    signature = store.files.open().signature
+    try:
+        check(value, key, signature=UNSIGNED if signature.is_personal else signature)
+    except (DamagedEntry, UnreadableEntry) as error:
+        raise Refused(str(error)) from error
+    return resealed(value, signature)
 
 
 def _part(parts: Mapping[str, Member], name: str, size: int | None = None) -> Member:
