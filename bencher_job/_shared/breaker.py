@@ -56,8 +56,8 @@ class Breaker:
             warns, self._has_warned = not self._has_warned, True
         if warns:
             warn_caller(
-                f"the shared store {self._place} can't be reached ({self.reason}). Results are kept on this machine, and "
-                "pushed when it answers again."
+                f"the shared store {self._place} can't be reached ({self.reason}). Results are kept on this machine, "
+                "and pushed when it answers again."
             )
 
     def worked(self) -> None:

@@ -140,7 +140,12 @@ def packed(
             "expires": expires,
             "value": {"size": memoryview(value).nbytes, "digest": bytes(value[_VALUE_DIGEST]).hex()},
             "media": [
-                {"path": each.path, "size": each.size, "digest": each.digest, "inline": each.content is not None}
+                {
+                    "path": each.path,
+                    "size": each.size,
+                    "digest": each.digest,
+                    "inline": each.content is not None,
+                }
                 for each in files
             ],
         },
@@ -151,8 +156,8 @@ def packed(
     return b"".join([start, signature.digest(start + head), head, value, *contents])
 
 
-def opened(entry: Buffer, key: str, *, signature: Signature = UNSIGNED) -> SharedEntry:
-    """Verify the head of the entry of a key, and take the entry apart. No bytes are copied.
+def opened(entry: Buffer, key: str | None = None, *, signature: Signature = UNSIGNED) -> SharedEntry:
+    """Verify the head of an entry, of a key if one is given, and take the entry apart. No bytes are copied.
 
     Raises:
         DamagedEntry: when these are not bytes that `packed` made for this key.
@@ -168,7 +173,7 @@ def opened(entry: Buffer, key: str, *, signature: Signature = UNSIGNED) -> Share
         expires = expires_from(body["expires"])
         value, at = _part(view, _HEAD_AT + len(head), _of(dict, body["value"]))
         if bytes(value[_VALUE_DIGEST]).hex() != body["value"]["digest"]:
-            raise DamagedEntry("its value is another one")  # noqa: TRY301 - as the others
+            raise DamagedEntry("its value is another one")
         media = []
         for described in _of(list, body["media"]):
             path, digest = checked(NameOf.RUN_FILE, described["path"]), _of(str, described["digest"])
@@ -180,7 +185,7 @@ def opened(entry: Buffer, key: str, *, signature: Signature = UNSIGNED) -> Share
         raise DamagedEntry(f"its head is none: {error!r}") from None
     if at != len(view):
         raise DamagedEntry(f"its parts end at {at}, and it ends at {len(view)}")
-    if record.key != key:
+    if key is not None and record.key != key:
         raise DamagedEntry("it is the entry of another key")
     return SharedEntry(record, bound, prefix, expires, value, tuple(media), signature)
 

@@ -22,13 +22,13 @@ LOCAL_FOLDER_VARIABLE: Final = "BENCHER_JOB_LOCAL_DIR"
 
 MOUNTS: Final = "/proc/self/mountinfo"
 
-_NETWORK: Final = frozenset(
+_NETWORK: Final = (
     "9p acfs afs beegfs beegfs_nodev ceph cifs coda daos davfs dfuse efs gfs2 glusterfs gpfs lizardfs lustre mfs mmfs"
-    " moosefs ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2 quobyte smb3 smbfs sshfs vboxsf virtiofs wekafs".split()
+    " moosefs ncpfs nfs nfs4 ocfs2 orangefs panfs prl_fs pvfs2 quobyte smb3 smbfs sshfs vboxsf virtiofs wekafs"
 )
-_LOCAL_FUSE: Final = frozenset(
+_LOCAL_FUSE: Final = (
     "fuse.bindfs fuse.encfs fuse.exfat fuse.fuse-overlayfs fuse.gocryptfs fuse.lxcfs fuse.mergerfs fuse.ntfs"
-    " fuse.ntfs-3g fuse.portal fuse.zfs fuseblk fusectl".split()
+    " fuse.ntfs-3g fuse.portal fuse.zfs fuseblk fusectl"
 )
 """Kinds of FUSE whose data lie on this machine's disks; all others may be shared."""
 
@@ -38,7 +38,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 def is_network(path: str | os.PathLike[str]) -> bool:
     """Whether several machines may share the file system of a path, or of its nearest parent that exists."""
     kind = file_system_of(path)
-    return kind in _NETWORK or (kind.startswith("fuse") and kind not in _LOCAL_FUSE)
+    return kind in _NETWORK.split() or (kind.startswith("fuse") and kind not in _LOCAL_FUSE.split())
 
 
 def file_system_of(path: str | os.PathLike[str]) -> str:
@@ -73,8 +73,8 @@ def _mounts(lines: list[str]) -> Iterator[tuple[str, str, str]]:
 def local_folder(directory: Path) -> Path:
     """Return where the local store of a shared folder lies, on a local disk of this machine.
 
-    That is `<disk>/bencher_job-<user>/<digest of the folder>`, where the disk is $BENCHER_JOB_LOCAL_DIR, or the first of
-    $TMPDIR, /var/tmp and /tmp that is local. The folder of the user is made, and belongs to no one else.
+    That is `<disk>/bencher_job-<user>/<digest of the folder>`, where the disk is $BENCHER_JOB_LOCAL_DIR, or the first
+    of $TMPDIR, /var/tmp and /tmp that is local. The folder of the user is made, and belongs to no one else.
     """
     disks = [os.environ[name] for name in (LOCAL_FOLDER_VARIABLE, "TMPDIR") if os.environ.get(name)]
     wanted = next((each for each in [*disks, "/var/tmp", "/tmp"] if _may_serve(each)), tempfile.gettempdir())  # noqa: S108

@@ -20,22 +20,26 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from .._errors import warn_caller
 from .._processes import Process, renew_after_fork
 from .._record import EVERYTHING, Record, Selection
-from .._stores.base import MISS, Entry, Hit, Hits, Items, Lease, Leases, Miss, Reason, Store, StoreFailure, Use, Wait
+from .._stores.base import MISS, Entry, Hit, Hits, Items, Lease, Leases, Miss, Reason, StoreFailure, Use, Wait
+from .._text import counted
 from .base import Lease as RemoteLease
-from .base import Owner, Remote, Unreachable, entry_address
+from .base import Owner, Remote, Unreachable, entry_address, key_of, source_address
 from .breaker import Breaker
+from .local import Packed, pack, pack_sources, take
 
 if TYPE_CHECKING:
     from .._record import Figures, FunctionInfo
     from .._stores.base import History, Tally
     from .._stores.blobs import BlobWriter
-    from .transfer import Local, Pending
+    from .._stores.embedded import DiskStore
+    from .._stores.outbox import Pending
 
 __all__ = ["SharedStore"]
 
@@ -47,6 +51,9 @@ AT_ONCE: Final = 256
 
 CHANGES_EVERY: Final = 30.0
 """Seconds between two looks at what others have removed or replaced."""
+
+_EVERYWHERE: Final = frozenset({"cleared", "forgotten"})
+"""Reasons for which an entry is removed from the shared store as well."""
 
 LAST_PUSH: Final = 10.0
 """Seconds that closing, or the end of the program, waits for the outbox."""
@@ -67,7 +74,9 @@ class SharedStore(Items):
 
     keeps = True
 
-    def __init__(self, local: Local, remote: Remote, *, writes: bool = True, through: bool = False) -> None:
+    def __init__(
+        self, local: DiskStore, remote: Remote, *, writes: bool = True, through: bool = False
+    ) -> None:
         """Put a remote behind a local store.
 
         With `writes=False` nothing is pushed, and no lease taken. With `through=True` a put returns after the push.
@@ -81,8 +90,9 @@ class SharedStore(Items):
         self.superseded = 0
         self._seconds: dict[str, float] = {}
         self._bad: set[str] = set()
-        self._sources: set[str] = set()
-        self.leases: Leases = _SharedLeases(self, local.leases)
+        self._sources: set[bytes] = set()
+        self._shared_leases = _SharedLeases(self, local.leases)
+        self.leases: Leases = self._shared_leases
         self.renew()
         renew_after_fork(self)
         _open.add(self)
@@ -137,43 +147,47 @@ class SharedStore(Items):
         wanted = addresses.keys() - self._bad
         if not wanted:
             return 0
-        found = self.ask(lambda remote: remote.get_many(wanted), {})
-        return len(self._take({addresses[address]: content for address, content in found.items()}, function))
+        found = self.ask(lambda remote: remote.get_many(wanted)) or {}
+        return len(self._take({addresses[address]: content for address, content in found.items()}))
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries locally, and push them: at once, or soon."""
         if not self._writes:
             return self._local.put_many(entries)
-        addressed = {
-            entry_address(entry.record.function, entry.record.key): entry for entry in entries
-        }
-        others = self._local.put_many([entry._replace(address=address) for address, entry in addressed.items()])
+        addressed = [
+            entry._replace(address=entry_address(entry.record.function, entry.record.key))
+            for entry in entries
+        ]
+        others = self._local.put_many(addressed)
         for entry in entries:
             self._note_seconds(entry.record.function, entry.record.seconds)
-        if self._through:
-            pushed = [
-                address for address, entry in addressed.items() if entry.record.key not in others
-            ]
+        if not self._through:
+            self._start()
+            return others
+        pushed = [entry.address for entry in addressed if entry.record.key not in others]
+        with self._pushing:
             return {**others, **self._push(self._local.outbox.of(pushed))}
-        self._start()
-        return others
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
         """Remove entries here and, unless the local store only makes room, on all machines."""
         keys = list(keys)
-        if self._writes and reason in {"forgotten", "cleared"}:
-            self._local.outbox.add_removals(keys)
-        removed = self._local.remove(keys, reason)
-        self._start()
-        return removed
+        if reason in _EVERYWHERE:
+            infos = self._local.history.infos(keys)
+            self._remove_elsewhere(info.record for info in infos)
+        return self._local.remove(keys, reason)
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
         """Remove the selected entries of the local store, on all machines."""
+        self._remove_elsewhere(self._local.records(selection))
+        return self._local.clear(selection)
+
+    def _remove_elsewhere(self, records: Iterable[Record]) -> None:
         if self._writes:
-            self._local.outbox.add_removals([record.key for record in self._local.records(selection)])
-        removed = self._local.clear(selection)
-        self._start()
-        return removed
+            self._local.outbox.add_removals(
+                (entry_address(record.function, record.key), record.key, record.function)
+                for record in records
+            )
+            self._start()
 
     def count_uses(self, uses: Sequence[Use]) -> None:
         """Count hits that a memory cache has answered."""
@@ -229,43 +243,43 @@ class SharedStore(Items):
             return 0
         if left:
             warn_caller(
-                f"{left} results of {self.folder} were not pushed to {self.place} yet. The next process on this machine "
-                "that uses both pushes them, or `bencher-job push`."
+                f"{left} results of {self.folder} were not pushed to {self.place} yet. The next process on this "
+                "machine that uses both pushes them, or `bencher-job push`."
             )
         return left
 
     # ------------------------------------------------------------------ requests
 
-    def ask(self, work: Callable[[Remote], T], otherwise: T) -> T:
-        """Make a request, if the remote answers at present."""
+    def ask(self, work: Callable[[Remote], T]) -> T | None:
+        """Make a request; return None if the remote doesn't answer."""
         if not self.breaker.is_closed:
             self.breaker.skipped += 1
             self._start()
-            return otherwise
+            return None
         try:
             result = work(self._remote)
         except Unreachable as error:
             self.breaker.failed(error)
             self._start()
-            return otherwise
+            return None
         self.breaker.worked()
         return result
 
-    def _take(self, found: Mapping[str, bytes], function: str, *, replace: bool = False) -> set[str]:
-        """Verify entries and store them locally; return their keys."""
-        taken, problems = self._local.take(found, replace=replace, fetch=self._fetch_media)
-        self._bad.update(entry_address(function, key) for key in problems)
+    def _take(self, found: Mapping[str, bytes]) -> set[str]:
+        """Verify entries, by address, and store them locally; return their keys."""
+        taken, problems = take(self._local, found, self._fetch)
+        self._bad.update(problems)
         if problems:
-            key, problem = next(iter(problems.items()))
+            address, problem = next(iter(problems.items()))
             warn_caller(
-                f"{len(problems)} of the entries in {self.place} can't be used, {key} for one: {problem}. They stay as "
-                "they are, and their jobs run here."
+                f"{counted(len(problems), 'entry', 'entries')} of the shared store {self.place} can't be used, for one "
+                f"{address}: {problem}. They stay as they are, and their jobs run here."
             )
         self.hits += len(taken)
         return taken
 
-    def _fetch_media(self, address: str) -> bytes | None:
-        return self.ask(lambda remote: remote.get_many([address]), {}).get(address)
+    def _fetch(self, address: str) -> bytes | None:
+        return (self.ask(lambda remote: remote.get_many([address])) or {}).get(address)
 
     def _note_seconds(self, function: str, seconds: float) -> None:
         before = self._seconds.get(function, seconds)
@@ -280,17 +294,19 @@ class SharedStore(Items):
         by_address = {entry_address(lease.function, lease.key): lease for lease in leases}
         by_address = {address: lease for address, lease in by_address.items() if address not in self._bad}
         long = {
-            address for address, lease in by_address.items() if self._writes and not self.is_short(lease.function)
+            address
+            for address, lease in by_address.items()
+            if self._writes and not self.is_short(lease.function)
         }
         short = by_address.keys() - long
-        found = self.ask(lambda remote: remote.get_many(short), {}) if short else {}
-        asked = self.ask(lambda remote: remote.ask(long), None) if long else None
+        found = (self.ask(lambda remote: remote.get_many(short)) or {}) if short else {}
+        asked = self.ask(lambda remote: remote.ask(long)) if long else None
         if asked is not None:
             found = {**found, **asked.found}
             held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
-        for address, content in found.items():
-            lease = by_address[address]
-            lease.has_entry = bool(self._take({lease.key: content}, lease.function))
+        taken = self._take(found) if found else set()
+        for address in found:
+            by_address[address].has_entry = by_address[address].key in taken
         if asked is None:
             return set()
         return {by_address[address].key for address in long - found.keys() - asked.leases.keys()}
@@ -308,35 +324,43 @@ class SharedStore(Items):
 
     def _push(self, pending: Sequence[Pending]) -> dict[str, Hit | Miss]:
         """Push entries and removals; return the results that were stored first by others, by key."""
-        packed = {each.address: self._local.pack(each) for each in pending if not each.removes}
-        contents = {address: each.content for address, each in packed.items() if each is not None}
-        large = {address: content for each in packed.values() if each for address, content in each.beside().items()}
-        replaced = [each.address for each in pending if each.replaces and each.address in contents]
-        removed = [each.address for each in pending if each.removes]
+        packed = pack(self._local, [each.key for each in pending if each.action != "remove"])
+        contents = {each.address: packed[each.key] for each in pending if each.key in packed}
+        replaced = {each.address for each in pending if each.action == "replace"} & contents.keys()
+        removed = [each.address for each in pending if each.action == "remove"]
 
-        def send(remote: Remote) -> dict[str, bytes] | None:
-            if large:
-                remote.put_many(large)
+        def send(remote: Remote) -> dict[str, bytes]:
+            self._send_parts(remote, packed.values())
             if removed:
                 remote.remove(removed)
             for address in replaced:
-                remote.replace(address, contents[address])
-            rest = {address: each for address, each in contents.items() if address not in replaced}
+                remote.replace(address, contents[address].content)
+            rest = {address: each.content for address, each in contents.items() if address not in replaced}
             return remote.put_many(rest) if rest else {}
 
-        first = self.ask(send, None)
+        first = self.ask(send)
         if first is None:
             return {}
         self._local.outbox.done(pending)
-        keys = {each.address: each for each in pending}
-        superseded: dict[str, Hit | Miss] = {}
-        for address, content in first.items():
-            key, function = keys[address].key, keys[address].function
-            if self._take({key: content}, function, replace=True):
-                self.superseded += 1
-                self.hits -= 1
-                superseded[key] = self._local.get(key)
-        return superseded
+        self._shared_leases.pushed(each.key for each in pending)
+        taken = self._take(first)
+        self.superseded += len(taken)
+        self.hits -= len(taken)
+        return {key: self._local.get(key) for key in taken}
+
+    def _send_parts(self, remote: Remote, packed: Iterable[Packed]) -> None:
+        """Store what entries refer to before the entries: large files, and the sources of functions."""
+        for each in packed:
+            for address, path in each.large.items():
+                try:
+                    remote.put_many({address: path.read_bytes()})
+                except OSError as error:  # removed just now, with its entry
+                    _log.info("%s is not shared: %s", path, error)
+            if each.prefix and each.prefix not in self._sources:
+                content = pack_sources(self._local, each.prefix)
+                if content is not None:
+                    remote.put_many({source_address(each.prefix.hex()): content})
+                self._sources.add(each.prefix)
 
     # ------------------------------------------------------------------ the courier's thread
 
@@ -361,7 +385,7 @@ class SharedStore(Items):
             if self.breaker.seconds_left:
                 return self.breaker.seconds_left
             try:
-                self._remote.changes(self._local.outbox.cursor)
+                self._remote.get_many([entry_address("", "")])
             except Unreachable as error:
                 self.breaker.failed(error)
                 return self.breaker.seconds_left
@@ -371,16 +395,20 @@ class SharedStore(Items):
         if time.monotonic() - self._changes_at >= CHANGES_EVERY:
             self._changes_at = time.monotonic()
             self._read_changes()
-        return 0.0 if self._writes and self._local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
+        return (
+            0.0 if self._writes and self._local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
+        )
 
     def _read_changes(self) -> None:
         """Drop local copies of what others have removed or replaced."""
-        changes = self.ask(lambda remote: remote.changes(self._local.outbox.cursor), None)
-        if changes is None:
+        cursor = self._local.outbox.cursor(self.place)
+        changes = self.ask(lambda remote: remote.changes(cursor))
+        if changes is None or changes.cursor == cursor:
             return
         self._bad -= changes.addresses
-        self._local.drop(changes.addresses)
-        self._local.outbox.cursor = changes.cursor
+        ours = {each.key for each in self._local.outbox.of(changes.addresses)}
+        self._local.remove({key_of(address) for address in changes.addresses} - ours, "forgotten")
+        self._local.outbox.move_cursor(self.place, changes.cursor)
 
     # ------------------------------------------------------------------ waiting for other machines
 
@@ -403,15 +431,18 @@ class SharedStore(Items):
                 if not addresses:
                     self._watcher = None
                     return
-            self.ask(lambda remote: remote.wait(addresses, LOOK_EVERY), None)
-            owners = self.ask(
-                lambda remote: {address: remote.owner(address) for address in addresses},
-                dict.fromkeys(addresses),
-            )
+            owners = self.ask(partial(_owners_after, addresses))
             with self._lock:
-                for address, owner in owners.items():
+                for address in addresses:
+                    owner = None if owners is None else owners[address]
                     for wait in self._waits[address] if owner else self._waits.pop(address):
                         wait.see(owner)
+
+
+def _owners_after(addresses: Sequence[str], remote: Remote) -> dict[str, Owner | None]:
+    """Wait for a change, then return who has the lease of each address."""
+    remote.wait(addresses, LOOK_EVERY)
+    return {address: remote.owner(address) for address in addresses}
 
 
 class _RemoteWait:
@@ -460,6 +491,11 @@ class _SharedLeases:
             return self._store.wait(lease)
         return self._local.wait(lease)
 
+    def pushed(self, keys: Iterable[str]) -> None:
+        """Forget leases that were released with the push of their results."""
+        for key in keys:
+            self._held.pop(key, None)
+
     def release(self, leases: Iterable[Lease]) -> None:
         """Release leases here and there."""
         leases = list(leases)
@@ -474,7 +510,7 @@ class _SharedLeases:
     def _release_there(self, leases: Iterable[Lease]) -> None:
         held = [each for lease in leases if (each := self._held.pop(lease.key, None)) is not None]
         if held:
-            self._store.ask(lambda remote: remote.release(held), None)
+            self._store.ask(lambda remote: remote.release(held))
 
 
 def _run(reference: weakref.ref[SharedStore], wake: threading.Event) -> None:

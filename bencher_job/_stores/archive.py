@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from hmac import compare_digest
 from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
@@ -38,7 +39,7 @@ from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
 from .embedded import DiskStore
 from .header import check_ours
 from .schema import LIVE, SELECT_RECORD, condition_of, past_edition_of, record_of
-from .signature import SECRET_VARIABLE, UNSIGNED
+from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
 __all__ = [
     "ARCHIVE_VERSION",
@@ -47,6 +48,7 @@ __all__ = [
     "HEAD",
     "HEAD_SIZE",
     "Member",
+    "Missigned",
     "StoredEntry",
     "Unwhole",
     "bound_from",
@@ -89,6 +91,10 @@ _LONGEST_LABEL: Final = 100
 
 class Unwhole(Exception):
     """A part of an archive, or an entry on its way into one, that is not whole; its message says how."""
+
+
+class Missigned(Unwhole):
+    """A part that was made with another secret, or with none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,28 +209,38 @@ _ACCEPTED: Final[Mapping[str, tuple[type, ...]]] = {
 """What stands for a field of a record, by its annotation; `_PLAIN` for others."""
 
 
-def to_json(body: dict[str, Any]) -> bytes:
+def to_json(body: dict[str, Any], signature: Signature = UNSIGNED) -> bytes:
     """Write a JSON object that ends with a digest of the rest of it."""
-    return json.dumps({**body, "digest": _digest_of(body)}).encode()
+    signed = {"signed": True} if signature.kind else {}
+    return json.dumps({**body, **signed, "digest": _digest_of(body, signature)}).encode()
 
 
-def _digest_of(body: dict[str, Any]) -> str:
-    return UNSIGNED.hasher(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _digest_of(body: dict[str, Any], signature: Signature) -> str:
+    return signature.hasher(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def from_json(text: bytes) -> dict[str, Any]:
-    """Read what `to_json` has written.
+def from_json(text: bytes, signature: Signature = UNSIGNED) -> dict[str, Any]:
+    """Read what `to_json` has written with this signature.
 
     Raises:
+        Missigned: when it was made with another secret, or none.
         Unwhole: when it is something else.
     """
     try:
         body = json.loads(text)
-        if isinstance(body, dict) and body.pop("digest", None) == _digest_of(body):
-            return body
+        if isinstance(body, dict):
+            digest, is_signed = str(body.pop("digest", None)), body.pop("signed", False)
+            if compare_digest(digest.encode(), _digest_of(body, signature).encode()):
+                return body
+            if not is_signed and compare_digest(digest.encode(), _digest_of(body, UNSIGNED).encode()):
+                raise Missigned(f"it is not signed, and {SECRET_VARIABLE} is set")
+            if is_signed and not signature.kind:
+                raise Missigned(f"it is signed, and {SECRET_VARIABLE} is not set")
+            if is_signed:
+                raise Missigned("it doesn't match its signature: it is damaged, or made with another secret")
     except (ValueError, RecursionError):
         pass
-    raise Unwhole("what is known of it doesn't match its digest")
+    raise Unwhole("its description doesn't match its digest")
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
@@ -530,6 +546,10 @@ class _Exporter:
         self._store = store
         self._file = file
         self._editions: set[bytes] = set()
+        signature = store.files.open().signature
+        # Nobody else has this user's own key, and the one who hands an archive over vouches for it.
+        self._is_resealed = signature.is_personal
+        self._signature = UNSIGNED if signature.is_personal else signature
         self.count = 0
         self.left_out = 0
 
@@ -568,8 +588,7 @@ class _Exporter:
         if not selection.matches(_record(row[_KEY:])):
             return False
         record, bound, prefix, expires, value = stored_entry(self._store, row)
-        # Nobody else has this user's own key, and who hands an archive over vouches for it.
-        if self._store.files.open().signature.is_personal:
+        if self._is_resealed:
             value = bytes(resealed(value, UNSIGNED))
         if prefix is not None and prefix not in self._editions:
             self._edition(prefix)
@@ -582,7 +601,7 @@ class _Exporter:
             "value": {"size": len(value), "digest": UNSIGNED.hasher(value).hexdigest()},
             "media": [] if record.media is None else list(self._media(label, record.media)),
         }
-        write_member(self._file, label + "entry.json", to_json(body))
+        write_member(self._file, label + "entry.json", to_json(body, self._signature))
         if prefix is not None:
             self._editions.add(prefix)
         return True
@@ -590,7 +609,8 @@ class _Exporter:
     def _edition(self, prefix: bytes) -> None:
         past = stored_version(self._store, prefix)
         if past is not None:
-            write_member(self._file, f"editions/{prefix.hex()}.json", to_json(edition_to_dict(past)))
+            content = to_json(edition_to_dict(past), self._signature)
+            write_member(self._file, f"editions/{prefix.hex()}.json", content)
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""

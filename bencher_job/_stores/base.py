@@ -207,6 +207,10 @@ class Entry(NamedTuple):
     """Whether it was made of another entry, and not by a run that missed."""
     attributes: Mapping[str, bytes] | None = None
     """Digests of the attributes of arguments that are objects, `model.rate`, if there are such."""
+    address: str = ""
+    """Where a shared store is to have it; empty for nowhere."""
+    replaces: bool = False
+    """Whether it replaces the entry of a shared store as well, which otherwise keeps the first."""
 
 
 class Keyed(NamedTuple):
@@ -304,16 +308,18 @@ class Lease:
     Make it before you acquire it, so that an interrupt finds it: to release one that is not held does no harm.
 
     Attributes:
+        function: module and qualified name of the function, as in the record of its entry.
         number: differs from the number of any other lease of the key.
         held: whether it was acquired and not released since. Another process may have taken it over.
         has_entry: whether the key had an entry when the lease was acquired, perhaps stored since it was looked up.
         replaces: number of the lease of a stopped owner, which this one may replace; 0 for none.
     """
 
-    __slots__ = ("has_entry", "held", "key", "number", "replaces")
+    __slots__ = ("function", "has_entry", "held", "key", "number", "replaces")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, function: str = "") -> None:
         self.key = key
+        self.function = function
         self.number = int.from_bytes(os.urandom(7), "little")
         self.held = self.has_entry = False
         self.replaces = 0

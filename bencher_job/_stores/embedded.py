@@ -58,6 +58,7 @@ from .database import Database, Transaction, Written
 from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
 from .lookups import Lookups, check_key_of, check_row
+from .outbox import PUT_OUTBOX, Outbox
 from .removals import Removals
 from .rows import columns_of, find_keys, infos_of
 from .schema import (
@@ -428,6 +429,11 @@ class Commits:
                 StoreLeases.release_in(transaction, leases)
                 rows = _Rows(self._folder, database, transaction)
                 rows.write(prepared, statement)
+                for entry, draft, _ in prepared:
+                    if entry.address:
+                        action = "replace" if entry.replaces else "put"
+                        values = entry.address, draft.key, draft.function, action, time.time()
+                        transaction.execute(PUT_OUTBOX, values)
                 if drained is not None:
                     self._uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
@@ -450,6 +456,7 @@ class DiskStore(Items):
         folder: the folder where it lies.
         files: its open folder, for maintenance.
         lookups: finds entries.
+        outbox: what a shared store hasn't got yet.
         removals: removes entries.
         uses: the uses that are not written yet.
     """
@@ -476,6 +483,7 @@ class DiskStore(Items):
         self.removals = Removals(self.files, self.uses)
         self.lookups = Lookups(self.files, self.uses, self.removals)
         self.leases = StoreLeases(self.files)
+        self.outbox = Outbox(self.files)
         self._commits = Commits(self.files, self.uses, self.removals)
         self._blob_writers: dict[str | None, tuple[Opened, BlobWriter]] = {}
         # Bytes since the size was last looked at: so many that the first put looks.

@@ -29,6 +29,7 @@ from .archive import (
     HEAD,
     HEAD_SIZE,
     Member,
+    Missigned,
     Unwhole,
     bound_from,
     edition_from,
@@ -168,6 +169,8 @@ class _Importer:
     def __init__(self, store: DiskStore, file: BinaryIO) -> None:
         self._store = store
         self._file = file
+        signature = store.files.open().signature
+        self._signature = UNSIGNED if signature.is_personal else signature
         self.editions: dict[str, Member] = {}
         self._edition = functools.lru_cache(maxsize=64)(self._read_edition)
         self._pending: dict[str, Entry] = {}
@@ -192,13 +195,15 @@ class _Importer:
     def take(self, name: str, parts: Mapping[str, Member]) -> None:
         """Take one entry, if it is whole and isn't there."""
         try:
-            body = from_json(self._read(_part(parts, "entry.json"), LARGEST_JSON))
+            body = from_json(self._read(_part(parts, "entry.json"), LARGEST_JSON), self._signature)
             record = record_from(body["record"])
             check_key(record.key)
             if self._is_there(record.key):
                 self._count("skipped")
                 return
             entry = self._entry(record, body, parts)
+        except Missigned as error:
+            self._count("refused", f"{name} is refused: {error}")
         except (Unwhole, KeyError, TypeError, ValueError) as error:
             self._count("damaged", f"{name} is damaged: {error}")
         except Refused as error:
@@ -289,7 +294,7 @@ class _Importer:
 
     def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
         try:
-            body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON))
+            body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON), self._signature)
             return edition_from(body, bytes.fromhex(prefix))
         except (Unwhole, ValueError) as error:
             _log.warning("the code of imported entries is not known: %s", error)

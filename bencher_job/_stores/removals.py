@@ -249,7 +249,8 @@ class Removals:
     def _remove_least_used(self, database: Database, excess: int) -> int:
         """Remove the least recently used entries that take as many bytes, or some of them; how many."""
         oldest = database.read(
-            "SELECT rowid, filename, size, media FROM Cache ORDER BY access_time, rowid LIMIT ?",
+            "SELECT rowid, filename, size, media FROM Cache WHERE key NOT IN (SELECT key FROM Outbox)"
+            " ORDER BY access_time, rowid LIMIT ?",
             (REMOVED_AT_ONCE,),
         )
         sizes = itertools.accumulate(size + ENTRY_OVERHEAD for _, _, size, _ in oldest)

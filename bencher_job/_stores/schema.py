@@ -232,6 +232,11 @@ UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE TABLE Owner (number INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL,"
         " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
     ),
+    (
+        "CREATE TABLE Outbox (address TEXT PRIMARY KEY, key TEXT NOT NULL, function TEXT NOT NULL,"
+        " action TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE Remote (place TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID",
+    ),
 )
 """What makes the tables of each version of those of the version before."""
 
