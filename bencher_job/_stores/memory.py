@@ -401,10 +401,12 @@ class MemoryTier(Items):
             shelf.use(kept)
         return kept
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False, largest: int | None = None) -> Hits:
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
         """Look entries up in bulk, in memory first."""
-        if largest is not None:
-            return self.behind.get_many(keys, mapped, largest)
+        if largest is not None or not counts:
+            return self.behind.get_many(keys, mapped, largest=largest, counts=counts)
         read = self.shelf.read if self.shelf.is_sure() else self._renew()
         if read is self.shelf.read:
             found, missing = self.shelf.find_many(keys, mapped)
