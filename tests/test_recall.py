@@ -559,12 +559,13 @@ CHANGES = """
     from datetime import UTC, datetime
     from pathlib import Path
     from bencher_job import Record
+    from bencher_job._record import Selection
     from bencher_job._stores import Entry, dump, open_store
     store = open_store(Path(sys.argv[1]), size_limit=10**9)
     for line in sys.stdin:
         what, key, value = line.split()
         if what == "clear":
-            store.clear(tag="a")
+            store.clear(Selection(tag="a"))
         elif what == "forget":
             store.remove([key])
         else:
