@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
@@ -37,6 +37,7 @@ from ._stores import (
     NullStore,
     Store,
     StoreFailure,
+    Use,
     compression_named,
     export,
     import_,
@@ -369,12 +370,12 @@ class FutureCache(Contents, Settles):
 
         A value counts as a hit when `submit` answers a job with it.
         """
-        return self._find(keys)
+        return self._find(keys, counts=False)
 
-    def _find(self, keys: Iterable[str]) -> Prefetched:
+    def _find(self, keys: Iterable[str], *, counts: bool = True) -> Prefetched:
         store = self.cache
         found = Prefetched(store)
-        hits = store.get_many(keys, mapped=self.mapped)
+        hits = store.get_many(keys, self.mapped, counts=counts)
         found.seconds = hits.seconds()
         with nullcontext() if self._imported_copy is None else seen_by(self._imported_copy):
             problems = hits.load(found)
@@ -481,6 +482,7 @@ class FutureCache(Contents, Settles):
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
             self._counts.hit(seconds)
+            store.count_uses([Use(job.job_key, 1, time(), seconds)])
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
         return self._runner.run(job, store) if value is MISS else JobFuture(job, value)

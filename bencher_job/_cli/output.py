@@ -202,7 +202,7 @@ def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, objec
     found: dict[str, object] = {}
     for record in records:
         largest = max(record.size, LARGEST_EXPANDED)  # what is not compressed is mapped, and takes no memory
-        hit = store.get_many([record.key], mapped=True, largest=largest).get(record.key)
+        hit = store.get_many([record.key], mapped=True, largest=largest, counts=False).get(record.key)
         if hit is not None:
             try:
                 found[record.key] = _described(hit)

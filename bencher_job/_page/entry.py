@@ -201,7 +201,7 @@ def _run_of(record: Record) -> list[list[object]]:
 
 def _value_of(store: Store, key: str, *, unpickles: bool) -> dict[str, Any]:
     """Return a value as an `outline`, its repr as `text` if it is unpickled, and a `note` on what is missing."""
-    hit = store.get_many([key], mapped=True, largest=LARGEST_VALUE).get(key)
+    hit = store.get_many([key], mapped=True, largest=LARGEST_VALUE, counts=False).get(key)
     if hit is not None:
         return _shown_value(hit, unpickles=unpickles)
     found = store.history.examine(key)

@@ -100,7 +100,7 @@ class Results:
             new = [key for key in keys if key not in self._kept]
             for start in range(0, len(new), READ_AT_ONCE):
                 some = new[start : start + READ_AT_ONCE]
-                found = self._store.get_many(some, mapped=True, largest=LARGEST_READ)
+                found = self._store.get_many(some, mapped=True, largest=LARGEST_READ, counts=False)
                 self._kept.update((key, self._fields(found[key]) if key in found else {}) for key in some)
             return {key: self._kept[key] for key in keys}
 

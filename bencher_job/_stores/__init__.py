@@ -120,9 +120,11 @@ class _OpenStores:
         with self._lock:
             place = directory, trusted
             if place not in self._stores:
-                from .embedded import DiskStore  # SQLite and diskcache take long to import
-                from .memory import MemoryTier
-
+                try:
+                    from .embedded import DiskStore  # SQLite and diskcache take long to import
+                    from .memory import MemoryTier
+                except OSError as error:  # as where a process has too many open files
+                    raise StoreFailure(f"the store's modules can't be read: {error}") from error
                 disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
                 self._stores[place] = disk, MemoryTier(disk)
             disk, tier = self._stores[place]

@@ -457,8 +457,14 @@ class Store(Protocol):
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up. With `mapped` the arrays of a large one are read-only maps of its file."""
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False, largest: int | None = None) -> Hits:
-        """Look entries up in bulk: those that are there, by key; no entry that takes more than `largest` bytes."""
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
+        """Look entries up in bulk, and count a use of each that is there unless `counts` is false.
+
+        An entry of more than `largest` bytes, stored or expanded, is left out, and so are damaged ones without a
+        warning.
+        """
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries in one transaction; each replaces the entry of its key, and its lease is released.

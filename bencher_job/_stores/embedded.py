@@ -196,10 +196,7 @@ class DiskHistory:
 
         With `unused` also those without entries, in any order and without their sources; no entry is read.
         """
-        if unused:
-            rows = self._query(SELECT_KNOWN_EDITION, (function,))
-        else:
-            rows = self._query(SELECT_EDITION, (function,))
+        rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
         return list(_readable(past_edition_of, ((row, function) for row in rows)))
 
     def of_version(
@@ -504,7 +501,6 @@ class DiskStore(Items):
         now = self.generation.read()
         if now == mark and not now[1] & 1:  # an odd one: entries are being changed
             return None
-        self.uses.write_now_and_then()
         return now
 
     def open(self) -> Database:
@@ -523,13 +519,16 @@ class DiskStore(Items):
             self.uses.note(key, hit.seconds)
         return hit
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False, largest: int | None = None) -> Hits:
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
         """Look entries up in bulk and verify their bytes."""
-        return self.lookups.get_many(keys, mapped=mapped, largest=largest)
+        return self.lookups.get_many(keys, mapped=mapped, largest=largest, counts=counts)
 
     def count_uses(self, uses: Sequence[Use]) -> None:
         """Count hits that a memory cache has answered."""
         self.uses.add(uses)
+        self.uses.write_now_and_then()
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Return how long the functions of entries had run, in seconds."""

@@ -99,7 +99,7 @@ class Lookups:
                 f"The job runs again."
             )
 
-    def get_many(self, keys: Iterable[str], *, mapped: bool, largest: int | None = None) -> Hits:
+    def get_many(self, keys: Iterable[str], *, mapped: bool, largest: int | None, counts: bool) -> Hits:
         """Look entries up in bulk and verify their bytes; those of at most `largest` bytes, without warnings."""
         wanted = dict.fromkeys(keys)
         found = Hits()
@@ -120,7 +120,7 @@ class Lookups:
             hit = self.find(key, mapped=mapped)
             if isinstance(hit, Hit):
                 found.others[key] = hit
-        if not self._folder.only_looks:
+        if counts:
             self._uses.note_many(found)
         return found
 

@@ -231,9 +231,7 @@ class Shelf:
             self.note_first(kept)
 
     def count_uses(self) -> None:
-        """Let the store count the uses."""
-        if not self.used:
-            return
+        """Let the store count the uses; it writes those of its own as well now and then."""
         begin = time() - monotonic()
         uses: list[Use] = []
         while self.used:
@@ -401,10 +399,12 @@ class MemoryTier(Items):
             shelf.use(kept)
         return kept
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False, largest: int | None = None) -> Hits:
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
         """Look entries up in bulk, in memory first."""
-        if largest is not None:
-            return self.behind.get_many(keys, mapped, largest)
+        if largest is not None or not counts:
+            return self.behind.get_many(keys, mapped, largest=largest, counts=counts)
         read = self.shelf.read if self.shelf.is_sure() else self._renew()
         if read is self.shelf.read:
             found, missing = self.shelf.find_many(keys, mapped)
@@ -430,7 +430,8 @@ class MemoryTier(Items):
         """Commit entries to the store behind, and keep those that are small."""
         shelf = self.shelf
         read = shelf.read if shelf.is_sure() else self._renew()
-        shelf.count_uses()
+        if shelf.used:
+            shelf.count_uses()
         lost = self.behind.put_many(entries)
         for entry in entries:
             payload, record = entry.payload, entry.record

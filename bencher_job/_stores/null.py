@@ -119,7 +119,14 @@ class NullStore(Items):
         """Miss."""
         return MISS
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False, largest: int | None = None) -> Hits:  # noqa: ARG002
+    def get_many(
+        self,
+        keys: Iterable[str],  # noqa: ARG002
+        mapped: bool = False,  # noqa: ARG002
+        *,
+        largest: int | None = None,  # noqa: ARG002
+        counts: bool = True,  # noqa: ARG002
+    ) -> Hits:
         """Find nothing."""
         return Hits()
 

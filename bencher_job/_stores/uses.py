@@ -152,7 +152,7 @@ class Uses:
 
     def write_now_and_then(self) -> None:
         """Write what is noted if that is some time ago."""
-        if time.monotonic() - self._last >= WHEN_ASKED:
+        if (self._used or self._in_bulk) and time.monotonic() - self._last >= WHEN_ASKED:
             self.write_at_once()
 
     def write_at_once(self, *, waits: bool = False) -> None:

@@ -482,7 +482,7 @@ BUSY = """
         store.put_many([*(entry(f"{turn % 3}-{number}") for number in range(10)), entry("a small one")])
         store.remove([f"{turn % 3}-5"])
         if turn % 2:
-            store.clear(tag=str(turn % 3))
+            store.clear(Selection(tag=str(turn % 3)))
         turn += 1
         if turn == 3:
             print("busy", flush=True)

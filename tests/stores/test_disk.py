@@ -602,7 +602,7 @@ def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, v
     assert (hit.load(), hit.seconds, len(store)) == (1, 2.5, 1)
     (record,) = store.records(Selection(tag="nightly"))
     assert (record.host, record.pid, record.size, record.media) == ("host", 123, size, run.name)
-    assert store.clear(tag="nightly") == 1
+    assert store.clear(Selection(tag="nightly")) == 1
     assert (len(store), store.figures().size) == (0, 0)
     assert not run.exists()
 
