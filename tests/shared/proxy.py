@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 
 class Proxy:
@@ -17,6 +18,7 @@ class Proxy:
         is_cut: whether bytes vanish, while connections stay open.
         is_refusing: whether connections are reset.
         lose_at: the number of the answer, from now on, that vanishes together with its connection; 0 for none.
+        on_loss: is called then.
     """
 
     def __init__(self, target: int) -> None:
@@ -28,6 +30,7 @@ class Proxy:
         self.is_cut = False
         self.is_refusing = False
         self.lose_at = 0
+        self.on_loss: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._is_closed = False
@@ -87,6 +90,7 @@ class Proxy:
                     if begins and is_answer and self.lose_at:
                         self.lose_at -= 1
                         if not self.lose_at:
+                            self.on_loss()
                             raise ConnectionResetError
                 sink.sendall(data)
         except OSError:
