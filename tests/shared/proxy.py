@@ -42,7 +42,7 @@ class Proxy:
 
     def reset(self) -> None:
         for each in list(self._open):
-            self._abort(each)
+            self._reset(each)
 
     def close(self) -> None:
         self._is_closed = True
@@ -73,10 +73,18 @@ class Proxy:
         for each in (client, server):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         is_answered = [True]
-        threading.Thread(target=self._pump, args=[server, client, is_answered, True], daemon=True).start()
-        self._pump(client, server, is_answered, False)
+        pumping = threading.Barrier(2, action=lambda: [self._abort(each) for each in (client, server)])
+        threading.Thread(target=self._pump, args=[server, client, is_answered, True, pumping], daemon=True).start()
+        self._pump(client, server, is_answered, False, pumping)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, is_answered: list[bool], is_answer: bool) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        is_answered: list[bool],
+        is_answer: bool,
+        end: threading.Barrier,
+    ) -> None:
         try:
             while data := source.recv(1 << 16):
                 self._hold()
@@ -94,13 +102,12 @@ class Proxy:
                             raise ConnectionResetError
                 sink.sendall(data)
         except OSError:
-            self._abort(source)
-            self._abort(sink)
+            for each in (source, sink):
+                self._reset(each)
         else:
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
-        finally:
-            self._open.discard(source)
+        end.wait()
 
     def _hold(self) -> None:
         while self.is_cut and not self._is_closed:
@@ -108,7 +115,11 @@ class Proxy:
 
     def _abort(self, each: socket.socket) -> None:
         self._open.discard(each)
+        self._reset(each)
+        each.close()
+
+    @staticmethod
+    def _reset(each: socket.socket) -> None:
         with contextlib.suppress(OSError):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             each.shutdown(socket.SHUT_RDWR)
-        each.close()
