@@ -29,6 +29,9 @@ _PAGE: Final = 1000
 _SLOWEST: Final = 250_000
 """Bytes per second at which a large object may be sent. Clients can't say how far they have come."""
 
+_PATIENCE: Final = 300.0
+"""Seconds after which a thread gives a large object up. Its caller has given up before."""
+
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _ALLOW_HTTP: Final = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP")
 
@@ -52,6 +55,7 @@ class ObjectBytes:
             ) from None
         _note_use()
         self._store = self._open(LIMIT)
+        self._patient = self._open(_PATIENCE)
 
     def _open(self, seconds: float) -> Any:
         options: dict[str, Any] = {
@@ -103,8 +107,8 @@ class ObjectBytes:
 
     def _put(self, name: str, content: bytes, mode: str) -> None:
         self._refuse_in_child()
-        # Some clients count the time in which they send as time in which nothing is read.
-        store = self._store if len(content) <= _PIECE else self._open(LIMIT + len(content) / _SLOWEST)
+        # The client counts the time in which it sends as time in which nothing is read.
+        store = self._store if len(content) <= _PIECE else self._patient
         self._obstore.put(store, name, content, mode=mode, use_multipart=False)
 
     def refresh(self, name: str, content: bytes) -> None:

@@ -29,6 +29,9 @@ S = TypeVar("S")
 LIMIT: Final = 5.0
 """Seconds without a byte after which a request has failed."""
 
+_LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at whether bytes pass."""
+
 _FAREWELL: Final = 3.0
 """Seconds that the end of the program waits for requests: a thread of Rust that wakes up later would abort."""
 
@@ -149,8 +152,8 @@ class Requests:
             for each in requests:
                 self._send(each)
             for each in requests:
-                while not each.done.wait(self._time_left(each)):
-                    if self._time_left(each) <= 0 and not self._has_moved(each):
+                while not each.done.wait(min(self._time_left(each), _LOOK_EVERY)):
+                    if not self._has_moved(each) and self._time_left(each) <= 0:
                         self._give_up(each)
             return [each.result() for each in requests]
         except BaseException:

@@ -17,6 +17,7 @@ import queue
 import re
 import select
 import socket
+import struct
 import threading
 import time
 import uuid
@@ -212,7 +213,10 @@ class _Switchboard(Mailbox):
 class _Line(Requests):
     """One thread with one connection, on which it hears notifications between requests."""
 
-    def __init__(self, conninfo: str, options: Mapping[str, Any], psycopg: Any) -> None:
+    def __init__(
+        self, conninfo: str, options: Mapping[str, Any], address: Mapping[str, str], psycopg: Any
+    ) -> None:
+        self.address = address
         self._conninfo = conninfo
         self._options = options
         self._psycopg = psycopg
@@ -540,26 +544,20 @@ class RowRemote(Beating):
 
     def _open_now(self) -> None:
         psycopg = self._psycopg
-        try:
-            connection, _ = self._line.connection()
-            table = f"{self._schema}.entry"
-            (exists,) = connection.execute("select to_regclass(%s) is not null", (table,)).fetchone()
-            if not exists:
+        for attempt in range(2):
+            try:
+                row, may_write = self._look()
+                break
+            except psycopg.errors.InsufficientPrivilege as error:
                 raise SharedStoreError(
-                    self.place, "has no tables of this library", f"Run: bencher-job shared init {self.place}."
-                )
-            row = connection.execute(f"select format, version, secret from {self._schema}.about").fetchone()
-            may_write = connection.execute(
-                "select has_table_privilege(%s, 'insert')", (table,)
-            ).fetchone()
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise SharedStoreError(
-                self.place, f"refuses: {_first_line(error)}", "Let its owner grant the privileges."
-            ) from error
-        except psycopg.OperationalError as error:
-            raise self._why(error) from error
-        check_store(self.place, dict(zip(("format", "version", "secret"), row or (), strict=False)), self._mark)
-        if not self._read_only and not may_write[0]:
+                    self.place, f"refuses: {_first_line(error)}", "Let its owner grant the privileges."
+                ) from error
+            except psycopg.OperationalError as error:
+                self._line.hang_up()
+                if attempt:  # once may be the network's fault
+                    raise self._why(error) from error
+        check_store(self.place, dict(zip(("format", "version", "secret"), row, strict=False)), self._mark)
+        if not self._read_only and not may_write:
             raise SharedStoreError(
                 self.place,
                 "lets this user only read",
@@ -567,16 +565,29 @@ class RowRemote(Beating):
             )
         self._is_open = True
 
+    def _look(self) -> tuple[tuple[Any, ...], bool]:
+        """Return what the store says of itself, and whether this user may write."""
+        connection, _ = self._line.connection()
+        table = f"{self._schema}.entry"
+        (exists,) = connection.execute("select to_regclass(%s) is not null", (table,)).fetchone()
+        if not exists:
+            raise SharedStoreError(
+                self.place, "has no tables of this library", f"Run: bencher-job shared init {self.place}."
+            )
+        *row, may_write = connection.execute(
+            f"select format, version, secret, has_table_privilege(%s, 'insert') from {self._schema}.about", (table,)
+        ).fetchone()
+        return tuple(row), may_write
+
     def _why(self, error: Exception) -> Unreachable | SharedStoreError:
-        """Tell a server that is down from one that refuses: a refusal at the start has no code to tell it by."""
-        ping = self._psycopg.pq.PGconn.ping(self._line._conninfo.encode())  # noqa: SLF001 - its own line
-        if ping != self._psycopg.pq.Ping.OK or re.search(r"too many|53300", str(error)):
-            return Unreachable(f"{self.place}: {_first_line(error)}")
-        return SharedStoreError(
-            self.place,
-            f"refuses: {_first_line(error)}",
-            "Correct the URL, or the password in ~/.pgpass or the service file.",
-        )
+        """Tell a server that is down or full from one that refuses."""
+        if _refuses(self._line.address):
+            return SharedStoreError(
+                self.place,
+                f"refuses: {_first_line(error)}",
+                "Correct the URL, or the password in ~/.pgpass or the service file.",
+            )
+        return Unreachable(f"{self.place}: {_first_line(error)}")
 
     def _ask(
         self, group: list[str], begun: bool, connection: Any
@@ -715,8 +726,8 @@ def _psycopg(url: str) -> Any:
         raise SharedStoreError(url, reason, "Run: pip install 'bencher_job[postgresql]'.") from None
 
 
-def _settings(url: str, psycopg: Any) -> tuple[str, dict[str, Any]]:
-    """Return what `psycopg.connect` takes, with verified TLS unless the server is on this machine."""
+def _settings(url: str, psycopg: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Return what `psycopg.connect` takes, with verified TLS unless the server is on this machine; and the address."""
     conninfo = importlib.import_module("psycopg.conninfo")
     try:
         given = conninfo.conninfo_to_dict(url)
@@ -725,7 +736,8 @@ def _settings(url: str, psycopg: Any) -> tuple[str, dict[str, Any]]:
             url, f"has a URL that libpq doesn't understand: {_first_line(error)}", "Correct it."
         ) from error
     defaults = {each.keyword.decode(): (each.val or b"").decode() for each in psycopg.pq.Conninfo.get_defaults()}
-    host = str(given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or defaults.get("host") or "")
+    address = defaults | {name: str(value) for name, value in given.items()}
+    host = address.get("host") or address.get("hostaddr") or ""
     options: dict[str, Any] = {
         "autocommit": True,
         "prepare_threshold": None,  # prepared statements would bind us to one connection of a pooler
@@ -740,7 +752,34 @@ def _settings(url: str, psycopg: Any) -> tuple[str, dict[str, Any]]:
         options["sslmode"] = "verify-full"
         if not ("sslrootcert" in given or "PGSSLROOTCERT" in os.environ or _has_root_certificate()):
             options["sslrootcert"] = "system"
-    return url, {name: value for name, value in options.items() if name not in given}
+    return url, {name: value for name, value in options.items() if name not in given}, address
+
+
+def _refuses(address: Mapping[str, str]) -> bool:
+    """Whether a server answers and refuses this program for good.
+
+    libpq doesn't tell the code of an error that ends an attempt to connect, its messages are translated, and its own
+    function for this question stops the whole interpreter. So the first message of the protocol is sent here.
+    """
+    host, port = address.get("hostaddr") or address.get("host") or "localhost", int(address.get("port") or 5432)
+    user = address.get("user") or "nobody"
+    names = {"user": user, "database": address.get("dbname") or user}
+    body = struct.pack("!I", 3 << 16) + b"".join(f"{name}\0{value}\0".encode() for name, value in names.items()) + b"\0"
+    try:
+        if host.startswith(("/", "@")):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(_CONNECT)
+            connection.connect(f"{host}/.s.PGSQL.{port}".replace("@", "\0", 1))
+        else:
+            connection = socket.create_connection((host.split(",")[0], port), _CONNECT)
+        with connection, connection.makefile("rb") as answer:
+            connection.sendall(struct.pack("!I", len(body) + 4) + body)
+            kind, size = answer.read(1), struct.unpack("!I", answer.read(4))[0]
+            fields = answer.read(min(size, 10_000) - 4).split(b"\0") if kind == b"E" else []
+    except (OSError, struct.error, ValueError):
+        return False
+    code = next((each[1:] for each in fields if each.startswith(b"C")), b"")
+    return kind == b"R" or (kind == b"E" and not code.startswith(_TEMPORARY))
 
 
 def _is_local(hosts: str) -> bool:
@@ -755,6 +794,9 @@ def _is_local(hosts: str) -> bool:
 def _has_root_certificate() -> bool:
     return os.path.exists(os.path.expanduser("~/.postgresql/root.crt"))
 
+
+_TEMPORARY: Final = (b"53", b"57", b"58", b"XX")
+"""Classes of errors: too little of something, an operator's intervention, the system, the server itself."""
 
 _COUNTERS: Final = slice(120, 136)
 """Where `struct tcp_info` of Linux counts the bytes that were acknowledged, and those received."""

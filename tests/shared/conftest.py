@@ -10,6 +10,7 @@ import pytest
 
 from bencher_job._shared import Remote, open_remote
 
+from .machines import Client, Place
 from .proxy import Proxy
 from .servers import BUCKET, Azurite, Postgres, Rclone, Seaweed, Server, TwoMounts
 
@@ -103,6 +104,53 @@ def through() -> Iterator[Callable[[int], Proxy]]:
     yield put
     for proxy in proxies:
         proxy.close()
+
+
+@pytest.fixture(params=["folder", "postgres", "seaweed"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A new shared store of each kind."""
+    if request.param == "folder":
+        return Place(str(tmp_path / "shared"))
+    return _served_place(request, request.param)
+
+
+@pytest.fixture(params=["postgres", "seaweed"])
+def network(request: pytest.FixtureRequest, through: Callable[[int], Proxy]) -> tuple[Place, Place, Proxy]:
+    """A new shared store on a server, the way there through a proxy, and the proxy."""
+    direct = _served_place(request, request.param)
+    proxy = through(request.getfixturevalue(request.param).port)
+    return direct, _served_place(request, request.param, direct, proxy.port), proxy
+
+
+def _served_place(
+    request: pytest.FixtureRequest, kind: str, same: Place | None = None, port: int | None = None
+) -> Place:
+    server = request.getfixturevalue(kind)
+    if kind == "postgres":
+        return Place(server.url(port), request.getfixturevalue("schema"))
+    url = same.url if same is not None else f"s3://{BUCKET}/{uuid.uuid4().hex[:12]}"
+    return Place(url, environment=server.settings(port))
+
+
+@pytest.fixture
+def connected(opened: Opened) -> Callable[..., Remote]:
+    """Connect to a place, and close the remote when the test is over."""
+    return lambda place, **options: opened(lambda: place.remote(**options))
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., Client]]:
+    """Start a program that uses a place; it has ended when the test is over."""
+    clients: list[Client] = []
+
+    def start(place: Place, **options: object) -> Client:
+        clients.append(Client(place, **options))  # type: ignore[arg-type]
+        assert clients[-1].answer() is not None, clients[-1].end()
+        return clients[-1]
+
+    yield start
+    for each in clients:
+        each.close()
 
 
 @pytest.fixture

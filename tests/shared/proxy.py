@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 
 class Proxy:
@@ -17,6 +18,7 @@ class Proxy:
         is_cut: whether bytes vanish, while connections stay open.
         is_refusing: whether connections are reset.
         lose_at: the number of the answer, from now on, that vanishes together with its connection; 0 for none.
+        on_loss: is called then.
     """
 
     def __init__(self, target: int) -> None:
@@ -28,6 +30,7 @@ class Proxy:
         self.is_cut = False
         self.is_refusing = False
         self.lose_at = 0
+        self.on_loss: Callable[[], object] = lambda: None
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._is_closed = False
@@ -39,7 +42,7 @@ class Proxy:
 
     def reset(self) -> None:
         for each in list(self._open):
-            self._abort(each)
+            self._reset(each)
 
     def close(self) -> None:
         self._is_closed = True
@@ -70,10 +73,18 @@ class Proxy:
         for each in (client, server):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         is_answered = [True]
-        threading.Thread(target=self._pump, args=[server, client, is_answered, True], daemon=True).start()
-        self._pump(client, server, is_answered, False)
+        pumping = threading.Barrier(2, action=lambda: [self._abort(each) for each in (client, server)])
+        threading.Thread(target=self._pump, args=[server, client, is_answered, True, pumping], daemon=True).start()
+        self._pump(client, server, is_answered, False, pumping)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, is_answered: list[bool], is_answer: bool) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        is_answered: list[bool],
+        is_answer: bool,
+        end: threading.Barrier,
+    ) -> None:
         try:
             while data := source.recv(1 << 16):
                 self._hold()
@@ -87,16 +98,16 @@ class Proxy:
                     if begins and is_answer and self.lose_at:
                         self.lose_at -= 1
                         if not self.lose_at:
+                            self.on_loss()
                             raise ConnectionResetError
                 sink.sendall(data)
         except OSError:
-            self._abort(source)
-            self._abort(sink)
+            for each in (source, sink):
+                self._reset(each)
         else:
             with contextlib.suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
-        finally:
-            self._open.discard(source)
+        end.wait()
 
     def _hold(self) -> None:
         while self.is_cut and not self._is_closed:
@@ -104,7 +115,11 @@ class Proxy:
 
     def _abort(self, each: socket.socket) -> None:
         self._open.discard(each)
+        self._reset(each)
+        each.close()
+
+    @staticmethod
+    def _reset(each: socket.socket) -> None:
         with contextlib.suppress(OSError):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             each.shutdown(socket.SHUT_RDWR)
-        each.close()

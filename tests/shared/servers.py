@@ -99,22 +99,22 @@ class Postgres(Server):
         if not POSTGRES_PROGRAMS:
             pytest.skip("PostgreSQL is not installed: tests/shared/servers.sh installs it")
         data, programs = self.folder / "data", POSTGRES_PROGRAMS[0]
-        self._as: list[str] = []
+        runuser: list[str] = []
+        account = None
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
             os.chown(self.folder, account.pw_uid, account.pw_gid)
-            self._as = ["runuser", "-u", "postgres", "--"]
+            runuser = ["runuser", "-u", "postgres", "--"]
         if not data.exists():
             made = [str(programs / "initdb"), "-D", str(data), "-U", self.user, "-A", "trust", "--no-sync"]
             subprocess.run(
-                [*self._as, *made, "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd="/"
+                [*runuser, *made, "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd="/"
             )
         (data / "postmaster.pid").unlink(missing_ok=True)
         settings = ["fsync=off", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
         options = [part for each in settings for part in ("-c", each)]
-        self.run(
-            *self._as, str(programs / "postgres"), "-D", str(data), "-p", str(self.port), *options, cwd="/"
-        )
+        who = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        self.run(str(programs / "postgres"), "-D", str(data), "-p", str(self.port), *options, cwd="/", **who)
         ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL doesn't answer")
 
