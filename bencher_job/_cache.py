@@ -87,6 +87,7 @@ class Contents:
         self._tag_index = options.tag_index
         self._cache_samples = options.cache_samples
         self._trusted = options.trusted
+        self._shared = options.shared
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
@@ -143,12 +144,8 @@ class Contents:
                 if not _options.is_overridden():
                     # A later change of the current folder must not move the cache.
                     self.cache_dir = directory.parent
-                store = self._memory = open_store(
-                    directory,
-                    size_limit=self.size_limit,
-                    tag_index=self._tag_index,
-                    trusted=self._trusted,
-                )
+                place = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
+                store = self._memory = _open(place, directory, self.size_limit, self._tag_index, self._trusted)
             except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone
                 _log.warning("%s can't be opened: %s", where, error)
                 # The present store may have running jobs.
@@ -254,6 +251,17 @@ class Contents:
             BencherJobError: when the file is not such an archive, or nothing is kept.
         """
         return import_(self.cache, path, trusted=trusted)
+
+
+def _open(
+    place: str | None, directory: Path, size_limit: int, tag_index: bool, trusted: bool
+) -> MemoryTier:
+    """Open a local store, and the shared one behind it if there is a place."""
+    if place is None:
+        return open_store(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+    from ._shared import open_shared  # takes long to import, and few caches are shared
+
+    return open_shared(place, directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
 
 
 class Prefetched(dict[str, Any]):

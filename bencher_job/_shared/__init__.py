@@ -7,6 +7,14 @@ A remote carries bytes by address. What these bytes are is fixed in `entry`.
 
 from __future__ import annotations
 
+import os
+import stat
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._errors import BencherJobError, SharedStoreError
+from .._stores import Behind, open_store
 from .base import (
     Asked,
     Changes,
@@ -20,7 +28,12 @@ from .base import (
     media_address,
     source_address,
 )
-from .opening import init_remote, open_remote
+from .opening import init_remote, is_folder, open_remote
+
+if TYPE_CHECKING:
+    from .._stores.embedded import DiskStore
+    from .._stores.memory import MemoryTier
+    from .tier import SharedStore
 
 __all__ = [
     "Asked",
@@ -35,5 +48,67 @@ __all__ = [
     "init_remote",
     "media_address",
     "open_remote",
+    "open_shared",
     "source_address",
 ]
+
+
+MODE_VARIABLE = "BENCHER_JOB_SHARED_MODE"
+WRITE_VARIABLE = "BENCHER_JOB_SHARED_WRITE"
+
+
+def open_shared(
+    place: str, directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False
+) -> MemoryTier:
+    """Open the local store in a folder, made if it isn't there, and a shared store behind it.
+
+    A shared store that doesn't answer is opened as well, with a warning once it is needed.
+
+    Raises:
+        SharedStoreError: when the shared store can't be used as it is set up.
+        UntrustedCache, StoreFailure: as `open_store` does.
+    """
+    return open_store(
+        directory,
+        size_limit=size_limit,
+        tag_index=tag_index,
+        trusted=trusted,
+        behind=Behind(place, partial(_put_behind, place)),
+    )
+
+
+def _put_behind(place: str, local: DiskStore) -> SharedStore:
+    from .tier import SharedStore
+
+    signature = local.files.open().signature
+    if not signature.kind and not _is_own(place):
+        raise SharedStoreError(
+            place,
+            "is open to others, and entries are not signed",
+            "Set BENCHER_JOB_SECRET to one secret on all machines. "
+            "This makes one: python -c 'import secrets; print(secrets.token_hex())'",
+        )
+    mode = _word(MODE_VARIABLE, ("write", "read"), "write")
+    write = _word(WRITE_VARIABLE, ("through", "behind"), "through" if is_folder(place) else "behind")
+    remote = open_remote(place, mark=signature.mark if signature.kind else b"", read_only=mode == "read")
+    return SharedStore(local, remote, writes=mode == "write", through=write == "through")
+
+
+def _word(variable: str, words: tuple[str, ...], default: str) -> str:
+    word = os.environ.get(variable, "").strip().lower() or default
+    if word not in words:
+        raise BencherJobError(f"{variable}={word!r} is unknown. Set it to {' or '.join(words)}, or unset it.")
+    return word
+
+
+def _is_own(place: str) -> bool:
+    """Whether nobody else can write to a shared store: it is a folder of this user's own, or one that is not there."""
+    if not is_folder(place):
+        return False
+    try:
+        status = os.stat(os.path.expanduser(place))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -14,7 +14,7 @@ from .named import NamedRemote
 from .objects import OBJECT_SCHEMES, ObjectBytes
 from .rows import ROW_SCHEMES, RowRemote, init_rows
 
-__all__ = ["init_remote", "open_remote"]
+__all__ = ["init_remote", "is_folder", "open_remote"]
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SECRETS: Final = re.compile(r"password|secret|token|account_key|access_key", re.IGNORECASE)
@@ -80,6 +80,11 @@ def init_remote(place: str | os.PathLike[str], *, mark: bytes = b"") -> None:
         remote.changes()
     finally:
         remote.close()
+
+
+def is_folder(place: str) -> bool:
+    """Whether a shared store is a folder, and neither a database nor a bucket."""
+    return not _scheme_of(place)[0]
 
 
 def _scheme_of(place: str | os.PathLike[str]) -> tuple[str, str]:

@@ -27,7 +27,18 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from .._errors import SharedStoreError
-from .base import LEASE_SECONDS, STORE_FORMAT, STORE_VERSION, Asked, Changes, Lease, Name, Owner, Unreachable, checked
+from .base import (
+    LEASE_SECONDS,
+    STORE_FORMAT,
+    STORE_VERSION,
+    Asked,
+    Changes,
+    Lease,
+    Name,
+    Owner,
+    Unreachable,
+    checked,
+)
 from .named import check_store
 from .requests import LIMIT, Mailbox, Requests, chunks
 from .sessions import Beating, Session

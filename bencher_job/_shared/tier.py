@@ -81,7 +81,7 @@ class SharedStore(Items):
 
         With `writes=False` nothing is pushed, and no lease taken. With `through=True` a put returns after the push.
         """
-        self._local = local
+        self.local = local
         self._remote = remote
         self._writes = writes
         self._through = through
@@ -111,7 +111,7 @@ class SharedStore(Items):
     @property
     def folder(self) -> Path | None:
         """The folder of the local store."""
-        return self._local.folder
+        return self.local.folder
 
     @property
     def place(self) -> str:
@@ -121,25 +121,27 @@ class SharedStore(Items):
     @property
     def tally(self) -> Tally:
         """Counts of what the local store did unasked in this process."""
-        return self._local.tally
+        return self.local.tally
 
     @property
     def history(self) -> History:
         """What the local store knows about its entries besides their values."""
-        return self._local.history
+        return self.local.history
 
     @property
     def outbox(self) -> int:
         """The number of entries and removals that the remote hasn't got yet."""
-        return self._local.outbox.count()
+        return self.local.outbox.count()
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up in the local store."""
-        return self._local.get(key, mapped)
+        return self.local.get(key, mapped)
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False, largest: int | None = None) -> Hits:
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
         """Look entries up in the local store."""
-        return self._local.get_many(keys, mapped, largest)
+        return self.local.get_many(keys, mapped, largest=largest, counts=counts)
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Store entries of the remote locally; return how many."""
@@ -153,12 +155,12 @@ class SharedStore(Items):
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries locally, and push them: at once, or soon."""
         if not self._writes:
-            return self._local.put_many(entries)
+            return self.local.put_many(entries)
         addressed = [
             entry._replace(address=entry_address(entry.record.function, entry.record.key))
             for entry in entries
         ]
-        others = self._local.put_many(addressed)
+        others = self.local.put_many(addressed)
         for entry in entries:
             self._note_seconds(entry.record.function, entry.record.seconds)
         if not self._through:
@@ -166,24 +168,24 @@ class SharedStore(Items):
             return others
         pushed = [entry.address for entry in addressed if entry.record.key not in others]
         with self._pushing:
-            return {**others, **self._push(self._local.outbox.of(pushed))}
+            return {**others, **self._push(self.local.outbox.of(pushed))}
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
         """Remove entries here and, unless the local store only makes room, on all machines."""
         keys = list(keys)
         if reason in _EVERYWHERE:
-            infos = self._local.history.infos(keys)
+            infos = self.local.history.infos(keys)
             self._remove_elsewhere(info.record for info in infos)
-        return self._local.remove(keys, reason)
+        return self.local.remove(keys, reason)
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
         """Remove the selected entries of the local store, on all machines."""
-        self._remove_elsewhere(self._local.records(selection))
-        return self._local.clear(selection)
+        self._remove_elsewhere(self.local.records(selection))
+        return self.local.clear(selection)
 
     def _remove_elsewhere(self, records: Iterable[Record]) -> None:
         if self._writes:
-            self._local.outbox.add_removals(
+            self.local.outbox.add_removals(
                 (entry_address(record.function, record.key), record.key, record.function)
                 for record in records
             )
@@ -191,31 +193,31 @@ class SharedStore(Items):
 
     def count_uses(self, uses: Sequence[Use]) -> None:
         """Count hits that a memory cache has answered."""
-        self._local.count_uses(uses)
+        self.local.count_uses(uses)
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Return how long the functions of local entries had run."""
-        return self._local.durations(keys)
+        return self.local.durations(keys)
 
     def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
         """Iterate over the records of local entries."""
-        return self._local.records(selection, latest)
+        return self.local.records(selection, latest)
 
     def functions(self) -> list[FunctionInfo]:
         """Return the figures of each function that has local entries."""
-        return self._local.functions()
+        return self.local.functions()
 
     def figures(self) -> Figures:
         """Return the figures of the local store."""
-        return self._local.figures()
+        return self.local.figures()
 
     def blob_writer(self, compression: str | None) -> BlobWriter | None:
         """Return how workers of this machine write large values themselves."""
-        return self._local.blob_writer(compression)
+        return self.local.blob_writer(compression)
 
     def changed_since(self, mark: object) -> object:
         """Return None if no local entry was replaced or removed since a mark, else a new mark."""
-        return self._local.changed_since(mark)
+        return self.local.changed_since(mark)
 
     def close(self) -> None:
         """Push what is left for some seconds, and release all. The next use opens it again."""
@@ -226,7 +228,7 @@ class SharedStore(Items):
         if courier is not None and courier is not threading.current_thread():
             courier.join(1.0)
         self._remote.close()
-        self._local.close()
+        self.local.close()
         self.is_closing = False
 
     def flush(self, seconds: float) -> int:
@@ -237,7 +239,7 @@ class SharedStore(Items):
         try:
             while self.breaker.is_closed and self._drain(end) and time.monotonic() < end:
                 pass
-            left = self._local.outbox.count()
+            left = self.local.outbox.count()
         except StoreFailure as error:
             _log.warning("the outbox of %s can't be read: %s", self.folder, error)
             return 0
@@ -267,7 +269,7 @@ class SharedStore(Items):
 
     def _take(self, found: Mapping[str, bytes]) -> set[str]:
         """Verify entries, by address, and store them locally; return their keys."""
-        taken, problems = take(self._local, found, self._fetch)
+        taken, problems = take(self.local, found, self._fetch)
         self._bad.update(problems)
         if problems:
             address, problem = next(iter(problems.items()))
@@ -316,7 +318,7 @@ class SharedStore(Items):
     def _drain(self, end: float) -> bool:
         """Push some of the outbox; whether there may be more."""
         with self._pushing:
-            pending = self._local.outbox.pending(AT_ONCE)
+            pending = self.local.outbox.pending(AT_ONCE)
             if not pending:
                 return False
             self._push(pending)
@@ -324,7 +326,7 @@ class SharedStore(Items):
 
     def _push(self, pending: Sequence[Pending]) -> dict[str, Hit | Miss]:
         """Push entries and removals; return the results that were stored first by others, by key."""
-        packed = pack(self._local, [each.key for each in pending if each.action != "remove"])
+        packed = pack(self.local, [each.key for each in pending if each.action != "remove"])
         contents = {each.address: packed[each.key] for each in pending if each.key in packed}
         replaced = {each.address for each in pending if each.action == "replace"} & contents.keys()
         removed = [each.address for each in pending if each.action == "remove"]
@@ -341,12 +343,12 @@ class SharedStore(Items):
         first = self.ask(send)
         if first is None:
             return {}
-        self._local.outbox.done(pending)
+        self.local.outbox.done(pending)
         self._shared_leases.pushed(each.key for each in pending)
         taken = self._take(first)
         self.superseded += len(taken)
         self.hits -= len(taken)
-        return {key: self._local.get(key) for key in taken}
+        return {key: self.local.get(key) for key in taken}
 
     def _send_parts(self, remote: Remote, packed: Iterable[Packed]) -> None:
         """Store what entries refer to before the entries: large files, and the sources of functions."""
@@ -357,7 +359,7 @@ class SharedStore(Items):
                 except OSError as error:  # removed just now, with its entry
                     _log.info("%s is not shared: %s", path, error)
             if each.prefix and each.prefix not in self._sources:
-                content = pack_sources(self._local, each.prefix)
+                content = pack_sources(self.local, each.prefix)
                 if content is not None:
                     remote.put_many({source_address(each.prefix.hex()): content})
                 self._sources.add(each.prefix)
@@ -396,19 +398,19 @@ class SharedStore(Items):
             self._changes_at = time.monotonic()
             self._read_changes()
         return (
-            0.0 if self._writes and self._local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
+            0.0 if self._writes and self.local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
         )
 
     def _read_changes(self) -> None:
         """Drop local copies of what others have removed or replaced."""
-        cursor = self._local.outbox.cursor(self.place)
+        cursor = self.local.outbox.cursor(self.place)
         changes = self.ask(lambda remote: remote.changes(cursor))
         if changes is None or changes.cursor == cursor:
             return
         self._bad -= changes.addresses
-        ours = {each.key for each in self._local.outbox.of(changes.addresses)}
-        self._local.remove({key_of(address) for address in changes.addresses} - ours, "forgotten")
-        self._local.outbox.move_cursor(self.place, changes.cursor)
+        ours = {each.key for each in self.local.outbox.of(changes.addresses)}
+        self.local.remove({key_of(address) for address in changes.addresses} - ours, "forgotten")
+        self.local.outbox.move_cursor(self.place, changes.cursor)
 
     # ------------------------------------------------------------------ waiting for other machines
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import BencherJobError
 from .._processes import renew_after_fork
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MISS",
+    "Behind",
     "Blob",
     "BlobLost",
     "BlobWriter",
@@ -104,11 +105,18 @@ __all__ = [
 ]
 
 
+class Behind(NamedTuple):
+    """A shared store that is put behind a local one when that is opened."""
+
+    place: str
+    put_behind: Callable[[DiskStore], Store]
+
+
 class _OpenStores:
     """The stores that this process has opened, by folder."""
 
     def __init__(self) -> None:
-        self._stores: dict[tuple[Path, bool], tuple[DiskStore, MemoryTier]] = {}
+        self._stores: dict[tuple[Path, bool, str], tuple[DiskStore, MemoryTier]] = {}
         self.renew()
         renew_after_fork(self)
 
@@ -116,9 +124,11 @@ class _OpenStores:
         """Make the lock anew."""
         self._lock = threading.Lock()
 
-    def open(self, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> MemoryTier:
+    def open(
+        self, directory: Path, size_limit: int, tag_index: bool, trusted: bool, behind: Behind | None
+    ) -> MemoryTier:
         with self._lock:
-            place = directory, trusted
+            place = directory, trusted, "" if behind is None else behind.place
             if place not in self._stores:
                 try:
                     from .embedded import DiskStore  # SQLite and diskcache take long to import
@@ -126,7 +136,7 @@ class _OpenStores:
                 except OSError as error:  # as where a process has too many open files
                     raise StoreFailure(f"the store's modules can't be read: {error}") from error
                 disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
-                self._stores[place] = disk, MemoryTier(disk)
+                self._stores[place] = disk, MemoryTier(disk if behind is None else behind.put_behind(disk))
             disk, tier = self._stores[place]
             disk.size_limit = max(disk.size_limit, size_limit)
             disk.open()
@@ -153,9 +163,14 @@ atexit.register(_open_stores.close)
 
 
 def open_store(
-    directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False
+    directory: Path,
+    *,
+    size_limit: int,
+    tag_index: bool = True,
+    trusted: bool = False,
+    behind: Behind | None = None,
 ) -> MemoryTier:
-    """Open the store in a folder, made if it isn't there.
+    """Open the store in a folder, made if it isn't there, and perhaps a shared one behind it.
 
     Those who share a store share its size limit: the largest that any of them asks for. A store that can be read but
     not written gives hits, and each `put_many` raises. One that is `trusted` may be another user's.
@@ -164,7 +179,7 @@ def open_store(
         UntrustedCache: when another user owns the folder or can write to it.
         StoreFailure: when it can't be opened.
     """
-    return _open_stores.open(directory, size_limit, tag_index, trusted)
+    return _open_stores.open(directory, size_limit, tag_index, trusted, behind)
 
 
 def _disk_behind(store: Store) -> DiskStore:
@@ -173,6 +188,7 @@ def _disk_behind(store: Store) -> DiskStore:
 
     if isinstance(store, MemoryTier):
         store = store.behind
+    store = getattr(store, "local", store)
     if isinstance(store, DiskStore):
         return store
     raise BencherJobError(

@@ -6,19 +6,24 @@ as local.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOCAL_FOLDER_VARIABLE", "file_system_of", "is_network", "local_folder"]
+__all__ = ["LOCAL_FOLDER_VARIABLE", "SHARED_MARKER", "file_system_of", "is_network", "is_shared", "local_folder"]
 
 LOCAL_FOLDER_VARIABLE: Final = "BENCHER_JOB_LOCAL_DIR"
+
+SHARED_MARKER: Final = "bencher_job.json"
+"""The file that a shared store begins with."""
 
 MOUNTS: Final = "/proc/self/mountinfo"
 
@@ -39,6 +44,11 @@ def is_network(path: str | os.PathLike[str]) -> bool:
     """Whether several machines may share the file system of a path, or of its nearest parent that exists."""
     kind = file_system_of(path)
     return kind in _NETWORK.split() or (kind.startswith("fuse") and kind not in _LOCAL_FUSE.split())
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether a store's folder is to be used as a shared store: it is one, or lies on a network file system."""
+    return (folder / SHARED_MARKER).exists() or is_network(folder)
 
 
 def file_system_of(path: str | os.PathLike[str]) -> str:
@@ -76,18 +86,18 @@ def local_folder(directory: Path) -> Path:
     That is `<disk>/bencher_job-<user>/<digest of the folder>`, where the disk is $BENCHER_JOB_LOCAL_DIR, or the first
     of $TMPDIR, /var/tmp and /tmp that is local. The folder of the user is made, and belongs to no one else.
     """
-    disks = [os.environ[name] for name in (LOCAL_FOLDER_VARIABLE, "TMPDIR") if os.environ.get(name)]
-    wanted = next((each for each in [*disks, "/var/tmp", "/tmp"] if _may_serve(each)), tempfile.gettempdir())  # noqa: S108
-    if os.environ.get(LOCAL_FOLDER_VARIABLE):
-        wanted = os.environ[LOCAL_FOLDER_VARIABLE]
-    of_user = Path(wanted, f"bencher_job-{os.getuid()}")
-    try:
-        of_user.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        pass
-    if not _is_own(of_user):
-        of_user = Path(tempfile.mkdtemp(prefix="bencher_job-", dir=wanted))
+    of_user = _folder_of_user(os.environ.get(LOCAL_FOLDER_VARIABLE, ""), os.environ.get("TMPDIR", ""))
     return of_user / sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
+
+
+@cache
+def _folder_of_user(chosen: str, temporary: str) -> Path:
+    disks = (temporary, "/var/tmp", "/tmp")  # noqa: S108 - a folder of the user's own is made there
+    wanted = chosen or next((disk for disk in disks if disk and _may_serve(disk)), tempfile.gettempdir())
+    of_user = Path(wanted, f"bencher_job-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        of_user.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return of_user if _is_own(of_user) else Path(tempfile.mkdtemp(prefix="bencher_job-", dir=wanted))
 
 
 def _may_serve(folder: str) -> bool:
