@@ -22,7 +22,15 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ._inside import runs_jobs
-from ._keys import FunctionVersion, Identity, JobKeys, anchored_call, function_version_of, identity_of
+from ._keys import (
+    FunctionVersion,
+    Identity,
+    JobKeys,
+    anchored_call,
+    function_version_of,
+    identity_of,
+    qualified_name,
+)
 from ._keys.fingerprint import libraries_in_arguments
 from ._keys.hashing import WITH_CODE
 from ._keys.libraries import other_versions
@@ -309,6 +317,11 @@ class Job:
         arguments = None if self.arguments is self.job_args else self.arguments
         call = self.job_id, self.function, self.job_args, self.job_key, self.tag, self.positional, arguments
         return _unpickled, (*call, self.files, self.media_folder, agreement)
+
+    @property
+    def function_name(self) -> str:
+        """Module and qualified name of the function, as in records."""
+        return qualified_name(self.function) if self.edition is None else self.edition.function
 
     @runs_jobs
     def call(self) -> Any:

@@ -529,7 +529,7 @@ class Landing:
             payload,
             Draft(
                 job.job_key,
-                qualified_name(job.function) if job.edition is None else job.edition.function,
+                job.function_name,
                 job.tag,
                 job.arguments,
                 outcome.started,

@@ -204,7 +204,7 @@ class Runner:
             return
         waiting = None
         if store.keeps and not flight.holds_lease() and not flight.inherit_lease():
-            flight.lease = lease = Lease(flight.job.job_key)
+            flight.lease = lease = Lease(flight.job.job_key, flight.job.function_name)
             waiting = lease_or_wait(store, lease, in_worker=in_worker)
         if waiting is None:
             hit = store.get(flight.job.job_key, mapped=self._mapped) if flight.may_be_stored() else MISS
@@ -239,7 +239,7 @@ class Runner:
     def _stand_by(self, flight: Flight, store: Store, waiting: Waiting | None = None) -> None:
         """Have a flight wait for another process, without a thread of its own."""
         if waiting is None:
-            flight.lease = lease = Lease(flight.job.job_key)
+            flight.lease = lease = Lease(flight.job.job_key, flight.job.function_name)
             waiting = Waiting(store, lease)
         flight.waiting, flight.job = waiting, flight.job.snapshot()
         self.runs.expect(1)
@@ -326,7 +326,7 @@ def _leased(store: Store, flights: Sequence[Flight]) -> tuple[list[Flight], list
     """Acquire the leases of flights; gives the flights that may run, and those whose keys other processes have."""
     leases = []
     for flight in flights:
-        flight.lease = Lease(flight.job.job_key)
+        flight.lease = Lease(flight.job.job_key, flight.job.function_name)
         leases.append(flight.lease)
     try:
         store.leases.acquire(leases)
