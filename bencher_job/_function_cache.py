@@ -287,7 +287,7 @@ class JobFunctionCache(FutureCache):
                 ):  # whose hits are unpickled in another way
                     learn(self, call, identity[2], key, value)
                 return value
-        return self.run_for_result(self.job(args, kwargs, identity), store, fresh=self.overwrite).result()
+        return self.compute(self.job(args, kwargs, identity), store, fresh=self.overwrite)
 
     def _announce(self, jobs: Iterable[Job]) -> None:
         jobs = tuple(jobs)
@@ -324,7 +324,7 @@ class JobFunctionCache(FutureCache):
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call again, replace its result, and return the value."""
         store = self.cache
-        return self.run_for_result(self.job(args, kwargs), store, fresh=True).result()
+        return self.compute(self.job(args, kwargs), store, fresh=True)
 
     def explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import sha256
@@ -26,7 +26,6 @@ __all__ = [
     "is_run_folder",
     "may_be_running",
     "run_folder",
-    "run_folders",
     "running",
     "running_as",
     "running_keys",
@@ -126,17 +125,8 @@ def run_folder(store: str | Path, key: str) -> str:
     The name has a digest of the key, which may be any str, and the name of the process, so that the folder of a running
     job can be distinguished from an orphan.
     """
-    return run_folders(store, [key])[0]
-
-
-def run_folders(store: str | os.PathLike[str], keys: Iterable[str]) -> list[str]:
-    """Return the paths of the folders of several new runs, as `run_folder` does."""
-    before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
-    return [f"{before}{_digest_of(key)}.{process}.{next(_run_numbers)}" for key in keys]
-
-
-def _digest_of(key: str) -> str:
-    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{store!s}/{MEDIA_FOLDER}/{digest}.{process_name()}.{next(_run_numbers)}"
 
 
 def is_run_folder(name: str) -> bool:

@@ -86,14 +86,14 @@ def test_an_interrupt_before_the_first_job_of_a_group_is_given_out_leaves_nothin
         textwrap.dedent("""
             import os, sys, threading
             from bencher_job import cached_job
-            from bencher_job._coordinator.runs import Runs
+            from bencher_job._coordinator.engines import finish_at_exit
 
             @cached_job(executor="threads", code="none")
             def same(x):
                 return x
 
             def interrupt(frame, event, _arg):
-                if event == "return" and frame.f_code is Runs.expect.__code__:
+                if event == "return" and frame.f_code is finish_at_exit.__code__:
                     raise KeyboardInterrupt
                 return interrupt
 
