@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,8 +91,15 @@ class Counts:
         self.add_up()
         return self._figures
 
+    def add(self, **numbers: int) -> None:
+        """Add to figures: `submitted`, `joined`, `computed`, `retried`, `failed`, `unsaved`."""
+        with self._reentrant:
+            figures = vars(self._figures)
+            for name, number in numbers.items():
+                figures[name] += number
+
     def hit(self, seconds: float) -> None:
-        """Count a job that was answered from the cache, and how long its function had run."""
+        """Count a job that was answered from the store, and how long its function had run."""
         hits = self.seconds_of_hits
         hits.append(seconds)
         if len(hits) > MOST_HITS_KEPT:
@@ -100,58 +107,17 @@ class Counts:
 
     def add_up(self) -> None:
         """Add up the hits that were counted one by one."""
+        hits = self.seconds_of_hits
         with self._reentrant:
-            self._add_up_hits()
-
-    def _add_up_hits(self) -> None:
-        hits, figures = self.seconds_of_hits, self._figures
-        for _ in range(len(hits)):
-            try:
-                seconds = hits.popleft()
-            except IndexError:  # a signal handler's hit has added up the rest
-                return
-            figures.seconds_saved += seconds
-            figures.hits += 1
-            figures.submitted += 1
-
-    def joined(self) -> None:
-        """Count a job that joined a running one."""
-        with self._reentrant:
-            self._figures.submitted += 1
-            self._figures.joined += 1
-
-    def computed(self, number: int) -> None:
-        """Count jobs whose function is about to run."""
-        with self._reentrant:
-            self._figures.submitted += number
-            self._figures.computed += number
-
-    def cancelled(self) -> None:
-        """Discount a job that was cancelled before its function ran."""
-        with self._reentrant:
-            self._figures.computed -= 1
-
-    def set_aside(self, number: int) -> None:
-        """Discount jobs that another thread or process runs instead."""
-        with self._reentrant:
-            self._figures.submitted -= number
-            self._figures.computed -= number
-
-    def retried(self) -> None:
-        """Count a run that failed and is repeated."""
-        with self._reentrant:
-            self._figures.retried += 1
-
-    def failed(self, *, elsewhere: bool = False) -> None:
-        """Count a job that has failed, here or in another process."""
-        with self._reentrant:
-            self._figures.submitted += elsewhere
-            self._figures.failed += 1
-
-    def unsaved(self, number: int) -> None:
-        """Count results that could not be stored."""
-        with self._reentrant:
-            self._figures.unsaved += number
+            figures = self._figures
+            for _ in range(len(hits)):
+                try:
+                    seconds = hits.popleft()
+                except IndexError:  # a hit in a signal handler has added up the rest
+                    return
+                figures.seconds_saved += seconds
+                figures.hits += 1
+                figures.submitted += 1
 
     def clear(self) -> None:
         """Reset all figures."""
@@ -162,7 +128,7 @@ class Counts:
     def as_dict(self) -> dict[str, float]:
         """Return all figures by name, as of one moment."""
         with self._reentrant:
-            self._add_up_hits()
+            self.add_up()
             return dict(vars(self._figures))
 
 
@@ -219,10 +185,10 @@ class Completion:
     def of(cls, run: Run, done: Future[Any], receive: Callable[[Future[Any]], Outcome]) -> Completion | None:
         """Receive the outcome of an engine's future, in this thread; None if the run was withdrawn."""
         try:
-            is_cancelled = done.cancelled() or isinstance(done.exception(), CancelledError)
-            if is_cancelled and (run.is_withdrawn or run.is_taken_over):
+            is_cancelled = done.cancelled()
+            if run.is_withdrawn or (run.is_taken_over and is_cancelled):
                 return None
-            return cls(run, receive(done), has_begun=not done.cancelled())
+            return cls(run, receive(done), has_begun=not is_cancelled)
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
             return cls(run, Outcome(error=error))
 
@@ -307,56 +273,12 @@ Receive = Callable[[], Completion | None]
 _Queue = queue.SimpleQueue["tuple[CommitThread, Run, Receive] | None"]
 
 
-class _Line:
-    """A queue of finished runs, and the thread that serves it.
-
-    The items refer to their `CommitThread`, so that an idle thread keeps no cache alive. It ends with its cache.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.items: _Queue = queue.SimpleQueue()
-        self.ended = threading.Lock()  # held until everything before the end of the queue is committed
-        self.ended.acquire()
-        self.name = name
-        self.thread: threading.Thread | None = None
-        self.end: weakref.finalize[..., CommitThread] | None = None
-
-    def serve(self, batch: _Batch | None = None) -> None:
-        """Serve the queue in a new thread, after a batch that another thread has left."""
-        thread = threading.Thread(target=_serve, args=(self, batch), name=self.name, daemon=True)
-        thread.start()
-        self.thread = thread
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """The finished runs that one thread is receiving, to commit them together.
-
-    Attributes:
-        items: those that are not received yet.
-        received: those that are.
-        run: the one that is being received, since `since`.
-        is_left: whether another thread goes on with the others.
-        is_given_up: whether its callers have been told that it takes too long.
-        is_last: whether the thread ends with this batch.
-    """
-
-    owner: CommitThread
-    line: _Line
-    items: deque[tuple[Run, Receive]]
-    received: list[Completion] = field(default_factory=list)
-    run: Run | None = None
-    since: float = 0.0
-    is_left: bool = False
-    is_given_up: bool = False
-    is_last: bool = False
-
-
 class CommitThread:
     """Receives and commits finished runs of one cache, many at a time, in a thread of its own.
 
-    `commit` gets the completions. `give_up` is asked about a run whose result has been received for so many seconds. It
-    returns the completion to commit in its place, or None to go on waiting. What is received later is dropped.
+    `commit` gets the completions, and `withdrawn` each run that does not count. `give_up` is asked about a run whose
+    result has been received for so many seconds. It returns the completion to commit in its place, or None to wait on.
+    What is received later is dropped.
     """
 
     def __init__(
@@ -377,9 +299,13 @@ class CommitThread:
         """Forget the threads, which a forked child doesn't have."""
         self._lock = threading.Lock()
         self._idents: set[int] = set()
-        self._batches: set[_Batch] = set()
+        self._receiving: dict[Run, tuple[int, float]] = {}  # the thread that receives a run, and since when
+        self._received: deque[Completion] = deque()
+        self._left: set[int] = set()
         self._is_watched = False
-        self._line = _Line(self._name)
+        self._items: _Queue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._end: weakref.finalize[..., CommitThread] | None = None
 
     def start(self) -> None:
         """Start the thread unless it runs. Call this before `put`: no thread can start while the program ends."""
@@ -388,11 +314,15 @@ class CommitThread:
             self._start()
 
     def _start(self) -> None:
-        line = self._line
-        if line.thread is None or not line.thread.is_alive():
-            line.serve()
-            line.end = weakref.finalize(self, line.items.put, None)
-            line.end.atexit = False
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = self._started(None)
+            self._end = weakref.finalize(self, self._items.put, None)
+            self._end.atexit = False
+
+    def _started(self, owner: CommitThread | None) -> threading.Thread:
+        thread = threading.Thread(target=_serve, args=(self._items, owner), name=self._name, daemon=True)
+        thread.start()
+        return thread
 
     def is_here(self) -> bool:
         """Whether this is a thread that commits, which must not wait for results that it is to commit."""
@@ -401,139 +331,104 @@ class CommitThread:
     def put(self, run: Run, receive: Receive) -> None:
         """Hand over a finished run. `receive` returns its completion, or None if the run was withdrawn."""
         with self._lock:
-            self._line.items.put((self, run, receive))
+            self._items.put((self, run, receive))
             with suppress(RuntimeError):  # the program ends
                 self._start()
 
     def close(self) -> None:
         """Wait until all that was handed over is committed, and end the thread."""
         with self._lock:
-            line = self._line
-            if line.thread is None:
-                return
-            self._line = _Line(self._name)  # first, so that Ctrl-C leaves one that works
-            line.items.put(None)
-            if line.end is not None:
-                line.end.detach()
-        if not self.is_here():
-            with line.ended:
-                pass
-            line.thread.join()
+            items, self._items = (
+                self._items,
+                queue.SimpleQueue(),
+            )  # first, so that Ctrl-C leaves a queue that works
+            thread, self._thread = self._thread, None
+            items.put(None)
+            if self._end is not None:
+                self._end.detach()
+        if thread is not None and not self.is_here():
+            thread.join()
 
-    def handle(self, batch: _Batch) -> bool:
-        """Receive and commit a batch. Return False if another thread has gone on with the line meanwhile."""
-        self._idents.add(threading.get_ident())
+    def handle(self, items: _Queue, item: tuple[CommitThread, Run, Receive] | None) -> bool:
+        """Receive a finished run and all that follow, and commit what is received. Return whether to go on serving."""
+        thread = threading.get_ident()
+        self._idents.add(thread)
         try:
-            return self._receive_all(batch)
+            while item is not None:
+                self._receive(thread, *item[1:])
+                item = None if len(self._received) >= LARGEST_BATCH else _next(items)
+            received = []
+            with suppress(IndexError):
+                while True:
+                    received.append(self._received.popleft())
+            if received:
+                self._commit(received)
         finally:
-            self._idents.discard(threading.get_ident())
-
-    def _receive_all(self, batch: _Batch) -> bool:
-        self._watch(batch)
-        try:
-            while batch.items:
-                batch.since = time.monotonic()
-                batch.run, receive = batch.items.popleft()
-                run, completion = batch.run, receive()
-                if completion is None:
-                    self._withdrawn(run)
-                if not self._keep(batch, completion):
-                    return False
-                del run, receive, completion
-        finally:
-            self._batches.discard(batch)
-        self._commit(batch.received)
-        return True
-
-    def _keep(self, batch: _Batch, completion: Completion | None) -> bool:
-        """Keep a completion for the others of its batch, or commit it alone if they have gone on."""
-        with self._lock:
-            batch.run = None
-            is_left, is_given_up = batch.is_left, batch.is_given_up
-            if completion is not None and not is_left:
-                batch.received.append(completion)
-        if completion is not None and is_given_up:
-            completion.discard_written()
-        elif completion is not None and is_left:
-            self._commit([completion])
+            self._idents.discard(thread)
+        is_left = thread in self._left
+        self._left.discard(thread)
         return not is_left
 
-    def _watch(self, batch: _Batch) -> None:
+    def _receive(self, thread: int, run: Run, receive: Receive) -> None:
+        self._receiving[run] = thread, time.monotonic()
         with self._lock:
-            self._batches.add(batch)
             is_watched, self._is_watched = self._is_watched, True
         if not is_watched:
             timer.add(PATIENCE, self._look)
+        completion = receive()
+        is_given_up = self._receiving.pop(run, None) is None
+        if completion is None:
+            self._withdrawn(run)
+        elif is_given_up:
+            completion.discard_written()
+        else:
+            self._received.append(completion)
 
     def _look(self) -> None:
         """Let another thread go on where one has been receiving a result for long."""
         with self._lock:
             now = time.monotonic()
-            for batch in list(self._batches):
-                run, seconds = batch.run, now - batch.since
-                if run is None or seconds < PATIENCE:
+            for run, (thread, since) in list(self._receiving.items()):
+                if now - since < PATIENCE:
                     continue
-                if not batch.is_left:
-                    self._leave(batch)
-                instead = None if batch.is_given_up else self._give_up(run, seconds)
-                if instead is not None:
-                    batch.is_given_up = True
-                    threading.Thread(
-                        target=self._commit_alone, args=(instead,), name=self._name, daemon=True
-                    ).start()
-            self._is_watched = bool(self._batches)
+                if thread not in self._left:
+                    self._left.add(thread)
+                    self._thread = self._started(self)
+                instead = self._give_up(run, now - since)
+                if instead is not None and self._receiving.pop(run, None) is not None:
+                    self._items.put((self, run, partial(_given, instead)))
+            self._is_watched = bool(self._receiving)
         if self._is_watched:
             timer.add(PATIENCE, self._look)
 
-    def _leave(self, batch: _Batch) -> None:
-        """Leave a thread alone with the result that it receives, and let another one go on with the rest."""
-        line = batch.line
-        rest = _Batch(self, line, batch.items, batch.received, is_last=batch.is_last)
-        batch.is_left, batch.items, batch.received = True, deque(), []
-        line.serve(rest)
 
-    def _commit_alone(self, completion: Completion) -> None:
-        self._idents.add(threading.get_ident())
-        try:
-            self._commit([completion])
-        finally:
-            self._idents.discard(threading.get_ident())
+def _given(completion: Completion) -> Completion:
+    return completion
 
 
-def _serve(line: _Line, batch: _Batch | None) -> None:
-    """Handle a batch, and then what arrives in the queue, unless another thread goes on with it."""
-    is_left = False
+def _serve(items: _Queue, owner: CommitThread | None) -> None:
+    """Handle what another thread has left, and then what arrives in a queue, until its end.
+
+    An idle thread refers only to the queue, and keeps no cache alive.
+    """
+    goes_on = owner is None or owner.handle(items, None)
+    owner = None
+    while goes_on and (item := items.get()) is not None:
+        goes_on = item[0].handle(items, item)
+        item = None
+    if goes_on:
+        items.put(None)  # for a second thread, which Ctrl-C may have left while the first one started
+
+
+def _next(items: _Queue) -> tuple[CommitThread, Run, Receive] | None:
+    """Return the next item that is there, or None."""
     try:
-        while batch is not None or (batch := _next(line)) is not None:
-            is_left, is_last = not batch.owner.handle(batch), batch.is_last
-            batch = None  # an idle thread keeps nothing alive
-            if is_left or is_last:
-                break
-    finally:
-        if not is_left:
-            with suppress(RuntimeError):  # a second thread has ended before
-                line.ended.release()
-
-
-def _next(line: _Line) -> _Batch | None:
-    """Wait for a finished run, and take all that are there."""
-    taken = line.items.get()
-    if taken is None:
-        line.items.put(None)  # for a second thread, which Ctrl-C may have left while the first one started
+        item = items.get_nowait()
+    except queue.Empty:
         return None
-    owner, run, receive = taken
-    batch = _Batch(owner, line, deque([(run, receive)]))
-    while len(batch.items) < LARGEST_BATCH:
-        try:
-            taken = line.items.get_nowait()
-        except queue.Empty:
-            break
-        if taken is None:
-            line.items.put(None)
-            batch.is_last = True
-            break
-        batch.items.append(taken[1:])
-    return batch
+    if item is None:
+        items.put(None)
+    return item
 
 
 _log = logging.getLogger(__name__)

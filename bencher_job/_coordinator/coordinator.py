@@ -165,7 +165,7 @@ class Coordinator:
                     continue
                 if other.engine is not None:
                     other.engine.join(future, None)
-                self.counts.joined()
+                self.counts.add(submitted=1, joined=1)
             self._own_many(owned, store)
         except BaseException as error:
             for running in entered:
@@ -196,9 +196,9 @@ class Coordinator:
 
     def _join(self, owned: RunningJob, engine: Engine | None) -> None:
         """Count a caller that joined a job. A worker takes the job over if it may be queued behind the worker's own."""
-        self.counts.joined()
+        self.counts.add(submitted=1, joined=1)
         if inside_worker() and running_jobs(owned.store).take_over(owned):
-            self.counts.set_aside(1)
+            self.counts.add(submitted=-1, computed=-1)
             owned.engine = engine
             try:
                 self._own(owned, here=False)
@@ -276,7 +276,7 @@ class Coordinator:
             if not run.is_withdrawn:
                 run.running.state = State.RUNNING
             elif run.running.state is not State.RESOLVED:
-                run.coordinator.counts.set_aside(1)
+                run.coordinator.counts.add(submitted=-1, computed=-1)
                 run.coordinator._wait(run.running)  # noqa: SLF001 - its own class
         return [not run.is_withdrawn for run in runs]
 
@@ -335,7 +335,7 @@ class Coordinator:
             running.is_fresh = True
             self._own(running, here=here)
         else:
-            self.counts.failed(elsewhere=True)
+            self.counts.add(submitted=1, failed=1)
             running_jobs(running.store).remove(running)
             running.resolve(Outcome(error=error))
 
@@ -361,7 +361,7 @@ class Coordinator:
     def _begin(self, running: RunningJob, *, here: bool) -> None:
         """Run a job for the first time."""
         if here:
-            self.counts.computed(1)
+            self.counts.add(submitted=1, computed=1)
             self._announce((running.job,))
             self._run_here(running)
         else:
@@ -409,7 +409,7 @@ class Coordinator:
     def _start_new(self, jobs: Sequence[RunningJob], store: Store) -> None:
         """Run jobs for the first time, on one engine."""
         if jobs:
-            self.counts.computed(len(jobs))
+            self.counts.add(submitted=len(jobs), computed=len(jobs))
             self._announce(running.job for running in jobs)
             self._start(jobs, store)
             finish_at_exit(self)
@@ -493,7 +493,7 @@ class Coordinator:
         if isinstance(error, DepositLost):
             running.sends_value, pause = True, 0.0
         if pause is not None:
-            self.counts.retried()
+            self.counts.add(retried=1)
             _log.warning(
                 "run %s of %s of %r failed and is repeated in %.2f s: %s",
                 attempt,
@@ -601,7 +601,7 @@ class Coordinator:
             completion.run.running.outcome = completion.outcome
         payloads, unsaved = commit(completions, self._store_options)
         if lost := len(unsaved) + sum([completion.is_closed_off for completion in completions]):
-            self.counts.unsaved(lost)
+            self.counts.add(unsaved=lost)
         try:
             if len(completions) == 1:
                 self._resolve(completions[0], payloads.get(completions[0]))
@@ -619,9 +619,9 @@ class Coordinator:
         running, outcome = completion.run.running, completion.outcome
         running_jobs(running.store).remove(running)
         if isinstance(outcome.error, CancelledError) and not completion.has_begun and running.attempt < 2:
-            self.counts.cancelled()
+            self.counts.add(computed=-1)
         elif outcome.error is not None:
-            self.counts.failed()
+            self.counts.add(failed=1)
         elif payload is None and outcome.deposit is not None and len(running.futures) > 1:
             payload = completion.pickled_for_all()
         running.resolve(outcome, payload)
