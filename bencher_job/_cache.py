@@ -7,8 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -25,7 +25,7 @@ from ._executors import inside_worker
 from ._future import JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
-from ._keys.names import seen_by
+from ._keys.names import load_for
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import CacheArguments, Executors, Options, RunOptions, StoreOptions, accept, shows_options
 from ._processes import renew_after_fork
@@ -376,8 +376,7 @@ class FutureCache(Contents, Settles):
         found = Prefetched(store)
         hits = store.get_many(keys, mapped=self.mapped)
         found.seconds = hits.seconds()
-        with nullcontext() if self._imported_copy is None else seen_by(self._imported_copy):
-            problems = hits.load(found)
+        problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
             del found.seconds[key]
             warn_unloadable(key, error)

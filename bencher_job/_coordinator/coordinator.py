@@ -36,12 +36,13 @@ from functools import partial
 from typing import Any, Final
 
 from .. import _media
+from .._context import CURRENT
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
 from .._executors import Engine, Executors, Outcome, error_text, inside_worker, run_inline
 from .._future import JobFuture
 from .._inside import critical
 from .._job import Job
-from .._keys.names import seen_by
+from .._keys.names import load_for
 from .._light_future import LightFuture
 from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
@@ -726,8 +727,7 @@ def _refuse_impossible(job: Job) -> None:
             "maximum recursion depth exceeded: a cached call takes some frames of its own. Recurse less deep, or raise "
             "the limit with sys.setrecursionlimit()."
         )
-    current = _media.RUNNING.get()
-    if current is not None and job.job_key in _media.running_keys():
+    if job.job_key in CURRENT.get().keys:
         raise BencherJobError(
             f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
         )
@@ -744,8 +744,7 @@ def _outcome_of(done: Future[Any]) -> Outcome:
 def load(key: str, hit: Hit, function: object) -> Any:
     """Unpickle a stored value for a function, or return `MISS` with a warning if that fails."""
     try:
-        with seen_by(function):
-            return hit.load()
+        return load_for(function, hit.load)
     except Exception as error:  # noqa: BLE001 - a class that is gone or has changed can raise anything
         warn_unloadable(key, error)
         return MISS

@@ -27,7 +27,7 @@ from .._executors import Engine, Outcome, is_submitter
 from .._future import JobFuture
 from .._inside import runs_jobs
 from .._job import Job
-from .._keys.names import seen_by
+from .._keys.names import load_for
 from .._processes import renew_after_fork
 from .._stores import Hit, Lease, LeasesUnavailable, Miss, Owner, Payload, Store, Wait
 
@@ -313,8 +313,7 @@ def _copy_of(value: object, payload: Payload | None, function: object) -> object
     if payload is None:
         return value
     try:
-        with seen_by(function):
-            return payload.load()
+        return load_for(function, payload.load)
     except Exception:  # noqa: BLE001 - a class's own unpickling; the next hit warns and runs the job again
         return value
 
