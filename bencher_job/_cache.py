@@ -165,10 +165,9 @@ class Contents:
         self._pause = max(pause, PATIENT_PAUSE * (now - begin))
         self._try_again = now + self._pause
 
-    def memory(self) -> tuple[int, MemoryTier | None]:
-        """Return the epoch of the settings and the memory cache that belongs to it."""
-        epoch = _options.epoch
-        return epoch, self._memory if self._epoch == epoch else None
+    def memory(self, epoch: int) -> MemoryTier | None:
+        """Return the memory cache, if it belongs to this epoch of the settings."""
+        return self._memory if self._epoch == epoch else None
 
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
@@ -504,7 +503,7 @@ class FutureCache(Contents, Settles):
 
     def recall(self, key: str) -> Any:
         """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
-        _, memory = self.memory()
+        memory = self.memory(_options.epoch)
         kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)

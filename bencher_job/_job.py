@@ -16,11 +16,12 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import call_in
+from ._context import CURRENT, Context
 from ._inside import runs_jobs
 from ._keys import FunctionVersion, Identity, JobKeys, anchored_call, function_version_of, identity_of
 from ._keys.fingerprint import libraries_in_arguments
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
     from ._stores.blobs import Depository
 
-__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_in_context", "run_job"]
+__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_in", "run_job"]
 
 
 MOST_ITEMS: Final = 10_000
@@ -415,16 +416,17 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
-    return call_in(job_context(job.job_key, job.media_folder), run_in_context, job)
+    return copy_context().run(run_in, job_context(job.job_key, job.media_folder), job)
 
 
-def run_in_context(job: Job) -> Any:
-    """Run a job's function in the present context, which is the job's own.
+def run_in(context: Context, job: Job) -> Any:
+    """Run a job's function in a context. Call this in a copy of the present one.
 
     Raises:
         CodeMismatch: when the job was pickled by a process with other code.
         BaseException: as `run_job` does.
     """
+    CURRENT.set(context)
     value = job.call()
     if hasattr(value, "__await__") and is_coroutine_function(job.function):
         return run_to_end(value)

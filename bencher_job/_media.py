@@ -11,7 +11,7 @@ from . import _options
 from ._context import CURRENT, Context
 from ._folders import make_private
 from ._names import MEDIA_FOLDER, NameOf
-from ._processes import may_live, process_name
+from ._processes import may_live, name_of
 
 __all__ = [
     "MEDIA_FOLDER",
@@ -85,7 +85,7 @@ def run_folder(store: str | Path, key: str) -> str:
     job can be distinguished from an orphan.
     """
     digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{store!s}/{MEDIA_FOLDER}/{digest}.{process_name()}.{next(_run_numbers)}"
+    return f"{store!s}/{MEDIA_FOLDER}/{digest}.{name_of(os.getpid())}.{next(_run_numbers)}"
 
 
 def is_run_folder(name: str) -> bool:

@@ -48,7 +48,7 @@ from .._stores import (
 )
 from .._timer import timer
 from .._version import VERSION
-from .running import RunningJob, running_jobs
+from .running import RunningJob
 
 if TYPE_CHECKING:
     from .._origin import GitState
@@ -165,8 +165,7 @@ class Run:
     def step_back(self, runs: Sequence[Run]) -> None:
         """Release the leases of jobs that have not begun after all, so that other processes can run them."""
         for run in runs:
-            store = run.running.store
-            running_jobs(store).release_lease(run.running, partial(_release, store))
+            run.running.jobs.release_lease(run.running, partial(_release, run.running.store))
 
 
 @dataclass(slots=True, eq=False)
@@ -191,12 +190,6 @@ class Completion:
             return cls(run, receive(done), has_begun=not is_cancelled)
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
             return cls(run, Outcome(error=error))
-
-    @property
-    def is_closed_off(self) -> bool:
-        """Whether the result can't be stored because the store could not be opened."""
-        store = self.run.running.store
-        return isinstance(store, NullStore) and store.is_closed_off and self.outcome.error is None
 
     def payload(self) -> Payload:
         """Pickle the value, unless its worker has.
@@ -457,6 +450,8 @@ def commit(
             continue
         store = run.running.store
         if not store.keeps:
+            if isinstance(store, NullStore) and store.is_closed_off:
+                unsaved.append("")  # a warning has said that it can't be opened
             continue
         refusal = _refusal(job, completion.outcome)
         if refusal is not None:
@@ -491,7 +486,7 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
             return f"{job!r} counts {value} by content, which has changed meanwhile"
     fingerprint = None if job.edition is None else job.edition.fingerprint
     if outcome.other_versions or (
-        fingerprint is not None and (fingerprint.libraries or fingerprint.counts_all)
+        fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
         return _of_another_library(job, outcome)
     return None
@@ -552,7 +547,7 @@ def _fail(run: Run, error: BaseException) -> None:
         else:
             _release(store, lease)
 
-    running_jobs(store).release_lease(run.running, release)
+    run.running.jobs.release_lease(run.running, release)
 
 
 def _is_waited_for(store: Store, lease: Lease) -> bool:

@@ -129,7 +129,7 @@ class Coordinator:
         _refuse_impossible(job)
         jobs = running_jobs(store)
         future: JobFuture[Any] = JobFuture.pending(job, jobs.leave, self.resolves_here)
-        running = RunningJob(job, store, future, is_fresh=fresh)
+        running = RunningJob(job, store, jobs, future, is_fresh=fresh)
         running.engine = engine = None if caller is None else self.engines.beside_loop(job)
         try:
             owned = jobs.enter(running, future)
@@ -156,7 +156,7 @@ class Coordinator:
         known = running_jobs(store)
         leave, resolves_here = known.leave, self.resolves_here
         futures: list[JobFuture[Any]] = [JobFuture.pending(job, leave, resolves_here) for job in jobs]
-        entered = [RunningJob(future.job, store, future, is_fresh=fresh) for future in futures]
+        entered = [RunningJob(future.job, store, known, future, is_fresh=fresh) for future in futures]
         owned: list[RunningJob] = []
         try:
             for running, future in zip(entered, futures, strict=True):
@@ -183,9 +183,10 @@ class Coordinator:
             BencherJobError: when the job waits for itself.
         """
         _refuse_impossible(job)
-        running = RunningJob(job, store, is_fresh=fresh)
+        jobs = running_jobs(store)
+        running = RunningJob(job, store, jobs, is_fresh=fresh)
         try:
-            if running_jobs(store).enter(running) is not running:
+            if jobs.enter(running) is not running:
                 return None
             self._own(running, here=True)
         except BaseException as error:
@@ -198,7 +199,7 @@ class Coordinator:
     def _join(self, owned: RunningJob, engine: Engine | None) -> None:
         """Count a caller that joined a job. A worker takes the job over if it may be queued behind the worker's own."""
         self.counts.add(submitted=1, joined=1)
-        if inside_worker() and running_jobs(owned.store).take_over(owned):
+        if inside_worker() and owned.jobs.take_over(owned):
             self.counts.add(submitted=-1, computed=-1)
             owned.engine = engine
             try:
@@ -217,7 +218,7 @@ class Coordinator:
             self._queue([running], store)
             return
         waiter = None
-        if store.keeps and not running.holds_lease() and not running_jobs(store).inherit_lease(running):
+        if store.keeps and not running.holds_lease():
             waiter = acquire_or_wait(running, in_worker=in_worker)
         if waiter is not None and here:
             self._go_on(running, waiter.wait(), here=True)
@@ -264,7 +265,7 @@ class Coordinator:
         unleased: dict[Store, list[RunningJob]] = {}
         for run in runs:
             running = run.running
-            if not (running.holds_lease() or running_jobs(running.store).inherit_lease(running)):
+            if not running.holds_lease():
                 unleased.setdefault(running.store, []).append(running)
         withdrawn: set[RunningJob] = set()
         for store, jobs in unleased.items():
@@ -312,7 +313,7 @@ class Coordinator:
 
     def _go_on(self, running: RunningJob, ended: Ended, *, here: bool) -> None:
         """End a job as another process has ended it, or run it here."""
-        if not running_jobs(running.store).stop_waiting(running):
+        if not running.jobs.stop_waiting(running):
             self._release(running)
         elif ended.error is not None:
             self._fail_as(running, ended.error, here=here)
@@ -337,7 +338,7 @@ class Coordinator:
             self._own(running, here=here)
         else:
             self.counts.add(submitted=1, failed=1)
-            running_jobs(running.store).remove(running)
+            running.jobs.remove(running)
             running.resolve(Outcome(error=error))
 
     def _answer_from_store(self, running: RunningJob) -> bool:
@@ -351,7 +352,7 @@ class Coordinator:
             return False
         self.counts.hit(hit.seconds)
         self._release(running)
-        running_jobs(running.store).remove(running)
+        running.jobs.remove(running)
         for future in running.futures[:1]:
             future.cached = True
         running.resolve(Outcome(value), hit.payload)
@@ -573,7 +574,7 @@ class Coordinator:
             _log.exception("results can't be kept, or a callback of a future has failed")
             for completion in final:
                 running = completion.run.running
-                running_jobs(running.store).remove(running)
+                running.jobs.remove(running)
                 running.resolve(Outcome(error=error))
         finally:
             for completion in completions:
@@ -601,8 +602,8 @@ class Coordinator:
             completion.run.running.state = State.COMMITTING
             completion.run.running.outcome = completion.outcome
         payloads, unsaved = commit(completions, self._store_options)
-        if lost := len(unsaved) + sum([completion.is_closed_off for completion in completions]):
-            self.counts.add(unsaved=lost)
+        if unsaved:
+            self.counts.add(unsaved=len(unsaved))
         try:
             if len(completions) == 1:
                 self._resolve(completions[0], payloads.get(completions[0]))
@@ -618,7 +619,7 @@ class Coordinator:
     def _resolve(self, completion: Completion, payload: Payload | None) -> None:
         """Give the outcome of a run to all callers."""
         running, outcome = completion.run.running, completion.outcome
-        running_jobs(running.store).remove(running)
+        running.jobs.remove(running)
         if isinstance(outcome.error, CancelledError) and not completion.has_begun and running.attempt < 2:
             self.counts.add(computed=-1)
         elif outcome.error is not None:
@@ -633,7 +634,7 @@ class Coordinator:
         A job that an engine runs goes on, and its result is stored for later calls.
         """
         if running.engine_future is None:
-            running_jobs(running.store).abandon(running)
+            running.jobs.abandon(running)
             running.resolve(running.outcome or Outcome(error=error))
             self._release(running)
 
@@ -660,7 +661,13 @@ class Coordinator:
 
     def _run_of_another(self, future: JobFuture[Any], store: Store) -> Run:
         job = future.job
-        return Run(self, RunningJob(job, store, future), job, "future", git_state_of(job.function))
+        return Run(
+            self,
+            RunningJob(job, store, running_jobs(store), future),
+            job,
+            "future",
+            git_state_of(job.function),
+        )
 
     # the end
 

@@ -87,6 +87,7 @@ class RunningJob:
     that runs the job in its own thread needs no future.
 
     Attributes:
+        jobs: the running jobs of the store, of which it is one.
         is_in_line: whether the owner's thread runs the job.
         is_fresh: whether the result replaces a stored one.
         outcome: how the job ended, once that is known.
@@ -115,10 +116,17 @@ class RunningJob:
     _cancelling: Engine | None = None
 
     def __init__(
-        self, job: Job, store: Store, future: JobFuture[Any] | None = None, *, is_fresh: bool = False
+        self,
+        job: Job,
+        store: Store,
+        jobs: RunningJobs,
+        future: JobFuture[Any] | None = None,
+        *,
+        is_fresh: bool = False,
     ) -> None:
         self.job = job
         self.store = store
+        self.jobs = jobs
         self.futures = [] if future is None else [future]
         self.is_in_line = future is None
         self.is_fresh = is_fresh
@@ -179,10 +187,18 @@ class RunningJobs:
         self._cancelled: dict[str, RunningJob] = {}
 
     def enter(self, running: RunningJob, future: JobFuture[Any] | None = None) -> RunningJob:
-        """Enter a job, unless its key is running already; then the future joins that one. Return the key's job."""
+        """Enter a job, unless its key is running already; then the future joins that one. Return the key's job.
+
+        A cancelled job of the key that has not ended yet passes its lease on. Without this the key would have no lease
+        when that one ends, and another process would run the job as well.
+        """
         with self._lock:
-            owned = self._by_key.setdefault(running.job.job_key, running)
-            if owned is not running and future is not None:
+            key = running.job.job_key
+            owned = self._by_key.setdefault(key, running)
+            if owned is running and key in self._cancelled:
+                cancelled = self._cancelled.pop(key)
+                running.lease, cancelled.lease = cancelled.lease, None
+            elif owned is not running and future is not None:
                 owned.futures.append(future)
         return owned
 
@@ -202,22 +218,8 @@ class RunningJobs:
         with self._lock:
             if self._by_key.get(key) is running:
                 del self._by_key[key]
-            if self._cancelled and self._cancelled.get(key) is running:
+            if self._cancelled.get(key) is running:
                 del self._cancelled[key]
-
-    def inherit_lease(self, running: RunningJob) -> bool:
-        """Take the lease of a cancelled job of the same key that has not ended yet. Return whether there was one.
-
-        Without this the key would have no lease when that one ends, and another process would run the job as well.
-        """
-        if not self._cancelled:
-            return False
-        with self._lock:
-            cancelled = self._cancelled.pop(running.job.job_key, None)
-            if cancelled is None or cancelled.lease is None:
-                return False
-            running.lease, cancelled.lease = cancelled.lease, None
-            return True
 
     def release_lease(self, running: RunningJob, release: Callable[[Lease], None]) -> None:
         """Release the lease of a job that failed or did not begin, unless another job has inherited it.

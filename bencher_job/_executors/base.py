@@ -13,10 +13,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .._context import CURRENT, call_in
-from .._job import Job, run_in_context
+from .._context import CURRENT
+from .._job import Job, run_in
 from .._media import job_context
 from .._origin import platform_name
 from .._text import printable
@@ -100,12 +101,12 @@ def run_inline(job: Job) -> Outcome:
     context = job_context(job.job_key, job.media_folder)
     started, clock = time.time(), time.perf_counter()
     try:
-        value = call_in(context, run_in_context, job)
+        value = copy_context().run(run_in, context, job)
     except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
         error = raised
     seconds = time.perf_counter() - clock
     has_asked_for_paths = next(context.numbers) > 1
-    return Outcome(value, error, None, started, seconds, here(), has_asked_for_paths)
+    return Outcome(value, error, None, started, seconds, _place_of(os.getpid()), has_asked_for_paths)
 
 
 def error_text(problem: BaseException) -> str:
