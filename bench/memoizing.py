@@ -220,7 +220,7 @@ def bench_many(folder: Path) -> Iterator[Figure]:
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     ) as user:
         user.stdout.readline()
-        cleared = store.clear(tag="odd")
+        cleared = store.clear(tag="odd") if not hasattr(store, "figures") else store.clear(Selection(tag="odd"))
         longest, _ = user.communicate("cleared\n")
     yield from figures(
         f"longest hit while {cleared:,} entries are cleared", {OURS: float(longest), LIMIT: 0.1}

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
@@ -37,6 +37,7 @@ from ._stores import (
     NullStore,
     Store,
     StoreFailure,
+    Use,
     compression_named,
     export,
     import_,
@@ -185,13 +186,13 @@ class Contents:
         """Remove the results of a tag, or with `""` those without one, and their media; return how many there were."""
         return self._clear(tag=tag)
 
-    def _clear(self, **chosen: str) -> int:
+    def _clear(self, **chosen: Any) -> int:
         if not isinstance(tag := chosen.get("tag", ""), str):  # None would be all
             raise TypeError(
                 f"tag must be a str, not {type(tag).__name__}. Clear everything with clear_cache()."
             )
-        removed = self.cache.clear(**chosen)
-        _log.info("removed %s entries from %s", removed, self.cache.directory)
+        removed = self.cache.clear(Selection(**chosen))
+        _log.info("removed %s entries from %s", removed, self.directory)
         return removed
 
     def records(
@@ -366,14 +367,12 @@ class FutureCache(Contents, Settles):
 
         A value counts as a hit when `submit` answers a job with it.
         """
-        found = self._find(keys)
-        found.store.retract(found.seconds)
-        return found
+        return self._find(keys, counts=False)
 
-    def _find(self, keys: Iterable[str]) -> Prefetched:
+    def _find(self, keys: Iterable[str], *, counts: bool = True) -> Prefetched:
         store = self.cache
         found = Prefetched(store)
-        hits = store.get_many(keys, mapped=self.mapped)
+        hits = store.get_many(keys, self.mapped, counts=counts)
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
@@ -482,7 +481,7 @@ class FutureCache(Contents, Settles):
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
             self._counts.hit(seconds)
-            store.note_answer(job.job_key, seconds)
+            store.count_uses([Use(job.job_key, 1, time(), seconds)])
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
         return self._coordinator.submit(job, store) if value is MISS else JobFuture(job, value)
@@ -601,15 +600,16 @@ class FutureCache(Contents, Settles):
         from ._record import CacheInfo  # takes long to import, and few programs ask
 
         store = self.cache
+        entries, size, total = store.figures()
         return CacheInfo(
             **self._counts.as_dict(),  # type: ignore[arg-type]
             damaged=store.tally.damaged,
             evicted=store.tally.evicted,
             expired=store.tally.expired,
             unleased=store.tally.unleased,
-            total=store.totals(),
-            entries=store.count(),
-            size=store.size(),
+            total=total,
+            entries=entries,
+            size=size,
             size_limit=self.size_limit,
         )
 
@@ -667,5 +667,8 @@ class FutureCache(Contents, Settles):
         self.close()
 
     def __repr__(self) -> str:
-        where = "not opened" if self._store is None else self._store.directory or "nothing is kept"
+        if self._store is None:
+            where: object = "not opened"
+        else:
+            where = (self._store.folder or "no folder") if self._store.keeps else "nothing is kept"
         return f"<{type(self).__name__} {self._cache_name!r} on {self.executor_type}, {where}>"

@@ -19,7 +19,7 @@ from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, short_form
-from ._stores import Entry, Found, Gone, Miss, Store
+from ._stores import Entry, Found, Gone, Keyed, Miss, Store
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -369,9 +369,9 @@ def explain(
     nearest = _nearest(store, bound, edition, shown, ignored)
     if nearest is None:
         return plain
-    other = nearest[1].key
-    seen = attributes(other) or store.history.attributes(other), attributes(key)
-    return _compared(plain, *nearest, edition.as_stored(), ignored, seen)
+    before, other = nearest
+    seen = attributes(other.record.key) or other.attributes, attributes(key)
+    return _compared(plain, before, other.record, edition.as_stored(), ignored, seen)
 
 
 def _cause_of(found: Found) -> Cause:
@@ -386,20 +386,20 @@ def _nearest(
     edition: FunctionVersion,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
-) -> tuple[StoredFunctionVersion, Record] | None:
+) -> tuple[StoredFunctionVersion, Keyed] | None:
     """Find the entry that is nearest to this call."""
     history = store.history
-    editions = {past.prefix: past for past in history.editions(edition.function)}
-    for prefix, record in history.with_arguments(edition.function, bound):
-        if prefix in editions and editions[prefix].parameters == edition.parameters:
-            return editions[prefix], record
+    editions = {past.prefix: past for past in history.versions(edition.function)}
+    for keyed in history.of_version(edition.function, bound=bound):
+        if keyed.prefix in editions and editions[keyed.prefix].parameters == edition.parameters:
+            return editions[keyed.prefix], keyed
     chosen = editions.get(edition.prefix) or next(iter(editions.values()), None)
     if chosen is None:
         return None
-    records = history.latest(edition.function, chosen.prefix, ENTRIES_COMPARED)
-    if not records:  # removed since the editions were listed
+    latest = list(history.of_version(edition.function, prefix=chosen.prefix, limit=ENTRIES_COMPARED))
+    if not latest:  # removed since the editions were listed
         return None
-    return chosen, max(records, key=lambda record: _likeness(record, arguments, ignored))
+    return chosen, max(latest, key=lambda keyed: _likeness(keyed.record, arguments, ignored))
 
 
 def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[str]) -> tuple[int, int]:
@@ -456,7 +456,7 @@ class EarlierVersions:
         self.edition = edition
         self._store = store
         now, history = edition.as_stored(), store.history
-        known = history.known_editions(edition.function)
+        known = history.versions(edition.function, unused=True)
         self._upgrades = [
             (past, ", ".join(upgraded))
             for past in known
@@ -474,7 +474,7 @@ class EarlierVersions:
         edition, store = self.edition, self._store
         for past, upgraded in self._upgrades:
             if self._is_new:
-                has_some = bool(store.history.latest(edition.function, past.prefix, 1))
+                has_some = any(store.history.of_version(edition.function, prefix=past.prefix, limit=1))
             else:
                 has_some = store.has(join_key(bound, past.prefix))
             if has_some and not store.has(join_key(bound, edition.prefix)):
@@ -511,11 +511,11 @@ def adopt(store: Store, edition: FunctionVersion, fingerprint: str | None) -> in
     past = _earlier(store, edition, fingerprint)
     if past is None:
         return 0
-    bindings = store.history.bindings(edition.function, past.prefix)
-    plain = [(key, bound) for key, bound in bindings if not bound.startswith(WITH_CODE)]
-    if len(plain) < len(bindings):
+    found = list(store.history.of_version(edition.function, prefix=past.prefix))
+    plain = [keyed for keyed in found if not keyed.bound.startswith(WITH_CODE)]
+    if len(plain) < len(found):
         warn_caller(
-            f"{len(bindings) - len(plain)} results of {edition.function} are not adopted: their arguments bring code "
+            f"{len(found) - len(plain)} results of {edition.function} are not adopted: their arguments bring code "
             f"of their own, objects of your classes or functions, so their keys can't be translated."
         )
     adopted = 0
@@ -544,7 +544,7 @@ def _earlier(store: Store, edition: FunctionVersion, fingerprint: str | None) ->
 
 def _earlier_editions(store: Store, edition: FunctionVersion) -> list[StoredFunctionVersion]:
     present = edition.fingerprint.digest.hex()
-    return [past for past in store.history.editions(edition.function) if past.fingerprint != present]
+    return [past for past in store.history.versions(edition.function) if past.fingerprint != present]
 
 
 def _latest(earlier: list[StoredFunctionVersion], edition: FunctionVersion) -> StoredFunctionVersion | None:
@@ -569,12 +569,11 @@ def _check_translatable(past: StoredFunctionVersion, edition: FunctionVersion) -
             )
 
 
-def _copied(store: Store, bindings: list[tuple[str, bytes]], edition: FunctionVersion) -> Iterator[Entry]:
-    for old, bound in bindings:
-        key = join_key(bound, edition.prefix)
+def _copied(store: Store, found: list[Keyed], edition: FunctionVersion) -> Iterator[Entry]:
+    for keyed in found:
+        key = join_key(keyed.bound, edition.prefix)
         if store.has(key):
             continue
-        known, hit = store.history.examine(old), store.get(old)
-        if isinstance(hit, Miss) or not isinstance(known, Found) or known.record is None:
-            continue  # damaged or removed since, and a warning said so
-        yield Entry(hit.payload, replace(known.record, key=key), bound, edition, is_copy=True)
+        hit = store.get(keyed.record.key)
+        if not isinstance(hit, Miss):  # else damaged or removed since, and a warning said so
+            yield Entry(hit.payload, replace(keyed.record, key=key), keyed.bound, edition, is_copy=True)

@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from ._coordinator.commits import Counts
     from ._explain import EarlierVersions, Explanation
     from ._record import CallInfo
-    from ._stores.memory import Shelf
-    from ._stores.uses import Kept
+    from ._stores.memory import Kept, Shelf
 
 __all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering", "learn"]
 

@@ -33,7 +33,7 @@ from ._options import check_text
 
 if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
-    from ._stores.blobs import Depository
+    from ._stores.blobs import BlobWriter
 
 __all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_in", "run_job"]
 
@@ -274,14 +274,14 @@ class Job:
         """Whether the caller shares arguments with the job, and so may change them while it waits."""
         self.has_changed = False
         """Whether it ran with arguments other than those in its key."""
-        self.depository: Depository | None = None
+        self.depository: BlobWriter | None = None
         """Where a worker on this machine writes a large result."""
         self.agreement = b""
         """For an unpickled job: the code in its key, which the process that runs it must have."""
         self.start: Start | None = None
         """What an engine asks before it begins the job."""
 
-    def for_run(self, folder: str | None, depository: Depository | None) -> Job:
+    def for_run(self, folder: str | None, depository: BlobWriter | None) -> Job:
         """Copy the job for one run, with a folder for its media and a place for a large result."""
         run = Job.__new__(Job)
         run.job_id, run.function, run.positional, run.job_args = (

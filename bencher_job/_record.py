@@ -22,6 +22,7 @@ __all__ = [
     "CacheInfo",
     "CallInfo",
     "Draft",
+    "Figures",
     "FunctionInfo",
     "Origin",
     "Plan",
@@ -212,6 +213,15 @@ class Totals(NamedTuple):
     misses: int
     seconds_saved: float
     """Recorded running time of the hits, in seconds."""
+
+
+class Figures(NamedTuple):
+    """The figures of a store."""
+
+    entries: int
+    size: int
+    """Size of the entries and their media in bytes."""
+    total: Totals
 
 
 class _ShortText(reprlib.Repr):

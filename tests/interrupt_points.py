@@ -2,10 +2,10 @@
 
     python interrupt_points.py FOLDER EXECUTOR OPERATION STEP
 
-For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's functions,
-or of those that it waits with, in the main thread while it does an operation. Then another thread must be answered, both
-for the same keys and for other ones, no lease may be left, no job may be waited for, and no figure may be negative. The
-program ends with the first n that isn't reached, and prints it. Otherwise it prints the place and what was left.
+For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
+functions, or of those that it waits with, in the main thread while it does an operation. Then another thread must be
+answered, both for the same keys and for other ones, no lease may be left, no job may be waited for, and no figure may be
+negative. The program ends with the first n that isn't reached, and prints it. Otherwise it prints what was left.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ PATIENCE = 60.0
 MANY = 3
 
 numbers = itertools.count(1)
+
+
+def positive(x: int) -> int:
+    """Return a number without its sign."""
+    return abs(x)
 
 
 def interrupted(work: Callable[[], object], at: int) -> str | None:
@@ -86,7 +91,7 @@ class Operations:
 
     def __init__(self, folder: str, executor: str) -> None:
         options: dict[str, Any] = {} if executor == "SERIAL" else {"max_workers": 1}
-        self.function: Any = cached_job(executor=executor, cache_dir=folder, **options)(abs)
+        self.function: Any = cached_job(executor=executor, cache_dir=folder, **options)(positive)
         self.now: list[int] = []
         self.all: dict[str, tuple[Callable[[], list[int]], Callable[[], object]]] = {
             "miss": (self.fresh, lambda: self.function(self.now[0])),
@@ -98,7 +103,10 @@ class Operations:
             "refresh": (self.stored, lambda: self.function.refresh(self.now[0])),
             "close": (self.submitted, lambda: self.function.cache.close()),
             "wait": (self.submitted, lambda: self.function.cache.wait()),
-            "explain": (self.stored, lambda: [str(self.function.explain(x)) for x in (self.now[0], -next(numbers))]),
+            "explain": (
+                self.stored,
+                lambda: [str(self.function.explain(x)) for x in (self.now[0], -next(numbers))],
+            ),
             "clear": (self.stored, lambda: self.function.cache.clear_cache()),
             "forget": (self.stored, lambda: self.function.forget(self.now[0])),
             "info": (self.stored, lambda: self.function.cache.info()),
@@ -132,7 +140,7 @@ class Operations:
 
         def is_leased() -> bool:
             leases = self.function.cache.cache.leases
-            return any(leases.owner(key) is not None for key in keys)
+            return any(leases.owner_of(key) is not None for key in keys)
 
         if in_line and is_leased():  # elsewhere the job may go on until it has ended
             return "a lease is left"

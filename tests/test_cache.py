@@ -300,7 +300,7 @@ def test_a_store_that_could_not_be_opened_for_a_moment_is_opened_later(tmp_path:
     script = """
         import os, resource, sys, time, warnings
         from bencher_job import cached_job
-        import bencher_job._stores.memory  # which needs files too
+        import bencher_job._stores.embedded, bencher_job._stores.memory  # which needs files too
 
         @cached_job(code="none", cache_dir=sys.argv[1])
         def double(x):

@@ -507,7 +507,7 @@ def test_a_key_that_is_asked_for_while_its_cancelled_run_cleans_up_stays_leased(
             return x
 
         def owner() -> object:
-            return tidy.cache.cache.leases.owner(tidy.key(1))
+            return tidy.cache.cache.leases.owner_of(tidy.key(1))
 
         first = asyncio.create_task(tidy(1))
         await began.wait()

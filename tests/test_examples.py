@@ -90,7 +90,7 @@ def stored(cache: Path) -> int:
 
     store = DiskStore(cache / "cache" / "fcache", size_limit=10**9)
     try:
-        return store.count() if store.directory.exists() else 0
+        return len(store) if store.directory.exists() else 0
     finally:
         store.close()
 

@@ -108,7 +108,7 @@ def test_no_put_is_lost_beside_another_process_that_clears(tmp_path: Path) -> No
         with closing(DiskStore(Path(sys.argv[1]), size_limit=10**9)) as store:
             print("begun", flush=True)
             while True:
-                store.clear(function="other")
+                store.clear(Selection(function="other"))
     """
     directory = tmp_path / "cachedir" / "fcache"
     with (

@@ -97,7 +97,7 @@ def test_no_byte_of_the_value_passes_the_pipe(cache_folder):
     engine = engine_for(Executors.MULTIPROCESSING)
     sizes, kinds = [], []
     for count in (NUMBERS, NUMBERS // 4):
-        job = Job("array", np.ones, {"shape": count}).for_run(None, store.depository(None))
+        job = Job("array", np.ones, {"shape": count}).for_run(None, store.blob_writer(None))
         future = engine.submit(job)
         run_result = future.result(PATIENCE)
         sizes.append(run_result.payload.nbytes)
@@ -366,8 +366,8 @@ def test_a_result_whose_lease_is_lost_leaves_no_file(tmp_path):
     gate = tmp_path / "gate"
     future = large.submit(1, gate)
     leases, key = large.cache.cache.leases, large.key(1, gate)
-    assert until(lambda: leases.owner(key))
-    assert leases.take_over(Lease(key), leases.owner(key).number)
+    assert until(lambda: leases.owner_of(key))
+    assert leases.take_over(Lease(key), leases.owner_of(key).number)
     gate.touch()
     _, array = future.result(PATIENCE)
     assert array[-1] == 1.0
@@ -426,7 +426,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_a_stray_that_verify_find
         str(path.relative_to(large.cache.directory))
     ]
     assert large.cache.verify().is_clean
-    assert large.cache.cache.leases.owner(large.key(1)) is None
+    assert large.cache.cache.leases.owner_of(large.key(1)) is None
     large.cache.close()
 
 

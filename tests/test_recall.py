@@ -25,8 +25,7 @@ from hypothesis import strategies as st
 
 from bencher_job import CachedFunction, CacheWarning, cached_job
 from bencher_job import _function_cache as module
-from bencher_job._stores.memory import LARGEST
-from bencher_job._stores.uses import MOST_MEMBERS
+from bencher_job._stores.memory import LARGEST, MOST_MEMBERS
 from bencher_job.testing import CallCounter, temporary_cache
 
 
@@ -560,14 +559,15 @@ CHANGES = """
     from datetime import UTC, datetime
     from pathlib import Path
     from bencher_job import Record
+    from bencher_job._record import Selection
     from bencher_job._stores import Entry, dump, open_store
     store = open_store(Path(sys.argv[1]), size_limit=10**9)
     for line in sys.stdin:
         what, key, value = line.split()
         if what == "clear":
-            store.clear(tag="a")
+            store.clear(Selection(tag="a"))
         elif what == "forget":
-            store.forget(key)
+            store.remove([key])
         else:
             expires = 1.0 if what == "expire" else None
             record = Record(key=key, function="f", tag="a", created=datetime.now(UTC))

@@ -89,7 +89,7 @@ def test_a_cache_is_not_named_so() -> None:
 
 def test_a_question_about_it_is_answered_with_an_error_of_ours() -> None:
     with FutureCache() as cache:
-        for ask in (cache.clear_tag, cache.cache.forget, cache.cache.has):
+        for ask in (cache.clear_tag, cache.cache.has):
             with pytest.raises(StoreFailure, match="surrogates not allowed"):
                 ask(HALF)
         with pytest.warns(CacheWarning, match="can't be read"):

@@ -35,10 +35,9 @@ from .._options import StoreOptions
 from .._processes import renew_after_fork
 from .._record import Draft, Origin
 from .._stores import (
-    Deposit,
+    Blob,
     Entry,
     Lease,
-    LeasesUnavailable,
     NullStore,
     Payload,
     Store,
@@ -200,7 +199,7 @@ class Completion:
         given = self.outcome.payload
         return dump_result(self.outcome.value, self.run.job.function) if given is None else given
 
-    def written(self) -> Deposit | None:
+    def written(self) -> Blob | None:
         """Return the value file that the worker has written, if it is still there."""
         deposit, depository = self.outcome.deposit, self.run.job.depository
         is_there = deposit is not None and depository is not None and depository.has(deposit)
@@ -220,7 +219,7 @@ class Completion:
             _log.warning("the value of %r can't be copied, so its callers share it: %s", self.run.job, error)
             return None
 
-    def entry(self, payload: Payload | Deposit, options: StoreOptions) -> Entry:
+    def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
         """Make the entry of a pickled value, or of the file that holds it."""
         run, outcome = self.run, self.outcome
         job, state, lease = run.job, run.git_state, run.running.lease
@@ -534,28 +533,18 @@ def _fail(run: Run, error: BaseException) -> None:
     """
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
-    store, lease, pickled = run.running.store, run.running.lease, b""
+    running, store = run.running, run.running.store
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
-    if is_its_own and lease is not None and lease.held and _is_waited_for(store, lease):
-        from .._executors.exceptions import dump_error  # slow to import
-
-        pickled = dump_error(error, for_same_program=True)
-
-    def release(lease: Lease) -> None:
-        if pickled:
-            store.publish_failure(lease, pickled)
-        else:
-            _release(store, lease)
-
-    run.running.jobs.release_lease(run.running, release)
+    if is_its_own and running.holds_lease() and (lease := running.jobs.take_lease(running)) is not None:
+        store.leases.fail(lease, partial(_dumped, error))
+    else:
+        running.jobs.release_lease(running, partial(_release, store))
 
 
-def _is_waited_for(store: Store, lease: Lease) -> bool:
-    try:
-        return store.leases.is_waited_for(lease)
-    except LeasesUnavailable as error:
-        _log.warning("%s", error)
-        return False
+def _dumped(error: BaseException) -> bytes:
+    from .._executors.exceptions import dump_error  # slow to import
+
+    return dump_error(error, for_same_program=True)
 
 
 def _release(store: Store, lease: Lease | None) -> None:
@@ -575,7 +564,9 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
         else:
             (entry,) = entries
             reason = str(error) if isinstance(error, StoreFailure) else error_text(error)
-            unsaved.append(f"The result of {entry.record} can't be kept in {store.directory} ({reason})")
-            if isinstance(entry.payload, Deposit) and store.directory is not None:
-                discard(store.directory, entry.payload)
+            unsaved.append(
+                f"The result of {entry.record} can't be kept in {store.folder or 'its store'} ({reason})"
+            )
+            if isinstance(entry.payload, Blob) and store.folder is not None:
+                discard(store.folder, entry.payload)
             _release(store, entry.lease)

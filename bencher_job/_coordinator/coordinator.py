@@ -48,7 +48,7 @@ from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import MISS, DepositLost, Hit, Lease, Payload, Store
+from .._stores import MISS, BlobLost, Hit, Lease, Payload, Store
 from .._text import printable
 from .._timer import timer
 from .commits import UNLOADABLE, CommitThread, Completion, Counts, Run, commit
@@ -403,7 +403,7 @@ class Coordinator:
 
     def _run_of(self, running: RunningJob, executor: str) -> Run:
         """Make the next attempt of a job, which writes its media to a folder of its own."""
-        job, directory = running.job, running.store.directory
+        job, directory = running.job, running.store.folder
         folder = None if directory is None else _media.run_folder(directory, job.job_key)
         return Run(self, running, job.for_run(folder, None), executor, git_state_of(job.function))
 
@@ -463,7 +463,7 @@ class Coordinator:
     def _runs_on(self, engine: Engine, jobs: Sequence[RunningJob], store: Store) -> list[Run]:
         """Make the next attempts of jobs that are submitted together."""
         asks = engine.asks_to_begin and store.keeps
-        depository = store.depository(self._store_options.compression)
+        depository = store.blob_writer(self._store_options.compression)
         runs = []
         for running in jobs:
             running.attempt += 1
@@ -492,7 +492,7 @@ class Coordinator:
         if error is None or attempt == 0:  # the future of another executor has no second attempt
             return None
         pause = self._run_options.pause(error, attempt)
-        if isinstance(error, DepositLost):
+        if isinstance(error, BlobLost):
             running.sends_value, pause = True, 0.0
         if pause is not None:
             self.counts.add(retried=1)

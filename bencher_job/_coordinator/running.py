@@ -29,7 +29,7 @@ from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import load_for
 from .._processes import renew_after_fork
-from .._stores import Hit, Lease, LeasesUnavailable, Miss, Owner, Payload, Store, Wait
+from .._stores import Hit, Lease, LeasesUnavailable, Miss, Payload, Store, Wait
 
 if TYPE_CHECKING:
     from .commits import Run
@@ -59,7 +59,6 @@ WORKER_PATIENCE: Final = 60.0
 """Seconds that a worker waits for another process. Workers of two programs may wait for jobs that are queued behind
 them; then one job runs twice."""
 
-_ATTEMPTS: Final = 8
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -221,6 +220,12 @@ class RunningJobs:
             if self._cancelled.get(key) is running:
                 del self._cancelled[key]
 
+    def take_lease(self, running: RunningJob) -> Lease | None:
+        """Take the lease of a job away, unless another job has inherited it."""
+        with self._lock:
+            lease, running.lease = running.lease, None
+            return lease
+
     def release_lease(self, running: RunningJob, release: Callable[[Lease], None]) -> None:
         """Release the lease of a job that failed or did not begin, unless another job has inherited it.
 
@@ -345,20 +350,17 @@ class Waiter:
     """
 
     def __init__(
-        self, store: Store, lease: Lease, owner: Owner | None = None, patience: float = math.inf
+        self, store: Store, lease: Lease, wait: Wait | None = None, patience: float = math.inf
     ) -> None:
         self._store = store
         self._lease = lease
         self._key = lease.key
-        self._number = 0
-        self._wait = Wait()
+        self._wait = store.leases.wait(lease) if wait is None else wait
         self._since = time.monotonic()
         self._until = self._since + patience
         self.is_given_up = False
         self.wake: SimpleQueue[None] = SimpleQueue()
         self.due = 0.0
-        if owner is not None:
-            self._mark(owner)
 
     def give_up(self) -> None:
         """Stop waiting at once."""
@@ -370,17 +372,15 @@ class Waiter:
         if self.is_given_up:
             return RUN_HERE
         try:
-            owner = self._store.leases.owner(self._key)
-            if owner is None:
+            found = self._wait.look()
+            if found == "free":
                 return self._after_its_end()
-            if owner.number != self._number:  # another waiter has taken over
-                self._mark(owner)
-            elif self._wait.is_overdue(owner):
-                return self._take_over(owner)
         except LeasesUnavailable as error:
             _log.warning("%s; the job of %s runs here as well", error, self._key)
             self._store.tally.unleased += 1
             return RUN_HERE
+        if isinstance(found, bytes):
+            return Ended(error=found)
         if time.monotonic() > self._until:
             _log.warning("a worker waited long enough for %s, and computes it as well", self._key)
             return RUN_HERE
@@ -397,30 +397,17 @@ class Waiter:
         waited = time.monotonic() - self._since
         return min(max(FIRST_PAUSE, waited * PAUSE_PER_SECOND), LONGEST_PAUSE)
 
-    def _mark(self, owner: Owner) -> None:
-        self._number = owner.number
-        self._store.leases.wait_for(self._key, owner.number)
-
     def _after_its_end(self) -> Ended | None:
-        error = self._store.failure(self._key, self._number)
-        if error is not None:
-            return Ended(error=error)
         hit = self._store.get(self._key)
         if not isinstance(hit, Miss):
             return Ended(hit)
-        if not self._store.leases.acquire(self._lease):
+        self._store.leases.acquire([self._lease])
+        if not self._lease.held:
             return None  # another waiter was quicker
         if self._lease.has_entry:
             hit = self._store.get(self._key)
             if not isinstance(hit, Miss):
                 return Ended(hit)
-        return RUN_HERE
-
-    def _take_over(self, owner: Owner) -> Ended | None:
-        if not self._store.leases.take_over(self._lease, owner.number):
-            return None
-        pid, host = owner.process.pid, owner.process.host
-        _log.warning("process %s on %s is stopped, so %s is computed here", pid, host, self._key)
         return RUN_HERE
 
 
@@ -442,14 +429,13 @@ def acquire_or_wait(running: RunningJob, *, in_worker: bool) -> Waiter | None:
     store = running.store
     running.lease = lease = Lease(running.job.job_key)
     try:
-        for _ in range(_ATTEMPTS):
-            if store.leases.acquire(lease):
-                break
-            owner = store.leases.owner(lease.key)
-            if owner is not None:
-                if is_submitter(owner.process.host, owner.process.pid):
-                    break
-                return Waiter(store, lease, owner, WORKER_PATIENCE if in_worker else math.inf)
+        store.leases.acquire([lease])
+        if not lease.held:
+            wait = store.leases.wait(lease)
+            wait.look()
+            owner = wait.owner
+            if owner is None or not is_submitter(owner.host, owner.pid):
+                return Waiter(store, lease, wait, WORKER_PATIENCE if in_worker else math.inf)
     except LeasesUnavailable as error:
         _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
         store.tally.unleased += 1
@@ -463,10 +449,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
         running.lease = lease = Lease(running.job.job_key)
         leases.append(lease)
     try:
-        if len(leases) == 1:
-            store.leases.acquire(leases[0])
-        else:
-            store.leases.acquire_many(leases)
+        store.leases.acquire(leases)
     except LeasesUnavailable as error:
         _log.warning("%s; the jobs run, even if other processes compute them", error)
         store.tally.unleased += sum(not lease.held for lease in leases)

@@ -23,7 +23,7 @@ from .._origin import platform_name
 from .._text import printable
 
 if TYPE_CHECKING:
-    from .._stores.blobs import Deposit
+    from .._stores.blobs import Blob
     from .._stores.codec import Payload
 
 __all__ = [
@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     place: Place = Place()
     may_have_files: bool = True
-    deposit: Deposit | None = None
+    deposit: Blob | None = None
     other_versions: OtherVersions = ()
 
 

@@ -27,7 +27,7 @@ from .._keys.names import load_for
 from .._loops import run_to_end
 from .._media import job_context
 from .._options import follow_override
-from .._stores.blobs import LARGE, Deposit, DepositLost, write_deposit
+from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Buffer, Payload, dump
 from .._stores.located import dump_result
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
@@ -254,7 +254,7 @@ def _deposited(call: Call, payload: Payload) -> tuple[ResultKind, Payload]:
     if call.terms is None or call.names is None:
         return ResultKind.PLAIN, payload
     _, key, _ = call.names
-    deposit = write_deposit(call.terms, payload, key)
+    deposit = write_blob(call.terms, payload, key)
     return (ResultKind.PLAIN, payload) if deposit is None else (ResultKind.DEPOSITED, dump(deposit))
 
 
@@ -272,7 +272,7 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
             else:
                 value = load_for(function, run_result.payload.load)
                 payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
-    except DepositLost as lost:
+    except BlobLost as lost:
         error = lost
     except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
         what = "exception" if run_result.kind in _ERRORS else "result"
@@ -296,11 +296,11 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
     )
 
 
-def _value_of(deposit: Deposit, label: object) -> Any:
+def _value_of(deposit: Blob, label: object) -> Any:
     """Load the value file that a worker wrote. Remove it if that fails.
 
     Raises:
-        DepositLost: if the file is missing or damaged.
+        BlobLost: if the file is missing or damaged.
         BaseException: whatever unpickling raises.
     """
     if not isinstance(label, Job) or label.depository is None:

@@ -23,9 +23,15 @@ from .base import (
     Entry,
     Found,
     Gone,
+    History,
     Hit,
     Hits,
+    Keyed,
+    Lease,
+    Leases,
+    LeasesUnavailable,
     Miss,
+    Reason,
     Store,
     StoreBusy,
     StoreDamaged,
@@ -33,39 +39,39 @@ from .base import (
     StoreMissing,
     StoreOutdated,
     Tally,
-    Totals,
+    Use,
+    Wait,
 )
-from .blobs import Deposit, DepositLost, Depository, discard
+from .blobs import Blob, BlobLost, BlobWriter, discard
 from .codec import Payload, compression_named, dump
-from .leases import Lease, Leases, LeasesUnavailable, Owner, Wait
 from .located import dump_result
 from .null import NullStore
 
 if TYPE_CHECKING:
     from .embedded import DiskStore
-    from .folder import Folder
     from .importing import Imported
     from .memory import MemoryTier
-    from .rows import Row
     from .verification import Audit, Finding, Footprint
 
 __all__ = [
     "MISS",
-    "Deposit",
-    "DepositLost",
-    "Depository",
+    "Blob",
+    "BlobLost",
+    "BlobWriter",
     "Entry",
     "Found",
     "Gone",
+    "History",
     "Hit",
     "Hits",
+    "Keyed",
     "Lease",
     "Leases",
     "LeasesUnavailable",
     "Miss",
     "NullStore",
-    "Owner",
     "Payload",
+    "Reason",
     "Store",
     "StoreBusy",
     "StoreDamaged",
@@ -73,9 +79,10 @@ __all__ = [
     "StoreMissing",
     "StoreOutdated",
     "Tally",
-    "Totals",
+    "Use",
     "Wait",
     "compression_named",
+    "count_expired",
     "discard",
     "dump",
     "dump_result",
@@ -88,8 +95,9 @@ __all__ = [
     "media_files",
     "open_existing",
     "open_store",
+    "remove_expired",
     "remove_orphans",
-    "row_of_key",
+    "replace_database",
     "store_exists",
     "stores_in",
     "verify",
@@ -112,9 +120,11 @@ class _OpenStores:
         with self._lock:
             place = directory, trusted
             if place not in self._stores:
-                from .embedded import DiskStore  # SQLite and diskcache take long to import
-                from .memory import MemoryTier
-
+                try:
+                    from .embedded import DiskStore  # SQLite and diskcache take long to import
+                    from .memory import MemoryTier
+                except OSError as error:  # as where a process has too many open files
+                    raise StoreFailure(f"the store's modules can't be read: {error}") from error
                 disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
                 self._stores[place] = disk, MemoryTier(disk)
             disk, tier = self._stores[place]
@@ -134,7 +144,7 @@ class _OpenStores:
             chosen = [place for place in self._stores if place[0].is_relative_to(under)]
             stores = [self._stores.pop(place) for place in chosen]
         for disk, tier in stores:
-            disk.folder.is_over = True
+            disk.files.is_over = True
             tier.close()
 
 
@@ -161,13 +171,15 @@ def _disk_behind(store: Store) -> DiskStore:
     from .embedded import DiskStore
     from .memory import MemoryTier
 
+    if isinstance(store, MemoryTier):
+        store = store.behind
     if isinstance(store, DiskStore):
         return store
-    if not isinstance(store, MemoryTier):
-        raise BencherJobError(
-            "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
-        )
-    return store.behind
+    raise BencherJobError(
+        "This cache lies in no folder that could be checked or moved."
+        if store.keeps
+        else "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
+    )
 
 
 def verify(store: Store, *, repair: bool = False) -> Audit:
@@ -229,6 +241,33 @@ def remove_orphans(store: Store, findings: Iterable[Finding]) -> list[Finding]:
     return verification.remove_orphans(_disk_behind(store), findings)
 
 
+def count_expired(store: Store) -> int:
+    """Count the entries that have expired and are still in a folder.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    return _disk_behind(store).removals.count_expired()
+
+
+def remove_expired(store: Store) -> int:
+    """Remove the entries that have expired from a folder, and return how many there were.
+
+    Raises:
+        StoreFailure: when the store can't be written.
+    """
+    return _disk_behind(store).removals.remove_expired()
+
+
+def replace_database(store: Store, reason: str) -> bool:
+    """Replace a damaged database by a new one with everything that can be read; whether it was damaged.
+
+    Raises:
+        StoreFailure: when that can't be done.
+    """
+    return _disk_behind(store).files.replace_database(reason)
+
+
 def footprint_of(directory: Path) -> Footprint:
     """Measure what a store's folder takes on the disk, by what lies in it; no database is opened.
 
@@ -245,17 +284,6 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
     from . import verification
 
     return verification.media_files(directory, record)
-
-
-def row_of_key(folder: Folder, key: str) -> Row | None:
-    """Give the row of a key, if there is one that is not damaged.
-
-    Raises:
-        StoreFailure: when the store can't be read.
-    """
-    from . import rows
-
-    return rows.row_of_key(folder, key)
 
 
 def store_exists(directory: Path) -> bool:
@@ -276,7 +304,7 @@ def stores_in(directory: Path) -> list[Path]:
     return looking.stores_in(directory)
 
 
-def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
+def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
     """Open the store in a folder to read it and nothing else: no file is made or changed. Whoever opens it closes it.
 
     Raises:
@@ -288,7 +316,7 @@ def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIE
     return looking.look_into(directory, trusted=trusted, patience=patience)
 
 
-def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
+def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
     """Open the store in a folder to change it, if there is one; it evicts nothing. A damaged one is mended.
 
     Raises:

@@ -389,7 +389,7 @@ def export(
         raise StoreFailure(f"{target} can't be written: {error}") from error
     if exporter.left_out:
         warn_caller(
-            f"{exporter.left_out} entries of {store.directory} are damaged or incomplete, or can't be verified with "
+            f"{exporter.left_out} entries of {store.folder} are damaged or incomplete, or can't be verified with "
             f"this {SECRET_VARIABLE}, and are not in {target}. verify() tells which."
         )
     return exporter.count
@@ -437,7 +437,7 @@ def _selected(
     for start in range(0, 1 if wanted is None else len(wanted), ENTRIES_AT_ONCE):
         last = ""
         named = [] if wanted is None else [json.dumps(wanted[start : start + ENTRIES_AT_ONCE])]
-        while rows := store.folder.query(statement, (time.time(), *values, *named, last)):
+        while rows := store.files.query(statement, (time.time(), *values, *named, last)):
             yield rows
             last = rows[-1][_KEY]
 
@@ -478,10 +478,10 @@ class _Exporter:
             except Unwhole as error:
                 self._file.seek(start)
                 self._file.truncate()
-                now = self._store.folder.query(f"{_SELECT}key = ?", (time.time(), key))
+                now = self._store.files.query(f"{_SELECT}key = ?", (time.time(), key))
                 if now and now[0] == row:
                     self.left_out += 1
-                    _log.warning("%s: the entry %s is not exported: %s", self._store.directory, key, error)
+                    _log.warning("%s: the entry %s is not exported: %s", self._store.folder, key, error)
                 elif now:  # it was replaced meanwhile
                     row = now[0]
                     continue
@@ -514,7 +514,7 @@ class _Exporter:
 
     def _value(self, key: str, mode: int, filename: str | None, content: Buffer) -> Buffer:
         """Read and verify an entry's bytes."""
-        opened = self._store.folder.open()
+        opened = self._store.files.open()
         try:
             sealed = opened.database.fetch(mode, filename, content)
             check_ours(sealed, key, signature=opened.signature)
@@ -525,17 +525,17 @@ class _Exporter:
         return bytes(resealed(value, UNSIGNED)) if opened.signature.is_personal else value
 
     def _edition(self, prefix: bytes) -> None:
-        for row in self._store.folder.query(_SELECT_EDITION, (prefix,)):
+        for row in self._store.files.query(_SELECT_EDITION, (prefix,)):
             try:
                 past = past_edition_of(row, row[-1])
             except ValueError as error:  # its entries are whole without it
-                _log.warning("%s: %s", self._store.directory, error)
+                _log.warning("%s: %s", self._store.folder, error)
                 continue
             write_member(self._file, f"editions/{prefix.hex()}.json", to_json(edition_to_dict(past)))
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
-        folder = path_of(self._store.directory, NameOf.RUN_FOLDER, media)
+        folder = path_of(self._store.folder, NameOf.RUN_FOLDER, media)
         if folder.is_symlink() or not folder.is_dir():
             raise Unwhole("its media are missing")
         for number, path in enumerate(sorted(folder.rglob("*"))):

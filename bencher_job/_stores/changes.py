@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Final
 
 from .._processes import renew_after_fork
+from .base import SURE_FOR
 
-__all__ = ["GENERATION_NAME", "NEVER", "SURE_FOR", "Generation", "Look"]
+__all__ = ["GENERATION_NAME", "NEVER", "Generation", "Look"]
 
 
 Look = tuple[Callable[[], int], int]
@@ -48,12 +49,6 @@ LARGEST: Final = 1 << 20
 
 CLOSED: Final = -1
 """The generation of what is not open: an odd number."""
-
-SURE_FOR: Final = 0.0001
-"""Seconds for which a process trusts what it has seen, so that most hits take no system call.
-
-Whoever changes entries waits so long first. Then nobody trusts any more what they have seen before.
-"""
 
 PATIENCE: Final = 60.0
 """Seconds for which a change waits for those of other processes, unless it is told otherwise."""

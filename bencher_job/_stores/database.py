@@ -137,14 +137,22 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """
         super().remove(checked(NameOf.VALUE_FILE, filename))
 
+    def path_of(self, filename: str) -> str:
+        """Return the path of an entry's file.
+
+        Raises:
+            DamagedEntry: when no entry's file has such a name.
+        """
+        try:
+            return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
+        except ForeignName as error:
+            raise DamagedEntry(str(error)) from None
+
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
             return None
         if mode == MODE_BINARY and filename is not None:
-            try:
-                return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
-            except ForeignName as error:
-                raise DamagedEntry(str(error)) from None
+            return self.path_of(filename)
         raise DamagedEntry(
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
         )
@@ -398,6 +406,15 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         return (
             disk.fetch_mapped(mode, filename, value) if mapped else disk.fetch(mode, filename, value, False)
         )
+
+    def size_of(self, filename: str) -> int:
+        """Return the size of an entry's file in bytes.
+
+        Raises:
+            DamagedEntry: when no entry's file has such a name.
+            OSError: when there is none.
+        """
+        return os.lstat(self._disk.path_of(filename)).st_size
 
     def transaction(self, patience: float | None = None) -> Transaction:
         """Give the context of a transaction; `patience` is how many seconds it waits for others who write."""

@@ -610,6 +610,11 @@ class Folder:
         except _REFUSALS as error:
             raise _failure(error) from error
 
+    def files(self) -> list[Path]:
+        """Return the files that a change of the store changes."""
+        names = GENERATION_NAME, DATABASE_NAME, f"{DATABASE_NAME}-wal"
+        return [self.directory / name for name in names]
+
     def to_read(self) -> Opened:
         """Give the open folder to one who reads; whether it was removed is looked at now and then."""
         if time.monotonic() > self._look_again:

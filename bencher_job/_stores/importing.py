@@ -243,7 +243,7 @@ class _Importer:
         """Remove the media of entries that could not be committed."""
         for entry in self._pending.values():
             if entry.record.media is not None:
-                _media.discard(self._store.directory / _media.MEDIA_FOLDER / entry.record.media)
+                _media.discard(self._store.folder / _media.MEDIA_FOLDER / entry.record.media)
 
     def outcome(self, entries: int) -> Imported:
         """Say what became of all entries, of which an archive says that it has so many."""
@@ -251,7 +251,7 @@ class _Importer:
         known = result.added + result.replaced + result.skipped + result.refused + result.expired
         result = replace(result, damaged=max(result.damaged, entries - known))
         if result.damaged or result.refused:
-            _log.warning("%s: imported %s", self._store.directory, result)
+            _log.warning("%s: imported %s", self._store.folder, result)
         return result
 
     def _count(self, what: str, problem: str = "", number: int = 1) -> None:
@@ -290,7 +290,7 @@ class _Importer:
             raise _Refused(
                 f"its value takes {frame.expanded} bytes, more than the whole store may ({self._store.size_limit})"
             )
-        signature = self._store.folder.open().signature
+        signature = self._store.files.open().signature
         try:
             check(value, key, signature=UNSIGNED if signature.is_personal else signature)
         except (DamagedEntry, UnreadableEntry) as error:
@@ -307,7 +307,7 @@ class _Importer:
 
     def _take_media(self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]) -> str:
         """Write an entry's media to a new folder; give the folder's name."""
-        folder = Path(_media.run_folder(self._store.directory, key))
+        folder = Path(_media.run_folder(self._store.folder, key))
         try:
             make_private(folder)
             for each in body["media"]:

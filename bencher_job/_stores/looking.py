@@ -73,5 +73,5 @@ def open_existing(directory: Path, *, trusted: bool = False, patience: float = P
     store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, patience=patience)
     store.open()
     if damage:
-        store.folder.replace_database(damage)
+        store.files.replace_database(damage)
     return store

@@ -98,8 +98,8 @@ class Lookups:
                 f"The job runs again."
             )
 
-    def get_many(self, keys: Iterable[str], *, mapped: bool) -> Hits:
-        """Look entries up in bulk and verify their bytes."""
+    def get_many(self, keys: Iterable[str], *, mapped: bool, largest: int | None, counts: bool) -> Hits:
+        """Look entries up in bulk and verify their bytes; those of at most `largest` bytes, without warnings."""
         wanted = dict.fromkeys(keys)
         found = Hits()
         odd: list[str] = []
@@ -109,17 +109,18 @@ class Lookups:
                 for rows, opened in (
                     self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted)
                 ):
-                    odd += _open_rows(rows, opened, found, mapped=mapped)
+                    odd += _open_rows(rows, opened, found, mapped=mapped, largest=largest)
                 break
             except (sqlite3.Error, UnicodeError, StoreFailure) as error:
                 if turn > 1 or not self._folder.mend(error, surely=turn == 1):
                     self._folder.warn_unread(error)
                     break
-        for key in odd:  # which are looked at again, and told of
+        for key in odd if largest is None else ():  # looked at again, and reported
             hit = self.find(key, mapped=mapped)
             if isinstance(hit, Hit):
                 found.others[key] = hit
-        self._uses.note_many(found)
+        if counts:
+            self._uses.note_many(found)
         return found
 
     def _rows_of(self, wanted: Iterable[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
@@ -213,7 +214,9 @@ def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> 
     return True
 
 
-def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:
+def _open_rows(
+    rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool, largest: int | None
+) -> list[str]:
     """Verify the bytes of rows and collect what is good; give the keys of those that are not, or can't be read."""
     read_plain, small, now, odd = plain_reader(opened.signature), found.small, time.time(), []
     for row in rows:
@@ -225,7 +228,9 @@ def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, 
                 small[key] = stream, seconds or 0.0, expires
             continue
         try:
-            hit = hit_of(row, opened, mapped=mapped)
+            if largest is not None and filename is not None and opened.database.size_of(filename) > largest:
+                continue
+            hit = hit_of(row, opened, mapped=mapped, most_expanded=largest)
         except (DamagedEntry, UnreadableEntry, OSError):
             odd.append(key)
         else:

@@ -16,7 +16,7 @@ from typing import Final
 from .. import _media
 from .._errors import warn_caller
 from .._names import ForeignName, NameOf, path_of
-from .base import StoreFailure
+from .base import Reason, StoreFailure
 from .database import Database
 from .folder import Folder
 from .quarantine import Aside
@@ -64,8 +64,8 @@ class Removals:
         """
         return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
 
-    def remove_keys(self, keys: Iterable[str]) -> int:
-        """Remove the entries of keys, as cleared, with their media; how many there were.
+    def remove_keys(self, keys: Iterable[str], reason: Reason) -> int:
+        """Remove the entries of keys with their media, and return how many there were.
 
         Raises:
             StoreFailure: when the store can't be written.
@@ -77,7 +77,7 @@ class Removals:
                 named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
                 yield database.read(_OF_KEYS, (named,))
 
-        return self._folder.changed(lambda database: self._remove_all(database, some(database), "cleared"))
+        return self._folder.changed(lambda database: self._remove_all(database, some(database), reason))
 
     def _remove_where(self, database: Database, condition: str, values: Sequence[object], reason: str) -> int:
         statement = (

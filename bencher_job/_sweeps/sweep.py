@@ -163,8 +163,9 @@ class Sweep:
         if durations:
             return sum(map(durations.expected, missing))
         history, name = self._cache.cache.history, self._cache.name
-        for edition in history.editions(name):  # the latest first
-            recorded = [record.seconds for record in history.latest(name, edition.prefix, RECORDS_ASKED)]
+        for version in history.versions(name):  # the latest first
+            latest = history.of_version(name, prefix=version.prefix, limit=RECORDS_ASKED)
+            recorded = [keyed.record.seconds for keyed in latest]
             if recorded:
                 return len(missing) * sum(recorded) / len(recorded)
         return None

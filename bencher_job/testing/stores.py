@@ -64,7 +64,7 @@ class StoreContract:
         for value in ("old", "new"):
             store.put_many([_entry("key", value)])
             assert self._value(store, "key") == value
-        assert store.count() == 1
+        assert len(store) == 1
 
     def test_a_bulk_lookup_finds_what_is_there(self, store: Store) -> None:
         """A lookup of many keys returns those that are stored, each with its own value."""
@@ -74,25 +74,25 @@ class StoreContract:
             f"key-{number}": number for number in range(1200)
         }
 
-    def test_a_forgotten_key_is_a_miss(self, store: Store) -> None:
-        """Forget returns whether there was an entry, and removes it."""
+    def test_a_removed_key_is_a_miss(self, store: Store) -> None:
+        """Remove returns how many entries there were, and removes them."""
         store.put_many([_entry("key", 1)])
         assert store.has("key")
-        assert (store.forget("key"), store.forget("key")) == (True, False)
+        assert (store.remove(["key", "other"]), store.remove(["key"])) == (1, 0)
         assert not store.get("key")
         assert not store.has("key")
 
     def test_clear_takes_what_is_chosen(self, store: Store) -> None:
         """Clear removes entries by function, tag, both, or all, and returns their number. The tag "" means none."""
         store.put_many([_entry(f"{f}{t}", 1, function=f, tag=t) for f in "fg" for t in ("", "a", "b")])
-        assert store.clear(function="f", tag="a") == 1
-        assert store.clear(tag="a") == 1
-        assert store.clear(function="g") == 2
+        assert store.clear(Selection(function="f", tag="a")) == 1
+        assert store.clear(Selection(tag="a")) == 1
+        assert store.clear(Selection(function="g")) == 2
         assert sorted(record.key for record in store.records()) == ["f", "fb"]
-        assert store.clear(tag="") == 1
+        assert store.clear(Selection(tag="")) == 1
         assert [record.key for record in store.records()] == ["fb"]
         assert store.clear() == 1
-        assert (store.count(), list(store.records())) == (0, [])
+        assert (len(store), list(store.records())) == (0, [])
 
     def test_it_is_a_container_of_values_by_key(self, store: Store) -> None:
         """The store has a length, membership, item access, and lists its keys."""
@@ -107,7 +107,7 @@ class StoreContract:
         for absent in ("two", "", 1, None, ("one",)):
             assert absent not in store
             assert self._is_refused(store, absent)
-        store.forget("one")
+        store.remove(["one"])
         assert ("one" in store, len(store)) == (False, 2)
 
     def test_a_record_comes_back_as_it_was_put(self, store: Store) -> None:
@@ -146,4 +146,4 @@ class StoreContract:
         for thread in threads:
             thread.join()
         assert failures == []
-        assert store.count() == 80
+        assert len(store) == 80

@@ -50,7 +50,7 @@ def until(holds, seconds=PATIENCE):
 
 
 def is_leased(function, *args):
-    return function.cache.cache.leases.owner(function.key(*args)) is not None
+    return function.cache.cache.leases.owner_of(function.key(*args)) is not None
 
 
 def note(folder, what):

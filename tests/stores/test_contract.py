@@ -32,7 +32,7 @@ class TestMemoryTier(StoreContract):
 
 def test_the_null_store_keeps_nothing() -> None:
     store = NullStore()
-    assert (store.count(), store.size(), store.has("a"), store.forget("a"), store.clear()) == (
+    assert (len(store), store.figures().size, store.has("a"), store.remove(["a"]), store.clear()) == (
         0,
         0,
         False,
