@@ -68,7 +68,7 @@ class AsyncSubmit:
     def _pass_on(self, begun: JobFuture[Any]) -> None:
         if self._note_begun(begun):
             begun.cancel()
-            self.future.took_along = begun.took_along
+            self.future.cancelled_run = begun.cancelled_run
         begun.add_done_callback(self.future.follow)
 
     def withdraw(self) -> bool:
@@ -83,7 +83,7 @@ class AsyncSubmit:
             return True
         begun = cast("JobFuture[Any]", self._begun)
         is_cancelled = begun.cancel()
-        self.future.took_along = begun.took_along
+        self.future.cancelled_run = begun.cancelled_run
         return is_cancelled
 
     def job(self) -> Job:
@@ -108,7 +108,7 @@ class AsyncSubmitFuture(JobFuture[R]):
     @classmethod
     def of(cls, submit: AsyncSubmit, runs_in: AbstractEventLoop | None) -> AsyncSubmitFuture[R]:
         """Make the future of a submission; `runs_in` is the event loop that the job runs in, if any."""
-        future = cls._unresolved(lambda _: submit.cancel())
+        future = cls.pending(None, lambda _: submit.cancel())
         future._submit, future._runs_in = submit, runs_in  # noqa: SLF001 - its own class
         return future
 

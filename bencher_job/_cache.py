@@ -7,8 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from types import TracebackType
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from . import _options
 from ._async import AsyncSubmit
-from ._coordinator.commits import Counts, Keeping
-from ._coordinator.runner import Runner, load, warn_unloadable
-from ._coordinator.running import flights_of
-from ._coordinator.runs import Engines, Runs, do_outside
+from ._coordinator.commits import MOST_HITS_KEPT
+from ._coordinator.coordinator import Coordinator, load, warn_unloadable
+from ._coordinator.engines import do_outside
+from ._coordinator.running import running_jobs
 from ._errors import BencherJobError, warn_caller
 from ._executors import inside_worker
-from ._future import InLineResult, JobFuture, Settles
+from ._future import JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
-from ._keys.names import seen_by
+from ._keys.names import load_for
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import CacheArguments, Executors, Options, RunOptions, StoreOptions, accept, shows_options
 from ._processes import renew_after_fork
@@ -163,10 +163,9 @@ class Contents:
         self._pause = max(pause, PATIENT_PAUSE * (now - begin))
         self._try_again = now + self._pause
 
-    def memory(self) -> tuple[int, MemoryTier | None]:
-        """Return the epoch of the settings and the memory cache that belongs to it."""
-        epoch = _options.epoch
-        return epoch, self._memory if self._epoch == epoch else None
+    def memory(self, epoch: int) -> MemoryTier | None:
+        """Return the memory cache, if it belongs to this epoch of the settings."""
+        return self._memory if self._epoch == epoch else None
 
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
@@ -336,11 +335,9 @@ class FutureCache(Contents, Settles):
         store, run = options.store, options.run
         super().__init__(store)
         compression_named(store.compression)  # a missing package is an error at once
-        self._engines = Engines(run.executor, options.pool, run.timeout, of_coroutines=self._of_coroutines)
-        self._counts = Counts()
-        keeping = Keeping(store.ttl, store.compression)
-        self._runs = Runs(self._engines, store.cache_name, keeping, self._counts, self._announce, run)
-        self._runner = Runner(store.cache_name, self._counts, self._runs, mapped=store.mmap)
+        self._coordinator = Coordinator(options, self._announce, of_coroutines=self._of_coroutines)
+        self._counts = self._coordinator.counts
+        self._engines = self._coordinator.engines
         self.executor_type = self._engines.executor_type
         self.overwrite = run.overwrite
         self.call_count = 0
@@ -385,8 +382,7 @@ class FutureCache(Contents, Settles):
         found = Prefetched(store)
         hits = store.get_many(keys, self.mapped, counts=counts)
         found.seconds = hits.seconds()
-        with nullcontext() if self._imported_copy is None else seen_by(self._imported_copy):
-            problems = hits.load(found)
+        problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
             del found.seconds[key]
             warn_unloadable(key, error)
@@ -418,7 +414,7 @@ class FutureCache(Contents, Settles):
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
         if asker is not None:
-            return self._runner.run(job, asked.store, fresh=self.overwrite, caller=asker)
+            return self._coordinator.submit(job, asked.store, fresh=self.overwrite, caller=asker)
         return self._run(job, asked.store, fresh=self.overwrite)
 
     def start_many(self, jobs: Sequence[Job], asked: Prefetched) -> list[JobFuture[Any]]:
@@ -427,7 +423,7 @@ class FutureCache(Contents, Settles):
         Raises:
             BencherJobError: when the executor can't take jobs.
         """
-        return self._runner.run_many(jobs, asked.store, fresh=self.overwrite)
+        return self._coordinator.submit_many(jobs, asked.store, fresh=self.overwrite)
 
     def _run(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any]:
         """Run a job that may be waited for, or join it; in a callback of a future of this cache it runs in line.
@@ -435,21 +431,24 @@ class FutureCache(Contents, Settles):
         Such a callback is called by the thread that must first be done with it to resolve any other future.
         """
         here = self.resolves_here()
-        future = self._runner.run(job, store, fresh=fresh, here=here)
+        future = self._coordinator.submit(job, store, fresh=fresh, here=here)
         if here:
             future.refuse_to_wait_here()
         return future
 
-    def run_for_result(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any] | InLineResult:
-        """Run a job or join it, for one who does nothing but wait for it; where it can, it runs in line.
+    def compute(self, job: Job, store: Store, *, fresh: bool) -> Any:
+        """Run a job or join it, wait for it, and return its value. It runs in this thread if it can.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
+            BaseException: what the function raises.
         """
-        result = None
-        if self.runs_in_line:
-            result = self._runner.run_in_line(job, store, fresh=fresh)
-        return self._run(job, store, fresh=fresh) if result is None else result
+        outcome = self._coordinator.compute(job, store, fresh=fresh) if self.runs_in_line else None
+        if outcome is None:
+            return self._run(job, store, fresh=fresh).result()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value
 
     @property
     def runs_in_line(self) -> bool:
@@ -486,14 +485,14 @@ class FutureCache(Contents, Settles):
             return self.send_for(lambda: snapshot, asker, of_coroutine=is_coroutine_function(job.function))
         store = self._opened()
         if self.overwrite:
-            return self._runner.run(job, store, fresh=True)
+            return self._coordinator.submit(job, store, fresh=True)
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
             self._counts.hit(seconds)
             store.count_uses([Use(job.job_key, 1, time(), seconds)])
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
-        return self._runner.run(job, store) if value is MISS else JobFuture(job, value)
+        return self._coordinator.submit(job, store) if value is MISS else JobFuture(job, value)
 
     def _run_without_cache(self, job: Job) -> JobFuture[Any]:
         """Run a job here for code that has interrupted this thread inside of the cache, and so can't wait for it."""
@@ -511,7 +510,7 @@ class FutureCache(Contents, Settles):
 
     def recall(self, key: str) -> Any:
         """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
-        _, memory = self.memory()
+        memory = self.memory(_options.epoch)
         kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)
@@ -531,7 +530,7 @@ class FutureCache(Contents, Settles):
             value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
             if value is not MISS:
                 return JobFuture(job, value)
-        return self._runner.run(job, store, fresh=fresh or self.overwrite, caller=asker)
+        return self._coordinator.submit(job, store, fresh=fresh or self.overwrite, caller=asker)
 
     def _load(self, key: str, hit: Hit) -> Any:
         """Unpickle what was found of a key and count it as a hit, or give `MISS` with a warning."""
@@ -544,7 +543,10 @@ class FutureCache(Contents, Settles):
                 warn_unloadable(key, error)
                 return MISS
         if value is not MISS:
-            self._counts.hit(hit.seconds)
+            hits = self._counts.seconds_of_hits
+            hits.append(hit.seconds)
+            if len(hits) > MOST_HITS_KEPT:
+                self._counts.add_up()
         return value
 
     def _remembered(self, key: str, found: Hit | Miss) -> Any:
@@ -554,23 +556,23 @@ class FutureCache(Contents, Settles):
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
         """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
         if self.resolves_here():  # where somebody may wait for it at once
-            self._runs.settle_here(future, done, self._opened())
+            self._coordinator.settle_here(future, done, self._opened())
         else:
-            self._runs.settle(future, done, self._opened())
+            self._coordinator.settle(future, done, self._opened())
 
     def keep(self, future: JobFuture[Any], value: Any) -> None:
         """Keep a value under a job's key, then resolve the job's own future with it."""
         done: Future[Any] = Future()
         done.set_result(value)
-        self._runs.settle_here(future, done, self._opened())
+        self._coordinator.settle_here(future, done, self._opened())
 
     def resolves_here(self) -> bool:
         """Whether this thread resolves futures of this cache, as in a callback of one."""
-        return self._runner.resolves_here()
+        return self._coordinator.resolves_here()
 
     def is_in_flight(self, key: str) -> bool:
         """Whether a job of this key is on its way in this process."""
-        return flights_of(self.cache).has(key)
+        return running_jobs(self.cache).has(key)
 
     def _announce(self, jobs: Iterable[Job]) -> None:
         if _log.isEnabledFor(logging.INFO):
@@ -633,7 +635,7 @@ class FutureCache(Contents, Settles):
         """
         refuse_inside("To wait for the jobs in flight")
         self._refuse_to_wait_here()
-        self._runs.wait()
+        self._coordinator.wait()
 
     def _refuse_to_wait_here(self) -> None:
         if self.resolves_here():
@@ -656,10 +658,10 @@ class FutureCache(Contents, Settles):
             do_outside(self.close)
             return
         self._refuse_to_wait_here()
-        self._runs.finish(wait=True)
+        self._coordinator.finish(wait=True)
         self._engines.release()
         if self._store is not None:
-            flights_of(self._store).close_if_idle(self._store.close)
+            running_jobs(self._store).close_if_idle(self._store.close)
 
     def __enter__(self) -> Self:
         return self

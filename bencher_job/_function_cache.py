@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
 from . import _options
 from ._cache import FutureCache
 from ._coordinator.commits import MOST_HITS_KEPT
+from ._coordinator.running import running_jobs
 from ._errors import warn_caller
 from ._future import JobFuture
 from ._inside import is_inside
@@ -143,7 +144,8 @@ def learn(
     cache: JobFunctionCache, call: bytes, edition: FunctionVersion | None, key: str, value: object
 ) -> None:
     """Answer a call by its bytes from now on, if an entry in memory has answered it twice, just now with this value."""
-    epoch, memory = cache.memory()
+    epoch = _options.epoch
+    memory = cache.memory(epoch)
     kept = None if memory is None else memory.shelf.kept(key)
     if memory is None or kept is None or kept.uses < 2:
         return
@@ -232,7 +234,8 @@ class JobFunctionCache(FutureCache):
             self.call_count += 1
             number = self.call_count
         edition = None if identity is None else identity[2]
-        args, kwargs = self.keys.anchored(args, kwargs)
+        if self.keys.reads_files:
+            args, kwargs = self.keys.anchored(args, kwargs)
         (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, edition)
         if files:  # which may have changed since the key was made
             identity = None
@@ -240,12 +243,11 @@ class JobFunctionCache(FutureCache):
             f"{self.name}-{number}",
             self.function,
             job_args,
-            tag=self.tag,
             positional=positional,
             arguments={"repeat": repeat, **arguments} if repeat else arguments,
             identity=identity or self.keys.repeated(self.keys.identity(args, kwargs), repeat),
         )
-        job.files, job.keys = files, self.keys
+        job.tag, job.files, job.keys = self.tag, files, self.keys
         return job
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
@@ -286,32 +288,33 @@ class JobFunctionCache(FutureCache):
                 ):  # whose hits are unpickled in another way
                     learn(self, call, identity[2], key, value)
                 return value
-        return self.run_for_result(self.job(args, kwargs, identity), store, fresh=self.overwrite).result()
+        return self.compute(self.job(args, kwargs, identity), store, fresh=self.overwrite)
 
     def _announce(self, jobs: Iterable[Job]) -> None:
         jobs = tuple(jobs)
-        super()._announce(jobs)
+        if _log.isEnabledFor(logging.INFO):
+            super()._announce(jobs)
         if not (self.overwrite or self._has_told_of_earlier):
-            self._tell_of_earlier_versions(jobs)
-
-    def _tell_of_earlier_versions(self, jobs: Sequence[Job]) -> None:
-        """Warn once where results are there that were computed with other versions of libraries."""
-        store = self._opened()
-        try:
             for job in jobs[:MISSES_CHECKED]:
-                if job.edition is None or not job.edition.fingerprint.libraries:
-                    continue
-                if self._earlier is None or self._earlier.edition is not job.edition:
-                    from ._explain import EarlierVersions  # few functions name libraries
+                if job.edition is not None and job.edition.fingerprint.libraries:
+                    self._tell_of_earlier_versions(job, job.edition)
 
-                    self._earlier = EarlierVersions(store, job.edition)
-                warning = self._earlier.warning(job.bound) if self._earlier else None
-                if warning is not None:
-                    self._has_told_of_earlier = True
-                    warn_caller(warning)
-                    break
-        except StoreFailure as error:  # which those who look up results are told of
+    def _tell_of_earlier_versions(self, job: Job, version: FunctionVersion) -> None:
+        """Warn once if there are results that were computed with other versions of libraries."""
+        if self._has_told_of_earlier:
+            return
+        try:
+            if self._earlier is None or self._earlier.edition is not version:
+                from ._explain import EarlierVersions  # few functions name libraries
+
+                self._earlier = EarlierVersions(self._opened(), version)
+            warning = self._earlier.warning(job.bound) if self._earlier else None
+        except StoreFailure as error:  # of which lookups warn
             _log.warning("%s", error)
+            return
+        if warning is not None:
+            self._has_told_of_earlier = True
+            warn_caller(warning)
 
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
         """Give the value of a call in memory, or `MISS`. It is known by the bytes of its `call` from then on."""
@@ -323,7 +326,7 @@ class JobFunctionCache(FutureCache):
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call again, replace its result, and return the value."""
         store = self.cache
-        return self.run_for_result(self.job(args, kwargs), store, fresh=True).result()
+        return self.compute(self.job(args, kwargs), store, fresh=True)
 
     def explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None
@@ -339,20 +342,15 @@ class JobFunctionCache(FutureCache):
         is_own = store is None
         if store is None:
             store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
-        explanation = explain(
-            store,
-            identity,
-            keys.function_version,
-            keys.binder.arguments(args, kwargs),
-            keys.ignored,
-            keys.attributes,
-        )
+        version = identity[2] or keys.function_version
+        _, arguments, _ = keys.spelled(args, kwargs, version)
+        explanation = explain(store, identity, version, arguments, keys.ignored, keys.attributes)
         cause = None
         if self.overwrite:
             cause = Cause.OVERWRITE
         elif is_own and not store.keeps:
             cause = Cause.OFF if self.is_there() else None
-        elif is_own and not explanation.is_hit and self.is_in_flight(identity[0]):
+        elif is_own and not explanation.is_hit and running_jobs(store).has(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import datetime
 import functools
-import gc
 import pathlib
 import pickle
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ._context import CURRENT, Context
 from ._inside import runs_jobs
 from ._keys import (
     FunctionVersion,
@@ -35,14 +36,14 @@ from ._keys.fingerprint import libraries_in_arguments
 from ._keys.hashing import WITH_CODE
 from ._keys.libraries import other_versions
 from ._loops import is_coroutine_function, run_to_end
-from ._media import RUNNING, RunningJob, running_as
+from ._media import job_context
 from ._options import check_text
 
 if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
     from ._stores.blobs import BlobWriter
 
-__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_as", "run_job"]
+__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_in", "run_job"]
 
 
 MOST_ITEMS: Final = 10_000
@@ -428,40 +429,18 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
-    return run_as(running_as(job.job_key, job.media_folder), job)
+    return copy_context().run(run_in, job_context(job.job_key, job.media_folder), job)
 
 
-def _set_running(running: Any) -> None:
-    """Set the running job of this context. Before Python 3.12 a collection in the middle of that may crash.
-
-    There a `__del__` that runs a job sets the variable too, while the outer call still reads what that frees.
-    """
-    collects = _COLLECTS_ANYWHERE and gc.isenabled()
-    if collects:
-        gc.disable()
-    try:
-        RUNNING.set(running)
-    finally:
-        if collects:
-            gc.enable()
-
-
-_COLLECTS_ANYWHERE: Final = sys.version_info < (3, 12)
-
-
-def run_as(running: RunningJob, job: Job) -> Any:
-    """Run a job's function as the current job of this thread.
+def run_in(context: Context, job: Job) -> Any:
+    """Run a job's function in a context. Call this in a copy of the present one.
 
     Raises:
         CodeMismatch: when the job was pickled by a process with other code.
         BaseException: as `run_job` does.
     """
-    before = RUNNING.get()
-    try:  # not a context manager, whose exit Ctrl-C could skip
-        _set_running(running)
-        value = job.call()
-        if hasattr(value, "__await__") and is_coroutine_function(job.function):
-            return run_to_end(value)
-        return value
-    finally:
-        _set_running(before)
+    CURRENT.set(context)
+    value = job.call()
+    if hasattr(value, "__await__") and is_coroutine_function(job.function):
+        return run_to_end(value)
+    return value

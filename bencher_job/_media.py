@@ -4,84 +4,43 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import Final, NamedTuple
 
 from . import _options
+from ._context import CURRENT, Context
 from ._folders import make_private
 from ._names import MEDIA_FOLDER, NameOf
-from ._processes import may_live, process_name
+from ._processes import may_live, name_of
 
 __all__ = [
     "MEDIA_FOLDER",
-    "RUNNING",
-    "RunningJob",
     "current_job_key",
     "discard",
     "gen_path",
     "is_run_folder",
+    "job_context",
     "may_be_running",
     "run_folder",
-    "run_folders",
-    "running",
-    "running_as",
-    "running_keys",
     "size_of",
 ]
 
 
-class RunningJob(NamedTuple):
-    """A job while its function runs: its key, where its media go, and the keys of the jobs that called it."""
-
-    key: str
-    folder: str | None
-    callers: frozenset[str]
-    numbers: Iterator[int]
-
-    def may_have_files(self) -> bool:
-        """Whether the job may have requested a path in its folder. Call this once, after the run."""
-        return next(self.numbers) > 1
-
-
 _run_numbers = itertools.count()
-RUNNING: Final[ContextVar[RunningJob | None]] = ContextVar("bencher_job_running", default=None)
-"""The current job of this thread or task."""
 
 
-@contextmanager
-def running(key: str, folder: str | None) -> Iterator[RunningJob]:
-    """Make a job the current one of this thread or task while its function runs."""
-    job = running_as(key, folder)
-    token = RUNNING.set(job)
-    try:
-        yield job
-    finally:
-        RUNNING.reset(token)
-
-
-def running_as(key: str, folder: str | None) -> RunningJob:
-    """Describe a job that the current job calls."""
-    return RunningJob(key, folder, running_keys(), itertools.count(1))
+def job_context(key: str, folder: str | None) -> Context:
+    """Make the context in which the current job runs another one."""
+    outer = CURRENT.get()
+    return outer._replace(key=key, folder=folder, keys=outer.keys | {key}, numbers=itertools.count(1))
 
 
 def _expect_paths_of_child() -> None:
     """Use up a number of the job that forks, since its parent can't see that a child requests a path."""
-    job = RUNNING.get()
-    if job is not None:
-        next(job.numbers)
+    next(CURRENT.get().numbers)
 
 
 os.register_at_fork(before=_expect_paths_of_child)
-
-
-def running_keys() -> frozenset[str]:
-    """Return the keys of the current job and of all jobs that called it."""
-    job = RUNNING.get()
-    return frozenset() if job is None else job.callers | {job.key}
 
 
 def current_job_key() -> str | None:
@@ -90,8 +49,7 @@ def current_job_key() -> str | None:
     >>> current_job_key() is None
     True
     """
-    job = RUNNING.get()
-    return None if job is None else job.key
+    return CURRENT.get().key
 
 
 def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> str:
@@ -109,13 +67,13 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
             raise ValueError(
                 f"{name}={part!r} points outside the media folder. Use a relative name without '..'."
             )
-    job = RUNNING.get()
-    if job is None or job.folder is None:
+    current = CURRENT.get()
+    if current.folder is None:
         path = (
             _options.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
         )
     else:
-        path = Path(job.folder, folder, f"{filename}-{next(job.numbers)}{suffix}")
+        path = Path(current.folder, folder, f"{filename}-{next(current.numbers)}{suffix}")
     make_private(path.parent)
     return os.fspath(path)
 
@@ -126,17 +84,8 @@ def run_folder(store: str | Path, key: str) -> str:
     The name has a digest of the key, which may be any str, and the name of the process, so that the folder of a running
     job can be distinguished from an orphan.
     """
-    return run_folders(store, [key])[0]
-
-
-def run_folders(store: str | os.PathLike[str], keys: Iterable[str]) -> list[str]:
-    """Return the paths of the folders of several new runs, as `run_folder` does."""
-    before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
-    return [f"{before}{_digest_of(key)}.{process}.{next(_run_numbers)}" for key in keys]
-
-
-def _digest_of(key: str) -> str:
-    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{store!s}/{MEDIA_FOLDER}/{digest}.{name_of(os.getpid())}.{next(_run_numbers)}"
 
 
 def is_run_folder(name: str) -> bool:

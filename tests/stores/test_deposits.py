@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from bencher_job import Job, Record
-from bencher_job._coordinator.commits import Keeping, Landing, Run, commit
-from bencher_job._coordinator.running import Flight
+from bencher_job._coordinator.commits import Completion, Run, commit
+from bencher_job._coordinator.coordinator import Coordinator
+from bencher_job._coordinator.running import RunningJob, running_jobs
 from bencher_job._executors import Outcome
-from bencher_job._future import JobFuture
+from bencher_job._options import Options, StoreOptions
 from bencher_job._stores import Blob, BlobLost, BlobWriter, Entry, Lease, StoreFailure, dump
 from bencher_job._stores.blobs import LARGE, write_blob
 from bencher_job._stores.database import IN_ROW_BELOW
@@ -133,11 +134,9 @@ def test_a_file_that_is_removed_after_it_was_read_is_written_again(store: Memory
     deposit = deposit_in(store)
     value = depository_of(store).read(deposit, "key").load_in_place()
     depository_of(store).discard(deposit)
-    flight = Flight(JobFuture.pending(job, lambda _: False))
-    landing = Landing(
-        Run(flight, job, store, Keeping(), "MULTIPROCESSING", None), Outcome(value, deposit=deposit)
-    )
-    assert commit([landing])[1] == []
+    coordinator = Coordinator(Options.of({}), lambda _: None)
+    run = Run(coordinator, RunningJob(job, store, running_jobs(store)), job, "MULTIPROCESSING", None)
+    assert commit([Completion(run, Outcome(value, deposit=deposit))], StoreOptions())[1] == []
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)
