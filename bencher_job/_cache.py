@@ -306,6 +306,9 @@ class FutureCache(Contents, Settles):
     _of_coroutines = False
     """Whether all its jobs are coroutine functions."""
 
+    _function_name = ""
+    """Module and qualified name of the function of all its jobs, if they have one."""
+
     _imported_copy: object = None
     """The function of all its jobs, if it is of the imported copy of the program that runs."""
 
@@ -378,9 +381,14 @@ class FutureCache(Contents, Settles):
         return self._find(keys, counts=False)
 
     def _find(self, keys: Iterable[str], *, counts: bool = True) -> Prefetched:
+        keys = list(keys)
         store = self.cache
         found = Prefetched(store)
         hits = store.get_many(keys, self.mapped, counts=counts)
+        if store.shared is not None and self._function_name:
+            missing = [key for key in keys if key not in hits]
+            if missing and store.fetch(self._function_name, missing):
+                hits.update(store.get_many(missing, self.mapped, counts=counts))
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
@@ -619,6 +627,7 @@ class FutureCache(Contents, Settles):
             entries=entries,
             size=size,
             size_limit=self.size_limit,
+            shared=store.shared,
         )
 
     def stats(self) -> str:

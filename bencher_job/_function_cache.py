@@ -213,6 +213,7 @@ class JobFunctionCache(FutureCache):
         self.keys = JobKeys(function, chosen.key)
         self._earlier: EarlierVersions | None = None
         self._has_told_of_earlier = False
+        self._function_name = qualified_name(self.function)
         self.known = NOTHING_KNOWN
         # Called like the function. The caller awaits a coroutine whose result is not in memory.
         self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
@@ -220,7 +221,7 @@ class JobFunctionCache(FutureCache):
     @cached_property
     def name(self) -> str:
         """Module and qualified name of the function, as records show it."""
-        return qualified_name(self.function)
+        return self._function_name
 
     def call(self, /, **kwargs: Any) -> JobFuture[Any]:
         """Submit a call with keyword arguments."""

@@ -14,7 +14,6 @@ import importlib
 import ipaddress
 import os
 import queue
-import re
 import select
 import socket
 import struct

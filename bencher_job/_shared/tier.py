@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from .._errors import warn_caller
 from .._processes import Process, renew_after_fork
-from .._record import EVERYTHING, Record, Selection
+from .._record import EVERYTHING, Record, Selection, SharedInfo
 from .._stores.base import MISS, Entry, Hit, Hits, Items, Lease, Leases, Miss, Reason, StoreFailure, Use, Wait
 from .._text import counted
 from .base import Lease as RemoteLease
@@ -106,7 +106,8 @@ class SharedStore(Items):
         self._watcher: threading.Thread | None = None
         self._courier: threading.Thread | None = None
         self.is_closing = False
-        self._changes_at = 0.0
+        self._changes_at = self._looked = 0.0
+        self._running: set[str] = set()
 
     @property
     def folder(self) -> Path | None:
@@ -129,9 +130,24 @@ class SharedStore(Items):
         return self.local.history
 
     @property
-    def outbox(self) -> int:
-        """The number of entries and removals that the remote hasn't got yet."""
-        return self.local.outbox.count()
+    def shared(self) -> SharedInfo:
+        """The figures of the remote, as far as this process knows them."""
+        return SharedInfo(
+            place=self.place,
+            hits=self.hits,
+            superseded=self.superseded,
+            outbox=self.local.outbox.count(),
+            problem=self.breaker.reason,
+        )
+
+    def running(self) -> set[str]:
+        """Return keys that other machines compute, as of half a second ago."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_EVERY and self.breaker.is_closed:
+            self._looked = now
+            owners = self.ask(lambda remote: remote.running()) or {}
+            self._running = {key for key, owner in owners.items() if owner.session != self._remote.session}
+        return self._running
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up in the local store."""
@@ -145,12 +161,9 @@ class SharedStore(Items):
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Store entries of the remote locally; return how many."""
-        addresses = {entry_address(function, key): key for key in keys}
-        wanted = addresses.keys() - self._bad
-        if not wanted:
-            return 0
-        found = self.ask(lambda remote: remote.get_many(wanted)) or {}
-        return len(self._take({addresses[address]: content for address, content in found.items()}))
+        wanted = {entry_address(function, key) for key in keys} - self._bad
+        found = self.ask(lambda remote: remote.get_many(wanted)) if wanted else None
+        return len(self._take(found)) if found else 0
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries locally, and push them: at once, or soon."""
@@ -485,7 +498,8 @@ class _SharedLeases:
 
     def taken(self, keys: Collection[str]) -> set[str]:
         """Return those keys that others compute, on other machines as far as that is known."""
-        return self._local.taken(keys) | self._elsewhere.keys() & set(keys)
+        elsewhere = self._store.running() | self._elsewhere.keys()
+        return self._local.taken(keys) | elsewhere.intersection(keys)
 
     def wait(self, lease: Lease) -> Wait:
         """Start to wait for the key of a lease that could not be acquired."""

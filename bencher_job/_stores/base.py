@@ -18,7 +18,7 @@ from .codec import Buffer, Payload, SealedEntry
 if TYPE_CHECKING:
     from .._processes import Process
     from .._query import ArgumentColumn, EntryInfo, Query
-    from .._record import Figures, FunctionInfo
+    from .._record import Figures, FunctionInfo, SharedInfo
     from .blobs import Blob, BlobWriter
 
 __all__ = [
@@ -388,6 +388,15 @@ class Items:
         return key in self.durations((key,))
 
     @property
+    def shared(self) -> SharedInfo | None:
+        """None: no shared store lies behind."""
+        return None
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:  # noqa: ARG002
+        """Fetch none."""
+        return 0
+
+    @property
     def directory(self: Store) -> Path | None:
         """The folder, under the name that it has in diskcache."""
         return self.folder
@@ -465,6 +474,13 @@ class Store(Protocol):
         An entry of more than `largest` bytes, stored or expanded, is left out, and so are damaged ones without a
         warning.
         """
+
+    @property
+    def shared(self) -> SharedInfo | None:
+        """The figures of the shared store behind this one; None if there is none."""
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Fetch entries of a function from the shared store, and return how many are here now that were not before."""
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries in one transaction; each replaces the entry of its key, and its lease is released.

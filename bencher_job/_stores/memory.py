@@ -45,7 +45,7 @@ from .base import (
 from .codec import Payload
 
 if TYPE_CHECKING:
-    from .._record import Figures, FunctionInfo
+    from .._record import Figures, FunctionInfo, SharedInfo
     from .blobs import BlobWriter
 
 __all__ = ["LARGEST", "MemoryTier", "Shelf"]
@@ -450,6 +450,15 @@ class MemoryTier(Items):
     def count_uses(self, uses: Sequence[Use]) -> None:
         """Let the store behind count hits."""
         self.behind.count_uses(uses)
+
+    @property
+    def shared(self) -> SharedInfo | None:
+        """The figures of the shared store, if there is one behind."""
+        return self.behind.shared
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Have the store behind fetch entries."""
+        return self.behind.fetch(function, keys)
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
         """Ask the store behind."""
