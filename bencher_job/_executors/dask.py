@@ -445,7 +445,6 @@ class DaskScheduler(Scheduler):
         """Remove a batch that has ended. Return its unfinished tasks."""
         with contextlib.suppress(ValueError):  # it has been removed already
             self.workers.remove(lane)
-        lane.future, lane.needs = None, ()  # release the references, which keep data on the cluster
         tasks = list(lane.tasks.values())
         lane.tasks.clear()
         return tasks
