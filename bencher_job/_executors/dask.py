@@ -19,6 +19,7 @@ import pickle
 import sys
 import time
 import uuid
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
@@ -191,7 +192,7 @@ class _Lane(Worker):
 
     Attributes:
         is_short: whether its jobs are known to be short.
-        key: Dask's name of the batch.
+        key: Dask's name of the batch, once it was sent.
         future: Dask's future of the batch.
         needs: the data that must stay on the cluster until the batch has ended.
         may_go_again: whether its data or its results may have been lost with a worker that another job has killed.
@@ -225,6 +226,9 @@ class DaskScheduler(Scheduler):
         self._owns_client = owns_client
         self._run_on_worker = _ByValue(run_on_worker)
         self._on_cluster: OrderedDict[bytes, Any] = OrderedDict()
+        self._lanes: dict[str, _Lane] = {}
+        self._short_lanes = 0
+        self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
         self._outgoing: list[_Lane] = []
         self._ended: list[_Lane] = []
         self._suspects: deque[Task] = deque()
@@ -233,6 +237,7 @@ class DaskScheduler(Scheduler):
         self._client.subscribe_topic(self._topic[0], self._receive_event)
         self._places = sum(self._client.nthreads().values()) if self._is_connected() else 0
         self._places_known_until = time.monotonic() + PLACES_SECONDS
+        self._begin()
 
     def _close(self) -> None:
         super()._close()
@@ -240,17 +245,19 @@ class DaskScheduler(Scheduler):
             self._client.close()
 
     def _has_ended(self) -> bool:
-        return not self._suspects and super()._has_ended()
+        return not (self._lanes or self._suspects) and super()._has_ended()
 
     def _fail(self, reason: str) -> None:
         self.waiting.extend(list(self._suspects)[1:])  # the first one has been put back
+        for lane in list(self._lanes.values()):
+            self.waiting.extend(self._closed(lane))
         super()._fail(reason)
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has begun, as far as is known."""
         super().cancel_waiting()
-        for lane in self.workers.copy():
-            for task in list(lane.tasks.values()):
+        for lane in self._lanes.copy().values():
+            for task in lane.tasks.copy().values():
                 task.future.cancel()
 
     def _is_connected(self) -> bool:
@@ -280,7 +287,7 @@ class DaskScheduler(Scheduler):
     def _candidates(self) -> Iterator[_Lane]:
         """Yield a new lane as long as the next waiting task may go."""
         now, places = time.monotonic(), max(1, self._places)
-        free = BATCHES_PER_PLACE * places - sum([lane.is_short for lane in self.workers])
+        free = BATCHES_PER_PLACE * places - self._short_lanes
         while self.waiting:
             task = self.waiting[0]
             seconds = self.estimates.of(task.digest, None)
@@ -304,9 +311,6 @@ class DaskScheduler(Scheduler):
     def _next_check(self, now: float) -> float:
         return now + PATIENCE / 4 if self.waiting else math.inf
 
-    def _overdue_at(self, worker: Worker) -> float:  # noqa: ARG002 - the worker itself returns what waits
-        return math.inf
-
     def _feed(self) -> None:
         super()._feed()
         while self._outgoing:
@@ -321,7 +325,11 @@ class DaskScheduler(Scheduler):
 
     def _send(self, lane: _Lane, tasks: Sequence[Task]) -> None:
         lane.assign(tasks)
-        self.workers.append(lane)
+        lane.key = f"{_name_of(tasks[0].label)}-{uuid.uuid4().hex}"
+        for task in tasks:
+            self._key_of[task.future] = lane.key
+        self._lanes[lane.key] = lane
+        self._short_lanes += lane.is_short
         self._outgoing.append(lane)
 
     def _send_together(self, lanes: Sequence[_Lane]) -> None:
@@ -330,29 +338,26 @@ class DaskScheduler(Scheduler):
             for lane in lanes:
                 self._fail_batch(lane, CancelledError())
             return
-        keys, bodies, functions = [], [], []
+        bodies, functions = [], []
         try:
             for lane in lanes:
                 tasks = list(lane.tasks.values())
-                lane.key = f"{_name_of(tasks[0].label)}-{uuid.uuid4().hex}"
-                keys.append(lane.key)
                 bodies.append([task.parcel.body.stream for task in tasks])
                 if len(bodies[-1][0]) > APART_FROM:  # one large job
                     bodies[-1] = self._client.scatter(bodies[-1], hash=False)
                     lane.may_go_again = True
                 functions.append(self._functions_of(lane, tasks))
-            topics = [self._topic] * len(lanes)
+            topics, keys = [self._topic] * len(lanes), [lane.key for lane in lanes]
             futures = self._client.map(
                 self._run_on_worker, bodies, functions, topics, key=keys, **self._options
             )
+            for lane, body, used, future in zip(lanes, bodies, functions, futures, strict=True):
+                lane.future = future
+                lane.needs = body, *used
+                self._client.loop.add_callback(self._follow, lane)
         except BaseException as problem:  # noqa: BLE001 - the client may be closing
             for lane in lanes:
                 self._fail_batch(lane, problem)
-            return
-        for lane, body, used, future in zip(lanes, bodies, functions, futures, strict=True):
-            lane.future = future
-            lane.needs = body, *used
-            self._on_loop(self._follow, lane)
 
     def _functions_of(self, lane: _Lane, tasks: Sequence[Task]) -> list[Any]:
         """Return the function of each task, or one function if they have the same."""
@@ -418,7 +423,7 @@ class DaskScheduler(Scheduler):
 
     def _progress(self, key: str, ended: Sequence[Ended] = (), begun: int | None = None) -> None:
         """Handle a worker's report: a batch has begun, or one of its jobs takes long and those behind it return."""
-        lane = next((lane for lane in self.workers if lane.key == key), None)
+        lane = self._lanes.get(key)
         if lane is None:
             return
         if begun is None:
@@ -443,8 +448,8 @@ class DaskScheduler(Scheduler):
 
     def _closed(self, lane: _Lane) -> list[Task]:
         """Remove a batch that has ended. Return its unfinished tasks."""
-        with contextlib.suppress(ValueError):  # it has been removed already
-            self.workers.remove(lane)
+        if self._lanes.pop(lane.key, None) is not None:
+            self._short_lanes -= lane.is_short
         tasks = list(lane.tasks.values())
         lane.tasks.clear()
         return tasks
@@ -484,14 +489,15 @@ class DaskScheduler(Scheduler):
 
     def drop(self, future: Future[Any]) -> None:
         """Drop a cancelled task, and cancel its batch if that has no other."""
-        for lane in list(self.workers):
+        lane = self._lanes.get(self._key_of.get(future, ""))
+        if lane is not None:
             for number, task in list(lane.tasks.items()):
                 if task.future is future:
                     lane.remove(number)
                     future.set_running_or_notify_cancel()
-                    if not lane.tasks and lane.future is not None:
-                        self._on_loop(lane.future.cancel)
-                        self._closed(lane)
+            if not lane.tasks and lane.future is not None:
+                self._on_loop(lane.future.cancel)
+                self._closed(lane)
         self._resolve()
 
 

@@ -186,6 +186,10 @@ class Worker:
 class Scheduler:
     """The workers and tasks of one engine, and the only thread that changes them.
 
+    An engine overrides `_candidates` (the workers that may get tasks, or how many batches its own queue takes), `_send`
+    and `_wait`, or it passes results to `call` from another thread. `_look_after_workers` is the place to notice that
+    no worker is left, and for how long.
+
     Attributes:
         workers: the workers that run tasks or wait for some.
         waiting: the tasks that any worker can run, in order.
@@ -194,6 +198,8 @@ class Scheduler:
 
     title = "The engine"
     """The subject of error messages."""
+    ends_jobs = False
+    """Whether it ends a running job that is cancelled or exceeds its timeout."""
     most_bytes = 1 << 20
     """The most bytes of arguments in one batch of several jobs."""
     overdue = 0.1
@@ -247,11 +253,15 @@ class Scheduler:
         self._calls.append((act, args))
         self._wake()
 
-    def end(self, future: Future[Any], verdict: BaseException) -> bool:
-        """Request the end of a task that was sent. Return False if the task is done."""
-        if future.done():
+    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+        """Cancel a task, or end it if it runs and the engine can. False if it is done, or in a forked child."""
+        if self._pid != os.getpid():
             return False
-        self.call(self._end, future, verdict)
+        if future.cancel():
+            return True
+        if future.done() or not self.ends_jobs:
+            return False
+        self.call(self._end, future, CancelledError() if verdict is None else verdict)
         return True
 
     def cancel_waiting(self) -> None:
@@ -544,8 +554,6 @@ class ScheduledExecutor(concurrent.futures.Executor):
 
     is_local = False
     """Whether the workers are on this machine: large functions go as files, and large arguments as buffers."""
-    ends_jobs = False
-    """Whether it ends a job that exceeds its timeout."""
     is_asked_to_begin = False
     """Whether a job's `start` is asked when a worker gets the job, not when it is submitted."""
 
@@ -554,6 +562,11 @@ class ScheduledExecutor(concurrent.futures.Executor):
         """The process that made this executor. A forked child cannot use it."""
         self._scheduler = scheduler
         self._is_shut_down = False
+
+    @property
+    def ends_jobs(self) -> bool:
+        """Whether it ends a job that exceeds its timeout."""
+        return self._scheduler.ends_jobs
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call in a worker.
@@ -567,7 +580,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
             parcel = self._pack(fn, lambda: pack_call(fn, args, kwargs, local=self.is_local))
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             return unsendable(fn, problem)
-        task = Task(CallFuture(self), parcel, fn, unpack_value)
+        task = Task(CallFuture(self._scheduler), parcel, fn, unpack_value)
         self._check()
         self._start([task])
         return task.future
@@ -589,7 +602,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
                 futures.append(unsendable(job, parcel))
             else:
                 start = job.start if self.is_asked_to_begin else None
-                future = CallFuture(self, job)
+                future = CallFuture(self._scheduler, job)
                 tasks.append(Task(future, parcel, job, None, timeout, start))
                 futures.append(future)
         self._start(tasks)
@@ -619,14 +632,8 @@ class ScheduledExecutor(concurrent.futures.Executor):
         Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
         this executor, or this process is a forked child.
         """
-        is_ours = isinstance(future, CallFuture) and future.executor is self
-        if self.pid != os.getpid() or not is_ours:
-            return False
-        if future.cancel():
-            return True
-        return self.ends_jobs and self._scheduler.end(
-            future, CancelledError() if verdict is None else verdict
-        )
+        is_ours = isinstance(future, CallFuture) and future.scheduler is self._scheduler
+        return is_ours and self._scheduler.kill(future, verdict)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, finish or cancel the waiting ones, then end what this executor has started."""

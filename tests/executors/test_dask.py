@@ -314,9 +314,9 @@ def test_jobs_go_on_without_waiting_for_one_of_a_new_function_that_takes_long(ex
 
     futures = [executor.submit(work, 1) for _ in range(10)]
     deadline = time.monotonic() + PATIENCE
-    while len(executor._scheduler.workers) < 10 and time.monotonic() < deadline:
+    while len(executor._scheduler._lanes) < 10 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(executor._scheduler.workers) == 10
+    assert len(executor._scheduler._lanes) == 10
     go.touch()
     wait(futures, PATIENCE)
 
