@@ -200,7 +200,7 @@ def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None)
 
     inner = settings.inner_threads
     make = partial(ScoopExecutor, inner_threads=inner)
-    return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make))
+    return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make), asks_to_begin=True)
 
 
 def _dask_engine(spec: Any, timeout: float | None) -> Engine:

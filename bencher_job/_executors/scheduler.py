@@ -435,9 +435,7 @@ class Scheduler:
             worker for worker in self.workers if len(worker.tasks) > 1 and self._overdue_at(worker) < now
         ]
         for worker in overdue:
-            back = self._withdraw(worker)
-            _step_back(back)
-            self._put_back(back)
+            self._return(self._withdraw(worker))
             worker.expect(UNKNOWN)
         if overdue:
             self._feed()
@@ -448,6 +446,13 @@ class Scheduler:
     def _withdraw(self, worker: Any) -> list[Task]:  # noqa: ARG002 - for subclasses
         """Take back the tasks that a worker has not begun, or ask for them."""
         return []
+
+    def _return(self, tasks: Sequence[Task]) -> None:
+        """Put back tasks withdrawn from behind an overdue one, and let other processes run them."""
+        starts = [task.start for task in tasks if task.start is not None]
+        if starts:
+            starts[0].step_back(starts)
+        self._put_back(tasks)
 
     def _put_back(self, tasks: Sequence[Task]) -> None:
         """Put back, at the front, tasks that a worker has not begun or could not load."""
@@ -521,13 +526,6 @@ class Scheduler:
     def _lost(self, task: Task, reason: str) -> WorkerLost:
         name = describe(task.label)
         return WorkerLost(f"{self.title} lost {name}: {reason}", job=name)
-
-
-def _step_back(tasks: Sequence[Task]) -> None:
-    """Let other processes run tasks withdrawn from behind an overdue one."""
-    starts = [task.start for task in tasks if task.start is not None]
-    if starts:
-        starts[0].step_back(starts)
 
 
 def _begun(tasks: list[Task]) -> list[Task]:
