@@ -313,9 +313,8 @@ class Scheduler:
                 if self._is_dismissed and self._has_ended():
                     break
                 self._wait(self._pause(time.monotonic()))
-                while self._calls:
-                    act, args = self._calls.popleft()
-                    act(*args)
+                if self._calls:
+                    self._make_calls()
                 self._look_after_workers(time.monotonic())
                 if self._finished:
                     self._resolve()
@@ -327,6 +326,11 @@ class Scheduler:
             self._fail(str(problem) if isinstance(problem, WorkerLost) else error_text(problem))
         finally:
             self._close()
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            act, args = self._calls.popleft()
+            act(*args)
 
     def _open(self) -> None:
         """Prepare for the first task."""
