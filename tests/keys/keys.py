@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -74,3 +76,19 @@ def calls_of(function: Callable[[], object]) -> int:
     finally:
         sys.setprofile(before)
     return count
+
+
+def in_a_fork(check: Callable[[], object]) -> None:
+    """Run a check in a forked child, which may change classes and register hashers for good."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            check()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, "see the traceback in the captured output"

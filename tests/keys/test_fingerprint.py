@@ -591,23 +591,16 @@ def test_pickling_an_object_does_not_change_its_class(load: Load) -> None:
     assert code_key(module.f) == before
 
 
-def test_a_decorator_may_enclose_itself(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = load(
-        """
-        def retry(function):
-            def wrapper(x):
-                return wrapper.log, function(x)
-            return wrapper
-    """,
-        name="retrying",
+def test_a_decorator_may_enclose_itself(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "retrying.py").write_text(
+        "def retry(function):\n    def wrapper(x):\n        return wrapper.log, function(x)\n    return wrapper\n"
     )
-    monkeypatch.setattr(
-        "bencher_job._keys.walker.defines_own_code", lambda code, module: module != "retrying"
-    )
+    monkeypatch.syspath_prepend(installed)
     source = "import retrying\n@retrying.retry\ndef g(x): return {}\ndef f(x): return g(x)\n"
-    one, two = (
-        code_key(load(source.format(n), retrying=Path(installed.__file__).read_text()).f) for n in (1, 2)
-    )
+    one, two = (code_key(load(source.format(n)).f) for n in (1, 2))
+    sys.modules.pop("retrying")
     assert one != two
 
 
