@@ -32,11 +32,11 @@ class Server:
             )
 
     def run(
-        self, words: tuple[str, ...], folder: Path, environment: dict[str, str], timeout: float
+        self, words: tuple[str, ...], folder: Path, environment: dict[str, str], timeout: float, user: int
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as `subprocess.run` does, with nothing to read and its output in files."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-            request = pickle.dumps(([str(PROGRAM), *words], str(folder), environment))
+            request = pickle.dumps(([str(PROGRAM), *words], str(folder), environment, user))
             socket.send_fds(self._connection, [request], [out.fileno(), errors.fileno()])
             self._connection.settimeout(timeout)
             code = int(self._connection.recv(100))
@@ -54,7 +54,7 @@ def server(process: int, environment: frozenset[tuple[str, str]]) -> Server:
 
 
 def run(
-    words: tuple[str, ...], folder: Path, environment: dict[str, str], timeout: float
+    words: tuple[str, ...], folder: Path, environment: dict[str, str], timeout: float, user: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run the command as `subprocess.run` would run the console script."""
     read_at_start = {
@@ -62,7 +62,9 @@ def run(
         for name, value in environment.items()
         if name in {"PATH", "HOME", "LANG"} or name.startswith(("PYTHON", "LC_"))
     }
-    return server(os.getpid(), frozenset(read_at_start.items())).run(words, folder, environment, timeout)
+    return server(os.getpid(), frozenset(read_at_start.items())).run(
+        words, folder, environment, timeout, user
+    )
 
 
 def _serve(connection: socket.socket) -> int:
@@ -76,13 +78,17 @@ def _serve(connection: socket.socket) -> int:
         if child == 0:
             connection.close()
             os.close(reading)
-            sys.argv, folder, environment = pickle.loads(request)
+            sys.argv, folder, environment, user = pickle.loads(request)
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environment)
             for target, descriptor in enumerate(descriptors, start=1):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
+            if user:
+                os.setgroups([])
+                os.setgid(user)
+                os.setuid(user)
             return writing
         for descriptor in (*descriptors, writing):
             os.close(descriptor)

@@ -85,9 +85,9 @@ class Shell:
             assert time.monotonic() < deadline, "it never held"
             time.sleep(0.01)
 
-    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the console script."""
-        return commands.run(words, self.folder, self.environment | environment, PATIENCE)
+    def run(self, *words: str, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the console script, as another user if we are root."""
+        return commands.run(words, self.folder, self.environment | environment, PATIENCE, user)
 
     def out(self, *words: str) -> str:
         """Run the console script, which ends well and complains of nothing; give what it prints."""
