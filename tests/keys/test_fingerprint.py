@@ -858,3 +858,20 @@ def test_an_attribute_of_a_function_is_read(load: Load, definition: str) -> None
     assert tracker() not in {before, changed}
     module.g.factor = 2
     assert tracker() == before
+
+
+def test_an_optimized_away_assertion_changes_the_digest(tmp_path: Path) -> None:
+    program = tmp_path / "bench.py"
+    program.write_text(
+        "from tests.keys.keys import code_key\n"
+        "def f(x):\n    assert x > 0\n    return x\n"
+        "def g(x):\n    return x\n"
+        "print(code_key(f), code_key(g))\n"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    (f, g), (optimized_f, optimized_g) = (
+        subprocess.check_output([sys.executable, *options, str(program)], env=environment, text=True).split()
+        for options in ([], ["-O"])
+    )
+    assert f != optimized_f
+    assert g == optimized_g

@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import os.path
-import random
-import re
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-
-from bencher_job._keys.names import exported_name
 
 from .keys import code_key, key_of, tracked
 
 Load = Callable[..., ModuleType]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (open, "io.open"),
-        (len, "builtins.len"),
-        (os.path.normpath, "os.path.normpath"),
-        (os.path.lexists, "os.path.lexists"),
-        (os.getcwd, "os.getcwd"),
-        (re.error, "re.error"),
-        (threading.Lock, "threading.Lock"),
-        (random.choice, "random.choice"),
-        (random.random, "random.random"),
-        (dict.fromkeys, "builtins.dict.fromkeys"),
-    ],
-)
-def test_an_export_has_its_shortest_public_name(value: object, expected: str) -> None:
-    exported = exported_name(value)
-    assert exported is not None
-    assert exported[1] == expected
-
-
-@pytest.mark.parametrize("value", [random.Random(1).choice, "text".upper, 1, object()])
-def test_an_object_in_no_foreign_module_is_not_an_export(value: object) -> None:
-    assert exported_name(value) is None
-
-
-def test_a_proxy_that_raises_on_every_access_is_not_an_export() -> None:
-    class Proxy:
-        def __getattr__(self, name: str) -> Any:
-            raise RuntimeError(name)
-
-    assert exported_name(Proxy()) is None
 
 
 MANY = """
