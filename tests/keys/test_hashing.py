@@ -122,6 +122,14 @@ def test_sharing_a_member_is_the_same_as_repeating_it():
     assert key_of([member, member]) == key_of([member, copy.deepcopy(member)])
 
 
+@pytest.mark.parametrize(
+    "member", [{1: [2], "a": 3}, {"b": 1, "a": [2]}, {(1, 2), "a"}, frozenset({(1, 2), None}), [1]], ids=str
+)
+def test_a_shared_container_is_the_same_as_its_copies(member):
+    assert key_of([member, (member,)]) == key_of([member, (copy.copy(member),)])
+    assert key_of([member, member]) != key_of([member, []])
+
+
 def test_sharing_takes_no_time():
     doubled = [object.__new__(_Node)]
     for _ in range(200):

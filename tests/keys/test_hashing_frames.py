@@ -230,3 +230,11 @@ def test_the_slices_of_arrow_arrays_do_not_count():
     assert key_of(array) != key_of(pa.array(["a", None, "c"], pa.large_string()))
     assert key_of(pa.table({"a": array})) == key_of(pa.table({"a": array}))
     assert key_of(pa.table({"a": array})) != key_of(pa.table({"b": array}))
+
+
+def test_chunks_with_dictionaries_of_their_own_count_by_their_values():
+    def chunked(*chunks):
+        return pa.chunked_array([pa.array(chunk).dictionary_encode() for chunk in chunks])
+
+    assert key_of(chunked(["a", "b"], ["c"])) == key_of(chunked(["a", "b"], ["c"]))
+    assert len({key_of(chunked(["a", "b"], [last])) for last in "cda"}) == 3

@@ -17,6 +17,7 @@ import random
 import re
 import struct
 import sys
+import threading
 import time
 import types
 import typing
@@ -115,6 +116,37 @@ class Reducing:
 
     def __reduce__(self):
         return Reducing, (self.items,)
+
+
+class ReducingWithState:
+    """Is made without arguments, and then gets its state and its members."""
+
+    def __init__(self, state=None, items=(), pairs=()):
+        self.reduction = ReducingWithState, (), state, iter(items), iter(pairs)
+
+    def __reduce__(self):
+        return self.reduction
+
+
+class Threading(threading.Thread):
+    """Is of a class whose objects have no key."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def __job_key__(self):
+        return self.number
+
+
+class Misnamed(tuple):
+    __slots__ = ()
+    _fields = ("left",)
+
+
+class Unnamed(tuple):
+    __slots__ = ()
+    _fields = 3
 
 
 class Registered:
@@ -229,6 +261,9 @@ DIFFERENT = {
     "private slots": (Slots(1, 2, 3), Slots(1, 2, 4)),
     "state": (Stateful(1), Stateful(2)),
     "reduced": (Reducing([1]), Reducing([2])),
+    "job key of a thread": (Threading(1), Threading(2)),
+    "tuple whose names are not its own": (Misnamed((1, 2)), Misnamed((1, 3))),
+    "tuple with a number for its names": (Unnamed((1, 2)), Unnamed((1, 3))),
     "text subclass": (Text("a"), "a"),
     "number subclass": (Number(1.0), 1.0),
     "list subclass": (Items([1]), [1]),
@@ -355,6 +390,20 @@ def test_the_order_of_attributes_does_not_matter():
     one.a, one.b = 1, 2
     other.b, other.a = 2, 1
     assert key_of(one) == key_of(other)
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ({"state": {"a": 1}}, {"state": {"a": 2}}),
+        ({"items": [1]}, {"items": [1, 1]}),
+        ({"pairs": [("a", 1)]}, {"pairs": [("a", 2)]}),
+    ],
+    ids=["state", "items", "pairs"],
+)
+def test_each_part_of_a_reduction_counts(part, changed):
+    assert key_of(ReducingWithState(**part)) == key_of(ReducingWithState(**part))
+    assert len({key_of(ReducingWithState(**given)) for given in ({}, part, changed)}) == 3
 
 
 def test_state_that_pickle_omits_does_not_count():

@@ -99,6 +99,20 @@ def test_a_default_with_a_key_counts_by_its_value() -> None:
     assert cached_job(f).key(1) == cached_job(f).key(1, (1, (2,)))
 
 
+def test_a_default_that_changes_in_place_is_read_at_each_call() -> None:
+    extra = [1]
+
+    @cached_job
+    def f(x: int, more: list[int] = extra) -> int:
+        return x + sum(more)
+
+    assert [f(1) for _ in range(5)] == [2] * 5
+    extra.append(5)
+    assert f(1) == 7
+    extra.pop()
+    assert f(1) == 2
+
+
 def test_a_parameter_may_have_any_name() -> None:
     def f(self: object, args: object, function: object) -> object:
         return self, args, function

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bencher_job import cached_job
 from tests.distributions import Site
 
 from .keys import code_key, explained, parts_of
@@ -119,6 +120,20 @@ def test_a_library_that_is_not_installed_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=f"libraries has '{name}', and no distribution.*{remedy}"):
         versions(site, load, "def f(x): return x", "1.0", libraries=(name,))
+
+
+def test_the_option_holds_for_the_code_of_objects_in_arguments_too(site: Site, load: Load) -> None:
+    source = "import learn\nclass Mine:\n    def run(self): return learn.fit(1)\ndef f(x): return Mine\n"
+    for libraries, is_same in ((True, False), (False, True), (("other",), True)):
+        keys = []
+        for version in ("1.0", "2.0"):
+            mine = with_version(site, load, source, version)(1)
+            keys.append(cached_job(libraries=libraries)(given).key([mine()]))
+        assert (keys[0] == keys[1]) is is_same, libraries
+
+
+def given(x: object) -> object:
+    return x
 
 
 def test_smaller_scopes_count_the_libraries_that_their_code_names(site: Site, load: Load) -> None:
