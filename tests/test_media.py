@@ -24,15 +24,8 @@ from bencher_job import (
     gen_path,
     run_job,
 )
-from bencher_job import _options as _settings
 from bencher_job._processes import process_name
 from bencher_job._stores import media_files
-
-
-@pytest.fixture
-def where_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let caches lie where they are told to, and not in the temporary folder of each test."""
-    monkeypatch.setattr(_settings, "_override", None)
 
 
 def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None:
@@ -42,7 +35,7 @@ def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None
     assert not any(path.exists() for path in paths)
 
 
-@pytest.mark.usefixtures("where_told")
+@pytest.mark.given_folders
 def test_folders_on_the_way_are_for_their_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the umask says, and whether a path or a store is asked for first."""
     before = os.umask(0)
@@ -243,7 +236,7 @@ def film_of(cache: FutureCache, key: str) -> Path:
     return Path(cache.submit(Job("film", film, {}, job_key=key)).result())
 
 
-@pytest.mark.usefixtures("where_told")
+@pytest.mark.given_folders
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Path, key: str) -> None:
     ground = tmp_path / "a" / "b" / "c" / "d" / "e"
@@ -282,7 +275,7 @@ def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Pa
     assert made | {tmp_path / "a"} == beside
 
 
-@pytest.mark.usefixtures("where_told")
+@pytest.mark.given_folders
 def test_media_of_an_earlier_layout_are_not_lost_in_silence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
