@@ -583,7 +583,8 @@ def shared_place(
 ) -> str | None:
     """Resolve the shared store of one cache, as a path or URL; None if it has none.
 
-    In this order: the argument, the variable `BENCHER_JOB_SHARED`, the cache's folder if it is on a network file system.
+    In this order: the argument, the variable `BENCHER_JOB_SHARED`, the cache's folder if it is on a network file
+    system.
     """
     if _override is not None:
         return None

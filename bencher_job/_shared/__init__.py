@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from .._errors import BencherJobError, SharedStoreError
 from .._stores import Behind, open_store
+from .._stores.signature import Signature, signature_from_environment
 from .base import (
     Asked,
     Changes,
@@ -49,6 +50,7 @@ __all__ = [
     "media_address",
     "open_remote",
     "open_shared",
+    "shared_signature",
     "source_address",
 ]
 
@@ -80,7 +82,21 @@ def open_shared(
 def _put_behind(place: str, local: DiskStore) -> SharedStore:
     from .tier import SharedStore
 
-    signature = local.files.open().signature
+    signature = shared_signature(place)
+    local.files.open()
+    mode = _word(MODE_VARIABLE, ("write", "read"), "write")
+    write = _word(WRITE_VARIABLE, ("through", "behind"), "through" if is_folder(place) else "behind")
+    remote = open_remote(place, mark=signature.shared_mark, read_only=mode == "read")
+    return SharedStore(local, remote, signature, writes=mode == "write", through=write == "through")
+
+
+def shared_signature(place: str) -> Signature:
+    """Return what signs the entries of a shared store.
+
+    Raises:
+        SharedStoreError: when others can write to it, and there is no secret.
+    """
+    signature = signature_from_environment()
     if not signature.kind and not _is_own(place):
         raise SharedStoreError(
             place,
@@ -88,10 +104,7 @@ def _put_behind(place: str, local: DiskStore) -> SharedStore:
             "Set BENCHER_JOB_SECRET to one secret on all machines. "
             "This makes one: python -c 'import secrets; print(secrets.token_hex())'",
         )
-    mode = _word(MODE_VARIABLE, ("write", "read"), "write")
-    write = _word(WRITE_VARIABLE, ("through", "behind"), "through" if is_folder(place) else "behind")
-    remote = open_remote(place, mark=signature.mark if signature.kind else b"", read_only=mode == "read")
-    return SharedStore(local, remote, writes=mode == "write", through=write == "through")
+    return signature
 
 
 def _word(variable: str, words: tuple[str, ...], default: str) -> str:

@@ -23,7 +23,7 @@ from .._stores.archive import (
     to_json,
 )
 from .._stores.base import Entry
-from .._stores.codec import DamagedEntry, UnreadableEntry
+from .._stores.codec import DamagedEntry, UnreadableEntry, resealed
 from .._stores.importing import Refused, sealed_for
 from .base import entry_address, media_address, source_address
 from .entry import MediaFile, SharedEntry, media_digest, opened, packed
@@ -31,6 +31,7 @@ from .entry import MediaFile, SharedEntry, media_digest, opened, packed
 if TYPE_CHECKING:
     from .._keys import StoredFunctionVersion
     from .._stores.embedded import DiskStore
+    from .._stores.signature import Signature
 
 __all__ = ["Packed", "pack", "take"]
 
@@ -55,13 +56,13 @@ class Packed:
     prefix: bytes
 
 
-def pack(store: DiskStore, keys: Iterable[str]) -> dict[str, Packed]:
-    """Read entries of a store, as bytes that its signature protects. Those that are damaged or gone are left out.
+def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> dict[str, Packed]:
+    """Read entries of a store, as bytes that a signature protects. Those that are damaged or gone are left out.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
-    signature = store.files.open().signature
+    resigns = store.files.open().signature.mark != signature.mark
     found: dict[str, Packed] = {}
     for record, bound, prefix, expires, value in entries_of(store, keys):
         large: dict[str, Path] = {}
@@ -77,7 +78,7 @@ def pack(store: DiskStore, keys: Iterable[str]) -> dict[str, Packed]:
             continue
         content = packed(
             record,
-            value,
+            bytes(resealed(value, signature)) if resigns else value,
             media,
             bound=bound or b"",
             prefix=prefix or b"",
@@ -88,14 +89,21 @@ def pack(store: DiskStore, keys: Iterable[str]) -> dict[str, Packed]:
     return found
 
 
-def pack_sources(store: DiskStore, prefix: bytes) -> bytes | None:
-    """Read a function version of a store, as bytes that its signature protects; None if it is unknown."""
+def pack_sources(store: DiskStore, prefix: bytes, signature: Signature) -> bytes | None:
+    """Read a function version of a store, as bytes that a signature protects; None if it is unknown."""
     past = stored_version(store, prefix)
-    return None if past is None else to_json(edition_to_dict(past), store.files.open().signature)
+    return None if past is None else to_json(edition_to_dict(past), signature)
 
 
-def take(store: DiskStore, found: Mapping[str, bytes], fetch: Fetch) -> tuple[set[str], dict[str, str]]:
-    """Verify entries, by address, and store them. Entries that have expired are left out.
+def take(
+    store: DiskStore,
+    found: Mapping[str, bytes],
+    fetch: Fetch,
+    signature: Signature,
+    *,
+    tag: str | None = None,
+) -> tuple[set[str], dict[str, str]]:
+    """Verify entries, by address, and store them. Those that have expired, or have another tag, are left out.
 
     `fetch` brings files that are too large to be in an entry, and sources. Return the keys of what was stored, and by
     address why others can't be used.
@@ -103,7 +111,6 @@ def take(store: DiskStore, found: Mapping[str, bytes], fetch: Fetch) -> tuple[se
     Raises:
         StoreFailure: when the store can't be written.
     """
-    signature = store.files.open().signature
     problems: dict[str, str] = {}
     entries: list[Entry] = []
     try:
@@ -112,7 +119,8 @@ def take(store: DiskStore, found: Mapping[str, bytes], fetch: Fetch) -> tuple[se
                 shared = opened(content, signature=signature)
                 if entry_address(shared.record.function, shared.record.key) != address:
                     raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as `opened` does
-                if shared.expires is None or shared.expires > time():
+                is_wanted = tag is None or shared.record.tag == tag
+                if is_wanted and (shared.expires is None or shared.expires > time()):
                     entries.append(_entry(store, shared, fetch))
             except (DamagedEntry, UnreadableEntry, Refused, Unwhole) as error:
                 problems[address] = str(error)
@@ -128,15 +136,17 @@ def take(store: DiskStore, found: Mapping[str, bytes], fetch: Fetch) -> tuple[se
 def _entry(store: DiskStore, shared: SharedEntry, fetch: Fetch) -> Entry:
     record = shared.record
     shared.check_media()
-    sealed = sealed_for(store, record.key, bytes(shared.value))
-    version = _sources(store, shared.prefix, fetch) if shared.prefix else None
+    sealed = sealed_for(store, record.key, bytes(shared.value), shared.signature)
+    version = _sources(store, shared.prefix, fetch, shared.signature) if shared.prefix else None
     media = _take_media(store, shared, fetch) if record.media else None
     return Entry(
         sealed, replace(record, media=media), shared.bound, version, expires=shared.expires, is_copy=True
     )
 
 
-def _sources(store: DiskStore, prefix: bytes, fetch: Fetch) -> StoredFunctionVersion | None:
+def _sources(
+    store: DiskStore, prefix: bytes, fetch: Fetch, signature: Signature
+) -> StoredFunctionVersion | None:
     """Return a function version, from the store or from afar; None if it can't be had."""
     known = stored_version(store, prefix)
     if known is not None:
@@ -145,7 +155,7 @@ def _sources(store: DiskStore, prefix: bytes, fetch: Fetch) -> StoredFunctionVer
     if content is None:
         return None
     try:
-        return edition_from(from_json(content, store.files.open().signature), prefix)
+        return edition_from(from_json(content, signature), prefix)
     except Unwhole as error:  # its entries are whole without it
         _log.warning("the code of the shared function version %s can't be used: %s", prefix.hex(), error)
         return None

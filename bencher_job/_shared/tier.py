@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import threading
 import time
 import weakref
@@ -28,6 +29,7 @@ from .._errors import warn_caller
 from .._processes import Process, renew_after_fork
 from .._record import EVERYTHING, Record, Selection, SharedInfo
 from .._stores.base import MISS, Entry, Hit, Hits, Items, Lease, Leases, Miss, Reason, StoreFailure, Use, Wait
+from .._stores.signature import UNSIGNED, Signature
 from .._text import counted
 from .base import Lease as RemoteLease
 from .base import Owner, Remote, Unreachable, entry_address, key_of, source_address
@@ -75,7 +77,13 @@ class SharedStore(Items):
     keeps = True
 
     def __init__(
-        self, local: DiskStore, remote: Remote, *, writes: bool = True, through: bool = False
+        self,
+        local: DiskStore,
+        remote: Remote,
+        signature: Signature = UNSIGNED,
+        *,
+        writes: bool = True,
+        through: bool = False,
     ) -> None:
         """Put a remote behind a local store.
 
@@ -83,6 +91,7 @@ class SharedStore(Items):
         """
         self.local = local
         self._remote = remote
+        self._signature = signature
         self._writes = writes
         self._through = through
         self.breaker = Breaker(remote.place)
@@ -232,6 +241,35 @@ class SharedStore(Items):
         """Return None if no local entry was replaced or removed since a mark, else a new mark."""
         return self.local.changed_since(mark)
 
+    def pull(self, folder: str, tag: str | None = None) -> int:
+        """Store the entries in a folder of the remote locally, except those that are here; return how many.
+
+        Args:
+            folder: `e/` for all, or that of one function.
+            tag: of which tag; of any by default.
+        """
+        pulled = 0
+        names = self.ask(lambda remote: list(remote.names(folder))) or []
+        for start in range(0, len(names), AT_ONCE):
+            addresses = {name.address for name in names[start : start + AT_ONCE]} - self._bad
+            here = self.local.durations(map(key_of, addresses))
+            found = self.ask(partial(_get_many, {each for each in addresses if key_of(each) not in here}))
+            pulled += len(self._take(found, tag)) if found else 0
+        return pulled
+
+    def push_all(self) -> int:
+        """Push all local entries that the remote hasn't got; return how many entries and removals were pushed."""
+        records = list(self.local.records())
+        for start in range(0, len(records), AT_ONCE):
+            some = records[start : start + AT_ONCE]
+            self.local.outbox.add(
+                (entry_address(each.function, each.key), each.key, each.function) for each in some
+            )
+        before = self.local.outbox.count()
+        while self._drain(math.inf):
+            pass
+        return before - self.local.outbox.count()
+
     def close(self) -> None:
         """Push what is left for some seconds, and release all. The next use opens it again."""
         self.flush(LAST_PUSH)
@@ -280,9 +318,9 @@ class SharedStore(Items):
         self.breaker.worked()
         return result
 
-    def _take(self, found: Mapping[str, bytes]) -> set[str]:
+    def _take(self, found: Mapping[str, bytes], tag: str | None = None) -> set[str]:
         """Verify entries, by address, and store them locally; return their keys."""
-        taken, problems = take(self.local, found, self._fetch)
+        taken, problems = take(self.local, found, self._fetch, self._signature, tag=tag)
         self._bad.update(problems)
         if problems:
             address, problem = next(iter(problems.items()))
@@ -339,7 +377,7 @@ class SharedStore(Items):
 
     def _push(self, pending: Sequence[Pending]) -> dict[str, Hit | Miss]:
         """Push entries and removals; return the results that were stored first by others, by key."""
-        packed = pack(self.local, [each.key for each in pending if each.action != "remove"])
+        packed = pack(self.local, [each.key for each in pending if each.action != "remove"], self._signature)
         contents = {each.address: packed[each.key] for each in pending if each.key in packed}
         replaced = {each.address for each in pending if each.action == "replace"} & contents.keys()
         removed = [each.address for each in pending if each.action == "remove"]
@@ -372,7 +410,7 @@ class SharedStore(Items):
                 except OSError as error:  # removed just now, with its entry
                     _log.info("%s is not shared: %s", path, error)
             if each.prefix and each.prefix not in self._sources:
-                content = pack_sources(self.local, each.prefix)
+                content = pack_sources(self.local, each.prefix, self._signature)
                 if content is not None:
                     remote.put_many({source_address(each.prefix.hex()): content})
                 self._sources.add(each.prefix)
@@ -410,9 +448,7 @@ class SharedStore(Items):
         if time.monotonic() - self._changes_at >= CHANGES_EVERY:
             self._changes_at = time.monotonic()
             self._read_changes()
-        return (
-            0.0 if self._writes and self.local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
-        )
+        return 0.0 if self._writes and self.local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
 
     def _read_changes(self) -> None:
         """Drop local copies of what others have removed or replaced."""
@@ -458,6 +494,10 @@ def _owners_after(addresses: Sequence[str], remote: Remote) -> dict[str, Owner |
     """Wait for a change, then return who has the lease of each address."""
     remote.wait(addresses, LOOK_EVERY)
     return {address: remote.owner(address) for address in addresses}
+
+
+def _get_many(addresses: Collection[str], remote: Remote) -> dict[str, bytes]:
+    return remote.get_many(addresses)
 
 
 class _RemoteWait:

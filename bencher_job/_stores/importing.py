@@ -44,7 +44,7 @@ from .base import Entry, Found, StoreFailure
 from .codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
 from .embedded import DiskStore
 from .header import frame_of
-from .signature import UNSIGNED
+from .signature import UNSIGNED, Signature
 
 __all__ = ["Imported", "Refused", "import_", "sealed_for"]
 
@@ -290,7 +290,7 @@ class _Importer:
         value = self._read(member, member.size)
         if UNSIGNED.hasher(value).hexdigest() != body["value"]["digest"]:
             raise Unwhole("its value doesn't match its digest")
-        return sealed_for(self._store, key, value)
+        return sealed_for(self._store, key, value, self._signature)
 
     def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
         try:
@@ -330,8 +330,8 @@ class _Importer:
             raise Unwhole(f"{member.name} doesn't match its digest")
 
 
-def sealed_for(store: DiskStore, key: str, value: bytes) -> SealedEntry:
-    """Verify the sealed bytes of an entry, and sign them as the store does. Nothing is expanded.
+def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -> SealedEntry:
+    """Verify the bytes of an entry, sealed with a signature, and sign them as the store does. Nothing is expanded.
 
     Raises:
         Refused: when the store can't take them: they are too large, damaged or of another secret.
@@ -341,12 +341,11 @@ def sealed_for(store: DiskStore, key: str, value: bytes) -> SealedEntry:
         raise Refused(
             f"its value takes {frame.expanded} bytes, more than the whole store may ({store.size_limit})"
         )
-    signature = store.files.open().signature
     try:
-        check(value, key, signature=UNSIGNED if signature.is_personal else signature)
+        check(value, key, signature=signature)
     except (DamagedEntry, UnreadableEntry) as error:
         raise Refused(str(error)) from error
-    return resealed(value, signature)
+    return resealed(value, store.files.open().signature)
 
 
 def _part(parts: Mapping[str, Member], name: str, size: int | None = None) -> Member:

@@ -58,6 +58,11 @@ class Outbox:
         rows = self._folder.query(f"{_SELECT} WHERE address IN (SELECT value FROM json_each(?))", (wanted,))
         return [Pending(*row) for row in rows]
 
+    def add(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Note that entries, each an address, a key and a function, are to be pushed, unless that is noted already."""
+        statement = PUT_OUTBOX.replace("REPLACE", "IGNORE")
+        self._change([(statement, (*entry, "put", time.time())) for entry in entries])
+
     def add_removals(self, entries: Iterable[tuple[str, str, str]]) -> None:
         """Note that entries, each an address, a key and a function, are to be removed from the shared store."""
         rows = [(*entry, "remove", time.time()) for entry in entries]
