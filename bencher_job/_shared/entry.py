@@ -140,7 +140,12 @@ def packed(
             "expires": expires,
             "value": {"size": memoryview(value).nbytes, "digest": bytes(value[_VALUE_DIGEST]).hex()},
             "media": [
-                {"path": each.path, "size": each.size, "digest": each.digest, "inline": each.content is not None}
+                {
+                    "path": each.path,
+                    "size": each.size,
+                    "digest": each.digest,
+                    "inline": each.content is not None,
+                }
                 for each in files
             ],
         },
@@ -168,7 +173,7 @@ def opened(entry: Buffer, key: str, *, signature: Signature = UNSIGNED) -> Share
         expires = expires_from(body["expires"])
         value, at = _part(view, _HEAD_AT + len(head), _of(dict, body["value"]))
         if bytes(value[_VALUE_DIGEST]).hex() != body["value"]["digest"]:
-            raise DamagedEntry("its value is another one")  # noqa: TRY301 - as the others
+            raise DamagedEntry("its value is another one")
         media = []
         for described in _of(list, body["media"]):
             path, digest = checked(NameOf.RUN_FILE, described["path"]), _of(str, described["digest"])

@@ -212,7 +212,9 @@ class Requests:
             if not self._running:
                 self._moved = time.monotonic()
             if self._waiting <= 0 and self._threads < self._size:
-                thread = threading.Thread(target=self._work, args=[self._mailbox], name="bencher_job remote", daemon=True)
+                thread = threading.Thread(
+                    target=self._work, args=[self._mailbox], name="bencher_job remote", daemon=True
+                )
                 try:
                     thread.start()
                 except RuntimeError:

@@ -74,7 +74,9 @@ class Proxy:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         is_answered = [True]
         pumping = threading.Barrier(2, action=lambda: [self._abort(each) for each in (client, server)])
-        threading.Thread(target=self._pump, args=[server, client, is_answered, True, pumping], daemon=True).start()
+        threading.Thread(
+            target=self._pump, args=[server, client, is_answered, True, pumping], daemon=True
+        ).start()
         self._pump(client, server, is_answered, False, pumping)
 
     def _pump(
