@@ -204,6 +204,9 @@ class _Switchboard(Mailbox):
 
     def get(self) -> Any:
         """Wait for a request; meanwhile pass on what is heard."""
+        if (line := self._line()) is not None and line.is_listening:
+            line.hear()  # what has come together with an answer
+        del line
         while True:
             try:
                 return self._queue.get_nowait()
@@ -527,10 +530,7 @@ class RowRemote(Beating):
                 if not self._is_open:
                     self._open_now()
                 connection, is_new = self._line.connection()
-                result = work(connection)
-                if self._line.is_listening:
-                    self._line.hear()
-                return result
+                return work(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 is_busy = error.sqlstate in _BUSY
                 if not is_busy:
