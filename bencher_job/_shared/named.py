@@ -369,8 +369,13 @@ class NamedRemote(Beating):
         if lease is None:
             return None
         self._session.hold([lease])
-        self._requests.touch()
-        if (content := self._engine.read(address)) is not None:  # stored between our look and our lease
+        try:
+            content = self._engine.read(address)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._free(address)
+            raise
+        if content is not None:  # stored between our look and our lease
             self._free(address)
             return content
         return lease

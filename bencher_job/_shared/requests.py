@@ -168,11 +168,11 @@ class Requests:
         """Note, in a thread of ours, that the request makes progress.
 
         Raises:
-            Unreachable: when nobody waits for it any more.
+            Unreachable: when it was given up.
         """
         request: _Request[Any] | None = getattr(self._current, "request", None)
         if request is not None:
-            if request.is_abandoned:
+            if request.has_stalled:
                 raise Unreachable("nobody waits for the answer any more")
             request.touched = self._moved = time.monotonic()
 
