@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 SOURCES = sorted((ROOT / "bencher_job").rglob("*.py"))
 
-ELSEWHERE = {"UnkeyableArgument", "UntrustedCache", "WorkerLost", "JobTimeout", "CodeMismatch"}
+ELSEWHERE = {"UnkeyableArgument", "UntrustedCache", "SharedStoreError", "WorkerLost", "JobTimeout", "CodeMismatch"}
 """Errors with a section of their own, which tells the remedy for all of them."""
 
 

@@ -41,6 +41,12 @@ class FolderBytes:
         self._part = f".{os.uname().nodename[:32]}."
         if not read_only:
             self._make()
+        if not os.path.isdir(self.place):
+            raise SharedStoreError(
+                self.place,
+                "is a file" if os.path.exists(self.place) else "doesn't exist",
+                "Mount the file system, or correct the path.",
+            )
 
     def _make(self) -> None:
         """Make the folder itself, though not those above it: that of a file system that is not mounted is missing."""
@@ -135,9 +141,11 @@ class FolderBytes:
         """Take a lease: make a folder, and name its holder in it."""
         path = self._path(name)
         try:
-            self._in(name, lambda: os.mkdir(path, 0o777 & self._mode))
+            self._in(name, lambda: os.mkdir(path, 0o700))
         except FileExistsError:
             return False
+        if (mode := os.stat(self.place).st_mode) & 0o077:  # others take it over, whatever the umask
+            os.chmod(path, mode & 0o7777)
         self._make_file(os.path.join(path, holder))
         return True
 

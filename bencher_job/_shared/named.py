@@ -159,7 +159,9 @@ class NamedRemote(Beating):
         """Return the bytes of those addresses that exist."""
         wanted = _unique(addresses)
         found = self._map(self._engine.read, wanted)
-        return {address: content for address, content in zip(wanted, found, strict=True) if content is not None}
+        return {
+            address: content for address, content in zip(wanted, found, strict=True) if content is not None
+        }
 
     def ask(self, addresses: Iterable[str], *, begun: bool = True) -> Asked:
         """Return what exists, and take leases on the rest."""
@@ -263,9 +265,9 @@ class NamedRemote(Beating):
         before = time.time() - seconds
         old = [name.address for name in self._names("x/") if name.stored < before]
         dead = [name.address for name in self._names("s/") if name.stored < before]
+        self._call(lambda: self._engine.delete([*old, *dead]))
         leases = [name.address for name in self._names("c/") if name.stored < before]
         idle = [each for each in leases if not self._call(partial(self._has_living_holder, each))]
-        self._call(lambda: self._engine.delete([*old, *dead]))
         self._call(lambda: self._engine.free(idle))
         return len(old) + len(dead) + len(idle) + self._call(lambda: self._engine.tidy(before))
 
@@ -328,11 +330,18 @@ class NamedRemote(Beating):
     def _open(self) -> None:
         text = self._engine.read(MARKER)
         if text is None and self._read_only:
-            raise SharedStoreError(self.place, "holds no shared store", "Let a program that may write make it first.")
+            raise SharedStoreError(
+                self.place, "holds no shared store", "Let a program that may write make it first."
+            )
         if text is None:
             self._refuse_without_create()
             mine = json.dumps(
-                {"format": STORE_FORMAT, "version": STORE_VERSION, "secret": self._mark.hex(), "creates": True}
+                {
+                    "format": STORE_FORMAT,
+                    "version": STORE_VERSION,
+                    "secret": self._mark.hex(),
+                    "creates": True,
+                }
             ).encode()
             text = mine if self._engine.create(MARKER, mine) else self._engine.read(MARKER)
         check_store(self.place, _marker_of(self.place, text or b""), self._mark)
@@ -360,8 +369,13 @@ class NamedRemote(Beating):
         if lease is None:
             return None
         self._session.hold([lease])
-        self._requests.touch()
-        if (content := self._engine.read(address)) is not None:  # stored between our look and our lease
+        try:
+            content = self._engine.read(address)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._free(address)
+            raise
+        if content is not None:  # stored between our look and our lease
             self._free(address)
             return content
         return lease
@@ -551,6 +565,10 @@ def check_store(place: str, marker: Mapping[str, object], mark: bytes) -> None:
             "Upgrade bencher_job, or use another place.",
         )
     if marker.get("secret") != mark.hex():
-        fact = "was made with another BENCHER_JOB_SECRET" if marker.get("secret") else "was made without a secret"
+        fact = (
+            "was made with another BENCHER_JOB_SECRET"
+            if marker.get("secret")
+            else "was made without a secret"
+        )
         fact = fact if mark else "was made with a BENCHER_JOB_SECRET, and there is none here"
         raise SharedStoreError(place, fact, "Set the secret that its other users have, or use another place.")

@@ -7,7 +7,6 @@ parent, which would hang it for ever, and leaves the store alone.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -46,13 +45,15 @@ class ObjectBytes:
         if _was_used_by_parent:
             raise Unreachable(_OF_THE_PARENT)
         try:
-            self._obstore: Any = importlib.import_module("obstore")
-            self._errors: Any = importlib.import_module("obstore.exceptions")
-            self._stores: Any = importlib.import_module("obstore.store")
+            import obstore
+            import obstore.exceptions
+            import obstore.store
         except ImportError:
             raise SharedStoreError(
                 self.place, "needs the package obstore", "Run: pip install 'bencher_job[objects]'."
             ) from None
+        self._obstore: Any = obstore
+        self._errors: Any = obstore.exceptions
         _note_use()
         self._store = self._open(LIMIT)
         self._patient = self._open(_PATIENCE)
@@ -69,10 +70,14 @@ class ObjectBytes:
         retries = {
             "max_retries": 1,
             "retry_timeout": timedelta(seconds=LIMIT),
-            "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=1), "base": 2},
+            "backoff": {
+                "init_backoff": timedelta(milliseconds=50),
+                "max_backoff": timedelta(seconds=1),
+                "base": 2,
+            },
         }
         try:
-            return self._stores.from_url(self.place, client_options=options, retry_config=retries)
+            return self._obstore.store.from_url(self.place, client_options=options, retry_config=retries)
         except (ValueError, self._errors.BaseError) as error:
             raise SharedStoreError(
                 self.place, f"can't be opened: {_first_line(error)}", "Correct the URL or the settings."

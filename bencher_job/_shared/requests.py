@@ -49,6 +49,7 @@ class _Request(Generic[T]):
         self.limit = limit
         self.touched: float | None = None
         self.is_abandoned = False
+        self.has_stalled = False
         self.done = threading.Event()
         self._undo = undo
         self._lock = threading.Lock()
@@ -167,11 +168,11 @@ class Requests:
         """Note, in a thread of ours, that the request makes progress.
 
         Raises:
-            Unreachable: when nobody waits for it any more.
+            Unreachable: when it was given up.
         """
         request: _Request[Any] | None = getattr(self._current, "request", None)
         if request is not None:
-            if request.is_abandoned:
+            if request.has_stalled:
                 raise Unreachable("nobody waits for the answer any more")
             request.touched = self._moved = time.monotonic()
 
@@ -198,6 +199,7 @@ class Requests:
         return False
 
     def _give_up(self, request: _Request[Any]) -> None:
+        request.has_stalled = True
         request.abandon()
         self._stalled()
         raise Unreachable(f"no answer for {request.limit:.3g} s")
@@ -207,12 +209,14 @@ class Requests:
 
     def _send(self, request: _Request[Any]) -> None:
         with self._lock:
-            if self._running and sum(each.is_abandoned for each in self._running) >= self._size:
+            if self._running and sum(each.has_stalled for each in self._running) >= self._size:
                 raise Unreachable("the last request has not returned yet")
             if not self._running:
                 self._moved = time.monotonic()
             if self._waiting <= 0 and self._threads < self._size:
-                thread = threading.Thread(target=self._work, args=[self._mailbox], name="bencher_job remote", daemon=True)
+                thread = threading.Thread(
+                    target=self._work, args=[self._mailbox], name="bencher_job remote", daemon=True
+                )
                 try:
                     thread.start()
                 except RuntimeError:

@@ -10,7 +10,6 @@ Both are functions in the server, so that no transaction waits for a client. Not
 from __future__ import annotations
 
 import contextlib
-import importlib
 import ipaddress
 import os
 import queue
@@ -205,6 +204,9 @@ class _Switchboard(Mailbox):
 
     def get(self) -> Any:
         """Wait for a request; meanwhile pass on what is heard."""
+        if (line := self._line()) is not None and line.is_listening:
+            line.hear()  # what has come together with an answer
+        del line
         while True:
             try:
                 return self._queue.get_nowait()
@@ -528,10 +530,7 @@ class RowRemote(Beating):
                 if not self._is_open:
                     self._open_now()
                 connection, is_new = self._line.connection()
-                result = work(connection)
-                if self._line.is_listening:
-                    self._line.hear()
-                return result
+                return work(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 is_busy = error.sqlstate in _BUSY
                 if not is_busy:
@@ -585,7 +584,8 @@ class RowRemote(Beating):
                 self.place, "has no tables of this library", f"Run: bencher-job shared init {self.place}."
             )
         *row, may_write = connection.execute(
-            f"select format, version, secret, has_table_privilege(%s, 'insert') from {self._schema}.about", (table,)
+            f"select format, version, secret, has_table_privilege(%s, 'insert') from {self._schema}.about",
+            (table,),
         ).fetchone()
         return tuple(row), may_write
 
@@ -638,7 +638,9 @@ class RowRemote(Beating):
         )
         lost = [parts[address] for address, *_ in rows if parts[address] is not None]
         if lost:
-            self._call(lambda c: self._run(c, "delete from {schema}.part where id = any(%s)", (lost,)).rowcount)
+            self._call(
+                lambda c: self._run(c, "delete from {schema}.part where id = any(%s)", (lost,)).rowcount
+            )
         winners = self._with_parts(rows)
         return {address: content for address, content in winners.items() if content != entries[address]}
 
@@ -710,7 +712,8 @@ def init_rows(url: str, *, mark: bytes = b"", schema: str = SCHEMA) -> None:
             with connection.transaction():
                 connection.execute(DEFINITION.replace("{schema}", schema))
                 connection.execute(
-                    f"insert into {schema}.about values (%s, %s, %s)", (STORE_FORMAT, STORE_VERSION, mark.hex())
+                    f"insert into {schema}.about values (%s, %s, %s)",
+                    (STORE_FORMAT, STORE_VERSION, mark.hex()),
                 )
         except psycopg.errors.DuplicateTable:
             pass
@@ -730,22 +733,25 @@ def init_rows(url: str, *, mark: bytes = b"", schema: str = SCHEMA) -> None:
 
 def _psycopg(url: str) -> Any:
     try:
-        return importlib.import_module("psycopg")
+        import psycopg
+        import psycopg.conninfo
     except ImportError as error:
         reason = "needs the package psycopg" if error.name == "psycopg" else f"needs libpq ({error})"
         raise SharedStoreError(url, reason, "Run: pip install 'bencher_job[postgresql]'.") from None
+    return psycopg
 
 
 def _settings(url: str, psycopg: Any) -> tuple[str, dict[str, Any], dict[str, str]]:
     """Return what `psycopg.connect` takes, with verified TLS unless the server is on this machine; and the address."""
-    conninfo = importlib.import_module("psycopg.conninfo")
     try:
-        given = conninfo.conninfo_to_dict(url)
+        given = psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.Error as error:
         raise SharedStoreError(
             url, f"has a URL that libpq doesn't understand: {_first_line(error)}", "Correct it."
         ) from error
-    defaults = {each.keyword.decode(): (each.val or b"").decode() for each in psycopg.pq.Conninfo.get_defaults()}
+    defaults = {
+        each.keyword.decode(): (each.val or b"").decode() for each in psycopg.pq.Conninfo.get_defaults()
+    }
     address = defaults | {name: str(value) for name, value in given.items()}
     host = address.get("host") or address.get("hostaddr") or ""
     options: dict[str, Any] = {
@@ -771,10 +777,17 @@ def _refuses(address: Mapping[str, str]) -> bool:
     libpq doesn't tell the code of an error that ends an attempt to connect, its messages are translated, and its own
     function for this question stops the whole interpreter. So the first message of the protocol is sent here.
     """
-    host, port = address.get("hostaddr") or address.get("host") or "localhost", int(address.get("port") or 5432)
+    host, port = (
+        address.get("hostaddr") or address.get("host") or "localhost",
+        int(address.get("port") or 5432),
+    )
     user = address.get("user") or "nobody"
     names = {"user": user, "database": address.get("dbname") or user}
-    body = struct.pack("!I", 3 << 16) + b"".join(f"{name}\0{value}\0".encode() for name, value in names.items()) + b"\0"
+    body = (
+        struct.pack("!I", 3 << 16)
+        + b"".join(f"{name}\0{value}\0".encode() for name, value in names.items())
+        + b"\0"
+    )
     try:
         if host.startswith(("/", "@")):
             connection = socket.socket(socket.AF_UNIX)

@@ -61,9 +61,7 @@ class Session:
     @property
     def is_due(self) -> bool:
         """Whether a heartbeat is needed before the next lease."""
-        return (
-            self._beaten is None or time.monotonic() - self._beaten > 2 * self.seconds / BEATS_PER_LEASE
-        )
+        return self._beaten is None or time.monotonic() - self._beaten > 2 * self.seconds / BEATS_PER_LEASE
 
     def start_over(self) -> str:
         """Give up what has lapsed. Return the name that the session had."""
@@ -95,7 +93,10 @@ class Session:
                 return
             pause, end = self.seconds / BEATS_PER_LEASE, self._end
             self._thread = threading.Thread(
-                target=_beat, args=(weakref.ref(remote), pause, end), name="bencher_job heartbeat", daemon=True
+                target=_beat,
+                args=(weakref.ref(remote), pause, end),
+                name="bencher_job heartbeat",
+                daemon=True,
             )
             try:
                 self._thread.start()

@@ -247,7 +247,16 @@ class RemoteContract:
             remote.owner,
             lambda address: remote.wait([address], 0.1),
         ]
-        for bad in ("", "e", "../x", f"e/../ab/{digest}", f"e/.f/ab/{digest}", f"/{good}", f"{good}/x", f"c/{digest}/1"):
+        for bad in (
+            "",
+            "e",
+            "../x",
+            f"e/../ab/{digest}",
+            f"e/.f/ab/{digest}",
+            f"/{good}",
+            f"{good}/x",
+            f"c/{digest}/1",
+        ):
             for use in uses:
                 try:
                     use(bad)

@@ -45,7 +45,14 @@ class Client:
     def __init__(self, place: Place, lease_seconds: float = 1.0) -> None:
         settings = {"LEASE_SECONDS": str(lease_seconds), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'shared'}"}
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(ROOT / "tests/shared/client.py"), place.url, *filter(None, [place.schema])],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                str(ROOT / "tests/shared/client.py"),
+                place.url,
+                *filter(None, [place.schema]),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -148,7 +148,9 @@ class MemoryRemote:
 
     def close(self) -> None:
         with self._memory.changed:
-            for address in [each for each, held in self._memory.leases.items() if held[0].session == self.session]:
+            for address in [
+                each for each, held in self._memory.leases.items() if held[0].session == self.session
+            ]:
                 self._let_go(address)
         self.renew_session()
 

@@ -16,6 +16,7 @@ class Proxy:
         round_trips: how many times a client has sent something after the server's last answer, over all connections.
         delay: seconds for which each piece of bytes is kept.
         is_cut: whether bytes vanish, while connections stay open.
+        held: whether bytes or connections wait for the end of a cut.
         is_refusing: whether connections are reset.
         lose_at: the number of the answer, from now on, that vanishes together with its connection; 0 for none.
         on_loss: is called then.
@@ -28,6 +29,7 @@ class Proxy:
         self.round_trips = 0
         self.delay = 0.0
         self.is_cut = False
+        self.held = False
         self.is_refusing = False
         self.lose_at = 0
         self.on_loss: Callable[[], object] = lambda: None
@@ -74,7 +76,9 @@ class Proxy:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         is_answered = [True]
         pumping = threading.Barrier(2, action=lambda: [self._abort(each) for each in (client, server)])
-        threading.Thread(target=self._pump, args=[server, client, is_answered, True, pumping], daemon=True).start()
+        threading.Thread(
+            target=self._pump, args=[server, client, is_answered, True, pumping], daemon=True
+        ).start()
         self._pump(client, server, is_answered, False, pumping)
 
     def _pump(
@@ -111,7 +115,9 @@ class Proxy:
 
     def _hold(self) -> None:
         while self.is_cut and not self._is_closed:
+            self.held = True
             time.sleep(0.01)
+        self.held = False
 
     def _abort(self, each: socket.socket) -> None:
         self._open.discard(each)

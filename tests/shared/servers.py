@@ -94,6 +94,7 @@ class Postgres(Server):
     """Debian's PostgreSQL. It refuses to run as root."""
 
     user = "bj"
+    with_password = "guarded"
 
     def start(self) -> None:
         if not POSTGRES_PROGRAMS:
@@ -110,6 +111,8 @@ class Postgres(Server):
             subprocess.run(
                 [*runuser, *made, "-E", "UTF8", "--locale=C"], check=True, capture_output=True, cwd="/"
             )
+            rules = data / "pg_hba.conf"
+            rules.write_text(f"host all {self.with_password} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         (data / "postmaster.pid").unlink(missing_ok=True)
         settings = ["fsync=off", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}"]
         options = [part for each in settings for part in ("-c", each)]
@@ -186,7 +189,17 @@ class Rclone(Server):
     def start(self) -> None:
         (self.folder / "data" / BUCKET).mkdir(parents=True)
         address = f"127.0.0.1:{self.port}"
-        self.run(program("rclone"), "serve", "s3", "--auth-key", "key,secret", "--addr", address, "data", cwd=self.folder)
+        self.run(
+            program("rclone"),
+            "serve",
+            "s3",
+            "--auth-key",
+            "key,secret",
+            "--addr",
+            address,
+            "data",
+            cwd=self.folder,
+        )
         until(lambda: answers(self.port), "rclone doesn't answer")
 
     def settings(self) -> dict[str, str]:
@@ -257,7 +270,9 @@ class TwoMounts(Server):
             assert self.process is not None
             self._mounted.append(self.process)
         for mount, process in zip(self.mounts, self._mounted, strict=True):
-            until(lambda m=mount, p=process: os.path.ismount(m) or p.poll() is not None, "JuiceFS doesn't mount")
+            until(
+                lambda m=mount, p=process: os.path.ismount(m) or p.poll() is not None, "JuiceFS doesn't mount"
+            )
             if process.poll() is not None:
                 self.close()
                 pytest.skip("JuiceFS can't be mounted here")
