@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
@@ -14,6 +17,8 @@ from tests.programs import Programs, until
 
 from .machines import Place
 from .proxy import Proxy
+
+SECRET = "s" * 32
 
 F = """
     import json, warnings
@@ -43,19 +48,31 @@ class Hosts(Programs):
         given = {
             "BENCHER_JOB_SHARED": self.shared,
             "BENCHER_JOB_CACHE_DIR": str(self.folder / host),
-            "BENCHER_JOB_SECRET": "s" * 32,
+            "BENCHER_JOB_SECRET": SECRET,
             **self.environment,
             **environment,
         }
         return self.start(host, source, *arguments, **given)
 
 
-@pytest.fixture
-def hosts(tmp_path: Path, place: Place) -> Iterator[Hosts]:
-    each = Hosts(tmp_path)
+def hosts_at(folder: Path, place: Place) -> Hosts:
+    """Programs that use a place. On PostgreSQL it is a database of the test's own, with its tables."""
+    each = Hosts(folder)
     each.shared, each.environment = place.url, dict(place.environment)
     if place.schema:
-        each.environment["PGOPTIONS"] = f"-c search_path={place.schema}"
+        import psycopg
+
+        with psycopg.connect(place.url, autocommit=True) as connection:
+            connection.execute(f"create database {place.schema}")
+        each.shared = place.url.replace("/postgres", f"/{place.schema}")
+        init = [sys.executable, "-m", "bencher_job", "shared", "init", "--shared", each.shared]
+        subprocess.run(init, check=True, env=os.environ | {"BENCHER_JOB_SECRET": SECRET})
+    return each
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, place: Place) -> Iterator[Hosts]:
+    each = hosts_at(tmp_path, place)
     yield each
     each.end()
 
@@ -87,15 +104,15 @@ def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
         """
     wait_for("go")
     assert list(work.map(range(30))) == expected(range(30))
+    print(work.cache.info().shared)
     """,
         seconds=0.1,
     )
     running = [hosts.on(f"h{number}", share) for number in range(4)]
     time.sleep(1)
     hosts.tell("go")
-    for each in running:
-        hosts.output(each)
-    assert hosts.count("run") == 30
+    told = [hosts.output(each) for each in running]
+    assert hosts.count("run") == 30, told
 
 
 def test_a_killed_machine_s_job_is_taken_over(hosts: Hosts) -> None:
@@ -181,10 +198,11 @@ def test_jobs_go_on_without_the_server_and_are_pushed_later(
     network: tuple[Place, Place, Proxy], tmp_path: Path
 ) -> None:
     direct, through, proxy = network
-    hosts = Hosts(tmp_path)
-    hosts.shared, hosts.environment = through.url, dict(through.environment)
-    if direct.schema:
-        hosts.environment["PGOPTIONS"] = f"-c search_path={direct.schema}"
+    hosts = hosts_at(tmp_path, direct)
+    hosts.shared = hosts.shared.replace(
+        direct.url.partition("@")[2].partition("/")[0], f"127.0.0.1:{proxy.port}"
+    )
+    hosts.environment = dict(through.environment)
     try:
         proxy.refuse()
         source = program("""
