@@ -143,7 +143,7 @@ class Contents:
                 where = directory = self.directory
                 if not _options.is_overridden():
                     # A later change of the current folder must not move the cache.
-                    self.cache_dir = directory.parent
+                    self.cache_dir = _options.cache_directory(self.cache_dir)
                 place = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
                 store = self._memory = _open(place, directory, self.size_limit, self._tag_index, self._trusted)
             except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone

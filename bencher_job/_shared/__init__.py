@@ -7,6 +7,7 @@ A remote carries bytes by address. What these bytes are is fixed in `entry`.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from functools import partial
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._errors import BencherJobError, SharedStoreError
+from .._folders import make_private
+from .._mounts import local_folder
 from .._stores import Behind, open_store
 from .._stores.signature import Signature, signature_from_environment
 from .base import (
@@ -55,6 +58,8 @@ __all__ = [
 ]
 
 
+_log = logging.getLogger(__name__)
+
 MODE_VARIABLE = "BENCHER_JOB_SHARED_MODE"
 WRITE_VARIABLE = "BENCHER_JOB_SHARED_WRITE"
 
@@ -84,6 +89,9 @@ def _put_behind(place: str, local: DiskStore) -> SharedStore:
 
     signature = shared_signature(place)
     local.files.open()
+    if local.folder == local_folder(Path(place)):
+        make_private(place)
+        _log.info("%s is shared: it lies on a network file system. The local store is %s.", place, local.folder)
     mode = _word(MODE_VARIABLE, ("write", "read"), "write")
     write = _word(WRITE_VARIABLE, ("through", "behind"), "through" if is_folder(place) else "behind")
     remote = open_remote(place, mark=signature.shared_mark, read_only=mode == "read")

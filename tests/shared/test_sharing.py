@@ -17,6 +17,7 @@ from tests.programs import Programs, until
 
 from .machines import Place
 from .proxy import Proxy
+from .servers import TwoMounts
 
 SECRET = "s" * 32
 
@@ -278,5 +279,43 @@ def test_forged_entries_are_refused(tmp_path: Path) -> None:
         assert int(hosts.output(hosts.on("b", source))) >= 1
         assert hosts.count("run") == 20
         assert [path.exists() for path in entries] == [True] * 10
+    finally:
+        hosts.end()
+
+
+def test_a_cache_directory_on_a_network_file_system_is_shared(two_mounts: TwoMounts, tmp_path: Path) -> None:
+    """Two hosts, each with its own mount, and no option; the second goes on when the first idles, or has ended."""
+    first, second = (Path(mount) / "results" for mount in two_mounts.mounts)
+    hosts = Hosts(tmp_path)
+    share = program(
+        """
+    import logging
+    logging.basicConfig(level=logging.INFO, filename=HERE / f"{NAME}.log")
+    assert list(work.map(range(50))) == expected(range(50))
+    tell("has begun")
+    wait_for("go")
+    assert [work(x) for x in range(200)] == expected(range(200))
+    info = work.cache.info()
+    assert info.entries == 200
+    print(info.shared.place)
+    """
+    )
+    try:
+        a = hosts.start(
+            "a", share, BENCHER_JOB_CACHE_DIR=str(first), BENCHER_JOB_LOCAL_DIR=str(tmp_path / "a")
+        )
+        hosts.wait_for("a.has begun")
+        b = hosts.start(
+            "b", share, BENCHER_JOB_CACHE_DIR=str(second), BENCHER_JOB_LOCAL_DIR=str(tmp_path / "b")
+        )
+        hosts.wait_for("b.has begun")
+        hosts.tell("go")
+        assert [hosts.output(a), hosts.output(b)] == [str(first / "fcache"), str(second / "fcache")]
+        assert hosts.count("run") >= 200
+        for mount in (first, second):
+            assert not [path for path in mount.rglob("*") if "cache.db" in path.name]
+            assert len([path for path in (mount / "fcache" / "e").rglob("*") if path.is_file()]) == 200
+        said = (tmp_path / "a.log").read_text()
+        assert said.count("network file system") == 1
     finally:
         hosts.end()
