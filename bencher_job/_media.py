@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path, PurePath
+from typing import Final
 
 from . import _options
 from ._context import CURRENT, Context
@@ -14,9 +16,12 @@ from ._names import MEDIA_FOLDER, NameOf
 from ._processes import may_live, name_of
 
 __all__ = [
+    "FINDERS",
     "MEDIA_FOLDER",
+    "MediaPath",
     "current_job_key",
     "discard",
+    "found_again",
     "gen_path",
     "is_run_folder",
     "job_context",
@@ -27,6 +32,41 @@ __all__ = [
 
 
 _run_numbers = itertools.count()
+
+FINDERS: Final[list[Callable[[str, str], str | None]]] = []
+"""Functions that find a file of an entry by key and name, in the stores that this process has opened."""
+
+
+class MediaPath(str):
+    """A path that `gen_path` returned inside a job, wherever the job's entry is.
+
+    It pickles as the entry's key and the file's name, and is unpickled as the path of that file in the store that has
+    the entry here: after the entry was fetched or imported, or its folder moved. As an argument it counts as key and
+    name. Texts that are made of it are plain.
+    """
+
+    __slots__ = ("_key", "_name")
+    _key: str
+    _name: str
+
+    @classmethod
+    def of(cls, path: str, key: str, name: str) -> MediaPath:
+        """Make the path of a file of an entry."""
+        made = cls(path)
+        made._key, made._name = key, name
+        return made
+
+    def __job_key__(self) -> tuple[str, str]:
+        return self._key, self._name
+
+    def __reduce__(self) -> tuple[Callable[..., str], tuple[str, str, str]]:
+        return found_again, (str(self), self._key, self._name)
+
+
+def found_again(path: str, key: str, name: str) -> MediaPath:
+    """Return the path of a file of an entry, which was at `path` once."""
+    here = next((here for find in FINDERS if (here := find(key, name)) is not None), path)
+    return MediaPath.of(here, key, name)
 
 
 def job_context(key: str, folder: str | None) -> Context:
@@ -56,8 +96,9 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
     """Return an absolute path for a file to write, a new one at each call. Makes the folder, not the file.
 
     Inside a job the path is in a folder of this run's own, which is kept with the job's entry and removed with it, or
-    when the job fails. Outside a job the name is unique, and the caller owns the file. A thread started by a job is
-    outside the job, unless it runs in a copy of the job's `contextvars` context.
+    when the job fails. In a result it is a path to the same file wherever the result is read; texts that are made of it
+    are plain. Outside a job the name is unique, and the caller owns the file. A thread started by a job is outside the
+    job, unless it runs in a copy of the job's `contextvars` context.
 
     Raises:
         ValueError: when filename, folder or suffix points outside the media folder.
@@ -68,14 +109,16 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
                 f"{name}={part!r} points outside the media folder. Use a relative name without '..'."
             )
     current = CURRENT.get()
+    name = ""
     if current.folder is None:
         path = (
             _options.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
         )
     else:
-        path = Path(current.folder, folder, f"{filename}-{next(current.numbers)}{suffix}")
+        name = PurePath(folder, f"{filename}-{next(current.numbers)}{suffix}").as_posix()
+        path = Path(current.folder, name)
     make_private(path.parent)
-    return os.fspath(path)
+    return MediaPath.of(os.fspath(path), current.key, name) if name and current.key else os.fspath(path)
 
 
 def run_folder(store: str | Path, key: str) -> str:

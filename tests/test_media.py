@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,3 +312,66 @@ def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan() -> None:
     assert _media.may_be_running(folder)
     machine, pid, start = process_name().split("-")
     assert not _media.may_be_running(folder.replace(process_name(), f"{machine}-{pid}-{int(start) - 1}"))
+
+
+def drawing(cache_dir: Path) -> tuple[Any, Any, list[str]]:
+    """Make two cached functions, one of which takes what the other returns, and the list of what has run."""
+    ran: list[str] = []
+
+    @cached_job(cache_dir=cache_dir, code="none")
+    def draw(text: str) -> dict[str, Any]:
+        ran.append("draw")
+        path = gen_path("picture", suffix=".txt")
+        Path(path).write_text(text)
+        return {"paths": [path], "text": text}
+
+    @cached_job(cache_dir=cache_dir, code="none")
+    def read(drawn: dict[str, Any]) -> str:
+        ran.append("read")
+        return Path(drawn["paths"][0]).read_text()
+
+    return draw, read, ran
+
+
+@pytest.mark.given_folders
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree], ids=["renamed", "copied"])
+def test_paths_in_results_follow_the_cache(tmp_path: Path, move: Callable[..., object]) -> None:
+    draw, read, _ = drawing(tmp_path / "a")
+    assert read(draw("sun")) == "sun"
+    draw.cache.close()
+    move(tmp_path / "a", tmp_path / "b")
+
+    draw, read, ran = drawing(tmp_path / "b")
+    drawn = draw("sun")
+    (path,) = drawn["paths"]
+    assert Path(path).read_text() == "sun"
+    assert Path(path).is_relative_to(tmp_path / "b")
+    assert read(drawn) == "sun"
+    assert ran == []
+
+
+@pytest.mark.given_folders
+def test_paths_in_results_are_those_of_imported_files(tmp_path: Path) -> None:
+    draw, read, _ = drawing(tmp_path / "a")
+    read(draw("sun"))
+    draw.cache.export(tmp_path / "all.tar")
+    draw.cache.close()
+    shutil.rmtree(tmp_path / "a")
+
+    draw, read, ran = drawing(tmp_path / "b")
+    draw.cache.import_(tmp_path / "all.tar")
+    drawn = draw("sun")
+    assert Path(drawn["paths"][0]).read_text() == "sun"
+    assert read(drawn) == "sun"
+    assert ran == []
+
+
+def test_a_path_is_a_str_and_what_is_made_of_it_is_plain() -> None:
+    @cached_job(version="1")
+    def draw() -> str:
+        return gen_path("picture")
+
+    path = draw()
+    assert isinstance(path, str)
+    assert type(path + ".png") is type(os.path.join(path, "x")) is type(f"{path}") is str
+    assert pickle.loads(pickle.dumps(path)) == copy.copy(path) == path

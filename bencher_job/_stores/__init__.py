@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import BencherJobError
+from .._media import FINDERS
+from .._names import ForeignName, NameOf, path_of
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
 from .base import (
@@ -142,6 +144,20 @@ class _OpenStores:
             disk.open()
             return tier
 
+    def find_media(self, key: str, name: str) -> str | None:
+        """Find a file of an entry by the key and the file's name."""
+        for disk, _ in reversed(list(self._stores.values())):  # the last one that was opened first
+            try:
+                for info in disk.history.infos([key]):
+                    if info.record.media is not None:
+                        folder = path_of(disk.folder, NameOf.RUN_FOLDER, info.record.media)
+                        path = path_of(folder, NameOf.RUN_FILE, name)
+                        if path.exists():
+                            return os.fspath(path)
+            except (StoreFailure, ForeignName):
+                continue
+        return None
+
     def close(self) -> None:
         with self._lock:
             tiers = [tier for _, tier in self._stores.values()]
@@ -160,6 +176,7 @@ class _OpenStores:
 
 _open_stores = _OpenStores()
 atexit.register(_open_stores.close)
+FINDERS.append(_open_stores.find_media)
 
 
 def open_store(

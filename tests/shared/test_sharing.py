@@ -200,9 +200,9 @@ def test_jobs_go_on_without_the_server_and_are_pushed_later(
 ) -> None:
     direct, through, proxy = network
     hosts = hosts_at(tmp_path, direct)
-    hosts.shared = hosts.shared.replace(
-        direct.url.partition("@")[2].partition("/")[0], f"127.0.0.1:{proxy.port}"
-    )
+    if direct.schema:
+        server = direct.url.partition("@")[2].partition("/")[0]
+        hosts.shared = hosts.shared.replace(server, f"127.0.0.1:{proxy.port}")
     hosts.environment = dict(through.environment)
     try:
         proxy.refuse()
