@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,6 @@ from .base import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     Tally,
     Use,
     Wait,
@@ -77,7 +76,6 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
-    "StoreOutdated",
     "Tally",
     "Use",
     "Wait",
@@ -105,10 +103,16 @@ __all__ = [
 
 
 class _OpenStores:
-    """The stores that this process has opened, by folder."""
+    """The stores that this process has opened, by folder.
+
+    Attributes:
+        make: makes the store for a folder, if it is not to be the embedded one.
+    """
+
+    make: Callable[[Path], Store] | None = None
 
     def __init__(self) -> None:
-        self._stores: dict[tuple[Path, bool], tuple[DiskStore, MemoryTier]] = {}
+        self._stores: dict[tuple[Path, bool], MemoryTier] = {}
         self.renew()
         renew_after_fork(self)
 
@@ -119,22 +123,30 @@ class _OpenStores:
     def open(self, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> MemoryTier:
         with self._lock:
             place = directory, trusted
+            try:
+                from .embedded import DiskStore  # SQLite and diskcache take long to import
+                from .memory import MemoryTier
+            except OSError as error:  # as where a process has too many open files
+                raise StoreFailure(f"the store's modules can't be read: {error}") from error
             if place not in self._stores:
-                try:
-                    from .embedded import DiskStore  # SQLite and diskcache take long to import
-                    from .memory import MemoryTier
-                except OSError as error:  # as where a process has too many open files
-                    raise StoreFailure(f"the store's modules can't be read: {error}") from error
-                disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
-                self._stores[place] = disk, MemoryTier(disk)
-            disk, tier = self._stores[place]
-            disk.size_limit = max(disk.size_limit, size_limit)
-            disk.open()
+                self._stores[place] = MemoryTier(
+                    DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+                    if self.make is None
+                    else self.make(directory)
+                )
+            tier = self._stores[place]
+            if isinstance(tier.behind, DiskStore):
+                tier.behind.size_limit = max(tier.behind.size_limit, size_limit)
+                tier.behind.open()
             return tier
+
+    def has(self, directory: Path) -> bool:
+        """Whether a folder's store is open."""
+        return any(place == directory for place, _ in self._stores)
 
     def close(self) -> None:
         with self._lock:
-            tiers = [tier for _, tier in self._stores.values()]
+            tiers = list(self._stores.values())
             self._stores.clear()
         for tier in tiers:
             tier.close()
@@ -143,8 +155,11 @@ class _OpenStores:
         with self._lock:
             chosen = [place for place in self._stores if place[0].is_relative_to(under)]
             stores = [self._stores.pop(place) for place in chosen]
-        for disk, tier in stores:
-            disk.files.is_over = True
+        if stores:
+            from .embedded import DiskStore  # which the stores have imported
+        for tier in stores:
+            if isinstance(tier.behind, DiskStore):
+                tier.behind.files.is_over = True
             tier.close()
 
 
@@ -171,10 +186,9 @@ def _disk_behind(store: Store) -> DiskStore:
     from .embedded import DiskStore
     from .memory import MemoryTier
 
-    if isinstance(store, MemoryTier):
-        store = store.behind
-    if isinstance(store, DiskStore):
-        return store
+    behind = store.behind if isinstance(store, MemoryTier) else store
+    if isinstance(behind, DiskStore):
+        return behind
     raise BencherJobError(
         "This cache lies in no folder that could be checked or moved."
         if store.keeps
@@ -288,6 +302,8 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
 
 def store_exists(directory: Path) -> bool:
     """Whether there is a store in a folder."""
+    if _open_stores.make is not None:
+        return _open_stores.has(directory)
     from .database import DATABASE_NAME  # takes long to import
 
     return (directory / DATABASE_NAME).exists()

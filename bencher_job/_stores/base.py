@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
@@ -45,7 +45,6 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
-    "StoreOutdated",
     "Tally",
     "Use",
     "Wait",
@@ -76,10 +75,6 @@ class StoreBusy(StoreFailure):
 
 class StoreDamaged(StoreFailure):
     """The database of a store is damaged."""
-
-
-class StoreOutdated(StoreFailure):
-    """A store is of an earlier version of this library, and stays so as long as it is only looked at."""
 
 
 class Miss:
@@ -207,6 +202,30 @@ class Entry(NamedTuple):
     """Whether it was made of another entry, and not by a run that missed."""
     attributes: Mapping[str, bytes] | None = None
     """Digests of the attributes of arguments that are objects, `model.rate`, if there are such."""
+
+    @property
+    def version(self) -> StoredFunctionVersion | None:
+        """The function version, as stores keep it."""
+        version = self.edition
+        return (
+            version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
+        )
+
+    def info(self, size: int, used: float) -> EntryInfo:
+        """Return what a store that keeps objects knows about this entry, of `size` bytes and last used at `used`."""
+        from .._query import EntryInfo  # takes long to import, and the embedded store has rows
+
+        record = self.record.finished() if isinstance(self.record, Draft) else self.record
+        version = self.version
+        if version is None:
+            return EntryInfo(record=replace(record, size=size), used=used, expires=self.expires)
+        return EntryInfo(
+            record=replace(record, size=size, fingerprint=version.fingerprint, version=version.version),
+            used=used,
+            expires=self.expires,
+            parameters=version.parameters,
+            parts=tuple(version.manifest),
+        )
 
 
 class Keyed(NamedTuple):

@@ -291,7 +291,7 @@ class _Rows:
                 and edition.prefix not in editions
                 and edition.prefix not in self._editions
             ):
-                execute(PUT_EDITION, row_of_edition(edition))
+                execute(PUT_EDITION, row_of_edition(entry.version))  # type: ignore[arg-type]
                 self._editions.add(edition.prefix)
             origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)

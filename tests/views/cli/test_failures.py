@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import signal
@@ -21,8 +20,7 @@ from bencher_job import _options
 from bencher_job._cli import COMMANDS
 from bencher_job._cli.parser import run
 from bencher_job._stores import looking  # noqa: F401 - which another user may not be able to import
-from bencher_job._stores.database import Database
-from bencher_job._stores.schema import STORE_VERSION, UPGRADES
+from bencher_job._stores.schema import STORE_VERSION
 from tests.shell import PATIENCE, PROGRAM, Shell
 
 LOOKS = (
@@ -151,21 +149,6 @@ def test_a_database_of_a_later_version(study: Shell) -> None:
     code, sentence = study.failure("ls")
     assert code == 5
     assert "written by a later version of this library" in sentence
-
-
-def test_a_database_of_an_earlier_version_is_brought_up_to_date_by_a_repair(shell: Shell) -> None:
-    database(shell).parent.mkdir(parents=True, mode=0o700)
-    with closing(Database(str(database(shell).parent))) as old:
-        old.make()
-        for statement in itertools.chain.from_iterable(UPGRADES[:2]):
-            old.execute(statement)
-        old.execute("PRAGMA user_version = 2")
-    code, sentence = shell.failure("ls")
-    assert code == 5
-    assert "tables are of version 2" in sentence
-    assert "bencher-job verify --repair brings it up to date" in sentence
-    shell.out("verify", "--repair")
-    assert shell.out("ls") == "no entries\n"
 
 
 def test_a_database_of_something_else(shell: Shell) -> None:
