@@ -306,7 +306,7 @@ def store_exists(directory: Path) -> bool:
         return _open_stores.has(directory)
     from .database import DATABASE_NAME  # takes long to import
 
-    return (directory / DATABASE_NAME).exists()
+    return os.path.exists(directory / DATABASE_NAME)
 
 
 def stores_in(directory: Path) -> list[Path]:

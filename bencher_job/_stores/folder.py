@@ -27,9 +27,9 @@ from .._record import Origin
 from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
-from .changes import GENERATION_NAME, Generation
+from .changes import Generation
 from .codec import MissignedEntry
-from .database import DATABASE_NAME, Database, Locked
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
 from .gate import operation
 from .owners import Owners
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
@@ -553,7 +553,7 @@ class Folder:
         with self._lock, operation:
             opened, self.opened = self.opened, None
         if opened is not None:
-            opened.database.close()
+            _close(opened.database)
 
     def mend(self, error: BaseException, *, surely: bool = False) -> bool:
         """Replace the database, if an error tells that it is damaged; whether to try again what has raised it.
@@ -689,7 +689,14 @@ class Folder:
             self.generation.close()
             self.owners.close()
         if opened is not None:
-            opened.database.close()
+            _close(opened.database)
+
+
+def _close(database: Database) -> None:
+    try:
+        database.close()
+    except sqlite3.Error as error:
+        _log.warning("a connection can't be closed: %s", error)
 
 
 def _failure(error: Exception) -> StoreFailure:
