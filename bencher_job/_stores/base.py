@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
-from .._record import EVERYTHING, Draft, Record, Selection
+from .._record import EVERYTHING, Draft, Record, Selection, short_form
 from .codec import Buffer, Payload, SealedEntry
 
 if TYPE_CHECKING:
@@ -216,11 +216,12 @@ class Entry(NamedTuple):
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
-        version = self.version
+        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        record, version = replace(record, arguments=shown, size=size), self.version
         if version is None:
-            return EntryInfo(record=replace(record, size=size), used=used, expires=self.expires)
+            return EntryInfo(record=record, used=used, expires=self.expires)
         return EntryInfo(
-            record=replace(record, size=size, fingerprint=version.fingerprint, version=version.version),
+            record=replace(record, fingerprint=version.fingerprint, version=version.version),
             used=used,
             expires=self.expires,
             parameters=version.parameters,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .._keys import StoredFunctionVersion
 from .._query import Condition, Order, Query
-from .._record import Record, Selection
+from .._record import Record, Selection, short_form
 from .._stores import MISS, Entry, Found, Gone, Lease, Miss, Store, Use, dump
 from .._stores.blobs import write_blob
 
@@ -230,6 +230,12 @@ class StoreContract:
         assert [record.key for record in store.records(selection, latest=1)] == ["k2"]
         assert store.clear(selection) == 2
         assert [*store] == ["k0"]
+
+    def test_a_record_keeps_arguments_in_short_form(self, store: Store) -> None:
+        """Large values as a short text, so that no store holds on to them."""
+        store.put_many([_entry("key", 1, arguments={"text": "x" * 1000, "c": 1, "list": [1, 2]})])
+        (record,) = store.records()
+        assert dict(record.arguments) == {"text": short_form("x" * 1000), "c": 1, "list": "[1, 2]"}
 
     def test_a_selection_is_evaluated_as_its_predicate_says(self, store: Store) -> None:
         """By function, tag, time and arguments."""
