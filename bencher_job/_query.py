@@ -9,10 +9,11 @@ import json
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal
 
-from ._record import Record
+from ._record import FunctionInfo, Record
 
 __all__ = [
     "ARGUMENTS",
@@ -26,6 +27,7 @@ __all__ = [
     "Query",
     "argument_columns",
     "cell_of",
+    "functions_of",
     "in_order",
 ]
 
@@ -197,4 +199,24 @@ def argument_columns(records: Iterable[Record]) -> list[ArgumentColumn]:
             name, len(values), sum(isinstance(value, int | float) for value in values), len({*values})
         )
         for name, values in cells.items()
+    ]
+
+
+def functions_of(infos: Iterable[EntryInfo]) -> list[FunctionInfo]:
+    """Return the figures of the functions of some entries, sorted by name."""
+    by_name: dict[str, list[EntryInfo]] = {}
+    for info in infos:
+        by_name.setdefault(info.record.function, []).append(info)
+    return [
+        FunctionInfo(
+            name=name,
+            entries=len(of_name),
+            size=sum(info.record.size for info in of_name),
+            hits=sum(info.hits for info in of_name),
+            seconds_saved=sum(info.hits * info.record.seconds for info in of_name),
+            seconds=sum(info.record.seconds for info in of_name),
+            last_used=datetime.fromtimestamp(max(info.used for info in of_name), UTC),
+            tags=tuple(sorted({info.record.tag for info in of_name} - {""})),
+        )
+        for name, of_name in sorted(by_name.items())
     ]

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from bencher_job import CacheWarning, cached_job
-
 from tests.programs import Programs, until
 
 ROUNDS = 12

@@ -104,6 +104,7 @@ def test_no_put_is_lost_beside_another_process_that_clears(tmp_path: Path) -> No
     script = """
         from contextlib import closing
         from pathlib import Path
+        from bencher_job._record import Selection
         from bencher_job._stores.embedded import DiskStore
         with closing(DiskStore(Path(sys.argv[1]), size_limit=10**9)) as store:
             print("begun", flush=True)

@@ -275,7 +275,7 @@ def test_each_table_and_column_of_the_database_stands_in_the_reference(store: Pa
 
 def test_the_versions_in_the_reference_are_those_of_the_code() -> None:
     page = (REFERENCE / "on-disk.md").read_text()
-    assert f"`user_version` is {STORE_VERSION};" in page
+    assert f"`user_version` is {STORE_VERSION}." in page
     assert f"| version of this format, {CODEC_VERSION} |" in page
     assert f"version of the key format, which is {KEY_VERSION}," in page
     assert f"a tar file of version {ARCHIVE_VERSION}," in page

@@ -23,7 +23,6 @@ from .._stores import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     look_into,
     open_existing,
     replace_database,
@@ -267,8 +266,6 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
         text = f"{directory} is busy: {text}. Try again when the other process is done."
     elif isinstance(error, StoreDamaged):
         text = f"{directory} is damaged: {text}. bencher-job verify --repair sets it aside, and keeps what can be read."
-    elif isinstance(error, StoreOutdated):
-        text = f"{text}. bencher-job verify --repair brings it up to date."
     elif isinstance(error, StoreFailure) and os.fspath(directory or "") not in text:
         text = f"{directory} can't be used: {text}"
     return Failed(text, code)

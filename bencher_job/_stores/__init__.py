@@ -39,7 +39,6 @@ from .base import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     Tally,
     Use,
     Wait,
@@ -80,7 +79,6 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
-    "StoreOutdated",
     "Tally",
     "Use",
     "Wait",
@@ -115,10 +113,16 @@ class Behind(NamedTuple):
 
 
 class _OpenStores:
-    """The stores that this process has opened, by folder."""
+    """The stores that this process has opened, by folder.
+
+    Attributes:
+        make: makes the store for a folder, if it is not to be the embedded one.
+    """
+
+    make: Callable[[Path], Store] | None = None
 
     def __init__(self) -> None:
-        self._stores: dict[tuple[Path, bool, str], tuple[DiskStore, MemoryTier]] = {}
+        self._stores: dict[tuple[Path, bool, str], MemoryTier] = {}
         self.renew()
         renew_after_fork(self)
 
@@ -131,26 +135,32 @@ class _OpenStores:
     ) -> MemoryTier:
         with self._lock:
             place = directory, trusted, "" if behind is None else behind.place
+            try:
+                from .embedded import DiskStore  # SQLite and diskcache take long to import
+                from .memory import MemoryTier
+            except OSError as error:  # as where a process has too many open files
+                raise StoreFailure(f"the store's modules can't be read: {error}") from error
             if place not in self._stores:
-                try:
-                    from .embedded import DiskStore  # SQLite and diskcache take long to import
-                    from .memory import MemoryTier
-                except OSError as error:  # as where a process has too many open files
-                    raise StoreFailure(f"the store's modules can't be read: {error}") from error
-                disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
-                self._stores[place] = disk, MemoryTier(disk if behind is None else behind.put_behind(disk))
-            disk, tier = self._stores[place]
-            disk.size_limit = max(disk.size_limit, size_limit)
-            disk.open()
+                local: Store
+                if self.make is None:
+                    local = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+                    self._stores[place] = MemoryTier(local if behind is None else behind.put_behind(local))
+                else:
+                    self._stores[place] = MemoryTier(self.make(directory))
+            tier = self._stores[place]
+            disk = getattr(tier.behind, "local", tier.behind)
+            if isinstance(disk, DiskStore):
+                disk.size_limit = max(disk.size_limit, size_limit)
+                disk.open()
             return tier
 
     def find_media(self, key: str, name: str) -> str | None:
         """Find a file of an entry by the key and the file's name."""
-        for disk, _ in reversed(list(self._stores.values())):  # the last one that was opened first
+        for store in reversed(list(self._stores.values())):  # the last one that was opened first
             try:
-                for info in disk.history.infos([key]):
-                    if info.record.media is not None:
-                        folder = path_of(disk.folder, NameOf.RUN_FOLDER, info.record.media)
+                for info in store.history.infos([key]):
+                    if info.record.media is not None and store.folder is not None:
+                        folder = path_of(store.folder, NameOf.RUN_FOLDER, info.record.media)
                         path = path_of(folder, NameOf.RUN_FILE, name)
                         if path.exists():
                             return os.fspath(path)
@@ -158,9 +168,13 @@ class _OpenStores:
                 continue
         return None
 
+    def has(self, directory: Path) -> bool:
+        """Whether a folder's store is open."""
+        return any(place == directory for place, _, _ in self._stores)
+
     def close(self) -> None:
         with self._lock:
-            tiers = [tier for _, tier in self._stores.values()]
+            tiers = list(self._stores.values())
             self._stores.clear()
         for tier in tiers:
             tier.close()
@@ -169,8 +183,11 @@ class _OpenStores:
         with self._lock:
             chosen = [place for place in self._stores if place[0].is_relative_to(under)]
             stores = [self._stores.pop(place) for place in chosen]
-        for disk, tier in stores:
-            disk.files.is_over = True
+        if stores:
+            from .embedded import DiskStore  # which the stores have imported
+        for tier in stores:
+            if isinstance(tier.behind, DiskStore):
+                tier.behind.files.is_over = True
             tier.close()
 
 
@@ -203,11 +220,10 @@ def _disk_behind(store: Store) -> DiskStore:
     from .embedded import DiskStore
     from .memory import MemoryTier
 
-    if isinstance(store, MemoryTier):
-        store = store.behind
-    store = getattr(store, "local", store)
-    if isinstance(store, DiskStore):
-        return store
+    behind = store.behind if isinstance(store, MemoryTier) else store
+    disk = getattr(behind, "local", behind)
+    if isinstance(disk, DiskStore):
+        return disk
     raise BencherJobError(
         "This cache lies in no folder that could be checked or moved."
         if store.keeps
@@ -321,9 +337,11 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
 
 def store_exists(directory: Path) -> bool:
     """Whether there is a store in a folder."""
+    if _open_stores.make is not None:
+        return _open_stores.has(directory)
     from .database import DATABASE_NAME  # takes long to import
 
-    return (directory / DATABASE_NAME).exists()
+    return os.path.exists(directory / DATABASE_NAME)
 
 
 def stores_in(directory: Path) -> list[Path]:

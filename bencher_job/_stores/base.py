@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
-from .._record import EVERYTHING, Draft, Record, Selection
+from .._record import EVERYTHING, Draft, Record, Selection, short_form
 from .codec import Buffer, Payload, SealedEntry
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
-    "StoreOutdated",
     "Tally",
     "Use",
     "Wait",
@@ -76,10 +75,6 @@ class StoreBusy(StoreFailure):
 
 class StoreDamaged(StoreFailure):
     """The database of a store is damaged."""
-
-
-class StoreOutdated(StoreFailure):
-    """A store is of an earlier version of this library, and stays so as long as it is only looked at."""
 
 
 class Miss:
@@ -211,6 +206,31 @@ class Entry(NamedTuple):
     """Where a shared store is to have it; empty for nowhere."""
     replaces: bool = False
     """Whether it replaces the entry of a shared store as well, which otherwise keeps the first."""
+
+    @property
+    def version(self) -> StoredFunctionVersion | None:
+        """The function version, as stores keep it."""
+        version = self.edition
+        return (
+            version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
+        )
+
+    def info(self, size: int, used: float) -> EntryInfo:
+        """Return what a store that keeps objects knows about this entry, of `size` bytes and last used at `used`."""
+        from .._query import EntryInfo  # takes long to import, and the embedded store has rows
+
+        record = self.record.finished() if isinstance(self.record, Draft) else self.record
+        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        record, version = replace(record, arguments=shown, size=size), self.version
+        if version is None:
+            return EntryInfo(record=record, used=used, expires=self.expires)
+        return EntryInfo(
+            record=replace(record, fingerprint=version.fingerprint, version=version.version),
+            used=used,
+            expires=self.expires,
+            parameters=version.parameters,
+            parts=tuple(version.manifest),
+        )
 
 
 class Keyed(NamedTuple):

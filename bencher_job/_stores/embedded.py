@@ -51,7 +51,7 @@ from .base import (
     Tally,
     Use,
 )
-from .blobs import Blob, BlobWriter
+from .blobs import Blob, BlobWriter, discard
 from .changes import Generation
 from .codec import DamagedEntry, Payload, SealedEntry, UnreadableEntry, compression_named, seal
 from .database import Database, Transaction, Written
@@ -293,7 +293,7 @@ class _Rows:
                 and edition.prefix not in editions
                 and edition.prefix not in self._editions
             ):
-                execute(PUT_EDITION, row_of_edition(edition))
+                execute(PUT_EDITION, row_of_edition(entry.version))  # type: ignore[arg-type]
                 self._editions.add(edition.prefix)
             origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
@@ -393,7 +393,7 @@ class Commits:
     def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
         for each in prepared:
             if each.written.filename is not None:
-                Path(self._folder.directory, each.written.filename).unlink(missing_ok=True)
+                discard(self._folder.directory, Blob(each.written.filename, each.written.size))
 
     def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[Lease]:
         """Commit what can be, and give the leases of the rest."""
@@ -498,7 +498,11 @@ class DiskStore(Items):
 
     def changed_since(self, mark: object) -> object:
         """Return None if no process has replaced or removed an entry since a mark was returned, else a new mark."""
-        now = self.generation.read()
+        try:
+            now = self.generation.read()
+        except OSError as error:  # then nothing in memory is trusted
+            _log.info("%s can't be looked at: %s", self.folder, error)
+            return object()
         if now == mark and not now[1] & 1:  # an odd one: entries are being changed
             return None
         return now

@@ -112,7 +112,7 @@ class Lookups:
                 ):
                     odd += _open_rows(rows, opened, found, mapped=mapped, largest=largest)
                 break
-            except (sqlite3.Error, UnicodeError, StoreFailure) as error:
+            except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                 if turn > 1 or not self._folder.mend(error, surely=turn == 1):
                     self._folder.warn_unread(error)
                     break

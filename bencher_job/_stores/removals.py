@@ -123,21 +123,26 @@ class Removals:
     @staticmethod
     def _shrink(database: Database) -> None:
         """Forget the oldest notes, and give back the pages of a database that has become much smaller."""
-        database.execute(TRIM_GONE)
-        while True:
-            ((free,),) = database.execute("PRAGMA freelist_count").fetchall()
-            ((pages,),) = database.execute("PRAGMA page_count").fetchall()
-            if free * 4 < pages or free < PAGES_AT_ONCE:
-                break
-            try:
+        try:
+            database.execute(TRIM_GONE)
+            while True:
+                ((free,),) = database.execute("PRAGMA freelist_count").fetchall()
+                ((pages,),) = database.execute("PRAGMA page_count").fetchall()
+                if free * 4 < pages or free < PAGES_AT_ONCE:
+                    break
                 database.vacuum(PAGES_AT_ONCE)
-            except sqlite3.OperationalError as error:  # the next removal gives them back
-                _log.info("the free pages of a database are kept: %s", error)
-                break
-        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:  # the next removal gives them back
+            _log.info("the free pages of a database are kept: %s", error)
 
     def remove_discarded(self, database: Database) -> None:
-        """Remove the media of entries that are gone; what a kill leaves is removed by the next call."""
+        """Remove the media of entries that are gone; what a kill or a failure leaves is removed by the next call."""
+        try:
+            self._remove_discarded(database)
+        except (sqlite3.Error, OSError) as error:  # the entries are gone all the same
+            _log.warning("media of removed entries in %s stay: %s", self._folder.directory, error)
+
+    def _remove_discarded(self, database: Database) -> None:
         for name, in_hex in database.read("SELECT media, hex(media) FROM Discarded"):
             try:
                 _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))

@@ -467,6 +467,7 @@ BUSY = """
     from datetime import UTC, datetime
     from pathlib import Path
     from bencher_job import Record, _media
+    from bencher_job._record import Selection
     from bencher_job._stores import Entry, dump
     from bencher_job._stores.embedded import DiskStore
     directory = Path(sys.argv[1])

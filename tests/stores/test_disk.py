@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import resource
@@ -24,12 +23,11 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
 from bencher_job._folders import make_private
-from bencher_job._record import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_
 from bencher_job._stores import quarantine as aside
-from bencher_job._stores.database import IN_ROW_BELOW, Database
+from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.schema import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
+from bencher_job._stores.schema import STORE_VERSION
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -568,71 +566,6 @@ def test_a_forked_child_may_use_the_store_while_a_thread_of_the_parent_writes(st
         stop.set()
         writer.join()
     assert [value_of(store, f"child-{turn}") for turn in range(5)] == list(range(5))
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, version: int) -> None:
-    """Entries, records, tags, files and media of the tables of before are there afterwards, and counted."""
-    store.put_many([entry("new", 1)])
-    rows = store.files.query("SELECT mode, filename, value, size FROM Cache")
-    store.close()
-    for path in store.directory.glob("cache.db*"):
-        path.unlink()
-    database = Database(os.fspath(store.directory))
-    database.make()
-    for statement in itertools.chain.from_iterable(UPGRADES[:version]):
-        database.execute(statement)
-    database.execute(f"PRAGMA user_version = {version}")
-    ((mode, filename, value, size),) = rows
-    database.execute(
-        "INSERT INTO Cache (key, raw, store_time, access_time, tag, size, mode, filename, value)"
-        " VALUES ('new', 1, 5.0, 5.0, 'nightly', 0, ?, ?, ?)",
-        (mode, filename, value),
-    )
-    origin = '["SERIAL", "host", 123, "3.11", "0.1"]'
-    run = Path(_media.run_folder(store.directory, "new"))
-    columns = "entry, function, created, seconds, size, media, arguments, origin"
-    database.execute(
-        f"INSERT INTO Record ({columns}) VALUES (1, 'f', 0.0, 2.5, ?, ?, '{{}}', ?)",
-        (size, run.name, origin),
-    )
-    database.close_all()
-    run.mkdir(parents=True)
-    hit = store.get("new")
-    assert (hit.load(), hit.seconds, len(store)) == (1, 2.5, 1)
-    (record,) = store.records(Selection(tag="nightly"))
-    assert (record.host, record.pid, record.size, record.media) == ("host", 123, size, run.name)
-    assert store.clear(Selection(tag="nightly")) == 1
-    assert (len(store), store.figures().size) == (0, 0)
-    assert not run.exists()
-
-
-def test_a_store_of_version_3_is_brought_up_to_date(store: DiskStore) -> None:
-    """What it has counted stays counted, and is counted right from then on."""
-    store.put_many([entry(str(number), number) for number in range(10)])
-    rows = store.files.query("SELECT key, raw, mode, filename, value, size FROM Cache")
-    size = store.figures().size
-    store.close()
-    for path in store.directory.glob("cache.db*"):
-        path.unlink()
-    database = Database(os.fspath(store.directory))
-    database.make()
-    for statement in itertools.chain.from_iterable(UPGRADES[:3]):
-        database.execute(statement)
-    database.execute("PRAGMA user_version = 3")
-    for row in rows:
-        database.execute(
-            "INSERT INTO Cache (key, raw, mode, filename, value, size, function, arguments, created, seconds)"
-            " VALUES (?, ?, ?, ?, ?, ?, 'f', '{}', 0, 0)",
-            row,
-        )
-    database.close_all()
-    assert (len(store), store.figures().size) == (10, size)
-    assert value_of(store, "3") == 3
-    store.put_many([entry("a", 10)])
-    store.remove(["0"])
-    assert (len(store), store.figures().size) == (10, size)
-    assert sum(record.size for record in store.records()) == size - 10 * ENTRY_OVERHEAD
 
 
 def test_removing_many_large_entries_lets_others_write_in_between(store: DiskStore) -> None:

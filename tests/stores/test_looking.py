@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import subprocess
@@ -22,16 +21,14 @@ from bencher_job._stores import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     dump,
     look_into,
     open_existing,
     stores_in,
     verify,
 )
-from bencher_job._stores.database import IN_ROW_BELOW, Database
+from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.schema import STORE_VERSION, UPGRADES
 
 CREATED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -163,21 +160,6 @@ def test_a_locked_database_is_told_as_busy(tmp_path: Path) -> None:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreBusy, match="locked"):
             look_into(directory, patience=0.05)
-
-
-def test_a_store_of_an_earlier_version_is_brought_up_to_date_by_who_changes_it(tmp_path: Path) -> None:
-    directory = tmp_path / "fcache"
-    directory.mkdir()
-    with closing(Database(os.fspath(directory))) as database:
-        database.make()
-        for statement in itertools.chain.from_iterable(UPGRADES[:2]):
-            database.execute(statement)
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreOutdated, match="tables are of version 2"):
-        look_into(directory)
-    open_existing(directory).close()
-    with closing(look_into(directory)) as store:
-        assert store.open().execute("PRAGMA user_version").fetchone() == (STORE_VERSION,)
 
 
 @pytest.mark.parametrize("opened", [look_into, open_existing])
