@@ -141,7 +141,7 @@ def _is_flat_tuple(value: object) -> bool:
 
 
 def learn(
-    cache: JobFunctionCache, call: bytes, edition: FunctionVersion | None, key: str, value: object
+    cache: JobFunctionCache, call: bytes, function_version: FunctionVersion | None, key: str, value: object
 ) -> None:
     """Answer a call by its bytes from now on, if an entry in memory has answered it twice, just now with this value."""
     epoch = _options.epoch
@@ -149,7 +149,7 @@ def learn(
     kept = None if memory is None else memory.shelf.kept(key)
     if memory is None or kept is None or kept.uses < 2:
         return
-    unchanged = cache.keys.check_of(edition)
+    unchanged = cache.keys.check_of(function_version)
     if unchanged is None:
         return
     known = cache.known
@@ -233,10 +233,10 @@ class JobFunctionCache(FutureCache):
         with self._reentrant:
             self.call_count += 1
             number = self.call_count
-        edition = None if identity is None else identity[2]
+        function_version = None if identity is None else identity[2]
         if self.keys.reads_files:
             args, kwargs = self.keys.anchored(args, kwargs)
-        (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, edition)
+        (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, function_version)
         if files:  # which may have changed since the key was made
             identity = None
         job = Job(
@@ -296,15 +296,15 @@ class JobFunctionCache(FutureCache):
             super()._announce(jobs)
         if not (self.overwrite or self._has_told_of_earlier):
             for job in jobs[:MISSES_CHECKED]:
-                if job.edition is not None and job.edition.fingerprint.libraries:
-                    self._tell_of_earlier_versions(job, job.edition)
+                if job.function_version is not None and job.function_version.fingerprint.libraries:
+                    self._tell_of_earlier_versions(job, job.function_version)
 
     def _tell_of_earlier_versions(self, job: Job, version: FunctionVersion) -> None:
         """Warn once if there are results that were computed with other versions of libraries."""
         if self._has_told_of_earlier:
             return
         try:
-            if self._earlier is None or self._earlier.edition is not version:
+            if self._earlier is None or self._earlier.current is not version:
                 from ._explain import EarlierVersions  # few functions name libraries
 
                 self._earlier = EarlierVersions(self._opened(), version)
@@ -334,7 +334,7 @@ class JobFunctionCache(FutureCache):
         """Explain whether a call is stored, here or in another store, or why it would run. Nothing is computed."""
         from ._explain import (
             Cause,
-            explain,  # takes long to import, and few programs ask
+            explain,  # slow to import, and few programs ask
         )
 
         keys = self.keys
@@ -379,7 +379,7 @@ class JobFunctionCache(FutureCache):
 
     def call_info(self) -> CallInfo:
         """Return the figures that `functools.lru_cache` gives: hits, misses, maxsize, currsize."""
-        from ._record import CallInfo  # takes long to import, and few programs ask
+        from ._record import CallInfo  # slow to import, and few programs ask
 
         functions = self.functions() if self.is_there() else []  # nothing is made for a question
         entries = sum(function.entries for function in functions if function.name == self.name)

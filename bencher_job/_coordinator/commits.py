@@ -238,7 +238,9 @@ class Completion:
             payload,
             Draft(
                 job.job_key,
-                qualified_name(job.function) if job.edition is None else job.edition.function,
+                qualified_name(job.function)
+                if job.function_version is None
+                else job.function_version.function,
                 job.tag,
                 job.arguments,
                 outcome.started,
@@ -247,7 +249,7 @@ class Completion:
                 origin,
             ),
             job.bound,
-            job.edition,
+            job.function_version,
             lease if lease is not None and lease.held else None,
             options.compression,
             None if options.ttl is None else time.time() + options.ttl,
@@ -483,7 +485,7 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
     for value, then in job.files:
         if not is_unchanged(value, then):
             return f"{job!r} counts {value} by content, which has changed meanwhile"
-    fingerprint = None if job.edition is None else job.edition.fingerprint
+    fingerprint = None if job.function_version is None else job.function_version.fingerprint
     if outcome.other_versions or (
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
@@ -497,7 +499,7 @@ _said: set[str] = set()
 
 def _of_another_library(job: Job, outcome: Outcome) -> str | None:
     """Say which libraries may have had other versions than those in the key; nothing if that was said before."""
-    libraries = {} if job.edition is None else _libraries_of(job, job.edition.fingerprint)
+    libraries = {} if job.function_version is None else _libraries_of(job, job.function_version.fingerprint)
     if not (outcome.other_versions or libraries):
         return None
     name = qualified_name(job.function)

@@ -265,8 +265,8 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     Raises:
         Exception: whatever pickling its function or an argument raises.
     """
-    fingerprint = None if job.edition is None else job.edition.fingerprint
-    sent = sent_functions(job.function, fingerprint, local, job.agreement)
+    fingerprint = None if job.function_version is None else job.function_version.fingerprint
+    sent = sent_functions(job.function, fingerprint, local, job.code_check)
     return Parcel(sent, _body_of(job, fingerprint, _sender()))
 
 
@@ -281,15 +281,15 @@ def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
     code_check = b""
     sender = _sender()
     for job in jobs:
-        its_own = None if job.edition is None else job.edition.fingerprint
+        its_own = None if job.function_version is None else job.function_version.fingerprint
         try:
             if (
                 sent is None
                 or job.function is not function
                 or its_own is not fingerprint
-                or job.agreement != code_check
+                or job.code_check != code_check
             ):
-                function, fingerprint, code_check = job.function, its_own, job.agreement
+                function, fingerprint, code_check = job.function, its_own, job.code_check
                 sent = None
                 sent = sent_functions(function, fingerprint, True, code_check)
             terms = None if job.depository is None else job.depository.terms
