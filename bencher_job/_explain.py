@@ -144,9 +144,12 @@ def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[st
 
 def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
     """Count the arguments that look the same in both records."""
-    return sum(
-        _are_same(value, now.get(name, _MISSING)) for name, value in before.items() if name not in ignored
-    )
+    equal = 0
+    for name, value in before.items():
+        other = now.get(name, _MISSING)
+        if name not in ignored and type(value) is type(other) and repr(value) == repr(other):
+            equal += 1
+    return equal
 
 
 def _are_same(before: object, now: object) -> bool:
@@ -250,7 +253,7 @@ class Explanation:
     @property
     def headline(self) -> str:
         """The answer in one line."""
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        arguments = ", ".join([f"{name}={value!r}" for name, value in self.arguments.items()])
         verdict = "a hit" if self.is_hit else "a miss"
         return f"{self.function}({arguments}): {verdict}, {self.cause.value}"
 
