@@ -1,10 +1,10 @@
-"""The cache of one function: it makes jobs of calls and answers them.
+"""`JobFunctionCache`: make jobs of one function's calls, and answer them.
 
     call ─> its bytes ─> Kept ─> a new value     where code, store and generation are what they were
                 └─> else it is bound, its key is made and looked up; what memory answers then is known from now on
 
-Only calls whose arguments can't change are known. Their bytes are those of `marshal`, which tells 1, 1.0 and True
-apart, and 0.0 and -0.0, so that equal bytes are the same call.
+Only calls with immutable arguments are known. `marshal` makes their bytes: it distinguishes 1, 1.0 and True, and 0.0
+and -0.0, so equal bytes are the same call.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ __all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answerin
 _log = logging.getLogger(__name__)
 
 LONGEST_CALL: Final = 256
-"""Size in bytes of the longest call that is known."""
+"""Maximum size in bytes of a known call."""
 
 MOST_CALLS: Final = 4096
-"""How many calls of one function are known at most."""
+"""Maximum number of known calls of one function."""
 
 
 class Known(NamedTuple):
-    """Calls that memory has answered, as long as the code is unchanged and the cache has the same store."""
+    """Calls that memory has answered. They stay valid while the code is unchanged and the cache has the same store."""
 
     unchanged: Callable[[], bool]
     epoch: int
@@ -70,7 +70,7 @@ class Known(NamedTuple):
 
 
 class Unanswered(NamedTuple):
-    """A call that memory has not answered before, with its bytes if it may be known by them from now on."""
+    """A call that memory has not answered before, with its bytes if it may become a known call."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -85,9 +85,9 @@ NOTHING_KNOWN: Final = Known(_never, -1, None, {})
 
 
 def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the function that answers the calls of a cache's function, and has the others computed.
+    """Make the function that answers known calls from memory, and passes the others to `compute`.
 
-    It is written in one piece, since it takes less time than calling three others would.
+    It is one piece, because splitting it takes longer than all it does.
     """
     seconds_of_hits = counts.seconds_of_hits
 
@@ -143,7 +143,7 @@ def _is_flat_tuple(value: object) -> bool:
 def learn(
     cache: JobFunctionCache, call: bytes, function_version: FunctionVersion | None, key: str, value: object
 ) -> None:
-    """Answer a call by its bytes from now on, if an entry in memory has answered it twice, just now with this value."""
+    """Make a call known, if an entry in memory has answered it twice, the second time with this value."""
     epoch = _options.epoch
     memory = cache.memory(epoch)
     kept = None if memory is None else memory.shelf.kept(key)
@@ -162,11 +162,11 @@ def learn(
 
 
 MISSES_CHECKED: Final = 16
-"""How many jobs that begin together are looked up among the results of other versions of libraries."""
+"""How many jobs that begin together are looked up among results of other versions of libraries."""
 
 MOST_ARGUMENTS: Final = 32
 LONGEST_TEXT: Final = 1 << 14
-"""How many arguments, and of what length, make a key that an event loop can wait for."""
+"""Up to how many arguments, and of what length, an event loop makes the key itself."""
 
 
 def _is_small(argument: object) -> bool:
@@ -177,10 +177,10 @@ def _is_small(argument: object) -> bool:
 
 
 class JobFunctionCache(FutureCache):
-    """The cache of one function: makes its jobs, answers them, and clears what is its own.
+    """The cache of one function: makes its jobs, answers them, and clears and lists its entries.
 
-    Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
-    the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
+    Several functions may share a store, and by default they all do. This cache clears and lists the entries of the
+    functions of its name: for a lambda or a closure, all that have the same module and qualified name.
     `ignore` may also name the parameter of a bound method's object. The options mean what they mean for `cached_job`;
     `tag_index` and `cache_samples` are those of `FutureCache`.
     """
@@ -251,7 +251,7 @@ class JobFunctionCache(FutureCache):
         return job
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
-        """Submit a call as it was written."""
+        """Submit a call."""
         asker = None if is_inside() else caller()
         if asker is not None and not self.makes_quick_keys(args, kwargs):
             args, kwargs = self.held(args, kwargs)
@@ -259,7 +259,7 @@ class JobFunctionCache(FutureCache):
         return self.submit(self.job(args, kwargs))
 
     def held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copy the arguments of a call that a thread makes a job of, as far as that is quick."""
+        """Copy the arguments of a call for a thread that makes the job, as far as that is quick."""
         return ArgumentSnapshot().call(*self.keys.anchored(args, kwargs), self.keys.ignored)
 
     def makes_quick_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -270,7 +270,7 @@ class JobFunctionCache(FutureCache):
         return all(map(_is_small, args)) and all(map(_is_small, kwargs.values()))
 
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
-        """Give the value of a call, remembered or computed. A hit is known by the bytes of its `call` from then on."""
+        """Return the value of a call, stored or computed. A hit makes the bytes of `call` known."""
         identity = self.keys.identity(args, kwargs)
         key = identity[0]
         if is_inside():
@@ -317,7 +317,7 @@ class JobFunctionCache(FutureCache):
             warn_caller(warning)
 
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
-        """Give the value of a call in memory, or `MISS`. It is known by the bytes of its `call` from then on."""
+        """Return the value of a call from memory, or `MISS`. A hit makes the bytes of `call` known."""
         value = self.recall(identity[0])
         if call is not None and value is not MISS and self._imported_copy is None:
             learn(self, call, identity[2], identity[0], value)

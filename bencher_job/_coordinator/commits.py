@@ -484,7 +484,7 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
         )
     for value, then in job.files:
         if not is_unchanged(value, then):
-            return f"{job!r} counts {value} by content, which has changed meanwhile"
+            return f"{job!r} counts {value} by content, which has changed since the call"
     fingerprint = None if job.function_version is None else job.function_version.fingerprint
     if outcome.other_versions or (
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))

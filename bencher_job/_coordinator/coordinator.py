@@ -540,7 +540,7 @@ class Coordinator:
 
     @critical
     def _run_again(self, running: RunningJob, again: Run, waiting: Future[Any]) -> None:
-        """Run a job again after its pause, unless it was cancelled or taken over meanwhile."""
+        """Run a job again after its pause, unless it was cancelled or taken over before."""
         if not waiting.set_running_or_notify_cancel():
             return
         running.engine_future = None

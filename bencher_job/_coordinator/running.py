@@ -206,7 +206,7 @@ class RunningJobs:
         return key in self._by_key
 
     def close_if_idle(self, close: Callable[[], None]) -> None:
-        """Close a store unless another cache has running jobs, whose leases would be lost. No job enters meanwhile."""
+        """Close a store unless another cache has running jobs, whose leases would be lost. No job enters until then."""
         with self._lock:
             if not self._by_key:
                 close()
@@ -229,7 +229,7 @@ class RunningJobs:
     def release_lease(self, running: RunningJob, release: Callable[[Lease], None]) -> None:
         """Release the lease of a job that failed or did not begin, unless another job has inherited it.
 
-        A caller that asks for the key meanwhile is kept waiting, and acquires the lease then.
+        A caller that asks for the key at the same time waits for that, and then acquires the lease.
         """
         with self._lock:
             lease, running.lease = running.lease, None
