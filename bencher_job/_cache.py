@@ -407,7 +407,7 @@ class FutureCache(Contents, Settles):
         """
         if asker is not None:
             return self._coordinator.submit(job, asked.store, fresh=self.overwrite, caller=asker)
-        return self._run(job, asked.store, fresh=self.overwrite)
+        return self._run(job, asked.store, fresh=self.overwrite, here=self.resolves_here())
 
     def start_many(self, jobs: Sequence[Job], asked: Prefetched) -> list[JobFuture[Any]]:
         """Run jobs that were not found in the store, or join those that are running. None of them runs in line.
@@ -417,12 +417,11 @@ class FutureCache(Contents, Settles):
         """
         return self._coordinator.submit_many(jobs, asked.store, fresh=self.overwrite)
 
-    def _run(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any]:
-        """Run a job or join it. In a callback of a future of this cache it runs in line.
+    def _run(self, job: Job, store: Store, *, fresh: bool, here: bool) -> JobFuture[Any]:
+        """Run a job or join it. `here`, in a callback of a future of this cache, it runs in line.
 
         The thread that calls such a callback resolves no other future before the callback has returned.
         """
-        here = self.resolves_here()
         future = self._coordinator.submit(job, store, fresh=fresh, here=here)
         if here:
             future.refuse_to_wait_here()
@@ -435,9 +434,11 @@ class FutureCache(Contents, Settles):
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
             BaseException: what the function raises.
         """
-        outcome = self._coordinator.compute(job, store, fresh=fresh) if self.runs_in_line else None
+        here, outcome = self.resolves_here(), None
+        if here or self._engines.is_serial or inside_worker():
+            outcome = self._coordinator.compute(job, store, fresh=fresh)
         if outcome is None:
-            return self._run(job, store, fresh=fresh).result()
+            return self._run(job, store, fresh=fresh, here=here).result()
         if outcome.error is not None:
             raise outcome.error
         return outcome.value

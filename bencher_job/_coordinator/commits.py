@@ -272,7 +272,7 @@ class CommitThread:
 
     `commit` gets the completions, and `withdrawn` each run that does not count. `give_up` is asked about a run whose
     result has been received for so many seconds. It returns the completion to commit in its place, or None to wait on.
-    What is received later is dropped.
+    What is received later is dropped. Its threads are in `resolving` while they resolve futures.
     """
 
     def __init__(
@@ -280,11 +280,13 @@ class CommitThread:
         commit: Callable[[Sequence[Completion]], None],
         withdrawn: Callable[[Run], None],
         give_up: Callable[[Run, float], Completion | None],
+        resolving: set[int],
         name: str,
     ) -> None:
         self._commit = commit
         self._withdrawn = withdrawn
         self._give_up = give_up
+        self._resolving = resolving
         self._name = name
         self.renew()
         renew_after_fork(self)
@@ -292,7 +294,6 @@ class CommitThread:
     def renew(self) -> None:
         """Forget the threads, which a forked child doesn't have."""
         self._lock = threading.Lock()
-        self._idents: set[int] = set()
         self._receiving: dict[Run, tuple[int, float]] = {}  # the thread that receives a run, and since when
         self._received: deque[Completion] = deque()
         self._left: set[int] = set()
@@ -318,10 +319,6 @@ class CommitThread:
         thread.start()
         return thread
 
-    def is_here(self) -> bool:
-        """Whether this is a thread that commits, which must not wait for results that it is to commit."""
-        return threading.get_ident() in self._idents
-
     def put(self, run: Run, receive: Receive) -> None:
         """Hand over a finished run. `receive` returns its completion, or None if the run was withdrawn."""
         with self._lock:
@@ -340,13 +337,13 @@ class CommitThread:
             items.put(None)
             if self._end is not None:
                 self._end.detach()
-        if thread is not None and not self.is_here():
+        if thread is not None and threading.get_ident() not in self._resolving:
             thread.join()
 
     def handle(self, items: _Queue, item: tuple[CommitThread, Run, Receive] | None) -> bool:
         """Receive a finished run and all that follow, and commit what is received. Return whether to go on serving."""
         thread = threading.get_ident()
-        self._idents.add(thread)
+        self._resolving.add(thread)
         try:
             while item is not None:
                 self._receive(thread, *item[1:])
@@ -358,7 +355,7 @@ class CommitThread:
             if received:
                 self._commit(received)
         finally:
-            self._idents.discard(thread)
+            self._resolving.discard(thread)
         is_left = thread in self._left
         self._left.discard(thread)
         return not is_left
