@@ -151,6 +151,7 @@ class Operations:
         if not ends(self.function.cache.wait):
             return "a job is waited for"
         info = self.function.cache.info()
+        self.function.cache.clear_cache()  # so that the operation takes as many steps the next time
         figures = info.submitted, info.computed, info.failed, info.joined, info.hits
         return f"negative figures: {info}" if min(figures) < 0 else ""
 
