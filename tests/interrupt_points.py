@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import bencher_job
@@ -38,6 +38,15 @@ def positive(x: int) -> int:
     return abs(x)
 
 
+def is_followed(code: CodeType) -> bool:
+    """Whether a function is interrupted. A transaction that was interrupted is ended by the next one of its thread."""
+    is_transaction = code.co_filename.endswith("_stores/database.py") and code.co_name in {
+        "__enter__",
+        "__exit__",
+    }
+    return code.co_filename.startswith(FOLLOWED) and not is_transaction
+
+
 def interrupted(work: Callable[[], object], at: int) -> str | None:
     """Do some work, interrupt it at one of its calls and returns, and say at which; None if there were fewer."""
     events = 0
@@ -45,7 +54,7 @@ def interrupted(work: Callable[[], object], at: int) -> str | None:
 
     def count(frame: FrameType, event: str, _: object) -> None:
         nonlocal events, place
-        if event in {"call", "return"} and frame.f_code.co_filename.startswith(FOLLOWED):
+        if event in {"call", "return"} and is_followed(frame.f_code):
             events += 1
             if events == at:
                 sys.setprofile(None)
