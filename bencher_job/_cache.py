@@ -166,10 +166,6 @@ class Contents:
         self._pause = max(pause, PATIENT_PAUSE * (now - begin))
         self._try_again = now + self._pause
 
-    def memory(self, epoch: int) -> MemoryTier | None:
-        """Return the memory cache, if it belongs to this epoch of the settings."""
-        return self._memory if self._epoch == epoch else None
-
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
         try:
@@ -503,8 +499,8 @@ class FutureCache(Contents, Settles):
 
     def recall(self, key: str) -> Any:
         """Return a small value that is in memory, counted as a hit, or `MISS`. Never blocks."""
-        memory = self.memory(_options.epoch)
-        kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
+        memory = self._memory if self._epoch == _options.epoch and not self.overwrite else None
+        kept = None if memory is None else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ._record import CallInfo
     from ._stores.memory import Kept, Shelf
 
-__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering", "learn"]
+__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering"]
 
 
 _log = logging.getLogger(__name__)
@@ -138,27 +138,6 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
 
 def _is_flat_tuple(value: object) -> bool:
     return type(value) is tuple and UNCHANGEABLE.issuperset(map(type, value))
-
-
-def learn(
-    cache: JobFunctionCache, call: bytes, function_version: FunctionVersion | None, key: str, value: object
-) -> None:
-    """Make a call known, if an entry in memory has answered it twice, the second time with this value."""
-    epoch = _options.epoch
-    memory = cache.memory(epoch)
-    kept = None if memory is None else memory.shelf.kept(key)
-    if memory is None or kept is None or kept.uses < 2:
-        return
-    unchanged = cache.keys.check_of(function_version)
-    if unchanged is None:
-        return
-    known = cache.known
-    if known.unchanged is not unchanged or known.epoch != epoch:
-        known = cache.known = Known(unchanged, epoch, memory.shelf, {})
-    if len(known.calls) >= MOST_CALLS:
-        known.calls.clear()
-    kept.learn(value)
-    known.calls[call] = kept
 
 
 MISSES_CHECKED: Final = 16
@@ -286,7 +265,7 @@ class JobFunctionCache(FutureCache):
                 if (
                     call is not None and self._imported_copy is None
                 ):  # whose hits are unpickled in another way
-                    learn(self, call, identity[2], key, value)
+                    self._learn(call, identity, value)
                 return value
         return self.compute(self.job(args, kwargs, identity), store, fresh=self.overwrite)
 
@@ -320,8 +299,25 @@ class JobFunctionCache(FutureCache):
         """Return the value of a call from memory, or `MISS`. A hit makes the bytes of `call` known."""
         value = self.recall(identity[0])
         if call is not None and value is not MISS and self._imported_copy is None:
-            learn(self, call, identity[2], identity[0], value)
+            self._learn(call, identity, value)
         return value
+
+    def _learn(self, call: bytes, identity: Identity, value: object) -> None:
+        """Make a call known, if an entry in memory has answered it twice, the second time with this value."""
+        epoch, memory = _options.epoch, self._memory
+        kept = None if memory is None or self._epoch != epoch else memory.shelf.kept(identity[0])
+        if memory is None or kept is None or kept.uses < 2:
+            return
+        unchanged = self.keys.check_of(identity[2])
+        if unchanged is None:
+            return
+        known = self.known
+        if known.unchanged is not unchanged or known.epoch != epoch:
+            known = self.known = Known(unchanged, epoch, memory.shelf, {})
+        if len(known.calls) >= MOST_CALLS:
+            known.calls.clear()
+        kept.learn(value)
+        known.calls[call] = kept
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call again, replace its result, and return the value."""
