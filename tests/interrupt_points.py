@@ -38,13 +38,21 @@ def positive(x: int) -> int:
     return abs(x)
 
 
+LOCKS_A_STORE = {
+    ("database.py", "__enter__"),  # the thread's next transaction ends the one that was interrupted
+    ("database.py", "__exit__"),
+    ("changes.py", "changing"),  # the end of the process releases the lock
+    ("changes.py", "_locked"),
+}
+"""Functions that are not interrupted, since the store would stay locked."""
+
+
 def is_followed(code: CodeType) -> bool:
-    """Whether a function is interrupted. A transaction that was interrupted is ended by the next one of its thread."""
-    is_transaction = code.co_filename.endswith("_stores/database.py") and code.co_name in {
-        "__enter__",
-        "__exit__",
-    }
-    return code.co_filename.startswith(FOLLOWED) and not is_transaction
+    """Whether a function is interrupted."""
+    return (
+        code.co_filename.startswith(FOLLOWED)
+        and (Path(code.co_filename).name, code.co_name) not in LOCKS_A_STORE
+    )
 
 
 def interrupted(work: Callable[[], object], at: int) -> str | None:
