@@ -1,4 +1,4 @@
-"""Look jobs up, run what is missing, and remember it."""
+"""`FutureCache`: look jobs up, run those that are not stored, and store their results."""
 
 from __future__ import annotations
 
@@ -162,10 +162,6 @@ class Contents:
         pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
         self._pause = max(pause, PATIENT_PAUSE * (now - begin))
         self._try_again = now + self._pause
-
-    def memory(self, epoch: int) -> MemoryTier | None:
-        """Return the memory cache, if it belongs to this epoch of the settings."""
-        return self._memory if self._epoch == epoch else None
 
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
@@ -397,7 +393,7 @@ class FutureCache(Contents, Settles):
         return found
 
     def look_up(self, keys: Sequence[str]) -> tuple[list[Any], Prefetched]:
-        """Look keys up in bulk and count the hits: a value of its own for each, or `MISS`; and what `start` asks for.
+        """Look keys up in bulk and count the hits. Return a value or `MISS` for each, and what `start` needs.
 
         With `overwrite=True` all are misses.
         """
@@ -416,29 +412,28 @@ class FutureCache(Contents, Settles):
         return values, found
 
     def start(self, job: Job, asked: Prefetched, asker: Caller | None = None) -> JobFuture[Any]:
-        """Run a job that was not found when the store was asked, or join it in flight; for who asks in an event loop.
+        """Run a job that was not found in the store, or join it if it is running; for an `asker` in an event loop.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
         if asker is not None:
             return self._coordinator.submit(job, asked.store, fresh=self.overwrite, caller=asker)
-        return self._run(job, asked.store, fresh=self.overwrite)
+        return self._run(job, asked.store, fresh=self.overwrite, here=self.resolves_here())
 
     def start_many(self, jobs: Sequence[Job], asked: Prefetched) -> list[JobFuture[Any]]:
-        """Run jobs that were not found when the store was asked, or join them in flight; where none runs in line.
+        """Run jobs that were not found in the store, or join those that are running. None of them runs in line.
 
         Raises:
             BencherJobError: when the executor can't take jobs.
         """
         return self._coordinator.submit_many(jobs, asked.store, fresh=self.overwrite)
 
-    def _run(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any]:
-        """Run a job that may be waited for, or join it; in a callback of a future of this cache it runs in line.
+    def _run(self, job: Job, store: Store, *, fresh: bool, here: bool) -> JobFuture[Any]:
+        """Run a job or join it. `here`, in a callback of a future of this cache, it runs in line.
 
-        Such a callback is called by the thread that must first be done with it to resolve any other future.
+        The thread that calls such a callback resolves no other future before the callback has returned.
         """
-        here = self.resolves_here()
         future = self._coordinator.submit(job, store, fresh=fresh, here=here)
         if here:
             future.refuse_to_wait_here()
@@ -451,9 +446,11 @@ class FutureCache(Contents, Settles):
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
             BaseException: what the function raises.
         """
-        outcome = self._coordinator.compute(job, store, fresh=fresh) if self.runs_in_line else None
+        here, outcome = self.resolves_here(), None
+        if here or self._engines.is_serial or inside_worker():
+            outcome = self._coordinator.compute(job, store, fresh=fresh)
         if outcome is None:
-            return self._run(job, store, fresh=fresh).result()
+            return self._run(job, store, fresh=fresh, here=here).result()
         if outcome.error is not None:
             raise outcome.error
         return outcome.value
@@ -465,14 +462,14 @@ class FutureCache(Contents, Settles):
 
     @property
     def workers(self) -> int | None:
-        """How many jobs run at once, where the executor says."""
+        """How many jobs run at once, or None if the executor does not say."""
         try:
             return self._engines.own.workers
         except BencherJobError:  # such an executor isn't there
             return None
 
     def submit(self, job: Job, prefetched: Mapping[str, Any] | None = None) -> JobFuture[Any]:
-        """Answer a job from what is remembered, or join it in flight, or run it.
+        """Answer a job from the store, join it if it is running, or run it.
 
         `prefetched` holds values by key, as `prefetch` gives them. What the function raises is raised by the future's
         `result()`, on every executor. In an event loop nothing blocks, and all errors are the future's: what would run
@@ -503,7 +500,7 @@ class FutureCache(Contents, Settles):
         return self._coordinator.submit(job, store) if value is MISS else JobFuture(job, value)
 
     def _run_without_cache(self, job: Job) -> JobFuture[Any]:
-        """Run a job here for code that has interrupted this thread inside of the cache, and so can't wait for it."""
+        """Run a job without the cache, for code that has interrupted this thread inside of it and can't wait for it."""
         future: JobFuture[Any] = JobFuture.pending(job, lambda _: False)
         try:
             future.resolve(run_job(job))
@@ -517,16 +514,16 @@ class FutureCache(Contents, Settles):
         return future
 
     def recall(self, key: str) -> Any:
-        """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
-        memory = self.memory(_options.epoch)
-        kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
+        """Return a small value that is in memory, counted as a hit, or `MISS`. Never blocks."""
+        memory = self._memory if self._epoch == _options.epoch and not self.overwrite else None
+        kept = None if memory is None else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)
 
     def send_for(
         self, make: Callable[[], Job], asker: Caller, *, of_coroutine: bool, fresh: bool = False
     ) -> JobFuture[Any]:
-        """Have a thread make a job, look it up, and join it or run it, for who asks in an event loop."""
+        """Let a thread make a job, look it up, and join or run it, for a caller in an event loop."""
         runs_in = asker.loop if of_coroutine and self.runs_in_line else None
         return AsyncSubmit(
             make, lambda job: self._begin(job, asker, fresh=fresh), self._serial_queue, runs_in
@@ -541,7 +538,7 @@ class FutureCache(Contents, Settles):
         return self._coordinator.submit(job, store, fresh=fresh or self.overwrite, caller=asker)
 
     def _load(self, key: str, hit: Hit) -> Any:
-        """Unpickle what was found of a key and count it as a hit, or give `MISS` with a warning."""
+        """Unpickle a stored value and count the hit, or return `MISS` with a warning."""
         if self._imported_copy is not None:
             value = load(key, hit, self._imported_copy)
         else:
@@ -558,18 +555,18 @@ class FutureCache(Contents, Settles):
         return value
 
     def _remembered(self, key: str, found: Hit | Miss) -> Any:
-        """Give the value of what was found of a key, counted as a hit, or `MISS`."""
+        """Return the value of a hit, which is counted, or `MISS`."""
         return MISS if isinstance(found, Miss) else self._load(key, found)
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
-        """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
+        """Store the result of any future under its job's key, then resolve the job's own future."""
         if self.resolves_here():  # where somebody may wait for it at once
             self._coordinator.settle_here(future, done, self._opened())
         else:
             self._coordinator.settle(future, done, self._opened())
 
     def keep(self, future: JobFuture[Any], value: Any) -> None:
-        """Keep a value under a job's key, then resolve the job's own future with it."""
+        """Store a value under a job's key, then resolve the job's own future."""
         done: Future[Any] = Future()
         done.set_result(value)
         self._coordinator.settle_here(future, done, self._opened())
@@ -579,7 +576,7 @@ class FutureCache(Contents, Settles):
         return self._coordinator.resolves_here()
 
     def is_in_flight(self, key: str) -> bool:
-        """Whether a job of this key is on its way in this process."""
+        """Whether a job of this key is running in this process."""
         return running_jobs(self.cache).has(key)
 
     def _announce(self, jobs: Iterable[Job]) -> None:
@@ -599,7 +596,7 @@ class FutureCache(Contents, Settles):
             self.call_count = 0
 
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
-        """Make a table of the entries that are chosen as for `records`, one row per entry.
+        """Return a table of the entries that are chosen as for `records`, one row per entry.
 
         Its columns are the arguments, the fields of the result (or `result`), and what records know. A name that stands
         in two of these goes as it is to the first, and as `result.name` or `job.name` to the others.
@@ -613,7 +610,7 @@ class FutureCache(Contents, Settles):
 
     def info(self) -> CacheInfo:
         """Return the figures of this cache."""
-        from ._record import CacheInfo  # takes long to import, and few programs ask
+        from ._record import CacheInfo  # slow to import, and few programs ask
 
         store = self.cache
         entries, size, total = store.figures()
@@ -631,7 +628,7 @@ class FutureCache(Contents, Settles):
         )
 
     def stats(self) -> str:
-        """Describe this cache in a line for people: size, limit, entries, hits, time saved."""
+        """Return a line of text on this cache: size, limit, entries, hits, time saved."""
         return str(self.info())
 
     def wait(self) -> None:

@@ -1,1 +1,1 @@
-"""Run each job once, whoever asks for it: the life of a job as a state machine, drawn in `coordinator.py`."""
+"""Run each job once: the life of a job as a state machine, drawn in `coordinator.py`."""

@@ -247,7 +247,7 @@ class Completion:
                 origin,
             ),
             job.bound,
-            job.edition,
+            job.function_version,
             lease if lease is not None and lease.held else None,
             options.compression,
             None if options.ttl is None else time.time() + options.ttl,
@@ -270,7 +270,7 @@ class CommitThread:
 
     `commit` gets the completions, and `withdrawn` each run that does not count. `give_up` is asked about a run whose
     result has been received for so many seconds. It returns the completion to commit in its place, or None to wait on.
-    What is received later is dropped.
+    What is received later is dropped. Its threads are in `resolving` while they resolve futures.
     """
 
     def __init__(
@@ -278,11 +278,13 @@ class CommitThread:
         commit: Callable[[Sequence[Completion]], None],
         withdrawn: Callable[[Run], None],
         give_up: Callable[[Run, float], Completion | None],
+        resolving: set[int],
         name: str,
     ) -> None:
         self._commit = commit
         self._withdrawn = withdrawn
         self._give_up = give_up
+        self._resolving = resolving
         self._name = name
         self.renew()
         renew_after_fork(self)
@@ -290,7 +292,6 @@ class CommitThread:
     def renew(self) -> None:
         """Forget the threads, which a forked child doesn't have."""
         self._lock = threading.Lock()
-        self._idents: set[int] = set()
         self._receiving: dict[Run, tuple[int, float]] = {}  # the thread that receives a run, and since when
         self._received: deque[Completion] = deque()
         self._left: set[int] = set()
@@ -316,10 +317,6 @@ class CommitThread:
         thread.start()
         return thread
 
-    def is_here(self) -> bool:
-        """Whether this is a thread that commits, which must not wait for results that it is to commit."""
-        return threading.get_ident() in self._idents
-
     def put(self, run: Run, receive: Receive) -> None:
         """Hand over a finished run. `receive` returns its completion, or None if the run was withdrawn."""
         with self._lock:
@@ -338,13 +335,13 @@ class CommitThread:
             items.put(None)
             if self._end is not None:
                 self._end.detach()
-        if thread is not None and not self.is_here():
+        if thread is not None and threading.get_ident() not in self._resolving:
             thread.join()
 
     def handle(self, items: _Queue, item: tuple[CommitThread, Run, Receive] | None) -> bool:
         """Receive a finished run and all that follow, and commit what is received. Return whether to go on serving."""
         thread = threading.get_ident()
-        self._idents.add(thread)
+        self._resolving.add(thread)
         try:
             while item is not None:
                 self._receive(thread, *item[1:])
@@ -356,7 +353,7 @@ class CommitThread:
             if received:
                 self._commit(received)
         finally:
-            self._idents.discard(thread)
+            self._resolving.discard(thread)
         is_left = thread in self._left
         self._left.discard(thread)
         return not is_left
@@ -482,8 +479,8 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
         )
     for value, then in job.files:
         if not is_unchanged(value, then):
-            return f"{job!r} counts {value} by content, which has changed meanwhile"
-    fingerprint = None if job.edition is None else job.edition.fingerprint
+            return f"{job!r} counts {value} by content, which has changed since the call"
+    fingerprint = None if job.function_version is None else job.function_version.fingerprint
     if outcome.other_versions or (
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
@@ -497,7 +494,7 @@ _said: set[str] = set()
 
 def _of_another_library(job: Job, outcome: Outcome) -> str | None:
     """Say which libraries may have had other versions than those in the key; nothing if that was said before."""
-    libraries = {} if job.edition is None else _libraries_of(job, job.edition.fingerprint)
+    libraries = {} if job.function_version is None else _libraries_of(job, job.function_version.fingerprint)
     if not (outcome.other_versions or libraries):
         return None
     name = qualified_name(job.function)

@@ -96,14 +96,18 @@ class Coordinator:
         self._run_options = run
         self._announce = announce
         name = options.store.cache_name
-        self._waiters = WaiterThread(f"bencher_job-waiter-{name}")
-        self._commits = CommitThread(self._commit, self._ended, self._give_up, f"bencher_job-writer-{name}")
+        self._resolving: set[int] = set()
+        self._waiters = WaiterThread(self._resolving, f"bencher_job-waiter-{name}")
+        self._commits = CommitThread(
+            self._commit, self._ended, self._give_up, self._resolving, f"bencher_job-writer-{name}"
+        )
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
         """Forget the jobs that only the parent can finish, in a forked child."""
         self._lock = threading.Lock()
+        self._resolving.clear()
         self._unfinished: set[object] = set()
         self._until_finished: list[threading.Lock] = []
 
@@ -214,7 +218,7 @@ class Coordinator:
         """Acquire the lease of a job and run it, unless another process computes it or has stored it."""
         store, in_worker = running.store, inside_worker()
         here = here or (running.engine is None and (in_worker or self.engines.is_serial))
-        if not here and self._asks_to_begin(running):
+        if not here and (running.engine or self.engines.own).asks_to_begin:
             self._queue([running], store)
             return
         waiter = None
@@ -282,9 +286,6 @@ class Coordinator:
                 run.coordinator._wait(run.running)  # noqa: SLF001 - its own class
         return [not run.is_withdrawn for run in runs]
 
-    def _asks_to_begin(self, running: RunningJob) -> bool:
-        return (running.engine or self.engines.own).asks_to_begin
-
     # waiting
 
     def _wait(self, running: RunningJob, waiter: Waiter | None = None) -> None:
@@ -322,7 +323,7 @@ class Coordinator:
                 running.is_fresh = True
                 self._own(running, here=here)
         else:
-            if running.holds_lease() and not here and self._asks_to_begin(running):
+            if running.holds_lease() and not here and (running.engine or self.engines.own).asks_to_begin:
                 self._release(running)  # until the job begins
             self._begin(running, here=here)
 
@@ -382,7 +383,7 @@ class Coordinator:
             pause = None if outcome.error is None else self._pause_after(completion)
             if pause is None:
                 break
-            if not self._commits.is_here():
+            if threading.get_ident() not in self._resolving:
                 time.sleep(pause)
         self._finish([completion])
         if isinstance(outcome.error, KeyboardInterrupt):
@@ -412,7 +413,7 @@ class Coordinator:
         """Run jobs for the first time, on one engine."""
         if jobs:
             self.counts.add(submitted=len(jobs), computed=len(jobs))
-            self._announce(running.job for running in jobs)
+            self._announce([running.job for running in jobs])
             self._start(jobs, store)
             finish_at_exit(self)
 
@@ -540,7 +541,7 @@ class Coordinator:
 
     @critical
     def _run_again(self, running: RunningJob, again: Run, waiting: Future[Any]) -> None:
-        """Run a job again after its pause, unless it was cancelled or taken over meanwhile."""
+        """Run a job again after its pause, unless it was cancelled or taken over before."""
         if not waiting.set_running_or_notify_cancel():
             return
         running.engine_future = None
@@ -673,7 +674,7 @@ class Coordinator:
 
     def resolves_here(self) -> bool:
         """Whether this thread resolves futures, as in a callback of one, and so must not wait for others."""
-        return self._commits.is_here() or self._waiters.is_here()
+        return threading.get_ident() in self._resolving
 
     def _ended(self, work: object) -> None:
         """Remove a run or a waiter from the unfinished ones."""

@@ -206,7 +206,7 @@ class RunningJobs:
         return key in self._by_key
 
     def close_if_idle(self, close: Callable[[], None]) -> None:
-        """Close a store unless another cache has running jobs, whose leases would be lost. No job enters meanwhile."""
+        """Close a store unless another cache has running jobs, whose leases would be lost. No job enters until then."""
         with self._lock:
             if not self._by_key:
                 close()
@@ -229,7 +229,7 @@ class RunningJobs:
     def release_lease(self, running: RunningJob, release: Callable[[Lease], None]) -> None:
         """Release the lease of a job that failed or did not begin, unless another job has inherited it.
 
-        A caller that asks for the key meanwhile is kept waiting, and acquires the lease then.
+        A caller that asks for the key at the same time waits for that, and then acquires the lease.
         """
         with self._lock:
             lease, running.lease = running.lease, None
@@ -467,9 +467,13 @@ def taken(store: Store, jobs: Sequence[RunningJob]) -> set[str]:
 
 
 class WaiterThread:
-    """Looks at the jobs of other processes for callers that don't block, in one thread that runs as long as needed."""
+    """Looks at the jobs of other processes for callers that don't block, in one thread that runs as long as needed.
 
-    def __init__(self, name: str) -> None:
+    Its threads are in `resolving` while they resolve futures.
+    """
+
+    def __init__(self, resolving: set[int], name: str) -> None:
+        self._resolving = resolving
         self._name = name
         self.renew()
         renew_after_fork(self)
@@ -479,12 +483,7 @@ class WaiterThread:
         self._lock = threading.Lock()
         self._waiters: dict[Waiter, Callable[[Ended], None]] = {}
         self._thread: threading.Thread | None = None
-        self._idents: set[int] = set()
         self._wake: SimpleQueue[None] = SimpleQueue()
-
-    def is_here(self) -> bool:
-        """Whether this thread resolves futures that it must not wait for."""
-        return threading.get_ident() in self._idents
 
     def add(self, waiter: Waiter, go_on: Callable[[Ended], None]) -> None:
         """Add a waiter. The thread calls `go_on`, which must not raise, when the job has ended."""
@@ -501,11 +500,11 @@ class WaiterThread:
         return thread
 
     def _act(self, act: Callable[..., None], given: tuple[Any, ...]) -> None:
-        self._idents.add(threading.get_ident())
+        self._resolving.add(threading.get_ident())
         try:
             act(*given)
         finally:
-            self._idents.discard(threading.get_ident())
+            self._resolving.discard(threading.get_ident())
 
     def _all(self) -> list[tuple[Waiter, Callable[[Ended], None]]]:
         with self._lock:

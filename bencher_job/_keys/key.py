@@ -228,8 +228,9 @@ class JobKeys:
         state = self._state
         if state is None or state[1] is not function_version or self._places:
             return None
-        if not all(default is NO_DEFAULT or type(default) in UNCHANGEABLE for default in state[4]):
-            return None  # a mutable default is bound in its current state at each call
+        for default in state[4]:
+            if default is not NO_DEFAULT and type(default) not in UNCHANGEABLE:
+                return None  # a mutable default is bound in its current state at each call
         return self.tracker.check_of(state[0])
 
     def anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
