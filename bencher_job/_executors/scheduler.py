@@ -268,6 +268,7 @@ class Scheduler:
         """Cancel the tasks that no worker has."""
         for task in (*self.for_new.copy(), *self.waiting.copy()):
             task.future.cancel()
+        self.call(self.drop_cancelled)
 
     def dismiss(self) -> None:
         """End the thread when all tasks are done. Do nothing in a forked child."""
@@ -331,6 +332,16 @@ class Scheduler:
         while self._calls:
             act, args = self._calls.popleft()
             act(*args)
+
+    def drop_cancelled(self) -> None:
+        """Drop the cancelled tasks that no worker has, and notify those who wait for them."""
+        for queue in (self.for_new, self.waiting):
+            for _ in range(len(queue)):
+                task = queue.popleft()
+                if task.is_running or not task.future.cancelled():
+                    queue.append(task)
+                else:
+                    task.future.set_running_or_notify_cancel()
 
     def _open(self) -> None:
         """Prepare for the first task."""
