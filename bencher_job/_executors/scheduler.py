@@ -233,20 +233,14 @@ class Scheduler:
         Raises:
             WorkerLost: if no worker is left.
         """
-        if self._failure is not None:
-            raise WorkerLost(f"{self.title} takes no more jobs: {self._failure}")
         self.waiting.extend(tasks)
         self._added += 1
+        if self._failure is not None:  # asked last, because the thread sets it before it fails what waits
+            raise WorkerLost(f"{self.title} takes no more jobs: {self._failure}")
         if self._thread is None:
             self._begin()
-        self._lose_late()
         if self._wants_wakeup:
             self._wake()
-
-    def _lose_late(self) -> None:
-        """Fail tasks that came when the thread had just ended."""
-        if self._failure is not None:
-            self._lose_waiting(self._failure)
 
     def call(self, act: Callable[..., object], *args: Any) -> None:
         """Call a function on the scheduler's thread."""
@@ -268,6 +262,7 @@ class Scheduler:
         """Cancel the tasks that no worker has."""
         for task in (*self.for_new.copy(), *self.waiting.copy()):
             task.future.cancel()
+        self.call(self.drop_cancelled)
 
     def dismiss(self) -> None:
         """End the thread when all tasks are done. Do nothing in a forked child."""
@@ -306,8 +301,12 @@ class Scheduler:
             self._open()
             while True:
                 self._seen = self._added
-                self._feed()
-                self._share_out(time.monotonic())
+                if self.waiting or self.for_new:
+                    self._feed()
+                for worker in self.workers:
+                    if len(worker.tasks) > 1:
+                        self._share_out(time.monotonic())
+                        break
                 if self._finished:
                     self._resolve()
                 if self._is_dismissed and self._has_ended():
@@ -331,6 +330,16 @@ class Scheduler:
         while self._calls:
             act, args = self._calls.popleft()
             act(*args)
+
+    def drop_cancelled(self) -> None:
+        """Drop the cancelled tasks that no worker has, and notify those who wait for them."""
+        for queue in (self.for_new, self.waiting):
+            for _ in range(len(queue)):
+                task = queue.popleft()
+                if task.is_running or not task.future.cancelled():
+                    queue.append(task)
+                else:
+                    task.future.set_running_or_notify_cancel()
 
     def _open(self) -> None:
         """Prepare for the first task."""
@@ -383,16 +392,15 @@ class Scheduler:
 
     def _feed(self) -> None:
         """Send waiting tasks to workers that have room, those with the least work first."""
-        number = len(self.waiting) + len(self.for_new)
-        if not number:
-            return
-        share = max(1, number // self._width())
+        share = max(1, (len(self.waiting) + len(self.for_new)) // self._width())
         for worker in self._candidates():
             if worker.tasks and worker.load > AHEAD / 2:
                 continue
             room = min(worker.room(), share, MOST_TOGETHER)
-            if room > 0 and (batch := self._batch(worker, room)) and (begun := _begun(batch)):
-                self._send(worker, begun)
+            while room > 0 and (batch := self._batch(worker, room)):
+                if begun := _begun(batch):  # else other processes run all of them
+                    self._send(worker, begun)
+                    break
             if not (self.waiting or self.for_new):
                 return
 

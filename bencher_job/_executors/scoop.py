@@ -578,6 +578,7 @@ class ScoopExecutor(ScheduledExecutor):
         if cancel_futures:
             for future in pending:
                 future.cancel()
+            self._scheduler.call(self._scheduler.drop_cancelled)
         if wait:  # `wait` ignores a cancelled future until it is notified
             concurrent.futures.wait([future for future in pending if not future.cancelled()])
 

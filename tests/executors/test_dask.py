@@ -485,5 +485,7 @@ def test_after_shutdown_nothing_is_taken_and_what_was_pending_has_ended(client):
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(abs, -1)
     assert not any(
-        thread.name == "bencher_job-dask" for thread in threading.enumerate() if thread is executor._scheduler._thread
+        thread.name == "bencher_job-dask"
+        for thread in threading.enumerate()
+        if thread is executor._scheduler._thread
     )
