@@ -303,14 +303,16 @@ def test_media_of_an_earlier_layout_are_not_lost_in_silence(
 
 def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan(cache_folder: Path) -> None:
     @cached_job
-    def film() -> str:
-        gen_path("film")
-        (folder,) = (cache_folder / "fcache" / "media").iterdir()
-        run, process, number = folder.name.split(".")
-        machine, pid, start = process.split("-")
-        earlier = folder.with_name(f"{run}.{machine}-{pid}-{int(start) - 1}.{number}")
-        earlier.mkdir()
-        assert clean_orphaned_media(cache_folder) == {earlier: 0}  # and not the one of this run
-        return str(earlier)
+    def film() -> None:
+        Path(gen_path("film")).touch()
 
-    assert clean_orphaned_media(cache_folder, dry_run=False) == {Path(film()): 0}
+    film()
+    (folder,) = (cache_folder / "fcache" / "media").iterdir()
+    _, process, number = folder.name.split(".")
+    machine, pid, start = process.split("-")
+    ours, earlier = (
+        folder.with_name(f"{'0' * 16}.{machine}-{pid}-{begun}.{number}") for begun in (start, int(start) - 1)
+    )
+    ours.mkdir()
+    earlier.mkdir()
+    assert clean_orphaned_media(cache_folder) == {earlier: 0}
