@@ -291,13 +291,16 @@ class TestChangesAtRunTime:
             def __init__(self):
                 self.at = [1, 2]
         POINT = Point()
+        class Low: pass
+        class High: pass
+        class Child(Low): pass
         def make(n):
             def inner(x):
                 return x + n
             return inner
         inner = make(1)
         def f(x):
-            return helper(x) + OFFSET + len(TABLE) + settings.limit + Model.rate + inner(x) + POINT.at[0]
+            return helper(x) + OFFSET + len(TABLE) + settings.limit + Model.rate + inner(x) + POINT.at[0], Child
     """
 
     @pytest.fixture
@@ -342,6 +345,7 @@ class TestChangesAtRunTime:
                 "POINT.__dict__ = {'at': [1, 2]}",
                 id="whole-state-of-an-object",
             ),
+            pytest.param("Child.__bases__ = (High,)", "Child.__bases__ = (Low,)", id="base-of-a-class"),
             pytest.param("POINT.__class__ = Model", "POINT.__class__ = Point", id="class-of-an-object"),
             pytest.param("len = lambda x: 0", "del len", id="shadowed-builtin"),
         ],
