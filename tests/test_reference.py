@@ -30,8 +30,16 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 SOURCES = sorted((ROOT / "bencher_job").rglob("*.py"))
 
-ELSEWHERE = {"UnkeyableArgument", "UntrustedCache", "SharedStoreError", "WorkerLost", "JobTimeout", "CodeMismatch"}
-"""Errors with a section of their own, which tells the remedy for all of them."""
+ELSEWHERE = {
+    "UnkeyableArgument",
+    "UntrustedCache",
+    "SharedStoreError",
+    "Unreachable",
+    "WorkerLost",
+    "JobTimeout",
+    "CodeMismatch",
+}
+"""Errors with a section of their own, which tells the remedy for all of them, and one that no caller gets."""
 
 
 def section(page: str, title: str) -> str:

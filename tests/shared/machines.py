@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -81,4 +82,6 @@ class Client:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()
+        self.process.wait()

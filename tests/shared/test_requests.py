@@ -101,25 +101,27 @@ def test_what_an_abandoned_request_has_taken_is_given_back(hanging: threading.Ev
 
 
 def test_threads_end_with_their_requests() -> None:
+    before = set(threading.enumerate())
     requests = Requests(threads=4)
     requests.map(lambda _: time.sleep(0.05), range(8))
-    assert threads_of_remotes()
+    ours = set(threading.enumerate()) - before
+    assert len(ours) == 4
     requests.end()
-    until(lambda: not threads_of_remotes(), "threads stay")
+    until(lambda: not any(thread.is_alive() for thread in ours), "threads stay")
     assert requests.call(lambda: 1) == 1
     requests.end()
 
 
-def threads_of_remotes() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "bencher_job remote"]
-
-
 def test_a_closed_remote_leaves_no_thread(place: Place) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     remote = place.remote(lease_seconds=60)
     remote.ask([ADDRESS])
+    ours = [
+        each for each in threading.enumerate() if each not in before and each.name.startswith("bencher_job")
+    ]
+    assert len(ours) > 1
     remote.close()
-    until(lambda: threading.active_count() <= before, "threads stay")
+    until(lambda: not any(thread.is_alive() for thread in ours), "threads stay")
 
 
 def test_an_interrupt_ends_the_wait_at_once(
