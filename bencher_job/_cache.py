@@ -145,7 +145,9 @@ class Contents:
                     # A later change of the current folder must not move the cache.
                     self.cache_dir = _options.cache_directory(self.cache_dir)
                 place = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
-                store = self._memory = _open(place, directory, self.size_limit, self._tag_index, self._trusted)
+                store = self._memory = _open(
+                    place, directory, self.size_limit, self._tag_index, self._trusted
+                )
             except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone
                 _log.warning("%s can't be opened: %s", where, error)
                 # The present store may have running jobs.
@@ -248,9 +250,7 @@ class Contents:
         return import_(self.cache, path, trusted=trusted)
 
 
-def _open(
-    place: str | None, directory: Path, size_limit: int, tag_index: bool, trusted: bool
-) -> MemoryTier:
+def _open(place: str | None, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> MemoryTier:
     """Open a local store, and the shared one behind it if there is a place."""
     if place is None:
         return open_store(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)

@@ -322,7 +322,9 @@ class Job:
     @property
     def function_name(self) -> str:
         """Module and qualified name of the function, as in records."""
-        return qualified_name(self.function) if self.function_version is None else self.function_version.function
+        return (
+            qualified_name(self.function) if self.function_version is None else self.function_version.function
+        )
 
     @runs_jobs
     def call(self) -> Any:

@@ -18,7 +18,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOCAL_FOLDER_VARIABLE", "SHARED_MARKER", "file_system_of", "is_network", "is_shared", "local_folder"]
+__all__ = [
+    "LOCAL_FOLDER_VARIABLE",
+    "SHARED_MARKER",
+    "file_system_of",
+    "is_network",
+    "is_shared",
+    "local_folder",
+]
 
 LOCAL_FOLDER_VARIABLE: Final = "BENCHER_JOB_LOCAL_DIR"
 

@@ -348,7 +348,9 @@ class StoreOptions(_Checked):
 
     cache_name: str = field(default="fcache", metadata=_by(_str))  # `store_directory` checks it
     cache_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(_path))
-    shared: str | os.PathLike[str] | None = field(default=None, metadata=_by(_path))  # `open_shared` checks it
+    shared: str | os.PathLike[str] | None = field(
+        default=None, metadata=_by(_path)
+    )  # `open_shared` checks it
     tag: str = field(default="", metadata=_by(check_text))
     tag_index: bool = field(default=True, metadata=_by(_bool))
     size_limit: int = field(

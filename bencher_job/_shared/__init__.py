@@ -91,7 +91,9 @@ def _put_behind(place: str, local: DiskStore) -> SharedStore:
     local.files.open()
     if local.folder == local_folder(Path(place)):
         make_private(place)
-        _log.info("%s is shared: it lies on a network file system. The local store is %s.", place, local.folder)
+        _log.info(
+            "%s is shared: it lies on a network file system. The local store is %s.", place, local.folder
+        )
     mode = _word(MODE_VARIABLE, ("write", "read"), "write")
     write = _word(WRITE_VARIABLE, ("through", "behind"), "through" if is_folder(place) else "behind")
     remote = open_remote(place, mark=signature.shared_mark, read_only=mode == "read")
