@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
@@ -99,6 +97,8 @@ def local_folder(directory: Path) -> Path:
 
 @cache
 def _folder_of_user(chosen: str, temporary: str) -> Path:
+    import tempfile  # takes long to import, and few caches lie on a network file system
+
     disks = (temporary, "/var/tmp", "/tmp")  # noqa: S108 - a folder of the user's own is made there
     wanted = chosen or next((disk for disk in disks if disk and _may_serve(disk)), tempfile.gettempdir())
     of_user = Path(wanted, f"bencher_job-{os.getuid()}")
@@ -118,10 +118,3 @@ def _is_own(folder: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-
-
-def free_bytes(folder: Path) -> int:
-    """Return how much room the disk of a folder, or of its nearest parent that exists, has."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -60,9 +60,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-MODE_VARIABLE = "BENCHER_JOB_SHARED_MODE"
-WRITE_VARIABLE = "BENCHER_JOB_SHARED_WRITE"
-
 
 def open_shared(
     place: str, directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False
@@ -94,8 +91,9 @@ def _put_behind(place: str, local: DiskStore) -> SharedStore:
         _log.info(
             "%s is shared: it lies on a network file system. The local store is %s.", place, local.folder
         )
-    mode = _word(MODE_VARIABLE, ("write", "read"), "write")
-    write = _word(WRITE_VARIABLE, ("through", "behind"), "through" if is_folder(place) else "behind")
+    mode = _word("BENCHER_JOB_SHARED_MODE", os.environ.get("BENCHER_JOB_SHARED_MODE"), "write", "read")
+    words = ("through", "behind") if is_folder(place) else ("behind", "through")
+    write = _word("BENCHER_JOB_SHARED_WRITE", os.environ.get("BENCHER_JOB_SHARED_WRITE"), *words)
     remote = open_remote(place, mark=signature.shared_mark, read_only=mode == "read")
     return SharedStore(local, remote, signature, writes=mode == "write", through=write == "through")
 
@@ -117,10 +115,10 @@ def shared_signature(place: str) -> Signature:
     return signature
 
 
-def _word(variable: str, words: tuple[str, ...], default: str) -> str:
-    word = os.environ.get(variable, "").strip().lower() or default
-    if word not in words:
-        raise BencherJobError(f"{variable}={word!r} is unknown. Set it to {' or '.join(words)}, or unset it.")
+def _word(variable: str, given: str | None, default: str, other: str) -> str:
+    word = (given or "").strip().lower() or default
+    if word not in {default, other}:
+        raise BencherJobError(f"{variable}={word!r} is neither {default} nor {other}. Set it to one of them.")
     return word
 
 
