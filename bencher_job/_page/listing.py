@@ -24,6 +24,7 @@ from .._stores.base import Hit
 from .._stores.folder import Folder
 from .._stores.rows import (
     ARGUMENTS,
+    REPEAT,
     Condition,
     Operator,
     Order,
@@ -46,16 +47,21 @@ LARGEST_EXACT: Final = 2**53
 
 
 def to_browser(cell: object) -> Any:
-    """Convert a cell to JSON data. A number that JavaScript can't hold exactly becomes an object with its text as `t`.
+    """Convert a cell to JSON data.
 
-    >>> to_browser(0.5), to_browser(2**60), to_browser(float("nan"))
-    (0.5, {'t': '1152921504606846976'}, {'t': 'nan'})
+    A number that JavaScript can't hold exactly becomes an object with its text as `t`, and so does a whole float, which
+    JavaScript can't tell from an int, with its value as `n`.
+
+    >>> to_browser(0.5), to_browser(1.0), to_browser(2**60), to_browser(float("nan"))
+    (0.5, {'t': '1.0', 'n': 1.0}, {'t': '1152921504606846976'}, {'t': 'nan'})
     """
     if isinstance(cell, bool | str) or cell is None:
         return cell
     if isinstance(cell, int):
         return cell if abs(cell) <= LARGEST_EXACT else {"t": str(cell)}
     if isinstance(cell, float):
+        if cell.is_integer():
+            return {"t": str(cell), "n": cell}
         return cell if math.isfinite(cell) else {"t": str(cell)}
     return {"t": str(cell)}
 
@@ -400,6 +406,7 @@ class Listing:
                 "size": record.size,
                 "tag": record.tag,
                 "hits": row.hits,
+                REPEAT: 0,
                 **{ARGUMENTS + name: value for name, value in record.arguments.items()},
                 **{RESULTS + name: value for name, value in fields.get(row.number, {}).items()},
             }
@@ -414,15 +421,24 @@ class Listing:
             StoreFailure: when the store can't be read.
         """
         step = max(1, -(-len(numbers) // MOST_POINTS))
-        chosen = sorted(numbers)[::step]
-        cells = cells_of(self._folder, chosen, columns)
-        is_result = [name.startswith(RESULTS) for name in columns]
-        fields = self._results.at(chosen) if any(is_result) else {}
-        given: list[list[Any]] = [[] for _ in columns]
-        there = [number for number in chosen if number in cells]
-        for number in there:
-            of_result = fields.get(number, {})
-            for place, name in enumerate(columns):
-                cell = of_result.get(name.removeprefix(RESULTS)) if is_result[place] else cells[number][place]
-                given[place].append(to_browser(cell))
-        return {"cells": given, "rows": there, "total": len(numbers), "every": step}
+        cells = self.cells(sorted(numbers)[::step], columns)
+        given = [[to_browser(row[place]) for row in cells.values()] for place in range(len(columns))]
+        return {"cells": given, "rows": list(cells), "total": len(numbers), "every": step}
+
+    def cells(self, numbers: Sequence[int], columns: Sequence[str]) -> dict[int, tuple[Cell, ...]]:
+        """Return the cells of some columns by row number; rows that are gone or damaged are left out.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        cells = cells_of(self._folder, numbers, columns)
+        of_results = [name.removeprefix(RESULTS) if name.startswith(RESULTS) else None for name in columns]
+        if any(of_results):
+            fields = self._results.at(numbers)
+            for number, row in cells.items():
+                known = fields.get(number, {})
+                cells[number] = tuple(
+                    cell if name is None else known.get(name)
+                    for name, cell in zip(of_results, row, strict=True)
+                )
+        return {number: cells[number] for number in numbers if number in cells}

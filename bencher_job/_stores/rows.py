@@ -29,6 +29,7 @@ from .schema import LIVE, SELECT_RECORD, record_of
 __all__ = [
     "ARGUMENTS",
     "RECORD_COLUMNS",
+    "REPEAT",
     "ArgumentColumn",
     "Condition",
     "Operator",
@@ -108,6 +109,9 @@ def escaped(text: str) -> str:
 
 ARGUMENTS: Final = "arguments."
 """What the name of an argument's column begins with."""
+
+REPEAT: Final = ARGUMENTS + "repeat"
+"""The column of the number of a repeat. The first repeat of a sweep is a plain call, whose record has none: it is 0."""
 
 RECORD_COLUMNS: Final = {
     "created": "created",
@@ -227,7 +231,8 @@ def _column(name: str) -> str | None:
     if '"' in label[1:-1] or "\\\\" in label:  # which SQLite's paths have no way to write
         return None
     quoted = f"$.{label}".replace("'", "''")
-    return f"json_extract({_JSON}, '{quoted}')"
+    cell = f"json_extract({_JSON}, '{quoted}')"
+    return f"iif(json_type({_JSON}, '{quoted}') IS NULL, 0, {cell})" if name == REPEAT else cell
 
 
 def rows_at(folder: Folder, numbers: Sequence[int]) -> list[Row]:
@@ -312,7 +317,7 @@ def cells_of(folder: Folder, numbers: Sequence[int], columns: Sequence[str]) -> 
             except (ValueError, TypeError, RecursionError):  # `verify` tells of it
                 continue
             cells = dict(zip(known, of_record, strict=True))
-            cells |= {ARGUMENTS + name: value for name, value in given.items()}
+            cells |= {REPEAT: 0} | {ARGUMENTS + name: value for name, value in given.items()}
             found[number] = tuple(cells.get(name) for name in columns)
     return found
 
