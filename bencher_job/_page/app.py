@@ -119,7 +119,13 @@ LARGEST_PAGE: Final = 500
 LONGEST_TEXT: Final = 3_000
 """Maximum length of a search or a filter in characters: SQLite's limit for a pattern, with escapes, is 50,000 bytes."""
 
-_STATIC: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
+_STATIC: Final = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 _STATUS: Final[dict[type[Exception], int]] = {
     StoreMissing: 404,
     UntrustedCache: 403,
@@ -243,7 +249,9 @@ class _App:
         stamp = shown.stamp()
         numbers = shown.listing.numbers(_query(asked), stamp)
         columns = ["key", *(each["id"] for each in shown.listing.columns(asked["function"], stamp))]
-        headers = {"content-disposition": f'attachment; filename="{_file_name(asked["function"], "entries")}.csv"'}
+        headers = {
+            "content-disposition": f'attachment; filename="{_file_name(asked["function"], "entries")}.csv"'
+        }
         lines = csv_lines(shown.listing, numbers, columns)
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -261,7 +269,9 @@ class _App:
                 if row and (each.fingerprint, each.version) == (row.record.fingerprint, row.record.version)
             ][:1]
         if len(versions) < 2:
-            return Answer({"error": "The code of one of them is not known: its key was given, or it is gone."}, 404)
+            return Answer(
+                {"error": "The code of one of them is not known: its key was given, or it is gone."}, 404
+            )
         before, now = versions
         return Answer(
             {

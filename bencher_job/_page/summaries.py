@@ -45,11 +45,15 @@ def groups_of(listing: Listing, numbers: Sequence[int], by: Sequence[str], value
 
 
 def _figures(cells: Sequence[Cell]) -> dict[str, float | None]:
-    numbers = [float(cell) for cell in cells if isinstance(cell, int | float) and abs(cell) <= sys.float_info.max]
+    numbers = [
+        float(cell) for cell in cells if isinstance(cell, int | float) and abs(cell) <= sys.float_info.max
+    ]
     if not numbers:
         return dict.fromkeys(("mean", "sd", "low", "high"))
     mean = math.fsum(number / len(numbers) for number in numbers)
-    square = math.fsum((number - mean) ** 2 / (len(numbers) - 1) for number in numbers) if numbers[1:] else None
+    square = (
+        math.fsum((number - mean) ** 2 / (len(numbers) - 1) for number in numbers) if numbers[1:] else None
+    )
     sd = None if square is None or square > sys.float_info.max else math.sqrt(square)
     return {"mean": mean, "sd": sd, "low": min(numbers), "high": max(numbers)}
 

@@ -61,7 +61,7 @@ export function number(value) {
   return size !== 0 && (size < 1e-4 || size >= 1e9) ? digits.toExponential() : String(digits);
 }
 
-const PATH = /(?:\/[^/'"\s,]+){3,}\/(?=[^/'"\s,])/g;
+const PATH = /(?:…|(?<![/\w])(?:\/[^/'"\s,]+){3})[^'"\s,]*\/(?=[^/'"\s,])/g;
 
 // Paths of three folders or more are shown by their last name, also inside of other texts.
 export const named = (text) => text.replace(PATH, "");
@@ -83,6 +83,7 @@ export const categories = (cells) => [...new Map(cells.map((each) => [cell(each)
 
 // What a cell says: its text, all of it for a tooltip, and how it is to be set.
 export function cell(value, column, write = number) {
+  if (value === undefined) return { text: "", full: "", kind: "none" }; // a column that has just come
   if (value === null) return { text: "None", full: "None", kind: "none" };
   if (value === true || value === false) return { text: value ? "True" : "False", full: "", kind: "text" };
   const at = numberOf(value);

@@ -33,6 +33,7 @@ export async function show() {
     shown = entry.key;
     place.replaceChildren(...parts(store, entry));
     place.scrollTop = 0;
+    if (matchMedia("(max-width: 900px)").matches) place.scrollIntoView(); // where it stands below the table
   } catch (error) {
     if (error.status !== 404) throw error;
     shown = "";

@@ -42,6 +42,7 @@ export async function show(place) {
 
 // Asks for a page of rows. A filter that is none leaves the last page where it is, and says why.
 async function ask() {
+  byId("view").classList.add("is-loading");
   try {
     const answer = await api.get("rows", { ...state.query(), first: state.now.first, size: state.now.size });
     tools.problem("");
@@ -50,6 +51,7 @@ async function ask() {
     if (error.status !== 422) throw error;
     if (!byId("filter-problem")) state.change({ filters: "{}", search: "" }, { replaces: true });
     tools.problem(error.message);
+    byId("view").classList.remove("is-loading");
     return null;
   }
 }
@@ -59,7 +61,8 @@ function build(place, answer) {
   built = own();
   last = answer;
   seen = new Set(answer.rows.map((row) => row.key));
-  const holder = el("div", { id: "rows", onkeydown: moved, onclick: clicked });
+  const holder = el("div", { id: "rows", onkeydown: moved, onclick: clicked,
+    oninput: ({ target }) => target.dispatchEvent(new KeyboardEvent("keyup")) }); // which is all that its filters hear
   const none = el("p", { class: "none-left" }, "No entry passes. ", el("button", { type: "button", class: "link", onclick: tools.reset }, "Show all"));
   place.replaceChildren(tools.search(), el("div", { id: "tools" }), holder);
   let first = true;
@@ -133,6 +136,7 @@ function after(answer) {
   if (!document.querySelector(".menu[open]")) actions();
   for (const input of document.querySelectorAll(".tabulator-header-filter input")) input.classList.toggle("is-set", Boolean(input.value));
   seen = new Set(answer.rows.map((row) => row.key));
+  byId("view").classList.remove("is-loading");
 }
 
 function definition(column, before) {
