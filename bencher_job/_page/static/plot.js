@@ -159,7 +159,7 @@ function picture() {
   const [, from, to, middle] = BANDS[state.now.band] ?? BANDS[""];
   const marks = [];
   if (lines && middle) {
-    const spread = Plot.groupX({ y1: from, y2: to }, { ...by, y1: "y", y2: "y", ...(across.isText ? { strokeWidth: 12, strokeOpacity: 0.25 } : { stroke: null, fill: color.ramp ? null : "color", fillOpacity: 0.16 }) });
+    const spread = Plot.groupX({ y1: from, y2: to }, { ...by, y1: "y", y2: "y", ...(across.isText ? { strokeWidth: 12, strokeOpacity: 0.25 } : { stroke: null, fill: color.ramp ? "currentColor" : "color", fillOpacity: 0.16 }) });
     const through = Plot.groupX({ y: middle }, { ...by, y: "y", stroke: color.ramp ? "currentColor" : "color", strokeWidth: 2.5, ...(across.isText ? { r: 7, symbol: "square" } : {}) });
     marks.push(across.isText ? Plot.ruleX(drawn, spread) : Plot.areaY(drawn, spread), across.isText ? Plot.dot(drawn, through) : Plot.lineY(drawn, through));
   }

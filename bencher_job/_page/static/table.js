@@ -32,10 +32,13 @@ export const arrow = (column, dir) => (dir === "none" ? el("span") : icon(dir ==
 const hidden = () => new Set(JSON.parse(state.now.hidden || "[]"));
 const order = () => ({ column: state.now.sort.replace(/^-/, ""), dir: state.now.sort.startsWith("-") ? "desc" : "asc" });
 // What the table itself changes in the state; where something else has changed it, the table is made again.
-const own = () => JSON.stringify(["store", "function", "sort", "filters", "first", "size", "hidden"].map((name) => state.now[name]));
+const own = () => JSON.stringify(["store", "function", "sort", "filters", "size", "hidden"].map((name) => state.now[name]));
 
 export async function show(place) {
-  if (table && built === own() && place.contains(table.element)) return table.replaceData();
+  if (table && built === own() && place.contains(table.element)) {
+    const wanted = Math.floor(state.now.first / state.now.size) + 1;
+    return table.getPage() === wanted ? table.replaceData() : table.setPage(wanted);
+  }
   const answer = await ask();
   if (answer) build(place, answer);
 }
@@ -84,13 +87,16 @@ function build(place, answer) {
     rowFormatter: line,
     ajaxURL: "rows",
     ajaxRequestFunc: async (url, config, asked) => {
-      if (first) first = false; // the page that was asked for before there was a table
-      else await changed(asked);
+      try {
+        if (first) first = false; // the page that was asked for before there was a table
+        else await changed(asked);
+      } catch (error) {
+        dispatchEvent(new CustomEvent("bencher-job-failed", { detail: error }));
+      }
       return page(last);
     },
   });
   table.on("renderComplete", () => after(last));
-  table.on("dataLoadError", (error) => dispatchEvent(new CustomEvent("bencher-job-failed", { detail: error })));
 }
 
 // Takes what was clicked or typed in the table into the state, and asks for the rows.

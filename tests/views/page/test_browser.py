@@ -85,7 +85,7 @@ class Visit:
 def visit(browser: Browser) -> Iterator[Visit]:
     """A visit with a new profile, in which nothing failed and nothing foreign was asked for."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    context.set_default_timeout(12_000)
+    context.set_default_timeout(40_000)
     visit = Visit(context)
     yield visit
     context.close()
@@ -105,7 +105,7 @@ def seen(served: Served, visit: Visit) -> Visit:
 def expect(place: Locator) -> Any:
     from playwright.sync_api import expect as expected
 
-    expected.set_options(timeout=12_000)
+    expected.set_options(timeout=40_000)
     return expected(place)
 
 
@@ -735,7 +735,7 @@ def test_texts_have_contrast_and_everything_that_acts_has_a_name(
     browser: Browser, shared: Served, scheme: Any
 ) -> None:
     context = browser.new_context(viewport={"width": 1920, "height": 1080}, color_scheme=scheme)
-    context.set_default_timeout(12_000)
+    context.set_default_timeout(40_000)
     visit = Visit(context)
     page = visit.open(shared.url)
     visit.choose("study.train")
@@ -767,7 +767,7 @@ def test_texts_have_contrast_and_everything_that_acts_has_a_name(
 @pytest.mark.parametrize("width", [420, 1280, 1920])
 def test_an_entry_covers_nothing_of_the_table(browser: Browser, shared: Served, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800})
-    context.set_default_timeout(12_000)
+    context.set_default_timeout(40_000)
     page = Visit(context).open(shared.url)
     page.click("button[title='study.train']")
     page.click(ROW)
