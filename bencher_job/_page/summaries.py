@@ -15,8 +15,9 @@ import psutil
 
 from .._processes import Process
 from .._stores.leases import Leases, LeasesUnavailable
+from .._stores.rows import ARGUMENTS
 from .._views.summaries import Cell
-from .listing import ARGUMENTS, RESULTS, Listing, to_browser
+from .listing import RESULTS, Listing, to_browser
 
 __all__ = ["csv_lines", "groups_of", "running_jobs"]
 
