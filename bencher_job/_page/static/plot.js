@@ -126,7 +126,7 @@ function colors(cells) {
   const all = say.categories(cells);
   const numbers = cells.map(say.numberOf);
   const isNumeric = numbers.filter(Number.isFinite).length >= cells.length / 2;
-  const ramp = dark.matches ? (part) => d3.interpolateViridis(0.3 + 0.7 * part) : (part) => d3.interpolateViridis(0.8 * part);
+  const ramp = dark.matches ? (part) => d3.interpolateViridis(0.38 + 0.62 * part) : (part) => d3.interpolateViridis(0.58 * part);
   if (all.length > MOST_COLORS && isNumeric) {
     const domain = d3.extent(numbers.filter(Number.isFinite));
     return { of: (at) => numbers[at], scale: { type: "linear", domain, interpolate: ramp, unknown: "gray" }, groups: [], ramp: { domain, stops: d3.range(0, 1.1, 0.25).map(ramp) } };
@@ -168,7 +168,7 @@ function picture() {
   marks.push(Plot.dot(drawn, dots), Plot.tip(drawn, Plot.pointer({ x: "x", y: "y", fx: by.fx, title: (point) => told(point).join("\n"), maxRadius: 14 })));
   const place = byId("chart");
   const svg = Plot.plot({
-    inset: 8, width: Math.max(300, place.clientWidth), height: Math.max(280, place.clientHeight), marginLeft: 70, marginBottom: 48, marginTop: named.facet ? 44 : 24, marginRight: 16,
+    inset: 8, width: Math.max(300, place.clientWidth), height: Math.max(280, place.clientHeight - 8), marginLeft: 70, marginBottom: 48, marginTop: named.facet ? 44 : 24, marginRight: 16,
     x: { ...across.scale, label: named.x.label, grid: true, ticks: across.isText ? undefined : Math.max(2, Math.floor(place.clientWidth / 100 / facets.length)) },
     y: { ...up.scale, label: named.y.label, grid: true, reverse: up.isText }, color: color.scale, fx: { label: named.facet?.label, domain: named.facet ? facets : undefined }, marks,
   });
