@@ -1,4 +1,4 @@
-// Knows how the server is asked, and what it means when it doesn't answer.
+// Ask the server, and say what it means when it doesn't answer.
 
 export class Refused extends Error {
   constructor(message, status) {

@@ -11,6 +11,7 @@ export const MOST = 6;
 
 export async function show(place) {
   const { store } = state.now;
+  if (place.querySelector(".compared")?.dataset.keys === state.now.compare) return; // what is read stays where it is
   const found = await Promise.all(state.now.compare.split(",").slice(0, MOST).map((key) => api.get("entry", { store, key }).catch((error) => {
     if (error.status !== 404) throw error;
     return null;
@@ -36,7 +37,7 @@ export async function show(place) {
   const hasFiles = entries.some((entry) => entry.media.length);
   place.replaceChildren(el("div", { class: "tools" }, el("button", { type: "button", class: "plain", onclick: () => state.change({ view: "table", compare: "" }) }, "Back to the table")),
     found.length > entries.length ? el("p", { class: "note" }, `${say.counted(found.length - entries.length, "entry", "entries")} gone.`) : "",
-    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison" }, el("table", { class: "compared" },
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Comparison" }, el("table", { class: "compared", "data-keys": state.now.compare },
       el("thead", {}, el("tr", {}, el("td", {}), entries.map((entry) => el("th", { scope: "col" },
         el("button", { type: "button", class: "link", title: entry.key, onclick: () => state.change({ key: entry.key }) }, entry.key.slice(0, 12)))))),
       hasFiles ? el("tbody", {}, el("tr", {}, el("th", { scope: "row" }, "files"), entries.map((entry) => el("td", {}, files(store, entry))))) : null,

@@ -1,4 +1,4 @@
-// Knows how figures read: sizes, durations, times, and the cells of a table.
+// Write figures for people: sizes, durations, times, and the cells of a table.
 
 const whole = new Intl.NumberFormat("en-US");
 

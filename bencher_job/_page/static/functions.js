@@ -1,4 +1,4 @@
-// Knows the list at the left: each function with its entries, size, hit rate and the time that it saved.
+// The list at the left: what runs now, and each function with its entries, size, hit rate and the time that it saved.
 
 import { byId, el } from "./dom.js";
 import * as say from "./format.js";

@@ -11,6 +11,9 @@ import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
 const FIGURES = [["count", "count"], ["mean", "mean"], ["sd", "spread (sd)"], ["low", "min"], ["high", "max"]];
 
+let table = null;
+let built = "";
+
 export async function show(place) {
   const { columns } = await api.get("columns", { store: state.now.store, function: state.now.function });
   const first = defaults(columns);
@@ -35,17 +38,22 @@ export async function show(place) {
   }
   const label = (id) => columns.find((each) => each.id === id).label;
   const written = (cell) => el("span", {}, say.cell(cell.getValue(), cell.getField() === "count" ? "" : value).text);
-  const sorter = (a, b) => say.compared(a, b);
-  const table = new Tabulator(el("div", { class: "grouped" }), {
-    data: answer.groups.map(({ cells, ...figures }) => ({ ...figures, ...Object.fromEntries(cells.map((cell, at) => [`by${at}`, cell])) })),
-    height: "100%", layout: "fitDataFill", headerSortElement: arrow, initialSort: by.map((id, at) => ({ column: `by${at}`, dir: "asc" })).reverse(),
-    columnDefaults: { sorter, formatter: (cell) => el("span", {}, say.cell(cell.getValue()).text) },
-    columns: [
-      ...by.map((id, at) => ({ field: `by${at}`, title: label(id), titleFormatter: () => title(label(id)) })),
-      ...FIGURES.map(([field, name]) => ({ field, title: name, cssClass: "is-number", formatter: written, titleFormatter: () => title(name) })),
-    ],
-  });
-  byId("groups").replaceChildren(table.element);
+  const data = answer.groups.map(({ cells, ...figures }) => ({ ...figures, ...Object.fromEntries(cells.map((cell, at) => [`by${at}`, cell])) }));
+  const signature = JSON.stringify([state.now.store, state.now.function, by, value]);
+  if (built === signature && byId("groups").contains(table.element)) table.replaceData(data);
+  else {
+    table?.destroy();
+    table = new Tabulator(el("div"), {
+      data, height: "100%", layout: "fitDataFill", headerSortElement: arrow, initialSort: by.map((id, at) => ({ column: `by${at}`, dir: "asc" })).reverse(),
+      columnDefaults: { sorter: (a, b) => say.compared(a, b), formatter: (cell) => el("span", {}, say.cell(cell.getValue()).text) },
+      columns: [
+        ...by.map((id, at) => ({ field: `by${at}`, title: label(id), titleFormatter: () => title(label(id)) })),
+        ...FIGURES.map(([field, name]) => ({ field, title: name, cssClass: "is-number", formatter: written, titleFormatter: () => title(name) })),
+      ],
+    });
+    byId("groups").replaceChildren(table.element);
+    built = signature;
+  }
   const save = el("button", { type: "button", class: "plain", onclick: () => table.download("csv", `${say.parts(state.now.function).name}-groups.csv`) }, "CSV");
   byId("tools").replaceWith(tools.bar(answer.entries, () => null, () => [
     el("span", { class: "muted", id: "group-count" }, `${say.counted(answer.total, "group")} of ${say.counted(answer.entries, "entry", "entries")}`), save]));

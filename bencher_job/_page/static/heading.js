@@ -1,4 +1,4 @@
-// Knows what stands above a table or a plot: the function, its figures, and which of the two is shown.
+// What stands above a table, groups or a plot: the function, its figures, and which of the three is shown.
 
 import { byId, el } from "./dom.js";
 import * as say from "./format.js";

@@ -1,4 +1,4 @@
-// Knows the page as a whole: what is asked for when it opens, when somebody chooses something, and when the store changes.
+// The page as a whole: what is asked for when it opens, when the user chooses something, and when the store changes.
 
 import * as api from "./api.js";
 import * as compare from "./compare.js";

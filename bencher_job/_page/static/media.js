@@ -1,4 +1,4 @@
-// Knows how files that a job wrote are shown: pictures, films and sounds as such, texts by their beginning, others to save.
+// Files that a job wrote: pictures, films and sounds as such, texts by their beginning, others to save.
 
 import { mediaUrl } from "./api.js";
 import { el, icon } from "./dom.js";

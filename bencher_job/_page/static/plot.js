@@ -20,6 +20,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 let libraries = null;
 let last = null;
 let hidden = new Set();
+let current = null; // the row of the point that has, or will have, the focus
 
 function low(values) { return d3.mean(values) - (d3.deviation(values) ?? 0); }
 function high(values) { return d3.mean(values) + (d3.deviation(values) ?? 0); }
@@ -194,11 +195,12 @@ function reach(svg, drawn, told) {
   const point = (circle) => drawn[circle.__data__];
   const tip = ({ clientX, clientY }) => svg.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY, pointerType: "mouse" }));
   const stop = (circle) => {
+    current = point(circle).row;
     circle.setAttribute("tabindex", "0");
     circle.setAttribute("role", "button");
     circle.setAttribute("aria-label", told(point(circle)).join(", "));
   };
-  if (circles.length) stop(circles[0]);
+  if (circles.length) stop(circles.find((circle) => point(circle).row === current) ?? circles[0]);
   svg.addEventListener("keydown", (event) => {
     const at = circles.indexOf(event.target);
     if (at < 0) return;

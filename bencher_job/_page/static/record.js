@@ -1,4 +1,4 @@
-// Knows what is shown of one entry: its arguments, value, files, and all that is known of its run.
+// One entry: its files, arguments and value, and all that is known of its run.
 
 import * as api from "./api.js";
 import { byId, el, icon } from "./dom.js";

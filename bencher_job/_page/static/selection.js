@@ -1,4 +1,4 @@
-// Knows which entries are chosen, and what may be done with them: export, or clear after a question.
+// Which entries are selected, and what may be done with them: compare, export, or clear after a question.
 
 import * as api from "./api.js";
 import { MOST } from "./compare.js";

@@ -1,4 +1,4 @@
-// Knows what is shown, which stands in the address, so that going back, reloading and a bookmark work.
+// What is shown. It stands in the address, so that going back, reloading and a bookmark work.
 
 const DEFAULTS = {
   store: "", function: "", view: "table", sort: "-created", search: "", filters: "{}", first: "0", size: "50",
@@ -42,7 +42,9 @@ export function change(some, { replaces = false, quiet = false } = {}) {
 
 export const listen = (listener) => listeners.push(listener);
 
-export const forFunction = (store, name) => ({ ...DEFAULTS, store, function: name, view: now.view, size: now.size });
+export const forFunction = (store, name) => ({
+  ...DEFAULTS, store, function: name, view: now.view === "compare" ? "table" : now.view, size: now.size,
+});
 
 addEventListener("popstate", () => {
   const before = now;

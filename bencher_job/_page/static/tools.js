@@ -1,4 +1,4 @@
-// Knows the line above a table or a plot: search, which filters there are, and what can be done with a selection.
+// The line above a table, groups or a plot: search, the filters that are set, and what can be done with a selection.
 
 import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";

@@ -1,4 +1,4 @@
-// Knows how a value is shown: as a tree that folds, numbers of an array as a line, and what is not shown in a note.
+// A value as a tree that folds, numbers of an array as a line, and a note on what is not shown.
 
 import { el, svg } from "./dom.js";
 import { named, number } from "./format.js";
