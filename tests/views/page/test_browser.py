@@ -352,6 +352,25 @@ def test_an_int_a_float_and_a_bool_look_different(visit: Visit, tmp_path: Path) 
         expect(page.locator("#record .facts").first).to_contain_text("1.0")
 
 
+def test_names_and_texts_that_look_like_markup_are_texts(visit: Visit, tmp_path: Path) -> None:
+    name, text = "<img src=x onerror=alert(1)>.a", "<b>bold</b> & 'quoted'"
+    fill(tmp_path / "c" / "fcache", *(entry(n, "f", {"x": text}, {name: n}) for n in range(3)))
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.wait_for_selector(ROW)
+        assert visit.column("x") == [text] * 3
+        assert sorted(visit.column(name.replace("'", "\\'"))) == ["0", "1", "2"]
+        expect(page.locator(".sort", has_text=name)).to_be_visible()
+        assert page.locator("main img, #rows b").count() == 0
+        page.fill(f"[data-column='results.{name}']", ">0")
+        expect_rows(page, "1", "2", "2")
+        page.click("#tab-plot")
+        expect(page.locator("#chart [aria-label='y-axis label']")).to_contain_text(name)
+        page.click("#tab-groups")
+        expect(page.locator("#group-count")).to_be_visible()
+        assert page.locator("main img, #groups b").count() == 0
+
+
 def test_what_is_typed_stays_while_entries_with_new_columns_come(seen: Visit, cache: Path) -> None:
     page = seen.page
     page.focus("[data-column='arguments.model']")
