@@ -14,8 +14,8 @@ from typing import Any, Final
 import psutil
 
 from .._processes import Process
-from .._stores.leases import Leases, LeasesUnavailable
-from .._stores.rows import ARGUMENTS
+from .._query import ARGUMENTS
+from .._stores import Leases, LeasesUnavailable
 from .._views.summaries import Cell
 from .listing import RESULTS, Listing, to_browser
 
@@ -27,7 +27,7 @@ ROWS_AT_ONCE: Final = 2_000
 MOST_RUNNING: Final = 200
 
 
-def groups_of(listing: Listing, numbers: Sequence[int], by: Sequence[str], value: str) -> dict[str, Any]:
+def groups_of(listing: Listing, keys: Sequence[str], by: Sequence[str], value: str) -> dict[str, Any]:
     """Group rows by the cells of some columns: `cells`, `count`, and of a value `mean`, `sd`, `low` and `high`.
 
     The spread `sd` is the sample standard deviation. Rows whose value isn't a finite number only count in `count`.
@@ -36,13 +36,13 @@ def groups_of(listing: Listing, numbers: Sequence[int], by: Sequence[str], value
         StoreFailure: when the store can't be read.
     """
     found: dict[tuple[tuple[type, Cell], ...], list[Cell]] = {}
-    for *cells, number in listing.cells(numbers, [*by, value]).values():
-        found.setdefault(tuple((type(cell), cell) for cell in cells), []).append(number)
+    for *cells, cell in listing.cells(keys, [*by, value]).values():
+        found.setdefault(tuple((type(cell), cell) for cell in cells), []).append(cell)
     groups = [
         {"cells": [to_browser(cell) for _, cell in group], "count": len(values), **_figures(values)}
         for group, values in list(found.items())[:MOST_GROUPS]
     ]
-    return {"groups": groups, "total": len(found), "entries": len(numbers)}
+    return {"groups": groups, "total": len(found), "entries": len(keys)}
 
 
 def _figures(cells: Sequence[Cell]) -> dict[str, float | None]:
@@ -59,7 +59,7 @@ def _figures(cells: Sequence[Cell]) -> dict[str, float | None]:
     return {"mean": mean, "sd": sd, "low": min(numbers), "high": max(numbers)}
 
 
-def csv_lines(listing: Listing, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[bytes]:
+def csv_lines(listing: Listing, keys: Sequence[str], columns: Sequence[str]) -> Iterator[bytes]:
     """Write rows as CSV with a head, some at a time; gaps are empty.
 
     Raises:
@@ -71,8 +71,8 @@ def csv_lines(listing: Listing, numbers: Sequence[int], columns: Sequence[str]) 
     writer.writerow(
         name if names.count(name) == 1 else column for name, column in zip(names, columns, strict=True)
     )
-    for first in range(0, max(len(numbers), 1), ROWS_AT_ONCE):
-        writer.writerows(listing.cells(numbers[first : first + ROWS_AT_ONCE], columns).values())
+    for first in range(0, max(len(keys), 1), ROWS_AT_ONCE):
+        writer.writerows(listing.cells(keys[first : first + ROWS_AT_ONCE], columns).values())
         yield text.getvalue().encode(errors="backslashreplace")  # half of a surrogate pair
         text.seek(0)
         text.truncate()
@@ -84,16 +84,16 @@ def running_jobs(leases: Leases) -> list[dict[str, Any]]:
         running = leases.running()[:MOST_RUNNING]
     except LeasesUnavailable:  # nobody has computed here, or the database is locked for a moment
         return []
-    programs = {owner.process: _program(owner.process) for _, owner in running}
+    programs = {job.process: _program(job.process) for job in running}
     return [
         {
-            "key": key,
-            "host": owner.process.host,
-            "pid": owner.process.pid,
-            "since": owner.since,
-            "program": programs[owner.process],
+            "key": job.key,
+            "host": job.process.host,
+            "pid": job.process.pid,
+            "since": job.since,
+            "program": programs[job.process],
         }
-        for key, owner in running
+        for job in running
     ]
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 0 of 4 workers>"
         for _ in range(5):
             pool.submit(abs, -1).result()
-            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.slots))
+            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
@@ -147,12 +147,31 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool):
     assert pool.submit(os.getpid).result(PATIENCE) != pid
 
 
+def test_jobs_that_shutdown_cancels_are_over_while_another_still_runs(tmp_path):
+    def work():
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+
+    pool = SlotPool(1)
+    running = pool.submit(work)
+    while not running.running():
+        time.sleep(0.01)
+    waiting = [pool.submit(abs, -1) for _ in range(3)]
+
+    pool.shutdown(wait=False, cancel_futures=True)
+
+    done, pending = wait(waiting, PATIENCE)
+    assert (len(done), pending, running.done()) == (3, set(), False)
+    (tmp_path / "go").touch()
+    assert running.result(PATIENCE) is None
+
+
 def test_random_kills_cost_no_more_than_a_job_each(pool):
     chance = random.Random(7)
     kills = 0
     futures = [pool.submit(lambda i: bytes(1_000_000) + bytes([i]), i) for i in range(100)]
     for number, _ in enumerate(as_completed(futures)):
-        workers = list(pool._scheduler.slots)
+        workers = list(pool._scheduler.workers)
         if number % 10 == 5 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
             kills += 1
@@ -507,7 +526,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
         while not running.running(): pass
         held, go_on = threading.Event(), threading.Event()
         def hold():
-            with engine._lock, pickling.by_value(json):
+            with engine._source._lock, pickling.by_value(json):
                 held.set()
                 go_on.wait()
         threading.Thread(target=hold, daemon=True).start()

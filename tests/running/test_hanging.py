@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bencher_job import JobTimeout, cached_job
-from bencher_job._executors import scheduler
+from bencher_job._executors import pool
 
 PATIENCE = 60.0
 LONG = 600.0
@@ -33,7 +33,7 @@ def _gate() -> Iterator[None]:
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give workers less time to load what they run."""
-    monkeypatch.setattr(scheduler, "LOADING_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "LOADING_SECONDS", 1.0)
 
 
 class SlowToUnpickle:
@@ -165,7 +165,7 @@ def test_the_timeout_covers_the_unpickling_of_the_result(tmp_path: Path, kind: s
         assert raised.value.seconds == 1.0
         assert function(os.getpid(), "plain", 1) == 1
         cache.wait()
-        assert cache.cache.leases.owner(function.key(os.getpid(), kind, 0)) is None
+        assert cache.cache.leases.owner_of(function.key(os.getpid(), kind, 0)) is None
     gate.set()
     assert not [*tmp_path.rglob("*.val")]
     assert function.cache.info().entries == 1

@@ -20,7 +20,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 let libraries = null;
 let last = null;
 let hidden = new Set();
-let current = null; // the row of the point that has, or will have, the focus
+let current = null; // the key of the point that has, or will have, the focus
 
 function low(values) { return d3.mean(values) - (d3.deviation(values) ?? 0); }
 function high(values) { return d3.mean(values) + (d3.deviation(values) ?? 0); }
@@ -142,14 +142,14 @@ function colors(cells) {
 }
 
 function picture() {
-  const { named, cells, rows, total, every } = last;
+  const { named, cells, keys, total, every } = last;
   const [xs, ys, third, fourth] = cells;
   const across = axis(xs, named.x, isLog("x").on);
   const up = axis(ys, named.y, isLog("y").on);
   const color = colors(named.color ? third : null);
   const facets = named.facet ? say.categories(named.color ? fourth : third).slice(0, MOST_FACETS) : [""];
   const facet = (at) => (named.facet ? say.cell((named.color ? fourth : third)[at]).text : "");
-  const data = rows.map((row, at) => ({ row, at, x: across.places[at], y: up.places[at], color: color.of(at), facet: facet(at) }))
+  const data = keys.map((key, at) => ({ key, at, x: across.places[at], y: up.places[at], color: color.of(at), facet: facet(at) }))
     .filter((point) => point.x === point.x && point.y === point.y && facets.includes(point.facet));
   const drawn = d3.sort(data.filter((point) => !hidden.has(point.color)), (point) => (across.isText ? across.scale.domain.indexOf(point.x) : point.x), (point) => point.y);
   const told = (point) => [`${named.y.label} ${say.cell(ys[point.at], named.y.id).text}`, `${named.x.label} ${say.cell(xs[point.at], named.x.id).text}`,
@@ -178,9 +178,9 @@ function picture() {
   place.replaceChildren(svg);
   if (focused) svg.querySelector("[tabindex='0']")?.focus();
   legend(color);
-  const missing = rows.length - data.length;
+  const missing = keys.length - data.length;
   const notes = [
-    every > 1 ? `${say.count(rows.length)} of ${say.counted(total, "entry", "entries")}, one of every ${every}` : say.counted(total, "entry", "entries"),
+    every > 1 ? `${say.count(keys.length)} of ${say.counted(total, "entry", "entries")}, one of every ${every}` : say.counted(total, "entry", "entries"),
     missing > 0 ? `${say.count(missing)} without a place here` : "", across.leftOut + up.leftOut ? `${across.leftOut + up.leftOut} categories are left out` : "",
     lines && middle ? `lines go through the ${middle}s` : "",
   ].filter(Boolean).join(" · ");
@@ -191,16 +191,16 @@ function picture() {
 // Points can be reached by the keyboard: one of them by Tab, the others by the arrow keys, and Enter opens the entry.
 function reach(svg, drawn, told) {
   const circles = [...svg.querySelectorAll(".dots circle")].sort((a, b) => a.__data__ - b.__data__);
-  const open = (point) => point && state.change({ key: `row:${point.row}` });
+  const open = (point) => point && state.change({ key: point.key });
   const point = (circle) => drawn[circle.__data__];
   const tip = ({ clientX, clientY }) => svg.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY, pointerType: "mouse" }));
   const stop = (circle) => {
-    current = point(circle).row;
+    current = point(circle).key;
     circle.setAttribute("tabindex", "0");
     circle.setAttribute("role", "button");
     circle.setAttribute("aria-label", told(point(circle)).join(", "));
   };
-  if (circles.length) stop(circles.find((circle) => point(circle).row === current) ?? circles[0]);
+  if (circles.length) stop(circles.find((circle) => point(circle).key === current) ?? circles[0]);
   svg.addEventListener("keydown", (event) => {
     const at = circles.indexOf(event.target);
     if (at < 0) return;
