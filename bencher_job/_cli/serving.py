@@ -27,6 +27,9 @@ def _configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="unpickle values that can't be shown otherwise, which runs the code of whoever wrote the cache",
     )
+    parser.add_argument(
+        "--read-only", action="store_true", help="let nobody clear entries, so that the URL can be shared"
+    )
     add_place(parser)
 
 
@@ -45,6 +48,7 @@ def _serve(arguments: Namespace) -> int:
         opens_browser=not arguments.no_browser,
         trusted=arguments.trusted,
         unpickles=arguments.trust,
+        read_only=arguments.read_only,
         say=lambda text: print(text, flush=True),
         warn=warn,
     )

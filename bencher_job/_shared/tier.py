@@ -38,7 +38,7 @@ from .local import Packed, pack, pack_sources, take
 
 if TYPE_CHECKING:
     from .._record import Figures, FunctionInfo
-    from .._stores.base import History, Tally
+    from .._stores.base import History, LeaseInfo, Tally
     from .._stores.blobs import BlobWriter
     from .._stores.embedded import DiskStore
     from .._stores.outbox import Pending
@@ -540,6 +540,10 @@ class _SharedLeases:
         """Return those keys that others compute, on other machines as far as that is known."""
         elsewhere = self._store.running() | self._elsewhere.keys()
         return self._local.taken(keys) | elsewhere.intersection(keys)
+
+    def running(self) -> list[LeaseInfo]:
+        """Return the jobs that run on this machine."""
+        return self._local.running()
 
     def wait(self, lease: Lease) -> Wait:
         """Start to wait for the key of a lease that could not be acquired."""
