@@ -7,7 +7,16 @@ import inspect
 import os
 import pickle
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -96,8 +105,8 @@ class CachedCalls(Generic[P, R]):
     __wrapped__: Callable[P, R]
     """The plain function."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]  # wrapt's can also be set
+    def __class__(self) -> type:
         """The class of the plain function, as wrapt says it, except to cloudpickle.
 
         cloudpickle pickles what is an instance of `FunctionType` as a plain function, before it asks for a reduction.
@@ -402,10 +411,11 @@ def _arrived(
     program = vars(sys.modules["__main__"])
     if not any(getattr(type(value), "_bencher_job_cached", False) for value in list(program.values())):
         adopt_main_name(main)  # this process works for the sender, and has no functions of its own
-    accept_code_info([*infos, *(((CLOUDPICKLED, *place), info) for (_, *place), info in infos)])
+    accept_code_info(infos)
+    accept_code_info(((CLOUDPICKLED, line, name), info) for (_, line, name), info in infos)
     made = cls(function, options)
     if owner is not None:  # a method reaches its class, whether it names it or not
-        made.cache.function.__globals__.setdefault(owner.__name__, owner)  # type: ignore[attr-defined]
+        made.cache.function.__globals__.setdefault(owner.__name__, owner)
     return made
 
 

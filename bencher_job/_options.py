@@ -28,7 +28,7 @@ from strenum import StrEnum
 
 from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
-from ._text import is_writable
+from ._text import did_you_mean, is_writable
 
 __all__ = [
     "MAKERS",
@@ -478,12 +478,11 @@ def accept(function: Any, given: Mapping[str, Any]) -> None:
     parameters = function.__signature__.parameters
     for name in given:
         if name not in parameters or parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
-            from difflib import get_close_matches  # takes long to import
-
-            by_name = [each.name for each in parameters.values() if each.kind is not each.POSITIONAL_ONLY]
-            meant = get_close_matches(name, by_name, 1)
-            hint = f". Did you mean {meant[0]!r}?" if meant else ""
-            raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}{hint}")
+            known = [repr(each.name) for each in parameters.values() if each.kind is not each.POSITIONAL_ONLY]
+            raise TypeError(
+                f"{function.__qualname__}() got an unexpected keyword argument {name!r}"
+                f"{did_you_mean(repr(name), known)}"
+            )
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Record:
     seconds: float = 0.0
     """How long the function ran, in seconds."""
     size: int = 0
-    """Size of the entry and its media in bytes."""
+    """Size in bytes of the result as it is stored, and of the files that the job wrote."""
     media: str | None = None
     """Name of the run's folder in the store's media folder, if the job wrote files."""
     executor: str = "SERIAL"
@@ -487,7 +487,7 @@ class CacheInfo:
     entries: int
     """Entries in the store, of all functions that share it."""
     size: int
-    """Size of the store on disk in bytes, media included."""
+    """What counts for `size_limit`, in bytes: the sizes of all entries, and 512 for the record of each."""
     size_limit: int
     """Size in bytes above which the least recently used entries are evicted."""
 
@@ -508,9 +508,10 @@ class CacheInfo:
 
     def __str__(self) -> str:
         return (
-            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
-            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
-            f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
+            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, "
+            f"{counted(self.entries, 'entry')}; "
+            f"{counted(self.hits, 'hit')}, {self.computed:,} computed, {self.seconds_saved:.1f} s saved; "
+            f"{counted(self.total.hits, 'hit')} and {self.total.seconds_saved:.1f} s saved in all"
         )
 
 
@@ -535,7 +536,7 @@ class FunctionInfo:
     """Module and qualified name."""
     entries: int
     size: int
-    """Size of the entries on disk in bytes, media included."""
+    """Size of the entries in bytes: of the results as they are stored, and of the files that the jobs wrote."""
     hits: int
     """Hits of the entries in all processes, as far as these have reported them."""
     seconds_saved: float

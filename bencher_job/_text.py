@@ -10,6 +10,7 @@ __all__ = [
     "Markup",
     "bold",
     "counted",
+    "did_you_mean",
     "escaped",
     "fact_table",
     "folded",
@@ -106,13 +107,26 @@ def moment_text(moment: datetime) -> str:
         return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: int, noun: str) -> str:
     """Format a number with its noun.
 
-    >>> counted(1, "entry", "entries"), counted(2000, "entry", "entries")
-    ('1 entry', '2,000 entries')
+    >>> counted(1, "entry"), counted(2000, "entry"), counted(0, "hit")
+    ('1 entry', '2,000 entries', '0 hits')
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Make the end of a message that names the known word most like this one; empty if none is like it.
+
+    >>> did_you_mean("acuracy", ["accuracy", "loss"]), did_you_mean("x", ["loss"])
+    ('. Did you mean accuracy?', '')
+    """
+    from difflib import get_close_matches  # slow to import, and only mistakes need it
+
+    like = get_close_matches(word, list(known), 1)
+    return f". Did you mean {like[0]}?" if like else ""
 
 
 def is_writable(text: str) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from .._record import Record, Selection
 from .._stores import Gone, look_into
-from .._text import moment_text
+from .._text import did_you_mean, moment_text
 from .command import Exit, Misused
 from .places import FAILURES, complain, look_at_each, stores_of
 
@@ -28,6 +29,7 @@ __all__ = [
     "complete_tags",
     "look_for",
     "moment",
+    "report_none",
     "selection_of",
 ]
 
@@ -98,7 +100,10 @@ def complete_keys_and_functions(prefix: str, parsed_args: Namespace, **_: Any) -
 
     def ask(store: DiskStore) -> Iterable[str]:
         keys = store.history.beginning_with(prefix, MOST_KEYS) if prefix else []
-        return [*(function.name for function in store.functions()), *keys]
+        names = [function.name for function in store.functions()]
+        if prefix and not any(name.startswith(prefix) for name in names):
+            names = [end for name in names for end in _endings(name) if end.startswith(prefix)]
+        return [*names, *keys]
 
     return _asked(parsed_args, ask)
 
@@ -218,10 +223,13 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
     """
     selection = selection_of(arguments)
     names = tuple(dict.fromkeys(arguments.targets))
-    unknown = {name: f"no function is called {name}, and no key begins so" for name in names}
+    unknown = dict.fromkeys(names, "")
+    known: dict[str, None] = {}
 
     def look(store: DiskStore) -> None:
-        meant = _meant(store, names)
+        functions_here = [function.name for function in store.functions()] if names else []
+        known.update((each, None) for name in functions_here for each in (*_endings(name), name))
+        meant = _meant(store, names, functions_here)
         for name in names:
             if name in meant:
                 unknown.pop(name, None)
@@ -235,8 +243,8 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
     status = look_at_each(arguments, look, mends=mends)
     if status != Exit.DONE:  # the unknown names may be in a store that can't be read
         return status
-    for message in unknown.values():
-        complain(message)
+    for name, removed in unknown.items():
+        complain(removed or f"no function is called {name}, and no key begins so{did_you_mean(name, known)}")
     return Exit.FOUND if unknown else status
 
 
@@ -244,7 +252,39 @@ _FUNCTION: Final = "function"
 _KEY: Final = "key"
 
 
-def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def report_none(arguments: Namespace, told: TextIO | None = None) -> None:
+    """Print that no entry matches, and the arguments and tags that may have been meant."""
+    print("no entries", file=told or sys.stdout)
+    names: dict[str, None] = {}
+    tags: dict[str, None] = {}
+
+    def look(store: DiskStore) -> None:
+        for function in store.functions():
+            tags.update(dict.fromkeys(function.tags))
+            for record in store.latest_records(RECORDS_ASKED, Selection(function=function.name)):
+                names.update(dict.fromkeys(record.arguments))
+
+    selection = selection_of(arguments)
+    if selection.where or selection.tag:
+        look_at_each(arguments, look)
+    for name in selection.where:
+        if names and name not in names:
+            complain(f"no entry has an argument called {name}{did_you_mean(name, names)}")
+    if selection.tag and selection.tag not in tags:
+        complain(f"no entry has the tag {selection.tag}{did_you_mean(selection.tag, tags)}")
+
+
+RECORDS_ASKED: Final = 100
+"""How many of a function's latest records are asked for the names of its arguments."""
+
+
+def _endings(name: str) -> list[str]:
+    """Return the ends of a function's name that also name it: without its module, and without its class."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(1, len(parts))]
+
+
+def _meant(store: DiskStore, names: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Resolve names in a store. Unknown names are left out.
 
     A name is, in this order: a function, a key or the first digits of one, the end of a function's name.
@@ -252,7 +292,6 @@ def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]
     Raises:
         Misused: when a name is ambiguous.
     """
-    known = [function.name for function in store.functions()] if names else []
     meant: dict[str, tuple[str, str]] = {}
     for name in names:
         if name in known:

@@ -22,11 +22,6 @@ def _configure(parser: ArgumentParser) -> None:
         help="the address to listen on (default: 127.0.0.1, which only this machine reaches)",
     )
     parser.add_argument("--no-browser", action="store_true", help="print the URL and open no browser")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="unpickle values that can't be shown otherwise, which runs the code of whoever wrote the cache",
-    )
     add_place(parser)
 
 
@@ -44,7 +39,7 @@ def _serve(arguments: Namespace) -> int:
         port=arguments.port,
         opens_browser=not arguments.no_browser,
         trusted=arguments.trusted,
-        unpickles=arguments.trust,
+        unpickles=arguments.trusted,
         say=lambda text: print(text, flush=True),
         warn=warn,
     )

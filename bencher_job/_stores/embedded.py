@@ -45,7 +45,6 @@ from .lookups import Lookups, check_row
 from .removals import Removals
 from .schema import (
     COUNT_NEW,
-    ENTRY_OVERHEAD,
     INSERT,
     INSERT_MANY,
     INSERT_PLAIN,
@@ -155,7 +154,7 @@ def _function(name: str, rows: Iterator[tuple[Any, ...]]) -> FunctionInfo:
     return FunctionInfo(
         name=name,
         entries=sum(entries),
-        size=sum(sizes) + ENTRY_OVERHEAD * sum(entries),
+        size=sum(sizes),
         hits=sum(hits),
         seconds_saved=sum(saved),
         seconds=sum(seconds),

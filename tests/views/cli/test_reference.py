@@ -51,7 +51,7 @@ def test_a_command_has_a_section_with_its_own_options(command: Command) -> None:
 @each_command
 def test_the_options_that_say_which_cache_are_all_commands(command: Command) -> None:
     has = options_of(command) & SHARED["Which cache"]
-    wanted = {"--cache-dir", "--cache-name", "--trusted", "--wait"}
+    wanted = {"--cache-dir", "--cache-name", "--trust", "--wait"}
     assert has == (set() if command.name == "completion" else wanted)
 
 
