@@ -293,14 +293,15 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
     __bound_function_wrapper__ = BoundCachedFunction
-    __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
+    if not TYPE_CHECKING:  # type checkers would take it for an attribute
+        __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
 
     def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
         super().__init__(function, _call_plain)
         self._self_options = dict(options)
         plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
         self._self_cache = JobFunctionCache(plain, **options)
-        self.__call__ = self._self_caller()  # type: ignore[method-assign]
+        setattr(self, "__call__", self._self_caller())  # noqa: B010 - type checkers know the method
 
     def _self_caller(self) -> Callable[..., Any]:
         return self._self_cache.answer

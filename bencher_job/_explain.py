@@ -280,6 +280,8 @@ class Explanation:
         diffs = "".join(f"\n\n{change.diff}" for change in self.code_changed if change.diff)
         return "\n  ".join((self.headline, *self.facts())) + diffs
 
+    __repr__ = __str__
+
     def __rich__(self) -> RenderableType:
         """Render in colours for rich."""
         from rich.console import Group  # only rich calls this, so it is installed

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
 from marshal import dumps
@@ -30,11 +29,13 @@ from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_n
 from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
 from ._options import (
+    ExecutorName,
     Executors,
     FunctionCacheArguments,
     Options,
     RunOptions,
     StoreOptions,
+    Submits,
     accept,
     shows_options,
 )
@@ -189,7 +190,7 @@ class JobFunctionCache(FutureCache):
         self,
         function: Callable[..., Any],
         overwrite: bool = RunOptions.overwrite,
-        executor: Executors | str | Executor | Any = RunOptions.executor,
+        executor: Executors | ExecutorName | Submits = RunOptions.executor,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,
         size_limit: int = StoreOptions.size_limit,

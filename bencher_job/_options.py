@@ -22,7 +22,7 @@ from datetime import timedelta
 from enum import auto
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar, get_args
 
 from strenum import StrEnum
 
@@ -36,6 +36,7 @@ __all__ = [
     "CacheArguments",
     "CodeScope",
     "DecoratorArguments",
+    "ExecutorName",
     "Executors",
     "FunctionCacheArguments",
     "KeyOptions",
@@ -44,6 +45,7 @@ __all__ = [
     "RetryOn",
     "RunOptions",
     "StoreOptions",
+    "Submits",
     "accept",
     "cache_directory",
     "caching_is_on",
@@ -111,6 +113,19 @@ MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
 CodeScope = Literal["deep", "own", "none"]
 """How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
 
+ExecutorName = Literal[
+    "serial", "SERIAL", "threads", "THREADS", "multiprocessing", "MULTIPROCESSING", "scoop", "SCOOP"
+]  # fmt: skip
+"""The names of `Executors`, as type checkers know them. A Dask scheduler's address passes as a `Client`."""
+
+
+class Submits(Protocol):
+    """Anything that runs jobs: a `concurrent.futures.Executor`, or a cluster's client."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a job, and return its future."""
+
+
 StartMethod = Literal["spawn", "forkserver", "fork"]
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object]
 
@@ -145,7 +160,7 @@ class _FunctionArguments(TypedDict, total=False):
 
 
 class _PositionalArguments(TypedDict, total=False):
-    executor: Executors | str | concurrent.futures.Executor | Any
+    executor: Executors | ExecutorName | Submits
     cache_name: str
     size_limit: int
     overwrite: bool
@@ -365,7 +380,7 @@ class StoreOptions(_Checked):
 class RunOptions(_Checked):
     """Whether, where, how often and how long jobs run. `timeout` is in seconds."""
 
-    executor: Executors | str | concurrent.futures.Executor | Any = field(  # `executor_name` checks it
+    executor: Executors | ExecutorName | Submits | Any = field(  # `executor_name` checks it
         default=Executors.SERIAL, metadata=_by(_anything)
     )
     overwrite: bool = field(default=False, metadata=_by(_bool))

@@ -7,7 +7,7 @@ import itertools
 import re
 import reprlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -105,8 +105,11 @@ class Record:
         return f"{self.function}({arguments}), {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
 
 
+_COLUMNS: Final = ("function", "arguments", "tag", "created, UTC", "time", "size")
+
+
 class Records(Iterator[Record]):
-    """An iterator over records. A notebook shows the first of those left, without consuming them."""
+    """An iterator over records. A notebook and a REPL show the first of those left, without consuming them."""
 
     def __init__(self, records: Iterator[Record]) -> None:
         self._records = records
@@ -115,11 +118,11 @@ class Records(Iterator[Record]):
     def __next__(self) -> Record:
         return self._looked_at.popleft() if self._looked_at else next(self._records)
 
-    def _repr_html_(self) -> str:
+    def _shown(self) -> tuple[list[Sequence[str]], str]:
+        """Return the rows of the first records, and a sentence if there are more."""
         missing = RECORDS_SHOWN + 1 - len(self._looked_at)
         self._looked_at.extend(itertools.islice(self._records, max(0, missing)))
-        shown = list(self._looked_at)[:RECORDS_SHOWN]
-        rows = [
+        rows: list[Sequence[str]] = [
             (
                 record.function,
                 ", ".join(f"{name}={short_form(value)!r}" for name, value in record.arguments.items()),
@@ -128,14 +131,21 @@ class Records(Iterator[Record]):
                 seconds_text(record.seconds),
                 size_text(record.size),
             )
-            for record in shown
+            for record in itertools.islice(self._looked_at, RECORDS_SHOWN)
         ]
-        parts: list[object] = [
-            _text.table(["function", "arguments", "tag", "created, UTC", "time", "size"], rows)
-        ]
-        if len(self._looked_at) > RECORDS_SHOWN:
-            parts.append(f"the first {RECORDS_SHOWN}; there are more")
-        return _text.joined(*parts)
+        has_more = len(self._looked_at) > RECORDS_SHOWN
+        return rows, f"the first {RECORDS_SHOWN}; there are more" if has_more else ""
+
+    def __repr__(self) -> str:
+        rows, more = self._shown()
+        if not rows:
+            return "<no more records>"
+        lines = _text.aligned([_COLUMNS, *([_text.visible(cell) for cell in row] for row in rows)])
+        return "\n".join([*lines, more] if more else lines)
+
+    def _repr_html_(self) -> str:
+        rows, more = self._shown()
+        return _text.joined(_text.table(_COLUMNS, rows), *([more] if more else []))
 
 
 def _record_of(state: dict[str, Any]) -> Record:
@@ -454,7 +464,7 @@ EVERYTHING: Final = Selection()
 """Matches all entries."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CacheInfo:
     """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
 
@@ -491,7 +501,7 @@ class CacheInfo:
     size_limit: int
     """Size in bytes above which the least recently used entries are evicted."""
 
-    def _repr_html_(self) -> str:
+    def _facts(self) -> dict[str, str]:
         figures = {
             "entries": f"{self.entries:,}",
             "size": f"{size_text(self.size)} of {size_text(self.size_limit)}",
@@ -504,7 +514,13 @@ class CacheInfo:
             for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired", "unleased")
             if getattr(self, name)
         }
-        return _text.fact_table(figures | odd)
+        return figures | odd
+
+    def __repr__(self) -> str:
+        return "\n".join(_text.aligned(self._facts().items()))
+
+    def _repr_html_(self) -> str:
+        return _text.fact_table(self._facts())
 
     def __str__(self) -> str:
         return (

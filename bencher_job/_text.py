@@ -8,6 +8,7 @@ from typing import Any, Final
 
 __all__ = [
     "Markup",
+    "aligned",
     "bold",
     "counted",
     "did_you_mean",
@@ -141,6 +142,20 @@ def is_writable(text: str) -> bool:
         except UnicodeEncodeError:
             return False
     return True
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Format rows of a table as lines.
+
+    >>> aligned([("name", "size"), ("a", "12 B")])
+    ['name  size', 'a     12 B']
+    """
+    cells = [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 _NUMBER: Final = "text-align:right;font-variant-numeric:tabular-nums"
