@@ -12,7 +12,7 @@ import sys
 from .executors import ExecutorContract, LostWorkerContract
 from .stability import assert_stable_key
 from .stores import StoreContract
-from .tools import CallCounter, temporary_cache
+from .tools import CallCounter, kept_cache, temporary_cache
 
 __all__ = [
     "CallCounter",
@@ -20,6 +20,7 @@ __all__ = [
     "LostWorkerContract",
     "StoreContract",
     "assert_stable_key",
+    "kept_cache",
     "temporary_cache",
 ]
 

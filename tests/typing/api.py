@@ -169,7 +169,7 @@ async def size(url: str) -> int:
     return len(await fetch(url))
 
 
-class Cluster:
+class Client:
     """A client of some site."""
 
     @cached_job
