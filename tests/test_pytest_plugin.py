@@ -57,18 +57,28 @@ def calls(folder: Path, *options: str) -> int:
         file.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("fixture", ["", "job_cache"])
-def test_the_option_says_what_all_tests_remember(tmp_path: Path, fixture: str) -> None:
+@pytest.mark.parametrize(
+    ("fixture", "options", "expected"),
+    [
+        ("", ["--job-cache=fresh"], [2]),  # one in each test
+        ("", ["--job-cache=off"], [3]),
+        ("", ["--job-cache=keep"], [1, 0]),
+        ("job_cache", [], [2]),
+        ("job_cache", ["--job-cache=keep"], [1, 0]),
+    ],
+)
+def test_tests_remember_what_the_option_says(
+    tmp_path: Path, fixture: str, options: list[str], expected: list[int]
+) -> None:
     (tmp_path / "test_it.py").write_text(TESTS.format(fixture=fixture))
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    assert calls(tmp_path, "--job-cache=fresh") == 2  # one in each test
-    assert calls(tmp_path, "--job-cache=off") == 3
-    assert [calls(tmp_path, "--job-cache=keep") for _ in range(2)] == [1, 0]
+    assert [calls(tmp_path, *options) for _ in expected] == expected
     assert not (tmp_path / "own").exists()
-    if fixture:
-        assert calls(tmp_path) == 2
-    else:  # a project that doesn't use the plugin sees nothing of it
-        assert [calls(tmp_path) for _ in range(2)] == [1, 0]
+
+
+def test_a_project_that_does_not_use_the_plugin_sees_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS.format(fixture=""))
+    assert [calls(tmp_path) for _ in range(2)] == [1, 0]
+    assert (tmp_path / "own").exists()
 
 
 def test_what_is_kept_needs_a_place(tmp_path: Path) -> None:
