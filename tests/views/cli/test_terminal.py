@@ -35,8 +35,10 @@ def seen(shell: Shell, *words: str, columns: int = 80, **environment: str) -> st
     return text
 
 
-@pytest.fixture
-def long(shell: Shell) -> Shell:
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell in a folder with long names and many entries, for commands that only read."""
+    shell = Shell(tmp_path_factory.mktemp("long"))
     shell.program(
         """
         from bencher_job import cached_job
