@@ -268,10 +268,11 @@ def report_none(arguments: Namespace, told: TextIO | None = None) -> None:
     if selection.where or selection.tag:
         look_at_each(arguments, look)
     for name in selection.where:
-        if names and name not in names:
-            complain(f"no entry has an argument called {name}{did_you_mean(name, names)}")
-    if selection.tag and selection.tag not in tags:
-        complain(f"no entry has the tag {selection.tag}{did_you_mean(selection.tag, tags)}")
+        if name not in names and (hint := did_you_mean(name, names)):
+            complain(f"no entry has an argument called {name}{hint}")
+    tag = selection.tag
+    if tag and tag not in tags and (hint := did_you_mean(tag, tags)):
+        complain(f"no entry has the tag {tag}{hint}")
 
 
 RECORDS_ASKED: Final = 100
