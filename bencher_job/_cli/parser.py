@@ -129,6 +129,7 @@ def _parsed(parser: ArgumentParser, commands: Sequence[Command], words: Sequence
         wrong = next((word for word in others if word.startswith("-")), others[0])
         known = re.findall(r"--[a-z-]+", arguments.parser.format_usage())
         hint = did_you_mean(wrong.partition("=")[0], known)
+        arguments.parser.print_usage(sys.stderr)
         raise Misused(f"{arguments.command} doesn't take {wrong}{hint or '.'} --help lists what it takes.")
     if others:
         arguments.targets = [*arguments.targets, *others]
