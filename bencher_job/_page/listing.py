@@ -419,7 +419,7 @@ class Listing:
     def cells(
         self, keys: Sequence[str], columns: Sequence[str], *, by_run: bool = False
     ) -> dict[str, tuple[Cell, ...]]:
-        """Return the cells of some columns by key, in the order of keys or of runs. What is gone or damaged is left out.
+        """Return the cells of some columns by key, in the order of keys or of runs; without what is gone or damaged.
 
         Raises:
             StoreFailure: when the store can't be read.

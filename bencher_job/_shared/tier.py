@@ -325,7 +325,7 @@ class SharedStore(Items):
         if problems:
             address, problem = next(iter(problems.items()))
             warn_caller(
-                f"{counted(len(problems), 'entry', 'entries')} of the shared store {self.place} can't be used, for one "
+                f"{counted(len(problems), 'entry')} of the shared store {self.place} can't be used, for one "
                 f"{address}: {problem}. They stay as they are, and their jobs run here."
             )
         self.hits += len(taken)

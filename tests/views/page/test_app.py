@@ -243,7 +243,7 @@ def test_a_store_that_others_can_write_to_is_not_shown_unless_trusted(cache: Pat
         (store,) = server.get("overview").json()["stores"]
         assert "can be written to by others" in store["error"]
         assert server.get("rows", **TRAIN).status == 403
-    with serving(cache, "--trusted") as server:
+    with serving(cache, "--trust") as server:
         server.begin()
         assert server.get("rows", **TRAIN).json()["total"] == 60
 
