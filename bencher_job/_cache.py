@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from pickle import loads
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
@@ -456,11 +457,9 @@ class FutureCache(Contents, Settles):
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
             BaseException: what the function raises.
         """
-        here, outcome = self.resolves_here(), None
-        if here or self._engines.is_serial or inside_worker():
-            outcome = self._coordinator.compute(job, store, fresh=fresh)
+        outcome = self._coordinator.compute(job, store, fresh=fresh)
         if outcome is None:
-            return self._run(job, store, fresh=fresh, here=here).result()
+            return self._run(job, store, fresh=fresh, here=self.resolves_here()).result()
         if outcome.error is not None:
             raise outcome.error
         return outcome.value
@@ -553,7 +552,7 @@ class FutureCache(Contents, Settles):
             value = load(key, hit, self._imported_copy)
         else:
             try:
-                value = hit.load()
+                value = loads(hit.stream, buffers=hit.buffers)
             except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
                 warn_unloadable(key, error)
                 return MISS

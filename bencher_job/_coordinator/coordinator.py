@@ -181,11 +181,15 @@ class Coordinator:
 
     @critical
     def compute(self, job: Job, store: Store, *, fresh: bool = False) -> Outcome | None:
-        """Run a job in this thread, and return how it ended; None if its key is running already, to be joined.
+        """Run a job in this thread, and return how it ended.
+
+        Return None if it is to be submitted: its key is running already, or it runs on an engine.
 
         Raises:
             BencherJobError: when the job waits for itself.
         """
+        if not (self.engines.is_serial or threading.get_ident() in self._resolving or inside_worker()):
+            return None
         _refuse_impossible(job)
         jobs = running_jobs(store)
         running = RunningJob(job, store, jobs, is_fresh=fresh)

@@ -167,6 +167,19 @@ class Generation:
         except FileNotFoundError:
             return False
 
+    def changed_since(self, mark: object) -> object:
+        """Return None if no process has replaced or removed an entry since a mark was returned, else a new mark."""
+        try:
+            look = self.look
+            number = look()
+            if number < SIZE:  # closed, or another file is in its place
+                look, number = self.read()
+        except OSError as error:  # then nothing in memory is trusted
+            _log.info("%s can't be read: %s", self._path, error)
+            return object()
+        now = look, number
+        return None if now == mark and not number & 1 else now  # odd while entries are being changed
+
     def read(self) -> Look:
         """Look; where the file was cut off or put aside, at the one that is in its place."""
         look = self.look

@@ -473,7 +473,7 @@ class DiskStore(Items):
         self.files = Folder(
             directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks, patience=patience
         )
-        self.generation = self.files.generation
+        self.changed_since = self.files.generation.changed_since
         self.tally = self.files.tally
         self.uses = Uses(self.files)
         self.history = DiskHistory(self.files)
@@ -485,17 +485,6 @@ class DiskStore(Items):
         self._blob_writers: dict[str | None, tuple[Opened, BlobWriter]] = {}
         # Bytes since the size was last looked at: so many that the first put looks.
         self._written = size_limit
-
-    def changed_since(self, mark: object) -> object:
-        """Return None if no process has replaced or removed an entry since a mark was returned, else a new mark."""
-        try:
-            now = self.generation.read()
-        except OSError as error:  # then nothing in memory is trusted
-            _log.info("%s can't be looked at: %s", self.folder, error)
-            return object()
-        if now == mark and not now[1] & 1:  # an odd one: entries are being changed
-            return None
-        return now
 
     def open(self) -> Database:
         """Open the database, made if it isn't there.

@@ -414,7 +414,7 @@ class MemoryTier(Items):
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries to the store behind, and keep those that are small."""
         shelf = self.shelf
-        read = shelf.read if shelf.is_sure() else self._renew()
+        read = self._renew() if shelf.read is NEVER else shelf.read
         if shelf.used:
             shelf.count_uses()
         lost = self.behind.put_many(entries)
