@@ -26,7 +26,7 @@ from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE
 from .blobs import map_file, new_filename, read_file, write_file
 from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
-from .gate import close_before_fork
+from .fork_guard import close_before_fork
 
 __all__ = [
     "DATABASE_NAME",

@@ -30,7 +30,7 @@ from .blobs import database_of, place_of
 from .changes import Generation
 from .codec import MissignedEntry
 from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
-from .gate import operation
+from .fork_guard import fork_guard
 from .owners import Owners
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, TABLES
@@ -472,7 +472,7 @@ class Folder:
         opened = self.opened
         if opened is not None:
             return opened
-        with self._lock, operation:
+        with self._lock, fork_guard.lock:
             if self.opened is None:
                 try:
                     self.opened = self._open()
@@ -551,7 +551,7 @@ class Folder:
 
     def _leave_database(self) -> None:
         """Open the database anew at the next use; this process keeps its leases."""
-        with self._lock, operation:
+        with self._lock, fork_guard.lock:
             opened, self.opened = self.opened, None
         if opened is not None:
             _close(opened.database)
@@ -622,7 +622,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with operation:
+        with fork_guard.lock:
             try:
                 self.look_for_removal()
                 return work(*given)
@@ -635,7 +635,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with operation:
+        with fork_guard.lock:
             for turn in itertools.count():
                 try:
                     self.look_for_removal()
@@ -685,7 +685,7 @@ class Folder:
 
     def close(self) -> None:
         """Close all connections and files, and free all leases of this process; the next use opens them again."""
-        with self._lock, operation:
+        with self._lock, fork_guard.lock:
             opened, self.opened = self.opened, None
             self.generation.close()
             self.owners.close()

@@ -15,7 +15,7 @@ from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .codec import DamagedEntry, MissignedEntry, UnreadableEntry, plain_reader
 from .database import is_undecodable
 from .folder import Folder, Opened
-from .gate import operation
+from .fork_guard import fork_guard
 from .header import check_ours, unseal_ours
 from .removals import Removals
 from .schema import LIVE, SELECT_ENTRY
@@ -60,7 +60,7 @@ class Lookups:
         One whose compressed parts would expand to more bytes than `most_expanded` is not expanded, and a miss.
         """
         missing = mended = 0
-        with operation:
+        with fork_guard.lock:
             while missing < 2:  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
@@ -128,7 +128,7 @@ class Lookups:
         """Read the rows of keys, some at a time."""
         rest = iter(wanted)
         while some := list(itertools.islice(rest, KEYS_PER_QUERY)):
-            with operation:
+            with fork_guard.lock:
                 opened = self._folder.to_read()
                 rows = opened.database.read(_among(SELECT_ENTRY, some), some)
             yield rows, opened
@@ -137,7 +137,7 @@ class Lookups:
         """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
-        with operation:
+        with fork_guard.lock:
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         are_known = type(entries) is int and type(size) is int
         return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
@@ -146,7 +146,7 @@ class Lookups:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
         last = 0
         while True:
-            with operation:
+            with fork_guard.lock:
                 opened = self._folder.to_read()
                 rows = opened.database.read(_SELECT_SOME, (last,))
             if not rows:

@@ -18,7 +18,7 @@ from .._record import Totals
 from .base import Hits, StoreFailure, Use
 from .database import Database, Locked
 from .folder import Folder
-from .gate import operation
+from .fork_guard import fork_guard
 
 __all__ = ["Drained", "Uses"]
 
@@ -164,7 +164,7 @@ class Uses:
         if not drained.used and not any(drained.totals):
             return
         try:
-            with operation, opened.database.transaction(None if waits else 0) as transaction:
+            with fork_guard.lock, opened.database.transaction(None if waits else 0) as transaction:
                 self.write(opened.database, drained)
                 transaction.commit()
         except (Locked, sqlite3.Error, StoreFailure):
