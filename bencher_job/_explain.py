@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -19,7 +19,7 @@ from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, short_form
-from ._stores import Entry, Found, Gone, Keyed, Miss, Store
+from ._stores import Entry, Found, Gone, History, Keyed, Miss, Store
 from ._text import counted
 
 if TYPE_CHECKING:
@@ -349,11 +349,11 @@ def explain(
     current: FunctionVersion,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
-    attributes: Callable[[str], Mapping[str, bytes]] = lambda key: {},  # noqa: ARG005
+    attributes: Mapping[str, Mapping[str, bytes]],
 ) -> Explanation:
     """Explain one call of a function, by its key and its named arguments.
 
-    `attributes` returns the attributes of a call's arguments by the call's key, as far as they are known.
+    `attributes` has the attributes of a call's arguments by the call's key, as far as they are known.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -367,16 +367,17 @@ def explain(
         cause=Cause.FIRST_CALL,
         untracked=current.fingerprint.untracked,
     )
-    found = store.history.examine(key)
+    history = store.history
+    found = history.examine(key)
     if isinstance(found, Gone):
         return replace(plain, cause=_GONE[found.reason], at=found.at)
     if found is not None:
         return replace(plain, cause=_cause_of(found), record=found.record, reason=found.damage)
-    nearest = _nearest(store, bound, current, shown, ignored)
+    nearest = _nearest(history, bound, current, shown, ignored)
     if nearest is None:
         return plain
     before, other = nearest
-    seen = attributes(other.record.key) or other.attributes, attributes(key)
+    seen = attributes.get(other.record.key) or other.attributes, attributes.get(key, {})
     return _compared(plain, before, other.record, current.as_stored(), ignored, seen)
 
 
@@ -387,14 +388,13 @@ def _cause_of(found: Found) -> Cause:
 
 
 def _nearest(
-    store: Store,
+    history: History,
     bound: bytes,
     current: FunctionVersion,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
 ) -> tuple[StoredFunctionVersion, Keyed] | None:
     """Find the entry that is nearest to this call."""
-    history = store.history
     versions = {past.prefix: past for past in history.versions(current.function)}
     for keyed in history.of_version(current.function, bound=bound):
         if keyed.prefix in versions and versions[keyed.prefix].parameters == current.parameters:
@@ -405,13 +405,13 @@ def _nearest(
     latest = list(history.of_version(current.function, prefix=chosen.prefix, limit=ENTRIES_COMPARED))
     if not latest:  # removed since the versions were listed
         return None
-    return chosen, max(latest, key=lambda keyed: _likeness(keyed.record, arguments, ignored))
 
+    def likeness(keyed: Keyed) -> tuple[int, int]:
+        """Rank by equal arguments, then by how few arguments there are that the call lacks, such as a repeat."""
+        others = keyed.record.arguments
+        return equal_arguments(others, arguments, ignored), -len(others.keys() - arguments.keys())
 
-def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[str]) -> tuple[int, int]:
-    """Rank a record by its equal arguments, then by how few arguments it has that the call lacks, such as a repeat."""
-    equal = equal_arguments(record.arguments, arguments, ignored)
-    return equal, -len(record.arguments.keys() - arguments.keys())
+    return chosen, max(latest, key=likeness)
 
 
 def _compared(

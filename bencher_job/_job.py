@@ -233,6 +233,7 @@ class Job:
         "depository",
         "files",
         "function",
+        "function_name",
         "function_version",
         "has_changed",
         "job_args",
@@ -271,6 +272,9 @@ class Job:
             self.positional, self.job_args = anchored_call(function, self.positional, self.job_args)
             identity = identity_of(function, self.positional, self.job_args)
         self.job_key, self.bound, self.function_version = identity
+        version = self.function_version
+        self.function_name = qualified_name(function) if version is None else version.function
+        """Module and qualified name of the function, as in records."""
         self.tag = tag
         self.files: tuple[tuple[object, object], ...] = ()
         """Arguments that count by content, each with its canonical form at the time of the key."""
@@ -299,7 +303,8 @@ class Job:
             self.job_args,
         )
         run.job_key, run.bound, run.function_version = self.job_key, self.bound, self.function_version
-        run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
+        run.function_name, run.tag = self.function_name, self.tag
+        run.files, run.arguments = self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
         run.media_folder, run.depository = folder, depository
         run.code_check, run.start = self.code_check, None
@@ -318,13 +323,6 @@ class Job:
         arguments = None if self.arguments is self.job_args else self.arguments
         call = self.job_id, self.function, self.job_args, self.job_key, self.tag, self.positional, arguments
         return _unpickled, (*call, self.files, self.media_folder, code_check)
-
-    @property
-    def function_name(self) -> str:
-        """Module and qualified name of the function, as in records."""
-        return (
-            qualified_name(self.function) if self.function_version is None else self.function_version.function
-        )
 
     @runs_jobs
     def call(self) -> Any:

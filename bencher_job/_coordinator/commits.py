@@ -131,31 +131,22 @@ class Counts:
             return dict(vars(self._figures))
 
 
+@dataclass(slots=True, eq=False)
 class Run:
     """One attempt to run a job, in this thread or on an engine.
 
     An engine that acquires leases when a worker is free asks `begin` before it runs the job.
     """
 
-    __slots__ = ("coordinator", "executor", "git_state", "is_taken_over", "is_withdrawn", "job", "running")
-
-    def __init__(
-        self,
-        coordinator: Coordinator,
-        running: RunningJob,
-        job: Job,
-        executor: str,
-        git_state: GitState | None,
-    ) -> None:
-        self.coordinator = coordinator
-        self.running = running
-        self.job = job
-        self.executor = executor
-        self.git_state = git_state
-        self.is_withdrawn = False
-        """Whether another process runs the job instead, so that the end of this run doesn't count."""
-        self.is_taken_over = False
-        """Whether another thread runs it, if this run is cancelled in time."""
+    coordinator: Coordinator
+    running: RunningJob
+    job: Job
+    executor: str
+    git_state: GitState | None
+    is_withdrawn: bool = False
+    """Whether another process runs the job instead, so that the end of this run doesn't count."""
+    is_taken_over: bool = False
+    """Whether another thread runs it, if this run is cancelled in time."""
 
     def begin(self, runs: Sequence[Run]) -> list[bool]:
         """Acquire the leases of jobs that begin together. Return for each whether it is to run here."""
@@ -190,15 +181,6 @@ class Completion:
         except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
             return cls(run, Outcome(error=error))
 
-    def payload(self) -> Payload:
-        """Pickle the value, unless its worker has.
-
-        Raises:
-            Exception: whatever the pickling of the value raises.
-        """
-        given = self.outcome.payload
-        return dump_result(self.outcome.value, self.run.job.function) if given is None else given
-
     def written(self) -> Blob | None:
         """Return the value file that the worker has written, if it is still there."""
         deposit, depository = self.outcome.deposit, self.run.job.depository
@@ -214,7 +196,7 @@ class Completion:
     def pickled_for_all(self) -> Payload | None:
         """Pickle the value to copy it for several callers; None if it can't be pickled, and they share it."""
         try:
-            return self.payload()
+            return self.outcome.payload or dump_result(self.outcome.value, self.run.job.function)
         except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
             _log.warning("the value of %r can't be copied, so its callers share it: %s", self.run.job, error)
             return None
@@ -251,7 +233,7 @@ class Completion:
             lease if lease is not None and lease.held else None,
             options.compression,
             None if options.ttl is None else time.time() + options.ttl,
-            attributes=None if job.keys is None else job.keys.attributes(job.job_key),
+            attributes=None if job.keys is None else job.keys.attributes.get(job.job_key),
         )
 
 
@@ -456,7 +438,10 @@ def commit(
             try:
                 written = None if completion.outcome.deposit is None else completion.written()
                 if written is None:
-                    payloads[completion] = completion.payload()
+                    payload = completion.outcome.payload or dump_result(
+                        completion.outcome.value, job.function
+                    )
+                    payloads[completion] = payload
             except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
                 refusal = f"The result of {job!r} can't be pickled ({type(error).__name__}: {error})"
             else:

@@ -220,22 +220,26 @@ class Coordinator:
 
     def _own(self, running: RunningJob, *, here: bool) -> None:
         """Acquire the lease of a job and run it, unless another process computes it or has stored it."""
-        store, in_worker = running.store, inside_worker()
-        here = here or (running.engine is None and (in_worker or self.engines.is_serial))
+        store = running.store
+        here = here or (running.engine is None and (self.engines.is_serial or inside_worker()))
         if not here and (running.engine or self.engines.own).asks_to_begin:
             self._queue([running], store)
             return
         waiter = None
-        if store.keeps and not running.holds_lease():
-            waiter = acquire_or_wait(running, in_worker=in_worker)
+        if store.keeps and (running.lease is None or not running.lease.held):
+            waiter = acquire_or_wait(running)
         if waiter is not None and here:
             self._go_on(running, waiter.wait(), here=True)
         elif waiter is not None:
             self._wait(running, waiter)
         else:
             running.state = State.LEASED
-            if not (running.may_be_stored() and self._answer_from_store(running)):
-                self._begin(running, here=here)
+            if running.may_be_stored() and self._answer_from_store(running):
+                return
+            if here:
+                self._run_here(running)
+            else:
+                self._start_new([running], store)
 
     def _own_many(self, jobs: Sequence[RunningJob], store: Store) -> None:
         """Acquire the leases of jobs together, and run those that no process computes or has stored."""
@@ -329,7 +333,10 @@ class Coordinator:
         else:
             if running.holds_lease() and not here and (running.engine or self.engines.own).asks_to_begin:
                 self._release(running)  # until the job begins
-            self._begin(running, here=here)
+            if here:
+                self._run_here(running)
+            else:
+                self._start_new([running], running.store)
 
     def _fail_as(self, running: RunningJob, pickled: bytes, *, here: bool) -> None:
         """End a job with the exception of another process. If it can't be unpickled, the job runs here."""
@@ -365,17 +372,11 @@ class Coordinator:
 
     # running
 
-    def _begin(self, running: RunningJob, *, here: bool) -> None:
-        """Run a job for the first time."""
-        if here:
-            self.counts.add(submitted=1, computed=1)
-            self._announce((running.job,))
-            self._run_here(running)
-        else:
-            self._start_new([running], running.store)
-
     def _run_here(self, running: RunningJob) -> None:
         """Run a job in this thread until it succeeds or has no attempt left, commit and resolve it."""
+        if not running.attempt:
+            self.counts.add(submitted=1, computed=1)
+            self._announce((running.job,))
         while True:
             running.attempt += 1
             running.state = State.RUNNING

@@ -23,7 +23,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from .._executors import Engine, Outcome, is_submitter
+from .._executors import Engine, Outcome, inside_worker, is_submitter
 from .._future import JobFuture
 from .._inside import runs_jobs
 from .._job import Job
@@ -423,7 +423,7 @@ def _sleep(wake: SimpleQueue[None], seconds: float) -> None:
         return
 
 
-def acquire_or_wait(running: RunningJob, *, in_worker: bool) -> Waiter | None:
+def acquire_or_wait(running: RunningJob) -> Waiter | None:
     """Acquire the lease of a job that is to run now. Return a waiter if another process has it.
 
     A worker doesn't wait for the process that it works for: there the job may be queued behind the worker's own.
@@ -437,7 +437,7 @@ def acquire_or_wait(running: RunningJob, *, in_worker: bool) -> Waiter | None:
             wait.look()
             owner = wait.owner
             if owner is None or not is_submitter(owner.host, owner.pid):
-                return Waiter(store, lease, wait, WORKER_PATIENCE if in_worker else math.inf)
+                return Waiter(store, lease, wait, WORKER_PATIENCE if inside_worker() else math.inf)
     except LeasesUnavailable as error:
         _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
         store.tally.unleased += 1

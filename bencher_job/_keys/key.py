@@ -123,7 +123,8 @@ class JobKeys:
         self._methods = code == "deep"
         self._places = self._places_by_content(Binder(function, self._ignored_parameters))
         self._state: _State | None = None
-        self._attributes: dict[str, dict[str, bytes]] = {}
+        self.attributes: dict[str, dict[str, bytes]] = {}
+        """For keys made in this process: digests of the attributes of objects among the arguments, `model.rate`."""
         self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
     def _places_by_content(self, binder: Binder) -> tuple[int, ...]:
@@ -202,8 +203,8 @@ class JobKeys:
         return key, bound, function_version
 
     def _note(self, key: str, seen: Seen) -> None:
-        if len(self._attributes) >= KEYS_KEPT:
-            self._attributes.clear()
+        if len(self.attributes) >= KEYS_KEPT:
+            self.attributes.clear()
         for path, names, encodings, digests in seen:
             if not digests:  # they are made once for all calls that share an object
                 for name, encoding in zip(names, encodings, strict=True):
@@ -211,14 +212,7 @@ class JobKeys:
         digests = seen[0][3]
         for *_, more in seen[1:]:
             digests = {**digests, **more}
-        self._attributes[key] = digests
-
-    def attributes(self, key: str) -> Mapping[str, bytes]:
-        """Return digests of the attributes of objects that were arguments of a call, by path: `model.rate`.
-
-        Empty if the key was not made in this process.
-        """
-        return self._attributes.get(key, {})
+        self.attributes[key] = digests
 
     def check_of(self, function_version: FunctionVersion | None) -> Callable[[], bool] | None:
         """Return the function that checks whether calls with immutable arguments still have the keys of this version.
@@ -252,8 +246,8 @@ class JobKeys:
             return identity
         bound += _REPEAT.pack(b"*", repeat)
         key = join_key(bound, function_version.prefix)
-        if seen := self._attributes.get(identity[0]):
-            self._attributes[key] = seen
+        if seen := self.attributes.get(identity[0]):
+            self.attributes[key] = seen
         return key, bound, function_version
 
     def _entering(self, binder: Binder) -> tuple[str, ...]:

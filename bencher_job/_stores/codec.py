@@ -26,6 +26,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from hmac import compare_digest
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -455,20 +456,18 @@ def dump(value: object, pickler: Callable[..., bytes] = pickle.dumps) -> Payload
     return Payload(pickler(value, protocol=5, buffer_callback=keep_in_stream), tuple(buffers))
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class SealedEntry:
-    """An entry but for its digest, which is made while the bytes are written.
+    """An entry except its digest, which is made while the bytes are written: `start`, the digest, and `body`.
 
     Attributes:
         size: of the entry in bytes.
     """
 
-    __slots__ = ("_body", "_signature", "_start", "size")
-
-    def __init__(self, start: bytes, body: list[Buffer], size: int, signature: Signature) -> None:
-        self._start = start
-        self._body = body
-        self._signature = signature
-        self.size = size
+    start: bytes
+    body: list[Buffer]
+    size: int
+    signature: Signature
 
     @property
     def nbytes(self) -> int:
@@ -476,10 +475,10 @@ class SealedEntry:
         return self.size
 
     def __bytes__(self) -> bytes:
-        body = b"".join(self._body)
+        body = b"".join(self.body)
         if self.size < PARALLEL_FROM:
-            return self._start + self._signature.digest(self._start + body) + body
-        return self._start + _digest(self._signature, self._start, body) + body
+            return self.start + self.signature.begin(self.start + body).digest() + body
+        return self.start + _digest(self.signature, self.start, body) + body
 
     def write_to(self, file: BinaryIO) -> None:
         """Write the entry to an empty file that can seek.
@@ -497,15 +496,15 @@ class SealedEntry:
             except RuntimeError:  # the interpreter is ending, and begins no thread any more
                 pass
         try:
-            file.writelines([self._start, bytes(_DIGEST_SIZE), *self._body])
+            file.writelines([self.start, bytes(_DIGEST_SIZE), *self.body])
         finally:
             if hashing.ident is not None:
                 hashing.join()
-        file.seek(len(self._start))
+        file.seek(len(self.start))
         file.write(made[0] if made else self._digest())
 
     def _digest(self) -> bytes:
-        return _digest(self._signature, self._start, *self._body, threads_besides=1)
+        return _digest(self.signature, self.start, *self.body, threads_besides=1)
 
 
 def seal(

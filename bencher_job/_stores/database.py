@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
@@ -218,6 +219,7 @@ class _ThreadEnd:
         self._connections.close(self.connection)
 
 
+@dataclass(slots=True, eq=False)
 class Transaction:
     """Changes on one thread's connection that are undone at the end of the context unless `commit` is called.
 
@@ -228,13 +230,11 @@ class Transaction:
         execute: executes a statement on the thread's connection.
     """
 
-    __slots__ = ("_database", "_is_open", "_patience", "_turn", "execute")
-
-    def __init__(self, database: Database, patience: float) -> None:
-        self._database = database
-        self._patience = patience
-        self._is_open = False
-        self._turn: threading.Lock | None = None
+    _database: Database
+    _patience: float
+    _is_open: bool = False
+    _turn: threading.Lock | None = None
+    execute: Callable[..., sqlite3.Cursor] = field(init=False)
 
     def __enter__(self) -> Self:
         """Begin.
@@ -243,9 +243,13 @@ class Transaction:
             Locked: when the database can't be written, or stays locked by others.
         """
         connection = self._database._con
-        self.execute: Callable[..., sqlite3.Cursor] = connection.execute
+        self.execute = connection.execute
         try:
-            self._take_turn()
+            turn = self._database.turn
+            if turn.acquire(timeout=min(self._patience, LONGEST_TURN)):
+                self._turn = turn
+            elif self._patience > LONGEST_TURN:
+                self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
             if connection.in_transaction:  # an interrupt has come between the last one and its end
                 connection.rollback()
             if self._patience:
@@ -256,18 +260,12 @@ class Transaction:
         except BaseException as error:  # an interrupt, too, which comes when all has begun
             if connection.in_transaction:
                 connection.rollback()
-            self._end_turn()
+            if self._turn is not None:
+                self._turn.release()
             if isinstance(error, sqlite3.OperationalError):
                 raise Locked(str(error)) from error
             raise
         return self
-
-    def _take_turn(self) -> None:
-        turn = self._database.turn
-        if turn.acquire(timeout=min(self._patience, LONGEST_TURN)):
-            self._turn = turn
-        elif self._patience > LONGEST_TURN:
-            self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
 
     def _begin(self) -> None:
         until = 0.0
@@ -306,12 +304,9 @@ class Transaction:
             if self._database._con.in_transaction:
                 raise
         finally:
-            self._end_turn()
-
-    def _end_turn(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.release()
+            turn, self._turn = self._turn, None
+            if turn is not None:
+                turn.release()
 
 
 class Database(diskcache.Cache):  # type: ignore[misc]

@@ -24,8 +24,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, get_args
 
@@ -52,7 +54,7 @@ from .base import (
 )
 from .blobs import Blob, BlobWriter, discard
 from .codec import Compression, DamagedEntry, Payload, UnreadableEntry, compression_named, seal
-from .database import Database, Transaction, Written
+from .database import Database, Written
 from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
 from .lookups import Lookups, check_key_of, check_row
@@ -85,7 +87,7 @@ from .schema import (
     row_of,
     row_of_edition,
 )
-from .uses import Uses
+from .uses import MISSES_PER_BATCH, Uses
 
 __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 
@@ -157,7 +159,7 @@ class DiskHistory:
         except (UnreadableEntry, UntrustedCache, OSError) as error:
             damage, may_be_whole = str(error), True
         rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
-        records = [*_readable(record_of, ((row,) for row in rows))]
+        records = _readable(record_of, rows)
         return Found(records[0] if records else None, damage, may_be_whole)
 
     def _gone(self, key: str) -> Gone | None:
@@ -195,7 +197,7 @@ class DiskHistory:
         With `unused` also those without entries, in any order and without their sources; no entry is read.
         """
         rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
-        return list(_readable(past_edition_of, ((row, function) for row in rows)))
+        return _readable(partial(past_edition_of, function=function), rows)
 
     def of_version(
         self,
@@ -206,17 +208,17 @@ class DiskHistory:
         limit: int | None = None,
     ) -> Iterator[Keyed]:
         """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
-        conditions = ["edition IS NOT NULL", "typeof(bound) = 'blob'"]
-        conditions += ["edition = ?"] * (prefix is not None) + ["bound = ?"] * (bound is not None)
+        condition = "edition IS NOT NULL AND typeof(bound) = 'blob'"
+        values: tuple[object, ...] = (function,)
+        if prefix is not None:
+            condition, values = f"{condition} AND edition = ?", (*values, prefix)
+        if bound is not None:
+            condition, values = f"{condition} AND bound = ?", (*values, bound)
         rows = self._query(
-            f"{_SELECT_KEYED} WHERE Cache.function = ? AND {' AND '.join(conditions)} ORDER BY created DESC LIMIT ?",
-            (
-                function,
-                *(each for each in (prefix, bound) if each is not None),
-                -1 if limit is None else limit,
-            ),
+            f"{_SELECT_KEYED} WHERE Cache.function = ? AND {condition} ORDER BY created DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
         )
-        return _readable(_keyed, ((row,) for row in rows))
+        return iter(_readable(_keyed, rows))
 
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
@@ -236,22 +238,28 @@ _SELECT_KEYED: Final = SELECT_RECORD.replace("SELECT ", "SELECT edition, bound, 
 
 def _keyed(row: tuple[Any, ...]) -> Keyed:
     prefix, bound, attributes, *of_record = row
-    return Keyed(prefix, bound, attributes_from(attributes), record_of(tuple(of_record)))
+    digests = {} if attributes is None else attributes_from(attributes)
+    return Keyed(prefix, bound, digests, record_of(tuple(of_record)))
 
 
-def _readable(make: Callable[..., T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+def _readable(make: Callable[[tuple[Any, ...]], T], rows: Iterable[tuple[Any, ...]]) -> list[T]:
     """Make something of rows, except of damaged ones, which `verify` finds."""
+    made = []
     for row in rows:
         try:
-            yield make(*row)
+            made.append(make(row))
         except (ValueError, TypeError) as error:
             _log.debug("a damaged row is left out: %s", error)
+    return made
 
 
 UNCOUNTED: Final = 64
 """How many entries are new before a commit counts them: who asks for figures reads fewer rows than that."""
 
 _OLD_FILE: Final = "SELECT filename FROM Cache WHERE raw = 1 AND key = ? AND filename IS NOT NULL"
+
+
+_LEASE: Final = attrgetter("entry.lease")
 
 
 class _Prepared(NamedTuple):
@@ -266,18 +274,22 @@ class _Prepared(NamedTuple):
         return self.draft.key
 
 
+@dataclass(slots=True)
 class _Rows:
-    """Writes the rows of one transaction, and knows what is to be done once it is committed."""
+    """Writes the rows of one transaction.
 
-    __slots__ = ("_database", "_editions", "_execute", "_folder", "_old_files", "_origins")
+    Attributes:
+        editions: function versions that are in the database once it is committed.
+        origins: numbers of origins that are there then.
+        old_files: value files of the entries that it replaces, to be removed then.
+    """
 
-    def __init__(self, folder: Folder, database: Database, transaction: Transaction) -> None:
-        self._folder = folder
-        self._database = database
-        self._execute = transaction.execute
-        self._editions: set[bytes] = set()
-        self._origins: dict[Origin, int] = {}
-        self._old_files: list[str] = []
+    _folder: Folder
+    _database: Database
+    _execute: Callable[..., sqlite3.Cursor]
+    editions: set[bytes] = field(default_factory=set)
+    origins: dict[Origin, int] = field(default_factory=dict)
+    old_files: list[str] = field(default_factory=list)
 
     def write(self, prepared: Sequence[_Prepared], statement: str) -> None:
         """Write entries, and what their records refer to as far as it isn't known to be there."""
@@ -286,18 +298,14 @@ class _Rows:
         rows: list[tuple[Any, ...]] = []
         for entry, draft, written in prepared:
             edition = entry.edition
-            if (
-                edition is not None
-                and edition.prefix not in editions
-                and edition.prefix not in self._editions
-            ):
+            if edition is not None and edition.prefix not in editions and edition.prefix not in self.editions:
                 execute(PUT_EDITION, row_of_edition(entry.version))  # type: ignore[arg-type]
-                self._editions.add(edition.prefix)
+                self.editions.add(edition.prefix)
             origin = draft.origin
-            number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
+            number = origins.get(origin) or self.origins.get(origin) or self._number_of(origin)
             row = row_of(entry, draft, written, now, number)
             if statement is UPSERT:
-                self._old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
+                self.old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
                 execute(UPSERT, row)
             else:
                 rows.append(row)
@@ -314,35 +322,29 @@ class _Rows:
         text = (origin_to_json(origin),)
         self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", text)
         ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", text).fetchall()
-        self._origins[origin] = number
+        self.origins[origin] = number
         return int(number)
-
-    def are_committed(self) -> None:
-        """Remember what is there now, and remove the files of what was replaced."""
-        self._folder.editions.update(self._editions)
-        self._folder.origins.update(self._origins)
-        for filename in self._old_files:
-            self._folder.remove_file(self._database, filename)
 
 
 class Commits:
-    """Commits entries to one store."""
+    """Commits entries to one store.
+
+    Attributes:
+        written: bytes of the entries since the size of the store was last looked at.
+    """
 
     def __init__(self, folder: Folder, uses: Uses, removals: Removals) -> None:
         self._folder = folder
         self._uses = uses
         self._removals = removals
         self._uncounted = 0
+        self.written = 0
 
-    def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
+    def put_many(self, database: Database, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost.
 
-        Raises:
-            StoreFailure: when they can't be written; nothing is changed then, and no lease released.
+        If that fails nothing is changed, and no lease released.
         """
-        return self._folder.changed(self._put_many, entries)
-
-    def _put_many(self, database: Database, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         opened = self._folder.opened or self._folder.open()
         prepared: list[_Prepared] = []
         computed = 0
@@ -379,6 +381,7 @@ class Commits:
                 compression = None if entry.compression is None else self._compression(entry.compression)
                 sealed = seal(sealed, draft.key, signature=opened.signature, compression=compression)
             written = opened.database._disk.write(sealed, media_size)
+        self.written += written.size
         return _Prepared(entry, draft, written)
 
     @staticmethod
@@ -416,13 +419,13 @@ class Commits:
         return lost
 
     def _attempt(self, database: Database, prepared: Sequence[_Prepared], statement: str) -> None:
-        leases = [each.entry.lease for each in prepared if each.entry.lease is not None]
-        drained = self._uses.due()
+        uses = self._uses
+        drained = uses.drain() if uses.misses >= MISSES_PER_BATCH or time.monotonic() > uses.due else None
         uncounted = self._uncounted + len(prepared)
         try:
             with database.transaction() as transaction:
-                StoreLeases.release_in(transaction, leases)
-                rows = _Rows(self._folder, database, transaction)
+                StoreLeases.release_in(transaction, map(_LEASE, prepared))
+                rows = _Rows(self._folder, database, transaction.execute)
                 rows.write(prepared, statement)
                 for entry, draft, _ in prepared:
                     if entry.address:
@@ -430,17 +433,21 @@ class Commits:
                         values = entry.address, draft.key, draft.function, action, time.time()
                         transaction.execute(PUT_OUTBOX, values)
                 if drained is not None:
-                    self._uses.write(database, drained)
+                    uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
                     transaction.execute(COUNT_NEW)
                 transaction.commit()
         except BaseException:
             if drained is not None:
-                self._uses.restore(drained)
+                uses.restore(drained)
             raise
         self._uncounted = uncounted if uncounted < UNCOUNTED else 0
-        self._folder.generation.committed()
-        rows.are_committed()
+        folder = self._folder
+        folder.generation.committed()
+        folder.editions.update(rows.editions)
+        folder.origins.update(rows.origins)
+        for filename in rows.old_files:
+            folder.remove_file(database, filename)
 
 
 class DiskStore(Items):
@@ -479,12 +486,12 @@ class DiskStore(Items):
         self.history = DiskHistory(self.files)
         self.removals = Removals(self.files, self.uses)
         self.lookups = Lookups(self.files, self.uses, self.removals)
+        self.get = self.lookups.get
         self.leases = StoreLeases(self.files)
         self.outbox = Outbox(self.files)
         self._commits = Commits(self.files, self.uses, self.removals)
         self._blob_writers: dict[str | None, tuple[Opened, BlobWriter]] = {}
-        # Bytes since the size was last looked at: so many that the first put looks.
-        self._written = size_limit
+        self._commits.written = size_limit  # so many that the first put looks at the size
 
     def open(self) -> Database:
         """Open the database, made if it isn't there.
@@ -494,13 +501,6 @@ class DiskStore(Items):
             StoreFailure: when the database can't be opened or is of a later version.
         """
         return self.files.open().database
-
-    def get(self, key: str, mapped: bool = False) -> Hit | Miss:
-        """Look an entry up and verify its bytes."""
-        hit = self.lookups.find(key, mapped=mapped)
-        if not isinstance(hit, Miss):
-            self.uses.note(key, hit.seconds)
-        return hit
 
     def get_many(
         self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
@@ -519,11 +519,9 @@ class DiskStore(Items):
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
-        lost = self._commits.put_many(entries)
-        for entry in entries:
-            self._written += entry.payload.nbytes
-        if self._written >= self.size_limit // 100:
-            self._written = 0
+        lost = self.files.changed(self._commits.put_many, entries)
+        if self._commits.written >= self.size_limit // 100:
+            self._commits.written = 0
             self._evict()
         return lost
 

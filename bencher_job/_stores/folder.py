@@ -539,10 +539,14 @@ class Folder:
         if opened is None:
             return
         self._look_again = time.monotonic() + LOOK_EVERY
-        place = self._place()
-        if place == opened.place:
-            return
-        if place is not None and self.generation.is_in_place():  # another process has mended it
+        try:
+            status = os.stat(self._database)
+            if (status.st_dev, status.st_ino) == opened.place:
+                return
+            is_there = True
+        except FileNotFoundError:
+            is_there = False
+        if is_there and self.generation.is_in_place():  # another process has mended it
             _log.warning("the database of %s was replaced while it was open", self.directory)
             self._leave_database()
         else:
@@ -606,7 +610,7 @@ class Folder:
 
     def sql(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Give the rows of a statement on this thread's own connection."""
-        return self.open().database.read(statement, values)
+        return (self.opened or self.open()).database.read(statement, values)
 
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement that reads.
@@ -614,7 +618,12 @@ class Folder:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        return self.translated(lambda: self.sql(statement, values))
+        with fork_guard.lock:
+            try:
+                self.look_for_removal()
+                return (self.opened or self.open()).database.read(statement, values)
+            except _REFUSALS as error:
+                raise _failure(error) from error
 
     def translated(self, work: Callable[..., T], *given: Any) -> T:
         """Do some work on the database.

@@ -263,14 +263,16 @@ class StoreLeases:
             self._folder.owners.close()
 
     @staticmethod
-    def release_in(transaction: Transaction, leases: Iterable[Lease]) -> None:
+    def release_in(transaction: Transaction, leases: Iterable[Lease | None]) -> None:
         """Release leases when a transaction is committed.
 
         Raises:
             LeasesLost: when some are another's now; the transaction must not be committed.
         """
-        execute = transaction.execute
-        lost = [lease for lease in leases if not execute(_RELEASE, (lease.key, lease.number)).rowcount]
+        lost = set()
+        for lease in leases:
+            if lease is not None and not transaction.execute(_RELEASE, (lease.key, lease.number)).rowcount:
+                lost.add(lease)
         if lost:
             raise LeasesLost(frozenset(lost))
 

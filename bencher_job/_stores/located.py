@@ -27,6 +27,8 @@ def dump_result(value: object, function: object) -> Payload:
         Exception: as `dump`.
     """
     payload = dump(value)
+    if pickle.STACK_GLOBAL not in payload.stream:  # it names no class or function
+        return payload
     while isinstance(function, partial):
         function = function.func
     program = main_name()

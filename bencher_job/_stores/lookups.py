@@ -54,11 +54,8 @@ class Lookups:
         self._uses = uses
         self._removals = removals
 
-    def find(self, key: str, *, mapped: bool, most_expanded: int | None = None) -> Hit | Miss:
-        """Look an entry up and verify its bytes.
-
-        One whose compressed parts would expand to more bytes than `most_expanded` is not expanded, and a miss.
-        """
+    def get(self, key: str, mapped: bool = False) -> Hit | Miss:
+        """Look an entry up and verify its bytes."""
         missing = mended = 0
         with fork_guard.lock:
             while missing < 2:  # a value file can go, with its row, while the row is read
@@ -68,7 +65,7 @@ class Lookups:
                     if row is None:
                         return MISS
                     check_key_of(row, key)
-                    return hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
+                    hit = hit_of(row, opened, mapped=mapped)
                 except FileNotFoundError:
                     missing += 1
                     continue
@@ -87,6 +84,10 @@ class Lookups:
                     else:
                         self._folder.warn_unread(error)
                     return MISS
+                else:
+                    if isinstance(hit, Hit):
+                        self._uses.note(key, hit.seconds)
+                    return hit
             self._removals.set_aside(key, "its value file is missing")
             return MISS
 
@@ -116,12 +117,12 @@ class Lookups:
                 if turn > 1 or not self._folder.mend(error, surely=turn == 1):
                     self._folder.warn_unread(error)
                     break
-        for key in odd if largest is None else ():  # looked at again, and reported
-            hit = self.find(key, mapped=mapped)
-            if isinstance(hit, Hit):
-                found.others[key] = hit
         if counts:
             self._uses.note_many(found)
+        for key in odd if largest is None else ():  # looked at again, counted one by one, and reported
+            hit = self.get(key, mapped)
+            if isinstance(hit, Hit):
+                found.others[key] = hit
         return found
 
     def _rows_of(self, wanted: Iterable[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:

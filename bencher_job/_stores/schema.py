@@ -112,7 +112,8 @@ def origin_to_json(origin: Origin) -> str:
     return json.dumps(origin._asdict())
 
 
-def origin_from_json(text: str | None) -> dict[str, Any]:
+@functools.lru_cache(maxsize=64)
+def origin_from_json(text: str | None) -> Mapping[str, Any]:
     """Read what `origin_to_json` wrote.
 
     Raises:
@@ -123,11 +124,12 @@ def origin_from_json(text: str | None) -> dict[str, Any]:
         origin = json.loads(text or "{}")
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    if not isinstance(origin, dict) or not all(
-        isinstance(value, str | int | None) for value in origin.values()
-    ):
+    if not isinstance(origin, dict) or not _OF_ORIGINS.issuperset(map(type, origin.values())):
         raise TypeError("what is known of its run is none")
     return {name: value for name, value in origin.items() if name in Origin._fields}
+
+
+_OF_ORIGINS: Final = frozenset({str, int, bool, NoneType})
 
 
 GONE_KEPT: Final = 100_000
@@ -303,7 +305,7 @@ def record_of(row: tuple[Any, ...]) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
-    if not all(is_text(each) for each in row if isinstance(each, str)):
+    if not is_text("".join([each for each in row if isinstance(each, str)])):
         raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version = row
     for text in (key, tag, function, fingerprint, version):
@@ -401,7 +403,7 @@ def past_edition_of(row: tuple[Any, ...], function: str) -> StoredFunctionVersio
             *past.manifest.values(),
             *past.sources.values(),
         )
-        if type(prefix) is bytes and type(key_version) is int and all(type(text) is str for text in texts):
+        if type(prefix) is bytes and type(key_version) is int and {str}.issuperset(map(type, texts)):
             return past
     except (TypeError, ValueError, RecursionError, zlib.error) as error:
         raise ValueError(f"the function's code as it stood is damaged: {error}") from error

@@ -20,7 +20,7 @@ from .database import Database, Locked
 from .folder import Folder
 from .fork_guard import fork_guard
 
-__all__ = ["Drained", "Uses"]
+__all__ = ["MISSES_PER_BATCH", "Drained", "Uses"]
 
 
 LARGEST_BATCH: Final = 50_000
@@ -52,6 +52,7 @@ class Uses:
 
     Attributes:
         misses: how many results were computed and stored.
+        due: when the next commit writes the uses as well, on the monotonic clock.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -71,6 +72,7 @@ class Uses:
         self.misses = 0
         self._seconds = 0.0
         self._last = time.monotonic()
+        self.due = self._last + WITH_COMMITS
 
     def note(self, key: str, seconds: float) -> None:
         """Note the use of an entry that was read from the disk, whose function had run for so long."""
@@ -124,6 +126,7 @@ class Uses:
             used, self._used = self._used, {}
             totals = Totals(self._hits, self.misses, self._seconds)
             self._hits, self.misses, self._seconds, self._last = 0, 0, 0.0, time.monotonic()
+            self.due = self._last + WITH_COMMITS
         return Drained(used, totals)
 
     def restore(self, drained: Drained) -> None:
@@ -134,12 +137,6 @@ class Uses:
             self._hits += drained.totals.hits
             self.misses += drained.totals.misses
             self._seconds += drained.totals.seconds_saved
-
-    def due(self) -> Drained | None:
-        """Take what is noted, if it is much or was noted some time ago, so that a commit writes it as well."""
-        if self.misses < MISSES_PER_BATCH and time.monotonic() - self._last < WITH_COMMITS:
-            return None
-        return self.drain()
 
     @staticmethod
     def write(database: Database, drained: Drained) -> None:
