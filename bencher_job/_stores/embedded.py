@@ -57,7 +57,7 @@ from .codec import Compression, DamagedEntry, Payload, UnreadableEntry, compress
 from .database import Database, Written
 from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
-from .lookups import Lookups, check_key_of, check_row
+from .lookups import Lookups, another_key, check_row
 from .outbox import PUT_OUTBOX, Outbox
 from .removals import Removals
 from .rows import columns_of, find_keys, infos_of
@@ -148,7 +148,8 @@ class DiskHistory:
             return self._gone(key)
         damage, may_be_whole = "", False
         try:
-            check_key_of(rows[0], key)
+            if rows[0][0] != key:
+                raise another_key()
             if not check_row(rows[0], self._folder.open(), mapped=True):
                 *_, expires, _ = rows[0]
                 return Gone("expired", moment(expires))

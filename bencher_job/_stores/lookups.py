@@ -21,7 +21,7 @@ from .removals import Removals
 from .schema import LIVE, SELECT_ENTRY
 from .uses import Uses
 
-__all__ = ["Lookups", "check_key_of", "check_row", "hit_of"]
+__all__ = ["Lookups", "another_key", "check_row", "hit_of"]
 
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ class Lookups:
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
                     if row is None:
                         return MISS
-                    check_key_of(row, key)
+                    if row[0] != key:
+                        raise another_key()
                     hit = hit_of(row, opened, mapped=mapped)
                 except FileNotFoundError:
                     missing += 1
@@ -179,16 +180,11 @@ class Lookups:
         return bool(self._folder.query(statement, (key, time.time())))
 
 
-def check_key_of(row: tuple[Any, ...], key: str) -> None:
-    """Check that a row that was found by its key has that key: SQLite's index of keys may be damaged.
-
-    Raises:
-        sqlite3.DatabaseError: when it is the row of another key.
-    """
-    if row[0] != key:
-        error = sqlite3.DatabaseError("the index of keys leads to the row of another key")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
+def another_key() -> sqlite3.DatabaseError:
+    """Make the error of a row that was found by its key and has another one: SQLite's index of keys is damaged."""
+    error = sqlite3.DatabaseError("the index of keys leads to the row of another key")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def hit_of(

@@ -76,7 +76,8 @@ class Uses:
 
     def note(self, key: str, seconds: float) -> None:
         """Note the use of an entry that was read from the disk, whose function had run for so long."""
-        self._add(key, 1, time.time())
+        before = self._used.get(key)
+        self._used[key] = (1 if before is None else before[0] + 1), time.time()
         self._hits += 1
         self._seconds += seconds
         if len(self._used) >= LARGEST_BATCH:
