@@ -59,7 +59,7 @@ from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
 from .lookups import Lookups, another_key, check_row
 from .outbox import PUT_OUTBOX, Outbox
-from .removals import Removals
+from .removals import MISSES_PER_BATCH, Removals, Uses
 from .rows import columns_of, find_keys, infos_of
 from .schema import (
     COUNT_NEW,
@@ -87,7 +87,6 @@ from .schema import (
     row_of,
     row_of_edition,
 )
-from .uses import MISSES_PER_BATCH, Uses
 
 __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 

@@ -17,9 +17,8 @@ from .database import is_undecodable
 from .folder import Folder, Opened
 from .fork_guard import fork_guard
 from .header import check_ours, unseal_ours
-from .removals import Removals
+from .removals import Removals, Uses
 from .schema import LIVE, SELECT_ENTRY
-from .uses import Uses
 
 __all__ = ["Lookups", "another_key", "check_row", "hit_of"]
 

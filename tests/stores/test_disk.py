@@ -24,7 +24,7 @@ import pytest
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
 from bencher_job._folders import make_private
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_
-from bencher_job._stores import quarantine as aside
+from bencher_job._stores import recovery
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.schema import STORE_VERSION
@@ -368,7 +368,7 @@ def test_of_what_is_set_aside_the_latest_is_kept(
     store: DiskStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Up to a size in bytes; what is removed is told of in the log."""
-    monkeypatch.setattr(aside, "KEPT_ASIDE", 3 * (10_000 + aside.OVERHEAD))
+    monkeypatch.setattr(recovery, "MOST_KEPT", 3 * (10_000 + recovery.OVERHEAD))
     for number in range(5):
         store.put_many([entry(f"key-{number}", bytes(9_800))])
         with sqlite3.connect(store.directory / "cache.db") as database:
@@ -383,7 +383,7 @@ def test_of_what_is_set_aside_the_latest_is_kept(
 
 
 def test_the_latest_is_kept_aside_however_large(store: DiskStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "KEPT_ASIDE", 1000)
+    monkeypatch.setattr(recovery, "MOST_KEPT", 1000)
     for key in ("first", "second"):
         store.put_many([entry(key, LARGE)])
         (path,) = store.directory.glob("*/*/*.val")

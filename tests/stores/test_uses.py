@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bencher_job import Record, _media
-from bencher_job._stores import Entry, Hit, dump, open_store, uses
+from bencher_job._stores import Entry, Hit, dump, open_store, removals
 from bencher_job._stores import embedded as commits
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job._stores.schema import ENTRY_OVERHEAD
-from bencher_job._stores.uses import WHEN_ASKED
+from bencher_job._stores.removals import WHEN_ASKED
 
 SCRIPT = """
     import sys, time
@@ -166,7 +166,7 @@ def test_a_lookup_of_durations_uses_nothing(store: MemoryTier) -> None:
 
 def test_so_many_uses_in_bulk_are_written_at_once(store: MemoryTier, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is noted of lookups in bulk takes bounded memory."""
-    monkeypatch.setattr(uses, "LARGEST_BATCH", 4)
+    monkeypatch.setattr(removals, "LARGEST_BATCH", 4)
     store.put_many([entry(f"key-{number}", 1) for number in range(4)])
     for keys, written in ((["key-0"], 0), (["key-1", "key-2", "key-3"], 4), (["key-0"], 4)):
         store.behind.get_many(keys)
@@ -177,7 +177,7 @@ def test_so_many_uses_in_bulk_are_written_at_once(store: MemoryTier, monkeypatch
 def test_lookups_in_bulk_again_and_again_take_no_more_memory(
     store: MemoryTier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uses, "LARGEST_BATCH", 10)
+    monkeypatch.setattr(removals, "LARGEST_BATCH", 10)
     store.put_many([entry(f"key-{number}", 1, seconds=2.0) for number in range(4)])
     for _ in range(50):
         store.behind.get_many([f"key-{number}" for number in range(4)])
