@@ -25,27 +25,21 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, get_args
+from typing import Any, Final, NamedTuple
 
 from .. import _media
-from .._errors import BencherJobError, UntrustedCache, warn_caller
-from .._keys import StoredFunctionVersion
-from .._query import ArgumentColumn, EntryInfo, Query
+from .._errors import BencherJobError, warn_caller
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
     MISS,
     PATIENCE,
     Entry,
-    Found,
-    Gone,
     Hit,
     Hits,
     Items,
-    Keyed,
     Lease,
     Miss,
     Reason,
@@ -53,14 +47,14 @@ from .base import (
     Use,
 )
 from .blobs import Blob, BlobWriter, discard
-from .codec import Compression, DamagedEntry, Payload, UnreadableEntry, compression_named, seal
+from .codec import Compression, Payload, compression_named, seal
 from .database import Database, Written
 from .folder import Folder, Opened
+from .history import DiskHistory, functions
 from .leases import LeasesLost, StoreLeases
-from .lookups import Lookups, another_key, check_row
+from .lookups import Lookups
 from .outbox import PUT_OUTBOX, Outbox
 from .removals import MISSES_PER_BATCH, Removals, Uses
-from .rows import columns_of, find_keys, infos_of
 from .schema import (
     COUNT_NEW,
     ENTRY_OVERHEAD,
@@ -72,17 +66,11 @@ from .schema import (
     PLAIN_COLUMNS,
     PUT_EDITION,
     ROWS_AT_ONCE,
-    SELECT_EDITION,
-    SELECT_ENTRY,
-    SELECT_KNOWN_EDITION,
     SELECT_RECORD,
     UPSERT,
-    attributes_from,
     condition_of,
     figures_by,
-    moment,
     origin_to_json,
-    past_edition_of,
     record_of,
     row_of,
     row_of_edition,
@@ -92,165 +80,6 @@ __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 
 
 _log = logging.getLogger(__name__)
-
-
-_FIGURES: Final = (
-    "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
-    " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
-    " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
-    f" WHERE raw = 1 AND {LIVE} GROUP BY Cache.function, tag"
-)
-
-
-def functions(folder: Folder) -> list[FunctionInfo]:
-    """Give the figures of each function that has entries, sorted by name.
-
-    Raises:
-        StoreFailure: when the store can't be read.
-    """
-    rows = sorted(folder.query(_FIGURES, (time.time(),)))
-    return [_function(name, group) for name, group in itertools.groupby(rows, itemgetter(0))]
-
-
-def _function(name: str, rows: Iterator[tuple[Any, ...]]) -> FunctionInfo:
-    """Add up the figures of a function's tags."""
-    _, tags, entries, sizes, hits, saved, seconds, used = zip(*rows, strict=True)
-    return FunctionInfo(
-        name=name,
-        entries=sum(entries),
-        size=sum(sizes),
-        hits=sum(hits),
-        seconds_saved=sum(saved),
-        seconds=sum(seconds),
-        last_used=moment(max(used)),
-        tags=tuple(tag for tag in tags if tag),
-    )
-
-
-T = TypeVar("T")
-
-_LAST: Final = "\U0010ffff"
-"""The last character, which no key has."""
-
-
-class DiskHistory:
-    """Answers questions about the entries of one store from its tables."""
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self._query = folder.query
-
-    def examine(self, key: str) -> Found | Gone | None:
-        """Verify the entry of a key, or say what became of it; None if nothing is known."""
-        rows = self._query(SELECT_ENTRY + "= ?", (key,))
-        if not rows:
-            return self._gone(key)
-        damage, may_be_whole = "", False
-        try:
-            if rows[0][0] != key:
-                raise another_key()
-            if not check_row(rows[0], self._folder.open(), mapped=True):
-                *_, expires, _ = rows[0]
-                return Gone("expired", moment(expires))
-        except FileNotFoundError:
-            damage = "its value file is missing"
-        except (DamagedEntry, sqlite3.DatabaseError) as error:
-            damage = str(error)
-        except (UnreadableEntry, UntrustedCache, OSError) as error:
-            damage, may_be_whole = str(error), True
-        rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
-        records = _readable(record_of, rows)
-        return Found(records[0] if records else None, damage, may_be_whole)
-
-    def _gone(self, key: str) -> Gone | None:
-        for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
-            if reason in get_args(Reason) and type(at) is float:
-                return Gone(reason, moment(at))
-        return None
-
-    def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
-        """Return what is known about the entries of some keys, in this order; keys without one are left out."""
-        return infos_of(self._folder, keys)
-
-    def find(self, query: Query) -> list[str]:
-        """Return the keys of the entries that a query selects, in its order."""
-        return find_keys(self._folder, query)
-
-    def columns(self, function: str) -> list[ArgumentColumn]:
-        """Return the arguments that a function's entries have, in the order in which the entries name them."""
-        return columns_of(self._folder, function)
-
-    def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
-        """Return the first keys with a prefix, of entries or of removed ones."""
-        table = "Gone WHERE ? > 0" if removed else f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}"
-        statement = f"SELECT key FROM {table} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
-        return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
-
-    def removed(self) -> dict[str, int]:
-        """Count the removed entries that are remembered, by the reason of their removal."""
-        counted = self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason")
-        return {reason: count for reason, count in counted if reason in get_args(Reason)}
-
-    def versions(self, function: str, *, unused: bool = False) -> list[StoredFunctionVersion]:
-        """Return the versions of a function that have entries, the one with the latest entry first.
-
-        With `unused` also those without entries, in any order and without their sources; no entry is read.
-        """
-        rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
-        return _readable(partial(past_edition_of, function=function), rows)
-
-    def of_version(
-        self,
-        function: str,
-        *,
-        prefix: bytes | None = None,
-        bound: bytes | None = None,
-        limit: int | None = None,
-    ) -> Iterator[Keyed]:
-        """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
-        condition = "edition IS NOT NULL AND typeof(bound) = 'blob'"
-        values: tuple[object, ...] = (function,)
-        if prefix is not None:
-            condition, values = f"{condition} AND edition = ?", (*values, prefix)
-        if bound is not None:
-            condition, values = f"{condition} AND bound = ?", (*values, bound)
-        rows = self._query(
-            f"{_SELECT_KEYED} WHERE Cache.function = ? AND {condition} ORDER BY created DESC LIMIT ?",
-            (*values, -1 if limit is None else limit),
-        )
-        return iter(_readable(_keyed, rows))
-
-    def stamp(self) -> str:
-        """Return a text that differs after any change of the store by any process."""
-        return ".".join([str(self._folder.generation.puts), *map(_look, self._folder.files())])
-
-
-def _look(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "-"
-    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-
-
-_SELECT_KEYED: Final = SELECT_RECORD.replace("SELECT ", "SELECT edition, bound, attributes, ", 1)
-
-
-def _keyed(row: tuple[Any, ...]) -> Keyed:
-    prefix, bound, attributes, *of_record = row
-    digests = {} if attributes is None else attributes_from(attributes)
-    return Keyed(prefix, bound, digests, record_of(tuple(of_record)))
-
-
-def _readable(make: Callable[[tuple[Any, ...]], T], rows: Iterable[tuple[Any, ...]]) -> list[T]:
-    """Make something of rows, except of damaged ones, which `verify` finds."""
-    made = []
-    for row in rows:
-        try:
-            made.append(make(row))
-        except (ValueError, TypeError) as error:
-            _log.debug("a damaged row is left out: %s", error)
-    return made
 
 
 UNCOUNTED: Final = 64

@@ -23,8 +23,7 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
 from bencher_job._folders import make_private
-from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_
-from bencher_job._stores import recovery
+from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_, recovery
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.schema import STORE_VERSION

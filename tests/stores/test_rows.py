@@ -20,7 +20,7 @@ from bencher_job._query import Condition, Operator, Order, Query, cell_of, in_or
 from bencher_job._stores import Entry, Hit, dump
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.rows import sql_of
+from bencher_job._stores.history import sql_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

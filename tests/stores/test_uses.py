@@ -21,8 +21,8 @@ from bencher_job._stores import Entry, Hit, dump, open_store, removals
 from bencher_job._stores import embedded as commits
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
-from bencher_job._stores.schema import ENTRY_OVERHEAD
 from bencher_job._stores.removals import WHEN_ASKED
+from bencher_job._stores.schema import ENTRY_OVERHEAD
 
 SCRIPT = """
     import sys, time

@@ -1,0 +1,337 @@
+"""Answer questions about the entries of the embedded store: the `History` of a store, figures and queries in SQL.
+
+No index serves this: each would be a page more for every commit to write, and 100,000 rows take 0.05 to 0.2 seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial, reduce
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args
+
+from .._errors import UntrustedCache
+from .._keys import StoredFunctionVersion
+from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
+from .._record import FunctionInfo
+from .base import Found, Gone, Keyed, Reason
+from .codec import DamagedEntry, UnreadableEntry
+from .folder import Folder
+from .lookups import another_key, check_row
+from .schema import (
+    LIVE,
+    SELECT_EDITION,
+    SELECT_ENTRY,
+    SELECT_KNOWN_EDITION,
+    SELECT_RECORD,
+    attributes_from,
+    moment,
+    past_edition_of,
+    record_of,
+)
+
+__all__ = ["DiskHistory", "functions"]
+
+
+_log = logging.getLogger(__name__)
+
+_FIGURES: Final = (
+    "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
+    " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
+    " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
+    f" WHERE raw = 1 AND {LIVE} GROUP BY Cache.function, tag"
+)
+
+
+def functions(folder: Folder) -> list[FunctionInfo]:
+    """Give the figures of each function that has entries, sorted by name.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    rows = sorted(folder.query(_FIGURES, (time.time(),)))
+    return [_function(name, group) for name, group in itertools.groupby(rows, itemgetter(0))]
+
+
+def _function(name: str, rows: Iterator[tuple[Any, ...]]) -> FunctionInfo:
+    """Add up the figures of a function's tags."""
+    _, tags, entries, sizes, hits, saved, seconds, used = zip(*rows, strict=True)
+    return FunctionInfo(
+        name=name,
+        entries=sum(entries),
+        size=sum(sizes),
+        hits=sum(hits),
+        seconds_saved=sum(saved),
+        seconds=sum(seconds),
+        last_used=moment(max(used)),
+        tags=tuple(tag for tag in tags if tag),
+    )
+
+
+T = TypeVar("T")
+
+_LAST: Final = "\U0010ffff"
+"""The last character, which no key has."""
+
+
+class DiskHistory:
+    """Answers questions about the entries of one store from its tables."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._query = folder.query
+
+    def examine(self, key: str) -> Found | Gone | None:
+        """Verify the entry of a key, or say what became of it; None if nothing is known."""
+        rows = self._query(SELECT_ENTRY + "= ?", (key,))
+        if not rows:
+            return self._gone(key)
+        damage, may_be_whole = "", False
+        try:
+            if rows[0][0] != key:
+                raise another_key()
+            if not check_row(rows[0], self._folder.open(), mapped=True):
+                *_, expires, _ = rows[0]
+                return Gone("expired", moment(expires))
+        except FileNotFoundError:
+            damage = "its value file is missing"
+        except (DamagedEntry, sqlite3.DatabaseError) as error:
+            damage = str(error)
+        except (UnreadableEntry, UntrustedCache, OSError) as error:
+            damage, may_be_whole = str(error), True
+        rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
+        records = _readable(record_of, rows)
+        return Found(records[0] if records else None, damage, may_be_whole)
+
+    def _gone(self, key: str) -> Gone | None:
+        for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
+            if reason in get_args(Reason) and type(at) is float:
+                return Gone(reason, moment(at))
+        return None
+
+    def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
+        """Return what is known about the entries of some keys, in this order; keys without one are left out."""
+        return infos_of(self._folder, keys)
+
+    def find(self, query: Query) -> list[str]:
+        """Return the keys of the entries that a query selects, in its order."""
+        return find_keys(self._folder, query)
+
+    def columns(self, function: str) -> list[ArgumentColumn]:
+        """Return the arguments that a function's entries have, in the order in which the entries name them."""
+        return columns_of(self._folder, function)
+
+    def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
+        """Return the first keys with a prefix, of entries or of removed ones."""
+        table = "Gone WHERE ? > 0" if removed else f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}"
+        statement = f"SELECT key FROM {table} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+        return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
+
+    def removed(self) -> dict[str, int]:
+        """Count the removed entries that are remembered, by the reason of their removal."""
+        counted = self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason")
+        return {reason: count for reason, count in counted if reason in get_args(Reason)}
+
+    def versions(self, function: str, *, unused: bool = False) -> list[StoredFunctionVersion]:
+        """Return the versions of a function that have entries, the one with the latest entry first.
+
+        With `unused` also those without entries, in any order and without their sources; no entry is read.
+        """
+        rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
+        return _readable(partial(past_edition_of, function=function), rows)
+
+    def of_version(
+        self,
+        function: str,
+        *,
+        prefix: bytes | None = None,
+        bound: bytes | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Keyed]:
+        """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
+        condition = "edition IS NOT NULL AND typeof(bound) = 'blob'"
+        values: tuple[object, ...] = (function,)
+        if prefix is not None:
+            condition, values = f"{condition} AND edition = ?", (*values, prefix)
+        if bound is not None:
+            condition, values = f"{condition} AND bound = ?", (*values, bound)
+        rows = self._query(
+            f"{_SELECT_KEYED} WHERE Cache.function = ? AND {condition} ORDER BY created DESC LIMIT ?",
+            (*values, -1 if limit is None else limit),
+        )
+        return iter(_readable(_keyed, rows))
+
+    def stamp(self) -> str:
+        """Return a text that differs after any change of the store by any process."""
+        return ".".join([str(self._folder.generation.puts), *map(_look, self._folder.files())])
+
+
+def _look(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "-"
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
+_SELECT_KEYED: Final = SELECT_RECORD.replace("SELECT ", "SELECT edition, bound, attributes, ", 1)
+
+
+def _keyed(row: tuple[Any, ...]) -> Keyed:
+    prefix, bound, attributes, *of_record = row
+    digests = {} if attributes is None else attributes_from(attributes)
+    return Keyed(prefix, bound, digests, record_of(tuple(of_record)))
+
+
+def _readable(make: Callable[[tuple[Any, ...]], T], rows: Iterable[tuple[Any, ...]]) -> list[T]:
+    """Make something of rows, except of damaged ones, which `verify` finds."""
+    made = []
+    for row in rows:
+        try:
+            made.append(make(row))
+        except (ValueError, TypeError) as error:
+            _log.debug("a damaged row is left out: %s", error)
+    return made
+
+
+def sql_of(condition: Condition, column: str) -> tuple[str, tuple[object, ...]]:
+    """Return the SQL of a condition on a column, and its values."""
+    operator, value = condition.operator, condition.value
+    if value is None:
+        return f"{column} IS {'NOT ' if operator == '!=' else ''}NULL", ()
+    if operator == "has":
+        return f"CAST({column} AS TEXT) LIKE ? ESCAPE '\\'", (f"%{escaped(str(value))}%",)
+    if operator == "!=":
+        return f"({column} IS NULL OR {column} != ?)", (value,)
+    kind = (
+        f"typeof({column}) = 'text'" if isinstance(value, str) else f"typeof({column}) IN ('integer', 'real')"
+    )
+    return f"({kind} AND {column} {operator} ?)", (value,)
+
+
+def escaped(text: str) -> str:
+    """Write a text so that LIKE takes each character of it for itself."""
+    return text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
+
+
+_COLUMNS: Final = {
+    "created": "created",
+    "seconds": "seconds",
+    "size": "size",
+    "tag": "coalesce(tag, '')",
+    "hits": "access_count",
+    "key": "key",
+}
+"""What SQL calls the columns that are not arguments."""
+
+ROWS_AT_ONCE: Final = 5_000
+
+_NO_NUMBERS: Final = ((": NaN", ": null"), (": Infinity", ": 9e999"), (": -Infinity", ": -9e999"))
+"""How Python writes numbers that JSON has no name for, and what SQLite reads."""
+
+_MENDED: Final = reduce(
+    lambda text, pair: f"replace({text}, '{pair[0]}', '{pair[1]}')", _NO_NUMBERS, "arguments"
+)
+_JSON: Final = (
+    "CASE WHEN json_valid(arguments) THEN arguments"
+    f" WHEN json_valid({_MENDED}) THEN {_MENDED} ELSE '{{}}' END"
+)
+"""The arguments as JSON that SQLite can read; a damaged text has none."""
+
+_OF_FUNCTION: Final = f"FROM Cache WHERE raw = 1 AND coalesce(Cache.function, '') = ? AND {LIVE}"
+_SELECT_INFO: Final = SELECT_RECORD.replace(
+    "SELECT ", "SELECT access_count, access_time, expire_time, filename, parameters, manifest, ", 1
+)
+
+
+def find_keys(folder: Folder, query: Query) -> list[str]:
+    """Return the keys of the entries that a query selects, in its order.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    parts = [_OF_FUNCTION]
+    values: list[object] = [query.function, time.time()]
+    for name, condition in query.conditions:
+        if (column := _column(name)) is not None:
+            part, more = sql_of(condition, column)
+            parts.append(part)
+            values += more
+    search = query.search
+    if search:
+        parts.append(r"(arguments LIKE ? ESCAPE '\' OR tag LIKE ? ESCAPE '\' OR key LIKE ? ESCAPE '\')")
+        in_json = escaped(json.dumps(search)[1:-1])
+        values += [f"%{in_json}%", f"%{escaped(search)}%", f"{escaped(search)}%"]
+    column = _column(query.order.column) or _COLUMNS["created"]
+    return in_order(folder.query(f"SELECT {column}, key {' AND '.join(parts)}", values), query.order)
+
+
+def _column(name: str) -> str | None:
+    """Give what SQL calls a column, or None for one that it doesn't know."""
+    if not name.startswith(ARGUMENTS):
+        return _COLUMNS.get(name)
+    label = json.dumps(name.removeprefix(ARGUMENTS))
+    if '"' in label[1:-1] or "\\\\" in label:  # which SQLite's paths have no way to write
+        return None
+    quoted = f"$.{label}".replace("'", "''")
+    cell = f"json_extract({_JSON}, '{quoted}')"
+    return f"iif(json_type({_JSON}, '{quoted}') IS NULL, 0, {cell})" if name == REPEAT else cell
+
+
+def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
+    """Return what is known about the entries of some keys, in this order; those that are gone or damaged are left out.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    statement = f"{_SELECT_INFO} WHERE raw = 1 AND {LIVE} AND key IN (SELECT value FROM json_each(?))"
+    found: dict[str, EntryInfo] = {}
+    for start in range(0, len(keys), ROWS_AT_ONCE):
+        some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
+        for hits, used, expires, filename, parameters, manifest, *of_record in folder.query(
+            statement, (time.time(), some)
+        ):
+            try:
+                record = record_of(tuple(of_record))
+            except (ValueError, TypeError):  # `verify` reports it
+                continue
+            if type(hits) is int and type(used) is float:
+                found[record.key] = EntryInfo(
+                    record=record,
+                    hits=hits,
+                    used=used,
+                    expires=expires,
+                    file=filename,
+                    parameters=_names_in(parameters),
+                    parts=_names_in(manifest),
+                )
+    return [found[key] for key in keys if key in found]
+
+
+def _names_in(text: str | None) -> tuple[str, ...]:
+    """Return the names in a JSON array, or those of an object's members; none if the text is damaged."""
+    try:
+        return tuple(map(str, json.loads(text or "[]")))
+    except (ValueError, TypeError, RecursionError):
+        return ()
+
+
+def columns_of(folder: Folder, function: str) -> list[ArgumentColumn]:
+    """Give the arguments that entries of a function have, in the order in which the entries name them.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    statement = (
+        "SELECT each.key, count(*), sum(each.type IN ('integer', 'real')), count(DISTINCT each.value), min(each.id)"
+        f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
+    )
+    rows = folder.query(statement, (function, time.time()))
+    # What is no object has no names.
+    return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]
