@@ -1,7 +1,7 @@
 """`JobFunctionCache`: make jobs of one function's calls, and answer them.
 
-    call ─> its bytes ─> Kept ─> a new value     where code, store and generation are what they were
-                └─> else it is bound, its key is made and looked up; what memory answers then is known from now on
+    call ─> its bytes ─> MemoryEntry ─> a new value     if code and store are unchanged
+                └─> else it is bound, its key is made and looked up; a call that memory answers twice becomes known
 
 Only calls with immutable arguments are known. `marshal` makes their bytes: it distinguishes 1, 1.0 and True, and 0.0
 and -0.0, so equal bytes are the same call.
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ._coordinator.commits import Counts
     from ._explain import EarlierVersions, Explanation
     from ._record import CallInfo
-    from ._stores.memory import Kept, Shelf
+    from ._stores.memory import MemoryCache, MemoryEntry
 
 __all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering"]
 
@@ -66,8 +66,8 @@ class Known(NamedTuple):
 
     unchanged: Callable[[], bool]
     epoch: int
-    memory: Shelf | None
-    calls: dict[bytes, Kept]
+    memory: MemoryCache | None
+    calls: dict[bytes, MemoryEntry]
 
 
 class Unanswered(NamedTuple):
@@ -114,13 +114,13 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                 and epoch == _options.epoch
                 and not cache.overwrite
             ):
-                give, now = kept.give, monotonic()
+                copy, now = kept.copy, monotonic()
                 if (
                     (now < memory.sure_until or memory.is_sure())  # type: ignore[union-attr]
                     and kept.read is memory.read  # type: ignore[union-attr]
                     and (kept.expires is None or kept.expires > time())
                 ):
-                    given = give()  # type: ignore[misc]
+                    value = copy()  # type: ignore[misc]
                     kept.used = now
                     kept.is_recent = True
                     kept.uses = uses = kept.uses + 1
@@ -129,7 +129,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                     seconds_of_hits.append(kept.seconds)
                     if len(seconds_of_hits) > MOST_HITS_KEPT:
                         counts.add_up()
-                    return given
+                    return value
         except Exception:  # noqa: BLE001 - code or a class that is gone: the long way tells of it
             _log.debug("a call can't be answered at once", exc_info=True)
         return compute(args, kwargs, known)
@@ -307,7 +307,7 @@ class JobFunctionCache(FutureCache):
     def _learn(self, call: bytes, identity: Identity, value: object) -> None:
         """Make a call known, if an entry in memory has answered it twice, the second time with this value."""
         epoch, memory = _options.epoch, self._memory
-        kept = None if memory is None or self._epoch != epoch else memory.shelf.kept(identity[0])
+        kept = None if memory is None or self._epoch != epoch else memory.cache.entries.get(identity[0])
         if memory is None or kept is None or kept.uses < 2:
             return
         unchanged = self.keys.check_of(identity[2])
@@ -315,7 +315,7 @@ class JobFunctionCache(FutureCache):
             return
         known = self.known
         if known.unchanged is not unchanged or known.epoch != epoch:
-            known = self.known = Known(unchanged, epoch, memory.shelf, {})
+            known = self.known = Known(unchanged, epoch, memory.cache, {})
         if len(known.calls) >= MOST_CALLS:
             known.calls.clear()
         kept.learn(value)

@@ -20,7 +20,7 @@ def test_no_copy_is_held_of_what_is_large() -> None:
 
     make_hot(make, 10)
     make_hot(make, MOST_MEMBERS + 1)
-    few, many = (kept.give for kept in make.cache.known.calls.values())
+    few, many = (kept.copy for kept in make.cache.known.calls.values())
     assert isinstance(few.__self__, dict)
     assert isinstance(many, partial)
 
@@ -47,4 +47,4 @@ def test_what_memory_has_dropped_holds_no_bytes() -> None:
     value.cache.clear_cache()
     value(1)
     assert kept.hit is None
-    assert kept.give is None
+    assert kept.copy is None

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .._record import Figures, FunctionInfo, SharedInfo
     from .blobs import BlobWriter
 
-__all__ = ["LARGEST", "MemoryTier", "Shelf"]
+__all__ = ["LARGEST", "MemoryCache", "MemoryTier"]
 
 
 NEVER: Final = object()
@@ -74,8 +74,8 @@ MOST_MEMBERS: Final = 64
 """How many members a container has at most of which a copy is held."""
 
 
-def giver(value: object, hit: Hit) -> Callable[[], Any]:
-    """Give what makes the value of a hit anew; `value` is one, which somebody else may change later."""
+def copier(value: object, hit: Hit) -> Callable[[], Any]:
+    """Return a function that makes a new value of a hit. `value` is one, which its user may change later."""
     stream = hit.stream
     if hit.buffers:
         return hit.load
@@ -108,19 +108,28 @@ _COPIED: Final[dict[type, Callable[[object], Callable[[], Any]]]] = {
 }
 
 
-class Kept:
-    """An entry that is kept in memory, and how often it was used since that was last written.
+class MemoryEntry:
+    """An entry in memory, and how often it was used since its uses were last written.
 
     Attributes:
         hit: its bytes, or None once it is dropped.
-        size: of its pickle in bytes.
-        read: the generation in which it was read. As long as memory is of that one, the entry is.
-        give: makes the value anew, in the quickest way; None as long as nobody has looked for one.
-        used: when, on the clock that nobody sets.
+        size: size of its pickle in bytes.
+        read: the mark of the store when it was read; the entry is valid while the memory cache has this mark.
+        copy: returns a new value, in the quickest way that is known for it; None until `learn` was called.
+        used: when it was last used, on the monotonic clock.
     """
 
     __slots__ = (
-        "expires", "give", "hit", "is_recent", "key", "read", "seconds", "size", "used", "uses",
+        "copy",
+        "expires",
+        "hit",
+        "is_recent",
+        "key",
+        "read",
+        "seconds",
+        "size",
+        "used",
+        "uses",
     )  # fmt: skip
 
     def __init__(self, key: str, hit: Hit, read: object) -> None:
@@ -130,56 +139,57 @@ class Kept:
         self.seconds = hit.seconds
         self.expires = hit.expires
         self.read = read
-        self.give: Callable[[], Any] | None = None
+        self.copy: Callable[[], Any] | None = None
         self.uses = 0
         self.used = 0.0
         self.is_recent = False
 
     def learn(self, value: object) -> None:
-        """Find out how the value is made anew in the quickest way, of one that somebody else may change later."""
+        """Find the quickest way to copy its value, given a value that its user may change later."""
         hit = self.hit
-        if hit is not None and self.give is None:
-            self.give = giver(value, hit)
+        if hit is not None and self.copy is None:
+            self.copy = copier(value, hit)
 
     def drop(self) -> None:
-        """Count no more, and hold no bytes for those who still know of it."""
+        """Release the bytes, even if a known call still refers to the entry."""
         self.read = NEVER
-        self.give = self.hit = None
+        self.copy = self.hit = None
 
 
-class Shelf:
-    """Entries in memory; all go at once when any entry of the store is replaced or removed.
+class MemoryCache:
+    """Entries in memory. All are dropped when any entry of the store is replaced or removed.
 
     Attributes:
-        read: the mark of the store when all that is here was read.
+        entries: the entries that were asked for, by key.
+        read: the mark of the store when everything here was read.
         sure_until: when the mark must be compared again, on the monotonic clock.
-        used: the entries that were used since the uses were last counted by the store.
-        note_first: called with an entry that is used for the first time since then.
+        used: the entries that were used since the store last counted uses.
+        note_first: call it with an entry that is used for the first time since then.
     """
 
     def __init__(self, store: Store, limit: int) -> None:
         self._store = store
-        self.used: list[Kept] = []
+        self.used: list[MemoryEntry] = []
         self.note_first = self.used.append
         self._limit = limit
         self.read: object = NEVER
         self.sure_until = 0.0
-        self._entries: dict[str, Kept] = {}
+        self.entries: dict[str, MemoryEntry] = {}
         self._unasked: dict[str, Small] = {}
-        self._mapped: dict[str, Kept] = {}
+        self._mapped: dict[str, MemoryEntry] = {}
         self._bytes = 0
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make a new lock, and leave it to the parent to count what it has used."""
+        """Make a new lock in a forked child, and leave the uses so far to its parent."""
         self._lock = threading.RLock()
         for kept in self.used:
             kept.uses = 0
         self.used.clear()
 
     def is_sure(self) -> bool:
-        """Whether nothing has changed since what is here was read; then that is sure for a while."""
+        """Whether nothing in the store was replaced or removed; the answer holds for `SURE_FOR`."""
         now = monotonic()
         if now < self.sure_until:
             return True
@@ -189,41 +199,37 @@ class Shelf:
         return True
 
     def begin(self, read: object) -> None:
-        """Drop all entries, and from now on keep those that are read after another mark."""
+        """Drop all entries, and hold those that are read after a new mark."""
         with self._lock:
-            for kept in (*self._entries.values(), *self._mapped.values()):
+            for kept in (*self.entries.values(), *self._mapped.values()):
                 kept.drop()
-            self._entries.clear()
+            self.entries.clear()
             self._unasked.clear()
             self._mapped.clear()
             self._bytes = 0
             self.read, self.sure_until = read, 0.0
 
-    def find(self, key: str, mapped: bool) -> Kept | None:
-        """Give an entry that is asked for, unless it has expired. Be sure of what is here before."""
-        kept = self._entries.get(key)
+    def find(self, key: str, mapped: bool) -> MemoryEntry | None:
+        """Return an entry unless it has expired. Check `is_sure` before."""
+        kept = self.entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
         if kept is None and mapped:
             kept = self._mapped.get(key)
         return kept if kept is None or kept.expires is None or kept.expires > time() else None
 
-    def kept(self, key: str) -> Kept | None:
-        """Give an entry that was asked for before, expired or not."""
-        return self._entries.get(key)
-
-    def _asked(self, key: str) -> Kept | None:
-        """Keep one by one what was read in bulk."""
+    def _asked(self, key: str) -> MemoryEntry | None:
+        """Make the entry of a key that was read in bulk."""
         with self._lock:
             small = self._unasked.pop(key, None)
             if small is None:
-                return self._entries.get(key)
+                return self.entries.get(key)
             stream, seconds, expires = small
-            kept = self._entries[key] = Kept(key, Hit(stream, (), seconds, expires), self.read)
+            kept = self.entries[key] = MemoryEntry(key, Hit(stream, (), seconds, expires), self.read)
         return kept
 
-    def use(self, kept: Kept) -> None:
-        """Note that an entry is used."""
+    def use(self, kept: MemoryEntry) -> None:
+        """Count a use of an entry."""
         kept.uses += 1
         kept.used = monotonic()
         kept.is_recent = True
@@ -231,7 +237,7 @@ class Shelf:
             self.note_first(kept)
 
     def count_uses(self) -> None:
-        """Let the store count the uses; it writes those of its own as well now and then."""
+        """Have the store count the uses; now and then it writes its own as well."""
         begin = time() - monotonic()
         uses: list[Use] = []
         while self.used:
@@ -240,8 +246,8 @@ class Shelf:
             uses.append(Use(kept.key, count, begin + kept.used, kept.seconds))
         self._store.count_uses(uses)
 
-    def keep(self, key: str, hit: Hit, read: object) -> Kept | None:
-        """Hold an entry that was read in a generation, if it is still that one and the entry is small."""
+    def keep(self, key: str, hit: Hit, read: object) -> MemoryEntry | None:
+        """Hold a small entry that was read after a mark, if the mark is still the same."""
         buffers = hit.buffers
         if len(hit.stream) > LARGEST:
             return None
@@ -253,9 +259,9 @@ class Shelf:
             if read is not self.read:  # changed while the disk was read
                 return None
             if not buffers:
-                if key in self._entries or key in self._unasked:
+                if key in self.entries or key in self._unasked:
                     self._forget(key)
-                kept = self._entries[key] = Kept(key, hit, read)
+                kept = self.entries[key] = MemoryEntry(key, hit, read)
                 self._bytes += kept.size + OVERHEAD
                 while self._bytes > self._limit:
                     self._drop_one()
@@ -264,17 +270,17 @@ class Shelf:
                 return self._keep_mapped(key, hit)
         return None
 
-    def _keep_mapped(self, key: str, hit: Hit) -> Kept:
+    def _keep_mapped(self, key: str, hit: Hit) -> MemoryEntry:
         before = self._mapped.pop(key, None)
         if before is not None:
             before.drop()
-        kept = self._mapped[key] = Kept(key, hit, self.read)
+        kept = self._mapped[key] = MemoryEntry(key, hit, self.read)
         if len(self._mapped) > MOST_MAPPED:
             self._mapped.pop(next(iter(self._mapped))).drop()
         return kept
 
     def keep_many(self, hits: Hits, read: object) -> None:
-        """Hold entries that were read together, those that are not too large."""
+        """Hold those entries that are small, of several that were read together."""
         small = hits.small
         sizes = [len(stream) for stream, _, _ in small.values()]
         if sizes and max(sizes) > LARGEST:
@@ -283,7 +289,7 @@ class Shelf:
         with self._lock:
             if read is not self.read:
                 return
-            kept, unasked = self._entries, self._unasked
+            kept, unasked = self.entries, self._unasked
             for key in [key for key in small if key in unasked or key in kept]:
                 self._forget(key)
             unasked.update(small)
@@ -294,7 +300,7 @@ class Shelf:
             self.keep(key, hit, read)
 
     def _forget(self, key: str) -> None:
-        kept, small = self._entries.pop(key, None), self._unasked.pop(key, None)
+        kept, small = self.entries.pop(key, None), self._unasked.pop(key, None)
         if kept is not None:
             self._bytes -= kept.size + OVERHEAD
             kept.drop()
@@ -302,23 +308,23 @@ class Shelf:
             self._bytes -= len(small[0]) + OVERHEAD
 
     def _drop_one(self) -> None:
-        """Drop the first entry that was not used since it came or was last passed over."""
+        """Drop the oldest entry that was not used since it was added or last passed over."""
         if self._unasked:
             self._forget(next(iter(self._unasked)))
             return
         while True:
-            key, kept = next(iter(self._entries.items()))
+            key, kept = next(iter(self.entries.items()))
             if not kept.is_recent:
                 self._forget(key)
                 return
             kept.is_recent = False
-            self._entries[key] = self._entries.pop(key)
+            self.entries[key] = self.entries.pop(key)
 
     def find_many(self, keys: Iterable[str], mapped: bool) -> tuple[Hits, list[str]]:
-        """Give the entries that are here, each used once more, and the keys of those that are not."""
+        """Return the entries that are here, counting a use of each, and the keys of the others."""
         found = Hits()
         missing: list[str] = []
-        asked, unasked, maps = self._entries, self._unasked, self._mapped
+        asked, unasked, maps = self.entries, self._unasked, self._mapped
         for key in keys:
             if key not in asked and key not in unasked and key not in maps:
                 missing.append(key)
@@ -342,46 +348,47 @@ class MemoryTier(Items):
 
     Attributes:
         behind: the store behind.
-        shelf: the entries in memory.
-        keeps, folder, tally, leases: those of the store behind.
+        cache: the entries in memory.
+        keeps, folder, tally, leases, changed_since: those of the store behind.
     """
 
     def __init__(self, store: Store, limit: int = LIMIT) -> None:
         self.behind = store
-        self.shelf = Shelf(store, limit)
+        self.cache = MemoryCache(store, limit)
         self.keeps: bool = store.keeps
         self.folder: Path | None = store.folder
         self.tally: Tally = store.tally
         self.leases: Leases = store.leases
+        self.changed_since = store.changed_since
 
     @property
     def history(self) -> History:
         """The history of the store behind."""
-        self.shelf.count_uses()
+        self.cache.count_uses()
         return self.behind.history
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
-        shelf = self.shelf
-        is_sure = shelf.is_sure()
+        cache = self.cache
+        is_sure = cache.is_sure()
         if is_sure:
-            kept = shelf.find(key, mapped)
+            kept = cache.find(key, mapped)
             hit = None if kept is None else kept.hit
             if hit is not None:
-                shelf.use(kept)  # type: ignore[arg-type]
+                cache.use(kept)  # type: ignore[arg-type]
                 return hit
-        read = shelf.read if is_sure else self._renew()
+        read = cache.read if is_sure else self._renew()
         found = self.behind.get(key, mapped)
         if isinstance(found, Hit):
-            shelf.keep(key, found, read)
+            cache.keep(key, found, read)
         return found
 
-    def at_hand(self, key: str, mapped: bool = False) -> Kept | None:
+    def at_hand(self, key: str, mapped: bool = False) -> MemoryEntry | None:
         """Return an entry that is in memory, used once more; None if it has to be looked up."""
-        shelf = self.shelf
-        kept = shelf.find(key, mapped) if shelf.is_sure() else None
+        cache = self.cache
+        kept = cache.find(key, mapped) if cache.is_sure() else None
         if kept is not None:
-            shelf.use(kept)
+            cache.use(kept)
         return kept
 
     def get_many(
@@ -390,38 +397,38 @@ class MemoryTier(Items):
         """Look entries up in bulk, in memory first."""
         if largest is not None or not counts:
             return self.behind.get_many(keys, mapped, largest=largest, counts=counts)
-        read = self.shelf.read if self.shelf.is_sure() else self._renew()
-        if read is self.shelf.read:
-            found, missing = self.shelf.find_many(keys, mapped)
+        read = self.cache.read if self.cache.is_sure() else self._renew()
+        if read is self.cache.read:
+            found, missing = self.cache.find_many(keys, mapped)
         else:
             found, missing = Hits(), list(keys)
         if missing:
             behind = self.behind.get_many(missing, mapped)
-            self.shelf.keep_many(behind, read)
+            self.cache.keep_many(behind, read)
             if not found:
                 return behind
             found.update(behind)
         return found
 
     def _renew(self) -> object:
-        """Drop what is out of date, and return the mark of what is read now."""
-        self.shelf.count_uses()
-        mark = self.behind.changed_since(self.shelf.read)
+        """Drop entries that are out of date, and return the mark of those that are read now."""
+        self.cache.count_uses()
+        mark = self.behind.changed_since(self.cache.read)
         if mark is not None:
-            self.shelf.begin(mark)
-        return self.shelf.read
+            self.cache.begin(mark)
+        return self.cache.read
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
-        """Commit entries to the store behind, and keep those that are small."""
-        shelf = self.shelf
-        read = self._renew() if shelf.read is NEVER else shelf.read
-        if shelf.used:
-            shelf.count_uses()
+        """Commit entries to the store behind, and hold those that are small."""
+        cache = self.cache
+        read = self._renew() if cache.read is NEVER else cache.read
+        if cache.used:
+            cache.count_uses()
         lost = self.behind.put_many(entries)
         for entry in entries:
             payload, record = entry.payload, entry.record
             if isinstance(payload, Payload) and not payload.buffers and record.key not in lost:
-                shelf.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
+                cache.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
         return lost
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
@@ -455,24 +462,20 @@ class MemoryTier(Items):
 
     def functions(self) -> list[FunctionInfo]:
         """Return the figures of the functions in the store behind."""
-        self.shelf.count_uses()
+        self.cache.count_uses()
         return self.behind.functions()
 
     def figures(self) -> Figures:
         """Return the figures of the store behind."""
-        self.shelf.count_uses()
+        self.cache.count_uses()
         return self.behind.figures()
 
     def blob_writer(self, compression: str | None) -> BlobWriter | None:
         """Let workers write to the store behind."""
         return self.behind.blob_writer(compression)
 
-    def changed_since(self, mark: object) -> object:
-        """Ask the store behind."""
-        return self.behind.changed_since(mark)
-
     def close(self) -> None:
         """Drop what is in memory and close the store behind."""
-        self.shelf.count_uses()
-        self.shelf.begin(NEVER)
+        self.cache.count_uses()
+        self.cache.begin(NEVER)
         self.behind.close()

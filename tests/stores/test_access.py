@@ -162,7 +162,7 @@ def test_memory_keeps_a_bounded_number_of_maps(store: MemoryTier) -> None:
     store.put_many([entry(f"key-{number}", np.full(10_000, number)) for number in range(200)])
     for number in range(200):
         assert store.get(f"key-{number}", mapped=True).load()[0] == number
-    assert len(store.shelf._mapped) == 128
+    assert len(store.cache._mapped) == 128
 
 
 @pytest.mark.parametrize("name", ["zstd", "lz4"])

@@ -171,10 +171,10 @@ def test_when_a_change_has_come_to_its_end_nobody_trusts_what_they_saw_before(tm
     other = Generation(tmp_path / "store" / "generation")
     for _ in range(200):
         tier.get("key")
-        assert tier.shelf.is_sure()
+        assert tier.cache.is_sure()
         with other.changing():
-            assert not tier.shelf.is_sure()
-            assert time.monotonic() > tier.shelf.sure_until
+            assert not tier.cache.is_sure()
+            assert time.monotonic() > tier.cache.sure_until
     tier.close()
 
 

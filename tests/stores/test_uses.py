@@ -222,9 +222,9 @@ def test_memory_stays_within_its_limit_and_keeps_what_is_used(tmp_path: Path) ->
     for number in range(100):
         store.get("key-0")
         store.get(f"key-{number}")
-    assert store.shelf._bytes <= 20_000
-    assert len(store.shelf._entries) < 60
-    assert "key-0" in store.shelf._entries
+    assert store.cache._bytes <= 20_000
+    assert len(store.cache.entries) < 60
+    assert "key-0" in store.cache.entries
     store.behind.close()
 
 
