@@ -228,9 +228,9 @@ class Job:
 
     __slots__ = (
         "arguments",
+        "blob_writer",
         "bound",
         "code_check",
-        "depository",
         "files",
         "function",
         "function_name",
@@ -286,14 +286,14 @@ class Job:
         """Whether the caller shares arguments with the job, and so may change them while it waits."""
         self.has_changed = False
         """Whether it ran with arguments other than those in its key."""
-        self.depository: BlobWriter | None = None
+        self.blob_writer: BlobWriter | None = None
         """Where a worker on this machine writes a large result."""
         self.code_check = b""
         """For an unpickled job: the code in its key, which the process that runs it must have."""
         self.start: Start | None = None
         """What an engine asks before it begins the job."""
 
-    def for_run(self, folder: str | None, depository: BlobWriter | None) -> Job:
+    def for_run(self, folder: str | None, blob_writer: BlobWriter | None) -> Job:
         """Copy the job for one run, with a folder for its media and a place for a large result."""
         run = Job.__new__(Job)
         run.job_id, run.function, run.positional, run.job_args = (
@@ -306,12 +306,12 @@ class Job:
         run.function_name, run.tag = self.function_name, self.tag
         run.files, run.arguments = self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
-        run.media_folder, run.depository = folder, depository
+        run.media_folder, run.blob_writer = folder, blob_writer
         run.code_check, run.start = self.code_check, None
         return run
 
     def __copy__(self) -> Job:
-        return self.for_run(self.media_folder, self.depository)
+        return self.for_run(self.media_folder, self.blob_writer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The code in the key can't be pickled, so a description of it is.
@@ -353,7 +353,7 @@ class Job:
         if self.function_version is None or can_not_change((*self.positional, *self.job_args.values())):
             return self
         snapshot, ignored = ArgumentSnapshot(), () if self.keys is None else self.keys.ignored
-        job = self.for_run(self.media_folder, self.depository)
+        job = self.for_run(self.media_folder, self.blob_writer)
         job.positional, job.job_args = snapshot.call(self.positional, self.job_args, ignored)
         job.arguments = snapshot.named(self.arguments, ignored)
         job.may_change, job.start = not snapshot.is_whole, self.start

@@ -32,14 +32,14 @@ def test_no_byte_of_the_value_passes_the_pipe(cache_folder):
     engine = engine_for(Executors.MULTIPROCESSING)
     sizes, kinds = [], []
     for count in (NUMBERS, NUMBERS // 4):
-        job = Job("array", np.ones, {"shape": count}).for_run(None, store.depository(None))
+        job = Job("array", np.ones, {"shape": count}).for_run(None, store.blob_writer(None))
         future = engine.submit(job)
         run_result = future.result(PATIENCE)
         sizes.append(run_result.payload.nbytes)
         kinds.append(run_result.kind)
         outcome = engine.receive(future)
         assert np.array_equal(outcome.value, np.ones(count))
-    assert kinds == [ResultKind.DEPOSITED, ResultKind.PLAIN]
+    assert kinds == [ResultKind.BLOB, ResultKind.PLAIN]
     assert sizes[0] < 1000
     assert sizes[1] >= LARGE // 4
     engine.release()

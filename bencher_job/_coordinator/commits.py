@@ -183,15 +183,15 @@ class Completion:
 
     def written(self) -> Blob | None:
         """Return the value file that the worker has written, if it is still there."""
-        deposit, depository = self.outcome.deposit, self.run.job.depository
-        is_there = deposit is not None and depository is not None and depository.has(deposit)
-        return deposit if is_there else None
+        blob, blob_writer = self.outcome.blob, self.run.job.blob_writer
+        is_there = blob is not None and blob_writer is not None and blob_writer.has(blob)
+        return blob if is_there else None
 
     def discard_written(self) -> None:
         """Remove the value file that the worker has written, if any."""
-        deposit, depository = self.outcome.deposit, self.run.job.depository
-        if deposit is not None and depository is not None:
-            depository.discard(deposit)
+        blob, blob_writer = self.outcome.blob, self.run.job.blob_writer
+        if blob is not None and blob_writer is not None:
+            blob_writer.discard(blob)
 
     def pickled_for_all(self) -> Payload | None:
         """Pickle the value to copy it for several callers; None if it can't be pickled, and they share it."""
@@ -436,7 +436,7 @@ def commit(
             completion.discard_written()
         else:
             try:
-                written = None if completion.outcome.deposit is None else completion.written()
+                written = None if completion.outcome.blob is None else completion.written()
                 if written is None:
                     payload = completion.outcome.payload or dump_result(
                         completion.outcome.value, job.function

@@ -469,13 +469,13 @@ class Coordinator:
     def _runs_on(self, engine: Engine, jobs: Sequence[RunningJob], store: Store) -> list[Run]:
         """Make the next attempts of jobs that are submitted together."""
         asks = engine.asks_to_begin and store.keeps
-        depository = store.blob_writer(self._store_options.compression)
+        blob_writer = store.blob_writer(self._store_options.compression)
         runs = []
         for running in jobs:
             running.attempt += 1
             run = self._run_of(running, engine.name)
             if not running.sends_value:
-                run.job.depository = depository
+                run.job.blob_writer = blob_writer
             if asks and not running.holds_lease():
                 run.job.start = run
             else:
@@ -630,7 +630,7 @@ class Coordinator:
             self.counts.add(computed=-1)
         elif outcome.error is not None:
             self.counts.add(failed=1)
-        elif payload is None and outcome.deposit is not None and len(running.futures) > 1:
+        elif payload is None and outcome.blob is not None and len(running.futures) > 1:
             payload = completion.pickled_for_all()
         running.resolve(outcome, payload)
 

@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
     Attributes:
         payload: the value as the worker pickled it, which saves pickling it again. None if only this process can
             pickle the value. It shares no memory with the value.
-        deposit: the value file that the worker wrote.
+        blob: the value file that the worker wrote.
         started: when the function was called, in seconds since the epoch.
         seconds: how long the function ran.
         place: where the function ran.
@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     place: Place = Place()
     may_have_files: bool = True
-    deposit: Blob | None = None
+    blob: Blob | None = None
     other_versions: OtherVersions = ()
 
 

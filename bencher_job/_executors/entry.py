@@ -97,7 +97,7 @@ class ResultKind(IntEnum):
     """The exception of a worker that could not load the job and has not run it."""
     WANTS_FUNCTION = 4
     """Nothing: the job came without its function, and the worker has not loaded it, so nothing ran."""
-    DEPOSITED = 5
+    BLOB = 5
     """The value file that the worker wrote."""
 
 
@@ -308,7 +308,7 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
         may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
         others = other_versions(call.libraries) if call.libraries else ()
         if kind is ResultKind.PLAIN and payload.nbytes >= LARGE and not others:
-            kind, payload = _deposited(call, payload)
+            kind, payload = _as_blob(call, payload)
         return RunResult(kind, payload, started, seconds, here(), may_have_files, others)
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end the job, not the worker
         leave_if_forked(pid, error)
@@ -355,26 +355,26 @@ def _dump_value(value: object, function: object) -> tuple[ResultKind, Payload]:
         ) from problem
 
 
-def _deposited(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]:
+def _as_blob(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]:
     """Write a large value to a file, if the submitter has named a folder and writing succeeds."""
     if call.terms is None or call.names is None:
         return ResultKind.PLAIN, payload
     _, key, _ = call.names
-    deposit = write_blob(call.terms, payload, key)
-    return (ResultKind.PLAIN, payload) if deposit is None else (ResultKind.DEPOSITED, dump(deposit))
+    blob = write_blob(call.terms, payload, key)
+    return (ResultKind.PLAIN, payload) if blob is None else (ResultKind.BLOB, dump(blob))
 
 
 def open_result(run_result: RunResult, label: object) -> Outcome:
     """Unpickle a run result. If that fails, the outcome is an error that names the job by its label."""
-    value, error, payload, deposit = None, None, None, None
+    value, error, payload, blob = None, None, None, None
     try:
         if run_result.kind in _ERRORS:
             error = load_error(run_result.payload.stream)
         else:
             function = label.function if isinstance(label, Job) else None
-            if run_result.kind is ResultKind.DEPOSITED:
-                deposit = load_for(function, run_result.payload.load)
-                value = load_for(function, partial(_value_of, deposit, label))
+            if run_result.kind is ResultKind.BLOB:
+                blob = load_for(function, run_result.payload.load)
+                value = load_for(function, partial(_value_of, blob, label))
             else:
                 value = load_for(function, run_result.payload.load)
                 payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
@@ -388,7 +388,7 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
         )
         error.__cause__ = problem
     if error is not None:
-        deposit = None
+        blob = None
     times = run_result.started, run_result.seconds
     return Outcome(
         value,
@@ -397,24 +397,24 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
         *times,
         run_result.place,
         run_result.may_have_files,
-        deposit,
+        blob,
         run_result.other_versions,
     )
 
 
-def _value_of(deposit: Blob, label: object) -> Any:
+def _value_of(blob: Blob, label: object) -> Any:
     """Load the value file that a worker wrote. Remove it if that fails.
 
     Raises:
         BlobLost: if the file is missing or damaged.
         BaseException: whatever unpickling raises.
     """
-    if not isinstance(label, Job) or label.depository is None:
-        raise TypeError(f"{describe(label)} has no depository that a worker could have written to")
+    if not isinstance(label, Job) or label.blob_writer is None:
+        raise TypeError(f"{describe(label)} has no blob writer that a worker could have written to")
     try:
-        return label.depository.read(deposit, label.job_key).load_in_place()
+        return label.blob_writer.read(blob, label.job_key).load_in_place()
     except BaseException:
-        label.depository.discard(deposit)
+        label.blob_writer.discard(blob)
         raise
 
 

@@ -232,7 +232,7 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
                 sent = None
                 sent = sent_functions(job.function, fingerprint, local, job.code_check)
                 known = id(job.function), id(fingerprint), job.code_check
-            terms = job.depository.terms if local and job.depository is not None else None
+            terms = job.blob_writer.terms if local and job.blob_writer is not None else None
             parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms))
             yield parcel.of_its_own() if local else parcel.in_one_piece()
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything

@@ -344,13 +344,13 @@ def test_what_was_kept_before_the_folder_was_opened_to_others_is_taken_back_by_a
 
 def test_workers_sign_with_the_same_key(ground: Path, project: Path) -> None:
     store = opened(project / "cachedir")
-    depository = store.blob_writer(None)
-    assert depository is not None
-    deposit = write_blob(depository.terms, dump("value"), "key")
-    assert deposit is not None
-    store.put_many([entry("key", "value")._replace(payload=deposit)])
+    writer = store.blob_writer(None)
+    assert writer is not None
+    blob = write_blob(writer.terms, dump("value"), "key")
+    assert blob is not None
+    store.put_many([entry("key", "value")._replace(payload=blob)])
     assert store.get("key").load() == "value"  # type: ignore[union-attr]
-    terms = pickle.loads(depository.terms)
+    terms = pickle.loads(writer.terms)
     assert write_blob(pickle.dumps((*terms[:-1], False)), dump("value"), "key") is None
     store.close()
 

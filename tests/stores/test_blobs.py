@@ -36,21 +36,21 @@ def store(tmp_path: Path) -> Iterator[MemoryTier]:
     store.close()
 
 
-def depository_of(store: MemoryTier) -> BlobWriter:
-    depository = store.blob_writer(None)
-    assert depository is not None
-    return depository
+def blob_writer_of(store: MemoryTier) -> BlobWriter:
+    writer = store.blob_writer(None)
+    assert writer is not None
+    return writer
 
 
-def deposit_in(store: MemoryTier, key: str = "key") -> Blob:
+def blob_in(store: MemoryTier, key: str = "key") -> Blob:
     """Do what a worker does."""
-    deposit = write_blob(depository_of(store).terms, dump(VALUE), key)
-    assert deposit is not None
-    return deposit
+    blob = write_blob(blob_writer_of(store).terms, dump(VALUE), key)
+    assert blob is not None
+    return blob
 
 
-def entry(deposit: Blob, key: str = "key", **given: Any) -> Entry:
-    return Entry(deposit, Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
+def entry(blob: Blob, key: str = "key", **given: Any) -> Entry:
+    return Entry(blob, Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
 
 
 def value_files(store: MemoryTier) -> list[Path]:
@@ -61,10 +61,10 @@ def test_what_is_large_never_fits_in_a_row() -> None:
     assert LARGE >= IN_ROW_BELOW
 
 
-def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -> None:
+def test_a_blob_is_committed_as_any_other_entry(store: MemoryTier) -> None:
     lease = Lease("key")
     assert acquired(store, lease)
-    assert store.put_many([entry(deposit_in(store), lease=lease)]) == {}
+    assert store.put_many([entry(blob_in(store), lease=lease)]) == {}
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)
@@ -77,7 +77,7 @@ def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -
 def test_a_worker_writes_nothing_where_anything_is_otherwise(
     store: MemoryTier, tmp_path: Path, otherwise: str
 ) -> None:
-    directory, place, user, mark, compression, is_personal = pickle.loads(depository_of(store).terms)
+    directory, place, user, mark, compression, is_personal = pickle.loads(blob_writer_of(store).terms)
     others = {
         "directory": (str(tmp_path / "gone"), place, user, mark, compression, is_personal),
         "place": (directory, (place[0], place[1] + 1), user, mark, compression, is_personal),
@@ -104,12 +104,12 @@ def test_a_store_that_is_not_open_or_can_only_be_read_has_nothing_written(tmp_pa
 
 def test_no_row_is_committed_without_its_file(store: MemoryTier) -> None:
     """Nothing of the whole group is then, and what workers have written for the others stays for a second try."""
-    gone, other = deposit_in(store, "gone"), deposit_in(store, "other")
-    depository_of(store).discard(gone)
+    gone, other = blob_in(store, "gone"), blob_in(store, "other")
+    blob_writer_of(store).discard(gone)
     with pytest.raises(StoreFailure, match="FileNotFoundError"):
         store.put_many([entry(other, "other"), entry(gone, "gone")])
     assert len(store) == 0
-    assert depository_of(store).has(other)
+    assert blob_writer_of(store).has(other)
     store.put_many([entry(other, "other")])
     assert store.get("other")
 
@@ -118,25 +118,25 @@ def test_the_file_of_a_lost_lease_is_removed(store: MemoryTier) -> None:
     lease = Lease("key")
     assert acquired(store, lease)
     assert taken_over(store, Lease("key"), lease.number)
-    assert store.put_many([entry(deposit_in(store), lease=lease)]).keys() == {"key"}
+    assert store.put_many([entry(blob_in(store), lease=lease)]).keys() == {"key"}
     assert value_files(store) == []
 
 
 def test_what_is_under_another_key_is_lost(store: MemoryTier) -> None:
-    deposit = deposit_in(store, "one key")
+    blob = blob_in(store, "one key")
     with pytest.raises(BlobLost, match="it belongs to the key one key"):
-        depository_of(store).read(deposit, "another key")
+        blob_writer_of(store).read(blob, "another key")
 
 
 def test_a_file_that_is_removed_after_it_was_read_is_written_again(store: MemoryTier) -> None:
     """As one is whose worker has ended, by somebody who takes it for what a dead process has left."""
-    job = Job("job", np.arange, {"stop": VALUE.size}, "key").for_run(None, depository_of(store))
-    deposit = deposit_in(store)
-    value = depository_of(store).read(deposit, "key").load_in_place()
-    depository_of(store).discard(deposit)
+    job = Job("job", np.arange, {"stop": VALUE.size}, "key").for_run(None, blob_writer_of(store))
+    blob = blob_in(store)
+    value = blob_writer_of(store).read(blob, "key").load_in_place()
+    blob_writer_of(store).discard(blob)
     coordinator = Coordinator(Options.of({}), lambda _: None)
     run = Run(coordinator, RunningJob(job, store, running_jobs(store)), job, "MULTIPROCESSING", None)
-    assert commit([Completion(run, Outcome(value, deposit=deposit))], StoreOptions())[1] == []
+    assert commit([Completion(run, Outcome(value, blob=blob))], StoreOptions())[1] == []
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)
