@@ -459,7 +459,8 @@ class FutureCache(Contents, Settles):
         """
         outcome = self._coordinator.compute(job, store, fresh=fresh)
         if outcome is None:
-            return self._run(job, store, fresh=fresh, here=self.resolves_here()).result()
+            here = self._coordinator.resolves_here()
+            return self._run(job, store, fresh=fresh, here=here).result()
         if outcome.error is not None:
             raise outcome.error
         return outcome.value

@@ -283,7 +283,8 @@ class Coordinator:
         for store, jobs in unleased.items():
             others = acquire(store, jobs)
             unwanted = [each for each in jobs if each.may_be_stored() or each.state is State.RESOLVED]
-            store.leases.release([each.lease for each in unwanted if each.lease is not None])
+            if unwanted:
+                store.leases.release([each.lease for each in unwanted if each.lease is not None])
             withdrawn.update(others, unwanted)
         for run in runs:
             run.is_withdrawn = run.running in withdrawn
