@@ -230,7 +230,7 @@ def test_damaged_digests_of_attributes_name_none() -> None:
         return model.rate
 
     total(Counting(3))
-    total.cache.keys._attributes.clear()
+    total.cache.keys.attributes.clear()
     database = sqlite3.connect(next(Path(total.cache.cache.directory or "").rglob("cache.db")))
     for damaged in (
         b"{",
