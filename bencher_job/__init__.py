@@ -37,6 +37,7 @@ from ._record import Record
 from ._version import VERSION
 
 if TYPE_CHECKING:
+    from ._executors.slurm import Slurm
     from ._explain import Cause, Explanation
     from ._record import CacheInfo, FunctionInfo, Plan
     from ._stores.verification import clean_orphaned_media
@@ -60,6 +61,7 @@ __all__ = [
     "JobTimeout",
     "Plan",
     "Record",
+    "Slurm",
     "Sweep",
     "SweepFailure",
     "UnkeyableArgument",
@@ -88,6 +90,7 @@ _LATER = {
     "Explanation": "_explain",
     "FunctionInfo": "_record",
     "Plan": "_record",
+    "Slurm": "_executors.slurm",
     "Sweep": "_sweeps.sweep",
     "SweepFailure": "_sweeps.grid",
     "clean_orphaned_media": "_stores.verification",

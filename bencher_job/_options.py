@@ -86,6 +86,9 @@ class Executors(StrEnum):
     SCOOP = auto()
     """In the workers of a program started by `python -m scoop`, on one or many machines."""
 
+    SLURM = auto()
+    """In workers that Slurm starts. `Slurm(...)` has the options."""
+
     @classmethod
     def _missing_(cls, value: object) -> Executors | None:
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None

@@ -14,6 +14,7 @@ from typing import Any, Final
 from .._options import MAKERS, Executors, PoolOptions
 from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
 from .engine import Engine, SerialEngine
+from .spec import EngineSpec
 
 __all__ = [
     "Engine",
@@ -47,11 +48,18 @@ def _new_scoop() -> concurrent.futures.Executor:
     return ScoopExecutor()
 
 
+def _new_slurm() -> concurrent.futures.Executor:
+    from .slurm import Slurm, SlurmExecutor
+
+    return SlurmExecutor(Slurm())
+
+
 MAKERS.update(
     {
         Executors.THREADS: _new_threads,
         Executors.MULTIPROCESSING: _new_processes,
         Executors.SCOOP: _new_scoop,
+        Executors.SLURM: _new_slurm,
     }
 )
 
@@ -67,6 +75,8 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
         return _CLIENT if _is_address(spec) else _member(spec)
     if _dask_client(spec) is not None:
         return _CLIENT
+    if isinstance(spec, EngineSpec):
+        return spec.name
     if isinstance(spec, concurrent.futures.Executor):
         return type(spec).__name__
     raise TypeError(f"executor must be {_ALLOWED}, not {type(spec).__name__}")
@@ -74,7 +84,7 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
 
 _CLIENT: Final = "Client"
 _ALLOWED: Final = (
-    "a member of Executors, its name, a concurrent.futures.Executor, a dask.distributed.Client, "
+    "a member of Executors, its name, Slurm(...), a concurrent.futures.Executor, a dask.distributed.Client, "
     "or the address of a Dask scheduler such as 'tcp://127.0.0.1:8786'"
 )
 
@@ -163,6 +173,8 @@ def engine_for(
         ValueError: if a string is neither the name of a member nor an address.
     """
     name = executor_name(spec)
+    if isinstance(spec, EngineSpec):
+        return spec.engine(timeout)
     if isinstance(name, Executors):
         return _own_engine(name, settings, timeout)
     if name == _CLIENT:
@@ -183,6 +195,10 @@ def _own_engine(member: Executors, settings: PoolOptions | None, timeout: float 
         from .pool import PoolEngine
 
         return PoolEngine(settings=settings, timeout=timeout)
+    if member is Executors.SLURM:
+        from .slurm import Slurm
+
+        return Slurm().engine(timeout)
     from .scoop import ScoopEngine
 
     return ScoopEngine(settings=settings)

@@ -1,0 +1,321 @@
+"""Tests with a real Slurm of two nodes on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import wait
+
+import pytest
+
+from bencher_job import BencherJobError, Slurm, WorkerLost, cached_job
+from bencher_job._executors import engine_for, executor_name
+from bencher_job._executors.slurm import bytes_of, seconds_of
+from bencher_job.testing import CallCounter, ExecutorContract, LostWorkerContract
+from tests.executors.slurm_lab import SlurmLab, reason_not_to_start
+
+PATIENCE = 60.0
+QUIET = {"output": "/dev/null"}
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
+    if reason := reason_not_to_start():
+        pytest.skip(reason)
+    lab = SlurmLab(tmp_path_factory.mktemp("slurm"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in lab.variables.items():
+            patch.setenv(name, value)
+        yield lab
+    lab.end()
+
+
+@pytest.fixture(scope="module")
+def workers(slurm):
+    """Two workers, which the tests share that do not end them."""
+    spec = Slurm(2, time="30:00", cpus=2, mem="1GB", interface="lo", sbatch=QUIET)
+    engine = engine_for(spec)
+    assert engine.executor.submit(abs, -1).result(PATIENCE) == 1
+    yield spec
+    engine.release()
+
+
+class TestSlurm(ExecutorContract, LostWorkerContract):
+    @pytest.fixture
+    def executor(self, workers):
+        return workers
+
+
+def seen_by_a_job():
+    return dict(os.environ)
+
+
+def test_options_are_those_of_the_call_then_of_the_variable_then_of_the_site(slurm, tmp_path, monkeypatch):
+    dask = pytest.importorskip("dask")
+    import dask_jobqueue  # noqa: F401 - it has the defaults
+
+    monkeypatch.setenv("BENCHER_JOB_SLURM", "workers=1, cpus=2,time=7:30,interface=lo,gpus=2")
+    spec = Slurm(gpus=1, setup=["export PREPARED='by setup'"], sbatch={"comment": "a b", "output": "/dev/null"})
+    site = {"jobqueue.slurm.walltime": "1:00:00", "jobqueue.slurm.job-script-prologue": ["export SITE=ours"]}
+    with dask.config.set(site):
+        function = cached_job(executor=spec, cache_dir=tmp_path)(seen_by_a_job)
+        seen = function()
+        detail = slurm.command("scontrol", "show", "job", seen["SLURM_JOB_ID"])
+        function.cache.close()
+
+    assert (seen["SLURM_CPUS_PER_TASK"], seen["OMP_NUM_THREADS"], seen["CUDA_VISIBLE_DEVICES"]) == ("2", "2", "0")
+    assert (seen["PREPARED"], seen["SITE"]) == ("by setup", "ours")
+    assert "TimeLimit=00:07:30" in detail
+    assert "Comment=a b" in detail
+    assert function.cache.executor_type == "SLURM"
+
+
+def test_a_name_is_enough(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCHER_JOB_SLURM", "interface=lo,workers=2")
+    monkeypatch.chdir(tmp_path)
+    function = cached_job(executor="slurm", cache_dir=tmp_path)(abs)
+    assert list(function.map(range(-20, 0))) == [*range(20, 0, -1)]
+    function.cache.close()
+    assert not slurm.jobs()
+
+
+def test_a_worker_runs_one_job_at_a_time(workers, tmp_path):
+    def work(x):
+        begun = time.time()
+        time.sleep(0.1)
+        return os.environ["SLURM_JOB_ID"], begun, time.time()
+
+    runs = sorted(cached_job(executor=workers, cache_dir=tmp_path)(work).map(range(12)))
+    assert all(
+        one[0] != other[0] or one[2] <= other[1] for one, other in zip(runs, runs[1:], strict=False)
+    ), runs
+
+
+class TestLoss:
+    """Workers that are ended from outside."""
+
+    @pytest.fixture
+    def spec(self, slurm):
+        spec = Slurm(2, interface="lo", sbatch=QUIET)
+        yield spec
+        assert not slurm.jobs()
+
+    def test_a_cancelled_worker_costs_nothing(self, slurm, spec, tmp_path):
+        counter = CallCounter(tmp_path / "calls")
+
+        def work(x):
+            counter.tick()
+            time.sleep(0.3)
+            return x
+
+        function = cached_job(executor=spec, cache_dir=tmp_path)(work)
+        futures = [function.submit(x) for x in range(30)]
+        wait(futures[:4], PATIENCE)
+        slurm.command("scancel", slurm.jobs("R")[0])
+        assert [future.result(PATIENCE) for future in futures] == list(range(30))
+        assert 30 <= counter.count <= 32
+        function.cache.close()
+
+    def test_a_sweep_survives_the_end_of_all_workers_and_nodes_are_released_by_themselves(
+        self, slurm, tmp_path, until
+    ):
+        """Those that wait in Slurm's queue too: the third one has no node."""
+        spec = Slurm(3, interface="lo", mem=slurm.memory_of_a_node(), sbatch=QUIET)
+
+        def work(x):
+            time.sleep(0.3)
+            return x
+
+        function = cached_job(executor=spec, cache_dir=tmp_path)(work)
+        futures = [function.submit(x) for x in range(30)]
+        wait(futures[:4], PATIENCE)
+        assert len(slurm.jobs("PD")) == 1
+        slurm.command("scancel", *slurm.jobs())
+        assert [future.result(PATIENCE) for future in futures] == list(range(30))
+        assert until(lambda: not slurm.jobs(), 40)
+        assert function(30) == 30  # and come back
+        function.cache.close()
+
+    def test_a_job_that_was_running_when_its_worker_ended_twice_is_lost(self, slurm, spec, tmp_path, until):
+        counter = CallCounter(tmp_path / "calls")
+
+        def work(x):
+            counter.tick()
+            time.sleep(600)
+
+        function = cached_job(executor=spec, cache_dir=tmp_path)(work)
+        future = function.submit(1)
+        for times in (1, 2):
+            assert until(lambda times=times: counter.count == times, PATIENCE)
+            assert until(lambda: future.running() and slurm.jobs("R"))
+            slurm.command("scancel", *slurm.jobs("R"))
+        error = future.exception(PATIENCE)
+        assert type(error) is WorkerLost
+        assert "work(x=1): it was running when its worker ended, twice. A worker has time='00:30:00'" in str(error)
+        assert counter.count == 2
+        function.cache.close()
+
+
+def test_a_wall_time_that_ends_does_not_end_a_sweep(slurm, tmp_path, request):
+    """Workers leave before it, and others follow. A job that is longer is lost, with a message that names it."""
+    if not request.config.getoption("--soak"):
+        pytest.skip("takes three minutes: give --soak")
+
+    function = cached_job(executor=Slurm(2, time="1", interface="lo", sbatch=QUIET), cache_dir=tmp_path)(time.sleep)
+    long = function.submit(3600)
+    futures = [function.submit(1 + x / 1000) for x in range(90)]
+    assert [future.exception(200) for future in futures] == [None] * 90
+    assert "time='1'" in str(long.exception(200))
+    function.cache.close()
+
+
+test_a_wall_time_that_ends_does_not_end_a_sweep = pytest.mark.timeout(420)(
+    test_a_wall_time_that_ends_does_not_end_a_sweep
+)
+
+
+PROGRAM = """
+import time
+from pathlib import Path
+from bencher_job import Slurm, cached_job
+
+function = cached_job(executor=Slurm(3, mem={mem!r}, interface="lo", sbatch={{"output": "/dev/null"}}))(time.sleep)
+futures = [function.submit(600 + x) for x in range(6)]
+while sum(future.running() for future in futures) < 2:
+    time.sleep(0.05)
+Path("running").write_text("yes")
+futures[0].result()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_program_that_ends_leaves_no_job(slurm, script, until, number):
+    process = script.start(PROGRAM.format(mem=slurm.memory_of_a_node()))
+    assert script.reported("running") == "yes"
+    assert len(slurm.jobs("R")) == 2
+    assert len(slurm.jobs("PD")) == 1
+
+    process.send_signal(number)
+    process.wait(PATIENCE)
+    assert until(lambda: not slurm.jobs())
+
+
+def test_a_program_that_ends_early_gets_what_it_submitted(slurm, script):
+    process = script.start(
+        """
+        from bencher_job import Slurm, cached_job
+        function = cached_job(executor=Slurm(2, interface="lo", sbatch={"output": "/dev/null"}), cache_dir="c")(abs)
+        futures = [function.submit(-x) for x in range(10)]
+        """
+    )
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    function = cached_job(cache_dir=script.folder / "c")(abs)
+    assert all(function.is_cached(-x) for x in range(10))
+
+
+@pytest.mark.parametrize("where", ["", "threading.Thread"])
+def test_a_program_keeps_its_handler_of_ctrl_c(slurm, script, where):
+    out = script.run(
+        f"""
+        import json, signal, threading
+        from bencher_job import Slurm, cached_job
+        before = signal.getsignal(signal.SIGINT)
+        def ask():
+            function = cached_job(executor=Slurm(1, interface="lo", sbatch={{"output": "/dev/null"}}))(abs)
+            json.dump([function(-1), signal.getsignal(signal.SIGINT) is before], open("out.json", "w"))
+        if {where!r}:
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+        else:
+            ask()
+        """
+    )
+    assert out == [1, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"partition": "nowhere"}, "refused to start a worker: .*invalid partition specified: nowhere"),
+        ({"mem": "900T"}, "Memory specification can not be satisfied"),
+        ({"sbatch": {"qqs": "high"}}, "sbatch has no option 'qqs'. Use .*qos"),
+    ],
+)
+def test_what_slurm_does_not_take_is_told_at_once(slurm, tmp_path, options, told):
+    function = cached_job(executor=Slurm(2, interface="lo", **options), cache_dir=tmp_path)(abs)
+    with pytest.raises(BencherJobError, match=told):
+        function(-1)
+    assert isinstance(function.submit(-1).exception(PATIENCE), BencherJobError)
+    function.cache.close()
+
+
+def test_without_slurm_it_is_said_what_is_missing(monkeypatch, tmp_path):
+    pytest.importorskip("dask_jobqueue", reason="the extra slurm is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BencherJobError, match="no sbatch on the PATH. Start the program on a machine"):
+        cached_job(executor=Slurm(), cache_dir=tmp_path)(abs)(-1)
+
+
+def test_without_dask_jobqueue_it_is_said_how_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "bencher_job._executors.slurm_cluster", None)
+    with pytest.raises(BencherJobError, match=r"pip install 'bencher_job\[slurm\]'"):
+        cached_job(executor="slurm", cache_dir=tmp_path)(abs)(-1)
+
+
+def test_nothing_is_imported_or_asked_before_the_first_job():
+    code = (
+        "import sys; from bencher_job import Slurm, cached_job; cached_job(executor=Slurm(2, time='1-0'))(abs);"
+        "print('distributed' in sys.modules, 'dask_jobqueue' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False False\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"ram": "8GB"}, TypeError, "Slurm has no option 'ram'. Use workers, time, mem, cpus, gpus, partition"),
+        ({"workers": "2"}, TypeError, "workers must be an int, not str"),
+        ({"workers": 0}, ValueError, "workers=0 is below 1"),
+        ({"cpus": True}, TypeError, "cpus must be an int, not bool"),
+        ({"time": "4h"}, ValueError, "time='4h' is not a time of sbatch's. Use minutes"),
+        ({"time": 1.5}, TypeError, "time must be a str or an int, not float"),
+        ({"mem": "8 GB"}, ValueError, "mem='8 GB' is not a size of sbatch's"),
+        ({"partition": "gpu\n#SBATCH -n 9"}, ValueError, "can't stand in a line of a batch script"),
+        ({"setup": 3}, TypeError, "setup must be a str or a sequence of str"),
+        ({"sbatch": ["qos"]}, TypeError, "sbatch must be a mapping, not list"),
+        ({"sbatch": {"q": "high"}}, ValueError, "'q', which is not a long name of sbatch's, such as 'qos'"),
+        ({"sbatch": {"cpus-per-task": 2}}, ValueError, "sbatch has 'cpus-per-task'. Give it as cpus="),
+    ],
+)
+def test_options_that_there_are_not_are_refused(options, error, told):
+    with pytest.raises(error, match=told):
+        Slurm(**options)
+
+
+@pytest.mark.parametrize("text", ["ram=8GB", "gpu", "workers=many"])
+def test_a_variable_that_cannot_be_used_is_refused(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("BENCHER_JOB_SLURM", text)
+    with pytest.raises(BencherJobError, match=f"BENCHER_JOB_SLURM='{text}' can't be used"):
+        Slurm().completed()
+
+
+def test_equal_options_share_workers():
+    assert Slurm(2, sbatch={"qos": "high"}) == Slurm(workers=2, sbatch={"qos": "high"})
+    assert hash(Slurm(2)) == hash(Slurm(2))
+    assert Slurm(2) != Slurm(3)
+    assert executor_name(Slurm(2)) == executor_name("slurm") == "SLURM"
+
+
+def test_times_and_sizes_are_read_as_sbatch_reads_them():
+    times = ["90", "1:30", "4:00:00", "1-12", "1-12:30", "2-00:00:01", "UNLIMITED"]
+    assert [seconds_of(time) for time in times] == [5400, 90, 14400, 129600, 131400, 172801, None]
+    assert [bytes_of(size) for size in ("512", "8GB", "8g", "1T")] == [512 << 20, 8 << 30, 8 << 30, 1 << 40]
