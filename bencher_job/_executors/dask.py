@@ -78,6 +78,8 @@ def is_killed_worker(problem: BaseException) -> bool:
 def as_library_error(task: RemoteTask, problem: BaseException) -> BencherJobError:
     """Translate Dask's failure to run a task into an error of this library."""
     error: BencherJobError
+    if isinstance(problem, WorkerLost):
+        return problem
     if isinstance(problem, ModuleNotFoundError):
         error = BencherJobError(
             f"A worker of the Dask cluster has no module {problem.name}, which {task.name} needs there. Install it "
@@ -141,6 +143,8 @@ class DaskExecutor(RemoteExecutor):
         self._on_cluster: OrderedDict[bytes, Any] = OrderedDict()
         self._durations = DurationEstimates()
         self._running: dict[str, Sequence[RemoteTask]] = {}
+        self._lost: dict[str, WorkerLost] = {}
+        """The reason to give for a batch that was cancelled because its workers were lost."""
         self._finished: list[tuple[Sequence[RemoteTask], Any]] = []
         self._suspects: deque[RemoteTask] = deque()
         self._tells_begin = tells_begin
@@ -265,6 +269,7 @@ class DaskExecutor(RemoteExecutor):
             problem = await future.exception()
         except BaseException as raised:  # noqa: BLE001 - Dask raises many types
             problem = raised
+        problem = self._lost.pop(key, problem)
         self._running.pop(key, None)
         self._inbox.put(batch[0].digest)
         for task in batch:

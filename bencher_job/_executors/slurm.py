@@ -9,14 +9,18 @@ A worker is a Slurm job that runs many jobs one after another, because Slurm sta
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Hashable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final, Never
 
 from .._cores import InnerThreads
@@ -24,7 +28,6 @@ from .._errors import BencherJobError, WorkerLost
 from .._options import Executors
 from .dask import DaskEngine, DaskExecutor
 from .engine import Engine
-from .remote import RemoteTask
 from .spec import EngineSpec, refuse_unknown
 
 __all__ = ["Slurm", "SlurmEngine", "SlurmExecutor", "bytes_of", "seconds_of"]
@@ -76,11 +79,7 @@ class Slurm(EngineSpec):
         given = {**locals(), **unknown}
         refuse_unknown("Slurm", unknown, _CHECKS, ", and for all else sbatch={'qos': 'high'}")
         super().__init__(
-            {
-                name: check(name, given[name])
-                for name, check in _CHECKS.items()
-                if given[name] is not None
-            }
+            {name: check(name, given[name]) for name, check in _CHECKS.items() if given[name] is not None}
         )
 
     def engine(self, timeout: float | None) -> Engine:
@@ -226,16 +225,18 @@ def bytes_of(mem: str) -> int:
     """
     match = re.fullmatch(r"(\d+)([KMGT]?)B?", mem, re.IGNORECASE)
     if match is None:
-        raise ValueError(f"mem={mem!r} is not a size of sbatch's. Use a whole number with a unit, such as '8GB'.")
+        raise ValueError(
+            f"mem={mem!r} is not a size of sbatch's. Use a whole number with a unit, such as '8GB'."
+        )
     return int(match[1]) << {"K": 10, "": 20, "M": 20, "G": 30, "T": 40}[match[2].upper()]
 
 
-def cluster_options(options: Mapping[str, Any], site: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate options into those of `dask_jobqueue.SLURMCluster`, whose configuration is `site`.
+def cluster_options(options: Mapping[str, Any], site: Callable[[str], Any]) -> dict[str, Any]:
+    """Translate options into those of `dask_jobqueue.SLURMCluster`. `site` reads its configuration.
 
     A worker has one thread, because a job has all of the worker's cores.
     """
-    cpus = options.get("cpus") or site["job-cpu"] or site["cores"] or 1
+    cpus = options.get("cpus") or site("job-cpu") or site("cores") or 1
     further = {"gres": f"gpu:{options['gpus']}"} if "gpus" in options else {}
     variables = {**InnerThreads.of(1, cpus).variables, **_NO_PAUSE}
     translated = {
@@ -247,23 +248,27 @@ def cluster_options(options: Mapping[str, Any], site: Mapping[str, Any]) -> dict
         "account": options.get("account"),
         "interface": options.get("interface"),
         "job_extra_directives": [
-            *site["job-extra-directives"],
+            *site("job-extra-directives"),
             *(_directive(*each) for each in {**further, **options.get("sbatch", {})}.items()),
         ],
         "job_script_prologue": [
-            *site["job-script-prologue"],
+            *site("job-script-prologue"),
             *options.get("setup", ()),
             *(f"export {name}={value}" for name, value in variables.items()),
         ],
         "worker_extra_args": [
-            *site["worker-extra-args"],
-            *_lifetime(seconds_of(str(options.get("time") or site["walltime"]))),
+            *site("worker-extra-args"),
+            *_lifetime(seconds_of(str(options.get("time") or site("walltime")))),
         ],
     }
     if "mem" in options:
         translated |= {"memory": f"{bytes_of(options['mem'])}B", "job_mem": options["mem"]}
-    elif site["memory"] is None:  # dask-jobqueue insists on a size, Slurm and Dask do not
-        translated |= {"memory": "0B", "job_directives_skip": [*site["job-directives-skip"], "--mem="]}
+    elif site("memory") is None:  # dask-jobqueue insists on a size, Slurm and Dask do not
+        translated |= {
+            "memory": "0B",
+            "job_mem": "0",
+            "job_directives_skip": [*site("job-directives-skip"), "--mem="],
+        }
     return translated
 
 
@@ -285,40 +290,50 @@ def _lifetime(seconds: int | None) -> list[str]:
     return ["--lifetime", f"{seconds - margin:g}s", "--lifetime-stagger", f"{margin / 3:g}s"]
 
 
+TOPIC: Final = "bencher_job-slurm"
+"""The topic of the events that the scheduler of the workers reports."""
+
+
 class SlurmExecutor(DaskExecutor):
     """Run calls in workers that Slurm starts.
 
     Raises:
-        BencherJobError: if dask-jobqueue or Slurm is not installed, or the environment variable can't be used.
+        BencherJobError: if dask-jobqueue or Slurm is not installed, or the options can't be used.
     """
 
     def __init__(self, spec: Slurm) -> None:
         self._spec = spec
         options = spec.completed()
-        try:
-            from .slurm_cluster import SlurmCluster, site_options  # imports dask_jobqueue
-        except ImportError as missing:
-            raise BencherJobError(
-                f"executor=SLURM needs the package dask_jobqueue, which is not installed: {missing}. "
-                f"Run pip install 'bencher_job[slurm]'."
-            ) from missing
-        if shutil.which("sbatch") is None:
-            raise BencherJobError(
-                "executor=SLURM needs Slurm's commands, and there is no sbatch on the PATH. Start the program on a "
-                "machine from which jobs are submitted, such as a login node."
-            )
+        _check_installed()
         _check_further(options.get("sbatch", {}))
-        self._most = options.get("workers", _WORKERS)
-        self._time = options.get("time") or site_options()["walltime"]
+        self._most: int = options.pop("workers", _WORKERS)
         self._begun: set[str] = set()
-        self._losses: dict[str, int] = {}
-        self._slurm = SlurmCluster(self, options, self._most)
-        super().__init__(self._slurm.client, tells_begin=True)
+        self._cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
+            [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the program that submits
+            text=True,
+        )
+        started = self._started([options, self._most])
+        self._time = started["time"]
+        super().__init__(started["address"], tells_begin=True)
+        self._client.subscribe_topic(TOPIC, self._receive_loss)
+
+    def _started(self, request: object) -> dict[str, str]:
+        """Send a request to the program that starts the workers, and return its answer."""
+        print(json.dumps(request), file=self._cluster.stdin, flush=True)
+        answers: Any = self._cluster.stdout
+        started: dict[str, str] = json.loads(answers.readline() or '{"error": "it ended"}')
+        if "error" in started:
+            self._cluster.communicate()
+            raise BencherJobError(f"executor={self._spec!r} can't start a Dask scheduler: {started['error']}")
+        return started
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, wait for the running ones, and end the workers."""
         super().shutdown(wait, cancel_futures=cancel_futures)
-        self._slurm.close()
+        self._cluster.communicate()  # ends its input, and waits
 
     def _places_now(self) -> int:
         return self._most  # so that enough tasks are pending for all workers to be asked for
@@ -329,38 +344,34 @@ class SlurmExecutor(DaskExecutor):
             self._begun = {key, *self._begun.intersection(self._running)}
         super()._receive_event(event)
 
-    def left(self, key: str) -> None:
-        """Count that a batch was running when its worker ended, and end it after the second time."""
+    def _receive_loss(self, event: tuple[float, tuple[str, str]]) -> None:
+        """Handle an event of the workers' scheduler, on the client's loop."""
+        _, (kind, detail) = event
+        (self._take_back if kind == "left" else self._end_refused)(detail)
+
+    def _take_back(self, key: str) -> None:
+        """Count that a batch was running when its worker ended, and end a job after the second time."""
         batch = self._running.get(key)
         if batch is None or key not in self._begun:
             return
         self._begun.discard(key)
-        self._losses = {each: self._losses[each] for each in self._losses.keys() & self._running.keys()}
-        self._losses[key] = self._losses.get(key, 0) + 1
-        if self._losses[key] < MOST_LOSSES:
-            return
-        if len(batch) == 1:  # of more jobs, each runs again alone
-            name = batch[0].name
-            self._end_all([batch], WorkerLost(_LOST.format(name=name, time=self._time), job=name))
-        self._client.loop.add_callback(batch[0].sent[1].cancel)
+        task, name = batch[0], batch[0].name
+        task.deaths += 1
+        if len(batch) > 1 or task.deaths >= MOST_LOSSES:  # of several, each runs again alone
+            self._lost[key] = WorkerLost(_LOST.format(name=name, time=self._time), job=name)
+            self._client.loop.add_callback(task.sent[1].cancel)
 
-    def refused(self, reason: str) -> None:
+    def _end_refused(self, reason: str) -> None:
         """End all jobs because Slurm starts no worker."""
         error = BencherJobError(
             f"Slurm refused to start a worker: {reason}. Check the options of executor={self._spec!r}, of "
             f"{_VARIABLE} and of the site's configuration of dask-jobqueue."
         )
-        batches = list(self._running.values())
-        self._end_all(batches, error)
-        for batch in batches:
-            self._client.loop.add_callback(batch[0].sent[1].cancel)
-
-    @staticmethod
-    def _end_all(batches: Sequence[Sequence[RemoteTask]], error: BencherJobError) -> None:
-        for batch in batches:
+        for batch in list(self._running.values()):
             for task in batch:
                 with suppress(InvalidStateError):  # it has been cancelled
                     task.future.set_exception(error)
+            self._client.loop.add_callback(batch[0].sent[1].cancel)
 
 
 MOST_LOSSES: Final = 2
@@ -372,6 +383,31 @@ _LOST: Final = (
 )
 
 
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from bencher_job._executors.slurm_cluster import main; main()"
+)
+"""The program that starts the workers, which finds this package where this process has found it."""
+
+
+def _check_installed() -> None:
+    """Check that dask-jobqueue and Slurm's commands are there.
+
+    Raises:
+        BencherJobError: if one is missing.
+    """
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise BencherJobError(
+            "executor=SLURM needs the package dask-jobqueue, which is not installed. "
+            "Run pip install 'bencher_job[slurm]'."
+        )
+    if shutil.which("sbatch") is None:
+        raise BencherJobError(
+            "executor=SLURM needs Slurm's commands, and there is no sbatch on the PATH. Start the program on a machine "
+            "from which jobs are submitted, such as a login node."
+        )
+
+
 def _check_further(further: Mapping[str, object]) -> None:
     """Check that sbatch has the options.
 
@@ -379,7 +415,8 @@ def _check_further(further: Mapping[str, object]) -> None:
         BencherJobError: if it does not. The message lists those that it has.
     """
     if further:
-        manual = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, check=False).stdout
+        ask = ["sbatch", "--help"]
+        manual = subprocess.run(ask, capture_output=True, text=True, check=False).stdout  # noqa: S603 - no input in it
         try:
             refuse_unknown("sbatch", further, sorted({*re.findall(r"--([a-z][a-z0-9-]+)", manual)}))
         except TypeError as unknown:

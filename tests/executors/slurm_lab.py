@@ -96,14 +96,23 @@ class SlurmLab:
         key.chmod(0o400)
 
     def _munge_files(self) -> list[str]:
-        names = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "seed-file": "seed"}
+        names = {
+            "key-file": "munge.key",
+            "socket": "munge.socket",
+            "pid-file": "munge.pid",
+            "seed-file": "seed",
+        }
         return [f"--{option}={self.folder / name}" for option, name in names.items()]
 
     def _start(self, *command: str) -> None:
         with open(self.folder / f"{command[0]}.log", "ab") as log:
             self._daemons.append(
                 subprocess.Popen(
-                    command, env={**os.environ, **self.variables}, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    env={**os.environ, **self.variables},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
             )
 
