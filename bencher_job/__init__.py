@@ -37,6 +37,7 @@ from ._record import Record
 from ._version import VERSION
 
 if TYPE_CHECKING:
+    from ._executors.ray import Ray
     from ._executors.slurm import Slurm
     from ._explain import Cause, Explanation
     from ._record import CacheInfo, FunctionInfo, Plan
@@ -60,6 +61,7 @@ __all__ = [
     "JobFuture",
     "JobTimeout",
     "Plan",
+    "Ray",
     "Record",
     "Slurm",
     "Sweep",
@@ -90,6 +92,7 @@ _LATER = {
     "Explanation": "_explain",
     "FunctionInfo": "_record",
     "Plan": "_record",
+    "Ray": "_executors.ray",
     "Slurm": "_executors.slurm",
     "Sweep": "_sweeps.sweep",
     "SweepFailure": "_sweeps.grid",

@@ -86,6 +86,9 @@ class Executors(StrEnum):
     SCOOP = auto()
     """In the workers of a program started by `python -m scoop`, on one or many machines."""
 
+    RAY = auto()
+    """On a Ray cluster. `Ray(...)` has the options."""
+
     SLURM = auto()
     """In workers that Slurm starts. `Slurm(...)` has the options."""
 

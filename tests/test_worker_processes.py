@@ -61,7 +61,7 @@ def test_forty_random_kills_cost_no_more_than_a_job_each():
     kills = 0
     futures = {large.submit(x): x for x in range(400)}
     for number, _ in enumerate(as_completed(futures, 4 * PATIENCE)):
-        workers = list(large.cache.executor._scheduler.slots)
+        workers = list(large.cache.executor._scheduler.workers)
         if number % 10 == 5 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
             kills += 1
@@ -86,7 +86,7 @@ def test_killed_workers_cost_nothing_where_jobs_run_again():
     chance = random.Random(3)
     futures = [work.submit(x) for x in range(100)]
     for number, _ in enumerate(as_completed(futures, PATIENCE)):
-        workers = list(work.cache.executor._scheduler.slots)
+        workers = list(work.cache.executor._scheduler.workers)
         if number % 7 == 3 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
 

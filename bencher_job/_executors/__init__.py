@@ -8,12 +8,15 @@ job -> Engine.submit -> pack -> bytes ~~> worker: run_packed ~~> bytes -> Engine
 from __future__ import annotations
 
 import concurrent.futures
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from importlib import import_module
 from typing import Any, Final
 
 from .._options import MAKERS, Executors, PoolOptions
 from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
-from .engine import Engine, SerialEngine
+from .engine import AdoptedExecutor, Engine, SharedExecutor, run_here, submit_jobs
 from .spec import EngineSpec
 
 __all__ = [
@@ -48,18 +51,27 @@ def _new_scoop() -> concurrent.futures.Executor:
     return ScoopExecutor()
 
 
-def _new_slurm() -> concurrent.futures.Executor:
-    from .slurm import Slurm, SlurmExecutor
+_CLUSTERS: Final = {Executors.RAY: ".ray:Ray", Executors.SLURM: ".slurm:Slurm"}
+"""The classes of the engines with options of their own."""
 
-    return SlurmExecutor(Slurm())
+
+def _new_spec(name: str) -> EngineSpec:
+    module, _, spec = _CLUSTERS[Executors(name)].partition(":")
+    made: EngineSpec = getattr(import_module(module, __name__), spec)()
+    return made
+
+
+def _new_executor(name: str) -> concurrent.futures.Executor:
+    executor: concurrent.futures.Executor = _new_spec(name).new_executor()
+    return executor
 
 
 MAKERS.update(
     {
+        **{name: partial(_new_executor, name) for name in _CLUSTERS},
         Executors.THREADS: _new_threads,
         Executors.MULTIPROCESSING: _new_processes,
         Executors.SCOOP: _new_scoop,
-        Executors.SLURM: _new_slurm,
     }
 )
 
@@ -84,7 +96,7 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
 
 _CLIENT: Final = "Client"
 _ALLOWED: Final = (
-    "a member of Executors, its name, Slurm(...), a concurrent.futures.Executor, a dask.distributed.Client, "
+    "a member of Executors, its name, Slurm(...), Ray(...), a concurrent.futures.Executor, a dask.distributed.Client, "
     "or the address of a Dask scheduler such as 'tcp://127.0.0.1:8786'"
 )
 
@@ -173,57 +185,70 @@ def engine_for(
         ValueError: if a string is neither the name of a member nor an address.
     """
     name = executor_name(spec)
-    if isinstance(spec, EngineSpec):
-        return spec.engine(timeout)
+    if name in _CLUSTERS:
+        return _cluster_engine(spec if isinstance(spec, EngineSpec) else _new_spec(name), timeout)
     if isinstance(name, Executors):
-        return _own_engine(name, settings, timeout)
-    if name == _CLIENT:
-        return _dask_engine(spec, timeout)
-    engine = _adopted_engine(spec, timeout)
-    engine.name = name
-    return engine
+        return _own_engine(name, settings or PoolOptions(), timeout)
+    return _dask_engine(spec, timeout) if name == _CLIENT else _adopted_engine(spec, name, timeout)
 
 
-def _own_engine(member: Executors, settings: PoolOptions | None, timeout: float | None) -> Engine:
+def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None) -> Engine:
+    name, start = str(member), submit_jobs(timeout)
     if member is Executors.SERIAL:
-        return SerialEngine()
+        return Engine(name, run_here, AdoptedExecutor(None))
     if member is Executors.THREADS:
-        from .threads import ThreadsEngine
+        from .threads import ThreadPool, shared_pools
 
-        return ThreadsEngine(settings=settings, timeout=timeout)
+        size, inner = settings.size, settings.inner_threads
+        make: Callable[[], Any] = partial(ThreadPool, size, inner_threads=inner)
+        source = SharedExecutor(shared_pools, lambda: (size, inner), make)
+        return Engine(name, start, source, ends_jobs=True, shares_arguments=True, asks_to_begin=True)
     if member is Executors.MULTIPROCESSING:
-        from .pool import PoolEngine
+        from .pool import SlotPool, pool_key
+        from .pool import shared_pools as processes
 
-        return PoolEngine(settings=settings, timeout=timeout)
-    if member is Executors.SLURM:
-        from .slurm import Slurm
+        settings = replace(settings, max_workers=settings.size)
+        make = partial(SlotPool, **settings.given())
+        return Engine(
+            name,
+            start,
+            SharedExecutor(processes, partial(pool_key, settings), make),
+            ends_jobs=True,
+            asks_to_begin=True,
+        )
+    from .scoop import ScoopExecutor, shared_executors
 
-        return Slurm().engine(timeout)
-    from .scoop import ScoopEngine
+    inner = settings.inner_threads
+    make = partial(ScoopExecutor, inner_threads=inner)
+    return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make))
 
-    return ScoopEngine(settings=settings)
+
+def _cluster_engine(spec: EngineSpec, timeout: float | None) -> Engine:
+    source = SharedExecutor(spec.shared, lambda: spec, spec.new_executor)
+    return Engine(str(spec.name), submit_jobs(timeout), source, ends_jobs=spec.ends_jobs)
 
 
 def _dask_engine(spec: Any, timeout: float | None) -> Engine:
-    from .dask import DaskEngine
+    from .dask import DaskExecutor, shared_executors
 
     cluster = spec if isinstance(spec, str) else _dask_client(spec)
     options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
-    return DaskEngine(cluster, options, timeout=timeout)
+    tells_begin = timeout is not None
+    key = cluster if isinstance(cluster, str) else id(cluster), repr(options), tells_begin
+    make = partial(DaskExecutor, cluster, options, tells_begin=tells_begin)
+    return Engine(_CLIENT, submit_jobs(None), SharedExecutor(shared_executors, lambda: key, make))
 
 
-def _adopted_engine(executor: Any, timeout: float | None) -> Engine:
-    from .adopted import PackedEngine, ThreadEngine
-    from .pool import PoolEngine, SlotPool
-    from .scoop import ScoopEngine, ScoopExecutor
-    from .threads import ThreadPool, ThreadsEngine
+def _adopted_engine(executor: Any, name: str, timeout: float | None) -> Engine:
+    from .adopted import engine_on
+    from .scheduler import ScheduledExecutor
+    from .threads import ThreadPool
 
-    if isinstance(executor, SlotPool):
-        return PoolEngine(executor, timeout=timeout)
+    source, start = AdoptedExecutor(executor), submit_jobs(timeout)
     if isinstance(executor, ThreadPool):
-        return ThreadsEngine(executor, timeout=timeout)
-    if isinstance(executor, ScoopExecutor):
-        return ScoopEngine(executor)
-    if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
-        return ThreadEngine(executor, timeout)
-    return PackedEngine(executor)
+        return Engine(name, start, source, ends_jobs=True, shares_arguments=True, asks_to_begin=True)
+    if isinstance(executor, ScheduledExecutor):
+        return Engine(
+            name, start, source, ends_jobs=executor.ends_jobs, asks_to_begin=executor.is_asked_to_begin
+        )
+    return engine_on(executor, name, timeout)

@@ -2,87 +2,28 @@
 
     threads: the job itself                    processes and clusters: pack -> bytes -> run_packed -> bytes
 
-The user made the executor, so nothing here shuts it down.
+The user made the executor, so nothing here shuts it down. It has a queue of its own, which takes the place of the
+scheduler.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from .base import Outcome
-from .engine import Engine, unsendable
-from .entry import RunResult, open_result, run_packed
+from .engine import AdoptedExecutor, Engine, failed, unsendable
+from .entry import run_packed
 from .packing import pack
 from .threads import run_in_thread
 
 if TYPE_CHECKING:
     from .._job import Job
-    from .._stores.codec import Buffer
 
-__all__ = ["PackedEngine", "ThreadEngine"]
-
-
-class _AdoptedEngine(Engine):
-    """Run jobs on an executor that the user made and shuts down."""
-
-    def __init__(self, executor: concurrent.futures.Executor) -> None:
-        super().__init__()
-        self.name = type(executor).__name__
-        self._executor = executor
-        self._cancelled_by_us: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
-
-    @property
-    def executor(self) -> concurrent.futures.Executor:
-        """The adopted executor."""
-        return self._executor
-
-    def submit(self, job: Job) -> Future[Any]:
-        """Start a job, and record when its future is cancelled through the library."""
-        future = super().submit(job)
-        future.cancel = _NotedCancel(future, self._cancelled_by_us)  # type: ignore[method-assign]
-        return future
-
-    def _was_asked_to_cancel(self, future: Future[Any]) -> bool:
-        return future in self._cancelled_by_us
-
-    def release(self) -> None:
-        """Do nothing: the user shuts the executor down."""
-
-
-class _NotedCancel:
-    """A future's `cancel` that records the call, since a cancellation by the executor means that it lost the job."""
-
-    def __init__(self, future: Future[Any], noted: weakref.WeakSet[Future[Any]]) -> None:
-        self._future = weakref.ref(future)  # weak, because the future refers to this object
-        self._noted = noted
-
-    def __call__(self) -> bool:
-        future = self._future()
-        if future is None:
-            return False
-        self._noted.add(future)  # first, because callbacks run while it is being cancelled
-        cancelled = type(future).cancel(future)
-        if not cancelled:
-            self._noted.discard(future)
-        return cancelled
-
-
-class ThreadEngine(_AdoptedEngine):
-    """Run jobs in a thread pool of this process, without pickling."""
-
-    ends_jobs = True
-    shares_arguments = True
-
-    def __init__(self, executor: concurrent.futures.Executor, timeout: float | None = None) -> None:
-        super().__init__(executor)
-        self._timeout = timeout
-
-    def _submit(self, job: Job) -> Future[Any]:
-        return self._executor.submit(run_in_thread, job, self._timeout)
-
+__all__ = ["engine_on"]
 
 _ON_THIS_MACHINE: Final = frozenset(
     {
@@ -94,27 +35,63 @@ _ON_THIS_MACHINE: Final = frozenset(
 """Modules that define executors whose workers run on this machine and can read its files."""
 
 
-class PackedEngine(_AdoptedEngine):
-    """Run packed jobs on an executor that pickles its calls."""
+def engine_on(executor: concurrent.futures.Executor, name: str, timeout: float | None) -> Engine:
+    """Make an engine of an executor: without pickling in threads, else with packed jobs."""
+    if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+        start = partial(_submit_each, lambda job: _in_thread(executor, job, timeout))
+        return Engine(name, start, AdoptedExecutor(executor), ends_jobs=True, shares_arguments=True)
+    is_local = any(base.__module__ in _ON_THIS_MACHINE for base in type(executor).__mro__)
+    start = partial(_submit_each, lambda job: _packed(executor, job, is_local))
+    return Engine(name, start, AdoptedExecutor(executor))
 
-    def __init__(self, executor: concurrent.futures.Executor) -> None:
-        super().__init__(executor)
-        self._is_local = any(base.__module__ in _ON_THIS_MACHINE for base in type(executor).__mro__)
-        self._files: weakref.WeakKeyDictionary[Future[Any], object] = weakref.WeakKeyDictionary()
 
-    def _submit(self, job: Job) -> Future[Any]:
+def _submit_each(
+    submit: Callable[[Job], Future[Any]], _executor: Any, jobs: Sequence[Job]
+) -> list[Future[Any]]:
+    futures = [submit(job) for job in jobs[:1]]
+    for job in jobs[1:]:
         try:
-            parcel = pack(job, local=self._is_local)
-            blob = parcel.to_bytes()
-        except Exception as problem:  # noqa: BLE001 - a job's own pickling can raise anything
-            return unsendable(job, problem)
-        future = self._send(blob)
-        self._files[future] = parcel.function
-        return future
+            futures.append(submit(job))
+        except RuntimeError as error:  # the executor broke after it took the first job
+            futures.append(failed(error))
+    return futures
 
-    def _send(self, blob: bytes) -> Future[Any]:
-        return self._executor.submit(run_packed, blob)
 
-    def _open(self, result: Any, job: Job | None) -> Outcome:
-        parts: tuple[Buffer, ...] = result
-        return open_result(RunResult.of_parts(parts), job)
+def _in_thread(executor: Any, job: Job, timeout: float | None) -> Future[Any]:
+    return _noted(executor.submit(run_in_thread, job, timeout), None)
+
+
+def _packed(executor: Any, job: Job, is_local: bool) -> Future[Any]:
+    try:
+        parcel = pack(job, local=is_local)
+        blob = parcel.to_bytes()
+    except Exception as problem:  # noqa: BLE001 - a job's own pickling can raise anything
+        return unsendable(job, problem)
+    return _noted(executor.submit(run_packed, blob), parcel.function)
+
+
+def _noted(future: Future[Any], keeps: object) -> Future[Any]:
+    future.cancel = _NotedCancel(future, keeps)  # type: ignore[method-assign]
+    return future
+
+
+class _NotedCancel:
+    """A future's `cancel` that records the call, since a cancellation by the executor means that it lost the job.
+
+    Attributes:
+        was_called: whether the library has cancelled the future.
+        keeps: an object that must live as long as the future, such as the file of the job's function.
+    """
+
+    def __init__(self, future: Future[Any], keeps: object) -> None:
+        self._future = weakref.ref(future)  # weak, because the future refers to this object
+        self.was_called = False
+        self.keeps = keeps
+
+    def __call__(self) -> bool:
+        future = self._future()
+        if future is None:
+            return False
+        self.was_called = True  # first, because callbacks run while it is being cancelled
+        self.was_called = type(future).cancel(future)
+        return self.was_called

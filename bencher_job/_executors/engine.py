@@ -5,54 +5,102 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .._errors import BencherJobError, WorkerLost
-from .._options import Executors
+from .._light_future import LightFuture
 from .._processes import renew_after_fork
 from .base import Outcome, error_text, run_inline
 
 if TYPE_CHECKING:
     from .._job import Job
     from .._loops import Caller
+    from .scheduler import ScheduledExecutor
 
-__all__ = ["Engine", "SerialEngine", "SharedEngine", "SharedExecutors", "failed", "unsendable"]
+__all__ = [
+    "AdoptedExecutor",
+    "CallFuture",
+    "Engine",
+    "ExecutorSource",
+    "SharedExecutor",
+    "SharedExecutors",
+    "failed",
+    "run_here",
+    "submit_jobs",
+    "unsendable",
+]
+
+E = TypeVar("E", bound=concurrent.futures.Executor)
 
 
-class Engine(ABC):
+class CallFuture(LightFuture[Any]):
+    """The future of a call in a worker, with the executor that it was submitted to and the call's job."""
+
+    def __init__(self, executor: ScheduledExecutor, job: Job | None = None) -> None:
+        super().__init__()
+        self.executor = executor
+        self.job = job
+
+
+class ExecutorSource(Protocol):
+    """Where an engine gets its executor from."""
+
+    @property
+    def executor(self) -> Any:
+        """The executor, made at first use; None where jobs run inline."""
+
+    def release(self) -> None:
+        """Give the executor up."""
+
+
+class Engine:
     """Run the jobs of a `FutureCache`. Engines are thread-safe.
+
+    An engine is made of data: what runs the jobs, and what it can do.
 
     Attributes:
         name: the member of `Executors`, or the class name of an adopted executor.
+        ends_jobs: whether it ends a job that exceeds its timeout, with a `JobTimeout`.
+        shares_arguments: whether a job gets the submitted argument objects themselves, which the caller may change
+            while it runs.
+        asks_to_begin: whether it calls `begin` of a job's `start` before it begins the job. Otherwise a job needs its
+            lease when it is submitted.
     """
 
-    name: str
-    ends_jobs = False
-    """Whether it ends a job that exceeds its timeout, with a `JobTimeout`."""
-    shares_arguments = False
-    """Whether a job gets the submitted argument objects themselves, which the caller may change while it runs."""
-    asks_to_begin = False
-    """Whether it calls `begin` of a job's `start` before it begins the job."""
-    _own_errors: tuple[type[BaseException], ...] = (BencherJobError,)
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[Any, Sequence[Job]], list[Future[Any]]],
+        source: ExecutorSource,
+        *,
+        ends_jobs: bool = False,
+        shares_arguments: bool = False,
+        asks_to_begin: bool = False,
+    ) -> None:
+        self.name = name
+        self.ends_jobs = ends_jobs
+        self.shares_arguments = shares_arguments
+        self.asks_to_begin = asks_to_begin
+        self._start = start
+        self._source = source
         self._labels: weakref.WeakKeyDictionary[Future[Any], Job] = weakref.WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
     @property
-    @abstractmethod
-    def executor(self) -> concurrent.futures.Executor | None:
+    def executor(self) -> Any:
         """The executor, made at first use; None where jobs run inline."""
+        return self._source.executor
 
     @property
     def workers(self) -> int | None:
         """How many jobs run at once, or None if the executor does not say."""
+        if self.executor is None:
+            return 1
         for name in ("max_workers", "_max_workers"):  # concurrent.futures keeps it private
             number = getattr(self.executor, name, None)
             if isinstance(number, int):
@@ -65,21 +113,22 @@ class Engine(ABC):
         Raises:
             BencherJobError: if the engine cannot take jobs. The message names the remedy.
         """
+        return self.submit_many([job])[0]
+
+    def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
+        """Start several jobs. If it raises, no job has started.
+
+        Raises:
+            BencherJobError: if the engine cannot take jobs. The message names the remedy.
+        """
         try:
-            future = self._submit(job)
+            futures = self._start(self._source.executor, jobs)
         except RuntimeError as refusal:
             raise self._refused(refusal) from refusal
-        self._note_label(future, job)
-        return future
-
-    def _note_label(self, future: Future[Any], job: Job) -> None:
-        self._labels[future] = job
-
-    def _label_of(self, future: Future[Any]) -> Job | None:
-        return self._labels.get(future)
-
-    @abstractmethod
-    def _submit(self, job: Job) -> Future[Any]: ...
+        for job, future in zip(jobs, futures, strict=True):
+            if not isinstance(future, CallFuture):
+                self._labels[future] = job
+        return futures
 
     def _refused(self, refusal: RuntimeError) -> BencherJobError:
         """Make the error for an executor that takes no job. A job's own exceptions do not come this way."""
@@ -90,21 +139,7 @@ class Engine(ABC):
             f"as the function is called, or let the library make one: executor='multiprocessing' or 'threads'."
         )
 
-    def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
-        """Start several jobs. If it raises, no job has started.
-
-        Raises:
-            BencherJobError: if the engine cannot take jobs. The message names the remedy.
-        """
-        futures = [self.submit(job) for job in jobs[:1]]
-        for job in jobs[1:]:
-            try:
-                futures.append(self.submit(job))
-            except BencherJobError as error:  # the executor broke after it took the first job
-                futures.append(failed(error))
-        return futures
-
-    def join(self, future: Future[Any], caller: Caller | None) -> None:  # noqa: B027 - most engines ignore it
+    def join(self, future: Future[Any], caller: Caller | None) -> None:
         """Register a waiter for the job: its event loop, or None for a thread."""
 
     def has_begun(self, future: Future[Any]) -> bool:
@@ -113,7 +148,7 @@ class Engine(ABC):
 
     def end(self, future: Future[Any]) -> bool:
         """Cancel a job, or end it if it runs and the engine can. Return whether it was ended."""
-        return future.cancel()
+        return future.executor.kill(future) if isinstance(future, CallFuture) else future.cancel()
 
     def receive(self, future: Future[Any]) -> Outcome:
         """Return the outcome of a done future. Never raises.
@@ -121,34 +156,30 @@ class Engine(ABC):
         A cancelled job ends with `CancelledError`. A failure of the engine itself becomes a `WorkerLost`: the job's own
         exceptions do not come this way.
         """
-        job = self._label_of(future)
+        is_ours = isinstance(future, CallFuture)
+        if isinstance(future, CallFuture) and (run_result := future.peek()) is not None:
+            from .entry import open_result  # slow to import
+
+            return open_result(run_result, future.job)
+        job = future.job if isinstance(future, CallFuture) else self._labels.get(future)
         try:
             problem = future.exception()
+            if problem is None:
+                return self._open(future.result(), job)
         except CancelledError:
-            return Outcome(
-                error=CancelledError() if self._was_asked_to_cancel(future) else self._lost(job, None)
-            )
-        if problem is None:
-            return self._opened(future.result(), job)
-        if isinstance(problem, self._own_errors):
-            return Outcome(error=problem)
-        return Outcome(error=self._lost(job, problem))
-
-    def _opened(self, result: Any, job: Job | None) -> Outcome:
-        try:
-            return self._open(result, job)
-        except BaseException as problem:  # noqa: BLE001 - a foreign executor can return anything
-            return Outcome(error=self._lost(job, problem))
+            is_wanted = getattr(future.cancel, "was_called", True)
+            return Outcome(error=CancelledError() if is_wanted else self._lost(job, None))
+        except BaseException as error:  # noqa: BLE001 - a foreign executor can return anything
+            return Outcome(error=self._lost(job, error))
+        is_own = isinstance(problem, BencherJobError) or (is_ours and isinstance(problem, CancelledError))
+        return Outcome(error=problem if is_own else self._lost(job, problem))
 
     def _open(self, result: Any, job: Job | None) -> Outcome:
         if isinstance(result, Outcome):  # of a job that ran in this process
             return result
-        from .entry import open_result
+        from .entry import RunResult, open_result
 
-        return open_result(result, job)
-
-    def _was_asked_to_cancel(self, future: Future[Any]) -> bool:  # noqa: ARG002 - some engines cancel futures themselves
-        return True
+        return open_result(RunResult.of_parts(result), job)
 
     def _lost(self, job: Job | None, problem: BaseException | None) -> WorkerLost:
         from .entry import describe
@@ -159,25 +190,24 @@ class Engine(ABC):
         lost.__cause__ = problem
         return lost
 
-    @abstractmethod
     def release(self) -> None:
         """Release the executor. A shared one is shut down with its last user, an adopted one stays open."""
+        self._source.release()
 
 
-class SerialEngine(Engine):
-    """Run each job in the thread that submits it."""
-
-    name = str(Executors.SERIAL)
-    executor = None
-    workers = 1
-
-    def _submit(self, job: Job) -> Future[Any]:
+def run_here(_executor: None, jobs: Sequence[Job]) -> list[Future[Any]]:
+    """Run jobs in this thread."""
+    futures = []
+    for job in jobs:
         future: Future[Any] = Future()
         future.set_result(run_inline(job))
-        return future
+        futures.append(future)
+    return futures
 
-    def release(self) -> None:
-        """Do nothing: there is no executor."""
+
+def submit_jobs(timeout: float | None) -> Callable[[Any, Sequence[Job]], list[Future[Any]]]:
+    """Return what starts jobs on an executor of this package."""
+    return lambda executor, jobs: executor.submit_jobs(jobs, timeout)
 
 
 def failed(error: BaseException) -> Future[Any]:
@@ -197,9 +227,6 @@ def unsendable(label: object, problem: BaseException) -> Future[Any]:
     )
     error.__cause__ = problem
     return failed(error)
-
-
-E = TypeVar("E", bound=concurrent.futures.Executor)
 
 
 class SharedExecutors(Generic[E]):
@@ -266,13 +293,26 @@ class SharedExecutors(Generic[E]):
         return True
 
 
-class SharedEngine(Engine, Generic[E]):
-    """Run jobs on an executor shared by several engines, or on one that the user made and keeps."""
+class AdoptedExecutor:
+    """An executor that the user made and keeps, or None where jobs run inline."""
 
-    def __init__(self, adopted: E | None, among: SharedExecutors[E]) -> None:
-        super().__init__()
-        self._adopted = adopted
+    def __init__(self, executor: concurrent.futures.Executor | None) -> None:
+        self.executor = executor
+
+    def release(self) -> None:
+        """Do nothing: the user shuts the executor down."""
+
+
+class SharedExecutor(Generic[E]):
+    """An executor shared by engines with the same settings, made at first use.
+
+    `key` returns the settings; `make` makes the executor.
+    """
+
+    def __init__(self, among: SharedExecutors[E], key: Callable[[], Hashable], make: Callable[[], E]) -> None:
         self._among = among
+        self._key = key
+        self._make = make
         self.renew()
         renew_after_fork(self)
 
@@ -280,20 +320,11 @@ class SharedEngine(Engine, Generic[E]):
         """Forget the shared executor in a forked child: it belongs to the parent."""
         self._lock = threading.Lock()
         self._shared: E | None = None
-        self._end: weakref.finalize[..., SharedEngine[E]] | None = None
-
-    @abstractmethod
-    def _make(self) -> E: ...
-
-    @abstractmethod
-    def _key(self) -> Hashable:
-        """The settings by which engines share an executor."""
+        self._end: weakref.finalize[..., SharedExecutor[E]] | None = None
 
     @property
     def executor(self) -> E:
-        """The adopted executor, or the one shared by engines with the same settings, made at first use."""
-        if self._adopted is not None:
-            return self._adopted
+        """The executor of these settings."""
         shared = self._shared
         if shared is None:
             with self._lock:
@@ -307,7 +338,7 @@ class SharedEngine(Engine, Generic[E]):
         return shared
 
     def release(self) -> None:
-        """Release the shared executor, which is shut down with its last user."""
+        """Release the executor, which is shut down with its last user."""
         with self._lock:
             shared, self._shared = self._shared, None
             if self._end is not None:

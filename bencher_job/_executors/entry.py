@@ -11,6 +11,7 @@ import asyncio
 import os
 import reprlib
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -31,20 +32,23 @@ from .._stores.codec import Buffer, Payload, dump
 from .._stores.located import dump_result
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
 from .exceptions import dump_error, load_error
-from .packing import Call, Parcel, is_loaded, join, load
+from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
-from .wire import LARGEST_INLINE, Message, frame
+from .wire import LARGEST_INLINE, Message, encode_message
 
 __all__ = [
+    "STUCK_SECONDS",
+    "Ended",
     "ResultKind",
     "RunResult",
     "describe",
     "execute",
     "open_result",
     "outcome_of_coroutine",
+    "run_batch",
     "run_coroutine",
+    "run_in_pieces",
     "run_packed",
-    "run_split",
     "time_is_over",
     "unpack_value",
 ]
@@ -133,7 +137,7 @@ class RunResult(NamedTuple):
             inline = bytes(stream)
         times = self.started, self.seconds
         head = number, int(self.kind), self.may_have_files, *times, inline, self.other_versions
-        return frame(head, buffers)
+        return encode_message(head, buffers)
 
     @classmethod
     def of_message(cls, message: Message, place: Place) -> RunResult:
@@ -164,15 +168,117 @@ def run_packed(blob: bytes) -> tuple[bytes, ...]:
     return tuple(bytes(part) for part in run_result.parts())
 
 
-def run_split(rest: bytes, function: bytes | None) -> RunResult:
-    """Run a job that was sent in two parts, or without its function. Never raises."""
+def run_in_pieces(body: bytes, function: PickledFunction | None) -> RunResult:
+    """Run a job that was sent apart from its function, or without it. Never raises."""
     try:
-        parcel = join(rest, function)
+        parcel = Parcel.of_pieces(body, function)
         if function is None and not is_loaded(parcel.function.digest):
             return _run_result(time.time(), 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     except BaseException as error:  # noqa: BLE001 - as above
         return _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
     return execute(parcel)
+
+
+STUCK_SECONDS: Final = 0.1
+"""Seconds that a job may run before the jobs behind it in the batch are returned."""
+
+PickledFunction = tuple[Buffer, tuple[Buffer, ...]]
+
+Ended = tuple[int, tuple[bytes, ...]]
+"""The index of a job in its batch, and the parts of its run result."""
+
+
+class _Batch:
+    """Jobs that run one after another in this worker."""
+
+    def __init__(
+        self,
+        bodies: Sequence[bytes],
+        functions: Sequence[PickledFunction],
+        tell: Callable[[list[Ended], int], None],
+    ) -> None:
+        self._jobs = list(zip(bodies, functions, strict=True))
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._ended: list[Ended] = []
+        self._begun = -1
+        self._since = 0.0
+        self._is_given_back = False
+
+    def run(self) -> list[Ended]:
+        for place, (body, function) in enumerate(self._jobs):
+            with self._lock:
+                if self._is_given_back:
+                    break
+                self._begun, self._since = place, time.monotonic()
+            ended = place, tuple(map(bytes, run_in_pieces(body, function).parts()))
+            with self._lock:
+                self._ended.append(ended)
+        return self._ended
+
+    def look(self, now: float) -> None:
+        """If the present job takes long, report the results and its index. The jobs behind it will not run here."""
+        with self._lock:
+            if self._is_given_back or now - self._since < STUCK_SECONDS:
+                return
+            self._is_given_back = True
+            ended, begun = list(self._ended), self._begun
+        self._tell(ended, begun)
+
+
+class _Watch:
+    """A thread that watches the batches of this worker for long jobs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches: set[_Batch] = set()
+        self._has_batches = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, batch: _Batch) -> None:
+        with self._lock:
+            self._batches.add(batch)
+            if self._thread is None or not self._thread.is_alive():  # a forked child lacks the thread
+                self._thread = threading.Thread(target=self._run, name="bencher_job-batches", daemon=True)
+                self._thread.start()
+        self._has_batches.set()
+
+    def remove(self, batch: _Batch) -> None:
+        with self._lock:
+            self._batches.discard(batch)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                batches = list(self._batches)
+                if not batches:
+                    self._has_batches.clear()
+            for batch in batches:
+                batch.look(time.monotonic())
+            self._has_batches.wait()
+            time.sleep(STUCK_SECONDS / 2)
+
+
+_watch: Final = _Watch()
+
+
+def run_batch(
+    bodies: Sequence[bytes], functions: Sequence[PickledFunction], tell: Callable[[list[Ended], int], None]
+) -> list[Ended]:
+    """Run jobs in this worker, each with its function or all with one, and return their results.
+
+    If a job takes long, call `tell` on another thread with the results so far and the job's index. The jobs behind it
+    do not run, and are missing from the results.
+    """
+    functions = list(functions) if len(functions) == len(bodies) else list(functions) * len(bodies)
+    batch = _Batch(bodies, functions, tell)
+    if len(bodies) == 1:
+        return batch.run()
+    _watch.add(batch)
+    try:
+        return batch.run()
+    finally:
+        _watch.remove(batch)
 
 
 def _say_nothing() -> None:
@@ -215,7 +321,7 @@ def _run_result(started: float, seconds: float, kind: ResultKind, payload: Paylo
     return RunResult(kind, payload, started, seconds, here())
 
 
-def _load(parcel: Parcel) -> Call:
+def _load(parcel: Parcel) -> LoadedCall:
     try:
         return load(parcel)
     except CodeMismatch:
@@ -227,7 +333,7 @@ def _load(parcel: Parcel) -> Call:
         ) from problem
 
 
-def _run(call: Call) -> Any:
+def _run(call: LoadedCall) -> Any:
     if call.names is None:
         return call.function(*call.args, **call.kwargs)
     job_id, job_key, tag = call.names
@@ -248,7 +354,7 @@ def _dump_value(value: object, function: object) -> tuple[ResultKind, Payload]:
         ) from problem
 
 
-def _deposited(call: Call, payload: Payload) -> tuple[ResultKind, Payload]:
+def _deposited(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]:
     """Write a large value to a file, if the submitter has named a folder and writing succeeds."""
     if call.terms is None or call.names is None:
         return ResultKind.PLAIN, payload

@@ -15,6 +15,7 @@ import os
 import threading
 import weakref
 from asyncio import AbstractEventLoop
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ from .._errors import BencherJobError
 from .._loops import Caller
 from .._options import Executors
 from .base import Outcome, leave_if_forked, run_inline
-from .engine import Engine
+from .engine import AdoptedExecutor, Engine
 from .entry import outcome_of_coroutine
 from .threads import ThreadPool
 
@@ -124,13 +125,11 @@ def _was_cancelled() -> bool:
 class LoopEngine(Engine):
     """Run one job in the event loop of one of its waiters."""
 
-    name = str(Executors.SERIAL)
-    executor = None
-    ends_jobs = True
-    shares_arguments = True
-
     def __init__(self, timeout: float | None = None) -> None:
-        super().__init__()
+        source = AdoptedExecutor(None)
+        super().__init__(
+            str(Executors.SERIAL), self._run_in_loops, source, ends_jobs=True, shares_arguments=True
+        )
         self.timeout = timeout
         self._lock = threading.Lock()
         self._waiting: list[tuple[Future[Any], Caller | None]] = []
@@ -144,7 +143,10 @@ class LoopEngine(Engine):
         if run is not None and not run.done() and run.loop is not None and not run.loop.is_running():
             self.move(run)
 
-    def _submit(self, job: Job) -> Future[Any]:
+    def _run_in_loops(self, _executor: None, jobs: Sequence[Job]) -> list[Future[Any]]:
+        return [self._run_in_loop(job) for job in jobs]
+
+    def _run_in_loop(self, job: Job) -> Future[Any]:
         run = LoopRun(job, self)
         with self._lock:
             self._run = run
@@ -171,9 +173,6 @@ class LoopEngine(Engine):
         """Cancel a job, even if it runs."""
         return future.stop() if isinstance(future, LoopRun) else future.cancel()
 
-    def release(self) -> None:
-        """Do nothing: there is no executor."""
-
 
 def _run_in_thread(run: LoopRun) -> None:
     async def until_it_ends() -> None:
@@ -189,18 +188,14 @@ def _run_in_thread(run: LoopRun) -> None:
 class ThreadBesideLoop(Engine):
     """Run jobs one at a time in a thread, for callers in an event loop."""
 
-    name = str(Executors.SERIAL)
-    shares_arguments = True
-    workers = 1
-
     def __init__(self) -> None:
-        super().__init__()
         self._pool = ThreadPool(1)
+        super().__init__(
+            str(Executors.SERIAL), self._run_beside_loop, AdoptedExecutor(self._pool), shares_arguments=True
+        )
 
-    @property
-    def executor(self) -> ThreadPool:
-        """A pool with one thread."""
-        return self._pool
+    def _run_beside_loop(self, _executor: ThreadPool, jobs: Sequence[Job]) -> list[Future[Any]]:
+        return [self._submit(job) for job in jobs]
 
     def _submit(self, job: Job) -> Future[Any]:
         context = contextvars.copy_context()

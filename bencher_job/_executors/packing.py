@@ -1,7 +1,6 @@
 """Pack a job for another process, with its function sent once.
 
-    job -> pack -> Parcel( function, by digest | arguments and names ) -> load -> function, Call
-    Parcel -> split -> function, one copy for all its jobs | rest ~~> join -> Parcel
+    job -> pack -> Parcel( function, by digest | arguments and names ) ~~> load -> LoadedCall
 
 A function of `__main__`, a lambda and a closure are pickled by value, an importable function by name. A code check goes
 with it, and a worker with other code does not run the job. A function larger than 64 kB is written once to a file for
@@ -48,20 +47,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOADED_FUNCTIONS",
-    "Call",
-    "FunctionBytes",
+    "LoadedCall",
     "Parcel",
     "SentFunction",
-    "SplitParcel",
     "function_files",
     "is_loaded",
-    "join",
     "load",
     "pack",
     "pack_call",
     "pack_many",
     "read_function",
-    "split",
 ]
 
 KEPT_FILES: Final = 8
@@ -128,65 +123,6 @@ def _unlink(path: str) -> None:
 
 function_files: Final = FunctionFiles()
 
-_NOTHING: Final = Payload(b"")
-
-
-class FunctionBytes:
-    """A pickled function and its digest."""
-
-    __slots__ = ("__weakref__", "blob", "digest")
-
-    def __init__(self, digest: bytes, blob: bytes) -> None:
-        self.digest = digest
-        self.blob = blob
-
-
-@dataclass(frozen=True, slots=True)
-class SplitParcel:
-    """A packed job, separate from its function, which the worker may have loaded."""
-
-    function: FunctionBytes
-    rest: bytes
-
-
-class _FunctionsInTransit:
-    """One copy of the function of all jobs that have not ended."""
-
-    def __init__(self) -> None:
-        self._functions: weakref.WeakValueDictionary[bytes, FunctionBytes] = weakref.WeakValueDictionary()
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def bytes_of(self, parcel: Parcel) -> FunctionBytes:
-        with self._lock:
-            sent = parcel.function
-            known = self._functions.get(sent.digest)
-            if known is None:
-                blob = pickle.dumps(sent.payload.in_band(), protocol=5)
-                known = self._functions[sent.digest] = FunctionBytes(sent.digest, blob)
-            return known
-
-
-_in_transit: Final = _FunctionsInTransit()
-
-
-def split(parcel: Parcel) -> SplitParcel:
-    """Split a parcel into its function and the rest, as copies that the caller cannot change."""
-    return SplitParcel(_in_transit.bytes_of(parcel), _with_function(parcel, _NOTHING).to_bytes())
-
-
-def join(rest: bytes, function: bytes | None) -> Parcel:
-    """Join the parts of a parcel. Without `function`, the worker must have loaded the function."""
-    parcel = Parcel.of_bytes(rest)
-    return parcel if function is None else _with_function(parcel, Payload(*pickle.loads(function)))
-
-
-def _with_function(parcel: Parcel, payload: Payload) -> Parcel:
-    return parcel._replace(function=SentFunction(parcel.function.digest, payload))
-
 
 FILE_FROM: Final = 1 << 16
 """Size in bytes above which a function is written to a file for local workers."""
@@ -198,7 +134,7 @@ _dumps_call: Final = partial(dumps, pickler=CallPickler)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class LoadedCall:
     """What a worker runs: a function with its arguments, and its job if it belongs to one."""
 
     function: Callable[..., Any]
@@ -217,7 +153,7 @@ class Call:
     """Versions of the libraries in the job's key."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class SentFunction:
     """A pickled function with its digest: its bytes, or a file for workers of this machine."""
 
@@ -243,6 +179,17 @@ class Parcel(NamedTuple):
             for buffer in self.body.buffers
         )
         return Parcel(self.function, Payload(self.body.stream, tuple(buffers)))
+
+    def in_one_piece(self) -> Parcel:
+        """Return a parcel whose arguments are one byte string, as `of_pieces` takes it, and a copy."""
+        body = self.function.digest, *self.body.in_band()
+        return Parcel(self.function, Payload(pickle.dumps(body, protocol=5)))
+
+    @classmethod
+    def of_pieces(cls, body: Buffer, function: tuple[Buffer, tuple[Buffer, ...]] | None) -> Parcel:
+        """Make a parcel from arguments in one piece, and a function unless the worker has loaded it."""
+        digest, stream, buffers = pickle.loads(body)
+        return cls(SentFunction(digest, Payload(*function or (b"",))), Payload(stream, buffers))
 
     def to_bytes(self) -> bytes:
         """Return the parcel as bytes, for executors that pickle their calls."""
@@ -270,46 +217,39 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     return Parcel(sent, _body_of(job, fingerprint, _sender()))
 
 
-def pack_many(jobs: Iterable[Job]) -> Iterator[Parcel | Exception]:
-    """Pack several jobs for workers of this machine. Jobs with the same function share its bytes.
+def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | Exception]:
+    """Pack several jobs, as copies that may be sent later. Jobs with the same function share its bytes.
 
     If a job cannot be pickled, yield the exception in its place.
     """
     sent: SentFunction | None = None
-    function: Any = None
-    fingerprint: Fingerprint | None = None
-    code_check = b""
+    known: tuple[object, ...] = ()
     sender = _sender()
     for job in jobs:
-        its_own = None if job.edition is None else job.edition.fingerprint
+        fingerprint = None if job.edition is None else job.edition.fingerprint
         try:
-            if (
-                sent is None
-                or job.function is not function
-                or its_own is not fingerprint
-                or job.agreement != code_check
-            ):
-                function, fingerprint, code_check = job.function, its_own, job.agreement
+            if sent is None or known != (id(job.function), id(fingerprint), job.agreement):
                 sent = None
-                sent = sent_functions(function, fingerprint, True, code_check)
-            terms = None if job.depository is None else job.depository.terms
-            parcel = Parcel(sent, _body_of(job, its_own, sender, terms))
+                sent = sent_functions(job.function, fingerprint, local, job.agreement)
+                known = id(job.function), id(fingerprint), job.agreement
+            terms = job.depository.terms if local and job.depository is not None else None
+            parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms))
+            yield parcel.of_its_own() if local else parcel.in_one_piece()
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             yield problem
-        else:
-            yield parcel
 
 
 def pack_call(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], *, local: bool = True
 ) -> Parcel:
-    """Pack a plain call for a worker on this machine, or with `local=False` on any machine.
+    """Pack a plain call for a worker on this machine, or with `local=False` on any machine, as a copy.
 
     Raises:
         Exception: whatever pickling the function or an argument raises.
     """
     body = args, kwargs, None, None, None, None, None, None, None
-    return Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
+    parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
+    return parcel.of_its_own() if local else parcel.in_one_piece()
 
 
 _Sender = tuple[str | None, tuple[str, int], str | None]
@@ -387,6 +327,9 @@ class _SentFunctions:
 
 sent_functions: Final = _SentFunctions()
 
+_in_transit: Final[weakref.WeakValueDictionary[bytes, SentFunction]] = weakref.WeakValueDictionary()
+"""One copy of the function of all jobs that have not ended, by digest."""
+
 
 def _pickled(function: Callable[..., Any], code_check: bytes, local: bool) -> SentFunction:
     payload = dump((function, code_check), _dumps_call)
@@ -395,7 +338,8 @@ def _pickled(function: Callable[..., Any], code_check: bytes, local: bool) -> Se
         hasher.update(buffer)
     digest = hasher.digest()
     if not local or payload.nbytes <= FILE_FROM:
-        return SentFunction(digest, Payload(bytes(payload.stream), tuple(map(_copied, payload.buffers))))
+        kept = Payload(bytes(payload.stream), tuple(map(_copied, payload.buffers)))
+        return _in_transit.setdefault(digest, SentFunction(digest, kept))
     file = function_files.file_of(digest, payload)
     return SentFunction(digest, Payload(b""), file.path, keeps=file)
 
@@ -405,7 +349,7 @@ def _copied(buffer: Buffer) -> bytes | bytearray:
     return bytes(buffer) if memoryview(buffer).readonly else bytearray(buffer)
 
 
-def load(parcel: Parcel) -> Call:
+def load(parcel: Parcel) -> LoadedCall:
     """Unpack a parcel in a worker. The arguments take over its buffers.
 
     Raises:
@@ -418,7 +362,7 @@ def load(parcel: Parcel) -> Call:
     function, libraries = _functions.function_of(parcel.function)
     if seen:
         libraries = {**libraries, **check_arguments(function, seen)}
-    return Call(function, args, kwargs, names, media_folder, submitter, override, terms, libraries)
+    return LoadedCall(function, args, kwargs, names, media_folder, submitter, override, terms, libraries)
 
 
 def is_loaded(digest: bytes) -> bool:

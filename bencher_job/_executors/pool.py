@@ -1,49 +1,383 @@
 """Run jobs in worker processes of this machine.
 
-    submit -> pack -> Task -> PoolScheduler -> workers -> the task's future
+    submit -> pack -> Task -> PoolScheduler -> slots: result -> the task's future
+                                               death -> the lost job's future fails; the others return to the queue
+                                               timeout, or a request to end a job -> kill
 
-Workers start as jobs come, up to `max_workers`. The death of a worker costs only the job that it ran. Caches with the
-same settings share a pool.
+Workers start as jobs come, up to `max_workers`. The death of a worker costs only the job that it ran. An idle worker
+takes over jobs that another worker has received and not begun. Caches with the same settings share a pool.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import logging
+import math
 import os
+import selectors
+import signal
+import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future
+from collections.abc import Hashable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .._cores import check_threads_can_be_limited
-from .._errors import BencherJobError
-from .._light_future import LightFuture
-from .._options import Executors, PoolOptions
-from .base import Outcome, end_at_exit
-from .engine import SharedEngine, SharedExecutors, unsendable
-from .entry import RunResult, open_result, unpack_value
-from .packing import Parcel, pack_call, pack_many
+from .._errors import BencherJobError, JobTimeout, WorkerLost
+from .._options import PoolOptions
+from .base import Place, end_at_exit, error_text
+from .engine import SharedExecutors
+from .entry import ResultKind, RunResult, describe, time_is_over
+from .exceptions import load_error
 from .pickling import CallPickler, dumps
-from .scheduler import PoolScheduler
-from .slot import Task
+from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
+from .slot import END_SECONDS, Slot, lost
+from .wire import Message
+from .worker import BEGUN, FAILED, READY
 
-if TYPE_CHECKING:
-    from .._job import Job
+__all__ = ["PoolScheduler", "SlotPool", "pool_key", "shared_pools"]
 
-__all__ = ["PoolEngine", "SlotPool"]
+_log = logging.getLogger(__name__)
+
+SHORTEST_HELP: Final = 0.001
+"""Seconds of waiting work above which an idle worker takes over half of it."""
+
+FALSE_STARTS: Final = 8
+"""Number of workers in a row that may die before they are ready, until a job fails."""
+
+LOADING_SECONDS: Final = 60.0
+"""Seconds beyond its timeout that a job may take to load, including its imports, and that a new worker may take to get
+ready for it."""
+
+START_AGAIN_SECONDS: Final = 0.25
+"""Seconds until the next attempt to start a worker after a failed one."""
+
+WATCH_SECONDS: Final = 1.0
+"""Seconds between checks of processes whose end the system does not signal."""
 
 
-class _CallFuture(LightFuture[Any]):
-    """The future of a call, with the scheduler that runs it and the call's job."""
+class PoolScheduler(Scheduler):
+    """The worker processes of one pool.
 
-    def __init__(self, scheduler: PoolScheduler, job: Job | None = None) -> None:
+    The thread that starts workers must outlive them: the kernel kills them when it ends (PR_SET_PDEATHSIG).
+    """
+
+    title = "The pool"
+    most_bytes = 1 << 16
+    overdue = 0.02
+
+    def __init__(self, settings: PoolOptions, initialize: bytes | None) -> None:
         super().__init__()
-        self.scheduler = scheduler
-        self.job = job
+        self._leaving: list[Slot] = []
+        self._abandoned: list[Slot] = []
+        self._settings = settings
+        self._size = settings.size
+        self._initialize = initialize
+        self._false_starts = 0
+        self._is_closed_down = False
+        self._start_again = self._check_at = math.inf
+
+    def close_down(self) -> None:
+        """Kill all workers and start no more."""
+        if self._pid == os.getpid():
+            self._is_closed_down = True
+            for slot in [*self.workers, *self._leaving]:
+                slot.kill("the program ends")
+            self.dismiss()
+
+    def _has_ended(self) -> bool:
+        if self._is_closed_down:
+            self._end_waiting(CancelledError)
+            self._resolve()
+        is_done = not (self.waiting or self.for_new)
+        if is_done:
+            for slot in [slot for slot in self.workers if not slot.tasks]:
+                self._stop_slot(slot)
+        is_waited_for = any(slot not in self._abandoned for slot in self._leaving)
+        return is_done and not self.workers and not is_waited_for
+
+    def _has_room(self) -> bool:
+        return len(self.workers) < self._size or any(
+            slot.room() > 0 and (not slot.tasks or slot.load <= AHEAD / 2) for slot in self.workers
+        )
+
+    def _next_check(self, now: float) -> float:
+        at = math.inf
+        for slot in (*self.workers, *self._leaving):
+            at = min(at, self._ends_at(slot))
+            if slot.death is None:
+                at = min(at, now + WATCH_SECONDS)
+        self._check_at = at
+        return min(at, self._start_again) if self.waiting or self.for_new else at
+
+    def _feed(self) -> None:
+        super()._feed()
+        number = len(self.waiting) + len(self.for_new)
+        if not number:
+            return
+        if self.for_new and len(self.workers) >= self._size:
+            self._make_room_for_new()
+        number -= sum([not slot.is_ready for slot in self.workers])
+        for _ in range(min(self._size - len(self.workers), number)):
+            if self._is_closed_down or not self._start_slot():
+                break
+
+    def _send(self, slot: Slot, tasks: Sequence[Task]) -> None:
+        with suppress(OSError):  # the worker has died, which is handled later
+            slot.send(tasks)
+        if slot.is_sending:
+            self._watch_sending(slot)
+
+    def _watch_sending(self, slot: Slot) -> None:
+        """Watch for writability while data for a worker is unsent."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if slot.is_sending else 0)
+        with suppress(KeyError):  # the worker has closed its end
+            if self._selector.get_key(slot.end).events != events:
+                self._selector.modify(slot.end, events, (self._exchange, slot))
+
+    def _share_out(self, now: float) -> None:
+        """Withdraw tasks from behind an overdue one, or for an idle worker, and send them elsewhere."""
+        super()._share_out(now)
+        if (
+            self.waiting
+            or len(self.workers) < 2
+            or not any(slot.is_idle and slot.room() for slot in self.workers)
+        ):
+            return
+        busiest = max(self.workers, key=lambda slot: slot.waiting_seconds)
+        if busiest.waiting_seconds > SHORTEST_HELP:
+            self._put_back(busiest.withdraw(len(busiest.tasks) // 2))
+            self._feed()
+
+    def _withdraw(self, slot: Slot) -> list[Task]:
+        return slot.withdraw()
+
+    def _make_room_for_new(self) -> None:
+        """Retire a worker for a task that waits for a newer one, unless one is being replaced."""
+        task = self.for_new[0]
+        if not any(slot.is_retiring or slot.is_new_to(task) for slot in self.workers):
+            self._retire(min(self.workers, key=lambda slot: slot.load))
+
+    def _start_slot(self) -> bool:
+        """Start a worker. If that fails and there is no other worker, fail the first waiting task."""
+        try:
+            slot = Slot(self._settings, self._initialize)
+        except Exception as problem:  # noqa: BLE001 - starting a process can fail in many ways
+            _log.warning("no worker process could be started: %s", error_text(problem))
+            self._start_again = time.monotonic() + START_AGAIN_SECONDS
+            if not self.workers:
+                self._end_first(f"no worker process could be started ({error_text(problem)})")
+            return False
+        self._start_again = math.inf
+        self.workers.append(slot)
+        self._watch(slot.end, self._exchange, slot)
+        if slot.death is not None:
+            self._watch(slot.death, self._handle_death, slot)
+        return True
+
+    def _exchange(self, slot: Slot, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            with suppress(OSError):  # it has died, and its results are still to be read
+                slot.flush()
+            self._watch_sending(slot)
+        try:
+            for message in slot.read():
+                self._take(message, slot)
+        except (EOFError, OSError):  # the worker has closed its end, usually because it ends
+            self._selector.unregister(slot.end)
+            if not slot.is_retiring and not slot.ends_within(END_SECONDS):
+                slot.kill("it had closed its connection to the pool")
+            if slot.death is None:
+                self._handle_death(slot, 0)
+
+    def _take(self, message: Message, slot: Slot) -> None:
+        head, buffers = message
+        if head[0] == READY:
+            slot.is_ready, slot.place, slot.since = True, Place(*head[1]), time.monotonic()
+            self._false_starts = 0
+        elif head[0] == FAILED:
+            slot.is_retiring = True
+            error = load_error(buffers[0])
+            self._end_waiting(lambda: _not_initialized(error))
+        elif head[0] == BEGUN:
+            slot.begun = head[1], time.monotonic()
+        else:
+            self._take_answer(message, slot)
+
+    def _take_answer(self, message: Message, slot: Slot) -> None:
+        number, run_result = message[0][0], RunResult.of_message(message, slot.place)
+        task = slot.tasks.get(number)
+        is_not_loaded = run_result.kind is ResultKind.NOT_LOADED
+        if is_not_loaded and task is not None and not task.is_for_new and not slot.has_run_only(task):
+            slot.remove(number)
+            self._leave_to_newer(slot, task)
+        else:
+            self._answer(slot, number, run_result)
+        if not slot.tasks and (slot.is_retiring or slot.is_used_up):
+            self._stop_slot(slot)
+
+    def _leave_to_newer(self, slot: Slot, task: Task) -> None:
+        """Queue a task that a worker could not load for a newer worker, and retire this one."""
+        if slot.is_new_to(task):  # an earlier job has changed what it can load
+            task.packed_at = time.monotonic()
+        task.is_for_new = True
+        self._put_back([*slot.withdraw(), task])
+        slot.is_retiring = True
+
+    def _retire(self, slot: Slot) -> None:
+        """Send a worker no more tasks, and stop it when it has finished."""
+        slot.is_retiring = True
+        if not slot.tasks:
+            self._stop_slot(slot)
+
+    def _stop_slot(self, slot: Slot) -> None:
+        self._leave(slot)
+        slot.ask_to_stop()
+
+    def _leave(self, slot: Slot) -> None:
+        self.workers.remove(slot)
+        self._leaving.append(slot)
+
+    def _handle_death(self, slot: Slot, _events: int) -> None:
+        """Handle the death of a worker: keep its results, fail the job that it ran, requeue the rest."""
+        code = slot.reap()
+        with suppress(EOFError, OSError):
+            while True:
+                for message in slot.receive():
+                    self._take(message, slot)
+        with suppress(KeyError):  # the worker had closed its end before
+            self._selector.unregister(slot.end)
+        if slot.death is not None:
+            self._selector.unregister(slot.death)
+        self._put_back(slot.withdraw())
+        for task in slot.tasks.values():
+            self._finished.append((task, task.verdict or self._verdict(task, code, slot)))
+        slot.tasks.clear()
+        slot.close()
+        (self._leaving if slot in self._leaving else self.workers).remove(slot)
+        if not (slot.is_ready or slot.is_retiring):
+            self._false_starts += 1
+            if self._false_starts >= FALSE_STARTS:
+                self._false_starts = 0
+                self._end_first(f"{FALSE_STARTS} worker processes in a row died before they were ready", code)
+
+    def _verdict(self, task: Task, code: int | None, slot: Slot) -> BaseException:
+        if self._is_closed_down:
+            return CancelledError()
+        is_ours = code is None or code == -signal.SIGKILL
+        return lost(task.label, code, slot.killed_because if is_ours else "")
+
+    def _end_sent(self, slot: Slot, task: Task, verdict: BaseException) -> None:
+        """End a task that a worker has. Kill the worker if the task has begun."""
+        waiting = slot.withdraw()
+        if task in waiting:
+            waiting.remove(task)
+            self._finished.append((task, verdict))
+        else:
+            task.verdict = verdict
+            slot.kill("another job that it had was cancelled, or ran for longer than its timeout")
+        self._put_back(waiting)
+
+    def _ends_at(self, slot: Slot) -> float:
+        """Return the deadline of a worker by the monotonic clock; infinity if it has none."""
+        if slot.stop_deadline is not None:
+            return slot.stop_deadline
+        if not slot.is_ready:
+            return self._start_ends_at(slot)
+        for number, task in slot.tasks.items():
+            if task.timeout is None:
+                break
+            begun, at = slot.begun
+            return at + task.timeout if begun == number else slot.since + task.timeout + LOADING_SECONDS
+        return math.inf
+
+    def _start_ends_at(self, slot: Slot) -> float:
+        """Return when to check whether a job waits too long for a starting worker."""
+        now, soonest = time.monotonic(), slot.started_at + LOADING_SECONDS
+        if now < soonest:
+            return soonest
+        limits = (_begins_by(task, slot) for task in (*self.for_new.copy(), *self.waiting.copy()))
+        return min(now + WATCH_SECONDS, *limits)
+
+    def _end_start(self, slot: Slot, now: float) -> None:
+        """Kill a worker that is not ready in time. Fail the overdue waiting jobs, unless another worker is ready."""
+        slot.kill("it did not get ready in time")
+        if not any(other.is_ready for other in self.workers):
+            for task in (*self.for_new.copy(), *self.waiting.copy()):
+                if _begins_by(task, slot) <= now:
+                    self._end(task.future, _not_begun(task))
+
+    def _look_after_workers(self, now: float) -> None:
+        if now < self._check_at:
+            return
+        for slot in [*self.workers, *self._leaving]:
+            if slot.death is None and slot.is_dead():
+                self._handle_death(slot, 0)
+            elif now >= self._ends_at(slot):
+                self._handle_deadline(slot, now)
+
+    def _handle_deadline(self, slot: Slot, now: float) -> None:
+        if slot.stop_deadline is None and not slot.is_ready:
+            self._end_start(slot, now)
+        elif slot.stop_deadline is None and slot.oldest is not None:
+            _, task = slot.oldest
+            self._end_sent(slot, task, time_is_over(task.label, task.timeout or 0.0))
+        elif slot in self._leaving:
+            slot.kill("it didn't leave")
+        else:
+            self._abandon(slot)
+
+    def _abandon(self, slot: Slot) -> None:
+        """Stop waiting for the end of a killed worker, which may be blocked in the kernel by a broken disk."""
+        for task in slot.tasks.values():
+            self._finished.append((task, task.verdict or self._verdict(task, None, slot)))
+        slot.tasks.clear()
+        self._leave(slot)
+        self._abandoned.append(slot)
+
+    def _end_first(self, reason: str, code: int | None = None) -> None:
+        """Fail the first waiting task, because there is no worker for it."""
+        task = next(self._take_waiting(), None)
+        if task is not None:
+            name = describe(task.label)
+            error = WorkerLost(f"{name} was not begun: {reason}.", job=name, exit_code=code)
+            self._finished.append((task, error))
+
+    def _fail(self, reason: str) -> None:
+        for slot in [*self.workers, *self._leaving]:
+            slot.kill("the pool has failed")
+            slot.reap()
+            slot.close()
+        super()._fail(reason)
 
 
-class SlotPool(concurrent.futures.Executor):
+def _begins_by(task: Task, slot: Slot) -> float:
+    """Return the deadline of a task that waits for a starting worker, by the monotonic clock."""
+    if task.timeout is None:
+        return math.inf
+    return max(slot.started_at, task.packed_at) + task.timeout + LOADING_SECONDS
+
+
+def _not_begun(task: Task) -> JobTimeout:
+    name, timeout = describe(task.label), task.timeout
+    return JobTimeout(
+        f"{name} could not begin within its timeout of {timeout:g} s and another {LOADING_SECONDS:g} s: a new worker "
+        f"process did not get ready, so it was ended. Does the initializer hang?",
+        job=name,
+        seconds=timeout,
+    )
+
+
+def _not_initialized(error: BaseException) -> BencherJobError:
+    problem = BencherJobError(
+        f"The initializer failed in a new worker process: {error_text(error)}. No job runs before it succeeds."
+    )
+    problem.__cause__ = error
+    return problem
+
+
+class SlotPool(ScheduledExecutor):
     """Run calls in worker processes of this machine.
 
     Anything that cloudpickle can pickle may be submitted, and a script needs no `__main__` guard. A call whose process
@@ -55,86 +389,24 @@ class SlotPool(concurrent.futures.Executor):
     is how many threads BLAS, OpenMP and similar libraries may start in each worker, by default its share of the cores.
     """
 
+    is_local = True
+    ends_jobs = True
+    is_asked_to_begin = True
+
     def __init__(self, max_workers: int | None = None, **options: Any) -> None:
         settings = PoolOptions(max_workers=max_workers, **options)
         if settings.start_method == "fork":
             check_threads_can_be_limited(settings.inner_threads, "in forked workers")
         settings = replace(settings, max_workers=settings.size)
         self.max_workers = settings.size
-        self.pid = os.getpid()
-        """The process that made this pool. A forked child cannot use it."""
-        self._is_shut_down = False
-        self._scheduler = PoolScheduler(settings, _pickled_initializer(settings))
-        _schedulers.add(self._scheduler)
-        weakref.finalize(self, self._scheduler.dismiss).atexit = False
+        scheduler = PoolScheduler(settings, _pickled_initializer(settings))
+        super().__init__(scheduler)
+        _schedulers.add(scheduler)
+        weakref.finalize(self, scheduler.dismiss).atexit = False
 
     def __repr__(self) -> str:
-        workers = f"{len(self._scheduler.slots)} of {self.max_workers} workers"
+        workers = f"{len(self._scheduler.workers)} of {self.max_workers} workers"
         return f"<{type(self).__name__}: {'shut down' if self._is_shut_down else workers}>"
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a call in a worker.
-
-        Raises:
-            RuntimeError: after `shutdown`, or in a forked child of the process that made the pool.
-        """
-        self._check()
-        try:
-            parcel = pack_call(fn, args, kwargs)
-        except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
-            return unsendable(fn, problem)
-        task = Task(_CallFuture(self._scheduler), parcel.of_its_own(), fn, unpack_value)
-        self._check()
-        self._scheduler.add([task])
-        return task.future
-
-    def submit_parcels(
-        self, packed: Iterable[tuple[Parcel, Job]], timeout: float | None = None
-    ) -> list[Future[RunResult]]:
-        """Start packed jobs, whose futures get `RunResult`s.
-
-        A job that runs for more than `timeout` seconds ends with `JobTimeout`.
-        """
-        self._check()
-        scheduler = self._scheduler
-        tasks = [
-            Task(_CallFuture(scheduler, job), parcel.of_its_own(), job, None, timeout, job.start)
-            for parcel, job in packed
-        ]
-        scheduler.add(tasks)
-        return [task.future for task in tasks]
-
-    def _check(self) -> None:
-        if self.pid != os.getpid():
-            raise RuntimeError(
-                "This pool belongs to the parent of this process. Make a new one after a fork."
-            )
-        if self._is_shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
-        """Cancel a call, or kill its process and all child processes if it runs.
-
-        Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
-        this pool, or this process is a forked child.
-        """
-        is_ours = isinstance(future, _CallFuture) and future.scheduler is self._scheduler
-        if self.pid != os.getpid() or not is_ours:
-            return False
-        if future.cancel():
-            return True
-        return self._scheduler.end(future, CancelledError() if verdict is None else verdict)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls, finish or cancel the waiting ones, then end the processes."""
-        if self.pid != os.getpid():
-            return
-        self._is_shut_down = True
-        if cancel_futures:
-            self._scheduler.cancel_waiting()
-        self._scheduler.dismiss()
-        if wait:
-            self._scheduler.join()
 
 
 def _pickled_initializer(settings: PoolOptions) -> bytes | None:
@@ -154,71 +426,14 @@ def _pickled_initializer(settings: PoolOptions) -> bytes | None:
         ) from problem
 
 
-class PoolEngine(SharedEngine[SlotPool]):
-    """Run jobs on the shared pool of this process, or on a pool that the user made and keeps."""
-
-    name = str(Executors.MULTIPROCESSING)
-    ends_jobs = True
-    asks_to_begin = True
-    _own_errors = (BencherJobError, CancelledError)  # `kill` ends a running job with CancelledError
-
-    def __init__(
-        self, pool: SlotPool | None = None, settings: PoolOptions | None = None, timeout: float | None = None
-    ) -> None:
-        settings = settings or PoolOptions()
-        self._pool_settings = replace(settings, max_workers=settings.size)
-        self._timeout = timeout
-        super().__init__(pool, _pools)
-
-    def _make(self) -> SlotPool:
-        return SlotPool(**self._pool_settings.given())
-
-    def _key(self) -> object:
-        settings = self._pool_settings
-        start = settings.start_method or "spawn"
-        initialize = _pickled_initializer(settings)
-        return replace(settings, start_method=start, initializer=None, initargs=()), initialize
-
-    def _submit(self, job: Job) -> Future[Any]:
-        return self._submit_many([job])[0]
-
-    def submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
-        """Start several jobs. If it raises, no job has started.
-
-        Raises:
-            WorkerLost: if the pool has failed.
-            BencherJobError: if the pool was shut down.
-        """
-        try:
-            return self._submit_many(jobs)
-        except RuntimeError as refusal:
-            raise self._refused(refusal) from refusal
-
-    def _note_label(self, future: Future[Any], job: Job) -> None:
-        """Do nothing: the future has a reference to its job."""
-
-    def _label_of(self, future: Future[Any]) -> Job | None:
-        return future.job if isinstance(future, _CallFuture) else None
-
-    def receive(self, future: Future[Any]) -> Outcome:
-        """Return the outcome of a done future: from its run result if there is one."""
-        run_result = future.peek() if isinstance(future, _CallFuture) else None
-        return super().receive(future) if run_result is None else open_result(run_result, future.job)  # type: ignore[attr-defined]
-
-    def _submit_many(self, jobs: Sequence[Job]) -> list[Future[Any]]:
-        packed = list(zip(pack_many(jobs), jobs, strict=True))
-        good = [(parcel, job) for parcel, job in packed if isinstance(parcel, Parcel)]
-        started = iter(self.executor.submit_parcels(good, self._timeout))
-        return [
-            next(started) if isinstance(parcel, Parcel) else unsendable(job, parcel) for parcel, job in packed
-        ]
-
-    def end(self, future: Future[Any]) -> bool:
-        """Cancel a job, or kill its process if it runs."""
-        return self.executor.kill(future)
+def pool_key(settings: PoolOptions) -> Hashable:
+    """Return the key by which caches share a pool."""
+    start = settings.start_method or "spawn"
+    initialize = _pickled_initializer(settings)
+    return replace(settings, start_method=start, initializer=None, initargs=()), initialize
 
 
-_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors(end_unasked=True)
+shared_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors(end_unasked=True)
 _schedulers: Final[weakref.WeakSet[PoolScheduler]] = weakref.WeakSet()
 
 

@@ -10,26 +10,26 @@ SCOOP's public interface does not suffice: its futures cannot be used from anoth
 workers, and long jobs again to others. So its broker is only used to find the workers, and to pass on what cannot be
 sent to them directly. A registered worker asks the broker for no more tasks, and runs the SCOOP tasks of a job itself.
 
-    submit -> inbox ─> scheduler ─> sockets ~~> a worker: run_jobs
-    future <─ opened <─ scheduler <─ sockets <~~ a run result     liveness connections: a worker has died
+    submit ─> ScoopScheduler ─> sockets ~~> a worker: run_jobs
+    future <─ ScoopScheduler <─ sockets <~~ a run result     liveness connections: a worker has died
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
 import itertools
 import logging
 import math
 import os
 import pickle
-import queue
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -37,192 +37,55 @@ import psutil
 
 from .._cores import InnerThreads, check_threads_can_be_limited
 from .._errors import BencherJobError, WorkerLost
-from .._inside import critical
-from .._options import Executors, PoolOptions
 from .._processes import renew_after_fork
 from .base import error_text
 from .connections import LivenessConnection, LivenessListener, WorkerConnection
-from .durations import DurationEstimates
 from .engine import SharedExecutors
-from .entry import ResultKind, RunResult, run_split
+from .entry import ResultKind, RunResult, run_in_pieces
 from .packing import LOADED_FUNCTIONS
-from .remote import RemoteEngine, RemoteExecutor, RemoteTask
+from .scheduler import MOST_TOGETHER, ScheduledExecutor, Scheduler, Task, Worker
 
-__all__ = [
-    "MessageKind",
-    "ScoopEngine",
-    "ScoopExecutor",
-    "ScoopLoop",
-    "ScoopScheduler",
-    "ScoopSockets",
-    "Worker",
-    "register_worker",
-    "run_jobs",
-    "started_scoop",
-    "the_loop",
-]
+__all__ = ["ScoopExecutor", "shared_executors"]
 
 _log = logging.getLogger(__name__)
 
-TOGETHER_SECONDS: Final = 0.01
-"""Expected duration in seconds of the jobs that are sent together."""
-
-STUCK_SECONDS: Final = 0.1
-"""Seconds that a job may run before the jobs behind it are recalled."""
-
-MOST_TOGETHER: Final = 64
-MOST_BYTES_TOGETHER: Final = 1 << 20
 ATTEMPTS: Final = 8
 """How many workers that have not begun a job may die before the job is lost."""
 
 
-@dataclass(slots=True, eq=False)
-class Worker:
-    """A worker with its jobs."""
+class ScoopWorker(Worker):
+    """A worker of the program, with its liveness connection if it has one."""
 
-    name: bytes
-    host: str
-    pid: int
-    connection: LivenessConnection | None = None
-    tasks: dict[int, RemoteTask] = field(default_factory=dict)
-    """Unfinished jobs by number, in the order in which they run."""
-    since: float = 0.0
-    """An upper bound of the time when its present job began."""
-    is_recalling: bool = False
-    """Whether it has not answered a recall yet."""
-    functions: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    """The functions that it has loaded, by digest."""
+    def __init__(self, name: bytes, host: str, pid: int, connection: LivenessConnection | None) -> None:
+        super().__init__()
+        self.name = name
+        self.connection = connection
+        self.is_recalling = False
+        """Whether it has not answered a recall yet."""
+        self._title = f"worker {pid} on {host}"
+        self._functions: OrderedDict[bytes, None] = OrderedDict()
+
+    def __str__(self) -> str:
+        return self._title
+
+    def room(self) -> int:
+        """Return how many more tasks it may get: one at a time if its death would not be noticed."""
+        if self.connection is None:
+            return not self.tasks
+        return 0 if self.is_recalling else MOST_TOGETHER - len(self.tasks)
 
     def mark_loaded(self, digest: bytes) -> bool:
         """Mark a function as loaded. Return whether it was already."""
-        is_kept = digest in self.functions
-        self.functions[digest] = None
-        self.functions.move_to_end(digest)
-        if len(self.functions) > LOADED_FUNCTIONS:
-            self.functions.popitem(last=False)
+        is_kept = digest in self._functions
+        self._functions[digest] = None
+        self._functions.move_to_end(digest)
+        if len(self._functions) > LOADED_FUNCTIONS:
+            self._functions.popitem(last=False)
         return is_kept
 
-    def is_stuck(self, now: float) -> bool:
-        """Whether jobs wait behind one that takes long."""
-        return len(self.tasks) > 1 and not self.is_recalling and now - self.since > STUCK_SECONDS
-
-    def __str__(self) -> str:
-        return f"worker {self.pid} on {self.host}"
-
-
-class ScoopScheduler:
-    """The workers and the waiting jobs. One thread uses it."""
-
-    def __init__(self) -> None:
-        self.workers: dict[bytes, Worker] = {}
-        self.waiting: deque[RemoteTask] = deque()
-        self.last_number = 0
-        self._durations = DurationEstimates()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether jobs are unfinished."""
-        return bool(self.waiting) or any(worker.tasks for worker in self.workers.values())
-
-    @property
-    def is_hurried(self) -> bool:
-        """Whether jobs may soon have to be recalled."""
-        return any(len(worker.tasks) > 1 for worker in self.workers.values())
-
-    def assign(self, now: float) -> Iterator[tuple[Worker, list[int]]]:
-        """Assign waiting jobs to workers. Yield each worker and the numbers of its new jobs.
-
-        Cancelled jobs are left out.
-        """
-        while self.waiting:
-            by_load = sorted(self.workers.values(), key=lambda each: len(each.tasks))
-            worker = next((each for each in by_load if self._has_room(each, now)), None)
-            if worker is None:
-                return
-            if not worker.tasks:
-                worker.since = now
-            if numbers := self._take(worker):
-                yield worker, numbers
-
-    def _has_room(self, worker: Worker, now: float) -> bool:
-        """Whether a worker can get jobs: it has none, or so little work that it would soon be idle."""
-        if not worker.tasks:
-            return True
-        if worker.connection is None or worker.is_recalling or now - worker.since > TOGETHER_SECONDS:
-            return False
-        if len(worker.tasks) >= MOST_TOGETHER:
-            return False
-        return sum(self._durations.of(task.digest) for task in worker.tasks.values()) < TOGETHER_SECONDS
-
-    def _take(self, worker: Worker) -> list[int]:
-        most = (
-            1 if worker.connection is None else min(MOST_TOGETHER, -(-len(self.waiting) // len(self.workers)))
-        )
-        room, size, numbers = TOGETHER_SECONDS, 0, list[int]()
-        while self.waiting and len(numbers) < most:
-            task = self.waiting[0]
-            room -= self._durations.of(task.digest)
-            size += len(task.parcel.rest)
-            if (numbers or worker.tasks) and (room < 0 or size > MOST_BYTES_TOGETHER):
-                break
-            self.waiting.popleft()
-            task.is_due = task.is_due or task.future.set_running_or_notify_cancel()
-            if task.is_due:
-                self.last_number += 1
-                worker.tasks[self.last_number] = task
-                numbers.append(self.last_number)
-        return numbers
-
-    def ended(self, worker: Worker, number: int, seconds: float, now: float) -> RemoteTask | None:
-        """Remove and return a finished job. None if the worker no longer has it."""
-        worker.since = now
-        task = worker.tasks.pop(number, None)
-        if task is not None:
-            self._durations.note(task.digest, seconds)
-        return task
-
-    def lacks_function(self, worker: Worker, number: int) -> None:
-        """Queue a job again with its function, which the worker has not loaded."""
-        task = worker.tasks.pop(number, None)
-        if task is not None:
-            worker.functions.pop(task.digest, None)
-            self.waiting.appendleft(task)
-
-    def recall(self, worker: Worker, now: float) -> None:
-        """Recall the jobs behind a worker's present one, and raise the duration estimate of its function."""
-        if worker.connection is not None:
-            worker.is_recalling = True
-            worker.connection.recall(self.last_number)
-            self._durations.note(next(iter(worker.tasks.values())).digest, now - worker.since)
-
-    def take_back(self, worker: Worker, begun: int) -> None:
-        """Queue the recalled jobs again: all after the one that began last."""
-        worker.is_recalling = False
-        back = [number for number in worker.tasks if number > begun]
-        self.waiting.extendleft(worker.tasks.pop(number) for number in reversed(back))
-
-    def lose(self, worker: Worker) -> list[RemoteTask]:
-        """Remove a worker. Return the jobs that are lost with it, and queue the others again."""
-        del self.workers[worker.name]
-        begun = worker.connection.begun if worker.connection is not None else next(iter(worker.tasks), 0)
-        lost = [worker.tasks.pop(begun)] if begun in worker.tasks else []
-        for task in reversed(worker.tasks.values()):
-            task.deaths += 1
-            if task.deaths < ATTEMPTS:
-                self.waiting.appendleft(task)
-            else:
-                lost.append(task)
-        worker.tasks.clear()
-        return lost
-
-    def all_tasks(self) -> list[RemoteTask]:
-        """Remove and return all unfinished jobs."""
-        tasks = [task for worker in self.workers.values() for task in worker.tasks.values()]
-        tasks += self.waiting
-        self.waiting.clear()
-        for worker in self.workers.values():
-            worker.tasks.clear()
-        return tasks
+    def forget(self, digest: bytes) -> None:
+        """Mark a function as not loaded."""
+        self._functions.pop(digest, None)
 
 
 NEVER: Final = 10**9
@@ -233,7 +96,7 @@ _TASK: Final = b"T"
 _REPLY: Final = b"RP"
 
 
-SentJob = tuple[int, bytes, bytes | None, int | None]
+SentJob = tuple[int, Any, Any, int | None]
 """A job's number, its arguments, its function unless the worker has it, and its number of inner threads."""
 
 
@@ -284,7 +147,7 @@ def _is_installed() -> bool:
 
 
 class ScoopSockets:
-    """The root's sockets. One thread uses them; any may call `wake`."""
+    """The root's sockets. One thread uses them."""
 
     def __init__(self, scoop: Any) -> None:
         import zmq
@@ -299,11 +162,8 @@ class ScoopSockets:
         self._queue = _control.execQueue
         self._links = links = self._queue.socket
         self._numbers = itertools.count()
-        self._wake_end, self._waking_end = os.pipe()
-        os.set_blocking(self._wake_end, False)
-        os.set_blocking(self._waking_end, False)
         self._poller = zmq.Poller()
-        for source in (links.socket, links.direct_socket, links.infoSocket, self._wake_end):
+        for source in (links.socket, links.direct_socket, links.infoSocket):
             self._poller.register(source, zmq.POLLIN)
         scoop.TIME_BETWEEN_STATUS_REPORTS = NEVER
         links.socket = _NotForReports(links.socket, links.status_update_thread)
@@ -326,20 +186,8 @@ class ScoopSockets:
         self._poller.register(source, self._zmq.POLLIN)
 
     def wait(self, seconds: float | None) -> None:
-        """Wait until a message arrives or `wake` is called."""
-        self._poller.poll(None if seconds is None else int(seconds * 1000))
-        try:
-            while os.read(self._wake_end, 4096):
-                pass
-        except BlockingIOError:
-            pass
-
-    def wake(self) -> None:
-        """End the other thread's `wait`."""
-        try:
-            os.write(self._waking_end, b"w")
-        except BlockingIOError:  # the pipe is full, so the thread will wake
-            pass
+        """Wait until a message arrives, or another source is readable."""
+        self._poller.poll(None if seconds is None else math.ceil(seconds * 1000))
 
     def invite(self, port: int, token: bytes) -> None:
         """Send an invitation through the broker to any worker that asks for work."""
@@ -467,11 +315,11 @@ def run_jobs(jobs: Sequence[SentJob]) -> None:
     if registered is None:
         return
     try:
-        for number, rest, function, inner_threads in jobs:
+        for number, body, function, inner_threads in jobs:
             if registered.connection.begin(number):
                 inner = None if inner_threads is None else InnerThreads.of(1, inner_threads)
                 with nullcontext() if inner is None else inner.taken_for_a_job():
-                    run_result = run_split(rest, function)
+                    run_result = run_in_pieces(body, function)
                 registered.tell(MessageKind.RESULT, b"%d" % number, *map(bytes, run_result.parts()))
     except BaseException as error:  # noqa: BLE001 - the root waits for an answer
         registered.tell(MessageKind.FAILURE, error_text(error).encode(errors="backslashreplace"))
@@ -487,146 +335,133 @@ PATIENCE: Final = 10.0
 """Seconds to wait for a first worker after another has ended before it registered."""
 
 
-class ScoopLoop:
-    """The thread that runs tasks in the workers of this SCOOP program.
+RECALL_SECONDS: Final = 0.025
+"""Seconds between checks for the answer to a recall."""
+
+
+class ScoopScheduler(Scheduler):
+    """The workers of this SCOOP program.
 
     Raises:
         BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
     """
 
+    title = "SCOOP"
+
     def __init__(self) -> None:
+        super().__init__()
         self.pid = os.getpid()
         self._sockets = ScoopSockets(started_scoop())
-        self._sockets.before_end(self._end)
+        self._sockets.before_end(self._end_program)
         self._listener = LivenessListener()
-        self._sockets.watch(self._listener.fileno())
-        self._scheduler = ScoopScheduler()
         self._early_connections: dict[bytes, LivenessConnection] = {}
         self._dying: dict[bytes, float] = {}
         self._joined: set[bytes] = set()
         self._started_here = _started_here()
         self._alone_since: float | None = None
-        self._inbox: queue.SimpleQueue[RemoteTask] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._broken: str | None = None
-        self._is_ending = self._gives_up = False
-        self._thread = threading.Thread(target=self._run, name="bencher_job-scoop", daemon=True)
-        self._thread.start()
+        self._watched = time.monotonic()
+        self._gives_up = False
+        self._begin()
 
-    def put(self, task: RemoteTask) -> None:
-        """Run a task.
-
-        Raises:
-            WorkerLost: if no worker is left.
-        """
-        with self._lock:
-            if self._broken is not None:
-                raise WorkerLost(f"SCOOP takes no more jobs: {self._broken}")
-            self._inbox.put(task)
-        self._sockets.wake()
-
-    @critical
-    def _run(self) -> None:
-        try:
-            for _ in range(self._sockets.most_workers):
-                self._invite()
-            watched = time.monotonic()
-            while not self._has_ended():
-                self._hand_out()
-                self._sockets.wait(self._patience())
-                self._take_in()
-                self._unblock()
-                if time.monotonic() - watched >= WATCH_SECONDS or self._dying:
-                    self._watch()
-                    watched = time.monotonic()
-            self._fail("the program has ended")
-        except BaseException as problem:  # noqa: BLE001 - SCOOP ends threads with its own exceptions
-            self._fail(str(problem) if isinstance(problem, WorkerLost) else error_text(problem))
-
-    def _has_ended(self) -> bool:
-        return self._gives_up or (self._is_ending and not self._scheduler.is_busy and self._inbox.empty())
-
-    def _patience(self) -> float | None:
-        if self._dying:
-            return FAREWELL_SECONDS / 4
-        if self._scheduler.is_hurried:
-            return STUCK_SECONDS / 4
-        return WATCH_SECONDS if self._scheduler.is_busy else None
+    def _open(self) -> None:
+        self._sockets.watch(self._listener.fileno())
+        self._sockets.watch(self._wake_reader.fileno())
+        for _ in range(self._sockets.most_workers):
+            self._invite()
 
     def _invite(self) -> None:
         self._sockets.invite(self._listener.port, self._listener.token)
 
-    def _hand_out(self) -> None:
-        while not self._inbox.empty():
-            self._scheduler.waiting.append(self._inbox.get())
-        for worker, numbers in self._scheduler.assign(time.monotonic()):
-            jobs = []
-            for number in numbers:
-                task = worker.tasks[number]
-                function = None if worker.mark_loaded(task.digest) else task.parcel.function.blob
-                jobs.append((number, task.parcel.rest, function, task.inner_threads))
-            self._sockets.send(worker.name, jobs)
+    def _has_ended(self) -> bool:
+        has_ended = self._gives_up or super()._has_ended()
+        if has_ended:
+            self._fail("the program has ended")
+        return has_ended
 
-    def _take_in(self) -> None:
+    def _next_check(self, now: float) -> float:
+        if self._dying:
+            return now + FAREWELL_SECONDS / 4
+        if any(worker.is_recalling for worker in self.workers):
+            return now + RECALL_SECONDS
+        is_busy = self.waiting or any(worker.tasks for worker in self.workers)
+        return now + WATCH_SECONDS if is_busy else math.inf
+
+    def _send(self, worker: ScoopWorker, tasks: Sequence[Task]) -> None:
+        jobs = []
+        for number, task in zip(worker.assign(tasks), tasks, strict=True):
+            function = None if worker.mark_loaded(task.digest) else tuple(task.parcel.function.payload)
+            jobs.append((number, task.parcel.body.stream, function, task.inner_threads))
+        self._sockets.send(worker.name, jobs)
+
+    def _wait(self, seconds: float | None) -> None:
+        self._sockets.wait(seconds)
+        self._drain_wakeups(None, 0)
         while (arrived := self._listener.accept()) is not None:
             name, connection = arrived
-            if name in self._scheduler.workers:
-                self._scheduler.workers[name].connection = connection
-            else:
+            worker = self._worker(name)
+            if worker is None:
                 self._early_connections[name] = connection
+            else:
+                worker.connection = connection
         for name, kind, parts in self._sockets.received():
             if kind is MessageKind.HELLO:
                 self._welcome(name, *parts)
-            elif name in self._scheduler.workers:
-                self._receive(self._scheduler.workers[name], kind, parts)
+            elif (worker := self._worker(name)) is not None:
+                self._receive(worker, kind, parts)
+
+    def _worker(self, name: bytes) -> ScoopWorker | None:
+        return next((worker for worker in self.workers if worker.name == name), None)
 
     def _welcome(self, name: bytes, host: bytes, pid: bytes) -> None:
         if name not in self._joined:
             self._joined.add(name)
             connection = self._early_connections.pop(name, None)
-            self._scheduler.workers[name] = Worker(name, host.decode(), int(pid), connection)
-        elif (
-            len(self._joined) < self._sockets.most_workers
-        ):  # the worker had asked the broker for more than one task
+            self.workers.append(ScoopWorker(name, host.decode(), int(pid), connection))
+        elif len(self._joined) < self._sockets.most_workers:  # it had asked the broker for more than one task
             self._invite()
 
-    def _receive(self, worker: Worker, kind: MessageKind, parts: list[bytes]) -> None:
+    def _receive(self, worker: ScoopWorker, kind: MessageKind, parts: list[bytes]) -> None:
         if kind is MessageKind.FAILURE:
             self._lose(worker, f"can't run jobs, {parts[0].decode()}")
             return
         number, run_result = int(parts[0]), RunResult.of_parts(parts[1:])
-        if run_result.kind is ResultKind.WANTS_FUNCTION:
-            self._scheduler.lacks_function(worker, number)
-        elif (
-            task := self._scheduler.ended(worker, number, run_result.seconds, time.monotonic())
-        ) is not None:
-            task.end(run_result)
+        if run_result.kind is not ResultKind.WANTS_FUNCTION:
+            self._answer(worker, number, run_result)
+        elif (task := worker.remove(number)) is not None:
+            worker.forget(task.digest)
+            self._put_back([task])
 
-    def _unblock(self) -> None:
-        """Recall jobs that wait behind a long one."""
-        now = time.monotonic()
-        for worker in self._scheduler.workers.values():
+    def _withdraw(self, worker: ScoopWorker) -> list[Task]:
+        """Ask for the tasks behind a worker's present one, which return with its answer."""
+        if worker.connection is not None and not worker.is_recalling:
+            worker.is_recalling = True
+            worker.connection.recall(worker.last_number)
+        return []
+
+    def _look_after_workers(self, now: float) -> None:
+        for worker in self.workers:
             if worker.is_recalling:
                 self._poll_connection(worker)
-            elif worker.is_stuck(now):
-                self._scheduler.recall(worker, now)
+        if now - self._watched >= WATCH_SECONDS or self._dying:
+            self._watched = now
+            self._watch_workers(now)
 
-    def _poll_connection(self, worker: Worker) -> None:
-        if worker.connection is not None and (begun := worker.connection.poll()) is not None:
-            self._scheduler.take_back(worker, begun)
+    def _poll_connection(self, worker: ScoopWorker) -> None:
+        if worker.connection is None or (begun := worker.connection.poll()) is None:
+            return
+        worker.is_recalling = False
+        back = [worker.remove(number) for number in list(worker.tasks) if number > begun]
+        self._put_back([task for task in back if task is not None])
 
-    def _watch(self) -> None:
-        now = time.monotonic()
-        for worker in list(self._scheduler.workers.values()):
+    def _watch_workers(self, now: float) -> None:
+        for worker in list(self.workers):
             if worker.connection is None:
                 continue
             self._poll_connection(worker)
-            if (
-                worker.connection.is_closed
-                and now - self._dying.setdefault(worker.name, now) > FAREWELL_SECONDS
-            ):
+            is_dead = worker.connection.is_closed
+            if is_dead and now - self._dying.setdefault(worker.name, now) > FAREWELL_SECONDS:
                 self._lose(worker, "died")
-        if not self._scheduler.workers:
+        if not self.workers:
             self._wait_for_a_first(now)
 
     def _wait_for_a_first(self, now: float) -> None:
@@ -637,33 +472,27 @@ class ScoopLoop:
         if self._alone_since is not None and now - self._alone_since > PATIENCE:
             raise WorkerLost("workers have ended, and no other one has joined")
 
-    def _lose(self, worker: Worker, fact: str) -> None:
+    def _lose(self, worker: ScoopWorker, fact: str) -> None:
+        """Fail the job that a lost worker had begun, and queue the others again."""
         self._dying.pop(worker.name, None)
-        lost = self._scheduler.lose(worker)
-        _log.warning("SCOOP's %s %s; %s are left", worker, fact, len(self._scheduler.workers))
-        for task in lost:
-            label = task.name
-            reason = f"its {worker} {fact}" if task.deaths == 0 else f"{task.deaths} workers died that had it"
-            task.future.set_exception(WorkerLost(f"SCOOP lost {label}: {reason}.", job=label))
+        self.workers.remove(worker)
+        _log.warning("SCOOP's %s %s; %s are left", worker, fact, len(self.workers))
+        begun = worker.connection.begun if worker.connection is not None else next(iter(worker.tasks), 0)
+        lost = worker.remove(begun)
+        if lost is not None:
+            self._finished.append((lost, self._lost(lost, f"its {worker} {fact}.")))
+        for task in worker.tasks.values():
+            task.deaths += 1
+            if task.deaths >= ATTEMPTS:
+                self._finished.append((task, self._lost(task, f"{task.deaths} workers died that had it.")))
+        self._put_back([task for task in worker.tasks.values() if task.deaths < ATTEMPTS])
 
-    def _fail(self, reason: str) -> None:
-        with self._lock:
-            self._broken = reason
-        tasks = self._scheduler.all_tasks()
-        while not self._inbox.empty():
-            tasks.append(self._inbox.get())
-        for task in tasks:
-            if task.is_due or task.future.set_running_or_notify_cancel():
-                label = task.name
-                task.future.set_exception(WorkerLost(f"SCOOP lost {label}: {reason}.", job=label))
-
-    def _end(self, has_failed: bool) -> None:
+    def _end_program(self, has_failed: bool) -> None:
         """Finish pending jobs at the end of the program, unless it has failed."""
         if threading.current_thread() is not self._thread:
             self._gives_up = has_failed
-            self._is_ending = True
-            self._sockets.wake()
-            self._thread.join()
+            self.dismiss()
+            self.join()
 
 
 def _started_here() -> list[psutil.Process]:
@@ -684,37 +513,37 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-class _SingleLoop:
-    """The single SCOOP loop of this program."""
+class _TheScheduler:
+    """The single scheduler of this program."""
 
     def __init__(self) -> None:
-        self._loop: ScoopLoop | None = None
+        self._scheduler: ScoopScheduler | None = None
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
         self._lock = threading.Lock()
 
-    def get(self) -> ScoopLoop:
-        """Return the loop, made at first use.
+    def get(self) -> ScoopScheduler:
+        """Return the scheduler, made at first use.
 
         Raises:
             BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
         """
         with self._lock:
-            if self._loop is None:
-                self._loop = ScoopLoop()
-            if self._loop.pid != os.getpid():
+            if self._scheduler is None:
+                self._scheduler = ScoopScheduler()
+            if self._scheduler.pid != os.getpid():
                 raise BencherJobError(
                     "SCOOP belongs to the parent of this process. Submit from the program that it has started."
                 )
-            return self._loop
+            return self._scheduler
 
 
-the_loop: Final = _SingleLoop()
+_the_scheduler: Final = _TheScheduler()
 
 
-class ScoopExecutor(RemoteExecutor):
+class ScoopExecutor(ScheduledExecutor):
     """Run calls in the workers of a program that `python -m scoop` started.
 
     A call whose worker dies ends with `WorkerLost`; other calls are not affected. The worker is not replaced.
@@ -726,30 +555,29 @@ class ScoopExecutor(RemoteExecutor):
     """
 
     def __init__(self, *, inner_threads: int | None = None) -> None:
-        super().__init__()
-        self._loop = the_loop.get()
+        super().__init__(_the_scheduler.get())
         check_threads_can_be_limited(inner_threads, "in SCOOP's workers")
         self._inner_threads = inner_threads
+        self._pending: set[Future[Any]] = set()
 
-    def _send(self, task: RemoteTask) -> None:
-        task.inner_threads = self._inner_threads
-        self._loop.put(task)
+    def _start(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            task.inner_threads = self._inner_threads
+            self._pending.add(task.future)
+            task.future.add_done_callback(self._pending.discard)
+        super()._start(tasks)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further calls and wait for the running ones. The workers stay."""
+        if self.pid != os.getpid():
+            return
+        self._is_shut_down = True
+        pending = self._pending.copy()
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        if wait:  # `wait` ignores a cancelled future until it is notified
+            concurrent.futures.wait([future for future in pending if not future.cancelled()])
 
 
-class ScoopEngine(RemoteEngine[ScoopExecutor]):
-    """Run jobs in the workers of a SCOOP program."""
-
-    name = str(Executors.SCOOP)
-
-    def __init__(self, executor: ScoopExecutor | None = None, settings: PoolOptions | None = None) -> None:
-        self._inner_threads = None if settings is None else settings.inner_threads
-        super().__init__(executor, _executors)
-
-    def _key(self) -> int | None:
-        return self._inner_threads  # a program has one SCOOP
-
-    def _make(self) -> ScoopExecutor:
-        return ScoopExecutor(inner_threads=self._inner_threads)
-
-
-_executors: Final[SharedExecutors[ScoopExecutor]] = SharedExecutors()
+shared_executors: Final[SharedExecutors[ScoopExecutor]] = SharedExecutors()

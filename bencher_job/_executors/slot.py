@@ -3,7 +3,7 @@
 `multiprocessing` lets a spawned process import the parent's `__main__`, which runs a script that has no guard
 again. Here functions of `__main__` are pickled by value, so workers do not import it.
 
-    give: send the jobs, then their work tokens -> the worker takes a token, runs the job, sends its result
+    send: the jobs, then their work tokens -> the worker takes a token, runs the job, sends its result
     withdraw: take back the tokens that the worker has not taken, with their jobs
 
 However the process ends, at most one job has begun and has no result. That job is lost. The others have not begun.
@@ -11,37 +11,31 @@ However the process ends, at most one job has begun and has no result. That job 
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing import context, process, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import psutil
 
 from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork
+from .._stores.codec import Buffer
 from .base import Place
-from .durations import OVERDUE
-from .entry import RunResult, describe
-from .packing import Parcel
-from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, frame
+from .entry import describe
+from .scheduler import Task, Worker
+from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, encode_message
 from .worker import serve
 
-if TYPE_CHECKING:
-    from .._job import Start
-
-__all__ = ["Slot", "Task", "lost", "new_process"]
+__all__ = ["Slot", "lost", "new_process"]
 
 
 class _StartLock:
@@ -133,67 +127,14 @@ CODE_SECONDS: Final = 1.0
 """How long the exit code of a worker that has ended may take to arrive."""
 
 
-@dataclass(slots=True, eq=False)
-class Task:
-    """A packed job with its future.
-
-    Attributes:
-        label: the job or function, for error messages.
-        open: makes the future's result from the run result and the label; None for the run result itself.
-        start: its `begin` is called before the task is sent to a worker.
-        seconds: its expected duration.
-        is_handed_out: whether its future is running.
-        packed_at: when it was made, or last failed to load in a worker started after that, by the monotonic clock.
-        is_for_new: whether it needs a worker started after `packed_at`, because another had other code or another path.
-        verdict: the exception that it ends with, once its end was requested.
-    """
-
-    future: Future[Any]
-    parcel: Parcel
-    label: object
-    open: Callable[[RunResult, object], Any] | None
-    timeout: float | None = None
-    start: Start | None = None
-    seconds: float = 0.0
-    packed_at: float = field(default_factory=time.monotonic)
-    is_handed_out: bool = False
-    is_for_new: bool = False
-    verdict: BaseException | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the arguments in bytes."""
-        return self.parcel.body.nbytes
-
-    def goes_with(self, other: Task) -> bool:
-        """Whether another task may go in the same message."""
-        is_same_function = self.parcel.function.digest == other.parcel.function.digest
-        return is_same_function and (self.timeout is None) == (other.timeout is None)
-
-    def resolve(self, run_result: RunResult) -> None:
-        """Set the future's result or exception."""
-        try:
-            result = run_result if self.open is None else self.open(run_result, self.label)
-        except BaseException as error:  # noqa: BLE001 - any exception concerns this job only
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
-
-
-class Slot:
+class Slot(Worker):
     """A worker process and its tasks. One thread uses it; any thread may call `kill`.
 
-    Times are of the monotonic clock.
-
     Attributes:
-        given: the unfinished tasks by number, oldest first.
-        load: the expected duration of these tasks in seconds.
-        taken: how many tasks the worker has received in all.
         started_at: when it was started, with the import path of that moment.
         is_ready: whether it has reported that it takes tasks.
         place: where it runs, once it is ready.
         is_retiring: whether it gets no more tasks.
-        since: when the oldest task became the oldest.
         begun: number of the last task with a timeout whose function was called, and when.
         stop_deadline: when it must have ended, once it was stopped or killed.
         death: a descriptor that becomes readable when the process ends, if the system supports it.
@@ -201,19 +142,17 @@ class Slot:
     """
 
     def __init__(self, settings: PoolOptions, initialize: bytes | None) -> None:
-        self.given: dict[int, Task] = {}
-        self.load = 0.0
-        self.taken = 0
+        super().__init__()
+        self._most_tasks = settings.max_tasks_per_worker
         self.is_ready = False
         self.place = Place()
         self.is_retiring = False
-        self.started_at = self.since = time.monotonic()
+        self.started_at = self.since
         self.begun = 0, 0.0
         self.stop_deadline: float | None = None
         self.death: int | None = None
         self.killed_because = ""
         self._unsent: list[int] = []
-        self._number = 0
         self._lock = threading.Lock()
         self._is_open = True
         self._start(settings, initialize)
@@ -223,14 +162,14 @@ class Slot:
         end, its_end = socket.socketpair()
         reading, writing = os.pipe()
         its_tokens = Connection(reading, writable=False)
-        self.tokens = WorkTokens(os.dup(reading), writing)
+        self._tokens = WorkTokens(os.dup(reading), writing)
         for side in (end, its_end):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         end.setblocking(False)
         self.end = end
         self._outlet, self._inlet = Outlet(end), Inlet(end)
         method = settings.start_method or "spawn"
-        foreign = (end.fileno(), *self.tokens.descriptors) if method == "fork" else ()
+        foreign = (end.fileno(), *self._tokens.descriptors) if method == "fork" else ()
         self.process = new_process(
             method, serve, (settings.inner(), its_end, its_tokens, initialize, foreign), "bencher_job-worker"
         )
@@ -256,14 +195,14 @@ class Slot:
             if self._is_open:
                 self._is_open = False
                 self.end.close()
-                self.tokens.close()
+                self._tokens.close()
                 if self.death is not None:
                     os.close(self.death)
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a task."""
-        return self.is_ready and not self.given and not self.is_retiring
+        return self.is_ready and not self.tasks and not self.is_retiring
 
     @property
     def is_sending(self) -> bool:
@@ -278,21 +217,15 @@ class Slot:
         """Whether a task is its first one, and was packed before it started."""
         return self.taken == 1 and self.is_new_to(task)
 
-    def give(self, tasks: Sequence[Task]) -> None:
-        """Send tasks of one function. They begin when the whole message is sent.
+    def send(self, tasks: Sequence[Task]) -> None:
+        """Send tasks. They begin when all of them are sent.
 
         Raises:
             OSError: if the worker has died.
         """
-        if not self.given:
-            self.since = time.monotonic()
-        numbers = range(self._number + 1, self._number + 1 + len(tasks))
-        self._number += len(tasks)
-        self.taken += len(tasks)
-        self.load += sum([task.seconds for task in tasks])
-        self.given.update(zip(numbers, tasks, strict=True))
+        numbers = self.assign(tasks)
         self._unsent += numbers
-        if self._outlet.send(_message(numbers, tasks)):
+        if self._outlet.send(_messages(numbers, tasks)):
             self._put_tokens()
 
     def flush(self) -> None:
@@ -307,24 +240,29 @@ class Slot:
     def _put_tokens(self) -> None:
         if self._unsent:
             with suppress(BlockingIOError):  # the pipe is full
-                self.tokens.put(self._unsent)
+                self._tokens.put(self._unsent)
                 self._unsent = []
 
-    def room(self, most_tasks: int | None) -> int:
+    def room(self) -> int:
         """Return how many more tasks it may get."""
         if not self.is_ready or self.is_retiring or self._unsent:
             return 0
-        room = MOST_TOKENS - len(self.given)
-        return room if most_tasks is None else min(room, most_tasks - self.taken)
+        room = MOST_TOKENS - len(self.tasks)
+        return room if self._most_tasks is None else min(room, self._most_tasks - self.taken)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it has received `max_tasks_per_worker` tasks."""
+        return self._most_tasks is not None and self.taken >= self._most_tasks
 
     def withdraw(self, most: int = MOST_TOKENS) -> list[Task]:
         """Take back up to `most` tasks that it has not begun."""
-        numbers = self.tokens.take_back(most)
+        numbers = self._tokens.take_back(most)
         more = most - len(numbers)
         numbers += self._unsent[:more]
         del self._unsent[:more]
         self.taken -= len(numbers)
-        return [task for number in numbers if (task := self._taken_out(number)) is not None]
+        return [task for number in numbers if (task := self.remove(number)) is not None]
 
     def read(self) -> Iterator[Message]:
         """Yield the messages that have arrived.
@@ -345,50 +283,20 @@ class Slot:
         return self._inlet.receive()
 
     @property
-    def oldest(self) -> tuple[int, Task] | None:
-        """The task that it runs or begins next, with its number."""
-        return next(iter(self.given.items()), None)
-
-    def answered(self, number: int) -> Task | None:
-        """Remove and return the task whose result has arrived."""
-        self.since = time.monotonic()
-        return self._taken_out(number)
-
-    def _taken_out(self, number: int) -> Task | None:
-        task = self.given.pop(number, None)
-        if task is not None:
-            self.load = self.load - task.seconds if self.given else 0.0
-        return task
-
-    def expect(self, seconds: float) -> None:
-        """Set the expected duration of the oldest task."""
-        if self.oldest is not None:
-            _, task = self.oldest
-            self.load += seconds - task.seconds
-            task.seconds = seconds
-
-    @property
-    def overdue_at(self) -> float:
-        """When to withdraw the tasks behind the oldest one, by the monotonic clock."""
-        if self.oldest is None or len(self.given) == 1:
-            return math.inf
-        return self.since + self.oldest[1].seconds + OVERDUE
-
-    @property
     def waiting_seconds(self) -> float:
         """Expected duration in seconds of all tasks but the oldest."""
         return self.load - self.oldest[1].seconds if self.oldest is not None else 0.0
 
-    def ends_by_itself(self) -> bool:
-        """Whether a process that has closed its end is ending: a dying process closes all its descriptors.
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the process ends within some seconds.
 
-        Polls for a moment, because `join` would block on a process that lives and has closed all descriptors.
+        It polls, because `join` would block on a process that lives and has closed all its descriptors.
         """
-        until = time.monotonic() + END_SECONDS
+        until = time.monotonic() + seconds
         while not self.is_dead():
             if time.monotonic() > until:
                 return False
-            time.sleep(END_SECONDS / 50)
+            time.sleep(0.002)
         return True
 
     def kill(self, because: str) -> None:
@@ -412,7 +320,7 @@ class Slot:
         self.is_retiring = True
         self.stop_deadline = time.monotonic() + LEAVE_SECONDS
         with suppress(OSError):  # it has ended
-            self.tokens.put([LEAVE])
+            self._tokens.put([LEAVE])
 
     def is_dead(self) -> bool:
         """Whether the process has ended."""
@@ -422,29 +330,42 @@ class Slot:
         """Kill what an ended process has left running, and return its exit code."""
         with self._lock:
             _kill_group(self._pid)
-            code = self.process.exitcode
-            if code is None:
-                self.process.join(CODE_SECONDS)
-                code = self.process.exitcode
-        return code
+            self.ends_within(CODE_SECONDS)
+            return self.process.exitcode
 
 
-def _message(numbers: Sequence[int], tasks: Sequence[Task]) -> list[Any]:
+def _messages(numbers: range, tasks: Sequence[Task]) -> list[Buffer]:
+    """Return the buffers of the messages with some tasks, one for each run of tasks of one function."""
+    pieces: list[Buffer] = []
+    start = 0
+    for end in range(1, len(tasks) + 1):
+        if end == len(tasks) or not _go_together(tasks[start], tasks[end]):
+            pieces += _message(numbers[start:end], tasks[start:end])
+            start = end
+    return pieces
+
+
+def _go_together(one: Task, other: Task) -> bool:
+    is_same_function = one.parcel.function.digest == other.parcel.function.digest
+    return is_same_function and (one.timeout is None) == (other.timeout is None)
+
+
+def _message(numbers: range, tasks: Sequence[Task]) -> list[Buffer]:
     function = tasks[0].parcel.function
-    buffers: list[Any] = []
     stream = function.payload.stream
+    outside: list[Buffer] = []
     if len(stream) > LARGEST_INLINE:
-        buffers.append(stream)
+        outside.append(stream)
     jobs = []
     for number, task in zip(numbers, tasks, strict=True):
         body = task.parcel.body
         if len(body.stream) > LARGEST_INLINE:
-            buffers.append(body.stream)
+            outside.append(body.stream)
         jobs.append((number, None if len(body.stream) > LARGEST_INLINE else body.stream, len(body.buffers)))
-        buffers += body.buffers
+        outside += body.buffers
     inline = None if len(stream) > LARGEST_INLINE else stream
     is_limited = tasks[0].timeout is not None
-    return frame((function.digest, function.file, inline, is_limited, jobs), buffers)
+    return encode_message((function.digest, function.file, inline, is_limited, jobs), outside)
 
 
 def _watch_death(pid: int) -> int | None:

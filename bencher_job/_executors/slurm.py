@@ -17,20 +17,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import InvalidStateError
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Never
+from typing import Any, ClassVar, Final, Never
 
 from .._cores import InnerThreads
 from .._errors import BencherJobError, WorkerLost
 from .._options import Executors
-from .dask import DaskEngine, DaskExecutor
-from .engine import Engine
+from .dask import DaskExecutor, DaskScheduler, client_of
+from .engine import SharedExecutors
+from .entry import describe
 from .spec import EngineSpec, refuse_unknown
 
-__all__ = ["Slurm", "SlurmEngine", "SlurmExecutor", "bytes_of", "seconds_of"]
+__all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "bytes_of", "cluster_options", "seconds_of"]
 
 _VARIABLE: Final = "BENCHER_JOB_SLURM"
 _WORKERS: Final = 16
@@ -60,6 +59,7 @@ class Slurm(EngineSpec):
     """
 
     name = Executors.SLURM
+    shared: ClassVar[SharedExecutors[SlurmExecutor]] = SharedExecutors()
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class Slurm(EngineSpec):
             {name: check(name, given[name]) for name, check in _CHECKS.items() if given[name] is not None}
         )
 
-    def engine(self, timeout: float | None) -> Engine:
-        """Make the engine. No worker starts before the first job."""
-        return SlurmEngine(self, timeout)
+    def new_executor(self) -> SlurmExecutor:
+        """Start a Dask scheduler for the workers, which start with the first jobs."""
+        return SlurmExecutor(self)
 
     def completed(self) -> dict[str, Any]:
         """Return the options, with those of the environment variable.
@@ -291,7 +291,56 @@ def _lifetime(seconds: int | None) -> list[str]:
 
 
 TOPIC: Final = "bencher_job-slurm"
-"""The topic of the events that the scheduler of the workers reports."""
+"""The topic of the events of the workers' scheduler: a batch's key and LEFT, or REFUSED and a reason."""
+
+LEFT: Final = "left"
+REFUSED: Final = "refused"
+
+
+class SlurmScheduler(DaskScheduler):
+    """The batches that workers of Slurm have."""
+
+    title = "Slurm"
+
+    def __init__(self, address: str, spec: Slurm, most: int, time: str) -> None:
+        self._spec = spec
+        self._most = most
+        self._time = time
+        super().__init__(client_of(address), {"pure": False}, tells_begin=True, owns_client=True)
+        self._client.subscribe_topic(TOPIC, self._receive_event)
+
+    def _places_now(self) -> int:
+        return self._most  # so that enough tasks are pending for all workers to be asked for
+
+    def _progress(self, key: str, *details: Any) -> None:
+        if key == REFUSED:
+            self._end_refused(*details)
+        elif details == (LEFT,):
+            self._take_back(key)
+        else:
+            super()._progress(key, *details)
+
+    def _take_back(self, key: str) -> None:
+        """Count that a batch was running when its worker ended, and end a job after the second time."""
+        lane = next((lane for lane in self.workers if lane.key == key), None)
+        if lane is None or lane.begun is None:
+            return
+        lane.begun = None
+        lane.losses += 1
+        if len(lane.tasks) > 1 or lane.losses >= MOST_LOSSES:  # of several, each runs again alone
+            self._stop(lane)
+            name = describe(next(iter(lane.tasks.values())).label)
+            self._fail_batch(lane, WorkerLost(_LOST.format(name=name, time=self._time), job=name))
+
+    def _end_refused(self, reason: str) -> None:
+        """End all jobs because Slurm starts no worker."""
+        error = BencherJobError(
+            f"Slurm refused to start a worker: {reason}. Check the options of executor={self._spec!r}, of "
+            f"{_VARIABLE} and of the site's configuration of dask-jobqueue."
+        )
+        for lane in list(self.workers):
+            self._stop(lane)
+            self._finished += [(task, error) for task in self._closed(lane)]
 
 
 class SlurmExecutor(DaskExecutor):
@@ -302,12 +351,10 @@ class SlurmExecutor(DaskExecutor):
     """
 
     def __init__(self, spec: Slurm) -> None:
-        self._spec = spec
         options = spec.completed()
         _check_installed()
         _check_further(options.get("sbatch", {}))
-        self._most: int = options.pop("workers", _WORKERS)
-        self._begun: set[str] = set()
+        most: int = options.pop("workers", _WORKERS)
         self._cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
             [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
@@ -315,63 +362,19 @@ class SlurmExecutor(DaskExecutor):
             start_new_session=True,  # Ctrl-C is for the program that submits
             text=True,
         )
-        started = self._started([options, self._most])
-        self._time = started["time"]
-        super().__init__(started["address"], tells_begin=True)
-        self._client.subscribe_topic(TOPIC, self._receive_loss)
-
-    def _started(self, request: object) -> dict[str, str]:
-        """Send a request to the program that starts the workers, and return its answer."""
-        print(json.dumps(request), file=self._cluster.stdin, flush=True)
+        print(json.dumps([options, most]), file=self._cluster.stdin, flush=True)
         answers: Any = self._cluster.stdout
         started: dict[str, str] = json.loads(answers.readline() or '{"error": "it ended"}')
         if "error" in started:
             self._cluster.communicate()
-            raise BencherJobError(f"executor={self._spec!r} can't start a Dask scheduler: {started['error']}")
-        return started
+            raise BencherJobError(f"executor={spec!r} can't start a Dask scheduler: {started['error']}")
+        scheduler = SlurmScheduler(started["address"], spec, most, started["time"])
+        super(DaskExecutor, self).__init__(scheduler)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, wait for the running ones, and end the workers."""
         super().shutdown(wait, cancel_futures=cancel_futures)
         self._cluster.communicate()  # ends its input, and waits
-
-    def _places_now(self) -> int:
-        return self._most  # so that enough tasks are pending for all workers to be asked for
-
-    def _receive_event(self, event: tuple[float, tuple[Any, ...]]) -> None:
-        _, (key, *stuck) = event
-        if not stuck:
-            self._begun = {key, *self._begun.intersection(self._running)}
-        super()._receive_event(event)
-
-    def _receive_loss(self, event: tuple[float, tuple[str, str]]) -> None:
-        """Handle an event of the workers' scheduler, on the client's loop."""
-        _, (kind, detail) = event
-        (self._take_back if kind == "left" else self._end_refused)(detail)
-
-    def _take_back(self, key: str) -> None:
-        """Count that a batch was running when its worker ended, and end a job after the second time."""
-        batch = self._running.get(key)
-        if batch is None or key not in self._begun:
-            return
-        self._begun.discard(key)
-        task, name = batch[0], batch[0].name
-        task.deaths += 1
-        if len(batch) > 1 or task.deaths >= MOST_LOSSES:  # of several, each runs again alone
-            self._lost[key] = WorkerLost(_LOST.format(name=name, time=self._time), job=name)
-            self._client.loop.add_callback(task.sent[1].cancel)
-
-    def _end_refused(self, reason: str) -> None:
-        """End all jobs because Slurm starts no worker."""
-        error = BencherJobError(
-            f"Slurm refused to start a worker: {reason}. Check the options of executor={self._spec!r}, of "
-            f"{_VARIABLE} and of the site's configuration of dask-jobqueue."
-        )
-        for batch in list(self._running.values()):
-            for task in batch:
-                with suppress(InvalidStateError):  # it has been cancelled
-                    task.future.set_exception(error)
-            self._client.loop.add_callback(batch[0].sent[1].cancel)
 
 
 MOST_LOSSES: Final = 2
@@ -421,19 +424,3 @@ def _check_further(further: Mapping[str, object]) -> None:
             refuse_unknown("sbatch", further, sorted({*re.findall(r"--([a-z][a-z0-9-]+)", manual)}))
         except TypeError as unknown:
             raise BencherJobError(str(unknown)) from None
-
-
-class SlurmEngine(DaskEngine):
-    """Run jobs in workers that Slurm starts."""
-
-    name = str(Executors.SLURM)
-
-    def __init__(self, spec: Slurm, timeout: float | None = None) -> None:
-        self._spec = spec
-        super().__init__(spec, timeout=timeout)
-
-    def _key(self) -> Hashable:
-        return self._spec
-
-    def _make(self) -> SlurmExecutor:
-        return SlurmExecutor(self._spec)

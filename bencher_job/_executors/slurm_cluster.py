@@ -24,7 +24,7 @@ from distributed.deploy import Adaptive
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from .base import error_text
-from .slurm import TOPIC, cluster_options
+from .slurm import LEFT, REFUSED, TOPIC, cluster_options
 
 __all__ = ["main"]
 
@@ -90,7 +90,7 @@ class _Adaptive(Adaptive):  # type: ignore[misc]
         # A limit on jobs is no reason to ask again every second.
         self.maximum = max(1, len(self.cluster.workers)) if refusals else self._most
         if refusals and not self.cluster.workers:
-            self.cluster.scheduler.log_event(TOPIC, ("refused", refusals[0]))
+            self.cluster.scheduler.log_event(TOPIC, (REFUSED, refusals[0]))
 
 
 class _TellsLosses(SchedulerPlugin):  # type: ignore[misc]
@@ -101,7 +101,7 @@ class _TellsLosses(SchedulerPlugin):  # type: ignore[misc]
 
     def transition(self, key: str, start: str, finish: str, *_: Any, **__: Any) -> None:
         if start == "processing" and finish == "released":
-            self._scheduler.log_event(TOPIC, ("left", key))
+            self._scheduler.log_event(TOPIC, (key, LEFT))
 
 
 def _start(options: Mapping[str, Any], most: int) -> tuple[Any, str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from .._options import Executors
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .engine import SharedExecutors
 
 __all__ = ["EngineSpec", "refuse_unknown"]
 
@@ -19,10 +17,14 @@ class EngineSpec(ABC):
 
     Attributes:
         name: the member of `Executors`.
+        ends_jobs: whether it ends a job that exceeds its timeout.
+        shared: its executors by their spec.
         options: the options that were given.
     """
 
     name: ClassVar[Executors]
+    ends_jobs: ClassVar[bool] = False
+    shared: ClassVar[SharedExecutors[Any]]
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
@@ -39,8 +41,8 @@ class EngineSpec(ABC):
         return hash(repr(self))
 
     @abstractmethod
-    def engine(self, timeout: float | None) -> Engine:
-        """Make the engine. No worker starts before the first job."""
+    def new_executor(self) -> Any:
+        """Make an executor, which is shut down with its last user."""
 
 
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], more: str = "") -> None:

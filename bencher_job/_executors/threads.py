@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 from .._cores import InnerThreads, check_threads_can_be_limited, threads_limited
 from .._light_future import LightFuture
 from .._loops import is_coroutine_function
-from .._options import Executors, PoolOptions
+from .._options import PoolOptions
 from .base import Outcome, as_worker, leave_if_forked, run_inline
-from .engine import SharedEngine, SharedExecutors
+from .engine import SharedExecutors
 
 if TYPE_CHECKING:
     from .._job import Job
 
-__all__ = ["ThreadPool", "ThreadsEngine", "run_in_thread"]
+__all__ = ["ThreadPool", "run_in_thread", "shared_pools"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,10 @@ class ThreadPool(concurrent.futures.Executor):
             if len(self._threads) < self.max_workers and not self._idle.acquire(blocking=False):
                 self._add_thread()
         return task.future
+
+    def submit_jobs(self, jobs: Sequence[Job], timeout: float | None = None) -> list[Future[Any]]:
+        """Start jobs, whose futures get `Outcome`s. Coroutines are cancelled after `timeout` seconds."""
+        return [self.submit(run_in_thread, job, timeout) for job in jobs]
 
     def _add_thread(self) -> None:
         thread = threading.Thread(
@@ -170,33 +174,4 @@ def _run_in_time(job: Job, timeout: float) -> Outcome:
     return run_coroutine(job, timeout)
 
 
-class ThreadsEngine(SharedEngine[ThreadPool]):
-    """Run jobs in threads of this process."""
-
-    name = str(Executors.THREADS)
-    ends_jobs = True
-    asks_to_begin = True
-    shares_arguments = True
-
-    def __init__(
-        self,
-        pool: ThreadPool | None = None,
-        settings: PoolOptions | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        settings = settings or PoolOptions()
-        self._size, self._inner_threads = settings.size, settings.inner_threads
-        self._timeout = timeout
-        super().__init__(pool, _pools)
-
-    def _make(self) -> ThreadPool:
-        return ThreadPool(self._size, inner_threads=self._inner_threads)
-
-    def _key(self) -> tuple[int, int | None]:
-        return self._size, self._inner_threads
-
-    def _submit(self, job: Job) -> Future[Any]:
-        return self.executor.submit(run_in_thread, job, self._timeout)
-
-
-_pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors(end_unasked=True)
+shared_pools: Final[SharedExecutors[ThreadPool]] = SharedExecutors(end_unasked=True)

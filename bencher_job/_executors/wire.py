@@ -31,7 +31,7 @@ __all__ = [
     "Outlet",
     "WorkTokenReader",
     "WorkTokens",
-    "frame",
+    "encode_message",
 ]
 
 LARGEST_INLINE: Final = 1 << 14
@@ -47,7 +47,7 @@ Message = tuple[tuple[Any, ...], list[memoryview]]
 """A head and its buffers, which the receiver may keep."""
 
 
-def frame(head: tuple[Any, ...], buffers: Sequence[Buffer] = ()) -> list[Buffer]:
+def encode_message(head: tuple[Any, ...], buffers: Sequence[Buffer] = ()) -> list[Buffer]:
     """Return the pieces of a message."""
     pickled = pickle.dumps(head, protocol=5)
     start = _START.pack(len(pickled), len(buffers))

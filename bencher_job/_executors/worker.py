@@ -25,7 +25,7 @@ from .base import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
 from .packing import Parcel, SentFunction
-from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, frame
+from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, encode_message
 
 __all__ = ["BEGUN", "FAILED", "READY", "serve"]
 
@@ -60,7 +60,7 @@ def serve(
     try:
         with as_worker(_parent()):  # also while loading a job: a module may call its cached functions
             if _is_initialized(initialize, outlet):
-                outlet.send(frame((READY, tuple(here()))))
+                outlet.send(encode_message((READY, tuple(here()))))
                 inbox = _Inbox(end)
                 _run_jobs(outlet, inbox, WorkTokenReader(tokens.fileno(), end.fileno(), inbox.receive))
     except (EOFError, OSError):  # the pool has ended
@@ -80,7 +80,7 @@ def _is_initialized(initialize: bytes | None, outlet: Outlet) -> bool:
         initializer, initargs = pickle.loads(initialize)
         initializer(*initargs)
     except BaseException as error:  # noqa: BLE001 - the waiting jobs get it
-        outlet.send(frame((FAILED,), [dump_error(error)]))
+        outlet.send(encode_message((FAILED,), [dump_error(error)]))
         return False
     return True
 
@@ -96,7 +96,7 @@ def _run_jobs(outlet: Outlet, inbox: _Inbox, tokens: WorkTokenReader) -> None:
 
 
 def _tell_begin(outlet: Outlet, number: int) -> None:
-    outlet.send(frame((BEGUN, number)))
+    outlet.send(encode_message((BEGUN, number)))
 
 
 class _Inbox:

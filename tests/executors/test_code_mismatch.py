@@ -208,10 +208,10 @@ def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
     """It got its import path when it started, before the job was packed."""
     with SlotPool(2) as pool:
         first, second = pool.submit(abs, -1), pool.submit(abs, -2)
-        assert until(lambda: len(pool._scheduler.slots) == 2)
+        assert until(lambda: len(pool._scheduler.workers) == 2)
         second.cancel()  # so that one worker is idle, unless it was ready before
         assert first.result() == 1
-        assert until(lambda: all(slot.is_idle for slot in pool._scheduler.slots))
+        assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
         code = "import os, time\ndef job(x):\n    time.sleep(0.2)\n    return x, os.getpid()\n"
         (tmp_path / "appeared.py").write_text(code)
         monkeypatch.syspath_prepend(tmp_path)

@@ -72,7 +72,7 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 0 of 4 workers>"
         for _ in range(5):
             pool.submit(abs, -1).result()
-            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.slots))
+            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
@@ -152,7 +152,7 @@ def test_random_kills_cost_no_more_than_a_job_each(pool):
     kills = 0
     futures = [pool.submit(lambda i: bytes(1_000_000) + bytes([i]), i) for i in range(100)]
     for number, _ in enumerate(as_completed(futures)):
-        workers = list(pool._scheduler.slots)
+        workers = list(pool._scheduler.workers)
         if number % 10 == 5 and workers:
             os.kill(chance.choice(workers).process.pid, signal.SIGKILL)
             kills += 1
@@ -507,7 +507,7 @@ def test_a_forked_child_neither_waits_for_its_parents_threads_nor_uses_its_pool(
         while not running.running(): pass
         held, go_on = threading.Event(), threading.Event()
         def hold():
-            with engine._lock, pickling.by_value(json):
+            with engine._source._lock, pickling.by_value(json):
                 held.set()
                 go_on.wait()
         threading.Thread(target=hold, daemon=True).start()

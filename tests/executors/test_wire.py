@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bencher_job._executors.wire import Inlet, Outlet, frame
+from bencher_job._executors.wire import Inlet, Outlet, encode_message
 
 heads = st.tuples(st.integers(), st.binary(max_size=300))
 buffers = st.lists(st.sampled_from([0, 1, 100, 40_000, 300_000]), max_size=3)
@@ -24,7 +24,7 @@ def sent(messages, *, waits):
 
     def send():
         for head, parts in messages:
-            outlet.send(frame(head, parts))
+            outlet.send(encode_message(head, parts))
         while not outlet.flush():
             pass
 
@@ -50,7 +50,7 @@ def test_messages_arrive_as_they_were_sent(messages, waits):
 def test_many_small_messages_come_in_few_calls():
     here, there = socket.socketpair()
     inlet = Inlet(there)
-    here.sendall(b"".join(piece for number in range(100) for piece in frame((number,))))
+    here.sendall(b"".join(piece for number in range(100) for piece in encode_message((number,))))
 
     assert [head for head, _ in inlet.receive()] == [(number,) for number in range(100)]
     here.close()
@@ -61,7 +61,9 @@ def test_a_buffer_is_the_receivers_to_keep():
     array = np.arange(1_000_000)
     here, there = socket.socketpair()
     inlet = Inlet(there)
-    sender = threading.Thread(target=lambda: Outlet(here).send(frame(("array",), [array, b"", b"end"])))
+    sender = threading.Thread(
+        target=lambda: Outlet(here).send(encode_message(("array",), [array, b"", b"end"]))
+    )
     sender.start()
     came = []
     while not came:
@@ -78,7 +80,7 @@ def test_a_buffer_is_the_receivers_to_keep():
     there.close()
 
 
-@pytest.mark.parametrize("half", [b"", frame((1, b"x" * 100))[0][:50]])
+@pytest.mark.parametrize("half", [b"", encode_message((1, b"x" * 100))[0][:50]])
 def test_a_closed_end_is_told(half):
     here, there = socket.socketpair()
     here.sendall(half)

@@ -101,8 +101,8 @@ class TestEachStartMethod:
 
         pool = hangs.cache.executor
         future = hangs.submit("x")
-        assert until(lambda: any(slot.given for slot in pool._scheduler.slots))
-        workers = [psutil.Process(slot.process.pid) for slot in pool._scheduler.slots if slot.given]
+        assert until(lambda: any(slot.tasks for slot in pool._scheduler.workers))
+        workers = [psutil.Process(slot.process.pid) for slot in pool._scheduler.workers if slot.tasks]
         assert "timeout of 0.5 s" in str(future.exception(PATIENCE))
         hangs.cache.close()
         assert until(lambda: not any(worker.is_running() for worker in workers))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bencher_job import JobTimeout, cached_job
-from bencher_job._executors import scheduler
+from bencher_job._executors import pool
 
 PATIENCE = 60.0
 LONG = 600.0
@@ -33,7 +33,7 @@ def _gate() -> Iterator[None]:
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give workers less time to load what they run."""
-    monkeypatch.setattr(scheduler, "LOADING_SECONDS", 1.0)
+    monkeypatch.setattr(pool, "LOADING_SECONDS", 1.0)
 
 
 class SlowToUnpickle:
