@@ -274,17 +274,18 @@ class DaskScheduler(RemoteScheduler):
             del self._ended[: len(group)]
 
     async def _fetch_together(self, group: Sequence[Lane]) -> None:
+        sent = [(lane, future) for lane in group if (future := lane.future) is not None]  # else it was dropped
         try:
-            results = await self._client.gather([lane.future for lane in group])
+            results = await self._client.gather([future for _, future in sent])
         except BaseException as problem:  # noqa: BLE001 - one cancelled future makes the whole gather fail
-            if len(group) == 1:
-                group[0].may_go_again = True  # its results may be lost with their worker
-                self.call(self._fail_batch, group[0], problem)
+            if len(sent) == 1:
+                sent[0][0].may_go_again = True  # its results may be lost with their worker
+                self.call(self._fail_batch, sent[0][0], problem)
                 return
-            for lane in group:
+            for lane, _ in sent:
                 await self._fetch_together([lane])
         else:
-            for lane, ended in zip(group, results, strict=True):
+            for (lane, _), ended in zip(sent, results, strict=True):
                 self.call(self._end_batch, lane, ended)
 
     def _receive_event(self, event: tuple[float, tuple[Any, ...]]) -> None:
