@@ -2,7 +2,9 @@
 
 engine_for(Executors.SERIAL | THREADS | MULTIPROCESSING | SCOOP | an executor | a Dask client or address) -> Engine
 
-job -> Engine.submit -> pack -> bytes ~~> worker: run_packed ~~> bytes -> Engine.receive -> Outcome
+job -> Engine.submit -> pack -> Scheduler, or the executor's own queue ~~> worker: execute ~~> Engine.receive -> Outcome
+
+The pool, SCOOP and Dask have the same scheduler. Threads and adopted executors have queues of their own.
 """
 
 from __future__ import annotations
@@ -220,7 +222,7 @@ def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None)
 
     inner = settings.inner_threads
     make = partial(ScoopExecutor, inner_threads=inner)
-    return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make))
+    return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make), asks_to_begin=True)
 
 
 def _cluster_engine(spec: EngineSpec, timeout: float | None) -> Engine:

@@ -147,6 +147,7 @@ class DaskScheduler(RemoteScheduler):
         self._client.subscribe_topic(self._topic[0], self._receive_event)
         self._places = sum(self._client.nthreads().values()) if self._is_connected() else 0
         self._places_known_until = time.monotonic() + PLACES_SECONDS
+        self._begin()
 
     def _close(self) -> None:
         super()._close()
@@ -197,8 +198,7 @@ class DaskScheduler(RemoteScheduler):
             self._send_together(lanes)
 
     def _send(self, lane: Lane, tasks: Sequence[Task]) -> None:
-        lane.assign(tasks)
-        self.workers.append(lane)
+        self._enter(lane, tasks, f"{_name_of(tasks[0].label)}-{uuid.uuid4().hex}")
         self._outgoing.append(lane)
 
     def _send_together(self, lanes: Sequence[Lane]) -> None:
@@ -207,29 +207,26 @@ class DaskScheduler(RemoteScheduler):
             for lane in lanes:
                 self._fail_batch(lane, CancelledError())
             return
-        keys, bodies, functions = [], [], []
+        bodies, functions = [], []
         try:
             for lane in lanes:
                 tasks = list(lane.tasks.values())
-                lane.key = f"{_name_of(tasks[0].label)}-{uuid.uuid4().hex}"
-                keys.append(lane.key)
                 bodies.append([task.parcel.body.stream for task in tasks])
                 if len(bodies[-1][0]) > APART_FROM:  # one large job
                     bodies[-1] = self._client.scatter(bodies[-1], hash=False)
                     lane.may_go_again = True
                 functions.append(self._functions_of(lane, tasks))
-            topics = [self._topic] * len(lanes)
+            topics, keys = [self._topic] * len(lanes), [lane.key for lane in lanes]
             futures = self._client.map(
                 self._run_on_worker, bodies, functions, topics, key=keys, **self._options
             )
+            for lane, body, used, future in zip(lanes, bodies, functions, futures, strict=True):
+                lane.future = future
+                lane.needs = body, *used
+                self._client.loop.add_callback(self._follow, lane)
         except BaseException as problem:  # noqa: BLE001 - the client may be closing
             for lane in lanes:
                 self._fail_batch(lane, problem)
-            return
-        for lane, body, used, future in zip(lanes, bodies, functions, futures, strict=True):
-            lane.future = future
-            lane.needs = body, *used
-            self._on_loop(self._follow, lane)
 
     def _functions_of(self, lane: Lane, tasks: Sequence[Task]) -> list[Any]:
         """Return the function of each task, or one function if they have the same."""
@@ -274,18 +271,17 @@ class DaskScheduler(RemoteScheduler):
             del self._ended[: len(group)]
 
     async def _fetch_together(self, group: Sequence[Lane]) -> None:
-        sent = [(lane, future) for lane in group if (future := lane.future) is not None]  # else it was dropped
         try:
-            results = await self._client.gather([future for _, future in sent])
+            results = await self._client.gather([lane.future for lane in group])
         except BaseException as problem:  # noqa: BLE001 - one cancelled future makes the whole gather fail
-            if len(sent) == 1:
-                sent[0][0].may_go_again = True  # its results may be lost with their worker
-                self.call(self._fail_batch, sent[0][0], problem)
+            if len(group) == 1:
+                group[0].may_go_again = True  # its results may be lost with their worker
+                self.call(self._fail_batch, group[0], problem)
                 return
-            for lane, _ in sent:
+            for lane in group:
                 await self._fetch_together([lane])
         else:
-            for (lane, _), ended in zip(sent, results, strict=True):
+            for lane, ended in zip(group, results, strict=True):
                 self.call(self._end_batch, lane, ended)
 
     def _receive_event(self, event: tuple[float, tuple[Any, ...]]) -> None:

@@ -18,7 +18,7 @@ from .base import Outcome, error_text, run_inline
 if TYPE_CHECKING:
     from .._job import Job
     from .._loops import Caller
-    from .scheduler import ScheduledExecutor
+    from .scheduler import Scheduler
 
 __all__ = [
     "AdoptedExecutor",
@@ -37,11 +37,11 @@ E = TypeVar("E", bound=concurrent.futures.Executor)
 
 
 class CallFuture(LightFuture[Any]):
-    """The future of a call in a worker, with the executor that it was submitted to and the call's job."""
+    """The future of a call in a worker, with the scheduler that runs it and the call's job."""
 
-    def __init__(self, executor: ScheduledExecutor, job: Job | None = None) -> None:
+    def __init__(self, scheduler: Scheduler, job: Job | None = None) -> None:
         super().__init__()
-        self.executor = executor
+        self.scheduler = scheduler
         self.job = job
 
 
@@ -148,7 +148,7 @@ class Engine:
 
     def end(self, future: Future[Any]) -> bool:
         """Cancel a job, or end it if it runs and the engine can. Return whether it was ended."""
-        return future.executor.kill(future) if isinstance(future, CallFuture) else future.cancel()
+        return future.scheduler.kill(future) if isinstance(future, CallFuture) else future.cancel()
 
     def receive(self, future: Future[Any]) -> Outcome:
         """Return the outcome of a done future. Never raises.

@@ -64,6 +64,7 @@ class PoolScheduler(Scheduler):
     """
 
     title = "The pool"
+    ends_jobs = True
     most_bytes = 1 << 16
     overdue = 0.02
 
@@ -390,7 +391,6 @@ class SlotPool(ScheduledExecutor):
     """
 
     is_local = True
-    ends_jobs = True
     is_asked_to_begin = True
 
     def __init__(self, max_workers: int | None = None, **options: Any) -> None:

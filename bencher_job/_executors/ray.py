@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar, Final
 
 from .._errors import BencherJobError, WorkerLost
@@ -123,6 +124,7 @@ class RayScheduler(RemoteScheduler):
     """The batches that a Ray cluster has."""
 
     title = "Ray"
+    ends_jobs = True
 
     def __init__(self, spec: Ray) -> None:
         super().__init__()
@@ -134,6 +136,7 @@ class RayScheduler(RemoteScheduler):
             raise BencherJobError(f"executor={spec!r}: {error_text(problem)}") from problem
         self._functions: OrderedDict[bytes, Any] = OrderedDict()
         self._places, self._places_known_until = 1, 0.0
+        self._begin()
         self._open_mailbox()
 
     def _open_mailbox(self) -> None:
@@ -173,9 +176,7 @@ class RayScheduler(RemoteScheduler):
         return int(min((there.get(name, 0) / number for name, number in needs.items() if number), default=1))
 
     def _send(self, lane: Lane, tasks: Sequence[Task]) -> None:
-        lane.assign(tasks)
-        lane.key = uuid.uuid4().hex
-        self.workers.append(lane)
+        self._enter(lane, tasks, uuid.uuid4().hex)
         is_timed = any(task.timeout is not None for task in tasks)
         try:
             bodies = [bytes(task.parcel.body.stream) for task in tasks]
@@ -220,11 +221,16 @@ class RayScheduler(RemoteScheduler):
         with contextlib.suppress(Exception):  # Ray may have been shut down
             self._ray.cancel(lane.future, force=True)
 
-    def _end_sent(self, lane: Lane, task: Task, verdict: BaseException) -> None:
+    def _end(self, future: Future[Any], verdict: BaseException) -> None:
         """End a job with its worker. Others of its batch go elsewhere."""
+        lane = self._lanes.get(self._key_of.get(future, ""))
+        if lane is None:
+            super()._end(future, verdict)
+            return
         self._stop(lane)
-        self._finished.append((task, verdict))
-        self._put_back([each for each in self._closed(lane) if each is not task])
+        tasks = self._closed(lane)
+        self._finished += [(task, verdict) for task in tasks if task.future is future]
+        self._put_back([task for task in tasks if task.future is not future])
 
     def _deadline(self, lane: Lane) -> float:
         """Return when the present job of a batch must have ended, as far as is known."""
@@ -234,12 +240,12 @@ class RayScheduler(RemoteScheduler):
         return lane.begun + task.timeout
 
     def _next_check(self, now: float) -> float:
-        return min([super()._next_check(now), *map(self._deadline, self.workers)])
+        return min([super()._next_check(now), *map(self._deadline, self._lanes.values())])
 
     def _look_after_workers(self, now: float) -> None:
-        for lane in [lane for lane in self.workers if self._deadline(lane) <= now]:
+        for lane in [lane for lane in self._lanes.values() if self._deadline(lane) <= now]:
             task = next(iter(lane.tasks.values()))
-            self._end_sent(lane, task, time_is_over(task.label, task.timeout or 0.0))
+            self._end(task.future, time_is_over(task.label, task.timeout or 0.0))
 
 
 def _as_library_error(task: Task, problem: BaseException) -> BencherJobError:
@@ -262,8 +268,6 @@ class RayExecutor(RemoteExecutor):
     Raises:
         BencherJobError: if Ray is not installed, cannot be reached, or does not take the options.
     """
-
-    ends_jobs = True
 
     def __init__(self, spec: Ray) -> None:
         super().__init__(RayScheduler(spec))

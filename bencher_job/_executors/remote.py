@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 import sys
 import time
+import weakref
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -119,11 +119,13 @@ class Lane(Worker):
 class RemoteScheduler(Scheduler):
     """The batches that a cluster has."""
 
-    title = "The cluster"
     marks_running = False
 
     def __init__(self) -> None:
         super().__init__()
+        self._lanes: dict[str, Lane] = {}
+        self._short_lanes = 0
+        self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
         self._tries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
 
     @abstractmethod
@@ -134,11 +136,19 @@ class RemoteScheduler(Scheduler):
     def _stop(self, lane: Lane) -> None:
         """Cancel a batch on the cluster, if it still can be."""
 
+    def _has_ended(self) -> bool:
+        return not self._lanes and super()._has_ended()
+
+    def _fail(self, reason: str) -> None:
+        for lane in list(self._lanes.values()):
+            self.waiting.extend(self._closed(lane))
+        super()._fail(reason)
+
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has begun, as far as is known."""
         super().cancel_waiting()
-        for lane in self.workers.copy():
-            for task in list(lane.tasks.values()):
+        for lane in self._lanes.copy().values():
+            for task in lane.tasks.copy().values():
                 task.future.cancel()
 
     def _width(self) -> int:
@@ -147,7 +157,7 @@ class RemoteScheduler(Scheduler):
     def _candidates(self) -> Iterator[Lane]:
         """Yield a new lane as long as the next waiting task may go."""
         now, places = time.monotonic(), max(1, self._places_now())
-        free = BATCHES_PER_PLACE * places - sum([lane.is_short for lane in self.workers])
+        free = BATCHES_PER_PLACE * places - self._short_lanes
         while self.waiting:
             task = self.waiting[0]
             seconds = self.estimates.of(task.digest, None)
@@ -171,12 +181,18 @@ class RemoteScheduler(Scheduler):
     def _next_check(self, now: float) -> float:
         return now + PATIENCE / 4 if self.waiting else math.inf
 
-    def _overdue_at(self, worker: Worker) -> float:  # noqa: ARG002 - the worker itself returns what waits
-        return math.inf
+    def _enter(self, lane: Lane, tasks: Sequence[Task], key: str) -> None:
+        """Give a batch its tasks and its name."""
+        lane.assign(tasks)
+        lane.key = key
+        for task in tasks:
+            self._key_of[task.future] = key
+        self._lanes[key] = lane
+        self._short_lanes += lane.is_short
 
     def _progress(self, key: str, ended: Sequence[Ended] = (), begun: int | None = None) -> None:
         """Handle a worker's report: a batch has begun, or one of its jobs takes long and those behind it return."""
-        lane = next((lane for lane in self.workers if lane.key == key), None)
+        lane = self._lanes.get(key)
         if lane is None:
             return
         if begun is None:
@@ -203,23 +219,23 @@ class RemoteScheduler(Scheduler):
 
     def _closed(self, lane: Lane) -> list[Task]:
         """Remove a batch that has ended. Return its unfinished tasks."""
-        with suppress(ValueError):  # it has been removed already
-            self.workers.remove(lane)
-        lane.future, lane.needs = None, ()  # release the references, which keep data on the cluster
+        if self._lanes.pop(lane.key, None) is not None:
+            self._short_lanes -= lane.is_short
         tasks = list(lane.tasks.values())
         lane.tasks.clear()
         return tasks
 
     def drop(self, future: Future[Any]) -> None:
         """Drop a cancelled task, and cancel its batch if that has no other."""
-        for lane in list(self.workers):
+        lane = self._lanes.get(self._key_of.get(future, ""))
+        if lane is not None:
             for number, task in list(lane.tasks.items()):
                 if task.future is future:
                     lane.remove(number)
                     future.set_running_or_notify_cancel()
-                    if not lane.tasks and lane.future is not None:
-                        self._stop(lane)
-                        self._closed(lane)
+            if not lane.tasks and lane.future is not None:
+                self._stop(lane)
+                self._closed(lane)
         self._resolve()
 
 

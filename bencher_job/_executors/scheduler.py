@@ -186,6 +186,10 @@ class Worker:
 class Scheduler:
     """The workers and tasks of one engine, and the only thread that changes them.
 
+    An engine overrides `_candidates` (the workers that may get tasks, or how many batches its own queue takes), `_send`
+    and `_wait`, or it passes results to `call` from another thread. `_look_after_workers` is the place to notice that
+    no worker is left, and for how long.
+
     Attributes:
         workers: the workers that run tasks or wait for some.
         waiting: the tasks that any worker can run, in order.
@@ -194,6 +198,8 @@ class Scheduler:
 
     title = "The engine"
     """The subject of error messages."""
+    ends_jobs = False
+    """Whether it ends a running job that is cancelled or exceeds its timeout."""
     most_bytes = 1 << 20
     """The most bytes of arguments in one batch of several jobs."""
     overdue = 0.1
@@ -247,17 +253,22 @@ class Scheduler:
         self._calls.append((act, args))
         self._wake()
 
-    def end(self, future: Future[Any], verdict: BaseException) -> bool:
-        """Request the end of a task that was sent. Return False if the task is done."""
-        if future.done():
+    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+        """Cancel a task, or end it if it runs and the engine can. False if it is done, or in a forked child."""
+        if self._pid != os.getpid():
             return False
-        self.call(self._end, future, verdict)
+        if future.cancel():
+            return True
+        if future.done() or not self.ends_jobs:
+            return False
+        self.call(self._end, future, CancelledError() if verdict is None else verdict)
         return True
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has."""
         for task in (*self.for_new.copy(), *self.waiting.copy()):
             task.future.cancel()
+        self.call(self.drop_cancelled)
 
     def dismiss(self) -> None:
         """End the thread when all tasks are done. Do nothing in a forked child."""
@@ -303,9 +314,8 @@ class Scheduler:
                 if self._is_dismissed and self._has_ended():
                     break
                 self._wait(self._pause(time.monotonic()))
-                while self._calls:
-                    act, args = self._calls.popleft()
-                    act(*args)
+                if self._calls:
+                    self._make_calls()
                 self._look_after_workers(time.monotonic())
                 if self._finished:
                     self._resolve()
@@ -317,6 +327,21 @@ class Scheduler:
             self._fail(str(problem) if isinstance(problem, WorkerLost) else error_text(problem))
         finally:
             self._close()
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            act, args = self._calls.popleft()
+            act(*args)
+
+    def drop_cancelled(self) -> None:
+        """Drop the cancelled tasks that no worker has, and notify those who wait for them."""
+        for queue in (self.for_new, self.waiting):
+            for _ in range(len(queue)):
+                task = queue.popleft()
+                if task.is_running or not task.future.cancelled():
+                    queue.append(task)
+                else:
+                    task.future.set_running_or_notify_cancel()
 
     def _open(self) -> None:
         """Prepare for the first task."""
@@ -425,9 +450,7 @@ class Scheduler:
             worker for worker in self.workers if len(worker.tasks) > 1 and self._overdue_at(worker) < now
         ]
         for worker in overdue:
-            back = self._withdraw(worker)
-            _step_back(back)
-            self._put_back(back)
+            self._return(self._withdraw(worker))
             worker.expect(UNKNOWN)
         if overdue:
             self._feed()
@@ -438,6 +461,13 @@ class Scheduler:
     def _withdraw(self, worker: Any) -> list[Task]:  # noqa: ARG002 - for subclasses
         """Take back the tasks that a worker has not begun, or ask for them."""
         return []
+
+    def _return(self, tasks: Sequence[Task]) -> None:
+        """Put back tasks withdrawn from behind an overdue one, and let other processes run them."""
+        starts = [task.start for task in tasks if task.start is not None]
+        if starts:
+            starts[0].step_back(starts)
+        self._put_back(tasks)
 
     def _put_back(self, tasks: Sequence[Task]) -> None:
         """Put back, at the front, tasks that a worker has not begun or could not load."""
@@ -513,13 +543,6 @@ class Scheduler:
         return WorkerLost(f"{self.title} lost {name}: {reason}", job=name)
 
 
-def _step_back(tasks: Sequence[Task]) -> None:
-    """Let other processes run tasks withdrawn from behind an overdue one."""
-    starts = [task.start for task in tasks if task.start is not None]
-    if starts:
-        starts[0].step_back(starts)
-
-
 def _begun(tasks: list[Task]) -> list[Task]:
     """Return the tasks that may begin here. Those that other processes run are cancelled."""
     starts = [task.start for task in tasks if task.start is not None]
@@ -544,8 +567,6 @@ class ScheduledExecutor(concurrent.futures.Executor):
 
     is_local = False
     """Whether the workers are on this machine: large functions go as files, and large arguments as buffers."""
-    ends_jobs = False
-    """Whether it ends a job that exceeds its timeout."""
     is_asked_to_begin = False
     """Whether a job's `start` is asked when a worker gets the job, not when it is submitted."""
 
@@ -554,6 +575,11 @@ class ScheduledExecutor(concurrent.futures.Executor):
         """The process that made this executor. A forked child cannot use it."""
         self._scheduler = scheduler
         self._is_shut_down = False
+
+    @property
+    def ends_jobs(self) -> bool:
+        """Whether it ends a job that exceeds its timeout."""
+        return self._scheduler.ends_jobs
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call in a worker.
@@ -567,7 +593,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
             parcel = self._pack(fn, lambda: pack_call(fn, args, kwargs, local=self.is_local))
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             return unsendable(fn, problem)
-        task = Task(CallFuture(self), parcel, fn, unpack_value)
+        task = Task(CallFuture(self._scheduler), parcel, fn, unpack_value)
         self._check()
         self._start([task])
         return task.future
@@ -589,7 +615,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
                 futures.append(unsendable(job, parcel))
             else:
                 start = job.start if self.is_asked_to_begin else None
-                future = CallFuture(self, job)
+                future = CallFuture(self._scheduler, job)
                 tasks.append(Task(future, parcel, job, None, timeout, start))
                 futures.append(future)
         self._start(tasks)
@@ -619,14 +645,8 @@ class ScheduledExecutor(concurrent.futures.Executor):
         Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
         this executor, or this process is a forked child.
         """
-        is_ours = isinstance(future, CallFuture) and future.executor is self
-        if self.pid != os.getpid() or not is_ours:
-            return False
-        if future.cancel():
-            return True
-        return self.ends_jobs and self._scheduler.end(
-            future, CancelledError() if verdict is None else verdict
-        )
+        is_ours = isinstance(future, CallFuture) and future.scheduler is self._scheduler
+        return is_ours and self._scheduler.kill(future, verdict)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, finish or cancel the waiting ones, then end what this executor has started."""

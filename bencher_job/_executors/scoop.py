@@ -432,7 +432,7 @@ class ScoopScheduler(Scheduler):
             self._put_back([task])
 
     def _withdraw(self, worker: ScoopWorker) -> list[Task]:
-        """Ask for the tasks behind a worker's present one, which return with its answer."""
+        """Request the tasks behind the one that a worker runs. They return with its answer."""
         if worker.connection is not None and not worker.is_recalling:
             worker.is_recalling = True
             worker.connection.recall(worker.last_number)
@@ -450,8 +450,8 @@ class ScoopScheduler(Scheduler):
         if worker.connection is None or (begun := worker.connection.poll()) is None:
             return
         worker.is_recalling = False
-        back = [worker.remove(number) for number in list(worker.tasks) if number > begun]
-        self._put_back([task for task in back if task is not None])
+        numbers = [number for number in worker.tasks if number > begun]
+        self._return([task for number in numbers if (task := worker.remove(number))])
 
     def _watch_workers(self, now: float) -> None:
         for worker in list(self.workers):
@@ -554,6 +554,8 @@ class ScoopExecutor(ScheduledExecutor):
         BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
     """
 
+    is_asked_to_begin = True
+
     def __init__(self, *, inner_threads: int | None = None) -> None:
         super().__init__(_the_scheduler.get())
         check_threads_can_be_limited(inner_threads, "in SCOOP's workers")
@@ -576,6 +578,7 @@ class ScoopExecutor(ScheduledExecutor):
         if cancel_futures:
             for future in pending:
                 future.cancel()
+            self._scheduler.call(self._scheduler.drop_cancelled)
         if wait:  # `wait` ignores a cancelled future until it is notified
             concurrent.futures.wait([future for future in pending if not future.cancelled()])
 

@@ -322,7 +322,7 @@ class SlurmScheduler(DaskScheduler):
 
     def _take_back(self, key: str) -> None:
         """Count that a batch was running when its worker ended, and end a job after the second time."""
-        lane = next((lane for lane in self.workers if lane.key == key), None)
+        lane = self._lanes.get(key)
         if lane is None or lane.begun is None:
             return
         lane.begun = None
@@ -338,7 +338,7 @@ class SlurmScheduler(DaskScheduler):
             f"Slurm refused to start a worker: {reason}. Check the options of executor={self._spec!r}, of "
             f"{_VARIABLE} and of the site's configuration of dask-jobqueue."
         )
-        for lane in list(self.workers):
+        for lane in list(self._lanes.values()):
             self._stop(lane)
             self._finished += [(task, error) for task in self._closed(lane)]
 

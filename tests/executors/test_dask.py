@@ -314,9 +314,9 @@ def test_jobs_go_on_without_waiting_for_one_of_a_new_function_that_takes_long(ex
 
     futures = [executor.submit(work, 1) for _ in range(10)]
     deadline = time.monotonic() + PATIENCE
-    while len(executor._running) < 10 and time.monotonic() < deadline:
+    while len(executor._scheduler._lanes) < 10 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(executor._running) == 10
+    assert len(executor._scheduler._lanes) == 10
     go.touch()
     wait(futures, PATIENCE)
 
@@ -485,5 +485,7 @@ def test_after_shutdown_nothing_is_taken_and_what_was_pending_has_ended(client):
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(abs, -1)
     assert not any(
-        thread.name == "bencher_job-dask" for thread in threading.enumerate() if thread is executor._thread
+        thread.name == "bencher_job-dask"
+        for thread in threading.enumerate()
+        if thread is executor._scheduler._thread
     )

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +145,25 @@ def test_an_idle_worker_that_is_killed_is_replaced(pool):
     os.kill(pid, signal.SIGKILL)
 
     assert pool.submit(os.getpid).result(PATIENCE) != pid
+
+
+def test_jobs_that_shutdown_cancels_are_over_while_another_still_runs(tmp_path):
+    def work():
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+
+    pool = SlotPool(1)
+    running = pool.submit(work)
+    while not running.running():
+        time.sleep(0.01)
+    waiting = [pool.submit(abs, -1) for _ in range(3)]
+
+    pool.shutdown(wait=False, cancel_futures=True)
+
+    done, pending = wait(waiting, PATIENCE)
+    assert (len(done), pending, running.done()) == (3, set(), False)
+    (tmp_path / "go").touch()
+    assert running.result(PATIENCE) is None
 
 
 def test_random_kills_cost_no_more_than_a_job_each(pool):

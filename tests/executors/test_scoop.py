@@ -204,6 +204,41 @@ def test_keys_and_leases_are_the_same_at_the_root_and_in_workers(run):
     assert (is_cached, value, calls) == (True, 4, 2)
 
 
+def test_two_programs_share_a_sweep(run):
+    """A job in a program's queue keeps its key from no other program."""
+    out = run(
+        """
+        import subprocess, sys
+
+        @cached_job(executor="scoop", code="none")
+        def work(x):
+            CallCounter(HERE / "calls").tick()
+            wait_for("both", 60)
+            time.sleep(0.1)
+            return os.getpid()
+
+        if __name__ == "__main__":
+            is_first = not (HERE / "first").exists()
+            (HERE / "first").touch()
+            if is_first:
+                command = [sys.executable, "-m", "scoop", "-q", "-n", "2", str(HERE / "script.py")]
+                other = subprocess.Popen(command)
+            futures = [work.submit(x) for x in range(20)]
+            if is_first:
+                while CallCounter(HERE / "calls").count < 2:
+                    time.sleep(0.01)
+                (HERE / "both").touch()
+            pids = [future.result(60) for future in futures]
+            if is_first:
+                other.wait(60)
+                tell([len(set(pids)), CallCounter(HERE / "calls").count])
+        """,
+        *("-m", "scoop", "-q", "-n", "2"),
+    )
+
+    assert out == [2, 20]
+
+
 def test_records_tell_the_worker(run):
     out = run(
         """
