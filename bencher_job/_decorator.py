@@ -68,6 +68,8 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
         start_method: how a process is started: "spawn", the default, "forkserver" or "fork".
         inner_threads: how many threads BLAS, OpenMP and the like may start in each worker; by default its share of the
             cores, so that all workers together have as many as there are cores.
+        gpus: the GPUs that the processes share: a number, or a list of ids. Each process sees one, in turn, by
+            `CUDA_VISIBLE_DEVICES`, and by default there is one process per GPU.
 
     Raises:
         TypeError: when what is decorated is a class, an asynchronous generator or not callable, when there is no such

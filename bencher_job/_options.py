@@ -138,6 +138,7 @@ class CacheArguments(TypedDict, total=False):
     initargs: Sequence[Any]
     start_method: StartMethod | None
     inner_threads: int | None
+    gpus: int | Sequence[int | str] | None
 
 
 class _FunctionArguments(TypedDict, total=False):
@@ -230,6 +231,21 @@ def _seconds(option: str, given: object, otherwise: str) -> float | None:
     if not seconds > 0:
         raise ValueError(f"{option}={given!r} is not above 0. Give more than 0 seconds, or {otherwise}.")
     return None if seconds == math.inf else float(seconds)
+
+
+def _gpus(option: str, given: Any) -> int | tuple[str, ...] | None:
+    if given is None or isinstance(given, int):
+        return _count(option, given, "leaves workers no GPU", "None to leave them all")
+    wanted = "an int, a sequence of ids or None"
+    ids = _tuple(option, given, wanted)
+    for each in ids:
+        if not isinstance(each, int | str) or isinstance(each, bool):
+            raise TypeError(f"{option} must be {wanted}, not of {_type_name(each)}")
+    if not ids:
+        raise ValueError(
+            f"{option}={given!r} has no id. Give one or more, or None to leave workers all GPUs."
+        )
+    return tuple(map(str, ids))
 
 
 def _scope(option: str, given: object) -> Any:
@@ -427,6 +443,7 @@ class PoolOptions(_Checked):
         default=None,
         metadata=_by(_count, low="leaves a worker no thread", otherwise="None for its share of the cores"),
     )
+    gpus: int | tuple[str, ...] | None = field(default=None, metadata=_by(_gpus))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -438,7 +455,21 @@ class PoolOptions(_Checked):
     @property
     def size(self) -> int:
         """The largest number of workers."""
-        return self.max_workers or cores()
+        return self.max_workers or len(self.devices()) or cores()
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the ids of the GPUs that the workers share. A number takes the first that this process may use."""
+        if isinstance(self.gpus, tuple):
+            return self.gpus
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        ids = map(str, range(self.gpus or 0)) if visible is None else filter(None, visible.split(","))
+        return tuple(ids)[: self.gpus or 0]
+
+    def variables(self, index: int) -> dict[str, str]:
+        """Return the environment variables of the worker with an index."""
+        devices = self.devices()
+        given = {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {}
+        return {"BENCHER_JOB_WORKER": str(index), **given}
 
     def inner(self) -> InnerThreads:
         """Return how many threads the libraries may start in a worker that starts now."""

@@ -7,7 +7,7 @@
     root <── answer: the number of the job that began last ── worker
 
 When a process dies, its kernel closes the connection and the other end notices, whatever the process was doing. TCP
-keepalive closes the connection to a machine that cannot be reached for some minutes.
+keepalive closes the connection to a machine that cannot be reached for a minute.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEAVE_SECONDS: Final = 5.0
 
 _CONNECT_SECONDS: Final = 3.0
 _GREET_SECONDS: Final = 0.5
-_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
+_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 9, "TCP_USER_TIMEOUT": 60_000}
 _TOKEN_SIZE: Final = 16
 _REQUESTS: Final = 16
 """How many recalls a worker remembers. Jobs sent before older ones have been handled by then."""

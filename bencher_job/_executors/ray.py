@@ -133,7 +133,7 @@ class RayScheduler(RemoteScheduler):
         try:
             self._remote_run = ray.remote(run_on_worker).options(**self._needs, max_retries=0)
         except (TypeError, ValueError) as problem:
-            raise BencherJobError(f"executor={spec!r}: {error_text(problem)}") from problem
+            raise BencherJobError(f"executor={spec!r} can't be used: {error_text(problem)}") from problem
         self._functions: OrderedDict[bytes, Any] = OrderedDict()
         self._places, self._places_known_until = 1, 0.0
         self._begin()

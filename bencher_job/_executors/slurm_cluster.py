@@ -11,6 +11,7 @@ program that submits ends, even by `kill -9`, its end of the pipe closes, and th
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -140,9 +141,12 @@ def main() -> None:
         print(json.dumps({"error": error_text(problem)}), flush=True)
         return
     print(json.dumps({"address": cluster.scheduler_address, "time": limit}), flush=True)
-    sys.stdin.read()
-    cluster.close()
-    subprocess.run(["scancel", "--quiet", f"--name={cluster.name}"], check=False)  # noqa: S603, S607 - also those submitted since
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # of Slurm, if the submitting program is a job itself
+    try:
+        sys.stdin.read()
+    finally:
+        subprocess.run(["scancel", "--quiet", f"--name={cluster.name}"], check=False)  # noqa: S603, S607 - Slurm's own
+        cluster.close()  # also what was being submitted
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import CancelledError, wait
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_short_jobs_share_tasks_and_long_ones_do_not(ray, executor):
         time.sleep(0.05)
         return __import__("ray").get_runtime_context().get_task_id()
 
-    for _ in range(5):  # then its duration is known
+    for _ in range(20):  # then its duration is known, however busy the machine was at first
         executor.submit(short).result(PATIENCE)
     assert len({future.result(PATIENCE) for future in [executor.submit(short) for _ in range(300)]}) < 150
     assert len({future.result(PATIENCE) for future in [executor.submit(long) for _ in range(10)]}) == 10
@@ -227,7 +228,7 @@ def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
 
 
 def test_options_that_there_are_not_are_refused_with_those_that_there_are(cluster, tmp_path):
-    with pytest.raises(BencherJobError, match=r"Ray\(cpus=2\).*Valid ones are.*num_cpus"):
+    with pytest.raises(BencherJobError, match=r"Ray\(cpus=2\) can.t be used.*Valid ones are.*num_cpus"):
         cached_job(executor=Ray(cpus=2), cache_dir=tmp_path)(abs)(-1)
 
 
@@ -235,3 +236,11 @@ def test_equal_options_share_workers():
     assert Ray(num_cpus=2) == Ray(num_cpus=2) != Ray(num_cpus=1)
     assert hash(Ray(resources={"a": 1})) == hash(Ray(resources={"a": 1}))
     assert executor_name(Ray()) == executor_name("ray") == "RAY"
+
+
+def test_the_study_of_the_documentation_runs(cluster, tmp_path):
+    study = Path(__file__).parents[2] / "docs" / "how-to" / "ray_study.py"
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    command = [sys.executable, str(study)]
+    out = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True, timeout=100)
+    assert out == "6 4\n12 6\n360 24\n"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import time
 from concurrent.futures import wait
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +171,7 @@ class TestLoss:
         function.cache.close()
 
 
+@pytest.mark.timeout(420)
 def test_a_wall_time_that_ends_does_not_end_a_sweep(slurm, tmp_path, request):
     """Workers leave before it, and others follow. A job that is longer is lost, with a message that names it."""
     if not request.config.getoption("--soak"):
@@ -180,11 +185,6 @@ def test_a_wall_time_that_ends_does_not_end_a_sweep(slurm, tmp_path, request):
     assert [future.exception(200) for future in futures] == [None] * 90
     assert "time='1'" in str(long.exception(200))
     function.cache.close()
-
-
-test_a_wall_time_that_ends_does_not_end_a_sweep = pytest.mark.timeout(420)(
-    test_a_wall_time_that_ends_does_not_end_a_sweep
-)
 
 
 PROGRAM = """
@@ -310,3 +310,62 @@ def test_times_and_sizes_are_read_as_sbatch_reads_them():
     times = ["90", "1:30", "4:00:00", "1-12", "1-12:30", "2-00:00:01", "UNLIMITED"]
     assert [seconds_of(time) for time in times] == [5400, 90, 14400, 129600, 131400, 172801, None]
     assert [bytes_of(size) for size in ("512", "8GB", "8g", "1T")] == [512 << 20, 8 << 30, 8 << 30, 1 << 40]
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "how-to"
+
+
+@pytest.fixture
+def folder(slurm, tmp_path, monkeypatch):
+    """A folder with the files of the documentation, where its commands run as they stand there."""
+    for path in DOCS.iterdir():
+        if path.suffix in {".py", ".sh"}:
+            shutil.copy(path, tmp_path)
+    path = os.pathsep.join(filter(None, sys.path))
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("BENCHER_JOB_SLURM", "workers=2,interface=lo")
+    return tmp_path
+
+
+def commands_of(section):
+    """The shell commands in a section of the page."""
+    text = (DOCS / "cluster.md").read_text().partition(f"\n{section}\n")[2].partition("\n#")[0]
+    return re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def shell(folder, command):
+    return subprocess.run(
+        ["bash", "-ec", command], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_study_of_the_documentation_runs(folder):
+    assert shell(folder, "python slurm_study.py") == "6 4\n12 6\n360 24\n"
+
+
+@pytest.mark.timeout(300)
+def test_a_driver_that_is_submitted_continues_after_a_requeue(folder, slurm, until):
+    """Submit and leave, as the page says."""
+    study = folder / "slurm_study.py"
+    slow = "    import time; time.sleep(n % 7)\n    return sum"
+    study.write_text(study.read_text().replace("    return sum", slow).replace("360]", "360, *range(7, 20)]"))
+    (command,) = commands_of("### Submit and leave")
+    number = shell(folder, command).split()[-1]
+
+    def results():
+        told = shell(folder, "bencher-job stats --cache-dir results --json || true")
+        return sum(cache["entries"] for cache in json.loads(told)["caches"]) if told else 0
+
+    assert until(lambda: results() >= 2, PATIENCE)
+    slurm.command("scontrol", "requeue", number)
+    assert until(lambda: not slurm.jobs(), 2 * PATIENCE)
+    log = (folder / "study.log").read_text()
+    assert log.endswith("19 2\n")
+    assert results() == 16
+
+
+def test_a_job_array_computes_the_parts_of_a_study(folder):
+    (command,) = commands_of("### Job arrays")
+    shell(folder, command)
+    assert "40" in shell(folder, "bencher-job ls")
