@@ -169,7 +169,7 @@ class Engine:
         except CancelledError:
             is_wanted = getattr(future.cancel, "was_called", True)
             return Outcome(error=CancelledError() if is_wanted else self._lost(job, None))
-        except BaseException as error:  # noqa: BLE001 - a foreign executor can return anything
+        except Exception as error:  # noqa: BLE001 - a foreign executor can return anything
             return Outcome(error=self._lost(job, error))
         is_own = isinstance(problem, BencherJobError) or (is_ours and isinstance(problem, CancelledError))
         return Outcome(error=problem if is_own else self._lost(job, problem))

@@ -233,20 +233,14 @@ class Scheduler:
         Raises:
             WorkerLost: if no worker is left.
         """
-        if self._failure is not None:
-            raise WorkerLost(f"{self.title} takes no more jobs: {self._failure}")
         self.waiting.extend(tasks)
         self._added += 1
+        if self._failure is not None:  # asked last, because the thread sets it before it fails what waits
+            raise WorkerLost(f"{self.title} takes no more jobs: {self._failure}")
         if self._thread is None:
             self._begin()
-        self._lose_late()
         if self._wants_wakeup:
             self._wake()
-
-    def _lose_late(self) -> None:
-        """Fail tasks that came when the thread had just ended."""
-        if self._failure is not None:
-            self._lose_waiting(self._failure)
 
     def call(self, act: Callable[..., object], *args: Any) -> None:
         """Call a function on the scheduler's thread."""
@@ -307,8 +301,12 @@ class Scheduler:
             self._open()
             while True:
                 self._seen = self._added
-                self._feed()
-                self._share_out(time.monotonic())
+                if self.waiting or self.for_new:
+                    self._feed()
+                for worker in self.workers:
+                    if len(worker.tasks) > 1:
+                        self._share_out(time.monotonic())
+                        break
                 if self._finished:
                     self._resolve()
                 if self._is_dismissed and self._has_ended():
@@ -394,10 +392,7 @@ class Scheduler:
 
     def _feed(self) -> None:
         """Send waiting tasks to workers that have room, those with the least work first."""
-        number = len(self.waiting) + len(self.for_new)
-        if not number:
-            return
-        share = max(1, number // self._width())
+        share = max(1, (len(self.waiting) + len(self.for_new)) // self._width())
         for worker in self._candidates():
             if worker.tasks and worker.load > AHEAD / 2:
                 continue
