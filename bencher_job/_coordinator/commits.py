@@ -137,8 +137,8 @@ class Counts:
             self._figures.submitted += number
             self._figures.computed += number
 
-    def cancelled(self) -> None:
-        """Take a job back that was counted as computed, and was cancelled before its function ran."""
+    def not_computed(self) -> None:
+        """Take a job back that was counted as computed, and was cancelled, refused or lost."""
         with self._reentrant:
             self._figures.computed -= 1
 

@@ -694,10 +694,12 @@ class Runs:
                 payload = landing.pickled_for_all()
             flight.resolve(landing.outcome.value, payload)
         else:
-            if landing.has_begun or flight.has_run or not isinstance(error, CancelledError):
+            is_cancelled = isinstance(error, CancelledError) and not (landing.has_begun or flight.has_run)
+            is_refused = isinstance(error, BencherJobError) and not isinstance(error, JobTimeout)
+            if is_cancelled or (is_refused and not landing.outcome.started):
+                self._counts.not_computed()
+            if not is_cancelled:
                 self._counts.failed()
-            else:
-                self._counts.cancelled()
             flight.fail(error)
 
     def finish(self, *, wait: bool) -> None:

@@ -22,9 +22,9 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["LivenessConnection", "LivenessListener", "WorkerConnection"]
+__all__ = ["LivenessConnection", "LivenessListener", "StartListener", "StartReport", "WorkerConnection"]
 
 LEAVE_SECONDS: Final = 5.0
 """How long a worker may take to end by itself after its root has died."""
@@ -232,3 +232,54 @@ def _keep_alive(end: socket.socket) -> None:
     for option, value in _KEEP_ALIVE.items():
         if hasattr(socket, option):  # the options differ between systems
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+class StartListener:
+    """Learn which jobs have begun from the workers, where the futures of an executor do not say."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("", 0), backlog=512)
+        self._listener.setblocking(False)
+        _ends.add(self._listener)
+        weakref.finalize(self, self._listener.close)
+        self._token = secrets.token_bytes(_TOKEN_SIZE)
+        self._lock = threading.Lock()
+        self._begun: set[int] = set()
+        self._last = 0
+
+    def new_report(self) -> StartReport:
+        """Make what the worker of the next job calls when it begins."""
+        with self._lock:
+            self._last += 1
+            return StartReport(os.uname().nodename, self._listener.getsockname()[1], self._token, self._last)
+
+    def has_begun(self, number: int) -> bool:
+        """Whether the worker of a job has reported that it begins."""
+        with self._lock:
+            with suppress(OSError):  # no more connections
+                while True:
+                    end, _ = self._listener.accept()
+                    self._receive(end)
+            return number in self._begun
+
+    def _receive(self, end: socket.socket) -> None:
+        with end, suppress(OSError):
+            end.settimeout(_GREET_SECONDS)
+            said = _read(end, _TOKEN_SIZE + _NUMBER.size)
+            if secrets.compare_digest(said[:_TOKEN_SIZE], self._token):
+                self._begun.add(*_NUMBER.unpack(said[_TOKEN_SIZE:]))
+
+
+class StartReport(NamedTuple):
+    """Report to the submitter's host that a job begins. If it cannot be reached, nothing is reported."""
+
+    host: str
+    port: int
+    token: bytes
+    number: int
+
+    def __call__(self) -> None:
+        """Send the report."""
+        host = "127.0.0.1" if self.host == os.uname().nodename else self.host
+        with suppress(OSError), socket.create_connection((host, self.port), _CONNECT_SECONDS) as end:
+            end.sendall(self.token + _NUMBER.pack(self.number))

@@ -141,7 +141,9 @@ def main() -> None:
         print(json.dumps({"error": error_text(problem)}), flush=True)
         return
     print(json.dumps({"address": cluster.scheduler_address, "time": limit}), flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # of Slurm, if the submitting program is a job itself
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit()
+    )  # of Slurm, if the submitting program is a job itself
     try:
         sys.stdin.read()
     finally:

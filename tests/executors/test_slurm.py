@@ -359,6 +359,8 @@ def test_a_driver_that_is_submitted_continues_after_a_requeue(folder, slurm, unt
 
     assert until(lambda: results() >= 2, PATIENCE)
     slurm.command("scontrol", "requeue", number)
+    assert until(lambda: slurm.jobs() == slurm.jobs("PD") == [number])  # the workers end with their driver
+    slurm.command("scontrol", "update", f"JobId={number}", "StartTime=now")  # else Slurm waits two minutes
     assert until(lambda: not slurm.jobs(), 2 * PATIENCE)
     log = (folder / "study.log").read_text()
     assert log.endswith("19 2\n")
