@@ -364,7 +364,7 @@ def test_a_driver_that_is_submitted_continues_after_a_requeue(folder, slurm, unt
     assert until(lambda: not slurm.jobs(), 2 * PATIENCE)
     log = (folder / "study.log").read_text()
     assert log.endswith("19 2\n")
-    assert results() == 16
+    assert results() == 15
 
 
 def test_a_job_array_computes_the_parts_of_a_study(folder):
