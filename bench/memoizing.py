@@ -199,6 +199,7 @@ def _get_each(disk: Any, keys: list[str]) -> dict[str, Any]:
 def bench_many(folder: Path) -> Iterator[Figure]:
     """A store of 200,000 entries: a miss, its figures, and a hit of another process while half of it is cleared."""
     import bencher_job
+    from bencher_job._record import Selection
 
     ours = bencher_job.cached_job(cache_dir=folder)(body)
     store = ours.cache.cache
@@ -220,7 +221,7 @@ def bench_many(folder: Path) -> Iterator[Figure]:
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     ) as user:
         user.stdout.readline()
-        cleared = store.clear(tag="odd")
+        cleared = store.clear(Selection(tag="odd"))
         longest, _ = user.communicate("cleared\n")
     yield from figures(
         f"longest hit while {cleared:,} entries are cleared", {OURS: float(longest), LIMIT: 0.1}

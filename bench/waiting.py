@@ -35,7 +35,7 @@ def waiters(folder: str) -> None:
 
     job = bencher_job.cached_job(cache_dir=folder, code="none")(long)
     owner = _Child(lambda: job(number) or 0.0)
-    while not job.cache.cache.leases.owner(job.key(number)):
+    while not job.cache.cache.leases.owner_of(job.key(number)):
         time.sleep(0.01)
     job.cache.close()
     children = [_Child(lambda: _processor_time_of(job, number)) for _ in range(WAITERS)]

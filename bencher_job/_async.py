@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from ._errors import BencherJobError
 from ._future import JobFuture
 from ._job import Job
+from ._light_future import LightFuture
 from ._loops import SerialQueue, running_loop, until_ended
 
 if TYPE_CHECKING:
@@ -39,9 +40,7 @@ class AsyncSubmit:
         self._make = make
         self._begin = begin
         self._lock = threading.Lock()
-        self._is_made = threading.Event()
-        self._job: Job | None = None
-        self._problem: BaseException | None = None
+        self._job: LightFuture[Job] = LightFuture()
         self._is_withdrawn = False
         self._begun: JobFuture[Any] | None = None
         self.future: JobFuture[Any] = AsyncSubmitFuture.of(self, runs_in)
@@ -49,16 +48,17 @@ class AsyncSubmit:
 
     def _run(self) -> None:
         try:
-            self._job = self._make()
-            self._is_made.set()
-            if not self._is_withdrawn:
-                self._pass_on(self._begin(self._job))
+            job = self._make()
         except BaseException as problem:  # noqa: BLE001 - it becomes the future's exception
-            if self._job is None:
-                self._problem = problem
+            self._job.set_exception(problem)
             self.future.fail(problem)
-        finally:
-            self._is_made.set()
+            return
+        self._job.set_result(job)
+        try:
+            if not self._is_withdrawn:
+                self._pass_on(self._begin(job))
+        except BaseException as problem:  # noqa: BLE001 - as above
+            self.future.fail(problem)
 
     def _note_begun(self, begun: JobFuture[Any]) -> bool:
         with self._lock:
@@ -68,7 +68,7 @@ class AsyncSubmit:
     def _pass_on(self, begun: JobFuture[Any]) -> None:
         if self._note_begun(begun):
             begun.cancel()
-            self.future.took_along = begun.took_along
+            self.future.cancelled_run = begun.cancelled_run
         begun.add_done_callback(self.future.follow)
 
     def withdraw(self) -> bool:
@@ -83,7 +83,7 @@ class AsyncSubmit:
             return True
         begun = cast("JobFuture[Any]", self._begun)
         is_cancelled = begun.cancel()
-        self.future.took_along = begun.took_along
+        self.future.cancelled_run = begun.cancelled_run
         return is_cancelled
 
     def job(self) -> Job:
@@ -92,10 +92,7 @@ class AsyncSubmit:
         Raises:
             BaseException: what making it raised.
         """
-        self._is_made.wait()
-        if self._problem is not None:
-            raise self._problem
-        return self._job  # type: ignore[return-value]
+        return self._job.result()
 
 
 class AsyncSubmitFuture(JobFuture[R]):
@@ -108,7 +105,7 @@ class AsyncSubmitFuture(JobFuture[R]):
     @classmethod
     def of(cls, submit: AsyncSubmit, runs_in: AbstractEventLoop | None) -> AsyncSubmitFuture[R]:
         """Make the future of a submission; `runs_in` is the event loop that the job runs in, if any."""
-        future = cls._unresolved(lambda _: submit.cancel())
+        future = cls.pending(None, lambda _: submit.cancel())
         future._submit, future._runs_in = submit, runs_in  # noqa: SLF001 - its own class
         return future
 

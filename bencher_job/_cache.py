@@ -1,4 +1,4 @@
-"""Look jobs up, run what is missing, and remember it."""
+"""`FutureCache`: look jobs up, run those that are not stored, and store their results."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from . import _options
 from ._async import AsyncSubmit
-from ._coordinator.commits import Counts, Keeping
-from ._coordinator.runner import Runner, load, warn_unloadable
-from ._coordinator.running import flights_of
-from ._coordinator.runs import Engines, Runs, do_outside
+from ._coordinator.commits import MOST_HITS_KEPT
+from ._coordinator.coordinator import Coordinator, load, warn_unloadable
+from ._coordinator.engines import do_outside
+from ._coordinator.running import running_jobs
 from ._errors import BencherJobError, warn_caller
 from ._executors import inside_worker
-from ._future import InLineResult, JobFuture, Settles
+from ._future import JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
-from ._keys.names import seen_by
+from ._keys.names import load_for
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import CacheArguments, Executors, Options, RunOptions, StoreOptions, accept, shows_options
 from ._processes import renew_after_fork
@@ -37,6 +37,7 @@ from ._stores import (
     NullStore,
     Store,
     StoreFailure,
+    Use,
     compression_named,
     export,
     import_,
@@ -86,6 +87,7 @@ class Contents:
         self._tag_index = options.tag_index
         self._cache_samples = options.cache_samples
         self._trusted = options.trusted
+        self._shared = options.shared
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
@@ -141,12 +143,10 @@ class Contents:
                 where = directory = self.directory
                 if not _options.is_overridden():
                     # A later change of the current folder must not move the cache.
-                    self.cache_dir = directory.parent
-                store = self._memory = open_store(
-                    directory,
-                    size_limit=self.size_limit,
-                    tag_index=self._tag_index,
-                    trusted=self._trusted,
+                    self.cache_dir = _options.cache_directory(self.cache_dir)
+                place = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
+                store = self._memory = _open(
+                    place, directory, self.size_limit, self._tag_index, self._trusted
                 )
             except (StoreFailure, FileNotFoundError) as error:  # of the current folder, which may be gone
                 _log.warning("%s can't be opened: %s", where, error)
@@ -165,11 +165,6 @@ class Contents:
         self._pause = max(pause, PATIENT_PAUSE * (now - begin))
         self._try_again = now + self._pause
 
-    def memory(self) -> tuple[int, MemoryTier | None]:
-        """Return the epoch of the settings and the memory cache that belongs to it."""
-        epoch = _options.epoch
-        return epoch, self._memory if self._epoch == epoch else None
-
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
         try:
@@ -186,13 +181,13 @@ class Contents:
         """Remove the results of a tag, or with `""` those without one, and their media; return how many there were."""
         return self._clear(tag=tag)
 
-    def _clear(self, **chosen: str) -> int:
+    def _clear(self, **chosen: Any) -> int:
         if not isinstance(tag := chosen.get("tag", ""), str):  # None would be all
             raise TypeError(
                 f"tag must be a str, not {type(tag).__name__}. Clear everything with clear_cache()."
             )
-        removed = self.cache.clear(**chosen)
-        _log.info("removed %s entries from %s", removed, self.cache.directory)
+        removed = self.cache.clear(Selection(**chosen))
+        _log.info("removed %s entries from %s", removed, self.directory)
         return removed
 
     def records(
@@ -255,6 +250,15 @@ class Contents:
         return import_(self.cache, path, trusted=trusted)
 
 
+def _open(place: str | None, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> MemoryTier:
+    """Open a local store, and the shared one behind it if there is a place."""
+    if place is None:
+        return open_store(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+    from ._shared import open_shared  # takes long to import, and few caches are shared
+
+    return open_shared(place, directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+
+
 class Prefetched(dict[str, Any]):
     """Values found in bulk, by key, for `FutureCache.submit`.
 
@@ -298,6 +302,9 @@ class FutureCache(Contents, Settles):
     _of_coroutines = False
     """Whether all its jobs are coroutine functions."""
 
+    _function_name = ""
+    """Module and qualified name of the function of all its jobs, if they have one."""
+
     _imported_copy: object = None
     """The function of all its jobs, if it is of the imported copy of the program that runs."""
 
@@ -327,11 +334,9 @@ class FutureCache(Contents, Settles):
         store, run = options.store, options.run
         super().__init__(store)
         compression_named(store.compression)  # a missing package is an error at once
-        self._engines = Engines(run.executor, options.pool, run.timeout, of_coroutines=self._of_coroutines)
-        self._counts = Counts()
-        keeping = Keeping(store.ttl, store.compression)
-        self._runs = Runs(self._engines, store.cache_name, keeping, self._counts, self._announce, run)
-        self._runner = Runner(store.cache_name, self._counts, self._runs, mapped=store.mmap)
+        self._coordinator = Coordinator(options, self._announce, of_coroutines=self._of_coroutines)
+        self._counts = self._coordinator.counts
+        self._engines = self._coordinator.engines
         self.executor_type = self._engines.executor_type
         self.overwrite = run.overwrite
         self.call_count = 0
@@ -369,24 +374,26 @@ class FutureCache(Contents, Settles):
 
         A value counts as a hit when `submit` answers a job with it.
         """
-        found = self._find(keys)
-        found.store.retract(found.seconds)
-        return found
+        return self._find(keys, counts=False)
 
-    def _find(self, keys: Iterable[str]) -> Prefetched:
+    def _find(self, keys: Iterable[str], *, counts: bool = True) -> Prefetched:
+        keys = list(keys)
         store = self.cache
         found = Prefetched(store)
-        hits = store.get_many(keys, mapped=self.mapped)
+        hits = store.get_many(keys, self.mapped, counts=counts)
+        if store.shared is not None and self._function_name:
+            missing = [key for key in keys if key not in hits]
+            if missing and store.fetch(self._function_name, missing):
+                hits.update(store.get_many(missing, self.mapped, counts=counts))
         found.seconds = hits.seconds()
-        with nullcontext() if self._imported_copy is None else seen_by(self._imported_copy):
-            problems = hits.load(found)
+        problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
             del found.seconds[key]
             warn_unloadable(key, error)
         return found
 
     def look_up(self, keys: Sequence[str]) -> tuple[list[Any], Prefetched]:
-        """Look keys up in bulk and count the hits: a value of its own for each, or `MISS`; and what `start` asks for.
+        """Look keys up in bulk and count the hits. Return a value or `MISS` for each, and what `start` needs.
 
         With `overwrite=True` all are misses.
         """
@@ -405,44 +412,48 @@ class FutureCache(Contents, Settles):
         return values, found
 
     def start(self, job: Job, asked: Prefetched, asker: Caller | None = None) -> JobFuture[Any]:
-        """Run a job that was not found when the store was asked, or join it in flight; for who asks in an event loop.
+        """Run a job that was not found in the store, or join it if it is running; for an `asker` in an event loop.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
         """
         if asker is not None:
-            return self._runner.run(job, asked.store, fresh=self.overwrite, caller=asker)
-        return self._run(job, asked.store, fresh=self.overwrite)
+            return self._coordinator.submit(job, asked.store, fresh=self.overwrite, caller=asker)
+        return self._run(job, asked.store, fresh=self.overwrite, here=self.resolves_here())
 
     def start_many(self, jobs: Sequence[Job], asked: Prefetched) -> list[JobFuture[Any]]:
-        """Run jobs that were not found when the store was asked, or join them in flight; where none runs in line.
+        """Run jobs that were not found in the store, or join those that are running. None of them runs in line.
 
         Raises:
             BencherJobError: when the executor can't take jobs.
         """
-        return self._runner.run_many(jobs, asked.store, fresh=self.overwrite)
+        return self._coordinator.submit_many(jobs, asked.store, fresh=self.overwrite)
 
-    def _run(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any]:
-        """Run a job that may be waited for, or join it; in a callback of a future of this cache it runs in line.
+    def _run(self, job: Job, store: Store, *, fresh: bool, here: bool) -> JobFuture[Any]:
+        """Run a job or join it. `here`, in a callback of a future of this cache, it runs in line.
 
-        Such a callback is called by the thread that must first be done with it to resolve any other future.
+        The thread that calls such a callback resolves no other future before the callback has returned.
         """
-        here = self.resolves_here()
-        future = self._runner.run(job, store, fresh=fresh, here=here)
+        future = self._coordinator.submit(job, store, fresh=fresh, here=here)
         if here:
             future.refuse_to_wait_here()
         return future
 
-    def run_for_result(self, job: Job, store: Store, *, fresh: bool) -> JobFuture[Any] | InLineResult:
-        """Run a job or join it, for one who does nothing but wait for it; where it can, it runs in line.
+    def compute(self, job: Job, store: Store, *, fresh: bool) -> Any:
+        """Run a job or join it, wait for it, and return its value. It runs in this thread if it can.
 
         Raises:
             BencherJobError: when the executor can't take jobs, or the job waits for itself.
+            BaseException: what the function raises.
         """
-        result = None
-        if self.runs_in_line:
-            result = self._runner.run_in_line(job, store, fresh=fresh)
-        return self._run(job, store, fresh=fresh) if result is None else result
+        here, outcome = self.resolves_here(), None
+        if here or self._engines.is_serial or inside_worker():
+            outcome = self._coordinator.compute(job, store, fresh=fresh)
+        if outcome is None:
+            return self._run(job, store, fresh=fresh, here=here).result()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value
 
     @property
     def runs_in_line(self) -> bool:
@@ -451,14 +462,14 @@ class FutureCache(Contents, Settles):
 
     @property
     def workers(self) -> int | None:
-        """How many jobs run at once, where the executor says."""
+        """How many jobs run at once, or None if the executor does not say."""
         try:
             return self._engines.own.workers
         except BencherJobError:  # such an executor isn't there
             return None
 
     def submit(self, job: Job, prefetched: Mapping[str, Any] | None = None) -> JobFuture[Any]:
-        """Answer a job from what is remembered, or join it in flight, or run it.
+        """Answer a job from the store, join it if it is running, or run it.
 
         `prefetched` holds values by key, as `prefetch` gives them. What the function raises is raised by the future's
         `result()`, on every executor. In an event loop nothing blocks, and all errors are the future's: what would run
@@ -479,17 +490,17 @@ class FutureCache(Contents, Settles):
             return self.send_for(lambda: snapshot, asker, of_coroutine=is_coroutine_function(job.function))
         store = self._opened()
         if self.overwrite:
-            return self._runner.run(job, store, fresh=True)
+            return self._coordinator.submit(job, store, fresh=True)
         if prefetched is not None and job.job_key in prefetched:
             seconds = prefetched.seconds.get(job.job_key, 0.0) if isinstance(prefetched, Prefetched) else 0.0
             self._counts.hit(seconds)
-            store.note_answer(job.job_key, seconds)
+            store.count_uses([Use(job.job_key, 1, time(), seconds)])
             return JobFuture(job, prefetched[job.job_key])
         value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
-        return self._runner.run(job, store) if value is MISS else JobFuture(job, value)
+        return self._coordinator.submit(job, store) if value is MISS else JobFuture(job, value)
 
     def _run_without_cache(self, job: Job) -> JobFuture[Any]:
-        """Run a job here for code that has interrupted this thread inside of the cache, and so can't wait for it."""
+        """Run a job without the cache, for code that has interrupted this thread inside of it and can't wait for it."""
         future: JobFuture[Any] = JobFuture.pending(job, lambda _: False)
         try:
             future.resolve(run_job(job))
@@ -503,16 +514,16 @@ class FutureCache(Contents, Settles):
         return future
 
     def recall(self, key: str) -> Any:
-        """Give the value of a key that is small and at hand, counted as a hit, or `MISS`; nothing is waited for."""
-        _, memory = self.memory()
-        kept = None if memory is None or self.overwrite else memory.at_hand(key, self.mapped)
+        """Return a small value that is in memory, counted as a hit, or `MISS`. Never blocks."""
+        memory = self._memory if self._epoch == _options.epoch and not self.overwrite else None
+        kept = None if memory is None else memory.at_hand(key, self.mapped)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)
 
     def send_for(
         self, make: Callable[[], Job], asker: Caller, *, of_coroutine: bool, fresh: bool = False
     ) -> JobFuture[Any]:
-        """Have a thread make a job, look it up, and join it or run it, for who asks in an event loop."""
+        """Let a thread make a job, look it up, and join or run it, for a caller in an event loop."""
         runs_in = asker.loop if of_coroutine and self.runs_in_line else None
         return AsyncSubmit(
             make, lambda job: self._begin(job, asker, fresh=fresh), self._serial_queue, runs_in
@@ -524,10 +535,10 @@ class FutureCache(Contents, Settles):
             value = self._remembered(job.job_key, store.get(job.job_key, mapped=self.mapped))
             if value is not MISS:
                 return JobFuture(job, value)
-        return self._runner.run(job, store, fresh=fresh or self.overwrite, caller=asker)
+        return self._coordinator.submit(job, store, fresh=fresh or self.overwrite, caller=asker)
 
     def _load(self, key: str, hit: Hit) -> Any:
-        """Unpickle what was found of a key and count it as a hit, or give `MISS` with a warning."""
+        """Unpickle a stored value and count the hit, or return `MISS` with a warning."""
         if self._imported_copy is not None:
             value = load(key, hit, self._imported_copy)
         else:
@@ -537,33 +548,36 @@ class FutureCache(Contents, Settles):
                 warn_unloadable(key, error)
                 return MISS
         if value is not MISS:
-            self._counts.hit(hit.seconds)
+            hits = self._counts.seconds_of_hits
+            hits.append(hit.seconds)
+            if len(hits) > MOST_HITS_KEPT:
+                self._counts.add_up()
         return value
 
     def _remembered(self, key: str, found: Hit | Miss) -> Any:
-        """Give the value of what was found of a key, counted as a hit, or `MISS`."""
+        """Return the value of a hit, which is counted, or `MISS`."""
         return MISS if isinstance(found, Miss) else self._load(key, found)
 
     def settle(self, future: JobFuture[Any], done: Future[Any]) -> None:
-        """Keep the result of a future of any kind under its job's key, then resolve the job's own future with it."""
+        """Store the result of any future under its job's key, then resolve the job's own future."""
         if self.resolves_here():  # where somebody may wait for it at once
-            self._runs.settle_here(future, done, self._opened())
+            self._coordinator.settle_here(future, done, self._opened())
         else:
-            self._runs.settle(future, done, self._opened())
+            self._coordinator.settle(future, done, self._opened())
 
     def keep(self, future: JobFuture[Any], value: Any) -> None:
-        """Keep a value under a job's key, then resolve the job's own future with it."""
+        """Store a value under a job's key, then resolve the job's own future."""
         done: Future[Any] = Future()
         done.set_result(value)
-        self._runs.settle_here(future, done, self._opened())
+        self._coordinator.settle_here(future, done, self._opened())
 
     def resolves_here(self) -> bool:
         """Whether this thread resolves futures of this cache, as in a callback of one."""
-        return self._runner.resolves_here()
+        return self._coordinator.resolves_here()
 
     def is_in_flight(self, key: str) -> bool:
-        """Whether a job of this key is on its way in this process."""
-        return flights_of(self.cache).has(key)
+        """Whether a job of this key is running in this process."""
+        return running_jobs(self.cache).has(key)
 
     def _announce(self, jobs: Iterable[Job]) -> None:
         if _log.isEnabledFor(logging.INFO):
@@ -582,7 +596,7 @@ class FutureCache(Contents, Settles):
             self.call_count = 0
 
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
-        """Make a table of the entries that are chosen as for `records`, one row per entry.
+        """Return a table of the entries that are chosen as for `records`, one row per entry.
 
         Its columns are the arguments, the fields of the result (or `result`), and what records know. A name that stands
         in two of these goes as it is to the first, and as `result.name` or `job.name` to the others.
@@ -596,23 +610,25 @@ class FutureCache(Contents, Settles):
 
     def info(self) -> CacheInfo:
         """Return the figures of this cache."""
-        from ._record import CacheInfo  # takes long to import, and few programs ask
+        from ._record import CacheInfo  # slow to import, and few programs ask
 
         store = self.cache
+        entries, size, total = store.figures()
         return CacheInfo(
             **self._counts.as_dict(),  # type: ignore[arg-type]
             damaged=store.tally.damaged,
             evicted=store.tally.evicted,
             expired=store.tally.expired,
             unleased=store.tally.unleased,
-            total=store.totals(),
-            entries=store.count(),
-            size=store.size(),
+            total=total,
+            entries=entries,
+            size=size,
             size_limit=self.size_limit,
+            shared=store.shared,
         )
 
     def stats(self) -> str:
-        """Describe this cache in a line for people: size, limit, entries, hits, time saved."""
+        """Return a line of text on this cache: size, limit, entries, hits, time saved."""
         return str(self.info())
 
     def wait(self) -> None:
@@ -625,7 +641,7 @@ class FutureCache(Contents, Settles):
         """
         refuse_inside("To wait for the jobs in flight")
         self._refuse_to_wait_here()
-        self._runs.wait()
+        self._coordinator.wait()
 
     def _refuse_to_wait_here(self) -> None:
         if self.resolves_here():
@@ -648,10 +664,10 @@ class FutureCache(Contents, Settles):
             do_outside(self.close)
             return
         self._refuse_to_wait_here()
-        self._runs.finish(wait=True)
+        self._coordinator.finish(wait=True)
         self._engines.release()
         if self._store is not None:
-            flights_of(self._store).close_if_idle(self._store.close)
+            running_jobs(self._store).close_if_idle(self._store.close)
 
     def __enter__(self) -> Self:
         return self
@@ -665,5 +681,8 @@ class FutureCache(Contents, Settles):
         self.close()
 
     def __repr__(self) -> str:
-        where = "not opened" if self._store is None else self._store.directory or "nothing is kept"
+        if self._store is None:
+            where: object = "not opened"
+        else:
+            where = (self._store.folder or "no folder") if self._store.keeps else "nothing is kept"
         return f"<{type(self).__name__} {self._cache_name!r} on {self.executor_type}, {where}>"

@@ -173,7 +173,7 @@ class CachedCalls(Generic[P, R]):
 
     def forget(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the stored result of a call. Return whether there was one."""
-        return self._self_cache.cache.forget(self.key(*args, **kwargs))
+        return bool(self._self_cache.cache.remove([self.key(*args, **kwargs)]))
 
     def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether the result of a call is stored. Reads the index only, and computes nothing.

@@ -4,6 +4,7 @@
     └── BencherJobError                     catches all of ours
         ├── UnkeyableArgument (TypeError)   a value that no key can be made of
         ├── UntrustedCache                  a cache that another user can write to
+        ├── SharedStoreError                a shared store that is not set up right
         ├── WorkerLost                      a worker process died, or its engine did
         ├── JobTimeout (TimeoutError)       a job ran longer than its timeout
         └── CodeMismatch                    a worker holds other code than the submitter
@@ -24,6 +25,7 @@ __all__ = [
     "CacheWarning",
     "CodeMismatch",
     "JobTimeout",
+    "SharedStoreError",
     "UnkeyableArgument",
     "UntrustedCache",
     "WorkerLost",
@@ -84,6 +86,22 @@ class UntrustedCache(BencherJobError):
         super().__init__(
             f"{path} {reason}, and unpickling another user's bytes would run their code. {remedy}"
         )
+
+
+class SharedStoreError(BencherJobError):
+    """A shared store can't be used as it is set up. One that only doesn't answer is a `CacheWarning`.
+
+    Attributes:
+        place: its URL or path.
+        reason: what is wrong with it.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, place: str, reason: str, remedy: str) -> None:
+        self.place = place
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"the shared store {place} {reason}. {remedy}")
 
 
 class WorkerLost(BencherJobError):

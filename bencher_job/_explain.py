@@ -19,7 +19,7 @@ from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, short_form
-from ._stores import Entry, Found, Gone, Miss, Store
+from ._stores import Entry, Found, Gone, Keyed, Miss, Store
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -144,9 +144,12 @@ def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[st
 
 def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
     """Count the arguments that look the same in both records."""
-    return sum(
-        _are_same(value, now.get(name, _MISSING)) for name, value in before.items() if name not in ignored
-    )
+    equal = 0
+    for name, value in before.items():
+        other = now.get(name, _MISSING)
+        if name not in ignored and type(value) is type(other) and repr(value) == repr(other):
+            equal += 1
+    return equal
 
 
 def _are_same(before: object, now: object) -> bool:
@@ -250,7 +253,7 @@ class Explanation:
     @property
     def headline(self) -> str:
         """The answer in one line."""
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        arguments = ", ".join([f"{name}={value!r}" for name, value in self.arguments.items()])
         verdict = "a hit" if self.is_hit else "a miss"
         return f"{self.function}({arguments}): {verdict}, {self.cause.value}"
 
@@ -326,7 +329,7 @@ for _public in (Cause, Explanation):  # the package imports them on first use
     _public.__module__ = __package__
 
 ENTRIES_COMPARED: Final = 2000
-"""How many of the latest entries of an edition are searched for the nearest."""
+"""How many of the latest entries of a function version are searched for the nearest."""
 
 _GONE: Final = {
     "cleared": Cause.CLEARED,
@@ -340,7 +343,7 @@ _GONE: Final = {
 def explain(
     store: Store,
     identity: Identity,
-    edition: FunctionVersion,
+    current: FunctionVersion,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
     attributes: Callable[[str], Mapping[str, bytes]] = lambda key: {},  # noqa: ARG005
@@ -356,22 +359,22 @@ def explain(
     shown = {name: short_form(value) for name, value in arguments.items()}
     plain = Explanation(
         key=key,
-        function=edition.function,
+        function=current.function,
         arguments=shown,
         cause=Cause.FIRST_CALL,
-        untracked=edition.fingerprint.untracked,
+        untracked=current.fingerprint.untracked,
     )
     found = store.history.examine(key)
     if isinstance(found, Gone):
         return replace(plain, cause=_GONE[found.reason], at=found.at)
     if found is not None:
         return replace(plain, cause=_cause_of(found), record=found.record, reason=found.damage)
-    nearest = _nearest(store, bound, edition, shown, ignored)
+    nearest = _nearest(store, bound, current, shown, ignored)
     if nearest is None:
         return plain
-    other = nearest[1].key
-    seen = attributes(other) or store.history.attributes(other), attributes(key)
-    return _compared(plain, *nearest, edition.as_stored(), ignored, seen)
+    before, other = nearest
+    seen = attributes(other.record.key) or other.attributes, attributes(key)
+    return _compared(plain, before, other.record, current.as_stored(), ignored, seen)
 
 
 def _cause_of(found: Found) -> Cause:
@@ -383,23 +386,23 @@ def _cause_of(found: Found) -> Cause:
 def _nearest(
     store: Store,
     bound: bytes,
-    edition: FunctionVersion,
+    current: FunctionVersion,
     arguments: Mapping[str, Any],
     ignored: Collection[str],
-) -> tuple[StoredFunctionVersion, Record] | None:
+) -> tuple[StoredFunctionVersion, Keyed] | None:
     """Find the entry that is nearest to this call."""
     history = store.history
-    editions = {past.prefix: past for past in history.editions(edition.function)}
-    for prefix, record in history.with_arguments(edition.function, bound):
-        if prefix in editions and editions[prefix].parameters == edition.parameters:
-            return editions[prefix], record
-    chosen = editions.get(edition.prefix) or next(iter(editions.values()), None)
+    versions = {past.prefix: past for past in history.versions(current.function)}
+    for keyed in history.of_version(current.function, bound=bound):
+        if keyed.prefix in versions and versions[keyed.prefix].parameters == current.parameters:
+            return versions[keyed.prefix], keyed
+    chosen = versions.get(current.prefix) or next(iter(versions.values()), None)
     if chosen is None:
         return None
-    records = history.latest(edition.function, chosen.prefix, ENTRIES_COMPARED)
-    if not records:  # removed since the editions were listed
+    latest = list(history.of_version(current.function, prefix=chosen.prefix, limit=ENTRIES_COMPARED))
+    if not latest:  # removed since the versions were listed
         return None
-    return chosen, max(records, key=lambda record: _likeness(record, arguments, ignored))
+    return chosen, max(latest, key=lambda keyed: _likeness(keyed.record, arguments, ignored))
 
 
 def _likeness(record: Record, arguments: Mapping[str, Any], ignored: Collection[str]) -> tuple[int, int]:
@@ -452,17 +455,17 @@ ENTRIES_AT_ONCE: Final = 200
 class EarlierVersions:
     """Results of a function with the same code that were computed with other versions of its libraries."""
 
-    def __init__(self, store: Store, edition: FunctionVersion) -> None:
-        self.edition = edition
+    def __init__(self, store: Store, current: FunctionVersion) -> None:
+        self.current = current
         self._store = store
-        now, history = edition.as_stored(), store.history
-        known = history.known_editions(edition.function)
+        now, history = current.as_stored(), store.history
+        known = history.versions(current.function, unused=True)
         self._upgrades = [
             (past, ", ".join(upgraded))
             for past in known
             if _is_same_but_for_libraries(past, now) and (upgraded := _upgraded(past, now))
         ]
-        self._is_new = bool(self._upgrades) and all(past.prefix != edition.prefix for past in known)
+        self._is_new = bool(self._upgrades) and all(past.prefix != current.prefix for past in known)
 
     def __bool__(self) -> bool:
         return bool(self._upgrades)
@@ -471,19 +474,19 @@ class EarlierVersions:
         """Return a warning if an earlier version has the result of this miss, or if there are no newer results yet."""
         if bound.startswith(WITH_CODE):  # its key can't be translated
             return None
-        edition, store = self.edition, self._store
+        current, store = self.current, self._store
         for past, upgraded in self._upgrades:
             if self._is_new:
-                has_some = bool(store.history.latest(edition.function, past.prefix, 1))
+                has_some = any(store.history.of_version(current.function, prefix=past.prefix, limit=1))
             else:
                 has_some = store.has(join_key(bound, past.prefix))
-            if has_some and not store.has(join_key(bound, edition.prefix)):
-                latest = _latest(_earlier_editions(store, edition), edition)
+            if has_some and not store.has(join_key(bound, current.prefix)):
+                latest = _latest(_earlier_versions(store, current), current)
                 which = "" if latest is None or latest.prefix == past.prefix else repr(past.fingerprint[:16])
                 return (
-                    f"Results of {edition.function} were computed with another version of a library, {upgraded}, so "
+                    f"Results of {current.function} were computed with another version of a library, {upgraded}, so "
                     f"its jobs run again. To accept those results without computing, call "
-                    f"{edition.function.rpartition('.')[2]}.cache.adopt({which})."
+                    f"{current.function.rpartition('.')[2]}.cache.adopt({which})."
                 )
         self._is_new = False
         return None
@@ -502,79 +505,82 @@ def _is_same_but_for_libraries(past: StoredFunctionVersion, now: StoredFunctionV
     return alike == (now.key_version, now.version, now.parameters) and is_same_code(past, now)
 
 
-def adopt(store: Store, edition: FunctionVersion, fingerprint: str | None) -> int:
-    """Copy the entries of an earlier edition to the present keys of their calls. Return how many were copied.
+def adopt(store: Store, current: FunctionVersion, fingerprint: str | None) -> int:
+    """Copy the entries of an earlier version to the present keys of their calls. Return how many were copied.
 
     Raises:
-        BencherJobError: when no earlier edition has entries, or its keys can't be translated.
+        BencherJobError: when no earlier version has entries, or its keys can't be translated.
     """
-    past = _earlier(store, edition, fingerprint)
+    past = _earlier(store, current, fingerprint)
     if past is None:
         return 0
-    bindings = store.history.bindings(edition.function, past.prefix)
-    plain = [(key, bound) for key, bound in bindings if not bound.startswith(WITH_CODE)]
-    if len(plain) < len(bindings):
+    found = list(store.history.of_version(current.function, prefix=past.prefix))
+    plain = [keyed for keyed in found if not keyed.bound.startswith(WITH_CODE)]
+    if len(plain) < len(found):
         warn_caller(
-            f"{len(bindings) - len(plain)} results of {edition.function} are not adopted: their arguments bring code "
+            f"{len(found) - len(plain)} results of {current.function} are not adopted: their arguments bring code "
             f"of their own, objects of your classes or functions, so their keys can't be translated."
         )
     adopted = 0
-    entries = _copied(store, plain, edition)
+    entries = _copied(store, plain, current)
     while some := list(itertools.islice(entries, ENTRIES_AT_ONCE)):
         store.put_many(some)
         adopted += len(some)
     return adopted
 
 
-def _earlier(store: Store, edition: FunctionVersion, fingerprint: str | None) -> StoredFunctionVersion | None:
-    earlier = _earlier_editions(store, edition)
+def _earlier(store: Store, current: FunctionVersion, fingerprint: str | None) -> StoredFunctionVersion | None:
+    earlier = _earlier_versions(store, current)
     if fingerprint is not None:
         named = [past for past in earlier if past.fingerprint.startswith(fingerprint)]
         if len({past.fingerprint for past in named}) != 1:
             raise BencherJobError(
                 f"fingerprint={fingerprint!r} matches {'several earlier versions' if named else 'no earlier version'} "
-                f"of {edition.function} with entries. Use one of: {_listed(earlier)}."
+                f"of {current.function} with entries. Use one of: {_listed(earlier)}."
             )
         earlier = named
-    past = _latest(earlier, edition)
+    past = _latest(earlier, current)
     if past is not None:
-        _check_translatable(past, edition)
+        _check_translatable(past, current)
     return past
 
 
-def _earlier_editions(store: Store, edition: FunctionVersion) -> list[StoredFunctionVersion]:
-    present = edition.fingerprint.digest.hex()
-    return [past for past in store.history.editions(edition.function) if past.fingerprint != present]
+def _earlier_versions(store: Store, current: FunctionVersion) -> list[StoredFunctionVersion]:
+    present = current.fingerprint.digest.hex()
+    return [past for past in store.history.versions(current.function) if past.fingerprint != present]
 
 
-def _latest(earlier: list[StoredFunctionVersion], edition: FunctionVersion) -> StoredFunctionVersion | None:
-    same_version = [past for past in earlier if past.version == edition.version]
+def _latest(earlier: list[StoredFunctionVersion], current: FunctionVersion) -> StoredFunctionVersion | None:
+    same_version = [past for past in earlier if past.version == current.version]
     return next(iter(same_version or earlier), None)
 
 
-def _listed(editions: list[StoredFunctionVersion]) -> str:
-    return ", ".join(past.fingerprint[:16] for past in editions) or "none"
+def _listed(versions: list[StoredFunctionVersion]) -> str:
+    return ", ".join(past.fingerprint[:16] for past in versions) or "none"
 
 
-def _check_translatable(past: StoredFunctionVersion, edition: FunctionVersion) -> None:
+def _check_translatable(past: StoredFunctionVersion, current: FunctionVersion) -> None:
     for what, before, now in (
-        ("its version", past.version or "none", edition.version or "none"),
-        ("the list of parameters in the key", ", ".join(past.parameters), ", ".join(edition.parameters)),
+        ("its version", past.version or "none", current.version or "none"),
+        (
+            "the list of parameters in the key",
+            ", ".join(past.parameters),
+            ", ".join(current.parameters),
+        ),
         ("the key version", past.key_version, KEY_VERSION),
     ):
         if before != now:
             raise BencherJobError(
-                f"The results of the earlier code of {edition.function} can't be adopted: {what} was {before} and is "
-                f"{now}. Name an edition with fingerprint=, or let the jobs run again."
+                f"The results of the earlier code of {current.function} can't be adopted: {what} was {before} and is "
+                f"{now}. Name a version with fingerprint=, or let the jobs run again."
             )
 
 
-def _copied(store: Store, bindings: list[tuple[str, bytes]], edition: FunctionVersion) -> Iterator[Entry]:
-    for old, bound in bindings:
-        key = join_key(bound, edition.prefix)
+def _copied(store: Store, found: list[Keyed], current: FunctionVersion) -> Iterator[Entry]:
+    for keyed in found:
+        key = join_key(keyed.bound, current.prefix)
         if store.has(key):
             continue
-        known, hit = store.history.examine(old), store.get(old)
-        if isinstance(hit, Miss) or not isinstance(known, Found) or known.record is None:
-            continue  # damaged or removed since, and a warning said so
-        yield Entry(hit.payload, replace(known.record, key=key), bound, edition, is_copy=True)
+        hit = store.get(keyed.record.key)
+        if not isinstance(hit, Miss):  # else damaged or removed since, and a warning said so
+            yield Entry(hit.payload, replace(keyed.record, key=key), keyed.bound, current, is_copy=True)

@@ -1,17 +1,17 @@
-"""The cache of one function: it makes jobs of calls and answers them.
+"""`JobFunctionCache`: make jobs of one function's calls, and answer them.
 
     call ─> its bytes ─> Kept ─> a new value     where code, store and generation are what they were
                 └─> else it is bound, its key is made and looked up; what memory answers then is known from now on
 
-Only calls whose arguments can't change are known. Their bytes are those of `marshal`, which tells 1, 1.0 and True
-apart, and 0.0 and -0.0, so that equal bytes are the same call.
+Only calls with immutable arguments are known. `marshal` makes their bytes: it distinguishes 1, 1.0 and True, and 0.0
+and -0.0, so equal bytes are the same call.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack
 from . import _options
 from ._cache import FutureCache
 from ._coordinator.commits import MOST_HITS_KEPT
+from ._coordinator.running import running_jobs
 from ._errors import warn_caller
 from ._future import JobFuture
 from ._inside import is_inside
@@ -45,23 +46,22 @@ if TYPE_CHECKING:
     from ._coordinator.commits import Counts
     from ._explain import EarlierVersions, Explanation
     from ._record import CallInfo
-    from ._stores.memory import Shelf
-    from ._stores.uses import Kept
+    from ._stores.memory import Kept, Shelf
 
-__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering", "learn"]
+__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering"]
 
 
 _log = logging.getLogger(__name__)
 
 LONGEST_CALL: Final = 256
-"""Size in bytes of the longest call that is known."""
+"""Maximum size in bytes of a known call."""
 
 MOST_CALLS: Final = 4096
-"""How many calls of one function are known at most."""
+"""Maximum number of known calls of one function."""
 
 
 class Known(NamedTuple):
-    """Calls that memory has answered, as long as the code is unchanged and the cache has the same store."""
+    """Calls that memory has answered. They stay valid while the code is unchanged and the cache has the same store."""
 
     unchanged: Callable[[], bool]
     epoch: int
@@ -70,7 +70,7 @@ class Known(NamedTuple):
 
 
 class Unanswered(NamedTuple):
-    """A call that memory has not answered before, with its bytes if it may be known by them from now on."""
+    """A call that memory has not answered before, with its bytes if it may become a known call."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -85,9 +85,9 @@ NOTHING_KNOWN: Final = Known(_never, -1, None, {})
 
 
 def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the function that answers the calls of a cache's function, and has the others computed.
+    """Make the function that answers known calls from memory, and passes the others to `compute`.
 
-    It is written in one piece, since it takes less time than calling three others would.
+    It is one piece, because splitting it takes longer than all it does.
     """
     seconds_of_hits = counts.seconds_of_hits
 
@@ -140,32 +140,12 @@ def _is_flat_tuple(value: object) -> bool:
     return type(value) is tuple and UNCHANGEABLE.issuperset(map(type, value))
 
 
-def learn(
-    cache: JobFunctionCache, call: bytes, edition: FunctionVersion | None, key: str, value: object
-) -> None:
-    """Answer a call by its bytes from now on, if an entry in memory has answered it twice, just now with this value."""
-    epoch, memory = cache.memory()
-    kept = None if memory is None else memory.shelf.kept(key)
-    if memory is None or kept is None or kept.uses < 2:
-        return
-    unchanged = cache.keys.check_of(edition)
-    if unchanged is None:
-        return
-    known = cache.known
-    if known.unchanged is not unchanged or known.epoch != epoch:
-        known = cache.known = Known(unchanged, epoch, memory.shelf, {})
-    if len(known.calls) >= MOST_CALLS:
-        known.calls.clear()
-    kept.learn(value)
-    known.calls[call] = kept
-
-
 MISSES_CHECKED: Final = 16
-"""How many jobs that begin together are looked up among the results of other versions of libraries."""
+"""How many jobs that begin together are looked up among results of other versions of libraries."""
 
 MOST_ARGUMENTS: Final = 32
 LONGEST_TEXT: Final = 1 << 14
-"""How many arguments, and of what length, make a key that an event loop can wait for."""
+"""Up to how many arguments, and of what length, an event loop makes the key itself."""
 
 
 def _is_small(argument: object) -> bool:
@@ -176,10 +156,10 @@ def _is_small(argument: object) -> bool:
 
 
 class JobFunctionCache(FutureCache):
-    """The cache of one function: makes its jobs, answers them, and clears what is its own.
+    """The cache of one function: makes its jobs, answers them, and clears and lists its entries.
 
-    Several functions may share a store, by default they all do; what this cache clears and lists are the entries of
-    the functions of its name: for a lambda or a closure, of all that go by the same module and qualified name.
+    Several functions may share a store, and by default they all do. This cache clears and lists the entries of the
+    functions of its name: for a lambda or a closure, all that have the same module and qualified name.
     `ignore` may also name the parameter of a bound method's object. The options mean what they mean for `cached_job`;
     `tag_index` and `cache_samples` are those of `FutureCache`.
     """
@@ -212,6 +192,7 @@ class JobFunctionCache(FutureCache):
         self.keys = JobKeys(function, chosen.key)
         self._earlier: EarlierVersions | None = None
         self._has_told_of_earlier = False
+        self._function_name = qualified_name(self.function)
         self.known = NOTHING_KNOWN
         # Called like the function. The caller awaits a coroutine whose result is not in memory.
         self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
@@ -219,7 +200,7 @@ class JobFunctionCache(FutureCache):
     @cached_property
     def name(self) -> str:
         """Module and qualified name of the function, as records show it."""
-        return qualified_name(self.function)
+        return self._function_name
 
     def call(self, /, **kwargs: Any) -> JobFuture[Any]:
         """Submit a call with keyword arguments."""
@@ -232,25 +213,25 @@ class JobFunctionCache(FutureCache):
         with self._reentrant:
             self.call_count += 1
             number = self.call_count
-        edition = None if identity is None else identity[2]
-        args, kwargs = self.keys.anchored(args, kwargs)
-        (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, edition)
+        function_version = None if identity is None else identity[2]
+        if self.keys.reads_files:
+            args, kwargs = self.keys.anchored(args, kwargs)
+        (positional, job_args), arguments, files = self.keys.spelled(args, kwargs, function_version)
         if files:  # which may have changed since the key was made
             identity = None
         job = Job(
             f"{self.name}-{number}",
             self.function,
             job_args,
-            tag=self.tag,
             positional=positional,
             arguments={"repeat": repeat, **arguments} if repeat else arguments,
             identity=identity or self.keys.repeated(self.keys.identity(args, kwargs), repeat),
         )
-        job.files, job.keys = files, self.keys
+        job.tag, job.files, job.keys = self.tag, files, self.keys
         return job
 
     def submit_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobFuture[Any]:
-        """Submit a call as it was written."""
+        """Submit a call."""
         asker = None if is_inside() else caller()
         if asker is not None and not self.makes_quick_keys(args, kwargs):
             args, kwargs = self.held(args, kwargs)
@@ -258,7 +239,7 @@ class JobFunctionCache(FutureCache):
         return self.submit(self.job(args, kwargs))
 
     def held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Copy the arguments of a call that a thread makes a job of, as far as that is quick."""
+        """Copy the arguments of a call for a thread that makes the job, as far as that is quick."""
         return ArgumentSnapshot().call(*self.keys.anchored(args, kwargs), self.keys.ignored)
 
     def makes_quick_keys(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -269,7 +250,7 @@ class JobFunctionCache(FutureCache):
         return all(map(_is_small, args)) and all(map(_is_small, kwargs.values()))
 
     def value(self, args: tuple[Any, ...], kwargs: dict[str, Any], call: bytes | None = None) -> Any:
-        """Give the value of a call, remembered or computed. A hit is known by the bytes of its `call` from then on."""
+        """Return the value of a call, stored or computed. A hit makes the bytes of `call` known."""
         identity = self.keys.identity(args, kwargs)
         key = identity[0]
         if is_inside():
@@ -285,46 +266,64 @@ class JobFunctionCache(FutureCache):
                 if (
                     call is not None and self._imported_copy is None
                 ):  # whose hits are unpickled in another way
-                    learn(self, call, identity[2], key, value)
+                    self._learn(call, identity, value)
                 return value
-        return self.run_for_result(self.job(args, kwargs, identity), store, fresh=self.overwrite).result()
+        return self.compute(self.job(args, kwargs, identity), store, fresh=self.overwrite)
 
     def _announce(self, jobs: Iterable[Job]) -> None:
         jobs = tuple(jobs)
-        super()._announce(jobs)
+        if _log.isEnabledFor(logging.INFO):
+            super()._announce(jobs)
         if not (self.overwrite or self._has_told_of_earlier):
-            self._tell_of_earlier_versions(jobs)
-
-    def _tell_of_earlier_versions(self, jobs: Sequence[Job]) -> None:
-        """Warn once where results are there that were computed with other versions of libraries."""
-        store = self._opened()
-        try:
             for job in jobs[:MISSES_CHECKED]:
-                if job.edition is None or not job.edition.fingerprint.libraries:
-                    continue
-                if self._earlier is None or self._earlier.edition is not job.edition:
-                    from ._explain import EarlierVersions  # few functions name libraries
+                if job.function_version is not None and job.function_version.fingerprint.libraries:
+                    self._tell_of_earlier_versions(job, job.function_version)
 
-                    self._earlier = EarlierVersions(store, job.edition)
-                warning = self._earlier.warning(job.bound) if self._earlier else None
-                if warning is not None:
-                    self._has_told_of_earlier = True
-                    warn_caller(warning)
-                    break
-        except StoreFailure as error:  # which those who look up results are told of
+    def _tell_of_earlier_versions(self, job: Job, version: FunctionVersion) -> None:
+        """Warn once if there are results that were computed with other versions of libraries."""
+        if self._has_told_of_earlier:
+            return
+        try:
+            if self._earlier is None or self._earlier.current is not version:
+                from ._explain import EarlierVersions  # few functions name libraries
+
+                self._earlier = EarlierVersions(self._opened(), version)
+            warning = self._earlier.warning(job.bound) if self._earlier else None
+        except StoreFailure as error:  # of which lookups warn
             _log.warning("%s", error)
+            return
+        if warning is not None:
+            self._has_told_of_earlier = True
+            warn_caller(warning)
 
     def recall_call(self, identity: Identity, call: bytes | None) -> Any:
-        """Give the value of a call in memory, or `MISS`. It is known by the bytes of its `call` from then on."""
+        """Return the value of a call from memory, or `MISS`. A hit makes the bytes of `call` known."""
         value = self.recall(identity[0])
         if call is not None and value is not MISS and self._imported_copy is None:
-            learn(self, call, identity[2], identity[0], value)
+            self._learn(call, identity, value)
         return value
+
+    def _learn(self, call: bytes, identity: Identity, value: object) -> None:
+        """Make a call known, if an entry in memory has answered it twice, the second time with this value."""
+        epoch, memory = _options.epoch, self._memory
+        kept = None if memory is None or self._epoch != epoch else memory.shelf.kept(identity[0])
+        if memory is None or kept is None or kept.uses < 2:
+            return
+        unchanged = self.keys.check_of(identity[2])
+        if unchanged is None:
+            return
+        known = self.known
+        if known.unchanged is not unchanged or known.epoch != epoch:
+            known = self.known = Known(unchanged, epoch, memory.shelf, {})
+        if len(known.calls) >= MOST_CALLS:
+            known.calls.clear()
+        kept.learn(value)
+        known.calls[call] = kept
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call again, replace its result, and return the value."""
         store = self.cache
-        return self.run_for_result(self.job(args, kwargs), store, fresh=True).result()
+        return self.compute(self.job(args, kwargs), store, fresh=True)
 
     def explain(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], store: Store | None = None
@@ -332,7 +331,7 @@ class JobFunctionCache(FutureCache):
         """Explain whether a call is stored, here or in another store, or why it would run. Nothing is computed."""
         from ._explain import (
             Cause,
-            explain,  # takes long to import, and few programs ask
+            explain,  # slow to import, and few programs ask
         )
 
         keys = self.keys
@@ -340,20 +339,15 @@ class JobFunctionCache(FutureCache):
         is_own = store is None
         if store is None:
             store = self.cache if self.is_there() else NullStore()  # nothing is made for a question
-        explanation = explain(
-            store,
-            identity,
-            keys.function_version,
-            keys.binder.arguments(args, kwargs),
-            keys.ignored,
-            keys.attributes,
-        )
+        version = identity[2] or keys.function_version
+        _, arguments, _ = keys.spelled(args, kwargs, version)
+        explanation = explain(store, identity, version, arguments, keys.ignored, keys.attributes)
         cause = None
         if self.overwrite:
             cause = Cause.OVERWRITE
         elif is_own and not store.keeps:
             cause = Cause.OFF if self.is_there() else None
-        elif is_own and not explanation.is_hit and self.is_in_flight(identity[0]):
+        elif is_own and not explanation.is_hit and running_jobs(store).has(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)
 
@@ -382,7 +376,7 @@ class JobFunctionCache(FutureCache):
 
     def call_info(self) -> CallInfo:
         """Return the figures that `functools.lru_cache` gives: hits, misses, maxsize, currsize."""
-        from ._record import CallInfo  # takes long to import, and few programs ask
+        from ._record import CallInfo  # slow to import, and few programs ask
 
         functions = self.functions() if self.is_there() else []  # nothing is made for a question
         entries = sum(function.entries for function in functions if function.name == self.name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop
 
-__all__ = ["InLineResult", "JobFuture", "Settles"]
+__all__ = ["JobFuture", "Settles"]
 
 
 R = TypeVar("R")
@@ -78,14 +78,14 @@ def _takes_tags(put: Any) -> bool:
     return True
 
 
-class Ends(Protocol):
+class CancelledRun(Protocol):
     """A run that is being cancelled."""
 
-    landed: Future[None] | None
+    ended: Future[None] | None
     """Done when the run has ended."""
 
-    def end(self) -> bool:
-        """Ask the run to end, again if it has not reacted."""
+    def cancel(self) -> bool:
+        """Cancel the run, again if it has not reacted."""
 
 
 class JobFuture(LightFuture[R], Generic[R]):
@@ -109,8 +109,8 @@ class JobFuture(LightFuture[R], Generic[R]):
     """
 
     cached = False
-    took_along: Ends | None = None
-    """The run that cancelling this future ends, because nothing else waits for it."""
+    cancelled_run: CancelledRun | None = None
+    """The run that cancelling this future cancels, because nothing else waits for it."""
     _on_cancel: Callable[[JobFuture[R]], bool] | None = None
     _resolves_here: Callable[[], bool] | None = None
     _has_notified_cancel = False
@@ -157,26 +157,20 @@ class JobFuture(LightFuture[R], Generic[R]):
     @classmethod
     def pending(
         cls,
-        job: Job,
+        job: Job | None,
         on_cancel: Callable[[JobFuture[R]], bool],
         resolves_here: Callable[[], bool] | None = None,
-    ) -> JobFuture[R]:
-        """Make a pending future. `on_cancel` returns whether it may still be cancelled.
+    ) -> Self:
+        """Make a pending future, of a job that may be made later. `on_cancel` returns whether it is cancelled.
 
         `resolves_here` returns whether the calling thread is the one that will resolve it.
         """
         future = cls.__new__(cls)
         LightFuture.__init__(future)
-        future.job = job
+        if job is not None:
+            future.job = job
         future._on_cancel = on_cancel  # noqa: SLF001 - its own class
         future._resolves_here = resolves_here  # noqa: SLF001 - as above
-        return future
-
-    @classmethod
-    def _unresolved(cls, on_cancel: Callable[[JobFuture[R]], bool]) -> Self:
-        future = cls.__new__(cls)
-        LightFuture.__init__(future)
-        future._on_cancel = on_cancel  # noqa: SLF001 - its own class
         return future
 
     def follow(self, done: Future[R]) -> None:
@@ -279,9 +273,9 @@ class JobFuture(LightFuture[R], Generic[R]):
     async def end(self) -> None:
         """Cancel the job from an event loop, and wait for the end of a run that this cancels."""
         await await_in_thread(self.cancel)  # which may end a process
-        run = self.took_along
-        if run is not None and run.landed is not None:
-            await until_ended(run.landed, run.end)
+        run = self.cancelled_run
+        if run is not None and run.ended is not None:
+            await until_ended(run.ended, run.cancel)
 
     async def until_done(self) -> None:
         """Wait in an event loop until the job has ended. Cancelling this wait cancels nothing else."""
@@ -300,37 +294,6 @@ class JobFuture(LightFuture[R], Generic[R]):
     def __repr__(self) -> str:
         state = "cached" if self.done() and self.cached else self._state.lower()
         return f"<JobFuture {state} of {self.job!r}>"
-
-
-class InLineResult:
-    """The outcome of a job that the calling thread runs in line: a future that needs no lock.
-
-    Attributes:
-        job: the job.
-        cached: whether the result was remembered rather than computed.
-    """
-
-    __slots__ = ("_error", "_value", "cached", "job")
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.cached = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-
-    def resolve(self, value: Any) -> None:
-        """Set the result."""
-        self._value = value
-
-    def fail(self, error: BaseException) -> None:
-        """Set the exception."""
-        self._error = error
-
-    def result(self) -> Any:
-        """Return the value or raise the exception of a job that has run."""
-        if self._error is not None:
-            raise self._error
-        return self._value
 
 
 def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:

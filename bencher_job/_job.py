@@ -11,30 +11,39 @@ from __future__ import annotations
 
 import datetime
 import functools
-import gc
 import pathlib
 import pickle
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ._context import CURRENT, Context
 from ._inside import runs_jobs
-from ._keys import FunctionVersion, Identity, JobKeys, anchored_call, function_version_of, identity_of
+from ._keys import (
+    FunctionVersion,
+    Identity,
+    JobKeys,
+    anchored_call,
+    function_version_of,
+    identity_of,
+    qualified_name,
+)
 from ._keys.fingerprint import libraries_in_arguments
 from ._keys.hashing import WITH_CODE
 from ._keys.libraries import other_versions
 from ._loops import is_coroutine_function, run_to_end
-from ._media import RUNNING, RunningJob, running_as
+from ._media import job_context
 from ._options import check_text
 
 if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
-    from ._stores.blobs import Depository
+    from ._stores.blobs import BlobWriter
 
-__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_as", "run_job"]
+__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_in", "run_job"]
 
 
 MOST_ITEMS: Final = 10_000
@@ -218,13 +227,13 @@ class Job:
     """
 
     __slots__ = (
-        "agreement",
         "arguments",
         "bound",
+        "code_check",
         "depository",
-        "edition",
         "files",
         "function",
+        "function_version",
         "has_changed",
         "job_args",
         "job_id",
@@ -261,7 +270,7 @@ class Job:
         elif identity is None:
             self.positional, self.job_args = anchored_call(function, self.positional, self.job_args)
             identity = identity_of(function, self.positional, self.job_args)
-        self.job_key, self.bound, self.edition = identity
+        self.job_key, self.bound, self.function_version = identity
         self.tag = tag
         self.files: tuple[tuple[object, object], ...] = ()
         """Arguments that count by content, each with its canonical form at the time of the key."""
@@ -273,14 +282,14 @@ class Job:
         """Whether the caller shares arguments with the job, and so may change them while it waits."""
         self.has_changed = False
         """Whether it ran with arguments other than those in its key."""
-        self.depository: Depository | None = None
+        self.depository: BlobWriter | None = None
         """Where a worker on this machine writes a large result."""
-        self.agreement = b""
+        self.code_check = b""
         """For an unpickled job: the code in its key, which the process that runs it must have."""
         self.start: Start | None = None
         """What an engine asks before it begins the job."""
 
-    def for_run(self, folder: str | None, depository: Depository | None) -> Job:
+    def for_run(self, folder: str | None, depository: BlobWriter | None) -> Job:
         """Copy the job for one run, with a folder for its media and a place for a large result."""
         run = Job.__new__(Job)
         run.job_id, run.function, run.positional, run.job_args = (
@@ -289,11 +298,11 @@ class Job:
             self.positional,
             self.job_args,
         )
-        run.job_key, run.bound, run.edition = self.job_key, self.bound, self.edition
+        run.job_key, run.bound, run.function_version = self.job_key, self.bound, self.function_version
         run.tag, run.files, run.arguments = self.tag, self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
         run.media_folder, run.depository = folder, depository
-        run.agreement, run.start = self.agreement, None
+        run.code_check, run.start = self.code_check, None
         return run
 
     def __copy__(self) -> Job:
@@ -301,14 +310,21 @@ class Job:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The code in the key can't be pickled, so a description of it is.
-        agreement = self.agreement
-        if self.edition is not None:
-            with_code = self.edition.fingerprint.counts_all and self.bound.startswith(WITH_CODE)
+        code_check = self.code_check
+        if self.function_version is not None:
+            with_code = self.function_version.fingerprint.counts_all and self.bound.startswith(WITH_CODE)
             libraries = libraries_in_arguments() if with_code else {}
-            agreement = _agreement_on(self.edition, tuple(libraries.items()))
+            code_check = _check_of(self.function_version, tuple(libraries.items()))
         arguments = None if self.arguments is self.job_args else self.arguments
         call = self.job_id, self.function, self.job_args, self.job_key, self.tag, self.positional, arguments
-        return _unpickled, (*call, self.files, self.media_folder, agreement)
+        return _unpickled, (*call, self.files, self.media_folder, code_check)
+
+    @property
+    def function_name(self) -> str:
+        """Module and qualified name of the function, as in records."""
+        return (
+            qualified_name(self.function) if self.function_version is None else self.function_version.function
+        )
 
     @runs_jobs
     def call(self) -> Any:
@@ -320,12 +336,12 @@ class Job:
             BaseException: what the function raises.
         """
         function = self.function
-        if self.agreement:
+        if self.code_check:
             from ._keys.code_check import refuse_other_code  # slow to import, and few jobs are unpickled
 
             # The value goes its own way, without a word on the versions, so that somebody would store it.
-            others = other_versions(_agreed(self.agreement).libraries)
-            refuse_other_code(function, _differences(self.agreement, function_version_of(function)), others)
+            others = other_versions(_loaded_check(self.code_check).libraries)
+            refuse_other_code(function, _differences(self.code_check, function_version_of(function)), others)
         if getattr(type(function), "_bencher_job_cached", False):
             function = function.__wrapped__  # type: ignore[attr-defined]
         return function(*self.positional, **self.job_args)
@@ -336,7 +352,7 @@ class Job:
         Ignored arguments are shared with the caller, as are large ones and those that can't be copied; with the
         latter two the job `may_change`.
         """
-        if self.edition is None or can_not_change((*self.positional, *self.job_args.values())):
+        if self.function_version is None or can_not_change((*self.positional, *self.job_args.values())):
             return self
         snapshot, ignored = ArgumentSnapshot(), () if self.keys is None else self.keys.ignored
         job = self.for_run(self.media_folder, self.depository)
@@ -347,7 +363,7 @@ class Job:
 
     def note_changes(self) -> None:
         """Set `has_changed` if the arguments no longer match the key. Call this right before the job runs."""
-        if self.edition is None:
+        if self.function_version is None:
             return
         identity = identity_of if self.keys is None else _identity_by(self.keys)
         try:
@@ -372,32 +388,32 @@ def _unpickled(
     arguments: Mapping[str, Any] | None,
     files: tuple[tuple[object, object], ...],
     media_folder: str | None,
-    agreement: bytes,
+    code_check: bytes,
 ) -> Job:
     job = Job(job_id, function, job_args, job_key, tag, positional=positional, arguments=arguments)
-    job.files, job.media_folder, job.agreement = files, media_folder, agreement
+    job.files, job.media_folder, job.code_check = files, media_folder, code_check
     return job
 
 
 @functools.lru_cache(maxsize=64)
-def _agreement_on(edition: FunctionVersion, libraries: tuple[tuple[str, str], ...]) -> bytes:
-    """Make the agreement on a function, and on versions of the libraries that the code of its arguments names."""
-    from ._keys.code_check import code_check_for  # takes long to import, and few jobs are pickled
+def _check_of(function_version: FunctionVersion, libraries: tuple[tuple[str, str], ...]) -> bytes:
+    """Pickle the code check of a function, with versions of the libraries that the code of its arguments names."""
+    from ._keys.code_check import code_check_for  # slow to import, and few jobs are pickled
 
-    agreed = code_check_for(edition.fingerprint)
-    return pickle.dumps(replace(agreed, libraries={**agreed.libraries, **dict(libraries)}))
-
-
-@functools.lru_cache(maxsize=64)
-def _agreed(agreement: bytes) -> CodeCheck:
-    agreed: CodeCheck = pickle.loads(agreement)
-    return agreed
+    check = code_check_for(function_version.fingerprint)
+    return pickle.dumps(replace(check, libraries={**check.libraries, **dict(libraries)}))
 
 
 @functools.lru_cache(maxsize=64)
-def _differences(agreement: bytes, _: FunctionVersion) -> tuple[str, ...]:
-    """Compare again only if the function's edition has changed, since comparing takes milliseconds."""
-    return _agreed(agreement).differences()
+def _loaded_check(code_check: bytes) -> CodeCheck:
+    check: CodeCheck = pickle.loads(code_check)
+    return check
+
+
+@functools.lru_cache(maxsize=64)
+def _differences(code_check: bytes, _: FunctionVersion) -> tuple[str, ...]:
+    """Compare again only if the function's version has changed, since comparing takes milliseconds."""
+    return _loaded_check(code_check).differences()
 
 
 def _identity_by(keys: JobKeys) -> Callable[..., Identity]:
@@ -415,40 +431,18 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
-    return run_as(running_as(job.job_key, job.media_folder), job)
+    return copy_context().run(run_in, job_context(job.job_key, job.media_folder), job)
 
 
-def _set_running(running: Any) -> None:
-    """Set the running job of this context. Before Python 3.12 a collection in the middle of that may crash.
-
-    There a `__del__` that runs a job sets the variable too, while the outer call still reads what that frees.
-    """
-    collects = _COLLECTS_ANYWHERE and gc.isenabled()
-    if collects:
-        gc.disable()
-    try:
-        RUNNING.set(running)
-    finally:
-        if collects:
-            gc.enable()
-
-
-_COLLECTS_ANYWHERE: Final = sys.version_info < (3, 12)
-
-
-def run_as(running: RunningJob, job: Job) -> Any:
-    """Run a job's function as the current job of this thread.
+def run_in(context: Context, job: Job) -> Any:
+    """Run a job's function in a context. Call this in a copy of the present one.
 
     Raises:
         CodeMismatch: when the job was pickled by a process with other code.
         BaseException: as `run_job` does.
     """
-    before = RUNNING.get()
-    try:  # not a context manager, whose exit Ctrl-C could skip
-        _set_running(running)
-        value = job.call()
-        if hasattr(value, "__await__") and is_coroutine_function(job.function):
-            return run_to_end(value)
-        return value
-    finally:
-        _set_running(before)
+    CURRENT.set(context)
+    value = job.call()
+    if hasattr(value, "__await__") and is_coroutine_function(job.function):
+        return run_to_end(value)
+    return value

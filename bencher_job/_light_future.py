@@ -1,7 +1,6 @@
-"""A `concurrent.futures.Future` that is made in a fraction of the time.
+"""A `concurrent.futures.Future` that takes a fraction of the time to create.
 
-Python's own makes ten objects, eight of them a condition that is notified whether anybody waits or not. Here the
-condition is one object as long as nobody waits.
+Python's own creates ten objects, eight of them for a condition. Here the condition is one object until a thread waits.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ R = TypeVar("R")
 
 
 class _LightCondition(RLock):  # type: ignore[misc]  # which is final for type checkers only
-    """A lock that is a condition, of which those who wait make a real one while they hold it."""
+    """A lock that serves as a condition. The first thread that waits makes a real condition of it."""
 
     _waited_for: Condition | None = None
 
@@ -30,13 +29,13 @@ class _LightCondition(RLock):  # type: ignore[misc]  # which is final for type c
         return self._waited_for.wait(timeout)
 
     def notify_all(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiting threads."""
         if self._waited_for is not None:
             self._waited_for.notify_all()
 
 
 class LightFuture(Future[R], Generic[R]):
-    """A future like any other, made in fewer steps."""
+    """A future that takes fewer steps to create."""
 
     _result: R | None
 
@@ -49,5 +48,5 @@ class LightFuture(Future[R], Generic[R]):
         self._done_callbacks: list[Any] = []
 
     def peek(self) -> R | None:
-        """Give the result of one that has ended with one, in one step; None as long as there is none."""
+        """Return the result if there is one, else None, in one step."""
         return self._result

@@ -4,84 +4,83 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path, PurePath
-from typing import Final, NamedTuple
+from typing import Final
 
 from . import _options
+from ._context import CURRENT, Context
 from ._folders import make_private
 from ._names import MEDIA_FOLDER, NameOf
-from ._processes import may_live, process_name
+from ._processes import may_live, name_of
 
 __all__ = [
+    "FINDERS",
     "MEDIA_FOLDER",
-    "RUNNING",
-    "RunningJob",
+    "MediaPath",
     "current_job_key",
     "discard",
+    "found_again",
     "gen_path",
     "is_run_folder",
+    "job_context",
     "may_be_running",
     "run_folder",
-    "run_folders",
-    "running",
-    "running_as",
-    "running_keys",
     "size_of",
 ]
 
 
-class RunningJob(NamedTuple):
-    """A job while its function runs: its key, where its media go, and the keys of the jobs that called it."""
-
-    key: str
-    folder: str | None
-    callers: frozenset[str]
-    numbers: Iterator[int]
-
-    def may_have_files(self) -> bool:
-        """Whether the job may have requested a path in its folder. Call this once, after the run."""
-        return next(self.numbers) > 1
-
-
 _run_numbers = itertools.count()
-RUNNING: Final[ContextVar[RunningJob | None]] = ContextVar("bencher_job_running", default=None)
-"""The current job of this thread or task."""
+
+FINDERS: Final[list[Callable[[str, str], str | None]]] = []
+"""Functions that find a file of an entry by key and name, in the stores that this process has opened."""
 
 
-@contextmanager
-def running(key: str, folder: str | None) -> Iterator[RunningJob]:
-    """Make a job the current one of this thread or task while its function runs."""
-    job = running_as(key, folder)
-    token = RUNNING.set(job)
-    try:
-        yield job
-    finally:
-        RUNNING.reset(token)
+class MediaPath(str):
+    """A path that `gen_path` returned inside a job, wherever the job's entry is.
+
+    It pickles as the entry's key and the file's name, and is unpickled as the path of that file in the store that has
+    the entry here: after the entry was fetched or imported, or its folder moved. As an argument it counts as key and
+    name. Texts that are made of it are plain.
+    """
+
+    __slots__ = ("_key", "_name")
+    _key: str
+    _name: str
+
+    @classmethod
+    def of(cls, path: str, key: str, name: str) -> MediaPath:
+        """Make the path of a file of an entry."""
+        made = cls(path)
+        made._key, made._name = key, name
+        return made
+
+    def __job_key__(self) -> tuple[str, str]:
+        return self._key, self._name
+
+    def __reduce__(self) -> tuple[Callable[..., str], tuple[str, str, str]]:
+        return found_again, (str(self), self._key, self._name)
 
 
-def running_as(key: str, folder: str | None) -> RunningJob:
-    """Describe a job that the current job calls."""
-    return RunningJob(key, folder, running_keys(), itertools.count(1))
+def found_again(path: str, key: str, name: str) -> MediaPath:
+    """Return the path of a file of an entry, which was at `path` once."""
+    here = next((here for find in FINDERS if (here := find(key, name)) is not None), path)
+    return MediaPath.of(here, key, name)
+
+
+def job_context(key: str, folder: str | None) -> Context:
+    """Make the context in which the current job runs another one."""
+    outer = CURRENT.get()
+    return outer._replace(key=key, folder=folder, keys=outer.keys | {key}, numbers=itertools.count(1))
 
 
 def _expect_paths_of_child() -> None:
     """Use up a number of the job that forks, since its parent can't see that a child requests a path."""
-    job = RUNNING.get()
-    if job is not None:
-        next(job.numbers)
+    next(CURRENT.get().numbers)
 
 
 os.register_at_fork(before=_expect_paths_of_child)
-
-
-def running_keys() -> frozenset[str]:
-    """Return the keys of the current job and of all jobs that called it."""
-    job = RUNNING.get()
-    return frozenset() if job is None else job.callers | {job.key}
 
 
 def current_job_key() -> str | None:
@@ -90,16 +89,16 @@ def current_job_key() -> str | None:
     >>> current_job_key() is None
     True
     """
-    job = RUNNING.get()
-    return None if job is None else job.key
+    return CURRENT.get().key
 
 
 def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> str:
     """Return an absolute path for a file to write, a new one at each call. Makes the folder, not the file.
 
     Inside a job the path is in a folder of this run's own, which is kept with the job's entry and removed with it, or
-    when the job fails. Outside a job the name is unique, and the caller owns the file. A thread started by a job is
-    outside the job, unless it runs in a copy of the job's `contextvars` context.
+    when the job fails. In a result it is a path to the same file wherever the result is read; texts that are made of it
+    are plain. Outside a job the name is unique, and the caller owns the file. A thread started by a job is outside the
+    job, unless it runs in a copy of the job's `contextvars` context.
 
     Raises:
         ValueError: when filename, folder or suffix points outside the media folder.
@@ -109,15 +108,17 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
             raise ValueError(
                 f"{name}={part!r} points outside the media folder. Use a relative name without '..'."
             )
-    job = RUNNING.get()
-    if job is None or job.folder is None:
+    current = CURRENT.get()
+    name = ""
+    if current.folder is None:
         path = (
             _options.cache_directory() / MEDIA_FOLDER / folder / f"{filename}-{os.urandom(16).hex()}{suffix}"
         )
     else:
-        path = Path(job.folder, folder, f"{filename}-{next(job.numbers)}{suffix}")
+        name = PurePath(folder, f"{filename}-{next(current.numbers)}{suffix}").as_posix()
+        path = Path(current.folder, name)
     make_private(path.parent)
-    return os.fspath(path)
+    return MediaPath.of(os.fspath(path), current.key, name) if name and current.key else os.fspath(path)
 
 
 def run_folder(store: str | Path, key: str) -> str:
@@ -126,17 +127,8 @@ def run_folder(store: str | Path, key: str) -> str:
     The name has a digest of the key, which may be any str, and the name of the process, so that the folder of a running
     job can be distinguished from an orphan.
     """
-    return run_folders(store, [key])[0]
-
-
-def run_folders(store: str | os.PathLike[str], keys: Iterable[str]) -> list[str]:
-    """Return the paths of the folders of several new runs, as `run_folder` does."""
-    before, process = f"{store!s}/{MEDIA_FOLDER}/", process_name()
-    return [f"{before}{_digest_of(key)}.{process}.{next(_run_numbers)}" for key in keys]
-
-
-def _digest_of(key: str) -> str:
-    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{store!s}/{MEDIA_FOLDER}/{digest}.{name_of(os.getpid())}.{next(_run_numbers)}"
 
 
 def is_run_folder(name: str) -> bool:

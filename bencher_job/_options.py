@@ -28,6 +28,7 @@ from strenum import StrEnum
 
 from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
+from ._mounts import is_shared, local_folder
 from ._text import is_writable
 
 __all__ = [
@@ -125,6 +126,7 @@ class CacheArguments(TypedDict, total=False):
     """Keyword arguments of `FutureCache`, besides those that it also takes by position."""
 
     cache_dir: str | os.PathLike[str] | None
+    shared: str | os.PathLike[str] | None
     ttl: float | timedelta | None
     mmap: bool
     compression: Literal["zstd", "lz4"] | None
@@ -368,6 +370,9 @@ class StoreOptions(_Checked):
 
     cache_name: str = field(default="fcache", metadata=_by(_str))  # `store_directory` checks it
     cache_dir: str | os.PathLike[str] | None = field(default=None, metadata=_by(_path))
+    shared: str | os.PathLike[str] | None = field(
+        default=None, metadata=_by(_path)
+    )  # `open_shared` checks it
     tag: str = field(default="", metadata=_by(check_text))
     tag_index: bool = field(default=True, metadata=_by(_bool))
     size_limit: int = field(
@@ -597,7 +602,7 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Resolve the folder of one cache: `<cache_dir>/<cache_name>`.
+    """Resolve the folder of one cache: `<cache_dir>/<cache_name>`, or that of its local store if that one is shared.
 
     Raises:
         BencherJobError: when the name is not a plain folder name.
@@ -608,7 +613,25 @@ def store_directory(cache_name: str, cache_dir: str | os.PathLike[str] | None = 
             f"cache_name={cache_name!r} is not the name of a folder. "
             f"Use a plain name, and cache_dir= to say where the cache lies."
         )
-    return cache_directory(cache_dir) / cache_name
+    directory = cache_directory(cache_dir) / cache_name
+    return local_folder(directory) if is_shared(directory) else directory
+
+
+def shared_place(
+    cache_name: str, cache_dir: str | os.PathLike[str] | None, shared: str | os.PathLike[str] | None
+) -> str | None:
+    """Resolve the shared store of one cache, as a path or URL; None if it has none.
+
+    In this order: the argument, the variable `BENCHER_JOB_SHARED`, the cache's folder if it is on a network file
+    system.
+    """
+    if _override is not None:
+        return None
+    chosen = shared or os.environ.get("BENCHER_JOB_SHARED")
+    if chosen:
+        return os.fspath(chosen)
+    directory = cache_directory(cache_dir) / cache_name
+    return os.fspath(directory) if is_shared(directory) else None
 
 
 def caching_is_on() -> bool:

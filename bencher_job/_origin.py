@@ -76,7 +76,11 @@ def platform_name() -> str:
 
 def git_state_of(function: Callable[..., Any]) -> GitState | None:
     """Return the state of the repository of a function's file, or of the current folder if there is no file."""
-    code = _code_of(function)
+    is_plain = type(function) is FunctionType and "__wrapped__" not in function.__dict__
+    code = function.__code__ if is_plain else _code_of(function)
+    known = None if code is None else _repositories.by_place.get(code.co_filename)
+    if known is not None and time.monotonic() < known.until:
+        return known.state
     file = None if code is None or code.co_filename.startswith("<") else code.co_filename
     if file is not None and "ipykernel_" in file and not os.path.exists(file):
         file = None  # a notebook's cell has the name of a file that is never written
@@ -84,8 +88,6 @@ def git_state_of(function: Callable[..., Any]) -> GitState | None:
 
 
 def _code_of(function: Any) -> CodeType | None:
-    if type(function) is FunctionType and "__wrapped__" not in function.__dict__:
-        return function.__code__
     while isinstance(function, functools.partial):
         function = function.func
     try:
@@ -157,7 +159,7 @@ class _Repositories:
     """The repositories that this process uses. While one thread reads the disk, others get the last known state."""
 
     def __init__(self) -> None:
-        self._by_place: dict[str, _Known] = {}
+        self.by_place: dict[str, _Known] = {}
         self._by_worktree: dict[str, _Repository] = {}
         self.renew()
         renew_after_fork(self)
@@ -168,7 +170,7 @@ class _Repositories:
 
     def state(self, place: str) -> GitState | None:
         """Return the state for a file or folder, reading the disk only if the cached state is too old."""
-        known = self._by_place.get(place)
+        known = self.by_place.get(place)
         if known is not None and time.monotonic() < known.until:
             return known.state
         lock = self._lock
@@ -185,9 +187,9 @@ class _Repositories:
         state = None
         if worktree is not None:
             state = self._by_worktree.setdefault(worktree, _Repository(worktree)).look(now)
-        if len(self._by_place) >= MOST_PLACES:
-            self._by_place.clear()
-        self._by_place[place] = _Known(time.monotonic() + COMMIT_AGE, state)
+        if len(self.by_place) >= MOST_PLACES:
+            self.by_place.clear()
+        self.by_place[place] = _Known(time.monotonic() + COMMIT_AGE, state)
         return state
 
 

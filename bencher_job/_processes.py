@@ -19,6 +19,7 @@ __all__ = [
     "Process",
     "is_stopped",
     "may_live",
+    "name_of",
     "process_name",
     "renew_after_fork",
     "started_at",
@@ -122,11 +123,12 @@ def _state_and_start(process: str) -> tuple[str, int]:
 
 def process_name() -> str:
     """Return a name for this process that no other has, even if its number is used again."""
-    return _name_of(os.getpid())
+    return name_of(os.getpid())
 
 
 @lru_cache(maxsize=1)
-def _name_of(pid: int) -> str:
+def name_of(pid: int) -> str:
+    """Return the name of this process, whose number is `pid`; it is made once."""
     return f"{_machine()}-{pid}-{_start_of(pid)}"
 
 

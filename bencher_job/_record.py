@@ -22,6 +22,7 @@ __all__ = [
     "CacheInfo",
     "CallInfo",
     "Draft",
+    "Figures",
     "FunctionInfo",
     "Origin",
     "Plan",
@@ -212,6 +213,15 @@ class Totals(NamedTuple):
     misses: int
     seconds_saved: float
     """Recorded running time of the hits, in seconds."""
+
+
+class Figures(NamedTuple):
+    """The figures of a store."""
+
+    entries: int
+    size: int
+    """Size of the entries and their media in bytes."""
+    total: Totals
 
 
 class _ShortText(reprlib.Repr):
@@ -455,6 +465,30 @@ EVERYTHING: Final = Selection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedInfo:
+    """The figures of the shared store behind a cache. Counts are of this process."""
+
+    place: str
+    """Its path or URL."""
+    hits: int
+    """Entries that were fetched from it."""
+    superseded: int
+    """Results that gave way to one of the same job, which another machine had stored first."""
+    outbox: int
+    """Entries and removals that it hasn't got yet."""
+    problem: str
+    """Why it is not asked at present; empty if it is."""
+
+    def __str__(self) -> str:
+        parts = [f"shared with {self.place}: {self.hits} hits"]
+        if self.superseded:
+            parts.append(f"{self.superseded} superseded")
+        if self.outbox:
+            parts.append(f"{self.outbox} to push")
+        return ", ".join(parts) + (f" (unreachable: {self.problem})" if self.problem else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheInfo:
     """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
 
@@ -490,6 +524,8 @@ class CacheInfo:
     """Size of the store on disk in bytes, media included."""
     size_limit: int
     """Size in bytes above which the least recently used entries are evicted."""
+    shared: SharedInfo | None = None
+    """The shared store behind this one."""
 
     def _repr_html_(self) -> str:
         figures = {
@@ -504,13 +540,15 @@ class CacheInfo:
             for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired", "unleased")
             if getattr(self, name)
         }
-        return _text.fact_table(figures | odd)
+        shared = {} if self.shared is None else {"shared": str(self.shared)}
+        return _text.fact_table(figures | odd | shared)
 
     def __str__(self) -> str:
         return (
             f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
             f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
             f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
+            f"{'' if self.shared is None else f'; {self.shared}'}"
         )
 
 

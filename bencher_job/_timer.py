@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from ._inside import critical
@@ -19,8 +20,15 @@ __all__ = ["Timer", "timer"]
 _log = logging.getLogger(__name__)
 
 
+Delayed = tuple[float, int, Callable[[], None]]
+"""When to call a function, a number that orders equal times, and the function."""
+
+
 class Timer:
-    """Calls functions after a delay, on a thread of its own. None of them may block."""
+    """Calls functions after a delay, on a thread of its own. None of them may block.
+
+    They pass through a queue whose lock is not Python code, so that Ctrl-C can't leave it locked.
+    """
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -29,41 +37,40 @@ class Timer:
 
     def renew(self) -> None:
         """Start empty in a forked child."""
-        self._lock = threading.Condition()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._is_running = False
+        self._lock = threading.Lock()
+        self._added: SimpleQueue[Delayed] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread. Call this before `add`, since no thread can be started while the program ends."""
-        with self._lock:
-            if not self._is_running:
-                self._is_running = True
-                threading.Thread(target=self._run, name="bencher_job-timer", daemon=True).start()
+        if self._thread is None or not self._thread.is_alive():
+            with self._lock:
+                if self._thread is None or not self._thread.is_alive():
+                    thread = threading.Thread(
+                        target=_run, args=(self._added,), name="bencher_job-timer", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
 
     def add(self, seconds: float, act: Callable[[], None]) -> None:
         """Call a function after some seconds, once the thread runs. The thread logs exceptions."""
-        with self._lock:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), act))
-            if self._due[0][2] is act:
-                self._lock.notify()
+        self._added.put((time.monotonic() + seconds, next(self._numbers), act))
 
-    @critical
-    def _run(self) -> None:
-        while True:
-            act = self._next()
+
+@critical
+def _run(added: SimpleQueue[Delayed]) -> None:
+    due: list[Delayed] = []
+    while True:
+        pause = max(due[0][0] - time.monotonic(), 0.0) if due else None
+        try:
+            heapq.heappush(due, added.get(timeout=pause))
+        except Empty:
+            _, _, act = heapq.heappop(due)
             try:
                 act()
             except Exception:  # noqa: BLE001 - one failure must not stop the others
                 _log.exception("a delayed call failed")
             del act  # so that the waiting thread keeps nothing alive
-
-    def _next(self) -> Callable[[], None]:
-        with self._lock:
-            while True:
-                pause = self._due[0][0] - time.monotonic() if self._due else None
-                if pause is not None and pause <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._lock.wait(pause)
 
 
 timer: Final = Timer()

@@ -24,10 +24,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def cache_folder() -> Iterator[Path]:
-    """A cache directory of the test's own, where a test doesn't name one."""
-    with temporary_cache() as directory:
-        yield directory
+def cache_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A cache directory of the test's own; with the mark `given_folders` only where a test doesn't name one."""
+    if request.node.get_closest_marker("given_folders"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BENCHER_JOB_CACHE_DIR", str(tmp_path / "cachedir"))
+            yield tmp_path / "cachedir"
+    else:
+        with temporary_cache() as directory:
+            yield directory
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def work(tell: Callable[[str], None]) -> None:
         small(x)
         tell(f"small {x}")
     picture.forget(1)
-    disk = small.cache.cache._store  # type: ignore[attr-defined]
+    disk = small.cache.cache.behind  # type: ignore[attr-defined]
     disk.size_limit = 1
     large(7)
     large(8)

@@ -92,6 +92,16 @@ ON(int, ftruncate, "ftruncate", (int descriptor, off_t size), (descriptor, size)
 ON(int, ftruncate64, "ftruncate", (int descriptor, off64_t size), (descriptor, size))
 ON(int, flock, "flock", (int descriptor, int operation), (descriptor, operation))
 
+ON(off_t, lseek, "seek", (int descriptor, off_t at, int from), (descriptor, at, from))
+ON(off64_t, lseek64, "seek", (int descriptor, off64_t at, int from), (descriptor, at, from))
+ON(int, fstat, "stat", (int descriptor, struct stat *found), (descriptor, found))
+ON(int, fstat64, "stat", (int descriptor, struct stat64 *found), (descriptor, found))
+
+int stat(const char *path, struct stat *found) { return fails_at("stat", path) ? -1 : REAL(stat)(path, found); }
+int stat64(const char *path, struct stat64 *found) { return fails_at("stat", path) ? -1 : REAL(stat64)(path, found); }
+int lstat(const char *path, struct stat *found) { return fails_at("stat", path) ? -1 : REAL(lstat)(path, found); }
+int lstat64(const char *path, struct stat64 *found) { return fails_at("stat", path) ? -1 : REAL(lstat64)(path, found); }
+
 #define FCNTL(name)                                                     \
     int name(int descriptor, int command, ...) {                        \
         va_list rest;                                                   \

@@ -1,41 +1,73 @@
-"""A program that is interrupted at each call of the library's functions, and looks each time whether all goes on.
+"""A program that is interrupted at each step of the library, and checks each time that nothing is left behind.
 
-    python interrupt_points.py FOLDER EXECUTOR NUMBER STEP
+    python interrupt_points.py FOLDER EXECUTOR OPERATION STEP
 
-For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call that the main thread makes of one of the
-library's functions while it asks for so many new jobs. Another thread then asks for the same ones and must be answered.
-It ends with the first n that isn't reached. The place after which nobody was answered, or a lease was left, is printed.
+For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
+functions, or of those that it waits with, in the main thread while it does an operation. Then another thread must be
+answered, both for the same keys and for other ones, no lease may be left, no job may be waited for, and no figure may
+be negative. The program ends with the first n that isn't reached, and prints it. Otherwise it prints what was left.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import faulthandler
+import itertools
 import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
+from typing import Any
 
 import bencher_job
-from bencher_job import cached_job
+from bencher_job import CacheWarning, cached_job
 
-OURS = str(Path(bencher_job.__file__).parent)
+FOLLOWED = (str(Path(bencher_job.__file__).parent), concurrent.futures.__path__[0], threading.__file__)
 PATIENCE = 60.0
+MANY = 3
+
+numbers = itertools.count(1)
+
+
+def positive(x: int) -> int:
+    """Return a number without its sign."""
+    return abs(x)
+
+
+LOCKS_A_STORE = {
+    ("database.py", "__enter__"),  # the thread's next transaction ends the one that was interrupted
+    ("database.py", "__exit__"),
+    ("changes.py", "changing"),  # the end of the process releases the lock
+    ("changes.py", "_locked"),
+}
+"""Functions that are not interrupted, since the store would stay locked."""
+
+
+def is_followed(code: CodeType) -> bool:
+    """Whether a function is interrupted."""
+    return (
+        code.co_filename.startswith(FOLLOWED)
+        and (Path(code.co_filename).name, code.co_name) not in LOCKS_A_STORE
+    )
 
 
 def interrupted(work: Callable[[], object], at: int) -> str | None:
-    """Do some work, interrupt it at one of its calls, and tell which; None where there were fewer."""
-    calls = 0
+    """Do some work, interrupt it at one of its calls and returns, and say at which; None if there were fewer."""
+    events = 0
     place = None
 
     def count(frame: FrameType, event: str, _: object) -> None:
-        nonlocal calls, place
-        if event == "call" and frame.f_code.co_filename.startswith(OURS):
-            calls += 1
-            if calls == at:
+        nonlocal events, place
+        if event in {"call", "return"} and is_followed(frame.f_code):
+            events += 1
+            if events == at:
                 sys.setprofile(None)
-                place = f"{at}: {frame.f_code.co_filename}:{frame.f_lineno}"
+                code = frame.f_code
+                place = f"{at}: {event} of {code.co_name}, {code.co_filename}:{frame.f_lineno}"
                 raise KeyboardInterrupt
 
     sys.setprofile(count)
@@ -49,14 +81,6 @@ def interrupted(work: Callable[[], object], at: int) -> str | None:
     return place
 
 
-def is_answered(work: Callable[[], object]) -> bool:
-    """Whether another thread gets an answer."""
-    asking = threading.Thread(target=work, daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    return not asking.is_alive()
-
-
 def is_true_in_time(holds: Callable[[], bool]) -> bool:
     """Whether something becomes true."""
     until = time.monotonic() + PATIENCE
@@ -67,34 +91,109 @@ def is_true_in_time(holds: Callable[[], bool]) -> bool:
     return True
 
 
-def main(folder: str, executor: str, number: int, step: int) -> None:
-    """Interrupt at each call, and print where nobody was answered afterwards."""
-    options = {} if executor == "SERIAL" else {"max_workers": 1}
-    function = cached_job(executor=executor, cache_dir=folder, **options)(abs)
-    function(-1)  # what is opened and started once
+def ends(work: Callable[[], object]) -> bool:
+    """Whether another thread comes to the end of some work."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return not thread.is_alive()
+
+
+class Operations:
+    """What is interrupted, and what is checked afterwards.
+
+    Attributes:
+        now: the arguments that the operation asks for.
+    """
+
+    def __init__(self, folder: str, executor: str) -> None:
+        options: dict[str, Any] = {} if executor == "SERIAL" else {"max_workers": 1}
+        self.function: Any = cached_job(executor=executor, cache_dir=folder, **options)(positive)
+        self.now: list[int] = []
+        self.all: dict[str, tuple[Callable[[], list[int]], Callable[[], object]]] = {
+            "miss": (self.fresh, lambda: self.function(self.now[0])),
+            "submit": (self.fresh, lambda: self.function.submit(self.now[0]).result()),
+            "hit": (self.stored, lambda: [self.function(self.now[0]) for _ in range(4)]),
+            "reopen": (self.reopened, lambda: self.function(self.now[0])),
+            "map": (self.several, lambda: list(self.function.map(self.now))),
+            "sweep": (self.several, lambda: self.function.sweep({"x": self.now}).run(progress=False)),
+            "refresh": (self.stored, lambda: self.function.refresh(self.now[0])),
+            "close": (self.submitted, lambda: self.function.cache.close()),
+            "wait": (self.submitted, lambda: self.function.cache.wait()),
+            "explain": (
+                self.stored,
+                lambda: [str(self.function.explain(x)) for x in (self.now[0], -next(numbers))],
+            ),
+            "clear": (self.stored, lambda: self.function.cache.clear_cache()),
+            "forget": (self.stored, lambda: self.function.forget(self.now[0])),
+            "info": (self.stored, lambda: self.function.cache.info()),
+        }
+
+    def fresh(self) -> list[int]:
+        return [-next(numbers)]
+
+    def several(self) -> list[int]:
+        return [-next(numbers) for _ in range(MANY)]
+
+    def stored(self) -> list[int]:
+        arguments = self.fresh()
+        self.function(arguments[0])
+        return arguments
+
+    def reopened(self) -> list[int]:
+        arguments = self.stored()
+        self.function.cache.close()
+        return arguments
+
+    def submitted(self) -> list[int]:
+        arguments = self.several()
+        for argument in arguments:
+            self.function.submit(argument)
+        return arguments
+
+    def what_is_left(self, *, in_line: bool) -> str:
+        """Say what an interrupt has left behind; empty if nothing."""
+        keys = [self.function.key(argument) for argument in self.now]
+
+        def is_leased() -> bool:
+            leases = self.function.cache.cache.leases
+            return any(leases.owner_of(key) is not None for key in keys)
+
+        if in_line and is_leased():  # elsewhere the job may go on until it has ended
+            return "a lease is left"
+        if not ends(lambda: [self.function(argument) for argument in (*self.now, -next(numbers))]):
+            return "no answer"
+        if not is_true_in_time(lambda: not is_leased()):
+            return "a lease is left"
+        if not ends(self.function.cache.wait):
+            return "a job is waited for"
+        info = self.function.cache.info()
+        self.function.cache.clear_cache()  # so that the operation takes as many steps the next time
+        figures = info.submitted, info.computed, info.failed, info.joined, info.hits
+        return f"negative figures: {info}" if min(figures) < 0 else ""
+
+
+def main(folder: str, executor: str, operation: str, step: int) -> None:
+    """Interrupt an operation at each of its events."""
+    warnings.simplefilter("ignore", CacheWarning)
+    operations = Operations(folder, executor)
+    operations.function(-next(numbers))  # what is opened and started once
+    prepare, act = operations.all[operation]
     at = 1
     while True:
-        first = -1 - at * number
-
-        def ask(first: int = first) -> object:
-            return (
-                function(first) if number == 1 else list(function.map(range(first - number + 1, first + 1)))
-            )
-
-        place = interrupted(ask, at)
+        operations.now = prepare()
+        place = interrupted(act, at)
         if place is None:
             break
-        # In line nothing goes on that a lease could be of; elsewhere its job may, until it has answered.
-        leases, key = function.cache.cache.leases, function.key(first)
-        is_leased = executor == "SERIAL" and leases.owner(key) is not None
-        is_without_answer = not is_answered(ask)
-        if is_leased or is_without_answer or not is_true_in_time(lambda: leases.owner(key) is None):
-            print("no answer" if is_without_answer else "a lease is left", place)
-            sys.stdout.flush()
+        left = operations.what_is_left(in_line=executor == "SERIAL")
+        if left:
+            print(left, "after", place, flush=True)
+            faulthandler.dump_traceback()
             os._exit(1)
         at += step
-    function.cache.close()
+    operations.function.cache.close()
+    print(at)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import commands
+from tests.commands import PROGRAM
 from tests.environment import unmeasured
 
-PATIENCE = 60.0
+__all__ = ["PATIENCE", "PROGRAM", "STUDY", "Shell"]
 
-PROGRAM = Path(sys.executable).parent / "bencher-job"
+PATIENCE = 60.0
 
 STUDY = """
     from bencher_job import cached_job
@@ -83,18 +85,9 @@ class Shell:
             assert time.monotonic() < deadline, "it never held"
             time.sleep(0.01)
 
-    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the console script."""
-        return subprocess.run(
-            [PROGRAM, *words],
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+    def run(self, *words: str, user: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the console script, as another user if we are root."""
+        return commands.run(words, self.folder, self.environment | environment, PATIENCE, user)
 
     def out(self, *words: str) -> str:
         """Run the console script, which ends well and complains of nothing; give what it prints."""

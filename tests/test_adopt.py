@@ -180,7 +180,7 @@ def test_media_live_as_long_as_any_entry_that_was_made_of_theirs(write_module: W
     module = write_module("pictures", code.replace('"a"', '"b"'))
     assert module.picture.cache.adopt() == 1
     assert module.picture(1) == str(path)
-    module.picture.cache.cache.forget(earlier)
+    module.picture.cache.cache.remove([earlier])
     assert path.read_text() == "a"
     module.picture.forget(1)
     assert not path.exists()

@@ -507,7 +507,7 @@ def test_a_key_that_is_asked_for_while_its_cancelled_run_cleans_up_stays_leased(
             return x
 
         def owner() -> object:
-            return tidy.cache.cache.leases.owner(tidy.key(1))
+            return tidy.cache.cache.leases.owner_of(tidy.key(1))
 
         first = asyncio.create_task(tidy(1))
         await began.wait()
@@ -623,37 +623,34 @@ def test_a_lock_of_the_store_lets_the_loop_go_on_while_a_result_is_committed() -
     run(main())
 
 
-def test_what_takes_long_is_done_on_threads_and_not_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bencher_job._stores.embedded import DiskStore
-    from bencher_job._stores.lookups import Lookups
+opened: list[tuple[str, int]] = []
+"""Files that were opened, each with the thread that opened it."""
 
-    threads: dict[str, set[int]] = {}
 
-    def noted(where: type, name: str) -> None:
-        original = getattr(where, name)
+def note_files(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in {"open", "sqlite3.connect"}:
+        opened.append((str(arguments[0]), threading.get_ident()))
 
-        def spied(*args: Any, **kwargs: Any) -> Any:
-            threads.setdefault(name, set()).add(threading.get_ident())
-            return original(*args, **kwargs)
 
-        monkeypatch.setattr(where, name, spied)
-
-    noted(Lookups, "find")
-    for name in ("get_many", "put_many", "open"):
-        noted(DiskStore, name)
-    function = cached_job(doubled)
+def test_files_of_the_store_are_opened_on_threads_and_not_in_the_loop(cache_folder: Path) -> None:
+    @cached_job
+    async def large(x: int) -> bytes:
+        return bytes([x]) * 200_000
 
     async def main() -> None:
-        await function(1)
-        await asyncio.gather(*(function(x) for x in range(20)))
-        assert [value async for value in function.map(range(30))] == [2 * x for x in range(30)]
-        await function.sweep({"x": range(40)})
-        await function.submit(50)
-        await function.refresh(1)
+        await large(1)
+        await asyncio.gather(*(large(x) for x in range(5)))
+        assert [len(value) async for value in large.map(range(10))] == [200_000] * 10
+        await large.sweep({"x": range(15)})
+        await large.submit(20)
+        await large.refresh(1)
 
+    sys.addaudithook(note_files)
+    opened.clear()
     run(main())
-    assert {"find", "get_many", "put_many"} <= threads.keys()
-    assert all(threading.get_ident() not in idents for idents in threads.values())
+    threads = {thread for name, thread in opened if name.startswith(str(cache_folder))}
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 def test_a_timeout_of_the_function_ends_its_coroutine() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import glob
 import os
 import random
+import sqlite3
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bencher_job import CacheWarning, cached_job
 from tests.programs import Programs, until
 
 ROUNDS = 12
@@ -101,6 +105,36 @@ FILES: dict[str, tuple[Harm, ...]] = {
     "media/*/*": (remove,),
     "*": (write_noise,),
 }
+
+
+def reverse_index_of_keys(database: Path) -> None:
+    """Leave the index of keys in the wrong order, so that SQLite finds other rows than those that it looks for."""
+    name = "Cache_key_raw"
+    with closing(sqlite3.connect(database, isolation_level=None)) as con:
+        ((statement,),) = con.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchall()
+        con.execute(f"DROP INDEX {name}")
+        con.execute(statement.replace("(key,", "(key DESC,"))
+        con.execute("PRAGMA writable_schema = ON")
+        con.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (statement, name))
+
+
+def test_an_index_that_leads_to_other_rows_gives_no_wrong_value(cache_folder: Path) -> None:
+    @cached_job(code="none")
+    def job(x: int) -> dict[str, int]:
+        return {"x": x}
+
+    for x in range(20):
+        job(x)
+    job.cache.close()
+    reverse_index_of_keys(cache_folder / "fcache" / "cache.db")
+
+    with pytest.warns(CacheWarning, match="index of keys leads to the row of another key"):
+        values = [job(x) for x in range(20)]
+    assert values == [{"x": x} for x in range(20)]
+    job.cache.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [job(x) for x in range(20)] == values
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bencher_job import FutureCache
 from tests.environment import needs_scoop
+
+pytestmark = pytest.mark.given_folders
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DRAWN_IN_DOCS = Path(__file__).parents[1] / "docs" / "examples"
@@ -86,13 +89,10 @@ def counts(output: str) -> tuple[int, int]:
 
 
 def stored(cache: Path) -> int:
-    from bencher_job._stores.embedded import DiskStore
-
-    store = DiskStore(cache / "cache" / "fcache", size_limit=10**9)
-    try:
-        return store.count() if store.directory.exists() else 0
-    finally:
-        store.close()
+    if not (cache / "cache" / "fcache" / "cache.db").exists():
+        return 0
+    with FutureCache(cache_dir=cache / "cache") as opened:
+        return sum(1 for _ in opened.records())
 
 
 def is_picture(path: Path) -> bool:

@@ -445,7 +445,7 @@ def test_an_entry_that_was_removed_tells_why_and_when(write_module: WriteModule,
         case "cleared":
             score.cache.clear_cache()
         case "evicted":
-            store = score.cache.cache._store
+            store = score.cache.cache.behind
             store.size_limit, limit = 1, store.size_limit
             store._evict()
             store.size_limit = limit

@@ -28,7 +28,10 @@ CALLS = [
     ("fsync", errno.EIO),
     ("ftruncate", errno.ENOSPC),
     ("flock", errno.ENOLCK),
-    ("lock", errno.EIO),  # where SQLite takes ENOLCK for a lock of others, and waits for a minute
+    ("lock", errno.EIO),
+    ("lock", errno.ENOLCK),
+    ("seek", errno.EIO),
+    ("stat", errno.ESTALE),
     ("rename", errno.EIO),
     ("link", errno.EPERM),
     ("unlink", errno.EIO),
@@ -107,6 +110,8 @@ def test_a_call_on_a_file_of_the_folder_fails(programs: Programs, shim: Path, ca
         "fsync": lambda: os.fsync(file),
         "ftruncate": lambda: os.ftruncate(file, 1),
         "flock": lambda: fcntl.flock(file, fcntl.LOCK_EX),
+        "seek": lambda: os.lseek(file, 0, os.SEEK_END),
+        "stat": lambda: os.stat(path),
         "lock": lambda: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB),
         "rename": lambda: os.rename(path, path + "2"),
         "link": lambda: os.link(path, path + "2"),
@@ -172,3 +177,52 @@ def test_a_value_always_arrives_and_what_is_kept_is_sound(
     assert before == [Path(HERE / "count.ran").stat().st_size, 0]
     """
     programs.output(programs.start("after", after))
+
+
+SMALL_FILES = [
+    "generation",
+    "owners",
+    "cache.db",
+    "cache.db-wal",
+    ".gitignore",
+    "CACHEDIR.TAG",
+    "damaged",
+    "media",
+]
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_link_that_leads_nowhere_stops_nobody(programs: Programs, name: str) -> None:
+    store = programs.folder / "cachedir" / "fcache"
+    store.mkdir(parents=True, mode=0o700)
+    (store / name).symlink_to("/nowhere/to/be/found")
+    programs.output(
+        programs.start("program", f"{WORK}\n    work()\n    small.cache.info()\n    small.cache.close()")
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "number"), [("seek", errno.EIO), ("stat", errno.ESTALE), ("read", errno.EIO)]
+)
+def test_whatever_a_cache_is_asked_it_answers_in_its_own_words(
+    programs: Programs, shim: Path, call: str, number: int
+) -> None:
+    """Calls of functions never fail; questions may, with an error of this library."""
+    programs.output(programs.start("before", f"{WORK}\n    work()"))
+    (programs.folder / "failing").touch()
+    source = f"""{WORK}
+    from bencher_job import BencherJobError
+    cache = small.cache
+    small(1)
+    for ask in (
+        cache.info, cache.stats, cache.functions, cache.call_info, lambda: list(cache.records()), cache.verify,
+        lambda: small.is_cached(1), lambda: small.explain(1), lambda: small.forget(1), lambda: small.explain(1),
+        lambda: cache.clear_tag("none"), lambda: cache.prefetch(["a"]), lambda: small.map.plan(range(3)), cache.close,
+        lambda: cache.export(HERE / "file.tar"), cache.clear_cache, cache.verify, cache.close,
+    ):
+        try:
+            ask()
+        except (BencherJobError, AttributeError):
+            pass
+    """
+    programs.output(programs.start("asking", source, **failing(programs, shim, call, number, 2)))

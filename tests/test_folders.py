@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bencher_job import FutureCache, Job, Record, gen_path
-from bencher_job._folders import make_private
-from bencher_job._stores import Entry, Hit, dump
-from bencher_job._stores.database import IN_ROW_BELOW
-from bencher_job._stores.embedded import DiskStore
+from bencher_job import FutureCache, Job, JobFunctionCache, gen_path
 from tests.environment import unmeasured
 
-LARGE = "x" * IN_ROW_BELOW
+LARGE = "x" * 100_000
 
 
 @contextmanager
@@ -58,72 +52,38 @@ REMOVE_EMPTY = """
 """
 
 
-def test_folders_that_another_process_removes_are_made_again(tmp_path: Path) -> None:
-    with another_process(REMOVE_EMPTY, tmp_path):
-        for number in range(2000):
-            make_private(tmp_path / "a" / "b" / str(number % 3) / "c")
+def kept(number: int) -> str:
+    return f"{LARGE}{number}"
 
 
-def test_two_processes_may_make_one_folder(tmp_path: Path) -> None:
-    script = """
-        from bencher_job._folders import make_private
-        print("begun", flush=True)
-        while True:
-            make_private(sys.argv[1])
-            try:
-                os.removedirs(sys.argv[1])
-            except OSError:
-                pass
-    """
-    (tmp_path / "kept").touch()
-    with another_process(script, tmp_path / "a" / "b"):
-        for _ in range(2000):
-            make_private(tmp_path / "a" / "b")
+def other(number: int) -> str:
+    return f"{LARGE}{number}"
 
 
-def test_a_file_in_the_place_of_a_folder_is_an_error_at_once(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
-        make_private(tmp_path / "file")
-    with pytest.raises(NotADirectoryError):
-        make_private(tmp_path / "file" / "a" / "b")
-
-
-def test_all_that_are_new_are_for_the_owner_only(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        assert make_private(tmp_path / "a" / "b")
-        assert not make_private(tmp_path / "a")
-    finally:
-        os.umask(before)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")] == [0o700, 0o700]
-
-
+@pytest.mark.given_folders
 def test_no_put_is_lost_beside_another_process_that_clears(tmp_path: Path) -> None:
     """Whose removals take the folders of value files along, when these are empty."""
     script = """
-        from contextlib import closing
-        from pathlib import Path
-        from bencher_job._stores.embedded import DiskStore
-        with closing(DiskStore(Path(sys.argv[1]), size_limit=10**9)) as store:
-            print("begun", flush=True)
-            while True:
-                store.clear(function="other")
+        from bencher_job import JobFunctionCache
+        from tests.test_folders import other
+        cache = JobFunctionCache(other, cache_dir=sys.argv[1])
+        print("begun", flush=True)
+        while True:
+            cache.clear_cache()
     """
-    directory = tmp_path / "cachedir" / "fcache"
+    directory = tmp_path / "cachedir"
     with (
-        closing(DiskStore(directory, size_limit=10**9)) as store,
-        another_process(script, directory),
-        another_process(REMOVE_EMPTY, directory),
+        FutureCache(cache_dir=directory, overwrite=False) as cache,
+        JobFunctionCache(other, cache_dir=directory) as others,
     ):
-        for number in range(200):
-            key = f"key-{number}"
-            record = Record(key=key, function="f" if number % 2 else "other", created=datetime.now(UTC))
-            store.put_many([Entry(dump(LARGE + key), record)])
-        for number in range(1, 200, 2):
-            hit = store.get(f"key-{number}")
-            assert isinstance(hit, Hit)
-            assert hit.load() == f"{LARGE}key-{number}"
+        others.call(number=-1).result()
+        with another_process(script, directory), another_process(REMOVE_EMPTY, directory / "fcache"):
+            for number in range(100):
+                cache.submit(Job("kept", kept, {"number": number}, job_key=f"key-{number}")).result()
+                others.call(number=number).result()
+        for number in range(100):
+            future = cache.submit(Job("kept", kept, {"number": number}, job_key=f"key-{number}"))
+            assert (future.cached, future.result()) == (True, f"{LARGE}{number}")
 
 
 def test_a_job_gets_a_folder_for_its_files_beside_a_process_that_removes_empty_ones(

@@ -152,7 +152,7 @@ def test_copies_are_jobs_of_the_same_key() -> None:
     job = Job("id", keyed, {"x": [1]})
     shallow, deep = copy.copy(job), copy.deepcopy(job)
     assert same(shallow, job)
-    assert shallow.edition is job.edition
+    assert shallow.function_version is job.function_version
     assert shallow.job_args is not job.job_args or shallow.job_args == job.job_args
     assert same(deep, job)
     assert deep.job_args["x"] is not job.job_args["x"]

@@ -156,8 +156,8 @@ def test_objects_and_functions_of_libraries_that_are_arguments_count_by_value(si
 
 
 UPGRADED = """
-    import sys
-    {}
+    import sys, time
+    started = time.time()
     import sklearnish
     from bencher_job import cached_job
     from pathlib import Path
@@ -169,8 +169,7 @@ UPGRADED = """
 
     site = object.__new__(Site)
     site.folder = Path(sys.argv[1])
-    time = __import__("time")
-    while time.time() < started_at() + 0.2:  # a process that has just started has loaded nothing
+    while time.time() < started + 0.2:  # a process that has just started has loaded nothing
         time.sleep(0.01)
     {}
     print(score(1), score(2))
@@ -186,8 +185,7 @@ UPGRADE = "site.install('scikit-learn', '1.7.0', sklearnish____init__='def fit(x
 def test_after_an_upgrade_without_a_restart_results_arrive_and_are_not_kept(
     site: Site, change: str, executor: str
 ) -> None:
-    started = "from bencher_job._processes import started_at"
-    program = UPGRADED.format(started, executor, change)
+    program = UPGRADED.format(executor, change)
     warned, *told = site.run(program, arguments=(str(site.folder),))
     assert "scikit-learn was installed, upgraded or removed after this process started" in warned
     assert told == ["(1, '1.6.1') (2, '1.6.1')", "False False 2"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,22 +22,13 @@ from bencher_job import (
     CacheWarning,
     FutureCache,
     Job,
-    _media,
+    Record,
     cached_job,
     clean_orphaned_media,
     current_job_key,
     gen_path,
     run_job,
 )
-from bencher_job import _options as _settings
-from bencher_job._processes import process_name
-from bencher_job._stores import media_files
-
-
-@pytest.fixture
-def where_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let caches lie where they are told to, and not in the temporary folder of each test."""
-    monkeypatch.setattr(_settings, "_override", None)
 
 
 def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None:
@@ -42,7 +38,7 @@ def test_outside_a_job_each_path_is_new_and_absolute(cache_folder: Path) -> None
     assert not any(path.exists() for path in paths)
 
 
-@pytest.mark.usefixtures("where_told")
+@pytest.mark.given_folders
 def test_folders_on_the_way_are_for_their_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the umask says, and whether a path or a store is asked for first."""
     before = os.umask(0)
@@ -198,12 +194,13 @@ def test_orphans_are_what_kills_have_left_and_nothing_else(cache_folder: Path) -
 
 def test_a_dry_run_removes_nothing(cache_folder: Path) -> None:
     @cached_job
-    def anything() -> int:
-        return 1
+    def film() -> None:
+        Path(gen_path("film")).touch()
 
-    anything()
+    film()
     media = cache_folder / "fcache" / "media"
-    machine, _, _ = process_name().split("-")
+    (run,) = media.iterdir()
+    machine = run.name.split(".")[1].split("-")[0]
     elsewhere, orphan, by_hand = (
         media / name
         for name in ("0123456789abcdef.00000000-1-1.0", f"0123456789abcdef.{machine}-4194305-1.0", "my films")
@@ -234,6 +231,11 @@ KEYS = [
 ]
 
 
+def files_of(cache: FutureCache, record: Record) -> list[Path]:
+    assert record.media is not None
+    return [path for path in (cache.directory / "media" / record.media).rglob("*") if path.is_file()]
+
+
 def film_of(cache: FutureCache, key: str) -> Path:
     def film() -> str:
         path = Path(gen_path("film", "a/b", ".txt"))
@@ -243,7 +245,7 @@ def film_of(cache: FutureCache, key: str) -> Path:
     return Path(cache.submit(Job("film", film, {}, job_key=key)).result())
 
 
-@pytest.mark.usefixtures("where_told")
+@pytest.mark.given_folders
 @pytest.mark.parametrize("key", KEYS)
 def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Path, key: str) -> None:
     ground = tmp_path / "a" / "b" / "c" / "d" / "e"
@@ -257,7 +259,7 @@ def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Pa
         (record,) = cache.records()
         assert record.media is not None
         assert path.parent == cache.directory / "media" / record.media / "a" / "b"
-        assert media_files(cache.directory, record) == {path: len(key.encode())}
+        assert files_of(cache, record) == [path]
         assert cache.verify().is_clean
         assert clean_orphaned_media(ground / "one", dry_run=False) == {}
         assert path.exists()
@@ -265,13 +267,9 @@ def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Pa
         assert other.import_(ground / "archive.tar").added == 1
         (imported,) = other.records()
         assert imported.key == key
-        (copy,) = media_files(other.directory, imported)
+        (copy,) = files_of(other, imported)
         assert copy.read_text() == key
         assert other.verify().is_clean
-        answer = pytest.importorskip("bencher_job._page.entry").file_answer(
-            cache.directory, record.media, "a/b/" + path.name, is_download=False
-        )
-        assert answer is not None
         for each in (cache, other):
             assert each.clear_cache() == 1
             assert list((each.directory / "media").iterdir()) == []
@@ -282,7 +280,7 @@ def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Pa
     assert made | {tmp_path / "a"} == beside
 
 
-@pytest.mark.usefixtures("where_told")
+@pytest.mark.given_folders
 def test_media_of_an_earlier_layout_are_not_lost_in_silence(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -308,9 +306,80 @@ def test_media_of_an_earlier_layout_are_not_lost_in_silence(
         assert earlier in caplog.text
 
 
-def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan() -> None:
-    folder = Path(_media.run_folder("/store", "f" * 64)).name
-    assert _media.is_run_folder(folder)
-    assert _media.may_be_running(folder)
-    machine, pid, start = process_name().split("-")
-    assert not _media.may_be_running(folder.replace(process_name(), f"{machine}-{pid}-{int(start) - 1}"))
+def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan(cache_folder: Path) -> None:
+    @cached_job
+    def film() -> None:
+        Path(gen_path("film")).touch()
+
+    film()
+    (folder,) = (cache_folder / "fcache" / "media").iterdir()
+    _, process, number = folder.name.split(".")
+    machine, pid, start = process.split("-")
+    ours, earlier = (
+        folder.with_name(f"{'0' * 16}.{machine}-{pid}-{begun}.{number}") for begun in (start, int(start) - 1)
+    )
+    ours.mkdir()
+    earlier.mkdir()
+    assert clean_orphaned_media(cache_folder) == {earlier: 0}
+
+
+def drawing(cache_dir: Path) -> tuple[Any, Any, list[str]]:
+    """Make two cached functions, one of which takes what the other returns, and the list of what has run."""
+    ran: list[str] = []
+
+    @cached_job(cache_dir=cache_dir, code="none")
+    def draw(text: str) -> dict[str, Any]:
+        ran.append("draw")
+        path = gen_path("picture", suffix=".txt")
+        Path(path).write_text(text)
+        return {"paths": [path], "text": text}
+
+    @cached_job(cache_dir=cache_dir, code="none")
+    def read(drawn: dict[str, Any]) -> str:
+        ran.append("read")
+        return Path(drawn["paths"][0]).read_text()
+
+    return draw, read, ran
+
+
+@pytest.mark.given_folders
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree], ids=["renamed", "copied"])
+def test_paths_in_results_follow_the_cache(tmp_path: Path, move: Callable[..., object]) -> None:
+    draw, read, _ = drawing(tmp_path / "a")
+    assert read(draw("sun")) == "sun"
+    draw.cache.close()
+    move(tmp_path / "a", tmp_path / "b")
+
+    draw, read, ran = drawing(tmp_path / "b")
+    drawn = draw("sun")
+    (path,) = drawn["paths"]
+    assert Path(path).read_text() == "sun"
+    assert Path(path).is_relative_to(tmp_path / "b")
+    assert read(drawn) == "sun"
+    assert ran == []
+
+
+@pytest.mark.given_folders
+def test_paths_in_results_are_those_of_imported_files(tmp_path: Path) -> None:
+    draw, _, _ = drawing(tmp_path / "a")
+    draw("sun")
+    draw.cache.export(tmp_path / "all.tar")
+    draw.cache.close()
+    shutil.rmtree(tmp_path / "a")
+
+    draw, _, ran = drawing(tmp_path / "b")
+    draw.cache.import_(tmp_path / "all.tar")
+    drawn = draw("sun")
+    assert Path(drawn["paths"][0]).read_text() == "sun"
+    assert ran == []
+
+
+def test_a_path_is_a_str_and_what_is_made_of_it_is_plain() -> None:
+    @cached_job(version="1")
+    def draw() -> str:
+        return gen_path("picture")
+
+    path = draw()
+    assert isinstance(path, str)
+    assert type(path + ".png") is type(os.path.join(path, "x")) is type(f"{path}") is str
+    assert pickle.loads(pickle.dumps(path)) == copy.copy(path) == path

@@ -12,6 +12,7 @@ import pytest
 
 from bencher_job._options import StoreOptions
 from bencher_job._stores import Lease, open_store
+from tests.leasing import is_waited_for
 from tests.programs import Programs, until
 
 
@@ -133,8 +134,8 @@ def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
         open_store(programs.folder / "cachedir" / StoreOptions.cache_name, size_limit=10**9)
     ) as store:
         lease = Lease(key)
-        lease.number = store.leases.owner(key).number
-        assert until(lambda: store.leases.is_waited_for(lease))
+        lease.number = store.leases.owner_of(key).number
+        assert until(lambda: is_waited_for(store, lease))
     programs.tell("go_on")
     assert {programs.output(owner), programs.output(other)} == {"owner"}
     assert programs.count("1") == 1

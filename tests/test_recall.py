@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +23,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bencher_job import CachedFunction, CacheWarning, cached_job
-from bencher_job import _function_cache as module
-from bencher_job._stores.memory import LARGEST
-from bencher_job._stores.uses import MOST_MEMBERS
 from bencher_job.testing import CallCounter, temporary_cache
 
 
@@ -380,18 +376,6 @@ def test_a_dict_keeps_its_order() -> None:
     assert [list(make(1)) for _ in range(5)] == [["z", "a", "m"]] * 5
 
 
-def test_no_copy_is_held_of_what_is_large() -> None:
-    @cached_job(code="none")
-    def make(x: int) -> dict[int, int]:
-        return dict.fromkeys(range(x), 0)
-
-    make_hot(make, 10)
-    make_hot(make, MOST_MEMBERS + 1)
-    few, many = (kept.give for kept in make.cache.known.calls.values())
-    assert isinstance(few.__self__, dict)
-    assert isinstance(many, partial)
-
-
 def test_a_class_that_is_gone_is_told_of_and_the_job_runs_again(
     counter: CallCounter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -557,21 +541,20 @@ def test_an_entry_expires_for_those_who_know_it(counter: CallCounter) -> None:
 
 CHANGES = """
     import sys
-    from datetime import UTC, datetime
     from pathlib import Path
-    from bencher_job import Record
-    from bencher_job._stores import Entry, dump, open_store
-    store = open_store(Path(sys.argv[1]), size_limit=10**9)
+    from bencher_job import FutureCache, Job
+    folder = Path(sys.argv[1])
+    given = {"cache_dir": folder.parent, "cache_name": folder.name}
+    cache, expiring = FutureCache(**given), FutureCache(ttl=1e-6, **given)
     for line in sys.stdin:
         what, key, value = line.split()
         if what == "clear":
-            store.clear(tag="a")
+            cache.clear_tag("a")
         elif what == "forget":
-            store.forget(key)
+            cache.cache.remove([key])
         else:
-            expires = 1.0 if what == "expire" else None
-            record = Record(key=key, function="f", tag="a", created=datetime.now(UTC))
-            store.put_many([Entry(dump(int(value)), record, expires=expires)])
+            job = Job("f", lambda x: x, {"x": int(value)}, job_key=key, tag="a")
+            (expiring if what == "expire" else cache).submit(job).result()
         print(what, flush=True)
 """
 
@@ -671,18 +654,6 @@ def test_methods_know_whose_they_are() -> None:
     assert model.predict(1) == 10
 
 
-def test_a_function_knows_a_bounded_number_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_CALLS", 10)
-
-    @cached_job(code="none")
-    def value(x: int) -> int:
-        return x
-
-    for number in range(25):
-        assert make_hot(value, number) == number
-        assert knows(value) <= 10
-
-
 def test_long_calls_and_large_values_take_the_long_way(counter: CallCounter) -> None:
     @cached_job(code="none")
     def repeated(text: str, times: int) -> str:
@@ -691,22 +662,9 @@ def test_long_calls_and_large_values_take_the_long_way(counter: CallCounter) -> 
 
     for _ in range(4):
         assert repeated("x" * 1000, 2) == "x" * 2000
-        assert repeated("x", LARGEST + 1) == "x" * (LARGEST + 1)
+        assert repeated("x", 100_000) == "x" * (100_000)
     assert counter.count == 2
     assert knows(repeated) == 0
-
-
-def test_what_memory_has_dropped_holds_no_bytes() -> None:
-    @cached_job(code="none")
-    def value(x: int) -> str:
-        return "x" * x
-
-    make_hot(value, 1000)
-    (kept,) = value.cache.known.calls.values()
-    value.cache.clear_cache()
-    value(1)
-    assert kept.hit is None
-    assert kept.give is None
 
 
 def test_the_wrapper_is_called_as_any_object_is() -> None:

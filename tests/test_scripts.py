@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._keys.names import locate
-from bencher_job._stores import dump_result
-from bencher_job._views.pickles import Named, read_pickle
 from tests.environment import unmeasured
 
 SCRIPT = """
@@ -183,20 +180,3 @@ def test_a_module_of_the_name_of_the_program_in_another_folder_is_another_one(sc
     scripts.run(*AS_PROGRAM)
     scripts.run("elsewhere/colors.py")
     assert scripts.runs() == KINDS
-
-
-class Own:
-    class Inner:
-        pass
-
-
-@pytest.mark.parametrize("value", [Own, Own.Inner, Scripts.run])
-def test_what_is_looked_up_by_name_is_told_of_by_that_name(value: type) -> None:
-    payload = dump_result([value, value], test_what_is_looked_up_by_name_is_told_of_by_that_name)
-    assert payload.load() == [value, value]
-    assert read_pickle(payload.stream) == [Named(__name__, value.__qualname__)] * 2
-
-
-def test_a_name_that_is_gone_is_an_error() -> None:
-    with pytest.raises(AttributeError):
-        locate(__name__, "Own.Outer")

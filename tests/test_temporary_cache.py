@@ -9,8 +9,18 @@ from typing import Any
 import pytest
 
 from bencher_job import CacheWarning, cached_job
-from bencher_job._options import cache_directory
 from bencher_job.testing import temporary_cache
+
+
+def folder_here() -> str:
+    """The cache directory that this process uses now."""
+    probe = cached_job(code="none")(given)
+    probe.refresh(1)
+    return os.fspath(probe.cache.cache.directory.parent)
+
+
+def given(x: int) -> int:
+    return x
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -20,11 +30,11 @@ def test_a_worker_uses_the_folder_that_its_job_was_submitted_in(method: str) -> 
 
     @cached_job(code="none")
     def inner(x: int) -> str:
-        return os.fspath(cache_directory())
+        return folder_here()
 
     @cached_job(executor="multiprocessing", start_method=method, max_workers=1, code="none")  # type: ignore[arg-type]
     def outer(x: int) -> tuple[int, str, str]:
-        return os.getpid(), inner(x), os.fspath(cache_directory())
+        return os.getpid(), inner(x), folder_here()
 
     outside = outer(0)
     with temporary_cache() as first:
@@ -40,7 +50,7 @@ def test_a_worker_uses_the_folder_that_its_job_was_submitted_in(method: str) -> 
     assert [each[1:] for each in (in_first, in_second)] == [
         (os.fspath(folder),) * 2 for folder in (first, second)
     ]
-    assert outside[1:] == after[1:] == (os.fspath(cache_directory()),) * 2
+    assert outside[1:] == after[1:] == (folder_here(),) * 2
     assert len({each[0] for each in (outside, in_first, in_second, after)}) == 1
 
 

@@ -48,7 +48,7 @@ def _command_line(process):
 
 def leased(function, arguments):
     """The arguments whose jobs somebody still has the lease of."""
-    return [x for x in arguments if function.cache.cache.leases.owner(function.key(x)) is not None]
+    return [x for x in arguments if function.cache.cache.leases.owner_of(function.key(x)) is not None]
 
 
 @pytest.mark.timeout(300)
@@ -71,7 +71,7 @@ def test_forty_random_kills_cost_no_more_than_a_job_each():
     assert len(lost) <= kills
     assert all(isinstance(future.exception(), WorkerLost) for future, x in futures.items() if x in lost)
     assert all(future.result()[-2:] == x.to_bytes(2, "big") for future, x in futures.items() if x not in lost)
-    assert large.cache.cache.count() == 400 - len(lost)
+    assert len(large.cache.cache) == 400 - len(lost)
     assert leased(large, range(400)) == []
     assert [large(x)[-2:] for x in lost] == [x.to_bytes(2, "big") for x in lost]
     large.cache.close()
@@ -130,7 +130,7 @@ def test_what_cannot_travel_costs_its_own_job(what):
         told = {"result": "can't be pickled", "error": "three", "argument": "can't be sent to a worker"}
         assert told[what] in str(error)
     assert [future.result(PATIENCE) for future in neighbours] == list(range(4, 30))
-    assert function.cache.cache.leases.owner(function.key(*arguments)) is None
+    assert function.cache.cache.leases.owner_of(function.key(*arguments)) is None
 
 
 def test_a_job_that_takes_too_much_memory_is_its_own_loss():

@@ -12,13 +12,14 @@ from .maintenance import CLEAR, GC, VERIFY
 from .moving import EXPORT, IMPORT
 from .parser import COMPLETION, run
 from .serving import SERVE
+from .sharing import PULL, PUSH, SHARED
 from .show import SHOW
 
 __all__ = ["COMMANDS", "main"]
 
 
 COMMANDS: Final[tuple[Command, ...]] = (
-    LS, SHOW, STATS, DU, SERVE, EXPLAIN, CLEAR, GC, VERIFY, EXPORT, IMPORT, ADOPT, COMPLETION,
+    LS, SHOW, STATS, DU, SERVE, EXPLAIN, CLEAR, GC, VERIFY, EXPORT, IMPORT, SHARED, PUSH, PULL, ADOPT, COMPLETION,
 )  # fmt: skip
 """The commands, in the order of the help."""
 

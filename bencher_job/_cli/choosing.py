@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
 from .._record import Record, Selection
-from .._stores import Gone, look_into
+from .._stores import Found, Gone, Store, StoreFailure, look_into
 from .._text import moment_text
 from .command import Exit, Misused
 from .places import FAILURES, complain, look_at_each, stores_of
-
-if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore
 
 __all__ = [
     "Chosen",
@@ -80,7 +78,7 @@ MOST_KEYS: Final = 20
 """Maximum number of keys that completion offers."""
 
 
-def _asked(line: Namespace, ask: Callable[[DiskStore], Iterable[str]]) -> list[str]:
+def _asked(line: Namespace, ask: Callable[[Store], Iterable[str]]) -> list[str]:
     """Collect completions from all stores that can be read."""
     found: list[str] = []
     place = {name: getattr(line, name, None) for name in ("cache_dir", "cache_name", "trusted")}
@@ -96,8 +94,8 @@ def _asked(line: Namespace, ask: Callable[[DiskStore], Iterable[str]]) -> list[s
 def complete_keys_and_functions(prefix: str, parsed_args: Namespace, **_: Any) -> list[str]:
     """Return the functions in the stores, and the first keys with a prefix."""
 
-    def ask(store: DiskStore) -> Iterable[str]:
-        keys = store.history.beginning_with(prefix, MOST_KEYS) if prefix else []
+    def ask(store: Store) -> Iterable[str]:
+        keys = store.history.keys(prefix, MOST_KEYS) if prefix else []
         return [*(function.name for function in store.functions()), *keys]
 
     return _asked(parsed_args, ask)
@@ -168,7 +166,8 @@ _HEXADECIMAL: Final = frozenset("0123456789abcdef")
 class Chosen:
     """The functions and keys of a store that a command line names, or everything, filtered by a selection."""
 
-    store: DiskStore
+    store: Store
+    directory: Path
     selection: Selection
     functions: tuple[str, ...]
     keys: tuple[str, ...]
@@ -185,12 +184,12 @@ class Chosen:
     def of_keys(self) -> Iterator[Record]:
         """Yield the records of the chosen keys, except those of chosen functions."""
         for key in self.keys:
-            record = self.store.history.record(key)
-            if (
-                record is not None
-                and record.function not in self.functions
-                and self.selection.matches(record)
-            ):
+            found = self.store.history.examine(key)
+            if isinstance(found, Found) and found.record is None:
+                raise StoreFailure(f"the record of the entry {key} is damaged")
+        for info in self.store.history.infos(self.keys):
+            record = info.record
+            if record.function not in self.functions and self.selection.matches(record):
                 yield record
 
     def latest(self, limit: int) -> tuple[list[Record], bool]:
@@ -200,9 +199,9 @@ class Chosen:
         found: list[Record] = []
         has_more = False
         for selection in wanted:
-            records = self.store.latest_records(limit + 1, selection) if limit else []
-            has_more = has_more or len(records) > limit
-            found += records[-limit:] if limit else self.store.records(selection)
+            records = list(self.store.records(selection, limit + 1 if limit else None))
+            has_more = has_more or 0 < limit < len(records)
+            found += records[-limit:]
         return found, has_more
 
 
@@ -220,7 +219,7 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
     names = tuple(dict.fromkeys(arguments.targets))
     unknown = {name: f"no function is called {name}, and no key begins so" for name in names}
 
-    def look(store: DiskStore) -> None:
+    def look(store: Store, directory: Path) -> None:
         meant = _meant(store, names)
         for name in names:
             if name in meant:
@@ -230,7 +229,7 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
         functions = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _FUNCTION))
         keys = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _KEY))
         if meant or not names:
-            work(Chosen(store, selection, functions, keys, not names))
+            work(Chosen(store, directory, selection, functions, keys, not names))
 
     status = look_at_each(arguments, look, mends=mends)
     if status != Exit.DONE:  # the unknown names may be in a store that can't be read
@@ -244,7 +243,7 @@ _FUNCTION: Final = "function"
 _KEY: Final = "key"
 
 
-def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _meant(store: Store, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Resolve names in a store. Unknown names are left out.
 
     A name is, in this order: a function, a key or the first digits of one, the end of a function's name.
@@ -264,9 +263,9 @@ def _meant(store: DiskStore, names: Sequence[str]) -> dict[str, tuple[str, str]]
     return meant
 
 
-def _key(store: DiskStore, name: str) -> str | None:
+def _key(store: Store, name: str) -> str | None:
     """Return the key that is the name or starts with it, or None. A given `job_key` may be any str."""
-    found = store.history.beginning_with(name, KEYS_SHOWN + 1)
+    found = store.history.keys(name, KEYS_SHOWN + 1)
     if name in found:
         return name
     if len(name) < SHORTEST_PREFIX or not _HEXADECIMAL.issuperset(name):
@@ -278,11 +277,11 @@ def _key(store: DiskStore, name: str) -> str | None:
     return found[0] if found else None
 
 
-def _removed(store: DiskStore, name: str) -> str:
+def _removed(store: Store, name: str) -> str:
     """Describe the removal of the entry whose key starts with some digits; empty if none is recorded."""
     if len(name) < SHORTEST_PREFIX:
         return ""
-    for key in store.history.gone_beginning_with(name, 1):
+    for key in store.history.keys(name, 1, removed=True):
         gone = store.history.examine(key)
         if isinstance(gone, Gone):
             return f"the entry {key} was {gone.reason} on {moment_text(gone.at)}"

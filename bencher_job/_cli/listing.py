@@ -6,17 +6,14 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .._record import FunctionInfo
-from .._stores import footprint_of
+from .._stores import Store, footprint_of
 from .._text import counted, moment_text, seconds_text, size_text
 from .command import Command
 from .output import Column, add_json, brief_moment, function_fields, print_document, show_facts, show_table
 from .places import add_place, cache_directory, look_at_each, stores_of
-
-if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore
 
 __all__ = ["DU", "LS", "STATS"]
 
@@ -42,8 +39,8 @@ def _configure_ls(parser: ArgumentParser) -> None:
 def _ls(arguments: Namespace) -> int:
     found: list[tuple[Path, FunctionInfo]] = []
 
-    def look(store: DiskStore) -> None:
-        found.extend((store.directory, function) for function in store.functions())
+    def look(store: Store, directory: Path) -> None:
+        found.extend((directory, function) for function in store.functions())
 
     status = look_at_each(arguments, look)
     found.sort(key=lambda pair: (_ORDERS[arguments.sort](pair[1]), pair[0]))
@@ -96,7 +93,7 @@ def _configure_plain(parser: ArgumentParser) -> None:
 
 def _stats(arguments: Namespace) -> int:
     found: list[dict[str, Any]] = []
-    status = look_at_each(arguments, lambda store: found.append(_figures(store)))
+    status = look_at_each(arguments, lambda store, directory: found.append(_figures(store, directory)))
     if arguments.json:
         print_document("stats", cache_dir=cache_directory(arguments), caches=found)
         return status
@@ -107,15 +104,15 @@ def _stats(arguments: Namespace) -> int:
     return status
 
 
-def _figures(store: DiskStore) -> dict[str, Any]:
-    functions, totals = store.functions(), store.totals()
+def _figures(store: Store, directory: Path) -> dict[str, Any]:
+    functions, (entries, size, totals) = store.functions(), store.figures()
     asked = totals.hits + totals.misses
     return {
-        "cache": store.directory.name,
-        "directory": store.directory,
+        "cache": directory.name,
+        "directory": directory,
         "functions": len(functions),
-        "entries": store.count(),
-        "size": store.size(),
+        "entries": entries,
+        "size": size,
         "hits": totals.hits,
         "misses": totals.misses,
         "hit_rate": totals.hits / asked if asked else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import CacheWarning
-from .._stores import find_orphans, remove_orphans, verify
+from .._stores import Store, count_expired, find_orphans, remove_expired, remove_orphans, verify
 from .._text import counted, size_text, visible
 from .choosing import Chosen, add_filters, add_targets, age, look_for
 from .command import Command, Exit, Misused
@@ -18,7 +18,6 @@ from .output import add_consent, add_json, is_agreed, print_document
 from .places import add_place, cache_directory, change, change_each, complain, look_at_each
 
 if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore
     from .._stores.verification import Audit, Finding
 
 __all__ = ["CLEAR", "GC", "VERIFY"]
@@ -37,7 +36,7 @@ def _configure(parser: ArgumentParser) -> None:
 def _verify(arguments: Namespace) -> int:
     audits: list[Audit] = []
 
-    def check(store: DiskStore) -> None:
+    def check(store: Store, _: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CacheWarning)  # the audit reports all of it
             audits.append(verify(store, repair=arguments.repair))
@@ -102,7 +101,7 @@ def _clear(arguments: Namespace) -> int:
 
     def look(chosen: Chosen) -> None:
         records = list(chosen.records())  # all or none if the database is damaged
-        of_store = keys.setdefault(chosen.store.directory, [])
+        of_store = keys.setdefault(chosen.directory, [])
         for record in records:
             of_store.append(record.key)
             entries[record.function] += 1
@@ -125,7 +124,7 @@ def _clear(arguments: Namespace) -> int:
     removed = 0
     for directory, of_store in keys.items():
         with change(arguments, directory) as store:
-            removed += store.forget_many(of_store)
+            removed += store.remove(of_store, "cleared")
     print(f"removed {counted(removed, 'entry', 'entries')}")
     return status
 
@@ -168,8 +167,8 @@ def _configure_gc(parser: ArgumentParser) -> None:
 def _gc(arguments: Namespace) -> int:
     found: dict[Path, _Waste] = {}
 
-    def look(store: DiskStore) -> None:
-        found[store.directory] = _Waste(find_orphans(store), store.removals.count_expired())
+    def look(store: Store, directory: Path) -> None:
+        found[directory] = _Waste(find_orphans(store), count_expired(store))
 
     status = look_at_each(arguments, look, mends=not arguments.dry_run)
     wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
@@ -204,7 +203,7 @@ def _gc(arguments: Namespace) -> int:
 def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
     with change(arguments, directory) as store:
         left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
-        expired = store.removals.remove_expired()
+        expired = remove_expired(store)
     for finding in left:
         complain(f"{directory / finding.name} can't be removed")
     removed = counted(len(waste.orphans) - len(left), "orphan")

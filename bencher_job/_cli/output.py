@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .._record import FunctionInfo, Record
-from .._stores import Hit
+from .._stores import Hit, Store
 from .._text import counted, moment_text, seconds_text, size_text, visible
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import fields_of, short_text
@@ -24,7 +24,6 @@ from .command import Misused
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .._stores.embedded import DiskStore
 
 __all__ = [
     "DOCUMENT_VERSION",
@@ -192,18 +191,19 @@ def record_fields(record: Record, cache: Path) -> dict[str, Any]:
 
 
 LARGEST_EXPANDED: Final = 1 << 28
-"""Maximum size in bytes of an entry's decompressed parts."""
+"""Maximum size in bytes of an entry's decompressed parts, unless the entry itself is larger."""
 
 LARGEST_STREAM: Final = 1 << 25
 """Maximum size in bytes of a pickle, without its arrays, that is read. More would take too long."""
 
 
-def described_by_key(store: DiskStore, records: Sequence[Record]) -> dict[str, object]:
+def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, object]:
     """Describe the results of entries by their keys. Those that can't be read or described are left out."""
     found: dict[str, object] = {}
     for record in records:
-        hit = store.lookups.find(record.key, mapped=True, most_expanded=LARGEST_EXPANDED)
-        if isinstance(hit, Hit):
+        largest = max(record.size, LARGEST_EXPANDED)  # what is not compressed is mapped, and takes no memory
+        hit = store.get_many([record.key], mapped=True, largest=largest, counts=False).get(record.key)
+        if hit is not None:
             try:
                 found[record.key] = _described(hit)
             except Unreadable:

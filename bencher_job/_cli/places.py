@@ -13,25 +13,23 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .. import _options
 from .._errors import BencherJobError, UntrustedCache
 from .._stores import (
+    Store,
     StoreBusy,
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     look_into,
     open_existing,
+    replace_database,
     stores_in,
 )
 from .._text import visible
 from .command import Exit, Failed, Misused
-
-if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore
 
 __all__ = [
     "FAILURES",
@@ -171,7 +169,7 @@ def one_store_of(arguments: Namespace) -> Path:
 
 
 @contextmanager
-def opened(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+def opened(arguments: Namespace, directory: Path) -> Iterator[Store]:
     """Open a store read-only.
 
     Raises:
@@ -182,7 +180,7 @@ def opened(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
 
 
 @contextmanager
-def change(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+def change(arguments: Namespace, directory: Path) -> Iterator[Store]:
     """Open a store to change it.
 
     Raises:
@@ -193,7 +191,7 @@ def change(arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
 
 
 @contextmanager
-def _opened(opening: Callable[..., DiskStore], arguments: Namespace, directory: Path) -> Iterator[DiskStore]:
+def _opened(opening: Callable[..., Store], arguments: Namespace, directory: Path) -> Iterator[Store]:
     try:
         with (
             prompt_interrupts(),
@@ -206,8 +204,8 @@ def _opened(opening: Callable[..., DiskStore], arguments: Namespace, directory: 
         raise failure_of(error, directory) from error
 
 
-def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object], *, mends: bool = False) -> int:
-    """Call `work` with each store, opened read-only, and return the worst exit code.
+def look_at_each(arguments: Namespace, work: Callable[[Store, Path], object], *, mends: bool = False) -> int:
+    """Call `work` with each store, opened read-only, and its folder, and return the worst exit code.
 
     If there are several stores, one that can't be opened is reported and the others are still used. With `mends` a
     damaged database is replaced by its readable part, and the work is done again.
@@ -219,8 +217,10 @@ def look_at_each(arguments: Namespace, work: Callable[[DiskStore], object], *, m
     return _each(opened, arguments, work, mends)
 
 
-def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> int:
-    """Call `work` with each store, opened to change it, and return the worst exit code as `look_at_each` does.
+def change_each(arguments: Namespace, work: Callable[[Store, Path], object]) -> int:
+    """Call `work` with each store, opened to change it, and its folder.
+
+    Returns the worst exit code, as `look_at_each` does.
 
     Raises:
         StoreFailure: when there are none.
@@ -230,7 +230,7 @@ def change_each(arguments: Namespace, work: Callable[[DiskStore], object]) -> in
 
 
 def _each(
-    opening: Callable[..., Any], arguments: Namespace, work: Callable[[DiskStore], object], mends: bool
+    opening: Callable[..., Any], arguments: Namespace, work: Callable[[Store, Path], object], mends: bool
 ) -> int:
     failures: list[Failed] = []
     directories = stores_of(arguments)
@@ -238,14 +238,14 @@ def _each(
         try:
             try:
                 with opening(arguments, directory) as store:
-                    work(store)
+                    work(store, directory)
             except Failed as failure:
                 if not mends or not isinstance(failure.__cause__, StoreDamaged):
                     raise
                 with change(arguments, directory) as store:
-                    store.folder.replace_database(str(failure.__cause__))
+                    replace_database(store, str(failure.__cause__))
                 with opening(arguments, directory) as store:
-                    work(store)
+                    work(store, directory)
         except Failed as failure:
             failures.append(failure)
             if len(failures) == len(directories):  # nothing to show
@@ -266,8 +266,6 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
         text = f"{directory} is busy: {text}. Try again when the other process is done."
     elif isinstance(error, StoreDamaged):
         text = f"{directory} is damaged: {text}. bencher-job verify --repair sets it aside, and keeps what can be read."
-    elif isinstance(error, StoreOutdated):
-        text = f"{text}. bencher-job verify --repair brings it up to date."
     elif isinstance(error, StoreFailure) and os.fspath(directory or "") not in text:
         text = f"{directory} can't be used: {text}"
     return Failed(text, code)

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from .._query import EntryInfo
 from .._record import Record
-from .._stores import Found, Hit, media_files, row_of_key
+from .._stores import Found, Hit, Store, media_files
 from .._text import moment_text, seconds_text, size_text
 from .._views.summaries import fields_of, short_text
 from .choosing import Chosen, add_filters, add_targets, look_for
@@ -30,10 +31,6 @@ from .output import (
     show_records,
 )
 from .places import add_place, cache_directory, complain
-
-if TYPE_CHECKING:
-    from .._stores.embedded import DiskStore, Making
-    from .._stores.rows import Row
 
 __all__ = ["SHOW", "EntryShown", "entry_fields", "entry_shown", "show_entry"]
 
@@ -50,8 +47,7 @@ class EntryShown:
 
     directory: Path
     """The folder of its store."""
-    row: Row
-    making: Making
+    info: EntryInfo
     known: Found
     """Whether its bytes are intact, and the damage if they are not."""
     described: object
@@ -61,29 +57,28 @@ class EntryShown:
     value: object = _UNKNOWN
 
 
-def entry_shown(store: DiskStore, record: Record, *, with_value: bool) -> EntryShown:
+def entry_shown(store: Store, directory: Path, record: Record, *, with_value: bool) -> EntryShown:
     """Collect everything known about an entry. Its result is only unpickled if `with_value` is true.
 
     Raises:
         Failed: when the entry was removed in between, or its result can't be unpickled.
     """
     key, history = record.key, store.history
-    known, making, row = history.examine(key), history.making(key), row_of_key(store.folder, key)
-    if making is None or row is None or not isinstance(known, Found):
+    known, infos = history.examine(key), history.infos([key])
+    if not infos or not isinstance(known, Found):
         raise Failed(f"the entry {key} was removed just now")
     described = {} if known.damage else described_by_key(store, [record])
     return EntryShown(
-        directory=store.directory,
-        row=row,
-        making=making,
+        directory=directory,
+        info=infos[0],
         known=known,
         described=described.get(key, _UNKNOWN),
-        media=media_files(store.directory, record),
+        media=media_files(directory, record),
         value=_value(store, key, known.damage) if with_value else _UNKNOWN,
     )
 
 
-def _value(store: DiskStore, key: str, damage: str) -> object:
+def _value(store: Store, key: str, damage: str) -> object:
     hit = None if damage else store.get(key)
     if not isinstance(hit, Hit):
         raise Failed(f"the result of {key} can't be shown: {damage or 'it was removed just now'}")
@@ -96,16 +91,16 @@ def _value(store: DiskStore, key: str, damage: str) -> object:
 
 def entry_fields(entry: EntryShown) -> dict[str, Any]:
     """Return the fields of an entry for a document, including those of its record."""
-    row, making = entry.row, entry.making
-    known = record_fields(row.record, entry.directory) | {
-        "hits": row.hits,
-        "last_used": datetime.fromtimestamp(row.used, UTC),
-        "expires": None if row.expires is None else datetime.fromtimestamp(row.expires, UTC),
+    info = entry.info
+    known = record_fields(info.record, entry.directory) | {
+        "hits": info.hits,
+        "last_used": datetime.fromtimestamp(info.used, UTC),
+        "expires": None if info.expires is None else datetime.fromtimestamp(info.expires, UTC),
         "damage": entry.known.damage or None,
-        "file": making.file,
+        "file": info.file,
         "media_files": [{"path": path, "size": size} for path, size in entry.media.items()],
-        "parameters": making.parameters,
-        "parts": making.parts,
+        "parameters": info.parameters,
+        "parts": info.parts,
         "result": None if entry.described is _UNKNOWN else fields_of(entry.described),
     }
     return known if entry.value is _UNKNOWN else known | {"value": _for_json(entry.value)}
@@ -127,25 +122,25 @@ def _for_json(value: object) -> Any:
 
 def show_entry(entry: EntryShown) -> None:
     """Print everything known about an entry."""
-    record = entry.row.record
+    record = entry.info.record
     show_facts(f"{record.function or '(no function)'}({arguments_text(record.arguments)})", [*_facts(entry)])
 
 
 def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
-    row, record, making = entry.row, entry.row.record, entry.making
+    info, record = entry.info, entry.info.record
     yield "key", record.key
     yield "cache", os.fspath(entry.directory)
     if record.tag:
         yield "tag", record.tag
     yield "begun", moment_text(record.created)
     yield "took", seconds_text(record.seconds)
-    where = "in the database" if making.file is None else f"in {making.file}"
+    where = "in the database" if info.file is None else f"in {info.file}"
     yield "size", f"{size_text(record.size)}, {where}"
     yield "state", _state(entry.known)
-    yield "hits", f"{row.hits:,}"
-    yield "last used", moment_text(datetime.fromtimestamp(row.used, UTC))
-    if row.expires is not None:
-        yield "expires", moment_text(datetime.fromtimestamp(row.expires, UTC))
+    yield "hits", f"{info.hits:,}"
+    yield "last used", moment_text(datetime.fromtimestamp(info.used, UTC))
+    if info.expires is not None:
+        yield "expires", moment_text(datetime.fromtimestamp(info.expires, UTC))
     if entry.media:
         yield "media", "\n".join(f"{size_text(size)}  {path}" for path, size in entry.media.items())
     yield "run by", _origin(record)
@@ -155,7 +150,7 @@ def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
         yield "version", record.version
     if record.fingerprint:
         yield "code", record.fingerprint
-        yield "", f"the fingerprint of {', '.join(making.parts) or 'nothing but its name'}"
+        yield "", f"the fingerprint of {', '.join(info.parts) or 'nothing but its name'}"
     if entry.value is not _UNKNOWN:
         width = shutil.get_terminal_size((100, 24)).columns - 14
         yield "result", pprint.pformat(entry.value, width=max(width, 40), sort_dicts=False)
@@ -229,9 +224,12 @@ def _show(arguments: Namespace) -> int:
             raise Misused(
                 f"--value shows the results of single entries, and {chosen.functions[0]} is a function."
             )
-        entries.extend(entry_shown(store, record, with_value=arguments.value) for record in chosen.of_keys())
+        entries.extend(
+            entry_shown(store, chosen.directory, record, with_value=arguments.value)
+            for record in chosen.of_keys()
+        )
         records, is_cut = chosen.latest(limit)
-        rows.extend((store.directory, record) for record in records)
+        rows.extend((chosen.directory, record) for record in records)
         if arguments.results:
             results.update(described_by_key(store, records))
         has_more = has_more or is_cut

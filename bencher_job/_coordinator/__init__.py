@@ -1,1 +1,1 @@
-"""The life of a job, from the call to the committed result."""
+"""Run each job once: the life of a job as a state machine, drawn in `coordinator.py`."""

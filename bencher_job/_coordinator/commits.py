@@ -1,9 +1,9 @@
-"""Receive a run that has ended, commit its result, and count it.
+"""Receive the results of finished runs, commit them, and count what happened.
 
-engine's thread: put(item) -> queue -> writer: receive all that is there, write it in one go, which resolves futures
-                                         └ one that is received for long: another thread goes on with the others
+    engine's thread: put(run) -> queue -> commit thread: receive all that are there, commit them together, resolve
 
-To receive is to unpickle, which runs code of the value's class, and that may hang.
+To receive a result is to unpickle it. That runs code of the value's class, and may hang. Then another thread goes on
+with the other results.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import _media
 from .._errors import BencherJobError
@@ -31,13 +31,13 @@ from .._keys.files import is_unchanged
 from .._keys.fingerprint import Fingerprint, libraries_in_arguments
 from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
+from .._options import StoreOptions
 from .._processes import renew_after_fork
 from .._record import Draft, Origin
 from .._stores import (
-    Deposit,
+    Blob,
     Entry,
     Lease,
-    LeasesUnavailable,
     NullStore,
     Payload,
     Store,
@@ -47,25 +47,13 @@ from .._stores import (
 )
 from .._timer import timer
 from .._version import VERSION
-from .running import Flight, flights_of
+from .running import RunningJob
 
 if TYPE_CHECKING:
     from .._origin import GitState
+    from .coordinator import Coordinator
 
-__all__ = [
-    "MOST_HITS_KEPT",
-    "UNLOADABLE",
-    "BeginsJobs",
-    "Counts",
-    "Keeping",
-    "Landing",
-    "Returned",
-    "Run",
-    "Start",
-    "Writer",
-    "commit",
-    "outcome_of",
-]
+__all__ = ["MOST_HITS_KEPT", "UNLOADABLE", "CommitThread", "Completion", "Counts", "Run", "commit"]
 
 
 MOST_HITS_KEPT: Final = 1000
@@ -80,30 +68,37 @@ class _Figures:
 
 
 class Counts:
-    """Counts what a cache does, in any thread.
+    """The figures of one cache, counted in any thread.
 
     Attributes:
-        seconds_of_hits: for each hit that is not added up yet, how long its function had run.
+        seconds_of_hits: how long the function of each hit had run, for hits that are not added up yet.
     """
 
     def __init__(self) -> None:
         self._figures = _Figures()
-        self.seconds_of_hits: deque[float] = deque()  # to append to it takes no lock
+        self.seconds_of_hits: deque[float] = deque()  # appending takes no lock
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Replace the lock in a forked child."""
         self._reentrant = threading.RLock()
 
     @property
     def now(self) -> _Figures:
-        """The figures; read them one by one, as they may change in between."""
+        """The current figures."""
         self.add_up()
         return self._figures
 
+    def add(self, **numbers: int) -> None:
+        """Add to figures: `submitted`, `joined`, `computed`, `retried`, `failed`, `unsaved`."""
+        with self._reentrant:
+            figures = vars(self._figures)
+            for name, number in numbers.items():
+                figures[name] += number
+
     def hit(self, seconds: float) -> None:
-        """Count a job that was answered from the cache, and how long its function had run."""
+        """Count a job that was answered from the store, and how long its function had run."""
         hits = self.seconds_of_hits
         hits.append(seconds)
         if len(hits) > MOST_HITS_KEPT:
@@ -111,374 +106,89 @@ class Counts:
 
     def add_up(self) -> None:
         """Add up the hits that were counted one by one."""
+        hits = self.seconds_of_hits
         with self._reentrant:
-            self._add_up_hits()
-
-    def _add_up_hits(self) -> None:
-        hits, figures = self.seconds_of_hits, self._figures
-        for _ in range(len(hits)):
-            try:
-                seconds = hits.popleft()
-            except IndexError:  # a signal handler's hit has added up the rest
-                return
-            figures.seconds_saved += seconds
-            figures.hits += 1
-            figures.submitted += 1
-
-    def joined(self) -> None:
-        """Count a job that waits for one that is in flight."""
-        with self._reentrant:
-            self._figures.submitted += 1
-            self._figures.joined += 1
-
-    def computed(self, number: int) -> None:
-        """Count jobs whose function is about to run."""
-        with self._reentrant:
-            self._figures.submitted += number
-            self._figures.computed += number
-
-    def not_computed(self) -> None:
-        """Take a job back that was counted as computed, and was cancelled, refused or lost."""
-        with self._reentrant:
-            self._figures.computed -= 1
-
-    def set_aside(self, number: int) -> None:
-        """Take jobs back that were counted as computed, and are begun in another way or by another process."""
-        with self._reentrant:
-            self._figures.submitted -= number
-            self._figures.computed -= number
-
-    def retried(self) -> None:
-        """Count a run that failed and is repeated."""
-        with self._reentrant:
-            self._figures.retried += 1
-
-    def failed(self, *, elsewhere: bool = False) -> None:
-        """Count a job that has failed; one that another process ran has not been counted as submitted yet."""
-        with self._reentrant:
-            self._figures.submitted += elsewhere
-            self._figures.failed += 1
-
-    def unsaved(self, number: int) -> None:
-        """Count results that could not be kept."""
-        with self._reentrant:
-            self._figures.unsaved += number
+            figures = self._figures
+            for _ in range(len(hits)):
+                try:
+                    seconds = hits.popleft()
+                except IndexError:  # a hit in a signal handler has added up the rest
+                    return
+                figures.seconds_saved += seconds
+                figures.hits += 1
+                figures.submitted += 1
 
     def clear(self) -> None:
-        """Set all to zero."""
+        """Reset all figures."""
         with self._reentrant:
             self.seconds_of_hits.clear()
             self._figures = _Figures()
 
     def as_dict(self) -> dict[str, float]:
-        """Give all figures of one moment, by name."""
+        """Return all figures by name, as of one moment."""
         with self._reentrant:
-            self._add_up_hits()
+            self.add_up()
             return dict(vars(self._figures))
 
 
-LARGEST_GROUP: Final = 256
-"""How many results are committed together at most."""
+class Run:
+    """One attempt to run a job, in this thread or on an engine.
 
-PATIENCE: Final = 0.5
-"""Seconds for which an item may be received before another thread goes on with the others."""
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class _Line(Generic[T]):
-    """A queue of items, and the thread that takes them from it.
-
-    The writer comes with each item, so that an idle thread keeps nothing alive. It ends with its writer.
-
-    Attributes:
-        has_ended: set when all that came before the end of the queue is written.
+    An engine that acquires leases when a worker is free asks `begin` before it runs the job.
     """
 
-    def __init__(self) -> None:
-        self.items: queue.SimpleQueue[tuple[Writer[T, Any], T] | None] = queue.SimpleQueue()
-        self.thread: threading.Thread | None = None
-        self.has_ended = threading.Event()
-
-
-@dataclass(slots=True, eq=False)
-class _Group(Generic[T, R]):
-    """What one thread is at.
-
-    Attributes:
-        line: where they come from.
-        items: those that are not received yet.
-        received: those that are, and are written together.
-        item: the one that is being received, since `since`.
-        is_left: whether another thread goes on with the others.
-        is_given_up: whether nobody waits for the one any more.
-        is_last: whether the thread ends with it.
-    """
-
-    line: _Line[T]
-    items: deque[T]
-    received: list[R] = field(default_factory=list)
-    item: T | None = None
-    since: float = 0.0
-    is_left: bool = False
-    is_given_up: bool = False
-    is_last: bool = False
-
-
-class Writer(Generic[T, R]):
-    """Hands items from any thread to functions that receive and write them, in groups, on a thread of its own.
-
-    `receive` makes of an item what is written, or None of one that nobody wants; it may take as long as it likes.
-    `write` gets a group of those. `give_up` is asked now and then about an item that is being received for so many
-    seconds: it gives what is written in its place, and what comes later goes to `drop`, or None to go on waiting.
-    """
+    __slots__ = ("coordinator", "executor", "git_state", "is_taken_over", "is_withdrawn", "job", "running")
 
     def __init__(
         self,
-        receive: Callable[[T], R | None],
-        write: Callable[[Sequence[R]], None],
-        give_up: Callable[[T, float], R | None],
-        drop: Callable[[R], None],
-        name: str,
+        coordinator: Coordinator,
+        running: RunningJob,
+        job: Job,
+        executor: str,
+        git_state: GitState | None,
     ) -> None:
-        self._receive = receive
-        self._write = write
-        self._give_up = give_up
-        self._drop = drop
-        self._name = name
-        self.renew()
-        renew_after_fork(self)
+        self.coordinator = coordinator
+        self.running = running
+        self.job = job
+        self.executor = executor
+        self.git_state = git_state
+        self.is_withdrawn = False
+        """Whether another process runs the job instead, so that the end of this run doesn't count."""
+        self.is_taken_over = False
+        """Whether another thread runs it, if this run is cancelled in time."""
 
-    def renew(self) -> None:
-        """Forget the threads, which a forked child doesn't have."""
-        self._lock = threading.Lock()
-        self._threads: set[int] = set()
-        self._groups: set[_Group[T, R]] = set()
-        self._is_watched = False
-        self._line: _Line[T] = _Line()
+    def begin(self, runs: Sequence[Run]) -> list[bool]:
+        """Acquire the leases of jobs that begin together. Return for each whether it is to run here."""
+        return self.coordinator.begin(runs)
 
-    def start(self) -> None:
-        """Start the thread, if it isn't running: before the work whose items it will get.
-
-        When the program ends no thread can be started any more, and items may still come.
-        """
-        timer.start()
-        with self._lock:
-            self._start_line()
-
-    def _start_line(self) -> None:
-        line = self._line
-        if line.thread is None:
-            line.thread = self._started(line, None)
-            self._end = weakref.finalize(self, line.items.put, None)
-            self._end.atexit = False
-
-    def _started(self, line: _Line[T] | None, group: _Group[T, R] | None) -> threading.Thread:
-        work = None if group is None else (self, group)
-        thread = threading.Thread(target=_serve, args=(line, work), name=self._name, daemon=True)
-        thread.start()
-        return thread
-
-    def is_here(self) -> bool:
-        """Whether this is a thread of the writer's, which must not wait for what it will write itself."""
-        return threading.get_ident() in self._threads
-
-    def put(self, item: T) -> None:
-        """Hand over an item; the thread is started again if it was closed meanwhile."""
-        with self._lock:
-            self._line.items.put((self, item))
-            with suppress(RuntimeError):  # the program ends
-                self._start_line()
-
-    def close(self) -> None:
-        """Wait until all that was handed over is written, and end the thread."""
-        with self._lock:
-            line = self._line
-            if line.thread is None:
-                return
-            self._end()
-            self._line = _Line()
-        if not self.is_here():
-            line.has_ended.wait()
-            line.thread.join()
-
-    def handle(self, group: _Group[T, R]) -> bool:
-        """Receive and write a group; False where another thread has gone on with it meanwhile."""
-        self._threads.add(threading.get_ident())
-        try:
-            return self._receive_all(group)
-        finally:
-            self._threads.discard(threading.get_ident())
-
-    def _receive_all(self, group: _Group[T, R]) -> bool:
-        self._watch(group)
-        try:
-            while group.items:
-                group.since, group.item = time.monotonic(), group.items.popleft()
-                received = self._receive(group.item)
-                if not self._keep(group, received):
-                    return False
-                del received
-        finally:
-            self._groups.discard(group)
-        self._write(group.received)
-        return True
-
-    def _keep(self, group: _Group[T, R], received: R | None) -> bool:
-        """Keep what was received for the others of its group, or write it alone where they have gone on."""
-        with self._lock:
-            group.item = None
-            is_left, is_given_up = group.is_left, group.is_given_up
-            if received is not None and not is_left:
-                group.received.append(received)
-        if received is not None and is_given_up:
-            self._drop(received)
-        elif received is not None and is_left:
-            self._write([received])
-        return not is_left
-
-    def _watch(self, group: _Group[T, R]) -> None:
-        with self._lock:
-            self._groups.add(group)
-            is_watched, self._is_watched = self._is_watched, True
-        if not is_watched:
-            timer.add(PATIENCE, self._look)
-
-    def _look(self) -> None:
-        """Have another thread go on where one receives an item for long."""
-        with self._lock:
-            now = time.monotonic()
-            for group in list(self._groups):
-                item, seconds = group.item, now - group.since
-                if item is None or seconds < PATIENCE:
-                    continue
-                if not group.is_left:
-                    self._leave(group)
-                instead = None if group.is_given_up else self._give_up(item, seconds)
-                if instead is not None:
-                    group.is_given_up = True
-                    self._started(None, _Group(group.line, deque(), [instead]))
-            self._is_watched = bool(self._groups)
-        if self._is_watched:
-            timer.add(PATIENCE, self._look)
-
-    def _leave(self, group: _Group[T, R]) -> None:
-        """Leave a thread alone with what it receives, and have another one go on with the rest."""
-        rest: _Group[T, R] = _Group(group.line, group.items, group.received, is_last=group.is_last)
-        group.is_left, group.items, group.received = True, deque(), []
-        group.line.thread = self._started(group.line, rest)
-
-
-def _serve(line: _Line[T] | None, work: tuple[Writer[T, Any], _Group[T, Any]] | None) -> None:
-    """Write a group, and then what a line brings, unless another thread goes on with it."""
-    is_left = False
-    try:
-        while work is not None or (line is not None and (work := _next(line)) is not None):
-            writer, group = work
-            is_left, is_last = not writer.handle(group), group.is_last
-            del writer, group
-            work = None  # while this thread waits, it keeps nothing
-            if is_left or is_last:
-                break
-    finally:
-        if line is not None and not is_left:
-            line.has_ended.set()
-
-
-def _next(line: _Line[T]) -> tuple[Writer[T, Any], _Group[T, Any]] | None:
-    """Wait for an item, and take all that are there."""
-    taken = line.items.get()
-    if taken is None:
-        return None
-    writer, item = taken
-    group: _Group[T, Any] = _Group(line, deque([item]))
-    while len(group.items) < LARGEST_GROUP:
-        try:
-            taken = line.items.get_nowait()
-        except queue.Empty:
-            break
-        if taken is None:
-            group.is_last = True
-            break
-        group.items.append(taken[1])
-    return writer, group
-
-
-_log = logging.getLogger(__name__)
-
-
-UNLOADABLE: Final[set[str]] = set()
-"""Keys of entries that can't be unpickled here, as a warning has said, until their jobs have run again."""
-
-
-class Keeping(NamedTuple):
-    """How a cache keeps its results: for how many seconds, and how they are compressed."""
-
-    ttl: float | None = None
-    compression: str | None = None
-
-
-class Start:
-    """The beginning of a job on an engine that asks first.
-
-    Attributes:
-        is_set_aside: whether the job is not to run, since another process computes it or has done so.
-    """
-
-    __slots__ = ("_runner", "flight", "is_set_aside", "store")
-
-    def __init__(self, runner: BeginsJobs, flight: Flight, store: Store) -> None:
-        self._runner = runner
-        self.flight = flight
-        self.store = store
-        self.is_set_aside = False
-
-    def begin(self, starts: Sequence[Start]) -> list[bool]:
-        """Acquire the leases of jobs that begin together; whether each is to run, or another process runs it."""
-        return self._runner.begin(starts)
-
-    def step_back(self, starts: Sequence[Start]) -> None:
-        """Release the leases of jobs that had not begun after all, and wait again."""
-        for start in starts:
-            flights_of(start.store).give_back_lease(start.flight, partial(_give_back, start.store))
-
-
-class BeginsJobs(Protocol):
-    """What acquires the leases of jobs when they begin."""
-
-    def begin(self, starts: Sequence[Start]) -> list[bool]:
-        """Acquire the leases of jobs that begin together; whether each is to run, or another process runs it."""
-
-
-class Run(NamedTuple):
-    """One run of a job: who waits for it, where it runs, and where and how its result is kept."""
-
-    flight: Flight
-    job: Job
-    store: Store
-    keeping: Keeping
-    executor: str
-    git_state: GitState | None
+    def step_back(self, runs: Sequence[Run]) -> None:
+        """Release the leases of jobs that have not begun after all, so that other processes can run them."""
+        for run in runs:
+            run.running.jobs.release_lease(run.running, partial(_release, run.running.store))
 
 
 @dataclass(slots=True, eq=False)
-class Landing:
-    """A run that has ended, and what came of it.
+class Completion:
+    """The end of a run, and its outcome.
 
     Attributes:
-        has_begun: whether it may have begun; False where it was cancelled before.
+        has_begun: whether the function may have been called; False if the run was cancelled before.
     """
 
     run: Run
     outcome: Outcome
     has_begun: bool = True
 
-    @property
-    def is_closed_off(self) -> bool:
-        """Whether a result could not be kept because the store could not be opened."""
-        store = self.run.store
-        return isinstance(store, NullStore) and store.is_closed_off and self.outcome.error is None
+    @classmethod
+    def of(cls, run: Run, done: Future[Any], receive: Callable[[Future[Any]], Outcome]) -> Completion | None:
+        """Receive the outcome of an engine's future, in this thread; None if the run was withdrawn."""
+        try:
+            is_cancelled = done.cancelled()
+            if run.is_withdrawn or (run.is_taken_over and is_cancelled):
+                return None
+            return cls(run, receive(done), has_begun=not is_cancelled)
+        except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
+            return cls(run, Outcome(error=error))
 
     def payload(self) -> Payload:
         """Pickle the value, unless its worker has.
@@ -489,32 +199,30 @@ class Landing:
         given = self.outcome.payload
         return dump_result(self.outcome.value, self.run.job.function) if given is None else given
 
-    def written(self) -> Deposit | None:
-        """Give the file that the worker has written, if it has, and nobody has removed it meanwhile."""
+    def written(self) -> Blob | None:
+        """Return the value file that the worker has written, if it is still there."""
         deposit, depository = self.outcome.deposit, self.run.job.depository
         is_there = deposit is not None and depository is not None and depository.has(deposit)
         return deposit if is_there else None
 
     def discard_written(self) -> None:
-        """Remove the file that the worker has written, if it has."""
+        """Remove the value file that the worker has written, if any."""
         deposit, depository = self.outcome.deposit, self.run.job.depository
         if deposit is not None and depository is not None:
             depository.discard(deposit)
 
     def pickled_for_all(self) -> Payload | None:
-        """Pickle the value of which several get copies; None where it can't be, and they share it."""
+        """Pickle the value to copy it for several callers; None if it can't be pickled, and they share it."""
         try:
             return self.payload()
         except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-            _log.warning(
-                "the value of %r can't be copied, so all who asked share it: %s", self.run.job, error
-            )
+            _log.warning("the value of %r can't be copied, so its callers share it: %s", self.run.job, error)
             return None
 
-    def entry(self, payload: Payload | Deposit) -> Entry:
-        """Make the entry of a value's bytes, or of the file that has them."""
+    def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
+        """Make the entry of a pickled value, or of the file that holds it."""
         run, outcome = self.run, self.outcome
-        job, state, ttl, lease = run.job, run.git_state, run.keeping.ttl, run.flight.lease
+        job, state, lease = run.job, run.git_state, run.running.lease
         media, place = job.media_folder if outcome.may_have_files else None, outcome.place
         origin = Origin(
             run.executor,
@@ -530,7 +238,7 @@ class Landing:
             payload,
             Draft(
                 job.job_key,
-                qualified_name(job.function) if job.edition is None else job.edition.function,
+                job.function_name,
                 job.tag,
                 job.arguments,
                 outcome.started,
@@ -539,79 +247,231 @@ class Landing:
                 origin,
             ),
             job.bound,
-            job.edition,
+            job.function_version,
             lease if lease is not None and lease.held else None,
-            run.keeping.compression,
-            None if ttl is None else time.time() + ttl,
+            options.compression,
+            None if options.ttl is None else time.time() + options.ttl,
             attributes=None if job.keys is None else job.keys.attributes(job.job_key),
         )
 
 
-class Returned(NamedTuple):
-    """A run that an engine is done with, on its way to the writer."""
+LARGEST_BATCH: Final = 256
+"""Maximum number of results that are committed together."""
 
-    run: Run
-    done: Future[Any]
-    receive: Callable[[Future[Any]], Outcome]
+PATIENCE: Final = 0.5
+"""Seconds that receiving one result may take before another thread goes on with the others."""
 
-    def is_void(self) -> bool:
-        """Whether another thread or process has taken the job over before it began."""
-        start = self.run.job.start
-        is_set_aside = isinstance(start, Start) and start.is_set_aside
-        return is_set_aside or (self.run.flight.is_taken_over and self.done.cancelled())
+Receive = Callable[[], Completion | None]
+_Queue = queue.SimpleQueue["tuple[CommitThread, Run, Receive] | None"]
 
-    def received(self) -> Landing:
-        """Say how the run ended, in this thread."""
+
+class CommitThread:
+    """Receives and commits finished runs of one cache, many at a time, in a thread of its own.
+
+    `commit` gets the completions, and `withdrawn` each run that does not count. `give_up` is asked about a run whose
+    result has been received for so many seconds. It returns the completion to commit in its place, or None to wait on.
+    What is received later is dropped. Its threads are in `resolving` while they resolve futures.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Completion]], None],
+        withdrawn: Callable[[Run], None],
+        give_up: Callable[[Run, float], Completion | None],
+        resolving: set[int],
+        name: str,
+    ) -> None:
+        self._commit = commit
+        self._withdrawn = withdrawn
+        self._give_up = give_up
+        self._resolving = resolving
+        self._name = name
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget the threads, which a forked child doesn't have."""
+        self._lock = threading.Lock()
+        self._receiving: dict[Run, tuple[int, float]] = {}  # the thread that receives a run, and since when
+        self._received: deque[Completion] = deque()
+        self._left: set[int] = set()
+        self._is_watched = False
+        self._items: _Queue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._end: weakref.finalize[..., CommitThread] | None = None
+
+    def start(self) -> None:
+        """Start the thread unless it runs. Call this before `put`: no thread can start while the program ends."""
+        timer.start()
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = self._started(None)
+            self._end = weakref.finalize(self, self._items.put, None)
+            self._end.atexit = False
+
+    def _started(self, owner: CommitThread | None) -> threading.Thread:
+        thread = threading.Thread(target=_serve, args=(self._items, owner), name=self._name, daemon=True)
+        thread.start()
+        return thread
+
+    def put(self, run: Run, receive: Receive) -> None:
+        """Hand over a finished run. `receive` returns its completion, or None if the run was withdrawn."""
+        with self._lock:
+            self._items.put((self, run, receive))
+            with suppress(RuntimeError):  # the program ends
+                self._start()
+
+    def close(self) -> None:
+        """Wait until all that was handed over is committed, and end the thread."""
+        with self._lock:
+            items, self._items = (
+                self._items,
+                queue.SimpleQueue(),
+            )  # first, so that Ctrl-C leaves a queue that works
+            thread, self._thread = self._thread, None
+            items.put(None)
+            if self._end is not None:
+                self._end.detach()
+        if thread is not None and threading.get_ident() not in self._resolving:
+            thread.join()
+
+    def handle(self, items: _Queue, item: tuple[CommitThread, Run, Receive] | None) -> bool:
+        """Receive a finished run and all that follow, and commit what is received. Return whether to go on serving."""
+        thread = threading.get_ident()
+        self._resolving.add(thread)
         try:
-            outcome, was_cancelled = self.receive(self.done), self.done.cancelled()
-        except BaseException as error:  # noqa: BLE001 - unpickling runs code of the value's class
-            outcome, was_cancelled = Outcome(error=error), False
-        return Landing(self.run, outcome, has_begun=not was_cancelled)
+            while item is not None:
+                self._receive(thread, *item[1:])
+                item = None if len(self._received) >= LARGEST_BATCH else _next(items)
+            received = []
+            with suppress(IndexError):
+                while True:
+                    received.append(self._received.popleft())
+            if received:
+                self._commit(received)
+        finally:
+            self._resolving.discard(thread)
+        is_left = thread in self._left
+        self._left.discard(thread)
+        return not is_left
+
+    def _receive(self, thread: int, run: Run, receive: Receive) -> None:
+        self._receiving[run] = thread, time.monotonic()
+        with self._lock:
+            is_watched, self._is_watched = self._is_watched, True
+        if not is_watched:
+            timer.add(PATIENCE, self._look)
+        completion = receive()
+        is_given_up = self._receiving.pop(run, None) is None
+        if completion is None:
+            self._withdrawn(run)
+        elif is_given_up:
+            completion.discard_written()
+        else:
+            self._received.append(completion)
+
+    def _look(self) -> None:
+        """Let another thread go on where one has been receiving a result for long."""
+        with self._lock:
+            now = time.monotonic()
+            for run, (thread, since) in list(self._receiving.items()):
+                if now - since < PATIENCE:
+                    continue
+                if thread not in self._left:
+                    self._left.add(thread)
+                    self._thread = self._started(self)
+                instead = self._give_up(run, now - since)
+                if instead is not None and self._receiving.pop(run, None) is not None:
+                    self._items.put((self, run, partial(_given, instead)))
+            self._is_watched = bool(self._receiving)
+        if self._is_watched:
+            timer.add(PATIENCE, self._look)
 
 
-def commit(landings: Sequence[Landing]) -> tuple[dict[Landing, Payload], list[str]]:
-    """Put the results of runs that succeeded into their stores, and remove the media of those that failed.
+def _given(completion: Completion) -> Completion:
+    return completion
 
-    The leases of all are given back. Returns the bytes of values that no worker has written, and a sentence for each
-    result that could not be kept; it is empty where the same was said of another one.
+
+def _serve(items: _Queue, owner: CommitThread | None) -> None:
+    """Handle what another thread has left, and then what arrives in a queue, until its end.
+
+    An idle thread refers only to the queue, and keeps no cache alive.
+    """
+    goes_on = owner is None or owner.handle(items, None)
+    owner = None
+    while goes_on and (item := items.get()) is not None:
+        goes_on = item[0].handle(items, item)
+        item = None
+    if goes_on:
+        items.put(None)  # for a second thread, which Ctrl-C may have left while the first one started
+
+
+def _next(items: _Queue) -> tuple[CommitThread, Run, Receive] | None:
+    """Return the next item that is there, or None."""
+    try:
+        item = items.get_nowait()
+    except queue.Empty:
+        return None
+    if item is None:
+        items.put(None)
+    return item
+
+
+_log = logging.getLogger(__name__)
+
+
+UNLOADABLE: Final[set[str]] = set()
+"""Keys of entries that can't be unpickled here, as a warning has said, until their jobs have run again."""
+
+
+def commit(
+    completions: Sequence[Completion], options: StoreOptions
+) -> tuple[dict[Completion, Payload], list[str]]:
+    """Store the results of runs that succeeded, and remove the media of those that failed. Release all leases.
+
+    Returns the pickled values that were not written by workers, and a sentence for each result that could not be
+    stored; it is empty if the same was said before.
     """
     entries: dict[Store, list[Entry]] = {}
-    payloads: dict[Landing, Payload] = {}
+    payloads: dict[Completion, Payload] = {}
     unsaved: list[str] = []
-    for landing in landings:
-        run = landing.run
-        UNLOADABLE.discard(run.job.job_key)
-        if landing.outcome.error is not None:
-            _fail(run, landing.outcome.error)
-        elif run.store.keeps:
-            job = run.job
-            changed = _changed(job) if job.has_changed or job.files else None
-            if changed is None:
-                changed = _of_another_library(job, landing.outcome)
-            if changed is not None:
-                unsaved.append(changed)
-                landing.discard_written()
-                _give_back(run.store, run.flight.lease)
-                continue
+    for completion in completions:
+        run, job = completion.run, completion.run.job
+        UNLOADABLE.discard(job.job_key)
+        if completion.outcome.error is not None:
+            _fail(run, completion.outcome.error)
+            continue
+        store = run.running.store
+        if not store.keeps:
+            if isinstance(store, NullStore) and store.is_closed_off:
+                unsaved.append("")  # a warning has said that it can't be opened
+            continue
+        refusal = _refusal(job, completion.outcome)
+        if refusal is not None:
+            completion.discard_written()
+        else:
             try:
-                written = None if landing.outcome.deposit is None else landing.written()
+                written = None if completion.outcome.deposit is None else completion.written()
                 if written is None:
-                    payloads[landing] = landing.payload()
+                    payloads[completion] = completion.payload()
             except Exception as error:  # noqa: BLE001 - pickling runs code of the value's class
-                unsaved.append(
-                    f"The result of {run.job!r} can't be pickled ({type(error).__name__}: {error})"
-                )
-                _give_back(run.store, run.flight.lease)
+                refusal = f"The result of {job!r} can't be pickled ({type(error).__name__}: {error})"
             else:
-                entry = landing.entry(payloads[landing] if written is None else written)
-                entries.setdefault(run.store, []).append(entry)
+                entry = completion.entry(payloads[completion] if written is None else written, options)
+                entries.setdefault(store, []).append(entry)
+        if refusal is not None:
+            unsaved.append(refusal)
+            _release(store, run.running.lease)
     for store, group in entries.items():
         _put(store, group, unsaved)
     return payloads, unsaved
 
 
-def _changed(job: Job) -> str | None:
-    """Say what has changed since the key of a job was made, so that its result is that of another job."""
+def _refusal(job: Job, outcome: Outcome) -> str | None:
+    """Say why a result does not belong under its key; None if it does."""
     if job.has_changed:
         return (
             f"An argument of {job!r} was changed after the call and before the job began, so it ran with the new "
@@ -619,17 +479,22 @@ def _changed(job: Job) -> str | None:
         )
     for value, then in job.files:
         if not is_unchanged(value, then):
-            return f"{job!r} counts {value} by content, which has changed meanwhile"
+            return f"{job!r} counts {value} by content, which has changed since the call"
+    fingerprint = None if job.function_version is None else job.function_version.fingerprint
+    if outcome.other_versions or (
+        fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
+    ):
+        return _of_another_library(job, outcome)
     return None
 
 
 _said: set[str] = set()
-"""What was said of the libraries of functions, once in this process."""
+"""Sentences about libraries of functions, each of which is said once in a process."""
 
 
 def _of_another_library(job: Job, outcome: Outcome) -> str | None:
-    """Say why nobody knows that a result is of the versions in its key; nothing where that was said before."""
-    libraries = {} if job.edition is None else _libraries_of(job, job.edition.fingerprint)
+    """Say which libraries may have had other versions than those in the key; nothing if that was said before."""
+    libraries = {} if job.function_version is None else _libraries_of(job, job.function_version.fingerprint)
     if not (outcome.other_versions or libraries):
         return None
     name = qualified_name(job.function)
@@ -659,32 +524,27 @@ def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
 
 
 def _fail(run: Run, error: BaseException) -> None:
-    """Remove the media of a run that failed, and tell those who wait for it in other processes.
+    """Remove the media of a run that failed, and pass the function's own exception on to other processes that wait.
 
-    Only the function's own exceptions are theirs as well. When this process was interrupted, or lost its worker, one of
-    them runs the job.
+    If this process was interrupted, or lost its worker, one of them runs the job instead.
     """
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
+    running, store = run.running, run.running.store
     is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
-    flights, store, lease = flights_of(run.store), run.store, run.flight.lease
-    if is_its_own and lease is not None and lease.held and _is_waited_for(store, lease):
-        from .._executors.exceptions import dump_error  # takes long to import
-
-        if flights.take_lease(run.flight) is not None:
-            store.publish_failure(lease, dump_error(error, for_same_program=True))
-    flights.give_back_lease(run.flight, lambda given_back: _give_back(store, given_back))
+    if is_its_own and running.holds_lease() and (lease := running.jobs.take_lease(running)) is not None:
+        store.leases.fail(lease, partial(_dumped, error))
+    else:
+        running.jobs.release_lease(running, partial(_release, store))
 
 
-def _is_waited_for(store: Store, lease: Lease) -> bool:
-    try:
-        return store.leases.is_waited_for(lease)
-    except LeasesUnavailable as error:
-        _log.warning("%s", error)
-        return False
+def _dumped(error: BaseException) -> bytes:
+    from .._executors.exceptions import dump_error  # slow to import
+
+    return dump_error(error, for_same_program=True)
 
 
-def _give_back(store: Store, lease: Lease | None) -> None:
+def _release(store: Store, lease: Lease | None) -> None:
     if lease is not None:
         store.leases.release([lease])
 
@@ -692,29 +552,18 @@ def _give_back(store: Store, lease: Lease | None) -> None:
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
     try:
         store.put_many(entries)
-    except Exception as error:  # noqa: BLE001 - whatever a store raises, those who wait get their values
+    except Exception as error:  # noqa: BLE001 - whatever a store raises, callers get their values
         if not isinstance(error, StoreFailure):
             _log.warning("a store has failed", exc_info=True)
-        if len(entries) > 1:  # one of them may be what doesn't fit
+        if len(entries) > 1:  # perhaps only one of them doesn't fit
             for entry in entries:
                 _put(store, [entry], unsaved)
         else:
             (entry,) = entries
+            reason = str(error) if isinstance(error, StoreFailure) else error_text(error)
             unsaved.append(
-                f"The result of {entry.record} can't be kept in {store.directory} ({_told(error)})"
+                f"The result of {entry.record} can't be kept in {store.folder or 'its store'} ({reason})"
             )
-            if isinstance(entry.payload, Deposit) and store.directory is not None:
-                discard(store.directory, entry.payload)
-            _give_back(store, entry.lease)
-
-
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, StoreFailure) else error_text(error)
-
-
-def outcome_of(done: Future[Any]) -> Outcome:
-    """Say how the job of any future that is done has ended."""
-    if done.cancelled():
-        return Outcome(error=CancelledError())
-    error = done.exception()
-    return Outcome(error=error) if error is not None else Outcome(value=done.result(), started=time.time())
+            if isinstance(entry.payload, Blob) and store.folder is not None:
+                discard(store.folder, entry.payload)
+            _release(store, entry.lease)

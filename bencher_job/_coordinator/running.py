@@ -1,13 +1,13 @@
-"""Running jobs of this process, and the callers that wait for them.
+"""Running jobs of this process, and waiting for jobs of other processes.
 
-    turn_or_wait ─> Turn: run the job, and commit under the claim
-                 └> Waiting ── look, again and again ─> Hit | Raised | Turn
+Callers of this process that ask for a key at the same time share one `RunningJob`. Its states are drawn in
+`coordinator.py`.
 
-The owner of a key that dies leaves its turn to one of those who wait; so does one that was stopped for long. Of all who
-wait for a key one looks often, and the others look when that one has seen something.
+    Waiter.look() -> None: another process computes the key; look again soon
+                  -> Ended: its value, its exception, or neither, and then the job runs here
 
-board(future) -> leads: runs the job, commits, and lands the flight
-              -> joins: waits for the one who leads
+The other process may die, stop for long, or fail to store its value. One of the waiters then acquires the lease, and
+the others wait for it.
 """
 
 from __future__ import annotations
@@ -19,529 +19,291 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from .._executors import Engine, is_submitter
-from .._future import InLineResult, JobFuture
+from .._executors import Engine, Outcome, is_submitter
+from .._future import JobFuture
 from .._inside import runs_jobs
 from .._job import Job
-from .._keys.names import seen_by
+from .._keys.names import load_for
 from .._processes import renew_after_fork
-from .._stores import Hit, Lease, LeasesUnavailable, Miss, Owner, Payload, Store, Wait
+from .._stores import Hit, Lease, LeasesUnavailable, Miss, Payload, Store, Wait
+
+if TYPE_CHECKING:
+    from .commits import Run
 
 __all__ = [
-    "GIVEN_UP",
-    "PROCEED",
-    "Asker",
     "Ended",
-    "Flight",
-    "Flights",
-    "GivenUp",
-    "Proceed",
-    "Raised",
-    "Standby",
-    "Waiting",
-    "flights_of",
+    "RunningJob",
+    "RunningJobs",
+    "State",
+    "Waiter",
+    "WaiterThread",
+    "acquire",
+    "acquire_or_wait",
     "for_each",
-    "lease_or_wait",
+    "running_jobs",
+    "taken",
 ]
 
-
-SHORTEST_PAUSE: Final = 0.001
+FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.1
-"""Seconds between two looks: the first comes soon, since many a job is short."""
+"""Seconds between two looks at a job of another process. The first ones come soon, since many jobs are short."""
 
 PAUSE_PER_SECOND: Final = 0.02
-"""How long a pause is at most for each second that was waited, so that a wait gets two hundredths longer by it."""
+"""The longest pause per second of waiting, so that a wait gets at most two hundredths longer."""
 
 WORKER_PATIENCE: Final = 60.0
-"""Seconds that a worker waits for another process at most. Two programs' workers could wait for jobs that are queued
-behind them; then one job runs twice."""
+"""Seconds that a worker waits for another process. Workers of two programs may wait for jobs that are queued behind
+them; then one job runs twice."""
 
-_ATTEMPTS: Final = 8
 _log = logging.getLogger(__name__)
-
-
-class Proceed:
-    """The type of `PROCEED`."""
-
-
-PROCEED: Final = Proceed()
-"""The job is to run now, under its lease; without one where leases are unavailable."""
-
-
-class Raised:
-    """The job raised in the other process; its exception, pickled."""
-
-    def __init__(self, error: bytes) -> None:
-        self.error = error
-
-
-class GivenUp:
-    """The type of `GIVEN_UP`."""
-
-
-GIVEN_UP: Final = GivenUp()
-"""Nobody waits any more."""
-
-Ended = Hit | Raised | Proceed | GivenUp
-
-
-class Waiting:
-    """One job that another process computes; its lease is acquired when that process has not stored a result.
-
-    Attributes:
-        news: set when it is worth another look at once.
-        due: when it is worth another look, by the monotonic clock.
-    """
-
-    def __init__(
-        self, store: Store, lease: Lease, owner: Owner | None = None, patience: float = math.inf
-    ) -> None:
-        self._store = store
-        self._lease = lease
-        self._key = lease.key
-        self._number = 0
-        self._wait = Wait()
-        self._since = time.monotonic()
-        self._until = self._since + patience
-        self.is_given_up = False
-        self.news = threading.Event()
-        self.due = 0.0
-        if owner is not None:
-            self._mark(owner)
-
-    def give_up(self) -> None:
-        """Wait no more: the next look, which comes at once, says so."""
-        self.is_given_up = True
-        self.news.set()
-
-    def look(self) -> Ended | None:
-        """Look how the job stands; None while the other process is at it."""
-        if self.is_given_up:
-            return GIVEN_UP
-        try:
-            owner = self._store.leases.owner(self._key)
-            if owner is None:
-                return self._after_its_end()
-            if (
-                owner.number != self._number
-            ):  # one who waited as well has taken over, and may have ended already
-                self._mark(owner)
-            elif self._wait.is_overdue(owner):
-                return self._take_over(owner)
-        except LeasesUnavailable as error:
-            _log.warning("%s; the job of %s runs here as well", error, self._key)
-            self._store.tally.unleased += 1
-            return PROCEED
-        if time.monotonic() > self._until:
-            _log.warning("a worker waited long enough for %s, and computes it as well", self._key)
-            return PROCEED
-        return None
-
-    def until_it_ends(self) -> Ended:
-        """Wait in this thread."""
-        while (ended := self.look()) is None:
-            self.news.wait(self.pause())
-            self.news.clear()
-        return ended
-
-    def pause(self) -> float:
-        """Give the seconds until it is worth another look, unless there is news before."""
-        waited = time.monotonic() - self._since
-        return min(max(SHORTEST_PAUSE, waited * PAUSE_PER_SECOND), LONGEST_PAUSE)
-
-    def _mark(self, owner: Owner) -> None:
-        self._number = owner.number
-        self._store.leases.wait_for(self._key, owner.number)
-
-    def _after_its_end(self) -> Ended | None:
-        error = self._store.failure(self._key, self._number)
-        if error is not None:
-            return Raised(error)
-        hit = self._store.get(self._key)
-        if not isinstance(hit, Miss):
-            return hit
-        if not self._store.leases.acquire(self._lease):
-            return None  # another one was quicker
-        if self._lease.has_entry:
-            hit = self._store.get(self._key)
-            if not isinstance(hit, Miss):
-                return hit
-        return PROCEED
-
-    def _take_over(self, owner: Owner) -> Proceed | None:
-        if not self._store.leases.take_over(self._lease, owner.number):
-            return None
-        process = owner.process
-        _log.warning(
-            "process %s on %s is stopped, so %s is computed here", process.pid, process.host, self._key
-        )
-        return PROCEED
-
-
-def lease_or_wait(store: Store, lease: Lease, *, in_worker: bool) -> Waiting | None:
-    """Acquire the lease of a job that is to run, or wait for the process that has its key.
-
-    A worker doesn't wait for the process that it works for: the job may be queued behind its own.
-    """
-    leases = store.leases
-    try:
-        for _ in range(_ATTEMPTS):
-            if leases.acquire(lease):
-                return None
-            owner = leases.owner(lease.key)
-            if owner is not None:
-                break
-        else:
-            return None
-        if is_submitter(owner.process.host, owner.process.pid):
-            return None
-        return Waiting(store, lease, owner, WORKER_PATIENCE if in_worker else math.inf)
-    except LeasesUnavailable as error:
-        _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
-        store.tally.unleased += 1
-        return None
-
-
-class Standby:
-    """Looks after the jobs of a cache that wait while their threads don't, in a thread of its own as long as needed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        """Have nobody wait, as in a forked child."""
-        self._lock = threading.Lock()
-        self._waiting: list[tuple[Waiting, Callable[[Ended], None]]] = []
-        self._is_running = False
-        self._threads: set[int] = set()
-        self._news = threading.Event()
-
-    def is_here(self) -> bool:
-        """Whether this is a thread of its own, which must not wait for what it will end itself."""
-        return threading.get_ident() in self._threads
-
-    def add(self, waiting: Waiting, go_on: Callable[[Ended], None]) -> None:
-        """Have somebody wait; `go_on` is called in the thread, and must not raise."""
-        with self._lock:
-            waiting.news = self._news
-            self._waiting.append((waiting, go_on))
-            self._news.set()
-            if not self._is_running:
-                self._is_running = True
-                self._start(self._run)
-
-    def _start(self, act: Callable[..., None], *given: Any) -> None:
-        threading.Thread(target=self._act, args=(act, given), name=self._name, daemon=True).start()
-
-    def _act(self, act: Callable[..., None], given: tuple[Any, ...]) -> None:
-        self._threads.add(threading.get_ident())
-        try:
-            act(*given)
-        finally:
-            self._threads.discard(threading.get_ident())
-
-    def _tell(self, go_on: Callable[[Ended], None], ended: Ended) -> None:
-        """Tell one who waited how that has ended; apart from the others if that unpickles something, which may hang."""
-        if isinstance(ended, Hit | Raised):
-            try:
-                self._start(go_on, ended)
-            except RuntimeError:  # the program ends
-                go_on(ended)
-        else:
-            go_on(ended)
-
-    def _all_waiting(self) -> list[tuple[Waiting, Callable[[Ended], None]]]:
-        with self._lock:
-            self._is_running = bool(self._waiting)
-            return list(self._waiting)
-
-    def _remove(self, one: tuple[Waiting, Callable[[Ended], None]]) -> None:
-        with self._lock:
-            self._waiting.remove(one)
-
-    def _run(self) -> None:
-        while waiting := self._all_waiting():
-            now, pause = time.monotonic(), LONGEST_PAUSE
-            for one in waiting:
-                if one[0].due > now and not one[0].is_given_up:
-                    pause = min(pause, one[0].due - now)
-                    continue
-                ended = one[0].look()
-                if ended is None:
-                    pause = min(pause, one[0].pause())
-                    one[0].due = now + one[0].pause()
-                    continue
-                self._remove(one)
-                self._tell(one[1], ended)
-            self._news.wait(pause)
-            self._news.clear()
-
 
 T = TypeVar("T")
 
-Asker = JobFuture[Any] | InLineResult
-"""What the result of a job is given to."""
+
+class State(Enum):
+    """Where a running job is on its way to a result."""
+
+    ASKED = "asked"
+    QUEUED = "queued"
+    """On an engine that acquires the lease when a worker is free."""
+    WAITING = "waiting"
+    """Another process has the lease."""
+    LEASED = "leased"
+    RUNNING = "running"
+    """In a thread of this process or on an engine, or between two attempts."""
+    COMMITTING = "committing"
+    RESOLVED = "resolved"
 
 
-class Flight:
-    """One run of a job, and the futures of all who asked for it; the first of them leads."""
+class RunningJob:
+    """A job on its way to a result, and the futures of its callers.
 
+    The first caller is the owner. It gets the value that the function returned, and the others get copies. An owner
+    that runs the job in its own thread needs no future.
+
+    Attributes:
+        jobs: the running jobs of the store, of which it is one.
+        is_in_line: whether the owner's thread runs the job.
+        is_fresh: whether the result replaces a stored one.
+        outcome: how the job ended, once that is known.
+        lease: the lease of the key, which may not be held.
+        waiter: what waits for another process, in the state `WAITING`.
+        run: the latest attempt.
+        engine: what runs the job, if not the cache's own engine.
+        engine_future: the engine's future of the latest attempt.
+        ended: for a run that can be cancelled: done when nothing of the run is left.
+        attempt: the number of the latest attempt, from 1.
+        is_needed_by_worker: whether a job that occupies a worker waits for this one.
+        sends_value: whether the worker sends a large value too, because the file that it wrote was lost.
+    """
+
+    state = State.ASKED
+    outcome: Outcome | None = None
     lease: Lease | None = None
-    """The lease of its key, which may not be held; None where its store has none, or another flight took it over."""
-    waiting: Waiting | None = None
+    waiter: Waiter | None = None
+    run: Run | None = None
     engine: Engine | None = None
-    """What runs it, where that isn't its cache's own engine."""
     engine_future: Future[Any] | None = None
-    ends_runs: Engine | None = None
-    """What ends its run when nobody waits any more, also when it has begun; None where it then goes on."""
-    landed: Future[None] | None = None
-    """Done when nothing of the run is left, of one that can be ended."""
-    is_taken_over = False
-    has_run = False
-    """Whether a run of the job has ended, so that the next one is a repetition."""
-    is_needed_by_worker = False
-    """Whether a job that itself takes a worker's place waits for this one."""
-    sends_value = False
-    """Whether its worker sends a large value too, as the file that one has written was lost."""
+    ended: Future[None] | None = None
     attempt = 0
-    """Which run of the job this is, from 1."""
-    is_abandoned = False
-    """Whether nobody will hear of its end, after an interrupt or where its engine takes no job."""
-    is_fresh = False
-    """Whether its result replaces what is remembered."""
+    is_needed_by_worker = False
+    sends_value = False
+    _cancelling: Engine | None = None
 
-    def __init__(self, future: Asker, flights: Flights | None = None) -> None:
-        self._flights = flights
-        self.job: Job = future.job
-        self.futures: list[Asker] = [future]
-
-    def land(self) -> None:
-        """End this flight: from now on nobody joins it."""
-        if self._flights is not None:
-            self._flights.land(self)
-        self._tell_of_landing()
+    def __init__(
+        self,
+        job: Job,
+        store: Store,
+        jobs: RunningJobs,
+        future: JobFuture[Any] | None = None,
+        *,
+        is_fresh: bool = False,
+    ) -> None:
+        self.job = job
+        self.store = store
+        self.jobs = jobs
+        self.futures = [] if future is None else [future]
+        self.is_in_line = future is None
+        self.is_fresh = is_fresh
 
     def holds_lease(self) -> bool:
-        """Whether it has acquired the lease of its key."""
+        """Whether the lease of the key is held."""
         return self.lease is not None and self.lease.held
 
     def may_be_stored(self) -> bool:
-        """Whether its result, if it is not to be replaced, has been stored since it was looked up."""
+        """Whether the key had an entry when the lease was acquired, stored perhaps since it was looked up."""
         return self.lease is not None and self.lease.has_entry and not self.is_fresh
 
-    def inherit_lease(self) -> bool:
-        """Take the lease of a flight of this key that was cancelled and has not ended yet; whether there was one."""
-        return self._flights is not None and self._flights.hand_on_lease(self)
+    def cancel_by(self, engine: Engine) -> None:
+        """Let an engine cancel the run even after it has begun, as a coroutine's can be."""
+        self._cancelling = engine
+        self.ended = self.ended or Future()
 
-    def _tell_of_landing(self) -> None:
-        if self.landed is not None and not self.landed.done():
-            self.landed.set_result(None)
-
-    def may_be_ended_by(self, engine: Engine) -> None:
-        """Say what ends the run when nobody waits any more, also when it has begun."""
-        self.ends_runs = engine
-        self.landed = self.landed or Future()
-
-    def end(self) -> bool:
-        """Cancel the run, which may have begun where somebody can end it; whether it could be."""
+    def cancel(self) -> bool:
+        """Cancel the run, if it has not begun or can be cancelled. Return whether it was."""
         if self.engine_future is None:
             return False
-        return (
-            self.engine_future.cancel() if self.ends_runs is None else self.ends_runs.end(self.engine_future)
-        )
-
-    def take_lease(self) -> Lease | None:
-        """Take the lease away, to give it back or to another flight."""
-        lease, self.lease = self.lease, None
-        return lease
+        if self._cancelling is None:
+            return self.engine_future.cancel()
+        return self._cancelling.end(self.engine_future)
 
     @runs_jobs
-    def resolve(self, value: object, payload: Payload | None) -> None:
-        """Give the value to the one who leads, and to each other a copy of its own where it has been pickled."""
-        first = self.futures[0]
-        for_each(
-            self.futures[::-1],
-            lambda future: future.resolve(
-                value if future is first else _copy_of(value, payload, self.job.function)
-            ),
-        )
+    def resolve(self, outcome: Outcome, payload: Payload | None = None) -> None:
+        """Give the outcome to all callers: the value itself to the owner, and a copy of it to each other one."""
+        self.outcome, self.state = outcome, State.RESOLVED
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
+        if not self.futures:
+            return
+        owner = None if self.is_in_line else self.futures[0]
 
-    @runs_jobs
-    def fail(self, error: BaseException) -> None:
-        """Give the exception to all."""
-        self._tell_of_landing()
-        for_each(self.futures, lambda future: future.fail(error))
+        def give(future: JobFuture[Any]) -> None:
+            if outcome.error is not None:
+                future.fail(outcome.error)
+            elif future is owner:
+                future.resolve(outcome.value)
+            elif not future.done():
+                future.resolve(_copy_of(outcome.value, payload, self.job.function))
+
+        for_each(self.futures[::-1], give)
 
 
-class Flights:
-    """The flights of one store's keys in this process."""
+class RunningJobs:
+    """The running jobs of one store in this process, by key."""
 
     def __init__(self) -> None:
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Forget all flights, whose threads a forked child doesn't have."""
+        """Start empty in a forked child, which doesn't have the threads that run them."""
         self._lock = threading.Lock()
-        self._by_key: dict[str, Flight] = {}
-        self._left: dict[str, Flight] = {}
+        self._by_key: dict[str, RunningJob] = {}
+        self._cancelled: dict[str, RunningJob] = {}
 
-    def board(self, future: JobFuture[Any], engine: Engine | None = None) -> tuple[Flight, bool]:
-        """Join the flight of a future's key, or begin one on an engine of its own; also whether it was begun."""
-        with self._lock:
-            flight = self._by_key.get(future.job.job_key)
-            if flight is None:
-                flight = self._by_key[future.job.job_key] = Flight(future, self)
-                flight.engine = engine
-                return flight, True
-            flight.futures.append(future)
-            return flight, False
+    def enter(self, running: RunningJob, future: JobFuture[Any] | None = None) -> RunningJob:
+        """Enter a job, unless its key is running already; then the future joins that one. Return the key's job.
 
-    def begin(self, result: InLineResult) -> Flight | None:
-        """Begin a flight that runs in line; None where one of its key is there already, which is to be joined."""
-        key = result.job.job_key
-        with self._lock:
-            if key in self._by_key:
-                return None
-            flight = self._by_key[key] = Flight(result, self)
-            return flight
-
-    def board_many(
-        self, futures: Sequence[JobFuture[Any]], leading: list[Flight]
-    ) -> list[tuple[JobFuture[Any], Flight]]:
-        """Join or begin the flights of futures; those that were begun are appended, those that were joined given.
-
-        Whoever is interrupted meanwhile finds all that were begun.
+        A cancelled job of the key that has not ended yet passes its lease on. Without this the key would have no lease
+        when that one ends, and another process would run the job as well.
         """
-        joined = []
         with self._lock:
-            for future in futures:
-                key = future.job.job_key
-                flight = self._by_key.get(key)
-                if flight is None:
-                    flight = Flight(future, self)
-                    leading.append(flight)
-                    self._by_key[key] = flight
-                else:
-                    flight.futures.append(future)
-                    joined.append((future, flight))
-        return joined
+            key = running.job.job_key
+            owned = self._by_key.setdefault(key, running)
+            if owned is running and key in self._cancelled:
+                cancelled = self._cancelled.pop(key)
+                running.lease, cancelled.lease = cancelled.lease, None
+            elif owned is not running and future is not None:
+                owned.futures.append(future)
+        return owned
 
     def has(self, key: str) -> bool:
-        """Whether a job of this key is in flight."""
+        """Whether a job of this key is running."""
         return key in self._by_key
 
     def close_if_idle(self, close: Callable[[], None]) -> None:
-        """Have a store closed unless a job of another cache is in flight, whose lease would be given up with it.
-
-        Nobody boards meanwhile.
-        """
+        """Close a store unless another cache has running jobs, whose leases would be lost. No job enters until then."""
         with self._lock:
             if not self._by_key:
                 close()
 
-    def land(self, flight: Flight) -> None:
-        """Forget a flight."""
-        key = flight.job.job_key
+    def remove(self, running: RunningJob) -> None:
+        """Remove a job, so that no caller joins it any more."""
+        key = running.job.job_key
         with self._lock:
-            if self._by_key.get(key) is flight:
+            if self._by_key.get(key) is running:
                 del self._by_key[key]
-            if self._left and self._left.get(key) is flight:
-                del self._left[key]
+            if self._cancelled.get(key) is running:
+                del self._cancelled[key]
 
-    def hand_on_lease(self, flight: Flight) -> bool:
-        """Give a flight the lease of one of its key that was cancelled and has not ended yet; whether there was one.
-
-        Else the key would be without a lease when that one ends, and another process would run the job as well.
-        """
-        if not self._left:  # as is seldom otherwise; whoever has begun a flight sees who has left one before
-            return False
+    def take_lease(self, running: RunningJob) -> Lease | None:
+        """Take the lease of a job away, unless another job has inherited it."""
         with self._lock:
-            left = self._left.pop(flight.job.job_key, None)
-            if left is None or left.lease is None:
-                return False
-            flight.lease = left.take_lease()
-            return True
+            lease, running.lease = running.lease, None
+            return lease
 
-    def take_lease(self, flight: Flight) -> Lease | None:
-        """Take the lease of a flight away, unless another flight has it by now."""
-        with self._lock:
-            return flight.take_lease()
+    def release_lease(self, running: RunningJob, release: Callable[[Lease], None]) -> None:
+        """Release the lease of a job that failed or did not begin, unless another job has inherited it.
 
-    def give_back_lease(self, flight: Flight, give_back: Callable[[Lease], None]) -> None:
-        """Have the lease of a flight whose job has failed given back, unless another flight has it by now.
-
-        A caller that asks for the key in that time waits, and acquires the lease then.
+        A caller that asks for the key at the same time waits for that, and then acquires the lease.
         """
         with self._lock:
-            lease = flight.take_lease()
+            lease, running.lease = running.lease, None
             if lease is not None:
-                give_back(lease)
+                release(lease)
 
     def leave(self, future: JobFuture[Any]) -> bool:
-        """Let one who waits give up; the last one takes the job with it, if it has not begun. Whether that was so."""
-        with self._lock:  # also while the engine is asked, so that nobody joins what is being cancelled
-            flight = self._by_key.get(future.job.job_key)
-            if flight is None or future not in flight.futures:
+        """Remove a caller that cancels, and cancel the job with the last one. Return whether that was possible."""
+        with (
+            self._lock
+        ):  # also while the engine is asked, so that no caller joins a job that is being cancelled
+            key = future.job.job_key
+            running = self._by_key.get(key)
+            if running is None or future not in running.futures:
                 return False
-            if len(flight.futures) > 1:
-                flight.futures.remove(future)
+            if running.is_in_line or any(
+                not other.done() for other in running.futures if other is not future
+            ):
+                running.futures.remove(future)
                 return True
-            if flight.waiting is not None:
-                flight.waiting.give_up()
-            elif flight.engine_future is None or not flight.end():
+            if running.waiter is not None:
+                running.waiter.give_up()
+            elif not running.cancel():
                 return False
-            future.took_along = None if flight.landed is None else flight
-            del self._by_key[future.job.job_key]
-            if flight.holds_lease() and flight.waiting is None:
-                self._left[future.job.job_key] = flight
+            future.cancelled_run = None if running.ended is None else running
+            del self._by_key[key]
+            if running.waiter is None and running.holds_lease():
+                self._cancelled[key] = running
             return True
 
-    def go_on(self, flight: Flight) -> bool:
-        """End the wait of a flight for another process; False when nobody waits for it any more."""
+    def stop_waiting(self, running: RunningJob) -> bool:
+        """End the wait for another process. Return False if no caller wants the result any more."""
         with self._lock:
-            is_given_up = flight.waiting is not None and flight.waiting.is_given_up
-            flight.waiting = None
-            return not is_given_up
+            waiter, running.waiter = running.waiter, None
+            return waiter is None or not waiter.is_given_up
 
-    def take_over(self, flight: Flight) -> bool:
-        """Take a job that has not begun from its engine, to run it here; whether that was possible."""
+    def take_over(self, running: RunningJob) -> bool:
+        """Take a job that has not begun from its engine, to run it here. Return whether that was possible."""
         with self._lock:
-            flight.is_needed_by_worker = True
-            if flight.engine_future is None or flight.is_taken_over:
+            running.is_needed_by_worker = True
+            run = running.run
+            if running.engine_future is None or run is None or run.is_withdrawn or run.is_taken_over:
                 return False
-            flight.is_taken_over = True
-            if not flight.engine_future.cancel():
-                flight.is_taken_over = False
-            return flight.is_taken_over
+            run.is_taken_over = True  # before the cancelled run ends
+            run.is_taken_over = running.engine_future.cancel()
+            if run.is_taken_over:
+                running.engine_future = None
+            return run.is_taken_over
 
-    def wait_in_line(self, flight: Flight, waiting: Future[Any]) -> None:
-        """Have a job wait that is to run again; to cancel what stands for its run is to cancel the job."""
+    def abandon(self, running: RunningJob) -> None:
+        """Remove a job that will not run, if it is there."""
         with self._lock:
-            flight.engine_future = waiting
+            running.state = (
+                State.RESOLVED
+            )  # before its lease is released: its engine may be about to acquire one
+            if running.waiter is not None:
+                running.waiter.give_up()
+            if self._by_key.get(running.job.job_key) is running:
+                del self._by_key[running.job.job_key]
 
-    def abandon(self, future: Asker, error: BaseException) -> Lease | None:
-        """End the flight that a future leads, if it does, because nobody will run its job any more; give its lease."""
-        with self._lock:
-            flight = self._by_key.get(future.job.job_key)
-            if flight is None or flight.futures[0] is not future:
-                return None
-            del self._by_key[future.job.job_key]
-            flight.is_abandoned = True  # before its lease is released: its engine may be about to acquire one
-            if flight.waiting is not None:
-                flight.waiting.give_up()
-        flight.fail(error)
-        return flight.lease
+
+_by_store: weakref.WeakKeyDictionary[Store, RunningJobs] = weakref.WeakKeyDictionary()
+
+
+def running_jobs(store: Store) -> RunningJobs:
+    """Return the running jobs that all caches of one store share."""
+    known = _by_store.get(store)
+    return _by_store.setdefault(store, RunningJobs()) if known is None else known
 
 
 def for_each(items: Iterable[T], act: Callable[[T], None]) -> None:
-    """Do something with all items, and only then raise what the first that failed has raised.
+    """Call a function with each item, and then raise what the first failing call raised.
 
-    A callback that calls `sys.exit()` must not keep others from their results.
+    A callback that calls `sys.exit()` must not keep other callers from their results.
     """
     problem: BaseException | None = None
     for item in items:
@@ -554,22 +316,226 @@ def for_each(items: Iterable[T], act: Callable[[T], None]) -> None:
 
 
 def _copy_of(value: object, payload: Payload | None, function: object) -> object:
-    """Make one's own copy of a value; one that can't be pickled, or not be read back, is shared."""
+    """Return a copy of a value, or the value itself if it can't be pickled or read back."""
     if payload is None:
         return value
     try:
-        with seen_by(function):
-            return payload.load()
-    except Exception:  # noqa: BLE001 - a class's own unpickling; the next hit warns of it and runs the job again
+        return load_for(function, payload.load)
+    except Exception:  # noqa: BLE001 - a class's own unpickling; the next hit warns and runs the job again
         return value
 
 
-_flights_by_store: weakref.WeakKeyDictionary[Store, Flights] = weakref.WeakKeyDictionary()
+class Ended(NamedTuple):
+    """How a job of another process ended; without `hit` and `error` it is to run here, under its lease if possible.
+
+    Attributes:
+        hit: the stored value.
+        error: the pickled exception.
+    """
+
+    hit: Hit | None = None
+    error: bytes | None = None
 
 
-def flights_of(store: Store) -> Flights:
-    """Give the flights that all caches on one store share."""
-    known = _flights_by_store.get(store)
-    return (
-        _flights_by_store.setdefault(store, Flights()) if known is None else known
-    )  # one step for other threads
+RUN_HERE: Final = Ended()
+
+
+class Waiter:
+    """Waits until another process has computed a key, or acquires the lease when that process stores no result.
+
+    Attributes:
+        due: when to look again, by the monotonic clock.
+        is_given_up: whether no caller wants the result any more.
+        wake: put something into it to wake the waiting thread.
+    """
+
+    def __init__(
+        self, store: Store, lease: Lease, wait: Wait | None = None, patience: float = math.inf
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._key = lease.key
+        self._wait = store.leases.wait(lease) if wait is None else wait
+        self._since = time.monotonic()
+        self._until = self._since + patience
+        self.is_given_up = False
+        self.wake: SimpleQueue[None] = SimpleQueue()
+        self.due = 0.0
+
+    def give_up(self) -> None:
+        """Stop waiting at once."""
+        self.is_given_up = True
+        self.wake.put(None)
+
+    def look(self) -> Ended | None:
+        """Look at the state of the job. Return None while the other process computes it."""
+        if self.is_given_up:
+            return RUN_HERE
+        try:
+            found = self._wait.look()
+            if found == "free":
+                return self._after_its_end()
+        except LeasesUnavailable as error:
+            _log.warning("%s; the job of %s runs here as well", error, self._key)
+            self._store.tally.unleased += 1
+            return RUN_HERE
+        if isinstance(found, bytes):
+            return Ended(error=found)
+        if time.monotonic() > self._until:
+            _log.warning("a worker waited long enough for %s, and computes it as well", self._key)
+            return RUN_HERE
+        return None
+
+    def wait(self) -> Ended:
+        """Wait in this thread."""
+        while (ended := self.look()) is None:
+            _sleep(self.wake, self.pause())
+        return ended
+
+    def pause(self) -> float:
+        """Return the seconds until the next look."""
+        waited = time.monotonic() - self._since
+        return min(max(FIRST_PAUSE, waited * PAUSE_PER_SECOND), LONGEST_PAUSE)
+
+    def _after_its_end(self) -> Ended | None:
+        hit = self._store.get(self._key)
+        if not isinstance(hit, Miss):
+            return Ended(hit)
+        self._store.leases.acquire([self._lease])
+        if not self._lease.held:
+            return None  # another waiter was quicker
+        if self._lease.has_entry:
+            hit = self._store.get(self._key)
+            if not isinstance(hit, Miss):
+                return Ended(hit)
+        return RUN_HERE
+
+
+def _sleep(wake: SimpleQueue[None], seconds: float) -> None:
+    """Sleep until something is put into a queue. Unlike an event's, its lock can't stay locked after Ctrl-C."""
+    try:
+        wake.get(timeout=seconds)
+        while True:
+            wake.get_nowait()
+    except Empty:
+        return
+
+
+def acquire_or_wait(running: RunningJob, *, in_worker: bool) -> Waiter | None:
+    """Acquire the lease of a job that is to run now. Return a waiter if another process has it.
+
+    A worker doesn't wait for the process that it works for: there the job may be queued behind the worker's own.
+    """
+    store = running.store
+    running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+    try:
+        store.leases.acquire([lease])
+        if not lease.held:
+            wait = store.leases.wait(lease)
+            wait.look()
+            owner = wait.owner
+            if owner is None or not is_submitter(owner.host, owner.pid):
+                return Waiter(store, lease, wait, WORKER_PATIENCE if in_worker else math.inf)
+    except LeasesUnavailable as error:
+        _log.warning("%s; the job of %s runs, even if another process computes it", error, lease.key)
+        store.tally.unleased += 1
+    return None
+
+
+def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
+    """Acquire the leases of jobs of one store that begin together. Return those whose keys other processes have."""
+    leases = []
+    for running in jobs:
+        running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+        leases.append(lease)
+    try:
+        store.leases.acquire(leases)
+    except LeasesUnavailable as error:
+        _log.warning("%s; the jobs run, even if other processes compute them", error)
+        store.tally.unleased += sum(not lease.held for lease in leases)
+        return []
+    return [running for running in jobs if not running.holds_lease()]
+
+
+def taken(store: Store, jobs: Sequence[RunningJob]) -> set[str]:
+    """Return the keys of jobs of one store that other processes compute, as far as that is known."""
+    try:
+        return store.leases.taken([running.job.job_key for running in jobs])
+    except LeasesUnavailable as error:
+        _log.warning("%s", error)
+        return set()
+
+
+class WaiterThread:
+    """Looks at the jobs of other processes for callers that don't block, in one thread that runs as long as needed.
+
+    Its threads are in `resolving` while they resolve futures.
+    """
+
+    def __init__(self, resolving: set[int], name: str) -> None:
+        self._resolving = resolving
+        self._name = name
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Start empty in a forked child."""
+        self._lock = threading.Lock()
+        self._waiters: dict[Waiter, Callable[[Ended], None]] = {}
+        self._thread: threading.Thread | None = None
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def add(self, waiter: Waiter, go_on: Callable[[Ended], None]) -> None:
+        """Add a waiter. The thread calls `go_on`, which must not raise, when the job has ended."""
+        waiter.wake = self._wake
+        with self._lock:
+            self._waiters[waiter] = go_on
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = self._start(self._run)
+        self._wake.put(None)
+
+    def _start(self, act: Callable[..., None], *given: Any) -> threading.Thread:
+        thread = threading.Thread(target=self._act, args=(act, given), name=self._name, daemon=True)
+        thread.start()
+        return thread
+
+    def _act(self, act: Callable[..., None], given: tuple[Any, ...]) -> None:
+        self._resolving.add(threading.get_ident())
+        try:
+            act(*given)
+        finally:
+            self._resolving.discard(threading.get_ident())
+
+    def _all(self) -> list[tuple[Waiter, Callable[[Ended], None]]]:
+        with self._lock:
+            if not self._waiters:
+                self._thread = None
+            return list(self._waiters.items())
+
+    def _run(self) -> None:
+        while waiters := self._all():
+            now, pause = time.monotonic(), LONGEST_PAUSE
+            for waiter, go_on in waiters:
+                if waiter.due > now and not waiter.is_given_up:
+                    pause = min(pause, waiter.due - now)
+                    continue
+                ended = waiter.look()
+                if ended is None:
+                    pause = min(pause, waiter.pause())
+                    waiter.due = now + waiter.pause()
+                    continue
+                with self._lock:
+                    is_first = self._waiters.pop(waiter, None) is not None
+                if is_first:
+                    self._tell(go_on, ended)
+            _sleep(self._wake, pause)
+
+    def _tell(self, go_on: Callable[[Ended], None], ended: Ended) -> None:
+        """Report the end of a job, in another thread if that unpickles something, which may hang."""
+        if ended is not RUN_HERE:
+            try:
+                self._start(go_on, ended)
+            except RuntimeError:  # the program ends
+                go_on(ended)
+        else:
+            go_on(ended)

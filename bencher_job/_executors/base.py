@@ -13,16 +13,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .._job import Job, run_as
-from .._media import running_as
+from .._context import CURRENT
+from .._job import Job, run_in
+from .._media import job_context
 from .._origin import platform_name
 from .._text import printable
 
 if TYPE_CHECKING:
-    from .._stores.blobs import Deposit
+    from .._stores.blobs import Blob
     from .._stores.codec import Payload
 
 __all__ = [
@@ -90,21 +91,22 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
     place: Place = Place()
     may_have_files: bool = True
-    deposit: Deposit | None = None
+    deposit: Blob | None = None
     other_versions: OtherVersions = ()
 
 
 def run_inline(job: Job) -> Outcome:
     """Run a job in this thread. An exception of its function becomes the outcome's error."""
     value, error = None, None
-    running = running_as(job.job_key, job.media_folder)
+    context = job_context(job.job_key, job.media_folder)
     started, clock = time.time(), time.perf_counter()
     try:
-        value = run_as(running, job)
+        value = copy_context().run(run_in, context, job)
     except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
         error = raised
     seconds = time.perf_counter() - clock
-    return Outcome(value, error, None, started, seconds, here(), running.may_have_files())
+    has_asked_for_paths = next(context.numbers) > 1
+    return Outcome(value, error, None, started, seconds, _place_of(os.getpid()), has_asked_for_paths)
 
 
 def error_text(problem: BaseException) -> str:
@@ -119,26 +121,22 @@ def error_text(problem: BaseException) -> str:
         return type(problem).__name__
 
 
-_runs_in_worker: ContextVar[bool] = ContextVar("bencher_job_runs_in_worker", default=False)
-_submitter: ContextVar[tuple[str, int] | None] = ContextVar("bencher_job_submitter", default=None)
 _is_worker_process = False
 
 
 def inside_worker() -> bool:
     """Whether this code runs in a worker, where a cached function runs its jobs inline."""
-    return _is_worker_process or _runs_in_worker.get()
+    return _is_worker_process or CURRENT.get().in_worker
 
 
 @contextmanager
 def as_worker(submitter: tuple[str, int] | None = None) -> Iterator[None]:
     """Mark this thread or task as a worker's within the context; `submitter` is the submitter's host and pid."""
-    token = _runs_in_worker.set(True)
-    token_of_submitter = _submitter.set(submitter)
+    token = CURRENT.set(CURRENT.get()._replace(in_worker=True, submitter=submitter))
     try:
         yield
     finally:
-        _submitter.reset(token_of_submitter)
-        _runs_in_worker.reset(token)
+        CURRENT.reset(token)
 
 
 def this_process() -> tuple[str, int]:
@@ -153,7 +151,7 @@ def _host_and_number(pid: int) -> tuple[str, int]:
 
 def is_submitter(host: str, pid: int) -> bool:
     """Whether a process submitted the job that runs here, or is this process."""
-    return (host, pid) in {this_process(), _submitter.get()}
+    return (host, pid) in {this_process(), CURRENT.get().submitter}
 
 
 def become_worker() -> None:

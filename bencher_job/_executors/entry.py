@@ -19,15 +19,16 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .. import _media
+from .._context import CURRENT
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._inside import critical, runs_jobs
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
-from .._keys.names import seen_by
+from .._keys.names import load_for
 from .._loops import run_to_end
+from .._media import job_context
 from .._options import follow_override
-from .._stores.blobs import LARGE, Deposit, DepositLost, write_deposit
+from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Buffer, Payload, dump
 from .._stores.located import dump_result
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
@@ -69,9 +70,9 @@ async def outcome_of_coroutine(job: Job, timeout: float | None) -> Outcome:
         if job.may_change:
             await asyncio.to_thread(job.note_changes)
             started, clock = time.time(), time.perf_counter()
-        with _media.running(job.job_key, job.media_folder):
-            async with limit:
-                value = await _call_coroutine(job)
+        CURRENT.set(job_context(job.job_key, job.media_folder))  # of this task
+        async with limit:
+            value = await _call_coroutine(job)
     except BaseException as raised:  # noqa: BLE001 - any exception ends this job only
         has_expired = isinstance(raised, TimeoutError) and limit.expired()
         error = time_is_over(job, timeout or 0.0) if has_expired else raised
@@ -359,7 +360,7 @@ def _deposited(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]
     if call.terms is None or call.names is None:
         return ResultKind.PLAIN, payload
     _, key, _ = call.names
-    deposit = write_deposit(call.terms, payload, key)
+    deposit = write_blob(call.terms, payload, key)
     return (ResultKind.PLAIN, payload) if deposit is None else (ResultKind.DEPOSITED, dump(deposit))
 
 
@@ -370,14 +371,14 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
         if run_result.kind in _ERRORS:
             error = load_error(run_result.payload.stream)
         else:
-            with seen_by(label.function if isinstance(label, Job) else None):
-                if run_result.kind is ResultKind.DEPOSITED:
-                    deposit = run_result.payload.load()
-                    value = _value_of(deposit, label)
-                else:
-                    value = run_result.payload.load()
-                    payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
-    except DepositLost as lost:
+            function = label.function if isinstance(label, Job) else None
+            if run_result.kind is ResultKind.DEPOSITED:
+                deposit = load_for(function, run_result.payload.load)
+                value = load_for(function, partial(_value_of, deposit, label))
+            else:
+                value = load_for(function, run_result.payload.load)
+                payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
+    except BlobLost as lost:
         error = lost
     except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
         what = "exception" if run_result.kind in _ERRORS else "result"
@@ -401,11 +402,11 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
     )
 
 
-def _value_of(deposit: Deposit, label: object) -> Any:
+def _value_of(deposit: Blob, label: object) -> Any:
     """Load the value file that a worker wrote. Remove it if that fails.
 
     Raises:
-        DepositLost: if the file is missing or damaged.
+        BlobLost: if the file is missing or damaged.
         BaseException: whatever unpickling raises.
     """
     if not isinstance(label, Job) or label.depository is None:

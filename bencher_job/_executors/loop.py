@@ -20,7 +20,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from .. import _media
+from .._context import CURRENT
 from .._errors import BencherJobError
 from .._loops import Caller
 from .._options import Executors
@@ -199,7 +199,7 @@ class ThreadBesideLoop(Engine):
 
     def _submit(self, job: Job) -> Future[Any]:
         context = contextvars.copy_context()
-        if not _media.running_keys():
+        if not CURRENT.get().keys:
             return self._pool.submit(context.run, _run_beside, job)
         own = ThreadPool(1)  # the shared thread may run the job that waits for this one
         future = own.submit(context.run, _run_beside, job)

@@ -212,8 +212,8 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     Raises:
         Exception: whatever pickling its function or an argument raises.
     """
-    fingerprint = None if job.edition is None else job.edition.fingerprint
-    sent = sent_functions(job.function, fingerprint, local, job.agreement)
+    fingerprint = None if job.function_version is None else job.function_version.fingerprint
+    sent = sent_functions(job.function, fingerprint, local, job.code_check)
     return Parcel(sent, _body_of(job, fingerprint, _sender()))
 
 
@@ -226,12 +226,12 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
     known: tuple[object, ...] = ()
     sender = _sender()
     for job in jobs:
-        fingerprint = None if job.edition is None else job.edition.fingerprint
+        fingerprint = None if job.function_version is None else job.function_version.fingerprint
         try:
-            if sent is None or known != (id(job.function), id(fingerprint), job.agreement):
+            if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
                 sent = None
-                sent = sent_functions(job.function, fingerprint, local, job.agreement)
-                known = id(job.function), id(fingerprint), job.agreement
+                sent = sent_functions(job.function, fingerprint, local, job.code_check)
+                known = id(job.function), id(fingerprint), job.code_check
             terms = job.depository.terms if local and job.depository is not None else None
             parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms))
             yield parcel.of_its_own() if local else parcel.in_one_piece()

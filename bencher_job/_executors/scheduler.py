@@ -397,8 +397,10 @@ class Scheduler:
             if worker.tasks and worker.load > AHEAD / 2:
                 continue
             room = min(worker.room(), share, MOST_TOGETHER)
-            if room > 0 and (batch := self._batch(worker, room)) and (begun := _begun(batch)):
-                self._send(worker, begun)
+            while room > 0 and (batch := self._batch(worker, room)):
+                if begun := _begun(batch):  # else other processes run all of them
+                    self._send(worker, begun)
+                    break
             if not (self.waiting or self.for_new):
                 return
 

@@ -52,7 +52,7 @@ class Binder:
     (('model', 'c', 'seed'), ('svm', 1.0, 3))
     """
 
-    __slots__ = ("_parameters", "_spelled", "bind", "defaults", "labels", "names")
+    __slots__ = ("_parameters", "bind", "defaults", "labels", "names", "spell")
 
     def __init__(self, function: Callable[..., Any], ignore: Collection[str] = ()) -> None:
         signature, forwarded = _accepted(function)
@@ -72,7 +72,7 @@ class Binder:
         self.bind: Callable[..., tuple[object, ...]] = compiled(_bind_body(kept, ignored - set(self.names)))
         as_made = forwarded or not _is_python(function)
         call = "None" if as_made else _call_source(parameters)
-        self._spelled = compiled(f"return ({call}), ({_arguments_source(parameters)})")
+        self.spell = compiled(f"return ({call}), ({_arguments_source(parameters)})")
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Return the canonical spelling of a call: arguments by keyword, with all defaults.
@@ -93,7 +93,7 @@ class Binder:
 
     def spelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
         """Return the results of both `call` and `arguments`."""
-        call, arguments = self._spelled(*args, **kwargs)
+        call, arguments = self.spell(*args, **kwargs)
         return (args, dict(kwargs)) if call is None else call, arguments
 
     def replaced(

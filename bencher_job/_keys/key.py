@@ -99,6 +99,8 @@ class JobKeys:
         self._function = function
         self.ignored = options.ignore
         self._by_content = options.by_content
+        self.reads_files = bool(options.by_content)
+        """Whether some parameters count by the content of files."""
         self._libraries = options.libraries is True
         code, depends_on, version = options.code, options.depends_on, options.version
         tracked: Any = function
@@ -156,12 +158,6 @@ class JobKeys:
             TypeError: when the arguments don't fit the function.
         """
         return self.identity(args, kwargs)[0]
-
-    def _state_of(self, function_version: FunctionVersion | None) -> _State:
-        state = self._state
-        if state is None or function_version is None or state[1] is not function_version:
-            state = self._state_under(self.tracker.current())
-        return state
 
     def identity(
         self,
@@ -232,14 +228,10 @@ class JobKeys:
         state = self._state
         if state is None or state[1] is not function_version or self._places:
             return None
-        if not all(default is NO_DEFAULT or type(default) in UNCHANGEABLE for default in state[4]):
-            return None  # a mutable default is bound in its current state at each call
+        for default in state[4]:
+            if default is not NO_DEFAULT and type(default) not in UNCHANGEABLE:
+                return None  # a mutable default is bound in its current state at each call
         return self.tracker.check_of(state[0])
-
-    @property
-    def reads_files(self) -> bool:
-        """Whether some parameters count by the content of files."""
-        return bool(self._by_content)
 
     def anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Make paths that count by content absolute, so that the job reads the files that its key was made from.
@@ -280,9 +272,13 @@ class JobKeys:
             UnkeyableArgument: when a value that counts by content is not a file or a folder.
             TypeError: when the arguments don't fit the function.
         """
-        state = self._state_of(function_version)
+        state = self._state
+        if state is None or function_version is None or state[1] is not function_version:
+            state = self._state_under(self.tracker.current())
         fingerprint, function_version, binder = state[:3]
-        call, arguments = binder.spelled(args, kwargs)
+        call, arguments = binder.spell(*args, **kwargs)
+        if call is None:
+            call = args, dict(kwargs)
         if self._depended_on[0] is not fingerprint:
             self._depended_on = fingerprint, fingerprint.files
         has_files = self._places or self._depended_on[1]

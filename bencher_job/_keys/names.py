@@ -18,11 +18,9 @@ import os
 import site
 import sys
 import sysconfig
-import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from pathlib import PurePath
 from types import (
@@ -34,7 +32,9 @@ from types import (
     ModuleType,
     WrapperDescriptorType,
 )
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from .._context import CURRENT, call_in
 
 __all__ = [
     "MAIN_MODULES",
@@ -48,16 +48,18 @@ __all__ = [
     "is_own_file",
     "is_own_module",
     "is_own_name",
+    "load_for",
     "locate",
     "main_name",
     "module_name",
     "module_of",
     "note_arrival",
     "qualified_name",
-    "seen_by",
     "site_folder",
 ]
 
+
+T = TypeVar("T")
 
 MAIN_MODULES: Final = frozenset({"__main__", "__mp_main__"})
 _adopted: list[str] = []
@@ -130,11 +132,6 @@ def qualified_name(obj: Any) -> str:
     return name if module in {"", "builtins"} else f"{module_name(module)}.{name}"
 
 
-class _Seen(threading.local):
-    by_imported_copy = False
-
-
-_seen: Final = _Seen()
 _arrived: Final[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDictionary()
 """The classes of the submitter's `__main__` that have come here by value, by qualified name; the latest of each."""
 
@@ -153,15 +150,12 @@ def is_imported_copy(function: object) -> bool:
     return module not in MAIN_MODULES and module == main_name()
 
 
-@contextmanager
-def seen_by(function: object) -> Iterator[None]:
-    """Let `locate` prefer the imported copy of the program meanwhile, if the function is of that copy."""
-    before = _seen.by_imported_copy
-    _seen.by_imported_copy = is_imported_copy(function)
-    try:
-        yield
-    finally:
-        _seen.by_imported_copy = before
+def load_for(function: object, load: Callable[[], T]) -> T:
+    """Unpickle something for a function. If it is of the imported copy of the program, `locate` prefers that copy."""
+    current, by_imported_copy = CURRENT.get(), is_imported_copy(function)
+    if current.by_imported_copy == by_imported_copy:
+        return load()
+    return call_in(current._replace(by_imported_copy=by_imported_copy), load)
 
 
 def locate(module: str, name: str) -> Any:
@@ -175,7 +169,7 @@ def locate(module: str, name: str) -> Any:
     <function Counter.update at ...>
     """
     find = operator.attrgetter(name)
-    if module == main_name() and not _seen.by_imported_copy:
+    if module == main_name() and not CURRENT.get().by_imported_copy:
         program = sys.modules["__main__"]
         if module == _name_of_program() and _is_program(module, getattr(program, "__file__", None)):
             return find(program)

@@ -22,9 +22,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from .._errors import BencherJobError, UntrustedCache
-from .._stores.archive import export
-from .._stores.base import StoreBusy, StoreMissing
-from .._stores.rows import Order, keys_at, row_of_key, rows_at
+from .._query import Order
+from .._stores import StoreBusy, StoreMissing, export
 from .._text import is_writable
 from .entry import entry_of, file_answer
 from .listing import Answer, FilterError, Query
@@ -51,7 +50,7 @@ def chosen_keys(stores: Stores, name: str, given: Mapping[str, Any], query: Quer
     if query is None:
         return [str(key) for key in given["keys"]]
     shown = stores.get(name)
-    keys = keys_at(shown.store.folder, shown.listing.numbers(query, shown.stamp()))
+    keys = shown.listing.keys(query, shown.stamp())
     if len(keys) != given.get("count"):
         raise Changed(
             f"There are {len(keys):,} entries now, and you were asked about {given.get('count'):,}."
@@ -66,7 +65,7 @@ def remove(stores: Stores, name: str, keys: Sequence[str]) -> int:
         StoreFailure: when the store can't be written.
     """
     with stores.to_change(name) as store:
-        return store.forget_many(keys)
+        return store.remove(keys, "cleared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +197,14 @@ class _App:
         asked = request.query_params
         shown = self._stores.get(asked["store"])
         stamp = shown.stamp()
-        numbers = shown.listing.numbers(_query(asked), stamp)
+        keys = shown.listing.keys(_query(asked), stamp)
         size = min(max(_whole(asked, "size", 50), 1), LARGEST_PAGE)
-        first = min(max(_whole(asked, "first", 0), 0), max(len(numbers) - 1, 0) // size * size)
+        first = min(max(_whole(asked, "first", 0), 0), max(len(keys) - 1, 0) // size * size)
         columns = [each["id"] for each in shown.listing.columns(asked["function"], stamp)]
-        page = shown.listing.page(numbers[first : first + size], columns)
+        page = shown.listing.page(keys[first : first + size], columns)
         return Answer(
             {
-                "total": len(numbers),
+                "total": len(keys),
                 "first": first,
                 "columns": shown.listing.columns(asked["function"], stamp),
                 "rows": page,
@@ -215,32 +214,27 @@ class _App:
     def points(self, request: Request) -> Response:
         asked = request.query_params
         shown = self._stores.get(asked["store"])
-        numbers = shown.listing.numbers(_query(asked), shown.stamp())
+        keys = shown.listing.keys(_query(asked), shown.stamp())
         columns = [asked["x"], asked["y"], *([asked["color"]] if asked.get("color") else [])]
-        return Answer(shown.listing.points(numbers, columns))
+        return Answer(shown.listing.points(keys, columns))
 
     def entry(self, request: Request) -> Response:
         asked = request.query_params
         shown = self._stores.get(asked["store"])
-        folder = shown.store.folder
-        if "row" in asked:
-            rows = rows_at(folder, [_whole(asked, "row", 0)])
-            row = rows[0] if rows else None
-        else:
-            row = row_of_key(folder, asked["key"])
-        if row is None:
+        infos = shown.store.history.infos([asked["key"]])
+        if not infos:
             return Answer({"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404)
-        return Answer(entry_of(folder, row, unpickles=self._stores.unpickles))
+        return Answer(entry_of(shown.store, infos[0], unpickles=self._stores.unpickles))
 
     def media(self, request: Request) -> Response:
         asked = request.path_params
         store = self._stores.get(asked["store"]).store
-        row = row_of_key(store.folder, asked["key"])
+        infos = store.history.infos([asked["key"]])
         answer = None
-        if row is not None and row.record.media is not None:
+        if infos and store.folder is not None and infos[0].record.media is not None:
             answer = file_answer(
-                store.directory,
-                row.record.media,
+                store.folder,
+                infos[0].record.media,
                 asked["path"],
                 is_download="download" in request.query_params,
             )

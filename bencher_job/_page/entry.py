@@ -12,9 +12,9 @@ from typing import Any, Final
 from starlette.responses import FileResponse, Response
 
 from .._names import ForeignName, NameOf, path_of
-from .._stores.base import Hit
-from .._stores.folder import Folder
-from .._stores.rows import Row, hits_at
+from .._query import EntryInfo
+from .._record import Record
+from .._stores import Found, Hit, Store
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import has_named_parts, outline_of
 from .listing import to_browser
@@ -155,13 +155,13 @@ LONGEST_REPR: Final = 20_000
 _log = logging.getLogger(__name__)
 
 
-def entry_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
+def entry_of(store: Store, info: EntryInfo, *, unpickles: bool) -> dict[str, Any]:
     """Return an entry as JSON data.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
-    record = row.record
+    record, folder = info.record, store.folder
     return {
         "key": record.key,
         "function": record.function,
@@ -170,21 +170,20 @@ def entry_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
         "created": record.created.timestamp(),
         "seconds": record.seconds,
         "size": record.size,
-        "hits": row.hits,
-        "used": row.used,
-        "expires": row.expires,
-        "run": _run_of(row),
-        "media": [] if record.media is None else files_of(folder.directory, record.media),
+        "hits": info.hits,
+        "used": info.used,
+        "expires": info.expires,
+        "run": _run_of(record),
+        "media": [] if folder is None or record.media is None else files_of(folder, record.media),
         "folder": None
-        if record.media is None
-        else str(path_of(folder.directory, NameOf.RUN_FOLDER, record.media)),
-        "value": _value_of(folder, row, unpickles=unpickles),
+        if folder is None or record.media is None
+        else str(path_of(folder, NameOf.RUN_FOLDER, record.media)),
+        "value": _value_of(store, record.key, unpickles=unpickles),
     }
 
 
-def _run_of(row: Row) -> list[list[object]]:
+def _run_of(record: Record) -> list[list[object]]:
     """Return the known facts about where and how the function ran, with their names."""
-    record = row.record
     changed = {True: " (with changes)", False: "", None: ""}[record.dirty]
     known = {
         "host": record.host,
@@ -200,15 +199,17 @@ def _run_of(row: Row) -> list[list[object]]:
     return [[name, str(value)] for name, value in known.items() if value != ""]
 
 
-def _value_of(folder: Folder, row: Row, *, unpickles: bool) -> dict[str, Any]:
+def _value_of(store: Store, key: str, *, unpickles: bool) -> dict[str, Any]:
     """Return a value as an `outline`, its repr as `text` if it is unpickled, and a `note` on what is missing."""
-    for _, _, hit in hits_at(folder, [row.number], LARGEST_VALUE):
-        if isinstance(hit, Hit):
-            return _shown_value(hit, unpickles=unpickles)
-        if hit == "large":
-            return {"note": f"It takes more than {LARGEST_VALUE >> 20} MB, so it is not read here."}
-        return {"note": f"It can't be read: {hit}.", "is_bad": True}
-    return {"note": "The entry is gone.", "is_bad": True}
+    hit = store.get_many([key], mapped=True, largest=LARGEST_VALUE, counts=False).get(key)
+    if hit is not None:
+        return _shown_value(hit, unpickles=unpickles)
+    found = store.history.examine(key)
+    if not isinstance(found, Found):
+        return {"note": "The entry is gone.", "is_bad": True}
+    if found.damage:
+        return {"note": f"It can't be read: {found.damage}.", "is_bad": True}
+    return {"note": f"It takes more than {LARGEST_VALUE >> 20} MB, so it is not read here."}
 
 
 def _shown_value(hit: Hit, *, unpickles: bool) -> dict[str, Any]:

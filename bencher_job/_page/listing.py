@@ -1,6 +1,6 @@
 """List entries as rows of the page: filtered, sorted, with columns.
 
-query -> row numbers in order, cached until the store changes -> one page of rows
+query -> keys in order, cached until the store changes -> one page of rows
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import math
 import re
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,22 +18,10 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from .._query import ARGUMENTS, LATEST_FIRST, Condition, Operator, Order, cell_of, in_order
+from .._query import Query as EntryQuery
 from .._record import short_form
-from .._stores.base import Hit
-from .._stores.folder import Folder
-from .._stores.rows import (
-    ARGUMENTS,
-    Condition,
-    Operator,
-    Order,
-    argument_columns,
-    cells_of,
-    find_rows,
-    hits_at,
-    in_order,
-    rows_at,
-    stored_at,
-)
+from .._stores import Hit, Store
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import Cell, fields_of, has_named_parts
 from .._views.table import result_fields
@@ -73,6 +60,9 @@ class Answer(Response):
 LARGEST_READ: Final = 1 << 18
 """Maximum size in bytes of an entry whose fields are listed. A larger one is only read on its own page."""
 
+READ_AT_ONCE: Final = 1000
+"""Number of entries that are read together."""
+
 MOST_STEPS: Final = 20_000
 """Maximum number of opcodes of a pickle that are read for its fields."""
 
@@ -89,26 +79,30 @@ _Fields = Mapping[str, Cell]
 class Results:
     """The fields of the results in one store. With `unpickles`, results that can't be described are unpickled."""
 
-    def __init__(self, folder: Folder, *, unpickles: bool) -> None:
-        self._folder = folder
+    def __init__(self, store: Store, *, unpickles: bool) -> None:
+        self._store = store
         self._unpickles = unpickles
-        self._kept: dict[int, tuple[float, _Fields]] = {}
+        self._mark: object = None
+        self._kept: dict[str, _Fields] = {}
         self._lock = threading.Lock()
 
-    def at(self, numbers: Sequence[int]) -> dict[int, _Fields]:
-        """Return the fields of the results in some rows; empty for one that is large, damaged or gone.
+    def of(self, keys: Sequence[str]) -> dict[str, _Fields]:
+        """Return the fields of the results of some keys; empty for one that is large, damaged or gone.
 
         Raises:
             StoreFailure: when the store can't be read.
         """
         with self._lock:
-            if len(self._kept) > MOST_KEPT:
+            mark = self._store.changed_since(self._mark)
+            if mark is not None or len(self._kept) > MOST_KEPT:
+                self._mark = self._mark if mark is None else mark
                 self._kept.clear()
-            now = stored_at(self._folder, numbers)
-            new = [number for number, at in now.items() if self._kept.get(number, (None,))[0] != at]
-            for number, at, hit in hits_at(self._folder, new, LARGEST_READ):
-                self._kept[number] = at, self._fields(hit) if isinstance(hit, Hit) else {}
-            return {number: self._kept[number][1] for number in now if number in self._kept}
+            new = [key for key in keys if key not in self._kept]
+            for start in range(0, len(new), READ_AT_ONCE):
+                some = new[start : start + READ_AT_ONCE]
+                found = self._store.get_many(some, mapped=True, largest=LARGEST_READ, counts=False)
+                self._kept.update((key, self._fields(found[key]) if key in found else {}) for key in some)
+            return {key: self._kept[key] for key in keys}
 
     def _fields(self, hit: Hit) -> _Fields:
         try:
@@ -261,8 +255,6 @@ MOST_COLUMNS: Final = 60
 MOST_POINTS: Final = 20_000
 """Maximum number of entries in a plot."""
 
-NEWEST_FIRST: Final = Order()
-
 _OF_RECORDS: Final = {
     "created": "time",
     "seconds": "number",
@@ -280,21 +272,21 @@ class Query:
     filters: tuple[tuple[str, str], ...] = ()
     """The filters by column, as typed."""
     search: str = ""
-    order: Order = NEWEST_FIRST
+    order: Order = LATEST_FIRST
 
 
 class Listing:
     """Lists the entries of one store for tables and plots."""
 
-    def __init__(self, folder: Folder, *, unpickles: bool) -> None:
-        self._folder = folder
-        self._results = Results(folder, unpickles=unpickles)
-        self._lists: OrderedDict[Query, tuple[str, array[int]]] = OrderedDict()
+    def __init__(self, store: Store, *, unpickles: bool) -> None:
+        self._store = store
+        self._results = Results(store, unpickles=unpickles)
+        self._lists: OrderedDict[Query, tuple[str, list[str]]] = OrderedDict()
         self._columns: dict[str, tuple[str, list[dict[str, Any]]]] = {}
         self._lock = threading.Lock()
 
-    def numbers(self, query: Query, stamp: str) -> array[int]:
-        """Return the numbers of all rows of a query, as of a stamp of the store or later.
+    def keys(self, query: Query, stamp: str) -> list[str]:
+        """Return the keys of all rows of a query, as of a stamp of the store or later.
 
         Raises:
             FilterError: when a filter is invalid.
@@ -315,27 +307,27 @@ class Listing:
                 self._lists.popitem(last=False)
         return found
 
-    def _find(self, query: Query) -> array[int]:
+    def _find(self, query: Query) -> list[str]:
         now = datetime.now().astimezone()
         conditions = [
             (name, condition) for name, text in query.filters for condition in conditions_of(name, text, now)
         ]
-        found = find_rows(self._folder, query.function, conditions, query.search, query.order)
+        found = self._store.history.find(
+            EntryQuery(query.function, tuple(conditions), query.search, query.order)
+        )
         of_results = [(name, each) for name, each in conditions if name.startswith(RESULTS)]
         by_result = query.order.column.startswith(RESULTS)
         if not (of_results or by_result):
             return found
-        fields = self._results.at(found)
+        fields = self._results.of(found)
 
-        def cell(number: int, column: str) -> Cell:
-            return fields.get(number, {}).get(column.removeprefix(RESULTS))
+        def cell(key: str, column: str) -> Cell:
+            return fields[key].get(column.removeprefix(RESULTS))
 
-        passing = [
-            number for number in found if all(each.holds(cell(number, name)) for name, each in of_results)
-        ]
+        passing = [key for key in found if all(each.holds(cell(key, name)) for name, each in of_results)]
         if by_result:
-            return in_order([(cell(number, query.order.column), number) for number in passing], query.order)
-        return array("q", passing)
+            return in_order([(cell(key, query.order.column), key) for key in passing], query.order)
+        return passing
 
     def columns(self, function: str, stamp: str) -> list[dict[str, Any]]:
         """Return the columns of a function's entries: `id`, `label`, `group`, `kind`, `distinct`.
@@ -354,7 +346,7 @@ class Listing:
                 "kind": "number" if 2 * column.numbers > column.rows else "text",
                 "distinct": column.distinct,
             }
-            for column in argument_columns(self._folder, function)
+            for column in self._store.history.columns(function)
         ]
         columns = columns[:MOST_COLUMNS] + self._result_columns(function)
         columns += [
@@ -364,10 +356,10 @@ class Listing:
         return columns
 
     def _result_columns(self, function: str) -> list[dict[str, Any]]:
-        latest = find_rows(self._folder, function)[:SAMPLED]
+        latest = self._store.history.find(EntryQuery(function))[:SAMPLED]
         kinds: dict[str, set[str]] = {}
         distinct: dict[str, set[Cell]] = {}
-        for fields in self._results.at(latest).values():
+        for fields in self._results.of(latest).values():
             for name, cell in fields.items():
                 is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
                 kinds.setdefault(name, set()).add("number" if is_number else "text")
@@ -383,46 +375,50 @@ class Listing:
             for name, found in list(kinds.items())[:MOST_COLUMNS]
         ]
 
-    def page(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    def page(self, keys: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
         """Return some rows with the cells of some columns.
 
         Raises:
             StoreFailure: when the store can't be read.
         """
-        rows = rows_at(self._folder, numbers)
-        fields = self._results.at([row.number for row in rows])
+        infos = self._store.history.infos(keys)
+        fields = self._results.of([info.record.key for info in infos])
         page = []
-        for row in rows:
-            record = row.record
+        for info in infos:
+            record = info.record
             known = {
                 "created": record.created.timestamp(),
                 "seconds": record.seconds,
                 "size": record.size,
                 "tag": record.tag,
-                "hits": row.hits,
+                "hits": info.hits,
                 **{ARGUMENTS + name: value for name, value in record.arguments.items()},
-                **{RESULTS + name: value for name, value in fields.get(row.number, {}).items()},
+                **{RESULTS + name: value for name, value in fields[record.key].items()},
             }
             cells = [to_browser(known.get(name)) for name in columns]
             page.append({"key": record.key, "cells": cells, "media": record.media is not None})
         return page
 
-    def points(self, numbers: Sequence[int], columns: Sequence[str]) -> dict[str, Any]:
+    def points(self, keys: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
         """Return the cells of some columns, by column, for a limited number of evenly spaced rows.
 
         Raises:
             StoreFailure: when the store can't be read.
         """
-        step = max(1, -(-len(numbers) // MOST_POINTS))
-        chosen = sorted(numbers)[::step]
-        cells = cells_of(self._folder, chosen, columns)
+        step = max(1, -(-len(keys) // MOST_POINTS))
+        infos = self._store.history.infos(keys[::step])
         is_result = [name.startswith(RESULTS) for name in columns]
-        fields = self._results.at(chosen) if any(is_result) else {}
-        given: list[list[Any]] = [[] for _ in columns]
-        there = [number for number in chosen if number in cells]
-        for number in there:
-            of_result = fields.get(number, {})
-            for place, name in enumerate(columns):
-                cell = of_result.get(name.removeprefix(RESULTS)) if is_result[place] else cells[number][place]
-                given[place].append(to_browser(cell))
-        return {"cells": given, "rows": there, "total": len(numbers), "every": step}
+        there = [info.record.key for info in infos]
+        fields = self._results.of(there) if any(is_result) else {}
+        cells = [
+            [
+                to_browser(
+                    fields[info.record.key].get(name.removeprefix(RESULTS))
+                    if of_result
+                    else cell_of(info, name)
+                )
+                for info in infos
+            ]
+            for name, of_result in zip(columns, is_result, strict=True)
+        ]
+        return {"cells": cells, "keys": there, "total": len(keys), "every": step}

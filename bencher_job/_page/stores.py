@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._stores.base import StoreMissing
-from .._stores.embedded import DiskStore
-from .._stores.looking import look_into, open_existing, stores_in
+from .._stores import Store, StoreMissing, look_into, open_existing, stores_in
 from .listing import Listing
 
 __all__ = ["Shown", "Stores"]
@@ -22,22 +19,12 @@ class Shown:
     """A store that the page shows, opened read-only."""
 
     name: str
-    store: DiskStore
+    store: Store
     listing: Listing
 
     def stamp(self) -> str:
         """Return a text that differs after any change in the store. Reads no database."""
-        return ".".join([str(self.store.puts), *_looks(self.store.directory)])
-
-
-def _looks(directory: Path) -> Iterator[str]:
-    for name in ("generation", "cache.db", "cache.db-wal"):
-        try:
-            status = os.stat(directory / name)
-        except FileNotFoundError:
-            yield "-"
-        else:
-            yield f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+        return self.store.history.stamp()
 
 
 class Stores:
@@ -80,8 +67,7 @@ class Stores:
             shown = self._open.get(name)
             if shown is None:
                 store = look_into(path, trusted=self.trusted)
-                shown = self._open[name] = Shown(name, store, Listing(store.folder, unpickles=self.unpickles))
-        shown.store.folder.look_for_removal()
+                shown = self._open[name] = Shown(name, store, Listing(store, unpickles=self.unpickles))
         return shown
 
     def _path(self, name: str) -> Path:
@@ -91,7 +77,7 @@ class Stores:
         raise StoreMissing(f"{self.directory} holds no cache of the name {name!r} any more.")
 
     @contextmanager
-    def to_change(self, name: str) -> Iterator[DiskStore]:
+    def to_change(self, name: str) -> Iterator[Store]:
         """Open the store with a name for a change.
 
         Raises:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import BencherJobError
+from .._media import FINDERS
+from .._names import ForeignName, NameOf, path_of
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
 from .base import (
@@ -23,59 +25,65 @@ from .base import (
     Entry,
     Found,
     Gone,
+    History,
     Hit,
     Hits,
+    Keyed,
+    Lease,
+    Leases,
+    LeasesUnavailable,
     Miss,
+    Reason,
     Store,
     StoreBusy,
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     Tally,
-    Totals,
+    Use,
+    Wait,
 )
-from .blobs import Deposit, DepositLost, Depository, discard
+from .blobs import Blob, BlobLost, BlobWriter, discard
 from .codec import Payload, compression_named, dump
-from .leases import Lease, Leases, LeasesUnavailable, Owner, Wait
 from .located import dump_result
 from .null import NullStore
 
 if TYPE_CHECKING:
     from .embedded import DiskStore
-    from .folder import Folder
     from .importing import Imported
     from .memory import MemoryTier
-    from .rows import Row
     from .verification import Audit, Finding, Footprint
 
 __all__ = [
     "MISS",
-    "Deposit",
-    "DepositLost",
-    "Depository",
+    "Behind",
+    "Blob",
+    "BlobLost",
+    "BlobWriter",
     "Entry",
     "Found",
     "Gone",
+    "History",
     "Hit",
     "Hits",
+    "Keyed",
     "Lease",
     "Leases",
     "LeasesUnavailable",
     "Miss",
     "NullStore",
-    "Owner",
     "Payload",
+    "Reason",
     "Store",
     "StoreBusy",
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
-    "StoreOutdated",
     "Tally",
-    "Totals",
+    "Use",
     "Wait",
     "compression_named",
+    "count_expired",
     "discard",
     "dump",
     "dump_result",
@@ -88,19 +96,33 @@ __all__ = [
     "media_files",
     "open_existing",
     "open_store",
+    "remove_expired",
     "remove_orphans",
-    "row_of_key",
+    "replace_database",
     "store_exists",
     "stores_in",
     "verify",
 ]
 
 
+class Behind(NamedTuple):
+    """A shared store that is put behind a local one when that is opened."""
+
+    place: str
+    put_behind: Callable[[DiskStore], Store]
+
+
 class _OpenStores:
-    """The stores that this process has opened, by folder."""
+    """The stores that this process has opened, by folder.
+
+    Attributes:
+        make: makes the store for a folder, if it is not to be the embedded one.
+    """
+
+    make: Callable[[Path], Store] | None = None
 
     def __init__(self) -> None:
-        self._stores: dict[tuple[Path, bool], tuple[DiskStore, MemoryTier]] = {}
+        self._stores: dict[tuple[Path, bool, str], MemoryTier] = {}
         self.renew()
         renew_after_fork(self)
 
@@ -108,23 +130,51 @@ class _OpenStores:
         """Make the lock anew."""
         self._lock = threading.Lock()
 
-    def open(self, directory: Path, size_limit: int, tag_index: bool, trusted: bool) -> MemoryTier:
+    def open(
+        self, directory: Path, size_limit: int, tag_index: bool, trusted: bool, behind: Behind | None
+    ) -> MemoryTier:
         with self._lock:
-            place = directory, trusted
-            if place not in self._stores:
+            place = directory, trusted, "" if behind is None else behind.place
+            try:
                 from .embedded import DiskStore  # SQLite and diskcache take long to import
                 from .memory import MemoryTier
-
-                disk = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
-                self._stores[place] = disk, MemoryTier(disk)
-            disk, tier = self._stores[place]
-            disk.size_limit = max(disk.size_limit, size_limit)
-            disk.open()
+            except OSError as error:  # as where a process has too many open files
+                raise StoreFailure(f"the store's modules can't be read: {error}") from error
+            if place not in self._stores:
+                local: Store
+                if self.make is None:
+                    local = DiskStore(directory, size_limit=size_limit, tag_index=tag_index, trusted=trusted)
+                    self._stores[place] = MemoryTier(local if behind is None else behind.put_behind(local))
+                else:
+                    self._stores[place] = MemoryTier(self.make(directory))
+            tier = self._stores[place]
+            disk = getattr(tier.behind, "local", tier.behind)
+            if isinstance(disk, DiskStore):
+                disk.size_limit = max(disk.size_limit, size_limit)
+                disk.open()
             return tier
+
+    def find_media(self, key: str, name: str) -> str | None:
+        """Find a file of an entry by the key and the file's name."""
+        for store in reversed(list(self._stores.values())):  # the last one that was opened first
+            try:
+                for info in store.history.infos([key]):
+                    if info.record.media is not None and store.folder is not None:
+                        folder = path_of(store.folder, NameOf.RUN_FOLDER, info.record.media)
+                        path = path_of(folder, NameOf.RUN_FILE, name)
+                        if path.exists():
+                            return os.fspath(path)
+            except (StoreFailure, ForeignName):
+                continue
+        return None
+
+    def has(self, directory: Path) -> bool:
+        """Whether a folder's store is open."""
+        return any(place == directory for place, _, _ in self._stores)
 
     def close(self) -> None:
         with self._lock:
-            tiers = [tier for _, tier in self._stores.values()]
+            tiers = list(self._stores.values())
             self._stores.clear()
         for tier in tiers:
             tier.close()
@@ -133,19 +183,28 @@ class _OpenStores:
         with self._lock:
             chosen = [place for place in self._stores if place[0].is_relative_to(under)]
             stores = [self._stores.pop(place) for place in chosen]
-        for disk, tier in stores:
-            disk.folder.is_over = True
+        if stores:
+            from .embedded import DiskStore  # which the stores have imported
+        for tier in stores:
+            if isinstance(tier.behind, DiskStore):
+                tier.behind.files.is_over = True
             tier.close()
 
 
 _open_stores = _OpenStores()
 atexit.register(_open_stores.close)
+FINDERS.append(_open_stores.find_media)
 
 
 def open_store(
-    directory: Path, *, size_limit: int, tag_index: bool = True, trusted: bool = False
+    directory: Path,
+    *,
+    size_limit: int,
+    tag_index: bool = True,
+    trusted: bool = False,
+    behind: Behind | None = None,
 ) -> MemoryTier:
-    """Open the store in a folder, made if it isn't there.
+    """Open the store in a folder, made if it isn't there, and perhaps a shared one behind it.
 
     Those who share a store share its size limit: the largest that any of them asks for. A store that can be read but
     not written gives hits, and each `put_many` raises. One that is `trusted` may be another user's.
@@ -154,20 +213,22 @@ def open_store(
         UntrustedCache: when another user owns the folder or can write to it.
         StoreFailure: when it can't be opened.
     """
-    return _open_stores.open(directory, size_limit, tag_index, trusted)
+    return _open_stores.open(directory, size_limit, tag_index, trusted, behind)
 
 
 def _disk_behind(store: Store) -> DiskStore:
     from .embedded import DiskStore
     from .memory import MemoryTier
 
-    if isinstance(store, DiskStore):
-        return store
-    if not isinstance(store, MemoryTier):
-        raise BencherJobError(
-            "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
-        )
-    return store.behind
+    behind = store.behind if isinstance(store, MemoryTier) else store
+    disk = getattr(behind, "local", behind)
+    if isinstance(disk, DiskStore):
+        return disk
+    raise BencherJobError(
+        "This cache lies in no folder that could be checked or moved."
+        if store.keeps
+        else "Nothing is kept here: caching is off, or the cache can't be opened. Turn it on, or choose another folder."
+    )
 
 
 def verify(store: Store, *, repair: bool = False) -> Audit:
@@ -229,6 +290,33 @@ def remove_orphans(store: Store, findings: Iterable[Finding]) -> list[Finding]:
     return verification.remove_orphans(_disk_behind(store), findings)
 
 
+def count_expired(store: Store) -> int:
+    """Count the entries that have expired and are still in a folder.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    return _disk_behind(store).removals.count_expired()
+
+
+def remove_expired(store: Store) -> int:
+    """Remove the entries that have expired from a folder, and return how many there were.
+
+    Raises:
+        StoreFailure: when the store can't be written.
+    """
+    return _disk_behind(store).removals.remove_expired()
+
+
+def replace_database(store: Store, reason: str) -> bool:
+    """Replace a damaged database by a new one with everything that can be read; whether it was damaged.
+
+    Raises:
+        StoreFailure: when that can't be done.
+    """
+    return _disk_behind(store).files.replace_database(reason)
+
+
 def footprint_of(directory: Path) -> Footprint:
     """Measure what a store's folder takes on the disk, by what lies in it; no database is opened.
 
@@ -247,22 +335,13 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
     return verification.media_files(directory, record)
 
 
-def row_of_key(folder: Folder, key: str) -> Row | None:
-    """Give the row of a key, if there is one that is not damaged.
-
-    Raises:
-        StoreFailure: when the store can't be read.
-    """
-    from . import rows
-
-    return rows.row_of_key(folder, key)
-
-
 def store_exists(directory: Path) -> bool:
     """Whether there is a store in a folder."""
+    if _open_stores.make is not None:
+        return _open_stores.has(directory)
     from .database import DATABASE_NAME  # takes long to import
 
-    return (directory / DATABASE_NAME).exists()
+    return os.path.exists(directory / DATABASE_NAME)
 
 
 def stores_in(directory: Path) -> list[Path]:
@@ -276,7 +355,7 @@ def stores_in(directory: Path) -> list[Path]:
     return looking.stores_in(directory)
 
 
-def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
+def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
     """Open the store in a folder to read it and nothing else: no file is made or changed. Whoever opens it closes it.
 
     Raises:
@@ -288,7 +367,7 @@ def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIE
     return looking.look_into(directory, trusted=trusted, patience=patience)
 
 
-def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> DiskStore:
+def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
     """Open the store in a folder to change it, if there is one; it evicts nothing. A damaged one is mended.
 
     Raises:

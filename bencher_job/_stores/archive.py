@@ -24,9 +24,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from hmac import compare_digest
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
 from .._keys import StoredFunctionVersion
@@ -38,7 +39,7 @@ from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
 from .embedded import DiskStore
 from .header import check_ours
 from .schema import LIVE, SELECT_RECORD, condition_of, past_edition_of, record_of
-from .signature import SECRET_VARIABLE, UNSIGNED
+from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
 __all__ = [
     "ARCHIVE_VERSION",
@@ -47,14 +48,18 @@ __all__ = [
     "HEAD",
     "HEAD_SIZE",
     "Member",
+    "Missigned",
+    "StoredEntry",
     "Unwhole",
     "bound_from",
     "bound_to_text",
     "copy_member",
     "edition_from",
     "edition_to_dict",
+    "entries_of",
     "expires_from",
     "export",
+    "files_of",
     "from_json",
     "groups",
     "is_too_long",
@@ -62,6 +67,8 @@ __all__ = [
     "pieces",
     "record_from",
     "record_to_dict",
+    "stored_entry",
+    "stored_version",
     "to_json",
     "write_end",
     "write_member",
@@ -84,6 +91,10 @@ _LONGEST_LABEL: Final = 100
 
 class Unwhole(Exception):
     """A part of an archive, or an entry on its way into one, that is not whole; its message says how."""
+
+
+class Missigned(Unwhole):
+    """A part that was made with another secret, or with none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,28 +209,38 @@ _ACCEPTED: Final[Mapping[str, tuple[type, ...]]] = {
 """What stands for a field of a record, by its annotation; `_PLAIN` for others."""
 
 
-def to_json(body: dict[str, Any]) -> bytes:
+def to_json(body: dict[str, Any], signature: Signature = UNSIGNED) -> bytes:
     """Write a JSON object that ends with a digest of the rest of it."""
-    return json.dumps({**body, "digest": _digest_of(body)}).encode()
+    signed = {"signed": True} if signature.kind else {}
+    return json.dumps({**body, **signed, "digest": _digest_of(body, signature)}).encode()
 
 
-def _digest_of(body: dict[str, Any]) -> str:
-    return UNSIGNED.hasher(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _digest_of(body: dict[str, Any], signature: Signature) -> str:
+    return signature.hasher(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def from_json(text: bytes) -> dict[str, Any]:
-    """Read what `to_json` has written.
+def from_json(text: bytes, signature: Signature = UNSIGNED) -> dict[str, Any]:
+    """Read what `to_json` has written with this signature.
 
     Raises:
+        Missigned: when it was made with another secret, or none.
         Unwhole: when it is something else.
     """
     try:
         body = json.loads(text)
-        if isinstance(body, dict) and body.pop("digest", None) == _digest_of(body):
-            return body
+        if isinstance(body, dict):
+            digest, is_signed = str(body.pop("digest", None)), body.pop("signed", False)
+            if compare_digest(digest.encode(), _digest_of(body, signature).encode()):
+                return body
+            if not is_signed and compare_digest(digest.encode(), _digest_of(body, UNSIGNED).encode()):
+                raise Missigned(f"it is not signed, and {SECRET_VARIABLE} is set")
+            if is_signed and not signature.kind:
+                raise Missigned(f"it is signed, and {SECRET_VARIABLE} is not set")
+            if is_signed:
+                raise Missigned("it doesn't match its signature: it is damaged, or made with another secret")
     except (ValueError, RecursionError):
         pass
-    raise Unwhole("what is known of it doesn't match its digest")
+    raise Unwhole("its description doesn't match its digest")
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
@@ -389,7 +410,7 @@ def export(
         raise StoreFailure(f"{target} can't be written: {error}") from error
     if exporter.left_out:
         warn_caller(
-            f"{exporter.left_out} entries of {store.directory} are damaged or incomplete, or can't be verified with "
+            f"{exporter.left_out} entries of {store.folder} are damaged or incomplete, or can't be verified with "
             f"this {SECRET_VARIABLE}, and are not in {target}. verify() tells which."
         )
     return exporter.count
@@ -437,9 +458,80 @@ def _selected(
     for start in range(0, 1 if wanted is None else len(wanted), ENTRIES_AT_ONCE):
         last = ""
         named = [] if wanted is None else [json.dumps(wanted[start : start + ENTRIES_AT_ONCE])]
-        while rows := store.folder.query(statement, (time.time(), *values, *named, last)):
+        while rows := store.files.query(statement, (time.time(), *values, *named, last)):
             yield rows
             last = rows[-1][_KEY]
+
+
+class StoredEntry(NamedTuple):
+    """An entry of a store, verified, and nothing of it unpickled."""
+
+    record: Record
+    bound: bytes | None
+    prefix: bytes | None
+    expires: float | None
+    value: Buffer
+
+
+def entries_of(store: DiskStore, keys: Iterable[str]) -> Iterator[StoredEntry]:
+    """Iterate over the entries of some keys, without those that are damaged or have expired.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    for rows in _selected(store, EVERYTHING, keys):
+        for row in rows:
+            try:
+                yield stored_entry(store, row)
+            except Unwhole as error:
+                _log.warning("%s: the entry %s is damaged: %s", store.folder, row[_KEY], error)
+
+
+def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
+    """Read and verify the entry of a row.
+
+    Raises:
+        Unwhole: when it is damaged, or can't be verified.
+    """
+    bound, prefix, expires, mode, filename, content, *of_record = row
+    record = _record(tuple(of_record))
+    if type(bound) not in _BYTES or type(prefix) not in _BYTES:
+        raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
+    opened = store.files.open()
+    try:
+        sealed = opened.database.fetch(mode, filename, content)
+        check_ours(sealed, record.key, signature=opened.signature)
+    except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+        raise Unwhole(str(error)) from error
+    value = sealed.memory if isinstance(sealed, Arrival) else sealed
+    return StoredEntry(record, bound, prefix, expires_from(expires), value)
+
+
+def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | None:
+    """Read a function version with its sources; None if there is none, or it is damaged.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    for row in store.files.query(_SELECT_EDITION, (prefix,)):
+        try:
+            return past_edition_of(row, row[-1])
+        except ValueError as error:  # its entries are whole without it
+            _log.warning("%s: %s", store.folder, error)
+    return None
+
+
+def files_of(store: DiskStore, media: str) -> list[tuple[str, Path]]:
+    """Return name and path of each regular file in a run's folder, sorted by path.
+
+    Raises:
+        Unwhole: when there is no such folder.
+    """
+    folder = path_of(store.folder, NameOf.RUN_FOLDER, media)
+    if folder.is_symlink() or not folder.is_dir():
+        raise Unwhole("its media are missing")
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_symlink() and path.is_file())
+    return [(path.relative_to(folder).as_posix(), path) for path in files]
 
 
 class _Exporter:
@@ -454,6 +546,10 @@ class _Exporter:
         self._store = store
         self._file = file
         self._editions: set[bytes] = set()
+        signature = store.files.open().signature
+        # Nobody else has this user's own key, and the one who hands an archive over vouches for it.
+        self._is_resealed = signature.is_personal
+        self._signature = UNSIGNED if signature.is_personal else signature
         self.count = 0
         self.left_out = 0
 
@@ -478,10 +574,10 @@ class _Exporter:
             except Unwhole as error:
                 self._file.seek(start)
                 self._file.truncate()
-                now = self._store.folder.query(f"{_SELECT}key = ?", (time.time(), key))
+                now = self._store.files.query(f"{_SELECT}key = ?", (time.time(), key))
                 if now and now[0] == row:
                     self.left_out += 1
-                    _log.warning("%s: the entry %s is not exported: %s", self._store.directory, key, error)
+                    _log.warning("%s: the entry %s is not exported: %s", self._store.folder, key, error)
                 elif now:  # it was replaced meanwhile
                     row = now[0]
                     continue
@@ -489,13 +585,11 @@ class _Exporter:
 
     def _entry(self, label: str, row: tuple[Any, ...], selection: Selection) -> bool:
         """Write an entry if it is chosen; whether it is."""
-        bound, prefix, expires, mode, filename, content, *of_record = row
-        record = _record(tuple(of_record))
-        if type(bound) not in _BYTES or type(prefix) not in _BYTES:
-            raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
-        if not selection.matches(record):
+        if not selection.matches(_record(row[_KEY:])):
             return False
-        value = self._value(record.key, mode, filename, content)
+        record, bound, prefix, expires, value = stored_entry(self._store, row)
+        if self._is_resealed:
+            value = bytes(resealed(value, UNSIGNED))
         if prefix is not None and prefix not in self._editions:
             self._edition(prefix)
         write_member(self._file, label + "value", value)
@@ -507,41 +601,20 @@ class _Exporter:
             "value": {"size": len(value), "digest": UNSIGNED.hasher(value).hexdigest()},
             "media": [] if record.media is None else list(self._media(label, record.media)),
         }
-        write_member(self._file, label + "entry.json", to_json(body))
+        write_member(self._file, label + "entry.json", to_json(body, self._signature))
         if prefix is not None:
             self._editions.add(prefix)
         return True
 
-    def _value(self, key: str, mode: int, filename: str | None, content: Buffer) -> Buffer:
-        """Read and verify an entry's bytes."""
-        opened = self._store.folder.open()
-        try:
-            sealed = opened.database.fetch(mode, filename, content)
-            check_ours(sealed, key, signature=opened.signature)
-        except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
-            raise Unwhole(str(error)) from error
-        value = sealed.memory if isinstance(sealed, Arrival) else sealed
-        # Nobody else has this user's own key, and who hands an archive over vouches for it.
-        return bytes(resealed(value, UNSIGNED)) if opened.signature.is_personal else value
-
     def _edition(self, prefix: bytes) -> None:
-        for row in self._store.folder.query(_SELECT_EDITION, (prefix,)):
-            try:
-                past = past_edition_of(row, row[-1])
-            except ValueError as error:  # its entries are whole without it
-                _log.warning("%s: %s", self._store.directory, error)
-                continue
-            write_member(self._file, f"editions/{prefix.hex()}.json", to_json(edition_to_dict(past)))
+        past = stored_version(self._store, prefix)
+        if past is not None:
+            content = to_json(edition_to_dict(past), self._signature)
+            write_member(self._file, f"editions/{prefix.hex()}.json", content)
 
     def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
         """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
-        folder = path_of(self._store.directory, NameOf.RUN_FOLDER, media)
-        if folder.is_symlink() or not folder.is_dir():
-            raise Unwhole("its media are missing")
-        for number, path in enumerate(sorted(folder.rglob("*"))):
-            if path.is_symlink() or not path.is_file():
-                continue
-            name = path.relative_to(folder).as_posix()
+        for number, (name, path) in enumerate(files_of(self._store, media)):
             part = f"media/{name}"
             if is_too_long(label + part):
                 part = f"media-{number}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
@@ -11,18 +12,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
-from .._record import EVERYTHING, Draft, Record, Selection, Totals
+from .._record import EVERYTHING, Draft, Record, Selection, short_form
 from .codec import Buffer, Payload, SealedEntry
 
 if TYPE_CHECKING:
-    from .._record import FunctionInfo
-    from .blobs import Deposit, Depository
-    from .leases import Lease, Leases
+    from .._processes import Process
+    from .._query import ArgumentColumn, EntryInfo, Query
+    from .._record import Figures, FunctionInfo, SharedInfo
+    from .blobs import Blob, BlobWriter
 
 __all__ = [
     "BRIEFLY",
     "MISS",
     "PATIENCE",
+    "SURE_FOR",
     "Entry",
     "Found",
     "Gone",
@@ -30,6 +33,10 @@ __all__ = [
     "Hit",
     "Hits",
     "Items",
+    "Keyed",
+    "Lease",
+    "Leases",
+    "LeasesUnavailable",
     "Miss",
     "Reason",
     "Small",
@@ -38,9 +45,9 @@ __all__ = [
     "StoreDamaged",
     "StoreFailure",
     "StoreMissing",
-    "StoreOutdated",
     "Tally",
-    "Totals",
+    "Use",
+    "Wait",
 ]
 
 
@@ -68,10 +75,6 @@ class StoreBusy(StoreFailure):
 
 class StoreDamaged(StoreFailure):
     """The database of a store is damaged."""
-
-
-class StoreOutdated(StoreFailure):
-    """A store is of an earlier version of this library, and stays so as long as it is only looked at."""
 
 
 class Miss:
@@ -182,7 +185,7 @@ class Hits(Mapping[str, Hit]):
 class Entry(NamedTuple):
     """A result on its way into a store: its bytes, and the record that lives and dies with them."""
 
-    payload: Payload | Deposit | SealedEntry
+    payload: Payload | Blob | SealedEntry
     """The bytes, the value file that a worker has written with them, or what another store has sealed."""
     record: Record | Draft
     bound: bytes = b""
@@ -199,6 +202,47 @@ class Entry(NamedTuple):
     """Whether it was made of another entry, and not by a run that missed."""
     attributes: Mapping[str, bytes] | None = None
     """Digests of the attributes of arguments that are objects, `model.rate`, if there are such."""
+    address: str = ""
+    """Where a shared store is to have it; empty for nowhere."""
+    replaces: bool = False
+    """Whether it replaces the entry of a shared store as well, which otherwise keeps the first."""
+
+    @property
+    def version(self) -> StoredFunctionVersion | None:
+        """The function version, as stores keep it."""
+        version = self.edition
+        return (
+            version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
+        )
+
+    def info(self, size: int, used: float) -> EntryInfo:
+        """Return what a store that keeps objects knows about this entry, of `size` bytes and last used at `used`."""
+        from .._query import EntryInfo  # takes long to import, and the embedded store has rows
+
+        record = self.record.finished() if isinstance(self.record, Draft) else self.record
+        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        record, version = replace(record, arguments=shown, size=size), self.version
+        if version is None:
+            return EntryInfo(record=record, used=used, expires=self.expires)
+        return EntryInfo(
+            record=replace(record, fingerprint=version.fingerprint, version=version.version),
+            used=used,
+            expires=self.expires,
+            parameters=version.parameters,
+            parts=tuple(version.manifest),
+        )
+
+
+class Keyed(NamedTuple):
+    """An entry and what its key was made of."""
+
+    prefix: bytes
+    """The prefix of its function version."""
+    bound: bytes
+    """Its encoded arguments."""
+    attributes: Mapping[str, bytes]
+    """Digests of the attributes of its arguments, `model.rate`, if they were kept."""
+    record: Record
 
 
 class Found(NamedTuple):
@@ -224,28 +268,47 @@ class Gone(NamedTuple):
 
 
 class History(Protocol):
-    """What a store can tell of its entries besides their values. It changes nothing."""
+    """What a store knows about its entries besides their values. Nothing here changes the store or counts a use.
+
+    Damaged records are left out. Each method raises `StoreFailure` when the store can't be read.
+    """
 
     def examine(self, key: str) -> Found | Gone | None:
-        """Say what is known of a key: its entry, or what became of it."""
+        """Verify the entry of a key, or say what became of it; None if nothing is known."""
 
-    def editions(self, function: str) -> list[StoredFunctionVersion]:
-        """Give the editions of a function that entries are of, the one with the latest entry first."""
+    def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
+        """Return what is known about the entries of some keys, in this order; keys without one are left out."""
 
-    def known_editions(self, function: str) -> list[StoredFunctionVersion]:
-        """Give the editions of a function that entries are or were of, without their sources; no entry is read."""
+    def find(self, query: Query) -> list[str]:
+        """Return the keys of the entries that a query selects, in its order."""
 
-    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
-        """Give the entries of a function with these encoded arguments, the latest first, and their editions."""
+    def columns(self, function: str) -> list[ArgumentColumn]:
+        """Return the arguments that a function's entries have, in the order in which the entries name them."""
 
-    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:
-        """Give the latest entries of an edition."""
+    def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
+        """Return the first keys with a prefix, of entries or of removed ones."""
 
-    def attributes(self, key: str) -> Mapping[str, bytes]:
-        """Give the digests of the attributes of an entry's arguments, `model.rate`, as far as they are kept."""
+    def removed(self) -> dict[str, int]:
+        """Count the removed entries that are remembered, by the reason of their removal."""
 
-    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:
-        """Give key and encoded arguments of each entry of an edition."""
+    def versions(self, function: str, *, unused: bool = False) -> list[StoredFunctionVersion]:
+        """Return the versions of a function that have entries, the one with the latest entry first.
+
+        With `unused` also those without entries, in any order and without their sources; no entry is read.
+        """
+
+    def of_version(
+        self,
+        function: str,
+        *,
+        prefix: bytes | None = None,
+        bound: bytes | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Keyed]:
+        """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
+
+    def stamp(self) -> str:
+        """Return a text that differs after any change of the store by any process."""
 
 
 @dataclass(slots=True)
@@ -259,11 +322,107 @@ class Tally:
     """Jobs that ran without a lease."""
 
 
+class Lease:
+    """The right to compute a key. It excludes others while it is held.
+
+    Make it before you acquire it, so that an interrupt finds it: to release one that is not held does no harm.
+
+    Attributes:
+        function: module and qualified name of the function, as in the record of its entry.
+        number: differs from the number of any other lease of the key.
+        held: whether it was acquired and not released since. Another process may have taken it over.
+        has_entry: whether the key had an entry when the lease was acquired, perhaps stored since it was looked up.
+        replaces: number of the lease of a stopped owner, which this one may replace; 0 for none.
+    """
+
+    __slots__ = ("function", "has_entry", "held", "key", "number", "replaces")
+
+    def __init__(self, key: str, function: str = "") -> None:
+        self.key = key
+        self.function = function
+        self.number = int.from_bytes(os.urandom(7), "little")
+        self.held = self.has_entry = False
+        self.replaces = 0
+
+    def __repr__(self) -> str:
+        return f"Lease({self.key!r}, {self.number}, held={self.held})"
+
+
+class LeasesUnavailable(StoreFailure):
+    """A store can't say who computes a key, so the caller computes it without a lease."""
+
+
+class Wait(Protocol):
+    """One waiter for a key that another process or thread computes."""
+
+    @property
+    def owner(self) -> Process | None:
+        """The process that computes the key, as of the last look; None if it is unknown."""
+
+    def look(self) -> Literal["running", "free"] | bytes:
+        """Return how the job stands; a failure's bytes if the job has raised. It waits for nobody, so poll it.
+
+        `free` means that nobody computes the key any more: look up its entry, and if there is none acquire the lease.
+
+        Raises:
+            LeasesUnavailable: when that can't be known.
+        """
+
+
+class Leases(Protocol):
+    """Who computes which key, among all that share a store. Only `release` raises nothing."""
+
+    def acquire(self, leases: Sequence[Lease]) -> None:
+        """Acquire those leases whose keys nobody computes, and set their `held` and `has_entry`.
+
+        Raises:
+            LeasesUnavailable: when the store can't tell.
+        """
+
+    def taken(self, keys: Collection[str]) -> set[str]:
+        """Return those keys that others compute. It waits for nobody.
+
+        Raises:
+            LeasesUnavailable: when the store can't tell.
+        """
+
+    def wait(self, lease: Lease) -> Wait:
+        """Start to wait for the key of a lease that could not be acquired."""
+
+    def release(self, leases: Iterable[Lease]) -> None:
+        """Release those leases that are held; if that fails, give up all leases of this process."""
+
+    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
+        """Release a lease whose job has raised. If there are waiters, they get what `dump` returns, for a minute."""
+
+
 class Items:
-    """What makes a store a container of values by key."""
+    """Makes a store a container of values by key."""
+
+    def has(self: Store, key: str) -> bool:
+        """Whether there is an entry; its bytes are not read.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        return key in self.durations((key,))
+
+    @property
+    def shared(self) -> SharedInfo | None:
+        """None: no shared store lies behind."""
+        return None
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:  # noqa: ARG002
+        """Fetch none."""
+        return 0
+
+    @property
+    def directory(self: Store) -> Path | None:
+        """The folder, under the name that it has in diskcache."""
+        return self.folder
 
     def __len__(self: Store) -> int:
-        return self.count()
+        return self.figures().entries
 
     def __contains__(self: Store, key: object) -> bool:
         return isinstance(key, str) and self.has(key)
@@ -278,11 +437,30 @@ class Items:
         return (record.key for record in self.records())
 
 
+class Use(NamedTuple):
+    """Hits of an entry that memory has answered."""
+
+    key: str
+    hits: int
+    at: float
+    """When the last of them was, in seconds since the epoch."""
+    seconds: float
+    """How long the function of the entry had run."""
+
+
+SURE_FOR: Final = 0.0001
+"""Seconds for which a memory cache trusts the answer of `Store.changed_since`.
+
+A store that replaces or removes entries changes its mark first and then waits so long. So most hits take no system
+call, and none begins after a removal has ended and still sees what was removed.
+"""
+
+
 class Store(Protocol):
     """Where results live. All methods may be called from any thread and from a forked child.
 
-    A method that reads gives a miss for what is damaged, with one `CacheWarning`. A method that writes raises
-    `StoreFailure` when the store can't be written, and then has changed nothing.
+    A method that reads values treats what is damaged or unreadable as a miss, with one `CacheWarning`. All others raise
+    `StoreFailure`, and then have changed nothing. No other exception of the disk or of a server leaves a store.
     """
 
     @property
@@ -290,95 +468,95 @@ class Store(Protocol):
         """Whether entries that are put can be looked up later."""
 
     @property
-    def directory(self) -> Path | None:
-        """The folder in which the store and the files of jobs lie, or None for a store without one."""
+    def folder(self) -> Path | None:
+        """The folder where entries and the files of jobs lie; None for a store without one."""
 
     @property
     def tally(self) -> Tally:
-        """What was set aside and evicted, and what had expired and was removed."""
+        """Counts of what the store did unasked in this process."""
 
     @property
     def leases(self) -> Leases:
-        """Who computes which key, among the processes that share the store."""
-
-    @property
-    def puts(self) -> int:
-        """A number that is another one whenever any process has put entries."""
-
-    def get(self, key: str, mapped: bool = False) -> Hit | Miss:
-        """Look an entry up. Where it is `mapped`, the arrays of a large one are maps of its file, read-only."""
-
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
-        """Look entries up in bulk: those that are there, by key."""
-
-    def retract(self, seconds: Mapping[str, float]) -> None:
-        """Note that entries that were just looked up have answered no job, by key with how long their functions ran."""
-
-    def note_answer(self, key: str, seconds: float) -> None:
-        """Note that an entry of which that was noted has answered a job after all."""
-
-    def durations(self, keys: Iterable[str]) -> dict[str, float]:
-        """Give how long the functions of those entries that are there had run, in seconds; no value is read."""
-
-    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries in one transaction; each replaces the entry of its key.
-
-        Gives the keys of those that were not stored because their lease was lost; the files of these that workers have
-        written are removed. The leases of those that were stored are released.
-        """
-
-    def depository(self, compression: str | None) -> Depository | None:
-        """Say how workers of this machine write large results themselves, so compressed; None where they can't."""
-
-    def publish_failure(self, lease: Lease, error: bytes) -> None:
-        """Release a lease, and keep an exception's bytes for a minute for those who wait for it, if there are any."""
-
-    def failure(self, key: str, number: int) -> bytes | None:
-        """Give the exception's bytes that were published for the lease with a number."""
-
-    def has(self, key: str) -> bool:
-        """Whether there is an entry, its bytes unread."""
-
-    def forget(self, key: str) -> bool:
-        """Remove an entry; whether there was one."""
-
-    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
-        """Remove all entries, or those of a function, a tag, or both; how many there were."""
+        """Who computes which key."""
 
     @property
     def history(self) -> History:
-        """What it can tell of its entries."""
+        """What the store knows about its entries besides their values."""
 
-    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
-        """Give the record of each entry that is chosen, the oldest first."""
+    def get(self, key: str, mapped: bool = False) -> Hit | Miss:
+        """Look an entry up. With `mapped` the arrays of a large one are read-only maps of its file."""
+
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
+        """Look entries up in bulk, and count a use of each that is there unless `counts` is false.
+
+        An entry of more than `largest` bytes, stored or expanded, is left out, and so are damaged ones without a
+        warning.
+        """
+
+    @property
+    def shared(self) -> SharedInfo | None:
+        """The figures of the shared store behind this one; None if there is none."""
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Fetch entries of a function from the shared store, and return how many are here now that were not before."""
+
+    def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
+        """Commit entries in one transaction; each replaces the entry of its key, and its lease is released.
+
+        Returns the keys whose entries were not stored: because another result was stored first, with that result, or
+        because their lease was lost, with a miss. The files that workers have written for them are removed.
+        """
+
+    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
+        """Remove the entries of keys with their media, and return how many there were."""
+
+    def clear(self, selection: Selection = EVERYTHING) -> int:
+        """Remove the selected entries with their media, and return how many there were."""
+
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Count hits that a memory cache has answered."""
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Return how long the functions of those entries that are there had run, in seconds; no value is read."""
+
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
+        """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
 
     def functions(self) -> list[FunctionInfo]:
-        """Give the figures of each function that has entries, sorted by name."""
+        """Return the figures of each function that has entries, sorted by name."""
 
-    def count(self) -> int:
-        """Count the entries."""
+    def figures(self) -> Figures:
+        """Return the figures of the store over its life, in constant time."""
 
-    def size(self) -> int:
-        """Give the size on disk in bytes, media included."""
+    def blob_writer(self, compression: str | None) -> BlobWriter | None:
+        """Return how workers of this machine write large values themselves; None if they can't."""
 
-    def totals(self) -> Totals:
-        """Give what was found over the life of the store."""
+    def changed_since(self, mark: object) -> object:
+        """Return None if no process has replaced or removed an entry since a mark was returned, else a new mark.
+
+        The first call passes None. Memory trusts the answer for `SURE_FOR` seconds.
+        """
 
     def close(self) -> None:
-        """Give back files and connections; the next use opens them again."""
+        """Release files and connections; the next use opens them again."""
+
+    def has(self, key: str) -> bool:
+        """Whether there is an entry; its bytes are not read."""
 
     def __len__(self) -> int:
-        """Count the entries."""
+        """Return the number of entries."""
 
     def __contains__(self, key: object) -> bool:
-        """Whether there is an entry, its bytes unread."""
+        """Whether there is an entry; its bytes are not read."""
 
     def __getitem__(self, key: str) -> Any:
-        """Give the value of an entry.
+        """Return the value of an entry.
 
         Raises:
             KeyError: when there is no good entry.
         """
 
     def __iter__(self) -> Iterator[str]:
-        """Give the key of each entry, the oldest first."""
+        """Iterate over the keys of all entries, the oldest first."""

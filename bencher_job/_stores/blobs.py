@@ -4,8 +4,8 @@
 
 A file that others could have written is not read: who can write to it could have put another's bytes there.
 
-    Depository.terms ~~> a worker: write_deposit: do the terms hold? seal, write ab/cd/....val
-                read <~~ Deposit: the file's name and size
+    BlobWriter.terms ~~> a worker: write_blob: do the terms hold? seal, write ab/cd/....val
+                read <~~ Blob: the file's name and size
                 commit its row, or discard it
 
 The worker writes only to the folder that its submitter has opened, as the same user and with the same secret. Where
@@ -43,16 +43,16 @@ from .signature import Signature, personal_signature, signature_from_environment
 
 __all__ = [
     "LARGE",
-    "Deposit",
-    "DepositLost",
-    "Depository",
+    "Blob",
+    "BlobLost",
+    "BlobWriter",
     "database_of",
     "discard",
     "map_file",
     "new_filename",
     "place_of",
     "read_file",
-    "write_deposit",
+    "write_blob",
     "write_file",
 ]
 
@@ -192,11 +192,11 @@ LARGE: Final = 1 << 21
 _log = logging.getLogger(__name__)
 
 
-class DepositLost(BencherJobError):
+class BlobLost(BencherJobError):
     """What a worker has written is no longer there, or can't be read: its message says why."""
 
 
-class Deposit(NamedTuple):
+class Blob(NamedTuple):
     """A value file that a worker has written and that no row names yet: its path in the store, its size in bytes."""
 
     filename: str
@@ -224,7 +224,7 @@ class _Terms(NamedTuple):
         return is_same_user and place_of(database_of(self.directory)) == self.place
 
 
-class Depository:
+class BlobWriter:
     """The folder of a store, as the process has opened it that submits jobs.
 
     Attributes:
@@ -254,33 +254,33 @@ class Depository:
         )
         self.terms: Final = pickle.dumps(tuple(terms), protocol=5)
 
-    def read(self, deposit: Deposit, key: str) -> Payload:
+    def read(self, blob: Blob, key: str) -> Payload:
         """Read and verify what a worker has written, into memory that becomes the value's own.
 
         Raises:
-            DepositLost: when it is not there, or not what was written.
+            BlobLost: when it is not there, or not what was written.
             UnreadableEntry: when there is too little memory for it.
         """
         try:
-            entry = read_file(os.path.join(self._directory, deposit.filename), trusted=self._trusted)
+            entry = read_file(os.path.join(self._directory, blob.filename), trusted=self._trusted)
             return unseal(entry, key, signature=self._signature)
         except (OSError, DamagedEntry, MissignedEntry, UntrustedCache) as error:
-            raise DepositLost(f"{type(error).__name__}: {error}") from error
+            raise BlobLost(f"{type(error).__name__}: {error}") from error
 
-    def has(self, deposit: Deposit) -> bool:
+    def has(self, blob: Blob) -> bool:
         """Whether what a worker has written is still there, in the folder that was opened."""
         try:
-            size = os.lstat(os.path.join(self._directory, deposit.filename)).st_size
-            return size == deposit.nbytes and place_of(database_of(self._directory)) == self._place
+            size = os.lstat(os.path.join(self._directory, blob.filename)).st_size
+            return size == blob.nbytes and place_of(database_of(self._directory)) == self._place
         except OSError:
             return False
 
-    def discard(self, deposit: Deposit) -> None:
+    def discard(self, blob: Blob) -> None:
         """Remove what a worker has written and nobody will commit."""
-        discard(self._directory, deposit)
+        discard(self._directory, blob)
 
 
-def write_deposit(terms: bytes, payload: Payload, key: str) -> Deposit | None:
+def write_blob(terms: bytes, payload: Payload, key: str) -> Blob | None:
     """Write a value's file in a worker; None where that can't be, and the value has to travel."""
     given = _Terms(*pickle.loads(terms))
     try:
@@ -295,7 +295,7 @@ def write_deposit(terms: bytes, payload: Payload, key: str) -> Deposit | None:
     except (OSError, MemoryError, BencherJobError) as error:
         _log.info("a result can't be written to %s from here, so it travels: %s", given.directory, error)
         return None
-    return Deposit(filename, sealed.size)
+    return Blob(filename, sealed.size)
 
 
 def database_of(directory: str | os.PathLike[str]) -> str:
@@ -313,9 +313,9 @@ def place_of(database: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def discard(directory: Path, deposit: Deposit) -> None:
+def discard(directory: Path, blob: Blob) -> None:
     """Remove a value file that nobody will commit; where that fails, `verify` finds it later."""
     try:
-        Path(directory, deposit.filename).unlink(missing_ok=True)
+        Path(directory, blob.filename).unlink(missing_ok=True)
     except OSError as error:
-        _log.warning("%s in %s can't be removed: %s", deposit.filename, directory, error)
+        _log.warning("%s in %s can't be removed: %s", blob.filename, directory, error)

@@ -30,15 +30,13 @@ from pathlib import Path
 from typing import Final
 
 from .._processes import renew_after_fork
+from .base import SURE_FOR
 
-__all__ = ["GENERATION_NAME", "NEVER", "SURE_FOR", "Generation", "Look"]
+__all__ = ["NEVER", "Generation", "Look"]
 
 
 Look = tuple[Callable[[], int], int]
 """What gives the generation, and what it gave."""
-
-GENERATION_NAME: Final = "generation"
-"""Name of the file in a store's folder."""
 
 SIZE: Final = 16
 """Size in bytes with which a file begins; one that is smaller was cut off, or put aside."""
@@ -48,12 +46,6 @@ LARGEST: Final = 1 << 20
 
 CLOSED: Final = -1
 """The generation of what is not open: an odd number."""
-
-SURE_FOR: Final = 0.0001
-"""Seconds for which a process trusts what it has seen, so that most hits take no system call.
-
-Whoever changes entries waits so long first. Then nobody trusts any more what they have seen before.
-"""
 
 PATIENCE: Final = 60.0
 """Seconds for which a change waits for those of other processes, unless it is told otherwise."""
@@ -218,12 +210,19 @@ class Generation:
                     _wait(SURE_FOR)
                     yield
                 finally:
-                    if odd < LARGEST:
-                        os.ftruncate(descriptor, odd + 1)
-                    else:
-                        self._replace(descriptor)
+                    self._end_change(descriptor, odd)
         finally:
             os.close(descriptor)
+
+    def _end_change(self, descriptor: int, odd: int) -> None:
+        """Make the size even. If that fails the entries are changed all the same, and all ask the disk from then on."""
+        try:
+            if odd < LARGEST:
+                os.ftruncate(descriptor, odd + 1)
+            else:
+                self._replace(descriptor)
+        except OSError as error:
+            _log.warning("%s can't be written, so nothing is kept in memory: %s", self._path, error)
 
     def _locked(self) -> int:
         """Open the file that is in place, with the lock of those who change entries."""
@@ -244,7 +243,10 @@ class Generation:
     def puts(self) -> int:
         """A number that is another one after each commit of any process."""
         file = self._file
-        return 0 if file is None else int.from_bytes(os.pread(file.fileno(), _PUTS_SIZE, 0), "little")
+        try:
+            return 0 if file is None else int.from_bytes(os.pread(file.fileno(), _PUTS_SIZE, 0), "little")
+        except OSError:
+            return 0
 
     def committed(self) -> None:
         """Tell everybody that there are new entries: the second number becomes one that it never was.
@@ -253,7 +255,10 @@ class Generation:
         """
         file = self._file  # which stays open as long as it is asked
         if file is not None:
-            os.pwrite(file.fileno(), next(self._commits).to_bytes(_PUTS_SIZE, "little"), 0)
+            try:
+                os.pwrite(file.fileno(), next(self._commits).to_bytes(_PUTS_SIZE, "little"), 0)
+            except OSError as error:  # the entries are committed all the same
+                _log.info("%s can't be written: %s", self._path, error)
 
     def close(self) -> None:
         """Ask the file no more."""

@@ -6,6 +6,9 @@ which is closed with the thread and before a fork.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -27,6 +30,7 @@ from .gate import close_before_fork
 
 __all__ = [
     "DATABASE_NAME",
+    "GENERATION_NAME",
     "IN_ROW_BELOW",
     "Database",
     "EntryDisk",
@@ -38,6 +42,9 @@ __all__ = [
 
 
 DATABASE_NAME: Final[str] = DBNAME
+GENERATION_NAME: Final = "generation"
+"""Name of the file that tells the memory of other processes what is out of date."""
+
 Locked: Final = diskcache.Timeout
 """What is raised when the database can't be written, or others keep it locked for too long."""
 
@@ -137,14 +144,22 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """
         super().remove(checked(NameOf.VALUE_FILE, filename))
 
+    def path_of(self, filename: str) -> str:
+        """Return the path of an entry's file.
+
+        Raises:
+            DamagedEntry: when no entry's file has such a name.
+        """
+        try:
+            return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
+        except ForeignName as error:
+            raise DamagedEntry(str(error)) from None
+
     def _file_of(self, mode: int, filename: str | None, value: Buffer) -> str | None:
         if mode == MODE_RAW and isinstance(value, bytes):
             return None
         if mode == MODE_BINARY and filename is not None:
-            try:
-                return os.path.join(self._directory, checked(NameOf.VALUE_FILE, filename))
-            except ForeignName as error:
-                raise DamagedEntry(str(error)) from None
+            return self.path_of(filename)
         raise DamagedEntry(
             f"its row is of the mode {mode} and the type {type(value).__name__}, as no entry is"
         )
@@ -163,6 +178,8 @@ def _is_locked(error: sqlite3.Error) -> bool:
 def _escaped(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
+
+_log = logging.getLogger(__name__)
 
 _CLOSED: Final = object()
 
@@ -262,7 +279,7 @@ class Transaction:
                 until = until or now + self._patience - BRIEFLY
                 if not _is_locked(error):
                     raise
-                if now >= until or database.stays_locked:
+                if now >= until or database.stays_locked or not database.has_locks():
                     database.stays_locked |= self._patience > BRIEFLY
                     raise
             else:
@@ -364,8 +381,23 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             try:
                 return connection.execute(statement, values)
             except sqlite3.OperationalError as error:
-                if not _is_locked(error) or time.monotonic() >= until:
+                if not _is_locked(error) or time.monotonic() >= until or not self.has_locks():
                     raise
+
+    def has_locks(self) -> bool:
+        """Whether the system grants locks in the folder: SQLite takes it for the lock of others if it grants none.
+
+        The database's own files are not asked: to close one would drop SQLite's locks of it.
+        """
+        try:
+            descriptor = os.open(os.path.join(self._directory, GENERATION_NAME), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return error.errno not in {errno.ENOLCK, errno.EOPNOTSUPP}
+        return True
 
     def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Give the rows of a statement that reads; what is no UTF-8 in a text is there as surrogates."""
@@ -399,6 +431,15 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             disk.fetch_mapped(mode, filename, value) if mapped else disk.fetch(mode, filename, value, False)
         )
 
+    def size_of(self, filename: str) -> int:
+        """Return the size of an entry's file in bytes.
+
+        Raises:
+            DamagedEntry: when no entry's file has such a name.
+            OSError: when there is none.
+        """
+        return os.lstat(self._disk.path_of(filename)).st_size
+
     def transaction(self, patience: float | None = None) -> Transaction:
         """Give the context of a transaction; `patience` is how many seconds it waits for others who write."""
         return Transaction(self, self._timeout if patience is None else patience)
@@ -421,11 +462,13 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         if self._commits % COMMITS_PER_LOOK == 1:
             try:
                 size = os.stat(os.path.join(self._directory, DBNAME + "-wal")).st_size
+                if size > self._log_size + LARGEST_LOG or self._commits > COMMITS_PER_MOVE:
+                    self.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                    self._commits, self._log_size = 1, size
             except FileNotFoundError:
                 return
-            if size > self._log_size + LARGEST_LOG or self._commits > COMMITS_PER_MOVE:
-                self.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                self._commits, self._log_size = 1, size
+            except (OSError, sqlite3.Error) as error:  # what was committed is committed
+                _log.info("the log of %s stays as it is: %s", self._path, error)
 
     @property
     def _con(self) -> sqlite3.Connection:

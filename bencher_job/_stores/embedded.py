@@ -19,7 +19,6 @@ Where a lease is lost, another process has the key now: everything is undone, an
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import sqlite3
@@ -33,16 +32,35 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache, warn_caller
 from .._keys import StoredFunctionVersion
-from .._record import EVERYTHING, Draft, FunctionInfo, Origin, Record, Selection
-from .base import PATIENCE, Entry, Found, Gone, Hit, Hits, Items, Miss, Reason, StoreFailure, Tally, Totals
-from .blobs import Deposit, Depository
+from .._query import ArgumentColumn, EntryInfo, Query
+from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
+from .base import (
+    MISS,
+    PATIENCE,
+    Entry,
+    Found,
+    Gone,
+    Hit,
+    Hits,
+    Items,
+    Keyed,
+    Lease,
+    Miss,
+    Reason,
+    StoreFailure,
+    Tally,
+    Use,
+)
+from .blobs import Blob, BlobWriter, discard
 from .changes import Generation
-from .codec import DamagedEntry, Payload, SealedEntry, UnreadableEntry, compression_named, seal, unseal
+from .codec import DamagedEntry, Payload, SealedEntry, UnreadableEntry, compression_named, seal
 from .database import Database, Transaction, Written
 from .folder import Folder, Opened
-from .leases import Lease, Leases, LeasesLost, LeasesUnavailable
-from .lookups import Lookups, check_row
+from .leases import LeasesLost, StoreLeases
+from .lookups import Lookups, check_key_of, check_row
+from .outbox import PUT_OUTBOX, Outbox
 from .removals import Removals
+from .rows import columns_of, find_keys, infos_of
 from .schema import (
     COUNT_NEW,
     ENTRY_OVERHEAD,
@@ -53,7 +71,6 @@ from .schema import (
     NOTHING_MORE,
     PLAIN_COLUMNS,
     PUT_EDITION,
-    PUT_FAILURE,
     ROWS_AT_ONCE,
     SELECT_EDITION,
     SELECT_ENTRY,
@@ -72,63 +89,10 @@ from .schema import (
 )
 from .uses import Uses
 
-__all__ = ["Commits", "DiskHistory", "DiskStore", "Failures", "Making", "functions"]
+__all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 
-
-KEPT: Final = 60.0
-"""Seconds for which an exception is kept at least."""
 
 _log = logging.getLogger(__name__)
-
-
-class Failures:
-    """The exceptions that those who wait for a store's keys can read."""
-
-    def __init__(self, folder: Folder, leases: Leases) -> None:
-        self._folder = folder
-        self._leases = leases
-
-    def publish(self, lease: Lease, error: bytes) -> None:
-        """Release a lease, and keep an exception's bytes if anybody waits for it.
-
-        Where they can't be kept, one of those who wait runs the job itself.
-        """
-        try:
-            if self._leases.is_waited_for(lease):
-                self._folder.changed(self._put, lease, error)
-        except (LeasesUnavailable, StoreFailure) as problem:
-            _log.warning("those who wait for %s are not told of its exception: %s", lease.key, problem)
-        finally:
-            self._leases.release([lease])
-
-    def _put(self, database: Database, lease: Lease, error: bytes) -> None:
-        name = _name(lease.key, lease.number)
-        sealed = bytes(seal(Payload(error), name, signature=self._folder.open().signature))
-        now = time.time()
-        with database.transaction() as transaction:
-            # Those of the future too: they are from before a clock was set back.
-            database.execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
-            database.execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
-            transaction.commit()
-
-    def get(self, key: str, number: int) -> bytes | None:
-        """Give the exception's bytes that were published for a lease, if they are there and good."""
-        try:
-            rows = self._folder.query("SELECT error FROM Failure WHERE key = ? AND number = ?", (key, number))
-            if not rows:
-                return None
-            payload = unseal(
-                rows[0][0], _name(key, number), signature=self._folder.open().signature, most_expanded=0
-            )
-        except (StoreFailure, DamagedEntry, UnreadableEntry, TypeError) as problem:
-            _log.warning("the exception that was raised for %s can't be read: %s", key, problem)
-            return None
-        return bytes(payload.stream)
-
-
-def _name(key: str, number: int) -> str:
-    """Name what is sealed, as no entry is named: so its bytes serve for nothing else."""
-    return f"\0failure {number}\0{key}"
 
 
 _FIGURES: Final = (
@@ -170,41 +134,32 @@ _LAST: Final = "\U0010ffff"
 """The last character, which no key has."""
 
 
-class Making(NamedTuple):
-    """What an entry is made of."""
-
-    file: str | None
-    """The path of its bytes in the store's folder; None where they lie in the database."""
-    parameters: tuple[str, ...]
-    """Names of the parameters that entered the key."""
-    parts: tuple[str, ...]
-    """Names of the functions, classes and globals whose code or value is in the fingerprint."""
-
-
 class DiskHistory:
-    """Asks the tables of one store."""
+    """Answers questions about the entries of one store from its tables."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._query = folder.query
 
     def examine(self, key: str) -> Found | Gone | None:
-        """Say what is known of a key: its entry, or what became of it."""
+        """Verify the entry of a key, or say what became of it; None if nothing is known."""
         rows = self._query(SELECT_ENTRY + "= ?", (key,))
         if not rows:
             return self._gone(key)
         damage, may_be_whole = "", False
         try:
+            check_key_of(rows[0], key)
             if not check_row(rows[0], self._folder.open(), mapped=True):
                 *_, expires, _ = rows[0]
                 return Gone("expired", moment(expires))
         except FileNotFoundError:
             damage = "its value file is missing"
-        except DamagedEntry as error:
+        except (DamagedEntry, sqlite3.DatabaseError) as error:
             damage = str(error)
         except (UnreadableEntry, UntrustedCache, OSError) as error:
             damage, may_be_whole = str(error), True
-        records = self._records(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
+        rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
+        records = [*_readable(record_of, ((row,) for row in rows))]
         return Found(records[0] if records else None, damage, may_be_whole)
 
     def _gone(self, key: str) -> Gone | None:
@@ -213,103 +168,86 @@ class DiskHistory:
                 return Gone(reason, moment(at))
         return None
 
-    def record(self, key: str) -> Record | None:
-        """Give the record of a key's entry, whose bytes stay unread; None where there is none.
+    def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
+        """Return what is known about the entries of some keys, in this order; keys without one are left out."""
+        return infos_of(self._folder, keys)
 
-        Raises:
-            StoreFailure: when the record is damaged.
-        """
-        rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ? AND {LIVE}", (key, time.time()))
-        try:
-            return record_of(rows[0]) if rows else None
-        except (ValueError, TypeError) as error:
-            raise StoreFailure(f"the record of the entry {key} is damaged: {error}") from error
+    def find(self, query: Query) -> list[str]:
+        """Return the keys of the entries that a query selects, in its order."""
+        return find_keys(self._folder, query)
 
-    def making(self, key: str) -> Making | None:
-        """Say where an entry's bytes lie and what its key was made of; None where there is none.
+    def columns(self, function: str) -> list[ArgumentColumn]:
+        """Return the arguments that a function's entries have, in the order in which the entries name them."""
+        return columns_of(self._folder, function)
 
-        Raises:
-            StoreFailure: when the store can't be read.
-        """
-        statement = (
-            "SELECT filename, parameters, manifest FROM Cache LEFT JOIN Edition ON prefix = edition"
-            f" WHERE raw = 1 AND key = ? AND {LIVE}"
-        )
-        for filename, parameters, manifest in self._query(statement, (key, time.time())):
-            return Making(filename, _names_in(parameters), _names_in(manifest))
-        return None
-
-    def beginning_with(self, prefix: str, limit: int) -> list[str]:
-        """Give keys of entries, at most so many, that begin with a text."""
-        return self._beginning(f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}", prefix, limit)
-
-    def gone_beginning_with(self, prefix: str, limit: int) -> list[str]:
-        """Give keys of removed entries, at most so many, that begin with a text."""
-        return self._beginning("Gone WHERE ? > 0", prefix, limit)
-
-    def _beginning(self, place: str, prefix: str, limit: int) -> list[str]:
-        statement = f"SELECT key FROM {place} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+    def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
+        """Return the first keys with a prefix, of entries or of removed ones."""
+        table = "Gone WHERE ? > 0" if removed else f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}"
+        statement = f"SELECT key FROM {table} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
         return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
 
     def removed(self) -> dict[str, int]:
-        """Count the removed entries that are remembered, by the reason why they went."""
+        """Count the removed entries that are remembered, by the reason of their removal."""
         counted = self._query("SELECT reason, count(*) FROM Gone GROUP BY reason ORDER BY reason")
         return {reason: count for reason, count in counted if reason in get_args(Reason)}
 
-    def editions(self, function: str) -> list[StoredFunctionVersion]:
-        """Give the editions of a function that entries are of, the one with the latest entry first."""
-        rows = self._query(SELECT_EDITION, (function,))
+    def versions(self, function: str, *, unused: bool = False) -> list[StoredFunctionVersion]:
+        """Return the versions of a function that have entries, the one with the latest entry first.
+
+        With `unused` also those without entries, in any order and without their sources; no entry is read.
+        """
+        rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
         return list(_readable(past_edition_of, ((row, function) for row in rows)))
 
-    def known_editions(self, function: str) -> list[StoredFunctionVersion]:
-        """Give the editions of a function that entries are or were of, without their sources; no entry is read."""
-        return [past_edition_of(row, function) for row in self._query(SELECT_KNOWN_EDITION, (function,))]
-
-    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:
-        """Give the entries of a function with these encoded arguments, the latest first, and their editions."""
-        chosen = "WHERE Cache.function = ? AND bound = ? AND edition IS NOT NULL ORDER BY created DESC"
-        statement = SELECT_RECORD.replace("SELECT ", "SELECT edition, ", 1)
-        rows = self._query(f"{statement} {chosen}", (function, bound))
-        pairs = ((edition, tuple(row)) for edition, *row in rows)
-        return list(_readable(lambda edition, row: (edition, record_of(row)), pairs))
-
-    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:
-        """Give the latest entries of an edition."""
-        chosen = "WHERE Cache.function = ? AND edition = ? ORDER BY created DESC LIMIT ?"
-        return self._records(f"{SELECT_RECORD} {chosen}", (function, prefix, limit))
-
-    def attributes(self, key: str) -> Mapping[str, bytes]:
-        """Give the digests of the attributes of an entry's arguments, `model.rate`, as far as they are kept."""
-        for (kept,) in self._query("SELECT attributes FROM Cache WHERE raw = 1 AND key = ?", (key,)):
-            return attributes_from(kept)
-        return {}
-
-    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:
-        """Give key and encoded arguments of each entry of an edition."""
+    def of_version(
+        self,
+        function: str,
+        *,
+        prefix: bytes | None = None,
+        bound: bytes | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Keyed]:
+        """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
+        conditions = ["edition IS NOT NULL", "typeof(bound) = 'blob'"]
+        conditions += ["edition = ?"] * (prefix is not None) + ["bound = ?"] * (bound is not None)
         rows = self._query(
-            "SELECT key, bound FROM Cache WHERE function = ? AND edition = ?", (function, prefix)
+            f"{_SELECT_KEYED} WHERE Cache.function = ? AND {' AND '.join(conditions)} ORDER BY created DESC LIMIT ?",
+            (
+                function,
+                *(each for each in (prefix, bound) if each is not None),
+                -1 if limit is None else limit,
+            ),
         )
-        return [(key, bound) for key, bound in rows if type(key) is str and type(bound) is bytes]
+        return _readable(_keyed, ((row,) for row in rows))
 
-    def _records(self, statement: str, values: Sequence[object]) -> list[Record]:
-        return list(_readable(record_of, ((row,) for row in self._query(statement, values))))
+    def stamp(self) -> str:
+        """Return a text that differs after any change of the store by any process."""
+        return ".".join([str(self._folder.generation.puts), *map(_look, self._folder.files())])
+
+
+def _look(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "-"
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+
+
+_SELECT_KEYED: Final = SELECT_RECORD.replace("SELECT ", "SELECT edition, bound, attributes, ", 1)
+
+
+def _keyed(row: tuple[Any, ...]) -> Keyed:
+    prefix, bound, attributes, *of_record = row
+    return Keyed(prefix, bound, attributes_from(attributes), record_of(tuple(of_record)))
 
 
 def _readable(make: Callable[..., T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """Make something of rows, but for those that are damaged, which `verify` finds."""
+    """Make something of rows, except of damaged ones, which `verify` finds."""
     for row in rows:
         try:
             yield make(*row)
         except (ValueError, TypeError) as error:
             _log.debug("a damaged row is left out: %s", error)
-
-
-def _names_in(text: str | None) -> tuple[str, ...]:
-    """Give the names in a JSON array, or those of an object's members; none where the text is damaged."""
-    try:
-        return tuple(map(str, json.loads(text or "[]")))
-    except (ValueError, TypeError, RecursionError):
-        return ()
 
 
 UNCOUNTED: Final = 64
@@ -355,7 +293,7 @@ class _Rows:
                 and edition.prefix not in editions
                 and edition.prefix not in self._editions
             ):
-                execute(PUT_EDITION, row_of_edition(edition))
+                execute(PUT_EDITION, row_of_edition(entry.version))  # type: ignore[arg-type]
                 self._editions.add(edition.prefix)
             origin = draft.origin
             number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
@@ -398,15 +336,15 @@ class Commits:
         self._removals = removals
         self._uncounted = 0
 
-    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries with their records in one transaction; the keys of those whose lease was lost.
+    def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
+        """Commit entries with their records in one transaction; return the keys of those whose lease was lost.
 
         Raises:
             StoreFailure: when they can't be written; nothing is changed then, and no lease released.
         """
         return self._folder.changed(self._put_many, entries)
 
-    def _put_many(self, database: Database, entries: Sequence[Entry]) -> frozenset[str]:
+    def _put_many(self, database: Database, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         opened = self._folder.opened or self._folder.open()
         prepared: list[_Prepared] = []
         computed = 0
@@ -419,7 +357,7 @@ class Commits:
             lost = self._commit(database, prepared)
         except BaseException:
             # What workers have written is their submitter's to remove, who may try once more.
-            self._remove_files([each for each in prepared if not isinstance(each.entry.payload, Deposit)])
+            self._remove_files([each for each in prepared if not isinstance(each.entry.payload, Blob)])
             raise
         if lost:
             self._remove_files([each for each in prepared if each.entry.lease in lost])
@@ -427,14 +365,14 @@ class Commits:
                 _log.info("another one has the key %s now, so this result of it is not stored", lease.key)
         self._uses.misses += computed - len(lost)
         database.tidy()
-        return frozenset(lease.key for lease in lost) if lost else frozenset()
+        return {lease.key: MISS for lease in lost} if lost else {}
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
         media_size = 0
         if draft.media is not None:
             media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / draft.media)
-        if isinstance(entry.payload, Deposit):
+        if isinstance(entry.payload, Blob):
             os.lstat(self._folder.directory / entry.payload.filename)  # no row without its file
             written = Written.to_file(entry.payload.nbytes + media_size, entry.payload.filename)
         else:
@@ -455,7 +393,7 @@ class Commits:
     def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
         for each in prepared:
             if each.written.filename is not None:
-                Path(self._folder.directory, each.written.filename).unlink(missing_ok=True)
+                discard(self._folder.directory, Blob(each.written.filename, each.written.size))
 
     def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[Lease]:
         """Commit what can be, and give the leases of the rest."""
@@ -485,9 +423,14 @@ class Commits:
         uncounted = self._uncounted + len(prepared)
         try:
             with database.transaction() as transaction:
-                Leases.release_in(transaction, leases)
+                StoreLeases.release_in(transaction, leases)
                 rows = _Rows(self._folder, database, transaction)
                 rows.write(prepared, statement)
+                for entry, draft, _ in prepared:
+                    if entry.address:
+                        action = "replace" if entry.replaces else "put"
+                        values = entry.address, draft.key, draft.function, action, time.time()
+                        transaction.execute(PUT_OUTBOX, values)
                 if drained is not None:
                     self._uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
@@ -507,11 +450,12 @@ class DiskStore(Items):
 
     Attributes:
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
-        folder: what it lies in, for those who look at the whole of it.
-        lookups: how entries are found in it.
-        removals: how entries leave it.
-        leases: which process computes which key.
-        uses: what was used in this process and is not written yet.
+        folder: the folder where it lies.
+        files: its open folder, for maintenance.
+        lookups: finds entries.
+        outbox: what a shared store hasn't got yet.
+        removals: removes entries.
+        uses: the uses that are not written yet.
     """
 
     keeps = True
@@ -526,36 +470,42 @@ class DiskStore(Items):
         only_looks: bool = False,
         patience: float = PATIENCE,
     ) -> None:
-        self.directory = directory
+        self.folder = directory
         self.size_limit = size_limit
-        self.folder = Folder(
+        self.files = Folder(
             directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks, patience=patience
         )
-        self.uses = Uses(self.folder)
-        self.history = DiskHistory(self.folder)
-        self.removals = Removals(self.folder, self.uses)
-        self.lookups = Lookups(self.folder, self.uses, self.removals)
-        self.leases = Leases(self.folder)
-        self._commits = Commits(self.folder, self.uses, self.removals)
-        self._failures = Failures(self.folder, self.leases)
-        self._depositories: dict[str | None, tuple[Opened, Depository]] = {}
+        self.uses = Uses(self.files)
+        self.history = DiskHistory(self.files)
+        self.removals = Removals(self.files, self.uses)
+        self.lookups = Lookups(self.files, self.uses, self.removals)
+        self.leases = StoreLeases(self.files)
+        self.outbox = Outbox(self.files)
+        self._commits = Commits(self.files, self.uses, self.removals)
+        self._blob_writers: dict[str | None, tuple[Opened, BlobWriter]] = {}
         # Bytes since the size was last looked at: so many that the first put looks.
         self._written = size_limit
 
     @property
     def tally(self) -> Tally:
         """What was set aside and evicted, and what had expired and was removed."""
-        return self.folder.tally
+        return self.files.tally
 
     @property
     def generation(self) -> Generation:
         """What tells memory that it is out of date."""
-        return self.folder.generation
+        return self.files.generation
 
-    @property
-    def puts(self) -> int:
-        """A number that is another one whenever any process has put entries."""
-        return self.folder.generation.puts
+    def changed_since(self, mark: object) -> object:
+        """Return None if no process has replaced or removed an entry since a mark was returned, else a new mark."""
+        try:
+            now = self.generation.read()
+        except OSError as error:  # then nothing in memory is trusted
+            _log.info("%s can't be looked at: %s", self.folder, error)
+            return object()
+        if now == mark and not now[1] & 1:  # an odd one: entries are being changed
+            return None
+        return now
 
     def open(self) -> Database:
         """Open the database, made if it isn't there.
@@ -564,7 +514,7 @@ class DiskStore(Items):
             UntrustedCache: when another user owns the folder or can write to it.
             StoreFailure: when the database can't be opened or is of a later version.
         """
-        return self.folder.open().database
+        return self.files.open().database
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
@@ -573,24 +523,23 @@ class DiskStore(Items):
             self.uses.note(key, hit.seconds)
         return hit
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
         """Look entries up in bulk and verify their bytes."""
-        return self.lookups.get_many(keys, mapped=mapped)
+        return self.lookups.get_many(keys, mapped=mapped, largest=largest, counts=counts)
 
-    def retract(self, seconds: Mapping[str, float]) -> None:
-        """Note that entries that were just looked up have answered no job."""
-        self.uses.retract(seconds)
-
-    def note_answer(self, key: str, seconds: float) -> None:
-        """Note that an entry that was looked up before has answered a job."""
-        self.uses.note_answer(key, seconds)
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Count hits that a memory cache has answered."""
+        self.uses.add(uses)
+        self.uses.write_now_and_then()
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
-        """Give how long the functions of entries had run, in seconds."""
+        """Return how long the functions of entries had run, in seconds."""
         return self.lookups.durations(keys)
 
-    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries with their records in one transaction; the keys of those whose lease was lost."""
+    def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
+        """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
         lost = self._commits.put_many(entries)
         for entry in entries:
             self._written += entry.payload.nbytes
@@ -603,92 +552,70 @@ class DiskStore(Items):
         """Remove what has expired, and the least recently used entries beyond the size limit."""
         self.removals.keep_within(self.size_limit)
 
-    def depository(self, compression: str | None) -> Depository | None:
-        """Say how workers write large results to the folder as it is open; None where it isn't, or can't be written."""
-        opened = self.folder.opened
+    def blob_writer(self, compression: str | None) -> BlobWriter | None:
+        """Return how workers write large values to the folder; None if it is not open or can't be written."""
+        opened = self.files.opened
         if opened is None or not opened.is_writable:
             return None
-        known = self._depositories.get(compression)
+        known = self._blob_writers.get(compression)
         if known is None or known[0] is not opened:
-            made = Depository(
-                self.directory, opened.place, opened.signature, compression, trusted=self.folder.trusted
+            made = BlobWriter(
+                self.folder, opened.place, opened.signature, compression, trusted=self.files.trusted
             )
-            known = self._depositories[compression] = opened, made
+            known = self._blob_writers[compression] = opened, made
         return known[1]
 
-    def publish_failure(self, lease: Lease, error: bytes) -> None:
-        """Release a lease, and keep an exception's bytes for a minute for those who wait for it, if there are any."""
-        self._failures.publish(lease, error)
+    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
+        """Remove the entries of keys with their media, and return how many there were."""
+        return self.removals.remove_keys(keys, reason)
 
-    def failure(self, key: str, number: int) -> bytes | None:
-        """Give the exception's bytes that were published for the lease with a number."""
-        return self._failures.get(key, number)
-
-    def has(self, key: str) -> bool:
-        """Whether there is an entry, its bytes unread."""
-        return self.lookups.has(key)
-
-    def forget(self, key: str) -> bool:
-        """Remove an entry and its media; whether there was one."""
-        return bool(self.removals.remove("key = ?", (key,), "forgotten"))
-
-    def forget_many(self, keys: Iterable[str]) -> int:
-        """Remove the entries of keys with their media; how many there were."""
-        return self.removals.remove_keys(keys)
-
-    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
-        """Remove all entries, or those of a function, a tag, or both, with their media; how many there were."""
-        condition, values = condition_of(Selection(function=function, tag=tag))
+    def clear(self, selection: Selection = EVERYTHING) -> int:
+        """Remove the selected entries with their media, and return how many there were."""
+        if selection.where:  # which SQL can't always decide
+            return self.remove([record.key for record in self.records(selection)], "cleared")
+        condition, values = condition_of(selection)
         return self.removals.remove(condition, values, "cleared")
 
-    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
-        """Give the record of each entry that is chosen, the oldest first."""
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
+        """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
         condition, values = condition_of(selection)
-        statement = f"{SELECT_RECORD} WHERE raw = 1 AND ({condition}) AND {LIVE} ORDER BY created"
-        records = self._readable(self.folder.query(statement, (*values, time.time())))
-        return filter(selection.matches, records) if selection.where else records
-
-    def latest_records(self, limit: int, selection: Selection = EVERYTHING) -> list[Record]:
-        """Give the records of the latest entries that are chosen, at most so many, the oldest of them first."""
-        condition, values = condition_of(selection)
-        # Of what SQL can't choose, all are asked for, and as many are made as it takes.
-        most = -1 if selection.where else limit
-        # The rows are found by few columns first: a record has many, and takes long to read.
+        condition = f"raw = 1 AND ({condition}) AND {LIVE}"
+        values = (*values, time.time())
+        if latest is None:
+            records = self._readable(
+                self.files.query(f"{SELECT_RECORD} WHERE {condition} ORDER BY created", values)
+            )
+            return filter(selection.matches, records) if selection.where else records
+        # Of what SQL can't choose, all are asked for, and as many are made as it takes. The rows are found by few
+        # columns first: a record has many, and takes long to read.
         statement = (
-            f"{SELECT_RECORD} WHERE Cache.rowid IN (SELECT rowid FROM Cache WHERE raw = 1 AND ({condition}) AND {LIVE}"
-            f" ORDER BY created DESC LIMIT {most}) ORDER BY created DESC"
+            f"{SELECT_RECORD} WHERE Cache.rowid IN (SELECT rowid FROM Cache WHERE {condition} ORDER BY created DESC"
+            f" LIMIT {-1 if selection.where else latest}) ORDER BY created DESC"
         )
-        records = self._readable(self.folder.query(statement, (*values, time.time())))
-        return [*itertools.islice(filter(selection.matches, records), limit)][::-1]
+        records = filter(selection.matches, self._readable(self.files.query(statement, values)))
+        return iter([*itertools.islice(records, latest)][::-1])
 
     def _readable(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Record]:
         for row in rows:
             try:
                 yield record_of(row)
             except (ValueError, TypeError) as error:
-                warn_caller(f"The record of {row[0]} in {self.directory} is damaged and left out: {error}")
+                warn_caller(f"The record of {row[0]} in {self.folder} is damaged and left out: {error}")
 
     def functions(self) -> list[FunctionInfo]:
         """Give the figures of each function that has entries, sorted by name."""
         self.uses.write_at_once()
-        return functions(self.folder)
+        return functions(self.files)
 
-    def count(self) -> int:
-        """Count the entries, in constant time."""
-        return figures_by(self.folder.query)[0]
-
-    def size(self) -> int:
-        """Give the size on disk in bytes, media included, in constant time."""
-        return self.folder.translated(lambda: self.removals.size(self.open()))
-
-    def totals(self) -> Totals:
-        """Give what was found over the life of the store, as far as the processes that used it have said so."""
+    def figures(self) -> Figures:
+        """Return the figures of the store over its life, as far as the processes that used it have written them."""
         self.uses.write_at_once()
-        (row,) = self.folder.query("SELECT hits, misses, seconds FROM Totals")
-        hits, misses, seconds = (number if type(number) in {int, float} else 0 for number in row)
-        return Totals(hits, misses, seconds)
+        ((hits, misses, seconds),) = self.files.query("SELECT hits, misses, seconds FROM Totals")
+        total = [number if type(number) in {int, float} else 0 for number in (hits, misses, seconds)]
+        entries, size = figures_by(self.files.query)
+        return Figures(entries, size + entries * ENTRY_OVERHEAD, Totals(*total))
 
     def close(self) -> None:
         """Write what was used, close all connections and files, and free all leases; the next use opens them again."""
         self.uses.write_at_once()
-        self.folder.close()
+        self.files.close()

@@ -25,15 +25,15 @@ from .._names import ForeignName
 from .._processes import renew_after_fork
 from .._record import Origin
 from .._text import counted
-from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, StoreOutdated, Tally
+from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
-from .changes import GENERATION_NAME, Generation
+from .changes import Generation
 from .codec import MissignedEntry
-from .database import DATABASE_NAME, Database, Locked
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
 from .gate import operation
 from .owners import Owners
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
-from .schema import STORE_VERSION, UPGRADES
+from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
 
 __all__ = [
@@ -271,19 +271,13 @@ def open_read_only(directory: Path, patience: float) -> Database:
     for access in ("?mode=ro", "?immutable=1"):
         database = Database(os.fspath(directory), access=access, patience=patience)
         try:
-            version = _version(database, directory)
+            _version(database, directory)
         except sqlite3.OperationalError:
             database.close_all()
             # Who may not make the log's index reads the file alone, where that is all there is.
             if access == "?immutable=1" or (log.exists() and log.stat().st_size):
                 raise
         else:
-            if version < STORE_VERSION:
-                database.close_all()
-                raise StoreFailure(
-                    f"{directory} was written by an earlier version of this library, and can't be brought up to date "
-                    f"because it can't be written. Let its owner use it once, or use another cache_name."
-                )
             return database
     raise AssertionError("the last attempt returns or raises")
 
@@ -304,22 +298,13 @@ def open_to_look(directory: Path, patience: float) -> Database:
         return open_read_only(directory, patience)
     database = Database(os.fspath(directory), access="?mode=rw", patience=patience)
     try:
-        _refuse_earlier(_version(database, directory), directory)
+        if not _version(database, directory):
+            raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")  # noqa: TRY301
         database.execute("SELECT entries FROM Totals")  # a file that was cut off is found out here
     except BaseException:
         database.close_all()
         raise
     return database
-
-
-def _refuse_earlier(version: int, directory: Path) -> None:
-    if not version:
-        raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")
-    if version < STORE_VERSION:
-        raise StoreOutdated(
-            f"{directory} was written by an earlier version of this library (its tables are of version {version}, "
-            f"this library knows {STORE_VERSION})"
-        )
 
 
 def _make_missing(directory: Path, patience: float) -> None:
@@ -334,7 +319,7 @@ def _make_missing(directory: Path, patience: float) -> None:
             return
         database = Database(os.fspath(directory), patience=patience)
         try:
-            _make_tables(database, 0)
+            _make_tables(database)
         finally:
             database.close_all()
 
@@ -345,11 +330,11 @@ def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Da
     database = Database(os.fspath(directory), patience=patience)
     is_emptied = False
     try:
-        if _version(database, directory) < STORE_VERSION:
+        if not _version(database, directory):
             with _alone(directory):
-                version = _version(database, directory)
-                is_emptied = not version and _is_emptied(directory)
-                _make_tables(database, version)
+                if not _version(database, directory):  # else another process was first
+                    is_emptied = _is_emptied(directory)
+                    _make_tables(database)
         if tag_index:
             database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
     except BaseException:
@@ -378,14 +363,11 @@ def _version(database: Database, directory: Path) -> int:
     return version
 
 
-def _make_tables(database: Database, version: int) -> None:
-    if version == STORE_VERSION:  # another process was first
-        return
+def _make_tables(database: Database) -> None:
     database.make()
     with database.transaction() as transaction:
-        for statement in itertools.chain.from_iterable(UPGRADES[version:]):
-            database.execute(statement)
-        database.execute(f"PRAGMA user_version = {STORE_VERSION}")
+        for statement in TABLES:
+            transaction.execute(statement)
         transaction.commit()
 
 
@@ -571,7 +553,7 @@ class Folder:
         with self._lock, operation:
             opened, self.opened = self.opened, None
         if opened is not None:
-            opened.database.close()
+            _close(opened.database)
 
     def mend(self, error: BaseException, *, surely: bool = False) -> bool:
         """Replace the database, if an error tells that it is damaged; whether to try again what has raised it.
@@ -609,6 +591,11 @@ class Folder:
             )
         except _REFUSALS as error:
             raise _failure(error) from error
+
+    def files(self) -> list[Path]:
+        """Return the files that a change of the store changes."""
+        names = GENERATION_NAME, DATABASE_NAME, f"{DATABASE_NAME}-wal"
+        return [self.directory / name for name in names]
 
     def to_read(self) -> Opened:
         """Give the open folder to one who reads; whether it was removed is looked at now and then."""
@@ -702,7 +689,14 @@ class Folder:
             self.generation.close()
             self.owners.close()
         if opened is not None:
-            opened.database.close()
+            _close(opened.database)
+
+
+def _close(database: Database) -> None:
+    try:
+        database.close()
+    except sqlite3.Error as error:
+        _log.warning("a connection can't be closed: %s", error)
 
 
 def _failure(error: Exception) -> StoreFailure:

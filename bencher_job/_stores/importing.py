@@ -29,6 +29,7 @@ from .archive import (
     HEAD,
     HEAD_SIZE,
     Member,
+    Missigned,
     Unwhole,
     bound_from,
     edition_from,
@@ -43,9 +44,9 @@ from .base import Entry, Found, StoreFailure
 from .codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
 from .embedded import DiskStore
 from .header import frame_of
-from .signature import UNSIGNED
+from .signature import UNSIGNED, Signature
 
-__all__ = ["Imported", "import_"]
+__all__ = ["Imported", "Refused", "import_", "sealed_for"]
 
 
 ENTRIES_AT_ONCE: Final = 100
@@ -92,7 +93,7 @@ class Imported:
         return "\n  ".join([", ".join(counts), *map(visible, self.problems)])
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A whole entry that this store can't take; its message says why."""
 
 
@@ -168,6 +169,8 @@ class _Importer:
     def __init__(self, store: DiskStore, file: BinaryIO) -> None:
         self._store = store
         self._file = file
+        signature = store.files.open().signature
+        self._signature = UNSIGNED if signature.is_personal else signature
         self.editions: dict[str, Member] = {}
         self._edition = functools.lru_cache(maxsize=64)(self._read_edition)
         self._pending: dict[str, Entry] = {}
@@ -192,16 +195,18 @@ class _Importer:
     def take(self, name: str, parts: Mapping[str, Member]) -> None:
         """Take one entry, if it is whole and isn't there."""
         try:
-            body = from_json(self._read(_part(parts, "entry.json"), LARGEST_JSON))
+            body = from_json(self._read(_part(parts, "entry.json"), LARGEST_JSON), self._signature)
             record = record_from(body["record"])
             check_key(record.key)
             if self._is_there(record.key):
                 self._count("skipped")
                 return
             entry = self._entry(record, body, parts)
+        except Missigned as error:
+            self._count("refused", f"{name} is refused: {error}")
         except (Unwhole, KeyError, TypeError, ValueError) as error:
             self._count("damaged", f"{name} is damaged: {error}")
-        except _Refused as error:
+        except Refused as error:
             self._count("refused", f"{name}, the key {record.key}, is refused: {error}")
         except _Expired:
             self._count("expired")
@@ -243,7 +248,7 @@ class _Importer:
         """Remove the media of entries that could not be committed."""
         for entry in self._pending.values():
             if entry.record.media is not None:
-                _media.discard(self._store.directory / _media.MEDIA_FOLDER / entry.record.media)
+                _media.discard(self._store.folder / _media.MEDIA_FOLDER / entry.record.media)
 
     def outcome(self, entries: int) -> Imported:
         """Say what became of all entries, of which an archive says that it has so many."""
@@ -251,7 +256,7 @@ class _Importer:
         known = result.added + result.replaced + result.skipped + result.refused + result.expired
         result = replace(result, damaged=max(result.damaged, entries - known))
         if result.damaged or result.refused:
-            _log.warning("%s: imported %s", self._store.directory, result)
+            _log.warning("%s: imported %s", self._store.folder, result)
         return result
 
     def _count(self, what: str, problem: str = "", number: int = 1) -> None:
@@ -285,21 +290,11 @@ class _Importer:
         value = self._read(member, member.size)
         if UNSIGNED.hasher(value).hexdigest() != body["value"]["digest"]:
             raise Unwhole("its value doesn't match its digest")
-        frame = frame_of(value, key)
-        if frame is not None and frame.expanded > self._store.size_limit:
-            raise _Refused(
-                f"its value takes {frame.expanded} bytes, more than the whole store may ({self._store.size_limit})"
-            )
-        signature = self._store.folder.open().signature
-        try:
-            check(value, key, signature=UNSIGNED if signature.is_personal else signature)
-        except (DamagedEntry, UnreadableEntry) as error:
-            raise _Refused(str(error)) from error
-        return resealed(value, signature)
+        return sealed_for(self._store, key, value, self._signature)
 
     def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
         try:
-            body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON))
+            body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON), self._signature)
             return edition_from(body, bytes.fromhex(prefix))
         except (Unwhole, ValueError) as error:
             _log.warning("the code of imported entries is not known: %s", error)
@@ -307,7 +302,7 @@ class _Importer:
 
     def _take_media(self, key: str, body: Mapping[str, Any], parts: Mapping[str, Member]) -> str:
         """Write an entry's media to a new folder; give the folder's name."""
-        folder = Path(_media.run_folder(self._store.directory, key))
+        folder = Path(_media.run_folder(self._store.folder, key))
         try:
             make_private(folder)
             for each in body["media"]:
@@ -333,6 +328,24 @@ class _Importer:
                 file.write(piece)
         if hasher.hexdigest() != digest:
             raise Unwhole(f"{member.name} doesn't match its digest")
+
+
+def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -> SealedEntry:
+    """Verify the bytes of an entry, sealed with a signature, and sign them as the store does. Nothing is expanded.
+
+    Raises:
+        Refused: when the store can't take them: they are too large, damaged or of another secret.
+    """
+    frame = frame_of(value, key)
+    if frame is not None and frame.expanded > store.size_limit:
+        raise Refused(
+            f"its value takes {frame.expanded} bytes, more than the whole store may ({store.size_limit})"
+        )
+    try:
+        check(value, key, signature=signature)
+    except (DamagedEntry, UnreadableEntry) as error:
+        raise Refused(str(error)) from error
+    return resealed(value, store.files.open().signature)
 
 
 def _part(parts: Mapping[str, Member], name: str, size: int | None = None) -> Member:

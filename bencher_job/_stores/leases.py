@@ -1,29 +1,30 @@
 """Leases: which process computes a key, as rows of the store's own database.
 
     acquire -> held: compute; the commit of the result releases the lease in the same transaction
-            -> another's: poll `owner` -> gone: acquire again
-                                       -> stopped for long: take over; its result is then refused
+            -> another's: wait, poll `look` -> free: look the entry up, else acquire again
+                                            -> the owner is stopped for long: replace its lease; its result is refused
 
 A lease belongs to an owner, a process that holds its byte of the store's file `owners`. The system unlocks the byte
-however the process ends, and then the lease is free.
+when the process ends, however it ends, and then the lease is free.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from .._processes import Process, is_stopped, this_process
-from .base import BRIEFLY, StoreFailure
+from .base import BRIEFLY, Lease, LeasesUnavailable, StoreFailure
+from .codec import DamagedEntry, Payload, UnreadableEntry, seal, unseal
+from .schema import PUT_FAILURE
 
 if TYPE_CHECKING:
     from .database import Database, Transaction
     from .folder import Folder
 
-__all__ = ["Lease", "Leases", "LeasesLost", "LeasesUnavailable", "Owner", "Wait"]
+__all__ = ["LeasesLost", "Owner", "StoreLeases", "StoreWait"]
 
 
 STOPPED_PATIENCE: Final = 10.0
@@ -35,6 +36,9 @@ LOOK_AT_OWNER_EVERY: Final = 0.1
 LONGEST_GAP: Final = 2.0
 """Seconds that count at most between two looks: a waiter that was stopped itself has seen nothing in that time."""
 
+KEPT: Final = 60.0
+"""Seconds for which an exception is kept at least."""
+
 AT_ONCE: Final = 5_000
 """Leases that one transaction acquires or releases at most, so that others can write in between."""
 
@@ -42,18 +46,16 @@ _INSERT: Final = "INSERT OR IGNORE INTO Lease (key, number, owner, since) VALUES
 _REPLACE: Final = "UPDATE Lease SET number = ?, owner = ?, since = ? WHERE key = ? AND number = ?"
 _RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
 _FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
+_WAITED: Final = "UPDATE Lease SET waited = 1 WHERE key = ? AND number = ?"
+_IS_WAITED_FOR: Final = "SELECT 1 FROM Lease WHERE key = ? AND number = ? AND waited"
 _HAS_ENTRY: Final = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
 _DESCRIBE: Final = (
-    "SELECT Lease.number, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    "SELECT Lease.number, Owner.number, host, boot, pid, started, namespace FROM Lease"
     " JOIN Owner ON Owner.number = Lease.owner WHERE key = ?"
 )
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-class LeasesUnavailable(OSError):
-    """The database can't say who computes a key, so the caller computes it without a lease."""
 
 
 class LeasesLost(Exception):
@@ -68,89 +70,90 @@ class LeasesLost(Exception):
         self.leases = leases
 
 
-class Lease:
-    """The right to compute a key. It excludes others once it is acquired.
-
-    Note it where an interrupt finds it before you acquire it: releasing one that is not held does no harm.
-
-    Attributes:
-        number: tells this lease from any other one of the key.
-        held: whether it was acquired and not released since. Another process may have taken it over.
-        has_entry: whether the key had an entry when the lease was acquired, stored perhaps since it was looked up.
-    """
-
-    __slots__ = ("has_entry", "held", "key", "number")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.number = int.from_bytes(os.urandom(7), "little")
-        self.held = self.has_entry = False
-
-    def __repr__(self) -> str:
-        return f"Lease({self.key!r}, {self.number}, held={self.held})"
-
-
 class Owner(NamedTuple):
-    """The process that computes a key.
+    """The process that computes a key."""
+
+    number: int
+    """The number of its lease."""
+    process: Process
+
+
+class StoreWait:
+    """One waiter for a key that another process computes.
 
     Attributes:
-        number: the number of its lease.
-        since: when it acquired the lease, in seconds since 1970.
+        owner: the process that computes the key, as of the last look.
     """
 
-    process: Process
-    number: int
-    since: float
-
-
-class Wait:
-    """For how long one waiter has seen an owner stopped."""
-
-    def __init__(self) -> None:
+    def __init__(self, leases: StoreLeases, lease: Lease) -> None:
+        self._leases = leases
+        self._lease = lease
         self._number = 0
-        self._stopped = False
+        self.owner: Process | None = None
+        self._was_stopped = False
         self._looked = 0.0
-        self._seconds = 0.0
+        self._stopped_for = 0.0
+
+    def look(self) -> Literal["running", "free"] | bytes:
+        """Return how the job stands; a failure's bytes if the job has raised.
+
+        Raises:
+            LeasesUnavailable: when the database can't be read.
+        """
+        key, owner = self._lease.key, self._leases.owner_of(self._lease.key)
+        if owner is None:
+            self.owner = None
+            return self._leases.failure(key, self._number) or "free"
+        self.owner = owner.process
+        if owner.number != self._number:
+            self._leases.tell_of_waiter(key, owner.number)
+        if not self.is_overdue(owner):
+            return "running"
+        if self._lease.replaces != owner.number:
+            self._lease.replaces = owner.number
+            _log.warning(
+                "process %s on %s is stopped, so %s is computed here", self.owner.pid, self.owner.host, key
+            )
+        return "free"
 
     def is_overdue(self, owner: Owner) -> bool:
-        """Whether the owner was stopped at each look for `STOPPED_PATIENCE` seconds. It costs little at every poll."""
+        """Whether the owner was stopped at each look for `STOPPED_PATIENCE` seconds."""
         now = time.monotonic()
-        if owner.number != self._number:
-            self._number, self._stopped, self._seconds = owner.number, False, 0.0
+        if owner.number != self._number:  # another waiter has taken over, and may have ended already
+            self._number, self._was_stopped, self._stopped_for = owner.number, False, 0.0
         elif now - self._looked < LOOK_AT_OWNER_EVERY:
-            return self._seconds >= STOPPED_PATIENCE
-        before, self._stopped = self._stopped, is_stopped(owner.process)
-        if not self._stopped:
-            self._seconds = 0.0
+            return self._stopped_for >= STOPPED_PATIENCE
+        before, self._was_stopped = self._was_stopped, is_stopped(owner.process)
+        if not self._was_stopped:
+            self._stopped_for = 0.0
         elif before:
-            self._seconds += min(now - self._looked, LONGEST_GAP)
+            self._stopped_for += min(now - self._looked, LONGEST_GAP)
         self._looked = now
-        return self._seconds >= STOPPED_PATIENCE
+        return self._stopped_for >= STOPPED_PATIENCE
 
 
-class Leases:
+class StoreLeases:
     """The leases of all processes that share a store. A forked child is another owner than its parent.
 
-    Each method but `release` raises `LeasesUnavailable` where the database can't be read or written, or others keep it
-    locked for `BRIEFLY`.
+    Each method but `release` and `fail` raises `LeasesUnavailable` if the database can't be read or written, or others
+    keep it locked for `BRIEFLY`.
     """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._registered = 0
 
-    def acquire(self, lease: Lease) -> bool:
-        """Acquire a lease; False where a living process has its key, even this one."""
-        try:
-            self._folder.changed(self._acquire_one, lease)
-        except StoreFailure as error:
-            raise self._unavailable(error) from error
-        return lease.held
-
-    def acquire_many(self, leases: Sequence[Lease]) -> None:
-        """Acquire those leases whose keys no living process has."""
+    def acquire(self, leases: Sequence[Lease]) -> None:
+        """Acquire those leases whose keys no living process has, not even this one."""
+        if len(leases) == 1:
+            self._run(self._acquire_one, leases[0])
+            return
         for some in _in_groups(leases):
             self._run(self._acquire_some, some)
+
+    def wait(self, lease: Lease) -> StoreWait:
+        """Start to wait for the key of a lease that could not be acquired."""
+        return StoreWait(self, lease)
 
     def taken(self, keys: Collection[str]) -> set[str]:
         """Give those keys that other living processes have. It waits for nobody."""
@@ -170,15 +173,13 @@ class Leases:
         except StoreFailure as error:
             raise self._unavailable(error) from error
 
-    def owner(self, key: str) -> Owner | None:
-        """Give the living process that has a key. It changes nothing and waits for nobody, so poll it."""
+    def owner_of(self, key: str) -> Owner | None:
+        """Return the living process that has a key. It waits for nobody."""
 
         def look() -> Owner | None:
-            for number, since, owner, host, boot, pid, started, namespace in self._folder.sql(
-                _DESCRIBE, (key,)
-            ):
+            for number, owner, *process in self._folder.sql(_DESCRIBE, (key,)):
                 if self._folder.owners.is_alive(owner):
-                    return Owner(Process(host, boot, pid, started, namespace), number, since)
+                    return Owner(number, Process(*process))
             return None
 
         try:
@@ -186,31 +187,46 @@ class Leases:
         except StoreFailure as error:
             raise self._unavailable(error) from error
 
-    def wait_for(self, key: str, number: int) -> bool:
-        """Tell the owner of the lease with this number that somebody waits; False where that is no longer there."""
-        statement = "UPDATE Lease SET waited = 1 WHERE key = ? AND number = ?"
-        return self._run(lambda database: bool(database._con.execute(statement, (key, number)).rowcount))
+    def tell_of_waiter(self, key: str, number: int) -> None:
+        """Tell the owner of the lease with a number that its exception is wanted."""
+        self._run(lambda database: database._con.execute(_WAITED, (key, number)))
 
-    def is_waited_for(self, lease: Lease) -> bool:
-        """Whether somebody waits for a lease."""
-        statement = "SELECT 1 FROM Lease WHERE key = ? AND number = ? AND waited"
+    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
+        """Release a lease whose job has raised; its waiters can read the exception's bytes for a minute.
+
+        If they can't be stored, one of the waiters runs the job itself.
+        """
         try:
-            return bool(self._folder.query(statement, (lease.key, lease.number)))
-        except StoreFailure as error:
-            raise self._unavailable(error) from error
+            if self._folder.query(_IS_WAITED_FOR, (lease.key, lease.number)):
+                self._folder.changed(self._put_failure, lease, dump())
+        except StoreFailure as problem:
+            _log.warning("the waiters for %s do not get its exception: %s", lease.key, problem)
+        finally:
+            self.release([lease])
 
-    def take_over(self, lease: Lease, number: int) -> bool:
-        """Acquire a lease in place of the one with this number; False where that is no longer there."""
+    def _put_failure(self, database: Database, lease: Lease, error: bytes) -> None:
+        name = _name(lease.key, lease.number)
+        sealed = bytes(seal(Payload(error), name, signature=self._folder.open().signature))
+        now = time.time()
+        with database.transaction() as transaction:
+            # Those of the future too: they are from before a clock was set back.
+            database.execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
+            database.execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
+            transaction.commit()
 
-        def replace(database: Database) -> bool:
-            owner = self._folder.owners.join()
-            if owner != self._registered:
-                self._register(database, owner)
-            values = lease.number, owner, time.time(), lease.key, number
-            lease.held = bool(database._con.execute(_REPLACE, values).rowcount)
-            return lease.held
-
-        return self._run(replace)
+    def failure(self, key: str, number: int) -> bytes | None:
+        """Return the exception's bytes that were stored for a lease, if they are there and intact."""
+        try:
+            rows = self._folder.query("SELECT error FROM Failure WHERE key = ? AND number = ?", (key, number))
+            if not rows:
+                return None
+            payload = unseal(
+                rows[0][0], _name(key, number), signature=self._folder.open().signature, most_expanded=0
+            )
+        except (StoreFailure, DamagedEntry, UnreadableEntry, TypeError) as problem:
+            _log.warning("the exception that was raised for %s can't be read: %s", key, problem)
+            return None
+        return bytes(payload.stream)
 
     def release(self, leases: Iterable[Lease]) -> None:
         """Release leases, as far as they are still ours; all of this process where the database is unavailable."""
@@ -275,7 +291,7 @@ class Leases:
             found = execute(_FIND, (key,)).fetchone()
             if found is None:  # released just now
                 continue
-            if self._folder.owners.is_alive(found[1]):
+            if found[0] != lease.replaces and self._folder.owners.is_alive(found[1]):
                 return
             if execute(_REPLACE, (number, owner, time.time(), key, found[0])).rowcount:
                 break
@@ -306,3 +322,8 @@ class Leases:
 def _in_groups(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
     for start in range(0, len(leases), AT_ONCE):
         yield leases[start : start + AT_ONCE]
+
+
+def _name(key: str, number: int) -> str:
+    """Return the name under which an exception is sealed. No entry has it, so its bytes serve for nothing else."""
+    return f"\0failure {number}\0{key}"

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .base import PATIENCE, StoreDamaged, StoreFailure, StoreMissing, StoreOutdated
+from .base import PATIENCE, StoreDamaged, StoreFailure, StoreMissing
 from .database import DATABASE_NAME
 from .embedded import DiskStore
 
@@ -59,19 +59,16 @@ def open_existing(directory: Path, *, trusted: bool = False, patience: float = P
     """Open the store in a folder to change it, if there is one; it evicts nothing.
 
     Raises:
-        StoreFailure: as for `look_into`, but a store of an earlier version is brought up to date, and a damaged one
-            mended, with a `CacheWarning`.
+        StoreFailure: as for `look_into`, but a damaged store is mended, with a `CacheWarning`.
         UntrustedCache: when another user owns the folder or can write to it.
     """
     damage = ""
     try:
         look_into(directory, trusted=trusted, patience=patience).close()
-    except StoreOutdated:  # it is brought up to date
-        pass
     except StoreDamaged as error:
         damage = str(error)
     store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, patience=patience)
     store.open()
     if damage:
-        store.folder.replace_database(damage)
+        store.files.replace_database(damage)
     return store

@@ -21,7 +21,7 @@ from .removals import Removals
 from .schema import LIVE, SELECT_ENTRY
 from .uses import Uses
 
-__all__ = ["Lookups"]
+__all__ = ["Lookups", "check_key_of", "check_row", "hit_of"]
 
 
 _log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Lookups:
                     row = opened.database.execute(_SELECT_ONE, (key,)).fetchone()
                     if row is None:
                         return MISS
+                    check_key_of(row, key)
                     return hit_of(row, opened, mapped=mapped, most_expanded=most_expanded)
                 except FileNotFoundError:
                     missing += 1
@@ -98,8 +99,8 @@ class Lookups:
                 f"The job runs again."
             )
 
-    def get_many(self, keys: Iterable[str], *, mapped: bool) -> Hits:
-        """Look entries up in bulk and verify their bytes."""
+    def get_many(self, keys: Iterable[str], *, mapped: bool, largest: int | None, counts: bool) -> Hits:
+        """Look entries up in bulk and verify their bytes; those of at most `largest` bytes, without warnings."""
         wanted = dict.fromkeys(keys)
         found = Hits()
         odd: list[str] = []
@@ -109,17 +110,18 @@ class Lookups:
                 for rows, opened in (
                     self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted)
                 ):
-                    odd += _open_rows(rows, opened, found, mapped=mapped)
+                    odd += _open_rows(rows, opened, found, mapped=mapped, largest=largest)
                 break
-            except (sqlite3.Error, UnicodeError, StoreFailure) as error:
+            except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                 if turn > 1 or not self._folder.mend(error, surely=turn == 1):
                     self._folder.warn_unread(error)
                     break
-        for key in odd:  # which are looked at again, and told of
+        for key in odd if largest is None else ():  # looked at again, and reported
             hit = self.find(key, mapped=mapped)
             if isinstance(hit, Hit):
                 found.others[key] = hit
-        self._uses.note_many(found)
+        if counts:
+            self._uses.note_many(found)
         return found
 
     def _rows_of(self, wanted: Iterable[str]) -> Iterator[tuple[list[tuple[Any, ...]], Opened]]:
@@ -176,6 +178,18 @@ class Lookups:
         return bool(self._folder.query(statement, (key, time.time())))
 
 
+def check_key_of(row: tuple[Any, ...], key: str) -> None:
+    """Check that a row that was found by its key has that key: SQLite's index of keys may be damaged.
+
+    Raises:
+        sqlite3.DatabaseError: when it is the row of another key.
+    """
+    if row[0] != key:
+        error = sqlite3.DatabaseError("the index of keys leads to the row of another key")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
 def hit_of(
     row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
 ) -> Hit | Miss:
@@ -213,7 +227,9 @@ def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> 
     return True
 
 
-def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool) -> list[str]:
+def _open_rows(
+    rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool, largest: int | None
+) -> list[str]:
     """Verify the bytes of rows and collect what is good; give the keys of those that are not, or can't be read."""
     read_plain, small, now, odd = plain_reader(opened.signature), found.small, time.time(), []
     for row in rows:
@@ -225,7 +241,9 @@ def _open_rows(rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, 
                 small[key] = stream, seconds or 0.0, expires
             continue
         try:
-            hit = hit_of(row, opened, mapped=mapped)
+            if largest is not None and filename is not None and opened.database.size_of(filename) > largest:
+                continue
+            hit = hit_of(row, opened, mapped=mapped, most_expanded=largest)
         except (DamagedEntry, UnreadableEntry, OSError):
             odd.append(key)
         else:

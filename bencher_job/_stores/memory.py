@@ -1,44 +1,61 @@
-"""The memory cache: it answers before the store behind it.
+"""The memory cache: it answers before the store behind it, whatever that is.
 
-kept        asked for one by one: each with its uses
+entries     asked for one by one: each with its uses
 unasked     read in bulk, and not asked for one by one yet
 mapped      with arrays that are maps of files
 
-    disk, in order:     1   2   3 4 5 ... 10   11 ... 26   27 ...
-    one query each:     1 | 2 | 3 ..... 10   | 11 ... 26 | 27 ...     twice as many each time
+    get(key) -> nothing has changed since -> in memory -> Hit
+                          |                    |
+                drop all entries        ask the store behind, keep what is small
 
-Two entries in a row make the beginning. What is read ahead is verified when it is asked for, so that what is not costs
-little, and an entry that is asked for out of the order ends it.
-
-get(key) -> nothing has changed since -> on the shelf, or read ahead -> Hit
-                      |                             |
-            drop all that is there          ask the store behind, keep what is small
+Unpickling makes a new value for each hit. A value that can't change is returned as it is, and a flat dict, list or set
+of such values is copied, in a tenth of the time.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import repeat
 from pathlib import Path
+from pickle import loads
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._inside import is_inside
+from .._keys import UNCHANGEABLE
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
-from .base import Entry, History, Hit, Hits, Items, Miss, Small, Tally, Totals
-from .blobs import Depository
-from .changes import NEVER, SURE_FOR, Generation, Look
+from .base import (
+    SURE_FOR,
+    Entry,
+    History,
+    Hit,
+    Hits,
+    Items,
+    Leases,
+    Miss,
+    Reason,
+    Small,
+    Store,
+    Tally,
+    Use,
+)
 from .codec import Payload
-from .embedded import DiskStore
-from .uses import LARGEST_BATCH, Kept, Uses
 
 if TYPE_CHECKING:
-    from .._record import FunctionInfo
-    from .leases import Lease, Leases
+    from .._record import Figures, FunctionInfo, SharedInfo
+    from .blobs import BlobWriter
 
 __all__ = ["LARGEST", "MemoryTier", "Shelf"]
 
+
+NEVER: Final = object()
+"""A mark that no store returns."""
+
+LARGEST_BATCH: Final = 50_000
+"""Maximum number of used entries before the store counts their uses."""
 
 LARGEST: Final = 64 << 10
 """Size in bytes of the largest entry that is held, the maps of its file not counted."""
@@ -50,21 +67,102 @@ OVERHEAD: Final = 500
 """Bytes that an entry takes in memory besides its own."""
 
 
+LONGEST_STREAM: Final = 1 << 12
+"""Size in bytes of the longest pickle of a value that is held besides it."""
+
+MOST_MEMBERS: Final = 64
+"""How many members a container has at most of which a copy is held."""
+
+
+def giver(value: object, hit: Hit) -> Callable[[], Any]:
+    """Give what makes the value of a hit anew; `value` is one, which somebody else may change later."""
+    stream = hit.stream
+    if hit.buffers:
+        return hit.load
+    if len(stream) <= LONGEST_STREAM:
+        kind = type(value)
+        if kind in UNCHANGEABLE:
+            return repeat(value).__next__
+        if kind in _COPIED and len(value) <= MOST_MEMBERS:  # type: ignore[arg-type]
+            if kind is dict and not UNCHANGEABLE.issuperset(map(type, value.values())):  # type: ignore[attr-defined]
+                return partial(loads, stream)
+            if UNCHANGEABLE.issuperset(map(type, value)):  # type: ignore[call-overload]
+                return _COPIED[kind](value)
+    return partial(loads, stream)
+
+
+def _as_it_is(value: object) -> Callable[[], Any]:
+    return repeat(value).__next__
+
+
+def _copied(value: Any) -> Callable[[], Any]:
+    return value.copy().copy  # type: ignore[no-any-return]
+
+
+_COPIED: Final[dict[type, Callable[[object], Callable[[], Any]]]] = {
+    dict: _copied,
+    list: _copied,
+    set: _copied,
+    frozenset: _as_it_is,
+    tuple: _as_it_is,
+}
+
+
+class Kept:
+    """An entry that is kept in memory, and how often it was used since that was last written.
+
+    Attributes:
+        hit: its bytes, or None once it is dropped.
+        size: of its pickle in bytes.
+        read: the generation in which it was read. As long as memory is of that one, the entry is.
+        give: makes the value anew, in the quickest way; None as long as nobody has looked for one.
+        used: when, on the clock that nobody sets.
+    """
+
+    __slots__ = (
+        "expires", "give", "hit", "is_recent", "key", "read", "seconds", "size", "used", "uses",
+    )  # fmt: skip
+
+    def __init__(self, key: str, hit: Hit, read: object) -> None:
+        self.key = key
+        self.hit: Hit | None = hit
+        self.size = len(hit.stream)
+        self.seconds = hit.seconds
+        self.expires = hit.expires
+        self.read = read
+        self.give: Callable[[], Any] | None = None
+        self.uses = 0
+        self.used = 0.0
+        self.is_recent = False
+
+    def learn(self, value: object) -> None:
+        """Find out how the value is made anew in the quickest way, of one that somebody else may change later."""
+        hit = self.hit
+        if hit is not None and self.give is None:
+            self.give = giver(value, hit)
+
+    def drop(self) -> None:
+        """Count no more, and hold no bytes for those who still know of it."""
+        self.read = NEVER
+        self.give = self.hit = None
+
+
 class Shelf:
     """Entries in memory; all go at once when any entry of the store is replaced or removed.
 
     Attributes:
-        read: the generation in which all that is here was read.
-        sure_until: when it has to be looked at again, on the clock that nobody sets.
-        note_first: call it with an entry that is used for the first time since uses were written.
+        read: the mark of the store when all that is here was read.
+        sure_until: when the mark must be compared again, on the monotonic clock.
+        used: the entries that were used since the uses were last counted by the store.
+        note_first: called with an entry that is used for the first time since then.
     """
 
-    def __init__(self, generation: Generation, uses: Uses, limit: int) -> None:
-        self._generation = generation
-        self._uses = uses
-        self.note_first = uses.kept.append
+    def __init__(self, store: Store, limit: int) -> None:
+        self._store = store
+        self.used: list[Kept] = []
+        self.note_first = self.used.append
         self._limit = limit
-        self.read = NEVER
+        self.read: object = NEVER
         self.sure_until = 0.0
         self._entries: dict[str, Kept] = {}
         self._unasked: dict[str, Small] = {}
@@ -74,22 +172,24 @@ class Shelf:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, and leave it to the parent to count what it has used."""
         self._lock = threading.RLock()
+        for kept in self.used:
+            kept.uses = 0
+        self.used.clear()
 
     def is_sure(self) -> bool:
         """Whether nothing has changed since what is here was read; then that is sure for a while."""
         now = monotonic()
         if now < self.sure_until:
             return True
-        look, generation = self.read
-        if look is not self._generation.look or look() != generation:
+        if self._store.changed_since(self.read) is not None:
             return False
         self.sure_until = now + SURE_FOR
         return True
 
-    def begin(self, read: Look) -> None:
-        """Drop all, and hold from now on what is read in another generation."""
+    def begin(self, read: object) -> None:
+        """Drop all entries, and from now on keep those that are read after another mark."""
         with self._lock:
             for kept in (*self._entries.values(), *self._mapped.values()):
                 kept.drop()
@@ -130,13 +230,23 @@ class Shelf:
         if kept.uses == 1:
             self.note_first(kept)
 
-    def keep(self, key: str, hit: Hit, read: Look) -> Kept | None:
+    def count_uses(self) -> None:
+        """Let the store count the uses; it writes those of its own as well now and then."""
+        begin = time() - monotonic()
+        uses: list[Use] = []
+        while self.used:
+            kept = self.used.pop()
+            count, kept.uses = kept.uses, 0
+            uses.append(Use(kept.key, count, begin + kept.used, kept.seconds))
+        self._store.count_uses(uses)
+
+    def keep(self, key: str, hit: Hit, read: object) -> Kept | None:
         """Hold an entry that was read in a generation, if it is still that one and the entry is small."""
         buffers = hit.buffers
         if len(hit.stream) > LARGEST:
             return None
-        if len(self._uses.kept) >= LARGEST_BATCH and not is_inside():
-            self._uses.write_at_once()
+        if len(self.used) >= LARGEST_BATCH and not is_inside():
+            self.count_uses()
         if type(hit.stream) is not bytes:
             hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.expires)
         with self._lock:
@@ -163,7 +273,7 @@ class Shelf:
             self._mapped.pop(next(iter(self._mapped))).drop()
         return kept
 
-    def keep_many(self, hits: Hits, read: Look) -> None:
+    def keep_many(self, hits: Hits, read: object) -> None:
         """Hold entries that were read together, those that are not too large."""
         small = hits.small
         sizes = [len(stream) for stream, _, _ in small.values()]
@@ -228,41 +338,42 @@ LIMIT: Final = 64 << 20
 
 
 class MemoryTier(Items):
-    """A store that answers from memory where it can, and from the store behind it otherwise.
+    """A store that answers from memory if it can, and from the store behind it otherwise.
 
     Attributes:
-        shelf: what is in memory.
-        directory: the folder of the store behind.
+        behind: the store behind.
+        shelf: the entries in memory.
     """
 
-    keeps = True
-
-    def __init__(self, store: DiskStore, limit: int = LIMIT) -> None:
-        self._store = store
-        self._uses = store.uses
-        self._generation = store.generation
-        self.directory: Path = store.directory
-        self.shelf = Shelf(store.generation, store.uses, limit)
+    def __init__(self, store: Store, limit: int = LIMIT) -> None:
+        self.behind = store
+        self.shelf = Shelf(store, limit)
 
     @property
-    def behind(self) -> DiskStore:
-        """The store behind."""
-        return self._store
+    def keeps(self) -> bool:
+        """Whether the store behind keeps entries."""
+        return self.behind.keeps
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the store behind."""
+        return self.behind.folder
 
     @property
     def tally(self) -> Tally:
-        """What the store behind set aside, evicted and let expire."""
-        return self._store.tally
+        """Counts of what the store behind did unasked in this process."""
+        return self.behind.tally
 
     @property
     def leases(self) -> Leases:
         """The leases of the store behind."""
-        return self._store.leases
+        return self.behind.leases
 
     @property
-    def puts(self) -> int:
-        """A number that is another one whenever any process has put entries."""
-        return self._generation.puts
+    def history(self) -> History:
+        """The history of the store behind."""
+        self.shelf.count_uses()
+        return self.behind.history
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
@@ -275,122 +386,108 @@ class MemoryTier(Items):
                 shelf.use(kept)  # type: ignore[arg-type]
                 return hit
         read = shelf.read if is_sure else self._renew()
-        found = self._store.lookups.find(key, mapped=mapped)
-        if isinstance(found, Miss):
-            return found
-        kept = shelf.keep(key, found, read)
-        if kept is None:
-            self._uses.note(key, found.seconds)
-        else:
-            shelf.use(kept)
+        found = self.behind.get(key, mapped)
+        if isinstance(found, Hit):
+            shelf.keep(key, found, read)
         return found
 
     def at_hand(self, key: str, mapped: bool = False) -> Kept | None:
-        """Give an entry that is in memory, used once more; None of one that has to be looked up."""
+        """Return an entry that is in memory, used once more; None if it has to be looked up."""
         shelf = self.shelf
         kept = shelf.find(key, mapped) if shelf.is_sure() else None
         if kept is not None:
             shelf.use(kept)
         return kept
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> Hits:
         """Look entries up in bulk, in memory first."""
+        if largest is not None or not counts:
+            return self.behind.get_many(keys, mapped, largest=largest, counts=counts)
         read = self.shelf.read if self.shelf.is_sure() else self._renew()
         if read is self.shelf.read:
             found, missing = self.shelf.find_many(keys, mapped)
         else:
             found, missing = Hits(), list(keys)
         if missing:
-            behind = self._store.get_many(missing, mapped)
+            behind = self.behind.get_many(missing, mapped)
             self.shelf.keep_many(behind, read)
             if not found:
                 return behind
             found.update(behind)
         return found
 
-    def _renew(self) -> Look:
-        """Drop what is out of date and give the generation from which the disk is read now."""
-        now = self._generation.read()
-        if now == self.shelf.read:
-            return self.shelf.read
-        if not now[1] & 1:
-            self.shelf.begin(now)
-            self._uses.write_now_and_then()
-        return now
+    def _renew(self) -> object:
+        """Drop what is out of date, and return the mark of what is read now."""
+        self.shelf.count_uses()
+        mark = self.behind.changed_since(self.shelf.read)
+        if mark is not None:
+            self.shelf.begin(mark)
+        return self.shelf.read
 
-    def retract(self, seconds: Mapping[str, float]) -> None:
-        """Note that entries that were just looked up have answered no job."""
-        self._store.retract(seconds)
-
-    def note_answer(self, key: str, seconds: float) -> None:
-        """Note that an entry that was looked up before has answered a job."""
-        self._store.note_answer(key, seconds)
-
-    def durations(self, keys: Iterable[str]) -> dict[str, float]:
-        """Ask the store behind."""
-        return self._store.durations(keys)
-
-    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:
-        """Commit entries to the store behind, and hold those that are small."""
+    def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
+        """Commit entries to the store behind, and keep those that are small."""
         shelf = self.shelf
         read = shelf.read if shelf.is_sure() else self._renew()
-        lost = self._store.put_many(entries)
+        if shelf.used:
+            shelf.count_uses()
+        lost = self.behind.put_many(entries)
         for entry in entries:
             payload, record = entry.payload, entry.record
             if isinstance(payload, Payload) and not payload.buffers and record.key not in lost:
                 shelf.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
         return lost
 
-    def depository(self, compression: str | None) -> Depository | None:
-        """Have workers write to the store behind."""
-        return self._store.depository(compression)
+    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
+        """Remove entries from the store behind, whose mark changes."""
+        return self.behind.remove(keys, reason)
 
-    def publish_failure(self, lease: Lease, error: bytes) -> None:
-        """Let the store behind keep an exception for those who wait."""
-        self._store.publish_failure(lease, error)
+    def clear(self, selection: Selection = EVERYTHING) -> int:
+        """Clear the store behind, whose mark changes."""
+        return self.behind.clear(selection)
 
-    def failure(self, key: str, number: int) -> bytes | None:
-        """Ask the store behind."""
-        return self._store.failure(key, number)
-
-    def has(self, key: str) -> bool:
-        """Ask the store behind."""
-        return self._store.has(key)
-
-    def forget(self, key: str) -> bool:
-        """Let the store behind forget it; its generation tells everybody's memory."""
-        return self._store.forget(key)
-
-    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:
-        """Clear the store behind; its generation tells everybody's memory."""
-        return self._store.clear(function=function, tag=tag)
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Let the store behind count hits."""
+        self.behind.count_uses(uses)
 
     @property
-    def history(self) -> History:
-        """What the store behind can tell."""
-        return self._store.history
+    def shared(self) -> SharedInfo | None:
+        """The figures of the shared store, if there is one behind."""
+        return self.behind.shared
 
-    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:
-        """Give the records of the store behind."""
-        return self._store.records(selection)
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Have the store behind fetch entries."""
+        return self.behind.fetch(function, keys)
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Ask the store behind."""
+        return self.behind.durations(keys)
+
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
+        """Iterate over the records of the store behind."""
+        return self.behind.records(selection, latest)
 
     def functions(self) -> list[FunctionInfo]:
-        """Give the figures of the functions in the store behind."""
-        return self._store.functions()
+        """Return the figures of the functions in the store behind."""
+        self.shelf.count_uses()
+        return self.behind.functions()
 
-    def count(self) -> int:
-        """Count the entries of the store behind."""
-        return self._store.count()
+    def figures(self) -> Figures:
+        """Return the figures of the store behind."""
+        self.shelf.count_uses()
+        return self.behind.figures()
 
-    def size(self) -> int:
-        """Give the size of the store behind."""
-        return self._store.size()
+    def blob_writer(self, compression: str | None) -> BlobWriter | None:
+        """Let workers write to the store behind."""
+        return self.behind.blob_writer(compression)
 
-    def totals(self) -> Totals:
-        """Give what was found over the life of the store behind."""
-        return self._store.totals()
+    def changed_since(self, mark: object) -> object:
+        """Ask the store behind."""
+        return self.behind.changed_since(mark)
 
     def close(self) -> None:
         """Drop what is in memory and close the store behind."""
+        self.shelf.count_uses()
         self.shelf.begin(NEVER)
-        self._store.close()
+        self.behind.close()

@@ -2,166 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
-from .._keys import StoredFunctionVersion
-from .._record import EVERYTHING, Record, Selection
-from .base import MISS, Entry, Hits, Items, Miss, Tally, Totals
-from .leases import Lease, Leases
+from .._record import EVERYTHING, Figures, Record, Selection, Totals
+from .base import MISS, Entry, Hits, Items, Lease, Miss, Reason, Tally, Use
 
 if TYPE_CHECKING:
+    from .._keys import StoredFunctionVersion
+    from .._query import ArgumentColumn, EntryInfo, Query
     from .._record import FunctionInfo
+    from .base import Keyed
 
 __all__ = ["NullStore"]
 
 
-class NoLeases(Leases):
-    """The leases of a store that keeps nothing: every caller gets each key, since nobody could pass its value on."""
+class NoWait:
+    """Never waits."""
 
-    def __init__(self) -> None:
-        pass
+    owner: Final = None
 
-    def acquire(self, lease: Lease) -> bool:
-        """Grant it."""
-        lease.held = True
-        return True
+    def look(self) -> Literal["free"]:
+        """Return that the key is free."""
+        return "free"
 
-    def acquire_many(self, leases: Sequence[Lease]) -> None:
+
+class NoLeases:
+    """Grants every lease: nobody could hand on the value."""
+
+    def acquire(self, leases: Sequence[Lease]) -> None:
         """Grant all."""
         for lease in leases:
             lease.held = True
 
     def taken(self, keys: Collection[str]) -> set[str]:  # noqa: ARG002
-        """Know none."""
+        """Return none."""
         return set()
 
-    def owner(self, key: str) -> None:
-        """Know none."""
-
-    def wait_for(self, key: str, number: int) -> bool:  # noqa: ARG002
-        """Know no lease."""
-        return False
-
-    def is_waited_for(self, lease: Lease) -> bool:  # noqa: ARG002
-        """Know nobody who waits."""
-        return False
-
-    def take_over(self, lease: Lease, number: int) -> bool:  # noqa: ARG002
-        """Grant it."""
-        return self.acquire(lease)
+    def wait(self, lease: Lease) -> NoWait:  # noqa: ARG002
+        """Return a wait that is over."""
+        return NoWait()
 
     def release(self, leases: Iterable[Lease]) -> None:
-        """Have nothing to release."""
+        """Release all."""
+        for lease in leases:
+            lease.held = False
+
+    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:  # noqa: ARG002
+        """Release it."""
+        lease.held = False
 
 
 class NoHistory:
-    """The history of a store that keeps nothing."""
+    """Knows no entry."""
 
     def examine(self, key: str) -> None:
-        """Know nothing."""
+        """Return nothing."""
 
-    def editions(self, function: str) -> list[StoredFunctionVersion]:  # noqa: ARG002
-        """Know none."""
+    def infos(self, keys: Sequence[str]) -> list[EntryInfo]:  # noqa: ARG002
+        """Return none."""
         return []
 
-    def known_editions(self, function: str) -> list[StoredFunctionVersion]:  # noqa: ARG002
-        """Know none."""
+    def find(self, query: Query) -> list[str]:  # noqa: ARG002
+        """Return none."""
         return []
 
-    def with_arguments(self, function: str, bound: bytes) -> list[tuple[bytes, Record]]:  # noqa: ARG002
-        """Know none."""
+    def columns(self, function: str) -> list[ArgumentColumn]:  # noqa: ARG002
+        """Return none."""
         return []
 
-    def latest(self, function: str, prefix: bytes, limit: int) -> list[Record]:  # noqa: ARG002
-        """Know none."""
+    def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:  # noqa: ARG002
+        """Return none."""
         return []
 
-    def attributes(self, key: str) -> Mapping[str, bytes]:  # noqa: ARG002
-        """Know none."""
+    def removed(self) -> dict[str, int]:
+        """Count none."""
         return {}
 
-    def bindings(self, function: str, prefix: bytes) -> list[tuple[str, bytes]]:  # noqa: ARG002
-        """Know none."""
+    def versions(self, function: str, *, unused: bool = False) -> list[StoredFunctionVersion]:  # noqa: ARG002
+        """Return none."""
         return []
+
+    def of_version(
+        self,
+        function: str,  # noqa: ARG002
+        *,
+        prefix: bytes | None = None,  # noqa: ARG002
+        bound: bytes | None = None,  # noqa: ARG002
+        limit: int | None = None,  # noqa: ARG002
+    ) -> Iterator[Keyed]:
+        """Return none."""
+        return iter(())
+
+    def stamp(self) -> str:
+        """Return an empty text."""
+        return ""
 
 
 class NullStore(Items):
-    """The store that keeps nothing."""
+    """The store that keeps nothing.
+
+    Attributes:
+        is_closed_off: whether it stands for a store that could not be opened.
+    """
+
+    keeps: Final = False
+    folder: Final = None
 
     def __init__(self, *, is_closed_off: bool = False) -> None:
         self.tally = Tally()
-        self.leases: Leases = NoLeases()
+        self.leases = NoLeases()
+        self.history = NoHistory()
         self.is_closed_off = is_closed_off
-        """Whether it stands for a store that could not be opened."""
-
-    keeps: Final = False
-    directory: Final = None
-    puts: Final = 0
-    history: Final = NoHistory()
 
     def get(self, key: str, mapped: bool = False) -> Miss:  # noqa: ARG002
         """Miss."""
         return MISS
 
-    def get_many(self, keys: Iterable[str], mapped: bool = False) -> Hits:  # noqa: ARG002
+    def get_many(
+        self,
+        keys: Iterable[str],  # noqa: ARG002
+        mapped: bool = False,  # noqa: ARG002
+        *,
+        largest: int | None = None,  # noqa: ARG002
+        counts: bool = True,  # noqa: ARG002
+    ) -> Hits:
         """Find nothing."""
         return Hits()
 
-    def retract(self, seconds: Mapping[str, float]) -> None:
-        """Note nothing."""
+    def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Miss]:
+        """Keep nothing."""
+        return {entry.record.key: MISS for entry in entries}
 
-    def note_answer(self, key: str, seconds: float) -> None:
-        """Note nothing."""
+    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:  # noqa: ARG002
+        """Remove nothing."""
+        return 0
+
+    def clear(self, selection: Selection = EVERYTHING) -> int:  # noqa: ARG002
+        """Remove nothing."""
+        return 0
+
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Count nothing."""
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:  # noqa: ARG002
         """Find nothing."""
         return {}
 
-    def put_many(self, entries: Sequence[Entry]) -> frozenset[str]:  # noqa: ARG002
-        """Keep nothing."""
-        return frozenset()
-
-    def depository(self, compression: str | None) -> None:
-        """Have workers write nothing."""
-
-    def publish_failure(self, lease: Lease, error: bytes) -> None:
-        """Keep nothing."""
-
-    def failure(self, key: str, number: int) -> None:
-        """Know none."""
-
-    def has(self, key: str) -> bool:  # noqa: ARG002
-        """Have nothing."""
-        return False
-
-    def forget(self, key: str) -> bool:  # noqa: ARG002
-        """Have nothing to forget."""
-        return False
-
-    def clear(self, *, function: str | None = None, tag: str | None = None) -> int:  # noqa: ARG002
-        """Have nothing to clear."""
-        return 0
-
-    def records(self, selection: Selection = EVERYTHING) -> Iterator[Record]:  # noqa: ARG002
-        """Give no record."""
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:  # noqa: ARG002
+        """Return none."""
         return iter(())
 
     def functions(self) -> list[FunctionInfo]:
-        """Know none."""
+        """Return none."""
         return []
 
-    def count(self) -> int:
-        """Count nothing."""
-        return 0
+    def figures(self) -> Figures:
+        """Return zeros."""
+        return Figures(0, 0, Totals(0, 0, 0.0))
 
-    def size(self) -> int:
-        """Take no place."""
-        return 0
+    def blob_writer(self, compression: str | None) -> None:
+        """Let workers write nothing."""
 
-    def totals(self) -> Totals:
-        """Have found nothing."""
-        return Totals(0, 0, 0.0)
+    def changed_since(self, mark: object) -> object:  # noqa: ARG002
+        """Return a new mark, so that memory keeps nothing."""
+        return object()
 
     def close(self) -> None:
         """Have nothing open."""

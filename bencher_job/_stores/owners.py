@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 import sys
@@ -13,6 +14,9 @@ from typing import ClassVar, Protocol
 from .._processes import renew_after_fork
 
 __all__ = ["Owners"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class Owners:
@@ -99,7 +103,10 @@ class Owners:
     def _close(self) -> None:
         file, self._file, self._number = self._file, None, 0
         if file is not None:
-            file.close()
+            try:
+                file.close()
+            except OSError as error:  # a closed descriptor holds no byte
+                _log.warning("%s can't be closed: %s", self._path, error)
 
 
 class LockedFile(Protocol):

@@ -16,7 +16,7 @@ from typing import Final
 from .. import _media
 from .._errors import warn_caller
 from .._names import ForeignName, NameOf, path_of
-from .base import StoreFailure
+from .base import Reason, StoreFailure
 from .database import Database
 from .folder import Folder
 from .quarantine import Aside
@@ -64,8 +64,8 @@ class Removals:
         """
         return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
 
-    def remove_keys(self, keys: Iterable[str]) -> int:
-        """Remove the entries of keys, as cleared, with their media; how many there were.
+    def remove_keys(self, keys: Iterable[str], reason: Reason) -> int:
+        """Remove the entries of keys with their media, and return how many there were.
 
         Raises:
             StoreFailure: when the store can't be written.
@@ -77,7 +77,7 @@ class Removals:
                 named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
                 yield database.read(_OF_KEYS, (named,))
 
-        return self._folder.changed(lambda database: self._remove_all(database, some(database), "cleared"))
+        return self._folder.changed(lambda database: self._remove_all(database, some(database), reason))
 
     def _remove_where(self, database: Database, condition: str, values: Sequence[object], reason: str) -> int:
         statement = (
@@ -123,21 +123,26 @@ class Removals:
     @staticmethod
     def _shrink(database: Database) -> None:
         """Forget the oldest notes, and give back the pages of a database that has become much smaller."""
-        database.execute(TRIM_GONE)
-        while True:
-            ((free,),) = database.execute("PRAGMA freelist_count").fetchall()
-            ((pages,),) = database.execute("PRAGMA page_count").fetchall()
-            if free * 4 < pages or free < PAGES_AT_ONCE:
-                break
-            try:
+        try:
+            database.execute(TRIM_GONE)
+            while True:
+                ((free,),) = database.execute("PRAGMA freelist_count").fetchall()
+                ((pages,),) = database.execute("PRAGMA page_count").fetchall()
+                if free * 4 < pages or free < PAGES_AT_ONCE:
+                    break
                 database.vacuum(PAGES_AT_ONCE)
-            except sqlite3.OperationalError as error:  # the next removal gives them back
-                _log.info("the free pages of a database are kept: %s", error)
-                break
-        database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:  # the next removal gives them back
+            _log.info("the free pages of a database are kept: %s", error)
 
     def remove_discarded(self, database: Database) -> None:
-        """Remove the media of entries that are gone; what a kill leaves is removed by the next call."""
+        """Remove the media of entries that are gone; what a kill or a failure leaves is removed by the next call."""
+        try:
+            self._remove_discarded(database)
+        except (sqlite3.Error, OSError) as error:  # the entries are gone all the same
+            _log.warning("media of removed entries in %s stay: %s", self._folder.directory, error)
+
+    def _remove_discarded(self, database: Database) -> None:
         for name, in_hex in database.read("SELECT media, hex(media) FROM Discarded"):
             try:
                 _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))
@@ -249,7 +254,8 @@ class Removals:
     def _remove_least_used(self, database: Database, excess: int) -> int:
         """Remove the least recently used entries that take as many bytes, or some of them; how many."""
         oldest = database.read(
-            "SELECT rowid, filename, size, media FROM Cache ORDER BY access_time, rowid LIMIT ?",
+            "SELECT rowid, filename, size, media FROM Cache WHERE key NOT IN (SELECT key FROM Outbox)"
+            " ORDER BY access_time, rowid LIMIT ?",
             (REMOVED_AT_ONCE,),
         )
         sizes = itertools.accumulate(size + ENTRY_OVERHEAD for _, _, size, _ in oldest)

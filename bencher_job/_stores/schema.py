@@ -12,7 +12,7 @@ from json.encoder import encode_basestring_ascii
 from types import NoneType
 from typing import Any, Final
 
-from .._keys import FunctionVersion, StoredFunctionVersion
+from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
 from .base import Entry
@@ -36,9 +36,9 @@ __all__ = [
     "SELECT_KNOWN_EDITION",
     "SELECT_RECORD",
     "STORE_VERSION",
+    "TABLES",
     "TRIM_GONE",
     "TRUE_FIGURES",
-    "UPGRADES",
     "UPSERT",
     "arguments_to_json",
     "attributes_from",
@@ -62,9 +62,6 @@ LARGEST_QUICK: Final = 1 << 62
 MOST_ATTRIBUTES: Final = 64
 LONGEST_ATTRIBUTES: Final = 4096
 """Of how many attributes, and how many bytes, an entry keeps digests; it keeps none of more."""
-
-_FIRST_ORIGIN: Final = ("executor", "host", "pid", "python", "library")
-"""What an origin was in the tables of version 2, without names."""
 
 
 def arguments_to_json(arguments: Mapping[str, object]) -> str:
@@ -116,7 +113,7 @@ def origin_to_json(origin: Origin) -> str:
 
 
 def origin_from_json(text: str | None) -> dict[str, Any]:
-    """Read what `origin_to_json` wrote, in the tables of any version.
+    """Read what `origin_to_json` wrote.
 
     Raises:
         ValueError: when the text is something else.
@@ -126,8 +123,6 @@ def origin_from_json(text: str | None) -> dict[str, Any]:
         origin = json.loads(text or "{}")
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    if isinstance(origin, list):
-        origin = dict(zip(_FIRST_ORIGIN, origin, strict=True))
     if not isinstance(origin, dict) or not all(
         isinstance(value, str | int | None) for value in origin.values()
     ):
@@ -144,99 +139,57 @@ ENTRY_OVERHEAD: Final = 512
 LARGEST_SOURCES: Final = 1 << 26
 """Bytes that the texts of an edition take at most."""
 
-UPGRADES: Final[tuple[tuple[str, ...], ...]] = (
-    (
-        # A record has its entry's row number, so that it costs no index of its own: a commit writes few pages.
-        "CREATE TABLE IF NOT EXISTS Record (entry INTEGER PRIMARY KEY, function TEXT NOT NULL, created REAL NOT NULL,"
-        " seconds REAL NOT NULL, size INTEGER NOT NULL, media TEXT, arguments TEXT NOT NULL, origin TEXT NOT NULL)",
-        "CREATE TABLE IF NOT EXISTS Discarded (media TEXT PRIMARY KEY) WITHOUT ROWID",
-    ),
-    (
-        "ALTER TABLE Record ADD COLUMN bound BLOB",
-        "ALTER TABLE Record ADD COLUMN edition BLOB",
-        # An entry that was adopted for other code shares the media of the one that it was made of.
-        "CREATE INDEX Record_media ON Record (media) WHERE media IS NOT NULL",
-        "CREATE TABLE Edition (prefix BLOB PRIMARY KEY, function TEXT NOT NULL, key_version INTEGER NOT NULL,"
-        " fingerprint TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL, manifest TEXT NOT NULL,"
-        " sources BLOB NOT NULL) WITHOUT ROWID",
-        "CREATE TABLE Gone (key TEXT PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
-        "DROP TRIGGER IF EXISTS Record_goes_with_entry",
-        "CREATE TRIGGER Record_goes_with_entry AFTER DELETE ON Cache FOR EACH ROW BEGIN"
-        " INSERT OR IGNORE INTO Discarded SELECT media FROM Record AS lost WHERE entry = OLD.rowid"
-        " AND media IS NOT NULL AND NOT EXISTS"
-        " (SELECT 1 FROM Record WHERE Record.media = lost.media AND Record.entry != OLD.rowid);"
-        " DELETE FROM Record WHERE entry = OLD.rowid; END",
-    ),
-    (
-        "DROP TRIGGER IF EXISTS Record_goes_with_entry",
-        *(
-            f"DROP TRIGGER IF EXISTS Settings_{what}"
-            for what in ("count_insert", "count_delete", "size_insert", "size_update", "size_delete")
-        ),
-        # The bytes come last, so that whoever reads records passes over none of them.
-        "CREATE TABLE Entry (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL,"
-        " access_time REAL, access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0,"
-        " filename TEXT, seconds REAL, function TEXT, media TEXT, created REAL, origin INTEGER, edition BLOB,"
-        " arguments TEXT, bound BLOB, value BLOB)",
-        "CREATE TABLE Origin (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
-        "INSERT OR IGNORE INTO Origin (text) SELECT origin FROM Record",
-        "INSERT INTO Entry SELECT Cache.rowid, key, raw, store_time, expire_time, access_time, 0, tag,"
-        " coalesce(Record.size, Cache.size), mode, filename, seconds, function, media, created, Origin.number,"
-        " edition, arguments, bound, value FROM Cache LEFT JOIN Record ON Record.entry = Cache.rowid"
-        " LEFT JOIN Origin ON Origin.text = Record.origin WHERE raw = 1",
-        "DROP TABLE Record",
-        "DROP TABLE Cache",
-        "ALTER TABLE Entry RENAME TO Cache",
-        # Few indexes, and partial ones: each that a commit has to change is a page more to write.
-        "CREATE UNIQUE INDEX Cache_key_raw ON Cache (key, raw)",
-        "CREATE INDEX Cache_expiry ON Cache (expire_time) WHERE expire_time IS NOT NULL",
-        "CREATE INDEX Cache_media ON Cache (media) WHERE media IS NOT NULL",
-        "CREATE TABLE Totals (entries INTEGER NOT NULL, size INTEGER NOT NULL, hits INTEGER NOT NULL,"
-        " misses INTEGER NOT NULL, seconds REAL NOT NULL)",
-        "INSERT INTO Totals SELECT count(*), coalesce(sum(size), 0), 0, 0, 0 FROM Cache",
-        "CREATE TRIGGER Cache_insert AFTER INSERT ON Cache BEGIN"
-        " UPDATE Totals SET entries = entries + 1, size = size + NEW.size; END",
-        "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache BEGIN"
-        " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
-        "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
-        " UPDATE Totals SET entries = entries - 1, size = size - OLD.size; END",
-        # An entry that was adopted for other code shares the media of the one that it was made of.
-        *(
-            f"CREATE TRIGGER Cache_media_{name} AFTER {event} ON Cache WHEN OLD.media IS NOT NULL"
-            " AND NOT EXISTS (SELECT 1 FROM Cache WHERE media = OLD.media) BEGIN"
-            " INSERT OR IGNORE INTO Discarded VALUES (OLD.media); END"
-            for name, event in (("replace", "UPDATE OF media"), ("delete", "DELETE"))
-        ),
-        "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
-        " PRIMARY KEY (key, number)) WITHOUT ROWID",
-    ),
-    (
-        # New entries are counted some commits later, many at once: each commit has a page less to write. Those with
-        # greater row numbers than `counted` are added by whoever asks.
-        *(f"DROP TRIGGER Cache_{event}" for event in ("insert", "replace", "delete")),
-        "ALTER TABLE Totals ADD COLUMN counted INTEGER NOT NULL DEFAULT 0",
-        "UPDATE Totals SET counted = (SELECT coalesce(max(rowid), 0) FROM Cache)",
-        "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache"
-        " WHEN OLD.rowid <= (SELECT counted FROM Totals) BEGIN"
-        " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
-        # The greatest row numbers are given again once their rows are gone.
-        "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
-        " UPDATE Totals SET entries = entries - (OLD.rowid <= counted),"
-        " size = size - (OLD.rowid <= counted) * OLD.size,"
-        " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
-    ),
-    ("ALTER TABLE Cache ADD COLUMN attributes BLOB",),
-    (
-        "CREATE TABLE Lease (key TEXT PRIMARY KEY, number INTEGER NOT NULL, owner INTEGER NOT NULL,"
-        " since REAL NOT NULL, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
-        "CREATE TABLE Owner (number INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL,"
-        " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
-    ),
-)
-"""What makes the tables of each version of those of the version before."""
-
-STORE_VERSION: Final = len(UPGRADES)
+STORE_VERSION: Final = 1
 """Version of the tables; kept in the database as `user_version`."""
+
+TABLES: Final = (
+    "DROP TABLE IF EXISTS Cache",  # as diskcache makes it
+    # The bytes come last, so that a reader of records passes over none of them.
+    "CREATE TABLE Cache (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL,"
+    " access_time REAL, access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0,"
+    " filename TEXT, seconds REAL, function TEXT, media TEXT, created REAL, origin INTEGER, edition BLOB,"
+    " arguments TEXT, bound BLOB, attributes BLOB, value BLOB)",
+    # Few indexes, and partial ones: each that a commit has to change is a page more to write.
+    "CREATE UNIQUE INDEX Cache_key_raw ON Cache (key, raw)",
+    "CREATE INDEX Cache_expiry ON Cache (expire_time) WHERE expire_time IS NOT NULL",
+    "CREATE INDEX Cache_media ON Cache (media) WHERE media IS NOT NULL",
+    "CREATE TABLE Origin (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE Edition (prefix BLOB PRIMARY KEY, function TEXT NOT NULL, key_version INTEGER NOT NULL,"
+    " fingerprint TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL, manifest TEXT NOT NULL,"
+    " sources BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE Gone (key TEXT PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE Discarded (media TEXT PRIMARY KEY) WITHOUT ROWID",
+    # An entry that was adopted for other code shares the media of the one that it was made of.
+    *(
+        f"CREATE TRIGGER Cache_media_{name} AFTER {event} ON Cache WHEN OLD.media IS NOT NULL"
+        " AND NOT EXISTS (SELECT 1 FROM Cache WHERE media = OLD.media) BEGIN"
+        " INSERT OR IGNORE INTO Discarded VALUES (OLD.media); END"
+        for name, event in (("replace", "UPDATE OF media"), ("delete", "DELETE"))
+    ),
+    # New entries are counted some commits later, many at once: each commit has a page less to write. Those with greater
+    # row numbers than `counted` are added when the figures are read.
+    "CREATE TABLE Totals (entries INTEGER NOT NULL, size INTEGER NOT NULL, hits INTEGER NOT NULL,"
+    " misses INTEGER NOT NULL, seconds REAL NOT NULL, counted INTEGER NOT NULL)",
+    "INSERT INTO Totals VALUES (0, 0, 0, 0, 0, 0)",
+    "CREATE TRIGGER Cache_replace AFTER UPDATE OF size ON Cache WHEN OLD.rowid <= (SELECT counted FROM Totals) BEGIN"
+    " UPDATE Totals SET size = size + NEW.size - OLD.size; END",
+    # The greatest row numbers are given again once their rows are gone.
+    "CREATE TRIGGER Cache_delete AFTER DELETE ON Cache BEGIN"
+    " UPDATE Totals SET entries = entries - (OLD.rowid <= counted),"
+    " size = size - (OLD.rowid <= counted) * OLD.size,"
+    " counted = min(counted, (SELECT coalesce(max(rowid), 0) FROM Cache)); END",
+    "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
+    " PRIMARY KEY (key, number)) WITHOUT ROWID",
+    "CREATE TABLE Lease (key TEXT PRIMARY KEY, number INTEGER NOT NULL, owner INTEGER NOT NULL,"
+    " since REAL NOT NULL, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    "CREATE TABLE Owner (number INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL,"
+    " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
+    "CREATE TABLE Outbox (address TEXT PRIMARY KEY, key TEXT NOT NULL, function TEXT NOT NULL,"
+    " action TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE Remote (place TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID",
+    f"PRAGMA user_version = {STORE_VERSION}",
+)
+"""What makes the tables, in one transaction."""
 
 LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
 """The condition for entries that have not expired at a time."""
@@ -408,9 +361,8 @@ def moment(seconds: float) -> datetime:
         return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-def row_of_edition(edition: FunctionVersion | StoredFunctionVersion) -> tuple[Any, ...]:
+def row_of_edition(past: StoredFunctionVersion) -> tuple[Any, ...]:
     """Make the values of `PUT_EDITION`."""
-    past = edition if isinstance(edition, StoredFunctionVersion) else edition.as_stored()
     return (
         past.prefix,
         past.function,

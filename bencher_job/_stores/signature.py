@@ -83,6 +83,11 @@ class Signature:
         """Tells two processes whether they have the same secret, and nobody which."""
         return self.digest(_MARK)
 
+    @property
+    def shared_mark(self) -> bytes:
+        """The mark by which users of a shared store have the same secret; empty without a secret."""
+        return self.mark if self.kind else b""
+
     def __repr__(self) -> str:
         return f"<Signature {'without a' if self._key is None else 'with a'} secret>"
 

@@ -256,7 +256,7 @@ def clean_orphaned_media(
         folders = [each for each in media.iterdir() if _media.is_run_folder(each.name) and each.is_dir()]
         store = DiskStore(database.parent, size_limit=sys.maxsize)
         # Also of entries whose records are damaged or have expired: what they own goes with them.
-        owned = {name for (name,) in store.folder.query("SELECT DISTINCT media FROM Cache")}
+        owned = {name for (name,) in store.files.query("SELECT DISTINCT media FROM Cache")}
         store.close()
         for folder in folders:
             if folder.name not in owned and not _media.may_be_running(folder.name):
@@ -542,21 +542,21 @@ def verify(store: DiskStore, *, repair: bool = False) -> Audit:
         StoreFailure: when the store can't be opened.
     """
     store.open()
-    inspection = Inspection(store.folder)
+    inspection = Inspection(store.files)
     inspection.run()
     findings = inspection.findings
     if repair:
         damage = [finding for finding in findings if finding.fault is Fault.DATABASE]
         if damage and _is_replaced(store, damage[0]):
-            inspection = Inspection(store.folder)
+            inspection = Inspection(store.files)
             inspection.run()
             findings = [replace(finding, mended=True) for finding in damage] + inspection.findings
         if not any(finding.fault is Fault.DATABASE for finding in inspection.findings):
             _refuse_wrong_secret(store, inspection)
             findings = [finding if finding.mended else _mended(store, finding) for finding in findings]
-    aside = [path.lstat().st_size for path in files_under(store.directory / DAMAGED_FOLDER)]
+    aside = [path.lstat().st_size for path in files_under(store.folder / DAMAGED_FOLDER)]
     return Audit(
-        directory=store.directory,
+        directory=store.folder,
         entries=inspection.entries,
         findings=tuple(findings),
         under_way=inspection.under_way,
@@ -575,10 +575,10 @@ def find_orphans(store: DiskStore) -> dict[Finding, int]:
         StoreFailure: when the store can't be read.
     """
     store.open()
-    inspection = Inspection(store.folder)
+    inspection = Inspection(store.files)
     inspection.run_for_orphans()
     return {
-        finding: bytes_of(store.directory / finding.name)
+        finding: bytes_of(store.folder / finding.name)
         for finding in inspection.findings
         if finding.fault is not Fault.DATABASE
     }
@@ -592,9 +592,9 @@ def remove_orphans(store: DiskStore, findings: Iterable[Finding]) -> list[Findin
 def _is_replaced(store: DiskStore, damage: Finding) -> bool:
     """Replace a damaged database by a new one with all that can be read; whether that was done."""
     try:
-        return store.folder.replace_database(damage.detail)
+        return store.files.replace_database(damage.detail)
     except StoreFailure as error:
-        _log.warning("%s: %s is not mended: %s", store.directory, damage, error)
+        _log.warning("%s: %s is not mended: %s", store.folder, damage, error)
         return False
     except CacheWarning:  # where warnings are errors: an audit tells all of it itself
         return True
@@ -602,10 +602,10 @@ def _is_replaced(store: DiskStore, damage: Finding) -> bool:
 
 def _refuse_wrong_secret(store: DiskStore, inspection: Inspection) -> None:
     """Refuse to take a cache for damaged whose signatures this process can't verify."""
-    signature = store.folder.open().signature
+    signature = store.files.open().signature
     if inspection.missigned > inspection.good:
         raise BencherJobError(
-            f"{inspection.missigned} of {inspection.entries} entries of {store.directory} are signed, and can't be "
+            f"{inspection.missigned} of {inspection.entries} entries of {store.folder} are signed, and can't be "
             f"verified with {signature.source}. Nothing is repaired. Set {SECRET_VARIABLE} to "
             f"the secret that they were made with, or clear the cache if nobody knows it any more."
         )
@@ -615,10 +615,10 @@ def _mended(store: DiskStore, finding: Finding) -> Finding:
     try:
         mended = _mend(store, finding)
     except (OSError, StoreFailure, sqlite3.Error) as error:
-        _log.warning("%s: %s is not mended: %s", store.directory, finding, error)
+        _log.warning("%s: %s is not mended: %s", store.folder, finding, error)
         return finding
     if mended:
-        _log.warning("%s: %s is mended", store.directory, finding)
+        _log.warning("%s: %s is mended", store.folder, finding)
     return replace(finding, mended=mended)
 
 
@@ -634,13 +634,13 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
             is_right = _set_aside(store, name, "its media are missing")
         case Fault.STRAY_FILE:
             store.open().disk.remove(name)
-            is_right = not os.path.lexists(store.directory / name)
+            is_right = not os.path.lexists(store.folder / name)
         case Fault.STRAY_MEDIA:
-            _media.discard(store.directory / name)
+            _media.discard(store.folder / name)
         case Fault.DISCARDED_MEDIA:
-            store.folder.changed(store.removals.remove_discarded)
+            store.files.changed(store.removals.remove_discarded)
         case Fault.MISCOUNTED:
-            store.folder.changed(lambda database: database.execute(COUNT_ALL))
+            store.files.changed(lambda database: database.execute(COUNT_ALL))
         case Fault.DATABASE | Fault.UNREADABLE:
             is_right = False
     return is_right
@@ -648,7 +648,7 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
 
 def _mend_entry(store: DiskStore, finding: Finding) -> bool:
     """Set an entry aside if its bytes still are what they were found to be; whether nothing is wrong with it now."""
-    wrong = wrong_with(store.folder, finding.name)
+    wrong = wrong_with(store.files, finding.name)
     if wrong is None:
         return True
     if wrong.fault is not finding.fault:

@@ -345,9 +345,11 @@ class Bulk:
     def _started(self, reads: Sequence[_Read], asked: Prefetched) -> list[Answer]:
         """Start the jobs of calls with their present arguments, together unless they run in this thread."""
         keys = self.cache.keys
-        edition = keys.function_version if reads else None  # no user code runs before all jobs are prepared
-        lasts = keys.check_of(edition) is not None
-        prepared = [self._prepared(read, asked, edition, lasts=lasts) for read in reads]
+        function_version = (
+            keys.function_version if reads else None
+        )  # no user code runs before all jobs are prepared
+        lasts = keys.check_of(function_version) is not None
+        prepared = [self._prepared(read, asked, function_version, lasts=lasts) for read in reads]
         if self._in_line or self.asker is not None:
             return [self._with_future(each) for each in prepared]
         jobs = [each.job for each in prepared if type(each) is _Prepared and each.asked is asked]
@@ -367,18 +369,22 @@ class Bulk:
         return Answer(read.number, read.identity, future)
 
     def _prepared(
-        self, read: _Read, asked: Prefetched, edition: FunctionVersion | None, *, lasts: bool = False
+        self, read: _Read, asked: Prefetched, function_version: FunctionVersion | None, *, lasts: bool = False
     ) -> Answer | _Prepared:
         """Make the job of a call with its present arguments.
 
-        With `lasts` the key made earlier is still valid if the edition is the same and the arguments can't change.
+        With `lasts` the earlier key is still valid if the function version is the same and the arguments can't change.
         """
         call = read.call
-        if lasts and read.identity[2] is edition and can_not_change((*call.args, *call.kwargs.values())):
+        if (
+            lasts
+            and read.identity[2] is function_version
+            and can_not_change((*call.args, *call.kwargs.values()))
+        ):
             identity = read.identity
         else:
             known = None if self._in_line else self._known  # a job that ran in line may have changed them
-            identity = self.cache.keys.identity(call.args, call.kwargs, known, edition)
+            identity = self.cache.keys.identity(call.args, call.kwargs, known, function_version)
             identity = self.cache.keys.repeated(identity, call.repeat)
         job = self.cache.job(call.args, call.kwargs, identity, call.repeat)
         if job.bound != read.identity[1] and not job.files:

@@ -143,6 +143,10 @@ class Sweep:
             known: Known = {}
             keys = [self._key(call, known) for _, call in group]
             found = store.durations(keys)
+            if store.shared is not None:
+                missing_keys = [key for key in keys if key not in found]
+                if store.fetch(cache.name, missing_keys):
+                    found |= store.durations(missing_keys)
             for (cell, _), key in zip(group, keys, strict=True):
                 seconds = found.get(key)
                 if seconds is not None:
@@ -163,8 +167,9 @@ class Sweep:
         if durations:
             return sum(map(durations.expected, missing))
         history, name = self._cache.cache.history, self._cache.name
-        for edition in history.editions(name):  # the latest first
-            recorded = [record.seconds for record in history.latest(name, edition.prefix, RECORDS_ASKED)]
+        for version in history.versions(name):  # the latest first
+            latest = history.of_version(name, prefix=version.prefix, limit=RECORDS_ASKED)
+            recorded = [keyed.record.seconds for keyed in latest]
             if recorded:
                 return len(missing) * sum(recorded) / len(recorded)
         return None

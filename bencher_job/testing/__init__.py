@@ -1,8 +1,8 @@
-"""Tools for testing code that uses this library, and contracts for stores and executors.
+"""Tools for testing code that uses this library, and contracts for stores, remotes and executors.
 
 `temporary_cache` and `CallCounter` are for any test, `assert_stable_key` is for classes whose objects are arguments.
-`StoreContract`, `ExecutorContract` and `LostWorkerContract` are the test suites that every store and executor must
-pass: subclass one in a pytest module, and provide the fixture that it names.
+`StoreContract`, `RemoteContract`, `ExecutorContract` and `LostWorkerContract` are the test suites that every store,
+remote and executor must pass: subclass one in a pytest module, and provide the fixture that it names.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from .executors import ExecutorContract, LostWorkerContract
+from .remotes import RemoteContract
 from .stability import assert_stable_key
 from .stores import StoreContract
 from .tools import CallCounter, temporary_cache
@@ -18,6 +19,7 @@ __all__ = [
     "CallCounter",
     "ExecutorContract",
     "LostWorkerContract",
+    "RemoteContract",
     "StoreContract",
     "assert_stable_key",
     "temporary_cache",

@@ -50,7 +50,7 @@ class ExecutorContract:
         """Commits happen as jobs complete."""
         with _cache_of(math.sqrt, executor, tmp_path) as cache:
             wait([cache.submit_call((number,), {}) for number in range(10)], PATIENCE)
-            assert cache.cache.count() == 10
+            assert len(cache.cache) == 10
 
     def test_none_is_a_result(self, executor: Any, tmp_path: Path) -> None:
         """None is remembered like any other value."""
@@ -157,7 +157,7 @@ class ExecutorContract:
             store.put_many = put_from_here  # type: ignore[method-assign]
             wait([cache.submit_call((number,), {}) for number in range(50)], PATIENCE)
             del store.put_many
-            assert store.count() == 50
+            assert len(store) == 50
         (thread,) = threads
         assert thread is threading.current_thread() or thread.name.startswith("bencher_job-writer")
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from datetime import UTC, datetime
-from typing import Any
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
-from .._record import Record, Selection
-from .._stores import MISS, Entry, Miss, Store, dump
+from .._keys import StoredFunctionVersion
+from .._query import Condition, Order, Query
+from .._record import Record, Selection, short_form
+from .._stores import MISS, Entry, Found, Gone, Lease, Miss, Store, Use, dump
+from .._stores.blobs import write_blob
 
 __all__ = ["StoreContract"]
 
 
-def _entry(key: str, value: object, *, function: str = "f", tag: str = "", media: str | None = None) -> Entry:
-    return Entry(
-        dump(value),
-        Record(key=key, function=function, tag=tag, seconds=0.5, media=media, created=datetime.now(UTC)),
+_VERSION: Final = StoredFunctionVersion(
+    b"prefix", "f", 1, "fingerprint", "2", ("c",), {"f": "digest"}, {"f": "code"}
+)
+
+
+def _entry(key: str, value: object, *, function: str = "f", tag: str = "", **given: Any) -> Entry:
+    record = Record(
+        key=key,
+        function=function,
+        tag=tag,
+        seconds=0.5,
+        arguments=given.pop("arguments", {}),
+        created=given.pop("created", None) or datetime.now(UTC),
     )
+    return Entry(dump(value), record)._replace(**given)
 
 
 class StoreContract:
@@ -26,6 +41,10 @@ class StoreContract:
     def _value(store: Store, key: str) -> Any:
         hit = store.get(key)
         return MISS if isinstance(hit, Miss) else hit.load()
+
+    @staticmethod
+    def _unwanted() -> bytes:
+        raise AssertionError("nobody waits for this exception")
 
     @staticmethod
     def _is_refused(store: Store, key: Any) -> bool:
@@ -64,7 +83,7 @@ class StoreContract:
         for value in ("old", "new"):
             store.put_many([_entry("key", value)])
             assert self._value(store, "key") == value
-        assert store.count() == 1
+        assert len(store) == 1
 
     def test_a_bulk_lookup_finds_what_is_there(self, store: Store) -> None:
         """A lookup of many keys returns those that are stored, each with its own value."""
@@ -74,25 +93,25 @@ class StoreContract:
             f"key-{number}": number for number in range(1200)
         }
 
-    def test_a_forgotten_key_is_a_miss(self, store: Store) -> None:
-        """Forget returns whether there was an entry, and removes it."""
+    def test_a_removed_key_is_a_miss(self, store: Store) -> None:
+        """Remove returns how many entries there were, and removes them."""
         store.put_many([_entry("key", 1)])
         assert store.has("key")
-        assert (store.forget("key"), store.forget("key")) == (True, False)
+        assert (store.remove(["key", "other"]), store.remove(["key"])) == (1, 0)
         assert not store.get("key")
         assert not store.has("key")
 
     def test_clear_takes_what_is_chosen(self, store: Store) -> None:
         """Clear removes entries by function, tag, both, or all, and returns their number. The tag "" means none."""
         store.put_many([_entry(f"{f}{t}", 1, function=f, tag=t) for f in "fg" for t in ("", "a", "b")])
-        assert store.clear(function="f", tag="a") == 1
-        assert store.clear(tag="a") == 1
-        assert store.clear(function="g") == 2
+        assert store.clear(Selection(function="f", tag="a")) == 1
+        assert store.clear(Selection(tag="a")) == 1
+        assert store.clear(Selection(function="g")) == 2
         assert sorted(record.key for record in store.records()) == ["f", "fb"]
-        assert store.clear(tag="") == 1
+        assert store.clear(Selection(tag="")) == 1
         assert [record.key for record in store.records()] == ["fb"]
         assert store.clear() == 1
-        assert (store.count(), list(store.records())) == (0, [])
+        assert (len(store), list(store.records())) == (0, [])
 
     def test_it_is_a_container_of_values_by_key(self, store: Store) -> None:
         """The store has a length, membership, item access, and lists its keys."""
@@ -107,7 +126,7 @@ class StoreContract:
         for absent in ("two", "", 1, None, ("one",)):
             assert absent not in store
             assert self._is_refused(store, absent)
-        store.forget("one")
+        store.remove(["one"])
         assert ("one" in store, len(store)) == (False, 2)
 
     def test_a_record_comes_back_as_it_was_put(self, store: Store) -> None:
@@ -146,4 +165,306 @@ class StoreContract:
         for thread in threads:
             thread.join()
         assert failures == []
-        assert store.count() == 80
+        assert len(store) == 80
+
+    def test_a_large_value_comes_back_whole(self, store: Store) -> None:
+        """A value of some megabytes, also as a read-only map where the store has one."""
+        value = [bytes([number]) * 1_000_000 for number in range(4)]
+        store.put_many([_entry("key", value)])
+        for mapped in (False, True):
+            hit = store.get("key", mapped)
+            assert hit
+            assert hit.load() == value  # type: ignore[union-attr]
+
+    def test_large_entries_are_left_out_of_a_bulk_lookup(self, store: Store) -> None:
+        """With `largest`, which counts bytes."""
+        store.put_many([_entry("small", 1), _entry("large", os.urandom(1_000_000))])
+        assert set(store.get_many(["small", "large"], largest=500_000, counts=False)) == {"small"}
+
+    def test_an_expired_entry_is_a_miss(self, store: Store) -> None:
+        """It has neither a value nor a record."""
+        store.put_many(
+            [_entry("old", 1, expires=time.time() - 1), _entry("new", 1, expires=time.time() + 60)]
+        )
+        assert (store.has("old"), store.has("new")) == (False, True)
+        assert not store.get("old")
+        assert set(store.get_many(["old", "new"])) == {"new"}
+        assert [record.key for record in store.records()] == ["new"]
+
+    def test_durations_are_known_without_values(self, store: Store) -> None:
+        """Those of the entries that are there."""
+        store.put_many([_entry("key", 1)])
+        assert store.durations(["key", "absent"]) == {"key": 0.5}
+
+    def test_figures_count_entries_hits_and_misses(self, store: Store) -> None:
+        """A lookup that is not to be counted is not, and a hit of memory is when it is reported."""
+        store.put_many([_entry("key", 1), _entry("copy", 1, is_copy=True)])
+        store.get("key")
+        store.get_many(["key"])
+        store.get_many(["key"], counts=False)
+        store.count_uses([Use("key", 3, time.time(), 0.5)])
+        figures = store.figures()
+        assert (figures.entries, figures.total.hits, figures.total.misses) == (2, 5, 1)
+        assert figures.total.seconds_saved == 2.5
+        assert figures.size > 0
+
+    def test_functions_have_figures(self, store: Store) -> None:
+        """Of their entries, sorted by name."""
+        store.put_many([_entry("a", 1, function="g", tag="t"), _entry("b", 1), _entry("c", 1)])
+        store.get("a")
+        first, second = store.functions()
+        assert [(each.name, each.entries, each.hits, each.tags) for each in (first, second)] == [
+            ("f", 2, 0, ()),
+            ("g", 1, 1, ("t",)),
+        ]
+        assert second.seconds_saved == 0.5
+
+    def test_the_latest_records_come_oldest_first(self, store: Store) -> None:
+        """As many as are asked for, of those that are selected."""
+        noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        times = [noon + timedelta(minutes=minutes) for minutes in (3, 1, 2)]
+        store.put_many([_entry(f"k{n}", 1, created=at, arguments={"n": n}) for n, at in enumerate(times)])
+        assert [record.key for record in store.records()] == ["k1", "k2", "k0"]
+        assert [record.key for record in store.records(latest=2)] == ["k2", "k0"]
+        selection = Selection(where={"n": lambda n: n > 0})
+        assert [record.key for record in store.records(selection, latest=1)] == ["k2"]
+        assert store.clear(selection) == 2
+        assert [*store] == ["k0"]
+
+    def test_a_record_keeps_arguments_in_short_form(self, store: Store) -> None:
+        """Large values as a short text, so that no store holds on to them."""
+        store.put_many([_entry("key", 1, arguments={"text": "x" * 1000, "c": 1, "list": [1, 2]})])
+        (record,) = store.records()
+        assert dict(record.arguments) == {"text": short_form("x" * 1000), "c": 1, "list": "[1, 2]"}
+
+    def test_a_selection_is_evaluated_as_its_predicate_says(self, store: Store) -> None:
+        """By function, tag, time and arguments."""
+        noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        store.put_many(
+            [
+                _entry(
+                    f"{number}",
+                    1,
+                    tag="ab"[number % 2],
+                    created=noon + timedelta(hours=number),
+                    arguments=given,
+                )
+                for number, given in enumerate(
+                    [{"c": 1}, {"c": 1.0}, {"c": True}, {"c": "1"}, {}, {"c": None}]
+                )
+            ]
+        )
+        everything = list(store.records())
+        for selection in (
+            Selection(tag="a", since=noon + timedelta(hours=1)),
+            Selection(until=noon + timedelta(hours=2)),
+            Selection(where={"c": 1}),
+            Selection(where={"c": None}),
+            Selection(where=Selection.parse_where("c=1")),
+            Selection(function="g"),
+        ):
+            chosen = [record.key for record in everything if selection.matches(record)]
+            assert [record.key for record in store.records(selection)] == chosen
+
+    def test_a_query_selects_and_sorts(self, store: Store) -> None:
+        """By conditions on columns and a search, as its plain form does."""
+        given: list[dict[str, Any]] = [{"c": 2}, {"c": 0.5}, {"c": "b"}, {"c": "ab"}, {}]
+        store.put_many([_entry(f"k{n}", 1, arguments=each, tag=f"t{n}") for n, each in enumerate(given)])
+        infos = store.history.infos([f"k{n}" for n in range(len(given))])
+        assert [info.record.tag for info in infos] == ["t0", "t1", "t2", "t3", "t4"]
+        for query in (
+            Query("f", order=Order("arguments.c", is_descending=False)),
+            Query("f", order=Order("key")),
+            Query("f", (("arguments.c", Condition(">", 1)),)),
+            Query("f", (("arguments.c", Condition("has", "B")),), order=Order("key")),
+            Query("f", (("arguments.c", Condition("!=", None)),), order=Order("key")),
+            Query("f", (("tag", Condition("=", "t1")),)),
+            Query("f", search="T3"),
+            Query("f", search="k2"),
+            Query("g"),
+        ):
+            assert store.history.find(query) == query.select(infos)
+        (column,) = store.history.columns("f")
+        assert (column.name, column.rows, column.numbers, column.distinct) == ("c", 4, 2, 4)
+
+    def test_what_is_known_about_an_entry(self, store: Store) -> None:
+        """Its hits, last use, end, and what its key was made of."""
+        end = time.time() + 60
+        store.put_many([_entry("key", 1, edition=_VERSION, expires=end)])
+        store.get("key")
+        store.figures()
+        (info,) = store.history.infos(["absent", "key"])
+        assert (info.hits, info.expires, info.parameters, info.parts) == (1, end, ("c",), ("f",))
+        assert abs(info.used - time.time()) < 60
+        assert (info.record.fingerprint, info.record.version) == ("fingerprint", "2")
+
+    def test_the_history_tells_what_became_of_a_key(self, store: Store) -> None:
+        """Found, removed and why, or unknown."""
+        store.put_many([_entry(key, 1) for key in ("here", "forgotten", "cleared")])
+        store.remove(["forgotten"])
+        store.remove(["cleared"], "cleared")
+        history = store.history
+        found = history.examine("here")
+        assert isinstance(found, Found)
+        assert (found.damage, found.record and found.record.key) == ("", "here")
+        for key in ("forgotten", "cleared"):
+            gone = history.examine(key)
+            assert isinstance(gone, Gone)
+            assert gone.reason == key
+        assert history.examine("absent") is None
+        assert history.removed() == {"cleared": 1, "forgotten": 1}
+        assert history.keys("h", 5) == ["here"]
+        assert (history.keys("f", 5), history.keys("f", 5, removed=True)) == ([], ["forgotten"])
+
+    def test_versions_and_their_entries_are_known(self, store: Store) -> None:
+        """Those with entries, the latest first, and on demand those without."""
+        now = datetime.now(UTC)
+        for number, prefix in enumerate((b"old", b"new")):
+            version = _VERSION._replace(prefix=prefix, fingerprint=prefix.decode())
+            store.put_many(
+                [
+                    _entry(
+                        f"{prefix!r} {bound!r}",
+                        1,
+                        edition=version,
+                        bound=bound,
+                        created=now + timedelta(seconds=number),
+                        attributes={"model.rate": b"digest"},
+                    )
+                    for bound in (b"1", b"2")
+                ]
+            )
+        history = store.history
+        assert [version.fingerprint for version in history.versions("f")] == ["new", "old"]
+        assert history.versions("f")[0].sources == {"f": "code"}
+        assert {keyed.bound for keyed in history.of_version("f", prefix=b"new")} == {b"1", b"2"}
+        assert [keyed.prefix for keyed in history.of_version("f", bound=b"1")] == [b"new", b"old"]
+        (keyed,) = history.of_version("f", limit=1)
+        assert (keyed.prefix, keyed.attributes) == (b"new", {"model.rate": b"digest"})
+        store.remove([keyed.record.key for keyed in history.of_version("f", prefix=b"old")])
+        assert [version.prefix for version in history.versions("f")] == [b"new"]
+        assert {version.prefix for version in history.versions("f", unused=True)} == {b"new", b"old"}
+        assert history.versions("g") == []
+
+    def test_removals_and_replacements_change_the_mark(self, store: Store) -> None:
+        """And new entries do not, but they change the stamp of the history."""
+        mark, stamp = store.changed_since(None), store.history.stamp()
+        store.put_many([_entry("key", 1)])
+        mark = store.changed_since(mark) or mark  # the store may have been opened just now
+        assert store.history.stamp() != stamp
+        store.put_many([_entry("other", 1)])
+        assert store.changed_since(mark) is None
+        for change in (
+            lambda: store.put_many([_entry("key", 2)]),
+            lambda: store.remove(["key"]),
+            store.clear,
+        ):
+            stamp = store.history.stamp()
+            change()
+            assert store.history.stamp() != stamp
+            now = store.changed_since(mark)
+            assert now is not None
+            assert store.changed_since(now) is None
+            mark = now
+
+    def test_a_lease_excludes_others_until_it_is_released(self, store: Store) -> None:
+        """Also among the threads of a process; leases that are not held may be released."""
+        first, second, other = Lease("key"), Lease("key"), Lease("other")
+        store.leases.acquire([first])
+        store.leases.acquire([second, other])
+        assert (first.held, second.held, other.held) == (True, False, True)
+        store.leases.release([second])
+        store.leases.acquire([second])
+        assert not second.held
+        store.leases.release([first, other])
+        assert (first.held, other.held) == (False, False)
+        third = Lease("key")
+        store.leases.acquire([third])
+        assert third.held
+        assert store.leases.taken(["absent"]) == set()
+        store.leases.release([third])
+
+    def test_only_one_of_many_threads_holds_a_lease(self, store: Store) -> None:
+        """Whoever asks first."""
+        leases = [Lease("key") for _ in range(8)]
+        start = threading.Barrier(len(leases))
+
+        def acquire(lease: Lease) -> None:
+            start.wait()
+            store.leases.acquire([lease])
+
+        threads = [threading.Thread(target=acquire, args=(lease,)) for lease in leases]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(lease.held for lease in leases) == 1
+        store.leases.release(leases)
+
+    def test_a_commit_releases_its_lease(self, store: Store) -> None:
+        """The next lease of the key says that there is an entry."""
+        lease, late = Lease("key"), Lease("key")
+        store.leases.acquire([lease])
+        assert (lease.held, lease.has_entry) == (True, False)
+        assert not store.put_many([_entry("key", 1, lease=lease)])
+        store.leases.acquire([late])
+        assert (late.held, late.has_entry) == (True, True)
+        store.leases.release([late])
+
+    def test_an_entry_whose_lease_was_lost_is_not_stored(self, store: Store) -> None:
+        """The others of the same commit are."""
+        lost, mine = Lease("key"), Lease("key")
+        store.leases.acquire([lost])
+        store.leases.release([lost])
+        store.leases.acquire([mine])
+        stored = store.put_many([_entry("key", "late", lease=lost), _entry("other", 1)])
+        assert dict(stored) == {"key": MISS}
+        assert (store.has("key"), store.has("other")) == (False, True)
+        store.put_many([_entry("key", "mine", lease=mine)])
+        assert self._value(store, "key") == "mine"
+
+    def test_a_waiter_sees_that_a_lease_is_released(self, store: Store) -> None:
+        """And until then that its job runs, and where."""
+        lease = Lease("key")
+        store.leases.acquire([lease])
+        wait = store.leases.wait(Lease("key"))
+        assert (wait.look(), wait.look()) == ("running", "running")
+        assert wait.owner is None or wait.owner.pid == os.getpid()
+        store.put_many([_entry("key", 1, lease=lease)])
+        assert wait.look() == "free"
+
+    def test_a_waiter_gets_the_failure_of_a_job(self, store: Store) -> None:
+        """The bytes of its exception, which are made only if somebody waits; the next lease starts anew."""
+        lease = Lease("key")
+        store.leases.acquire([lease])
+        wait = store.leases.wait(Lease("key"))
+        seen = [wait.look()]
+        store.leases.fail(lease, lambda: b"exception")
+        seen.append(wait.look())
+        assert seen == ["running", b"exception"]
+        again = Lease("key")
+        store.leases.acquire([again])
+        store.leases.fail(again, self._unwanted)
+        assert store.leases.wait(Lease("key")).look() == "free"
+
+    def test_a_blob_is_committed_like_any_other_value(self, store: Store) -> None:
+        """Where workers can write values themselves."""
+        writer = store.blob_writer(None)
+        if writer is None:
+            return
+        value = os.urandom(3_000_000)
+        blob = write_blob(writer.terms, dump(value), "key")
+        assert blob is not None
+        assert writer.has(blob)
+        store.put_many([_entry("key", 1)._replace(payload=blob)])
+        assert self._value(store, "key") == value
+        other = write_blob(writer.terms, dump(value), "other")
+        assert other is not None
+        writer.discard(other)
+        assert not writer.has(other)
+
+    def test_it_says_what_it_can_do(self, store: Store) -> None:
+        """As data."""
+        assert store.keeps
+        assert store.folder is None or store.folder.is_absolute()
+        assert store.tally.damaged == 0

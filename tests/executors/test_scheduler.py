@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +14,9 @@ from bencher_job._executors.entry import ResultKind, RunResult
 from bencher_job._executors.packing import Parcel, SentFunction
 from bencher_job._executors.scheduler import AHEAD, MOST_TOGETHER, OVERHEAD, Scheduler, Task, Worker
 from bencher_job._stores.codec import Payload
+
+if TYPE_CHECKING:
+    from bencher_job._job import Start
 
 FUNCTION = SentFunction(b"digest", Payload(b"function"))
 SHORT, LONG = 0.0, 1.0
@@ -117,6 +120,23 @@ def test_what_waits_behind_a_long_job_is_withdrawn_and_goes_elsewhere() -> None:
     while scheduler.waiting:
         assert scheduler.sizes()[0] == 1
     assert scheduler.sizes() == [1, 4]
+
+
+class Elsewhere:
+    """The start of a job that another process runs."""
+
+    def begin(self, starts: list[Elsewhere]) -> list[bool]:
+        return [False] * len(starts)
+
+
+def test_a_worker_gets_the_first_jobs_that_no_other_process_runs() -> None:
+    scheduler = InMemory(1, tasks=10)
+    tasks = list(scheduler.waiting)
+    for task in tasks[:7]:
+        task.start = cast("Start", Elsewhere())
+    assert scheduler.sizes() == [1]
+    assert list(scheduler.workers[0].tasks.values()) == [tasks[7]]
+    assert all(isinstance(task.future.exception(0), CancelledError) for task in tasks[:7])
 
 
 def test_a_cancelled_job_is_left_out() -> None:

@@ -186,8 +186,8 @@ def test_jobs_that_are_lost_or_cannot_be_sent_do_not_count_as_computed(tmp_path)
             os.kill(os.getpid(), signal.SIGKILL)
         return 1 / (x - 1)
 
-    function = cached_job(executor="multiprocessing", cache_dir=tmp_path, ignore=["lock"])
-    lossy, unsendable = function(work), function(lambda lock: lock)
+    lossy = cached_job(executor="multiprocessing", cache_dir=tmp_path)(work)
+    unsendable = cached_job(executor="multiprocessing", cache_dir=tmp_path, ignore=["lock"])(lambda lock: lock)
     assert type(lossy.submit(0).exception(60)) is WorkerLost
     assert type(lossy.submit(1).exception(60)) is ZeroDivisionError
     assert lossy(2) == 1

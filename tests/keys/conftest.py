@@ -4,11 +4,13 @@ import importlib
 import itertools
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.distributions import Site
 
 Load = Callable[..., ModuleType]
 
@@ -32,3 +34,20 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
         return module
 
     return load_module
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A folder on `sys.path`; its modules are unloaded after the test."""
+    site = Site(tmp_path / "environment")
+    monkeypatch.syspath_prepend(site.folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield site
+    for name in [name for name, module in sys.modules.items() if lies_in(module, site.folder)]:
+        del sys.modules[name]
+
+
+def lies_in(module: ModuleType, folder: Path) -> bool:
+    known = vars(module)  # a `__getattr__` of the module may raise anything
+    places = [known.get("__file__") or "", *known.get("__path__", ())]
+    return any(str(place).startswith(str(folder)) for place in places)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from bencher_job._keys.hashing import digest
-from bencher_job._keys.key import JobKeys
+from bencher_job import cached_job
+
+from .keys import key_of
 
 numba = pytest.importorskip("numba")
 
@@ -43,7 +44,7 @@ COMPILED = {
 
 
 def key(function, *args):
-    return JobKeys(function).key(args, {})
+    return cached_job(function).key(*args)
 
 
 def argument(x):
@@ -90,8 +91,8 @@ def test_compiled_versions_do_not_count(kind, place):
 
 def test_a_typed_container_counts_by_its_content():
     one, other = numba.typed.List([1, 2]), numba.typed.List([1, 2])
-    assert digest(one) == digest(other)
+    assert key_of(one) == key_of(other)
     other.append(3)
-    assert digest(one) != digest(other)
-    assert digest(one) != digest(numba.typed.List([1.0, 2.0]))
-    assert digest(one) != digest([1, 2])
+    assert key_of(one) != key_of(other)
+    assert key_of(one) != key_of(numba.typed.List([1.0, 2.0]))
+    assert key_of(one) != key_of([1, 2])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from bencher_job._keys.fingerprint import CodeTracker, fingerprint
-from bencher_job._keys.hashing import digest
+from .keys import code_key, key_of, parts_of, tracked
 
 Load = Callable[..., ModuleType]
 
 IMPORTS = """
 import attrs
+
 from enum import KEEP, STRICT, Enum, Flag
 """
 
@@ -58,9 +58,9 @@ from enum import KEEP, STRICT, Enum, Flag
 )
 def test_an_edit_of_a_class_counts(load: Load, definition: str, old: str, new: str) -> None:
     source = IMPORTS + definition + "\ndef f(x):\n    return C\n"
-    one = fingerprint(load(source).f)
-    assert fingerprint(load(source).f) == one
-    assert fingerprint(load(source.replace(old, new)).f).digest != one.digest
+    one = code_key(load(source).f)
+    assert code_key(load(source).f) == one
+    assert code_key(load(source.replace(old, new)).f) != one
 
 
 def test_additions_of_enum_and_dataclass_are_the_same_on_each_python(load: Load) -> None:
@@ -89,7 +89,7 @@ def test_additions_of_enum_and_dataclass_are_the_same_on_each_python(load: Load)
         def f(x):
             return A, B, C, D, E, F, G
     """)
-    assert fingerprint(module.f).digest.hex()[:16] == "d9ce84df6f1624c0"
+    assert code_key(module.f)[:16] == "3161ac8457537f3f"
 
 
 COUNTED = """
@@ -117,21 +117,21 @@ def g(x):
 
 def test_an_attribute_that_methods_only_write_does_not_count(load: Load) -> None:
     module = load(COUNTED)
-    trackers = CodeTracker(module.f), CodeTracker(module.Counted)
-    before = [tracker.current() for tracker in trackers]
+    keys = tracked(module.f), lambda: key_of(module.Counted)
+    before = [key() for key in keys]
     module.Counted.make(1)
-    assert all(now.current() is then for now, then in zip(trackers, before, strict=True))
+    assert [key() for key in keys] == before
     module.Counted.run = lambda self: 2
-    assert all(now.current() != then for now, then in zip(trackers, before, strict=True))
+    assert all(key() != then for key, then in zip(keys, before, strict=True))
 
 
 @pytest.mark.parametrize("change", ["C.made += 1", "C.known['a'] = 1", "C.names.append(1)"])
 def test_an_attribute_that_methods_only_write_counts_if_other_code_reads_it(load: Load, change: str) -> None:
     module = load(COUNTED)
-    tracker = CodeTracker(module.g)
-    before = tracker.current()
+    tracker = tracked(module.g)
+    before = tracker()
     exec(change, {"C": module.Counted})
-    assert tracker.current().digest != before.digest
+    assert tracker() != before
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ def test_an_attribute_that_methods_only_write_counts_if_other_code_reads_it(load
 )
 def test_an_attribute_that_a_method_reads_counts(load: Load, body: str) -> None:
     module = load(COUNTED.replace("return self.n\n", f"cls = Counted\n        {body}\n"))
-    tracker = CodeTracker(module.f)
-    before = tracker.current()
+    tracker = tracked(module.f)
+    before = tracker()
     module.Counted.made += 1
-    assert tracker.current().digest != before.digest
+    assert tracker() != before
 
 
 def test_a_registry_of_classes_leads_to_their_code(load: Load) -> None:
@@ -157,9 +157,9 @@ def test_a_registry_of_classes_leads_to_their_code(load: Load) -> None:
         def f(x):
             return Base.known["One"]().run()
     """
-    one, two = (fingerprint(load(source.format(n)).f) for n in (1, 2))
-    assert one.digest != two.digest
-    assert "bench.One" in one.manifest
+    one, two = (load(source.format(n)).f for n in (1, 2))
+    assert code_key(one) != code_key(two)
+    assert "bench.One" in parts_of(two)
 
 
 if sys.version_info >= (3, 12):  # for the `type` statement
@@ -167,9 +167,9 @@ if sys.version_info >= (3, 12):  # for the `type` statement
     def test_the_value_of_a_type_alias_counts(load: Load) -> None:
         aliases = "type A = {}\ntype B = list[B]\ntype C = nowhere\n"
         source = f"{aliases}def f(x):\n    return isinstance(x, A.__value__), B, C\n"
-        one, same, two = (fingerprint(load(source.format(meant)).f) for meant in ("int", "int", "str"))
+        one, same, two = (code_key(load(source.format(meant)).f) for meant in ("int", "int", "str"))
         assert one == same
-        assert one.digest != two.digest
+        assert one != two
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,6 @@ if sys.version_info >= (3, 12):  # for the `type` statement
     ids=["make_dataclass", "new_class"],
 )
 def test_a_class_that_the_standard_library_makes_for_the_user_counts_with_its_code(make: Any) -> None:
-    assert digest(make("m")) == digest(make("m"))
-    assert digest(make("m")) != digest(make("s"))
-    assert digest(make("m")()) != digest(make("s")())
+    assert key_of(make("m")) == key_of(make("m"))
+    assert key_of(make("m")) != key_of(make("s"))
+    assert key_of(make("m")()) != key_of(make("s")())

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from bencher_job._keys.fingerprint import CodeTracker, fingerprint
+from .keys import code_key, tracked
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 15), reason="lazy imports are new in Python 3.15")
 
@@ -67,27 +67,27 @@ def test_a_lazy_import_counts_as_an_eager_one_before_and_after_it_is_read(
     load: Load, statement: str, expression: str
 ) -> None:
     lazy = loaded(load, f"lazy {statement}", expression)
-    tracker = CodeTracker(lazy.f)
-    before = tracker.current()
+    tracker = tracked(lazy.f)
+    before = tracker()
     try:
         lazy.f(1)
     except (ImportError, SystemExit):
         return
-    assert tracker.current() is before
+    assert tracker() == before
     eager = loaded(load, statement, expression)
-    assert fingerprint(eager.f) == before
+    assert code_key(eager.f) == before
 
 
 @pytest.mark.parametrize(("statement", "expression"), OWN.items(), ids=OWN)
 def test_a_change_behind_a_lazy_import_counts(load: Load, statement: str, expression: str) -> None:
-    one = fingerprint(loaded(load, f"lazy {statement}", expression).f)
-    assert fingerprint(loaded(load, f"lazy {statement}", expression, 2).f).digest != one.digest
+    one = code_key(loaded(load, f"lazy {statement}", expression).f)
+    assert code_key(loaded(load, f"lazy {statement}", expression, 2).f) != one
 
 
 def test_a_foreign_module_is_not_loaded(load: Load) -> None:
     module = loaded(load, "lazy import colorsys as c", "c.rgb_to_hsv")
     sys.modules.pop("colorsys", None)
-    fingerprint(module.f)
+    code_key(module.f)
     assert "colorsys" not in sys.modules
 
 

@@ -7,8 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from bencher_job._keys.fingerprint import CodeTracker, fingerprint
-from bencher_job._keys.hashing import digest
+from .keys import code_key, explained, key_of, tracked
 
 Load = Callable[..., ModuleType]
 
@@ -17,6 +16,7 @@ import threading
 from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from types import SimpleNamespace
+
 
 LOCK = threading.Lock()
 
@@ -72,13 +72,14 @@ def f(x):
 def test_the_other_parts_count(load: Load, definition: str, change: str) -> None:
     source = SOURCE.format(definition)
     module = load(source)
-    tracker = CodeTracker(module.f)
-    before = tracker.current()
-    assert before.untracked
-    assert all(name.startswith("bench.THING") for name in before.untracked)
-    assert fingerprint(load(source).f) == before
+    tracker = tracked(module.f)
+    before = tracker()
+    untracked = explained(module.f).untracked
+    assert untracked
+    assert all(name.startswith("bench.THING") for name in untracked)
+    assert code_key(load(source).f) == before
     exec(change, {"m": module})
-    assert tracker.current().digest != before.digest
+    assert tracker() != before
 
 
 def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
@@ -96,14 +97,14 @@ def test_a_wrapper_with_slots_counts_with_its_state(load: Load) -> None:
             return g(x)
     """
     module = load(source.format(1))
-    tracker = CodeTracker(module.f)
-    before = tracker.current()
-    assert fingerprint(load(source.format(2)).f).digest != before.digest
-    assert fingerprint(load(source.format(1).replace("x + 1", "x + 2")).f).digest != before.digest
+    tracker = tracked(module.f)
+    before = tracker()
+    assert code_key(load(source.format(2)).f) != before
+    assert code_key(load(source.format(1).replace("x + 1", "x + 2")).f) != before
     module.g.n = 5
-    changed = tracker.current()
+    changed = tracker()
     module.g.never = 1
-    assert len({before.digest, changed.digest, tracker.current().digest}) == 3
+    assert len({before, changed, tracker()}) == 3
 
 
 @pytest.mark.parametrize(
@@ -122,20 +123,20 @@ def test_an_attribute_of_a_function_counts_from_whatever_it_is_read(load: Load, 
         def f(x):
             return {read}
     """)
-    tracker = CodeTracker(module.f)
-    before = tracker.current()
+    tracker = tracked(module.f)
+    before = tracker()
     module.tagged.unread = 2
-    assert tracker.current().digest == before.digest
+    assert tracker() == before
     module.tagged.weight = 2
-    assert tracker.current().digest != before.digest
+    assert tracker() != before
 
 
 def test_all_attributes_of_a_function_that_is_an_argument_count(load: Load) -> None:
     """Any of them may be read; those without a key are left out."""
     module = load("import threading\ndef f(x):\n    return x\nf.weight, f.lock = [1], threading.Lock()\n")
-    before = digest({"f": module.f})
-    assert digest({"f": module.f}) == before
+    before = key_of({"f": module.f})
+    assert key_of({"f": module.f}) == before
     module.f.weight[0] = 2
-    changed = digest({"f": module.f})
+    changed = key_of({"f": module.f})
     module.f.more = 1
-    assert len({before, changed, digest({"f": module.f})}) == 3
+    assert len({before, changed, key_of({"f": module.f})}) == 3

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bencher_job._keys.hashing import digest
+from .keys import key_of
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -27,7 +27,7 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, {str(HERE)!r})
 from library_objects import OBJECTS
-from bencher_job._keys.hashing import digest
+from tests.keys.keys import key_of
 digests = {{}}
 for name, (_, make, use, _) in OBJECTS.items():
     try:
@@ -35,7 +35,7 @@ for name, (_, make, use, _) in OBJECTS.items():
     except ImportError:
         continue
     use(value)
-    digests[name] = digest(value).hex()
+    digests[name] = key_of(value)
 print(json.dumps(digests))
 """
 
@@ -88,44 +88,44 @@ def test_making_a_key_changes_nothing(case):
         pytest.skip("pandas keeps the dtype that a period array is asked for, which says nothing new")
     value = make()
     before = state_of(value)
-    digest(value)
+    key_of(value)
     assert identities(state_of(value)) == identities(before)
     use(value)
     before = state_of(value)
-    digest(value)
+    key_of(value)
     assert identities(state_of(value)) == identities(before)
 
 
 def test_the_key_stays_when_an_object_is_used(case):
     _, make, use, _ = case
     value = make()
-    before = digest(value)
-    assert digest(value) == before
+    before = key_of(value)
+    assert key_of(value) == before
     use(value)
-    assert digest(value) == before
-    assert digest(make()) == before
+    assert key_of(value) == before
+    assert key_of(make()) == before
 
 
 def test_copies_have_the_same_key_whether_they_were_used_or_not(case):
     name, make, use, _ = case
     value = make()
-    before = digest(value)
+    before = key_of(value)
     for is_used in (False, True):
         if is_used:
             use(value)
         for copied in (copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
             if copied is copy.copy and name in UNCOPIED:
                 continue
-            assert digest(copied(value)) == before
+            assert key_of(copied(value)) == before
 
 
 def test_another_value_has_another_key(case):
     _, make, use, other = case
     one, another = make(), other()
-    assert digest(one) != digest(another)
+    assert key_of(one) != key_of(another)
     use(one)
     use(another)
-    assert digest(one) != digest(another)
+    assert key_of(one) != key_of(another)
 
 
 def test_another_process_with_another_hash_seed_agrees():
@@ -138,7 +138,7 @@ def test_another_process_with_another_hash_seed_agrees():
     )
     elsewhere = json.loads(run.stdout)
     assert elsewhere
-    assert elsewhere == {name: digest(OBJECTS[name][1]()).hex() for name in elsewhere}
+    assert elsewhere == {name: key_of(OBJECTS[name][1]()) for name in elsewhere}
 
 
 def noted(value, note):
@@ -225,16 +225,16 @@ WHOLE = {
 @pytest.mark.parametrize(("library", "make"), WHOLE.values(), ids=WHOLE)
 def test_what_a_user_sets_on_an_object_of_a_class_of_a_library_counts(library, make):
     pytest.importorskip(library)
-    plain = digest(make())
+    plain = key_of(make())
     try:
         with_notes = [noted(make(), note) for note in (1, 1, 2, [np.eye(2)])]
     except AttributeError:
         pytest.skip("it takes no attributes")
-    first, same, other, array = map(digest, with_notes)
+    first, same, other, array = map(key_of, with_notes)
     assert first == same
     assert len({plain, first, other, array}) == 4
     del with_notes[0].note
-    assert digest(with_notes[0]) == plain
+    assert key_of(with_notes[0]) == plain
 
 
 DIFFERENT = {
@@ -250,12 +250,12 @@ DIFFERENT = {
 @pytest.mark.parametrize(("library", "make"), DIFFERENT.values(), ids=DIFFERENT)
 def test_attributes_that_are_set_on_an_object_count(library, make):
     pytest.importorskip(library)
-    assert digest(make(1)) == digest(make(1))
-    assert digest(make(1)) != digest(make(2))
+    assert key_of(make(1)) == key_of(make(1))
+    assert key_of(make(1)) != key_of(make(2))
 
 
 def test_a_spline_that_was_derived_has_a_key():
     interpolate = pytest.importorskip("scipy.interpolate")
     line = np.arange(9.0)
     one, other = (interpolate.UnivariateSpline(line, scale * line**2).derivative() for scale in (1, 2))
-    assert digest(one) != digest(other)
+    assert key_of(one) != key_of(other)

@@ -17,6 +17,7 @@ import random
 import re
 import struct
 import sys
+import threading
 import time
 import types
 import typing
@@ -27,8 +28,9 @@ import attrs
 import pydantic
 import pytest
 
-from bencher_job import UnkeyableArgument
-from bencher_job._keys.hashing import Encoder, digest
+from bencher_job import cached_job
+
+from .keys import key_of
 
 
 class Color(enum.Enum):
@@ -114,6 +116,37 @@ class Reducing:
 
     def __reduce__(self):
         return Reducing, (self.items,)
+
+
+class ReducingWithState:
+    """Is made without arguments, and then gets its state and its members."""
+
+    def __init__(self, state=None, items=(), pairs=()):
+        self.reduction = ReducingWithState, (), state, iter(items), iter(pairs)
+
+    def __reduce__(self):
+        return self.reduction
+
+
+class Threading(threading.Thread):
+    """Is of a class whose objects have no key."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def __job_key__(self):
+        return self.number
+
+
+class Misnamed(tuple):
+    __slots__ = ()
+    _fields = ("left",)
+
+
+class Unnamed(tuple):
+    __slots__ = ()
+    _fields = 3
 
 
 class Registered:
@@ -228,6 +261,9 @@ DIFFERENT = {
     "private slots": (Slots(1, 2, 3), Slots(1, 2, 4)),
     "state": (Stateful(1), Stateful(2)),
     "reduced": (Reducing([1]), Reducing([2])),
+    "job key of a thread": (Threading(1), Threading(2)),
+    "tuple whose names are not its own": (Misnamed((1, 2)), Misnamed((1, 3))),
+    "tuple with a number for its names": (Unnamed((1, 2)), Unnamed((1, 3))),
     "text subclass": (Text("a"), "a"),
     "number subclass": (Number(1.0), 1.0),
     "list subclass": (Items([1]), [1]),
@@ -295,13 +331,13 @@ DIFFERENT = {
 
 @pytest.mark.parametrize(("one", "other"), ALIKE.values(), ids=ALIKE)
 def test_equal_objects_are_equal(one, other):
-    assert digest(one) == digest(other)
-    assert digest([one, {"a": one}]) == digest([other, {"a": other}])
+    assert key_of(one) == key_of(other)
+    assert key_of([one, {"a": one}]) == key_of([other, {"a": other}])
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
 def test_different_objects_differ(one, other):
-    assert digest(one) != digest(other)
+    assert key_of(one) != key_of(other)
 
 
 def _survives(copying, value):
@@ -309,7 +345,7 @@ def _survives(copying, value):
         copied = copying(value)
     except TypeError:
         return
-    assert digest(copied) == digest(value)
+    assert key_of(copied) == key_of(value)
 
 
 @pytest.mark.parametrize("values", DIFFERENT.values(), ids=DIFFERENT)
@@ -322,22 +358,22 @@ def test_a_copy_has_the_same_digest(values):
 def test_a_cached_property_does_not_count():
     asked, unasked = Computing(3), Computing(3)
     assert asked.squared == 9
-    assert digest(asked) == digest(unasked)
+    assert key_of(asked) == key_of(unasked)
     model = Model(x=1)
     assert model.doubled == 2
-    assert digest(model) == digest(Model(x=1))
+    assert key_of(model) == key_of(Model(x=1))
 
 
 def test_a_cached_hash_does_not_count():
     asked = AttrsHashed(1)
     hash(asked)
-    assert digest(asked) == digest(AttrsHashed(1))
+    assert key_of(asked) == key_of(AttrsHashed(1))
 
 
 def test_a_private_attribute_of_a_model_counts():
     model = Model(x=1)
     model._secret = 5
-    assert digest(model) != digest(Model(x=1))
+    assert key_of(model) != key_of(Model(x=1))
 
 
 def test_a_field_whose_value_is_on_the_class_counts():
@@ -345,21 +381,35 @@ def test_a_field_whose_value_is_on_the_class_counts():
     changed.scale = 3.0
     unchanged = Config("a")
     unchanged.scale = 2.0
-    assert digest(changed) != digest(Config("a"))
-    assert digest(unchanged) == digest(Config("a"))
+    assert key_of(changed) != key_of(Config("a"))
+    assert key_of(unchanged) == key_of(Config("a"))
 
 
 def test_the_order_of_attributes_does_not_matter():
     one, other = Computing(1), Computing(1)
     one.a, one.b = 1, 2
     other.b, other.a = 2, 1
-    assert digest(one) == digest(other)
+    assert key_of(one) == key_of(other)
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ({"state": {"a": 1}}, {"state": {"a": 2}}),
+        ({"items": [1]}, {"items": [1, 1]}),
+        ({"pairs": [("a", 1)]}, {"pairs": [("a", 2)]}),
+    ],
+    ids=["state", "items", "pairs"],
+)
+def test_each_part_of_a_reduction_counts(part, changed):
+    assert key_of(ReducingWithState(**part)) == key_of(ReducingWithState(**part))
+    assert len({key_of(ReducingWithState(**given)) for given in ({}, part, changed)}) == 3
 
 
 def test_state_that_pickle_omits_does_not_count():
     one, other = Stateful(1), Stateful(1)
     one.cache = "something else"
-    assert digest(one) == digest(other)
+    assert key_of(one) == key_of(other)
 
 
 def test_a_reducer_in_copyreg_is_used(monkeypatch):
@@ -368,56 +418,63 @@ def test_a_reducer_in_copyreg_is_used(monkeypatch):
     )
     value = Registered("a")
     value.lock = __import__("threading").Lock()
-    assert digest(value) == digest(Registered("a"))
+    assert key_of(value) == key_of(Registered("a"))
 
 
 def test_a_python_generator_counts_by_its_state():
     one, other = random.Random(1), random.Random(1)
-    assert digest(one) == digest(other)
+    assert key_of(one) == key_of(other)
     one.random()
-    assert digest(one) != digest(other)
+    assert key_of(one) != key_of(other)
 
 
 def test_an_object_that_refers_to_itself_through_its_reduction_is_hashed():
     value = Computing(1)
     value.self = value
     value.method_of_self = value.method
-    assert digest(copy.deepcopy(value)) == digest(value)
+    assert key_of(copy.deepcopy(value)) == key_of(value)
 
 
-def test_the_hook_digests_the_code_of_functions_and_classes():
-    told = Encoder(code=lambda obj, path: obj.__name__.encode())
-    other = Encoder(code=lambda obj, path: b"other")
-    assert told.digest([noted, Frozen]) != other.digest([noted, Frozen])
-    assert told.digest(Frozen(1)) != other.digest(Frozen(1))
-    assert told.digest(functools.partial(noted, 1)) != other.digest(functools.partial(noted, 1))
-    assert told.digest(Computing(1).method) != other.digest(Computing(1).method)
-    assert told.digest([len, int, math]) == other.digest([len, int, math])
-
-
-def test_without_methods_an_object_counts_with_the_name_of_its_class():
-    told = Encoder(code=lambda obj, path: obj.__name__.encode(), methods=False)
-    other = Encoder(code=lambda obj, path: b"other", methods=False)
-    assert told.digest(Frozen(1)) == other.digest(Frozen(1))
+VERSIONED = """
+class Model:
+    def fit(self, x):
+        return x + {}
+def scaled(x):
+    return x * {}
+"""
 
 
 @pytest.mark.parametrize(
-    ("path", "expected"),
-    [(".__closure__['lock']", "jobs[0].__closure__['lock']"), ("helper.LOCK", "jobs[0]"), ("", "jobs[0]")],
+    "value",
+    [
+        lambda module: module.Model,
+        lambda module: [module.Model()],
+        lambda module: module.Model().fit,
+        lambda module: {"a": module.scaled},
+        lambda module: functools.partial(module.scaled, 1),
+    ],
+    ids=["class", "object", "bound method", "function", "partial"],
 )
-def test_a_refusal_of_the_hook_has_its_path(path, expected):
-    def refusing(_obj, _path):
-        raise UnkeyableArgument(path, "_thread.lock", "it is a lock")
+def test_the_code_of_functions_and_classes_counts(load, value):
+    one, same, other = (key_of(value(load(VERSIONED.format(n, n)))) for n in (1, 1, 2))
+    assert one == same != other
 
-    with pytest.raises(UnkeyableArgument, match="it is a lock") as caught:
-        Encoder(code=refusing).digest([noted], "jobs")
-    assert caught.value.path == expected
+
+@pytest.mark.parametrize("code", ["own", "none"])
+def test_in_a_smaller_scope_an_object_counts_with_the_name_of_its_class(load, code):
+    @cached_job(code=code)
+    def fit(model):
+        pass
+
+    one, other = (load(VERSIONED.format(n, n)) for n in (1, 2))
+    assert fit.key(one.Model()) == fit.key(other.Model()) != fit.key(Frozen(1))
+    assert fit.key(one.scaled) != fit.key(other.scaled)
 
 
 def test_a_reducer_for_tracebacks_does_not_change_the_key_of_an_exception(monkeypatch):
     error = ValueError("no", 3)
-    before = digest(error)
+    before = key_of(error)
 
     monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (list, ([id(error)],)))
 
-    assert digest(error) == before
+    assert key_of(error) == before

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bencher_job import UnkeyableArgument
-from bencher_job._keys.hashing import digest, encode_arguments
-from bencher_job._keys.key import JobKeys
+from bencher_job import UnkeyableArgument, cached_job
+
+from .keys import arguments, key_of
 
 
 class Odd(Exception):
@@ -153,23 +153,17 @@ def is_whole(error):
     return bool(error.path and error.reason and str(error)) and type(error.type_name) is str
 
 
-def encode(value, known):
-    encode_arguments(("a", "b"), (1, value), known=known)
-
-
 @SETTINGS
 @given(hostile())
 def test_hostile_objects_are_keyed_or_refused(make):
     value = make()
     for wrapped, path in places(value):
-        refused = refusal(digest, wrapped)
+        refused = refusal(key_of, wrapped)
         if refused is not None:
             assert is_whole(refused)
             assert refused.path.startswith(path) or "recursion" in refused.reason
-        noted = {}
-        for known in (None, noted, noted):
-            refused = refusal(encode, wrapped, known)
-            assert refused is None or refused.path.startswith("b")
+        refused = refusal(arguments.sweep({"other": [1, 2], "cfg": [wrapped]}).plan)
+        assert refused is None or refused.path.startswith("cfg")
 
 
 @SETTINGS
@@ -184,11 +178,11 @@ def test_hostile_objects_in_what_a_function_reads_are_keyed_or_refused(make):
         return argument
 
     def keyed(function):
-        return JobKeys(function).key((), {})
+        return cached_job(function).key()
 
     refusal(keyed, closing)
     refusal(keyed, default)
-    refusal(lambda: JobKeys(closing).key((), {}) == JobKeys(closing).key((), {}))
+    refusal(lambda: keyed(closing) == keyed(closing))
 
 
 @SETTINGS
@@ -208,7 +202,7 @@ def test_malformed_reductions_are_keyed_or_refused(reduction):
             return reduction
 
     for wrapped, _ in places(Reducing()):
-        refusal(digest, wrapped)
+        refusal(key_of, wrapped)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +214,7 @@ def test_a_reduction_that_pickle_rejects_is_refused(reduction):
             return reduction
 
     with pytest.raises(UnkeyableArgument, match="__reduce_ex__") as caught:
-        digest({"a": [Reducing()]})
+        key_of({"a": [Reducing()]})
     assert caught.value.path == "value['a'][0]"
     assert caught.value.type_name.endswith("Reducing")
 
@@ -239,18 +233,18 @@ def test_a_class_whose_module_is_not_a_str_has_a_key(module):
         def __init__(self, x):
             self.x = x
 
-    assert digest(Placed(1)) == digest(Placed(1))
-    assert digest(Placed(1)) != digest(Placed(2))
-    assert digest(Placed(1)) != digest(Other(1))
-    assert digest(Placed) != digest(Other)
+    assert key_of(Placed(1)) == key_of(Placed(1))
+    assert key_of(Placed(1)) != key_of(Placed(2))
+    assert key_of(Placed(1)) != key_of(Other(1))
+    assert key_of(Placed) != key_of(Other)
 
 
 def test_the_code_of_a_class_without_a_module_counts():
     def make(method):
         return type("Placed", (), {"__module__": None, "method": method})()
 
-    assert digest(make(lambda self: 1)) == digest(make(lambda self: 1))
-    assert digest(make(lambda self: 1)) != digest(make(lambda self: 2))
+    assert key_of(make(lambda self: 1)) == key_of(make(lambda self: 1))
+    assert key_of(make(lambda self: 1)) != key_of(make(lambda self: 2))
 
 
 class Raises:
@@ -264,7 +258,7 @@ class Raises:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), SystemExit(3)])
 def test_an_interrupt_is_raised_unchanged(error):
     with pytest.raises(type(error)):
-        digest([Raises(error)])
+        key_of([Raises(error)])
 
 
 class Keyed:
@@ -280,7 +274,7 @@ class Keyed:
 )
 def test_an_error_of_a_job_key_reaches_the_caller_with_a_note(error):
     with pytest.raises(type(error), match="mine") as caught:
-        digest({"a": [Keyed(error)]})
+        key_of({"a": [Keyed(error)]})
     assert caught.value is error
     assert isinstance(error.__cause__, KeyError)
     assert any("Keyed.__job_key__" in note for note in error.__notes__)
@@ -292,4 +286,4 @@ def test_recursion_is_refused():
             return list, (), None, None, [(1, Deep())]
 
     with pytest.raises(UnkeyableArgument, match="recursion limit"):
-        digest(Deep())
+        key_of(Deep())

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from bencher_job import UnkeyableArgument
-from bencher_job._keys.hashing import digest, encode_arguments
+
+from .keys import arguments, key_of
 
 
 def generator():
@@ -113,7 +114,7 @@ def test_a_value_without_a_key_is_refused_at_any_depth(make):
     value = make()
     for wrapped in (value, [value], {"a": value}, {"a": (1, {2: value})}, Holder(attribute=value)):
         with pytest.raises(UnkeyableArgument) as caught:
-            digest(wrapped)
+            key_of(wrapped)
         assert caught.value.type_name.rpartition(".")[2] == type(value).__qualname__.rpartition(".")[2]
 
 
@@ -138,7 +139,7 @@ LOCK = threading.Lock()
 )
 def test_the_error_names_the_place_and_the_type(value, path):
     with pytest.raises(UnkeyableArgument, match="a lock has no value, only an identity") as caught:
-        encode_arguments(("other", "cfg"), (1, value))
+        arguments.key(1, value)
     assert caught.value.path == path
     assert caught.value.type_name == "_thread.lock"
 
@@ -148,8 +149,8 @@ def test_a_long_path_is_abridged():
     for _ in range(60):
         value = [value]
     with pytest.raises(UnkeyableArgument) as caught:
-        digest(value, "deep")
-    assert caught.value.path == "deep" + "[0]" * 10 + "..." + "[0]" * 10
+        key_of(value)
+    assert caught.value.path == "value" + "[0]" * 10 + "..." + "[0]" * 10
 
 
 class Broken:
@@ -159,7 +160,7 @@ class Broken:
 
 def test_the_refusal_quotes_the_error_of_a_reduction():
     with pytest.raises(UnkeyableArgument, match="not today") as caught:
-        digest([Broken()])
+        key_of([Broken()])
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
@@ -170,7 +171,7 @@ class Wrong:
 
 def test_an_error_in_a_job_key_reaches_the_caller():
     with pytest.raises(LookupError, match="my own mistake"):
-        digest([Wrong()])
+        key_of([Wrong()])
 
 
 class Partly:
@@ -180,5 +181,5 @@ class Partly:
 
 def test_the_path_leads_through_a_job_key():
     with pytest.raises(UnkeyableArgument) as caught:
-        digest(Partly(), "cfg")
-    assert caught.value.path == "cfg.__job_key__()['lock']"
+        key_of(Partly())
+    assert caught.value.path == "value.__job_key__()['lock']"

@@ -11,17 +11,15 @@ import importlib
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bencher_job import UnkeyableArgument, register_hasher
-from bencher_job._keys import hashers
-from bencher_job._keys.key import JobKeys
-from bencher_job._options import KeyOptions
+from bencher_job import UnkeyableArgument, cached_job, register_hasher
 
+from .keys import in_a_fork
 from .test_refusals import WITHOUT_VALUE
 
 
@@ -105,37 +103,19 @@ OWN = {cls.__name__: cls for cls in (Config, Holder, Named, Thread, Unreadable)}
 def refusal_of(call: Call, **given: Any) -> UnkeyableArgument:
     function, args, kwargs = call
     with pytest.raises(UnkeyableArgument) as caught:
-        JobKeys(function, KeyOptions(**given)).key(args, kwargs)
+        cached_job(**given)(function).key(*args, **kwargs)
     return caught.value
 
 
 def key_of(call: Call, **given: Any) -> str:
     function, args, kwargs = call
-    return JobKeys(function, KeyOptions(**given)).key(args, kwargs)
+    return cached_job(**given)(function).key(*args, **kwargs)
 
 
-@contextlib.contextmanager
-def hasher(name: str, function: Callable[[Any], object]) -> Iterator[None]:
-    """Register a hasher for the class with this dotted name."""
+def hasher(name: str, function: Callable[[Any], object]) -> None:
+    """Register a hasher for the class with this dotted name, for good."""
     module, _, attribute = name.rpartition(".")
-    cls = getattr(importlib.import_module(module), attribute)
-    register_hasher(cls, function)
-    try:
-        yield
-    finally:
-        del hashers._registered[cls]
-        hashers._hashers.clear()
-
-
-@contextlib.contextmanager
-def job_key(cls: type, function: Callable[[Any], object]) -> Iterator[None]:
-    cls.__job_key__ = function  # type: ignore[attr-defined]
-    hashers._hashers.clear()
-    try:
-        yield
-    finally:
-        del cls.__job_key__  # type: ignore[attr-defined]
-        hashers._hashers.clear()
+    register_hasher(getattr(importlib.import_module(module), attribute), function)
 
 
 def follow(remedy: str, calls: list[Call], rest: list[Any]) -> list[str]:
@@ -145,11 +125,11 @@ def follow(remedy: str, calls: list[Call], rest: list[Any]) -> list[str]:
     if remedy.startswith("pass it as a keyword argument of its own, and leave that out"):
         return [key_of((apart, (each,), {"own": object()}), ignore=("own",)) for each in rest]
     if found := re.fullmatch(r"give the class (\w+) a method __job_key__\(self\) that returns .*", remedy):
-        with job_key(OWN[found[1]], lambda self: self.other):
-            return [key_of(call) for call in calls]
+        OWN[found[1]].__job_key__ = lambda self: self.other  # type: ignore[attr-defined]
+        return [key_of(call) for call in calls]
     if found := re.fullmatch(r"call register_hasher\(([\w.]+), function\), where .*", remedy):
-        with hasher(found[1], lambda value: getattr(value, "other", None)):
-            return [key_of(call) for call in calls]
+        hasher(found[1], lambda value: getattr(value, "other", None))
+        return [key_of(call) for call in calls]
     raise AssertionError(f"unknown remedy: {remedy}")
 
 
@@ -162,14 +142,21 @@ def remedies_of(error: UnkeyableArgument) -> list[str]:
 
 @pytest.mark.parametrize("make", WITHOUT_VALUE.values(), ids=WITHOUT_VALUE)
 def test_each_remedy_for_a_value_without_a_key_works(make: Callable[[], Any]) -> None:
-    values = make(), make()
-    for place, call_of in PLACES.items():
-        calls = [call_of(value, other) for value, other in zip(values, (1, 2), strict=True)]
-        same = call_of(make(), 1)
-        for remedy in remedies_of(refusal_of(calls[0])):
-            one, two, again = follow(remedy, [*calls, same], [("rest", 1), ("rest", 2), ("rest", 1)])
+    values = make(), make(), make()
+    calls = {
+        place: [call_of(value, other) for value, other in zip(values, (1, 2, 1), strict=True)]
+        for place, call_of in PLACES.items()
+    }
+    remedies = [(place, remedy) for place in calls for remedy in remedies_of(refusal_of(calls[place][0]))]
+    remedies.sort(key=lambda found: found[1].startswith(("give", "call")))  # what changes classes comes last
+
+    def follow_each() -> None:
+        for place, remedy in remedies:
+            one, two, again = follow(remedy, calls[place], [("rest", 1), ("rest", 2), ("rest", 1)])
             assert one != two, (place, remedy)
             assert one == again, (place, remedy)
+
+    in_a_fork(follow_each)
 
 
 @pytest.mark.parametrize("cls", [Thread, Unreadable])
@@ -177,8 +164,12 @@ def test_the_remedy_for_an_own_class_names_the_class(cls: type) -> None:
     calls: list[Call] = [(one, (cls(other),), {}) for other in (1, 2, 1)]
     ignore, job_key_method = remedies_of(refusal_of(calls[0]))
     assert ignore.startswith("leave it out of the key with ignore=('x',)")
-    first, second, again = follow(job_key_method, calls, [])
-    assert first == again != second
+
+    def follow_it() -> None:
+        first, second, again = follow(job_key_method, calls, [])
+        assert first == again != second
+
+    in_a_fork(follow_it)
 
 
 LOCK = threading.Lock()
@@ -219,9 +210,13 @@ def test_the_remedy_names_a_job_key_without_a_key() -> None:
 
 
 def test_the_remedy_names_a_hasher_whose_value_has_no_key() -> None:
-    with hasher("argparse.Namespace", lambda value: LOCK):
-        remedy = remedies_of(refusal_of((one, (argparse.Namespace(),), {})))[-1]
-    assert remedy == "let the hasher registered for argparse.Namespace return a value that has a key"
+    class Registered:
+        pass
+
+    register_hasher(Registered, lambda value: LOCK)
+    remedy = remedies_of(refusal_of((one, (Registered(),), {})))[-1]
+    assert remedy.startswith("let the hasher registered for ")
+    assert remedy.endswith("Registered return a value that has a key")
 
 
 class Kind(enum.Enum):

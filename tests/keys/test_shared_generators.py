@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bencher_job._keys.hashing import digest
+from .keys import key_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,22 +66,22 @@ def draw():
 @pytest.mark.parametrize("make", SHARED.values(), ids=SHARED)
 def test_draws_do_not_change_the_key_of_an_object_with_a_shared_generator(make):
     value = make()
-    before = digest(value)
+    before = key_of(value)
     draw()
-    assert digest(value) == before
-    assert digest(make()) == before
+    assert key_of(value) == before
+    assert key_of(make()) == before
 
 
 @pytest.mark.parametrize("make", OWN.values(), ids=OWN)
 def test_an_own_generator_counts_with_its_state(make):
     value = make()
-    before = digest(value)
-    assert digest(make()) == before
-    assert digest(pickle.loads(pickle.dumps(value))) == before
+    before = key_of(value)
+    assert key_of(make()) == before
+    assert key_of(pickle.loads(pickle.dumps(value))) == before
     owner = getattr(value, "__self__", getattr(value, "generator", value))
     draws = getattr(owner, "random", None) or owner.random_raw
     draws()
-    assert digest(value) != before
+    assert key_of(value) != before
 
 
 @pytest.mark.parametrize(("shared", "own"), [(shared_state, own_state), (lambda: random._inst, own_random)])
@@ -90,29 +90,29 @@ def test_a_shared_generator_differs_from_an_own_one(shared, own):
     getattr(own, "setstate", getattr(own, "set_state", None))(
         getattr(shared(), "getstate", getattr(shared(), "get_state", None))()
     )
-    assert digest(shared()) != digest(own)
+    assert key_of(shared()) != key_of(own)
 
 
 def test_all_unseeded_estimators_have_one_key():
     model = pytest.importorskip("sklearn.neural_network").MLPClassifier(max_iter=1, solver="sgd")
     model.partial_fit(np.eye(2), [0, 1], classes=[0, 1])
-    before = digest(model)
+    before = key_of(model)
     np.random.rand()
-    assert digest(model) == before
-    assert digest(pickle.loads(pickle.dumps(model))) == before
+    assert key_of(model) == before
+    assert key_of(pickle.loads(pickle.dumps(model))) == before
 
 
 def test_a_seeded_estimator_counts_with_its_generator():
     neural = pytest.importorskip("sklearn.neural_network")
     one, other = (neural.MLPClassifier(random_state=np.random.RandomState(seed)) for seed in (1, 2))
-    assert digest(one) != digest(other)
+    assert key_of(one) != key_of(other)
 
 
 def test_another_process_makes_the_same_key():
     pytest.importorskip("scipy.stats")
     code = (
-        "import numpy, random, scipy.stats; from bencher_job._keys.hashing import digest; numpy.random.rand();"
-        "print(digest([scipy.stats.norm(0, 2), numpy.random.mtrand._rand, random._inst]).hex())"
+        "import numpy, random, scipy.stats; from tests.keys.keys import key_of; numpy.random.rand();"
+        "print(key_of([scipy.stats.norm(0, 2), numpy.random.mtrand._rand, random._inst]))"
     )
     found = {
         subprocess.run(

@@ -165,7 +165,7 @@ def test_the_timeout_covers_the_unpickling_of_the_result(tmp_path: Path, kind: s
         assert raised.value.seconds == 1.0
         assert function(os.getpid(), "plain", 1) == 1
         cache.wait()
-        assert cache.cache.leases.owner(function.key(os.getpid(), kind, 0)) is None
+        assert cache.cache.leases.owner_of(function.key(os.getpid(), kind, 0)) is None
     gate.set()
     assert not [*tmp_path.rglob("*.val")]
     assert function.cache.info().entries == 1

@@ -50,7 +50,7 @@ def until(holds, seconds=PATIENCE):
 
 
 def is_leased(function, *args):
-    return function.cache.cache.leases.owner(function.key(*args)) is not None
+    return function.cache.cache.leases.owner_of(function.key(*args)) is not None
 
 
 def note(folder, what):
@@ -94,7 +94,9 @@ def test_a_job_is_given_up_after_so_many_runs(executor, counter, caplog):
     info = failing.cache.info()
     assert (info.retried, info.failed) == (2, 1)
     messages = [
-        record.getMessage() for record in caplog.records if record.name == "bencher_job._coordinator.runs"
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "bencher_job._coordinator.coordinator"
     ]
     assert [message.partition(" of <Job")[0] for message in messages[:2]] == ["run 1 of 3", "run 2 of 3"]
     assert "failed for the last of 3 times: ValueError: no 1" in messages[2]

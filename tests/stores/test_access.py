@@ -52,7 +52,7 @@ def read_as_nobody(directory: Path) -> list[object]:
         store.get("small").load(),
         store.get("small").load(),
         len(store.get("large").load()),
-        store.count(),
+        len(store),
     ]
     for write in (lambda: store.put_many([entry("new", 1)]), store.clear):
         with pytest.raises(StoreFailure) as failure:
@@ -60,7 +60,7 @@ def read_as_nobody(directory: Path) -> list[object]:
         seen.append(str(failure.value))
     with pytest.raises(LeasesUnavailable):
         store.leases.acquire(Lease("new"))
-    seen += [store.totals().hits, store.get("small").load()]
+    seen += [store.figures().total.hits, store.get("small").load()]
     store.close()
     return seen
 
@@ -154,7 +154,7 @@ def test_a_map_outlives_what_is_replaced_and_is_not_given_again(store: MemoryTie
     store.put_many([entry("array", np.full(100_000, 2.0))])
     assert store.get("array", mapped=True).load()[0] == 2.0
     assert (old == 1.0).all()
-    store.forget("array")
+    store.remove(["array"])
     assert not store.get("array", mapped=True)
 
 

@@ -157,7 +157,7 @@ def test_records_come_whole(store: DiskStore, other: DiskStore, path: Path) -> N
     assert after == before
     assert after.arguments == record.arguments
     assert other.history.with_arguments(record.function, b"bound\0") == []  # which has no edition
-    assert other.folder.query("SELECT bound FROM Cache") == [(b"bound\0",)]
+    assert other.files.query("SELECT bound FROM Cache") == [(b"bound\0",)]
 
 
 def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> None:
@@ -170,8 +170,8 @@ def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> 
         assert sum(name.startswith("editions/") for name in whole.getnames()) == 1
     import_(other, path)
     assert (
-        other.history.editions(edition.function)
-        == store.history.editions(edition.function)
+        other.history.versions(edition.function)
+        == store.history.versions(edition.function)
         == [edition.as_stored()]
     )
     assert other.history.bindings(edition.function, edition.prefix) == [("a", b"a"), ("b", b"b")]
@@ -202,7 +202,7 @@ def test_media_come_along_in_a_folder_of_their_own(store: DiskStore, other: Disk
     (record,) = other.records()
     assert record.media != exported.media
     assert verify(other).is_clean
-    other.forget("film")
+    other.remove(["film"])
     assert list((other.directory / "media").iterdir()) == []
 
 
@@ -282,7 +282,7 @@ def test_an_imported_entry_is_no_miss(store: DiskStore, other: DiskStore, path: 
     store.put_many([entry("key", 1)])
     export(store, path)
     import_(other, path)
-    assert (store.totals().misses, other.totals().misses) == (1, 0)
+    assert (store.figures().total.misses, other.figures().total.misses) == (1, 0)
 
 
 def test_an_entry_whose_record_is_damaged_is_left_out_and_replaced(
@@ -290,7 +290,7 @@ def test_an_entry_whose_record_is_damaged_is_left_out_and_replaced(
 ) -> None:
     for each in (store, other):
         each.put_many([entry("a", 1), entry("b", 2)])
-    other.folder.query("UPDATE Cache SET arguments = '{' WHERE key = 'a'")
+    other.files.query("UPDATE Cache SET arguments = '{' WHERE key = 'a'")
     export(store, path)
     with pytest.warns(CacheWarning, match="1 entries of .* are damaged or incomplete"):
         assert export(other, path.with_name("other.tar")) == 1
@@ -370,7 +370,7 @@ def test_damaged_entries_are_left_out_with_one_warning(
     store.put_many([entry(key, LARGE) for key in ("a", "b", "c", "d")])
     add_film(store, "z")
     for key in ("b", "d"):
-        ((filename,),) = store.folder.query("SELECT filename FROM Cache WHERE key = ?", (key,))
+        ((filename,),) = store.files.query("SELECT filename FROM Cache WHERE key = ?", (key,))
         (store.directory / filename).write_bytes(b"damaged")
     shutil.rmtree(store.directory / "media")
     with pytest.warns(CacheWarning, match="3 entries of .* are damaged or incomplete") as warned:
@@ -390,7 +390,7 @@ def test_media_that_vanish_while_they_are_read_leave_no_half_entry(
 
     def forget_then_copy(file: BinaryIO, label: str, source: BinaryIO, size: int) -> str:
         if copied:
-            store.forget("film")
+            store.remove(["film"])
             raise archive.Unwhole("gone")
         copied.append(label)
         return copy(file, label, source, size)
@@ -511,7 +511,7 @@ def test_an_archive_that_others_can_write_to_needs_trust(
     with pytest.raises(UntrustedCache, match="pass trusted=True") as raised:
         import_(other, path)
     assert raised.value.path == str(path)
-    assert other.count() == 0
+    assert len(other) == 0
     assert import_(other, path, trusted=True) == Imported(added=1)
 
 
@@ -755,7 +755,7 @@ def test_a_compressed_entry_stays_so(
     assert path.stat().st_size < 20_000
     import_(other, path)
     assert value_of(other, "key") == LARGE * 10
-    assert other.size() == store.size() < 20_000
+    assert other.figures().size == store.figures().size < 20_000
 
 
 def test_an_entry_without_compressed_parts_comes_in_where_the_package_is_missing(

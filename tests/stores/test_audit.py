@@ -89,7 +89,7 @@ def test_a_store_with_all_that_there_is_is_clean(store: DiskStore) -> None:
     name = dead_run(store, "film")
     store.put_many([entry("small", 1), entry("large", LARGE), entry("film", "path", media=name)])
     store.put_many([entry("large", LARGE + "y"), entry("gone", LARGE)])
-    store.forget("gone")
+    store.remove(["gone"])
     found = verify(store, repair=True)
     assert str(found) == f"{store.directory}: 3 entries verified, clean"
     assert (value_of(store, "small"), value_of(store, "large")) == (1, LARGE + "y")
@@ -125,7 +125,7 @@ def test_a_flipped_bit_is_found_and_set_aside(store: DiskStore, value: str) -> N
         found = verify(store)
         (finding,) = found.findings
         assert (finding.fault, finding.name, finding.mended) == (Fault.DAMAGED, "bad", False)
-        assert store.count() == 2
+        assert len(store) == 2
     assert "damaged entry: bad: its bytes don't match its digest" in str(found)
     repaired = verify(store, repair=True)
     assert repaired.findings[0].mended
@@ -152,7 +152,7 @@ def test_a_repair_goes_on_where_warnings_are_errors(store: DiskStore) -> None:
 
 def test_a_row_without_its_file_is_found_and_removed(store: DiskStore) -> None:
     store.put_many([entry("good", LARGE), entry("bad", LARGE)])
-    rows = store.folder.query("SELECT filename FROM Cache WHERE key = 'bad'")
+    rows = store.files.query("SELECT filename FROM Cache WHERE key = 'bad'")
     (store.directory / rows[0][0]).unlink()
     assert verify(store, repair=True).names(Fault.FILE_MISSING) == ["bad"]
     assert_clean(store)
@@ -257,7 +257,7 @@ def test_an_entry_with_an_undecodable_key_is_listed_and_left(store: DiskStore) -
     assert (found.entries, len(found.foreign)) == (2, 1)
     assert "b\\udcff" in found.foreign[0]
     str(found).encode()
-    assert store.count() == 3
+    assert len(store) == 3
 
 
 def test_an_old_file_with_a_row_is_no_stray(store: DiskStore) -> None:
@@ -337,13 +337,13 @@ def test_an_entry_whose_record_is_damaged_is_set_aside(store: DiskStore, damage:
 
 def test_wrong_figures_are_found_and_mended(store: DiskStore) -> None:
     store.put_many([entry("key", LARGE)])
-    size = store.size()
+    size = store.figures().size
     change(store, "UPDATE Totals SET entries = entries + 7, size = size + 7")
     found = verify(store)
     assert found.names(Fault.MISCOUNTED) == ["entries", "size"]
     assert "8 are counted, and there are 1" in str(found)
     verify(store, repair=True)
-    assert (store.count(), store.size()) == (1, size)
+    assert (len(store), store.figures().size) == (1, size)
     assert_clean(store)
 
 
@@ -379,7 +379,7 @@ def test_a_signed_cache_is_not_repaired_without_its_secret(
             BencherJobError, match=f"3 of 3 entries of .* Set {SECRET_VARIABLE} to the secret"
         ):
             verify(store, repair=True)
-        assert store.count() == 3
+        assert len(store) == 3
         assert store.tally.damaged == 0
     with closing(signed_store(tmp_path, "ours", monkeypatch)) as store:
         assert_clean(store)
@@ -397,7 +397,7 @@ def test_entries_that_are_whole_but_not_signed_are_not_set_aside(
         assert found.names(Fault.UNREADABLE) == ["good", "large"]
         assert f"it is not signed, and {SECRET_VARIABLE} is set" in str(found)
         assert found.names(Fault.DAMAGED) == ["bad"]
-        assert store.count() == 2
+        assert len(store) == 2
 
 
 def test_a_few_entries_of_another_secret_are_told_from_those_of_ours(
@@ -411,11 +411,11 @@ def test_a_few_entries_of_another_secret_are_told_from_those_of_ours(
         found = verify(store, repair=True)
         assert found.names(Fault.UNREADABLE) == ["theirs"]
         assert "made with another secret" in str(found)
-        assert (found.set_aside, store.count()) == (0, 3)
+        assert (found.set_aside, len(store)) == (0, 3)
     with closing(signed_store(tmp_path, None, monkeypatch)) as store:
         store.put_many([entry(str(number), number) for number in range(3)])
         assert verify(store, repair=True).names(Fault.UNREADABLE) == ["a", "b", "theirs"]
-        assert store.count() == 6
+        assert len(store) == 6
 
 
 def test_a_damaged_database_is_left_until_a_repair_keeps_what_can_be_read(store: DiskStore) -> None:
@@ -423,9 +423,9 @@ def test_a_damaged_database_is_left_until_a_repair_keeps_what_can_be_read(store:
     store.put_many([entry(f"key-{number}", LARGE + str(number)) for number in range(300)])
     for path in store.directory.glob("*/*/*.val"):
         make_old(path)
-    ((page,),) = store.folder.query("SELECT max(pageno) FROM (SELECT rootpage AS pageno FROM sqlite_master)")
-    ((page_size,),) = store.folder.query("PRAGMA page_size")
-    store.folder.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    ((page,),) = store.files.query("SELECT max(pageno) FROM (SELECT rootpage AS pageno FROM sqlite_master)")
+    ((page_size,),) = store.files.query("PRAGMA page_size")
+    store.files.query("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()
     with open(store.directory / "cache.db", "r+b") as file:
         file.seek((page + 5) * page_size)
@@ -467,6 +467,7 @@ BUSY = """
     from datetime import UTC, datetime
     from pathlib import Path
     from bencher_job import Record, _media
+    from bencher_job._record import Selection
     from bencher_job._stores import Entry, dump
     from bencher_job._stores.embedded import DiskStore
     directory = Path(sys.argv[1])
@@ -480,9 +481,9 @@ BUSY = """
     turn = 0
     while True:
         store.put_many([*(entry(f"{turn % 3}-{number}") for number in range(10)), entry("a small one")])
-        store.forget(f"{turn % 3}-5")
+        store.remove([f"{turn % 3}-5"])
         if turn % 2:
-            store.clear(tag=str(turn % 3))
+            store.clear(Selection(tag=str(turn % 3)))
         turn += 1
         if turn == 3:
             print("busy", flush=True)

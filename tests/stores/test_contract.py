@@ -1,4 +1,4 @@
-"""Both tiers keep the contract of a store."""
+"""Each store keeps the contract, alone and behind the memory cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bencher_job._stores import NullStore, Store
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from bencher_job.testing import StoreContract
+from tests.dict_store import DictStore
 
 
 class TestDiskStore(StoreContract):
@@ -30,13 +31,20 @@ class TestMemoryTier(StoreContract):
         store.close()
 
 
+class TestDictStore(StoreContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return DictStore()
+
+
+class TestMemoryTierOverDict(StoreContract):
+    @pytest.fixture
+    def store(self) -> Store:
+        return MemoryTier(DictStore())
+
+
 def test_the_null_store_keeps_nothing() -> None:
     store = NullStore()
-    assert (store.count(), store.size(), store.has("a"), store.forget("a"), store.clear()) == (
-        0,
-        0,
-        False,
-        False,
-        0,
-    )
+    assert (len(store), store.has("a"), store.remove(["a"]), store.clear()) == (0, False, 0, 0)
+    assert not store.keeps
     assert list(store.records()) == []

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bencher_job import BencherJobError, CacheWarning, cached_job
+from bencher_job._query import Condition, Order, Query
 from bencher_job._stores import find_orphans
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.rows import Condition, Order, argument_columns, cells_of, find_rows, rows_at
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -62,7 +62,7 @@ def test_what_a_column_holds_that_nobody_wrote_raises_nothing(
     with closing(DiskStore(directory, size_limit=10**9)) as store:
         keys = [record.key for record in store.records()]
         name = store.functions()[0].name
-        store.forget(keys[3])
+        store.remove([keys[3]])
     job.cache.close()
     with closing(sqlite3.connect(directory / "cache.db")) as database, database:
         try:
@@ -97,29 +97,24 @@ def test_what_a_column_holds_that_nobody_wrote_raises_nothing(
 def reads_of(store: DiskStore, keys: list[str], name: str) -> list[Callable[[], Any]]:
     """Give all that may be asked of a store."""
     history = store.history
-    editions = [edition.prefix for edition in history.editions(name)]
+    versions = [version.prefix for version in history.versions(name)]
     return [
         *(lambda key=key: store.has(key) for key in keys),
         lambda: store.durations(keys),
         lambda: list(store.records()),
-        lambda: store.latest_records(2),
+        lambda: list(store.records(latest=2)),
         lambda: [str(each) for each in store.functions()],
-        store.totals,
-        store.count,
-        store.size,
+        store.figures,
         history.removed,
+        history.stamp,
+        lambda: history.versions(name, unused=True),
         *(lambda key=key: history.examine(key) for key in keys),
-        *(lambda key=key: history.record(key) for key in keys),
-        *(lambda key=key: history.making(key) for key in keys),
-        *(lambda prefix=prefix: history.latest(name, prefix, 9) for prefix in editions),
-        *(lambda prefix=prefix: history.bindings(name, prefix) for prefix in editions),
-        lambda: history.with_arguments(name, b""),
-        lambda: rows_at(store.folder, find_rows(store.folder, name)),
-        lambda: find_rows(
-            store.folder, name, [("arguments.x", Condition(">", 1))], "x", Order("arguments.x")
-        ),
-        lambda: cells_of(store.folder, find_rows(store.folder, name), ["arguments.x", "seconds", "created"]),
-        lambda: argument_columns(store.folder, name),
+        *(lambda prefix=prefix: list(history.of_version(name, prefix=prefix)) for prefix in versions),
+        lambda: list(history.of_version(name, bound=b"")),
+        lambda: history.infos(history.find(Query(name))),
+        lambda: history.find(Query(name, (("arguments.x", Condition(">", 1)),), "x", Order("arguments.x"))),
+        lambda: history.columns(name),
         lambda: find_orphans(store),
         lambda: store.get_many(keys),
+        lambda: store.get_many(keys, mapped=True, largest=1000),
     ]

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from bencher_job import Job, Record
-from bencher_job._coordinator.commits import Keeping, Landing, Run, commit
-from bencher_job._coordinator.running import Flight
+from bencher_job._coordinator.commits import Completion, Run, commit
+from bencher_job._coordinator.coordinator import Coordinator
+from bencher_job._coordinator.running import RunningJob, running_jobs
 from bencher_job._executors import Outcome
-from bencher_job._future import JobFuture
-from bencher_job._stores import Deposit, DepositLost, Depository, Entry, Lease, StoreFailure, dump
-from bencher_job._stores.blobs import LARGE, write_deposit
+from bencher_job._options import Options, StoreOptions
+from bencher_job._stores import Blob, BlobLost, BlobWriter, Entry, Lease, StoreFailure, dump
+from bencher_job._stores.blobs import LARGE, write_blob
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
+from tests.leasing import acquired, taken_over
 
 VALUE = np.arange(LARGE // 8)
 
@@ -34,20 +36,20 @@ def store(tmp_path: Path) -> Iterator[MemoryTier]:
     store.close()
 
 
-def depository_of(store: MemoryTier) -> Depository:
-    depository = store.depository(None)
+def depository_of(store: MemoryTier) -> BlobWriter:
+    depository = store.blob_writer(None)
     assert depository is not None
     return depository
 
 
-def deposit_in(store: MemoryTier, key: str = "key") -> Deposit:
+def deposit_in(store: MemoryTier, key: str = "key") -> Blob:
     """Do what a worker does."""
-    deposit = write_deposit(depository_of(store).terms, dump(VALUE), key)
+    deposit = write_blob(depository_of(store).terms, dump(VALUE), key)
     assert deposit is not None
     return deposit
 
 
-def entry(deposit: Deposit, key: str = "key", **given: Any) -> Entry:
+def entry(deposit: Blob, key: str = "key", **given: Any) -> Entry:
     return Entry(deposit, Record(key=key, function="f", created=datetime.now(UTC)))._replace(**given)
 
 
@@ -61,12 +63,12 @@ def test_what_is_large_never_fits_in_a_row() -> None:
 
 def test_what_was_deposited_is_committed_as_any_other_entry(store: MemoryTier) -> None:
     lease = Lease("key")
-    assert store.leases.acquire(lease)
-    assert store.put_many([entry(deposit_in(store), lease=lease)]) == frozenset()
+    assert acquired(store, lease)
+    assert store.put_many([entry(deposit_in(store), lease=lease)]) == {}
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)
-    assert store.leases.owner("key") is None
+    assert store.leases.owner_of("key") is None
     (record,), (path,) = store.records(), value_files(store)
     assert record.size == path.stat().st_size
 
@@ -83,20 +85,20 @@ def test_a_worker_writes_nothing_where_anything_is_otherwise(
         "secret": (directory, place, user, bytes(32), compression, is_personal),
         "compression": (directory, place, user, mark, "none that is installed", is_personal),
     }
-    assert write_deposit(pickle.dumps(others[otherwise]), dump(VALUE), "key") is None
+    assert write_blob(pickle.dumps(others[otherwise]), dump(VALUE), "key") is None
     assert value_files(store) == []
     assert not (tmp_path / "gone").exists()
 
 
 def test_a_store_that_is_not_open_or_can_only_be_read_has_nothing_written(tmp_path: Path) -> None:
     behind = DiskStore(tmp_path / "store", size_limit=10**9)
-    assert behind.depository(None) is None
+    assert behind.blob_writer(None) is None
     behind.open()
-    assert behind.depository(None) is not None
+    assert behind.blob_writer(None) is not None
     behind.close()
     looking = DiskStore(tmp_path / "store", size_limit=10**9, only_looks=True)
     looking.open()
-    assert looking.depository(None) is None
+    assert looking.blob_writer(None) is None
     looking.close()
 
 
@@ -106,7 +108,7 @@ def test_no_row_is_committed_without_its_file(store: MemoryTier) -> None:
     depository_of(store).discard(gone)
     with pytest.raises(StoreFailure, match="FileNotFoundError"):
         store.put_many([entry(other, "other"), entry(gone, "gone")])
-    assert store.count() == 0
+    assert len(store) == 0
     assert depository_of(store).has(other)
     store.put_many([entry(other, "other")])
     assert store.get("other")
@@ -114,15 +116,15 @@ def test_no_row_is_committed_without_its_file(store: MemoryTier) -> None:
 
 def test_the_file_of_a_lost_lease_is_removed(store: MemoryTier) -> None:
     lease = Lease("key")
-    assert store.leases.acquire(lease)
-    assert store.leases.take_over(Lease("key"), lease.number)
-    assert store.put_many([entry(deposit_in(store), lease=lease)]) == {"key"}
+    assert acquired(store, lease)
+    assert taken_over(store, Lease("key"), lease.number)
+    assert store.put_many([entry(deposit_in(store), lease=lease)]).keys() == {"key"}
     assert value_files(store) == []
 
 
 def test_what_is_under_another_key_is_lost(store: MemoryTier) -> None:
     deposit = deposit_in(store, "one key")
-    with pytest.raises(DepositLost, match="it belongs to the key one key"):
+    with pytest.raises(BlobLost, match="it belongs to the key one key"):
         depository_of(store).read(deposit, "another key")
 
 
@@ -132,11 +134,9 @@ def test_a_file_that_is_removed_after_it_was_read_is_written_again(store: Memory
     deposit = deposit_in(store)
     value = depository_of(store).read(deposit, "key").load_in_place()
     depository_of(store).discard(deposit)
-    flight = Flight(JobFuture.pending(job, lambda _: False))
-    landing = Landing(
-        Run(flight, job, store, Keeping(), "MULTIPROCESSING", None), Outcome(value, deposit=deposit)
-    )
-    assert commit([landing])[1] == []
+    coordinator = Coordinator(Options.of({}), lambda _: None)
+    run = Run(coordinator, RunningJob(job, store, running_jobs(store)), job, "MULTIPROCESSING", None)
+    assert commit([Completion(run, Outcome(value, deposit=deposit))], StoreOptions())[1] == []
     hit = store.get("key")
     assert hit
     assert np.array_equal(hit.load(), VALUE)

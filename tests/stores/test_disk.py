@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import resource
@@ -24,12 +23,11 @@ import pytest
 
 from bencher_job import CacheWarning, Record, UntrustedCache, _media
 from bencher_job._folders import make_private
-from bencher_job._record import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, dump, export, import_
 from bencher_job._stores import quarantine as aside
-from bencher_job._stores.database import IN_ROW_BELOW, Database
+from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.schema import ENTRY_OVERHEAD, STORE_VERSION, UPGRADES
+from bencher_job._stores.schema import STORE_VERSION
 
 LARGE = "x" * IN_ROW_BELOW
 
@@ -89,7 +87,7 @@ def test_new_files_are_for_the_owner_only(tmp_path: Path, umask: int) -> None:
         store.put_many([entry("key", 1), entry("large", LARGE), entry("media", 2, media=Path(media).name)])
         export(store, tmp_path / "archive.tar")
         _media.discard(media)
-        store.forget("media")
+        store.remove(["media"])
         import_(store, tmp_path / "archive.tar")
         with closing(sqlite3.connect(store.directory / "cache.db")) as database, database:
             database.execute("UPDATE Cache SET value = X'00' WHERE key = 'key'")
@@ -350,7 +348,7 @@ def test_an_undecodable_key_disturbs_nothing(store: DiskStore) -> None:
         assert [record.key for record in store.records()] == ["good"]
     assert value_of(store, "good") == 1
     assert store.clear() == 2
-    assert store.count() == 0
+    assert len(store) == 0
 
 
 def test_what_is_set_aside_goes_by_a_name_that_a_file_can_have(store: DiskStore) -> None:
@@ -443,7 +441,7 @@ def test_media_go_with_their_entry(store: DiskStore) -> None:
     for key, run in runs.items():
         run.mkdir(parents=True)
         store.put_many([entry(key, 1, media=run.name)])
-    store.forget("forgotten")
+    store.remove(["forgotten"])
     assert {*(store.directory / "media").iterdir()} == {runs["kept"], runs["tagged"]}
     store.clear()
     assert list((store.directory / "media").iterdir()) == []
@@ -456,8 +454,8 @@ def test_entries_beyond_the_size_limit_are_evicted_oldest_first_and_counted(tmp_
     found = [number for number in range(20) if store.has(f"key-{number}")]
     assert found == list(range(20 - len(found), 20))
     assert 5 <= len(found) < 10
-    assert store.tally.evicted == 20 - len(found) == 20 - store.count()
-    assert store.size() <= 1_000_000
+    assert store.tally.evicted == 20 - len(found) == 20 - len(store)
+    assert store.figures().size <= 1_000_000
     assert len(list(store.records())) == len(found)
     store.close()
 
@@ -511,7 +509,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     database.close()
     assert not store.get("key")
     store.put_many([entry("key", 2)])
-    store.forget("other")
+    store.remove(["other"])
     assert store.get("key").load() == 2
     store.close()
 
@@ -535,7 +533,7 @@ def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         process.stdin.close()
     assert [process.wait(60) for process in processes] == [0] * 16
     store = DiskStore(tmp_path / "a" / "b", size_limit=10**9)
-    assert store.count() == 16
+    assert len(store) == 16
     store.close()
 
 
@@ -568,71 +566,6 @@ def test_a_forked_child_may_use_the_store_while_a_thread_of_the_parent_writes(st
         stop.set()
         writer.join()
     assert [value_of(store, f"child-{turn}") for turn in range(5)] == list(range(5))
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_store_of_an_earlier_version_is_brought_up_to_date(store: DiskStore, version: int) -> None:
-    """Entries, records, tags, files and media of the tables of before are there afterwards, and counted."""
-    store.put_many([entry("new", 1)])
-    rows = store.folder.query("SELECT mode, filename, value, size FROM Cache")
-    store.close()
-    for path in store.directory.glob("cache.db*"):
-        path.unlink()
-    database = Database(os.fspath(store.directory))
-    database.make()
-    for statement in itertools.chain.from_iterable(UPGRADES[:version]):
-        database.execute(statement)
-    database.execute(f"PRAGMA user_version = {version}")
-    ((mode, filename, value, size),) = rows
-    database.execute(
-        "INSERT INTO Cache (key, raw, store_time, access_time, tag, size, mode, filename, value)"
-        " VALUES ('new', 1, 5.0, 5.0, 'nightly', 0, ?, ?, ?)",
-        (mode, filename, value),
-    )
-    origin = '["SERIAL", "host", 123, "3.11", "0.1"]'
-    run = Path(_media.run_folder(store.directory, "new"))
-    columns = "entry, function, created, seconds, size, media, arguments, origin"
-    database.execute(
-        f"INSERT INTO Record ({columns}) VALUES (1, 'f', 0.0, 2.5, ?, ?, '{{}}', ?)",
-        (size, run.name, origin),
-    )
-    database.close_all()
-    run.mkdir(parents=True)
-    hit = store.get("new")
-    assert (hit.load(), hit.seconds, store.count()) == (1, 2.5, 1)
-    (record,) = store.records(Selection(tag="nightly"))
-    assert (record.host, record.pid, record.size, record.media) == ("host", 123, size, run.name)
-    assert store.clear(tag="nightly") == 1
-    assert (store.count(), store.size()) == (0, 0)
-    assert not run.exists()
-
-
-def test_a_store_of_version_3_is_brought_up_to_date(store: DiskStore) -> None:
-    """What it has counted stays counted, and is counted right from then on."""
-    store.put_many([entry(str(number), number) for number in range(10)])
-    rows = store.folder.query("SELECT key, raw, mode, filename, value, size FROM Cache")
-    size = store.size()
-    store.close()
-    for path in store.directory.glob("cache.db*"):
-        path.unlink()
-    database = Database(os.fspath(store.directory))
-    database.make()
-    for statement in itertools.chain.from_iterable(UPGRADES[:3]):
-        database.execute(statement)
-    database.execute("PRAGMA user_version = 3")
-    for row in rows:
-        database.execute(
-            "INSERT INTO Cache (key, raw, mode, filename, value, size, function, arguments, created, seconds)"
-            " VALUES (?, ?, ?, ?, ?, ?, 'f', '{}', 0, 0)",
-            row,
-        )
-    database.close_all()
-    assert (store.count(), store.size()) == (10, size)
-    assert value_of(store, "3") == 3
-    store.put_many([entry("a", 10)])
-    store.forget("0")
-    assert (store.count(), store.size()) == (10, size)
-    assert sum(record.size for record in store.records()) == size - 10 * ENTRY_OVERHEAD
 
 
 def test_removing_many_large_entries_lets_others_write_in_between(store: DiskStore) -> None:

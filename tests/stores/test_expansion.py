@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job import Record
+from bencher_job._query import Query
 from bencher_job._stores import Entry, Found, dump, export, import_, verify
 from bencher_job._stores.codec import (
     DamagedEntry,
@@ -24,7 +25,6 @@ from bencher_job._stores.codec import (
     unseal,
 )
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.rows import find_rows, row_of_key
 from bencher_job._stores.schema import LARGEST_SOURCES
 from bencher_job._stores.signature import UNSIGNED
 
@@ -92,9 +92,9 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def list_on_the_page(store: DiskStore, _: Path) -> None:
-    listing = pytest.importorskip("bencher_job._page.listing").Listing(store.folder, unpickles=False)
+    listing = pytest.importorskip("bencher_job._page.listing").Listing(store, unpickles=False)
     columns = [each["id"] for each in listing.columns("f", "")]
-    rows = listing.page(find_rows(store.folder, "f"), columns)
+    rows = listing.page(store.history.find(Query("f")), columns)
     assert {row["key"]: row["cells"][columns.index("results.score")] for row in rows} == {
         "bomb": None,
         "good": 1,
@@ -103,15 +103,14 @@ def list_on_the_page(store: DiskStore, _: Path) -> None:
 
 def show_on_the_page(store: DiskStore, _: Path) -> None:
     entry_of = pytest.importorskip("bencher_job._page.entry").entry_of
-    row = row_of_key(store.folder, "bomb")
-    assert "more than" in entry_of(store.folder, row, unpickles=True)["value"]["note"]
+    (info,) = store.history.infos(["bomb"])
+    assert "more than" in entry_of(store, info, unpickles=True)["value"]["note"]
 
 
 def show_in_the_shell(store: DiskStore, _: Path) -> None:
     from bencher_job._cli.output import described_by_key
 
-    with pytest.warns(match="expands to"):
-        assert described_by_key(store, list(store.records())) == {"good": {"score": 1}}
+    assert described_by_key(store, list(store.records())) == {"good": {"score": 1}}
 
 
 def examine(store: DiskStore, _: Path) -> None:
@@ -142,7 +141,7 @@ def test_no_look_takes_the_memory_of_what_it_would_expand_to(
     store: DiskStore, look: Callable[[DiskStore, Path], None], tmp_path: Path
 ) -> None:
     store.close()
-    before = peak_of(lambda: (store.open(), store.count()))
+    before = peak_of(lambda: (store.open(), len(store)))
     assert peak_of(lambda: look(store, tmp_path)) - before < MOST_TAKEN
 
 

@@ -25,6 +25,7 @@ from bencher_job import (
     gen_path,
 )
 from bencher_job._names import ForeignName, NameOf, path_of
+from bencher_job._query import Order, Query
 from bencher_job._stores import (
     MISS,
     Entry,
@@ -37,7 +38,6 @@ from bencher_job._stores import (
     verify,
 )
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.rows import argument_columns, cells_of, find_rows, hits_at, keys_at, rows_at
 from bencher_job._stores.signature import SECRET_VARIABLE
 from bencher_job._stores.verification import Fault
 
@@ -99,7 +99,7 @@ class Ground:
         study("small")
         study("large", large=True)
         study("gone")
-        study.forget("gone")
+        study.remove(["gone"])
         study.cache.close()
         store = self.store()
         store.put_many([entry("expiring", 1)._replace(expires=datetime.now(UTC).timestamp() + 1000)])
@@ -146,29 +146,28 @@ def ground(filled: Ground) -> Ground:
 
 def look_at_rows(store: DiskStore) -> None:
     for function in [each.name for each in store.functions()]:
-        numbers = find_rows(store.folder, function)
-        rows_at(store.folder, numbers)
-        keys_at(store.folder, numbers)
-        argument_columns(store.folder, function)
-        cells_of(store.folder, numbers, ["created", "size", "arguments.name"])
-        list(hits_at(store.folder, numbers, 1 << 20))
+        keys = store.history.find(Query(function, order=Order("arguments.name")))
+        store.history.infos(keys)
+        store.history.columns(function)
+        store.get_many(keys, mapped=True, largest=1 << 20)
 
 
 def look_at_page(store: DiskStore) -> None:
     pages = types.SimpleNamespace(
         **{name: pytest.importorskip(f"bencher_job._page.{name}") for name in ("listing", "entry", "media")}
     )
-    listing = pages.listing.Listing(store.folder, unpickles=False)
+    listing = pages.listing.Listing(store, unpickles=False)
     for function in [each.name for each in store.functions()]:
         columns = [each["id"] for each in listing.columns(function, "")]
-        numbers = find_rows(store.folder, function)
-        listing.page(numbers, columns)
-        for row in rows_at(store.folder, numbers):
-            pages.entry.entry_of(store.folder, row, unpickles=False)
-            if row.record.media is not None:
+        keys = store.history.find(Query(function))
+        listing.page(keys, columns)
+        listing.points(keys, columns)
+        for info in store.history.infos(keys):
+            pages.entry.entry_of(store, info, unpickles=False)
+            if info.record.media is not None:
                 for name in ("precious.val", "../../../outside/precious.val", "folder/file"):
                     assert (
-                        pages.media.file_answer(store.directory, row.record.media, name, is_download=False)
+                        pages.media.file_answer(store.directory, info.record.media, name, is_download=False)
                         is None
                     )
 
@@ -177,9 +176,8 @@ def look_up(store: DiskStore) -> None:
     keys = [record.key for record in store.records()]
     for key in ["tagged", "expiring", *keys]:
         store.history.examine(key)
-        store.history.making(key)
-        if (record := store.history.record(key)) is not None:
-            media_files(store.directory, record)
+        for info in store.history.infos([key]):
+            media_files(store.folder, info.record)
         hit = store.get(key)
         assert hit is MISS or hit.load() is not None  # type: ignore[union-attr]
     store.get_many([*keys, "expiring"])
@@ -187,11 +185,9 @@ def look_up(store: DiskStore) -> None:
 
 def ask_history(store: DiskStore) -> None:
     store.history.removed()
-    store.totals()
-    store.size()
-    store.count()
-    store.latest_records(10)
-    store.failure("key", 1)
+    store.figures()
+    list(store.records(latest=10))
+    store.leases.failure("key", 1)
 
 
 def pack(store: DiskStore) -> None:
@@ -285,7 +281,7 @@ def test_a_file_name_that_leads_out_is_counted_when_its_row_goes(
     ground.change("UPDATE Cache SET filename = ? WHERE key = 'tagged'", name)
     with closing(ground.store()) as store:
         store.clear()
-        assert (store.count(), store.tally.damaged) == (0, 1)
+        assert (len(store), store.tally.damaged) == (0, 1)
     assert caplog.text.count("what it names is left alone") == 1
     assert tree(ground.outside) == before
 
@@ -300,8 +296,8 @@ def test_media_that_lead_out_are_damage_and_stay(
         assert verify(store).names(Fault.RECORD_DAMAGED) == ["tagged"]
         assert "tagged" not in [record.key for record in store.records()]
         assert store.get("tagged").load() == 1  # type: ignore[union-attr]
-        store.forget("tagged")
-        assert (store.tally.damaged, store.folder.query("SELECT * FROM Discarded")) == (1, [])
+        store.remove(["tagged"])
+        assert (store.tally.damaged, store.files.query("SELECT * FROM Discarded")) == (1, [])
     assert caplog.text.count("what it names is left alone") == 1
     assert tree(ground.outside) == before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import subprocess
@@ -22,16 +21,14 @@ from bencher_job._stores import (
     StoreDamaged,
     StoreFailure,
     StoreMissing,
-    StoreOutdated,
     dump,
     look_into,
     open_existing,
     stores_in,
     verify,
 )
-from bencher_job._stores.database import IN_ROW_BELOW, Database
+from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.schema import STORE_VERSION, UPGRADES
 
 CREATED = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -58,12 +55,12 @@ def snapshot(directory: Path) -> dict[str, tuple[int, int]]:
 
 
 def look_at_everything(store: DiskStore) -> None:
-    assert store.count() == len(list(store.records())) == 2
+    assert len(store) == len(list(store.records())) == 2
     assert [function.entries for function in store.functions()] == [2]
     assert store.get("large").load() == "x" * IN_ROW_BELOW
     assert store.history.examine("small")
-    assert store.totals().hits == 0
-    assert store.size()
+    assert store.figures().total.hits == 0
+    assert store.figures().size
     assert verify(store).is_clean
 
 
@@ -82,9 +79,9 @@ def test_a_look_beside_a_program_that_writes_sees_what_is_committed(tmp_path: Pa
     with closing(DiskStore(tmp_path / "fcache", size_limit=10**9)) as writing:
         writing.put_many([entry("first")])
         with closing(look_into(tmp_path / "fcache")) as looking:
-            assert looking.count() == 1
+            assert len(looking) == 1
             writing.put_many([entry("second")])
-            assert looking.count() == 2
+            assert len(looking) == 2
 
 
 def test_a_look_counts_no_use_and_sets_nothing_aside(tmp_path: Path) -> None:
@@ -99,8 +96,8 @@ def test_a_look_counts_no_use_and_sets_nothing_aside(tmp_path: Path) -> None:
     assert not (directory / "damaged").exists()
     assert file.read_bytes() == b"garbage"
     with closing(look_into(directory)) as store:
-        assert store.count() == 2
-        assert store.functions()[0].hits == store.totals().hits == 0
+        assert len(store) == 2
+        assert store.functions()[0].hits == store.figures().total.hits == 0
 
 
 def test_who_only_looks_can_t_change(tmp_path: Path) -> None:
@@ -108,13 +105,13 @@ def test_who_only_looks_can_t_change(tmp_path: Path) -> None:
     with closing(look_into(directory)) as store:
         for change in (
             lambda: store.put_many([entry("third")]),
-            lambda: store.forget("small"),
-            lambda: store.forget_many(["small"]),
+            lambda: store.remove(["small"]),
+            lambda: store.remove(["small"]),
             store.clear,
         ):
             with pytest.raises(StoreFailure, match="can be read, but not written"):
                 change()
-        assert store.count() == 2
+        assert len(store) == 2
 
 
 @pytest.mark.parametrize("opened", [look_into, open_existing])
@@ -165,21 +162,6 @@ def test_a_locked_database_is_told_as_busy(tmp_path: Path) -> None:
             look_into(directory, patience=0.05)
 
 
-def test_a_store_of_an_earlier_version_is_brought_up_to_date_by_who_changes_it(tmp_path: Path) -> None:
-    directory = tmp_path / "fcache"
-    directory.mkdir()
-    with closing(Database(os.fspath(directory))) as database:
-        database.make()
-        for statement in itertools.chain.from_iterable(UPGRADES[:2]):
-            database.execute(statement)
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreOutdated, match="tables are of version 2"):
-        look_into(directory)
-    open_existing(directory).close()
-    with closing(look_into(directory)) as store:
-        assert store.open().execute("PRAGMA user_version").fetchone() == (STORE_VERSION,)
-
-
 @pytest.mark.parametrize("opened", [look_into, open_existing])
 def test_a_store_that_others_can_write_to_is_refused_unless_it_is_trusted(
     tmp_path: Path, opened: object
@@ -205,8 +187,8 @@ def test_stores_are_found_under_a_cache_directory(tmp_path: Path) -> None:
 def test_entries_of_many_keys_are_removed_together(tmp_path: Path) -> None:
     directory = fill(tmp_path / "fcache", *(entry(f"key-{number}") for number in range(2500)))
     with closing(open_existing(directory)) as store:
-        assert store.forget_many([*(f"key-{number}" for number in range(2400)), "nothing"]) == 2400
-        assert store.count() == 100
+        assert store.remove([*(f"key-{number}" for number in range(2400)), "nothing"], "cleared") == 2400
+        assert len(store) == 100
         assert store.history.examine("key-7").reason == "cleared"
 
 
@@ -231,7 +213,7 @@ def test_functions_are_told_with_entries_sizes_tags_and_their_last_use(tmp_path:
 def test_the_sizes_of_functions_add_up_to_that_of_the_store(tmp_path: Path) -> None:
     directory = fill(tmp_path / "fcache", entry("a", "x" * 99_999), entry("b", function="study.loss"))
     with closing(look_into(directory)) as store:
-        assert sum(function.size for function in store.functions()) == store.size()
+        assert sum(function.size for function in store.functions()) == store.figures().size
 
 
 def test_hits_of_all_processes_are_told_by_function(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_each_is_a_miss_and_stays_with_one_warning_for_all(
             warnings.simplefilter("always")
             found = [*(store.get(key, mapped) for key in VALUES), *store.get_many(VALUES).values()]
         assert found == [MISS] * 3
-        assert (store.count(), store.tally.damaged) == (3, 0)
+        assert (len(store), store.tally.damaged) == (3, 0)
     assert [(each.category, each.filename) for each in told] == [(CacheWarning, __file__)]
     assert f"Set {SECRET_VARIABLE} as it was" in str(told[0].message)
     assert_all_there(stores, writer)
@@ -95,7 +95,7 @@ def test_a_result_replaces_it(stores: Stores, writer: str | None, reader: str | 
             assert not store.get(LARGE)
         store.put_many([entry(LARGE, "another")])
         assert store.get(LARGE).load() == "another"  # type: ignore[union-attr]
-        assert store.count() == 3
+        assert len(store) == 3
 
 
 @each_other_secret
@@ -123,12 +123,12 @@ def flipped(bit: int, of: bytes) -> bytes:
 
 
 def bytes_of(store: DiskStore, key: str) -> bytes:
-    ((value,),) = store.folder.query("SELECT value FROM Cache WHERE key = ?", (key,))
+    ((value,),) = store.files.query("SELECT value FROM Cache WHERE key = ?", (key,))
     return bytes(value)
 
 
 def put_bytes(store: DiskStore, key: str, content: bytes) -> None:
-    store.folder.changed(
+    store.files.changed(
         lambda database: database.execute(
             "UPDATE Cache SET value = ? WHERE key = ?", (content, key)
         ).fetchall()
@@ -205,7 +205,7 @@ def test_import_takes_ours_in_its_place(
         taken = import_(store, tmp_path / "archive")
         assert (taken.replaced, taken.added) == (1, 0)
         assert store.get(SMALL).load() == 2  # type: ignore[union-attr]
-        assert store.count() == 3
+        assert len(store) == 3
 
 
 @each_other_secret

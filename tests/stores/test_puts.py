@@ -33,6 +33,7 @@ from bencher_job._stores import (
 from bencher_job._stores.database import IN_ROW_BELOW, Transaction
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
+from tests.leasing import acquired, taken_over
 
 
 def entry(key: str, value: object, **given: object) -> Entry:
@@ -41,7 +42,7 @@ def entry(key: str, value: object, **given: object) -> Entry:
 
 def acquire(store: DiskStore | MemoryTier | NullStore, key: str) -> Lease:
     lease = Lease(key)
-    assert store.leases.acquire(lease)
+    assert acquired(store, lease)
     return lease
 
 
@@ -68,7 +69,8 @@ def elsewhere(script: str, store: MemoryTier, *arguments: str) -> subprocess.Pop
         store = open_store(Path(sys.argv[1]), size_limit=10**9)
         def acquire(store, key):
             lease = Lease(key)
-            return lease if store.leases.acquire(lease) else None
+            store.leases.acquire([lease])
+            return lease if lease.held else None
         def entry(key, value, lease=None):
             return Entry(dump(value), Record(key=key, function="f", created=datetime.now(UTC)), lease=lease)
     """
@@ -88,21 +90,21 @@ def elsewhere(script: str, store: MemoryTier, *arguments: str) -> subprocess.Pop
 
 def test_a_commit_releases_its_lease(store: MemoryTier) -> None:
     lease = acquire(store, "key")
-    assert store.put_many([entry("key", 1, lease=lease)]) == frozenset()
-    assert store.leases.owner("key") is None
+    assert store.put_many([entry("key", 1, lease=lease)]) == {}
+    assert store.leases.owner_of("key") is None
     assert value_of(store, "key") == 1
 
 
 def test_a_lease_that_was_lost_keeps_its_entry_out_and_the_others_go_in(store: MemoryTier) -> None:
     mine, other = acquire(store, "mine"), acquire(store, "other")
-    assert store.leases.take_over(Lease("mine"), mine.number)
+    assert taken_over(store, Lease("mine"), mine.number)
     large = "x" * IN_ROW_BELOW
     entries = [entry("mine", large, lease=mine), entry("other", 2, lease=other), entry("without", 3)]
-    assert store.put_many(entries) == {"mine"}
+    assert store.put_many(entries) == {"mine": MISS}
     assert [value_of(store, key) for key in ("mine", "other", "without")] == [MISS, 2, 3]
     assert list(store.directory.glob("*/*/*.val")) == []
-    assert store.leases.owner("mine") is not None
-    assert store.leases.owner("other") is None
+    assert store.leases.owner_of("mine") is not None
+    assert store.leases.owner_of("other") is None
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -118,10 +120,10 @@ def test_of_two_entries_of_one_key_that_goes_in_whose_lease_is_held(
     held = acquire(store, "key")
     large = "x" * IN_ROW_BELOW
     entries = [entry("key", f"old {large}", lease=abandoned), entry("key", f"new {large}", lease=held)]
-    assert store.put_many(entries[::order]) == {"key"}
+    assert store.put_many(entries[::order]) == {"key": MISS}
     assert value_of(store, "key") == f"new {large}"
     assert len(list(store.directory.glob("*/*/*.val"))) == 1
-    assert store.leases.owner("key") is None
+    assert store.leases.owner_of("key") is None
 
 
 def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: MemoryTier) -> None:
@@ -134,9 +136,9 @@ def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: Memory
     with elsewhere(script, store) as owner:
         assert owner.stdout.readline() == "acquired\n"
         os.kill(owner.pid, signal.SIGSTOP)
-        known = store.leases.owner("key")
+        known = store.leases.owner_of("key")
         lease = Lease("key")
-        assert store.leases.take_over(lease, known.number)
+        assert taken_over(store, lease, known.number)
         store.put_many([entry("key", "successor's", lease=lease)])
         os.kill(owner.pid, signal.SIGCONT)
         owner.stdin.write("\n")
@@ -156,7 +158,7 @@ def test_an_entry_that_can_not_be_written_keeps_its_lease(
     monkeypatch.setattr(Transaction, "commit", fail)
     with pytest.raises(StoreFailure, match="full"):
         store.put_many([entry("key", 1, lease=lease)])
-    assert store.leases.owner("key") is not None
+    assert store.leases.owner_of("key") is not None
     store.leases.release([lease])
 
 
@@ -172,10 +174,10 @@ def test_the_lease_that_a_commit_has_released_tells_of_its_entry(store: MemoryTi
         assert owner.stdout.readline() == "acquired\n"
         assert not store.get("key")
         lease = Lease("key")
-        assert not store.leases.acquire(lease)
+        assert not acquired(store, lease)
         owner.stdin.write("\n")
         owner.stdin.flush()
-        while not store.leases.acquire(lease):
+        while not acquired(store, lease):
             pass
         assert lease.has_entry
     assert value_of(store, "key") == 1
@@ -200,9 +202,9 @@ def test_processes_that_commit_the_same_keys_lose_none(store: MemoryTier) -> Non
     assert [process.wait(60) for process in processes] == [0] * 4
     for process in processes:
         process.stdout.close()
-    assert store.count() == 60 + 4 * 60
+    assert len(store) == 60 + 4 * 60
     assert {value_of(store, f"key-{number}") == number for number in range(60)} == {True}
-    assert {store.leases.owner(f"key-{number}") for number in range(60)} == {None}
+    assert {store.leases.owner_of(f"key-{number}") for number in range(60)} == {None}
 
 
 def test_a_process_that_is_killed_before_its_commit_leaves_nothing(store: MemoryTier) -> None:
@@ -217,10 +219,10 @@ def test_a_process_that_is_killed_before_its_commit_leaves_nothing(store: Memory
     with elsewhere(script, store) as killed:
         assert killed.wait(30) == -signal.SIGKILL
     assert not store.get("key")
-    assert store.leases.owner("key") is None
-    assert store.put_many([entry("key", 2, lease=acquire(store, "key"))]) == frozenset()
+    assert store.leases.owner_of("key") is None
+    assert store.put_many([entry("key", 2, lease=acquire(store, "key"))]) == {}
     assert value_of(store, "key") == 2
-    assert store.count() == 2
+    assert len(store) == 2
 
 
 def test_a_failure_reaches_who_waits_and_releases_the_lease(store: MemoryTier) -> None:
@@ -228,56 +230,55 @@ def test_a_failure_reaches_who_waits_and_releases_the_lease(store: MemoryTier) -
     with elsewhere(
         """
         number = int(sys.argv[2])
-        assert store.leases.wait_for("key", number)
+        store.leases.tell_of_waiter("key", number)
         print("waits", flush=True)
-        while store.leases.owner("key") is not None:
+        while store.leases.owner_of("key") is not None:
             time.sleep(0.001)
-        print(store.failure("key", number), store.failure("key", number + 1), flush=True)
+        print(store.leases.failure("key", number), store.leases.failure("key", number + 1), flush=True)
         """,
         store,
         str(lease.number),
     ) as waiter:
         assert waiter.stdout.readline() == "waits\n"
-        store.publish_failure(lease, b"pickled")
+        store.leases.fail(lease, lambda: b"pickled")
         assert waiter.stdout.readline() == "b'pickled' None\n"
 
 
 def test_a_failure_that_nobody_waits_for_is_not_kept(store: MemoryTier) -> None:
     lease = acquire(store, "key")
-    store.publish_failure(lease, b"pickled")
-    assert store.failure("key", lease.number) is None
-    assert store.leases.owner("key") is None
+    store.leases.fail(lease, lambda: b"pickled")
+    assert store.leases.failure("key", lease.number) is None
+    assert store.leases.owner_of("key") is None
 
 
 def test_a_failure_is_verified_and_goes_after_a_minute(store: MemoryTier) -> None:
     published = []
     for key in ("damaged", "moved", "old"):
         lease = acquire(store, key)
-        store.leases.wait_for(key, lease.number)
-        store.publish_failure(lease, b"pickled")
+        store.leases.tell_of_waiter(key, lease.number)
+        store.leases.fail(lease, lambda: b"pickled")
         published.append(lease)
-        assert store.failure(key, lease.number) == b"pickled"
+        assert store.leases.failure(key, lease.number) == b"pickled"
     with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as database:
         database.execute("UPDATE Failure SET error = substr(error, 1, 50) WHERE key = 'damaged'")
         database.execute("UPDATE Failure SET number = number + 1000 WHERE key = 'moved'")
         database.execute("UPDATE Failure SET at = at - 61 WHERE key = 'old'")
-    assert store.failure("damaged", published[0].number) is None
-    assert store.failure("moved", published[1].number + 1000) is None
+    assert store.leases.failure("damaged", published[0].number) is None
+    assert store.leases.failure("moved", published[1].number + 1000) is None
     lease = acquire(store, "new")
-    store.leases.wait_for("new", lease.number)
-    store.publish_failure(lease, b"pickled")
-    assert store.failure("old", published[2].number) is None
-    assert store.failure("new", lease.number) == b"pickled"
+    store.leases.tell_of_waiter("new", lease.number)
+    store.leases.fail(lease, lambda: b"pickled")
+    assert store.leases.failure("old", published[2].number) is None
+    assert store.leases.failure("new", lease.number) == b"pickled"
 
 
 def test_the_null_store_grants_every_lease() -> None:
     store = NullStore()
     first, second = acquire(store, "key"), acquire(store, "key")
-    assert store.leases.owner("key") is None
-    assert store.leases.take_over(Lease("key"), first.number)
-    store.publish_failure(first, b"error")
-    assert store.failure("key", first.number) is None
-    assert store.put_many([entry("key", 1, lease=second)]) == frozenset()
+    assert (first.held, second.held) == (True, True)
+    assert store.leases.wait(first).look() == "free"
+    store.leases.fail(first, lambda: b"error")
+    assert not first.held
 
 
 def test_a_closed_store_gives_leases_again(store: MemoryTier) -> None:
@@ -311,11 +312,11 @@ def test_an_expired_entry_is_replaced_or_removed_by_the_next_look(store: MemoryT
     past = time.time() - 1
     store.put_many([entry("kept", 1)])
     store.put_many([entry("replaced", 1, expires=past), entry("removed", 1, expires=past)])
-    assert store.count() == 3
+    assert len(store) == 3
     store.put_many([entry("replaced", 2, expires=time.time() + 60)])
     assert value_of(store, "replaced") == 2
-    store._store._evict()
-    assert store.count() == 2
+    store.behind._evict()
+    assert len(store) == 2
     assert store.tally.expired == 1
     assert store.history.examine("removed").reason == "expired"
 
@@ -327,7 +328,7 @@ def test_a_clock_that_was_very_wrong_stops_nothing(store: MemoryTier) -> None:
     assert value_of(store, "key") == 1
     assert not store.get("other")
     assert store.history.examine("other").reason == "expired"
-    store._store._evict()
+    store.behind._evict()
     assert len(list(store.records())) == 1
 
 
@@ -342,10 +343,10 @@ def test_a_thread_whose_turn_never_ends_stops_nobody(
 ) -> None:
     """An interrupt at the wrong moment may leave the turn taken; the database's own lock is what counts."""
     monkeypatch.setattr("bencher_job._stores.database.LONGEST_TURN", 0.05)
-    store._store.open().turn.acquire()
+    store.behind.open().turn.acquire()
     store.put_many([entry("key", 1)])
     assert value_of(store, "key") == 1
-    assert not store._store.open().turn.locked()
+    assert not store.behind.open().turn.locked()
 
 
 def test_an_interrupt_while_a_commit_waits_leaves_the_database_to_others(store: MemoryTier) -> None:
@@ -362,7 +363,7 @@ def test_an_interrupt_while_a_commit_waits_leaves_the_database_to_others(store: 
             os.kill(os.getpid(), signal.SIGINT)
             other.rollback()
 
-        store._store.open()._con.set_trace_callback(begun.put)
+        store.behind.open()._con.set_trace_callback(begun.put)
         interrupter = threading.Thread(target=interrupt)
         interrupter.start()
         with pytest.raises(KeyboardInterrupt):
@@ -379,6 +380,6 @@ def test_an_interrupt_while_a_commit_waits_leaves_the_database_to_others(store: 
 def test_a_transaction_that_an_interrupt_has_left_open_is_undone_by_the_next(store: MemoryTier) -> None:
     """An interrupt may come before the first step of a transaction's end."""
     store.put_many([entry("kept", 1)])
-    store._store.open().transaction().__enter__()
+    store.behind.open().transaction().__enter__()
     store.put_many([entry("later", 2)])
     assert value_of(store, "later") == 2

@@ -23,6 +23,7 @@ from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.leases import Lease
 from tests.environment import unmeasured
+from tests.leasing import acquired
 
 PAGE = 4096
 LARGE = "x" * IN_ROW_BELOW
@@ -45,7 +46,7 @@ def store(tmp_path: Path) -> Iterator[DiskStore]:
     store = DiskStore(tmp_path / "cachedir" / "fcache", size_limit=10**9)
     for start in range(0, len(KEYS), 50):
         store.put_many([entry(key) for key in KEYS[start : start + 50]])
-    store.folder.query("PRAGMA wal_checkpoint(TRUNCATE)")
+    store.files.query("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()
     yield store
     store.close()
@@ -98,7 +99,7 @@ def test_all_rows_but_those_of_a_lost_page_are_kept(store: DiskStore, which: int
     assert len(KEYS) - 2 * len(KEYS) / len(pages) < len(found) < len(KEYS)
     assert len(set_aside(store.directory)) == 1
     assert store.tally.damaged == 1
-    assert (store.count(), len(list(store.records()))) == (len(found), len(found))
+    assert (len(store), len(list(store.records()))) == (len(found), len(found))
     store.put_many([entry(key) for key in KEYS])
     store.close()
     assert len(looked_up(store)) == len(KEYS)
@@ -120,7 +121,7 @@ def test_whatever_first_meets_the_damage_mends_it(store: DiskStore, use: str) ->
         "get_many": lambda: store.get_many(KEYS),
         "put_many": lambda: store.put_many([entry(key) for key in KEYS]),
         "clear": store.clear,
-        "forget": lambda: [store.forget(key) for key in KEYS],
+        "forget": lambda: [store.remove([key]) for key in KEYS],
     }
     with pytest.warns(CacheWarning, match="is damaged") as told:
         uses[use]()
@@ -233,13 +234,13 @@ def test_a_kill_while_the_new_database_is_made_loses_nothing_more(store: DiskSto
 
 def test_a_lease_outlives_the_replacement_of_the_database(store: DiskStore) -> None:
     lease = Lease("leased")
-    assert store.leases.acquire(lease)
+    assert acquired(store, lease)
     destroy(store.directory, *leaves(store.directory)[::3])
     with pytest.warns(CacheWarning, match="is damaged"):
         looked_up(store)
     with closing(DiskStore(store.directory, size_limit=10**9)) as other:
-        assert not other.leases.acquire(Lease("leased"))
-    assert store.put_many([entry("leased")._replace(lease=lease)]) == frozenset()
+        assert not acquired(other, Lease("leased"))
+    assert store.put_many([entry("leased")._replace(lease=lease)]) == {}
 
 
 def test_jobs_whose_rows_are_lost_run_once_more_and_then_none_does(cache_folder: Path) -> None:

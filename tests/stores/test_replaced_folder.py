@@ -24,7 +24,7 @@ import pytest
 
 from bencher_job import CacheWarning, FutureCache, Job, Record, UntrustedCache
 from bencher_job._stores import MISS, Entry, StoreFailure, dump, export, import_, verify
-from bencher_job._stores.blobs import write_deposit
+from bencher_job._stores.blobs import write_blob
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.folder import Folder, is_replaceable
 from bencher_job._stores.signature import PERSONAL_KEY, SECRET_VARIABLE, personal_signature
@@ -225,7 +225,7 @@ def opened(folder: Path) -> DiskStore:
 
 
 def signs(store: DiskStore) -> bool:
-    return store.folder.open().signature.is_personal
+    return store.files.open().signature.is_personal
 
 
 def test_a_folder_of_the_users_own_is_not_signed_and_needs_no_key(ground: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_folder_of_the_users_own_is_not_signed_and_needs_no_key(ground: Path) 
 def test_the_key_is_made_once_for_its_owner_only(ground: Path, project: Path) -> None:
     one, other = opened(project / "one"), opened(project / "other")
     assert signs(one)
-    assert one.folder.open().signature.mark == other.folder.open().signature.mark
+    assert one.files.open().signature.mark == other.files.open().signature.mark
     key = Path(PERSONAL_KEY).expanduser()
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
@@ -344,14 +344,14 @@ def test_what_was_kept_before_the_folder_was_opened_to_others_is_taken_back_by_a
 
 def test_workers_sign_with_the_same_key(ground: Path, project: Path) -> None:
     store = opened(project / "cachedir")
-    depository = store.depository(None)
+    depository = store.blob_writer(None)
     assert depository is not None
-    deposit = write_deposit(depository.terms, dump("value"), "key")
+    deposit = write_blob(depository.terms, dump("value"), "key")
     assert deposit is not None
     store.put_many([entry("key", "value")._replace(payload=deposit)])
     assert store.get("key").load() == "value"  # type: ignore[union-attr]
     terms = pickle.loads(depository.terms)
-    assert write_deposit(pickle.dumps((*terms[:-1], False)), dump("value"), "key") is None
+    assert write_blob(pickle.dumps((*terms[:-1], False)), dump("value"), "key") is None
     store.close()
 
 
@@ -359,7 +359,7 @@ def test_a_cache_of_a_user_goes_on_as_before(ground: Path, project: Path) -> Non
     for _ in range(2):
         with FutureCache(cache_dir=project / "cachedir", overwrite=False) as cache:
             assert cache.submit(Job("job", lambda: 7, {}, job_key="key")).result() == 7
-            hits = cache.cache.totals().hits
+            hits = cache.cache.figures().total.hits
     assert hits == 1
 
 

@@ -16,23 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job import Record
+from bencher_job._query import Condition, Operator, Order, Query, cell_of, in_order
 from bencher_job._stores import Entry, Hit, dump
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.rows import (
-    Condition,
-    Operator,
-    Order,
-    argument_columns,
-    cells_of,
-    find_rows,
-    hits_at,
-    in_order,
-    keys_at,
-    row_of_key,
-    rows_at,
-    stored_at,
-)
+from bencher_job._stores.rows import sql_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -47,7 +35,7 @@ def store(tmp_path: Path) -> Iterator[DiskStore]:
 
 def put(store: DiskStore, *given: Mapping[str, Any], function: str = "f", **fields: Any) -> None:
     """Put an entry for each of these arguments; its key is its number, and it is a minute later than the one before."""
-    first = store.count()
+    first = len(store)
     for number, arguments in enumerate(given, first):
         record = Record(
             key=f"k{number}", function=function, created=NOON + timedelta(minutes=number), arguments=arguments
@@ -56,8 +44,9 @@ def put(store: DiskStore, *given: Mapping[str, Any], function: str = "f", **fiel
 
 
 def found(store: DiskStore, *conditions: tuple[str, Condition], **asked: Any) -> list[str]:
-    numbers = find_rows(store.folder, "f", conditions, **asked)
-    return [row.record.key for row in rows_at(store.folder, numbers)]
+    return [
+        info.record.key for info in store.history.infos(store.history.find(Query("f", conditions, **asked)))
+    ]
 
 
 def test_the_rows_of_a_function_come_latest_first(store: DiskStore) -> None:
@@ -71,7 +60,7 @@ def test_what_has_expired_is_no_row(store: DiskStore) -> None:
     record = Record(key="old", function="f", created=NOON)
     store.put_many([Entry(dump(1), record, expires=time.time() - 1)])
     assert found(store) == ["k0"]
-    assert row_of_key(store.folder, "old") is None
+    assert store.history.infos(["old"]) == []
 
 
 @pytest.mark.parametrize(
@@ -151,59 +140,48 @@ def test_a_damaged_record_is_left_out(store: DiskStore) -> None:
     with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as database:
         database.execute("UPDATE Cache SET arguments = '{broken' WHERE key = 'k0'")
     assert found(store, order=Order("arguments.c")) == ["k1"]
-    assert [column.name for column in argument_columns(store.folder, "f")] == ["c"]
+    assert [column.name for column in store.history.columns("f")] == ["c"]
 
 
 def test_arguments_are_known_by_name_kind_and_number_of_values(store: DiskStore) -> None:
     put(store, {"model": "svm", "c": 1}, {"model": "rf", "c": 1}, {"model": "rf", "c": 2, "depth": None})
-    assert [
-        (each.name, each.rows, each.numbers, each.distinct) for each in argument_columns(store.folder, "f")
-    ] == [
+    assert [(each.name, each.rows, each.numbers, each.distinct) for each in store.history.columns("f")] == [
         ("model", 3, 0, 2),
         ("c", 3, 3, 2),
         ("depth", 1, 0, 0),
     ]
 
 
-def test_cells_and_bytes_come_by_the_numbers_of_rows(store: DiskStore) -> None:
+def test_bytes_come_by_key_unless_they_are_too_many(store: DiskStore) -> None:
     put(store, {"c": 1}, {"c": 2}, seconds=3.0)
     store.put_many([Entry(dump("x" * IN_ROW_BELOW), Record(key="large", function="f", created=NOON))])
-    numbers = find_rows(store.folder, "f", order=Order("key", is_descending=False))
-    assert list(cells_of(store.folder, numbers, ["arguments.c", "seconds", "unknown"]).values()) == [
-        (1, 3.0, None),
-        (2, 3.0, None),
-        (None, 0.0, None),
-    ]
-    hits = {number: hit for number, _, hit in hits_at(store.folder, numbers, 1000)}
-    assert isinstance(first := hits[numbers[0]], Hit)
-    assert first.load() == {"number": 0}
-    assert hits[numbers[2]] == "large"
-    assert stored_at(store.folder, numbers).keys() == set(numbers)
-    assert sorted(keys_at(store.folder, numbers)) == ["k0", "k1", "large"]
+    keys = store.history.find(Query("f", order=Order("key", is_descending=False)))
+    assert keys == ["k0", "k1", "large"]
+    hits = store.get_many(keys, mapped=True, largest=1000)
+    assert {key: hit.load() for key, hit in hits.items()} == {"k0": {"number": 0}, "k1": {"number": 1}}
+    assert isinstance(store.get_many(keys, largest=10**6)["large"], Hit)
 
 
 def test_cells_of_arguments_are_as_records_show_them(store: DiskStore) -> None:
     put(store, {"x": True}, {"x": 1}, {"x": float("inf")}, {"x": None})
-    numbers = find_rows(store.folder, "f", order=Order("key", is_descending=False))
-    cells = [cell for (cell,) in cells_of(store.folder, numbers, ["arguments.x"]).values()]
-    assert [repr(cell) for cell in cells] == ["True", "1", "inf", "None"]
+    infos = store.history.infos(["k0", "k1", "k2", "k3"])
+    assert [repr(cell_of(info, "arguments.x")) for info in infos] == ["True", "1", "inf", "None"]
 
 
-def test_bytes_that_are_damaged_or_gone_are_told_of_and_stay_as_they_are(store: DiskStore) -> None:
+def test_bytes_that_are_damaged_or_gone_are_left_out_and_stay_as_they_are(store: DiskStore) -> None:
     put(store, {"c": 1})
     store.put_many([Entry(dump("x" * IN_ROW_BELOW), Record(key="large", function="f", created=NOON))])
     with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as database:
         database.execute("UPDATE Cache SET value = x'00' WHERE key = 'k0'")
     next(store.directory.glob("??/??/*.val")).unlink()
-    numbers = find_rows(store.folder, "f")
-    assert all(isinstance(hit, str) for _, _, hit in hits_at(store.folder, numbers, 10**6))
-    assert store.count() == 2
+    assert not store.get_many(["k0", "large"], mapped=True, largest=10**6)
+    assert len(store) == 2
 
 
 def test_gaps_and_numbers_that_are_none_are_sorted_last() -> None:
-    rows = [(None, 1), (float("nan"), 2), ("b", 3), (2.0, 4), (True, 5), ("a", 6)]
-    assert list(in_order(rows, Order("x", is_descending=False))) == [5, 4, 6, 3, 1, 2]
-    assert list(in_order(rows, Order("x", is_descending=True))) == [3, 6, 4, 5, 1, 2]
+    pairs = [(None, "1"), (float("nan"), "2"), ("b", "3"), (2.0, "4"), (True, "5"), ("a", "6")]
+    assert in_order(pairs, Order("x", is_descending=False)) == ["5", "4", "6", "3", "1", "2"]
+    assert in_order(pairs, Order("x", is_descending=True)) == ["3", "6", "4", "5", "1", "2"]
 
 
 operators: list[Operator] = ["=", "!=", "<", "<=", ">", ">="]
@@ -215,7 +193,7 @@ def test_a_condition_holds_where_sql_says_so(operator: Operator, value: Any, cel
     if value is None and operator not in {"=", "!="}:
         return
     condition = Condition(operator, value)
-    expression, values = condition.sql("cell")
+    expression, values = sql_of(condition, "cell")
     with closing(sqlite3.connect(":memory:")) as database:
         ((said,),) = database.execute(
             f"SELECT {expression} FROM (SELECT ? AS cell)", (*values, cell)

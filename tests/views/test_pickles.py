@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bencher_job._stores import dump
+from bencher_job._keys.names import locate
+from bencher_job._stores import dump, dump_result
 from bencher_job._views.pickles import Made, Named, Unreadable, read_pickle
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -134,3 +135,23 @@ def test_a_key_so_deep_that_its_hash_would_end_the_process_is_refused() -> None:
 
 def test_a_value_that_is_deep_is_read() -> None:
     assert isinstance(read_pickle(b"\x80\x05)" + b"\x85" * 500_000 + b"."), tuple)
+
+
+class Own:
+    class Inner:
+        pass
+
+    def run(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("value", [Own, Own.Inner, Own.run])
+def test_what_is_looked_up_by_name_is_told_of_by_that_name(value: type) -> None:
+    payload = dump_result([value, value], test_what_is_looked_up_by_name_is_told_of_by_that_name)
+    assert payload.load() == [value, value]
+    assert read_pickle(payload.stream) == [Named(__name__, value.__qualname__)] * 2
+
+
+def test_a_name_that_is_gone_is_an_error() -> None:
+    with pytest.raises(AttributeError):
+        locate(__name__, "Own.Outer")

@@ -8,8 +8,12 @@ const MARGIN = { top: 16, right: 20, bottom: 56, left: 76 };
 const MOST_STEPS = 60;
 const NEAR = 14;
 
-// The same shift for the same row each time, so that a plot that is drawn again looks the same.
-const jitter = (row) => (((row * 2654435761) >>> 0) / 2 ** 32 - 0.5) * 0.55;
+// The same shift for the same entry each time, so that a plot that is drawn again looks the same.
+const jitter = (key, seed) => {
+  let sum = seed;
+  for (let at = 0; at < Math.min(key.length, 12); at += 1) sum = (Math.imul(sum, 31) + key.charCodeAt(at)) >>> 0;
+  return ((Math.imul(sum, 2654435761) >>> 0) / 2 ** 32 - 0.5) * 0.55;
+};
 
 export function draw(place, data, { x, y, color, logx, logy, hidden, open, tip }) {
   const width = Math.max(320, place.clientWidth);
@@ -19,15 +23,15 @@ export function draw(place, data, { x, y, color, logx, logy, hidden, open, tip }
   const colors = colorsOf(data.color);
   const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
   const points = [];
-  data.rows.forEach((row, at) => {
+  data.keys.forEach((entry, at) => {
     const left = across.place(data.x[at]);
     const bottom = up.place(data.y[at]);
     const group = colors.group(data.color?.[at]);
     if (Number.isNaN(left) || Number.isNaN(bottom) || hidden.has(group)) return;
-    const shiftX = across.kind === "bands" ? jitter(row) * across.width : 0;
-    const shiftY = up.kind === "bands" ? jitter(row + 7) * up.width : 0;
+    const shiftX = across.kind === "bands" ? jitter(entry, 1) * across.width : 0;
+    const shiftY = up.kind === "bands" ? jitter(entry, 7) * up.width : 0;
     points.push({
-      at, row, group, color: colors.of(data.color?.[at]), key: data.x[at],
+      at, entry, group, color: colors.of(data.color?.[at]), key: data.x[at],
       x: MARGIN.left + (left + shiftX) * inner.width, y: MARGIN.top + (1 - bottom - shiftY) * inner.height,
       middle: MARGIN.left + left * inner.width,
     });
@@ -161,7 +165,7 @@ function hover(canvas, points, { open, tip }) {
   canvas.addEventListener("pointerleave", () => tip(null));
   canvas.addEventListener("click", (event) => {
     const point = nearest(event);
-    if (point) open(point.row);
+    if (point) open(point.entry);
   });
 }
 

@@ -38,7 +38,7 @@ export async function show(place) {
     const [x, y, color] = answer.cells;
     const where = JSON.stringify([state.now.store, state.now.function, axes.color]);
     if (last?.where !== where) hidden = new Set();
-    last = { where, columns, axes, named, total: answer.total, every: answer.every, data: { x, y, color, rows: answer.rows } };
+    last = { where, columns, axes, named, total: answer.total, every: answer.every, data: { x, y, color, keys: answer.keys } };
     if (!byId("chart")) frame(place);
     choices();
     picture();
@@ -100,12 +100,12 @@ function picture() {
   const drawn = draw(byId("chart"), data, {
     x: named.x, y: named.y, color: named.color, hidden, tip,
     logx: isLog("x", data.x).on, logy: isLog("y", data.y).on,
-    open: (row) => state.change({ key: `row:${row}` }),
+    open: (key) => state.change({ key }),
   });
   legend(drawn.colors);
-  const missing = data.rows.length - drawn.drawn - (hidden.size ? data.rows.filter((_, at) => hidden.has(drawn.colors.group(data.color?.[at]))).length : 0);
+  const missing = data.keys.length - drawn.drawn - (hidden.size ? data.keys.filter((_, at) => hidden.has(drawn.colors.group(data.color?.[at]))).length : 0);
   const notes = [
-    every > 1 ? `${say.count(data.rows.length)} of ${say.counted(total, "entry", "entries")}, one of every ${every}` : say.counted(total, "entry", "entries"),
+    every > 1 ? `${say.count(data.keys.length)} of ${say.counted(total, "entry", "entries")}, one of every ${every}` : say.counted(total, "entry", "entries"),
     missing > 0 ? `${say.count(missing)} without a place here` : "",
     drawn.leftOut ? `${say.count(drawn.leftOut)} categories are left out` : "",
     drawn.lines ? "lines go through the medians" : "",

@@ -28,8 +28,7 @@ export async function show() {
   }
   if (shown === key) return;
   try {
-    const entry = await api.get("entry", key.startsWith("row:") ? { store, row: key.slice(4) } : { store, key });
-    if (entry.key !== key) state.change({ key: entry.key }, { replaces: true });
+    const entry = await api.get("entry", { store, key });
     shown = entry.key;
     place.replaceChildren(...parts(store, entry));
     place.scrollTop = 0;

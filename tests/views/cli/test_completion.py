@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from bencher_job._cli.parser import SHELLS
 from tests.shell import PATIENCE, PROGRAM, Shell
 
 STARTS = {
@@ -28,7 +27,7 @@ LOADS = {
 }
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=STARTS)
 def terminal(request: pytest.FixtureRequest, study: Shell) -> Iterator[pexpect.spawn]:
     """An interactive shell that has read the script of completions, in a folder with a cache."""
     program, arguments, setting = STARTS[request.param]

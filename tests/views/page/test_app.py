@@ -97,7 +97,6 @@ def test_rows_are_filtered(shared: Served, asked: dict[str, str], seeds: list[in
         ("rows", {"store": "absent", "function": "f"}, 404),
         ("rows", {"store": "../x", "function": "f"}, 404),
         ("entry", {"store": "fcache", "key": "absent"}, 404),
-        ("entry", {"store": "fcache", "row": 10**9}, 404),
         ("points", {**TRAIN, "x": "seconds"}, 400),
     ],
 )
@@ -135,7 +134,7 @@ def test_points_are_columns_of_cells(shared: Served) -> None:
     asked = {**TRAIN, "x": "arguments.seed", "y": "results.accuracy", "color": "arguments.model"}
     points = shared.get("points", **asked, filters='{"arguments.seed": "<3"}').json()
     assert points["cells"] == [[0, 1, 2], [0, 1 / 60, 2 / 60], ["svm", "forest", "boosting"]]
-    assert (points["total"], points["every"], len(points["rows"])) == (3, 1, 3)
+    assert (points["total"], points["every"], len(points["keys"])) == (3, 1, 3)
 
 
 def test_all_that_is_known_of_an_entry_is_told(shared: Served) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job._page.listing import FilterError, conditions_of
-from bencher_job._stores.rows import Condition
+from bencher_job._query import Condition
 
 NOW = datetime(2026, 3, 1, 12).astimezone()
 DAY = datetime(2026, 2, 1).timestamp()

@@ -1,0 +1,99 @@
+"""The journal of what a shared store hasn't got yet: entries to push, and removals.
+
+A row is written in the transaction that commits its entry, and removed when the shared store has the entry. So a killed
+process loses nothing: the next one pushes what it has left.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from .database import Database
+    from .folder import Folder
+
+__all__ = ["PUT_OUTBOX", "Outbox", "Pending"]
+
+Action = Literal["put", "replace", "remove"]
+
+PUT_OUTBOX: Final = "INSERT OR REPLACE INTO Outbox VALUES (?, ?, ?, ?, ?)"
+"""Takes address, key, function, action and time."""
+
+_SELECT: Final = "SELECT address, key, function, action, at FROM Outbox"
+
+
+class Pending(NamedTuple):
+    """One row of the journal."""
+
+    address: str
+    """Where the entry lies in the shared store."""
+    key: str
+    function: str
+    action: Action
+    at: float
+    """When the row was written, in seconds since the epoch."""
+
+
+class Outbox:
+    """The journal of one store. Each method raises `StoreFailure` when the store can't be read or written."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def count(self) -> int:
+        """Return the number of entries and removals that were not pushed yet."""
+        ((count,),) = self._folder.query("SELECT count(*) FROM Outbox")
+        return int(count)
+
+    def pending(self, limit: int) -> list[Pending]:
+        """Return the oldest rows."""
+        return [Pending(*row) for row in self._folder.query(f"{_SELECT} ORDER BY at LIMIT ?", (limit,))]
+
+    def of(self, addresses: Iterable[str]) -> list[Pending]:
+        """Return the rows of some addresses."""
+        wanted = json.dumps(list(addresses))
+        rows = self._folder.query(f"{_SELECT} WHERE address IN (SELECT value FROM json_each(?))", (wanted,))
+        return [Pending(*row) for row in rows]
+
+    def add(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Note that entries, each an address, a key and a function, are to be pushed, unless that is noted already."""
+        statement = PUT_OUTBOX.replace("REPLACE", "IGNORE")
+        self._change([(statement, (*entry, "put", time.time())) for entry in entries])
+
+    def add_removals(self, entries: Iterable[tuple[str, str, str]]) -> None:
+        """Note that entries, each an address, a key and a function, are to be removed from the shared store."""
+        rows = [(*entry, "remove", time.time()) for entry in entries]
+        if rows:
+            self._change([(PUT_OUTBOX, row) for row in rows])
+
+    def done(self, pending: Sequence[Pending]) -> None:
+        """Remove rows whose entries the shared store has, but for those that were written again since."""
+        self._change(
+            [("DELETE FROM Outbox WHERE address = ? AND at = ?", (each.address, each.at)) for each in pending]
+        )
+
+    def cursor(self, place: str) -> str:
+        """Return up to where the changes of a shared store were read; empty for a new one."""
+        return next(
+            (
+                cursor
+                for (cursor,) in self._folder.query("SELECT cursor FROM Remote WHERE place = ?", (place,))
+            ),
+            "",
+        )
+
+    def move_cursor(self, place: str, cursor: str) -> None:
+        """Note up to where the changes of a shared store were read."""
+        self._change([("INSERT OR REPLACE INTO Remote VALUES (?, ?)", (place, cursor))])
+
+    def _change(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
+        def change(database: Database) -> None:
+            with database.transaction() as transaction:
+                for statement, values in statements:
+                    transaction.execute(statement, values)
+                transaction.commit()
+
+        self._folder.changed(change)

@@ -1,0 +1,335 @@
+"""The contract of remotes: stores that machines share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from .._shared import Lease, Remote, Unreachable, entry_address, media_address, source_address
+
+__all__ = ["RemoteContract"]
+
+PATIENCE: Final = 60.0
+"""Seconds after which a test has failed."""
+
+
+class Connect(Protocol):
+    """Connects to one store, which is new for each test, under a new session at each call, as other machines do."""
+
+    def __call__(self, *, lease_seconds: float = 60.0) -> Remote: ...
+
+
+def _address(name: object, function: str = "module.f") -> str:
+    return entry_address(function, str(name))
+
+
+class RemoteContract:
+    """The tests that every remote must pass. Provide the fixture `connect`, a `Connect`.
+
+    What one session stores others find at once. What it removes or replaces others may find for some seconds more.
+    """
+
+    many = 1200
+    """How many entries are stored at once: more than one request holds."""
+
+    def test_a_new_store_is_empty(self, connect: Connect) -> None:
+        """Nothing is found, nobody runs anything, and nothing was removed."""
+        remote = connect()
+        assert remote.get_many([_address(1)]) == {}
+        assert remote.get_many([]) == {}
+        assert list(remote.names("e/")) == []
+        assert remote.running() == {}
+        assert remote.owner(_address(1)) is None
+        assert remote.changes().addresses == frozenset()
+
+    def test_what_one_stores_all_find(self, connect: Connect) -> None:
+        """Bytes of all sizes come back as they were, from all kinds of addresses."""
+        here, there = connect(), connect()
+        contents = [b"", b"\0", b"x" * 100_000, os.urandom(1_000_000), os.urandom(3_500_000)]
+        entries = {_address(number): content for number, content in enumerate(contents)}
+        entries |= {source_address("ab" * 32): b"source", media_address("cd" * 32): b"media"}
+        assert here.put_many(entries) == {}
+        assert there.get_many([*entries, _address("absent")]) == entries
+
+    def test_the_first_stored_bytes_stay(self, connect: Connect) -> None:
+        """Who comes later gets the bytes of the first; who repeats itself gets nothing."""
+        here, there = connect(), connect()
+        for first, second in ((b"first", b"second"), (os.urandom(1_500_000), os.urandom(1_500_000))):
+            address = _address(len(first))
+            assert here.put_many({address: first}) == {}
+            assert there.put_many({address: second}) == {address: first}
+            assert here.put_many({address: first}) == {}
+            assert there.get_many([address]) == {address: first}
+
+    def test_many_are_stored_and_found_at_once(self, connect: Connect) -> None:
+        """A lookup of many addresses returns those that exist."""
+        here, there = connect(), connect()
+        entries = {_address(number): str(number).encode() for number in range(self.many)}
+        assert here.put_many(entries) == {}
+        assert there.get_many([*entries, _address("absent")]) == entries
+        asked = there.ask([*entries, _address("absent")])
+        assert asked.found == entries
+        assert set(asked.leases) == {_address("absent")}
+
+    def test_one_session_has_the_lease(self, connect: Connect) -> None:
+        """The first who asks gets it, and gets it again: its answer may have been lost."""
+        here, there = connect(), connect()
+        address = _address(1)
+        (lease,) = here.ask([address]).leases.values()
+        assert (lease.address, lease.session, lease.begun) == (address, here.session, True)
+        assert there.ask([address]) == ({}, {})
+        (again,) = here.ask([address]).leases.values()
+        assert again.session == here.session
+
+    def test_a_result_releases_the_lease(self, connect: Connect) -> None:
+        """Who asks next finds the result, and when it is removed gets the lease."""
+        here, there = connect(), connect()
+        address = _address(1)
+        assert set(here.ask([address]).leases) == {address}
+        here.put_many({address: b"value"})
+        assert here.owner(address) is None
+        assert there.ask([address]) == ({address: b"value"}, {})
+        there.remove([address])
+        assert set(there.ask([address]).leases) == {address}
+
+    def test_a_lease_can_be_given_back(self, connect: Connect) -> None:
+        """The next who asks gets it. To give it back again changes nothing."""
+        here, there = connect(), connect()
+        address = _address(1)
+        leases = here.ask([address]).leases.values()
+        here.release(leases)
+        theirs = there.ask([address]).leases
+        assert set(theirs) == {address}
+        here.release(leases)
+        assert here.ask([address]) == ({}, {})
+        assert here.begin(leases) == {}
+        assert _session_of(there.owner(address)) == there.session
+
+    def test_a_queued_lease_may_be_taken_to_begin(self, connect: Connect) -> None:
+        """Who begins the job first has it; who only queues it as well leaves it."""
+        here, there = connect(), connect()
+        addresses = [_address(number) for number in range(3)]
+        queued = here.ask(addresses, begun=False).leases
+        assert [lease.begun for lease in queued.values()] == [False] * 3
+        assert there.ask(addresses, begun=False) == ({}, {})
+        begun = here.begin([queued[addresses[0]]])
+        assert begun[addresses[0]].begun
+        assert set(there.ask(addresses).leases) == set(addresses[1:])
+        assert here.begin(queued.values()) == begun
+        assert [_session_of(here.owner(address)) for address in addresses] == [
+            here.session,
+            there.session,
+            there.session,
+        ]
+        there.put_many({addresses[1]: b"theirs"})
+        assert here.put_many({addresses[1]: b"ours"}) == {addresses[1]: b"theirs"}
+
+    def test_the_owner_of_a_lease_is_known(self, connect: Connect) -> None:
+        """Host, process, and whether the job runs."""
+        here, there = connect(), connect()
+        address = _address(1)
+        here.ask([address], begun=False)
+        owner = there.owner(address)
+        assert owner is not None
+        assert (owner.session, owner.begun) == (here.session, False)
+        assert (owner.host, owner.pid) == (os.uname().nodename, os.getpid())
+        assert there.running() == {address.rpartition("/")[2]: owner}
+
+    def test_a_heartbeat_keeps_leases(self, connect: Connect) -> None:
+        """As long as its process lives, a job may take longer than a lease."""
+        here, there = connect(lease_seconds=0.8), connect(lease_seconds=0.8)
+        address = _address(1)
+        here.ask([address])
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            assert there.ask([address]) == ({}, {})
+            there.wait([address], 0.2)
+        assert _session_of(there.owner(address)) == here.session
+
+    def test_a_closed_session_has_no_leases(self, connect: Connect) -> None:
+        """Others get them at once, and what is closed can be used again."""
+        here, there = connect(), connect()
+        addresses = [_address(1), _address(2)]
+        here.ask(addresses)
+        here.close()
+        assert set(there.ask(addresses).leases) == set(addresses)
+        assert here.ask([_address(3)]).leases
+        here.close()
+        here.close()
+
+    def test_what_is_removed_is_gone_for_all(self, connect: Connect) -> None:
+        """Others learn of it, and it can be stored again."""
+        here, there = connect(), connect()
+        address, large, other = _address(1), _address(2), _address(3)
+        here.put_many({address: b"old", large: os.urandom(1_200_000), other: b"stays"})
+        cursor = there.changes().cursor
+        here.remove([address, large, _address("absent")])
+        here.remove([address])
+        assert _until(lambda: there.get_many([address, large, other]) == {other: b"stays"})
+        changes = there.changes(cursor)
+        assert {address, large} <= changes.addresses
+        assert other not in changes.addresses
+        assert {address, large} <= there.changes().addresses
+        assert there.put_many({address: b"new", large: b"small"}) == {}
+        assert _until(lambda: here.get_many([address, large]) == {address: b"new", large: b"small"})
+
+    def test_a_replacement_counts_for_all(self, connect: Connect) -> None:
+        """It takes the place of what was there, others learn of it, and the lease is released."""
+        here, there = connect(), connect()
+        address = _address(1)
+        here.ask([address])
+        for content in (b"first", os.urandom(2_200_000), b"third"):
+            here.replace(address, content)
+            assert _until(lambda: there.get_many([address]) == {address: content})  # noqa: B023 - called here
+            assert address in there.changes().addresses
+        assert here.owner(address) is None
+
+    def test_a_wait_ends_when_the_lease_does(self, connect: Connect) -> None:
+        """With a result, or without."""
+        here, there = connect(), connect()
+        address, other = _address(1), _address(2)
+        finish: list[Callable[[Lease], Any]] = [
+            lambda lease: here.put_many({lease.address: b"value"}),
+            lambda lease: here.release([lease]),
+        ]
+        for act in finish:
+            lease, _ = here.ask([address, other]).leases.values()
+            acting = threading.Timer(0.2, act, [lease])
+            started = time.monotonic()
+            acting.start()
+            there.wait([other, address], PATIENCE)
+            assert time.monotonic() - started < PATIENCE / 2
+            acting.join()
+            here.remove([address])
+
+    def test_a_wait_ends_after_its_time(self, connect: Connect) -> None:
+        """It takes no longer, and nothing at all for a lease that nobody has."""
+        here, there = connect(), connect()
+        here.ask([_address(1)])
+        started = time.monotonic()
+        there.wait([_address(1)], 0.3)
+        assert time.monotonic() - started >= 0.3
+        there.wait([_address(2)], PATIENCE)
+        assert time.monotonic() - started < PATIENCE / 2
+
+    def test_names_are_listed_by_folder(self, connect: Connect) -> None:
+        """With their sizes and times, and without anything but what was asked for."""
+        here, there = connect(), connect()
+        first = {_address(number, "module.f"): b"x" * number for number in range(30)}
+        second = {_address(number, "module.f2"): b"yy" for number in range(3)}
+        source, media = source_address("ab" * 32), media_address("cd" * 32)
+        here.put_many(first | second | {source: b"source", media: os.urandom(1_100_000)})
+        here.ask([_address("running")])
+        listed = list(there.names("e/"))
+        assert {name.address: name.size for name in listed} == {
+            address: len(content) for address, content in (first | second).items()
+        }
+        assert all(abs(name.stored - time.time()) < 3600 for name in listed)
+        assert {name.address for name in there.names("e/module.f/")} == set(first)
+        assert [(name.address, name.size) for name in there.names("f/")] == [(source, 6)]
+        assert [(name.address, name.size) for name in there.names("m/")] == [(media, 1_100_000)]
+        assert list(there.names("e/nothing/")) == []
+
+    def test_what_is_no_address_is_refused(self, connect: Connect) -> None:
+        """It could lead anywhere."""
+        remote = connect()
+        good = _address(1)
+        digest = good.rpartition("/")[2]
+        uses: list[Callable[[Any], object]] = [
+            lambda address: remote.get_many([good, address]),
+            lambda address: remote.ask([good, address]),
+            lambda address: remote.put_many({good: b"", address: b""}),
+            lambda address: remote.replace(address, b""),
+            lambda address: remote.remove([good, address]),
+            remote.owner,
+            lambda address: remote.wait([address], 0.1),
+        ]
+        for bad in (
+            "",
+            "e",
+            "../x",
+            f"e/../ab/{digest}",
+            f"e/.f/ab/{digest}",
+            f"/{good}",
+            f"{good}/x",
+            f"c/{digest}/1",
+        ):
+            for use in uses:
+                try:
+                    use(bad)
+                except ValueError:
+                    pass
+                else:
+                    raise AssertionError(f"{bad!r} is accepted")
+        assert remote.get_many([good]) == {}
+
+    def test_threads_may_use_it_together(self, connect: Connect) -> None:
+        """Each gets its own answers."""
+        remote = connect()
+        failures: list[BaseException] = []
+
+        def use(number: int) -> None:
+            try:
+                for turn in range(5):
+                    address, content = _address((number, turn)), f"{number} {turn}".encode()
+                    assert set(remote.ask([address]).leases) == {address}
+                    assert remote.put_many({address: content}) == {}
+                    assert remote.get_many([address]) == {address: content}
+            except BaseException as error:  # noqa: BLE001 - reported below
+                failures.append(error)
+
+        threads = [threading.Thread(target=use, args=[number]) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert failures == []
+        assert remote.running() == {}
+
+    def test_a_forked_child_hangs_nobody(self, connect: Connect) -> None:
+        """It finds what is there or gets `Unreachable`, has a session of its own, and leaves that of its parent."""
+        here, there = connect(), connect()
+        address, mine = _address(1), _address(2)
+        here.put_many({address: b"value"})
+        here.ask([mine])
+        session, child = here.session, os.fork()
+        if child == 0:
+            try:
+                found = here.get_many([address])
+                os._exit(0 if found == {address: b"value"} and here.session != session else 1)
+            except Unreachable:
+                os._exit(0)
+            finally:
+                os._exit(2)
+        for _ in range(3):
+            assert here.get_many([address]) == {address: b"value"}
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert here.get_many([address]) == {address: b"value"}
+        assert _session_of(there.owner(mine)) == session
+
+    def test_tidying_keeps_what_is_needed(self, connect: Connect) -> None:
+        """Old change records go, and entries and leases of the living stay."""
+        here, there = connect(), connect()
+        here.put_many({_address(1): b"stays", _address(2): b"goes"})
+        here.ask([_address(3)])
+        here.remove([_address(2)])
+        assert there.tidy(3600) == 0
+        assert there.changes().addresses == {_address(2)}
+        assert _until(lambda: there.tidy(0.001) >= 0 and there.changes().addresses == frozenset())
+        assert here.get_many([_address(1)]) == {_address(1): b"stays"}
+
+
+def _until(holds: Callable[[], bool]) -> bool:
+    """Wait until something holds; whether it does in the end."""
+    end = time.monotonic() + PATIENCE
+    while not (answer := holds()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return answer
+
+
+def _session_of(owner: Any) -> str | None:
+    return None if owner is None else owner.session

@@ -1,0 +1,191 @@
+"""A store in a dict, its own history, which passes the whole contract of stores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from bencher_job import _stores as st
+from bencher_job._keys import StoredFunctionVersion
+from bencher_job._processes import this_process
+from bencher_job._query import ArgumentColumn, EntryInfo, Query, argument_columns, functions_of
+from bencher_job._record import EVERYTHING, Figures, FunctionInfo, Record, Selection, Totals
+from bencher_job._stores.base import SURE_FOR, Items
+
+
+class DictLeases:
+    def __init__(self, store: DictStore) -> None:
+        self._store = store
+        self.held: dict[str, st.Lease] = {}
+        self.failures: dict[int, bytes | None] = {}  # None for a lease that is waited for
+
+    def acquire(self, leases: Sequence[st.Lease]) -> None:
+        for lease in leases:
+            lease.held = self.held.setdefault(lease.key, lease) is lease
+            lease.has_entry = self._store.has(lease.key)
+
+    def taken(self, keys: Collection[str]) -> set[str]:
+        return self.held.keys() & keys
+
+    def wait(self, lease: st.Lease) -> DictWait:
+        return DictWait(self, lease.key)
+
+    def release(self, leases: Iterable[st.Lease]) -> None:
+        for lease in leases:
+            if self.held.get(lease.key) is lease:
+                del self.held[lease.key]
+            lease.held = False
+
+    def fail(self, lease: st.Lease, dump: Callable[[], bytes]) -> None:
+        if lease.number in self.failures:
+            self.failures[lease.number] = dump()
+        self.release([lease])
+
+
+class DictWait:
+    def __init__(self, leases: DictLeases, key: str) -> None:
+        self._leases, self._key, self._number, self.owner = leases, key, 0, this_process()
+
+    def look(self) -> Literal["running", "free"] | bytes:
+        holder = self._leases.held.get(self._key)
+        if holder is None:
+            return self._leases.failures.get(self._number) or "free"
+        self._number = holder.number
+        self._leases.failures.setdefault(self._number)
+        return "running"
+
+
+class DictStore(Items):
+    keeps, folder = True, None
+
+    def __init__(self) -> None:
+        self.tally, self.leases, self.history = st.Tally(), DictLeases(self), self
+        self._lock = threading.RLock()
+        self._values: dict[str, st.Payload] = {}
+        self._infos: dict[str, EntryInfo] = {}
+        self._entries: dict[str, st.Entry] = {}
+        self._gone: dict[str, st.Gone] = {}
+        self._versions: dict[bytes, StoredFunctionVersion] = {}
+        self._changes = self._puts = self._misses = 0
+        self._uses: list[st.Use] = []
+
+    def get(self, key: str, mapped: bool = False) -> st.Hit | st.Miss:
+        return self.get_many([key], mapped).get(key, st.MISS)
+
+    def get_many(
+        self, keys: Iterable[str], mapped: bool = False, *, largest: int | None = None, counts: bool = True
+    ) -> st.Hits:
+        found = st.Hits()
+        with self._lock:
+            for info in self.infos([*dict.fromkeys(keys)]):
+                key, seconds = info.record.key, info.record.seconds
+                value = self._values[key]
+                if largest is None or value.nbytes <= largest:
+                    parts = value.stream, tuple(map(bytearray, value.buffers))
+                    found.others[key] = st.Hit(*parts, seconds, info.expires)
+                    self.count_uses([st.Use(key, 1, time.time(), seconds)] if counts else [])
+        return found
+
+    def put_many(self, entries: Sequence[st.Entry]) -> Mapping[str, st.Hit | st.Miss]:
+        with self._lock:
+            held = {id(lease) for lease in self.leases.held.values()}
+            lost = {each.record.key: st.MISS for each in entries if each.lease and id(each.lease) not in held}
+            for entry in (each for each in entries if each.record.key not in lost):
+                key, stored, payload = entry.record.key, entry.version, entry.payload
+                assert isinstance(payload, st.Payload)
+                self.remove([key] if key in self._values else [], "cleared")
+                self._values[key] = st.Payload(bytes(payload.stream), tuple(map(bytes, payload.buffers)))
+                self._infos[key], self._entries[key] = entry.info(payload.nbytes, time.time()), entry
+                self._versions |= {stored.prefix: stored} if stored else {}
+                self._misses += not entry.is_copy
+                self.leases.release([entry.lease] if entry.lease else [])
+            self._puts += 1
+            return lost
+
+    def remove(self, keys: Iterable[str], reason: st.Reason = "forgotten") -> int:
+        with self._lock:
+            gone = [key for key in dict.fromkeys(keys) if key in self._infos]
+            self._changes += bool(gone)
+            time.sleep(SURE_FOR)
+            for key in gone:
+                del self._infos[key], self._entries[key], self._values[key]
+                self._gone[key] = st.Gone(reason, datetime.now(UTC))
+            return len(gone)
+
+    def clear(self, selection: Selection = EVERYTHING) -> int:
+        return self.remove([record.key for record in self.records(selection)], "cleared")
+
+    def count_uses(self, uses: Sequence[st.Use]) -> None:
+        for use in uses:
+            self._uses.append(use)
+            if info := self._infos.get(use.key):
+                self._infos[use.key] = replace(info, hits=info.hits + use.hits, used=max(use.at, info.used))
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        return {info.record.key: info.record.seconds for info in self.infos([*keys])}
+
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
+        found = [info.record for info in self.infos([*self._infos]) if selection.matches(info.record)]
+        return iter(sorted(found, key=lambda record: record.created)[-latest if latest else 0 :])
+
+    def functions(self) -> list[FunctionInfo]:
+        return functions_of(self.infos([*self._infos]))
+
+    def figures(self) -> Figures:
+        sizes = [value.nbytes for value in self._values.values()]
+        saved = sum(use.hits * use.seconds for use in self._uses)
+        return Figures(
+            len(sizes), sum(sizes), Totals(sum(use.hits for use in self._uses), self._misses, saved)
+        )
+
+    def blob_writer(self, compression: str | None) -> None: ...
+
+    def changed_since(self, mark: object) -> object:
+        return None if mark == self._changes else self._changes
+
+    def close(self) -> None: ...
+
+    def examine(self, key: str) -> st.Found | st.Gone | None:
+        return st.Found(self._infos[key].record) if key in self._infos else self._gone.get(key)
+
+    def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
+        found = [self._infos[key] for key in keys if key in self._infos]
+        return [info for info in found if info.expires is None or info.expires > time.time()]
+
+    def find(self, query: Query) -> list[str]:
+        return query.select(self.infos([*self._infos]))
+
+    def columns(self, function: str) -> list[ArgumentColumn]:
+        return argument_columns(self.records(Selection(function=function)))
+
+    def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
+        return sorted(key for key in (self._gone if removed else self._infos) if key.startswith(prefix))[
+            :limit
+        ]
+
+    def removed(self) -> dict[str, int]:
+        return dict(Counter(gone.reason for gone in self._gone.values()))
+
+    def versions(self, function: str, *, unused: bool = False) -> list[StoredFunctionVersion]:
+        prefixes = [keyed.prefix for keyed in self.of_version(function)] + [*self._versions] * unused
+        known = (self._versions[prefix] for prefix in dict.fromkeys(prefixes))
+        return [version for version in known if version.function == function]
+
+    def of_version(self, function: str, *, limit: int | None = None, **chosen: Any) -> Iterator[st.Keyed]:
+        found: list[st.Keyed] = []
+        for record in self.records(Selection(function=function)):
+            entry = self._entries[record.key]
+            if version := entry.version:
+                found[:0] = [st.Keyed(version.prefix, entry.bound, entry.attributes or {}, record)]
+        wanted = {name: value for name, value in chosen.items() if value is not None}
+        return iter(
+            [each for each in found if all(getattr(each, name) == wanted[name] for name in wanted)][:limit]
+        )
+
+    def stamp(self) -> str:
+        return f"{self._puts} {self._changes} {len(self._uses)}"

@@ -1,0 +1,321 @@
+"""Caches of several machines on one shared store: each is a program with a cache directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs import Programs, until
+
+from .machines import Place
+from .proxy import Proxy
+from .servers import TwoMounts
+
+SECRET = "s" * 32
+
+F = """
+    import json, warnings
+
+    @cached_job(tag="shared", version="1")
+    def work(x):
+        count("run")
+        time.sleep(SECONDS)
+        return {"x": x, "bytes": bytes([x % 256]) * 1000}
+
+    def expected(xs):
+        return [{"x": x, "bytes": bytes([x % 256]) * 1000} for x in xs]
+"""
+
+
+def program(source: str, seconds: float = 0.0) -> str:
+    return textwrap.dedent(F).replace("SECONDS", str(seconds)) + textwrap.dedent(source)
+
+
+class Hosts(Programs):
+    """Programs that share a store and nothing else."""
+
+    shared = ""
+    environment: dict[str, str]
+
+    def on(self, host: str, source: str, *arguments: str, **environment: str):  # type: ignore[no-untyped-def]
+        given = {
+            "BENCHER_JOB_SHARED": self.shared,
+            "BENCHER_JOB_CACHE_DIR": str(self.folder / host),
+            "BENCHER_JOB_SECRET": SECRET,
+            **self.environment,
+            **environment,
+        }
+        return self.start(host, source, *arguments, **given)
+
+
+def hosts_at(folder: Path, place: Place) -> Hosts:
+    """Programs that use a place. On PostgreSQL it is a database of the test's own, with its tables."""
+    each = Hosts(folder)
+    each.shared, each.environment = place.url, dict(place.environment)
+    if place.schema:
+        import psycopg
+
+        with psycopg.connect(place.url, autocommit=True) as connection:
+            connection.execute(f"create database {place.schema}")
+        each.shared = place.url.replace("/postgres", f"/{place.schema}")
+        init = [sys.executable, "-m", "bencher_job", "shared", "init", "--shared", each.shared]
+        subprocess.run(init, check=True, env=os.environ | {"BENCHER_JOB_SECRET": SECRET})
+    return each
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, place: Place) -> Iterator[Hosts]:
+    each = hosts_at(tmp_path, place)
+    yield each
+    each.end()
+
+
+def test_what_one_machine_has_computed_is_a_hit_on_the_others(hosts: Hosts) -> None:
+    compute = program("""
+    assert list(work.map(range(20))) == expected(range(20))
+    assert work(20) == expected([20])[0]
+    work.cache.close()
+    """)
+    look = program("""
+    assert work(20) == expected([20])[0]
+    assert list(work.map(range(20))) == expected(range(20))
+    (record,) = work.cache.records(where={"x": 3})
+    assert (record.tag, record.seconds > 0) == ("shared", True)
+    assert work.explain(3).is_hit
+    info = work.cache.info()
+    print(json.dumps([info.computed, info.hits, info.shared.hits, info.shared.outbox]))
+    """)
+    hosts.output(hosts.on("a", compute))
+    assert hosts.count("run") == 21
+    for host in ("b", "c"):
+        assert json.loads(hosts.output(hosts.on(host, look))) == [0, 21, 21, 0]
+    assert hosts.count("run") == 21
+
+
+def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
+    share = program(
+        """
+    wait_for("go")
+    assert list(work.map(range(30))) == expected(range(30))
+    print(work.cache.info().shared)
+    """,
+        seconds=0.1,
+    )
+    running = [hosts.on(f"h{number}", share) for number in range(4)]
+    time.sleep(1)
+    hosts.tell("go")
+    told = [hosts.output(each) for each in running]
+    assert hosts.count("run") == 30, told
+
+
+def test_a_killed_machine_s_job_is_taken_over(hosts: Hosts) -> None:
+    first = hosts.on("a", program("work(1)", seconds=600.0))
+    assert until(lambda: hosts.count("run") == 1)
+    second = hosts.on("b", program("assert work(1) == expected([1])[0]"), BENCHER_JOB_LEASE_SECONDS="2")
+    hosts.kill(first)
+    hosts.output(second)
+    assert hosts.count("run") == 2
+
+
+def test_the_first_result_wins(hosts: Hosts) -> None:
+    source = """
+    import os, warnings
+
+    @cached_job(version="1")
+    def draw():
+        return os.getpid()
+
+    wait_for("go")
+    first = draw()
+    tell("has drawn")
+    wait_for("all")
+    draw.cache.close()
+    print(first, draw())
+    """
+    running = [hosts.on(f"h{number}", source) for number in range(3)]
+    hosts.tell("go")
+    for number in range(3):
+        hosts.wait_for(f"h{number}.has drawn")
+    hosts.tell("all")
+    drawn = {hosts.output(each).split()[1] for each in running}
+    assert len(drawn) == 1
+
+
+def test_removals_travel(hosts: Hosts) -> None:
+    hosts.output(hosts.on("a", program("work(1); work(2); work.cache.close()")))
+    hosts.output(hosts.on("b", program("work(1); work(2); work.cache.close()")))
+    hosts.output(hosts.on("a", program("assert work.cache.clear_cache() == 2; work.cache.close()")))
+    assert hosts.count("run") == 2
+    hosts.output(hosts.on("c", program("work(1)")))
+    assert hosts.count("run") == 3
+
+
+def test_media_come_along(hosts: Hosts) -> None:
+    source = """
+    @cached_job(version="1")
+    def draw(x):
+        count("run")
+        path = gen_path("picture", suffix=".txt")
+        Path(path).write_text(f"picture {x}")
+        return x
+
+    draw(3)
+    (record,) = draw.cache.records()
+    (file,) = (draw.cache.directory / "media" / record.media).rglob("*.txt")
+    assert file.read_text() == "picture 3"
+    draw.cache.close()
+    """
+    hosts.output(hosts.on("a", source))
+    hosts.output(hosts.on("b", source))
+    assert hosts.count("run") == 1
+
+
+def test_large_values_come_along(hosts: Hosts) -> None:
+    source = """
+    import numpy as np
+
+    @cached_job(version="1")
+    def table(x):
+        count("run")
+        return np.full(3_000_000, x, dtype="float64")
+
+    assert (table(2) == np.full(3_000_000, 2.0)).all()
+    table.cache.close()
+    """
+    hosts.output(hosts.on("a", source))
+    hosts.output(hosts.on("b", source))
+    assert hosts.count("run") == 1
+
+
+def test_jobs_go_on_without_the_server_and_are_pushed_later(
+    network: tuple[Place, Place, Proxy], tmp_path: Path
+) -> None:
+    direct, through, proxy = network
+    hosts = hosts_at(tmp_path, direct)
+    if direct.schema:
+        server = direct.url.partition("@")[2].partition("/")[0]
+        hosts.shared = hosts.shared.replace(server, f"127.0.0.1:{proxy.port}")
+    hosts.environment = dict(through.environment)
+    try:
+        proxy.refuse()
+        source = program("""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        begin = time.monotonic()
+        assert list(work.map(range(200))) == expected(range(200))
+        seconds = time.monotonic() - begin
+        info = work.cache.info().shared
+        work.cache.close()
+    told = [str(each.message) for each in caught if issubclass(each.category, CacheWarning)]
+    print(json.dumps([info.outbox, bool(info.problem), len([text for text in told if "can't be reached" in text])]))
+    """)
+        assert json.loads(hosts.output(hosts.on("a", source))) == [200, True, 1]
+        proxy.is_refusing = False
+        source = program("work(0); work.cache.close(); print(work.cache.info().shared.outbox)")
+        assert hosts.output(hosts.on("a", source)) == "0"
+        hosts.output(hosts.on("b", program("assert list(work.map(range(200))) == expected(range(200))")))
+        assert hosts.count("run") == 200
+    finally:
+        hosts.end()
+
+
+@pytest.mark.parametrize(
+    ("shared", "fact"),
+    [
+        ("ftp://somewhere/x", "unknown kind"),
+        ("postgresql://me:secret@localhost/x", "password in its URL"),
+        ("s3://", "names no bucket"),
+        ("s3://bucket/x", "entries are not signed"),
+        ("open", "entries are not signed"),
+    ],
+)
+def test_a_wrong_configuration_is_an_error_at_once(tmp_path: Path, shared: str, fact: str) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    source = """
+    @cached_job(shared=sys.argv[2])
+    def work(x):
+        return x
+
+    try:
+        work(1)
+    except SharedStoreError as error:
+        print(error)
+        assert error.remedy
+    """
+    programs = Programs(tmp_path)
+    try:
+        assert fact in programs.output(programs.start("a", source, shared))
+    finally:
+        programs.end()
+
+
+def test_forged_entries_are_refused(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    hosts.shared, hosts.environment = str(tmp_path / "team"), {}
+    try:
+        hosts.output(hosts.on("a", program("assert list(work.map(range(10))) == expected(range(10))")))
+        entries = sorted((tmp_path / "team" / "e").rglob("*"))
+        entries = [path for path in entries if path.is_file()]
+        assert len(entries) == 10
+        for number, path in enumerate(entries):
+            content = bytearray(path.read_bytes())
+            content[len(content) * number // 10] ^= 1
+            path.write_bytes(content)
+        source = program("""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert list(work.map(range(10))) == expected(range(10))
+    print(len([each for each in caught if "can't be used" in str(each.message)]))
+    """)
+        assert int(hosts.output(hosts.on("b", source))) >= 1
+        assert hosts.count("run") == 20
+        assert [path.exists() for path in entries] == [True] * 10
+    finally:
+        hosts.end()
+
+
+def test_a_cache_directory_on_a_network_file_system_is_shared(two_mounts: TwoMounts, tmp_path: Path) -> None:
+    """Two hosts, each with its own mount, and no option; the second goes on when the first idles, or has ended."""
+    first, second = (Path(mount) / "results" for mount in two_mounts.mounts)
+    hosts = Hosts(tmp_path)
+    share = program(
+        """
+    import logging
+    logging.basicConfig(level=logging.INFO, filename=HERE / f"{NAME}.log")
+    assert list(work.map(range(50))) == expected(range(50))
+    tell("has begun")
+    wait_for("go")
+    assert [work(x) for x in range(200)] == expected(range(200))
+    info = work.cache.info()
+    assert info.entries == 200
+    print(info.shared.place)
+    """
+    )
+    try:
+        a = hosts.start(
+            "a", share, BENCHER_JOB_CACHE_DIR=str(first), BENCHER_JOB_LOCAL_DIR=str(tmp_path / "a")
+        )
+        hosts.wait_for("a.has begun")
+        b = hosts.start(
+            "b", share, BENCHER_JOB_CACHE_DIR=str(second), BENCHER_JOB_LOCAL_DIR=str(tmp_path / "b")
+        )
+        hosts.wait_for("b.has begun")
+        hosts.tell("go")
+        assert [hosts.output(a), hosts.output(b)] == [str(first / "fcache"), str(second / "fcache")]
+        assert hosts.count("run") >= 200
+        for mount in (first, second):
+            assert not [path for path in mount.rglob("*") if "cache.db" in path.name]
+            assert len([path for path in (mount / "fcache" / "e").rglob("*") if path.is_file()]) == 200
+        said = (tmp_path / "a.log").read_text()
+        assert said.count("network file system") == 1
+    finally:
+        hosts.end()
