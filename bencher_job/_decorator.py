@@ -40,6 +40,8 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
         cache_name: name of the cache's folder in `cache_dir`.
         cache_dir: the folder that holds caches; by default the variable `BENCHER_JOB_CACHE_DIR`, else `cachedir` in the
             current folder at first use.
+        shared: the store that machines share, behind the local one: the path of a folder that all mount, or a URL
+            that begins with `postgresql://`, `s3://`, `gs://` or `az://`. By default `BENCHER_JOB_SHARED`, if set.
         size_limit: size in bytes beyond which the least recently used entries are evicted.
         overwrite: compute every call again, and replace the remembered result.
         ignore: names of parameters that don't change the result and so don't enter the key.

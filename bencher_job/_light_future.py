@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _thread import RLock
 from concurrent.futures import Future
-from concurrent.futures._base import PENDING
+from concurrent.futures._base import LOGGER, PENDING
 from threading import Condition
 from typing import Any, Generic, TypeVar
 
@@ -46,6 +46,26 @@ class LightFuture(Future[R], Generic[R]):
         self._exception = None
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
+
+    def wake(self) -> None:
+        """Wake the waiting threads of a future that is done, and call the callbacks that have not been called.
+
+        Ctrl-C may have interrupted the thread that set the result before it did so.
+        """
+        with self._condition:
+            self._condition.notify_all()
+        self._invoke_callbacks()
+
+    def _invoke_callbacks(self) -> None:
+        while self._done_callbacks:
+            try:
+                callback = self._done_callbacks.pop(0)
+            except IndexError:  # another thread has called the last one
+                return
+            try:
+                callback(self)
+            except Exception:  # noqa: BLE001 - as `Future` does
+                LOGGER.exception("exception calling callback for %r", self)
 
     def peek(self) -> R | None:
         """Return the result if there is one, else None, in one step."""

@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class Server:
                 env=environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     def run(
@@ -39,7 +41,12 @@ class Server:
             request = pickle.dumps(([str(PROGRAM), *words], str(folder), environment, user))
             socket.send_fds(self._connection, [request], [out.fileno(), errors.fileno()])
             self._connection.settimeout(timeout)
-            code = int(self._connection.recv(100))
+            try:
+                code = int(self._connection.recv(100))
+            except TimeoutError:
+                os.killpg(self._process.pid, signal.SIGKILL)  # the next command gets a server of its own
+                server.cache_clear()
+                raise subprocess.TimeoutExpired([PROGRAM, *words], timeout) from None
             texts = []
             for file in (out, errors):
                 file.seek(0)

@@ -11,6 +11,7 @@ be negative. The program ends with the first n that isn't reached, and prints it
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import faulthandler
 import itertools
 import os
@@ -30,11 +31,13 @@ FOLLOWED = (str(Path(bencher_job.__file__).parent), concurrent.futures.__path__[
 PATIENCE = 60.0
 MANY = 3
 
-numbers = itertools.count(1)
+numbers = itertools.count(1, 2)
 
 
 def positive(x: int) -> int:
-    """Return a number without its sign."""
+    """Return a number without its sign; slowly enough for another caller to join, if it is even."""
+    if x % 2 == 0:
+        time.sleep(0.01)
     return abs(x)
 
 
@@ -110,8 +113,11 @@ class Operations:
         options: dict[str, Any] = {} if executor == "SERIAL" else {"max_workers": 1}
         self.function: Any = cached_job(executor=executor, cache_dir=folder, **options)(positive)
         self.now: list[int] = []
+        self.joining: threading.Thread | None = None
+        self.is_over = False
         self.all: dict[str, tuple[Callable[[], list[int]], Callable[[], object]]] = {
             "miss": (self.fresh, lambda: self.function(self.now[0])),
+            "joined": (self.joined, lambda: self.function(self.now[0])),
             "submit": (self.fresh, lambda: self.function.submit(self.now[0]).result()),
             "hit": (self.stored, lambda: [self.function(self.now[0]) for _ in range(4)]),
             "reopen": (self.reopened, lambda: self.function(self.now[0])),
@@ -131,6 +137,23 @@ class Operations:
 
     def fresh(self) -> list[int]:
         return [-next(numbers)]
+
+    def joined(self) -> list[int]:
+        """Let another thread join the job as soon as it runs."""
+        argument = -1 - next(numbers)
+        key = self.function.key(argument)
+        self.is_over = False
+
+        def join() -> None:
+            while not self.function.cache.is_in_flight(key):
+                if self.is_over:
+                    return
+            with contextlib.suppress(KeyboardInterrupt):  # of the thread that ran the job
+                self.function(argument)
+
+        self.joining = threading.Thread(target=join, daemon=True)
+        self.joining.start()
+        return [argument]
 
     def several(self) -> list[int]:
         return [-next(numbers) for _ in range(MANY)]
@@ -153,6 +176,11 @@ class Operations:
 
     def what_is_left(self, *, in_line: bool) -> str:
         """Say what an interrupt has left behind; empty if nothing."""
+        self.is_over = True
+        if self.joining is not None:
+            self.joining.join(PATIENCE)
+            if self.joining.is_alive():
+                return "a caller that has joined gets no answer"
         keys = [self.function.key(argument) for argument in self.now]
 
         def is_leased() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bencher_job._stores import Lease, Store
 from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.memory import MemoryTier
 
 
 def acquired(store: Store, lease: Lease) -> bool:
@@ -18,7 +19,9 @@ def taken_over(store: Store, lease: Lease, number: int) -> bool:
     return acquired(store, lease)
 
 
-def is_waited_for(store: DiskStore, lease: Lease) -> bool:
+def is_waited_for(store: DiskStore | MemoryTier, lease: Lease) -> bool:
     """Whether the owner of a lease was told of a waiter."""
     statement = "SELECT 1 FROM Lease WHERE key = ? AND number = ? AND waited"
-    return bool(store.files.query(statement, (lease.key, lease.number)))
+    disk = store.behind if isinstance(store, MemoryTier) else store
+    assert isinstance(disk, DiskStore)
+    return bool(disk.files.query(statement, (lease.key, lease.number)))

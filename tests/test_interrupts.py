@@ -18,6 +18,7 @@ PROGRAM = Path(__file__).parent / "interrupt_points.py"
     ("executor", "operation", "step"),
     [
         ("SERIAL", "miss", 2),
+        ("SERIAL", "joined", 3),
         ("SERIAL", "submit", 7),
         ("SERIAL", "hit", 2),
         ("SERIAL", "reopen", 11),

@@ -54,8 +54,11 @@ def test_a_result_whose_lease_is_lost_leaves_no_file(tmp_path):
     gate = tmp_path / "gate"
     future = large.submit(1, gate)
     leases, key = large.cache.cache.leases, large.key(1, gate)
-    assert until(lambda: leases.owner(key))
-    assert leases.take_over(Lease(key), leases.owner(key).number)
+    assert until(lambda: leases.owner_of(key))
+    lease = Lease(key)
+    lease.replaces = leases.owner_of(key).number
+    leases.acquire([lease])
+    assert lease.held
     gate.touch()
     _, array = future.result(PATIENCE)
     assert array[-1] == 1.0

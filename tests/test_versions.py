@@ -15,7 +15,7 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
 def test_the_versions_in_the_reference_are_those_of_the_code() -> None:
     page = (REFERENCE / "on-disk.md").read_text()
-    assert f"`user_version` is {STORE_VERSION};" in page
+    assert f"`user_version` is {STORE_VERSION}." in page
     assert f"| version of this format, {CODEC_VERSION} |" in page
     assert f"version of the key format, which is {KEY_VERSION}," in page
     assert f"a tar file of version {ARCHIVE_VERSION}," in page

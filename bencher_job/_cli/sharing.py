@@ -43,7 +43,8 @@ def _add_shared(parser: ArgumentParser) -> None:
 
 def _place(arguments: Namespace) -> str:
     name = arguments.cache_name or _options.StoreOptions.cache_name
-    place = _options.shared_place(name, arguments.cache_dir, arguments.shared)
+    given = arguments.shared or getattr(arguments, "place", None)
+    place = _options.shared_place(name, arguments.cache_dir, given)
     if place is None:
         raise Misused("there is no shared store. Name one with --shared, or set BENCHER_JOB_SHARED.")
     return place
@@ -100,6 +101,7 @@ def _configure_shared(parser: ArgumentParser) -> None:
         help="show how it is (the default); init: make the tables of a database, or the first file of a folder or "
         "bucket; gc: remove old entries",
     )
+    parser.add_argument("place", nargs="?", metavar="PLACE", help="the shared store, as after --shared")
     parser.add_argument(
         "--older-than", type=_age, metavar="AGE", help="gc: entries stored before that, as in 90d"
     )
@@ -271,8 +273,8 @@ SHARED: Final = _command(
     "show the shared store, prepare it, or remove old entries from it",
     _configure_shared,
     _shared,
-    "bencher-job shared --shared /mnt/team/cache",
-    "bencher-job shared init --shared postgresql://cache.lan/results",
+    "bencher-job shared show /mnt/team/cache",
+    "bencher-job shared init postgresql://cache.lan/results",
     "bencher-job shared gc --older-than 90d --max-size 100GB",
 )
 

@@ -162,11 +162,13 @@ class RunningJob:
         owner = None if self.is_in_line else self.futures[0]
 
         def give(future: JobFuture[Any]) -> None:
-            if outcome.error is not None:
+            if future.done():  # cancelled, or resolved by a thread that was interrupted then
+                future.wake()
+            elif outcome.error is not None:
                 future.fail(outcome.error)
             elif future is owner:
                 future.resolve(outcome.value)
-            elif not future.done():
+            else:
                 future.resolve(_copy_of(outcome.value, payload, self.job.function))
 
         for_each(self.futures[::-1], give)

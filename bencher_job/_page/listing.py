@@ -406,7 +406,7 @@ class Listing:
             StoreFailure: when the store can't be read.
         """
         step = max(1, -(-len(keys) // MOST_POINTS))
-        infos = self._store.history.infos(keys[::step])
+        infos = sorted(self._store.history.infos(keys[::step]), key=lambda info: info.record.created)
         is_result = [name.startswith(RESULTS) for name in columns]
         there = [info.record.key for info in infos]
         fields = self._results.of(there) if any(is_result) else {}

@@ -132,6 +132,7 @@ class NamedRemote(Beating):
         self._read_only = read_only
         self._seen: dict[str, _Seen] = {}
         self._unsigned: dict[str, float] = {}
+        self._changes: dict[str, list[str]] = {}
 
     @property
     def place(self) -> str:
@@ -213,11 +214,12 @@ class NamedRemote(Beating):
         """Return what was removed or replaced since a cursor."""
         now = time.time()
         since = f"x/{int(1e9 * max(0.0, float(cursor or 0) - _SKEW)):020d}"
-        records = [name.address for name in self._names("x/") if name.address >= since]
-        found: set[str] = set()
-        for content in self._map(self._engine.read, records):
-            with contextlib.suppress(ValueError, TypeError):
-                found.update(checked(each) for each in json.loads(content or b"[]"))
+        names = [name.address for name in self._names("x/") if name.address >= since]
+        known = self._changes
+        new = [name for name in names if name not in known]
+        known = known | dict(zip(new, map(_addresses_in, self._map(self._engine.read, new)), strict=True))
+        self._changes = {name: known[name] for name in names}
+        found = {address for addresses in self._changes.values() for address in addresses}
         return Changes(frozenset(found), repr(now))
 
     def renew(self) -> None:
@@ -519,6 +521,14 @@ class NamedRemote(Beating):
 
 def _unique(addresses: Iterable[str]) -> list[str]:
     return [checked(address) for address in dict.fromkeys(addresses)]
+
+
+def _addresses_in(record: bytes | None) -> list[str]:
+    """Return what a change record holds; nothing of one that is damaged."""
+    try:
+        return [checked(address) for address in json.loads(record or b"[]")]
+    except (ValueError, TypeError):
+        return []
 
 
 def _lease_name(key: str, number: int) -> str:

@@ -41,9 +41,7 @@ class ObjectBytes:
     def __init__(self, url: str) -> None:
         self.place = url.rstrip("/")
         self.touch: Callable[[], None] = lambda: None
-        self._pid = os.getpid()
-        if _was_used_by_parent:
-            raise Unreachable(_OF_THE_PARENT)
+        self._pid = None if _was_used_by_parent else os.getpid()
         try:
             import obstore
             import obstore.exceptions
@@ -54,9 +52,10 @@ class ObjectBytes:
             ) from None
         self._obstore: Any = obstore
         self._errors: Any = obstore.exceptions
-        _note_use()
-        self._store = self._open(LIMIT)
-        self._patient = self._open(_PATIENCE)
+        if self._pid is not None:
+            _note_use()
+            self._store = self._open(LIMIT)
+            self._patient = self._open(_PATIENCE)
 
     def _open(self, seconds: float) -> Any:
         options: dict[str, Any] = {

@@ -209,7 +209,7 @@ class Requests:
 
     def _send(self, request: _Request[Any]) -> None:
         with self._lock:
-            if self._running and sum(each.has_stalled for each in self._running) >= self._size:
+            if sum(each.has_stalled for each in list(self._running)) >= self._size:  # copied in one step
                 raise Unreachable("the last request has not returned yet")
             if not self._running:
                 self._moved = time.monotonic()

@@ -2,6 +2,10 @@
 
     FutureCache -> MemoryTier -> DiskStore -> Lookups, Commits, Removals -> Folder -> Database
 
+The caches, the command line, the page and the tables use the protocols `Store`, `Leases` and `History` of `base.py`, so
+another store can stand in the place of `DiskStore`. Only a store in a folder can be verified, repaired and moved: the
+functions below that do so say so otherwise.
+
 A process opens each folder once: all caches with one `cache_dir` and one `cache_name` share a store.
 """
 

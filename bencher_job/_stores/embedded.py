@@ -48,12 +48,10 @@ from .base import (
     Miss,
     Reason,
     StoreFailure,
-    Tally,
     Use,
 )
 from .blobs import Blob, BlobWriter, discard
-from .changes import Generation
-from .codec import DamagedEntry, Payload, SealedEntry, UnreadableEntry, compression_named, seal
+from .codec import Compression, DamagedEntry, Payload, UnreadableEntry, compression_named, seal
 from .database import Database, Transaction, Written
 from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
@@ -378,17 +376,17 @@ class Commits:
         else:
             sealed = entry.payload
             if isinstance(sealed, Payload):
-                sealed = self._sealed(opened, sealed, draft.key, entry.compression)
+                compression = None if entry.compression is None else self._compression(entry.compression)
+                sealed = seal(sealed, draft.key, signature=opened.signature, compression=compression)
             written = opened.database._disk.write(sealed, media_size)
         return _Prepared(entry, draft, written)
 
     @staticmethod
-    def _sealed(opened: Opened, payload: Payload, key: str, compression: str | None) -> SealedEntry:
+    def _compression(name: str) -> Compression | None:
         try:
-            chosen = compression_named(compression)
+            return compression_named(name)
         except BencherJobError as error:
             raise StoreFailure(str(error)) from error
-        return seal(payload, key, signature=opened.signature, compression=chosen)
 
     def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
         for each in prepared:
@@ -475,6 +473,8 @@ class DiskStore(Items):
         self.files = Folder(
             directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks, patience=patience
         )
+        self.generation = self.files.generation
+        self.tally = self.files.tally
         self.uses = Uses(self.files)
         self.history = DiskHistory(self.files)
         self.removals = Removals(self.files, self.uses)
@@ -485,16 +485,6 @@ class DiskStore(Items):
         self._blob_writers: dict[str | None, tuple[Opened, BlobWriter]] = {}
         # Bytes since the size was last looked at: so many that the first put looks.
         self._written = size_limit
-
-    @property
-    def tally(self) -> Tally:
-        """What was set aside and evicted, and what had expired and was removed."""
-        return self.files.tally
-
-    @property
-    def generation(self) -> Generation:
-        """What tells memory that it is out of date."""
-        return self.files.generation
 
     def changed_since(self, mark: object) -> object:
         """Return None if no process has replaced or removed an entry since a mark was returned, else a new mark."""

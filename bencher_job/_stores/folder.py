@@ -528,9 +528,10 @@ class Folder:
     def _place(self) -> tuple[int, int] | None:
         """Tell where the database lies on the disk, or None where it isn't there."""
         try:
-            return place_of(self._database)
+            status = os.stat(self._database)
         except FileNotFoundError:
             return None
+        return status.st_dev, status.st_ino
 
     def look_for_removal(self) -> None:
         """Begin a new store where the folder was removed under an open one: writes would be lost in silence."""

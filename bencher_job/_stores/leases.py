@@ -146,7 +146,10 @@ class StoreLeases:
     def acquire(self, leases: Sequence[Lease]) -> None:
         """Acquire those leases whose keys no living process has, not even this one."""
         if len(leases) == 1:
-            self._run(self._acquire_one, leases[0])
+            try:
+                self._folder.changed(self._acquire_one, leases[0])
+            except StoreFailure as error:
+                raise self._unavailable(error) from error
             return
         for some in _in_groups(leases):
             self._run(self._acquire_some, some)

@@ -343,31 +343,16 @@ class MemoryTier(Items):
     Attributes:
         behind: the store behind.
         shelf: the entries in memory.
+        keeps, folder, tally, leases: those of the store behind.
     """
 
     def __init__(self, store: Store, limit: int = LIMIT) -> None:
         self.behind = store
         self.shelf = Shelf(store, limit)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether the store behind keeps entries."""
-        return self.behind.keeps
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the store behind."""
-        return self.behind.folder
-
-    @property
-    def tally(self) -> Tally:
-        """Counts of what the store behind did unasked in this process."""
-        return self.behind.tally
-
-    @property
-    def leases(self) -> Leases:
-        """The leases of the store behind."""
-        return self.behind.leases
+        self.keeps: bool = store.keeps
+        self.folder: Path | None = store.folder
+        self.tally: Tally = store.tally
+        self.leases: Leases = store.leases
 
     @property
     def history(self) -> History:

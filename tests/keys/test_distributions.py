@@ -87,9 +87,9 @@ def test_metadata_of_older_installers_is_read(site: Site, metadata: str) -> None
     ("direct_url", "counts"),
     [
         (None, False),
-        ({"url": "file:///home/me/learn", "dir_info": {}}, True),
-        ({"url": "file:///home/me/learn", "dir_info": {"editable": True}}, False),
-        ({"url": "file:///tmp/learn-1.0-py3-none-any.whl", "archive_info": {}}, True),
+        ({"url": "file:///home/me/toolkit", "dir_info": {}}, True),
+        ({"url": "file:///home/me/toolkit", "dir_info": {"editable": True}}, False),
+        ({"url": "file:///tmp/toolkit-1.0-py3-none-any.whl", "archive_info": {}}, True),
     ],
 )
 def test_an_install_from_a_folder_or_a_file_counts_by_its_files(
@@ -97,10 +97,10 @@ def test_an_install_from_a_folder_or_a_file_counts_by_its_files(
 ) -> None:
     found = []
     for number, text in enumerate(("x = 1", "x = 1", "x = 2")):
-        metadata = site.install("learn", "1.0", direct_url=direct_url, learn=text)
+        metadata = site.install("toolkit", "1.0", direct_url=direct_url, toolkit=text)
         (metadata / "REQUESTED").touch()
         os.utime(metadata / "METADATA", (number, number))
-        found.append(dict(distributions_of("learn"))["learn"])
+        found.append(dict(distributions_of("toolkit"))["toolkit"])
     assert found[0] == found[1]
     assert (found[1] != found[2]) is counts
     assert (found[0] != "1.0") is counts
@@ -110,43 +110,45 @@ def test_files_without_digests_in_the_list_count_by_content(site: Site) -> None:
     found = set()
     for number, text in enumerate(("x = 1", "x = 2")):
         metadata = site.install(
-            "learn", "1.0", direct_url={"url": "file:///learn", "dir_info": {}}, learn=text
+            "toolkit", "1.0", direct_url={"url": "file:///toolkit", "dir_info": {}}, toolkit=text
         )
-        (metadata / "RECORD").write_text("learn.py,,\n")
+        (metadata / "RECORD").write_text("toolkit.py,,\n")
         os.utime(metadata / "METADATA", (number, number))
-        found |= set(distributions_of("learn"))
+        found |= set(distributions_of("toolkit"))
     assert len(found) == 2
 
 
 def test_a_conda_package_counts_by_its_version(site: Site) -> None:
-    metadata = site.install("learn", "1.0", direct_url={"url": "file:///feedstock", "dir_info": {}}, learn="")
+    metadata = site.install(
+        "toolkit", "1.0", direct_url={"url": "file:///feedstock", "dir_info": {}}, toolkit=""
+    )
     (metadata / "INSTALLER").write_text("conda\n")
-    assert distributions_of("learn") == (("learn", "1.0"),)
+    assert distributions_of("toolkit") == (("toolkit", "1.0"),)
 
 
 def test_a_repository_counts_by_its_commit(site: Site) -> None:
     url = {"url": "https://x", "vcs_info": {"vcs": "git", "commit_id": "0123456789abcdef0123"}}
-    site.install("learn", "1.0", direct_url=url, learn="")
-    assert distributions_of("learn") == (("learn", "1.0 (git 0123456789abcdef)"),)
+    site.install("toolkit", "1.0", direct_url=url, toolkit="")
+    assert distributions_of("toolkit") == (("toolkit", "1.0 (git 0123456789abcdef)"),)
 
 
 def test_the_latest_version_after_a_failed_upgrade_counts(site: Site) -> None:
-    old = site.install("learn", "2.0", learn="")
+    old = site.install("toolkit", "2.0", toolkit="")
     kept = old.rename(site.folder / "kept")
-    new = site.install("learn", "1.0", learn="")
+    new = site.install("toolkit", "1.0", toolkit="")
     os.utime(kept, (1, 1))
-    kept.rename(site.folder / "learn-2.0.dist-info")
-    assert distributions_of("learn") == (("learn", "1.0"),)
+    kept.rename(site.folder / "toolkit-2.0.dist-info")
+    assert distributions_of("toolkit") == (("toolkit", "1.0"),)
     assert new.exists()
 
 
 def test_invalid_json_in_metadata_is_ignored(site: Site) -> None:
-    metadata = site.install("learn", "1.0", learn="")
+    metadata = site.install("toolkit", "1.0", toolkit="")
     (metadata / "direct_url.json").write_text("{")
-    assert distributions_of("learn") == (("learn", "1.0"),)
+    assert distributions_of("toolkit") == (("toolkit", "1.0"),)
     (metadata / "direct_url.json").write_text(json.dumps([1]))
     os.utime(metadata / "METADATA", (1, 1))
-    assert distributions_of("learn")[0][0] == "learn"
+    assert distributions_of("toolkit")[0][0] == "toolkit"
 
 
 def test_finders_and_modules_that_raise_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -36,6 +37,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports() -> int:
+    """A port that is free together with the one 10,000 above, which SeaweedFS takes as well."""
+    while True:
+        port = random.randrange(15_000, 22_000)
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
 
 
 def program(name: str) -> str:
@@ -138,6 +152,10 @@ class Seaweed(Server):
         "AWS_REGION": "us-east-1",
     }
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_ports()
+
     def start(self) -> None:
         rights = ["Admin", "Read", "Write", "List", "Tagging"]
         writer = {"accessKey": "writer", "secretKey": "secret"}
@@ -146,7 +164,7 @@ class Seaweed(Server):
             {"name": "writer", "credentials": [writer], "actions": ["Read", "Write", "List"]},
         ]
         (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
-        ports = {name: free_port() for name in ("master", "volume", "filer", "admin")}
+        ports = {name: free_ports() for name in ("master", "volume", "filer", "admin")}
         self.run(
             program("weed"),
             "-logtostderr=true",

@@ -281,3 +281,17 @@ class TestObjects:
         assert time.monotonic() - started < 4
         proxy.is_refusing = False
         assert remote.put_many({ADDRESS: b"value"}) == {}
+
+    def test_one_that_is_opened_in_a_forked_child_is_unreachable(self, bucket: str, opened: Opened) -> None:
+        """The parent has used one, whichever it was, and the child would hang."""
+        opened(bucket).put_many({ADDRESS: b"value"})
+        child = os.fork()
+        if child == 0:
+            try:
+                open_remote(bucket).get_many([ADDRESS])
+            except Unreachable as error:
+                os._exit(0 if "before a fork" in str(error) else 2)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0

@@ -174,7 +174,8 @@ def test_editions_come_along(store: DiskStore, other: DiskStore, path: Path) -> 
         == store.history.versions(edition.function)
         == [edition.as_stored()]
     )
-    assert other.history.bindings(edition.function, edition.prefix) == [("a", b"a"), ("b", b"b")]
+    found = other.history.of_version(edition.function, prefix=edition.prefix)
+    assert {(keyed.record.key, keyed.bound) for keyed in found} == {("a", b"a"), ("b", b"b")}
     assert {record.fingerprint for record in other.records()} == {edition.fingerprint.digest.hex()}
 
 
