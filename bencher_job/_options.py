@@ -134,6 +134,7 @@ class CacheArguments(TypedDict, total=False):
     retries: int
     retry_on: RetryOn
     timeout: float | timedelta | None
+    patience: float | timedelta | None
     max_workers: int | None
     max_tasks_per_worker: int | None
     initializer: Callable[..., object] | None
@@ -390,7 +391,7 @@ class StoreOptions(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(_Checked):
-    """Whether, where, how often and how long jobs run. `timeout` is in seconds."""
+    """Whether, where, how often and how long jobs run. `timeout` and `patience` are in seconds."""
 
     executor: Executors | str | concurrent.futures.Executor | Any = field(  # `executor_name` checks it
         default=Executors.SERIAL, metadata=_by(_anything)
@@ -399,6 +400,7 @@ class RunOptions(_Checked):
     retries: int = field(default=0, metadata=_by(_int, least=0, low="is below 0", remedy="Give 0 or more"))
     retry_on: RetryOn = field(default=Exception, metadata=_by(_exceptions))
     timeout: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs run on"))
+    patience: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs wait"))
 
     def pause(self, error: BaseException | None, attempt: int) -> float | None:
         """Return the seconds to wait before the next run, after an attempt (from 1) has failed; None for no next run.

@@ -90,7 +90,9 @@ class Coordinator:
         self, options: Options, announce: Callable[[Iterable[Job]], None], *, of_coroutines: bool = False
     ) -> None:
         run = options.run
-        self.engines = Engines(run.executor, options.pool, run.timeout, of_coroutines=of_coroutines)
+        self.engines = Engines(
+            run.executor, options.pool, run.timeout, run.patience, of_coroutines=of_coroutines
+        )
         self.counts = Counts()
         self._store_options = options.store
         self._run_options = run

@@ -64,7 +64,7 @@ def _new_spec(name: str) -> EngineSpec:
 
 
 def _new_executor(name: str) -> concurrent.futures.Executor:
-    executor: concurrent.futures.Executor = _new_spec(name).new_executor()
+    executor: concurrent.futures.Executor = _new_spec(name).new_executor(None)
     return executor
 
 
@@ -177,10 +177,12 @@ def engine_for(
     spec: Executors | str | concurrent.futures.Executor | object,
     settings: PoolOptions | None = None,
     timeout: float | None = None,
+    patience: float | None = None,
 ) -> Engine:
     """Make the engine for `executor=`. No process starts before the first job.
 
-    An engine whose `ends_jobs` is true ends a job that runs for longer than `timeout` seconds.
+    An engine whose `ends_jobs` is true ends a job that runs for longer than `timeout` seconds. On a cluster on which no
+    worker can run them, jobs wait for `patience` seconds.
 
     Raises:
         TypeError: if it is not a member of `Executors`, its name, an executor, or a Dask client or its address.
@@ -188,10 +190,10 @@ def engine_for(
     """
     name = executor_name(spec)
     if name in _CLUSTERS:
-        return _cluster_engine(spec if isinstance(spec, EngineSpec) else _new_spec(name), timeout)
+        return _cluster_engine(spec if isinstance(spec, EngineSpec) else _new_spec(name), timeout, patience)
     if isinstance(name, Executors):
         return _own_engine(name, settings or PoolOptions(), timeout)
-    return _dask_engine(spec, timeout) if name == _CLIENT else _adopted_engine(spec, name, timeout)
+    return _dask_engine(spec, timeout, patience) if name == _CLIENT else _adopted_engine(spec, name, timeout)
 
 
 def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None) -> Engine:
@@ -225,19 +227,19 @@ def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None)
     return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make), asks_to_begin=True)
 
 
-def _cluster_engine(spec: EngineSpec, timeout: float | None) -> Engine:
-    source = SharedExecutor(spec.shared, lambda: spec, spec.new_executor)
+def _cluster_engine(spec: EngineSpec, timeout: float | None, patience: float | None) -> Engine:
+    source = SharedExecutor(spec.shared, lambda: (spec, patience), partial(spec.new_executor, patience))
     return Engine(str(spec.name), submit_jobs(timeout), source, ends_jobs=spec.ends_jobs)
 
 
-def _dask_engine(spec: Any, timeout: float | None) -> Engine:
+def _dask_engine(spec: Any, timeout: float | None, patience: float | None) -> Engine:
     from .dask import DaskExecutor, shared_executors
 
     cluster = spec if isinstance(spec, str) else _dask_client(spec)
     options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
     tells_begin = timeout is not None
-    key = cluster if isinstance(cluster, str) else id(cluster), repr(options), tells_begin
-    make = partial(DaskExecutor, cluster, options, tells_begin=tells_begin)
+    key = cluster if isinstance(cluster, str) else id(cluster), repr(options), tells_begin, patience
+    make = partial(DaskExecutor, cluster, options, tells_begin=tells_begin, patience=patience)
     return Engine(_CLIENT, submit_jobs(None), SharedExecutor(shared_executors, lambda: key, make))
 
 

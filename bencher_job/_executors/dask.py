@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import socket
 import sys
 import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Final
 
@@ -121,6 +122,9 @@ MOST_BYTES: Final = 4 << 20
 PLACES_SECONDS: Final = 2.0
 """Seconds for which the number of the cluster's threads is cached."""
 
+RECONNECT_SECONDS: Final = 120.0
+"""Seconds that jobs wait by default for a lost connection to the scheduler."""
+
 KEPT_FUNCTIONS: Final = 8
 ATTEMPTS: Final = 4
 """How often a job is sent whose function or arguments are lost with workers."""
@@ -130,11 +134,20 @@ class DaskScheduler(RemoteScheduler):
     """The batches that a Dask cluster has."""
 
     title = "Dask"
+    remedy = (
+        "Start workers with dask worker and the scheduler's address, with the resources that the jobs ask for"
+    )
 
     def __init__(
-        self, client: Any, options: Mapping[str, Any], *, tells_begin: bool, owns_client: bool
+        self,
+        client: Any,
+        options: Mapping[str, Any],
+        patience: float | None,
+        *,
+        tells_begin: bool,
+        owns_client: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(patience)
         self._client = client
         self._options = options
         self._owns_client = owns_client
@@ -144,7 +157,10 @@ class DaskScheduler(RemoteScheduler):
         self._ended: list[Lane] = []
         self._suspects: deque[Task] = deque()
         self._topic = f"bencher_job-{uuid.uuid4().hex}", tells_begin
-        self._client.subscribe_topic(self._topic[0], self._receive_event)
+        self._cut_off_since: float | None = None
+        if owns_client:  # how long it tries to reconnect
+            self._client._timeout = max(self._client._timeout, self._reconnects_for)  # noqa: SLF001 - no other way
+        self._subscribe()
         self._places = sum(self._client.nthreads().values()) if self._is_connected() else 0
         self._places_known_until = time.monotonic() + PLACES_SECONDS
         self._begin()
@@ -160,6 +176,50 @@ class DaskScheduler(RemoteScheduler):
     def _fail(self, reason: str) -> None:
         self.waiting.extend(list(self._suspects)[1:])  # the first one has been put back
         super()._fail(reason)
+
+    def _subscribe(self) -> None:
+        self._client.subscribe_topic(self._topic[0], self._receive_event)
+
+    @property
+    def _reconnects_for(self) -> float:
+        """How many seconds to wait for a lost connection."""
+        return RECONNECT_SECONDS if self._patience is None else self._patience
+
+    def _may_reconnect(self) -> bool:
+        """Whether a lost connection has come back or may. It will not if the machine refuses to connect."""
+        if self._client.status != "connecting":
+            return self._is_connected()
+        host, _, port = self._client.scheduler.address.rpartition("://")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+        except ConnectionRefusedError:
+            return False
+        except (OSError, ValueError):
+            return True
+        return True
+
+    def _candidates(self) -> Iterator[Lane]:
+        if self._cut_off_since is not None and self._client.status == "connecting":
+            return iter(())
+        if self._cut_off_since is not None and self._is_connected():
+            self._cut_off_since = None
+            self._subscribe()
+        return super()._candidates()
+
+    def _look_after_workers(self, now: float) -> None:
+        if self._cut_off_since is None:
+            super()._look_after_workers(now)
+        elif now - self._cut_off_since > self._reconnects_for:
+            self._lose_all("the connection to the scheduler was lost")
+
+    def _ask_what_runs(self) -> None:
+        self._on_loop(self._learn_what_runs)
+
+    async def _learn_what_runs(self) -> None:
+        with contextlib.suppress(Exception):  # sending reports a closed client or a lost scheduler
+            processing = await self._client.scheduler.processing(workers=None)
+            keys = {key for keys in processing.values() for key in keys}
+            self.call(self._note_what_runs, not keys.isdisjoint(self._lanes))
 
     def _is_connected(self) -> bool:
         return bool(self._client.status == "running")
@@ -293,6 +353,9 @@ class DaskScheduler(RemoteScheduler):
     def _fail_batch(self, lane: Lane, problem: BaseException) -> None:
         """Fail lost jobs. If another job may have killed the worker, run each again alone first."""
         tasks = self._closed(lane)
+        if getattr(problem, "reason", "") == "scheduler-connection-lost" and self._may_wait():
+            self._put_back(tasks)
+            return
         is_shared = len(tasks) > 1 or is_killed_worker(problem)
         for task in tasks:
             task.deaths += 1
@@ -308,6 +371,13 @@ class DaskScheduler(RemoteScheduler):
                     self._put_back([task])
             else:
                 self._finish_lost(task, problem)
+
+    def _may_wait(self) -> bool:
+        """Whether the jobs of a lost connection may wait for another."""
+        if self._cut_off_since is None and self._may_reconnect():
+            self._cut_off_since = time.monotonic()
+            self._on_cluster.clear()
+        return self._cut_off_since is not None
 
     def _finish_lost(self, task: Task, problem: BaseException) -> None:
         self._finished.append((task, as_library_error(task, problem)))
@@ -334,12 +404,17 @@ class DaskExecutor(RemoteExecutor):
     """
 
     def __init__(
-        self, cluster: Any, options: Mapping[str, Any] | None = None, *, tells_begin: bool = False
+        self,
+        cluster: Any,
+        options: Mapping[str, Any] | None = None,
+        *,
+        tells_begin: bool = False,
+        patience: float | None = None,
     ) -> None:
         self._client = client_of(cluster)
         options = {**(options or {}), "pure": False}  # equal calls must each run
         owns = isinstance(cluster, str)
-        scheduler = DaskScheduler(self._client, options, tells_begin=tells_begin, owns_client=owns)
+        scheduler = DaskScheduler(self._client, options, patience, tells_begin=tells_begin, owns_client=owns)
         super().__init__(scheduler)
 
 

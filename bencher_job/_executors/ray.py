@@ -57,9 +57,9 @@ class Ray(EngineSpec):
         own = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources}
         super().__init__({name: value for name, value in {**own, **options}.items() if value is not None})
 
-    def new_executor(self) -> RayExecutor:
+    def new_executor(self, patience: float | None) -> RayExecutor:
         """Connect to Ray."""
-        return RayExecutor(self)
+        return RayExecutor(self, patience)
 
 
 def run_on_worker(
@@ -124,10 +124,11 @@ class RayScheduler(RemoteScheduler):
     """The batches that a Ray cluster has."""
 
     title = "Ray"
+    remedy = "Add nodes that have what each job reserves, or reserve less"
     ends_jobs = True
 
-    def __init__(self, spec: Ray) -> None:
-        super().__init__()
+    def __init__(self, spec: Ray, patience: float | None) -> None:
+        super().__init__(patience)
         self._ray = ray = _connected_ray()
         self._needs = {"num_cpus": 1, **spec.options}
         try:
@@ -239,10 +240,14 @@ class RayScheduler(RemoteScheduler):
             return math.inf
         return lane.begun + task.timeout
 
+    def _ask_what_runs(self) -> None:
+        self._note_what_runs(self._places_now() > 0)
+
     def _next_check(self, now: float) -> float:
         return min([super()._next_check(now), *map(self._deadline, self._lanes.values())])
 
     def _look_after_workers(self, now: float) -> None:
+        super()._look_after_workers(now)
         for lane in [lane for lane in self._lanes.values() if self._deadline(lane) <= now]:
             task = next(iter(lane.tasks.values()))
             self._end(task.future, time_is_over(task.label, task.timeout or 0.0))
@@ -269,5 +274,5 @@ class RayExecutor(RemoteExecutor):
         BencherJobError: if Ray is not installed, cannot be reached, or does not take the options.
     """
 
-    def __init__(self, spec: Ray) -> None:
-        super().__init__(RayScheduler(spec))
+    def __init__(self, spec: Ray, patience: float | None = None) -> None:
+        super().__init__(RayScheduler(spec, patience))

@@ -10,6 +10,7 @@ cluster, because a cluster needs about a millisecond for each task.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -18,10 +19,12 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from .._errors import CacheWarning, warn_caller
 from .._keys.names import is_own_module
 from .entry import STUCK_SECONDS, Ended, RunResult
 from .packing import Parcel, pack
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from .._job import Job
 
 __all__ = ["ONCE_FROM", "Lane", "RemoteExecutor", "RemoteScheduler"]
+
+_log = logging.getLogger(__name__)
 
 
 def _with_own_modules(function: Any, pack: Callable[[], Parcel]) -> Parcel:
@@ -71,6 +76,12 @@ def _is_own(module: Any) -> bool:
 
 _own_modules: Final = _OwnModules()
 
+
+LOOK_SECONDS: Final = 5.0
+"""Seconds without news after which the cluster is asked whether it runs any of the jobs."""
+
+WARN_SECONDS: Final = 30.0
+"""Seconds for which no worker has run any job, after which a warning says so."""
 
 ONCE_FROM: Final = 1 << 16
 """Size in bytes above which a function is put on the cluster once, and not sent with each batch."""
@@ -120,9 +131,15 @@ class RemoteScheduler(Scheduler):
     """The batches that a cluster has."""
 
     marks_running = False
+    remedy = ""
+    """What to do if no worker runs any of the jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float | None) -> None:
         super().__init__()
+        self._patience = patience
+        self._heard_at = self._asked_at = time.monotonic()
+        self._stuck_since: float | None = None
+        self._has_warned = False
         self._lanes: dict[str, Lane] = {}
         self._short_lanes = 0
         self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
@@ -135,6 +152,55 @@ class RemoteScheduler(Scheduler):
     @abstractmethod
     def _stop(self, lane: Lane) -> None:
         """Cancel a batch on the cluster, if it still can be."""
+
+    @abstractmethod
+    def _ask_what_runs(self) -> None:
+        """Find out whether a worker runs any batch, or can, and pass it to `_note_what_runs`."""
+
+    def _hear(self) -> None:
+        """Note that the cluster works."""
+        self._heard_at = time.monotonic()
+        self._stuck_since = None
+        self._has_warned = False
+
+    def _note_what_runs(self, is_anything: bool) -> None:
+        if is_anything or not self._lanes:
+            self._hear()
+        elif self._stuck_since is None:
+            self._stuck_since = self._heard_at
+
+    def _look_after_workers(self, now: float) -> None:
+        """Warn if no worker can run any of the jobs for long, and end them after `patience` seconds."""
+        if not self._lanes:
+            self._hear()
+            return
+        if now - max(self._heard_at, self._asked_at) > self._look_seconds():
+            self._asked_at = now
+            self._ask_what_runs()
+        if self._stuck_since is None:
+            return
+        seconds = now - self._stuck_since
+        jobs = sum(len(lane.tasks) for lane in self._lanes.values()) + len(self.waiting)
+        reason = f"no worker has run any of {jobs} jobs for {seconds:.0f} s. {self.remedy}"
+        if self._patience is not None and seconds > self._patience:
+            self._lose_all(reason)
+        elif seconds > WARN_SECONDS and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s: %s", self.title, reason)
+            with suppress(CacheWarning):  # the user may turn warnings into errors
+                warn_caller(f"{self.title}: {reason}, or give patience= to end the jobs.")
+
+    def _look_seconds(self) -> float:
+        return LOOK_SECONDS if self._patience is None else min(LOOK_SECONDS, self._patience / 4)
+
+    def _lose_all(self, reason: str) -> None:
+        """End all jobs, because nothing will run them."""
+        self._finished += [(task, self._lost(task, reason)) for task in self._take_waiting()]
+        for lane in list(self._lanes.values()):
+            if lane.future is not None:
+                self._stop(lane)
+            self._finished += [(task, self._lost(task, reason)) for task in self._closed(lane)]
+        self._hear()
 
     def _has_ended(self) -> bool:
         return not self._lanes and super()._has_ended()
@@ -179,7 +245,9 @@ class RemoteScheduler(Scheduler):
         return may_go
 
     def _next_check(self, now: float) -> float:
-        return now + PATIENCE / 4 if self.waiting else math.inf
+        if self.waiting:
+            return now + PATIENCE / 4
+        return now + self._look_seconds() if self._lanes else math.inf
 
     def _enter(self, lane: Lane, tasks: Sequence[Task], key: str) -> None:
         """Give a batch its tasks and its name."""
@@ -195,6 +263,7 @@ class RemoteScheduler(Scheduler):
         lane = self._lanes.get(key)
         if lane is None:
             return
+        self._hear()
         if begun is None:
             lane.begun = time.monotonic()
             for task in lane.tasks.values():
@@ -214,6 +283,7 @@ class RemoteScheduler(Scheduler):
             self._answer(lane, place + 1, RunResult.of_parts(parts))
 
     def _end_batch(self, lane: Lane, ended: Sequence[Ended]) -> None:
+        self._hear()
         self._answer_all(lane, ended)
         self._put_back(self._closed(lane))  # what the batch has returned, if the event was lost
 

@@ -82,9 +82,9 @@ class Slurm(EngineSpec):
             {name: check(name, given[name]) for name, check in _CHECKS.items() if given[name] is not None}
         )
 
-    def new_executor(self) -> SlurmExecutor:
+    def new_executor(self, patience: float | None) -> SlurmExecutor:
         """Start a Dask scheduler for the workers, which start with the first jobs."""
-        return SlurmExecutor(self)
+        return SlurmExecutor(self, patience)
 
     def completed(self) -> dict[str, Any]:
         """Return the options, with those of the environment variable.
@@ -301,12 +301,17 @@ class SlurmScheduler(DaskScheduler):
     """The batches that workers of Slurm have."""
 
     title = "Slurm"
+    remedy = "See squeue for when workers start, and what they wrote for why they end"
 
-    def __init__(self, address: str, spec: Slurm, most: int, time: str) -> None:
+    def __init__(self, address: str, spec: Slurm, most: int, time: str, patience: float | None) -> None:
         self._spec = spec
         self._most = most
         self._time = time
-        super().__init__(client_of(address), {"pure": False}, tells_begin=True, owns_client=True)
+        options = {"pure": False}
+        super().__init__(client_of(address), options, patience, tells_begin=True, owns_client=True)
+
+    def _subscribe(self) -> None:
+        super()._subscribe()
         self._client.subscribe_topic(TOPIC, self._receive_event)
 
     def _places_now(self) -> int:
@@ -350,7 +355,7 @@ class SlurmExecutor(DaskExecutor):
         BencherJobError: if dask-jobqueue or Slurm is not installed, or the options can't be used.
     """
 
-    def __init__(self, spec: Slurm) -> None:
+    def __init__(self, spec: Slurm, patience: float | None = None) -> None:
         options = spec.completed()
         _check_installed()
         _check_further(options.get("sbatch", {}))
@@ -368,7 +373,7 @@ class SlurmExecutor(DaskExecutor):
         if "error" in started:
             self._cluster.communicate()
             raise BencherJobError(f"executor={spec!r} can't start a Dask scheduler: {started['error']}")
-        scheduler = SlurmScheduler(started["address"], spec, most, started["time"])
+        scheduler = SlurmScheduler(started["address"], spec, most, started["time"], patience)
         super(DaskExecutor, self).__init__(scheduler)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

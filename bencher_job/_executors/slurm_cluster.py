@@ -101,7 +101,8 @@ class _TellsLosses(SchedulerPlugin):  # type: ignore[misc]
         self._scheduler = scheduler
 
     def transition(self, key: str, start: str, finish: str, *_: Any, **__: Any) -> None:
-        if start == "processing" and finish == "released":
+        task = self._scheduler.tasks.get(key)
+        if (start, finish) == ("processing", "released") and task is not None and task.who_wants:
             self._scheduler.log_event(TOPIC, (key, LEFT))
 
 

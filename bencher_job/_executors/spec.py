@@ -41,7 +41,7 @@ class EngineSpec(ABC):
         return hash(repr(self))
 
     @abstractmethod
-    def new_executor(self) -> Any:
+    def new_executor(self, patience: float | None) -> Any:
         """Make an executor, which is shut down with its last user."""
 
 

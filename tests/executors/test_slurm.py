@@ -361,10 +361,9 @@ def test_a_driver_that_is_submitted_continues_after_a_requeue(folder, slurm, unt
     slurm.command("scontrol", "requeue", number)
     assert until(lambda: slurm.jobs() == slurm.jobs("PD") == [number])  # the workers end with their driver
     slurm.command("scontrol", "update", f"JobId={number}", "StartTime=now")  # else Slurm waits two minutes
-    assert until(lambda: not slurm.jobs(), 2 * PATIENCE)
-    log = (folder / "study.log").read_text()
-    assert log.endswith("19 2\n")
+    assert until(lambda: (folder / "study.log").read_text().endswith("19 2\n"), 2 * PATIENCE)
     assert results() == 15
+    assert until(lambda: not slurm.jobs())
 
 
 def test_a_job_array_computes_the_parts_of_a_study(folder):

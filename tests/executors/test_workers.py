@@ -187,7 +187,9 @@ def test_jobs_that_are_lost_or_cannot_be_sent_do_not_count_as_computed(tmp_path)
         return 1 / (x - 1)
 
     lossy = cached_job(executor="multiprocessing", cache_dir=tmp_path)(work)
-    unsendable = cached_job(executor="multiprocessing", cache_dir=tmp_path, ignore=["lock"])(lambda lock: lock)
+    unsendable = cached_job(executor="multiprocessing", cache_dir=tmp_path, ignore=["lock"])(
+        lambda lock: lock
+    )
     assert type(lossy.submit(0).exception(60)) is WorkerLost
     assert type(lossy.submit(1).exception(60)) is ZeroDivisionError
     assert lossy(2) == 1
