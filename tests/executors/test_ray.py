@@ -224,7 +224,7 @@ def test_nothing_is_imported_or_started_before_the_first_job():
 def test_without_ray_it_is_said_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BencherJobError, match=r"pip install 'bencher_job\[ray\]'"):
-        cached_job(executor="ray", cache_dir=tmp_path)(abs)(-1)
+        cached_job(executor=Ray(num_cpus=7), cache_dir=tmp_path)(abs)(-1)
 
 
 def test_options_that_there_are_not_are_refused_with_those_that_there_are(cluster, tmp_path):
