@@ -15,6 +15,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+from . import _posix as _posix
 from ._cache import FutureCache
 from ._cached_function import CachedFunction
 from ._decorator import cached_job

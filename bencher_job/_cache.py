@@ -27,7 +27,17 @@ from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import load_for
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
-from ._options import CacheArguments, Executors, Options, RunOptions, StoreOptions, accept, shows_options
+from ._options import (
+    CacheArguments,
+    ExecutorName,
+    Executors,
+    Options,
+    RunOptions,
+    StoreOptions,
+    Submits,
+    accept,
+    shows_options,
+)
 from ._processes import renew_after_fork
 from ._record import Record, Records, Selection
 from ._stores import (
@@ -311,7 +321,7 @@ class FutureCache(Contents, Settles):
     @shows_options(CacheArguments)
     def __init__(
         self,
-        executor: Executors | str | Executor | Any = RunOptions.executor,
+        executor: Executors | ExecutorName | Submits = RunOptions.executor,
         overwrite: bool = True,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,

@@ -7,13 +7,25 @@ import inspect
 import os
 import pickle
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
 from ._keys import Call, Identity
+from ._keys.code import CLOUDPICKLED, CodeInfo, Place, accept_code_info
+from ._keys.code_check import code_check_for
+from ._keys.names import adopt_main_name, is_in, main_name
 from ._options import Executors, PoolOptions, cache_directory
 
 __all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
@@ -92,6 +104,14 @@ class CachedCalls(Generic[P, R]):
     _self_cache: JobFunctionCache
     __wrapped__: Callable[P, R]
     """The plain function."""
+
+    @property  # type: ignore[misc]  # wrapt's can also be set
+    def __class__(self) -> type:
+        """The class of the plain function, as wrapt says it, except to cloudpickle.
+
+        cloudpickle pickles what is an instance of `FunctionType` as a plain function, before it asks for a reduction.
+        """
+        return type(self) if _cloudpickle_below() is not None else type(self.__wrapped__)
 
     def _with_bound(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args
@@ -242,11 +262,11 @@ class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
         return map(self._with_bound, calls)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self._reduced() or self._self_parent.__reduce_ex__(protocol)
+        return self._reduced() or _reduced(self._self_parent, _cloudpickle_below())
 
-    def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
+    def reduce_for_worker(self, modules_by_value: Collection[str]) -> tuple[Any, ...]:
         """Reduce the function for a worker, which gets it from the instance or class there."""
-        return self._reduced() or self._self_parent.reduce_for_worker(by_value=by_value)
+        return self._reduced() or self._self_parent.reduce_for_worker(modules_by_value)
 
     def __copy__(self) -> BoundCachedFunction[P, R]:
         return self
@@ -273,14 +293,15 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     __doc__ = FunctionDoc(__doc__)
     __annotations__ = FunctionAnnotations()
     __bound_function_wrapper__ = BoundCachedFunction
-    __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
+    if not TYPE_CHECKING:  # type checkers would take it for an attribute
+        __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
 
     def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
         super().__init__(function, _call_plain)
         self._self_options = dict(options)
         plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
         self._self_cache = JobFunctionCache(plain, **options)
-        self.__call__ = self._self_caller()  # type: ignore[method-assign]
+        setattr(self, "__call__", self._self_caller())  # noqa: B010 - type checkers know the method
 
     def _self_caller(self) -> Callable[..., Any]:
         return self._self_cache.answer
@@ -306,15 +327,14 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
         return super().__get__(instance, owner)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if _is_found_by_name(self):
-            return _find_by_name, (self.__module__, self.__qualname__)
-        from ._executors.pickling import dumps  # slow to import
+        return _reduced(self, _cloudpickle_below())
 
-        return pickle.loads, (dumps(self),)
+    def reduce_for_worker(self, modules_by_value: Collection[str]) -> tuple[Any, ...]:
+        """Reduce the function for a worker: by name, unless the worker can't import its module.
 
-    def reduce_for_worker(self, *, by_value: bool) -> tuple[Any, ...]:
-        """Reduce the function for a worker: by name, unless the worker can't import its module."""
-        if not by_value and self.__module__ != "__main__" and _is_found_by_name(self):
+        Modules pickled by value include all that are in a package of that name.
+        """
+        if not is_in(self.__module__, {"__main__", *modules_by_value}) and _is_found_by_name(self):
             return _find_by_name, (self.__module__, self.__qualname__)
         return type(self), (self.__wrapped__, self._self_portable_options())
 
@@ -344,6 +364,60 @@ def _call_plain(
     wrapped: Callable[..., Any], _instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     return wrapped(*args, **kwargs)
+
+
+_CLOUDPICKLES = frozenset({"cloudpickle", "cloudpickle_fast"})
+"""Last parts of the names of cloudpickle's modules, which joblib, Ray and PySpark vendor."""
+
+
+def _cloudpickle_below() -> Mapping[str, Any] | None:
+    """Return the globals of the cloudpickle that called the caller of this function, or None if other code did."""
+    namespace = sys._getframe(2).f_globals  # noqa: SLF001 - the only way to see that cloudpickle is the caller
+    name = namespace.get("__name__")
+    return namespace if isinstance(name, str) and name.rpartition(".")[2] in _CLOUDPICKLES else None
+
+
+def _reduced(function: CachedFunction[..., Any], cloudpickle: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    """Reduce a cached function for any pickler, with the globals of cloudpickle if it is the pickler."""
+    if cloudpickle is not None:
+        by_value = cloudpickle["list_registry_pickle_by_value"]()
+        make, args = function.reduce_for_worker(by_value)
+        return (make, args) if make is _find_by_name else (_arrived, (*args, *_keyed(function, by_value)))
+    if _is_found_by_name(function):
+        return _find_by_name, (function.__module__, function.__qualname__)
+    from ._executors.pickling import dumps  # slow to import
+
+    return pickle.loads, (dumps(function),)
+
+
+def _keyed(function: CachedFunction[..., Any], by_value: Collection[str]) -> tuple[Any, ...]:
+    """Return the class of the function, and what its keys in another process need besides its code."""
+    plain = function.cache.function
+    outermost = getattr(plain, "__qualname__", "").partition(".")[0]
+    owner = getattr(plain, "__globals__", {}).get(outermost)
+    modules = [name for name in sys.modules if is_in(name, by_value)]
+    infos = code_check_for(function.cache.keys.function_version.fingerprint, modules, plain)
+    return type(function), main_name(), infos.code_infos, owner if isinstance(owner, type) else None
+
+
+def _arrived(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    cls: type[CachedFunction[..., Any]],
+    main: str,
+    infos: tuple[tuple[Place, CodeInfo], ...],
+    owner: type | None,
+) -> CachedFunction[..., Any]:
+    """Make a cached function that cloudpickle has brought, so that its keys are those of the sender."""
+    program = vars(sys.modules["__main__"])
+    if not any(getattr(type(value), "_bencher_job_cached", False) for value in list(program.values())):
+        adopt_main_name(main)  # this process works for the sender, and has no functions of its own
+    accept_code_info(infos)
+    accept_code_info(((CLOUDPICKLED, line, name), info) for (_, line, name), info in infos)
+    made = cls(function, options)
+    if owner is not None:  # a method reaches its class, whether it names it or not
+        made.cache.function.__globals__.setdefault(owner.__name__, owner)
+    return made
 
 
 def _is_found_by_name(function: CachedFunction[..., Any]) -> bool:

@@ -37,7 +37,9 @@ def coroutine_of(
     """
     if cache.keys.is_ready:
         cache.keys.binder.bind(*args, **kwargs)
-    return _awaited(cache, args, kwargs, fresh=fresh)
+    coroutine = _awaited(cache, args, kwargs, fresh=fresh)
+    coroutine.__qualname__ = cache.name  # type: ignore[attr-defined]  # for Python's warning of a missing await
+    return coroutine
 
 
 async def _awaited(

@@ -20,6 +20,7 @@ from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, short_form
 from ._stores import Entry, Found, Gone, Keyed, Miss, Store
+from ._text import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -282,6 +283,8 @@ class Explanation:
         diffs = "".join(f"\n\n{change.diff}" for change in self.code_changed if change.diff)
         return "\n  ".join((self.headline, *self.facts())) + diffs
 
+    __repr__ = __str__
+
     def __rich__(self) -> RenderableType:
         """Render in colours for rich."""
         from rich.console import Group  # only rich calls this, so it is installed
@@ -505,8 +508,10 @@ def _is_same_but_for_libraries(past: StoredFunctionVersion, now: StoredFunctionV
     return alike == (now.key_version, now.version, now.parameters) and is_same_code(past, now)
 
 
-def adopt(store: Store, current: FunctionVersion, fingerprint: str | None) -> int:
+def adopt(store: Store, current: FunctionVersion, fingerprint: str | None, *, dry_run: bool = False) -> int:
     """Copy the entries of an earlier version to the present keys of their calls. Return how many were copied.
+
+    With `dry_run` nothing is copied, and the number is that of entries that would be.
 
     Raises:
         BencherJobError: when no earlier version has entries, or its keys can't be translated.
@@ -518,11 +523,13 @@ def adopt(store: Store, current: FunctionVersion, fingerprint: str | None) -> in
     plain = [keyed for keyed in found if not keyed.bound.startswith(WITH_CODE)]
     if len(plain) < len(found):
         warn_caller(
-            f"{len(found) - len(plain)} results of {current.function} are not adopted: their arguments bring code "
-            f"of their own, objects of your classes or functions, so their keys can't be translated."
+            f"{counted(len(found) - len(plain), 'result')} of {current.function} not adopted: the arguments bring "
+            f"code of their own, objects of your classes or functions, so the keys can't be translated."
         )
-    adopted = 0
     entries = _copied(store, plain, current)
+    if dry_run:
+        return sum(1 for _ in entries)
+    adopted = 0
     while some := list(itertools.islice(entries, ENTRIES_AT_ONCE)):
         store.put_many(some)
         adopted += len(some)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import cached_property
 from marshal import dumps
@@ -31,11 +30,13 @@ from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_n
 from ._keys.names import is_imported_copy
 from ._loops import caller, is_coroutine_function
 from ._options import (
+    ExecutorName,
     Executors,
     FunctionCacheArguments,
     Options,
     RunOptions,
     StoreOptions,
+    Submits,
     accept,
     shows_options,
 )
@@ -169,7 +170,7 @@ class JobFunctionCache(FutureCache):
         self,
         function: Callable[..., Any],
         overwrite: bool = RunOptions.overwrite,
-        executor: Executors | str | Executor | Any = RunOptions.executor,
+        executor: Executors | ExecutorName | Submits = RunOptions.executor,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,
         size_limit: int = StoreOptions.size_limit,
@@ -351,12 +352,12 @@ class JobFunctionCache(FutureCache):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)
 
-    def adopt(self, fingerprint: str | None = None) -> int:
+    def adopt(self, fingerprint: str | None = None, *, dry_run: bool = False) -> int:
         """Accept the results of this function's latest earlier code for its present code; return how many there were.
 
         Use it after an edit that changes no result, as a faster algorithm or a new name for a variable. `fingerprint`
         names another earlier code, as records show it, by its first digits. Nothing is computed; the entries are
-        copied, so that the earlier code keeps its own, and a copy shares its media.
+        copied, so that the earlier code keeps its own, and a copy shares its media. With `dry_run` nothing is copied.
 
         Raises:
             BencherJobError: when no entry is of that code, or its keys were made of another version or other
@@ -364,7 +365,7 @@ class JobFunctionCache(FutureCache):
         """
         from ._explain import adopt  # few programs adopt anything
 
-        return adopt(self.cache, self.keys.function_version, fingerprint)
+        return adopt(self.cache, self.keys.function_version, fingerprint, dry_run=dry_run)
 
     def clear_cache(self) -> int:
         """Remove all results of this function, with their media, and return how many there were."""

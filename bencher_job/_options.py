@@ -22,14 +22,14 @@ from datetime import timedelta
 from enum import auto
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar, get_args
 
 from strenum import StrEnum
 
 from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
 from ._mounts import is_shared, local_folder
-from ._text import is_writable
+from ._text import did_you_mean, is_writable
 
 __all__ = [
     "MAKERS",
@@ -37,6 +37,7 @@ __all__ = [
     "CacheArguments",
     "CodeScope",
     "DecoratorArguments",
+    "ExecutorName",
     "Executors",
     "FunctionCacheArguments",
     "KeyOptions",
@@ -45,6 +46,7 @@ __all__ = [
     "RetryOn",
     "RunOptions",
     "StoreOptions",
+    "Submits",
     "accept",
     "cache_directory",
     "caching_is_on",
@@ -118,6 +120,19 @@ MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
 CodeScope = Literal["deep", "own", "none"]
 """How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
 
+ExecutorName = Literal[
+    "serial", "SERIAL", "threads", "THREADS", "multiprocessing", "MULTIPROCESSING", "scoop", "SCOOP"
+]  # fmt: skip
+"""The names of `Executors`, as type checkers know them. A Dask scheduler's address passes as a `Client`."""
+
+
+class Submits(Protocol):
+    """Anything that runs jobs: a `concurrent.futures.Executor`, or a cluster's client."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a job, and return its future."""
+
+
 StartMethod = Literal["spawn", "forkserver", "fork"]
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object]
 
@@ -155,7 +170,7 @@ class _FunctionArguments(TypedDict, total=False):
 
 
 class _PositionalArguments(TypedDict, total=False):
-    executor: Executors | str | concurrent.futures.Executor | Any
+    executor: Executors | ExecutorName | Submits
     cache_name: str
     size_limit: int
     overwrite: bool
@@ -393,7 +408,7 @@ class StoreOptions(_Checked):
 class RunOptions(_Checked):
     """Whether, where, how often and how long jobs run. `timeout` and `patience` are in seconds."""
 
-    executor: Executors | str | concurrent.futures.Executor | Any = field(  # `executor_name` checks it
+    executor: Executors | ExecutorName | Submits | Any = field(  # `executor_name` checks it
         default=Executors.SERIAL, metadata=_by(_anything)
     )
     overwrite: bool = field(default=False, metadata=_by(_bool))
@@ -522,12 +537,11 @@ def accept(function: Any, given: Mapping[str, Any]) -> None:
     parameters = function.__signature__.parameters
     for name in given:
         if name not in parameters or parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY:
-            from difflib import get_close_matches  # takes long to import
-
-            by_name = [each.name for each in parameters.values() if each.kind is not each.POSITIONAL_ONLY]
-            meant = get_close_matches(name, by_name, 1)
-            hint = f". Did you mean {meant[0]!r}?" if meant else ""
-            raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}{hint}")
+            known = [repr(each.name) for each in parameters.values() if each.kind is not each.POSITIONAL_ONLY]
+            raise TypeError(
+                f"{function.__qualname__}() got an unexpected keyword argument {name!r}"
+                f"{did_you_mean(repr(name), known)}"
+            )
 
 
 def checked(given: Mapping[str, Any]) -> dict[str, Any]:

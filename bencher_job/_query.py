@@ -19,6 +19,7 @@ __all__ = [
     "ARGUMENTS",
     "LATEST_FIRST",
     "RECORD_COLUMNS",
+    "REPEAT",
     "ArgumentColumn",
     "Condition",
     "EntryInfo",
@@ -52,6 +53,9 @@ class EntryInfo:
 
 ARGUMENTS: Final = "arguments."
 """Prefix of the columns of arguments, as `arguments.c`."""
+
+REPEAT: Final = ARGUMENTS + "repeat"
+"""The column of the number of a repeat. The first repeat of a sweep is a plain call, whose record has none: it is 0."""
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "has"]
 
@@ -168,6 +172,8 @@ def cell_of(info: EntryInfo, column: str) -> Any:
     >>> cell_of(info, "arguments.c"), cell_of(info, "hits")
     (1, 0)
     """
+    if column == REPEAT:
+        return info.record.arguments.get("repeat", 0)
     if column.startswith(ARGUMENTS):
         return info.record.arguments.get(column.removeprefix(ARGUMENTS))
     if column == "created":

@@ -7,7 +7,7 @@ import itertools
 import re
 import reprlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -65,7 +65,7 @@ class Record:
     seconds: float = 0.0
     """How long the function ran, in seconds."""
     size: int = 0
-    """Size of the entry and its media in bytes."""
+    """Size in bytes of the result as it is stored, and of the files that the job wrote."""
     media: str | None = None
     """Name of the run's folder in the store's media folder, if the job wrote files."""
     executor: str = "SERIAL"
@@ -106,8 +106,11 @@ class Record:
         return f"{self.function}({arguments}), {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
 
 
+_COLUMNS: Final = ("function", "arguments", "tag", "created, UTC", "time", "size")
+
+
 class Records(Iterator[Record]):
-    """An iterator over records. A notebook shows the first of those left, without consuming them."""
+    """An iterator over records. A notebook and a REPL show the first of those left, without consuming them."""
 
     def __init__(self, records: Iterator[Record]) -> None:
         self._records = records
@@ -116,11 +119,11 @@ class Records(Iterator[Record]):
     def __next__(self) -> Record:
         return self._looked_at.popleft() if self._looked_at else next(self._records)
 
-    def _repr_html_(self) -> str:
+    def _shown(self) -> tuple[list[Sequence[str]], str]:
+        """Return the rows of the first records, and a sentence if there are more."""
         missing = RECORDS_SHOWN + 1 - len(self._looked_at)
         self._looked_at.extend(itertools.islice(self._records, max(0, missing)))
-        shown = list(self._looked_at)[:RECORDS_SHOWN]
-        rows = [
+        rows: list[Sequence[str]] = [
             (
                 record.function,
                 ", ".join(f"{name}={short_form(value)!r}" for name, value in record.arguments.items()),
@@ -129,14 +132,21 @@ class Records(Iterator[Record]):
                 seconds_text(record.seconds),
                 size_text(record.size),
             )
-            for record in shown
+            for record in itertools.islice(self._looked_at, RECORDS_SHOWN)
         ]
-        parts: list[object] = [
-            _text.table(["function", "arguments", "tag", "created, UTC", "time", "size"], rows)
-        ]
-        if len(self._looked_at) > RECORDS_SHOWN:
-            parts.append(f"the first {RECORDS_SHOWN}; there are more")
-        return _text.joined(*parts)
+        has_more = len(self._looked_at) > RECORDS_SHOWN
+        return rows, f"the first {RECORDS_SHOWN}; there are more" if has_more else ""
+
+    def __repr__(self) -> str:
+        rows, more = self._shown()
+        if not rows:
+            return "<no more records>"
+        lines = _text.aligned([_COLUMNS, *([_text.visible(cell) for cell in row] for row in rows)])
+        return "\n".join([*lines, more] if more else lines)
+
+    def _repr_html_(self) -> str:
+        rows, more = self._shown()
+        return _text.joined(_text.table(_COLUMNS, rows), *([more] if more else []))
 
 
 def _record_of(state: dict[str, Any]) -> Record:
@@ -488,7 +498,7 @@ class SharedInfo:
         return ", ".join(parts) + (f" (unreachable: {self.problem})" if self.problem else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CacheInfo:
     """The figures of one cache. Counts are of this process, since the last `clear_call_counts()`."""
 
@@ -521,13 +531,13 @@ class CacheInfo:
     entries: int
     """Entries in the store, of all functions that share it."""
     size: int
-    """Size of the store on disk in bytes, media included."""
+    """What counts for `size_limit`, in bytes: the sizes of all entries, and 512 for the record of each."""
     size_limit: int
     """Size in bytes above which the least recently used entries are evicted."""
     shared: SharedInfo | None = None
     """The shared store behind this one."""
 
-    def _repr_html_(self) -> str:
+    def _facts(self) -> dict[str, str]:
         figures = {
             "entries": f"{self.entries:,}",
             "size": f"{size_text(self.size)} of {size_text(self.size_limit)}",
@@ -540,14 +550,20 @@ class CacheInfo:
             for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired", "unleased")
             if getattr(self, name)
         }
-        shared = {} if self.shared is None else {"shared": str(self.shared)}
-        return _text.fact_table(figures | odd | shared)
+        return figures | odd | ({} if self.shared is None else {"shared": str(self.shared)})
+
+    def __repr__(self) -> str:
+        return "\n".join(_text.aligned(self._facts().items()))
+
+    def _repr_html_(self) -> str:
+        return _text.fact_table(self._facts())
 
     def __str__(self) -> str:
         return (
-            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, {self.entries} entries; "
-            f"{self.hits} hits, {self.computed} computed, {self.seconds_saved:.1f} s saved; "
-            f"{self.total.hits} hits and {self.total.seconds_saved:.1f} s saved in all"
+            f"cache size :{self.size // 1_000_000}MB / {self.size_limit // 1_000_000}MB, "
+            f"{counted(self.entries, 'entry')}; "
+            f"{counted(self.hits, 'hit')}, {self.computed:,} computed, {self.seconds_saved:.1f} s saved; "
+            f"{counted(self.total.hits, 'hit')} and {self.total.seconds_saved:.1f} s saved in all"
             f"{'' if self.shared is None else f'; {self.shared}'}"
         )
 
@@ -573,7 +589,7 @@ class FunctionInfo:
     """Module and qualified name."""
     entries: int
     size: int
-    """Size of the entries on disk in bytes, media included."""
+    """Size of the entries in bytes: of the results as they are stored, and of the files that the jobs wrote."""
     hits: int
     """Hits of the entries in all processes, as far as these have reported them."""
     seconds_saved: float

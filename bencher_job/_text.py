@@ -8,8 +8,10 @@ from typing import Any, Final
 
 __all__ = [
     "Markup",
+    "aligned",
     "bold",
     "counted",
+    "did_you_mean",
     "escaped",
     "fact_table",
     "folded",
@@ -106,13 +108,26 @@ def moment_text(moment: datetime) -> str:
         return f"{moment:%Y-%m-%d %H:%M}"
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: int, noun: str) -> str:
     """Format a number with its noun.
 
-    >>> counted(1, "entry", "entries"), counted(2000, "entry", "entries")
-    ('1 entry', '2,000 entries')
+    >>> counted(1, "entry"), counted(2000, "entry"), counted(0, "hit")
+    ('1 entry', '2,000 entries', '0 hits')
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Make the end of a message that names the known word most like this one; empty if none is like it.
+
+    >>> did_you_mean("acuracy", ["accuracy", "loss"]), did_you_mean("x", ["loss"])
+    ('. Did you mean accuracy?', '')
+    """
+    from difflib import get_close_matches  # slow to import, and only mistakes need it
+
+    like = get_close_matches(word, list(known), 1)
+    return f". Did you mean {like[0]}?" if like else ""
 
 
 def is_writable(text: str) -> bool:
@@ -127,6 +142,20 @@ def is_writable(text: str) -> bool:
         except UnicodeEncodeError:
             return False
     return True
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Format rows of a table as lines.
+
+    >>> aligned([("name", "size"), ("a", "12 B")])
+    ['name  size', 'a     12 B']
+    """
+    cells = [tuple(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 _NUMBER: Final = "text-align:right;font-variant-numeric:tabular-nums"

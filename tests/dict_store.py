@@ -32,6 +32,9 @@ class DictLeases:
     def taken(self, keys: Collection[str]) -> set[str]:
         return self.held.keys() & keys
 
+    def running(self) -> list[st.LeaseInfo]:
+        return [st.LeaseInfo(key, this_process(), 0.0) for key in self.held]
+
     def wait(self, lease: st.Lease) -> DictWait:
         return DictWait(self, lease.key)
 

@@ -120,7 +120,7 @@ def test_results_of_arguments_that_bring_code_along_are_left_out_with_a_warning(
     """
     write_module("fits", code).Model().fit(2)
     model = write_module("fits", code.replace("SCALE = 1", "SCALE = 1.0")).Model
-    with pytest.warns(CacheWarning, match=r"1 results of fits\.Model\.fit are not adopted"):
+    with pytest.warns(CacheWarning, match=r"1 result of fits\.Model\.fit not adopted"):
         assert model.fit.cache.adopt() == 0
 
 

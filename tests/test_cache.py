@@ -93,7 +93,7 @@ def test_stats_are_a_line_for_people(counter: CallCounter) -> None:
     with FutureCache(overwrite=False, size_limit=int(10e9)) as cache:
         cache.submit(job(counter))
         cache.submit(job(counter))
-        assert cache.stats().startswith("cache size :0MB / 10000MB, 1 entries; 1 hits, 1 computed, ")
+        assert cache.stats().startswith("cache size :0MB / 10000MB, 1 entry; 1 hit, 1 computed, ")
 
 
 def test_without_samples_nothing_is_kept(counter: CallCounter, cache_folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from bencher_job import _function_cache as module
 from bencher_job import cached_job
-from bencher_job._stores.uses import MOST_MEMBERS
+from bencher_job._stores.memory import MOST_MEMBERS
 
 from .test_recall import knows, make_hot
 

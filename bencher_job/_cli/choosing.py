@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from .._record import Record, Selection
 from .._stores import Found, Gone, Store, StoreFailure, look_into
-from .._text import moment_text
+from .._text import did_you_mean, moment_text
 from .command import Exit, Misused
 from .places import FAILURES, complain, look_at_each, stores_of
 
@@ -26,6 +27,7 @@ __all__ = [
     "complete_tags",
     "look_for",
     "moment",
+    "report_none",
     "selection_of",
 ]
 
@@ -96,7 +98,10 @@ def complete_keys_and_functions(prefix: str, parsed_args: Namespace, **_: Any) -
 
     def ask(store: Store) -> Iterable[str]:
         keys = store.history.keys(prefix, MOST_KEYS) if prefix else []
-        return [*(function.name for function in store.functions()), *keys]
+        names = [function.name for function in store.functions()]
+        if prefix and not any(name.startswith(prefix) for name in names):
+            names = [end for name in names for end in _endings(name) if end.startswith(prefix)]
+        return [*names, *keys]
 
     return _asked(parsed_args, ask)
 
@@ -217,10 +222,13 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
     """
     selection = selection_of(arguments)
     names = tuple(dict.fromkeys(arguments.targets))
-    unknown = {name: f"no function is called {name}, and no key begins so" for name in names}
+    unknown = dict.fromkeys(names, "")
+    known: dict[str, None] = {}
 
     def look(store: Store, directory: Path) -> None:
-        meant = _meant(store, names)
+        functions_here = [function.name for function in store.functions()] if names else []
+        known.update((each, None) for name in functions_here for each in (*_endings(name), name))
+        meant = _meant(store, names, functions_here)
         for name in names:
             if name in meant:
                 unknown.pop(name, None)
@@ -234,8 +242,8 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
     status = look_at_each(arguments, look, mends=mends)
     if status != Exit.DONE:  # the unknown names may be in a store that can't be read
         return status
-    for message in unknown.values():
-        complain(message)
+    for name, removed in unknown.items():
+        complain(removed or f"no function is called {name}, and no key begins so{did_you_mean(name, known)}")
     return Exit.FOUND if unknown else status
 
 
@@ -243,7 +251,40 @@ _FUNCTION: Final = "function"
 _KEY: Final = "key"
 
 
-def _meant(store: Store, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def report_none(arguments: Namespace, told: TextIO | None = None) -> None:
+    """Print that no entry matches, and the arguments and tags that may have been meant."""
+    print("no entries", file=told or sys.stdout)
+    names: dict[str, None] = {}
+    tags: dict[str, None] = {}
+
+    def look(store: Store, _: Path) -> None:
+        for function in store.functions():
+            tags.update(dict.fromkeys(function.tags))
+            for record in store.records(Selection(function=function.name), RECORDS_ASKED):
+                names.update(dict.fromkeys(record.arguments))
+
+    selection = selection_of(arguments)
+    if selection.where or selection.tag:
+        look_at_each(arguments, look)
+    for name in selection.where:
+        if name not in names and (hint := did_you_mean(name, names)):
+            complain(f"no entry has an argument called {name}{hint}")
+    tag = selection.tag
+    if tag and tag not in tags and (hint := did_you_mean(tag, tags)):
+        complain(f"no entry has the tag {tag}{hint}")
+
+
+RECORDS_ASKED: Final = 100
+"""How many of a function's latest records are asked for the names of its arguments."""
+
+
+def _endings(name: str) -> list[str]:
+    """Return the ends of a function's name that also name it: without its module, and without its class."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(1, len(parts))]
+
+
+def _meant(store: Store, names: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Resolve names in a store. Unknown names are left out.
 
     A name is, in this order: a function, a key or the first digits of one, the end of a function's name.
@@ -251,7 +292,6 @@ def _meant(store: Store, names: Sequence[str]) -> dict[str, tuple[str, str]]:
     Raises:
         Misused: when a name is ambiguous.
     """
-    known = [function.name for function in store.functions()] if names else []
     meant: dict[str, tuple[str, str]] = {}
     for name in names:
         if name in known:

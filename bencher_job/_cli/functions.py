@@ -18,7 +18,7 @@ from .. import _options
 from .._function_cache import JobFunctionCache
 from .._keys import signature_of
 from .._stores import NullStore, Store, store_exists
-from .._text import counted
+from .._text import counted, did_you_mean
 from .command import Command, Exit, Failed, Misused
 from .output import add_json, print_document, record_fields, show_text
 from .places import FAILURES, add_place, failure_of, opened
@@ -149,9 +149,13 @@ def _call(cache: JobFunctionCache, texts: list[str]) -> tuple[tuple[Any, ...], d
         if name in given:
             raise Misused(f"--arg {name} is given twice. Give it once.")
         given[name] = _value(value)
+    parameters = signature_of(cache.function).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any and (unknown := next((name for name in given if name not in parameters), None)):
+        raise Misused(f"{cache.name} has no parameter {unknown}{did_you_mean(unknown, parameters)}")
     positional = [
         parameter.name
-        for parameter in signature_of(cache.function).parameters.values()
+        for parameter in parameters.values()
         if parameter.kind is parameter.POSITIONAL_ONLY and parameter.name in given
     ]
     return tuple(given.pop(name) for name in positional), given
@@ -171,21 +175,31 @@ def _configure_adopt(parser: ArgumentParser) -> None:
         metavar="DIGITS",
         help="of which earlier code, as records show it (default: of the latest)",
     )
+    parser.add_argument(
+        "--dry-run", "-n", action="store_true", help="say what would be adopted, and do nothing"
+    )
     add_place(parser)
 
 
 def _adopt(arguments: Namespace) -> int:
+    from .._explain import adopt  # slow to import
+
     cache = _cache_of(arguments.function)
     with _elsewhere(arguments):
         directory = cache.directory
         if not store_exists(directory):
             raise Failed(f"{directory} holds no cache, so there is nothing to adopt.", Exit.MISSING)
+        if arguments.dry_run:
+            with opened(arguments, directory) as store:
+                adopted = adopt(store, cache.keys.function_version, arguments.fingerprint, dry_run=True)
+            print(f"would adopt {counted(adopted, 'entry')} of {cache.name}")
+            return Exit.DONE if adopted else Exit.FOUND
         try:
             with closing(cache):
                 adopted = cache.adopt(arguments.fingerprint)
         except FAILURES as error:
             raise failure_of(error, directory) from error
-    print(f"adopted {counted(adopted, 'entry', 'entries')} of {cache.name}")
+    print(f"adopted {counted(adopted, 'entry')} of {cache.name}")
     return Exit.DONE if adopted else Exit.FOUND
 
 
@@ -202,5 +216,5 @@ ADOPT: Final = Command(
     "accept the results of a function's earlier code for its present code; it imports the function",
     _configure_adopt,
     _adopt,
-    ("bencher-job adopt study:score",),
+    ("bencher-job adopt study:score --dry-run", "bencher-job adopt study:score"),
 )

@@ -30,7 +30,11 @@ _ORDERS: Final[dict[str, Callable[[FunctionInfo], Any]]] = {
 
 def _configure_ls(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--sort", choices=_ORDERS, default="name", help="by what, the most first (default: name)"
+        "--sort",
+        choices=_ORDERS,
+        default="name",
+        metavar="ORDER",
+        help=f"by what, the most first: {', '.join(_ORDERS)} (default: name)",
     )
     add_json(parser)
     add_place(parser)
@@ -59,10 +63,10 @@ def _show_functions(found: list[tuple[Path, FunctionInfo]]) -> None:
         Column("cache"),
         Column("function", style="cyan", shrinks=True),
         Column("entries", "right"),
-        Column("size", "right"),
-        Column("hits", "right"),
-        Column("time saved", "right", style="green"),
-        Column("last used"),
+        Column("size", "right", rank=1),
+        Column("hits", "right", rank=4),
+        Column("time saved", "right", style="green", rank=3),
+        Column("last used", rank=2),
     ]
     rows = [
         [
@@ -81,7 +85,7 @@ def _show_functions(found: list[tuple[Path, FunctionInfo]]) -> None:
     show_table(columns, rows)
     functions = [function for _, function in found]
     print(
-        f"{counted(len(functions), 'function')}, {counted(sum(f.entries for f in functions), 'entry', 'entries')}, "
+        f"{counted(len(functions), 'function')}, {counted(sum(f.entries for f in functions), 'entry')}, "
         f"{size_text(sum(f.size for f in functions))}, {seconds_text(sum(f.seconds_saved for f in functions))} saved"
     )
 
@@ -105,14 +109,14 @@ def _stats(arguments: Namespace) -> int:
 
 
 def _figures(store: Store, directory: Path) -> dict[str, Any]:
-    functions, (entries, size, totals) = store.functions(), store.figures()
+    functions, (entries, _, totals) = store.functions(), store.figures()
     asked = totals.hits + totals.misses
     return {
         "cache": directory.name,
         "directory": directory,
         "functions": len(functions),
         "entries": entries,
-        "size": size,
+        "size": sum(function.size for function in functions),
         "hits": totals.hits,
         "misses": totals.misses,
         "hit_rate": totals.hits / asked if asked else None,
@@ -156,7 +160,8 @@ def _du(arguments: Namespace) -> int:
         return 0
     columns = [
         Column("cache", style="cyan", shrinks=True),
-        *(Column(kind, "right", "bold" if kind == "total" else "") for kind in kinds),
+        *(Column(kind, "right", rank=rank) for rank, kind in enumerate(kinds[:-1])),
+        Column("total", "right", style="bold"),
     ]
     rows = [
         [os.fspath(each.directory.name), *(size_text(getattr(each, kind)) for kind in kinds)]
@@ -170,7 +175,7 @@ def _du(arguments: Namespace) -> int:
 
 LS: Final = Command(
     "ls",
-    "list the functions: entries, size, hits, time saved, last used",
+    "list the functions: entries, size of results and job files, hits, time saved, last used",
     _configure_ls,
     _ls,
     ("bencher-job ls --sort size", "bencher-job ls --json | jq '.functions[].name'"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._errors import CacheWarning
 from .._stores import Store, count_expired, find_orphans, remove_expired, remove_orphans, verify
 from .._text import counted, size_text, visible
-from .choosing import Chosen, add_filters, add_targets, age, look_for
+from .choosing import Chosen, add_filters, add_targets, age, look_for, report_none
 from .command import Command, Exit, Misused
 from .output import add_consent, add_json, is_agreed, print_document
 from .places import add_place, cache_directory, change, change_each, complain, look_at_each
@@ -108,12 +108,12 @@ def _clear(arguments: Namespace) -> int:
             sizes[record.function] += record.size
 
     status = look_for(arguments, look, mends=not arguments.dry_run)
-    total = counted(entries.total(), "entry", "entries")
+    total = counted(entries.total(), "entry")
     if not entries:
-        print("no entries")
+        report_none(arguments)
         return max(status, Exit.FOUND)
     for function in sorted(entries):
-        of_function = counted(entries[function], "entry", "entries")
+        of_function = counted(entries[function], "entry")
         print(f"{visible(function) or '(no function)'}: {of_function}, {size_text(sizes[function])}")
     if arguments.dry_run:
         print(f"would remove {total}")
@@ -125,7 +125,7 @@ def _clear(arguments: Namespace) -> int:
     for directory, of_store in keys.items():
         with change(arguments, directory) as store:
             removed += store.remove(of_store, "cleared")
-    print(f"removed {counted(removed, 'entry', 'entries')}")
+    print(f"removed {counted(removed, 'entry')}")
     return status
 
 
@@ -176,7 +176,7 @@ def _gc(arguments: Namespace) -> int:
         for finding, size in waste.orphans.items():
             print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
         if waste.expired:
-            print(f"{directory.name}: {counted(waste.expired, 'entry', 'entries')} whose time is over")
+            print(f"{directory.name}: {counted(waste.expired, 'entry')} whose time is over")
     if not wasteful:
         print("nothing to remove")
         return status
@@ -187,7 +187,7 @@ def _gc(arguments: Namespace) -> int:
         part
         for part, number in (
             (f"{counted(orphans, 'orphan')} of {size_text(size)}", orphans),
-            (f"{counted(expired, 'expired entry', 'expired entries')}", expired),
+            (f"{counted(expired, 'expired entry')}", expired),
         )
         if number
     )
@@ -207,7 +207,7 @@ def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
     for finding in left:
         complain(f"{directory / finding.name} can't be removed")
     removed = counted(len(waste.orphans) - len(left), "orphan")
-    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry', 'expired entries')}")
+    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry')}")
     return Exit.FAILED if left else Exit.DONE
 
 

@@ -56,6 +56,8 @@ class Column:
     style: str = ""
     shrinks: bool = False
     """Whether its cells may wrap in a narrow terminal."""
+    rank: int = 0
+    """When a narrow terminal leaves the column out: the highest first, 0 never."""
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -119,7 +121,8 @@ def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    columns, rows, left_out = _fitted(columns, rows, console.width)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for column in columns:
         table.add_column(
             column.title,
@@ -131,6 +134,30 @@ def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+    if left_out:
+        console.print(f"not shown in so narrow a terminal: {', '.join(left_out)}", style="dim", markup=False)
+
+
+LEAST_WIDTH: Final = 16
+"""Minimum width of a column that shrinks, if its cells are so wide."""
+
+_GAP: Final = 2
+
+
+def _fitted(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[Column], Sequence[Sequence[str]], list[str]]:
+    """Leave out columns until a table fits. Return its columns and rows, and the titles of the columns left out."""
+    natural = [max(map(len, cells)) for cells in zip([each.title for each in columns], *rows, strict=True)]
+    least = [
+        min(cells, LEAST_WIDTH) if each.shrinks else cells
+        for each, cells in zip(columns, natural, strict=True)
+    ]
+    kept = [*range(len(columns))]
+    while sum(least[at] + _GAP for at in kept) > width and any(columns[at].rank for at in kept):
+        kept.remove(max(kept, key=lambda at: columns[at].rank))
+    left_out = [each.title for at, each in enumerate(columns) if at not in kept]
+    return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows], left_out
 
 
 def _align(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -229,10 +256,10 @@ _COLUMNS: Final = {
     "key": Column("key", style="yellow"),
     "cache": Column("cache"),
     "function": Column("function", style="cyan", shrinks=True),
-    "begun": Column("begun"),
-    "took": Column("took", "right"),
-    "size": Column("size", "right"),
-    "tag": Column("tag", shrinks=True),
+    "begun": Column("begun", rank=1),
+    "took": Column("took", "right", rank=2),
+    "size": Column("size", "right", rank=4),
+    "tag": Column("tag", shrinks=True, rank=3),
     "arguments": Column("arguments", shrinks=True),
     "result": Column("result", shrinks=True),
 }
@@ -254,7 +281,7 @@ def show_records(found: Sequence[tuple[Path, Record]], results: Mapping[str, obj
         if number:
             print()
         tags = {record.tag for _, record in group}
-        facts = [function or "(no function)", counted(len(group), "entry", "entries")]
+        facts = [function or "(no function)", counted(len(group), "entry")]
         if has_several_caches:
             facts.append(f"in {directory.name}")
         if len(tags) == 1 and tags != {""}:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
+import textwrap
 import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -11,6 +14,7 @@ from io import TextIOWrapper
 from typing import Any, Final
 
 from .._errors import CacheWarning
+from .._text import did_you_mean
 from .._version import VERSION
 from .command import Command, Exit, Failed, Misused
 from .places import FAILURES, complain, failure_of, warn
@@ -67,17 +71,18 @@ def parser_of(commands: Sequence[Command]) -> ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bencher-job {VERSION}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    width = shutil.get_terminal_size().columns - 2  # as argparse wraps all else; the examples stay whole
     for command in commands:
         subparser = subparsers.add_parser(
             command.name,
             help=command.summary,
-            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            description=textwrap.fill(f"{command.summary[0].upper()}{command.summary[1:]}.", width),
             epilog="\n  ".join(("examples:", *command.examples)) if command.examples else None,
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,  # so that new options don't change the meaning of scripts
         )
         command.configure(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     return parser
 
 
@@ -95,7 +100,7 @@ def run(commands: Sequence[Command], words: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("always", CacheWarning)
         warnings.showwarning = _show_warning
-        return _ended(lambda: _run(parser, words))
+        return _ended(lambda: _run(_parsed(parser, commands, words)))
 
 
 def _open_closed_streams() -> None:
@@ -105,18 +110,27 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
 
 
-def _run(parser: ArgumentParser, words: Sequence[str] | None) -> int:
-    arguments = _parsed(parser, words)
+def _run(arguments: Namespace) -> int:
     status: int = arguments.run(arguments)
     sys.stdout.flush()
     return status
 
 
-def _parsed(parser: ArgumentParser, words: Sequence[str] | None) -> Namespace:
+def _parsed(parser: ArgumentParser, commands: Sequence[Command], words: Sequence[str] | None) -> Namespace:
     """Parse a command line. Functions and keys may follow options, which argparse doesn't support itself."""
+    words = sys.argv[1:] if words is None else words
+    names = [command.name for command in commands]
+    if words and not words[0].startswith("-") and words[0] not in names:
+        raise Misused(
+            f"no command is called {words[0]}{did_you_mean(words[0], names) or '.'} --help lists them."
+        )
     arguments, others = parser.parse_known_args(words)
     if others and (not hasattr(arguments, "targets") or any(word.startswith("-") for word in others)):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        wrong = next((word for word in others if word.startswith("-")), others[0])
+        known = re.findall(r"--[a-z-]+", arguments.parser.format_usage())
+        hint = did_you_mean(wrong.partition("=")[0], known)
+        arguments.parser.print_usage(sys.stderr)
+        raise Misused(f"{arguments.command} doesn't take {wrong}{hint or '.'} --help lists what it takes.")
     if others:
         arguments.targets = [*arguments.targets, *others]
     return arguments

@@ -106,7 +106,10 @@ def add_place(parser: ArgumentParser) -> None:
     name = place.add_argument("--cache-name", metavar="NAME", help="one store in it (default: all)")
     name.completer = _complete_names  # type: ignore[attr-defined]
     place.add_argument(
-        "--trusted", action="store_true", help="use a cache that another user owns or can write to"
+        "--trust",
+        action="store_true",
+        dest="trusted",
+        help="trust all who can write to the cache, or to an archive: use what another user owns or can write to",
     )
     place.add_argument(
         "--wait",
@@ -259,7 +262,7 @@ def failure_of(error: Exception, directory: Path | None = None) -> Failed:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
     text = str(error)
     if isinstance(error, UntrustedCache):
-        text = f"{error.path} {error.reason}. Add --trusted if you trust all who could have written to it."
+        text = f"{error.path} {error.reason}. Add --trust if you trust all who could have written to it."
     elif isinstance(error, StoreMissing):
         text = f"{text}. Give its place with --cache-dir, or BENCHER_JOB_CACHE_DIR."
     elif isinstance(error, StoreBusy):

@@ -23,9 +23,7 @@ def _configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--no-browser", action="store_true", help="print the URL and open no browser")
     parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="unpickle values that can't be shown otherwise, which runs the code of whoever wrote the cache",
+        "--read-only", action="store_true", help="let nobody clear entries, so that the URL can be shared"
     )
     add_place(parser)
 
@@ -44,7 +42,8 @@ def _serve(arguments: Namespace) -> int:
         port=arguments.port,
         opens_browser=not arguments.no_browser,
         trusted=arguments.trusted,
-        unpickles=arguments.trust,
+        unpickles=arguments.trusted,
+        read_only=arguments.read_only,
         say=lambda text: print(text, flush=True),
         warn=warn,
     )

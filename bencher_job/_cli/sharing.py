@@ -212,9 +212,7 @@ def _remove_old(arguments: Namespace) -> int:
             if is_old or (arguments.max_size is not None and size > arguments.max_size):
                 chosen.append(name)
                 size -= name.size
-        total = (
-            f"{counted(len(chosen), 'entry', 'entries')} of {size_text(sum(name.size for name in chosen))}"
-        )
+        total = f"{counted(len(chosen), 'entry')} of {size_text(sum(name.size for name in chosen))}"
         if arguments.dry_run:
             print(f"would remove {total}")
             return Exit.DONE
@@ -234,8 +232,8 @@ def _push(arguments: Namespace) -> int:
         pushed = store.push_all()
         left, problem = store.shared.outbox, store.shared.problem
     if left:
-        raise Failed(f"{counted(left, 'entry', 'entries')} could not be pushed: {problem}")
-    print(f"pushed {counted(pushed, 'entry', 'entries')}")
+        raise Failed(f"{counted(left, 'entry')} could not be pushed: {problem}")
+    print(f"pushed {counted(pushed, 'entry')}")
     return Exit.DONE
 
 
@@ -260,7 +258,7 @@ def _pull(arguments: Namespace) -> int:
         problem = store.shared.problem
     if problem:
         raise Failed(f"the shared store can't be reached: {problem}")
-    print(f"pulled {counted(pulled, 'entry', 'entries')}")
+    print(f"pulled {counted(pulled, 'entry')}")
     return Exit.DONE
 
 

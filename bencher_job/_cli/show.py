@@ -19,7 +19,7 @@ from .._record import Record
 from .._stores import Found, Hit, Store, media_files
 from .._text import moment_text, seconds_text, size_text
 from .._views.summaries import fields_of, short_text
-from .choosing import Chosen, add_filters, add_targets, look_for
+from .choosing import Chosen, add_filters, add_targets, look_for, report_none
 from .command import Command, Exit, Failed, Misused
 from .output import (
     add_json,
@@ -248,7 +248,7 @@ def _show(arguments: Namespace) -> int:
         if has_more:
             complain(f"these are only the latest {limit}. Add --limit 0 for all.")
         if not rows and not entries and status == Exit.DONE:
-            print("no entries")
+            report_none(arguments)
     return status if rows or entries else max(status, Exit.FOUND)
 
 

@@ -150,7 +150,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         """Use a cached function's own reduction, since cloudpickle mistakes it for the function that it wraps."""
         if getattr(type(obj), "_bencher_job_cached", False):
-            return obj.reduce_for_worker(by_value=obj.__module__ in modules_by_value())
+            return obj.reduce_for_worker(modules_by_value())
         if isinstance(obj, io.TextIOWrapper):  # cloudpickle would turn it into an io.StringIO
             raise pickle.PicklingError("an open file can't be sent to another process; send its path")
         if is_lazy(obj):

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from .hashing import digest
 
 __all__ = [
+    "CLOUDPICKLED",
     "CodeInfo",
     "Definition",
     "FreeNames",
@@ -327,6 +328,8 @@ def _constant(value: object) -> bytes:
 
 
 _FILES_KEPT: Final = 64
+CLOUDPICKLED: Final = "<dynamic-code>"
+"""The file name that cloudpickle gives to all code. Of the globals it keeps `__file__`."""
 _REWRITING: Final = "_pytest.assertion.rewrite"
 _files: dict[tuple[str, bool], tuple[list[str], _File]] = {}
 
@@ -371,17 +374,20 @@ class Source(NamedTuple):
 
 def source_of(code: CodeType, namespace: dict[str, Any]) -> Source | None:
     """Find the definition of a code object; None if the source is missing or differs from the code."""
-    linecache.checkcache(code.co_filename)
-    lines = linecache.getlines(code.co_filename, namespace)
+    filename = code.co_filename
+    if filename == CLOUDPICKLED:
+        filename = str(namespace.get("__file__") or filename)
+    linecache.checkcache(filename)
+    lines = linecache.getlines(filename, namespace)
     if not lines:
         return None
     hook = _rewriting_hook(namespace)
-    place = code.co_filename, hook is not None
+    place = filename, hook is not None
     known_lines, file = _files.get(place, (None, None))
     if file is None or lines is not known_lines:
         if len(_files) >= _FILES_KEPT:
             _files.pop(next(iter(_files)), None)
-        file = _File(lines, code.co_filename, hook)
+        file = _File(lines, filename, hook)
         _files[place] = lines, file
     return file.find(code)
 

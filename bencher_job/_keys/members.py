@@ -14,7 +14,7 @@ from enum import Enum, Flag
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from .code import CodeInfo, code_info_of
+from .code import CLOUDPICKLED, CodeInfo, code_info_of
 from .graph import ABSENT, Edge, Node
 from .names import (
     defines_own_code,
@@ -358,6 +358,9 @@ def _owner_of(walker: Walker, method: FunctionType) -> Iterable[Edge]:
     if not owners or "<locals>" in owners:
         return
     namespace: Mapping[str, Any] = method.__globals__
+    if method.__code__.co_filename == CLOUDPICKLED and owners[0] not in namespace:
+        # cloudpickle has replaced the method by a copy, whose globals are only those that it names
+        namespace = vars(sys.modules.get(str(namespace.get("__name__")), method))
     for owner in owners:
         cls = namespace.get(owner, ABSENT)
         walker.watch.lookup(namespace, owner, cls)

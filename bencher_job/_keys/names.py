@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from operator import attrgetter
 from pathlib import PurePath
 from types import (
@@ -44,6 +44,7 @@ __all__ = [
     "foreign_name",
     "holder_of",
     "is_imported_copy",
+    "is_in",
     "is_own_class",
     "is_own_file",
     "is_own_module",
@@ -100,6 +101,15 @@ def module_name(module: object) -> str:
     if not isinstance(module, str):  # as of a module that somebody has renamed
         return ""
     return main_name() if module in MAIN_MODULES else module
+
+
+def is_in(module: str, names: Collection[str]) -> bool:
+    """Whether a module has one of these names, or is in a package that has.
+
+    >>> is_in("json.decoder", {"json"}), is_in("json5", {"json"})
+    (True, False)
+    """
+    return any(f"{module}.".startswith(f"{name}.") for name in names)
 
 
 def module_of(obj: Any) -> str:
@@ -213,7 +223,9 @@ def is_own_module(module: ModuleType) -> bool:
 
 
 def is_own_name(name: str | None) -> bool:
-    """Whether the user wrote the module of this name; an unknown module is the user's."""
+    """Whether the user wrote the module of this name; an unknown module and an adopted program are the user's."""
+    if _adopted and name in MAIN_MODULES:  # `__main__` of a worker may be an engine's own script
+        return True
     module = sys.modules.get(name or "")
     return name != "builtins" and (module is None or is_own_module(module))
 

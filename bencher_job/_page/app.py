@@ -18,16 +18,18 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from .._errors import BencherJobError, UntrustedCache
+from .._explain import code_changes, distribution_changes
 from .._query import Order
 from .._stores import StoreBusy, StoreMissing, export
 from .._text import is_writable
 from .entry import entry_of, file_answer
-from .listing import Answer, FilterError, Query
+from .listing import MOST_COLUMNS, Answer, FilterError, Query
 from .stores import Stores
+from .summaries import csv_lines, groups_of, running_jobs
 
 __all__ = ["Archives", "Changed", "chosen_keys", "make_app", "remove"]
 
@@ -116,7 +118,13 @@ LARGEST_PAGE: Final = 500
 LONGEST_TEXT: Final = 3_000
 """Maximum length of a search or a filter in characters: SQLite's limit for a pattern, with escapes, is 50,000 bytes."""
 
-_STATIC: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_STATIC: Final = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 _STATUS: Final[dict[type[Exception], int]] = {
     StoreMissing: 404,
     UntrustedCache: 403,
@@ -134,9 +142,12 @@ class _App:
         self._stores = stores
         self._page_token = page_token
         self._archives = Archives()
+        static = files(__package__).joinpath("static")
         self._static = {
-            entry.name: (entry.read_bytes(), _STATIC[entry.name[entry.name.rindex(".") :]])
-            for entry in files(__package__).joinpath("static").iterdir()
+            prefix + entry.name: (entry.read_bytes(), _STATIC[entry.name[entry.name.rindex(".") :]])
+            for prefix, folder in (("", static), ("vendor/", static / "vendor"))
+            for entry in folder.iterdir()
+            if "." in entry.name
         }
 
     def page(self, request: Request) -> Response:
@@ -144,12 +155,18 @@ class _App:
         if name not in self._static:
             return Response("There is no such file.", 404, media_type="text/plain")
         content, kind = self._static[name]
-        return Response(content, media_type=kind)
+        kept = {"cache-control": "private, max-age=3600"} if name.startswith("vendor/") else None
+        return Response(content, media_type=kind, headers=kept)
 
     def session(self, _: Request) -> Response:
         stores = self._stores
         return Answer(
-            {"token": self._page_token, "directory": str(stores.directory), "unpickles": stores.unpickles}
+            {
+                "token": self._page_token,
+                "directory": str(stores.directory),
+                "unpickles": stores.unpickles,
+                "read_only": stores.read_only,
+            }
         )
 
     def stamp(self, _: Request) -> Response:
@@ -183,9 +200,9 @@ class _App:
                     for each in store.functions()
                 ]
             except BencherJobError as error:
-                stores.append({"name": name, "functions": [], "error": str(error)})
+                stores.append({"name": name, "functions": [], "running": [], "error": str(error)})
             else:
-                stores.append({"name": name, "functions": functions})
+                stores.append({"name": name, "functions": functions, "running": running_jobs(store.leases)})
         return Answer({"stores": stores, "stamp": stamp})
 
     def columns(self, request: Request) -> Response:
@@ -215,8 +232,50 @@ class _App:
         asked = request.query_params
         shown = self._stores.get(asked["store"])
         keys = shown.listing.keys(_query(asked), shown.stamp())
-        columns = [asked["x"], asked["y"], *([asked["color"]] if asked.get("color") else [])]
+        columns = [asked["x"], asked["y"], *(asked[name] for name in ("color", "facet") if asked.get(name))]
         return Answer(shown.listing.points(keys, columns))
+
+    def groups(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._stores.get(asked["store"])
+        keys = shown.listing.keys(_query(asked), shown.stamp())
+        by = [str(name) for name in json.loads(asked["by"])][:MOST_COLUMNS]
+        return Answer(groups_of(shown.listing, keys, by, asked["value"]))
+
+    def csv(self, request: Request) -> Response:
+        asked = request.query_params
+        shown = self._stores.get(asked["store"])
+        stamp = shown.stamp()
+        keys = shown.listing.keys(_query(asked), stamp)
+        columns = ["key", *(each["id"] for each in shown.listing.columns(asked["function"], stamp))]
+        headers = {
+            "content-disposition": f'attachment; filename="{_file_name(asked["function"], "entries")}.csv"'
+        }
+        lines = csv_lines(shown.listing, keys, columns)
+        return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+
+    def changes(self, request: Request) -> Response:
+        """Say how code and library versions differ between two entries."""
+        asked = request.query_params
+        store = self._stores.get(asked["store"]).store
+        infos = store.history.infos([asked["key"], asked["other"]])
+        versions = [
+            version
+            for info in infos
+            for version in store.history.versions(info.record.function)
+            if (version.fingerprint, version.version) == (info.record.fingerprint, info.record.version)
+        ]
+        if len(versions) != 2:
+            return Answer(
+                {"error": "The code of one of them is not known: its key was given, or it is gone."}, 404
+            )
+        before, now = versions
+        return Answer(
+            {
+                "code": [[each.name, each.kind, each.diff] for each in code_changes(before, now)],
+                "libraries": distribution_changes(before, now),
+            }
+        )
 
     def entry(self, request: Request) -> Response:
         asked = request.query_params
@@ -247,7 +306,7 @@ class _App:
     def export(self, given: dict[str, Any]) -> Response:
         name = str(given["store"])
         keys = chosen_keys(self._stores, name, given, _query_of(given))
-        label = re.sub(r"[^\w.-]+", "_", str(given.get("label", ""))).strip("._") or name
+        label = _file_name(str(given.get("label", "")), name)
         ticket, count = self._archives.make(self._stores, name, keys, label)
         return Answer({"ticket": ticket, "count": count, "asked": len(keys)})
 
@@ -261,6 +320,10 @@ class _App:
     def close(self) -> None:
         self._archives.close()
         self._stores.close()
+
+
+def _file_name(text: str, default: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_.-]+", "_", text).strip("._") or default
 
 
 def _query(asked: QueryParams) -> Query:
@@ -337,15 +400,18 @@ def make_app(stores: Stores, page_token: str) -> Starlette:
 
     routes = [
         Route("/", app.page),
-        Route("/static/{name}", app.page),
+        Route("/static/{name:path}", app.page),
         Route("/api/session", app.session),
         Route("/api/stamp", app.stamp),
         Route("/api/overview", app.overview),
         Route("/api/columns", app.columns),
         Route("/api/rows", app.rows),
         Route("/api/points", app.points),
+        Route("/api/groups", app.groups),
+        Route("/api/csv", app.csv),
+        Route("/api/changes", app.changes),
         Route("/api/entry", app.entry),
-        Route("/api/clear", _changing(app.clear), methods=["POST"]),
+        *([] if stores.read_only else [Route("/api/clear", _changing(app.clear), methods=["POST"])]),
         Route("/api/export", _changing(app.export), methods=["POST"]),
         Route("/archives/{ticket}", app.archive),
         Route("/media/{store}/{key}/{path:path}", app.media),

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from .._query import ARGUMENTS, LATEST_FIRST, Condition, Operator, Order, cell_of, in_order
+from .._query import ARGUMENTS, LATEST_FIRST, REPEAT, Condition, Operator, Order, cell_of, in_order
 from .._query import Query as EntryQuery
 from .._record import short_form
 from .._stores import Hit, Store
@@ -33,16 +33,21 @@ LARGEST_EXACT: Final = 2**53
 
 
 def to_browser(cell: object) -> Any:
-    """Convert a cell to JSON data. A number that JavaScript can't hold exactly becomes an object with its text as `t`.
+    """Convert a cell to JSON data.
 
-    >>> to_browser(0.5), to_browser(2**60), to_browser(float("nan"))
-    (0.5, {'t': '1152921504606846976'}, {'t': 'nan'})
+    A number that JavaScript can't hold exactly becomes an object with its text as `t`, and so does a whole float, which
+    JavaScript can't tell from an int, with its value as `n`.
+
+    >>> to_browser(0.5), to_browser(1.0), to_browser(2**60), to_browser(float("nan"))
+    (0.5, {'t': '1.0', 'n': 1.0}, {'t': '1152921504606846976'}, {'t': 'nan'})
     """
     if isinstance(cell, bool | str) or cell is None:
         return cell
     if isinstance(cell, int):
         return cell if abs(cell) <= LARGEST_EXACT else {"t": str(cell)}
     if isinstance(cell, float):
+        if cell.is_integer():
+            return {"t": str(cell), "n": cell}
         return cell if math.isfinite(cell) else {"t": str(cell)}
     return {"t": str(cell)}
 
@@ -392,6 +397,7 @@ class Listing:
                 "size": record.size,
                 "tag": record.tag,
                 "hits": info.hits,
+                REPEAT: 0,
                 **{ARGUMENTS + name: value for name, value in record.arguments.items()},
                 **{RESULTS + name: value for name, value in fields[record.key].items()},
             }
@@ -406,19 +412,27 @@ class Listing:
             StoreFailure: when the store can't be read.
         """
         step = max(1, -(-len(keys) // MOST_POINTS))
-        infos = sorted(self._store.history.infos(keys[::step]), key=lambda info: info.record.created)
-        is_result = [name.startswith(RESULTS) for name in columns]
-        there = [info.record.key for info in infos]
-        fields = self._results.of(there) if any(is_result) else {}
-        cells = [
-            [
-                to_browser(
-                    fields[info.record.key].get(name.removeprefix(RESULTS))
-                    if of_result
-                    else cell_of(info, name)
-                )
-                for info in infos
-            ]
-            for name, of_result in zip(columns, is_result, strict=True)
-        ]
-        return {"cells": cells, "keys": there, "total": len(keys), "every": step}
+        cells = self.cells(keys[::step], columns, by_run=True)
+        given = [[to_browser(row[place]) for row in cells.values()] for place in range(len(columns))]
+        return {"cells": given, "keys": list(cells), "total": len(keys), "every": step}
+
+    def cells(
+        self, keys: Sequence[str], columns: Sequence[str], *, by_run: bool = False
+    ) -> dict[str, tuple[Cell, ...]]:
+        """Return the cells of some columns by key, in the order of keys or of runs; without what is gone or damaged.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        infos = self._store.history.infos(keys)
+        if by_run:
+            infos.sort(key=lambda info: info.record.created)
+        of_results = [name.removeprefix(RESULTS) if name.startswith(RESULTS) else None for name in columns]
+        fields = self._results.of([info.record.key for info in infos]) if any(of_results) else {}
+        return {
+            info.record.key: tuple(
+                cell_of(info, name) if field is None else fields[info.record.key].get(field)
+                for name, field in zip(columns, of_results, strict=True)
+            )
+            for info in infos
+        }

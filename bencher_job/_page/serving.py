@@ -42,9 +42,11 @@ _CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 HEADERS: Final = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+        # The digest is that of the style sheet that Observable Plot puts into each plot.
+        "default-src 'none'; script-src 'self'; img-src 'self'; media-src 'self'; "
+        "style-src 'self' 'sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww='; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
+        "require-trusted-types-for 'script'; trusted-types default"
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -187,13 +189,14 @@ def serve(
     opens_browser: bool = True,
     trusted: bool = False,
     unpickles: bool = False,
+    read_only: bool = False,
     say: Callable[[str], object] = print,
     warn: Callable[[str], object] = lambda text: print(text, file=sys.stderr),
 ) -> None:
     """Serve the page of a cache directory until Ctrl-C, and print the URL first. Port 0 means a free one.
 
     The directory may not exist yet; entries stored later are shown then. With `trusted`, stores of other users are
-    shown. With `unpickles`, values that can't be shown otherwise are unpickled.
+    shown. With `unpickles`, values that can't be shown otherwise are unpickled. With `read_only`, nothing is cleared.
 
     Raises:
         BencherJobError: when the libraries of the extra `web` are not installed, or the address is not available.
@@ -210,13 +213,13 @@ def serve(
     is_local = _is_loopback(host)
     with _bound(host, port) as listening:
         names = {*LOOPBACK, host.lower()} | (set() if is_local else {socket.gethostname().lower()})
-        stores = Stores(directory, trusted=trusted, unpickles=unpickles)
+        stores = Stores(directory, trusted=trusted, unpickles=unpickles, read_only=read_only)
         admission = Admission(partial(make_app, stores), names, any_address=not is_local)
         url = f"{_base_url(host, listening.getsockname()[1])}/?token={admission.token}"
         if not is_local:
             warn(
-                f"Warning: {host} is reached from other machines. Whoever has the URL can see and clear this cache, "
-                "and what is sent is not encrypted."
+                f"Warning: {host} is reached from other machines. Whoever has the URL can "
+                f"{'see' if read_only else 'see and clear'} this cache, and what is sent is not encrypted."
             )
         if unpickles:
             warn(f"Warning: values of {directory} are unpickled, which runs the code of whoever wrote them.")

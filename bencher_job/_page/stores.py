@@ -34,10 +34,14 @@ class Stores:
         directory: the cache directory, or the folder of one store; it may not exist yet.
         trusted: whether to show stores that another user owns or can write to.
         unpickles: whether to unpickle values that can't be shown otherwise.
+        read_only: whether the page changes nothing.
     """
 
-    def __init__(self, directory: Path, *, trusted: bool = False, unpickles: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, trusted: bool = False, unpickles: bool = False, read_only: bool = False
+    ) -> None:
         self.directory = directory
+        self.read_only = read_only
         self.trusted = trusted
         self.unpickles = unpickles
         self._open: dict[str, Shown] = {}

@@ -38,7 +38,7 @@ from .local import Packed, pack, pack_sources, take
 
 if TYPE_CHECKING:
     from .._record import Figures, FunctionInfo
-    from .._stores.base import History, Tally
+    from .._stores.base import History, LeaseInfo, Tally
     from .._stores.blobs import BlobWriter
     from .._stores.embedded import DiskStore
     from .._stores.outbox import Pending
@@ -325,7 +325,7 @@ class SharedStore(Items):
         if problems:
             address, problem = next(iter(problems.items()))
             warn_caller(
-                f"{counted(len(problems), 'entry', 'entries')} of the shared store {self.place} can't be used, for one "
+                f"{counted(len(problems), 'entry')} of the shared store {self.place} can't be used, for one "
                 f"{address}: {problem}. They stay as they are, and their jobs run here."
             )
         self.hits += len(taken)
@@ -540,6 +540,10 @@ class _SharedLeases:
         """Return those keys that others compute, on other machines as far as that is known."""
         elsewhere = self._store.running() | self._elsewhere.keys()
         return self._local.taken(keys) | elsewhere.intersection(keys)
+
+    def running(self) -> list[LeaseInfo]:
+        """Return the jobs that run on this machine."""
+        return self._local.running()
 
     def wait(self, lease: Lease) -> Wait:
         """Start to wait for the key of a lease that could not be acquired."""

@@ -34,6 +34,7 @@ from .._keys import StoredFunctionVersion
 from .._names import NameOf, path_of
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
+from .._text import counted
 from .base import StoreFailure
 from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
 from .embedded import DiskStore
@@ -410,8 +411,8 @@ def export(
         raise StoreFailure(f"{target} can't be written: {error}") from error
     if exporter.left_out:
         warn_caller(
-            f"{exporter.left_out} entries of {store.folder} are damaged or incomplete, or can't be verified with "
-            f"this {SECRET_VARIABLE}, and are not in {target}. verify() tells which."
+            f"{counted(exporter.left_out, 'entry')} of {store.folder} left out of {target}: damaged, incomplete, or "
+            f"not verifiable with this {SECRET_VARIABLE}. verify() tells which."
         )
     return exporter.count
 

@@ -35,6 +35,7 @@ __all__ = [
     "Items",
     "Keyed",
     "Lease",
+    "LeaseInfo",
     "Leases",
     "LeasesUnavailable",
     "Miss",
@@ -369,6 +370,15 @@ class Wait(Protocol):
         """
 
 
+class LeaseInfo(NamedTuple):
+    """A lease that a living process holds."""
+
+    key: str
+    process: Process
+    since: float
+    """When it began, in seconds since 1970."""
+
+
 class Leases(Protocol):
     """Who computes which key, among all that share a store. Only `release` raises nothing."""
 
@@ -381,6 +391,13 @@ class Leases(Protocol):
 
     def taken(self, keys: Collection[str]) -> set[str]:
         """Return those keys that others compute. It waits for nobody.
+
+        Raises:
+            LeasesUnavailable: when the store can't tell.
+        """
+
+    def running(self) -> list[LeaseInfo]:
+        """Return the jobs that run now. It changes nothing and waits for nobody.
 
         Raises:
             LeasesUnavailable: when the store can't tell.

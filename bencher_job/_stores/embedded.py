@@ -117,7 +117,7 @@ def _function(name: str, rows: Iterator[tuple[Any, ...]]) -> FunctionInfo:
     return FunctionInfo(
         name=name,
         entries=sum(entries),
-        size=sum(sizes) + ENTRY_OVERHEAD * sum(entries),
+        size=sum(sizes),
         hits=sum(hits),
         seconds_saved=sum(saved),
         seconds=sum(seconds),

@@ -254,7 +254,7 @@ def mend_database(
     )
     warn_caller(
         f"The database of {directory} is damaged ({reason}). It is set aside in {aside}. "
-        f"{counted(saved, 'entry', 'entries')} that can still be read {'was' if saved == 1 else 'were'} kept."
+        f"{counted(saved, 'entry')} that can still be read {'was' if saved == 1 else 'were'} kept."
     )
     return True
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from .._processes import Process, is_stopped, this_process
-from .base import BRIEFLY, Lease, LeasesUnavailable, StoreFailure
+from .base import BRIEFLY, Lease, LeaseInfo, LeasesUnavailable, StoreFailure
 from .codec import DamagedEntry, Payload, UnreadableEntry, seal, unseal
 from .schema import PUT_FAILURE
 
@@ -52,6 +52,11 @@ _HAS_ENTRY: Final = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
 _DESCRIBE: Final = (
     "SELECT Lease.number, Owner.number, host, boot, pid, started, namespace FROM Lease"
     " JOIN Owner ON Owner.number = Lease.owner WHERE key = ?"
+)
+
+_RUNNING: Final = (
+    "SELECT key, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    " JOIN Owner ON Owner.number = Lease.owner ORDER BY since"
 )
 
 _T = TypeVar("_T")
@@ -170,6 +175,21 @@ class StoreLeases:
             rows = self._folder.sql(statement, values)
             living = {number for number in {number for _, number in rows} if owners.is_alive(number)}
             return {key for key, number in rows if number in living}.intersection(keys)
+
+        try:
+            return self._folder.translated(look)
+        except StoreFailure as error:
+            raise self._unavailable(error) from error
+
+    def running(self) -> list[LeaseInfo]:
+        """Return the jobs that living processes run."""
+
+        def look() -> list[LeaseInfo]:
+            return [
+                LeaseInfo(key, Process(*process), since)
+                for key, since, owner, *process in self._folder.sql(_RUNNING)
+                if self._folder.owners.is_alive(owner)
+            ]
 
         try:
             return self._folder.translated(look)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .._keys import StoredFunctionVersion
     from .._query import ArgumentColumn, EntryInfo, Query
     from .._record import FunctionInfo
-    from .base import Keyed
+    from .base import Keyed, LeaseInfo
 
 __all__ = ["NullStore"]
 
@@ -38,6 +38,10 @@ class NoLeases:
     def taken(self, keys: Collection[str]) -> set[str]:  # noqa: ARG002
         """Return none."""
         return set()
+
+    def running(self) -> list[LeaseInfo]:
+        """Return none."""
+        return []
 
     def wait(self, lease: Lease) -> NoWait:  # noqa: ARG002
         """Return a wait that is over."""

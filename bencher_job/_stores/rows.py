@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Final
 
-from .._query import ARGUMENTS, ArgumentColumn, Condition, EntryInfo, Query, in_order
+from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
 from .folder import Folder
 from .schema import LIVE, SELECT_RECORD, record_of
 
@@ -98,7 +98,8 @@ def _column(name: str) -> str | None:
     if '"' in label[1:-1] or "\\\\" in label:  # which SQLite's paths have no way to write
         return None
     quoted = f"$.{label}".replace("'", "''")
-    return f"json_extract({_JSON}, '{quoted}')"
+    cell = f"json_extract({_JSON}, '{quoted}')"
+    return f"iif(json_type({_JSON}, '{quoted}') IS NULL, 0, {cell})" if name == REPEAT else cell
 
 
 def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:

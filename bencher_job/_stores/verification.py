@@ -29,7 +29,7 @@ from .._errors import BencherJobError, CacheWarning, UntrustedCache
 from .._names import DAMAGED_FOLDER, MEDIA_FOLDER, ForeignName, NameOf, path_of
 from .._processes import may_live
 from .._record import Record
-from .._text import visible
+from .._text import counted, size_text, visible
 from .base import StoreFailure
 from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .database import DATABASE_NAME
@@ -134,7 +134,7 @@ class Audit:
         if self.findings:
             mended = sum(finding.mended for finding in self.findings)
             state = f"{len(self.findings)} found wrong{f', {mended} mended' if mended else ''}"
-        return f"{self.directory}: {self.entries} entries verified, {state}"
+        return f"{self.directory}: {counted(self.entries, 'entry')} verified, {state}"
 
     def _lines(self) -> Iterator[str]:
         for fault in Fault:
@@ -151,7 +151,7 @@ class Audit:
         if len(self.foreign) > LISTED:
             yield f"not the store's own, and left: {len(self.foreign) - LISTED} more"
         if self.set_aside:
-            yield f"set aside in damaged/: {self.set_aside} files of {self.set_aside_bytes} bytes"
+            yield f"set aside in damaged/: {counted(self.set_aside, 'file')} of {size_text(self.set_aside_bytes)}"
 
 
 _BLOCK: Final = 512

@@ -94,7 +94,7 @@ class Sweep:
         return len(self.points) * self.repeats
 
     def __repr__(self) -> str:
-        return f"<Sweep of {self._cache.name}: {len(self.points)} points, {self.repeats} repeats>"
+        return f"<Sweep of {self._cache.name}: {counted(len(self.points), 'point')}, {counted(self.repeats, 'repeat')}>"
 
     def _call(self, cell: int) -> Call:
         number, repeat = divmod(cell, self.repeats)

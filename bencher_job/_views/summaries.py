@@ -81,7 +81,14 @@ def _cell(value: object) -> Cell:
         return value
     if isinstance(value, int) and value.bit_length() <= LARGEST_INT_BITS:
         return value
-    return value[:LONGEST_CELL] if isinstance(value, str) else short_text(value)
+    return _cut(value) if isinstance(value, str) else short_text(value)
+
+
+def _cut(text: str) -> str:
+    """Shorten a text to what a cell shows: its beginning, or the end of a path, which has the file's name."""
+    if len(text) > LONGEST_CELL and text.startswith("/"):
+        return f"…{text[1 - LONGEST_CELL :]}"
+    return text[:LONGEST_CELL]
 
 
 def short_text(value: object, longest: int = LONGEST_CELL) -> str:
@@ -122,7 +129,9 @@ def _atom(value: object) -> str | None:
     """Return the text of a value without parts, or whose parts are meaningless; None for others."""
     text: str | None = None
     match value:
-        case str() | bytes():
+        case str():
+            text = repr(_cut(value))
+        case bytes():
             text = repr(value[:LONGEST_CELL])
         case int() if value.bit_length() > LARGEST_INT_BITS:
             text = f"<int of {value.bit_length()} bits>"

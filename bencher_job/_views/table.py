@@ -123,7 +123,25 @@ def _with_values(records: Iterable[Record], values_of: Values | None) -> Iterato
 
 
 def result_fields(value: object) -> Mapping[str, object]:
-    """Return the parts of a result by name. A result without names is one part; a missing one has none."""
+    """Return the parts of a result by name. A result without names is one part; a missing one has none.
+
+    A tensor without dimensions becomes the number in it.
+    """
+    parts = _parts(value)
+    numbers = {name: part.item() for name, part in parts.items() if _is_scalar_tensor(part)}  # type: ignore[attr-defined]
+    return {**parts, **numbers} if numbers else parts
+
+
+def _is_scalar_tensor(part: object) -> bool:
+    """Whether a value is a tensor without dimensions, of torch or jax; numpy's scalars are numbers already."""
+    return (
+        getattr(part, "shape", None) == ()
+        and hasattr(part, "item")
+        and type(part).__module__.partition(".")[0] != "numpy"
+    )
+
+
+def _parts(value: object) -> Mapping[str, object]:
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -222,8 +240,8 @@ def to_dataset(
     """Make a dataset of values by their indices in the axes, the number of the repeat last.
 
     Its dimensions are the axes and `repeat`; its variables are the fields of the values, or `result`. A missing value
-    is NaN, or None among objects that are neither numbers nor strings. Arrays add dimensions of their own, `field_0`
-    and so on, if all have the same shape.
+    is NaN, or None among objects that are neither numbers nor strings. Arrays and tensors add dimensions of their own,
+    `field_0` and so on, if all have the same shape.
 
     Raises:
         BencherJobError: when xarray is not installed.
@@ -254,6 +272,7 @@ def to_dataset(
 
 def _array(numpy: Any, parts: Mapping[tuple[int, ...], Any], shape: tuple[int, ...]) -> Any:
     """Arrange parts in an array: numeric if all are numbers, with extra dimensions if all are arrays of one shape."""
+    parts = {place: _without_torch(value) for place, value in parts.items()}
     values = list(parts.values())
     is_complete = len(values) == math.prod(shape)
     if (
@@ -274,6 +293,17 @@ def _array(numpy: Any, parts: Mapping[tuple[int, ...], Any], shape: tuple[int, .
     for place, value in parts.items():
         array[place] = value
     return array
+
+
+def _without_torch(value: Any) -> Any:
+    """Convert a tensor of torch to an array; return anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    try:
+        return tensor.numpy()
+    except TypeError:  # a type that numpy lacks, such as bfloat16
+        return tensor.double().numpy()
 
 
 def _type_of(numpy: Any, values: Sequence[Any]) -> Any:

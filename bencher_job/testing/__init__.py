@@ -13,7 +13,7 @@ from .executors import ExecutorContract, LostWorkerContract
 from .remotes import RemoteContract
 from .stability import assert_stable_key
 from .stores import StoreContract
-from .tools import CallCounter, temporary_cache
+from .tools import CallCounter, kept_cache, temporary_cache
 
 __all__ = [
     "CallCounter",
@@ -22,6 +22,7 @@ __all__ = [
     "RemoteContract",
     "StoreContract",
     "assert_stable_key",
+    "kept_cache",
     "temporary_cache",
 ]
 

@@ -212,7 +212,7 @@ class ExecutorContract:
     def test_a_cached_job_inside_a_job_runs_there(self, executor: Any, tmp_path: Path) -> None:
         """It runs in line, whatever its own executor is, and is remembered like any other."""
         counter = CallCounter(tmp_path / "calls")
-        runs_on = executor if isinstance(executor, str) else "MULTIPROCESSING"
+        runs_on: Any = executor if isinstance(executor, str) else "MULTIPROCESSING"
         inner = cached_job(executor=runs_on, cache_dir=tmp_path / "cache")(_in_process)
         with _cache_of(lambda x: inner(counter, x), executor, tmp_path) as cache:
             value, pid = cache.call(x=4).result(PATIENCE)

@@ -14,7 +14,7 @@ from typing import Final
 from .._options import override_cache_directory
 from .._stores import end_stores
 
-__all__ = ["CallCounter", "temporary_cache"]
+__all__ = ["CallCounter", "kept_cache", "temporary_cache"]
 
 
 LONGEST_COMMIT: Final = 10.0
@@ -43,6 +43,23 @@ def temporary_cache() -> Iterator[Path]:
                 end_stores(directory)
     finally:
         _remove(folder)
+
+
+@contextmanager
+def kept_cache(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Put all caches in one folder, whatever their options, and leave it there at the end.
+
+    >>> import tempfile
+    >>> from bencher_job import cached_job
+    >>> with tempfile.TemporaryDirectory() as folder, kept_cache(folder) as directory:
+    ...     cached_job(cache_dir="elsewhere")(abs)(-3), [path.name for path in directory.iterdir()]
+    (3, ['fcache'])
+    """
+    with override_cache_directory(folder) as directory:
+        try:
+            yield directory
+        finally:
+            end_stores(directory)
 
 
 def _remove(folder: str) -> None:

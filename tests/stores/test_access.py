@@ -59,7 +59,7 @@ def read_as_nobody(directory: Path) -> list[object]:
             write()
         seen.append(str(failure.value))
     with pytest.raises(LeasesUnavailable):
-        store.leases.acquire(Lease("new"))
+        store.leases.acquire([Lease("new")])
     seen += [store.figures().total.hits, store.get("small").load()]
     store.close()
     return seen

@@ -132,7 +132,7 @@ def test_a_flipped_bit_is_found_and_set_aside(store: DiskStore, value: str) -> N
     assert "1 found wrong, 1 mended" in str(repaired)
     assert (repaired.set_aside, store.tally.damaged) == (1, 1)
     assert repaired.set_aside_bytes > 0
-    assert "set aside in damaged/: 1 files" in str(repaired)
+    assert "set aside in damaged/: 1 file of" in str(repaired)
     assert (value_of(store, "good"), store.get("bad")) == (1, MISS)
     gone = store.history.examine("bad")
     assert isinstance(gone, Gone)

@@ -273,7 +273,7 @@ def test_a_trusted_store_and_one_with_a_secret_take_no_key(
     assert not signs(trusting)
     monkeypatch.setenv(SECRET_VARIABLE, "secret")
     secret = opened(project / "secret")
-    assert secret.folder.open().signature.kind == 1
+    assert secret.files.open().signature.kind == 1
     assert not signs(secret)
     trusting.close()
     secret.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -237,3 +237,21 @@ with FutureCache(executor=Executors.SERIAL, overwrite=False, cache_name="direct"
     assert_type(cache.submit(Job("power", pow, {"base": 2, "exp": 10})), JobFuture[Any])
     for record in cache.records(tag="nightly"):
         assert_type(record, Record)
+
+
+class Cluster:
+    """Anything with a method `submit`, as Dask's client."""
+
+    def submit(self, func: Callable[..., object], *args: object, key: str | None = None) -> object:
+        """Submit a call."""
+        return func, args, key
+
+
+cached_job(executor="serial")
+cached_job(executor="THREADS")
+cached_job(executor=Cluster())
+cached_job(executor=ThreadPoolExecutor())
+FutureCache(executor="multiprocessing")
+cached_job(executor="treads")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+FutureCache(executor="treads")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+cached_job(executor=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-// Knows how the server is asked, and what it means when it doesn't answer.
+// Ask the server, and say what it means when it doesn't answer.
 
 export class Refused extends Error {
   constructor(message, status) {
@@ -7,7 +7,7 @@ export class Refused extends Error {
   }
 }
 
-let token = "";
+export let session = {};
 
 async function answered(request) {
   let response;
@@ -32,13 +32,12 @@ export function get(path, given = {}) {
 }
 
 export function post(path, body) {
-  const headers = { "content-type": "application/json", "x-bencher-job": token };
+  const headers = { "content-type": "application/json", "x-bencher-job": session.token };
   return answered(fetch(`api/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
 }
 
 export async function begin() {
-  const session = await get("session");
-  token = session.token;
+  session = await get("session");
   return session;
 }
 

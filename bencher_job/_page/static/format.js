@@ -1,4 +1,4 @@
-// Knows how figures read: sizes, durations, times, and the cells of a table.
+// Write figures for people: sizes, durations, times, and the cells of a table.
 
 const whole = new Intl.NumberFormat("en-US");
 
@@ -51,6 +51,8 @@ export function ago(seconds) {
   return `${count(Math.round(since / 86400))} days ago`;
 }
 
+export const since = (seconds) => duration(Math.max(1, Math.round(Date.now() / 1000 - seconds)));
+
 // A number to six digits, or all of them where that changes nothing.
 export function number(value) {
   if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? String(value) : value.toExponential();
@@ -59,31 +61,51 @@ export function number(value) {
   return size !== 0 && (size < 1e-4 || size >= 1e9) ? digits.toExponential() : String(digits);
 }
 
-// The folders of an absolute path that is too long to be read in a cell.
-const LONG_PATH = /^\/.{24,}\/(?=[^/]+$)/;
+const PATH = /(?:…|(?<![/\w])(?:\/[^/'"\s,]+){3})[^'"\s,]*\/(?=[^/'"\s,])/g;
+
+// Paths of three folders or more are shown by their last name, also inside of other texts.
+export const named = (text) => text.replace(PATH, "");
+
+// The number that a cell stands for, or NaN. A whole float comes as an object, for 1 and 1.0 differ.
+export const numberOf = (value) => (typeof value === "number" ? value : value?.n ?? NaN);
+
+const collator = new Intl.Collator("en", { numeric: true });
+
+// Numbers by their size, before texts by their letters.
+export function compared(one, other) {
+  const [a, b] = [numberOf(one), numberOf(other)];
+  if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) ? 1 : -1;
+  return a - b || collator.compare(cell(one).text, cell(other).text);
+}
+
+// The texts of all cells, each once, in order.
+export const categories = (cells) => [...new Map(cells.map((each) => [cell(each).text, each]))].sort(([, a], [, b]) => compared(a, b)).map(([text]) => text);
 
 // What a cell says: its text, all of it for a tooltip, and how it is to be set.
 export function cell(value, column, write = number) {
+  if (value === undefined) return { text: "", full: "", kind: "none" }; // a column that has just come
   if (value === null) return { text: "None", full: "None", kind: "none" };
   if (value === true || value === false) return { text: value ? "True" : "False", full: "", kind: "text" };
+  const at = numberOf(value);
+  if (column === "created") return { text: moment(at), full: ago(at), kind: "time" };
+  if (column === "seconds") return { text: duration(at), full: `${at} s`, kind: "number" };
+  if (column === "size") return { text: size(at), full: `${count(at)} bytes`, kind: "number" };
   if (typeof value === "object") {
     if (value.t === "") return { text: "–", full: "no such argument or field", kind: "none" };
+    if ("n" in value) return { text: write === number ? value.t : write(value), full: value.t, kind: "number" };
     return { text: value.t, full: value.t, kind: /^-?\d/.test(value.t) || value.t === "nan" ? "number" : "text" };
   }
-  if (typeof value === "string") return { text: value.replace(LONG_PATH, "…/"), full: value, kind: "text" };
-  if (column === "created") return { text: moment(value), full: ago(value), kind: "time" };
-  if (column === "seconds") return { text: duration(value), full: `${value} s`, kind: "number" };
-  if (column === "size") return { text: size(value), full: `${count(value)} bytes`, kind: "number" };
+  if (typeof value === "string") return { text: named(value), full: value, kind: "text" };
   return { text: write(value), full: String(value), kind: "number" };
 }
 
 // Writes the numbers of a column with as many decimals as the longest of them needs for five digits, so that they line up.
 export function aligned(values) {
-  const broken = values.filter((value) => typeof value === "number" && !Number.isInteger(value));
+  const broken = values.filter((value) => !Number.isInteger(value)).map(numberOf).filter(Number.isFinite);
   const sizes = broken.map(Math.abs).filter((value) => value > 0);
   if (!sizes.length || Math.min(...sizes) < 1e-4 || Math.max(...sizes) >= 1e7) return number;
   const digits = Math.max(...broken.map((value) => (String(Number(value.toPrecision(5))).split(".")[1] ?? "").length));
-  return (value) => value.toFixed(digits);
+  return (value) => (Number.isInteger(value) ? String(value) : numberOf(value).toFixed(Math.max(digits, 1)));
 }
 
 // A function's name apart from its module, which is told smaller.

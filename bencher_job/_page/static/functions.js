@@ -1,9 +1,10 @@
-// Knows the list at the left: each function with its entries, size, hit rate and the time that it saved.
+// The list at the left: what runs now, and each function with its entries, size, hit rate and the time that it saved.
 
 import { byId, el } from "./dom.js";
 import * as say from "./format.js";
 import * as state from "./state.js";
 
+const MOST_RUNNING = 8;
 let order = "used";
 
 const ORDERS = {
@@ -45,6 +46,15 @@ function item(store, each) {
       el("span", { class: each.saved > 0 ? "saved" : "" }, `${say.duration(each.saved)} saved`))));
 }
 
+// What runs now. The store knows a running job by its key, and who has it.
+function running(stores) {
+  const jobs = stores.flatMap((store) => store.running);
+  if (!jobs.length) return "";
+  const shown = jobs.slice(0, MOST_RUNNING).map((job) => el("li", { title: job.key },
+    el("code", {}, job.key.slice(0, 12)), ` ${job.program}`, el("br"), el("span", { class: "muted" }, `${job.host}, process ${job.pid}, since ${say.since(job.since)}`)));
+  return el("section", { class: "running", id: "running" }, el("h2", {}, `Running (${say.count(jobs.length)})`), el("ul", {}, shown));
+}
+
 export function show(stores) {
   const place = byId("functions");
   const focused = place.contains(document.activeElement) ? document.activeElement.title : null;
@@ -58,7 +68,7 @@ export function show(stores) {
     store.error ? el("p", { class: "problem" }, store.error) : null,
     el("ul", {}, sorted(store.functions).map((each) => item(store.name, each))),
   ]);
-  place.replaceChildren(el("div", { class: "functions-head" }, el("h2", {}, "Functions"), pick), ...lists.flat().filter(Boolean));
+  place.replaceChildren(running(stores), el("div", { class: "functions-head" }, el("h2", {}, "Functions"), pick), ...lists.flat().filter(Boolean));
   place.scrollTop = top;
   if (focused) [...place.querySelectorAll("button")].find((button) => button.title === focused)?.focus();
 }

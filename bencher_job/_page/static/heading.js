@@ -1,4 +1,4 @@
-// Knows what stands above a table or a plot: the function, its figures, and which of the two is shown.
+// What stands above a table, groups or a plot: the function, its figures, and which of the three is shown.
 
 import { byId, el } from "./dom.js";
 import * as say from "./format.js";
@@ -9,16 +9,19 @@ function figure(label, value, title, kind = "") {
   return el("div", { class: "figure", title }, el("dt", {}, label), el("dd", { class: kind }, value));
 }
 
+const VIEWS = [["table", "Table"], ["groups", "Groups"], ["plot", "Plot"]];
+
 function tab(id, label) {
   return el("button", {
     type: "button", role: "tab", id: `tab-${id}`, "aria-controls": "view", "aria-selected": String(state.now.view === id),
-    tabindex: state.now.view === id ? "0" : "-1", onclick: () => state.change({ view: id, key: "" }),
+    tabindex: state.now.view === id || (state.now.view === "compare" && id === "table") ? "0" : "-1", onclick: () => state.change({ view: id, key: "" }),
   }, label);
 }
 
 function moved(event) {
   if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-  state.change({ view: state.now.view === "plot" ? "table" : "plot", key: "" });
+  const at = VIEWS.findIndex(([id]) => id === state.now.view) + (event.key === "ArrowLeft" ? -1 : 1);
+  state.change({ view: VIEWS[(at + VIEWS.length) % VIEWS.length][0], key: "" });
   requestAnimationFrame(() => byId(`tab-${state.now.view}`)?.focus());
 }
 
@@ -32,7 +35,7 @@ export function show(main, each) {
     figure("Ran for", say.duration(each.seconds), "How long the function ran for the entries in all"));
   const head = el("header", { class: "heading", id: "heading" },
     el("div", { class: "title" }, el("h1", {}, name), el("span", { class: "muted" }, module)), figures,
-    el("div", { class: "tabs", role: "tablist", "aria-label": "Views", onkeydown: moved }, tab("table", "Table"), tab("plot", "Plot")));
+    el("div", { class: "tabs", role: "tablist", "aria-label": "Views", onkeydown: moved }, VIEWS.map(([id, label]) => tab(id, label))));
   const focused = document.activeElement?.id?.startsWith("tab-") ? document.activeElement.id : null;
   if (byId("heading")) byId("heading").replaceWith(head);
   else main.replaceChildren(head, el("section", { class: "view", id: "view", role: "tabpanel", "aria-label": "Entries" }));

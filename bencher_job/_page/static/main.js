@@ -1,8 +1,10 @@
-// Knows the page as a whole: what is asked for when it opens, when somebody chooses something, and when the store changes.
+// The page as a whole: what is asked for when it opens, when the user chooses something, and when the store changes.
 
 import * as api from "./api.js";
+import * as compare from "./compare.js";
 import { byId, el } from "./dom.js";
 import * as functions from "./functions.js";
+import * as groups from "./groups.js";
 import * as heading from "./heading.js";
 import * as plot from "./plot.js";
 import { tell } from "./questions.js";
@@ -10,13 +12,12 @@ import * as record from "./record.js";
 import * as state from "./state.js";
 import * as table from "./table.js";
 
+const VIEWS = { compare, groups, plot, table };
 const EVERY = 1000;
 const SLOW = 300;
 
 let stores = [];
 let stamp = "";
-let directory = "";
-let unpickles = false;
 
 const chosen = () => stores.find((store) => store.name === state.now.store)
   ?.functions.find((each) => each.name === state.now.function);
@@ -52,7 +53,7 @@ function empty() {
     el("img", { src: "static/mark.svg", alt: "", width: 44, height: 44 }),
     el("h1", {}, problems.length ? "This cache can’t be shown" : "Nothing is remembered here yet"),
     problems.map((store) => el("p", { class: "problem" }, store.error)),
-    el("p", {}, "This page shows ", el("code", {}, directory), ". It fills by itself as soon as a job is done:"),
+    el("p", {}, "This page shows ", el("code", {}, api.session.directory), ". It fills by itself as soon as a job is done:"),
     el("pre", { class: "code" }, code),
     el("p", { class: "muted" }, "Do your programs keep their cache elsewhere? Then start ",
       el("code", {}, "bencher-job serve --cache-dir DIR"), " with their folder.")));
@@ -69,7 +70,7 @@ async function view() {
   const title = `${each.name || "(no function)"} · bencher_job`;
   if (document.title !== title) document.title = title;
   heading.show(byId("main"), each);
-  await (state.now.view === "plot" ? plot : table).show(byId("view"));
+  await (VIEWS[state.now.view] ?? table).show(byId("view"));
 }
 
 let turn = Promise.resolve();
@@ -106,10 +107,12 @@ state.listen((before) => refresh(async () => {
     table.forget();
     functions.show(stores);
   }
-  if (before.key !== state.now.key || other) await record.show();
-  const same = ["store", "function", "view", "sort", "search", "filters", "first", "size", "x", "y", "color", "logx", "logy"]
-    .every((name) => before[name] === state.now[name]);
-  if (!same) await view();
+  if (before.view !== state.now.view) table.forget();
+  if (before.key !== state.now.key || other) {
+    await record.show();
+    table.mark();
+  }
+  if (Object.keys(state.now).some((name) => name !== "key" && before[name] !== state.now[name])) await view();
 }));
 
 export const reload = () => refresh(async () => {
@@ -141,9 +144,9 @@ async function watch() {
 
 async function begin() {
   try {
-    const session = await api.begin();
-    ({ directory, unpickles } = session);
+    const { directory, unpickles, read_only: isReadOnly } = await api.begin();
     byId("place").replaceChildren(el("code", { title: directory }, directory),
+      isReadOnly ? el("span", { class: "badge", title: "Nothing can be cleared here, so the URL may be shared." }, "read only") : "",
       unpickles ? el("span", { class: "badge is-warning", title: "Values that can’t be shown otherwise are unpickled, which runs code." }, "trusted") : "");
     await overview();
     await view();
@@ -157,4 +160,5 @@ async function begin() {
 }
 
 addEventListener("bencher-job-changed", reload);
+addEventListener("bencher-job-failed", (event) => fail(event.detail));
 begin();

@@ -1,4 +1,4 @@
-// Knows how files that a job wrote are shown: pictures, films and sounds as such, texts by their beginning, others to save.
+// Files that a job wrote: pictures, films and sounds as such, texts by their beginning, others to save.
 
 import { mediaUrl } from "./api.js";
 import { el, icon } from "./dom.js";
@@ -13,7 +13,7 @@ export function files(store, entry) {
     const url = mediaUrl(store, entry.key, file.name);
     const isRead = file.kind === "text" && (texts += 1) <= TEXTS_AT_ONCE;
     return el("figure", {}, content(file, url, isRead),
-      el("figcaption", {}, el("span", { title: `${entry.folder}/${file.name}` }, file.name), el("span", { class: "muted" }, say.size(file.size)),
+      el("figcaption", {}, el("span", { title: `${entry.folder}/${file.name}` }, file.name.split("/").at(-1)), el("span", { class: "muted" }, say.size(file.size)),
         el("a", { class: "ghost", href: mediaUrl(store, entry.key, file.name, true), download: "", "aria-label": `Save ${file.name}`, title: "Save" }, icon("save"))));
   }));
 }

@@ -1,4 +1,4 @@
-// Knows how somebody is asked before anything is changed, and told of what went wrong.
+// Ask before anything is changed, and say what went wrong.
 
 import { byId, el } from "./dom.js";
 

@@ -1,10 +1,10 @@
-// Knows what is shown of one entry: its arguments, value, files, and all that is known of its run.
+// One entry: its files, arguments and value, and all that is known of its run.
 
 import * as api from "./api.js";
 import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";
 import { files } from "./media.js";
-import { drop, save } from "./selection.js";
+import { clearButton, save } from "./selection.js";
 import * as state from "./state.js";
 import { value } from "./values.js";
 
@@ -13,7 +13,7 @@ let shown = "";
 export function close() {
   const key = state.now.key;
   state.change({ key: "" });
-  document.querySelector(`tr[data-key="${CSS.escape(key)}"]`)?.focus();
+  document.querySelector(`#rows [data-key="${CSS.escape(key)}"]`)?.focus();
 }
 
 export async function show() {
@@ -32,6 +32,7 @@ export async function show() {
     shown = entry.key;
     place.replaceChildren(...parts(store, entry));
     place.scrollTop = 0;
+    if (matchMedia("(max-width: 900px)").matches) place.scrollIntoView(); // where it stands below the table
   } catch (error) {
     if (error.status !== 404) throw error;
     shown = "";
@@ -68,7 +69,7 @@ function copied(text, label) {
 function parts(store, entry) {
   const call = entry.arguments.map(([name, given]) => {
     const { text, full, kind } = say.cell(given);
-    return [name, el("code", { class: `is-${kind}` }, kind === "text" ? full || text : text)];
+    return [name, el("code", { class: `is-${kind}` }, text), full];
   });
   const given = { store, keys: [entry.key] };
   const when = say.moment(entry.created);
@@ -79,9 +80,9 @@ function parts(store, entry) {
         el("span", { title: "How long the function ran" }, say.duration(entry.seconds)), el("span", { title: when }, say.ago(entry.created)),
         el("span", {}, say.size(entry.size)),
         entry.tag ? el("span", { class: "badge", title: "Tag" }, entry.tag) : null),
+      entry.media.length ? section(`Files (${entry.media.length})`, files(store, entry)) : null,
       section("Arguments", call.length ? facts(call) : el("p", { class: "note" }, "None.")),
       section("Result", value(entry.value)),
-      entry.media.length ? section(`Files (${entry.media.length})`, files(store, entry)) : null,
       section("Use", facts([
         ["Hits", say.count(entry.hits)], ["Last used", say.ago(entry.used), say.moment(entry.used)],
         ["Expires", entry.expires === null ? "never" : say.moment(entry.expires)]])),
@@ -90,7 +91,7 @@ function parts(store, entry) {
       section("Key", el("p", { class: "key" }, el("code", {}, entry.key), copied(entry.key, "the key"))),
       el("div", { class: "record-actions" },
         el("button", { type: "button", class: "plain", onclick: () => save(given, 1) }, icon("save"), "Export…"),
-        el("button", { type: "button", class: "plain is-danger", onclick: () => drop(given, 1) }, icon("bin"), "Clear…"))),
+        clearButton(() => given, 1))),
   ];
 }
 

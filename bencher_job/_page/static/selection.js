@@ -1,11 +1,11 @@
-// Knows which entries are chosen, and what may be done with them: export, or clear after a question.
+// Which entries are selected, and what may be done with them: compare, export, or clear after a question.
 
 import * as api from "./api.js";
+import { MOST } from "./compare.js";
 import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";
 import { ask, tell } from "./questions.js";
 import * as state from "./state.js";
-import * as tools from "./tools.js";
 
 const keys = new Set();
 let isAll = false;
@@ -35,12 +35,12 @@ function mark(box) {
 }
 
 function changed() {
-  for (const row of document.querySelectorAll("tr[data-key]")) {
+  for (const row of document.querySelectorAll("#rows [data-key]")) {
     row.setAttribute("aria-selected", String(has(row.dataset.key)));
     row.querySelector("input").checked = has(row.dataset.key);
   }
   mark(byId("page-box"));
-  byId("tools").replaceWith(tools.bar(total, bar));
+  dispatchEvent(new Event("bencher-job-selected"));
 }
 
 export function pageBox() {
@@ -76,9 +76,13 @@ export function bar() {
     el("strong", { role: "status" }, `${say.count(size())} selected`),
     all ? el("button", { type: "button", class: "link", onclick: () => { isAll = true; changed(); } }, `Select all ${say.count(total)}`) : null,
     el("button", { type: "button", class: "link", onclick: () => { clear(); changed(); } }, "Select none"),
+    !isAll && keys.size > 1 && keys.size <= MOST ? el("button", { type: "button", class: "plain", onclick: () => state.change({ view: "compare", key: "", compare: [...keys].join(",") }) }, "Compare") : null,
     el("button", { type: "button", class: "plain", onclick: () => save(named(), size()) }, icon("save"), "Export…"),
-    el("button", { type: "button", class: "plain is-danger", onclick: () => drop(named(), size()) }, icon("bin"), "Clear…"));
+    clearButton(named, size()));
 }
+
+export const clearButton = (given, many) => (api.session.read_only ? null
+  : el("button", { type: "button", class: "plain is-danger", onclick: () => drop(given(), many) }, icon("bin"), "Clear…"));
 
 export async function save(given, many) {
   const label = say.parts(state.now.function).name;
@@ -100,7 +104,7 @@ export async function save(given, many) {
   }
 }
 
-export async function drop(given, many) {
+async function drop(given, many) {
   const sure = await ask(`Clear ${say.counted(many, "entry", "entries")}?`,
     [`Their results and files are removed from ${state.now.store}. Their jobs run again when they are asked for.`,
       "This can’t be undone."], `Clear ${say.count(many)}`, { dangerous: true });

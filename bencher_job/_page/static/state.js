@@ -1,8 +1,8 @@
-// Knows what is shown, which stands in the address, so that going back, reloading and a bookmark work.
+// What is shown. It stands in the address, so that going back, reloading and a bookmark work.
 
 const DEFAULTS = {
   store: "", function: "", view: "table", sort: "-created", search: "", filters: "{}", first: "0", size: "50",
-  x: "", y: "", color: "", logx: "", logy: "", key: "",
+  x: "", y: "", color: "", facet: "", band: "", logx: "", logy: "", key: "", hidden: "", by: "", compare: "",
 };
 
 const listeners = [];
@@ -31,18 +31,20 @@ export const query = () => ({
   store: now.store, function: now.function, filters: now.filters, search: now.search, sort: now.sort,
 });
 
-// Show something else. What replaces is no step to go back over.
-export function change(some, { replaces = false } = {}) {
+// Show something else. What replaces is no step to go back over; what is quiet is shown already.
+export function change(some, { replaces = false, quiet = false } = {}) {
   const before = now;
   now = { ...now, ...some };
   const address = written(now);
   if (address !== written(before)) history[replaces ? "replaceState" : "pushState"](null, "", address);
-  for (const listen of listeners) listen(before);
+  if (!quiet) for (const listen of listeners) listen(before);
 }
 
 export const listen = (listener) => listeners.push(listener);
 
-export const forFunction = (store, name) => ({ ...DEFAULTS, store, function: name, view: now.view, size: now.size });
+export const forFunction = (store, name) => ({
+  ...DEFAULTS, store, function: name, view: now.view === "compare" ? "table" : now.view, size: now.size,
+});
 
 addEventListener("popstate", () => {
   const before = now;

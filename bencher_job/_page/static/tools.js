@@ -1,4 +1,4 @@
-// Knows the line above a table or a plot: search, which filters there are, and what can be done with a selection.
+// The line above a table, groups or a plot: search, the filters that are set, and what can be done with a selection.
 
 import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";
@@ -32,8 +32,20 @@ export function problem(text) {
 export function reset() {
   state.change({ search: "", filters: "{}", first: "0" });
   if (byId("search")) byId("search").value = "";
-  for (const input of document.querySelectorAll(".filters input")) input.value = "";
 }
+
+export function menu(title, items) {
+  return el("details", { class: "menu" }, el("summary", { class: "plain" }, title), el("div", { class: "menu-items" }, items));
+}
+
+// Menus close where something else is clicked, or by Escape.
+addEventListener("click", (event) => {
+  for (const each of document.querySelectorAll(".menu[open]")) if (!each.contains(event.target)) each.open = false;
+});
+addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && document.querySelector(".menu[open]");
+  if (open) { open.open = false; open.querySelector("summary").focus(); event.stopImmediatePropagation(); }
+});
 
 const labelOf = (id) => id.replace(/^(arguments|results)\./, "");
 
@@ -49,12 +61,14 @@ function chips() {
     el("b", {}, labelOf(id)), ` ${text} `, icon("close")));
 }
 
-export function bar(total, actions = () => null) {
+export function bar(total, actions = () => null, more = () => null) {
   const isFiltered = state.now.search || state.now.filters !== "{}";
   return el("div", { class: "tools", id: "tools" },
     selection.size() ? actions() : [
       el("span", { class: "muted", role: "status" }, isFiltered ? `${say.counted(total, "entry", "entries")} found` : ""),
       ...chips(),
       isFiltered ? el("button", { type: "button", class: "link", onclick: reset }, "Show all") : null,
-    ]);
+      more(),
+      state.now.view === "table" ? el("a", { class: "plain", href: `api/csv?${new URLSearchParams(state.query())}`, download: "" }, icon("save"), "CSV") : null,
+    ].flat());
 }

@@ -1,7 +1,7 @@
-// Knows how a value is shown: as a tree that folds, numbers of an array as a line, and what is not shown in a note.
+// A value as a tree that folds, numbers of an array as a line, and a note on what is not shown.
 
 import { el, svg } from "./dom.js";
-import { number } from "./format.js";
+import { named, number } from "./format.js";
 
 export function value(told) {
   const parts = [];
@@ -17,7 +17,8 @@ function node(each, isOpen = false) {
   if (each.items) return tree(each, isOpen);
   if (each.kind === "array") return array(each);
   const more = each.more ? ` … ${each.more} more characters` : "";
-  return el("span", { class: `leaf is-${each.kind}` }, each.text + more);
+  const shown = each.kind === "text" ? named(each.text) : each.text;
+  return el("span", { class: `leaf is-${each.kind}`, title: shown === each.text ? null : each.text }, shown + more);
 }
 
 function tree(each, isOpen) {

@@ -50,5 +50,5 @@ def test_damage_is_mended_when_it_is_asked_for(study: Shell, damaged: Path) -> N
     said = study.out("verify", "--repair")
     assert "1 found wrong, 1 mended" in said
     assert not damaged.exists()
-    assert "set aside in damaged/: 1 files" in study.out("verify")
+    assert "set aside in damaged/: 1 file of" in study.out("verify")
     assert len(study.document("show")["records"]) == 5

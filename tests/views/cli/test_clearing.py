@@ -156,4 +156,4 @@ def test_gc_leaves_alone_what_a_job_may_still_write(shell: Shell) -> None:
     assert shell.out("gc", "--yes") == "nothing to remove\n"
     program.communicate("done\n", timeout=60)
     assert program.returncode == 0
-    assert shell.out("verify").endswith("1 entries verified, clean\n")
+    assert shell.out("verify").endswith("1 entry verified, clean\n")

@@ -58,6 +58,7 @@ def test_commands_options_functions_tags_and_names_are_completed(terminal: pexpe
     for begun, completed in (
         ("bencher-job sta", "bencher-job stats"),
         ("bencher-job show study.sc", "study.score"),
+        ("bencher-job show sco", "show score"),
         ("bencher-job clear --tag wee", "--tag weekly"),
         ("bencher-job ls --cache-n", "--cache-name"),
         ("bencher-job ls --cache-name fca", "--cache-name fcache"),
@@ -85,6 +86,11 @@ def complete(shell: Shell, line: str) -> list[str]:
 def test_keys_are_completed_from_their_first_digits(study: Shell) -> None:
     key = study.document("show", "score")["records"][0]["key"]
     assert complete(study, f"bencher-job show {key[:6]}") == [key]
+
+
+def test_a_function_is_completed_without_its_module(study: Shell) -> None:
+    assert complete(study, "bencher-job show sco") == ["score"]
+    assert complete(study, "bencher-job clear l") == ["loss"]
 
 
 def test_all_functions_are_offered(study: Shell) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bencher_job._stores import looking  # noqa: F401 - which another user may not be able to import
+from bencher_job._text import size_text
 from tests.shell import PATIENCE, PROGRAM, Shell
 
 LOOKS = (
@@ -72,9 +73,9 @@ def test_a_cache_that_others_can_write_to(study: Shell, words: list[str]) -> Non
     assert code == 4
     assert sentence == (
         f"{database(study).parent} can be written to by others (mode 777). "
-        "Add --trusted if you trust all who could have written to it."
+        "Add --trust if you trust all who could have written to it."
     )
-    assert study.run(*words, "--trusted").returncode == 0
+    assert study.run(*words, "--trust").returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -254,3 +255,34 @@ def test_words_that_make_no_command(shell: Shell, words: list[str]) -> None:
     ended = shell.run(*words)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("usage: bencher-job")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["shwo"], "no command is called shwo. Did you mean show? --help lists them."),
+        (["show", "--wehre", "c=1"], "show doesn't take --wehre. Did you mean --where? --help lists what it takes."),
+        (["ls", "--srot=size"], "ls doesn't take --srot=size. Did you mean --sort? --help lists what it takes."),
+        (["show", "scoer"], "no function is called scoer, and no key begins so. Did you mean score?"),
+        (["show", "stduy.loss"], "no function is called stduy.loss, and no key begins so. Did you mean study.loss?"),
+        (["show", "--where", "modle=svm"], "no entry has an argument called modle. Did you mean model?"),
+        (["clear", "--tag", "nighty"], "no entry has the tag nighty. Did you mean nightly?"),
+    ],
+)  # fmt: skip
+def test_a_misspelled_word_is_answered_with_what_may_be_meant(
+    study: Shell, words: list[str], meant: str
+) -> None:
+    ended = study.run(*words)
+    assert ended.returncode in {1, 2}
+    assert ended.stderr.endswith(f"bencher-job: {meant}\n")
+
+
+def test_all_commands_give_the_same_entries_the_same_size(study: Shell) -> None:
+    sizes = [record["size"] for record in study.document("show", "score")["records"]]
+    of_function = next(
+        each["size"] for each in study.document("ls")["functions"] if each["name"] == "study.score"
+    )
+    assert of_function == sum(sizes)
+    all_sizes = sum(record["size"] for record in study.document("show")["records"])
+    assert study.document("stats")["caches"][0]["size"] == all_sizes
+    assert f"4 entries, {size_text(of_function)}" in study.out("clear", "score", "--dry-run")

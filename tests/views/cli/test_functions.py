@@ -128,3 +128,18 @@ def test_what_can_t_be_adopted_is_told(module: Shell) -> None:
     code, sentence = module.failure("adopt", "model:score", "--cache-dir", "nowhere")
     assert code == 3
     assert not (module.folder / "nowhere").exists()
+
+
+def test_a_dry_run_of_adopt_says_how_many_and_changes_nothing(module: Shell) -> None:
+    (module.folder / "model.py").write_text(MODULE.replace("* SCALE", "* SCALE * 1"))
+    before = module.files()
+    assert module.out("adopt", "model:score", "--dry-run") == "would adopt 1 entry of model.score\n"
+    assert module.files() == before
+    assert module.out("adopt", "model:score", "-n") == "would adopt 1 entry of model.score\n"
+    assert module.out("adopt", "model:score") == "adopted 1 entry of model.score\n"
+    assert module.run("adopt", "model:score", "-n").returncode == 1
+
+
+def test_a_misspelled_argument_is_named_with_what_may_be_meant(module: Shell) -> None:
+    code, sentence = module.failure("explain", "model:score", "--arg", "modle=svm")
+    assert (code, sentence) == (2, "model.score has no parameter modle. Did you mean model?")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
+import pexpect
 import pytest
 
-from tests.shell import Shell
+from tests.shell import PROGRAM, Shell
 
 
 def test_what_is_exported_is_there_after_an_import(study: Shell) -> None:
@@ -80,8 +82,10 @@ def test_a_file_that_others_can_write_to_needs_trust(study: Shell) -> None:
     os.chmod(study.folder / "all.tar", 0o666)
     code, sentence = study.failure("import", "all.tar", "--cache-dir", "new")
     assert code == 4
-    assert "--trust-file" in sentence
-    assert study.out("import", "all.tar", "--cache-dir", "new", "--trust-file").startswith("5 added")
+    assert sentence.endswith("Add --trust if you trust all who could have written to it.")
+    for name in ("./all.tar", str(study.folder / "all.tar")):
+        assert study.failure("import", name, "--cache-dir", "new")[1].endswith(sentence[-30:])
+    assert study.out("import", "all.tar", "--cache-dir", "new", "--trust").startswith("5 added")
 
 
 def test_an_archive_that_was_cut_off_is_told_and_the_rest_is_taken(study: Shell) -> None:
@@ -90,3 +94,40 @@ def test_an_archive_that_was_cut_off_is_told_and_the_rest_is_taken(study: Shell)
     ended = study.run("import", "all.tar", "--cache-dir", "new")
     assert ended.returncode == 1
     assert "damaged" in ended.stdout
+
+
+def test_archives_pass_through_pipes(study: Shell) -> None:
+    exported, imported = (
+        f"{PROGRAM} export - score --cache-dir cachedir",
+        f"{PROGRAM} import - --cache-dir new",
+    )
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{exported} | {imported}"],
+        cwd=study.folder,
+        env=study.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.startswith("4 added, ")
+    assert ended.stderr.startswith("wrote 4 entries, ")
+    assert study.document("show", "score") == {
+        **study.document("show", "--cache-dir", "new"),
+        "cache_dir": str(study.folder / "cachedir"),
+    }
+
+
+def test_a_pipe_that_brings_no_archive_is_refused(study: Shell) -> None:
+    code, sentence = study.failure("import", "-", "--cache-dir", "new")
+    assert code == 5
+    assert sentence.startswith("what came through the pipe is no archive")
+
+
+def test_an_archive_is_not_written_to_a_terminal(study: Shell) -> None:
+    terminal = pexpect.spawn(
+        str(PROGRAM), ["export", "-"], cwd=str(study.folder), env=study.environment, encoding="utf-8"
+    )
+    said = terminal.read()
+    terminal.close()
+    assert terminal.exitstatus == 2
+    assert said.strip().startswith("bencher-job: a terminal can't show an archive")

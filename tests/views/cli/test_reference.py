@@ -47,7 +47,7 @@ def test_a_command_has_a_section_with_its_own_options(shell: Shell, command: str
 @each_command
 def test_the_options_that_say_which_cache_are_all_commands(shell: Shell, command: str) -> None:
     has = options_of(shell, command) & SHARED["Which cache"]
-    wanted = {"--cache-dir", "--cache-name", "--trusted", "--wait"}
+    wanted = {"--cache-dir", "--cache-name", "--trust", "--wait"}
     assert has == (set() if command == "completion" else wanted)
 
 

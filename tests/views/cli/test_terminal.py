@@ -35,8 +35,10 @@ def seen(shell: Shell, *words: str, columns: int = 80, **environment: str) -> st
     return text
 
 
-@pytest.fixture
-def long(shell: Shell) -> Shell:
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell in a folder with long names and many entries, for commands that only read."""
+    shell = Shell(tmp_path_factory.mktemp("long"))
     shell.program(
         """
         from bencher_job import cached_job
@@ -53,12 +55,25 @@ def long(shell: Shell) -> Shell:
     return shell
 
 
-@pytest.mark.parametrize("columns", [80, 160])
-@pytest.mark.parametrize("words", [["ls"], ["show"], ["stats"], ["du"], ["verify"], ["--help"]])
+@pytest.mark.parametrize("columns", [50, 60, 80, 160])
+@pytest.mark.parametrize(
+    "words", [["ls"], ["show", "--results"], ["stats"], ["du"], ["verify"], ["--help"], ["ls", "--help"]]
+)
 def test_nothing_is_wider_than_the_terminal(long: Shell, words: list[str], columns: int) -> None:
+    if words == ["show", "--results"]:
+        words = [*words, "--limit", "3"]
     text = ESCAPES.sub("", seen(long, *words, columns=columns))
     if words not in (["stats"], ["verify"]):  # which tell a path
-        assert max(map(len, text.splitlines())) <= columns
+        lines = [line for line in text.splitlines() if not line.startswith("bencher-job: ")]  # on stderr
+        assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("words", [["ls"], ["show", "--limit", "1"], ["show", "--results", "--limit", "1"]])
+def test_a_narrow_terminal_leaves_columns_out_and_says_so(long: Shell, words: list[str]) -> None:
+    lines = ESCAPES.sub("", seen(long, *words, columns=50)).splitlines()
+    assert len(lines) < 18  # no column is so narrow that each letter has a line
+    assert any("not shown in so narrow a terminal" in line for line in lines)
+    assert "not shown" not in seen(long, *words, columns=160)
 
 
 def test_a_wide_terminal_shows_each_record_in_one_line(long: Shell) -> None:

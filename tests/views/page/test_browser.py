@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -26,6 +27,13 @@ ROOT = Path(__file__).parents[3]
 
 ENDED = "net::ERR_CONNECTION_REFUSED"
 """What Chromium says of a server that a test has ended."""
+
+
+GROUPS = ("", "arguments.", "results.")
+ROW = "#rows [data-key]"
+POINT = "#chart .dots circle"
+TIP = "#chart [aria-label='tip'] tspan:not(:empty)"
+BAND = "#chart [aria-label='area'] path"
 
 
 class Visit:
@@ -63,11 +71,14 @@ class Visit:
         """Wait until what was asked for is shown."""
         expect(self.page.locator(".is-loading")).to_have_count(0)
 
+    def tip(self) -> list[str]:
+        """The lines beside the point that is pointed at; each begins with a space of no width."""
+        return [line.strip("\u200b") for line in self.page.locator(TIP).all_text_contents()]
+
     def column(self, name: str) -> list[str]:
-        """The cells of a column."""
-        names = self.page.locator("#names th").all_inner_texts()
-        at = [each.strip() for each in names].index(name) + 1
-        return self.page.locator(f"#rows tr td:nth-child({at})").all_inner_texts()
+        """The cells of a column, without its group where no other column has the name."""
+        fields = ", ".join(f"[tabulator-field='{group}{name}']" for group in GROUPS)
+        return self.page.locator(f"#rows .tabulator-cell:is({fields})").all_inner_texts()
 
 
 @pytest.fixture
@@ -100,7 +111,7 @@ def expect(place: Locator) -> Any:
 
 def expect_rows(page: Page, first: str, last: str, total: str) -> None:
     """Wait for the page of a table with these rows."""
-    expect(page.locator(".pages .range")).to_have_text(f"{first}\N{EN DASH}{last} of {total}")
+    expect(page.locator("#rows .range")).to_have_text(f"{first}\N{EN DASH}{last} of {total}")
 
 
 def test_the_list_at_the_left_tells_of_each_function(seen: Visit) -> None:
@@ -166,15 +177,14 @@ def test_a_hundred_thousand_rows_are_sorted_filtered_and_paged(visit: Visit, tmp
         page.click("[data-sort='arguments.seed']")
         visit.settled()
         assert visit.column("seed") == [str(number) for number in range(50)]
-        page.click("button[aria-label='Last page']")
+        page.click("button[data-page='last']")
         expect_rows(page, "99,951", "100,000", "100,000")
         assert visit.column("seed")[-1] == "99999"
-        page.fill("input[aria-label='Page']", "501")
-        page.keyboard.press("Enter")
-        expect_rows(page, "25,001", "25,050", "100,000")
-        assert visit.column("seed")[0] == "25000"
+        page.click("button[data-page='prev']")
+        expect_rows(page, "99,901", "99,950", "100,000")
+        assert visit.column("seed")[0] == "99900"
         page.click("[data-sort='results.loss']")
-        expect(page.locator("#rows tr").first.locator("td").nth(2)).to_have_text("77777")
+        expect(page.locator(f"{ROW} [tabulator-field='arguments.seed']").first).to_have_text("77777")
         page.fill("[data-column='arguments.model']", "svm")
         expect(page.locator(".tools")).to_contain_text("50,000 entries found")
         page.fill("[data-column='seconds']", "<0.1")
@@ -189,15 +199,15 @@ def test_a_hundred_thousand_rows_are_sorted_filtered_and_paged(visit: Visit, tmp
 def test_sorting_goes_both_ways_and_stands_in_the_address(seen: Visit) -> None:
     button = "[data-sort='results.accuracy']"
     seen.page.click(button)
-    expect(seen.page.locator("th[aria-sort='descending']")).to_have_text("accuracy")
+    expect(seen.page.locator(".tabulator-col[aria-sort='descending'] .sort")).to_have_text("accuracy")
     best = seen.column("accuracy")
     seen.page.click(button)
-    expect(seen.page.locator("th[aria-sort='ascending']")).to_have_text("accuracy")
+    expect(seen.page.locator(".tabulator-col[aria-sort='ascending'] .sort")).to_have_text("accuracy")
     assert seen.column("accuracy") == sorted(seen.column("accuracy"))
     seen.page.go_back()
-    expect(seen.page.locator("th[aria-sort='descending']")).to_have_text("accuracy")
+    expect(seen.page.locator(".tabulator-col[aria-sort='descending'] .sort")).to_have_text("accuracy")
     seen.page.reload()
-    seen.page.wait_for_selector("th[aria-sort='descending']")
+    seen.page.wait_for_selector(".tabulator-col[aria-sort='descending'] .sort")
     assert seen.column("accuracy") == best
 
 
@@ -228,10 +238,7 @@ def test_a_result_is_plotted_over_an_argument_in_colours(seen: Visit) -> None:
     )
     assert page.locator(".legend-item").all_inner_texts() == ["boosting", "forest", "svm"]
     expect(page.locator("#log-x")).to_be_checked()
-    drawn = (
-        "document.querySelector('canvas').getContext('2d').getImageData(0, 0, 2000, 2000).data.some(Boolean)"
-    )
-    assert page.evaluate(drawn)
+    expect(page.locator(POINT)).to_have_count(60)
     page.click(".legend-item:has-text('svm')")
     expect(page.locator("#chart")).to_have_attribute(
         "aria-label", "accuracy over c, coloured by model: 40 points. The table has the same entries."
@@ -244,7 +251,7 @@ def test_a_result_is_plotted_over_an_argument_in_colours(seen: Visit) -> None:
     )
     page.select_option("#choose-color", "arguments.c")
     expect(page.locator(".legend h3")).to_have_text("c")
-    assert page.locator(".legend-item").all_inner_texts() == ["0.01", "0.1", "1", "10"]
+    assert page.locator(".legend-item").all_inner_texts() == ["0.01", "0.1", "1.0", "10.0"]
     page.select_option("#choose-color", "results.epochs")
     page.reload()
     expect(page.locator("#chart")).to_have_attribute(
@@ -257,19 +264,255 @@ def test_a_point_tells_what_it_is_and_opens_its_entry(visit: Visit, tmp_path: Pa
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
         page.click("#tab-plot")
-        page.wait_for_selector("canvas")
-        box = page.locator("canvas").bounding_box()
-        assert box is not None
-        near = 0
-        for step in range(4, 60):  # the highest point is a little off the corner at the top right
-            page.mouse.move(box["x"] + box["width"] - 16 - step, box["y"] + 12 + step / 2)
-            near += page.locator("#tip").is_visible()
-            if near == 6:
-                break
-        assert page.locator("#tip").inner_text().split() == ["y", "4", "x", "2"]
-        page.mouse.down()
-        page.mouse.up()
+        page.locator(POINT).last.hover()
+        assert visit.tip() == ["y 4", "x 2"]
+        page.locator(POINT).last.click()
         expect(page.locator("#record")).to_contain_text(key_of(2))
+
+
+def test_points_are_reached_by_the_keyboard(visit: Visit, tmp_path: Path) -> None:
+    fill(tmp_path / "c" / "fcache", *(entry(n, "f", {"x": n}, {"y": -n}) for n in range(5)))
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click("#tab-plot")
+        expect(page.locator(POINT)).to_have_count(5)
+        page.focus("#log-y" if page.locator("#log-y").is_enabled() else "#choose-band")
+        for _ in range(4):
+            if page.evaluate("document.activeElement.tagName") == "circle":
+                break
+            page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.ariaLabel") == "y 0, x 0"
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.ariaLabel") == "y -2, x 2"
+        assert visit.tip() == ["y -2", "x 2"]
+        page.keyboard.press("Enter")
+        expect(page.locator("#record")).to_contain_text(key_of(2))
+        page.keyboard.press("End")
+        assert page.evaluate("document.activeElement.ariaLabel") == "y -4, x 4"
+
+
+def test_a_plot_shows_bands_and_facets(seen: Visit) -> None:
+    page = seen.page
+    page.click("#tab-plot")
+    expect(page.locator(BAND)).to_have_count(3)  # of three models
+    page.select_option("#choose-band", "none")
+    expect(page.locator(BAND)).to_have_count(0)
+    page.select_option("#choose-band", "sd")
+    expect(page.locator(BAND)).to_have_count(3)
+    page.select_option("#choose-facet", "tag")
+    expect(page.locator("#chart [aria-label='fx-axis tick label'] text")).to_have_count(2)
+    expect(page.locator(POINT)).to_have_count(60)
+    expect(page.locator(BAND)).to_have_count(6)
+
+
+SWEPT = """
+    import sys
+    from bencher_job import cached_job
+
+    @cached_job(cache_dir=sys.argv[1])
+    def score(model, c):
+        return {"accuracy": c * len(model)}
+
+    score.sweep({"model": ["svm", "forest"], "c": [0.5, 1.0, 2.0]}, repeats=2).run(progress=False)
+"""
+
+
+def test_a_sweep_with_repeats_is_plotted_over_what_was_swept_with_its_first_repeat(
+    visit: Visit, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", textwrap.dedent(SWEPT), str(tmp_path / "c")]
+    subprocess.run(words, env=unmeasured(), check=True, timeout=60)
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.wait_for_selector(ROW)
+        assert sorted(visit.column("repeat")) == ["0"] * 6 + ["1"] * 6
+        page.fill("[data-column='arguments.repeat']", "0")
+        expect_rows(page, "1", "6", "6")
+        page.click("text=Show all")
+        page.click("#tab-plot")
+        expect(page.locator("#chart")).to_have_attribute(
+            "aria-label", "accuracy over c, coloured by model: 12 points. The table has the same entries."
+        )
+
+
+def test_an_int_a_float_and_a_bool_look_different(visit: Visit, tmp_path: Path) -> None:
+    values = [1, 1.0, True, "1"]
+    fill(
+        tmp_path / "c" / "fcache", *(entry(n, "f", {"x": x, "n": n}, {"y": x}) for n, x in enumerate(values))
+    )
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click("[data-sort='arguments.n']")
+        expect(page.locator(".tabulator-col[aria-sort='ascending'] .sort")).to_have_text("n")
+        visit.settled()
+        for column in ("x", "y"):
+            assert visit.column(column) == ["1", "1.0", "True", "1"]
+        page.click(f"{ROW}:nth-child(2)")
+        expect(page.locator("#record .facts").first).to_contain_text("1.0")
+
+
+def test_names_and_texts_that_look_like_markup_are_texts(visit: Visit, tmp_path: Path) -> None:
+    name, text = "<img src=x onerror=alert(1)>.a", "<b>bold</b> & 'quoted'"
+    fill(tmp_path / "c" / "fcache", *(entry(n, "f", {"x": text}, {name: n}) for n in range(3)))
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.wait_for_selector(ROW)
+        assert visit.column("x") == [text] * 3
+        assert sorted(visit.column(name.replace("'", "\\'"))) == ["0", "1", "2"]
+        expect(page.locator(".sort", has_text=name)).to_be_visible()
+        assert page.locator("main img, #rows b").count() == 0
+        page.fill(f"[data-column='results.{name}']", ">0")
+        expect_rows(page, "1", "2", "2")
+        page.click("#tab-plot")
+        expect(page.locator("#chart [aria-label='y-axis label']")).to_contain_text(name)
+        page.click("#tab-groups")
+        expect(page.locator("#group-count")).to_be_visible()
+        assert page.locator("main img, #groups b").count() == 0
+
+
+def test_what_is_typed_stays_while_entries_with_new_columns_come(seen: Visit, cache: Path) -> None:
+    page = seen.page
+    page.focus("[data-column='arguments.model']")
+    for number, letter in enumerate("fores"):
+        fill(
+            cache / "fcache",
+            entry(f"n{number}", "study.train", {"model": "svm", f"new{number}": 1}, {"more": 1}),
+        )
+        page.keyboard.type(letter)
+        expect(page.locator(f"[data-column='arguments.new{number}']")).to_be_visible()
+    assert page.evaluate("document.activeElement.dataset.column") == "arguments.model"
+    expect(page.locator("[data-column='arguments.model']")).to_have_value("fores")
+    expect_rows(page, "1", "20", "20")
+
+
+def test_columns_are_chosen_and_stay_so(seen: Visit) -> None:
+    page = seen.page
+    page.click("summary:has-text('Columns')")
+    page.uncheck(".menu-items label:has-text('seed') input")
+    expect(page.locator("[data-sort='arguments.seed']")).to_be_hidden()
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector(ROW)
+    expect(page.locator("[data-sort='arguments.seed']")).to_be_hidden()
+    expect(page.locator("[data-sort='arguments.model']")).to_be_visible()
+
+
+def test_entries_are_grouped_with_mean_spread_and_count(seen: Visit) -> None:
+    page = seen.page
+    page.click("#tab-groups")
+    expect(page.locator("#group-count")).to_have_text("12 groups of 60 entries")
+    page.click("summary:has-text('Group by')")
+    page.uncheck(".menu-items label:has-text('c') input")
+    expect(page.locator("#group-count")).to_have_text("3 groups of 60 entries")
+    rows = page.locator("#groups .tabulator-row")
+    cells = [row.locator(".tabulator-cell").all_inner_texts() for row in rows.all()]
+    assert [each[:3] for each in cells] == [
+        ["boosting", "20", "0.508333"],
+        ["forest", "20", "0.491667"],
+        ["svm", "20", "0.475"],
+    ]
+    with page.expect_download() as downloading:
+        page.click("#tools >> text=CSV")
+    assert downloading.value.suggested_filename == "train-groups.csv"
+
+
+def test_the_table_is_saved_as_csv_as_it_is_filtered(seen: Visit, tmp_path: Path) -> None:
+    page = seen.page
+    page.fill("[data-column='arguments.model']", "svm")
+    expect_rows(page, "1", "20", "20")
+    with page.expect_download() as downloading:
+        page.click("#tools >> text=CSV")
+    downloading.value.save_as(tmp_path / "t.csv")
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert len(rows) == 20
+    assert {row["model"] for row in rows} == {"svm"}
+    assert rows[0]["c"] in {"0.01", "0.1", "1.0", "10.0"}
+
+
+def test_selected_entries_are_compared_side_by_side(visit: Visit, tmp_path: Path) -> None:
+    program = """
+        import sys
+        from bencher_job import cached_job, gen_path
+
+        @cached_job(cache_dir=sys.argv[1])
+        def f(x, y=1):
+            with open(gen_path("note", suffix=".txt"), "w") as file:
+                file.write(f"note of {x}")
+            return {"same": 1, "sum": x + CHANGED}
+
+        f(float(sys.argv[2]))
+    """
+    for changed, x in (("1", "1"), ("10", "2")):
+        (tmp_path / "study.py").write_text(textwrap.dedent(program).replace("CHANGED", changed))
+        words = [sys.executable, "study.py", str(tmp_path / "c"), x]
+        subprocess.run(words, env=unmeasured(), cwd=tmp_path, check=True, timeout=60)
+    with serving(tmp_path / "c") as server:
+        page = visit.open(server.url)
+        page.click(f"{ROW}:nth-child(1) input")
+        page.click(f"{ROW}:nth-child(2) input")
+        page.click("text=Compare")
+        expect(page.locator(".compared .differs", has_text="sum")).to_contain_text("12")
+        expect(page.locator(".compared .differs th[scope=row]", has_text="same")).to_have_count(0)
+        expect(page.locator(".compared .differs th[scope=row]").first).to_contain_text("x")
+        expect(page.locator(".compared pre").first).to_have_text("note of 2.0")
+        expect(page.locator(".changes")).to_contain_text("x + 1")
+        assert page.locator(".changes .is-added").count()
+        page.reload()
+        expect(page.locator(".compared .differs", has_text="sum")).to_contain_text("2")
+        page.click("text=Back to the table")
+        expect_rows(page, "1", "2", "2")
+
+
+def test_read_only_nothing_can_be_cleared(visit: Visit, cache: Path) -> None:
+    with serving(cache, "--read-only") as server:
+        page = visit.open(server.url)
+        visit.choose("study.train")
+        expect(page.locator("#place")).to_contain_text("read only")
+        page.click(f"{ROW} input")
+        expect(page.locator(".actions")).to_contain_text("Export")
+        assert page.locator("text=Clear…").count() == 0
+        server.begin()
+        assert server.post("clear", store="fcache", keys=[key_of(1)]).status == 404
+        assert server.get("rows", store="fcache", function="study.train").json()["total"] == 60
+
+
+def test_running_jobs_are_listed_with_their_place_and_time(seen: Visit, cache: Path) -> None:
+    page = seen.page
+    program = """
+        import sys
+        from bencher_job import cached_job
+
+        @cached_job(cache_dir=sys.argv[1])
+        def long(x):
+            sys.stdin.readline()
+            return x
+
+        long(1)
+    """
+    path = cache.parent / "study_of_long.py"
+    path.write_text(textwrap.dedent(program))
+    words = [sys.executable, str(path), str(cache)]
+    with subprocess.Popen(words, env=unmeasured(), stdin=subprocess.PIPE, text=True) as running:
+        place = page.locator("#running")
+        for text in (
+            "Running (1)",
+            "study_of_long.py",
+            f"process {running.pid}",
+            os.uname().nodename,
+            "since",
+        ):
+            expect(place).to_contain_text(text)
+        running.communicate("go on\n", timeout=60)
+    expect(place).to_have_count(0)
+
+
+def test_before_the_first_answer_the_page_says_what_it_does(served: Served, visit: Visit) -> None:
+    page = visit.page
+    page.route("**/api/**", lambda route: None)  # which is never answered
+    page.goto(served.url)
+    expect(page.locator("h1")).to_have_text("Reading the cache …")
+    expect(page.locator(".functions h2")).to_be_visible()
 
 
 def test_a_record_shows_all_that_is_known_with_its_files(visit: Visit, tmp_path: Path) -> None:
@@ -290,7 +533,7 @@ def test_a_record_shows_all_that_is_known_with_its_files(visit: Visit, tmp_path:
     )
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
-        page.click("#rows tr")
+        page.click(ROW)
         record = page.locator("#record")
         for text in (
             "<b>bold</b>",
@@ -328,18 +571,23 @@ def test_pictures_are_seen(visit: Visit, tmp_path: Path) -> None:
     folder = tmp_path / "c" / "fcache"
     Image.new("RGB", (40, 30), "green").save(tmp_path / "green.png")
     name = run_with_files(folder, key_of(1), {"generic/green.dat": (tmp_path / "green.png").read_bytes()})
-    fill(folder, entry(1, "study.f", {}, 1, media=name))
+    path = str(folder / "media" / name / "generic" / "green.dat")
+    fill(folder, entry(1, "study.f", {}, path, media=name))
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
-        page.click("#rows tr")
+        page.click(ROW)
         picture = page.locator("#record img")
         expect(picture).to_have_js_property("naturalWidth", 40)
+        record = page.locator("#record").inner_text()
+        assert record.index("green.dat") < record.index("Result")
+        assert str(tmp_path) not in page.inner_text("main") + record
+        assert "green.dat" in visit.column("result")[0]
 
 
 def test_clearing_asks_first_and_removes_what_is_selected(seen: Visit, served: Served) -> None:
     page = seen.page
-    page.click("#rows tr:nth-child(1) input")
-    page.click("#rows tr:nth-child(3) input")
+    page.click(f"{ROW}:nth-child(1) input")
+    page.click(f"{ROW}:nth-child(3) input")
     expect(page.locator(".actions")).to_contain_text("2 selected")
     page.click(".actions >> text=Clear…")
     expect(page.locator("dialog h2")).to_have_text("Clear 2 entries?")
@@ -444,7 +692,7 @@ def test_a_film_is_played(browser: Browser, visit: Visit, tmp_path: Path) -> Non
     fill(folder, entry(1, "study.f", {}, 1, media=name))
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
-        page.click("#rows tr")
+        page.click(ROW)
         playing = page.locator("#record video")
         expect(playing).to_have_js_property("videoWidth", 300)
         playing.evaluate("film => film.play()")
@@ -477,22 +725,22 @@ def test_another_start_makes_the_old_session_end_in_words(visit: Visit, cache: P
 
 def test_everything_can_be_done_with_the_keyboard(seen: Visit) -> None:
     page = seen.page
-    page.focus("#rows tr")
+    page.focus(ROW)
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
     expect(page.locator(".actions")).to_contain_text("1 selected")
-    second = page.locator("#rows tr").nth(1)
+    second = page.locator(ROW).nth(1)
     expect(second).to_have_attribute("aria-selected", "true")
     page.keyboard.press("Enter")
     expect(page.locator("#record")).to_be_visible()
     expect(page.locator("#record")).to_contain_text(second.get_attribute("data-key") or "")
     page.keyboard.press("ArrowDown")
-    expect(page.locator("#record")).to_contain_text(
-        page.locator("#rows tr").nth(2).get_attribute("data-key") or ""
-    )
+    expect(page.locator("#record")).to_contain_text(page.locator(ROW).nth(2).get_attribute("data-key") or "")
     page.keyboard.press("Escape")
     expect(page.locator("#record")).to_be_hidden()
     page.focus("#tab-table")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tab-groups")).to_be_focused()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#tab-plot")).to_be_focused()
     expect(page.locator("#chart")).to_be_visible()
@@ -506,21 +754,52 @@ def test_texts_have_contrast_and_everything_that_acts_has_a_name(
     browser: Browser, shared: Served, scheme: Any
 ) -> None:
     context = browser.new_context(viewport={"width": 1920, "height": 1080}, color_scheme=scheme)
+    context.set_default_timeout(40_000)
     visit = Visit(context)
     page = visit.open(shared.url)
     visit.choose("study.train")
-    page.click("#rows tr:nth-child(2) input")
-    page.click("#rows tr:nth-child(1)")
+    page.fill("[data-column='arguments.c']", ">=0.1")
+    expect_rows(page, "1", "45", "45")
+    page.click(f"{ROW}:nth-child(2) input")
+    page.click(ROW)
     expect(page.locator("#record")).to_contain_text("accuracy")
     faults = [page.evaluate(FAULTS)]
+    page.click("#tab-groups")
+    expect(page.locator("#group-count")).to_contain_text("9 groups")
+    page.click("summary:has-text('Group by')")
+    faults.append(page.evaluate(FAULTS))
     page.click("#tab-plot")
-    expect(page.locator("#caption")).to_contain_text("60 entries")
+    expect(page.locator("#caption")).to_contain_text("45 entries")
+    page.click(".legend-item:has-text('svm')")
+    page.locator(POINT).last.hover()
+    faults.append(page.evaluate(FAULTS))
+    page.click("#tab-table")
+    page.click(f"{ROW}:nth-child(1) input")
+    page.click(f"{ROW}:nth-child(2) input")
+    page.click("text=Compare")
+    expect(page.locator(".compared")).to_contain_text("accuracy")
     faults.append(page.evaluate(FAULTS))
     context.close()
-    assert faults == [[], []]
+    assert faults == [[], [], [], []]
 
 
-@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("width", [420, 1280, 1920])
+def test_an_entry_covers_nothing_of_the_table(browser: Browser, shared: Served, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    context.set_default_timeout(40_000)
+    page = Visit(context).open(shared.url)
+    page.click("button[title='study.train']")
+    page.click(ROW)
+    expect(page.locator("#record")).to_contain_text("accuracy")
+    table, record = page.locator("#rows").bounding_box(), page.locator("#record").bounding_box()
+    context.close()
+    assert table is not None
+    assert record is not None
+    assert table["x"] + table["width"] <= record["x"] or table["y"] + table["height"] <= record["y"]
+    assert min(table["width"], record["width"]) >= 300
+
+
+@pytest.mark.parametrize("width", [420, 1280, 1920])
 def test_nothing_is_cut_off_at_the_widths_of_usual_screens(
     browser: Browser, shared: Served, width: int
 ) -> None:
@@ -528,9 +807,11 @@ def test_nothing_is_cut_off_at_the_widths_of_usual_screens(
     visit = Visit(context)
     page = visit.open(shared.url)
     visit.choose("study.train")
-    for tab in ("#tab-table", "#tab-plot"):
+    for tab, shown in (("#tab-table", ROW), ("#tab-groups", "#groups .tabulator-row"), ("#tab-plot", POINT)):
         page.click(tab)
-        visit.settled()
+        page.wait_for_selector(shown)
         fits = "(({ scrollWidth, scrollHeight }) => scrollWidth <= innerWidth && scrollHeight <= innerHeight)"
+        if width < 900:  # where the page scrolls as a whole
+            fits = "(({ scrollWidth }) => scrollWidth <= innerWidth)"
         assert page.evaluate(f"{fits}(document.documentElement)")
     context.close()
