@@ -54,11 +54,11 @@ $(READY)-demo: $(READY) pyproject.toml
 	touch $@
 
 $(READY)-test: $(READY) pyproject.toml
-	$(INSTALL) --editable ".[cli,compression,dask,objects,plot,postgresql,progress,scoop,table,web]" --group test
+	$(INSTALL) --editable ".[cli,compression,dask,objects,plot,postgresql,progress,scoop,slurm,table,web]" --group test
 	$(COMPILE)
 	touch $@
 
 $(READY)-lint $(READY)-docs $(READY)-bench: $(READY)-%: $(READY) pyproject.toml
-	$(INSTALL) --editable ".[cli,compression,dask,objects,plot,postgresql,progress,scoop,table,web]" --group $*
+	$(INSTALL) --editable ".[cli,compression,dask,objects,plot,postgresql,progress,scoop,slurm,table,web]" --group $*
 	$(COMPILE)
 	touch $@

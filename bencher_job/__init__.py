@@ -39,6 +39,8 @@ from ._record import Record
 from ._version import VERSION
 
 if TYPE_CHECKING:
+    from ._executors.ray import Ray
+    from ._executors.slurm import Slurm
     from ._explain import Cause, Explanation
     from ._record import CacheInfo, FunctionInfo, Plan
     from ._stores.verification import clean_orphaned_media
@@ -61,8 +63,10 @@ __all__ = [
     "JobFuture",
     "JobTimeout",
     "Plan",
+    "Ray",
     "Record",
     "SharedStoreError",
+    "Slurm",
     "Sweep",
     "SweepFailure",
     "UnkeyableArgument",
@@ -91,6 +95,8 @@ _LATER = {
     "Explanation": "_explain",
     "FunctionInfo": "_record",
     "Plan": "_record",
+    "Ray": "_executors.ray",
+    "Slurm": "_executors.slurm",
     "Sweep": "_sweeps.sweep",
     "SweepFailure": "_sweeps.grid",
     "clean_orphaned_media": "_stores.verification",

@@ -62,6 +62,9 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
             By default all that the function raises; a lost worker always.
         timeout: seconds, or a `timedelta`, that a run may take from its start. Then the job ends with `JobTimeout`.
             So does one whose arguments or result can't be unpickled in time, or whose worker does not get ready.
+        patience: seconds, or a `timedelta`, that jobs wait on a cluster (Dask, Slurm or Ray) on which no worker can run
+            them. Then they end with `WorkerLost`. By default they wait for good, and for two minutes if the connection
+            to Dask's scheduler is lost.
         max_workers: how many processes (or threads) of this machine run jobs at most; by default one per core.
             Functions with the same settings share them.
         max_tasks_per_worker: number of jobs after which a process is replaced by a new one; by default never.
@@ -70,6 +73,8 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
         start_method: how a process is started: "spawn", the default, "forkserver" or "fork".
         inner_threads: how many threads BLAS, OpenMP and the like may start in each worker; by default its share of the
             cores, so that all workers together have as many as there are cores.
+        gpus: the GPUs that the processes share: a number, or a list of ids. Each process sees one, in turn, by
+            `CUDA_VISIBLE_DEVICES`, and by default there is one process per GPU.
 
     Raises:
         TypeError: when what is decorated is a class, an asynchronous generator or not callable, when there is no such

@@ -89,6 +89,12 @@ class Executors(StrEnum):
     SCOOP = auto()
     """In the workers of a program started by `python -m scoop`, on one or many machines."""
 
+    RAY = auto()
+    """On a Ray cluster. `Ray(...)` has the options."""
+
+    SLURM = auto()
+    """In workers that Slurm starts. `Slurm(...)` has the options."""
+
     @classmethod
     def _missing_(cls, value: object) -> Executors | None:
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
@@ -143,12 +149,14 @@ class CacheArguments(TypedDict, total=False):
     retries: int
     retry_on: RetryOn
     timeout: float | timedelta | None
+    patience: float | timedelta | None
     max_workers: int | None
     max_tasks_per_worker: int | None
     initializer: Callable[..., object] | None
     initargs: Sequence[Any]
     start_method: StartMethod | None
     inner_threads: int | None
+    gpus: int | Sequence[int | str] | None
 
 
 class _FunctionArguments(TypedDict, total=False):
@@ -241,6 +249,21 @@ def _seconds(option: str, given: object, otherwise: str) -> float | None:
     if not seconds > 0:
         raise ValueError(f"{option}={given!r} is not above 0. Give more than 0 seconds, or {otherwise}.")
     return None if seconds == math.inf else float(seconds)
+
+
+def _gpus(option: str, given: Any) -> int | tuple[str, ...] | None:
+    if given is None or isinstance(given, int):
+        return _count(option, given, "leaves workers no GPU", "None to leave them all")
+    wanted = "an int, a sequence of ids or None"
+    ids = _tuple(option, given, wanted)
+    for each in ids:
+        if not isinstance(each, int | str) or isinstance(each, bool):
+            raise TypeError(f"{option} must be {wanted}, not of {_type_name(each)}")
+    if not ids:
+        raise ValueError(
+            f"{option}={given!r} has no id. Give one or more, or None to leave workers all GPUs."
+        )
+    return tuple(map(str, ids))
 
 
 def _scope(option: str, given: object) -> Any:
@@ -383,7 +406,7 @@ class StoreOptions(_Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(_Checked):
-    """Whether, where, how often and how long jobs run. `timeout` is in seconds."""
+    """Whether, where, how often and how long jobs run. `timeout` and `patience` are in seconds."""
 
     executor: Executors | ExecutorName | Submits | Any = field(  # `executor_name` checks it
         default=Executors.SERIAL, metadata=_by(_anything)
@@ -392,6 +415,7 @@ class RunOptions(_Checked):
     retries: int = field(default=0, metadata=_by(_int, least=0, low="is below 0", remedy="Give 0 or more"))
     retry_on: RetryOn = field(default=Exception, metadata=_by(_exceptions))
     timeout: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs run on"))
+    patience: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to let jobs wait"))
 
     def pause(self, error: BaseException | None, attempt: int) -> float | None:
         """Return the seconds to wait before the next run, after an attempt (from 1) has failed; None for no next run.
@@ -441,6 +465,7 @@ class PoolOptions(_Checked):
         default=None,
         metadata=_by(_count, low="leaves a worker no thread", otherwise="None for its share of the cores"),
     )
+    gpus: int | tuple[str, ...] | None = field(default=None, metadata=_by(_gpus))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -452,7 +477,21 @@ class PoolOptions(_Checked):
     @property
     def size(self) -> int:
         """The largest number of workers."""
-        return self.max_workers or cores()
+        return self.max_workers or len(self.devices()) or cores()
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the ids of the GPUs that the workers share. A number takes the first that this process may use."""
+        if isinstance(self.gpus, tuple):
+            return self.gpus
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        ids = map(str, range(self.gpus or 0)) if visible is None else filter(None, visible.split(","))
+        return tuple(ids)[: self.gpus or 0]
+
+    def variables(self, index: int) -> dict[str, str]:
+        """Return the environment variables of the worker with an index."""
+        devices = self.devices()
+        given = {"CUDA_VISIBLE_DEVICES": devices[index % len(devices)]} if devices else {}
+        return {"BENCHER_JOB_WORKER": str(index), **given}
 
     def inner(self) -> InnerThreads:
         """Return how many threads the libraries may start in a worker that starts now."""

@@ -90,7 +90,9 @@ class Coordinator:
         self, options: Options, announce: Callable[[Iterable[Job]], None], *, of_coroutines: bool = False
     ) -> None:
         run = options.run
-        self.engines = Engines(run.executor, options.pool, run.timeout, of_coroutines=of_coroutines)
+        self.engines = Engines(
+            run.executor, options.pool, run.timeout, run.patience, of_coroutines=of_coroutines
+        )
         self.counts = Counts()
         self._store_options = options.store
         self._run_options = run
@@ -630,7 +632,7 @@ class Coordinator:
         if isinstance(outcome.error, CancelledError) and not completion.has_begun and running.attempt < 2:
             self.counts.add(computed=-1)
         elif outcome.error is not None:
-            self.counts.add(failed=1)
+            self.counts.add(failed=1, computed=-1 if _was_refused_or_lost(outcome) else 0)
         elif payload is None and outcome.blob is not None and len(running.futures) > 1:
             payload = completion.pickled_for_all()
         running.resolve(outcome, payload)
@@ -745,6 +747,12 @@ def _refuse_impossible(job: Job) -> None:
         raise BencherJobError(
             f"{job!r} asks for its own result while it runs, so it would wait for itself for ever."
         )
+
+
+def _was_refused_or_lost(outcome: Outcome) -> bool:
+    """Whether a run ended without the function's value or exception."""
+    error = outcome.error
+    return isinstance(error, BencherJobError) and not isinstance(error, JobTimeout) and not outcome.started
 
 
 def _outcome_of(done: Future[Any]) -> Outcome:

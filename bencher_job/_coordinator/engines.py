@@ -148,7 +148,13 @@ class Engines:
     """
 
     def __init__(
-        self, executor: Any, settings: PoolOptions, timeout: float | None, *, of_coroutines: bool = False
+        self,
+        executor: Any,
+        settings: PoolOptions,
+        timeout: float | None,
+        patience: float | None = None,
+        *,
+        of_coroutines: bool = False,
     ) -> None:
         check_limits(executor, settings, timeout, of_coroutines=of_coroutines)
         self.executor_type = executor_name(executor)
@@ -156,6 +162,7 @@ class Engines:
         self._executor = executor
         self._settings = settings
         self._timeout = timeout
+        self._patience = patience
         self._own: Engine | None = None
         self._beside: Engine | None = None
         self._timeouts: Timeouts | None = None
@@ -201,7 +208,7 @@ class Engines:
         """The cache's own engine, made with the first job, since some are slow to import."""
         with self._lock:
             if self._own is None:
-                engine = engine_for(self._executor, self._settings, self._timeout)
+                engine = engine_for(self._executor, self._settings, self._timeout, self._patience)
                 if self._timeout is not None and not engine.ends_jobs:
                     self._timeouts = Timeouts(engine, self._timeout)
                 self._own = engine

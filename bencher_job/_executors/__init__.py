@@ -13,11 +13,13 @@ import concurrent.futures
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
+from importlib import import_module
 from typing import Any, Final
 
 from .._options import MAKERS, Executors, PoolOptions
 from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
 from .engine import AdoptedExecutor, Engine, SharedExecutor, run_here, submit_jobs
+from .spec import EngineSpec
 
 __all__ = [
     "Engine",
@@ -51,8 +53,24 @@ def _new_scoop() -> concurrent.futures.Executor:
     return ScoopExecutor()
 
 
+_CLUSTERS: Final = {Executors.RAY: ".ray:Ray", Executors.SLURM: ".slurm:Slurm"}
+"""The classes of the engines with options of their own."""
+
+
+def _new_spec(name: str) -> EngineSpec:
+    module, _, spec = _CLUSTERS[Executors(name)].partition(":")
+    made: EngineSpec = getattr(import_module(module, __name__), spec)()
+    return made
+
+
+def _new_executor(name: str) -> concurrent.futures.Executor:
+    executor: concurrent.futures.Executor = _new_spec(name).new_executor(None)
+    return executor
+
+
 MAKERS.update(
     {
+        **{name: partial(_new_executor, name) for name in _CLUSTERS},
         Executors.THREADS: _new_threads,
         Executors.MULTIPROCESSING: _new_processes,
         Executors.SCOOP: _new_scoop,
@@ -71,6 +89,8 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
         return _CLIENT if _is_address(spec) else _member(spec)
     if _dask_client(spec) is not None:
         return _CLIENT
+    if isinstance(spec, EngineSpec):
+        return spec.name
     if isinstance(spec, concurrent.futures.Executor):
         return type(spec).__name__
     raise TypeError(f"executor must be {_ALLOWED}, not {type(spec).__name__}")
@@ -78,7 +98,7 @@ def executor_name(spec: Executors | str | concurrent.futures.Executor | object) 
 
 _CLIENT: Final = "Client"
 _ALLOWED: Final = (
-    "a member of Executors, its name, a concurrent.futures.Executor, a dask.distributed.Client, "
+    "a member of Executors, its name, Slurm(...), Ray(...), a concurrent.futures.Executor, a dask.distributed.Client, "
     "or the address of a Dask scheduler such as 'tcp://127.0.0.1:8786'"
 )
 
@@ -157,19 +177,23 @@ def engine_for(
     spec: Executors | str | concurrent.futures.Executor | object,
     settings: PoolOptions | None = None,
     timeout: float | None = None,
+    patience: float | None = None,
 ) -> Engine:
     """Make the engine for `executor=`. No process starts before the first job.
 
-    An engine whose `ends_jobs` is true ends a job that runs for longer than `timeout` seconds.
+    An engine whose `ends_jobs` is true ends a job that runs for longer than `timeout` seconds. On a cluster on which no
+    worker can run them, jobs wait for `patience` seconds.
 
     Raises:
         TypeError: if it is not a member of `Executors`, its name, an executor, or a Dask client or its address.
         ValueError: if a string is neither the name of a member nor an address.
     """
     name = executor_name(spec)
+    if name in _CLUSTERS:
+        return _cluster_engine(spec if isinstance(spec, EngineSpec) else _new_spec(name), timeout, patience)
     if isinstance(name, Executors):
         return _own_engine(name, settings or PoolOptions(), timeout)
-    return _dask_engine(spec, timeout) if name == _CLIENT else _adopted_engine(spec, name, timeout)
+    return _dask_engine(spec, timeout, patience) if name == _CLIENT else _adopted_engine(spec, name, timeout)
 
 
 def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None) -> Engine:
@@ -203,14 +227,19 @@ def _own_engine(member: Executors, settings: PoolOptions, timeout: float | None)
     return Engine(name, start, SharedExecutor(shared_executors, lambda: inner, make), asks_to_begin=True)
 
 
-def _dask_engine(spec: Any, timeout: float | None) -> Engine:
+def _cluster_engine(spec: EngineSpec, timeout: float | None, patience: float | None) -> Engine:
+    source = SharedExecutor(spec.shared, lambda: (spec, patience), partial(spec.new_executor, patience))
+    return Engine(str(spec.name), submit_jobs(timeout), source, ends_jobs=spec.ends_jobs)
+
+
+def _dask_engine(spec: Any, timeout: float | None, patience: float | None) -> Engine:
     from .dask import DaskExecutor, shared_executors
 
     cluster = spec if isinstance(spec, str) else _dask_client(spec)
     options = vars(spec).get("_kwargs") if isinstance(spec, concurrent.futures.Executor) else None
     tells_begin = timeout is not None
-    key = cluster if isinstance(cluster, str) else id(cluster), repr(options), tells_begin
-    make = partial(DaskExecutor, cluster, options, tells_begin=tells_begin)
+    key = cluster if isinstance(cluster, str) else id(cluster), repr(options), tells_begin, patience
+    make = partial(DaskExecutor, cluster, options, tells_begin=tells_begin, patience=patience)
     return Engine(_CLIENT, submit_jobs(None), SharedExecutor(shared_executors, lambda: key, make))
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from .connections import StartListener
 from .engine import AdoptedExecutor, Engine, failed, unsendable
 from .entry import run_packed
 from .packing import pack
@@ -41,7 +42,8 @@ def engine_on(executor: concurrent.futures.Executor, name: str, timeout: float |
         start = partial(_submit_each, lambda job: _in_thread(executor, job, timeout))
         return Engine(name, start, AdoptedExecutor(executor), ends_jobs=True, shares_arguments=True)
     is_local = any(base.__module__ in _ON_THIS_MACHINE for base in type(executor).__mro__)
-    start = partial(_submit_each, lambda job: _packed(executor, job, is_local))
+    starts = None if timeout is None else StartListener()
+    start = partial(_submit_each, lambda job: _packed(executor, job, is_local, starts))
     return Engine(name, start, AdoptedExecutor(executor))
 
 
@@ -61,18 +63,38 @@ def _in_thread(executor: Any, job: Job, timeout: float | None) -> Future[Any]:
     return _noted(executor.submit(run_in_thread, job, timeout), None)
 
 
-def _packed(executor: Any, job: Job, is_local: bool) -> Future[Any]:
+def _packed(executor: Any, job: Job, is_local: bool, starts: StartListener | None) -> Future[Any]:
     try:
         parcel = pack(job, local=is_local)
         blob = parcel.to_bytes()
     except Exception as problem:  # noqa: BLE001 - a job's own pickling can raise anything
         return unsendable(job, problem)
-    return _noted(executor.submit(run_packed, blob), parcel.function)
+    if starts is None:
+        return _noted(executor.submit(run_packed, blob), parcel.function)
+    report = starts.new_report()
+    future = _noted(executor.submit(run_packed, blob, report), parcel.function)
+    future.running = _Running(future, starts, report.number)  # type: ignore[method-assign]
+    return future
 
 
 def _noted(future: Future[Any], keeps: object) -> Future[Any]:
     future.cancel = _NotedCancel(future, keeps)  # type: ignore[method-assign]
     return future
+
+
+class _Running:
+    """A future's `running` that is also true once the worker has reported the start, which some executors do not."""
+
+    def __init__(self, future: Future[Any], starts: StartListener, number: int) -> None:
+        self._future = weakref.ref(future)  # as below
+        self._starts = starts
+        self._number = number
+
+    def __call__(self) -> bool:
+        future = self._future()
+        if future is None or future.done():
+            return False
+        return type(future).running(future) or self._starts.has_begun(self._number)
 
 
 class _NotedCancel:
@@ -93,5 +115,8 @@ class _NotedCancel:
         if future is None:
             return False
         self.was_called = True  # first, because callbacks run while it is being cancelled
-        self.was_called = type(future).cancel(future)
+        try:
+            self.was_called = bool(type(future).cancel(future))
+        except Exception:  # noqa: BLE001 - Parsl's raises NotImplementedError, which must not hide a job's exception
+            self.was_called = False
         return self.was_called

@@ -7,7 +7,7 @@
     root <── answer: the number of the job that began last ── worker
 
 When a process dies, its kernel closes the connection and the other end notices, whatever the process was doing. TCP
-keepalive closes the connection to a machine that cannot be reached for some minutes.
+keepalive closes the connection to a machine that cannot be reached for a minute.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["LivenessConnection", "LivenessListener", "WorkerConnection"]
+__all__ = ["LivenessConnection", "LivenessListener", "StartListener", "StartReport", "WorkerConnection"]
 
 LEAVE_SECONDS: Final = 5.0
 """How long a worker may take to end by itself after its root has died."""
 
 _CONNECT_SECONDS: Final = 3.0
 _GREET_SECONDS: Final = 0.5
-_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 20, "TCP_KEEPCNT": 4}
+_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 9, "TCP_USER_TIMEOUT": 60_000}
 _TOKEN_SIZE: Final = 16
 _REQUESTS: Final = 16
 """How many recalls a worker remembers. Jobs sent before older ones have been handled by then."""
@@ -232,3 +232,54 @@ def _keep_alive(end: socket.socket) -> None:
     for option, value in _KEEP_ALIVE.items():
         if hasattr(socket, option):  # the options differ between systems
             end.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+class StartListener:
+    """Learn which jobs have begun from the workers, where the futures of an executor do not say."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("", 0), backlog=512)
+        self._listener.setblocking(False)
+        _ends.add(self._listener)
+        weakref.finalize(self, self._listener.close)
+        self._token = secrets.token_bytes(_TOKEN_SIZE)
+        self._lock = threading.Lock()
+        self._begun: set[int] = set()
+        self._last = 0
+
+    def new_report(self) -> StartReport:
+        """Make what the worker of the next job calls when it begins."""
+        with self._lock:
+            self._last += 1
+            return StartReport(os.uname().nodename, self._listener.getsockname()[1], self._token, self._last)
+
+    def has_begun(self, number: int) -> bool:
+        """Whether the worker of a job has reported that it begins."""
+        with self._lock:
+            with suppress(OSError):  # no more connections
+                while True:
+                    end, _ = self._listener.accept()
+                    self._receive(end)
+            return number in self._begun
+
+    def _receive(self, end: socket.socket) -> None:
+        with end, suppress(OSError):
+            end.settimeout(_GREET_SECONDS)
+            said = _read(end, _TOKEN_SIZE + _NUMBER.size)
+            if secrets.compare_digest(said[:_TOKEN_SIZE], self._token):
+                self._begun.add(*_NUMBER.unpack(said[_TOKEN_SIZE:]))
+
+
+class StartReport(NamedTuple):
+    """Report to the submitter's host that a job begins. If it cannot be reached, nothing is reported."""
+
+    host: str
+    port: int
+    token: bytes
+    number: int
+
+    def __call__(self) -> None:
+        """Send the report."""
+        host = "127.0.0.1" if self.host == os.uname().nodename else self.host
+        with suppress(OSError), socket.create_connection((host, self.port), _CONNECT_SECONDS) as end:
+            end.sendall(self.token + _NUMBER.pack(self.number))

@@ -3,10 +3,6 @@
     submit -> DaskScheduler: batches, many in one graph ~~> Dask's scheduler ~~> a worker: run_on_worker
     future <- DaskScheduler <- the client's loop <~~ the parts of run results
 
-Dask has a queue of its own, so long jobs are all submitted to it at once, which an adaptive cluster needs to grow. Of
-a new function, some jobs are sent alone first, and the others wait a moment for their duration. Short jobs go in
-batches, some for each thread of the cluster, because Dask needs a millisecond for each task.
-
 Dask's scheduler unpickles what it passes on, and may have only Dask and cloudpickle installed. So it gets bytes, and a
 function pickled by value.
 """
@@ -14,32 +10,26 @@ function pickled by value.
 from __future__ import annotations
 
 import contextlib
-import math
 import pickle
+import socket
 import sys
 import time
 import uuid
-import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
-from functools import partial
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, Final
 
 from .._errors import BencherJobError, WorkerLost
-from .._keys.names import is_own_module
 from .base import error_text
 from .engine import SharedExecutors
-from .entry import STUCK_SECONDS, Ended, RunResult, describe
-from .packing import Parcel, SentFunction, pack
+from .entry import Ended, describe
+from .packing import SentFunction
 from .pickling import by_value, dumps
-from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task, Worker
+from .remote import ONCE_FROM, Lane, RemoteExecutor, RemoteScheduler
+from .scheduler import Task
 
-if TYPE_CHECKING:
-    from .._job import Job
-
-__all__ = ["DaskExecutor", "shared_executors"]
+__all__ = ["DaskExecutor", "DaskScheduler", "client_of", "shared_executors"]
 
 
 def client_of(cluster: Any) -> Any:
@@ -79,6 +69,8 @@ def is_killed_worker(problem: BaseException) -> bool:
 
 def as_library_error(task: Task, problem: BaseException) -> BencherJobError:
     """Translate Dask's failure to run a task into an error of this library."""
+    if isinstance(problem, WorkerLost):
+        return problem
     name, error = describe(task.label), None
     if isinstance(problem, ModuleNotFoundError):
         error = BencherJobError(
@@ -120,47 +112,6 @@ class _ByValue:
         return pickle.loads, (self._blob,)
 
 
-def _with_own_modules(function: Any, pack: Callable[[], Parcel]) -> Parcel:
-    """Pack a call with the code of the user's own modules, which the workers need not have.
-
-    Raises:
-        Exception: whatever pickling the function or an argument raises.
-    """
-    try:
-        with by_value(*_own_modules()):
-            return pack()
-    except Exception:  # noqa: BLE001 - a module that cannot be pickled may be installed on the workers
-        with by_value(sys.modules.get(getattr(function, "__module__", None) or "")):
-            return pack()
-
-
-class _OwnModules:
-    """The user's own loaded modules, searched again when the number of modules has changed."""
-
-    def __init__(self) -> None:
-        self._number = -1
-        self._found: tuple[ModuleType, ...] = ()
-
-    def __call__(self) -> tuple[ModuleType, ...]:
-        if len(sys.modules) != self._number:
-            modules = list(sys.modules.values())
-            self._found = tuple(filter(_is_own, modules))
-            self._number = len(modules)
-        return self._found
-
-
-def _is_own(module: Any) -> bool:
-    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
-        return False
-    return getattr(module, "__file__", None) is not None and is_own_module(module)
-
-
-_own_modules: Final = _OwnModules()
-
-
-ONCE_FROM: Final = 1 << 16
-"""Size in bytes above which a function is scattered once, and not sent with each batch."""
-
 APART_FROM: Final = 4 << 20
 """Size in bytes above which a job's arguments are scattered to a worker, and bypass the scheduler."""
 
@@ -171,70 +122,45 @@ MOST_BYTES: Final = 4 << 20
 PLACES_SECONDS: Final = 2.0
 """Seconds for which the number of the cluster's threads is cached."""
 
-BATCHES_PER_PLACE: Final = 3
-"""How many batches of short jobs may be pending per thread of the cluster. Beyond that, jobs wait and later batches
-are larger."""
+RECONNECT_SECONDS: Final = 120.0
+"""Seconds that jobs wait by default for a lost connection to the scheduler."""
 
-TRIES_PER_PLACE: Final = 2
-"""How many jobs of a new function are sent per thread of the cluster before their duration is known."""
-
-PATIENCE: Final = 0.2
-"""Seconds that the other jobs of a new function wait at most."""
-
-TRIED_FUNCTIONS: Final = 64
 KEPT_FUNCTIONS: Final = 8
 ATTEMPTS: Final = 4
 """How often a job is sent whose function or arguments are lost with workers."""
 
 
-class _Lane(Worker):
-    """Takes one batch to the cluster.
-
-    Attributes:
-        is_short: whether its jobs are known to be short.
-        key: Dask's name of the batch, once it was sent.
-        future: Dask's future of the batch.
-        needs: the data that must stay on the cluster until the batch has ended.
-        may_go_again: whether its data or its results may have been lost with a worker that another job has killed.
-    """
-
-    def __init__(self, *, is_short: bool) -> None:
-        super().__init__()
-        self.is_short = is_short
-        self.key = ""
-        self.future: Any = None
-        self.needs: tuple[Any, ...] = ()
-        self.may_go_again = False
-
-    def room(self) -> int:
-        """Return how many tasks it may get: one batch, and one task of unknown or long duration."""
-        return super().room() if self.is_short else 1
-
-
-class DaskScheduler(Scheduler):
+class DaskScheduler(RemoteScheduler):
     """The batches that a Dask cluster has."""
 
     title = "Dask"
-    marks_running = False
+    remedy = (
+        "Start workers with dask worker and the scheduler's address, with the resources that the jobs ask for"
+    )
 
     def __init__(
-        self, client: Any, options: Mapping[str, Any], *, tells_begin: bool, owns_client: bool
+        self,
+        client: Any,
+        options: Mapping[str, Any],
+        patience: float | None,
+        *,
+        tells_begin: bool,
+        owns_client: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(patience)
         self._client = client
         self._options = options
         self._owns_client = owns_client
         self._run_on_worker = _ByValue(run_on_worker)
         self._on_cluster: OrderedDict[bytes, Any] = OrderedDict()
-        self._lanes: dict[str, _Lane] = {}
-        self._short_lanes = 0
-        self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
-        self._outgoing: list[_Lane] = []
-        self._ended: list[_Lane] = []
+        self._outgoing: list[Lane] = []
+        self._ended: list[Lane] = []
         self._suspects: deque[Task] = deque()
-        self._tries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._topic = f"bencher_job-{uuid.uuid4().hex}", tells_begin
-        self._client.subscribe_topic(self._topic[0], self._receive_event)
+        self._cut_off_since: float | None = None
+        if owns_client:  # how long it tries to reconnect
+            self._client._timeout = max(self._client._timeout, self._reconnects_for)  # noqa: SLF001 - no other way
+        self._subscribe()
         self._places = sum(self._client.nthreads().values()) if self._is_connected() else 0
         self._places_known_until = time.monotonic() + PLACES_SECONDS
         self._begin()
@@ -245,20 +171,55 @@ class DaskScheduler(Scheduler):
             self._client.close()
 
     def _has_ended(self) -> bool:
-        return not (self._lanes or self._suspects) and super()._has_ended()
+        return not self._suspects and super()._has_ended()
 
     def _fail(self, reason: str) -> None:
         self.waiting.extend(list(self._suspects)[1:])  # the first one has been put back
-        for lane in list(self._lanes.values()):
-            self.waiting.extend(self._closed(lane))
         super()._fail(reason)
 
-    def cancel_waiting(self) -> None:
-        """Cancel the tasks that no worker has begun, as far as is known."""
-        super().cancel_waiting()
-        for lane in self._lanes.copy().values():
-            for task in lane.tasks.copy().values():
-                task.future.cancel()
+    def _subscribe(self) -> None:
+        self._client.subscribe_topic(self._topic[0], self._receive_event)
+
+    @property
+    def _reconnects_for(self) -> float:
+        """How many seconds to wait for a lost connection."""
+        return RECONNECT_SECONDS if self._patience is None else self._patience
+
+    def _may_reconnect(self) -> bool:
+        """Whether a lost connection has come back or may. It will not if the machine refuses to connect."""
+        if self._client.status != "connecting":
+            return self._is_connected()
+        host, _, port = self._client.scheduler.address.rpartition("://")[2].rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+        except ConnectionRefusedError:
+            return False
+        except (OSError, ValueError):
+            return True
+        return True
+
+    def _candidates(self) -> Iterator[Lane]:
+        if self._cut_off_since is not None and self._client.status == "connecting":
+            return iter(())
+        if self._cut_off_since is not None and self._is_connected():
+            self._cut_off_since = None
+            self._subscribe()
+        return super()._candidates()
+
+    def _look_after_workers(self, now: float) -> None:
+        if self._cut_off_since is None:
+            super()._look_after_workers(now)
+        elif now - self._cut_off_since > self._reconnects_for:
+            self._lose_all("the connection to the scheduler was lost")
+
+    def _ask_what_runs(self) -> None:
+        self._on_loop(self._learn_what_runs)
+
+    async def _learn_what_runs(self) -> None:
+        with contextlib.suppress(Exception):  # sending reports a closed client or a lost scheduler
+            processing = await self._client.scheduler.processing(workers=None)
+            keys = {key for keys in processing.values() for key in keys}
+            self.call(self._note_what_runs, not keys.isdisjoint(self._lanes))
 
     def _is_connected(self) -> bool:
         return bool(self._client.status == "running")
@@ -279,37 +240,10 @@ class DaskScheduler(Scheduler):
         with contextlib.suppress(RuntimeError):  # the client is closed
             self._client.loop.add_callback(act, *args)
 
+    def _stop(self, lane: Lane) -> None:
+        self._on_loop(lane.future.cancel)
+
     # Sending
-
-    def _width(self) -> int:
-        return BATCHES_PER_PLACE * max(1, self._places_now())
-
-    def _candidates(self) -> Iterator[_Lane]:
-        """Yield a new lane as long as the next waiting task may go."""
-        now, places = time.monotonic(), max(1, self._places)
-        free = BATCHES_PER_PLACE * places - self._short_lanes
-        while self.waiting:
-            task = self.waiting[0]
-            seconds = self.estimates.of(task.digest, None)
-            is_short = not task.goes_alone and seconds is not None and seconds <= AHEAD
-            if is_short:
-                free -= 1
-            if free < 0 or (seconds is None and not task.goes_alone and not self._may_try(task, now, places)):
-                return
-            yield _Lane(is_short=is_short)
-
-    def _may_try(self, task: Task, now: float, places: int) -> bool:
-        """Whether a task of a new function may go now: one of the first, or after a moment."""
-        number, since = self._tries.get(task.digest, (0, now))
-        may_go = number < TRIES_PER_PLACE * places or now - since > PATIENCE
-        if may_go:
-            self._tries[task.digest] = number + 1, since
-            if len(self._tries) > TRIED_FUNCTIONS:
-                self._tries.popitem(last=False)
-        return may_go
-
-    def _next_check(self, now: float) -> float:
-        return now + PATIENCE / 4 if self.waiting else math.inf
 
     def _feed(self) -> None:
         super()._feed()
@@ -323,16 +257,11 @@ class DaskScheduler(Scheduler):
             lanes, self._outgoing = self._outgoing[:number], self._outgoing[number:]
             self._send_together(lanes)
 
-    def _send(self, lane: _Lane, tasks: Sequence[Task]) -> None:
-        lane.assign(tasks)
-        lane.key = f"{_name_of(tasks[0].label)}-{uuid.uuid4().hex}"
-        for task in tasks:
-            self._key_of[task.future] = lane.key
-        self._lanes[lane.key] = lane
-        self._short_lanes += lane.is_short
+    def _send(self, lane: Lane, tasks: Sequence[Task]) -> None:
+        self._enter(lane, tasks, f"{_name_of(tasks[0].label)}-{uuid.uuid4().hex}")
         self._outgoing.append(lane)
 
-    def _send_together(self, lanes: Sequence[_Lane]) -> None:
+    def _send_together(self, lanes: Sequence[Lane]) -> None:
         """Send batches in one graph."""
         if not self._is_connected():  # Dask would hold them for half a minute and then drop them
             for lane in lanes:
@@ -359,7 +288,7 @@ class DaskScheduler(Scheduler):
             for lane in lanes:
                 self._fail_batch(lane, problem)
 
-    def _functions_of(self, lane: _Lane, tasks: Sequence[Task]) -> list[Any]:
+    def _functions_of(self, lane: Lane, tasks: Sequence[Task]) -> list[Any]:
         """Return the function of each task, or one function if they have the same."""
         used = {task.digest: task.parcel.function for task in tasks}
         lane.may_go_again |= any(sent.payload.nbytes > ONCE_FROM for sent in used.values())
@@ -382,7 +311,7 @@ class DaskScheduler(Scheduler):
 
     # On the client's loop
 
-    async def _follow(self, lane: _Lane) -> None:
+    async def _follow(self, lane: Lane) -> None:
         """Wait for a batch, and fetch its results, together with those of others that end at the same time."""
         try:
             problem = await lane.future.exception()
@@ -401,7 +330,7 @@ class DaskScheduler(Scheduler):
             await self._fetch_together(group)
             del self._ended[: len(group)]
 
-    async def _fetch_together(self, group: Sequence[_Lane]) -> None:
+    async def _fetch_together(self, group: Sequence[Lane]) -> None:
         try:
             results = await self._client.gather([lane.future for lane in group])
         except BaseException as problem:  # noqa: BLE001 - one cancelled future makes the whole gather fail
@@ -421,42 +350,12 @@ class DaskScheduler(Scheduler):
 
     # On the scheduler's thread
 
-    def _progress(self, key: str, ended: Sequence[Ended] = (), begun: int | None = None) -> None:
-        """Handle a worker's report: a batch has begun, or one of its jobs takes long and those behind it return."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            return
-        if begun is None:
-            for task in lane.tasks.values():
-                task.is_running = task.is_running or task.future.set_running_or_notify_cancel()
-            return
-        self._answer_all(lane, ended)
-        for number, task in list(lane.tasks.items()):
-            if number - 1 <= begun:
-                self.estimates.note(task.digest, STUCK_SECONDS)
-            else:
-                lane.remove(number)
-                self._put_back([task])
-
-    def _answer_all(self, lane: _Lane, ended: Sequence[Ended]) -> None:
-        for place, parts in ended:
-            self._answer(lane, place + 1, RunResult.of_parts(parts))
-
-    def _end_batch(self, lane: _Lane, ended: Sequence[Ended]) -> None:
-        self._answer_all(lane, ended)
-        self._put_back(self._closed(lane))  # what the batch has returned, if the event was lost
-
-    def _closed(self, lane: _Lane) -> list[Task]:
-        """Remove a batch that has ended. Return its unfinished tasks."""
-        if self._lanes.pop(lane.key, None) is not None:
-            self._short_lanes -= lane.is_short
-        tasks = list(lane.tasks.values())
-        lane.tasks.clear()
-        return tasks
-
-    def _fail_batch(self, lane: _Lane, problem: BaseException) -> None:
+    def _fail_batch(self, lane: Lane, problem: BaseException) -> None:
         """Fail lost jobs. If another job may have killed the worker, run each again alone first."""
         tasks = self._closed(lane)
+        if getattr(problem, "reason", "") == "scheduler-connection-lost" and self._may_wait():
+            self._put_back(tasks)
+            return
         is_shared = len(tasks) > 1 or is_killed_worker(problem)
         for task in tasks:
             task.deaths += 1
@@ -473,6 +372,13 @@ class DaskScheduler(Scheduler):
             else:
                 self._finish_lost(task, problem)
 
+    def _may_wait(self) -> bool:
+        """Whether the jobs of a lost connection may wait for another."""
+        if self._cut_off_since is None and self._may_reconnect():
+            self._cut_off_since = time.monotonic()
+            self._on_cluster.clear()
+        return self._cut_off_since is not None
+
     def _finish_lost(self, task: Task, problem: BaseException) -> None:
         self._finished.append((task, as_library_error(task, problem)))
 
@@ -487,21 +393,8 @@ class DaskScheduler(Scheduler):
             if self._suspects and not self._suspects[0].future.done():
                 self._put_back([self._suspects[0]])
 
-    def drop(self, future: Future[Any]) -> None:
-        """Drop a cancelled task, and cancel its batch if that has no other."""
-        lane = self._lanes.get(self._key_of.get(future, ""))
-        if lane is not None:
-            for number, task in list(lane.tasks.items()):
-                if task.future is future:
-                    lane.remove(number)
-                    future.set_running_or_notify_cancel()
-            if not lane.tasks and lane.future is not None:
-                self._on_loop(lane.future.cancel)
-                self._closed(lane)
-        self._resolve()
 
-
-class DaskExecutor(ScheduledExecutor):
+class DaskExecutor(RemoteExecutor):
     """Run calls on a Dask cluster, given by a client or by the scheduler's address.
 
     A given client stays open. `options` are Dask's options for each task, such as `resources`.
@@ -511,32 +404,18 @@ class DaskExecutor(ScheduledExecutor):
     """
 
     def __init__(
-        self, cluster: Any, options: Mapping[str, Any] | None = None, *, tells_begin: bool = False
+        self,
+        cluster: Any,
+        options: Mapping[str, Any] | None = None,
+        *,
+        tells_begin: bool = False,
+        patience: float | None = None,
     ) -> None:
         self._client = client_of(cluster)
         options = {**(options or {}), "pure": False}  # equal calls must each run
         owns = isinstance(cluster, str)
-        self._batches = DaskScheduler(self._client, options, tells_begin=tells_begin, owns_client=owns)
-        super().__init__(self._batches)
-
-    def _pack(self, function: Any, pack: Callable[[], Any]) -> Any:
-        return _with_own_modules(function, pack)
-
-    def _pack_many(self, jobs: Sequence[Job]) -> Iterable[Parcel | Exception]:
-        for job in jobs:
-            try:
-                yield _with_own_modules(job.function, partial(pack, job, local=False)).in_one_piece()
-            except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
-                yield problem
-
-    def _start(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            task.future.add_done_callback(self._pass_on_cancel)
-        super()._start(tasks)
-
-    def _pass_on_cancel(self, future: Future[Any]) -> None:
-        if future.cancelled():
-            self._batches.call(self._batches.drop, future)
+        scheduler = DaskScheduler(self._client, options, patience, tells_begin=tells_begin, owns_client=owns)
+        super().__init__(scheduler)
 
 
 def _name_of(label: object) -> str:

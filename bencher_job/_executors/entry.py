@@ -160,10 +160,10 @@ class RunResult(NamedTuple):
         return cls(ResultKind(kind), payload, started, seconds, place, may_have_files, versions)
 
 
-def run_packed(blob: bytes) -> tuple[bytes, ...]:
+def run_packed(blob: bytes, tell_begin: Callable[[], None] | None = None) -> tuple[bytes, ...]:
     """Run a packed job and return the parts of its result as plain bytes. Never raises."""
     try:
-        run_result = execute(Parcel.of_bytes(blob))
+        run_result = execute(Parcel.of_bytes(blob), tell_begin or _say_nothing)
     except BaseException as error:  # noqa: BLE001 - a damaged parcel must not end the worker
         run_result = _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
     return tuple(bytes(part) for part in run_result.parts())

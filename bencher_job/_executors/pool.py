@@ -162,8 +162,9 @@ class PoolScheduler(Scheduler):
 
     def _start_slot(self) -> bool:
         """Start a worker. If that fails and there is no other worker, fail the first waiting task."""
+        index = min({*range(self._size)}.difference(slot.index for slot in self.workers))
         try:
-            slot = Slot(self._settings, self._initialize)
+            slot = Slot(self._settings, self._initialize, index)
         except Exception as problem:  # noqa: BLE001 - starting a process can fail in many ways
             _log.warning("no worker process could be started: %s", error_text(problem))
             self._start_again = time.monotonic() + START_AGAIN_SECONDS

@@ -131,6 +131,7 @@ class Slot(Worker):
     """A worker process and its tasks. One thread uses it; any thread may call `kill`.
 
     Attributes:
+        index: its place among the workers of the pool, from 0.
         started_at: when it was started, with the import path of that moment.
         is_ready: whether it has reported that it takes tasks.
         place: where it runs, once it is ready.
@@ -141,8 +142,9 @@ class Slot(Worker):
         killed_because: why the pool killed it, else empty.
     """
 
-    def __init__(self, settings: PoolOptions, initialize: bytes | None) -> None:
+    def __init__(self, settings: PoolOptions, initialize: bytes | None, index: int = 0) -> None:
         super().__init__()
+        self.index = index
         self._most_tasks = settings.max_tasks_per_worker
         self.is_ready = False
         self.place = Place()
@@ -171,7 +173,10 @@ class Slot(Worker):
         method = settings.start_method or "spawn"
         foreign = (end.fileno(), *self._tokens.descriptors) if method == "fork" else ()
         self.process = new_process(
-            method, serve, (settings.inner(), its_end, its_tokens, initialize, foreign), "bencher_job-worker"
+            method,
+            serve,
+            (settings.inner(), settings.variables(self.index), its_end, its_tokens, initialize, foreign),
+            "bencher_job-worker",
         )
         try:
             self.process.start()

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Final
@@ -43,18 +43,23 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 def serve(
     inner: InnerThreads,
+    variables: Mapping[str, str],
     end: socket.socket,
     tokens: Connection,
     initialize: bytes | None,
     foreign: Sequence[int] = (),
 ) -> None:
-    """Run jobs until the token `LEAVE` arrives. `foreign` are descriptors that a fork has left open."""
+    """Run jobs until the token `LEAVE` arrives.
+
+    `variables` are for the environment; `foreign` are descriptors that a fork has left open.
+    """
     for descriptor in foreign:
         os.close(descriptor)
     os.setsid()  # a process group, so that the pool can kill all that a job starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _leave_with_parent()
     become_worker()
+    os.environ.update(variables)
     inner.take()
     outlet = Outlet(end)
     try:

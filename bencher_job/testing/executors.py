@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from .._cache import FutureCache
 from .._decorator import cached_job
-from .._errors import BencherJobError, CacheWarning, WorkerLost
+from .._errors import BencherJobError, CacheWarning, JobTimeout, WorkerLost
 from .._function_cache import JobFunctionCache
 from .._job import Job
 from .._media import gen_path
@@ -178,6 +178,29 @@ class ExecutorContract:
                 assert isinstance(error, BencherJobError | _LockedError | None)
             assert cache.submit(Job("power", pow, {"base": 2, "exp": 5}, "5")).result(PATIENCE) == 32
 
+    def test_a_map_that_fails_raises_the_jobs_own_exception(self, executor: Any, tmp_path: Path) -> None:
+        """The jobs behind it are cancelled, if the executor can."""
+        counter = CallCounter(tmp_path / "calls")
+        function = cached_job(executor=executor, cache_dir=tmp_path / "cache")(_odd)
+        error: Exception | None = None
+        try:
+            list(function.map([counter] * 20, range(1, 21)))
+        except Exception as raised:  # noqa: BLE001 - it is looked at below
+            error = raised
+        function.cache.close()
+        assert type(error) is ValueError
+        assert error.args == (2,)
+
+    def test_time_counts_from_when_a_job_begins(self, executor: Any, tmp_path: Path) -> None:
+        """One that takes longer than its timeout ends with `JobTimeout`, unless the executor refuses the option."""
+        try:
+            cache = FutureCache(executor, cache_dir=tmp_path, timeout=2.0)
+        except ValueError:
+            return
+        job = Job("long", _wait_for, {}, "key", positional=(tmp_path / "go",))
+        assert isinstance(cache.submit(job).exception(PATIENCE), JobTimeout)
+        (tmp_path / "go").touch()
+
     def test_an_exit_ends_its_own_job(self, executor: Any, tmp_path: Path) -> None:
         """`SystemExit` in a job is its exception and ends no worker."""
         with FutureCache(executor, cache_dir=tmp_path) as cache:
@@ -285,6 +308,13 @@ def _slow(counter: CallCounter) -> dict[str, bool]:
 
 def _text_of(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf-8")
+
+
+def _wait_for(path: Path) -> None:
+    """Wait for a file, beyond the time that a test waits."""
+    end = time.monotonic() + 2 * PATIENCE
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _odd(counter: CallCounter, x: int) -> int:

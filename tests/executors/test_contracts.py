@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import pytest
@@ -59,6 +59,36 @@ class TestProcessPoolExecutor(ExecutorContract, LostWorkerContract):
     def executor(self, context):
         with ProcessPoolExecutor(2, mp_context=context) as executor:
             yield executor
+
+
+class SilentFuture(Future):
+    """Never runs, as far as it says, and refuses to be cancelled, as Parsl's."""
+
+    def cancel(self):
+        raise NotImplementedError("Cancel not implemented")
+
+
+class SilentExecutor(Executor):
+    def __init__(self):
+        self.pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = SilentFuture()
+
+        def end(done):
+            error = done.exception()
+            future.set_result(done.result()) if error is None else future.set_exception(error)
+
+        self.pool.submit(fn, *args, **kwargs).add_done_callback(end)
+        return future
+
+
+class TestSilentExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        executor = SilentExecutor()
+        yield executor
+        executor.pool.shutdown()
 
 
 class TestLoky(ExecutorContract):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import CancelledError, wait
 
 import pytest
 
-from bencher_job import BencherJobError, FutureCache, Job, JobTimeout, WorkerLost, cached_job
+from bencher_job import BencherJobError, CacheWarning, FutureCache, Job, JobTimeout, WorkerLost, cached_job
 from bencher_job._executors import engine_for
 from bencher_job._executors.dask import DaskExecutor
 from bencher_job.testing import CallCounter, ExecutorContract, LostWorkerContract
@@ -489,3 +492,132 @@ def test_after_shutdown_nothing_is_taken_and_what_was_pending_has_ended(client):
         for thread in threading.enumerate()
         if thread is executor._scheduler._thread
     )
+
+
+@pytest.fixture
+def quick_to_warn(monkeypatch):
+    monkeypatch.setattr("bencher_job._executors.remote.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("bencher_job._executors.remote.WARN_SECONDS", 1.0)
+
+
+def test_jobs_that_no_worker_can_run_warn_once_and_run_when_one_comes(doomed, tmp_path, quick_to_warn, until):
+    cluster = doomed(0)
+    with (
+        cluster.client() as client,
+        FutureCache(client, cache_dir=tmp_path) as cache,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always", CacheWarning)
+        future = cache.submit(Job("a", abs, {}, "key", positional=(-1,)))
+        assert until(lambda: len(caught) == 1)
+        assert not until(lambda: len(caught) > 1, 2)
+        cluster.add_worker()
+        assert future.result(PATIENCE) == 1
+    assert "Dask: no worker has run any of 1 jobs for" in str(caught[0].message)
+    assert "Start workers with dask worker" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("why", ["no worker", "a resource that no worker has", "all workers are killed"])
+def test_after_patience_jobs_that_no_worker_can_run_are_lost(doomed, tmp_path, why):
+    cluster = doomed(0 if why == "no worker" else 1, nanny=False)
+    with cluster.client() as client:
+        executor = client.get_executor(resources={"GPU": 1}, pure=False) if "resource" in why else client
+        with FutureCache(executor, cache_dir=tmp_path, patience=2) as cache:
+
+            def work(x):
+                (tmp_path / "begun").touch()
+                time.sleep(600)
+
+            jobs = [Job(f"{x}", work, {"x": x}, f"key {x}") for x in range(5)]
+            futures = [cache.submit(job) for job in jobs]
+            if "killed" in why:
+                wait_for(tmp_path / "begun")
+                for pid in client.run(os.getpid).values():
+                    os.kill(pid, signal.SIGKILL)
+            errors = [future.exception(PATIENCE) for future in futures]
+    assert [type(error) for error in errors] == [WorkerLost] * 5
+    assert any("no worker has run any of" in str(error) for error in errors)
+
+
+def test_jobs_that_run_for_long_are_not_lost(client, tmp_path):
+    with FutureCache(client, cache_dir=tmp_path, patience=1) as cache:
+        assert cache.submit(Job("a", time.sleep, {}, "key", positional=(4,))).exception(PATIENCE) is None
+
+
+class Link:
+    """A connection to a scheduler that can be cut and mended. While it is cut, nothing is answered."""
+
+    def __init__(self, address):
+        self._target = address.rpartition("://")[2].rsplit(":", 1)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends = []
+        self._is_whole = threading.Event()
+        self._is_whole.set()
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                self._is_whole.wait()
+                far = socket.create_connection((self._target[0], int(self._target[1])))
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=pair, daemon=True).start()
+
+    def _copy(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+
+    def cut(self):
+        self._is_whole.clear()
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._ends.clear()
+
+    def mend(self):
+        self._is_whole.set()
+
+    def end(self):
+        self.cut()
+        self._listener.close()
+
+
+@pytest.fixture
+def link(cluster):
+    link = Link(cluster.address)
+    yield link
+    link.mend()
+    link.end()
+
+
+def test_a_connection_that_was_cut_costs_nothing(link, tmp_path, until):
+    """Running jobs run again, and waiting ones and later ones run."""
+
+    def work(x):
+        (tmp_path / f"begun {x}").touch()
+        return wait_for(tmp_path / "go", x)
+
+    with FutureCache(link.address, cache_dir=tmp_path) as cache:
+        futures = [cache.submit(Job(f"{x}", work, {"x": x}, f"key {x}")) for x in range(6)]
+        assert until(lambda: len(list(tmp_path.glob("begun *"))) >= 2)
+        link.cut()
+        time.sleep(3)
+        assert not any(future.done() for future in futures)
+        link.mend()
+        (tmp_path / "go").touch()
+        assert [future.result(PATIENCE) for future in futures] == list(range(6))
+        assert cache.submit(Job("later", abs, {}, "later", positional=(-1,))).result(PATIENCE) == 1
+
+
+def test_a_connection_that_stays_cut_ends_the_jobs_after_patience(link, tmp_path):
+    with FutureCache(link.address, cache_dir=tmp_path, patience=3) as cache:
+        assert cache.submit(Job("a", abs, {}, "a", positional=(-1,))).result(PATIENCE) == 1
+        futures = [cache.submit(Job(f"{x}", time.sleep, {}, f"{x}", positional=(600,))) for x in range(3)]
+        link.cut()
+        errors = [future.exception(PATIENCE) for future in futures]
+    assert [type(error) for error in errors] == [WorkerLost] * 3

@@ -176,3 +176,26 @@ def test_a_worker_that_was_let_go_and_does_not_leave_is_killed(until, is_gone):
 
     assert is_gone(pid)
     assert time.monotonic() - begun < 10
+
+
+def test_jobs_that_are_lost_or_cannot_be_sent_do_not_count_as_computed(tmp_path):
+    """They count as failed. A job whose function raised has been computed."""
+
+    def work(x):
+        if x == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1 / (x - 1)
+
+    lossy = cached_job(executor="multiprocessing", cache_dir=tmp_path)(work)
+    unsendable = cached_job(executor="multiprocessing", cache_dir=tmp_path, ignore=["lock"])(
+        lambda lock: lock
+    )
+    assert type(lossy.submit(0).exception(60)) is WorkerLost
+    assert type(lossy.submit(1).exception(60)) is ZeroDivisionError
+    assert lossy(2) == 1
+    info = lossy.cache.info()
+    assert (info.submitted, info.computed, info.failed) == (3, 2, 2)
+
+    assert isinstance(unsendable.submit(threading.Lock()).exception(60), BencherJobError)
+    info = unsendable.cache.info()
+    assert (info.submitted, info.computed, info.failed) == (1, 0, 1)

@@ -1,0 +1,334 @@
+"""Engines that hand batches of jobs to a cluster, which has a queue of its own.
+
+    submit -> RemoteScheduler: batches ~~> the cluster's queue ~~> a worker: run_batch
+    future <- RemoteScheduler <- the parts of run results, as each batch ends <~~
+
+Long jobs are all handed over at once, which an adaptive cluster needs to grow. Of a new function, some jobs are sent
+alone first, and the others wait a moment for their duration. Short jobs go in batches, some for each place of the
+cluster, because a cluster needs about a millisecond for each task.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+import weakref
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from .._errors import CacheWarning, warn_caller
+from .._keys.names import is_own_module
+from .entry import STUCK_SECONDS, Ended, RunResult
+from .packing import Parcel, pack
+from .pickling import by_value
+from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task, Worker
+
+if TYPE_CHECKING:
+    from .._job import Job
+
+__all__ = ["ONCE_FROM", "Lane", "RemoteExecutor", "RemoteScheduler"]
+
+_log = logging.getLogger(__name__)
+
+
+def _with_own_modules(function: Any, pack: Callable[[], Parcel]) -> Parcel:
+    """Pack a call with the code of the user's own modules, which the workers need not have.
+
+    Raises:
+        Exception: whatever pickling the function or an argument raises.
+    """
+    try:
+        with by_value(*_own_modules()):
+            return pack()
+    except Exception:  # noqa: BLE001 - a module that cannot be pickled may be installed on the workers
+        with by_value(sys.modules.get(getattr(function, "__module__", None) or "")):
+            return pack()
+
+
+class _OwnModules:
+    """The user's own loaded modules, searched again when the number of modules has changed."""
+
+    def __init__(self) -> None:
+        self._number = -1
+        self._found: tuple[ModuleType, ...] = ()
+
+    def __call__(self) -> tuple[ModuleType, ...]:
+        if len(sys.modules) != self._number:
+            modules = list(sys.modules.values())
+            self._found = tuple(filter(_is_own, modules))
+            self._number = len(modules)
+        return self._found
+
+
+def _is_own(module: Any) -> bool:
+    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
+        return False
+    return getattr(module, "__file__", None) is not None and is_own_module(module)
+
+
+_own_modules: Final = _OwnModules()
+
+
+LOOK_SECONDS: Final = 5.0
+"""Seconds without news after which the cluster is asked whether it runs any of the jobs."""
+
+WARN_SECONDS: Final = 30.0
+"""Seconds for which no worker has run any job, after which a warning says so."""
+
+ONCE_FROM: Final = 1 << 16
+"""Size in bytes above which a function is put on the cluster once, and not sent with each batch."""
+
+BATCHES_PER_PLACE: Final = 3
+"""How many batches of short jobs may be pending per thread of the cluster. Beyond that, jobs wait and later batches
+are larger."""
+
+TRIES_PER_PLACE: Final = 2
+"""How many jobs of a new function are sent per thread of the cluster before their duration is known."""
+
+PATIENCE: Final = 0.2
+"""Seconds that the other jobs of a new function wait at most."""
+
+TRIED_FUNCTIONS: Final = 64
+
+
+class Lane(Worker):
+    """Takes one batch to the cluster.
+
+    Attributes:
+        is_short: whether its jobs are known to be short.
+        key: the name of the batch on the cluster.
+        future: the cluster's future of the batch.
+        needs: the data that must stay on the cluster until the batch has ended.
+        may_go_again: whether its data or its results may have been lost with a worker that another job has killed.
+        begun: when its present job began, as far as is known.
+        losses: how often its worker ended when it had begun.
+    """
+
+    def __init__(self, *, is_short: bool) -> None:
+        super().__init__()
+        self.is_short = is_short
+        self.key = ""
+        self.future: Any = None
+        self.needs: tuple[Any, ...] = ()
+        self.may_go_again = False
+        self.begun: float | None = None
+        self.losses = 0
+
+    def room(self) -> int:
+        """Return how many tasks it may get: one batch, and one task of unknown or long duration."""
+        return super().room() if self.is_short else 1
+
+
+class RemoteScheduler(Scheduler):
+    """The batches that a cluster has."""
+
+    marks_running = False
+    remedy = ""
+    """What to do if no worker runs any of the jobs."""
+
+    def __init__(self, patience: float | None) -> None:
+        super().__init__()
+        self._patience = patience
+        self._heard_at = self._asked_at = time.monotonic()
+        self._stuck_since: float | None = None
+        self._has_warned = False
+        self._lanes: dict[str, Lane] = {}
+        self._short_lanes = 0
+        self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
+        self._tries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    @abstractmethod
+    def _places_now(self) -> int:
+        """Return how many jobs the cluster runs at once, as last known."""
+
+    @abstractmethod
+    def _stop(self, lane: Lane) -> None:
+        """Cancel a batch on the cluster, if it still can be."""
+
+    @abstractmethod
+    def _ask_what_runs(self) -> None:
+        """Find out whether a worker runs any batch, or can, and pass it to `_note_what_runs`."""
+
+    def _hear(self) -> None:
+        """Note that the cluster works."""
+        self._heard_at = time.monotonic()
+        self._stuck_since = None
+        self._has_warned = False
+
+    def _note_what_runs(self, is_anything: bool) -> None:
+        if is_anything or not self._lanes:
+            self._hear()
+        elif self._stuck_since is None:
+            self._stuck_since = self._heard_at
+
+    def _look_after_workers(self, now: float) -> None:
+        """Warn if no worker can run any of the jobs for long, and end them after `patience` seconds."""
+        if not self._lanes:
+            self._hear()
+            return
+        if now - max(self._heard_at, self._asked_at) > self._look_seconds():
+            self._asked_at = now
+            self._ask_what_runs()
+        if self._stuck_since is None:
+            return
+        seconds = now - self._stuck_since
+        jobs = sum(len(lane.tasks) for lane in self._lanes.values()) + len(self.waiting)
+        reason = f"no worker has run any of {jobs} jobs for {seconds:.0f} s. {self.remedy}"
+        if self._patience is not None and seconds > self._patience:
+            self._lose_all(reason)
+        elif seconds > WARN_SECONDS and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s: %s", self.title, reason)
+            with suppress(CacheWarning):  # the user may turn warnings into errors
+                warn_caller(f"{self.title}: {reason}, or give patience= to end the jobs.")
+
+    def _look_seconds(self) -> float:
+        return LOOK_SECONDS if self._patience is None else min(LOOK_SECONDS, self._patience / 4)
+
+    def _lose_all(self, reason: str) -> None:
+        """End all jobs, because nothing will run them."""
+        self._finished += [(task, self._lost(task, reason)) for task in self._take_waiting()]
+        for lane in list(self._lanes.values()):
+            if lane.future is not None:
+                self._stop(lane)
+            self._finished += [(task, self._lost(task, reason)) for task in self._closed(lane)]
+        self._hear()
+
+    def _has_ended(self) -> bool:
+        return not self._lanes and super()._has_ended()
+
+    def _fail(self, reason: str) -> None:
+        for lane in list(self._lanes.values()):
+            self.waiting.extend(self._closed(lane))
+        super()._fail(reason)
+
+    def cancel_waiting(self) -> None:
+        """Cancel the tasks that no worker has begun, as far as is known."""
+        super().cancel_waiting()
+        for lane in self._lanes.copy().values():
+            for task in lane.tasks.copy().values():
+                task.future.cancel()
+
+    def _width(self) -> int:
+        return BATCHES_PER_PLACE * max(1, self._places_now())
+
+    def _candidates(self) -> Iterator[Lane]:
+        """Yield a new lane as long as the next waiting task may go."""
+        now, places = time.monotonic(), max(1, self._places_now())
+        free = BATCHES_PER_PLACE * places - self._short_lanes
+        while self.waiting:
+            task = self.waiting[0]
+            seconds = self.estimates.of(task.digest, None)
+            is_short = not task.goes_alone and seconds is not None and seconds <= AHEAD
+            if is_short:
+                free -= 1
+            if free < 0 or (seconds is None and not task.goes_alone and not self._may_try(task, now, places)):
+                return
+            yield Lane(is_short=is_short)
+
+    def _may_try(self, task: Task, now: float, places: int) -> bool:
+        """Whether a task of a new function may go now: one of the first, or after a moment."""
+        number, since = self._tries.get(task.digest, (0, now))
+        may_go = number < TRIES_PER_PLACE * places or now - since > PATIENCE
+        if may_go:
+            self._tries[task.digest] = number + 1, since
+            if len(self._tries) > TRIED_FUNCTIONS:
+                self._tries.popitem(last=False)
+        return may_go
+
+    def _next_check(self, now: float) -> float:
+        if self.waiting:
+            return now + PATIENCE / 4
+        return now + self._look_seconds() if self._lanes else math.inf
+
+    def _enter(self, lane: Lane, tasks: Sequence[Task], key: str) -> None:
+        """Give a batch its tasks and its name."""
+        lane.assign(tasks)
+        lane.key = key
+        for task in tasks:
+            self._key_of[task.future] = key
+        self._lanes[key] = lane
+        self._short_lanes += lane.is_short
+
+    def _progress(self, key: str, ended: Sequence[Ended] = (), begun: int | None = None) -> None:
+        """Handle a worker's report: a batch has begun, or one of its jobs takes long and those behind it return."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return
+        self._hear()
+        if begun is None:
+            lane.begun = time.monotonic()
+            for task in lane.tasks.values():
+                task.is_running = task.is_running or task.future.set_running_or_notify_cancel()
+            return
+        lane.begun = time.monotonic() - STUCK_SECONDS
+        self._answer_all(lane, ended)
+        for number, task in list(lane.tasks.items()):
+            if number - 1 <= begun:
+                self.estimates.note(task.digest, STUCK_SECONDS)
+            else:
+                lane.remove(number)
+                self._put_back([task])
+
+    def _answer_all(self, lane: Lane, ended: Sequence[Ended]) -> None:
+        for place, parts in ended:
+            self._answer(lane, place + 1, RunResult.of_parts(parts))
+
+    def _end_batch(self, lane: Lane, ended: Sequence[Ended]) -> None:
+        self._hear()
+        self._answer_all(lane, ended)
+        self._put_back(self._closed(lane))  # what the batch has returned, if the event was lost
+
+    def _closed(self, lane: Lane) -> list[Task]:
+        """Remove a batch that has ended. Return its unfinished tasks."""
+        if self._lanes.pop(lane.key, None) is not None:
+            self._short_lanes -= lane.is_short
+        tasks = list(lane.tasks.values())
+        lane.tasks.clear()
+        return tasks
+
+    def drop(self, future: Future[Any]) -> None:
+        """Drop a cancelled task, and cancel its batch if that has no other."""
+        lane = self._lanes.get(self._key_of.get(future, ""))
+        if lane is not None:
+            for number, task in list(lane.tasks.items()):
+                if task.future is future:
+                    lane.remove(number)
+                    future.set_running_or_notify_cancel()
+            if not lane.tasks and lane.future is not None:
+                self._stop(lane)
+                self._closed(lane)
+        self._resolve()
+
+
+class RemoteExecutor(ScheduledExecutor):
+    """Run calls on a cluster, whose workers need not have the caller's own modules."""
+
+    _scheduler: RemoteScheduler
+
+    def _pack(self, function: Any, pack: Callable[[], Any]) -> Any:
+        return _with_own_modules(function, pack)
+
+    def _pack_many(self, jobs: Sequence[Job]) -> Iterable[Parcel | Exception]:
+        for job in jobs:
+            try:
+                yield _with_own_modules(job.function, partial(pack, job, local=False)).in_one_piece()
+            except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
+                yield problem
+
+    def _start(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            task.future.add_done_callback(self._pass_on_cancel)
+        super()._start(tasks)
+
+    def _pass_on_cancel(self, future: Future[Any]) -> None:
+        if future.cancelled():
+            self._scheduler.call(self._scheduler.drop, future)

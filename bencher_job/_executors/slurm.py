@@ -1,0 +1,431 @@
+"""Run jobs in workers that Slurm starts.
+
+    Slurm(workers=16, time="4:00:00") -> SlurmExecutor: a Dask scheduler in this process
+                                             |  one sbatch for each worker, as many as there is work for
+    jobs ~~> Dask's scheduler ~~> a worker, one job at a time
+
+A worker is a Slurm job that runs many jobs one after another, because Slurm starts about one per second.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, Never
+
+from .._cores import InnerThreads
+from .._errors import BencherJobError, WorkerLost
+from .._options import Executors
+from .dask import DaskExecutor, DaskScheduler, client_of
+from .engine import SharedExecutors
+from .entry import describe
+from .spec import EngineSpec, refuse_unknown
+
+__all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "bytes_of", "cluster_options", "seconds_of"]
+
+_VARIABLE: Final = "BENCHER_JOB_SLURM"
+_WORKERS: Final = 16
+
+
+class Slurm(EngineSpec):
+    """Run jobs in workers that Slurm starts when there is work, and that end when there is none.
+
+    An option that is not given is taken from the variable `BENCHER_JOB_SLURM`, such as `partition=gpu,time=1:00:00`,
+    then from the site's configuration of dask-jobqueue, then from Slurm's defaults.
+
+    Args:
+        workers: the most workers at a time, by default 16. A worker is a Slurm job, and runs one job at a time.
+        time: how long a worker may run, as for `sbatch --time`. It must be longer than the longest job.
+        mem: the memory of a worker, as for `sbatch --mem`.
+        cpus: the cores of a worker, by default 1. A library in it may start as many threads.
+        gpus: the GPUs of a worker: a number, or a type and a number such as `"a100:1"`.
+        partition: the partition.
+        account: the account to charge.
+        setup: shell commands that run before a worker starts, such as `["module load cuda"]`.
+        sbatch: further options of sbatch by their long names, such as `{"qos": "high", "exclusive": True}`.
+        interface: the network interface between this process and the workers, such as `"ib0"`.
+
+    Raises:
+        TypeError: if an option has the wrong type, or does not exist.
+        ValueError: if a value can't be used.
+    """
+
+    name = Executors.SLURM
+    shared: ClassVar[SharedExecutors[SlurmExecutor]] = SharedExecutors()
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        time: str | int | None = None,
+        mem: str | int | None = None,
+        cpus: int | None = None,
+        gpus: int | str | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        setup: Sequence[str] | None = None,
+        sbatch: Mapping[str, str | int | bool] | None = None,
+        interface: str | None = None,
+        **unknown: Never,
+    ) -> None:
+        given = {**locals(), **unknown}
+        refuse_unknown("Slurm", unknown, _CHECKS, ", and for all else sbatch={'qos': 'high'}")
+        super().__init__(
+            {name: check(name, given[name]) for name, check in _CHECKS.items() if given[name] is not None}
+        )
+
+    def new_executor(self, patience: float | None) -> SlurmExecutor:
+        """Start a Dask scheduler for the workers, which start with the first jobs."""
+        return SlurmExecutor(self, patience)
+
+    def completed(self) -> dict[str, Any]:
+        """Return the options, with those of the environment variable.
+
+        Raises:
+            BencherJobError: if the variable can't be used.
+        """
+        text = os.environ.get(_VARIABLE, "")
+        try:
+            return {**_options_in(text), **self.options}
+        except (TypeError, ValueError) as problem:
+            raise BencherJobError(f"{_VARIABLE}={text!r} can't be used: {problem}") from problem
+
+
+def _options_in(text: str) -> dict[str, Any]:
+    """Read options such as `partition=gpu,time=1:00:00`."""
+    options: dict[str, Any] = {}
+    for part in filter(None, re.split(r",(?=\s*\w+\s*=)", text.strip())):
+        name, separator, value = map(str.strip, part.partition("="))
+        if not separator:
+            raise ValueError(f"{part!r} is not of the form name=value")
+        options[name] = int(value) if re.fullmatch(r"\d+", value) else value
+    return Slurm(**options).options
+
+
+def _wrong(option: str, wanted: str, given: object) -> TypeError:
+    return TypeError(f"{option} must be {wanted}, not {type(given).__name__}")
+
+
+def _count(option: str, given: object) -> int:
+    if not isinstance(given, int) or isinstance(given, bool):
+        raise _wrong(option, "an int", given)
+    if given < 1:
+        raise ValueError(f"{option}={given} is below 1. Give 1 or more.")
+    return given
+
+
+def _text(option: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise _wrong(option, "a str", given)
+    if not given or any(character in given for character in "\n\r\0"):
+        raise ValueError(f"{option}={given!r} can't stand in a line of a batch script. Give a word.")
+    return given
+
+
+def _text_or_number(option: str, given: object) -> str:
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        raise _wrong(option, "a str or an int", given)
+    return _text(option, str(given))
+
+
+def _time(option: str, given: object) -> str:
+    text = _text_or_number(option, given)
+    seconds_of(text)
+    return text
+
+
+def _mem(option: str, given: object) -> str:
+    text = _text_or_number(option, given)
+    bytes_of(text)
+    return text
+
+
+def _lines(option: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Sequence) or not all(isinstance(line, str) for line in given):
+        raise TypeError(f"{option} must be a str or a sequence of str")
+    return tuple(given)
+
+
+def _further(option: str, given: Any) -> dict[str, str | bool]:
+    if not isinstance(given, Mapping):
+        raise _wrong(option, "a mapping", given)
+    found = {}
+    for name, value in given.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]+", name):
+            raise ValueError(f"{option} has {name!r}, which is not a long name of sbatch's, such as 'qos'.")
+        if name in _OWN_WORDS:
+            raise ValueError(f"{option} has {name!r}. Give it as {_OWN_WORDS[name]}=.")
+        found[name] = value if isinstance(value, bool) else _text_or_number(f"{option}[{name!r}]", value)
+    return found
+
+
+_OWN_WORDS: Final = {
+    "time": "time",
+    "mem": "mem",
+    "cpus-per-task": "cpus",
+    "gres": "gpus",
+    "partition": "partition",
+    "account": "account",
+}
+"""Options of sbatch that have a name of their own here."""
+
+_CHECKS: Final = {
+    "workers": _count,
+    "time": _time,
+    "mem": _mem,
+    "cpus": _count,
+    "gpus": _text_or_number,
+    "partition": _text,
+    "account": _text,
+    "setup": _lines,
+    "sbatch": _further,
+    "interface": _text,
+}
+
+
+def seconds_of(time: str) -> int | None:
+    """Return the seconds of a time as sbatch reads it, or None for no limit.
+
+    >>> [seconds_of(time) for time in ("90", "1:30", "4:00:00", "1-12", "UNLIMITED")]
+    [5400, 90, 14400, 129600, None]
+
+    Raises:
+        ValueError: if sbatch does not read it.
+    """
+    if time.upper() in {"UNLIMITED", "INFINITE"}:
+        return None
+    days, has_days, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", time):
+        raise ValueError(
+            f"time={time!r} is not a time of sbatch's. Use minutes, '4:00:00' for hours, or '2-00:00:00' for days."
+        )
+    units = (3600, 60, 1) if has_days or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(int(part) * unit for part, unit in zip(parts, units, strict=False))
+
+
+def bytes_of(mem: str) -> int:
+    """Return the bytes of a size as sbatch reads it: in megabytes, or with a unit.
+
+    >>> [bytes_of(mem) for mem in ("512", "8GB", "1T")] == [512 << 20, 8 << 30, 1 << 40]
+    True
+
+    Raises:
+        ValueError: if sbatch does not read it.
+    """
+    match = re.fullmatch(r"(\d+)([KMGT]?)B?", mem, re.IGNORECASE)
+    if match is None:
+        raise ValueError(
+            f"mem={mem!r} is not a size of sbatch's. Use a whole number with a unit, such as '8GB'."
+        )
+    return int(match[1]) << {"K": 10, "": 20, "M": 20, "G": 30, "T": 40}[match[2].upper()]
+
+
+def cluster_options(options: Mapping[str, Any], site: Callable[[str], Any]) -> dict[str, Any]:
+    """Translate options into those of `dask_jobqueue.SLURMCluster`. `site` reads its configuration.
+
+    A worker has one thread, because a job has all of the worker's cores.
+    """
+    cpus = options.get("cpus") or site("job-cpu") or site("cores") or 1
+    further = {"gres": f"gpu:{options['gpus']}"} if "gpus" in options else {}
+    variables = {**InnerThreads.of(1, cpus).variables, **_NO_PAUSE}
+    translated = {
+        "cores": 1,
+        "processes": 1,
+        "job_cpu": cpus,
+        "walltime": options.get("time"),
+        "queue": options.get("partition"),
+        "account": options.get("account"),
+        "interface": options.get("interface"),
+        "job_extra_directives": [
+            *site("job-extra-directives"),
+            *(_directive(*each) for each in {**further, **options.get("sbatch", {})}.items()),
+        ],
+        "job_script_prologue": [
+            *site("job-script-prologue"),
+            *options.get("setup", ()),
+            *(f"export {name}={value}" for name, value in variables.items()),
+        ],
+        "worker_extra_args": [
+            *site("worker-extra-args"),
+            *_lifetime(seconds_of(str(options.get("time") or site("walltime")))),
+        ],
+    }
+    if "mem" in options:
+        translated |= {"memory": f"{bytes_of(options['mem'])}B", "job_mem": options["mem"]}
+    elif site("memory") is None:  # dask-jobqueue insists on a size, Slurm and Dask do not
+        translated |= {
+            "memory": "0B",
+            "job_mem": "0",
+            "job_directives_skip": [*site("job-directives-skip"), "--mem="],
+        }
+    return translated
+
+
+_NO_PAUSE: Final = {
+    f"DASK_DISTRIBUTED__WORKER__MEMORY__{what}": "False" for what in ("TARGET", "SPILL", "PAUSE")
+}
+"""A worker whose job needs most of its memory must not stop taking jobs, and holds nothing to write to disk."""
+
+
+def _directive(name: str, value: str | bool) -> str:
+    return f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}"
+
+
+def _lifetime(seconds: int | None) -> list[str]:
+    """Let a worker leave a little before its time is over, and not all workers at once."""
+    if seconds is None:
+        return []
+    margin = min(60.0, seconds / 4)
+    return ["--lifetime", f"{seconds - margin:g}s", "--lifetime-stagger", f"{margin / 3:g}s"]
+
+
+TOPIC: Final = "bencher_job-slurm"
+"""The topic of the events of the workers' scheduler: a batch's key and LEFT, or REFUSED and a reason."""
+
+LEFT: Final = "left"
+REFUSED: Final = "refused"
+
+
+class SlurmScheduler(DaskScheduler):
+    """The batches that workers of Slurm have."""
+
+    title = "Slurm"
+    remedy = "See squeue for when workers start, and what they wrote for why they end"
+
+    def __init__(self, address: str, spec: Slurm, most: int, time: str, patience: float | None) -> None:
+        self._spec = spec
+        self._most = most
+        self._time = time
+        options = {"pure": False}
+        super().__init__(client_of(address), options, patience, tells_begin=True, owns_client=True)
+
+    def _subscribe(self) -> None:
+        super()._subscribe()
+        self._client.subscribe_topic(TOPIC, self._receive_event)
+
+    def _places_now(self) -> int:
+        return self._most  # so that enough tasks are pending for all workers to be asked for
+
+    def _progress(self, key: str, *details: Any) -> None:
+        if key == REFUSED:
+            self._end_refused(*details)
+        elif details == (LEFT,):
+            self._take_back(key)
+        else:
+            super()._progress(key, *details)
+
+    def _take_back(self, key: str) -> None:
+        """Count that a batch was running when its worker ended, and end a job after the second time."""
+        lane = self._lanes.get(key)
+        if lane is None or lane.begun is None:
+            return
+        lane.begun = None
+        lane.losses += 1
+        if len(lane.tasks) > 1 or lane.losses >= MOST_LOSSES:  # of several, each runs again alone
+            self._stop(lane)
+            name = describe(next(iter(lane.tasks.values())).label)
+            self._fail_batch(lane, WorkerLost(_LOST.format(name=name, time=self._time), job=name))
+
+    def _end_refused(self, reason: str) -> None:
+        """End all jobs because Slurm starts no worker."""
+        error = BencherJobError(
+            f"Slurm refused to start a worker: {reason}. Check the options of executor={self._spec!r}, of "
+            f"{_VARIABLE} and of the site's configuration of dask-jobqueue."
+        )
+        for lane in list(self._lanes.values()):
+            self._stop(lane)
+            self._finished += [(task, error) for task in self._closed(lane)]
+
+
+class SlurmExecutor(DaskExecutor):
+    """Run calls in workers that Slurm starts.
+
+    Raises:
+        BencherJobError: if dask-jobqueue or Slurm is not installed, or the options can't be used.
+    """
+
+    def __init__(self, spec: Slurm, patience: float | None = None) -> None:
+        options = spec.completed()
+        _check_installed()
+        _check_further(options.get("sbatch", {}))
+        most: int = options.pop("workers", _WORKERS)
+        self._cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
+            [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the program that submits
+            text=True,
+        )
+        print(json.dumps([options, most]), file=self._cluster.stdin, flush=True)
+        answers: Any = self._cluster.stdout
+        started: dict[str, str] = json.loads(answers.readline() or '{"error": "it ended"}')
+        if "error" in started:
+            self._cluster.communicate()
+            raise BencherJobError(f"executor={spec!r} can't start a Dask scheduler: {started['error']}")
+        scheduler = SlurmScheduler(started["address"], spec, most, started["time"], patience)
+        super(DaskExecutor, self).__init__(scheduler)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further calls, wait for the running ones, and end the workers."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._cluster.communicate()  # ends its input, and waits
+
+
+MOST_LOSSES: Final = 2
+"""How often a job may run when its worker ends."""
+
+_LOST: Final = (
+    "Slurm lost {name}: it was running when its worker ended, twice. A worker has time={time!r}, so a job that takes "
+    "longer never completes: give more with Slurm(time=...). If it ran out of memory, give more with mem=."
+)
+
+
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from bencher_job._executors.slurm_cluster import main; main()"
+)
+"""The program that starts the workers, which finds this package where this process has found it."""
+
+
+def _check_installed() -> None:
+    """Check that dask-jobqueue and Slurm's commands are there.
+
+    Raises:
+        BencherJobError: if one is missing.
+    """
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise BencherJobError(
+            "executor=SLURM needs the package dask-jobqueue, which is not installed. "
+            "Run pip install 'bencher_job[slurm]'."
+        )
+    if shutil.which("sbatch") is None:
+        raise BencherJobError(
+            "executor=SLURM needs Slurm's commands, and there is no sbatch on the PATH. Start the program on a machine "
+            "from which jobs are submitted, such as a login node."
+        )
+
+
+def _check_further(further: Mapping[str, object]) -> None:
+    """Check that sbatch has the options.
+
+    Raises:
+        BencherJobError: if it does not. The message lists those that it has.
+    """
+    if further:
+        ask = ["sbatch", "--help"]
+        manual = subprocess.run(ask, capture_output=True, text=True, check=False).stdout  # noqa: S603 - no input in it
+        try:
+            refuse_unknown("sbatch", further, sorted({*re.findall(r"--([a-z][a-z0-9-]+)", manual)}))
+        except TypeError as unknown:
+            raise BencherJobError(str(unknown)) from None
