@@ -1,16 +1,15 @@
-"""A counter in shared memory that changes after every commit by any process.
+"""A counter of changes in a file that all processes with a store share.
 
-    generation      its size is the generation, its first bytes are another number after each commit
+    generation      the file: its size is the counter, and its first bytes are another number after each commit
 
 The size is odd while entries are replaced or removed, and greater afterwards. A process that is killed in between
-leaves it odd, and then everybody asks the disk until the next change makes it even.
+leaves it odd; then memory is not trusted until the next change makes it even.
 
-    who reads       looks, and trusts what it has seen for a moment
-    who changes     makes the size odd, waits for that moment, changes entries, makes the size even
+    a reader    reads the size, and trusts it for a moment
+    a writer    makes the size odd, waits for that moment, changes entries, makes the size even
 
-So a hit sees each change that had come to its end when it began, and takes no system call if there was one just
-before. A number in a map of the file would take none ever, but whoever looks at a map is killed when somebody cuts
-its file off; a size is only another one then.
+So a hit sees every change that ended before the hit began, and needs no system call soon after another hit. A number
+in a memory map would never need one, but truncating the file would kill the processes that read the map.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from typing import Final
 from .._processes import renew_after_fork
 from .base import SURE_FOR
 
-__all__ = ["NEVER", "Generation", "Look"]
+__all__ = ["NEVER", "ChangeCounter", "Look"]
 
 
 Look = tuple[Callable[[], int], int]
-"""What gives the generation, and what it gave."""
+"""A function that returns the counter, and what it returned."""
 
 SIZE: Final = 16
 """Size in bytes with which a file begins; one that is smaller was cut off, or put aside."""
@@ -45,7 +44,7 @@ LARGEST: Final = 1 << 20
 """Size in bytes from which a file is put aside. It has no blocks but the first, yet whoever copies it may not know."""
 
 CLOSED: Final = -1
-"""The generation of what is not open: an odd number."""
+"""The counter of a file that is not open: an odd number."""
 
 PATIENCE: Final = 60.0
 """Seconds for which a change waits for those of other processes, unless it is told otherwise."""
@@ -66,14 +65,14 @@ NEVER: Final[Look] = (_closed, 0)
 """Stands for a look that nothing was kept after."""
 
 
-class Generation:
-    """Numbers that all processes with one store share.
+class ChangeCounter:
+    """The counter of one store.
 
-    The file appears with its first bytes. One that was cut off, or has grown large, is replaced by another one, and
-    stays small for those who still have it open, so that they open the other one.
+    The file appears with its first bytes. A file that was truncated, or has grown large, is replaced by a new one. It
+    stays small for processes that still have it open, so that they open the new one.
 
     Attributes:
-        look: gives the generation. It is another function whenever the file may be another one.
+        look: returns the counter. It is another function whenever the file may be another one.
     """
 
     def __init__(self, path: Path, patience: float = PATIENCE) -> None:
@@ -86,7 +85,7 @@ class Generation:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew, and count commits from a number that no other process has had."""
+        """Make a new lock in a forked child, and count commits from a random number."""
         self._lock = threading.RLock()
         self._commits = itertools.count(int.from_bytes(os.urandom(_PUTS_SIZE - 1), "little"))
 
@@ -181,7 +180,7 @@ class Generation:
         return None if now == mark and not number & 1 else now  # odd while entries are being changed
 
     def read(self) -> Look:
-        """Look; where the file was cut off or put aside, at the one that is in its place."""
+        """Read the counter, of the new file if this one was truncated or replaced."""
         look = self.look
         number = look()
         if CLOSED < number < SIZE:
@@ -204,7 +203,7 @@ class Generation:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Keep every process from trusting its memory while entries are replaced or removed, and tell it after.
+        """Keep all processes from trusting their memory while entries are replaced or removed.
 
         It is taken before the database's own write lock, never inside it.
 
@@ -254,7 +253,7 @@ class Generation:
 
     @property
     def puts(self) -> int:
-        """A number that is another one after each commit of any process."""
+        """A number that differs after each commit by any process."""
         file = self._file
         try:
             return 0 if file is None else int.from_bytes(os.pread(file.fileno(), _PUTS_SIZE, 0), "little")
@@ -262,10 +261,7 @@ class Generation:
             return 0
 
     def committed(self) -> None:
-        """Tell everybody that there are new entries: the second number becomes one that it never was.
-
-        It waits for nobody.
-        """
+        """Change the number of commits, without waiting for other processes."""
         file = self._file  # which stays open as long as it is asked
         if file is not None:
             try:
@@ -274,7 +270,7 @@ class Generation:
                 _log.info("%s can't be written: %s", self._path, error)
 
     def close(self) -> None:
-        """Ask the file no more."""
+        """Stop reading the file."""
         with self._lock:
             self._file, self.look = None, _closed
 

@@ -12,7 +12,7 @@ Where a lease is lost, another process has the key now: everything is undone, an
     ab/cd/....val       the bytes of large entries
     media/              a folder for each run that wrote files
     damaged/            entries that failed their check, for whoever wants to know why
-    generation          tells the memory of other processes what is out of date
+    generation          counts changes, so that no process answers from memory what is out of date
     owners              each process that computes something locks a byte of it
 """
 
@@ -232,7 +232,7 @@ class Commits:
         while remaining:
             try:
                 if replaces:
-                    with self._folder.generation.changing():
+                    with self._folder.changes.changing():
                         self._attempt(database, remaining, UPSERT)
                     self._removals.remove_discarded(database)
                 else:
@@ -272,7 +272,7 @@ class Commits:
             raise
         self._uncounted = uncounted if uncounted < UNCOUNTED else 0
         folder = self._folder
-        folder.generation.committed()
+        folder.changes.committed()
         folder.editions.update(rows.editions)
         folder.origins.update(rows.origins)
         for filename in rows.old_files:
@@ -309,7 +309,7 @@ class DiskStore(Items):
         self.files = Folder(
             directory, tag_index=tag_index, trusted=trusted, only_looks=only_looks, patience=patience
         )
-        self.changed_since = self.files.generation.changed_since
+        self.changed_since = self.files.changes.changed_since
         self.tally = self.files.tally
         self.uses = Uses(self.files)
         self.history = DiskHistory(self.files)

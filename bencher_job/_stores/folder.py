@@ -27,7 +27,7 @@ from .._record import Origin
 from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
-from .changes import Generation
+from .changes import ChangeCounter
 from .codec import MissignedEntry
 from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
 from .fork_guard import fork_guard
@@ -348,7 +348,7 @@ def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Da
 
 
 def _is_emptied(directory: Path) -> bool:
-    """Whether a database without tables had some: the generation's file is made after the first of them."""
+    """Whether a database without tables had some: the change counter's file is made after the first of them."""
     return (directory / GENERATION_NAME).exists() and not (directory / DATABASE_NAME).stat().st_size
 
 
@@ -445,7 +445,7 @@ class Folder:
         self.is_over = False
         self.only_looks = only_looks
         self.patience = patience
-        self.generation = Generation(directory / GENERATION_NAME, patience)
+        self.changes = ChangeCounter(directory / GENERATION_NAME, patience)
         self.owners = Owners(directory / "owners")
         self.tally = Tally()
         self.editions: set[bytes] = set()
@@ -498,7 +498,7 @@ class Folder:
         else:
             raise StoreFailure(f"{self.directory} is replaced by another folder again and again")
         database._disk.trusted = self.trusted
-        self.generation.open(writable=writable)
+        self.changes.open(writable=writable)
         return Opened(database, signature, place, writable)
 
     def _signature(self) -> Signature:
@@ -546,7 +546,7 @@ class Folder:
             is_there = True
         except FileNotFoundError:
             is_there = False
-        if is_there and self.generation.is_in_place():  # another process has mended it
+        if is_there and self.changes.is_in_place():  # another process has mended it
             _log.warning("the database of %s was replaced while it was open", self.directory)
             self._leave_database()
         else:
@@ -696,7 +696,7 @@ class Folder:
         """Close all connections and files, and free all leases of this process; the next use opens them again."""
         with self._lock, fork_guard.lock:
             opened, self.opened = self.opened, None
-            self.generation.close()
+            self.changes.close()
             self.owners.close()
         if opened is not None:
             _close(opened.database)

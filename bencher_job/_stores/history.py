@@ -169,7 +169,7 @@ class DiskHistory:
 
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
-        return ".".join([str(self._folder.generation.puts), *map(_look, self._folder.files())])
+        return ".".join([str(self._folder.changes.puts), *map(_look, self._folder.files())])
 
 
 def _look(path: Path) -> str:

@@ -60,7 +60,7 @@ WITH_COMMITS: Final = 1.0
 """Seconds after which a commit writes the uses as well."""
 
 WHEN_ASKED: Final = 0.05
-"""Seconds between two times that uses are written because the generation has changed."""
+"""Seconds between two times that uses are written because the store has changed."""
 
 USED: Final = "UPDATE Cache SET access_time = ?, access_count = access_count + ? WHERE raw = 1 AND key = ?"
 COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, seconds = seconds + ?"
@@ -248,7 +248,7 @@ class Removals:
 
     def _remove_all(self, database: Database, groups: Iterable[Sequence[_Row]], reason: str) -> int:
         """Remove entries, a transaction for each group of them."""
-        with self._folder.generation.changing():
+        with self._folder.changes.changing():
             removed = sum(self._remove(database, rows, reason) for rows in groups if rows)
         self.remove_discarded(database)
         if removed >= REMOVED_AT_ONCE:
@@ -361,7 +361,7 @@ class Removals:
             if not removed:
                 break
             evicted += removed
-        with self._folder.generation.changing():
+        with self._folder.changes.changing():
             pass  # whoever has entries in memory now says which of them it uses, before the next eviction
         if evicted:
             self._folder.tally.evicted += evicted
@@ -417,7 +417,7 @@ class Removals:
         enough = 1 + sum(1 for size_so_far in sizes if size_so_far < excess)
         chosen = [(rowid, filename) for rowid, filename, _, _ in oldest[:enough]]
         if any(media for _, _, _, media in oldest[:enough]):  # whose paths no memory may hand out any more
-            with self._folder.generation.changing():
+            with self._folder.changes.changing():
                 removed = self._remove(database, chosen, "evicted")
         else:
             removed = self._remove(database, chosen, "evicted")

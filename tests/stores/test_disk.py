@@ -496,8 +496,8 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     script = f"""
         import os, signal
         from pathlib import Path
-        from bencher_job._stores.changes import Generation
-        generation = Generation(Path({str(tmp_path / "store" / "generation")!r}))
+        from bencher_job._stores.changes import ChangeCounter
+        generation = ChangeCounter(Path({str(tmp_path / "store" / "generation")!r}))
         with generation.changing():
             os.kill(os.getpid(), signal.SIGKILL)
     """

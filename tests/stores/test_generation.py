@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from bencher_job._stores import changes as module
-from bencher_job._stores.changes import CLOSED, SIZE, Generation
+from bencher_job._stores.changes import CLOSED, SIZE, ChangeCounter
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
 
 def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
     for turn in range(30):
-        both = [Generation(tmp_path / f"generation-{turn}") for _ in range(2)]
+        both = [ChangeCounter(tmp_path / f"generation-{turn}") for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(Generation.open, both))
+            list(pool.map(ChangeCounter.open, both))
         before = both[0].look()
         with both[1].changing():
             assert both[0].look() == before + 1
@@ -34,9 +34,9 @@ def test_a_file_that_was_cut_off_is_replaced_by_the_first_who_opens_it(tmp_path:
     path = tmp_path / "generation"
     for turn in range(30):
         path.write_bytes(b"12345678")
-        both = [Generation(path) for _ in range(2)]
+        both = [ChangeCounter(path) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(Generation.open, both))
+            list(pool.map(ChangeCounter.open, both))
         assert path.stat().st_size == SIZE
         with both[0].changing():
             assert both[1].look() == SIZE + 1, f"turn {turn}: the two have not the same file"
@@ -45,7 +45,7 @@ def test_a_file_that_was_cut_off_is_replaced_by_the_first_who_opens_it(tmp_path:
 @pytest.mark.parametrize("size", [0, 1, SIZE - 1])
 def test_whoever_has_one_open_that_is_cut_off_opens_the_one_in_its_place(tmp_path: Path, size: int) -> None:
     path = tmp_path / "generation"
-    both = [Generation(path) for _ in range(2)]
+    both = [ChangeCounter(path) for _ in range(2)]
     for generation in both:
         generation.open()
     before = [generation.read() for generation in both]
@@ -63,7 +63,7 @@ def test_one_that_is_cut_off_and_can_not_be_opened_again_is_trusted_by_nobody(
 ) -> None:
     path = tmp_path / "folder" / "generation"
     path.parent.mkdir()
-    generation = Generation(path)
+    generation = ChangeCounter(path)
     generation.open()
     os.truncate(path, 0)
     path.unlink()
@@ -75,7 +75,7 @@ def test_one_that_is_cut_off_and_can_not_be_opened_again_is_trusted_by_nobody(
 
 
 def test_another_size_is_another_generation(tmp_path: Path) -> None:
-    generation = Generation(tmp_path / "generation")
+    generation = ChangeCounter(tmp_path / "generation")
     generation.open()
     before = generation.read()
     os.truncate(tmp_path / "generation", 100)
@@ -88,7 +88,7 @@ def test_another_size_is_another_generation(tmp_path: Path) -> None:
 def test_one_that_has_grown_large_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LARGEST", 30)
     path = tmp_path / "generation"
-    both = [Generation(path) for _ in range(2)]
+    both = [ChangeCounter(path) for _ in range(2)]
     for generation in both:
         generation.open()
     seen = [both[1].read()]
@@ -103,19 +103,19 @@ def test_one_that_has_grown_large_is_put_aside(tmp_path: Path, monkeypatch: pyte
 
 
 def test_one_that_was_removed_is_made_again_by_whoever_changes_entries(tmp_path: Path) -> None:
-    generation = Generation(tmp_path / "generation")
+    generation = ChangeCounter(tmp_path / "generation")
     generation.open()
     before = generation.read()
     (tmp_path / "generation").unlink()
     with generation.changing():
-        other = Generation(tmp_path / "generation")
+        other = ChangeCounter(tmp_path / "generation")
         other.open()
         assert other.read()[1] == generation.read()[1] == SIZE + 1
     assert generation.read() != before
 
 
 def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
-    generation = Generation(tmp_path / "generation")
+    generation = ChangeCounter(tmp_path / "generation")
     generation.open()
     before = generation.read()
     seen = set()
@@ -128,7 +128,7 @@ def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
 
 def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
     """A commit holds the database, and the one who changes waits for it."""
-    generation = Generation(tmp_path / "generation")
+    generation = ChangeCounter(tmp_path / "generation")
     generation.open()
     before = generation.puts
     committing = threading.Thread(target=generation.committed, daemon=True)
@@ -140,7 +140,7 @@ def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
 
 
 def test_a_closed_one_is_odd_and_takes_no_commit(tmp_path: Path) -> None:
-    generation = Generation(tmp_path / "generation")
+    generation = ChangeCounter(tmp_path / "generation")
     generation.committed()
     assert generation.look() % 2 == 1
     generation.open()
@@ -154,7 +154,7 @@ def test_a_file_stays_open_for_those_who_still_ask_it_and_no_longer(tmp_path: Pa
         return any(link.readlink() == path for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
 
     path = tmp_path / "generation"
-    generation = Generation(path)
+    generation = ChangeCounter(path)
     generation.open()
     look = generation.look
     generation.close()
@@ -168,7 +168,7 @@ def test_when_a_change_has_come_to_its_end_nobody_trusts_what_they_saw_before(tm
     tier = MemoryTier(DiskStore(tmp_path / "store", size_limit=10**9))
     tier.get("key")
     tier.get("key")
-    other = Generation(tmp_path / "store" / "generation")
+    other = ChangeCounter(tmp_path / "store" / "generation")
     for _ in range(200):
         tier.get("key")
         assert tier.cache.is_sure()
@@ -179,7 +179,7 @@ def test_when_a_change_has_come_to_its_end_nobody_trusts_what_they_saw_before(tm
 
 
 def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path) -> None:
-    generation = Generation(tmp_path / "generation", patience=0.05)
+    generation = ChangeCounter(tmp_path / "generation", patience=0.05)
     generation.open()
     descriptor = os.open(tmp_path / "generation", os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -191,7 +191,7 @@ def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path) -> None:
 
 
 def test_changes_of_threads_follow_each_other(tmp_path: Path) -> None:
-    generation = Generation(tmp_path / "generation")
+    generation = ChangeCounter(tmp_path / "generation")
     inside, most = [], []
     guard = threading.Lock()
 
@@ -213,7 +213,7 @@ def test_changes_of_threads_follow_each_other(tmp_path: Path) -> None:
 
 
 def test_one_that_can_not_be_written_is_read(tmp_path: Path) -> None:
-    writer, reader = Generation(tmp_path / "generation"), Generation(tmp_path / "generation")
+    writer, reader = ChangeCounter(tmp_path / "generation"), ChangeCounter(tmp_path / "generation")
     reader.open(writable=False)
     assert reader.look() % 2 == 1
     writer.open()
