@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -351,38 +352,70 @@ def store_exists(directory: Path) -> bool:
 
 
 def stores_in(directory: Path) -> list[Path]:
-    """Give the folders of all stores in a cache directory, sorted by name; a store's own folder gives itself.
+    """Return the folders of all stores in a cache directory, sorted by name; a store's own folder returns itself.
 
     Raises:
-        StoreFailure: when the directory isn't there, or can't be read.
+        StoreFailure: when the directory can't be read.
+        StoreMissing: when it isn't there.
     """
-    from . import looking  # takes long to import
+    from .database import DATABASE_NAME
 
-    return looking.stores_in(directory)
+    if os.path.exists(directory / DATABASE_NAME):
+        return [directory]
+    try:
+        folders = [directory / name for name in sorted(os.listdir(directory))]
+        found = [folder for folder in folders if os.path.exists(folder / DATABASE_NAME)]
+        if not found:
+            for folder in folders:  # a folder that this user can't read may hold a store
+                if folder.is_dir():
+                    os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreMissing(f"{directory} is no cache directory: {error.strerror}") from error
+    except OSError as error:
+        raise StoreFailure(f"{error.filename} can't be read: {error.strerror}") from error
+    return found
 
 
 def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
-    """Open the store in a folder to read it and nothing else: no file is made or changed. Whoever opens it closes it.
+    """Open the store in a folder read-only. Whoever opens it closes it.
+
+    It makes and changes no file: no use is counted, a damaged entry stays where it is, and each method that writes
+    raises `StoreFailure`. Other processes may use the store meanwhile; `patience` is how many seconds to wait for one
+    that keeps it locked.
 
     Raises:
-        StoreFailure: when there is none, or it can't be read; its subclasses tell which.
+        StoreMissing: when there is none.
+        StoreDamaged: when its database is damaged.
+        StoreBusy: when others keep it locked.
+        StoreFailure: when it can't be read, or is of another version.
         UntrustedCache: when another user owns the folder or can write to it.
     """
-    from . import looking
+    from .embedded import DiskStore
 
-    return looking.look_into(directory, trusted=trusted, patience=patience)
+    store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, only_looks=True, patience=patience)
+    store.open()
+    return store
 
 
 def open_existing(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
-    """Open the store in a folder to change it, if there is one; it evicts nothing. A damaged one is mended.
+    """Open the store in a folder to change it, if there is one; it evicts nothing.
 
     Raises:
-        StoreFailure: when there is none, or it can't be read; its subclasses tell which.
+        StoreFailure: as for `look_into`, but a damaged store is mended, with a `CacheWarning`.
         UntrustedCache: when another user owns the folder or can write to it.
     """
-    from . import looking
+    from .embedded import DiskStore
 
-    return looking.open_existing(directory, trusted=trusted, patience=patience)
+    damage = ""
+    try:
+        look_into(directory, trusted=trusted, patience=patience).close()
+    except StoreDamaged as error:
+        damage = str(error)
+    store = DiskStore(directory, size_limit=sys.maxsize, trusted=trusted, patience=patience)
+    store.open()
+    if damage:
+        store.files.replace_database(damage)
+    return store
 
 
 def end_stores(under: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._stores import looking  # noqa: F401 - which another user may not be able to import
+from bencher_job._stores import embedded  # noqa: F401 - which another user may not be able to import
 from bencher_job._text import size_text
 from tests.shell import PATIENCE, PROGRAM, Shell
 
