@@ -236,12 +236,8 @@ class Coordinator:
             self._wait(running, waiter)
         else:
             running.state = State.LEASED
-            if running.may_be_stored() and self._answer_from_store(running):
-                return
-            if here:
-                self._run_here(running)
-            else:
-                self._start_new([running], store)
+            if not (running.may_be_stored() and self._answer_from_store(running)):
+                self._begin(running, here=here)
 
     def _own_many(self, jobs: Sequence[RunningJob], store: Store) -> None:
         """Acquire the leases of jobs together, and run those that no process computes or has stored."""
@@ -336,10 +332,7 @@ class Coordinator:
         else:
             if running.holds_lease() and not here and (running.engine or self.engines.own).asks_to_begin:
                 self._release(running)  # until the job begins
-            if here:
-                self._run_here(running)
-            else:
-                self._start_new([running], running.store)
+            self._begin(running, here=here)
 
     def _fail_as(self, running: RunningJob, pickled: bytes, *, here: bool) -> None:
         """End a job with the exception of another process. If it can't be unpickled, the job runs here."""
@@ -375,11 +368,17 @@ class Coordinator:
 
     # running
 
-    def _run_here(self, running: RunningJob) -> None:
-        """Run a job in this thread until it succeeds or has no attempt left, commit and resolve it."""
-        if not running.attempt:
+    def _begin(self, running: RunningJob, *, here: bool) -> None:
+        """Run a job for the first time, or again where an engine gave it back."""
+        if here:
             self.counts.add(submitted=1, computed=1)
             self._announce((running.job,))
+            self._run_here(running)
+        else:
+            self._start_new([running], running.store)
+
+    def _run_here(self, running: RunningJob) -> None:
+        """Run a job in this thread until it succeeds or has no attempt left, commit and resolve it."""
         while True:
             running.attempt += 1
             running.state = State.RUNNING
