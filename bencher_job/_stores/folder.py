@@ -472,7 +472,7 @@ class Folder:
         opened = self.opened
         if opened is not None:
             return opened
-        with self._lock, fork_guard.lock:
+        with self._lock, fork_guard:
             if self.opened is None:
                 try:
                     self.opened = self._open()
@@ -555,7 +555,7 @@ class Folder:
 
     def _leave_database(self) -> None:
         """Open the database anew at the next use; this process keeps its leases."""
-        with self._lock, fork_guard.lock:
+        with self._lock, fork_guard:
             opened, self.opened = self.opened, None
         if opened is not None:
             _close(opened.database)
@@ -618,7 +618,7 @@ class Folder:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        with fork_guard.lock:
+        with fork_guard:
             try:
                 self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
@@ -631,7 +631,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard.lock:
+        with fork_guard:
             try:
                 self.look_for_removal()
                 return work(*given)
@@ -644,7 +644,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard.lock:
+        with fork_guard:
             for turn in itertools.count():
                 try:
                     self.look_for_removal()
@@ -694,7 +694,7 @@ class Folder:
 
     def close(self) -> None:
         """Close all connections and files, and free all leases of this process; the next use opens them again."""
-        with self._lock, fork_guard.lock:
+        with self._lock, fork_guard:
             opened, self.opened = self.opened, None
             self.changes.close()
             self.owners.close()

@@ -1,11 +1,13 @@
 """Fork guard: a fork waits until no database is in use, and closes all connections.
 
 SQLite keeps its locks in the memory of the process, so a child that inherits an open connection waits for locks that
-nobody will give back, or holds some that are none. Therefore each thread holds a lock of its own while it uses a
-database. A fork takes the locks of all threads and closes all connections; parent and child open their own at the
-next use.
+nobody will give back, or holds some that are none. Therefore a fork waits until no database is in use, and closes all
+connections first; parent and child open their own at the next use.
 
-    with fork_guard.lock:    use a database
+    with fork_guard:    use a database
+
+A lock for each thread would not do: a thread that uses databases without a pause would take its lock again before a
+fork that waits for it gets it.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, Final, Protocol
+from threading import get_ident
+from typing import Final, Protocol
 
 __all__ = ["HasConnections", "close_before_fork", "fork_guard"]
 
 
 LONGEST_WAIT: Final = 60.0
-"""Maximum number of seconds that a fork waits for other threads."""
+"""Seconds for which a fork waits at most for other threads."""
 
 
 class HasConnections(Protocol):
@@ -31,66 +34,81 @@ class HasConnections(Protocol):
 
 
 class _Forks:
-    """Keeps forks and the use of databases apart.
+    """Lets any number of threads use databases, or one fork.
 
-    An interrupt can come anywhere in a hook, so the hooks ask each lock whether this thread owns it.
+    A thread registers its use and then looks for a fork; a fork registers and then looks for uses. So one of them sees
+    the other, and no lock is taken unless a thread forks.
     """
 
     def __init__(self) -> None:
-        self.owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
-        self._begin()
+        self.depths: dict[int, int] = {}  # how often each thread has entered the guard
+        self.is_forking = False
+        self._forks = threading.Lock()
 
-    def _begin(self) -> None:
-        self._forking: Any = threading.RLock()
-        self._locks: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def add(self, lock: object) -> None:
-        """Add the lock of a thread, which waits here while another thread forks."""
-        with self._forking:
-            self._locks.add(lock)
-
-    def _others(self) -> list[Any]:
-        own = fork_guard.lock
-        return [lock for lock in self._locks if lock is not own]
-
-    def before(self) -> None:
-        self._forking.acquire()
-        until = time.monotonic() + LONGEST_WAIT
-        for lock in self._others():
-            lock.acquire(timeout=max(until - time.monotonic(), 0))
-        for owner in list(self.owners):
+    def before_fork(self) -> None:
+        self._forks.acquire()
+        self.is_forking = True
+        own = 1 if threading.get_ident() in self.depths else 0
+        patience = time.monotonic() + LONGEST_WAIT
+        while len(self.depths) > own and time.monotonic() < patience:
+            time.sleep(0.0005)
+        for owner in list(_owners):
             owner.close_all()
 
-    def after_in_parent(self) -> None:
-        for lock in (*self._others(), self._forking):
-            if lock._is_owned():
-                lock.release()
+    def after_fork_in_parent(self) -> None:
+        self.is_forking = False
+        self._forks.release()
 
-    def after_in_child(self) -> None:
-        self._begin()
-        self.add(fork_guard.lock)
+    def after_fork_in_child(self) -> None:
+        self.__init__()  # type: ignore[misc]
 
-
-class _ForkGuard(threading.local):
-    """The fork guard of each thread.
-
-    Attributes:
-        lock: keeps forks away while its thread holds it, once or several times.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        _forks.add(self.lock)
+    def wait_for_fork(self, thread: int) -> None:
+        """Step back until the fork is over."""
+        try:
+            while self.is_forking:
+                self.depths.pop(thread, None)
+                with self._forks:
+                    pass
+                self.depths[thread] = 1
+        except BaseException:  # an interrupt
+            self.depths.pop(thread, None)
+            raise
 
 
+class _ForkGuard:
+    """A context that keeps forks away. A thread may enter it several times."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        thread = get_ident()
+        depth = _forks.depths.get(thread, 0) + 1
+        _forks.depths[thread] = depth
+        if depth == 1 and _forks.is_forking:
+            _forks.wait_for_fork(thread)
+
+    def __exit__(self, *_: object) -> None:
+        thread = get_ident()
+        depth = _forks.depths[thread] - 1
+        if depth:
+            _forks.depths[thread] = depth
+        else:
+            del _forks.depths[thread]
+
+
+_owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
 _forks: Final = _Forks()
 fork_guard: Final = _ForkGuard()
+"""Keeps forks away in its context."""
+
 
 os.register_at_fork(
-    before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_forks.after_in_child
+    before=_forks.before_fork,
+    after_in_parent=_forks.after_fork_in_parent,
+    after_in_child=_forks.after_fork_in_child,
 )
 
 
 def close_before_fork(owner: HasConnections) -> None:
     """Have an object's connections closed before each fork, as long as the object lives."""
-    _forks.owners.add(owner)
+    _owners.add(owner)

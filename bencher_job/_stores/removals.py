@@ -194,7 +194,7 @@ class Uses:
         if not drained.used and not any(drained.totals):
             return
         try:
-            with fork_guard.lock, opened.database.transaction(None if waits else 0) as transaction:
+            with fork_guard, opened.database.transaction(None if waits else 0) as transaction:
                 self.write(opened.database, drained)
                 transaction.commit()
         except (Locked, sqlite3.Error, StoreFailure):
