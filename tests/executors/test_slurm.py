@@ -359,8 +359,14 @@ def test_a_driver_that_is_submitted_continues_after_a_requeue(folder, slurm, unt
     assert until(lambda: results() >= 2, PATIENCE)
     slurm.command("scontrol", "requeue", number)
     assert until(lambda: slurm.jobs() == slurm.jobs("PD") == [number], PATIENCE)  # the workers end too
-    slurm.command("scontrol", "update", f"JobId={number}", "StartTime=now")  # else Slurm waits two minutes
-    assert until(lambda: "\n19 2\n" in (folder / "study.log").read_text(), 2 * PATIENCE)
+
+    def is_done():
+        slurm.command(
+            "scontrol", "update", f"JobId={number}", "StartTime=now"
+        )  # else Slurm waits two minutes
+        return "\n19 2\n" in (folder / "study.log").read_text()
+
+    assert until(is_done, 2 * PATIENCE), slurm.command("squeue") + (folder / "study.log").read_text()
     assert results() == 15
     assert until(lambda: not slurm.jobs())
 
