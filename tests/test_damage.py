@@ -137,6 +137,23 @@ def test_an_index_that_leads_to_other_rows_gives_no_wrong_value(cache_folder: Pa
         assert [job(x) for x in range(20)] == values
 
 
+def test_verify_finds_and_mends_an_index_that_leads_to_other_rows(cache_folder: Path) -> None:
+    @cached_job(code="none")
+    def job(x: int) -> int:
+        return x
+
+    for x in range(20):
+        job(x)
+    job.cache.close()
+    reverse_index_of_keys(cache_folder / "fcache" / "cache.db")
+
+    assert not job.cache.verify().is_clean
+    with pytest.warns(CacheWarning, match="database of .* is damaged"):
+        job.cache.verify(repair=True)
+    assert job.cache.verify().is_clean
+    assert all(job.is_cached(x) for x in range(20))
+
+
 @pytest.fixture
 def programs(tmp_path: Path) -> Iterator[Programs]:
     """Programs that end with the test."""

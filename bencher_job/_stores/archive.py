@@ -35,7 +35,7 @@ from .._names import NameOf, path_of
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
 from .._text import counted
-from .base import StoreFailure
+from .base import StoreDamaged, StoreFailure
 from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
 from .embedded import DiskStore
 from .header import check_ours
@@ -461,6 +461,8 @@ def _selected(
         named = [] if wanted is None else [json.dumps(wanted[start : start + ENTRIES_AT_ONCE])]
         while rows := store.files.query(statement, (time.time(), *values, *named, last)):
             yield rows
+            if rows[-1][_KEY] <= last:
+                raise StoreDamaged(f"the index of keys in {store.folder} is out of order")
             last = rows[-1][_KEY]
 
 

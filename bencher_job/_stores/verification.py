@@ -30,7 +30,7 @@ from .._names import DAMAGED_FOLDER, MEDIA_FOLDER, ForeignName, NameOf, path_of
 from .._processes import may_live
 from .._record import Record
 from .._text import counted, size_text, visible
-from .base import StoreFailure
+from .base import StoreDamaged, StoreFailure
 from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .database import DATABASE_NAME
 from .embedded import DiskStore
@@ -345,7 +345,7 @@ class Inspection:
         self.findings.append(Finding(fault, name, detail))
 
     def _database(self) -> None:
-        for (message,) in self._folder.query(f"PRAGMA quick_check({LISTED})"):
+        for (message,) in self._folder.query(f"PRAGMA integrity_check({LISTED})"):
             if message != "ok":
                 self._find(Fault.DATABASE, DATABASE_NAME, message)
 
@@ -451,7 +451,10 @@ def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
     before = b""
     while rows := folder.query(statement, (before, time.time())):
         yield from rows
-        before = os.fsencode(rows[-1][0])
+        last = os.fsencode(rows[-1][0])
+        if last <= before:
+            raise StoreDamaged("the index of keys is out of order")
+        before = last
 
 
 def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:
