@@ -32,7 +32,7 @@ def test_no_byte_of_the_value_passes_the_pipe(cache_folder):
     engine = engine_for(Executors.MULTIPROCESSING)
     sizes, kinds = [], []
     for count in (NUMBERS, NUMBERS // 4):
-        job = Job("array", np.ones, {"shape": count}).for_run(None, store.depository(None))
+        job = Job("array", np.ones, {"shape": count}).for_run(None, store.blob_writer(None))
         future = engine.submit(job)
         run_result = future.result(PATIENCE)
         sizes.append(run_result.payload.nbytes)

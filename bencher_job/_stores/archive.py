@@ -462,7 +462,7 @@ def _selected(
         while rows := store.files.query(statement, (time.time(), *values, *named, last)):
             yield rows
             if rows[-1][_KEY] <= last:
-                raise StoreDamaged(f"the index of keys in {store.folder} is out of order")
+                raise StoreDamaged(f"the index of keys of {store.folder} is out of order")
             last = rows[-1][_KEY]
 
 

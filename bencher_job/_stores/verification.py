@@ -453,7 +453,7 @@ def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
         yield from rows
         last = os.fsencode(rows[-1][0])
         if last <= before:
-            raise StoreDamaged("the index of keys is out of order")
+            raise StoreDamaged(f"the index of keys of {folder.directory} is out of order")
         before = last
 
 

@@ -99,7 +99,7 @@ class Ground:
         study("small")
         study("large", large=True)
         study("gone")
-        study.remove(["gone"])
+        study.forget("gone")
         study.cache.close()
         store = self.store()
         store.put_many([entry("expiring", 1)._replace(expires=datetime.now(UTC).timestamp() + 1000)])
