@@ -37,6 +37,7 @@ from .._record import Draft, Origin
 from .._stores import (
     Blob,
     Entry,
+    Hit,
     Lease,
     NullStore,
     Payload,
@@ -252,6 +253,7 @@ class Completion:
             options.compression,
             None if options.ttl is None else time.time() + options.ttl,
             attributes=None if job.keys is None else job.keys.attributes(job.job_key),
+            replaces=run.running.replaces,
         )
 
 
@@ -429,11 +431,11 @@ UNLOADABLE: Final[set[str]] = set()
 
 def commit(
     completions: Sequence[Completion], options: StoreOptions
-) -> tuple[dict[Completion, Payload], list[str]]:
+) -> tuple[dict[Completion, Payload], list[str], dict[Completion, Hit]]:
     """Store the results of runs that succeeded, and remove the media of those that failed. Release all leases.
 
-    Returns the pickled values that were not written by workers, and a sentence for each result that could not be
-    stored; it is empty if the same was said before.
+    Returns the pickled values that were not written by workers, a sentence for each result that could not be stored,
+    which is empty if the same was said before, and the results of other machines that were stored first.
     """
     entries: dict[Store, list[Entry]] = {}
     payloads: dict[Completion, Payload] = {}
@@ -465,9 +467,15 @@ def commit(
         if refusal is not None:
             unsaved.append(refusal)
             _release(store, run.running.lease)
+    winners: dict[str, Hit] = {}
     for store, group in entries.items():
-        _put(store, group, unsaved)
-    return payloads, unsaved
+        _put(store, group, unsaved, winners)
+    others = (
+        {each: winners[key] for each in completions if (key := each.run.job.job_key) in winners}
+        if winners
+        else {}
+    )
+    return payloads, unsaved, others
 
 
 def _refusal(job: Job, outcome: Outcome) -> str | None:
@@ -549,15 +557,16 @@ def _release(store: Store, lease: Lease | None) -> None:
         store.leases.release([lease])
 
 
-def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
+def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:
     try:
-        store.put_many(entries)
+        others = store.put_many(entries)
+        winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
     except Exception as error:  # noqa: BLE001 - whatever a store raises, callers get their values
         if not isinstance(error, StoreFailure):
             _log.warning("a store has failed", exc_info=True)
         if len(entries) > 1:  # perhaps only one of them doesn't fit
             for entry in entries:
-                _put(store, [entry], unsaved)
+                _put(store, [entry], unsaved, winners)
         else:
             (entry,) = entries
             reason = str(error) if isinstance(error, StoreFailure) else error_text(error)
