@@ -20,11 +20,12 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import _media
 from .._errors import BencherJobError
-from .._executors import Outcome, error_text
+from .._executors import LARGEST_SENT, Outcome, error_text, write_files
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
@@ -46,6 +47,7 @@ from .._stores import (
     discard,
     dump_result,
 )
+from .._text import size_text
 from .._timer import timer
 from .._version import VERSION
 from .running import RunningJob
@@ -451,7 +453,7 @@ def commit(
             if isinstance(store, NullStore) and store.is_closed_off:
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
-        refusal = _refusal(job, completion.outcome)
+        refusal = _refusal(job, completion.outcome) or _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
         else:
@@ -493,6 +495,24 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
         return _of_another_library(job, outcome)
+    return None
+
+
+def _bring_files(job: Job, outcome: Outcome) -> str | None:
+    """Write the files that a worker on another machine has sent. Say why that can't be done; None if it is."""
+    if outcome.files == () or job.media_folder is None:
+        return None
+    if outcome.files is None:
+        if os.access(job.media_folder, os.F_OK):
+            return None
+        return (
+            f"{job!r} wrote more than {size_text(LARGEST_SENT)} of files on {outcome.place.host}, which this process "
+            "can't see. Put the cache directory on a file system that its workers mount"
+        )
+    try:
+        write_files(Path(job.media_folder), outcome.files)
+    except (ValueError, OSError) as error:
+        return f"The files of {job!r} can't be written ({error})"
     return None
 
 

@@ -17,9 +17,11 @@ from typing import Any, Final
 
 from .._options import MAKERS, Executors, PoolOptions
 from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
+from .elsewhere import LARGEST_SENT, write_files
 from .engine import AdoptedExecutor, Engine, SharedExecutor, run_here, submit_jobs
 
 __all__ = [
+    "LARGEST_SENT",
     "Engine",
     "Executors",
     "Outcome",
@@ -30,6 +32,7 @@ __all__ = [
     "inside_worker",
     "is_submitter",
     "run_inline",
+    "write_files",
 ]
 
 

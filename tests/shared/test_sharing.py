@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Programs, until
+from tests.programs import Programs
 
 from .machines import Place
 from .proxy import Proxy
