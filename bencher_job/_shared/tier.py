@@ -58,6 +58,7 @@ from .base import (
 from .base import Lease as RemoteLease
 from .breaker import Breaker
 from .local import Packed, Taken, keys_at, pack, pack_sources, take
+from .requests import chunks
 
 if TYPE_CHECKING:
     from .._record import Figures, FunctionInfo
@@ -83,8 +84,16 @@ CHANGES_EVERY: Final = 30.0
 _EVERYWHERE: Final = frozenset({"cleared", "forgotten"})
 """Reasons for which an entry is removed from the shared store as well."""
 
+FETCHED_AT_ONCE: Final = 1000
+"""How many entries are fetched together, whose sizes are unknown."""
+
 LAST_PUSH: Final = 10.0
 """Seconds that closing, or the end of the program, waits for the outbox."""
+
+COURIER: Final = "bencher_job courier"
+
+LAST_STEP: Final = 2.0
+"""Seconds that they wait for a step of the courier: the end of the program must not find it in the database."""
 
 LOOK_EVERY: Final = 0.5
 
@@ -204,8 +213,11 @@ class SharedStore(Items):
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Store entries of the remote locally; return how many."""
         wanted = {entry_address(function, key) for key in keys} - self._bad
-        found = self.ask(lambda remote: remote.get_many(wanted - self._replaced(wanted))) if wanted else None
-        return len(self._take_all(found).keys) if found else 0
+        fetched = 0
+        for some in chunks(wanted - self._replaced(wanted) if wanted else (), FETCHED_AT_ONCE):
+            found = self.ask(partial(_get_many, some))
+            fetched += len(self._take_all(found).keys) if found else 0
+        return fetched
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries locally, and push them: at once, or soon."""
@@ -325,19 +337,23 @@ class SharedStore(Items):
 
     def close(self) -> None:
         """Push what is left for some seconds, and release all. The next use opens it again."""
+        self.end()
+        self.local.close()
+        self.is_closing = False
+
+    def end(self) -> None:
+        """Push what is left for some seconds, end the thread and release all of the remote."""
         self.flush(LAST_PUSH)
         self.is_closing = True
         self._wake.set()
         courier, self._courier = self._courier, None
         if courier is not None and courier is not threading.current_thread():
-            courier.join(1.0)
+            courier.join(LAST_STEP)
         self._remote.close()
-        self.local.close()
-        self.is_closing = False
 
     def flush(self, seconds: float) -> int:
         """Push the outbox, for so many seconds at most; return what is left. Warn if that isn't nothing."""
-        if not self._writes:
+        if not self._writes or self.is_closing:
             return 0
         end = time.monotonic() + seconds
         try:
@@ -359,6 +375,9 @@ class SharedStore(Items):
 
     def ask(self, work: Callable[[Remote], T]) -> T | None:
         """Make a request; return None if the remote doesn't answer."""
+        if self.is_closing:
+            self._end_courier()
+            return None
         if not self.breaker.is_closed:
             self.breaker.skipped += 1
             self._start()
@@ -366,11 +385,19 @@ class SharedStore(Items):
         try:
             result = work(self._remote)
         except Unreachable as error:
-            self.breaker.failed(error)
-            self._start()
+            if not self.is_closing:  # which ends requests
+                self.breaker.failed(error)
+                self._start()
             return None
         self.breaker.worked()
+        if self.is_closing:
+            self._end_courier()
         return result
+
+    def _end_courier(self) -> None:
+        """End the thread of the courier, which must not be in the database when that is closed."""
+        if threading.current_thread().name == COURIER:
+            raise SystemExit
 
     def _replaced(self, addresses: Collection[str]) -> set[str]:
         """Return those addresses whose entries were removed or replaced here, which the remote may not know yet."""
@@ -540,7 +567,7 @@ class SharedStore(Items):
         with self._lock:
             if self._courier is None or not self._courier.is_alive():
                 self._courier = threading.Thread(
-                    target=_run, args=(weakref.ref(self), self._wake), name="bencher_job courier", daemon=True
+                    target=_run, args=(weakref.ref(self), self._wake), name=COURIER, daemon=True
                 )
                 try:
                     self._courier.start()
@@ -564,6 +591,8 @@ class SharedStore(Items):
         if time.monotonic() - self._changes_at >= CHANGES_EVERY:
             self._changes_at = time.monotonic()
             self._read_changes()
+        if self.is_closing:
+            return 0.0
         return 0.0 if self._writes and self.local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
 
     def _read_changes(self) -> None:
@@ -796,4 +825,4 @@ _open: weakref.WeakSet[SharedStore] = weakref.WeakSet()
 @atexit.register
 def _push_the_rest() -> None:
     for store in list(_open):
-        store.flush(LAST_PUSH)
+        store.end()

@@ -109,7 +109,7 @@ def test_jobs_with_keys_made_by_hand_are_shared_pulled_and_removed(hosts: Hosts)
         count("run")
         return 7
 
-    cache = FutureCache()
+    cache = FutureCache(overwrite=False)
     future = cache.submit(Job("a", seven, {}, job_key="made by hand"))
     assert future.result() == 7
     store = cache.cache.behind
@@ -394,23 +394,25 @@ def test_round_trips_are_counted(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> No
     del spent["warm"]
     assert spent["hit"] <= 1
     assert spent["local"] == 0
-    assert spent["computed"] <= (2 if is_rows else 9), spent
+    assert spent["computed"] <= (2 if is_rows else 5), spent
 
 
 def test_ten_thousand_hits_take_few_round_trips(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> None:
     near, far, proxy = behind_proxy
     if not far.shared.startswith("postgresql"):
         pytest.skip("objects take one request each")
-    near.output(near.on("b", drawing("sum(draw.map(range(10_000))); assert pushed(draw)")))
+    near.output(near.on("b", drawing("sum(draw.map(range(10_000)))"), BENCHER_JOB_SHARED=""))
+    near.output(near.on("b", drawing("assert draw.cache.cache.behind.push_all() == 10_000")))
     source = drawing(
         """
+        keys = [draw.cache.key(x) for x in range(10_000)]
         tell("is ready")
         wait_for("go")
         draw.cache.cache
         time.sleep(0.5)
         tell("is open")
         wait_for("on")
-        sum(draw.map(range(10_000)))
+        assert len(draw.cache.prefetch(keys)) == 10_000
         tell("has all")
         wait_for("end")
         """
@@ -425,4 +427,4 @@ def test_ten_thousand_hits_take_few_round_trips(behind_proxy: tuple[Hosts, Hosts
     far.tell("end")
     far.output(running)
     assert near.count("run") == 10_000
-    assert spent <= 14, spent
+    assert spent <= 12
