@@ -375,8 +375,7 @@ class SharedStore(Items):
 
     def ask(self, work: Callable[[Remote], T]) -> T | None:
         """Make a request; return None if the remote doesn't answer."""
-        if self.is_closing:
-            self._end_courier()
+        if self._is_over():
             return None
         if not self.breaker.is_closed:
             self.breaker.skipped += 1
@@ -390,14 +389,13 @@ class SharedStore(Items):
                 self._start()
             return None
         self.breaker.worked()
-        if self.is_closing:
-            self._end_courier()
-        return result
+        return None if self._is_over() else result
 
-    def _end_courier(self) -> None:
-        """End the thread of the courier, which must not be in the database when that is closed."""
-        if threading.current_thread().name == COURIER:
+    def _is_over(self) -> bool:
+        """Whether it is being closed. The courier's thread ends then, so that it isn't in the database meanwhile."""
+        if self.is_closing and threading.current_thread().name == COURIER:
             raise SystemExit
+        return self.is_closing
 
     def _replaced(self, addresses: Collection[str]) -> set[str]:
         """Return those addresses whose entries were removed or replaced here, which the remote may not know yet."""
