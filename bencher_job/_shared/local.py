@@ -132,12 +132,13 @@ def take(
     found: Mapping[str, bytes],
     fetch: Fetch,
     signature: Signature,
+    versions: dict[bytes, StoredFunctionVersion],
     *,
     tag: str | None = None,
 ) -> Taken:
     """Verify entries, by address, and store them. Those that have expired, or have another tag, are left out.
 
-    `fetch` brings files that are too large to be in an entry, and sources.
+    `fetch` brings files that are too large to be in an entry, and sources. `versions` remembers function versions.
 
     Raises:
         StoreFailure: when the store can't be written.
@@ -154,7 +155,7 @@ def take(
                 if shared.expires is not None and shared.expires <= time():
                     expired.add(address)
                 elif tag is None or shared.record.tag == tag:
-                    entries.append(_entry(store, shared, fetch))
+                    entries.append(_entry(store, shared, fetch, versions))
             except (DamagedEntry, UnreadableEntry, Refused, Unwhole) as error:
                 problems[address] = str(error)
         store.put_many(entries)
@@ -166,11 +167,17 @@ def take(
     return Taken({entry.record.key for entry in entries}, problems, expired)
 
 
-def _entry(store: DiskStore, shared: SharedEntry, fetch: Fetch) -> Entry:
+def _entry(
+    store: DiskStore, shared: SharedEntry, fetch: Fetch, versions: dict[bytes, StoredFunctionVersion]
+) -> Entry:
     record = shared.record
     shared.check_media()
     sealed = sealed_for(store, record.key, bytes(shared.value), shared.signature)
-    version = _sources(store, shared.prefix, fetch, shared.signature) if shared.prefix else None
+    version = versions.get(shared.prefix)
+    if version is None and shared.prefix:
+        version = _sources(store, shared.prefix, fetch, shared.signature)
+        if version is not None:
+            versions[shared.prefix] = version
     media = _take_media(store, shared, fetch) if record.media else None
     return Entry(
         sealed, replace(record, media=media), shared.bound, version, expires=shared.expires, is_copy=True

@@ -61,6 +61,7 @@ from .local import Packed, Taken, keys_at, pack, pack_sources, take
 from .requests import chunks
 
 if TYPE_CHECKING:
+    from .._keys import StoredFunctionVersion
     from .._record import Figures, FunctionInfo
     from .._stores.base import History, Tally
     from .._stores.blobs import BlobWriter
@@ -138,6 +139,7 @@ class SharedStore(Items):
         self._seconds: dict[str, float] = {}
         self._bad: set[str] = set()
         self._sources: set[bytes] = set()
+        self._versions: dict[bytes, StoredFunctionVersion] = {}
         self._told_left = 0
         self._shared_leases = _SharedLeases(self, local.leases)
         self.leases: Leases = self._shared_leases
@@ -412,7 +414,7 @@ class SharedStore(Items):
     def _take(self, found: Mapping[str, bytes], tag: str | None = None) -> Taken:
         """Verify entries, by address, and store them locally."""
         found = {address: content for address, content in found.items() if address not in self._bad}
-        taken = take(self.local, found, self._fetch, self._signature, tag=tag)
+        taken = take(self.local, found, self._fetch, self._signature, self._versions, tag=tag)
         problems = taken.problems
         self._bad.update(problems)
         if problems:
