@@ -537,3 +537,22 @@ def test_each_flipped_byte_makes_an_entry_a_miss(tmp_path: Path) -> None:
         hosts.output(hosts.start("a", make.replace("team", "unsigned"), **unsigned))
     finally:
         hosts.end()
+
+
+def test_ctrl_c_ends_a_job_and_those_who_wait_go_on(hosts: Hosts) -> None:
+    """At once, though a lease lasts a minute."""
+    source = leased("draw(1); assert pushed(draw)").replace(
+        '["lease_seconds"] = 1.0', '["lease_seconds"] = 60.0'
+    )
+    first = hosts.on("a", source)
+    hosts_until(lambda: hosts.count("run") == 1)
+    waiting = [hosts.on(name, source + "\ntell('is done')") for name in ("b", "c")]
+    time.sleep(1.0)  # both wait
+    waiting[0].send_signal(signal.SIGINT)
+    assert waiting[0].wait(10) != 0
+    assert first.poll() is None
+    assert waiting[1].poll() is None
+    first.send_signal(signal.SIGINT)
+    assert first.wait(10) != 0
+    hosts.output(waiting[1])
+    assert hosts.count("run") == 2
