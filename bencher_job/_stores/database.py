@@ -339,7 +339,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         self._log_size = 0
         self._ends = threading.local()
         self._connections = _Connections()
-        weakref.finalize(self, self._connections.close_all)
+        # Not at the end of the program, when other threads may still use their connections.
+        weakref.finalize(self, self._connections.close_all).atexit = False
         close_before_fork(self)
         self.renew()
         renew_after_fork(self)
