@@ -92,7 +92,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
 
     trusted = False
 
-    def write(self, entry: SealedEntry) -> Written:
+    def write(self, entry: SealedEntry, media_size: int) -> Written:
         """Write an entry to a file of its own, if it is large.
 
         Raises:
@@ -100,10 +100,10 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """
         if entry.size < self.min_file_size:
             value = bytes(entry)
-            return Written(entry.size, MODE_RAW, None, value, value[VALUE_DIGEST])
+            return Written(entry.size + media_size, MODE_RAW, None, value, value[VALUE_DIGEST])
         filename = new_filename()
         write_file(os.path.join(self._directory, filename), entry)
-        return in_file(entry.size, filename, entry.digest)
+        return in_file(entry.size + media_size, filename, entry.digest)
 
     def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
         """Read an entry's bytes, into memory that may be written to if they lie in a file.

@@ -160,8 +160,7 @@ class DiskHistory:
         try:
             check_key_of(rows[0], key)
             if not check_row(rows[0], self._folder.open(), mapped=True):
-                *_, expires, _ = rows[0]
-                return Gone("expired", moment(expires))
+                return Gone("expired", moment(rows[0][5]))
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, sqlite3.DatabaseError) as error:
@@ -395,24 +394,24 @@ class Commits:
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
-        files = None
+        files, media_size = None, 0
         if draft.media is not None:
             files = files_in(path_of(self._folder.directory, NameOf.RUN_FOLDER, draft.media))
+            media_size = sum(file.size for file in files)
         if isinstance(entry.payload, Blob):
             with open(
                 self._folder.directory / entry.payload.filename, "rb"
             ) as file:  # no row without its file
                 digest = file.read(VALUE_DIGEST.stop)[VALUE_DIGEST]
-            written = in_file(entry.payload.nbytes, entry.payload.filename, digest)
+            written = in_file(entry.payload.nbytes + media_size, entry.payload.filename, digest)
         else:
             sealed = entry.payload
             if isinstance(sealed, Payload):
                 compression = None if entry.compression is None else self._compression(entry.compression)
                 sealed = seal(sealed, draft.key, signature=opened.signature, compression=compression)
-            written = opened.database._disk.write(sealed)
+            written = opened.database._disk.write(sealed, media_size)
         if files is not None:
-            size = written.size + sum(file.size for file in files)
-            written = written._replace(size=size, files=files_to_json(files))
+            written = written._replace(files=files_to_json(files))
         return _Prepared(entry, draft, written)
 
     @staticmethod
