@@ -502,8 +502,7 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
     try:
         sealed = opened.database.fetch(mode, filename, content)
         check_ours(sealed, record.key, signature=opened.signature)
-        hit = record.key, record.seconds, expires, record.media, files
-        check_hit(mac, sealed, hit, opened.signature)
+        check_hit(mac, sealed, record.key, record.seconds, expires, record.media, files, opened.signature)
         media = [] if record.media is None else check_contents(store.folder, record.media, files)
     except (DamagedEntry, UnreadableEntry, UntrustedCache, ForeignName, OSError) as error:
         raise Unwhole(str(error)) from error

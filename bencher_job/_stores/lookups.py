@@ -198,7 +198,7 @@ class Lookups:
         if stream is None:
             value = opened.database.fetch(mode, filename, value, mapped=mapped)
             stream, buffers = unseal_ours(value, key, signature=opened.signature, most_expanded=most_expanded)
-        check_hit(mac, value, (key, seconds, expires, media, files), opened.signature)
+        check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
         if expires is not None and expires <= time.time():
             return MISS
         if media is not None:
@@ -224,7 +224,7 @@ class Lookups:
             stream = read_plain(value, key) if filename is None and type(value) is bytes else None
             try:
                 if stream is not None and media is None and not holds_paths(stream):
-                    check_hit(mac, value, (key, seconds, expires, None, files), signature)
+                    check_hit(mac, value, key, seconds, expires, None, files, signature)
                     if expires is None or expires > now:
                         small[key] = stream, seconds, expires
                     continue
@@ -275,7 +275,7 @@ def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> 
     key, mode, filename, value, seconds, expires, media, files, mac, _ = row
     value = opened.database.fetch(mode, filename, value, mapped=mapped)
     check_ours(value, key, signature=opened.signature)
-    check_hit(mac, value, (key, seconds, expires, media, files), opened.signature)
+    check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
     return expires is None or expires > time.time()
 
 

@@ -43,6 +43,7 @@ _SECOND: Final = slice(33, 65)
 _MAC_AT: Final = 65
 _KINDS: Final = (0, 1)
 _HIT: Final = struct.Struct("<d?d3i")
+_PACK_HIT: Final = _HIT.pack
 _RECORD: Final = struct.Struct("<ddqq8i")
 _VERSION: Final = struct.Struct("<q4i")
 
@@ -97,20 +98,31 @@ def mac_of_entry(signature: Signature, value: bytes, hit: tuple[Any, ...], recor
     return _mac(signature, value + _of_record(*record), _of_hit(*hit))
 
 
-def check_hit(mac: Any, value: Buffer | Arrival, hit: tuple[Any, ...], signature: Signature) -> None:
+def check_hit(
+    mac: Any,
+    value: Buffer | Arrival,
+    key: str,
+    seconds: float,
+    expires: float | None,
+    media: str | None,
+    files: str | None,
+    signature: Signature,
+) -> None:
     """Verify what a hit needs of a row, once its value is verified.
 
     Raises:
         DamagedEntry: when it isn't what was stored with this signature.
     """
     try:
-        whole = value.memory if isinstance(value, Arrival) else value
-        made = signature.begin(mac[:_MAC_AT] + _of_hit(*hit)).digest()
-        if (
-            compare_digest(mac[_MAC_AT:], made)
-            and mac[0] == signature.kind
-            and whole[VALUE_DIGEST] == mac[_FIRST]
-        ):
+        if media is None and files is None:  # as `_of_hit` does, without its call
+            name = key.encode()
+            covered = _PACK_HIT(seconds, expires is not None, expires or 0.0, len(name), -1, -1) + name
+        else:
+            covered = _of_hit(key, seconds, expires, media, files)
+        if type(value) is not bytes:
+            value = bytes((value.memory if isinstance(value, Arrival) else value)[: VALUE_DIGEST.stop])
+        made = signature.begin(mac[:_MAC_AT] + covered).digest()
+        if compare_digest(mac[_MAC_AT:], made) and mac.startswith(value[VALUE_DIGEST], 1):
             return
     except _WRONG:
         pass
