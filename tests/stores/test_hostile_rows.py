@@ -367,6 +367,8 @@ def test_settings_that_are_planted_for_diskcache_are_not_read(ground: Ground) ->
             "Discarded",
             "Lease",
             "Owner",
+            "Outbox",
+            "Remote",
         ):
             database.execute(f"DROP TABLE {table}")
         database.execute("PRAGMA user_version = 0")
