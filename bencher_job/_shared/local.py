@@ -17,7 +17,6 @@ from .._stores.archive import (
     edition_from,
     edition_to_dict,
     entries_of,
-    files_of,
     from_json,
     stored_version,
     to_json,
@@ -97,12 +96,14 @@ def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> Iterato
         StoreFailure: when the store can't be read.
     """
     resigns = store.files.open().signature.mark != signature.mark
-    for record, bound, prefix, expires, value in entries_of(store, keys):
+    for record, bound, prefix, expires, value, files in entries_of(store, keys):
         large: dict[str, Path] = {}
         media: list[MediaFile] = []
         try:
-            for name, path in files_of(store, record.media) if record.media else ():
+            for (name, _, digest), path in files:
                 file = MediaFile.of(name, path.read_bytes())
+                if file.digest != digest:
+                    raise Unwhole(f"its media were altered: {name}")  # noqa: TRY301 - as those that are gone
                 media.append(file)
                 if file.content is None:
                     large[media_address(file.digest)] = path

@@ -460,15 +460,17 @@ class SealedEntry:
 
     Attributes:
         size: of the entry in bytes.
+        digest: of the entry, once it is written to a file; empty before.
     """
 
-    __slots__ = ("_body", "_signature", "_start", "size")
+    __slots__ = ("_body", "_signature", "_start", "digest", "size")
 
     def __init__(self, start: bytes, body: list[Buffer], size: int, signature: Signature) -> None:
         self._start = start
         self._body = body
         self._signature = signature
         self.size = size
+        self.digest = b""
 
     @property
     def nbytes(self) -> int:
@@ -502,7 +504,8 @@ class SealedEntry:
             if hashing.ident is not None:
                 hashing.join()
         file.seek(len(self._start))
-        file.write(made[0] if made else self._digest())
+        self.digest = made[0] if made else self._digest()
+        file.write(self.digest)
 
     def _digest(self) -> bytes:
         return _digest(self._signature, self._start, *self._body, threads_besides=1)

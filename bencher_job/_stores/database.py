@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import diskcache
@@ -23,10 +23,11 @@ from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._names import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
-from .base import BRIEFLY, PATIENCE
+from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file
 from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
 from .gate import close_before_fork
+from .macs import VALUE_DIGEST
 
 __all__ = [
     "DATABASE_NAME",
@@ -36,7 +37,7 @@ __all__ = [
     "EntryDisk",
     "Locked",
     "Transaction",
-    "Written",
+    "in_file",
     "is_undecodable",
 ]
 
@@ -77,19 +78,9 @@ PRAGMAS: Final = (
 """What each connection is set to."""
 
 
-class Written(NamedTuple):
-    """An entry whose bytes are ready for its row: there, or in a file that is written. These are columns of it."""
-
-    size: int
-    """Size of the entry with its media, in bytes."""
-    mode: int
-    filename: str | None
-    value: bytes | None
-
-    @classmethod
-    def to_file(cls, size: int, filename: str) -> Written:
-        """Give the columns of an entry that lies in a file of its own."""
-        return cls(size, MODE_BINARY, filename, None)
+def in_file(size: int, filename: str, digest: bytes) -> Written:
+    """Describe an entry that lies in a file of its own."""
+    return Written(size, MODE_BINARY, filename, None, digest)
 
 
 class EntryDisk(diskcache.Disk):  # type: ignore[misc]
@@ -108,10 +99,11 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             OSError: when it can't be written; nothing is left then.
         """
         if entry.size < self.min_file_size:
-            return Written(entry.size + media_size, MODE_RAW, None, bytes(entry))
+            value = bytes(entry)
+            return Written(entry.size + media_size, MODE_RAW, None, value, value[VALUE_DIGEST])
         filename = new_filename()
         write_file(os.path.join(self._directory, filename), entry)
-        return Written.to_file(entry.size + media_size, filename)
+        return in_file(entry.size + media_size, filename, entry.digest)
 
     def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
         """Read an entry's bytes, into memory that may be written to if they lie in a file.

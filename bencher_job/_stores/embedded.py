@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,9 +28,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, get_args
 
-from .. import _media
 from .._errors import BencherJobError, UntrustedCache, warn_caller
 from .._keys import StoredFunctionVersion
+from .._names import NameOf, path_of
 from .._query import ArgumentColumn, EntryInfo, Query
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
@@ -49,13 +48,24 @@ from .base import (
     Reason,
     StoreFailure,
     Use,
+    Written,
 )
 from .blobs import Blob, BlobWriter, discard
-from .codec import Compression, DamagedEntry, Payload, UnreadableEntry, compression_named, seal
-from .database import Database, Transaction, Written
+from .codec import (
+    Compression,
+    DamagedEntry,
+    MissignedEntry,
+    Payload,
+    UnreadableEntry,
+    compression_named,
+    seal,
+)
+from .database import Database, Transaction, in_file
 from .folder import Folder, Opened
 from .leases import LeasesLost, StoreLeases
 from .lookups import Lookups, check_key_of, check_row
+from .macs import VALUE_DIGEST
+from .media import files_in, files_to_json
 from .outbox import PUT_OUTBOX, Outbox
 from .removals import Removals
 from .rows import columns_of, find_keys, infos_of
@@ -74,6 +84,7 @@ from .schema import (
     SELECT_ENTRY,
     SELECT_KNOWN_EDITION,
     SELECT_RECORD,
+    SELECT_VERSION,
     UPSERT,
     attributes_from,
     condition_of,
@@ -85,6 +96,7 @@ from .schema import (
     row_of,
     row_of_edition,
 )
+from .signature import Signature
 from .uses import Uses
 
 __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
@@ -148,8 +160,7 @@ class DiskHistory:
         try:
             check_key_of(rows[0], key)
             if not check_row(rows[0], self._folder.open(), mapped=True):
-                *_, expires, _ = rows[0]
-                return Gone("expired", moment(expires))
+                return Gone("expired", moment(rows[0][5]))
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, sqlite3.DatabaseError) as error:
@@ -157,7 +168,7 @@ class DiskHistory:
         except (UnreadableEntry, UntrustedCache, OSError) as error:
             damage, may_be_whole = str(error), True
         rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
-        records = [*_readable(record_of, ((row,) for row in rows))]
+        records = [*self._readable(record_of, rows)]
         return Found(records[0] if records else None, damage, may_be_whole)
 
     def _gone(self, key: str) -> Gone | None:
@@ -195,7 +206,7 @@ class DiskHistory:
         With `unused` also those without entries, in any order and without their sources; no entry is read.
         """
         rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
-        return list(_readable(past_edition_of, ((row, function) for row in rows)))
+        return list(self._readable(past_edition_of, rows))
 
     def of_version(
         self,
@@ -216,7 +227,18 @@ class DiskHistory:
                 -1 if limit is None else limit,
             ),
         )
-        return _readable(_keyed, ((row,) for row in rows))
+        return self._readable(_keyed, rows)
+
+    def _readable(
+        self, make: Callable[[tuple[Any, ...], Signature], T], rows: Iterable[tuple[Any, ...]]
+    ) -> Iterator[T]:
+        """Make something of rows, except of damaged ones, which `verify` finds."""
+        signature = self._folder.open().signature
+        for row in rows:
+            try:
+                yield make(row, signature)
+            except (ValueError, TypeError, MissignedEntry) as error:
+                _log.debug("a damaged row is left out: %s", error)
 
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
@@ -234,18 +256,9 @@ def _look(path: Path) -> str:
 _SELECT_KEYED: Final = SELECT_RECORD.replace("SELECT ", "SELECT edition, bound, attributes, ", 1)
 
 
-def _keyed(row: tuple[Any, ...]) -> Keyed:
+def _keyed(row: tuple[Any, ...], signature: Signature) -> Keyed:
     prefix, bound, attributes, *of_record = row
-    return Keyed(prefix, bound, attributes_from(attributes), record_of(tuple(of_record)))
-
-
-def _readable(make: Callable[..., T], rows: Iterable[tuple[Any, ...]]) -> Iterator[T]:
-    """Make something of rows, except of damaged ones, which `verify` finds."""
-    for row in rows:
-        try:
-            yield make(*row)
-        except (ValueError, TypeError) as error:
-            _log.debug("a damaged row is left out: %s", error)
+    return Keyed(prefix, bound, attributes_from(attributes), record_of(tuple(of_record), signature))
 
 
 UNCOUNTED: Final = 64
@@ -269,19 +282,21 @@ class _Prepared(NamedTuple):
 class _Rows:
     """Writes the rows of one transaction, and knows what is to be done once it is committed."""
 
-    __slots__ = ("_database", "_editions", "_execute", "_folder", "_old_files", "_origins")
+    __slots__ = ("_database", "_editions", "_execute", "_folder", "_old_files", "_origins", "_signature")
 
-    def __init__(self, folder: Folder, database: Database, transaction: Transaction) -> None:
+    def __init__(self, folder: Folder, opened: Opened, transaction: Transaction) -> None:
         self._folder = folder
-        self._database = database
+        self._database = opened.database
+        self._signature = opened.signature
         self._execute = transaction.execute
         self._editions: set[bytes] = set()
-        self._origins: dict[Origin, int] = {}
+        self._origins: dict[Origin, tuple[int, str]] = {}
         self._old_files: list[str] = []
 
     def write(self, prepared: Sequence[_Prepared], statement: str) -> None:
         """Write entries, and what their records refer to as far as it isn't known to be there."""
         editions, origins, execute = self._folder.editions, self._folder.origins, self._execute
+        signature = self._signature
         now = time.time()
         rows: list[tuple[Any, ...]] = []
         for entry, draft, written in prepared:
@@ -291,11 +306,12 @@ class _Rows:
                 and edition.prefix not in editions
                 and edition.prefix not in self._editions
             ):
-                execute(PUT_EDITION, row_of_edition(entry.version))  # type: ignore[arg-type]
+                if not self._has_version(edition.prefix):
+                    execute(PUT_EDITION, row_of_edition(entry.version, signature))  # type: ignore[arg-type]
                 self._editions.add(edition.prefix)
             origin = draft.origin
-            number = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
-            row = row_of(entry, draft, written, now, number)
+            numbered = origins.get(origin) or self._origins.get(origin) or self._number_of(origin)
+            row = row_of(entry, draft, written, now, numbered, signature)
             if statement is UPSERT:
                 self._old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
                 execute(UPSERT, row)
@@ -310,12 +326,23 @@ class _Rows:
             else:
                 execute(INSERT, row)
 
-    def _number_of(self, origin: Origin) -> int:
-        text = (origin_to_json(origin),)
-        self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", text)
-        ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", text).fetchall()
-        self._origins[origin] = number
-        return int(number)
+    def _has_version(self, prefix: bytes) -> bool:
+        """Whether a function version is there, as it was stored."""
+        for row in self._execute(SELECT_VERSION, (prefix,)).fetchall():
+            try:
+                past_edition_of(row, self._signature)
+            except (ValueError, MissignedEntry):
+                return False
+            return True
+        return False
+
+    def _number_of(self, origin: Origin) -> tuple[int, str]:
+        """Return the number of an origin's row, and its text."""
+        text = origin_to_json(origin)
+        self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", (text,))
+        ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", (text,)).fetchall()
+        self._origins[origin] = int(number), text
+        return self._origins[origin]
 
     def are_committed(self) -> None:
         """Remember what is there now, and remove the files of what was replaced."""
@@ -367,18 +394,24 @@ class Commits:
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
-        media_size = 0
+        files, media_size = None, 0
         if draft.media is not None:
-            media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / draft.media)
+            files = files_in(path_of(self._folder.directory, NameOf.RUN_FOLDER, draft.media))
+            media_size = sum(file.size for file in files)
         if isinstance(entry.payload, Blob):
-            os.lstat(self._folder.directory / entry.payload.filename)  # no row without its file
-            written = Written.to_file(entry.payload.nbytes + media_size, entry.payload.filename)
+            with open(
+                self._folder.directory / entry.payload.filename, "rb"
+            ) as file:  # no row without its file
+                digest = file.read(VALUE_DIGEST.stop)[VALUE_DIGEST]
+            written = in_file(entry.payload.nbytes + media_size, entry.payload.filename, digest)
         else:
             sealed = entry.payload
             if isinstance(sealed, Payload):
                 compression = None if entry.compression is None else self._compression(entry.compression)
                 sealed = seal(sealed, draft.key, signature=opened.signature, compression=compression)
             written = opened.database._disk.write(sealed, media_size)
+        if files is not None:
+            written = written._replace(files=files_to_json(files))
         return _Prepared(entry, draft, written)
 
     @staticmethod
@@ -422,7 +455,7 @@ class Commits:
         try:
             with database.transaction() as transaction:
                 StoreLeases.release_in(transaction, leases)
-                rows = _Rows(self._folder, database, transaction)
+                rows = _Rows(self._folder, self._folder.open(), transaction)
                 rows.write(prepared, statement)
                 for entry, draft, _ in prepared:
                     if entry.address:
@@ -586,9 +619,12 @@ class DiskStore(Items):
         return iter([*itertools.islice(records, latest)][::-1])
 
     def _readable(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Record]:
+        signature = self.files.open().signature
         for row in rows:
             try:
-                yield record_of(row)
+                yield record_of(row, signature)
+            except MissignedEntry as error:
+                self.files.warn_missigned(row[0], error)
             except (ValueError, TypeError) as error:
                 warn_caller(f"The record of {row[0]} in {self.folder} is damaged and left out: {error}")
 

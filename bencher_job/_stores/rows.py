@@ -12,7 +12,9 @@ from functools import reduce
 from typing import Final
 
 from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
+from .codec import MissignedEntry
 from .folder import Folder
+from .macs import has_parts
 from .schema import LIVE, SELECT_RECORD, record_of
 
 __all__ = ["columns_of", "escaped", "find_keys", "infos_of", "sql_of"]
@@ -116,8 +118,11 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
             statement, (time.time(), some)
         ):
             try:
-                record = record_of(tuple(of_record))
-            except (ValueError, TypeError):  # `verify` reports it
+                record = record_of(tuple(of_record), folder.open().signature)
+            except (ValueError, TypeError, MissignedEntry):  # `verify` reports it
+                continue
+            version_mac = of_record[-1]
+            if version_mac is not None and not has_parts(version_mac, parameters, manifest):
                 continue
             if type(hits) is int and type(used) is float:
                 found[record.key] = EntryInfo(
