@@ -38,6 +38,7 @@ from executing import (
 from keys import bench_keys
 from measuring import OURS, Figure, figures, in_words
 from memoizing import FEW, LIMIT, MANY, bench_arrays, bench_hits, bench_many, bench_processes
+from sharing import BULK, ENGINES, WITHOUT, bench_shared
 from waiting import WORK as WAITING
 from waiting import bench_waiting
 
@@ -64,6 +65,9 @@ GOALS: dict[tuple[str, str], float] = {
     (f"stats() at {MANY:,} entries", LIMIT): 1.0,
     ("longest hit while 100,000 entries are cleared", LIMIT): 1.0,
     (WAITING, LIMIT): 1.0,
+    **{(f"hit of a shared store, {engine}", "cachier"): 1 / 3 for engine in ENGINES},
+    (BULK, LIMIT): 1.0,
+    ("local hit before a shared store", WITHOUT): 1.05,
     ("tiny jobs on two processes, all misses", "joblib"): 1 / 3,
     ("tiny jobs on two processes, all hits", "joblib"): 0.1,
     ("jobs of a function with 10 MB", PICKLED): 0.2,
@@ -99,6 +103,7 @@ BENCHES = {
     "processes": bench_processes,
     "many": bench_many,
     "waiting": bench_waiting,
+    "shared": bench_shared,
     "tiny": bench_tiny,
     "closures": bench_closures,
     "large": bench_large,

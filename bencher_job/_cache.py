@@ -34,6 +34,7 @@ from ._options import (
     Executors,
     Options,
     RunOptions,
+    StartsExecutor,
     StoreOptions,
     Submits,
     accept,
@@ -322,7 +323,7 @@ class FutureCache(Contents, Settles):
     @shows_options(CacheArguments)
     def __init__(
         self,
-        executor: Executors | ExecutorName | Submits = RunOptions.executor,
+        executor: Executors | ExecutorName | Submits | StartsExecutor = RunOptions.executor,
         overwrite: bool = True,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,

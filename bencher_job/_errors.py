@@ -142,6 +142,8 @@ class JobTimeout(BencherJobError, TimeoutError):
 class CodeMismatch(BencherJobError):
     """A worker holds other code than the submitter, so its result would lie under the submitter's key.
 
+    Or it finds other content at a path that counts by content.
+
     Attributes:
         function: the function's name.
         differs: names of the parts of the code that differ.

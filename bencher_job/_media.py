@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Final
@@ -21,8 +24,10 @@ __all__ = [
     "MediaPath",
     "current_job_key",
     "discard",
+    "finding_by",
     "found_again",
     "gen_path",
+    "holds_paths",
     "is_run_folder",
     "job_context",
     "may_be_running",
@@ -33,8 +38,31 @@ __all__ = [
 
 _run_numbers = itertools.count()
 
-FINDERS: Final[list[Callable[[str, str], str | None]]] = []
+Finder = Callable[[str, str], str | None]
+
+FINDERS: Final[list[Finder]] = []
 """Functions that find a file of an entry by key and name, in the stores that this process has opened."""
+
+_NAMED: Final = re.compile(b"found_again")
+"""What the pickle of a value holds that holds a `MediaPath`."""
+
+_FINDER: Final[ContextVar[Finder | None]] = ContextVar("finder", default=None)
+"""Finds files in the store whose entry is being unpickled."""
+
+
+def holds_paths(stream: bytes | bytearray | memoryview) -> bool:
+    """Whether a pickle may hold a path that `gen_path` returned inside a job."""
+    return b"found_again" in stream if type(stream) is bytes else _NAMED.search(stream) is not None
+
+
+@contextmanager
+def finding_by(find: Finder) -> Iterator[None]:
+    """Look for files of entries in one store first, while a value of it is unpickled."""
+    token = _FINDER.set(find)
+    try:
+        yield
+    finally:
+        _FINDER.reset(token)
 
 
 class MediaPath(str):
@@ -65,7 +93,9 @@ class MediaPath(str):
 
 def found_again(path: str, key: str, name: str) -> MediaPath:
     """Return the path of a file of an entry, which was at `path` once."""
-    here = next((here for find in FINDERS if (here := find(key, name)) is not None), path)
+    first = _FINDER.get()
+    finders = FINDERS if first is None else [first, *FINDERS]
+    here = next((here for find in finders if (here := find(key, name)) is not None), path)
     return MediaPath.of(here, key, name)
 
 

@@ -53,7 +53,7 @@ def is_network(path: str | os.PathLike[str]) -> bool:
 
 def is_shared(folder: Path) -> bool:
     """Whether a store's folder is to be used as a shared store: it is one, or lies on a network file system."""
-    return (folder / SHARED_MARKER).exists() or is_network(folder)
+    return os.path.exists(folder / SHARED_MARKER) or is_network(folder)
 
 
 def file_system_of(path: str | os.PathLike[str]) -> str:

@@ -45,6 +45,7 @@ __all__ = [
     "PoolOptions",
     "RetryOn",
     "RunOptions",
+    "StartsExecutor",
     "StoreOptions",
     "Submits",
     "accept",
@@ -121,7 +122,18 @@ CodeScope = Literal["deep", "own", "none"]
 """How far a walk goes: everywhere, only to the function's defaults and closure variables, or nowhere."""
 
 ExecutorName = Literal[
-    "serial", "SERIAL", "threads", "THREADS", "multiprocessing", "MULTIPROCESSING", "scoop", "SCOOP"
+    "serial",
+    "SERIAL",
+    "threads",
+    "THREADS",
+    "multiprocessing",
+    "MULTIPROCESSING",
+    "scoop",
+    "SCOOP",
+    "slurm",
+    "SLURM",
+    "ray",
+    "RAY",
 ]  # fmt: skip
 """The names of `Executors`, as type checkers know them. A Dask scheduler's address passes as a `Client`."""
 
@@ -131,6 +143,13 @@ class Submits(Protocol):
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
         """Run a job, and return its future."""
+
+
+class StartsExecutor(Protocol):
+    """An engine with options of its own: `Slurm(...)`, `Ray(...)`."""
+
+    def new_executor(self, patience: float | None) -> Any:
+        """Make its executor."""
 
 
 StartMethod = Literal["spawn", "forkserver", "fork"]
@@ -170,7 +189,7 @@ class _FunctionArguments(TypedDict, total=False):
 
 
 class _PositionalArguments(TypedDict, total=False):
-    executor: Executors | ExecutorName | Submits
+    executor: Executors | ExecutorName | Submits | StartsExecutor
     cache_name: str
     size_limit: int
     overwrite: bool
@@ -408,7 +427,7 @@ class StoreOptions(_Checked):
 class RunOptions(_Checked):
     """Whether, where, how often and how long jobs run. `timeout` and `patience` are in seconds."""
 
-    executor: Executors | ExecutorName | Submits | Any = field(  # `executor_name` checks it
+    executor: Executors | ExecutorName | Submits | StartsExecutor | Any = field(  # `executor_name` checks it
         default=Executors.SERIAL, metadata=_by(_anything)
     )
     overwrite: bool = field(default=False, metadata=_by(_bool))

@@ -628,7 +628,7 @@ def test_a_file_that_changes_while_the_job_runs_is_not_taken_for_the_old_one(
         read.cache.close()  # the writer warns when the value has arrived
         return value
 
-    with pytest.warns(CacheWarning, match="by content, which has changed meanwhile"):
+    with pytest.warns(CacheWarning, match="by content, which has changed since the call"):
         assert read_and_close() == "new"
     path.write_text("old")
     assert not read.is_cached(path)

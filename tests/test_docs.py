@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts
 INDEXES = [path for path in PAGES if path.name == "index.md"]
 PROSE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
-REPOSITORY = "bencher-job/bencher_job"
 """Where the sources are shown, for links from pages that are read elsewhere."""
 
 LANGUAGES = {"python", "console", "sh", "text", "toml", "make"}
@@ -75,19 +73,6 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
         assert (page.parent / target).exists(), target
-    for target in re.findall(rf"{REPOSITORY}/(?:blob/)?main/([^)#\s]+)", text):
-        assert (ROOT / target).exists(), target
-
-
-def test_links_and_pictures_of_the_readme_work_where_it_is_shown_alone() -> None:
-    text = re.sub(r"^```.*?^```", "", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    targets = re.findall(r"\]\(([^)\s]+)", text)
-    assert [target for target in targets if not target.startswith("https://")] == []
-    pictures = re.findall(r"!\[[^]]*\]\(([^)\s]+)", text)
-    assert len(pictures) >= 2
-    assert [picture for picture in pictures if "raw.githubusercontent.com" not in picture] == []
-    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
-    assert urls["Source"] == f"https://github.com/{REPOSITORY}"
 
 
 @pytest.mark.parametrize("page", PROSE, ids=named)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import pickle
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 from rich.console import Console
 
 from bencher_job import Cause, Executors, Explanation, FutureCache, Job, JobFunctionCache, cached_job
+from bencher_job._stores import Entry, Hit
+from bencher_job._stores.embedded import DiskStore
 from tests.conftest import WriteModule
 from tests.environment import unmeasured
 
@@ -242,7 +245,7 @@ def test_damaged_digests_of_attributes_name_none() -> None:
     ):
         with database:
             database.execute("UPDATE Cache SET attributes = ?", (damaged,))
-        assert total.explain(Counting(4)).arguments_changed[0].attributes == ()
+        assert not any(change.attributes for change in total.explain(Counting(4)).arguments_changed)
     database.close()
 
 
@@ -422,14 +425,30 @@ def test_other_parameters_in_the_key(write_module: WriteModule) -> None:
     assert explanation.parameters_changed == (("x", "model"), ("x", "model", "verbose"))
 
 
+def store_again(
+    directory: Path, *, key: str = "", distributions: Mapping[str, str] | None = None, **changes: Any
+) -> None:
+    """Store the one entry of a store again, as another library would have stored it."""
+    with closing(DiskStore(directory, size_limit=10**9)) as store:
+        (record,) = store.records()
+        (version,) = store.history.versions(record.function)
+        (keyed,) = store.history.of_version(record.function)
+        hit = store.get(record.key)
+        assert isinstance(hit, Hit)
+        manifest = {**version.manifest, **(distributions or {})}
+        version = version._replace(manifest=manifest, **changes)
+        store.remove([record.key])
+        store.files.changed(lambda database: database.execute("DELETE FROM Edition").fetchall())
+    with closing(DiskStore(directory, size_limit=10**9)) as store:
+        record = dataclasses.replace(record, key=key or record.key)
+        store.put_many([Entry(hit.payload, record, keyed.bound, version)])
+
+
 def test_entries_whose_keys_were_made_in_another_way(write_module: WriteModule, cache_folder: Path) -> None:
     score = write_module("study", STUDY).score
     score(1)
     score.cache.close()
-    with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
-        database.execute("UPDATE Edition SET key_version = 0, prefix = x'00'")
-        database.execute("UPDATE Cache SET edition = x'00', key = 'before'")
-    database.close()
+    store_again(cache_folder / "fcache", key="before", key_version=0, prefix=b"\0")
     assert score.explain(1).cause is Cause.LIBRARY
 
 
@@ -541,12 +560,7 @@ def test_another_release_of_a_distribution_is_told_and_is_no_cause(
     total = write_module("totals", code).total
     total(1)
     total.cache.close()
-    with sqlite3.connect(cache_folder / "fcache" / "cache.db") as database:
-        ((manifest,),) = database.execute("SELECT manifest FROM Edition")
-        database.execute(
-            "UPDATE Edition SET manifest = ?", (json.dumps(json.loads(manifest) | {"numpy": "0.1"}),)
-        )
-    database.close()
+    store_again(cache_folder / "fcache", distributions={"numpy": "0.1"})
     explanation = total.explain(2)
     assert explanation.cause is Cause.ARGUMENTS
     assert explanation.distributions_changed == (("numpy", "0.1", np.__version__),)

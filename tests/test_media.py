@@ -7,19 +7,16 @@ import os
 import pickle
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bencher_job import (
-    CacheWarning,
     FutureCache,
     Job,
     Record,
@@ -278,32 +275,6 @@ def test_a_key_can_be_any_text_and_all_agree_on_where_its_media_are(tmp_path: Pa
         each for each in (tmp_path / "a").rglob("*") if names.isdisjoint(each.relative_to(tmp_path).parts)
     }
     assert made | {tmp_path / "a"} == beside
-
-
-@pytest.mark.given_folders
-def test_media_of_an_earlier_layout_are_not_lost_in_silence(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The value answers as before. When the entry goes its folder stays, and a warning in the log names it."""
-    with FutureCache(cache_dir=tmp_path, overwrite=False) as cache:
-        path = film_of(cache, "alpha")
-        (record,) = cache.records()
-        assert record.media is not None
-        earlier = f"alpha{record.media[16:]}"
-        run = cache.directory / "media" / record.media
-        run.rename(run.with_name(earlier))
-    with closing(sqlite3.connect(tmp_path / "fcache" / "cache.db", isolation_level=None)) as database:
-        database.execute("UPDATE Cache SET media = ?", (earlier,))
-        database.execute("DELETE FROM Discarded")
-    with FutureCache(cache_dir=tmp_path, overwrite=False) as cache:
-        assert film_of(cache, "alpha") == path
-        with pytest.warns(CacheWarning, match="left out"):
-            assert list(cache.records()) == []
-        assert [finding.name for finding in cache.verify().findings] == ["alpha"]
-        assert clean_orphaned_media(tmp_path, dry_run=False) == {}
-        assert cache.clear_cache() == 1
-        assert run.with_name(earlier).exists()
-        assert earlier in caplog.text
 
 
 def test_the_folder_of_a_process_with_a_reused_number_is_an_orphan(cache_folder: Path) -> None:

@@ -500,7 +500,7 @@ def test_places_are_forgotten_before_they_are_too_many(
     monkeypatch.setattr(_origin, "MOST_PLACES", 10)
     for number in range(100):
         git_state(tmp_path / str(number))
-    assert len(_origin._repositories._by_place) <= 10
+    assert len(_origin._repositories.by_place) <= 10
 
 
 def test_importing_starts_nothing_and_imports_no_subprocess() -> None:

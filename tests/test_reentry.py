@@ -25,6 +25,9 @@ WAITED_FOR_BY_NO_CALL = {
     "_forks",  # held while a process forks
     "_here",  # released by the thread that reads a file
     "_idle",  # as above, by a thread that has nothing to do
+    "_pushing",  # of a shared store, whose requests another thread carries out
+    "_socket_lock",  # as above
+    "lock",  # of a session of a shared store, as above
     "until_finished",  # released by the thread that ends the last job
 }
 

@@ -191,7 +191,8 @@ class Chosen:
         for key in self.keys:
             found = self.store.history.examine(key)
             if isinstance(found, Found) and found.record is None:
-                raise StoreFailure(f"the record of the entry {key} is damaged")
+                why = found.damage if found.may_be_whole else "its record is damaged"
+                raise StoreFailure(f"the entry {key} can't be shown: {why}")
         for info in self.store.history.infos(self.keys):
             record = info.record
             if record.function not in self.functions and self.selection.matches(record):

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from .._errors import warn_caller
 from .._record import FunctionInfo, Record
-from .._stores import Hit, Store
+from .._stores import Found, Hit, Store
 from .._text import counted, moment_text, seconds_text, size_text, visible
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import fields_of, short_text
@@ -230,11 +231,15 @@ def described_by_key(store: Store, records: Sequence[Record]) -> dict[str, objec
     for record in records:
         largest = max(record.size, LARGEST_EXPANDED)  # what is not compressed is mapped, and takes no memory
         hit = store.get_many([record.key], mapped=True, largest=largest, counts=False).get(record.key)
-        if hit is not None:
-            try:
-                found[record.key] = _described(hit)
-            except Unreadable:
-                continue
+        if hit is None:
+            known = store.history.examine(record.key)
+            if isinstance(known, Found) and known.damage:
+                warn_caller(f"The entry {record.key} in {store.folder} is damaged: {known.damage}")
+            continue
+        try:
+            found[record.key] = _described(hit)
+        except Unreadable:
+            continue
     return found
 
 

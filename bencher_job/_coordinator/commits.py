@@ -20,11 +20,12 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import _media
 from .._errors import BencherJobError
-from .._executors import Outcome, error_text
+from .._executors import LARGEST_SENT, Outcome, error_text, write_files
 from .._job import Job
 from .._keys import qualified_name
 from .._keys.files import is_unchanged
@@ -37,6 +38,7 @@ from .._record import Draft, Origin
 from .._stores import (
     Blob,
     Entry,
+    Hit,
     Lease,
     NullStore,
     Payload,
@@ -45,6 +47,7 @@ from .._stores import (
     discard,
     dump_result,
 )
+from .._text import size_text
 from .._timer import timer
 from .._version import VERSION
 from .running import RunningJob
@@ -234,6 +237,7 @@ class Completion:
             options.compression,
             None if options.ttl is None else time.time() + options.ttl,
             attributes=None if job.keys is None else job.keys.attributes.get(job.job_key),
+            replaces=run.running.replaces,
         )
 
 
@@ -411,11 +415,11 @@ UNLOADABLE: Final[set[str]] = set()
 
 def commit(
     completions: Sequence[Completion], options: StoreOptions
-) -> tuple[dict[Completion, Payload], list[str]]:
+) -> tuple[dict[Completion, Payload], list[str], dict[Completion, Hit]]:
     """Store the results of runs that succeeded, and remove the media of those that failed. Release all leases.
 
-    Returns the pickled values that were not written by workers, and a sentence for each result that could not be
-    stored; it is empty if the same was said before.
+    Returns the pickled values that were not written by workers, a sentence for each result that could not be stored,
+    which is empty if the same was said before, and the results of other machines that were stored first.
     """
     entries: dict[Store, list[Entry]] = {}
     payloads: dict[Completion, Payload] = {}
@@ -431,7 +435,7 @@ def commit(
             if isinstance(store, NullStore) and store.is_closed_off:
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
-        refusal = _refusal(job, completion.outcome)
+        refusal = _refusal(job, completion.outcome) or _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
         else:
@@ -450,9 +454,15 @@ def commit(
         if refusal is not None:
             unsaved.append(refusal)
             _release(store, run.running.lease)
+    winners: dict[str, Hit] = {}
     for store, group in entries.items():
-        _put(store, group, unsaved)
-    return payloads, unsaved
+        _put(store, group, unsaved, winners)
+    others = (
+        {each: winners[key] for each in completions if (key := each.run.job.job_key) in winners}
+        if winners
+        else {}
+    )
+    return payloads, unsaved, others
 
 
 def _refusal(job: Job, outcome: Outcome) -> str | None:
@@ -470,6 +480,24 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
         return _of_another_library(job, outcome)
+    return None
+
+
+def _bring_files(job: Job, outcome: Outcome) -> str | None:
+    """Write the files that a worker on another machine has sent. Say why that can't be done; None if it is."""
+    if outcome.files == () or job.media_folder is None:
+        return None
+    if outcome.files is None:
+        if os.access(job.media_folder, os.F_OK):
+            return None
+        return (
+            f"{job!r} wrote more than {size_text(LARGEST_SENT)} of files on {outcome.place.host}, which this process "
+            "can't see. Put the cache directory on a file system that its workers mount"
+        )
+    try:
+        write_files(Path(job.media_folder), outcome.files)
+    except (ValueError, OSError) as error:
+        return f"The files of {job!r} can't be written ({error})"
     return None
 
 
@@ -534,15 +562,16 @@ def _release(store: Store, lease: Lease | None) -> None:
         store.leases.release([lease])
 
 
-def _put(store: Store, entries: Sequence[Entry], unsaved: list[str]) -> None:
+def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:
     try:
-        store.put_many(entries)
+        others = store.put_many(entries)
+        winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
     except Exception as error:  # noqa: BLE001 - whatever a store raises, callers get their values
         if not isinstance(error, StoreFailure):
             _log.warning("a store has failed", exc_info=True)
         if len(entries) > 1:  # perhaps only one of them doesn't fit
             for entry in entries:
-                _put(store, [entry], unsaved)
+                _put(store, [entry], unsaved, winners)
         else:
             (entry,) = entries
             reason = str(error) if isinstance(error, StoreFailure) else error_text(error)

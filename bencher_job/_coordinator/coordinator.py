@@ -609,7 +609,9 @@ class Coordinator:
         for completion in completions:
             completion.run.running.state = State.COMMITTING
             completion.run.running.outcome = completion.outcome
-        payloads, unsaved = commit(completions, self._store_options)
+        payloads, unsaved, others = commit(completions, self._store_options)
+        for completion, hit in others.items():
+            self._adopt(completion, hit, payloads)
         if unsaved:
             self.counts.add(unsaved=len(unsaved))
         try:
@@ -621,6 +623,14 @@ class Coordinator:
             for fact in map(printable, filter(None, unsaved)):  # last: the user may turn warnings into errors
                 _log.warning("%s", fact)
                 warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
+
+    def _adopt(self, completion: Completion, hit: Hit, payloads: dict[Completion, Payload]) -> None:
+        """Give the callers of a job what another machine has stored first."""
+        value = load(completion.run.job.job_key, hit, completion.run.job.function)
+        if value is not MISS:
+            payloads[completion] = hit.payload
+            completion.outcome = completion.outcome._replace(value=value, payload=hit.payload, blob=None)
+            completion.run.running.outcome = completion.outcome
 
     # resolved
 

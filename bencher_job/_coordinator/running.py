@@ -88,7 +88,8 @@ class RunningJob:
     Attributes:
         jobs: the running jobs of the store, of which it is one.
         is_in_line: whether the owner's thread runs the job.
-        is_fresh: whether the result replaces a stored one.
+        is_fresh: whether a stored result is no answer.
+        replaces: whether the caller wants the result to replace a stored one, on all machines.
         outcome: how the job ended, once that is known.
         lease: the lease of the key, which may not be held.
         waiter: what waits for another process, in the state `WAITING`.
@@ -128,7 +129,7 @@ class RunningJob:
         self.jobs = jobs
         self.futures = [] if future is None else [future]
         self.is_in_line = future is None
-        self.is_fresh = is_fresh
+        self.is_fresh = self.replaces = is_fresh
 
     def holds_lease(self) -> bool:
         """Whether the lease of the key is held."""

@@ -18,10 +18,12 @@ from typing import Any, Final
 
 from .._options import MAKERS, Executors, PoolOptions
 from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
+from .elsewhere import LARGEST_SENT, write_files
 from .engine import AdoptedExecutor, Engine, SharedExecutor, run_here, submit_jobs
 from .spec import EngineSpec
 
 __all__ = [
+    "LARGEST_SENT",
     "Engine",
     "Executors",
     "Outcome",
@@ -32,6 +34,7 @@ __all__ = [
     "inside_worker",
     "is_submitter",
     "run_inline",
+    "write_files",
 ]
 
 

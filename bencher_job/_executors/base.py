@@ -25,6 +25,7 @@ from .._text import printable
 if TYPE_CHECKING:
     from .._stores.blobs import Blob
     from .._stores.codec import Payload
+    from .elsewhere import Files
 
 __all__ = [
     "OtherVersions",
@@ -82,6 +83,7 @@ class Outcome(NamedTuple):
         place: where the function ran.
         may_have_files: whether the function may have written media files.
         other_versions: the libraries in the job's key whose version differs in the worker.
+        files: what it wrote on another machine; None if that is too large to be sent.
     """
 
     value: Any = None
@@ -93,6 +95,7 @@ class Outcome(NamedTuple):
     may_have_files: bool = True
     blob: Blob | None = None
     other_versions: OtherVersions = ()
+    files: Files = ()
 
 
 def run_inline(job: Job) -> Outcome:

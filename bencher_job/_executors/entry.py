@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import reprlib
 import struct
 import threading
@@ -32,6 +33,7 @@ from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Buffer, Payload, dump
 from .._stores.located import dump_result
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
+from .elsewhere import Files, files_of
 from .exceptions import dump_error, load_error
 from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
@@ -103,7 +105,7 @@ class ResultKind(IntEnum):
 
 _KINDS: Final = tuple(ResultKind)
 _ERRORS: Final = frozenset({ResultKind.ERROR, ResultKind.NOT_LOADED})
-_HEAD: Final = struct.Struct("<B?ddI")
+_HEAD: Final = struct.Struct("<B??ddI")
 _dumps_result: Final = partial(dumps, pickler=ResultPickler)
 
 
@@ -117,16 +119,18 @@ class RunResult(NamedTuple):
     place: Place
     may_have_files: bool = True
     other_versions: OtherVersions = ()
+    files: Files = ()
 
     def parts(self) -> list[Buffer]:
         """Return the buffers to send, without copying."""
         place = self.place
         others = ("\t".join(each) for each in self.other_versions)
         names = "\n".join((place.host, place.python, place.platform, *others))
-        head = (
-            _HEAD.pack(self.kind, self.may_have_files, self.started, self.seconds, place.pid) + names.encode()
-        )
-        return [head, self.payload.stream, *self.payload.buffers]
+        has_files = self.files != ()
+        times = self.started, self.seconds
+        head = _HEAD.pack(self.kind, self.may_have_files, has_files, *times, place.pid) + names.encode()
+        files = [pickle.dumps(self.files)] if has_files else []
+        return [head, *files, self.payload.stream, *self.payload.buffers]
 
     def message(self, number: int) -> list[Buffer]:
         """Return the buffers of a message about job `number` to the pool, which knows the place."""
@@ -152,12 +156,14 @@ class RunResult(NamedTuple):
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> RunResult:
         """Make a result from what `parts()` returned."""
-        kind, may_have_files, started, seconds, pid = _HEAD.unpack_from(parts[0])
+        kind, may_have_files, has_files, started, seconds, pid = _HEAD.unpack_from(parts[0])
         host, python, platform, *others = bytes(parts[0][_HEAD.size :]).decode().split("\n")
         place = Place(host, pid, python, platform)
-        payload = Payload(parts[1], tuple(parts[2:]))
+        files = pickle.loads(parts[1]) if has_files else ()
+        stream, *buffers = parts[1 + has_files :]
+        payload = Payload(stream, tuple(buffers))
         versions = tuple((name, there, here) for name, there, here in (each.split("\t") for each in others))
-        return cls(ResultKind(kind), payload, started, seconds, place, may_have_files, versions)
+        return cls(ResultKind(kind), payload, started, seconds, place, may_have_files, versions, files)
 
 
 def run_packed(blob: bytes, tell_begin: Callable[[], None] | None = None) -> tuple[bytes, ...]:
@@ -298,6 +304,11 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
         call = _load(parcel)
         if call.submitter not in {None, this_process()}:
             follow_override(call.override)
+        is_elsewhere = (
+            call.elsewhere is not None
+            and call.media_folder is not None
+            and call.elsewhere.is_other_disk(call.media_folder)
+        )
         with as_worker(call.submitter):
             tell_begin()
             started, clock = time.time(), time.perf_counter()
@@ -306,10 +317,11 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
         kind, payload = _dump_value(value, call.function)
         leave_if_forked(pid)
         may_have_files = call.media_folder is not None and os.access(call.media_folder, os.F_OK)
+        files = files_of(call.media_folder) if is_elsewhere and may_have_files and call.media_folder else ()
         others = other_versions(call.libraries) if call.libraries else ()
         if kind is ResultKind.PLAIN and payload.nbytes >= LARGE and not others:
             kind, payload = _as_blob(call, payload)
-        return RunResult(kind, payload, started, seconds, here(), may_have_files, others)
+        return RunResult(kind, payload, started, seconds, here(), may_have_files, others, files)
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end the job, not the worker
         leave_if_forked(pid, error)
         if clock and not seconds:
@@ -399,6 +411,7 @@ def open_result(run_result: RunResult, label: object) -> Outcome:
         run_result.may_have_files,
         blob,
         run_result.other_versions,
+        run_result.files,
     )
 
 

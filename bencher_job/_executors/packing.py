@@ -31,6 +31,7 @@ from .._keys.names import adopt_main_name, main_name
 from .._processes import renew_after_fork
 from .._stores.codec import Buffer, Payload, dump
 from .base import this_process
+from .elsewhere import Elsewhere
 from .pickling import (
     CallPickler,
     SeenDefinitions,
@@ -149,6 +150,8 @@ class LoadedCall:
     """The cache directory that overrides all others in that process, if any."""
     terms: bytes | None = None
     """How to write a large result to a value file."""
+    elsewhere: Elsewhere | None = None
+    """What a worker needs that may be on another machine."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries in the job's key."""
 
@@ -214,7 +217,7 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
     """
     fingerprint = None if job.function_version is None else job.function_version.fingerprint
     sent = sent_functions(job.function, fingerprint, local, job.code_check)
-    return Parcel(sent, _body_of(job, fingerprint, _sender()))
+    return Parcel(sent, _body_of(job, fingerprint, _sender(), local=local))
 
 
 def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | Exception]:
@@ -233,7 +236,7 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
                 sent = sent_functions(job.function, fingerprint, local, job.code_check)
                 known = id(job.function), id(fingerprint), job.code_check
             terms = job.blob_writer.terms if local and job.blob_writer is not None else None
-            parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms))
+            parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms, local=local))
             yield parcel.of_its_own() if local else parcel.in_one_piece()
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             yield problem
@@ -247,7 +250,7 @@ def pack_call(
     Raises:
         Exception: whatever pickling the function or an argument raises.
     """
-    body = args, kwargs, None, None, None, None, None, None, None
+    body = args, kwargs, None, None, None, None, None, None, None, None
     parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
@@ -261,9 +264,10 @@ def _sender() -> _Sender:
 
 
 def _body_of(
-    job: Job, fingerprint: Fingerprint | None, sender: _Sender, terms: bytes | None = None
+    job: Job, fingerprint: Fingerprint | None, sender: _Sender, terms: bytes | None = None, *, local: bool
 ) -> Payload:
-    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms
+    elsewhere = None if local else Elsewhere.of(job)
+    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms, elsewhere
     are_plain = _PLAIN.issuperset  # small values that plain pickle can pickle
     if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
         return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
@@ -356,13 +360,19 @@ def load(parcel: Parcel) -> LoadedCall:
         CodeMismatch: if the code in this process differs from the code in the job's key.
         BaseException: whatever unpickling the function or an argument raises.
     """
-    args, kwargs, names, media_folder, main, submitter, override, terms, seen = parcel.body.load_in_place()
+    args, kwargs, names, media_folder, main, submitter, override, terms, elsewhere, seen = (
+        parcel.body.load_in_place()
+    )
     if main is not None:
         adopt_main_name(main)
     function, libraries = _functions.function_of(parcel.function)
     if seen:
         libraries = {**libraries, **check_arguments(function, seen)}
-    return LoadedCall(function, args, kwargs, names, media_folder, submitter, override, terms, libraries)
+    if elsewhere is not None:
+        elsewhere.check_inputs(function)
+    return LoadedCall(
+        function, args, kwargs, names, media_folder, submitter, override, terms, elsewhere, libraries
+    )
 
 
 def is_loaded(digest: bytes) -> bool:

@@ -29,7 +29,7 @@ from .engine import SharedExecutors
 from .entry import describe
 from .spec import EngineSpec, refuse_unknown
 
-__all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "bytes_of", "cluster_options", "seconds_of"]
+__all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "cluster_options", "seconds_of"]
 
 _VARIABLE: Final = "BENCHER_JOB_SLURM"
 _WORKERS: Final = 16
@@ -142,12 +142,6 @@ def _time(option: str, given: object) -> str:
     return text
 
 
-def _mem(option: str, given: object) -> str:
-    text = _text_or_number(option, given)
-    bytes_of(text)
-    return text
-
-
 def _lines(option: str, given: Any) -> tuple[str, ...]:
     if isinstance(given, str):
         return (given,)
@@ -182,7 +176,7 @@ _OWN_WORDS: Final = {
 _CHECKS: Final = {
     "workers": _count,
     "time": _time,
-    "mem": _mem,
+    "mem": _text_or_number,
     "cpus": _count,
     "gpus": _text_or_number,
     "partition": _text,
@@ -214,31 +208,17 @@ def seconds_of(time: str) -> int | None:
     return int(days or 0) * 86400 + sum(int(part) * unit for part, unit in zip(parts, units, strict=False))
 
 
-def bytes_of(mem: str) -> int:
-    """Return the bytes of a size as sbatch reads it: in megabytes, or with a unit.
-
-    >>> [bytes_of(mem) for mem in ("512", "8GB", "1T")] == [512 << 20, 8 << 30, 1 << 40]
-    True
-
-    Raises:
-        ValueError: if sbatch does not read it.
-    """
-    match = re.fullmatch(r"(\d+)([KMGT]?)B?", mem, re.IGNORECASE)
-    if match is None:
-        raise ValueError(
-            f"mem={mem!r} is not a size of sbatch's. Use a whole number with a unit, such as '8GB'."
-        )
-    return int(match[1]) << {"K": 10, "": 20, "M": 20, "G": 30, "T": 40}[match[2].upper()]
-
-
 def cluster_options(options: Mapping[str, Any], site: Callable[[str], Any]) -> dict[str, Any]:
     """Translate options into those of `dask_jobqueue.SLURMCluster`. `site` reads its configuration.
 
     A worker has one thread, because a job has all of the worker's cores.
     """
     cpus = options.get("cpus") or site("job-cpu") or site("cores") or 1
-    further = {"gres": f"gpu:{options['gpus']}"} if "gpus" in options else {}
-    variables = {**InnerThreads.of(1, cpus).variables, **_NO_PAUSE}
+    further = {
+        **({"gres": f"gpu:{options['gpus']}"} if "gpus" in options else {}),
+        **options.get("sbatch", {}),
+    }
+    variables = InnerThreads.of(1, cpus).variables
     translated = {
         "cores": 1,
         "processes": 1,
@@ -249,7 +229,7 @@ def cluster_options(options: Mapping[str, Any], site: Callable[[str], Any]) -> d
         "interface": options.get("interface"),
         "job_extra_directives": [
             *site("job-extra-directives"),
-            *(_directive(*each) for each in {**further, **options.get("sbatch", {})}.items()),
+            *(_directive(*each) for each in further.items() if each[1] is not False),
         ],
         "job_script_prologue": [
             *site("job-script-prologue"),
@@ -258,24 +238,18 @@ def cluster_options(options: Mapping[str, Any], site: Callable[[str], Any]) -> d
         ],
         "worker_extra_args": [
             *site("worker-extra-args"),
+            *(
+                "--memory-limit",
+                "0",
+            ),  # else a worker whose job needs most of its memory would take no more jobs
             *_lifetime(seconds_of(str(options.get("time") or site("walltime")))),
         ],
     }
-    if "mem" in options:
-        translated |= {"memory": f"{bytes_of(options['mem'])}B", "job_mem": options["mem"]}
-    elif site("memory") is None:  # dask-jobqueue insists on a size, Slurm and Dask do not
-        translated |= {
-            "memory": "0B",
-            "job_mem": "0",
-            "job_directives_skip": [*site("job-directives-skip"), "--mem="],
-        }
+    if "mem" in options or site("memory") is None:  # dask-jobqueue insists on a size
+        translated |= {"memory": "0B", "job_mem": options.get("mem", "0")}
+    if "mem" not in options and site("memory") is None:
+        translated["job_directives_skip"] = [*site("job-directives-skip"), "--mem="]
     return translated
-
-
-_NO_PAUSE: Final = {
-    f"DASK_DISTRIBUTED__WORKER__MEMORY__{what}": "False" for what in ("TARGET", "SPILL", "PAUSE")
-}
-"""A worker whose job needs most of its memory must not stop taking jobs, and holds nothing to write to disk."""
 
 
 def _directive(name: str, value: str | bool) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple, Protocol
 
@@ -178,6 +179,7 @@ def entry_address(function: str, key: str) -> str:
     return f"e/{function_folder(function)}/{digest[:2]}/{digest}"
 
 
+@lru_cache(1000)
 def function_folder(function: str) -> str:
     """Return the name of the folder with a function's entries: the function's own, as far as file names allow."""
     text = "".join(each if re.match(r"[\w.-]", each, re.ASCII) else f"~{ord(each):x}~" for each in function)

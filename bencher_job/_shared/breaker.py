@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from .._errors import warn_caller
+from .._processes import renew_after_fork
 
 __all__ = ["Breaker"]
 
@@ -30,12 +31,17 @@ class Breaker:
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._lock = threading.Lock()
         self._until = 0.0
         self._pause = 0.0
         self._has_warned = False
         self.reason = ""
         self.skipped = 0
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Replace the lock in a forked child."""
+        self._lock = threading.Lock()
 
     @property
     def is_closed(self) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import _media
 from .._folders import make_private, owner_only
@@ -17,7 +17,6 @@ from .._stores.archive import (
     edition_from,
     edition_to_dict,
     entries_of,
-    files_of,
     from_json,
     stored_version,
     to_json,
@@ -25,7 +24,7 @@ from .._stores.archive import (
 from .._stores.base import Entry
 from .._stores.codec import DamagedEntry, UnreadableEntry, resealed
 from .._stores.importing import Refused, sealed_for
-from .base import entry_address, media_address, source_address
+from .base import entry_address, key_of, media_address, source_address
 from .entry import MediaFile, SharedEntry, media_digest, opened, packed
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from .._stores.embedded import DiskStore
     from .._stores.signature import Signature
 
-__all__ = ["Packed", "pack", "take"]
+__all__ = ["Packed", "Taken", "keys_at", "pack", "pack_sources", "take"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,20 +55,55 @@ class Packed:
     prefix: bytes
 
 
-def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> dict[str, Packed]:
+class Taken(NamedTuple):
+    """What became of entries of a shared store."""
+
+    keys: set[str]
+    """Those that are stored here now."""
+    problems: dict[str, str]
+    """Why others can't be used, by address."""
+    expired: set[str]
+    """The addresses of those that nobody uses any more."""
+
+
+_MADE_BY_HAND: Final = "length(key) <> 64 OR key GLOB '*[^0-9a-f]*'"
+
+
+def keys_at(store: DiskStore, addresses: Iterable[str]) -> dict[str, str]:
+    """Return the keys of those entries that the store has, by address.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    by_key = {key_of(address): address for address in addresses}
+    here = store.durations(by_key)
+    found = {by_key[key]: key for key in here}
+    if len(found) < len(by_key):  # a key that was made by hand is not in its address
+        wanted = set(by_key.values())
+        for key, function in store.files.query(
+            f"SELECT key, function FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND ({_MADE_BY_HAND})"
+        ):
+            address = entry_address(function or "", key)
+            if address in wanted:
+                found[address] = key
+    return found
+
+
+def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> Iterator[tuple[str, Packed]]:
     """Read entries of a store, as bytes that a signature protects. Those that are damaged or gone are left out.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
     resigns = store.files.open().signature.mark != signature.mark
-    found: dict[str, Packed] = {}
-    for record, bound, prefix, expires, value in entries_of(store, keys):
+    for record, bound, prefix, expires, value, files in entries_of(store, keys):
         large: dict[str, Path] = {}
         media: list[MediaFile] = []
         try:
-            for name, path in files_of(store, record.media) if record.media else ():
+            for (name, _, digest), path in files:
                 file = MediaFile.of(name, path.read_bytes())
+                if file.digest != digest:
+                    raise Unwhole(f"its media were altered: {name}")  # noqa: TRY301 - as those that are gone
                 media.append(file)
                 if file.content is None:
                     large[media_address(file.digest)] = path
@@ -85,8 +119,7 @@ def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> dict[st
             expires=expires,
             signature=signature,
         )
-        found[record.key] = Packed(content, large, prefix or b"")
-    return found
+        yield record.key, Packed(content, large, prefix or b"")
 
 
 def pack_sources(store: DiskStore, prefix: bytes, signature: Signature) -> bytes | None:
@@ -100,18 +133,19 @@ def take(
     found: Mapping[str, bytes],
     fetch: Fetch,
     signature: Signature,
+    versions: dict[bytes, StoredFunctionVersion],
     *,
     tag: str | None = None,
-) -> tuple[set[str], dict[str, str]]:
+) -> Taken:
     """Verify entries, by address, and store them. Those that have expired, or have another tag, are left out.
 
-    `fetch` brings files that are too large to be in an entry, and sources. Return the keys of what was stored, and by
-    address why others can't be used.
+    `fetch` brings files that are too large to be in an entry, and sources. `versions` remembers function versions.
 
     Raises:
         StoreFailure: when the store can't be written.
     """
     problems: dict[str, str] = {}
+    expired: set[str] = set()
     entries: list[Entry] = []
     try:
         for address, content in found.items():
@@ -119,9 +153,10 @@ def take(
                 shared = opened(content, signature=signature)
                 if entry_address(shared.record.function, shared.record.key) != address:
                     raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as `opened` does
-                is_wanted = tag is None or shared.record.tag == tag
-                if is_wanted and (shared.expires is None or shared.expires > time()):
-                    entries.append(_entry(store, shared, fetch))
+                if shared.expires is not None and shared.expires <= time():
+                    expired.add(address)
+                elif tag is None or shared.record.tag == tag:
+                    entries.append(_entry(store, shared, fetch, versions))
             except (DamagedEntry, UnreadableEntry, Refused, Unwhole) as error:
                 problems[address] = str(error)
         store.put_many(entries)
@@ -130,14 +165,20 @@ def take(
             if entry.record.media is not None:
                 _media.discard(store.folder / _media.MEDIA_FOLDER / entry.record.media)
         raise
-    return {entry.record.key for entry in entries}, problems
+    return Taken({entry.record.key for entry in entries}, problems, expired)
 
 
-def _entry(store: DiskStore, shared: SharedEntry, fetch: Fetch) -> Entry:
+def _entry(
+    store: DiskStore, shared: SharedEntry, fetch: Fetch, versions: dict[bytes, StoredFunctionVersion]
+) -> Entry:
     record = shared.record
     shared.check_media()
     sealed = sealed_for(store, record.key, bytes(shared.value), shared.signature)
-    version = _sources(store, shared.prefix, fetch, shared.signature) if shared.prefix else None
+    version = versions.get(shared.prefix)
+    if version is None and shared.prefix:
+        version = _sources(store, shared.prefix, fetch, shared.signature)
+        if version is not None:
+            versions[shared.prefix] = version
     media = _take_media(store, shared, fetch) if record.media else None
     return Entry(
         sealed, replace(record, media=media), shared.bound, version, expires=shared.expires, is_copy=True

@@ -70,6 +70,11 @@ class _Request(Generic[T]):
             with contextlib.suppress(Unreachable):
                 undo(result)  # type: ignore[arg-type]
 
+    def refuse(self) -> None:
+        """End it without having run."""
+        self._error = Unreachable("the interpreter is ending")
+        self.done.set()
+
     def abandon(self) -> Callable[[], object] | None:
         """Say that nobody waits for the result any more. If it is there already, return how to undo it."""
         with self._lock:
@@ -115,6 +120,7 @@ class Requests:
     def renew(self) -> None:
         """Start without threads, as in a forked child."""
         self._lock = threading.Lock()
+        self._is_over = False
         self._mailbox = self._new_mailbox()
         self._threads = 0
         self._waiting = 0
@@ -184,8 +190,9 @@ class Requests:
             self._mailbox = self._new_mailbox()
             self._threads = self._waiting = 0
 
-    def drain(self, seconds: float) -> None:
-        """Wait until no request runs."""
+    def finish(self, seconds: float) -> None:
+        """Begin no more requests, and wait until none runs."""
+        self._is_over = True
         end = time.monotonic() + seconds
         for request in list(self._running):
             request.done.wait(max(0.0, end - time.monotonic()))
@@ -209,6 +216,8 @@ class Requests:
 
     def _send(self, request: _Request[Any]) -> None:
         with self._lock:
+            if self._is_over:
+                raise Unreachable("the interpreter is ending")
             if sum(each.has_stalled for each in list(self._running)) >= self._size:  # copied in one step
                 raise Unreachable("the last request has not returned yet")
             if not self._running:
@@ -231,8 +240,8 @@ class Requests:
 
     def _work(self, mailbox: Mailbox) -> None:
         while (request := mailbox.get()) is not None:
-            if request.is_abandoned:
-                request.done.set()
+            if request.is_abandoned or self._is_over:
+                request.refuse()
             else:
                 self._running.add(request)
                 self._current.request = request
@@ -256,7 +265,7 @@ _all: weakref.WeakSet[Requests] = weakref.WeakSet()
 def _say_farewell() -> None:
     end = time.monotonic() + _FAREWELL
     for each in list(_all):
-        each.drain(end - time.monotonic())
+        each.finish(end - time.monotonic())
 
 
 def chunks(items: Iterable[S], size: int) -> Iterator[list[S]]:

@@ -25,18 +25,43 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
-from .._errors import warn_caller
+from .._errors import SharedStoreError, warn_caller
 from .._processes import Process, renew_after_fork
 from .._record import EVERYTHING, Record, Selection, SharedInfo
-from .._stores.base import MISS, Entry, Hit, Hits, Items, Lease, Leases, Miss, Reason, StoreFailure, Use, Wait
+from .._stores.base import (
+    Entry,
+    Hit,
+    Hits,
+    Items,
+    Lease,
+    Leases,
+    LeasesUnavailable,
+    Miss,
+    Reason,
+    StoreFailure,
+    Use,
+    Wait,
+)
 from .._stores.signature import UNSIGNED, Signature
 from .._text import counted
+from .base import (
+    Asked,
+    Name,
+    Owner,
+    Remote,
+    Unreachable,
+    entry_address,
+    function_folder,
+    key_of,
+    source_address,
+)
 from .base import Lease as RemoteLease
-from .base import Owner, Remote, Unreachable, entry_address, key_of, source_address
 from .breaker import Breaker
-from .local import Packed, pack, pack_sources, take
+from .local import Packed, Taken, keys_at, pack, pack_sources, take
+from .requests import chunks
 
 if TYPE_CHECKING:
+    from .._keys import StoredFunctionVersion
     from .._record import Figures, FunctionInfo
     from .._stores.base import History, LeaseInfo, Tally
     from .._stores.blobs import BlobWriter
@@ -49,7 +74,10 @@ SHORT: Final = 0.05
 """Seconds below which a job takes no lease between machines."""
 
 AT_ONCE: Final = 256
-"""How many rows of the outbox are pushed together."""
+"""How many rows of the outbox are pushed together, as far as their entries are small."""
+
+BYTES_AT_ONCE: Final = 64_000_000
+"""Size of entries that are pushed or pulled together, and so are in memory."""
 
 CHANGES_EVERY: Final = 30.0
 """Seconds between two looks at what others have removed or replaced."""
@@ -57,10 +85,21 @@ CHANGES_EVERY: Final = 30.0
 _EVERYWHERE: Final = frozenset({"cleared", "forgotten"})
 """Reasons for which an entry is removed from the shared store as well."""
 
+FETCHED_AT_ONCE: Final = 1000
+"""How many entries are fetched together, whose sizes are unknown."""
+
 LAST_PUSH: Final = 10.0
 """Seconds that closing, or the end of the program, waits for the outbox."""
 
+COURIER: Final = "bencher_job courier"
+
+LAST_STEP: Final = 2.0
+"""Seconds that they wait for a step of the courier: the end of the program must not find it in the database."""
+
 LOOK_EVERY: Final = 0.5
+
+ASK_EVERY: Final = 5.0
+"""Seconds after which who waits asks for the key again: its owner may have died, or somebody else stored the result."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -100,11 +139,14 @@ class SharedStore(Items):
         self._seconds: dict[str, float] = {}
         self._bad: set[str] = set()
         self._sources: set[bytes] = set()
+        self._versions: dict[bytes, StoredFunctionVersion] = {}
+        self._told_left = 0
         self._shared_leases = _SharedLeases(self, local.leases)
         self.leases: Leases = self._shared_leases
         self.renew()
         renew_after_fork(self)
         _open.add(self)
+        self._start()  # others may have left something to push, and removed or replaced entries
 
     def renew(self) -> None:
         """Start without threads, as in a forked child."""
@@ -112,6 +154,8 @@ class SharedStore(Items):
         self._wake = threading.Event()
         self._pushing = threading.Lock()
         self._waits: dict[str, weakref.WeakSet[_RemoteWait]] = {}
+        self._shared_leases.renew()
+        self._unreleased: list[RemoteLease] = []
         self._watcher: threading.Thread | None = None
         self._courier: threading.Thread | None = None
         self.is_closing = False
@@ -150,7 +194,7 @@ class SharedStore(Items):
         )
 
     def running(self) -> set[str]:
-        """Return keys that other machines compute, as of half a second ago."""
+        """Return by the last part of their address what other machines compute, as of half a second ago."""
         now = time.monotonic()
         if now - self._looked > LOOK_EVERY and self.breaker.is_closed:
             self._looked = now
@@ -171,8 +215,11 @@ class SharedStore(Items):
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Store entries of the remote locally; return how many."""
         wanted = {entry_address(function, key) for key in keys} - self._bad
-        found = self.ask(lambda remote: remote.get_many(wanted)) if wanted else None
-        return len(self._take(found)) if found else 0
+        fetched = 0
+        for some in chunks(wanted - self._replaced(wanted) if wanted else (), FETCHED_AT_ONCE):
+            found = self.ask(partial(_get_many, some))
+            fetched += len(self._take_all(found).keys) if found else 0
+        return fetched
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries locally, and push them: at once, or soon."""
@@ -183,14 +230,25 @@ class SharedStore(Items):
             for entry in entries
         ]
         others = self.local.put_many(addressed)
+        if others:
+            self._shared_leases.release_there(others)
         for entry in entries:
             self._note_seconds(entry.record.function, entry.record.seconds)
         if not self._through:
             self._start()
             return others
         pushed = [entry.address for entry in addressed if entry.record.key not in others]
-        with self._pushing:
-            return {**others, **self._push(self.local.outbox.of(pushed))}
+        return {**others, **self._push_now(pushed)}
+
+    def _push_now(self, addresses: Collection[str]) -> dict[str, Hit | Miss]:
+        """Push what was just committed here. If that fails the courier does it, for the commit itself has not."""
+        try:
+            with self._pushing:
+                return self._push(self.local.outbox.of(addresses))
+        except StoreFailure as error:
+            _log.warning("results of %s are pushed later: %s", self.folder, error)
+            self._start()
+            return {}
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
         """Remove entries here and, unless the local store only makes room, on all machines."""
@@ -206,11 +264,15 @@ class SharedStore(Items):
         return self.local.clear(selection)
 
     def _remove_elsewhere(self, records: Iterable[Record]) -> None:
-        if self._writes:
-            self.local.outbox.add_removals(
-                (entry_address(record.function, record.key), record.key, record.function)
-                for record in records
-            )
+        if not self._writes:
+            return
+        removed = [
+            (entry_address(record.function, record.key), record.key, record.function) for record in records
+        ]
+        self.local.outbox.add_removals(removed)
+        if self._through:
+            self._push_now([address for address, *_ in removed])
+        else:
             self._start()
 
     def count_uses(self, uses: Sequence[Use]) -> None:
@@ -250,21 +312,26 @@ class SharedStore(Items):
         """
         pulled = 0
         names = self.ask(lambda remote: list(remote.names(folder))) or []
-        for start in range(0, len(names), AT_ONCE):
-            addresses = {name.address for name in names[start : start + AT_ONCE]} - self._bad
-            here = self.local.durations(map(key_of, addresses))
-            found = self.ask(partial(_get_many, {each for each in addresses if key_of(each) not in here}))
-            pulled += len(self._take(found, tag)) if found else 0
+        for some in _portions(names):
+            addresses = {name.address for name in some} - self._bad
+            addresses -= keys_at(self.local, addresses).keys() | self._replaced(addresses)
+            found = self.ask(partial(_get_many, addresses)) if addresses else None
+            pulled += len(self._take(found, tag).keys) if found else 0
         return pulled
 
     def push_all(self) -> int:
         """Push all local entries that the remote hasn't got; return how many entries and removals were pushed."""
-        records = list(self.local.records())
-        for start in range(0, len(records), AT_ONCE):
-            some = records[start : start + AT_ONCE]
-            self.local.outbox.add(
-                (entry_address(each.function, each.key), each.key, each.function) for each in some
+        if not self._writes:
+            raise SharedStoreError(
+                self.place, "is only read", "Set BENCHER_JOB_SHARED_MODE=write to push to it."
             )
+        by_folder: dict[str, list[Record]] = {}
+        for record in self.local.records():
+            by_folder.setdefault(function_folder(record.function), []).append(record)
+        for folder, records in by_folder.items():
+            names = self.ask(partial(_names_in, f"e/{folder}/")) or set()
+            rows = [(entry_address(each.function, each.key), each.key, each.function) for each in records]
+            self.local.outbox.add(row for row in rows if row[0] not in names)
         before = self.local.outbox.count()
         while self._drain(math.inf):
             pass
@@ -272,19 +339,23 @@ class SharedStore(Items):
 
     def close(self) -> None:
         """Push what is left for some seconds, and release all. The next use opens it again."""
+        self.end()
+        self.local.close()
+        self.is_closing = False
+
+    def end(self) -> None:
+        """Push what is left for some seconds, end the thread and release all of the remote."""
         self.flush(LAST_PUSH)
         self.is_closing = True
         self._wake.set()
         courier, self._courier = self._courier, None
         if courier is not None and courier is not threading.current_thread():
-            courier.join(1.0)
+            courier.join(LAST_STEP)
         self._remote.close()
-        self.local.close()
-        self.is_closing = False
 
     def flush(self, seconds: float) -> int:
         """Push the outbox, for so many seconds at most; return what is left. Warn if that isn't nothing."""
-        if not self._writes:
+        if not self._writes or self.is_closing:
             return 0
         end = time.monotonic() + seconds
         try:
@@ -294,7 +365,8 @@ class SharedStore(Items):
         except StoreFailure as error:
             _log.warning("the outbox of %s can't be read: %s", self.folder, error)
             return 0
-        if left:
+        is_news, self._told_left = left > self._told_left, left
+        if is_news:
             warn_caller(
                 f"{left} results of {self.folder} were not pushed to {self.place} yet. The next process on this "
                 "machine that uses both pushes them, or `bencher-job push`."
@@ -305,6 +377,8 @@ class SharedStore(Items):
 
     def ask(self, work: Callable[[Remote], T]) -> T | None:
         """Make a request; return None if the remote doesn't answer."""
+        if self._is_over():
+            return None
         if not self.breaker.is_closed:
             self.breaker.skipped += 1
             self._start()
@@ -312,15 +386,36 @@ class SharedStore(Items):
         try:
             result = work(self._remote)
         except Unreachable as error:
-            self.breaker.failed(error)
-            self._start()
+            if not self.is_closing:  # which ends requests
+                self.breaker.failed(error)
+                self._start()
             return None
         self.breaker.worked()
-        return result
+        return None if self._is_over() else result
 
-    def _take(self, found: Mapping[str, bytes], tag: str | None = None) -> set[str]:
-        """Verify entries, by address, and store them locally; return their keys."""
-        taken, problems = take(self.local, found, self._fetch, self._signature, tag=tag)
+    def _is_over(self) -> bool:
+        """Whether it is being closed. The courier's thread ends then, so that it isn't in the database meanwhile."""
+        if self.is_closing and threading.current_thread().name == COURIER:
+            raise SystemExit
+        return self.is_closing
+
+    def _replaced(self, addresses: Collection[str]) -> set[str]:
+        """Return those addresses whose entries were removed or replaced here, which the remote may not know yet."""
+        return {each.address for each in self.local.outbox.of(addresses) if each.action != "put"}
+
+    def _take_all(self, found: Mapping[str, bytes]) -> Taken:
+        """Store entries locally, if that is possible."""
+        try:
+            return self._take(found)
+        except StoreFailure as error:
+            _log.warning("%s can't store what was fetched from %s: %s", self.folder, self.place, error)
+            return Taken(set(), {}, set())
+
+    def _take(self, found: Mapping[str, bytes], tag: str | None = None) -> Taken:
+        """Verify entries, by address, and store them locally."""
+        found = {address: content for address, content in found.items() if address not in self._bad}
+        taken = take(self.local, found, self._fetch, self._signature, self._versions, tag=tag)
+        problems = taken.problems
         self._bad.update(problems)
         if problems:
             address, problem = next(iter(problems.items()))
@@ -328,7 +423,7 @@ class SharedStore(Items):
                 f"{counted(len(problems), 'entry')} of the shared store {self.place} can't be used, for one "
                 f"{address}: {problem}. They stay as they are, and their jobs run here."
             )
-        self.hits += len(taken)
+        self.hits += len(taken.keys)
         return taken
 
     def _fetch(self, address: str) -> bytes | None:
@@ -345,7 +440,8 @@ class SharedStore(Items):
     def agree(self, leases: Sequence[Lease], held: dict[str, RemoteLease]) -> set[str]:
         """Take leases of the remote, and store locally what it has. Return the keys that other machines compute."""
         by_address = {entry_address(lease.function, lease.key): lease for lease in leases}
-        by_address = {address: lease for address, lease in by_address.items() if address not in self._bad}
+        left_out = self._bad | self._replaced(by_address)
+        by_address = {address: lease for address, lease in by_address.items() if address not in left_out}
         long = {
             address
             for address, lease in by_address.items()
@@ -353,53 +449,99 @@ class SharedStore(Items):
         }
         short = by_address.keys() - long
         found = (self.ask(lambda remote: remote.get_many(short)) or {}) if short else {}
-        asked = self.ask(lambda remote: remote.ask(long)) if long else None
-        if asked is not None:
-            found = {**found, **asked.found}
-            held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
-        taken = self._take(found) if found else set()
-        for address in found:
-            by_address[address].has_entry = by_address[address].key in taken
-        if asked is None:
-            return set()
-        return {by_address[address].key for address in long - found.keys() - asked.leases.keys()}
+        elsewhere: set[str] = set()
+        for is_last in (False, True):
+            asked = self.ask(partial(_ask, long)) if long else None
+            if asked is not None:
+                found = {**found, **asked.found}
+                held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
+                others = long - found.keys() - asked.leases.keys()
+                elsewhere |= {by_address[address].key for address in others}
+            taken = self._take_all(found) if found else Taken(set(), {}, set())
+            for address in found:
+                by_address[address].has_entry = by_address[address].key in taken.keys
+            if is_last or not (taken.expired and self._writes):
+                break
+            if self.ask(partial(_remove, taken.expired)) is None:
+                break
+            found, long = {}, long & taken.expired
+        return elsewhere
+
+    def give_back(self, leases: Sequence[RemoteLease] = ()) -> None:
+        """Release leases of the remote: now, or when it answers again."""
+        with self._lock:
+            leases = [*self._unreleased, *leases]
+            self._unreleased.clear()
+        if leases and self.ask(partial(_release, leases)) is None:
+            with self._lock:
+                self._unreleased += leases
 
     # ------------------------------------------------------------------ pushing
 
     def _drain(self, end: float) -> bool:
         """Push some of the outbox; whether there may be more."""
-        with self._pushing:
+        if not self._pushing.acquire(timeout=min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX)):
+            return False
+        try:
             pending = self.local.outbox.pending(AT_ONCE)
             if not pending:
                 return False
-            self._push(pending)
+            self._push(pending, end)
+        finally:
+            self._pushing.release()
         return self.breaker.is_closed and len(pending) == AT_ONCE and time.monotonic() < end
 
-    def _push(self, pending: Sequence[Pending]) -> dict[str, Hit | Miss]:
-        """Push entries and removals; return the results that were stored first by others, by key."""
-        packed = pack(self.local, [each.key for each in pending if each.action != "remove"], self._signature)
-        contents = {each.address: packed[each.key] for each in pending if each.key in packed}
-        replaced = {each.address for each in pending if each.action == "replace"} & contents.keys()
-        removed = [each.address for each in pending if each.action == "remove"]
+    def _push(self, pending: Sequence[Pending], end: float = math.inf) -> dict[str, Hit | Miss]:
+        """Push entries and removals, as long as there is time; return the results that were stored first, by key."""
+        put = {each.key: each for each in pending if each.action != "remove"}
+        others: dict[str, Hit | Miss] = {}
+        group: dict[Pending, Packed] = {}
+        size = 0
+        left = set(pending)
+        for key, packed in pack(self.local, put, self._signature):
+            group[put[key]] = packed
+            size += len(packed.content)
+            if size > BYTES_AT_ONCE:
+                taken = self._push_group(group)
+                if taken is None or time.monotonic() > end:
+                    return others | (taken or {})
+                others |= taken
+                left -= group.keys()
+                group, size = {}, 0
+        taken = self._push_group(group) if group else {}
+        if taken is None:
+            return others
+        left -= group.keys()
+        # What was to be replaced, and is gone by now, was removed after it was put.
+        removed = [each.address for each in left if each.action != "put"]
+        if not removed or self.ask(partial(_remove, removed)):
+            self.local.outbox.done(list(left))
+        self._shared_leases.release_there(each.key for each in left)
+        return others | taken
+
+    def _push_group(self, group: Mapping[Pending, Packed]) -> dict[str, Hit | Miss] | None:
+        """Push entries; return the results that were stored first by others, by key; None without an answer."""
+        rest = {row.address: packed.content for row, packed in group.items() if row.action == "put"}
 
         def send(remote: Remote) -> dict[str, bytes]:
-            self._send_parts(remote, packed.values())
-            if removed:
-                remote.remove(removed)
-            for address in replaced:
-                remote.replace(address, contents[address].content)
-            rest = {address: each.content for address, each in contents.items() if address not in replaced}
+            self._send_parts(remote, group.values())
+            for row, packed in group.items():
+                if row.action == "replace":
+                    remote.replace(row.address, packed.content)
             return remote.put_many(rest) if rest else {}
 
         first = self.ask(send)
         if first is None:
-            return {}
-        self.local.outbox.done(pending)
-        self._shared_leases.pushed(each.key for each in pending)
-        taken = self._take(first)
-        self.superseded += len(taken)
-        self.hits -= len(taken)
-        return {key: self.local.get(key) for key in taken}
+            return None
+        taken = self._take_all(first)
+        if taken.expired:  # what nobody uses any more gives way
+            again = {address: rest[address] for address in taken.expired}
+            self.ask(partial(_put_instead, again))
+        self.local.outbox.done(list(group))
+        self._shared_leases.pushed(row.key for row in group)
+        self.superseded += len(taken.keys)
+        self.hits -= len(taken.keys)
+        return {key: self.local.get(key) for key in taken.keys}
 
     def _send_parts(self, remote: Remote, packed: Iterable[Packed]) -> None:
         """Store what entries refer to before the entries: large files, and the sources of functions."""
@@ -425,7 +567,7 @@ class SharedStore(Items):
         with self._lock:
             if self._courier is None or not self._courier.is_alive():
                 self._courier = threading.Thread(
-                    target=_run, args=(weakref.ref(self), self._wake), name="bencher_job courier", daemon=True
+                    target=_run, args=(weakref.ref(self), self._wake), name=COURIER, daemon=True
                 )
                 try:
                     self._courier.start()
@@ -443,11 +585,14 @@ class SharedStore(Items):
                 self.breaker.failed(error)
                 return self.breaker.seconds_left
             self.breaker.worked()
+        self.give_back()
         if self._writes:
             self._drain(time.monotonic() + CHANGES_EVERY)
         if time.monotonic() - self._changes_at >= CHANGES_EVERY:
             self._changes_at = time.monotonic()
             self._read_changes()
+        if self.is_closing:
+            return 0.0
         return 0.0 if self._writes and self.local.outbox.count() and self.breaker.is_closed else CHANGES_EVERY
 
     def _read_changes(self) -> None:
@@ -457,8 +602,16 @@ class SharedStore(Items):
         if changes is None or changes.cursor == cursor:
             return
         self._bad -= changes.addresses
-        ours = {each.key for each in self.local.outbox.of(changes.addresses)}
-        self.local.remove({key_of(address) for address in changes.addresses} - ours, "forgotten")
+        here = keys_at(self.local, changes.addresses)
+        for each in self.local.outbox.of(here):
+            del here[each.address]
+        if here:
+            now = self.ask(partial(_get_many, here.keys()))
+            if now is None:
+                return
+            ours = {key: packed.content for key, packed in pack(self.local, here.values(), self._signature)}
+            self.local.remove([key for address, key in here.items() if address not in now], "forgotten")
+            self._take({each: content for each, content in now.items() if content != ours.get(here[each])})
         self.local.outbox.move_cursor(self.place, changes.cursor)
 
     # ------------------------------------------------------------------ waiting for other machines
@@ -468,7 +621,7 @@ class SharedStore(Items):
         wait = _RemoteWait()
         with self._lock:
             self._waits.setdefault(entry_address(lease.function, lease.key), weakref.WeakSet()).add(wait)
-            if self._watcher is None:
+            if self._watcher is None or not self._watcher.is_alive():
                 self._watcher = threading.Thread(target=self._watch, name="bencher_job waits", daemon=True)
                 self._watcher.start()
         return wait
@@ -500,15 +653,56 @@ def _get_many(addresses: Collection[str], remote: Remote) -> dict[str, bytes]:
     return remote.get_many(addresses)
 
 
+def _names_in(folder: str, remote: Remote) -> set[str]:
+    return {name.address for name in remote.names(folder)}
+
+
+def _ask(addresses: Collection[str], remote: Remote) -> Asked:
+    return remote.ask(addresses)
+
+
+def _remove(addresses: Collection[str], remote: Remote) -> bool:
+    remote.remove(addresses)
+    return True
+
+
+def _put_instead(entries: Mapping[str, bytes], remote: Remote) -> dict[str, bytes]:
+    remote.remove(entries)
+    return remote.put_many(entries)
+
+
+def _release(leases: Iterable[RemoteLease], remote: Remote) -> bool:
+    remote.release(leases)
+    return True
+
+
+def _portions(names: Iterable[Name]) -> Iterator[list[Name]]:
+    """Divide names by number and by the size of their entries."""
+    some: list[Name] = []
+    size = 0
+    for name in names:
+        if some and (len(some) == AT_ONCE or size + name.size > BYTES_AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append(name)
+        size += name.size
+    if some:
+        yield some
+
+
 class _RemoteWait:
-    """One waiter for a job that another machine runs."""
+    """Waits for a job that another machine runs."""
 
     owner: Process | None = None
-    _is_over = False
 
-    def look(self) -> Literal["running", "free"]:
-        """Return whether the job still runs."""
-        return "free" if self._is_over else "running"
+    def __init__(self) -> None:
+        self._is_over = False
+        self._until = time.monotonic() + ASK_EVERY
+
+    @property
+    def is_over(self) -> bool:
+        """Whether to ask for the key again."""
+        return self._is_over or time.monotonic() > self._until
 
     def see(self, owner: Owner | None) -> None:
         """Note who runs the job."""
@@ -522,6 +716,10 @@ class _SharedLeases:
     def __init__(self, store: SharedStore, local: Leases) -> None:
         self._store = store
         self._local = local
+        self.renew()
+
+    def renew(self) -> None:
+        """Hold nothing, as in a forked child."""
         self._held: dict[str, RemoteLease] = {}
         self._elsewhere: dict[str, None] = {}
 
@@ -531,15 +729,23 @@ class _SharedLeases:
         wanted = {lease.key: lease for lease in leases if lease.held and not lease.has_entry}
         for key in wanted:
             self._elsewhere.pop(key, None)
-        for key in self._store.agree(list(wanted.values()), self._held):
+        if not wanted:
+            return
+        try:
+            elsewhere = self._store.agree(list(wanted.values()), self._held)
+        except StoreFailure as error:
+            raise LeasesUnavailable(str(error)) from error
+        for key in elsewhere:
             lease = wanted[key]
             self._elsewhere[key] = None
             self._local.release([lease])
 
     def taken(self, keys: Collection[str]) -> set[str]:
         """Return those keys that others compute, on other machines as far as that is known."""
-        elsewhere = self._store.running() | self._elsewhere.keys()
-        return self._local.taken(keys) | elsewhere.intersection(keys)
+        running = self._store.running()
+        return self._local.taken(keys) | {
+            key for key in keys if key in self._elsewhere or key_of(entry_address("", key)) in running
+        }
 
     def running(self) -> list[LeaseInfo]:
         """Return the jobs that run on this machine."""
@@ -547,9 +753,7 @@ class _SharedLeases:
 
     def wait(self, lease: Lease) -> Wait:
         """Start to wait for the key of a lease that could not be acquired."""
-        if self._elsewhere.pop(lease.key, MISS) is None:
-            return self._store.wait(lease)
-        return self._local.wait(lease)
+        return _EitherWait(self._store, lease, self._local.wait(lease), self._elsewhere)
 
     def pushed(self, keys: Iterable[str]) -> None:
         """Forget leases that were released with the push of their results."""
@@ -560,17 +764,46 @@ class _SharedLeases:
         """Release leases here and there."""
         leases = list(leases)
         self._local.release(leases)
-        self._release_there(leases)
+        self.release_there(lease.key for lease in leases)
 
     def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
         """Release a lease whose job has raised. Waiters on other machines run the job themselves."""
         self._local.fail(lease, dump)
-        self._release_there([lease])
+        self.release_there([lease.key])
 
-    def _release_there(self, leases: Iterable[Lease]) -> None:
-        held = [each for lease in leases if (each := self._held.pop(lease.key, None)) is not None]
+    def release_there(self, keys: Iterable[str]) -> None:
+        """Release leases of the remote whose jobs have no result to push."""
+        held = [each for key in keys if (each := self._held.pop(key, None)) is not None]
         if held:
-            self._store.ask(lambda remote: remote.release(held))
+            self._store.give_back(held)
+
+
+class _EitherWait:
+    """One waiter for a job that another process of this machine runs, or another machine: which of them may change."""
+
+    def __init__(self, store: SharedStore, lease: Lease, here: Wait, elsewhere: dict[str, None]) -> None:
+        self._store = store
+        self._lease = lease
+        self._here = here
+        self._elsewhere = elsewhere
+        self._there: _RemoteWait | None = None
+
+    @property
+    def owner(self) -> Process | None:
+        """The process that runs the job, as of the last look."""
+        return self._here.owner if self._there is None else self._there.owner
+
+    def look(self) -> Literal["running", "free"] | bytes:
+        """Return how the job stands."""
+        if self._there is None and self._lease.key in self._elsewhere:
+            self._there = self._store.wait(self._lease)
+        if self._there is None:
+            return self._here.look()
+        if not self._there.is_over:
+            return "running"
+        self._there = None
+        self._elsewhere.pop(self._lease.key, None)
+        return "free"
 
 
 def _run(reference: weakref.ref[SharedStore], wake: threading.Event) -> None:
@@ -596,4 +829,4 @@ _open: weakref.WeakSet[SharedStore] = weakref.WeakSet()
 @atexit.register
 def _push_the_rest() -> None:
     for store in list(_open):
-        store.flush(LAST_PUSH)
+        store.end()

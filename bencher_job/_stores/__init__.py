@@ -171,7 +171,7 @@ class _OpenStores:
                         path = path_of(folder, NameOf.RUN_FILE, name)
                         if path.exists():
                             return os.fspath(path)
-            except (StoreFailure, ForeignName):
+            except (BencherJobError, ForeignName):
                 continue
         return None
 

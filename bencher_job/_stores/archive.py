@@ -31,15 +31,17 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, path_of
+from .._names import ForeignName
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
 from .._text import counted
 from .base import StoreDamaged, StoreFailure
-from .codec import Arrival, Buffer, DamagedEntry, UnreadableEntry, resealed
+from .codec import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry, resealed
 from .embedded import DiskStore
 from .header import check_ours
-from .schema import LIVE, SELECT_RECORD, condition_of, past_edition_of, record_of
+from .macs import check_hit
+from .media import StoredFile, check_contents
+from .schema import LIVE, SELECT_RECORD, SELECT_VERSION, condition_of, past_edition_of, record_of
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
 __all__ = [
@@ -60,7 +62,6 @@ __all__ = [
     "entries_of",
     "expires_from",
     "export",
-    "files_of",
     "from_json",
     "groups",
     "is_too_long",
@@ -351,16 +352,13 @@ def _of_type(wanted: type[T], given: object) -> T:
 ENTRIES_AT_ONCE: Final = 100
 
 _SELECT: Final = (
-    SELECT_RECORD.replace("SELECT ", "SELECT bound, edition, expire_time, mode, filename, value, ", 1)
+    SELECT_RECORD.replace(
+        "SELECT ", "SELECT bound, edition, expire_time, mode, filename, value, files, Cache.mac, ", 1
+    )
     + f" WHERE raw = 1 AND {LIVE} AND "
 )
-_KEY: Final = 6
+_KEY: Final = 8
 """The column of the key among them."""
-_SELECT_EDITION: Final = (
-    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, function FROM Edition"
-    " WHERE prefix = ?"
-)
-
 _BYTES: Final = {bytes, NoneType}
 
 OPEN_FILES: Final = "/proc/self/fd"
@@ -462,7 +460,7 @@ def _selected(
         while rows := store.files.query(statement, (time.time(), *values, *named, last)):
             yield rows
             if rows[-1][_KEY] <= last:
-                raise StoreDamaged(f"the index of keys in {store.folder} is out of order")
+                raise StoreDamaged(f"the index of keys of {store.folder} is out of order")
             last = rows[-1][_KEY]
 
 
@@ -474,6 +472,8 @@ class StoredEntry(NamedTuple):
     prefix: bytes | None
     expires: float | None
     value: Buffer
+    media: list[tuple[StoredFile, Path]]
+    """What its job wrote, and where that is here."""
 
 
 def entries_of(store: DiskStore, keys: Iterable[str]) -> Iterator[StoredEntry]:
@@ -496,18 +496,20 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
     Raises:
         Unwhole: when it is damaged, or can't be verified.
     """
-    bound, prefix, expires, mode, filename, content, *of_record = row
-    record = _record(tuple(of_record))
+    bound, prefix, expires, mode, filename, content, files, mac, *of_record = row
+    opened = store.files.open()
+    record = _record(tuple(of_record), opened.signature)
     if type(bound) not in _BYTES or type(prefix) not in _BYTES:
         raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
-    opened = store.files.open()
     try:
         sealed = opened.database.fetch(mode, filename, content)
         check_ours(sealed, record.key, signature=opened.signature)
-    except (DamagedEntry, UnreadableEntry, UntrustedCache, OSError) as error:
+        check_hit(mac, sealed, record.key, record.seconds, expires, record.media, files, opened.signature)
+        media = [] if record.media is None else check_contents(store.folder, record.media, files)
+    except (DamagedEntry, UnreadableEntry, UntrustedCache, ForeignName, OSError) as error:
         raise Unwhole(str(error)) from error
     value = sealed.memory if isinstance(sealed, Arrival) else sealed
-    return StoredEntry(record, bound, prefix, expires_from(expires), value)
+    return StoredEntry(record, bound, prefix, expires_from(expires), value, media)
 
 
 def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | None:
@@ -516,25 +518,12 @@ def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | N
     Raises:
         StoreFailure: when the store can't be read.
     """
-    for row in store.files.query(_SELECT_EDITION, (prefix,)):
+    for row in store.files.query(SELECT_VERSION, (prefix,)):
         try:
-            return past_edition_of(row, row[-1])
-        except ValueError as error:  # its entries are whole without it
+            return past_edition_of(row, store.files.open().signature)
+        except (ValueError, MissignedEntry) as error:  # its entries are whole without it
             _log.warning("%s: %s", store.folder, error)
     return None
-
-
-def files_of(store: DiskStore, media: str) -> list[tuple[str, Path]]:
-    """Return name and path of each regular file in a run's folder, sorted by path.
-
-    Raises:
-        Unwhole: when there is no such folder.
-    """
-    folder = path_of(store.folder, NameOf.RUN_FOLDER, media)
-    if folder.is_symlink() or not folder.is_dir():
-        raise Unwhole("its media are missing")
-    files = (path for path in sorted(folder.rglob("*")) if not path.is_symlink() and path.is_file())
-    return [(path.relative_to(folder).as_posix(), path) for path in files]
 
 
 class _Exporter:
@@ -588,9 +577,9 @@ class _Exporter:
 
     def _entry(self, label: str, row: tuple[Any, ...], selection: Selection) -> bool:
         """Write an entry if it is chosen; whether it is."""
-        if not selection.matches(_record(row[_KEY:])):
+        if not selection.matches(_record(row[_KEY:], self._store.files.open().signature)):
             return False
-        record, bound, prefix, expires, value = stored_entry(self._store, row)
+        record, bound, prefix, expires, value, media = stored_entry(self._store, row)
         if self._is_resealed:
             value = bytes(resealed(value, UNSIGNED))
         if prefix is not None and prefix not in self._editions:
@@ -602,7 +591,7 @@ class _Exporter:
             "edition": None if prefix is None else prefix.hex(),
             "expires": expires_from(expires),
             "value": {"size": len(value), "digest": UNSIGNED.hasher(value).hexdigest()},
-            "media": [] if record.media is None else list(self._media(label, record.media)),
+            "media": list(self._media(label, media)),
         }
         write_member(self._file, label + "entry.json", to_json(body, self._signature))
         if prefix is not None:
@@ -615,9 +604,9 @@ class _Exporter:
             content = to_json(edition_to_dict(past), self._signature)
             write_member(self._file, f"editions/{prefix.hex()}.json", content)
 
-    def _media(self, label: str, media: str) -> Iterator[dict[str, object]]:
-        """Write the regular files of a run's folder, and tell where each lies in the archive and in the folder."""
-        for number, (name, path) in enumerate(files_of(self._store, media)):
+    def _media(self, label: str, media: Iterable[tuple[StoredFile, Path]]) -> Iterator[dict[str, object]]:
+        """Write the files of an entry, and tell where each lies in the archive and in the folder."""
+        for number, ((name, size, digest), path) in enumerate(media):
             part = f"media/{name}"
             if is_too_long(label + part):
                 part = f"media-{number}"
@@ -626,13 +615,13 @@ class _Exporter:
             except OSError as error:
                 raise Unwhole(str(error)) from error
             with source:
-                size = os.fstat(source.fileno()).st_size
-                digest = copy_member(self._file, label + part, source, size)
+                if copy_member(self._file, label + part, source, size) != digest:
+                    raise Unwhole(f"its media were altered: {name}")
             yield {"path": name, "part": part, "size": size, "digest": digest}
 
 
-def _record(row: tuple[Any, ...]) -> Record:
+def _record(row: tuple[Any, ...], signature: Signature) -> Record:
     try:
-        return record_of(row)
-    except (ValueError, TypeError) as error:
+        return record_of(row, signature)
+    except (ValueError, TypeError, MissignedEntry) as error:
         raise Unwhole(f"its record is damaged: {error}") from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
+from .._media import finding_by
 from .._record import EVERYTHING, Draft, Record, Selection, short_form
 from .codec import Buffer, Payload, SealedEntry
 
@@ -49,6 +50,7 @@ __all__ = [
     "Tally",
     "Use",
     "Wait",
+    "Written",
 ]
 
 
@@ -101,12 +103,14 @@ class Hit:
     Attributes:
         seconds: how long its function had run.
         expires: when it is a miss again, in seconds since 1970; None for never.
+        find_media: finds files of entries by key and name where this one is; None if its value names none.
     """
 
     stream: Buffer
     buffers: tuple[Buffer, ...]
     seconds: float
     expires: float | None = None
+    find_media: Callable[[str, str], str | None] | None = None
 
     @property
     def payload(self) -> Payload:
@@ -119,6 +123,9 @@ class Hit:
         A hit without such buffers, as small values are, may be loaded again, and gives a new object each time. So may
         a mapped one: its arrays can't be written to.
         """
+        if self.find_media is not None:
+            with finding_by(self.find_media):
+                return loads(self.stream, buffers=self.buffers)
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
@@ -244,6 +251,20 @@ class Keyed(NamedTuple):
     attributes: Mapping[str, bytes]
     """Digests of the attributes of its arguments, `model.rate`, if they were kept."""
     record: Record
+
+
+class Written(NamedTuple):
+    """An entry whose bytes are ready for its row: there, or in a file that is written. These are columns of it."""
+
+    size: int
+    """Size of the entry with its media, in bytes."""
+    mode: int
+    filename: str | None
+    value: bytes | None
+    digest: bytes
+    """The digest of the value."""
+    files: str | None = None
+    """What the job wrote, as `files_to_json` writes it."""
 
 
 class Found(NamedTuple):

@@ -462,12 +462,14 @@ class SealedEntry:
 
     Attributes:
         size: of the entry in bytes.
+        digest: of the entry, once it is written to a file; empty before.
     """
 
     start: bytes
     body: list[Buffer]
     size: int
     signature: Signature
+    digest: bytes = b""
 
     @property
     def nbytes(self) -> int:
@@ -501,7 +503,8 @@ class SealedEntry:
             if hashing.ident is not None:
                 hashing.join()
         file.seek(len(self.start))
-        file.write(made[0] if made else self._digest())
+        self.digest = made[0] if made else self._digest()
+        file.write(self.digest)
 
     def _digest(self) -> bytes:
         return _digest(self.signature, self.start, *self.body, threads_besides=1)

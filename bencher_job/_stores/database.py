@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import diskcache
@@ -24,10 +24,11 @@ from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
 from .._names import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
-from .base import BRIEFLY, PATIENCE
+from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file
 from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
 from .fork_guard import close_before_fork
+from .macs import VALUE_DIGEST
 
 __all__ = [
     "DATABASE_NAME",
@@ -37,7 +38,7 @@ __all__ = [
     "EntryDisk",
     "Locked",
     "Transaction",
-    "Written",
+    "in_file",
     "is_undecodable",
 ]
 
@@ -78,19 +79,9 @@ PRAGMAS: Final = (
 """What each connection is set to."""
 
 
-class Written(NamedTuple):
-    """An entry whose bytes are ready for its row: there, or in a file that is written. These are columns of it."""
-
-    size: int
-    """Size of the entry with its media, in bytes."""
-    mode: int
-    filename: str | None
-    value: bytes | None
-
-    @classmethod
-    def to_file(cls, size: int, filename: str) -> Written:
-        """Give the columns of an entry that lies in a file of its own."""
-        return cls(size, MODE_BINARY, filename, None)
+def in_file(size: int, filename: str, digest: bytes) -> Written:
+    """Describe an entry that lies in a file of its own."""
+    return Written(size, MODE_BINARY, filename, None, digest)
 
 
 class EntryDisk(diskcache.Disk):  # type: ignore[misc]
@@ -109,10 +100,11 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
             OSError: when it can't be written; nothing is left then.
         """
         if entry.size < self.min_file_size:
-            return Written(entry.size + media_size, MODE_RAW, None, bytes(entry))
+            value = bytes(entry)
+            return Written(entry.size + media_size, MODE_RAW, None, value, value[VALUE_DIGEST])
         filename = new_filename()
         write_file(os.path.join(self._directory, filename), entry)
-        return Written.to_file(entry.size + media_size, filename)
+        return in_file(entry.size + media_size, filename, entry.digest)
 
     def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
         """Read an entry's bytes, into memory that may be written to if they lie in a file.
@@ -334,7 +326,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         self._log_size = 0
         self._ends = threading.local()
         self._connections = _Connections()
-        weakref.finalize(self, self._connections.close_all)
+        # Not at the end of the program, when other threads may still use their connections.
+        weakref.finalize(self, self._connections.close_all).atexit = False
         close_before_fork(self)
         self.renew()
         renew_after_fork(self)

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,8 +29,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .. import _media
 from .._errors import BencherJobError, warn_caller
+from .._names import NameOf, path_of
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
     MISS,
@@ -45,14 +44,17 @@ from .base import (
     Reason,
     StoreFailure,
     Use,
+    Written,
 )
 from .blobs import Blob, BlobWriter, discard
-from .codec import Compression, Payload, compression_named, seal
-from .database import Database, Written
+from .codec import Compression, MissignedEntry, Payload, compression_named, seal
+from .database import Database, in_file
 from .folder import Folder, Opened
 from .history import DiskHistory, functions
 from .leases import LeasesLost, StoreLeases
 from .lookups import Lookups
+from .macs import VALUE_DIGEST
+from .media import files_in, files_to_json
 from .outbox import PUT_OUTBOX, Outbox
 from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
@@ -67,14 +69,17 @@ from .schema import (
     PUT_EDITION,
     ROWS_AT_ONCE,
     SELECT_RECORD,
+    SELECT_VERSION,
     UPSERT,
     condition_of,
     figures_by,
     origin_to_json,
+    past_edition_of,
     record_of,
     row_of,
     row_of_edition,
 )
+from .signature import Signature
 
 __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 
@@ -109,30 +114,33 @@ class _Rows:
 
     Attributes:
         editions: function versions that are in the database once it is committed.
-        origins: numbers of origins that are there then.
+        origins: numbers and texts of origins that are there then.
         old_files: value files of the entries that it replaces, to be removed then.
     """
 
     _folder: Folder
     _database: Database
+    _signature: Signature
     _execute: Callable[..., sqlite3.Cursor]
     editions: set[bytes] = field(default_factory=set)
-    origins: dict[Origin, int] = field(default_factory=dict)
+    origins: dict[Origin, tuple[int, str]] = field(default_factory=dict)
     old_files: list[str] = field(default_factory=list)
 
     def write(self, prepared: Sequence[_Prepared], statement: str) -> None:
         """Write entries, and what their records refer to as far as it isn't known to be there."""
         editions, origins, execute = self._folder.editions, self._folder.origins, self._execute
+        signature = self._signature
         now = time.time()
         rows: list[tuple[Any, ...]] = []
         for entry, draft, written in prepared:
             edition = entry.edition
             if edition is not None and edition.prefix not in editions and edition.prefix not in self.editions:
-                execute(PUT_EDITION, row_of_edition(entry.version))  # type: ignore[arg-type]
+                if not self._has_version(edition.prefix):
+                    execute(PUT_EDITION, row_of_edition(entry.version, signature))  # type: ignore[arg-type]
                 self.editions.add(edition.prefix)
             origin = draft.origin
-            number = origins.get(origin) or self.origins.get(origin) or self._number_of(origin)
-            row = row_of(entry, draft, written, now, number)
+            numbered = origins.get(origin) or self.origins.get(origin) or self._number_of(origin)
+            row = row_of(entry, draft, written, now, numbered, signature)
             if statement is UPSERT:
                 self.old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
                 execute(UPSERT, row)
@@ -147,12 +155,23 @@ class _Rows:
             else:
                 execute(INSERT, row)
 
-    def _number_of(self, origin: Origin) -> int:
-        text = (origin_to_json(origin),)
-        self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", text)
-        ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", text).fetchall()
-        self.origins[origin] = number
-        return int(number)
+    def _has_version(self, prefix: bytes) -> bool:
+        """Whether a function version is there, as it was stored."""
+        for row in self._execute(SELECT_VERSION, (prefix,)).fetchall():
+            try:
+                past_edition_of(row, self._signature)
+            except (ValueError, MissignedEntry):
+                return False
+            return True
+        return False
+
+    def _number_of(self, origin: Origin) -> tuple[int, str]:
+        """Return the number of an origin's row, and its text."""
+        text = origin_to_json(origin)
+        self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", (text,))
+        ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", (text,)).fetchall()
+        self.origins[origin] = int(number), text
+        return self.origins[origin]
 
 
 class Commits:
@@ -198,18 +217,23 @@ class Commits:
 
     def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
-        media_size = 0
+        files, media_size = None, 0
         if draft.media is not None:
-            media_size = _media.size_of(self._folder.directory / _media.MEDIA_FOLDER / draft.media)
+            files = files_in(path_of(self._folder.directory, NameOf.RUN_FOLDER, draft.media))
+            media_size = sum(file.size for file in files)
         if isinstance(entry.payload, Blob):
-            os.lstat(self._folder.directory / entry.payload.filename)  # no row without its file
-            written = Written.to_file(entry.payload.nbytes + media_size, entry.payload.filename)
+            # No row without its file.
+            with open(self._folder.directory / entry.payload.filename, "rb") as file:
+                digest = file.read(VALUE_DIGEST.stop)[VALUE_DIGEST]
+            written = in_file(entry.payload.nbytes + media_size, entry.payload.filename, digest)
         else:
             sealed = entry.payload
             if isinstance(sealed, Payload):
                 compression = None if entry.compression is None else self._compression(entry.compression)
                 sealed = seal(sealed, draft.key, signature=opened.signature, compression=compression)
             written = opened.database._disk.write(sealed, media_size)
+        if files is not None:
+            written = written._replace(files=files_to_json(files))
         self.written += written.size
         return _Prepared(entry, draft, written)
 
@@ -254,7 +278,8 @@ class Commits:
         try:
             with database.transaction() as transaction:
                 StoreLeases.release_in(transaction, map(_LEASE, prepared))
-                rows = _Rows(self._folder, database, transaction.execute)
+                signature = self._folder.open().signature
+                rows = _Rows(self._folder, database, signature, transaction.execute)
                 rows.write(prepared, statement)
                 for entry, draft, _ in prepared:
                     if entry.address:
@@ -402,9 +427,12 @@ class DiskStore(Items):
         return iter([*itertools.islice(records, latest)][::-1])
 
     def _readable(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[Record]:
+        signature = self.files.open().signature
         for row in rows:
             try:
-                yield record_of(row)
+                yield record_of(row, signature)
+            except MissignedEntry as error:
+                self.files.warn_missigned(row[0], error)
             except (ValueError, TypeError) as error:
                 warn_caller(f"The record of {row[0]} in {self.folder} is damaged and left out: {error}")
 

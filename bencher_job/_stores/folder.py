@@ -426,7 +426,7 @@ class Folder:
         only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
         patience: seconds for which it is waited for others who keep it locked.
         editions: those that are known to be in the database.
-        origins: numbers of the origins that are known to be in the database.
+        origins: numbers and texts of the origins that are known to be in the database.
         opened: what is open, or None.
         owners: the processes that compute with the store.
     """
@@ -449,7 +449,7 @@ class Folder:
         self.owners = Owners(directory / "owners")
         self.tally = Tally()
         self.editions: set[bytes] = set()
-        self.origins: dict[Origin, int] = {}
+        self.origins: dict[Origin, tuple[int, str]] = {}
         self._tag_index = tag_index
         self.opened: Opened | None = None
         self._database = database_of(directory)

@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial, reduce
+from functools import reduce
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -21,9 +21,10 @@ from .._keys import StoredFunctionVersion
 from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
 from .._record import FunctionInfo
 from .base import Found, Gone, Keyed, Reason
-from .codec import DamagedEntry, UnreadableEntry
+from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import another_key, check_row
+from .macs import has_parts
 from .schema import (
     LIVE,
     SELECT_EDITION,
@@ -35,6 +36,7 @@ from .schema import (
     past_edition_of,
     record_of,
 )
+from .signature import Signature
 
 __all__ = ["DiskHistory", "functions"]
 
@@ -97,8 +99,7 @@ class DiskHistory:
             if rows[0][0] != key:
                 raise another_key()
             if not check_row(rows[0], self._folder.open(), mapped=True):
-                *_, expires, _ = rows[0]
-                return Gone("expired", moment(expires))
+                return Gone("expired", moment(rows[0][5]))
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, sqlite3.DatabaseError) as error:
@@ -106,7 +107,7 @@ class DiskHistory:
         except (UnreadableEntry, UntrustedCache, OSError) as error:
             damage, may_be_whole = str(error), True
         rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
-        records = _readable(record_of, rows)
+        records = self._readable(record_of, rows)
         return Found(records[0] if records else None, damage, may_be_whole)
 
     def _gone(self, key: str) -> Gone | None:
@@ -144,7 +145,7 @@ class DiskHistory:
         With `unused` also those without entries, in any order and without their sources; no entry is read.
         """
         rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
-        return _readable(partial(past_edition_of, function=function), rows)
+        return self._readable(past_edition_of, rows)
 
     def of_version(
         self,
@@ -165,7 +166,20 @@ class DiskHistory:
             f"{_SELECT_KEYED} WHERE Cache.function = ? AND {condition} ORDER BY created DESC LIMIT ?",
             (*values, -1 if limit is None else limit),
         )
-        return iter(_readable(_keyed, rows))
+        return iter(self._readable(_keyed, rows))
+
+    def _readable(
+        self, make: Callable[[tuple[Any, ...], Signature], T], rows: Iterable[tuple[Any, ...]]
+    ) -> list[T]:
+        """Make something of rows, except of damaged ones, which `verify` finds."""
+        signature = self._folder.open().signature
+        made = []
+        for row in rows:
+            try:
+                made.append(make(row, signature))
+            except (ValueError, TypeError, MissignedEntry) as error:
+                _log.debug("a damaged row is left out: %s", error)
+        return made
 
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
@@ -183,21 +197,10 @@ def _look(path: Path) -> str:
 _SELECT_KEYED: Final = SELECT_RECORD.replace("SELECT ", "SELECT edition, bound, attributes, ", 1)
 
 
-def _keyed(row: tuple[Any, ...]) -> Keyed:
+def _keyed(row: tuple[Any, ...], signature: Signature) -> Keyed:
     prefix, bound, attributes, *of_record = row
     digests = {} if attributes is None else attributes_from(attributes)
-    return Keyed(prefix, bound, digests, record_of(tuple(of_record)))
-
-
-def _readable(make: Callable[[tuple[Any, ...]], T], rows: Iterable[tuple[Any, ...]]) -> list[T]:
-    """Make something of rows, except of damaged ones, which `verify` finds."""
-    made = []
-    for row in rows:
-        try:
-            made.append(make(row))
-        except (ValueError, TypeError) as error:
-            _log.debug("a damaged row is left out: %s", error)
-    return made
+    return Keyed(prefix, bound, digests, record_of(tuple(of_record), signature))
 
 
 def sql_of(condition: Condition, column: str) -> tuple[str, tuple[object, ...]]:
@@ -291,6 +294,7 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
         StoreFailure: when the store can't be read.
     """
     statement = f"{_SELECT_INFO} WHERE raw = 1 AND {LIVE} AND key IN (SELECT value FROM json_each(?))"
+    signature = folder.open().signature
     found: dict[str, EntryInfo] = {}
     for start in range(0, len(keys), ROWS_AT_ONCE):
         some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
@@ -298,8 +302,11 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
             statement, (time.time(), some)
         ):
             try:
-                record = record_of(tuple(of_record))
-            except (ValueError, TypeError):  # `verify` reports it
+                record = record_of(tuple(of_record), signature)
+            except (ValueError, TypeError, MissignedEntry):  # `verify` reports it
+                continue
+            version_mac = of_record[-1]
+            if version_mac is not None and not has_parts(version_mac, parameters, manifest):
                 continue
             if type(hits) is int and type(used) is float:
                 found[record.key] = EntryInfo(

@@ -108,8 +108,8 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
     stays as it is there, unless it is damaged there or was made with another secret. What is damaged in the archive
     or cut off it is counted, and the rest is taken. Where `BENCHER_JOB_SECRET` is set, entries that were not made
     with this secret are refused, and so are signed entries where it is not set. Media get a folder of this store's
-    own; but a value that holds a path, as `gen_path` returns it, goes on holding the path that it had where it was
-    computed. What has expired is left out.
+    own, and a path that `gen_path` returned leads there; texts that were made of one stay as they are. What has
+    expired is left out.
 
     A later hit unpickles what was imported, so an archive runs the code of whoever wrote it. Pass `trusted=True` for
     one that another user owns or could write to, if you trust all of them.

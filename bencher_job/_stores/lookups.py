@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Collection, Container, Iterable, Iterator
-from types import NoneType
 from typing import Any, Final
 
 from .._errors import warn_caller
+from .._media import holds_paths
+from .._names import ForeignName, NameOf, path_of
 from .base import MISS, Hit, Hits, Miss, StoreFailure
-from .codec import DamagedEntry, MissignedEntry, UnreadableEntry, plain_reader
+from .codec import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry, plain_reader
 from .database import is_undecodable
 from .folder import Folder, Opened
 from .fork_guard import fork_guard
 from .header import check_ours, unseal_ours
+from .macs import check_hit
+from .media import check_sizes
 from .removals import Removals, Uses
 from .schema import LIVE, SELECT_ENTRY
 
-__all__ = ["Lookups", "another_key", "check_row", "hit_of"]
+__all__ = ["Lookups", "another_key", "check_row"]
 
 
 _log = logging.getLogger(__name__)
@@ -36,9 +40,6 @@ FEWEST_TO_PASS_OVER_ALL: Final = 1000
 
 LARGEST_IN_PASSING: Final = 1 << 12
 """Size in bytes below which, on average, entries are read without being asked for."""
-
-_NUMBER: Final = {float, NoneType}
-"""What a column of real numbers may hold."""
 
 _SELECT_ONE: Final = f"{SELECT_ENTRY}= ?"
 _SELECT_SOME: Final = f"{SELECT_ENTRY}IS NOT NULL AND rowid > ? ORDER BY rowid LIMIT {ROWS_PER_QUERY}"
@@ -65,7 +66,7 @@ class Lookups:
                         return MISS
                     if row[0] != key:
                         raise another_key()
-                    hit = hit_of(row, opened, mapped=mapped)
+                    hit = self._hit_of(row, opened, mapped=mapped)
                 except FileNotFoundError:
                     missing += 1
                     continue
@@ -111,7 +112,7 @@ class Lookups:
                 for rows, opened in (
                     self._all_rows(wanted) if self._are_most(wanted) else self._rows_of(wanted)
                 ):
-                    odd += _open_rows(rows, opened, found, mapped=mapped, largest=largest)
+                    odd += self._open_rows(rows, opened, found, mapped=mapped, largest=largest)
                 break
             except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                 if turn > 1 or not self._folder.mend(error, surely=turn == 1):
@@ -178,6 +179,85 @@ class Lookups:
         statement = f"SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND {LIVE}"
         return bool(self._folder.query(statement, (key, time.time())))
 
+    def _hit_of(
+        self, row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
+    ) -> Hit | Miss:
+        """Verify a row of `SELECT_ENTRY`; a miss where it has expired.
+
+        Raises:
+            DamagedEntry: when it isn't what was written, or its media are missing.
+            MissignedEntry: when it was made with another secret, or with none.
+            LargeEntry: when its bytes expand to more than `most_expanded`.
+            UnreadableEntry: when a package or the memory that it takes is not there.
+            OSError: when its file can't be read.
+        """
+        key, mode, filename, value, seconds, expires, media, files, mac, _ = row
+        stream: Buffer | None = None
+        buffers: tuple[Buffer, ...] = ()
+        if filename is None and type(value) is bytes:  # as most are
+            stream = plain_reader(opened.signature)(value, key)
+        if stream is None:
+            value = opened.database.fetch(mode, filename, value, mapped=mapped)
+            stream, buffers = unseal_ours(value, key, signature=opened.signature, most_expanded=most_expanded)
+        check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
+        if expires is not None and expires <= time.time():
+            return MISS
+        if media is not None:
+            _check_media(self._folder, media, files)
+        find = self.find_media if media is not None or holds_paths(stream) else None
+        return Hit(stream, buffers, seconds, expires, find)
+
+    def _open_rows(
+        self,
+        rows: Iterable[tuple[Any, ...]],
+        opened: Opened,
+        found: Hits,
+        *,
+        mapped: bool,
+        largest: int | None,
+    ) -> list[str]:
+        """Verify rows and collect what is good; give the keys of those that are not, or can't be read."""
+        signature = opened.signature
+        read_plain, small, now, odd = plain_reader(signature), found.small, time.time(), []
+        for row in rows:
+            key, _, filename, value, seconds, expires, media, files, mac, _ = row
+            # Most are small and lie in their row: these pass without a step that isn't theirs.
+            stream = read_plain(value, key) if filename is None and type(value) is bytes else None
+            try:
+                if stream is not None and media is None and not holds_paths(stream):
+                    check_hit(mac, value, key, seconds, expires, None, files, signature)
+                    if expires is None or expires > now:
+                        small[key] = stream, seconds, expires
+                    continue
+                if (
+                    largest is not None
+                    and filename is not None
+                    and opened.database.size_of(filename) > largest
+                ):
+                    continue
+                hit = self._hit_of(row, opened, mapped=mapped, most_expanded=largest)
+            except (DamagedEntry, UnreadableEntry, OSError):
+                odd.append(key)
+            else:
+                if hit is not MISS:
+                    found.others[key] = hit  # type: ignore[assignment]
+        return odd
+
+    def find_media(self, key: str, name: str) -> str | None:
+        """Return the path of a file that the job of a key wrote; None if it isn't here."""
+        try:
+            for _, media in self._folder.query(
+                "SELECT key, media FROM Cache WHERE raw = 1 AND key = ?", (key,)
+            ):
+                path = path_of(
+                    path_of(self._folder.directory, NameOf.RUN_FOLDER, media), NameOf.RUN_FILE, name
+                )
+                if path.exists():
+                    return os.fspath(path)
+        except (StoreFailure, ForeignName):
+            pass
+        return None
+
 
 def another_key() -> sqlite3.DatabaseError:
     """Make the error of a row that was found by its key and has another one: SQLite's index of keys is damaged."""
@@ -186,66 +266,20 @@ def another_key() -> sqlite3.DatabaseError:
     return error
 
 
-def hit_of(
-    row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
-) -> Hit | Miss:
-    """Verify the bytes of a row of `SELECT_ENTRY`; a miss where it has expired.
-
-    Raises:
-        DamagedEntry: when they are not what was written.
-        MissignedEntry: when they were made with another secret, or with none.
-        LargeEntry: when they expand to more bytes than `most_expanded`.
-        UnreadableEntry: when a package or the memory that it takes is not there.
-        OSError: when its file can't be read.
-    """
-    key, mode, filename, value, seconds, expires = row[:6]
-    if type(seconds) not in _NUMBER or type(expires) not in _NUMBER:
-        raise DamagedEntry("its row holds something else where numbers should be")
-    if expires is not None and expires <= time.time():
-        return MISS
-    if filename is None and type(value) is bytes:  # as most are
-        plain = plain_reader(opened.signature)(value, key)
-        if plain is not None:
-            return Hit(plain, (), seconds or 0.0, expires)
-    sealed = opened.database.fetch(mode, filename, value, mapped=mapped)
-    stream, buffers = unseal_ours(sealed, key, signature=opened.signature, most_expanded=most_expanded)
-    return Hit(stream, buffers, seconds or 0.0, expires)
-
-
 def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> bool:
-    """Verify the bytes of a row as `hit_of` does, in little memory besides their own; False where it has expired."""
-    key, mode, filename, value, seconds, expires = row[:6]
-    if type(seconds) not in _NUMBER or type(expires) not in _NUMBER:
-        raise DamagedEntry("its row holds something else where numbers should be")
-    if expires is not None and expires <= time.time():
-        return False
-    check_ours(opened.database.fetch(mode, filename, value, mapped=mapped), key, signature=opened.signature)
-    return True
+    """Verify a row of `SELECT_ENTRY` as a hit is, in little memory besides its own; False where it has expired."""
+    key, mode, filename, value, seconds, expires, media, files, mac, _ = row
+    value = opened.database.fetch(mode, filename, value, mapped=mapped)
+    check_ours(value, key, signature=opened.signature)
+    check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
+    return expires is None or expires > time.time()
 
 
-def _open_rows(
-    rows: Iterable[tuple[Any, ...]], opened: Opened, found: Hits, *, mapped: bool, largest: int | None
-) -> list[str]:
-    """Verify the bytes of rows and collect what is good; give the keys of those that are not, or can't be read."""
-    read_plain, small, now, odd = plain_reader(opened.signature), found.small, time.time(), []
-    for row in rows:
-        key, _, filename, value, seconds, expires, _ = row
-        # Most are small and lie in their row: these pass without a step that isn't theirs.
-        stream = read_plain(value, key) if filename is None and type(value) is bytes else None
-        if stream is not None and type(seconds) in _NUMBER and type(expires) in _NUMBER:
-            if expires is None or expires > now:
-                small[key] = stream, seconds or 0.0, expires
-            continue
-        try:
-            if largest is not None and filename is not None and opened.database.size_of(filename) > largest:
-                continue
-            hit = hit_of(row, opened, mapped=mapped, most_expanded=largest)
-        except (DamagedEntry, UnreadableEntry, OSError):
-            odd.append(key)
-        else:
-            if hit is not MISS:
-                found.others[key] = hit  # type: ignore[assignment]
-    return odd
+def _check_media(folder: Folder, media: str, files: str | None) -> None:
+    try:
+        check_sizes(folder.directory, media, files)
+    except ForeignName as error:
+        raise DamagedEntry(str(error)) from None
 
 
 def _among(statement: str, keys: list[str]) -> str:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._inside import is_inside
 from .._keys import UNCHANGEABLE
+from .._media import holds_paths
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
 from .base import (
@@ -249,7 +250,7 @@ class MemoryCache:
     def keep(self, key: str, hit: Hit, read: object) -> MemoryEntry | None:
         """Hold a small entry that was read after a mark, if the mark is still the same."""
         buffers = hit.buffers
-        if len(hit.stream) > LARGEST:
+        if len(hit.stream) > LARGEST or hit.find_media is not None:  # whose files may be gone the next time
             return None
         if len(self.used) >= LARGEST_BATCH and not is_inside():
             self.count_uses()
@@ -427,7 +428,13 @@ class MemoryTier(Items):
         lost = self.behind.put_many(entries)
         for entry in entries:
             payload, record = entry.payload, entry.record
-            if isinstance(payload, Payload) and not payload.buffers and record.key not in lost:
+            if (
+                isinstance(payload, Payload)
+                and not payload.buffers
+                and record.key not in lost
+                and record.media is None
+                and not holds_paths(payload.stream)
+            ):
                 cache.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
         return lost
 

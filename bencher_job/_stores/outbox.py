@@ -19,8 +19,11 @@ __all__ = ["PUT_OUTBOX", "Outbox", "Pending"]
 
 Action = Literal["put", "replace", "remove"]
 
-PUT_OUTBOX: Final = "INSERT OR REPLACE INTO Outbox VALUES (?, ?, ?, ?, ?)"
-"""Takes address, key, function, action and time."""
+PUT_OUTBOX: Final = (
+    "INSERT INTO Outbox VALUES (?, ?, ?, ?, ?) ON CONFLICT (address) DO UPDATE SET at = excluded.at,"
+    " action = CASE excluded.action WHEN 'put' THEN iif(action = 'put', 'put', 'replace') ELSE excluded.action END"
+)
+"""Takes address, key, function, action and time. What is put after a removal that was not pushed yet replaces."""
 
 _SELECT: Final = "SELECT address, key, function, action, at FROM Outbox"
 
@@ -60,7 +63,7 @@ class Outbox:
 
     def add(self, entries: Iterable[tuple[str, str, str]]) -> None:
         """Note that entries, each an address, a key and a function, are to be pushed, unless that is noted already."""
-        statement = PUT_OUTBOX.replace("REPLACE", "IGNORE")
+        statement = "INSERT OR IGNORE INTO Outbox VALUES (?, ?, ?, ?, ?)"
         self._change([(statement, (*entry, "put", time.time())) for entry in entries])
 
     def add_removals(self, entries: Iterable[tuple[str, str, str]]) -> None:

@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from types import NoneType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
-from .base import Entry
+from .base import Entry, Written
+from .macs import check_record, check_version, has_parts, mac_of_entry, mac_of_version
+
+if TYPE_CHECKING:
+    from .signature import Signature
 
 __all__ = [
     "COUNT_ALL",
@@ -35,6 +39,7 @@ __all__ = [
     "SELECT_FIGURES",
     "SELECT_KNOWN_EDITION",
     "SELECT_RECORD",
+    "SELECT_VERSION",
     "STORE_VERSION",
     "TABLES",
     "TRIM_GONE",
@@ -150,7 +155,7 @@ TABLES: Final = (
     "CREATE TABLE Cache (rowid INTEGER PRIMARY KEY, key BLOB, raw INTEGER, store_time REAL, expire_time REAL,"
     " access_time REAL, access_count INTEGER DEFAULT 0, tag BLOB, size INTEGER DEFAULT 0, mode INTEGER DEFAULT 0,"
     " filename TEXT, seconds REAL, function TEXT, media TEXT, created REAL, origin INTEGER, edition BLOB,"
-    " arguments TEXT, bound BLOB, attributes BLOB, value BLOB)",
+    " arguments TEXT, bound BLOB, attributes BLOB, files TEXT, mac BLOB, value BLOB)",
     # Few indexes, and partial ones: each that a commit has to change is a page more to write.
     "CREATE UNIQUE INDEX Cache_key_raw ON Cache (key, raw)",
     "CREATE INDEX Cache_expiry ON Cache (expire_time) WHERE expire_time IS NOT NULL",
@@ -158,7 +163,7 @@ TABLES: Final = (
     "CREATE TABLE Origin (number INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
     "CREATE TABLE Edition (prefix BLOB PRIMARY KEY, function TEXT NOT NULL, key_version INTEGER NOT NULL,"
     " fingerprint TEXT NOT NULL, version TEXT NOT NULL, parameters TEXT NOT NULL, manifest TEXT NOT NULL,"
-    " sources BLOB NOT NULL) WITHOUT ROWID",
+    " sources BLOB NOT NULL, mac BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE Gone (key TEXT PRIMARY KEY, reason TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE Discarded (media TEXT PRIMARY KEY) WITHOUT ROWID",
     # An entry that was adopted for other code shares the media of the one that it was made of.
@@ -197,29 +202,36 @@ LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
 """The condition for entries that have not expired at a time."""
 
 SELECT_ENTRY: Final = (
-    "SELECT key, mode, filename, value, seconds, expire_time, rowid FROM Cache WHERE raw = 1 AND key "
+    "SELECT key, mode, filename, value, seconds, expire_time, media, files, mac, rowid FROM Cache"
+    " WHERE raw = 1 AND key "
 )
 SELECT_RECORD: Final = (
     "SELECT key, coalesce(tag, ''), Cache.function, created, seconds, size, media, arguments, Origin.text,"
-    " coalesce(fingerprint, ''), coalesce(Edition.version, '') FROM Cache"
+    " coalesce(fingerprint, ''), coalesce(Edition.version, ''), files, expire_time, store_time, bound, edition,"
+    " attributes, filename, mode, Cache.mac, Edition.prefix, Edition.function, key_version, Edition.mac FROM Cache"
     " LEFT JOIN Origin ON Origin.number = Cache.origin LEFT JOIN Edition ON Edition.prefix = Cache.edition"
 )
 SELECT_EDITION: Final = (
-    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, max(created), count(*)"
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, Edition.function, Edition.mac,"
+    " max(created), count(*)"
     " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
     " ORDER BY max(created) DESC"
 )
+SELECT_VERSION: Final = (
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, function, mac FROM Edition"
+    " WHERE prefix = ?"
+)
 SELECT_KNOWN_EDITION: Final = (
-    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, NULL FROM Edition"
+    "SELECT prefix, key_version, fingerprint, version, parameters, manifest, NULL, function, mac FROM Edition"
     " WHERE function = ?"
 )
 
 _COLUMNS: Final = (
     "key", "raw", "store_time", "access_time", "size", "mode", "value", "seconds", "function", "created", "arguments",
-    "bound", "edition", "origin",
-    "expire_time", "tag", "filename", "media", "attributes",
+    "bound", "edition", "origin", "mac",
+    "expire_time", "tag", "filename", "media", "files", "attributes",
 )  # fmt: skip
-NOTHING_MORE: Final = (None,) * 5
+NOTHING_MORE: Final = (None,) * 6
 """What stands in the last columns of most entries."""
 
 PLAIN_COLUMNS: Final = len(_COLUMNS) - len(NOTHING_MORE)
@@ -257,7 +269,7 @@ COUNT_ALL: Final = (
     "UPDATE Totals SET (entries, size, counted) ="
     " (SELECT count(*), CAST(total(Cache.size) AS INTEGER), coalesce(max(rowid), 0) FROM Cache)"
 )
-PUT_EDITION: Final = "INSERT OR IGNORE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_EDITION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
 NOTE_GONE: Final = "INSERT OR REPLACE INTO Gone SELECT key, ?, ? FROM Cache WHERE rowid IN "
 TRIM_GONE: Final = (
@@ -266,15 +278,25 @@ TRIM_GONE: Final = (
 
 
 def row_of(
-    entry: Entry, draft: Draft, written: tuple[int, int, str | None, bytes | None], now: float, origin: int
+    entry: Entry, draft: Draft, written: Written, now: float, origin: tuple[int, str], signature: Signature
 ) -> tuple[Any, ...]:
-    """Make the values of `INSERT` for an entry; `written` are its size, mode, filename and value.
+    """Make the values of `INSERT` for an entry; `origin` is the number and the text of its row.
 
     Bytes are a `bytearray`, for which `sqlite3` doesn't look for an adapter.
     """
     edition = entry.edition
     key, function, tag, arguments, created, seconds, media, _ = draft
-    size, mode, filename, value = written
+    size, mode, filename, value, digest, files = written
+    shown = arguments_to_json(arguments)
+    prefix = None if edition is None else edition.prefix
+    attributes = attributes_to_bytes(entry.attributes) if entry.attributes else None
+    number, text = origin
+    mac = mac_of_entry(
+        signature,
+        digest,
+        (key, seconds, entry.expires, media, files),
+        (function, tag, shown, text, entry.bound, prefix, attributes, filename, created, now, size, mode),
+    )
     return (
         key,
         1,
@@ -286,28 +308,41 @@ def row_of(
         seconds,
         function,
         created,
-        arguments_to_json(arguments),
+        shown,
         bytearray(entry.bound),
-        None if edition is None else bytearray(edition.prefix),
-        origin,
+        None if prefix is None else bytearray(prefix),
+        number,
+        bytearray(mac),
         entry.expires,
         tag or None,
         filename,
         media,
-        attributes_to_bytes(entry.attributes) if entry.attributes else None,
+        files,
+        attributes,
     )
 
 
-def record_of(row: tuple[Any, ...]) -> Record:
-    """Make the record of a row of `SELECT_RECORD`.
+def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
+    """Verify a row of `SELECT_RECORD`, and make its record.
 
     Raises:
+        MissignedEntry: when it may have been stored with another secret, or with none.
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
     if not is_text("".join([each for each in row if isinstance(each, str)])):
         raise ValueError("it holds a text that is no UTF-8")
-    key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version = row
+    key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
+    files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
+    known, of_function, key_version, version_mac = of_version
+    check_record(
+        mac,
+        (key, seconds, expires, media, files),
+        (function, tag, arguments, origin, bound, prefix, attributes, filename, created, stored, size, mode),
+        signature,
+    )
+    if known is not None:
+        check_version(version_mac, (known, of_function, fingerprint, version, key_version), signature)
     for text in (key, tag, function, fingerprint, version):
         if type(text) is not str:
             raise TypeError(f"it holds {type(text).__name__} where a text should be")
@@ -363,28 +398,36 @@ def moment(seconds: float) -> datetime:
         return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-def row_of_edition(past: StoredFunctionVersion) -> tuple[Any, ...]:
+def row_of_edition(past: StoredFunctionVersion, signature: Signature) -> tuple[Any, ...]:
     """Make the values of `PUT_EDITION`."""
+    parts = json.dumps(past.parameters), json.dumps(dict(past.manifest))
+    sources = zlib.compress(json.dumps(dict(past.sources)).encode())
+    head = past.prefix, past.function, past.fingerprint, past.version, past.key_version
     return (
         past.prefix,
         past.function,
         past.key_version,
         past.fingerprint,
         past.version,
-        json.dumps(past.parameters),
-        json.dumps(dict(past.manifest)),
-        zlib.compress(json.dumps(dict(past.sources)).encode()),
+        *parts,
+        sources,
+        mac_of_version(signature, head, parts, sources),
     )
 
 
-def past_edition_of(row: tuple[Any, ...], function: str) -> StoredFunctionVersion:
-    """Make the edition of a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`.
+def past_edition_of(row: tuple[Any, ...], signature: Signature) -> StoredFunctionVersion:
+    """Verify a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`, and make its function version.
 
     Raises:
+        MissignedEntry: when it may have been stored with another secret, or with none.
         ValueError: when the row is damaged.
     """
-    prefix, key_version, fingerprint, version, parameters, manifest, sources, *_ = row
+    prefix, key_version, fingerprint, version, parameters, manifest, sources, function, mac, *_ = row
     try:
+        head = prefix, function, fingerprint, version, key_version
+        check_version(mac, head, signature)
+        if not has_parts(mac, parameters, manifest, sources):
+            raise ValueError("it doesn't match its digest")  # noqa: TRY301 - told as the others are
         past = StoredFunctionVersion(
             prefix,
             function,

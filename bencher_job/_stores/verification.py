@@ -36,6 +36,7 @@ from .database import DATABASE_NAME
 from .embedded import DiskStore
 from .folder import Folder
 from .lookups import check_row
+from .media import check_contents, check_sizes
 from .schema import (
     COUNT_ALL,
     LIVE,
@@ -79,6 +80,7 @@ class Fault(Enum):
     UNREADABLE = "entry that can't be read here"
     FILE_MISSING = "entry whose value file is missing"
     MEDIA_MISSING = "entry whose media are missing"
+    MEDIA_ALTERED = "entry whose media were altered"
     RECORD_DAMAGED = "entry whose record is damaged"
     STRAY_FILE = "value file without an entry"
     STRAY_MEDIA = "media without an entry"
@@ -287,6 +289,7 @@ _RECORDS: Final = (
     f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
     f" ORDER BY key LIMIT {ROWS_AT_ONCE}"
 )
+_FILES_OF: Final = "SELECT files FROM Cache WHERE raw = 1 AND key = ? AND media = ?"
 _FOREIGN: Final = "SELECT rowid FROM Cache WHERE NOT (raw = 1 AND typeof(key) = 'text') ORDER BY rowid"
 _WITH_ROWS: Final = "SELECT filename FROM Cache WHERE filename IN (SELECT value FROM json_each(?))"
 _OWNED_MEDIA: Final = (
@@ -367,13 +370,31 @@ class Inspection:
             if not is_text(row[0]):
                 continue
             try:
-                record = record_of(row)
+                record = record_of(row, self._folder.open().signature)
+            except MissignedEntry:  # so is its value, or it is damaged: both are found already
+                continue
             except (ValueError, TypeError) as error:
                 self._find(Fault.RECORD_DAMAGED, row[0], str(error))
                 continue
-            if record.media is not None and _is_lost(self._folder, record.key, record.media):
-                self._find(Fault.MEDIA_MISSING, record.key, record.media)
+            if record.media is not None:
+                self._files_of(record)
         self.foreign += [f"row {rowid} of {DATABASE_NAME}" for (rowid,) in self._folder.query(_FOREIGN)]
+
+    def _files_of(self, record: Record) -> None:
+        """Look at the files of an entry that is there."""
+        media = record.media
+        for (files,) in self._folder.query(_FILES_OF, (record.key, media)):
+            try:
+                check_sizes(self._folder.directory, media, files)
+            except (DamagedEntry, ForeignName) as error:
+                if self._folder.query(_FILES_OF, (record.key, media)):  # it wasn't removed just now
+                    self._find(Fault.MEDIA_MISSING, record.key, str(error))
+                continue
+            try:
+                check_contents(self._folder.directory, media, files)
+            except (DamagedEntry, ForeignName) as error:
+                if self._folder.query(_FILES_OF, (record.key, media)):
+                    self._find(Fault.MEDIA_ALTERED, record.key, str(error))
 
     def _files(self) -> None:
         suspects: list[str] = []
@@ -453,7 +474,7 @@ def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
         yield from rows
         last = os.fsencode(rows[-1][0])
         if last <= before:
-            raise StoreDamaged("the index of keys is out of order")
+            raise StoreDamaged(f"the index of keys of {folder.directory} is out of order")
         before = last
 
 
@@ -494,14 +515,6 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
         if rows[0] == row:  # a file is removed after its row only, so this is no removal that is under way
             return wrong
         row = rows[0]
-
-
-def _is_lost(folder: Folder, key: str, media: str) -> bool:
-    """Whether an entry owns media that are not there."""
-    path = path_of(folder.directory, NameOf.RUN_FOLDER, media)
-    if path.is_dir() and not path.is_symlink():
-        return False
-    return bool(folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND media = ?", (key, media)))
 
 
 def _without_rows(folder: Folder, names: Sequence[str]) -> list[str]:
@@ -633,8 +646,8 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
             is_right = _mend_entry(store, finding)
         case Fault.RECORD_DAMAGED:
             is_right = _set_aside(store, name, f"its record is damaged: {finding.detail}")
-        case Fault.MEDIA_MISSING:
-            is_right = _set_aside(store, name, "its media are missing")
+        case Fault.MEDIA_MISSING | Fault.MEDIA_ALTERED:
+            is_right = _set_aside(store, name, finding.detail)
         case Fault.STRAY_FILE:
             store.open().disk.remove(name)
             is_right = not os.path.lexists(store.folder / name)

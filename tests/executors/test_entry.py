@@ -121,7 +121,7 @@ def test_the_file_of_a_function_goes_with_the_last_that_needs_it(tmp_path):
 class CachedFunction(wrapt.FunctionWrapper):
     _bencher_job_cached = True
 
-    def reduce_for_worker(self, *, by_value):
+    def reduce_for_worker(self, by_value):
         return rebuilt, (self.__wrapped__,)
 
 

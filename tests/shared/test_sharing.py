@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import Programs, until
+from tests.programs import Programs
 
 from .machines import Place
 from .proxy import Proxy
@@ -114,15 +114,6 @@ def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
     hosts.tell("go")
     told = [hosts.output(each) for each in running]
     assert hosts.count("run") == 30, told
-
-
-def test_a_killed_machine_s_job_is_taken_over(hosts: Hosts) -> None:
-    first = hosts.on("a", program("work(1)", seconds=600.0))
-    assert until(lambda: hosts.count("run") == 1)
-    second = hosts.on("b", program("assert work(1) == expected([1])[0]"), BENCHER_JOB_LEASE_SECONDS="2")
-    hosts.kill(first)
-    hosts.output(second)
-    assert hosts.count("run") == 2
 
 
 def test_the_first_result_wins(hosts: Hosts) -> None:

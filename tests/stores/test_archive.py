@@ -572,7 +572,7 @@ def test_entries_of_another_secret_are_refused(
     else:
         assert (imported.added, imported.damaged, imported.refused) == (0, 0, 2)
         assert reason in imported.problems[0]
-        assert "the key key, is refused" in str(imported)
+        assert "entries/1 is refused" in str(imported)
         assert len(target) == 0
     source.close()
     target.close()

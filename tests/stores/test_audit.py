@@ -428,7 +428,7 @@ def test_a_damaged_database_is_left_until_a_repair_keeps_what_can_be_read(store:
     store.files.query("PRAGMA wal_checkpoint(TRUNCATE)")
     store.close()
     with open(store.directory / "cache.db", "r+b") as file:
-        file.seek((page + 5) * page_size)
+        file.seek((page + 8) * page_size)
         file.write(b"\xff" * 20 * page_size)
     found = verify(store)
     assert found.names(Fault.DATABASE)

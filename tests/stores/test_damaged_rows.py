@@ -32,10 +32,10 @@ HARMS = {
 COLUMNS = {
     "Cache": (
         "raw store_time expire_time access_time access_count tag size mode value seconds function created origin"
-        " edition arguments bound"
+        " edition arguments bound attributes files mac"
     ),
     "Origin": "text",
-    "Edition": "function key_version fingerprint version parameters manifest sources",
+    "Edition": "function key_version fingerprint version parameters manifest sources mac",
     "Gone": "key reason at",
     "Totals": "entries size hits misses seconds counted",
 }

@@ -18,7 +18,9 @@ from bencher_job import (
     JobFunctionCache,
     JobFuture,
     Plan,
+    Ray,
     Record,
+    Slurm,
     Sweep,
     cached_job,
 )
@@ -76,6 +78,10 @@ def error(n: int, verbose: bool = False) -> float:
 
 assert_type(error(3), float)
 assert_type(error.submit(3), JobFuture[float])
+cached_job(executor=Slurm(2, time="1:00:00", cpus=4, gpus="a100:1", sbatch={"qos": "high"}), patience=600)
+cached_job(executor=Ray(num_cpus=1, num_gpus=0.5, resources={"large_memory": 1}))
+cached_job(executor="multiprocessing", gpus=[0, "GPU-1"])
+Slurm(ram="8GB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 cached_job(max_cores=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 FutureCache(max_cores=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 FutureCache(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

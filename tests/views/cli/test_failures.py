@@ -254,7 +254,9 @@ def test_closed_streams_are_no_error(study: Shell, words: list[str]) -> None:
 def test_words_that_make_no_command(shell: Shell, words: list[str]) -> None:
     ended = shell.run(*words)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("usage: bencher-job")
+    assert ended.stderr.startswith(
+        "bencher-job: no command is called" if words == ["nothing"] else "usage: bencher-job"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,558 @@
+"""Caches over a shared store: whoever is cut off, killed or stopped, there is one value for each key."""
+
+from __future__ import annotations
+
+import json
+import signal
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .machines import Place
+from .proxy import Proxy
+from .test_sharing import Hosts, hosts_at, program
+
+SHORT_LEASES = """
+    from bencher_job._shared import opening
+    opening.open_remote.__kwdefaults__["lease_seconds"] = 1.0
+"""
+
+DRAW = """
+    import json, random, warnings
+
+    @cached_job(version="1", **OPTIONS)
+    def draw(x):
+        count("run")
+        return random.getrandbits(64)
+
+    def pushed(cached):
+        return cached.cache.cache.behind.flush(10) == 0
+"""
+
+
+def drawing(source: str, **options: object) -> str:
+    return textwrap.dedent(DRAW).replace("OPTIONS", repr(options)) + textwrap.dedent(source)
+
+
+def leased(source: str) -> str:
+    """A program whose job takes as long as the test wants on machine a, with leases of a second."""
+    waits = DRAW.replace("OPTIONS", "{}").replace(
+        "return random", 'wait_for("go") if sys.argv[1] == "a" else None\n        return random'
+    )
+    return textwrap.dedent(SHORT_LEASES) + textwrap.dedent(waits) + textwrap.dedent(source)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, place: Place) -> Iterator[Hosts]:
+    each = hosts_at(tmp_path, place)
+    yield each
+    each.end()
+
+
+@pytest.fixture
+def behind_proxy(network: tuple[Place, Place, Proxy], tmp_path: Path) -> Iterator[tuple[Hosts, Hosts, Proxy]]:
+    """Programs that reach a server at once, and programs that reach it through a proxy."""
+    direct, behind, proxy = network
+    near = hosts_at(tmp_path, direct)
+    far = Hosts(tmp_path)
+    far.shared, far.environment = near.shared, dict(behind.environment)
+    if direct.schema:
+        server = direct.url.partition("@")[2].partition("/")[0]
+        far.shared = near.shared.replace(server, f"127.0.0.1:{proxy.port}")
+    yield near, far, proxy
+    near.end()
+    far.end()
+
+
+def test_overwrite_replaces_the_shared_result(hosts: Hosts) -> None:
+    show = drawing("print(draw(1)); assert pushed(draw)")
+    first = hosts.output(hosts.on("a", show))
+    assert hosts.output(hosts.on("b", show)) == first
+    second = hosts.output(hosts.on("a", drawing("print(draw(1)); assert pushed(draw)", overwrite=True)))
+    assert second != first
+    assert hosts.output(hosts.on("c", show)) == second
+    look = drawing(
+        """
+        deadline = time.monotonic() + 20
+        while draw(1) != int(sys.argv[2]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(draw(1))
+        """
+    )
+    assert hosts.output(hosts.on("b", look, second)) == second
+    assert hosts.count("run") == 2
+
+
+def test_what_is_computed_after_a_removal_replaces(hosts: Hosts) -> None:
+    """Though the removal may still be on its way."""
+    again = drawing(
+        """
+        before = draw(1)
+        assert pushed(draw)
+        assert draw.cache.clear_cache() == 1
+        after = draw(1)
+        assert after != before and draw(1) == after
+        assert pushed(draw)
+        print(after)
+        """
+    )
+    after = hosts.output(hosts.on("a", again))
+    assert hosts.output(hosts.on("b", drawing("print(draw(1))"))) == after
+
+
+def test_jobs_with_keys_made_by_hand_are_shared_pulled_and_removed(hosts: Hosts) -> None:
+    use = """
+    def seven():
+        count("run")
+        return 7
+
+    cache = FutureCache(overwrite=False)
+    future = cache.submit(Job("a", seven, {}, job_key="made by hand"))
+    assert future.result() == 7
+    store = cache.cache.behind
+    assert store.flush(10) == 0
+    assert store.pull("e/") == 0
+    """
+    hosts.output(hosts.on("a", use))
+    hosts.output(hosts.on("b", use))
+    assert hosts.count("run") == 1
+    remove = (
+        use
+        + """
+    assert store.remove(["made by hand"]) == 1
+    assert store.flush(10) == 0
+    """
+    )
+    hosts.output(hosts.on("a", remove))
+    see = """
+    cache = FutureCache()
+    deadline = time.monotonic() + 20
+    while "made by hand" in cache.cache and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "made by hand" not in cache.cache
+    """
+    hosts.output(hosts.on("b", see))
+
+
+def test_an_expired_result_gives_way(hosts: Hosts) -> None:
+    show = drawing("print(draw(1)); assert pushed(draw)", ttl=4)
+    begin = time.monotonic()
+    first = hosts.output(hosts.on("a", show))
+    time.sleep(max(0.0, 4 - (time.monotonic() - begin)) + 0.1)
+    second = hosts.output(hosts.on("b", drawing("print(draw(1)); assert pushed(draw)", ttl=60)))
+    assert second != first
+    assert hosts.output(hosts.on("c", show)) == second
+    assert hosts.count("run") == 2
+
+
+def test_a_result_that_lost_gives_way_in_the_call_itself(hosts: Hosts) -> None:
+    """If it is stored before the call returns."""
+    late = drawing(
+        """
+        from bencher_job._shared.tier import SharedStore
+        draw(0)
+        SharedStore.agree = lambda *_: set()  # as without leases
+        wait_for("go")
+        value = draw(1)
+        assert draw(1) == value
+        print(value, draw.cache.info().shared.superseded)
+        """
+    )
+    running = hosts.on("a", late, BENCHER_JOB_SHARED_WRITE="through")
+    first = hosts.output(hosts.on("b", drawing("print(draw(1)); assert pushed(draw)")))
+    hosts.tell("go")
+    assert hosts.output(running) == f"{first} 1"
+
+
+def test_lost_answers_cost_nothing(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> None:
+    """Whichever answer is lost, of a job that is computed and of a hit."""
+    near, far, proxy = behind_proxy
+    source = drawing(
+        """
+        warnings.simplefilter("ignore")
+        draw(0)
+        assert pushed(draw)
+        drawn = []
+        for x in range(1, 8):
+            tell(f"is ready for {x}")
+            wait_for(f"{NAME} {x}")
+            drawn.append(draw(x))
+            deadline = time.monotonic() + 20
+            while (now := draw.cache.info().shared).outbox or now.problem:
+                assert time.monotonic() < deadline, now
+                time.sleep(0.01)
+        print(drawn)
+        """
+    )
+    drawn = {}
+    for name in ("a", "b"):
+        running = far.on(name, source)
+        for number in range(1, 8):
+            far.wait_for(f"{name}.is ready for {number}")
+            proxy.lose_at = number
+            far.tell(f"{name} {number}")
+        drawn[name] = json.loads(far.output(running))
+        proxy.lose_at = 0
+    look = drawing("print([draw(x) for x in range(1, 8)])")
+    assert json.loads(near.output(near.on("c", look))) == drawn["a"]
+    # What was lost for good may be the answer to the question itself; then the job runs, and its result gives way.
+    assert sum(one != other for one, other in zip(drawn["a"], drawn["b"], strict=True)) <= 3
+
+
+def test_what_a_killed_process_has_not_pushed_is_pushed_by_the_next(hosts: Hosts) -> None:
+    victim = drawing(
+        """
+        from bencher_job._shared.tier import SharedStore
+        draw(0)
+        assert pushed(draw)
+        SharedStore._push_group = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        draw(1)
+        time.sleep(20)
+        """
+    )
+    assert hosts.on("a", victim).wait(30) == -signal.SIGKILL
+    value = hosts.output(hosts.on("a", drawing("print(draw(1)); assert pushed(draw)")))
+    assert hosts.output(hosts.on("b", drawing("print(draw(1))"))) == value
+    assert hosts.count("run") == 2
+
+
+def test_two_processes_push_one_outbox(hosts: Hosts) -> None:
+    fill = drawing(
+        """
+        from bencher_job._shared.tier import SharedStore
+        SharedStore._push_group = lambda *_: None
+        print(sum(draw.map(range(300))))
+        os._exit(0)
+        """
+    )
+    filler = hosts.on("a", fill)
+    total = filler.communicate(timeout=30)[0].strip()
+    both = [hosts.on("a", drawing("draw(0); assert pushed(draw)")) for _ in range(2)]
+    for each in both:
+        hosts.output(each)
+    look = drawing("print(sum(draw.map(range(300))), draw.cache.info().shared.superseded)")
+    if total:
+        assert hosts.output(hosts.on("b", look)) == f"{total} 0"
+        assert hosts.count("run") == 300
+
+
+def test_an_owner_that_is_killed_is_taken_over_while_another_waits(hosts: Hosts) -> None:
+    source = leased("draw(1)")
+    first = hosts.on("a", source)
+    hosts_until(lambda: hosts.count("run") == 1)
+    second = hosts.on("b", source)
+    time.sleep(1.5)  # it waits, for the owner lives
+    assert second.poll() is None
+    assert hosts.count("run") == 1
+    hosts.kill(first)
+    hosts.output(second)
+    assert hosts.count("run") == 2
+
+
+def hosts_until(holds: Callable[[], bool]) -> None:
+    from tests.programs import until
+
+    assert until(holds)
+
+
+def test_an_owner_that_was_stopped_takes_the_result_of_the_next(hosts: Hosts) -> None:
+    source = leased("""
+    draw(1)
+    assert pushed(draw)
+    print(draw(1), draw.cache.info().shared.superseded)
+    """)
+    stopped = hosts.on("a", source)
+    hosts_until(lambda: hosts.count("run") == 1)
+    stopped.send_signal(signal.SIGSTOP)
+    value = hosts.output(hosts.on("b", source)).split()[0]
+    hosts.tell("go")
+    stopped.send_signal(signal.SIGCONT)
+    assert hosts.output(stopped) == f"{value} 1"
+    assert hosts.count("run") == 2
+
+
+def test_a_cut_longer_than_a_lease_leaves_one_value(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> None:
+    near, far, proxy = behind_proxy
+    source = leased("""
+    warnings.simplefilter("ignore")
+    draw(1)
+    tell("has computed")
+    wait_for("all")
+    deadline = time.monotonic() + 25
+    while (left := draw.cache.info().shared.outbox) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print(draw(1), left)
+    """)
+    cut = far.on("a", source)
+    hosts_until(lambda: far.count("run") == 1)
+    proxy.is_cut = True
+    other = near.on("b", source)
+    near.wait_for("b.has computed")
+    far.tell("go")
+    far.wait_for("a.has computed")
+    proxy.is_cut = False
+    far.tell("all")
+    assert near.output(other) == far.output(cut)
+
+
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:9/none", "s3://bucket/none"])
+def test_a_server_that_never_existed_costs_nearly_nothing(tmp_path: Path, url: str) -> None:
+    pytest.importorskip("psycopg" if url.startswith("p") else "obstore", exc_type=ImportError)
+    hosts = Hosts(tmp_path)
+    hosts.shared = url
+    hosts.environment = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    source = drawing(
+        """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            draw(0)
+            clock = time.monotonic()
+            for x in range(200):
+                draw(x)
+            spent = time.monotonic() - clock
+            told = [each for each in caught if "can't be reached" in str(each.message)]
+        print(json.dumps([len(told), spent]))
+        """
+    )
+    try:
+        told, spent = json.loads(hosts.output(hosts.on("a", source)))
+        assert told == 1
+        assert spent < 200 * 0.005 * 4  # of a machine that is not idle
+    finally:
+        hosts.end()
+
+
+def test_eight_processes_compute_each_of_300_keys_once(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    hosts.shared, hosts.environment = str(tmp_path / "team"), {}
+    source = program(
+        """
+    wait_for("go")
+    at = int(NAME[1:]) * 37
+    xs = [(at + x) % 300 for x in range(300)]
+    assert [work(x) for x in xs] == expected(xs)
+    """,
+        0.05,
+    )
+    try:
+        running = [hosts.on(f"h{number}", source) for number in range(8)]
+        hosts.tell("go")
+        for each in running:
+            hosts.output(each)
+        assert hosts.count("run") == 300
+    finally:
+        hosts.end()
+
+
+def test_round_trips_are_counted(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> None:
+    near, far, proxy = behind_proxy
+    near.output(near.on("b", drawing("draw(1); draw(2); assert pushed(draw)")))
+    is_rows = far.shared.startswith("postgresql")
+    source = drawing(
+        """
+        def after(step):
+            assert pushed(draw)
+            tell(f"{step} done")
+            wait_for(f"after {step}")
+
+        draw(0)
+        time.sleep(0.5)
+        after("warm")
+        draw(1)
+        after("hit")
+        draw.cache.cache.behind._seconds.clear()
+        draw(3)
+        after("computed")
+        draw(3)
+        after("local")
+        """
+    )
+    running = far.on("a", source)
+    spent = {}
+    before = 0
+    for step in ("warm", "hit", "computed", "local"):
+        far.wait_for(f"a.{step} done")
+        spent[step], before = proxy.round_trips - before, proxy.round_trips
+        far.tell(f"after {step}")
+    far.output(running)
+    del spent["warm"]
+    assert spent["hit"] <= 1
+    assert spent["local"] == 0
+    assert spent["computed"] <= (2 if is_rows else 5), spent
+
+
+def test_ten_thousand_hits_take_few_round_trips(behind_proxy: tuple[Hosts, Hosts, Proxy]) -> None:
+    near, far, proxy = behind_proxy
+    if not far.shared.startswith("postgresql"):
+        pytest.skip("objects take one request each")
+    near.output(near.on("b", drawing("sum(draw.map(range(10_000)))"), BENCHER_JOB_SHARED=""))
+    near.output(near.on("b", drawing("assert draw.cache.cache.behind.push_all() == 10_000")))
+    source = drawing(
+        """
+        keys = [draw.key(x) for x in range(10_000)]
+        tell("is ready")
+        wait_for("go")
+        draw.cache.cache
+        time.sleep(0.5)
+        tell("is open")
+        wait_for("on")
+        assert len(draw.cache.prefetch(keys)) == 10_000
+        tell("has all")
+        wait_for("end")
+        """
+    )
+    running = far.on("a", source)
+    far.tell("go")
+    far.wait_for("a.is open")
+    before = proxy.round_trips
+    far.tell("on")
+    far.wait_for("a.has all")
+    spent = proxy.round_trips - before
+    far.tell("end")
+    far.output(running)
+    assert near.count("run") == 10_000
+    assert spent <= 12
+
+
+def test_a_forked_child_and_its_parent_go_on(hosts: Hosts) -> None:
+    source = drawing(
+        """
+        first = draw(1)
+        child = os.fork()
+        if not child:
+            try:
+                assert draw(1) == first
+                draw(2)
+                os._exit(0)  # objects are left to the parent
+            finally:
+                os._exit(4)
+        draw(3)
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        assert pushed(draw)
+        print([draw(x) for x in (1, 2, 3)])
+        """
+    )
+    drawn = hosts.output(hosts.on("a", source, PYTHONWARNINGS="ignore"))
+    assert hosts.output(hosts.on("b", drawing("print([draw(x) for x in (1, 2, 3)])"))) == drawn
+    assert hosts.count("run") == 3
+
+
+def test_readers_look_up_and_push_nothing(hosts: Hosts) -> None:
+    value = hosts.output(hosts.on("a", drawing("print(draw(1)); assert pushed(draw)")))
+    read = drawing("print(draw(1)); draw(2); assert draw.cache.info().shared.outbox == 0")
+    assert hosts.output(hosts.on("b", read, BENCHER_JOB_SHARED_MODE="read")) == value
+    hosts.output(hosts.on("c", drawing("draw(2)")))
+    assert hosts.count("run") == 3
+
+
+def test_large_files_and_coroutines_are_shared(hosts: Hosts) -> None:
+    source = """
+    import asyncio
+
+    @cached_job(version="1")
+    async def write(x):
+        count("run")
+        path = gen_path("large", suffix=".bin")
+        Path(path).write_bytes(bytes([x]) * 17_000_000)
+        return [path]
+
+    (path,) = asyncio.run(write(7))
+    assert Path(path).is_relative_to(write.cache.directory)
+    assert Path(path).read_bytes() == bytes([7]) * 17_000_000
+    write.cache.close()
+    """
+    hosts.output(hosts.on("a", source))
+    hosts.output(hosts.on("b", source))
+    assert hosts.count("run") == 1
+
+
+def test_caching_that_is_off_or_elsewhere_leaves_the_shared_store_alone(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    hosts.shared, hosts.environment = str(tmp_path / "team"), {}
+    source = drawing(
+        """
+        from bencher_job.testing import temporary_cache
+        if NAME == "off":
+            draw(1)
+        else:
+            with temporary_cache():
+                draw(1)
+                assert draw.cache.info().shared is None
+        assert not (HERE / "team").exists()
+        """
+    )
+    try:
+        hosts.output(hosts.on("off", source, BENCHER_JOB="off"))
+        hosts.output(hosts.on("temporary", source))
+    finally:
+        hosts.end()
+
+
+def test_each_flipped_byte_makes_an_entry_a_miss(tmp_path: Path) -> None:
+    """Of its head, value and files; as do a cut, and the entry of another job."""
+    make = """
+    from bencher_job._shared import shared_signature
+    from bencher_job._shared.local import take
+
+    @cached_job(version="1")
+    def write(x):
+        Path(gen_path("picture")).write_text(f"picture {x}")
+        return {"x": x}
+
+    write(1), write(2)
+    shared = HERE / "team"
+    (one, two) = sorted(path for path in (shared / "e").rglob("*") if path.is_file())
+    address, content = str(one.relative_to(shared)), one.read_bytes()
+    store = write.cache.cache.behind.local
+    write.cache.cache.behind.end()
+    store.clear()
+    forged = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in range(len(content))]
+    forged += [content[:at] for at in range(0, len(content), 7)] + [two.read_bytes(), content + b"x"]
+    signature = shared_signature(str(shared))
+    accepted = [
+        number
+        for number, each in enumerate(forged)
+        if take(store, {address: each}, lambda _: None, signature, {}).keys
+    ]
+    assert not accepted, (accepted, len(content))
+    assert len(store) == 0
+    assert len(take(store, {address: content}, lambda _: None, signature, {}).keys) == 1
+    """
+    hosts = Hosts(tmp_path)
+    hosts.shared, hosts.environment = str(tmp_path / "team"), {}
+    try:
+        hosts.output(hosts.on("a", make))
+        unsigned = {
+            "BENCHER_JOB_SHARED": str(tmp_path / "unsigned"),
+            "BENCHER_JOB_CACHE_DIR": str(tmp_path / "b"),
+        }
+        hosts.output(hosts.start("a", make.replace("team", "unsigned"), **unsigned))
+    finally:
+        hosts.end()
+
+
+def test_ctrl_c_ends_a_job_and_those_who_wait_go_on(hosts: Hosts) -> None:
+    """At once, though a lease lasts a minute."""
+    source = leased("draw(1); assert pushed(draw)").replace(
+        '["lease_seconds"] = 1.0', '["lease_seconds"] = 60.0'
+    )
+    first = hosts.on("a", source)
+    hosts_until(lambda: hosts.count("run") == 1)
+    waiting = [hosts.on(name, source + "\ntell('is done')") for name in ("b", "c")]
+    time.sleep(1.0)  # both wait
+    waiting[0].send_signal(signal.SIGINT)
+    assert waiting[0].wait(10) != 0
+    assert first.poll() is None
+    assert waiting[1].poll() is None
+    first.send_signal(signal.SIGINT)
+    assert first.wait(10) != 0
+    hosts.output(waiting[1])
+    assert hosts.count("run") == 2
