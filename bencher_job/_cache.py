@@ -10,7 +10,6 @@ from concurrent.futures import Executor, Future
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from pickle import loads
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
@@ -554,7 +553,7 @@ class FutureCache(Contents, Settles):
             value = load(key, hit, self._imported_copy)
         else:
             try:
-                value = loads(hit.stream, buffers=hit.buffers)
+                value = hit.load()
             except Exception as error:  # noqa: BLE001 - a class that is gone or has changed raises what it likes
                 warn_unloadable(key, error)
                 return MISS

@@ -294,9 +294,9 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
         StoreFailure: when the store can't be read.
     """
     statement = f"{_SELECT_INFO} WHERE raw = 1 AND {LIVE} AND key IN (SELECT value FROM json_each(?))"
-    signature = folder.open().signature
     found: dict[str, EntryInfo] = {}
     for start in range(0, len(keys), ROWS_AT_ONCE):
+        signature = folder.open().signature
         some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
         for hits, used, expires, filename, parameters, manifest, *of_record in folder.query(
             statement, (time.time(), some)
