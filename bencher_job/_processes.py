@@ -150,7 +150,9 @@ def _machine() -> str:
 def _start_of(pid: int) -> str:
     """Return a number for the start of a process that doesn't depend on the clock; empty if there is no process."""
     if _boot():
-        _, ticks = _state_and_start(str(pid))
+        state, ticks = _state_and_start(str(pid))
+        if state == "Z":  # it has ended, and its parent hasn't noticed
+            return ""
         boot = int(sha256(_boot().encode()).hexdigest()[:8], 16) % _BOOTS
         return str(ticks * _BOOTS + boot) if ticks else ""
     import psutil  # slow to import

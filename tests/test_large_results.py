@@ -354,7 +354,7 @@ def test_a_result_that_counts_a_file_which_has_changed_leaves_no_file(tmp_path):
 
     path = tmp_path / "input"
     path.write_text("as it was")
-    with pytest.warns(CacheWarning, match="has changed meanwhile"):
+    with pytest.warns(CacheWarning, match="has changed since the call"):
         array = _array_when_all_is_told(large, path)
     assert array[-1] == 1.0
     assert files_of(large.cache.directory) == {}

@@ -435,7 +435,9 @@ def commit(
             if isinstance(store, NullStore) and store.is_closed_off:
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
-        refusal = _refusal(job, completion.outcome) or _bring_files(job, completion.outcome)
+        refusal = _refusal(job, completion.outcome)
+        if refusal is None:  # an empty one was said before
+            refusal = _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
         else:

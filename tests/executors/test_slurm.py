@@ -86,13 +86,13 @@ def test_options_are_those_of_the_call_then_of_the_variable_then_of_the_site(slu
     assert function.cache.executor_type == "SLURM"
 
 
-def test_a_name_is_enough(slurm, tmp_path, monkeypatch):
+def test_a_name_is_enough(slurm, tmp_path, monkeypatch, until):
     monkeypatch.setenv("BENCHER_JOB_SLURM", "interface=lo,workers=2")
     monkeypatch.chdir(tmp_path)
     function = cached_job(executor="slurm", cache_dir=tmp_path)(abs)
     assert list(function.map(range(-20, 0))) == [*range(20, 0, -1)]
     function.cache.close()
-    assert not slurm.jobs()
+    assert until(lambda: not slurm.jobs())
 
 
 def test_a_worker_runs_one_job_at_a_time(workers, tmp_path):

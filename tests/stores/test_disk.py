@@ -335,7 +335,11 @@ def test_a_record_with_an_undecodable_text_is_left_out_and_can_be_replaced(
     undecodable(store, column)
     with pytest.warns(CacheWarning, match="The record of bad .* is damaged and left out: .* no UTF-8"):
         assert [record.key for record in store.records()] == ["good"]
-    assert value_of(store, "bad") == LARGE
+    if column == "media":  # on which a hit depends
+        with pytest.warns(CacheWarning, match="bad .* is damaged"):
+            assert store.get("bad") is MISS
+    else:
+        assert value_of(store, "bad") == LARGE
     store.put_many([entry("bad", 2)])
     assert {record.key for record in store.records()} == {"good", "bad"}
 
