@@ -439,7 +439,9 @@ def store_again(
         version = version._replace(manifest=manifest, **changes)
         store.remove([record.key])
         for table in ("Edition", "Gone"):
-            store.files.changed(lambda database, table=table: database.execute(f"DELETE FROM {table}").fetchall())
+            store.files.changed(
+                lambda database, table=table: database.execute(f"DELETE FROM {table}").fetchall()
+            )
     with closing(DiskStore(directory, size_limit=10**9)) as store:
         record = dataclasses.replace(record, key=key or record.key)
         store.put_many([Entry(hit.payload, record, keyed.bound, version)])
