@@ -64,7 +64,9 @@ _JSON: Final = (
 )
 """The arguments as JSON that SQLite can read; a damaged text has none."""
 
-_OF_FUNCTION: Final = f"FROM Cache WHERE raw = 1 AND coalesce(Cache.function, '') = ? AND {LIVE}"
+_OF_FUNCTION: Final = (
+    f"FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ? AND {LIVE}"
+)
 _SELECT_INFO: Final = SELECT_RECORD.replace(
     "SELECT ", "SELECT access_count, access_time, expire_time, filename, parameters, manifest, ", 1
 )

@@ -155,7 +155,7 @@ def look_at_rows(store: DiskStore) -> None:
 
 def look_at_page(store: DiskStore) -> None:
     pages = types.SimpleNamespace(
-        **{name: pytest.importorskip(f"bencher_job._page.{name}") for name in ("listing", "entry", "media")}
+        **{name: pytest.importorskip(f"bencher_job._page.{name}") for name in ("listing", "entry")}
     )
     listing = pages.listing.Listing(store, unpickles=False)
     for function in [each.name for each in store.functions()]:
@@ -168,7 +168,7 @@ def look_at_page(store: DiskStore) -> None:
             if info.record.media is not None:
                 for name in ("precious.val", "../../../outside/precious.val", "folder/file"):
                     assert (
-                        pages.media.file_answer(store.directory, info.record.media, name, is_download=False)
+                        pages.entry.file_answer(store.directory, info.record.media, name, is_download=False)
                         is None
                     )
 
