@@ -392,9 +392,9 @@ class FutureCache(Contents, Settles):
         store = self.cache
         found = Prefetched(store)
         hits = store.get_many(keys, self.mapped, counts=counts)
-        if store.shared is not None and self._function_name:
+        if len(hits) < len(keys) and self._function_name:
             missing = [key for key in keys if key not in hits]
-            if missing and store.fetch(self._function_name, missing):
+            if store.fetch(self._function_name, missing):
                 hits.update(store.get_many(missing, self.mapped, counts=counts))
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))

@@ -209,6 +209,8 @@ class DaskScheduler(RemoteScheduler):
     def _look_after_workers(self, now: float) -> None:
         if self._cut_off_since is None:
             super()._look_after_workers(now)
+        elif not self._may_reconnect():  # which may not be known at once
+            self._lose_all("the scheduler is gone")
         elif now - self._cut_off_since > self._reconnects_for:
             self._lose_all("the connection to the scheduler was lost")
 

@@ -58,7 +58,7 @@ class NoLeases:
 
 
 class NoHistory:
-    """Knows no entry."""
+    """The history of a store that keeps nothing."""
 
     def examine(self, key: str) -> None:
         """Return nothing."""

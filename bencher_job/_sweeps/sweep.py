@@ -143,10 +143,10 @@ class Sweep:
             known: Known = {}
             keys = [self._key(call, known) for _, call in group]
             found = store.durations(keys)
-            if store.shared is not None:
-                missing_keys = [key for key in keys if key not in found]
-                if store.fetch(cache.name, missing_keys):
-                    found |= store.durations(missing_keys)
+            if len(found) < len(keys):
+                absent = [key for key in keys if key not in found]
+                if store.fetch(cache.name, absent):
+                    found |= store.durations(absent)
             for (cell, _), key in zip(group, keys, strict=True):
                 seconds = found.get(key)
                 if seconds is not None:

@@ -56,9 +56,14 @@ def read(path):
     return Path(path).read_text()
 """
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting takes root"
-)
+
+def may_mount() -> bool:
+    """Whether this process may change mounts unseen by others. In a chroot whose root is no mount it can't."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return os.geteuid() == 0 and shutil.which("mount") is not None and "/" in points
+
+
+pytestmark = pytest.mark.skipif(not may_mount(), reason="it takes root, and a root folder that is a mount")
 
 
 def run(folder: Path, source: str) -> str:

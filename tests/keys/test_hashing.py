@@ -123,7 +123,9 @@ def test_sharing_a_member_is_the_same_as_repeating_it():
 
 
 @pytest.mark.parametrize(
-    "member", [{1: [2], "a": 3}, {"b": 1, "a": [2]}, {(1, 2), "a"}, frozenset({(1, 2), None}), [1]], ids=str
+    "member",
+    [{1: [2], "a": 3}, {"b": 1, "a": [2]}, {(1, 2), "a"}, frozenset({(1, 2), None}), [1]],
+    ids=["dict", "names", "set", "frozenset", "list"],
 )
 def test_a_shared_container_is_the_same_as_its_copies(member):
     assert key_of([member, (member,)]) == key_of([member, (copy.copy(member),)])

@@ -114,7 +114,8 @@ class Ground:
         shutil.copytree(self.cache, self.kept)
 
     def restore(self) -> None:
-        shutil.rmtree(self.cache)
+        while self.cache.exists():  # a connection that is collected just now takes its files along
+            shutil.rmtree(self.cache, ignore_errors=True)
         shutil.copytree(self.kept, self.cache)
 
     def store(self) -> DiskStore:
