@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Sample
 from tests.environment import unmeasured
 from tests.programs import Programs, until
 
@@ -27,13 +27,9 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
 
 
 @pytest.mark.timeout(300)
-def test_a_kill_before_any_file_operation_or_statement_does_no_harm(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    """Every tenth point of some six hundred, from a random one on; with --soak all of them."""
-    step = 1 if request.config.getoption("--soak") else 10
-    first = random.randint(1, step)
-    print("first", first)
+def test_a_kill_before_any_file_operation_or_statement_does_no_harm(tmp_path: Path, sample: Sample) -> None:
+    """Every tenth point of some six hundred; with --soak all of them."""
+    first, step = sample(10)
     run = subprocess.run(
         [sys.executable, CRASH_POINTS, tmp_path, str(first), str(step)],
         capture_output=True,
