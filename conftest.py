@@ -20,8 +20,8 @@ from sybil.sybil import SybilCollection
 from bencher_job.testing import temporary_cache
 
 
-def keep_files_in_memory(folder: str = "/dev/shm") -> None:
-    """Have all processes make their temporary files in memory, if it has room: a new cache waits for a disk 20 times."""
+def keep_files_in_memory(folder: str = "/dev/shm") -> None:  # noqa: S108 - the system's own, as /tmp is
+    """Have all processes make their temporary files in memory if it has room: a new cache waits for a disk 20 times."""
     with contextlib.suppress(OSError):
         found = os.statvfs(folder)
         has_room = found.f_bavail * found.f_frsize > 4 << 30 and not found.f_flag & os.ST_NOEXEC

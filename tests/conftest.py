@@ -45,7 +45,7 @@ def counter(tmp_path: Path) -> CallCounter:
 
 @pytest.fixture
 def sample(request: pytest.FixtureRequest) -> Sample:
-    """Choose the points at which a test interrupts a program: a random first one and a step, a tenth of it with --soak."""
+    """Choose at which points a test interrupts a program: a random first one, and a step, smaller with --soak."""
 
     def choose(step: int) -> tuple[int, int]:
         if request.config.getoption("--soak"):
