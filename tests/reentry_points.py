@@ -3,9 +3,9 @@
     python reentry_points.py FOLDER EXECUTOR OPERATION CALL FIRST STEP
 
 For each n from FIRST on, in steps: at the n-th line that the main thread executes of the library, or of what it waits
-with, while it does an operation, it does a call as well, as if it had been interrupted there. Both must end, with the right
-value or with an error of the library. It ends with the first n that isn't reached. Where nothing goes on any more, the
-stacks of all threads are printed.
+with, while it does an operation, it does a call as well, as if it had been interrupted there. Both must end, with the
+right value or with an error of the library. It ends with the first n that isn't reached. Where nothing goes on any
+more, the stacks of all threads are printed.
 """
 
 from __future__ import annotations
