@@ -116,7 +116,7 @@ def test_a_parent_that_is_killed_leaves_no_worker_and_its_jobs_to_the_next(progr
         programs.wait_for(f"first.begun.{x}")
     workers = [int(path.suffix[1:]) for path in programs.folder.glob("pid.*")]
     programs.kill(first)
-    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=5)
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert programs.output(programs.start("second", source)) == "[0, 1]"
 
 

@@ -173,7 +173,7 @@ def test_one_ctrl_c_leaves_no_worker_and_no_lease_and_keeps_what_is_done(program
     first.send_signal(signal.SIGINT)
 
     assert first.wait(20) != 0
-    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=5)
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert "KeyboardInterrupt" in first.stderr.read()
     assert programs.output(programs.start("second", source)) == str(list(range(60)))
     assert [programs.count(f"ran.{x}") for x in range(20)] == [1] * 20
@@ -197,7 +197,7 @@ def test_a_program_that_ends_without_a_close_keeps_all_and_leaves_nothing(progra
     programs.wait_for("first.submitted")
     workers = workers_of(first.pid)
     assert programs.output(first) == ""
-    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=5)
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     check = """
     @cached_job(code="none")
     def job(x): ...

@@ -651,7 +651,7 @@ def test_a_locked_database_holds_nobody_up_for_long(path: Path, open_store) -> N
             acquire(ours, KEY)
         with pytest.raises(LeasesUnavailable):
             acquire_many(ours, keys(10))
-        assert 0.4 <= time.monotonic() - start < 5
+        assert 0.4 <= time.monotonic() - start < 30
         assert ours.leases.owner_of("before").process.pid == os.getpid()  # reading waits for nobody
         ours.leases.release([before])  # which needs no lock where it must
         assert ours.leases.owner_of("before") is None
