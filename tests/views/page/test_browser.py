@@ -145,11 +145,12 @@ def test_the_token_goes_from_the_address_and_comes_back_with_no_one(changing: Vi
 
 
 def test_without_the_token_the_page_says_what_to_open(served: Served, visit: Visit) -> None:
-    response = visit.page.goto(f"http://{served.host}/")
+    with visit.page.expect_console_message():  # that the browser was refused
+        response = visit.page.goto(f"http://{served.host}/")
     assert response is not None
     assert response.status == 403
     assert "Open the URL that bencher-job serve printed" in visit.page.inner_text("body")
-    visit.complaints.clear()  # the browser says that it was refused
+    visit.complaints.clear()
 
 
 FILLING = """
@@ -730,7 +731,7 @@ def test_another_start_makes_the_old_session_end_in_words(visit: Visit, cache: P
         expect(visit.page.locator("#toast")).to_contain_text(
             "Open the URL that bencher-job serve printed last"
         )
-    visit.complaints.clear()  # the browser says that it was refused
+    visit.complaints.clear()
 
 
 def test_everything_can_be_done_with_the_keyboard(seen: Visit) -> None:
