@@ -48,7 +48,7 @@ from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import MISS, BlobLost, Hit, Lease, Payload, Store
+from .._stores import MISS, BlobLost, Hit, Payload, Store
 from .._text import printable
 from .._timer import timer
 from .commits import UNLOADABLE, CommitThread, Completion, Counts, Run, commit
@@ -62,6 +62,7 @@ from .running import (
     acquire,
     acquire_or_wait,
     for_each,
+    lease_of,
     running_jobs,
     taken,
 )
@@ -298,7 +299,7 @@ class Coordinator:
     def _wait(self, running: RunningJob, waiter: Waiter | None = None) -> None:
         """Wait for another process, without blocking this thread."""
         if waiter is None:
-            running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+            running.lease = lease = lease_of(running.job)
             waiter = Waiter(running.store, lease)
         running.run = running.engine_future = None
         running.waiter, running.job, running.state = waiter, running.job.snapshot(), State.WAITING

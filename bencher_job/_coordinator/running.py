@@ -44,6 +44,7 @@ __all__ = [
     "acquire",
     "acquire_or_wait",
     "for_each",
+    "lease_of",
     "running_jobs",
     "taken",
 ]
@@ -424,13 +425,18 @@ def _sleep(wake: SimpleQueue[None], seconds: float) -> None:
         return
 
 
+def lease_of(job: Job) -> Lease:
+    """Make the lease of a job, which names the job to those who ask what runs."""
+    return Lease(job.job_key, job.function_name, job.arguments)
+
+
 def acquire_or_wait(running: RunningJob) -> Waiter | None:
     """Acquire the lease of a job that is to run now. Return a waiter if another process has it.
 
     A worker doesn't wait for the process that it works for: there the job may be queued behind the worker's own.
     """
     store = running.store
-    running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+    running.lease = lease = lease_of(running.job)
     try:
         store.leases.acquire([lease])
         if not lease.held:
@@ -449,7 +455,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
     """Acquire the leases of jobs of one store that begin together. Return those whose keys other processes have."""
     leases = []
     for running in jobs:
-        running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+        running.lease = lease = lease_of(running.job)
         leases.append(lease)
     try:
         store.leases.acquire(leases)

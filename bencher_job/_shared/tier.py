@@ -62,7 +62,7 @@ from .requests import chunks
 
 if TYPE_CHECKING:
     from .._keys import StoredFunctionVersion
-    from .._record import Figures, FunctionInfo
+    from .._record import FailedJob, Figures, FunctionInfo
     from .._stores.base import History, LeaseInfo, Tally
     from .._stores.blobs import BlobWriter
     from .._stores.embedded import DiskStore
@@ -766,9 +766,9 @@ class _SharedLeases:
         self._local.release(leases)
         self.release_there(lease.key for lease in leases)
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised. Waiters on other machines run the job themselves."""
-        self._local.fail(lease, dump)
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease whose job has failed. Waiters on other machines run the job themselves."""
+        self._local.fail(lease, dump, failed)
         self.release_there([lease.key])
 
     def release_there(self, keys: Iterable[str]) -> None:
