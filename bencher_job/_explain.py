@@ -20,7 +20,7 @@ from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
 from ._record import Record, short_form
 from ._stores import Entry, Found, Gone, History, Keyed, Miss, Store
-from ._text import counted
+from ._text import arguments_text, counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -292,9 +292,8 @@ class Explanation:
     @property
     def headline(self) -> str:
         """The answer in one line."""
-        arguments = ", ".join([f"{name}={value!r}" for name, value in self.arguments.items()])
         verdict = "a hit" if self.is_hit else "a miss"
-        return f"{self.function}({arguments}): {verdict}, {self.cause.value}"
+        return f"{self.function}({arguments_text(self.arguments)}): {verdict}, {self.cause.value}"
 
     def facts(self) -> Iterator[str]:
         """The details, one line each."""

@@ -230,9 +230,7 @@ def functions_of(infos: Iterable[EntryInfo], failed: Iterable[FailedJob] = ()) -
             hits=sum(info.hits for info in of_name),
             seconds_saved=sum(info.hits * info.record.seconds for info in of_name),
             seconds=sum(info.record.seconds for info in of_name),
-            last_used=datetime.fromtimestamp(
-                max([info.used for info in of_name] or failures.get(name, ())), UTC
-            ),
+            last_used=datetime.fromtimestamp(max([info.used for info in of_name] or failures[name]), UTC),
             tags=tuple(sorted({info.record.tag for info in of_name} - {""})),
             versions=_versions_of(of_name),
             failed=len(failures.get(name, ())),

@@ -107,8 +107,8 @@ class Record:
         return _text.fact_table({name: fact for name, fact in facts.items() if fact not in {"", None}})
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
-        return f"{self.function}({arguments}), {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
+        call = f"{self.function}({_text.arguments_text(self.arguments)})"
+        return f"{call}, {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
 
 
 DIGITS_SHOWN: Final = 10

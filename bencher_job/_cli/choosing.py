@@ -259,8 +259,13 @@ class Chosen:
 
     def failed(self) -> list[FailedJob]:
         """Return the chosen failed jobs, the latest last."""
-        found = self.store.history.failures(self.selection)
-        return [each for each in reversed(found) if self.is_meant(each.record)]
+        found = self.store.history.failures(self.versions.for_keys(self.selection))
+        return [
+            each
+            for each in reversed(found)
+            if each.record.key in self.keys
+            or (self.is_meant(each.record) and self.selection.matches(each.record))
+        ]
 
     def is_meant(self, record: Record) -> bool:
         """Whether a job is of a chosen function, or has a chosen key."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from .._errors import warn_caller
 from .._record import FunctionInfo, Record, VersionInfo, code_label
 from .._stores import Found, Hit, Store
-from .._text import counted, moment_text, seconds_text, size_text, visible
+from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import fields_of, short_text
 from .command import Misused
@@ -31,7 +31,6 @@ __all__ = [
     "Column",
     "add_consent",
     "add_json",
-    "arguments_text",
     "brief_moment",
     "described_by_key",
     "function_fields",
@@ -343,11 +342,6 @@ def _cells(directory: Path, record: Record) -> dict[str, str]:
         "tag": record.tag,
         "arguments": arguments_text(record.arguments),
     }
-
-
-def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Format arguments as in a call."""
-    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def result_text(described: object) -> str:

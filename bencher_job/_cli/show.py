@@ -17,13 +17,12 @@ from typing import Any, Final
 from .._query import EntryInfo
 from .._record import FailedJob, Record, hidden_text
 from .._stores import Found, Hit, Store, media_files
-from .._text import counted, moment_text, seconds_text, size_text, visible
+from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
 from .._views.summaries import fields_of, short_text
 from .choosing import Chosen, add_all_versions, add_filters, add_targets, look_for, report_none
 from .command import Command, Exit, Failed, Misused
 from .output import (
     add_json,
-    arguments_text,
     described_by_key,
     print_document,
     record_fields,
@@ -314,7 +313,7 @@ def _show_jobs(arguments: Namespace) -> int:
         print(f"no {'failed' if arguments.failed else 'running'} jobs")
     if hidden and not arguments.json:
         complain(
-            f"{counted(hidden, 'failed job')} of other versions of the code not shown. Add --all-versions."
+            f"not shown: {counted(hidden, 'failed job')} of other versions of the code. Add --all-versions."
         )
     return status if rows else max(status, Exit.FOUND)
 

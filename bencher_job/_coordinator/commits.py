@@ -257,9 +257,15 @@ class Completion:
             fingerprint="" if version is None else version.fingerprint.digest.hex(),
             version="" if version is None else version.version,
         )
-        text = "".join(traceback.format_exception(error))
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(LIBRARY):
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
         return FailedJob(record, error_text(error)[:LONGEST_ERROR], printable(text)[-LONGEST_TRACEBACK:])
 
+
+LIBRARY: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+"""Where the frames are that lead to the function's own."""
 
 LONGEST_ERROR: Final = 2_000
 LONGEST_TRACEBACK: Final = 50_000

@@ -33,7 +33,7 @@ export async function show(place) {
   if (!byId("choices").contains(document.activeElement)) {
     byId("choices").replaceChildren(
       select("y", "Mean of", columns, value),
-      tools.menu("Group by", columns.filter((each) => each.group === "argument" || each.id === "tag").map((column) => el("label", { class: "check" },
+      tools.menu("Group by", columns.filter((each) => each.group === "argument" || ["tag", "code"].includes(each.id)).map((column) => el("label", { class: "check" },
         el("input", { type: "checkbox", checked: by.includes(column.id), onchange: (event) => choose(column.id, event.target.checked) }), column.label))));
   }
   const label = (id) => columns.find((each) => each.id === id).label;

@@ -169,7 +169,7 @@ function definition(column, before) {
   };
 }
 
-function line(row) {
+export function line(row) {
   const { key } = row.getData();
   const place = row.getElement();
   place.dataset.key = key;
@@ -193,7 +193,7 @@ function chooser() {
 }
 
 export function mark() {
-  for (const row of document.querySelectorAll("#rows [data-key]")) row.toggleAttribute("aria-current", row.dataset.key === state.now.key);
+  for (const row of document.querySelectorAll(".tabulator [data-key]")) row.toggleAttribute("aria-current", row.dataset.key === state.now.key);
 }
 
 function clicked(event) {
