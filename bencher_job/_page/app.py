@@ -314,6 +314,7 @@ class _App:
         """List failed jobs without their tracebacks, or tell all of one."""
         asked = request.query_params
         shown = self._stores.get(asked["store"])
+        stamp = shown.stamp()
         if "key" in asked:
             for each in shown.store.history.failures():
                 if each.record.key == asked["key"]:
@@ -328,9 +329,12 @@ class _App:
                 "code": code_label(each.record.fingerprint, each.record.version),
                 "error": each.error,
             }
-            for each in shown.listing.failed(asked["function"], asked.get("code", ""), shown.stamp())
+            for each in shown.listing.failed(asked["function"], asked.get("code", ""), stamp)
         ]
-        return Answer({"jobs": jobs})
+        failed = next(
+            (each.failed for each in shown.listing.functions(stamp) if each.name == asked["function"]), 0
+        )
+        return Answer({"jobs": jobs, "hidden": failed - len(jobs)})
 
     def media(self, request: Request) -> Response:
         asked = request.path_params

@@ -108,6 +108,8 @@ def _program(process: Process) -> str:
         words = psutil.Process(process.pid).cmdline()[1:]
     except psutil.Error:
         return ""
+    if words[:1] == ["-c"]:
+        return ""
     if words[:1] == ["-m"]:
         return " ".join(words[:2])
     return next((Path(word).name for word in words if not word.startswith("-")), "")

@@ -5,18 +5,21 @@ import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";
 import { drop } from "./selection.js";
 import * as state from "./state.js";
-import { arrow, line } from "./table.js";
+import { arrow, begun, line } from "./table.js";
 import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
-const COLUMNS = [["created", "began", 150], ["call", "arguments", 260], ["error", "error", 420], ["seconds", "took", 90], ["code", "code", 120]];
+const COLUMNS = [["created", "began", 175], ["call", "arguments", 260], ["error", "error", 420], ["seconds", "took", 90], ["code", "code", 120]];
 const written = (field, value) => (field === "created" ? say.moment(value) : field === "seconds" ? say.duration(value) : value);
 
 let table = null;
 let built = "";
+let hidden = 0;
 
 export async function show(place) {
   const { store, function: name, code } = state.now;
-  const { jobs } = await api.get("failed", { store, function: name, code });
+  const answer = await api.get("failed", { store, function: name, code });
+  const { jobs } = answer;
+  hidden = answer.hidden;
   const wanted = JSON.stringify([store, name]);
   if (built === wanted && table && place.contains(table.element)) {
     await table.replaceData(jobs);
@@ -39,12 +42,13 @@ export async function show(place) {
   });
   table.on("dataFiltered", (filters, rows) => tools(rows.map((row) => row.getData().key)));
   built = wanted;
+  await begun(table);
   tools(jobs.map((job) => job.key));
 }
 
 function tools(keys) {
   byId("tools")?.replaceWith(el("div", { class: "tools", id: "tools" },
-    el("span", { class: "muted", role: "status" }, say.counted(keys.length, "failed job")),
+    el("span", { class: "muted", role: "status" }, [say.counted(keys.length, "failed job"), hidden ? `${say.count(hidden)} of other versions not shown` : ""].filter(Boolean).join(", ")),
     api.session.read_only || !keys.length ? null : el("button", {
       type: "button", class: "plain is-danger", onclick: () => drop({ store: state.now.store, failed: true, keys }, keys.length),
     }, icon("bin"), "Clear…")));

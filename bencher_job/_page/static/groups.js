@@ -5,7 +5,7 @@ import { byId, el } from "./dom.js";
 import * as say from "./format.js";
 import { defaults, select } from "./plot.js";
 import * as state from "./state.js";
-import { arrow } from "./table.js";
+import { arrow, begun } from "./table.js";
 import * as tools from "./tools.js";
 import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
@@ -53,6 +53,7 @@ export async function show(place) {
     });
     byId("groups").replaceChildren(table.element);
     built = signature;
+    await begun(table);
   }
   const save = el("button", { type: "button", class: "plain", onclick: () => table.download("csv", `${say.parts(state.now.function).name}-groups.csv`) }, "CSV");
   byId("tools").replaceWith(tools.bar(answer.entries, () => null, () => [

@@ -41,7 +41,8 @@ async function overview() {
 function choose() {
   const all = stores.flatMap((store) => store.functions.map((each) => ({ store: store.name, ...each })));
   const latest = all.sort((a, b) => b.used - a.used)[0];
-  state.change(latest ? state.forFunction(latest.store, latest) : { store: "", function: "", key: "" }, { replaces: true });
+  table.forget();
+  state.change(latest ? state.forFunction(latest.store, latest) : { store: "", function: "", key: "" }, { replaces: true, quiet: true });
 }
 
 function empty() {
@@ -119,6 +120,7 @@ state.listen((before) => refresh(async () => {
 export const reload = () => refresh(async () => {
   await overview();
   await view();
+  await record.show();
 });
 
 async function watch() {
@@ -149,13 +151,10 @@ async function begin() {
     byId("place").replaceChildren(el("code", { title: directory }, directory),
       isReadOnly ? el("span", { class: "badge", title: "Nothing can be cleared here, so the URL may be shared." }, "read only") : "",
       unpickles ? el("span", { class: "badge is-warning", title: "Values that can’t be shown otherwise are unpickled, which runs code." }, "trusted") : "");
-    await overview();
-    await view();
-    await record.show();
-    live("live", "good");
   } catch (error) {
     fail(error);
   }
+  await reload();
   document.body.dataset.ready = "true";
   setTimeout(watch, EVERY);
 }
