@@ -19,7 +19,7 @@ function versions(each) {
   const isShown = ({ label, is_latest: isLatest }) => state.now.code === "all" || (state.now.code ? label === state.now.code : isLatest);
   const others = each.versions.filter((version) => !isShown(version));
   const named = ({ label, entries, since, commit }) => [label, say.counted(entries, "entry", "entries"), `since ${say.moment(since).slice(0, 16)}`,
-    ...(commit ? [`commit ${commit.slice(0, 10)}`] : [])].join(" · ");
+    ...(commit ? [`commit ${commit.slice(0, 7)}`] : [])].join(", ");
   const option = (value, text) => el("option", { value, selected: value === state.now.code }, text);
   const missing = say.counted(others.reduce((sum, { entries }) => sum + entries, 0), "entry", "entries");
   return el("div", { class: "versions" },
