@@ -22,11 +22,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from .._processes import renew_after_fork
 from .base import SURE_FOR
@@ -50,6 +49,8 @@ PATIENCE: Final = 60.0
 """Seconds for which a change waits for those of other processes, unless it is told otherwise."""
 
 _PUTS_SIZE: Final = 8
+
+T = TypeVar("T")
 
 _SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """How the file is opened: a link would have a file elsewhere cut off, and a pipe would have us wait."""
@@ -201,30 +202,35 @@ class ChangeCounter:
                 _log.warning("%s can't be opened again, so nothing is kept in memory: %s", self._path, error)
                 self._file, self.look = file, look
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Keep all processes from trusting their memory while entries are replaced or removed.
+    def change(self, work: Callable[[], T]) -> T:
+        """Do work that replaces or removes entries; until it has ended no process trusts its memory.
 
-        It is taken before the database's own write lock, never inside it.
+        The lock is that of an open file, which a plain `with` closes, even if an interrupt comes. It is taken before
+        the database's own write lock, never inside it.
 
         Raises:
             OSError: when others have been changing entries for so long that patience ends.
         """
-        descriptor = self._locked()
-        try:
-            with self._lock:
-                if self._file is None or not os.path.sameopenfile(self._file.fileno(), descriptor):
-                    self.close()
-                    self.open()
-                odd = os.fstat(descriptor).st_size | 1
-                os.ftruncate(descriptor, odd)
-                try:
-                    _wait(SURE_FOR)
-                    yield
-                finally:
-                    self._end_change(descriptor, odd)
-        finally:
-            os.close(descriptor)
+        while True:
+            with io.FileIO(self._descriptor(), "r+") as file:
+                descriptor = file.fileno()
+                _lock(descriptor, self._patience)
+                if not self._is_in_place(descriptor):
+                    continue
+                if os.fstat(descriptor).st_size < SIZE:
+                    self._replace(descriptor)
+                    continue
+                with self._lock:
+                    if self._file is None or not os.path.sameopenfile(self._file.fileno(), descriptor):
+                        self.close()
+                        self.open()
+                    odd = os.fstat(descriptor).st_size | 1
+                    os.ftruncate(descriptor, odd)
+                    try:
+                        _wait(SURE_FOR)
+                        return work()
+                    finally:
+                        self._end_change(descriptor, odd)
 
     def _end_change(self, descriptor: int, odd: int) -> None:
         """Make the size even. If that fails the entries are changed all the same, and all ask the disk from then on."""
@@ -235,21 +241,6 @@ class ChangeCounter:
                 self._replace(descriptor)
         except OSError as error:
             _log.warning("%s can't be written, so nothing is kept in memory: %s", self._path, error)
-
-    def _locked(self) -> int:
-        """Open the file that is in place, with the lock of those who change entries."""
-        while True:
-            descriptor = self._descriptor()
-            try:
-                _lock(descriptor, self._patience)
-                if self._is_in_place(descriptor):
-                    if os.fstat(descriptor).st_size >= SIZE:
-                        return descriptor
-                    self._replace(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
 
     @property
     def puts(self) -> int:

@@ -15,8 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import diskcache
@@ -36,8 +35,8 @@ __all__ = [
     "IN_ROW_BELOW",
     "Database",
     "EntryDisk",
+    "Execute",
     "Locked",
-    "Transaction",
     "in_file",
     "is_undecodable",
 ]
@@ -176,6 +175,11 @@ _log = logging.getLogger(__name__)
 
 _CLOSED: Final = object()
 
+Execute = Callable[..., sqlite3.Cursor]
+"""Executes a statement, with its values."""
+
+T = TypeVar("T")
+
 
 class _Connections:
     """The open connections of one database; any thread may close them.
@@ -209,96 +213,6 @@ class _ThreadEnd:
 
     def __del__(self) -> None:
         self._connections.close(self.connection)
-
-
-@dataclass(slots=True, eq=False)
-class Transaction:
-    """Changes on one thread's connection that are undone at the end of the context unless `commit` is called.
-
-    The threads of a process take turns, so that none of them sleeps while the database is free again. That is a
-    courtesy: what excludes others is the database's own lock, so a turn that never ends stops nobody for long.
-
-    Attributes:
-        execute: executes a statement on the thread's connection.
-    """
-
-    _database: Database
-    _patience: float
-    _is_open: bool = False
-    _turn: threading.Lock | None = None
-    execute: Callable[..., sqlite3.Cursor] = field(init=False)
-
-    def __enter__(self) -> Self:
-        """Begin.
-
-        Raises:
-            Locked: when the database can't be written, or stays locked by others.
-        """
-        connection = self._database._con
-        self.execute = connection.execute
-        try:
-            turn = self._database.turn
-            if turn.acquire(timeout=min(self._patience, LONGEST_TURN)):
-                self._turn = turn
-            elif self._patience > LONGEST_TURN:
-                self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
-            if connection.in_transaction:  # an interrupt has come between the last one and its end
-                connection.rollback()
-            if self._patience:
-                self._begin()
-            else:
-                self._begin_at_once()
-            self._is_open = True
-        except BaseException as error:  # an interrupt, too, which comes when all has begun
-            if connection.in_transaction:
-                connection.rollback()
-            if self._turn is not None:
-                self._turn.release()
-            if isinstance(error, sqlite3.OperationalError):
-                raise Locked(str(error)) from error
-            raise
-        return self
-
-    def _begin(self) -> None:
-        until = 0.0
-        while True:
-            try:
-                self.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                now, database = time.monotonic(), self._database
-                until = until or now + self._patience - BRIEFLY
-                if not _is_locked(error):
-                    raise
-                if now >= until or database.stays_locked or not database.has_locks():
-                    database.stays_locked |= self._patience > BRIEFLY
-                    raise
-            else:
-                self._database.stays_locked = False
-                return
-
-    def _begin_at_once(self) -> None:
-        self.execute("PRAGMA busy_timeout = 0")
-        try:
-            self.execute("BEGIN IMMEDIATE")
-        finally:
-            self.execute(f"PRAGMA busy_timeout = {int(self._database.attempt * 1000)}")
-
-    def commit(self) -> None:
-        """Make the changes last."""
-        self.execute("COMMIT")
-        self._is_open = False
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._is_open:
-                self.execute("ROLLBACK")
-        except sqlite3.OperationalError:  # undone already, as on a full disk
-            if self._database._con.in_transaction:
-                raise
-        finally:
-            turn, self._turn = self._turn, None
-            if turn is not None:
-                turn.release()
 
 
 class Database(diskcache.Cache):  # type: ignore[misc]
@@ -428,9 +342,59 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         """
         return os.lstat(self._disk.path_of(filename)).st_size
 
-    def transaction(self, patience: float | None = None) -> Transaction:
-        """Give the context of a transaction; `patience` is how many seconds it waits for others who write."""
-        return Transaction(self, self._timeout if patience is None else patience)
+    def transact(self, work: Callable[[Execute], T], patience: float | None = None) -> T:
+        """Do work in one transaction, which is committed when it returns and undone when it raises.
+
+        The threads of a process take turns, so that none of them sleeps while the database is free again. That is a
+        courtesy: what excludes others is the database's own lock, so a turn that never ends stops nobody for long.
+        It takes the work, since an interrupt may keep a context's `__exit__` from its first step.
+
+        Args:
+            work: is called with what executes statements.
+            patience: seconds to wait for others who write.
+
+        Raises:
+            Locked: when the database can't be written, or stays locked by others.
+        """
+        patience = self._timeout if patience is None else patience
+        connection, turn, has_turn = self._con, self.turn, False
+        try:
+            has_turn = turn.acquire(timeout=min(patience, LONGEST_TURN))
+            if not has_turn and patience > LONGEST_TURN:
+                self.renew()  # so that nobody else waits for a turn that an interrupt has left taken
+            if connection.in_transaction:  # a second interrupt has come while the first was handled
+                connection.rollback()
+            self._begin(connection.execute, patience)
+            done = work(connection.execute)
+            connection.execute("COMMIT")
+            return done
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+            if has_turn:
+                turn.release()
+
+    def _begin(self, execute: Execute, patience: float) -> None:
+        until = 0.0
+        try:
+            if not patience:
+                execute("PRAGMA busy_timeout = 0")
+            while True:
+                try:
+                    execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    now = time.monotonic()
+                    until = until or now + patience - BRIEFLY
+                    if _is_locked(error) and now < until and not self.stays_locked and self.has_locks():
+                        continue
+                    self.stays_locked |= _is_locked(error) and patience > BRIEFLY
+                    raise Locked(str(error)) from error
+                else:
+                    self.stays_locked = False
+                    return
+        finally:
+            if not patience:
+                execute(f"PRAGMA busy_timeout = {int(self.attempt * 1000)}")
 
     def vacuum(self, pages: int) -> None:
         """Give free pages back to the disk, in one transaction.

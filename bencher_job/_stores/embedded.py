@@ -22,8 +22,9 @@ import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -48,7 +49,7 @@ from .base import (
 )
 from .blobs import Blob, BlobWriter, discard
 from .codec import Compression, MissignedEntry, Payload, compression_named, seal
-from .database import Database, in_file
+from .database import Database, Execute, in_file
 from .folder import Folder, Opened
 from .history import DiskHistory, functions
 from .leases import LeasesLost, StoreLeases
@@ -121,7 +122,7 @@ class _Rows:
     _folder: Folder
     _database: Database
     _signature: Signature
-    _execute: Callable[..., sqlite3.Cursor]
+    _execute: Execute
     editions: set[bytes] = field(default_factory=set)
     origins: dict[Origin, tuple[int, str]] = field(default_factory=dict)
     old_files: list[str] = field(default_factory=list)
@@ -256,8 +257,7 @@ class Commits:
         while remaining:
             try:
                 if replaces:
-                    with self._folder.changes.changing():
-                        self._attempt(database, remaining, UPSERT)
+                    self._folder.changes.change(partial(self._attempt, database, remaining, UPSERT))
                     self._removals.remove_discarded(database)
                 else:
                     self._attempt(database, remaining, INSERT)
@@ -275,22 +275,24 @@ class Commits:
         uses = self._uses
         drained = uses.drain() if uses.misses >= MISSES_PER_BATCH or time.monotonic() > uses.due else None
         uncounted = self._uncounted + len(prepared)
+
+        def write(execute: Execute) -> _Rows:
+            StoreLeases.release_in(execute, map(_LEASE, prepared))
+            rows = _Rows(self._folder, database, self._folder.open().signature, execute)
+            rows.write(prepared, statement)
+            for entry, draft, _ in prepared:
+                if entry.address:
+                    action = "replace" if entry.replaces else "put"
+                    values = entry.address, draft.key, draft.function, action, time.time()
+                    execute(PUT_OUTBOX, values)
+            if drained is not None:
+                uses.write(database, drained)
+            if uncounted >= UNCOUNTED:
+                execute(COUNT_NEW)
+            return rows
+
         try:
-            with database.transaction() as transaction:
-                StoreLeases.release_in(transaction, map(_LEASE, prepared))
-                signature = self._folder.open().signature
-                rows = _Rows(self._folder, database, signature, transaction.execute)
-                rows.write(prepared, statement)
-                for entry, draft, _ in prepared:
-                    if entry.address:
-                        action = "replace" if entry.replaces else "put"
-                        values = entry.address, draft.key, draft.function, action, time.time()
-                        transaction.execute(PUT_OUTBOX, values)
-                if drained is not None:
-                    uses.write(database, drained)
-                if uncounted >= UNCOUNTED:
-                    transaction.execute(COUNT_NEW)
-                transaction.commit()
+            rows = database.transact(write)
         except BaseException:
             if drained is not None:
                 uses.restore(drained)

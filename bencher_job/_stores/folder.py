@@ -29,7 +29,7 @@ from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing,
 from .blobs import database_of, place_of
 from .changes import ChangeCounter
 from .codec import MissignedEntry
-from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked
 from .fork_guard import fork_guard
 from .owners import Owners
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
@@ -365,10 +365,12 @@ def _version(database: Database, directory: Path) -> int:
 
 def _make_tables(database: Database) -> None:
     database.make()
-    with database.transaction() as transaction:
+
+    def make(execute: Execute) -> None:
         for statement in TABLES:
-            transaction.execute(statement)
-        transaction.commit()
+            execute(statement)
+
+    database.transact(make)
 
 
 @contextmanager
@@ -472,7 +474,7 @@ class Folder:
         opened = self.opened
         if opened is not None:
             return opened
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             if self.opened is None:
                 try:
                     self.opened = self._open()
@@ -555,7 +557,7 @@ class Folder:
 
     def _leave_database(self) -> None:
         """Open the database anew at the next use; this process keeps its leases."""
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
         if opened is not None:
             _close(opened.database)
@@ -618,7 +620,7 @@ class Folder:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        with fork_guard:
+        with fork_guard():
             try:
                 self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
@@ -631,7 +633,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard:
+        with fork_guard():
             try:
                 self.look_for_removal()
                 return work(*given)
@@ -644,7 +646,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard:
+        with fork_guard():
             for turn in itertools.count():
                 try:
                     self.look_for_removal()
@@ -694,7 +696,7 @@ class Folder:
 
     def close(self) -> None:
         """Close all connections and files, and free all leases of this process; the next use opens them again."""
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
             self.changes.close()
             self.owners.close()

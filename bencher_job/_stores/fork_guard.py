@@ -4,10 +4,9 @@ SQLite keeps its locks in the memory of the process, so a child that inherits an
 nobody will give back, or holds some that are none. Therefore a fork waits until no database is in use, and closes all
 connections first; parent and child open their own at the next use.
 
-    with fork_guard:    use a database
+    with fork_guard():    use a database
 
-A lock for each thread would not do: a thread that uses databases without a pause would take its lock again before a
-fork that waits for it gets it.
+It is a plain lock, since an interrupt may keep a Python-level `__exit__` from its first step.
 """
 
 from __future__ import annotations
@@ -36,70 +35,39 @@ class HasConnections(Protocol):
 class _Forks:
     """Lets any number of threads use databases, or one fork.
 
-    A thread registers its use and then looks for a fork; a fork registers and then looks for uses. So one of them sees
-    the other, and no lock is taken unless a thread forks.
+    A thread looks for a fork before it takes its own lock; a fork registers before it takes all locks. So a thread that
+    uses databases without a pause steps back for a fork that waits for it.
     """
 
     def __init__(self) -> None:
-        self.depths: dict[int, int] = {}  # how often each thread has entered the guard
+        self.locks: dict[int, threading.RLock] = {}
         self.is_forking = False
-        self._forks = threading.Lock()
+        self.forks = threading.Lock()
 
     def before_fork(self) -> None:
-        self._forks.acquire()
+        self.forks.acquire()
         self.is_forking = True
-        own = 1 if threading.get_ident() in self.depths else 0
-        patience = time.monotonic() + LONGEST_WAIT
-        while len(self.depths) > own and time.monotonic() < patience:
-            time.sleep(0.0005)
+        own, until = get_ident(), time.monotonic() + LONGEST_WAIT
+        for thread, lock in list(self.locks.items()):
+            if thread != own:
+                lock.acquire(timeout=max(until - time.monotonic(), 0))
         for owner in list(_owners):
             owner.close_all()
 
     def after_fork_in_parent(self) -> None:
         self.is_forking = False
-        self._forks.release()
+        own = get_ident()
+        for thread, lock in list(self.locks.items()):
+            if thread != own and lock._is_owned():  # type: ignore[attr-defined]  # as a condition asks it
+                lock.release()
+        self.forks.release()
 
     def after_fork_in_child(self) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def wait_for_fork(self, thread: int) -> None:
-        """Step back until the fork is over."""
-        try:
-            while self.is_forking:
-                self.depths.pop(thread, None)
-                with self._forks:
-                    pass
-                self.depths[thread] = 1
-        except BaseException:  # an interrupt
-            self.depths.pop(thread, None)
-            raise
-
-
-class _ForkGuard:
-    """A context that keeps forks away. A thread may enter it several times."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        thread = get_ident()
-        depth = _forks.depths.get(thread, 0) + 1
-        _forks.depths[thread] = depth
-        if depth == 1 and _forks.is_forking:
-            _forks.wait_for_fork(thread)
-
-    def __exit__(self, *_: object) -> None:
-        thread = get_ident()
-        depth = _forks.depths[thread] - 1
-        if depth:
-            _forks.depths[thread] = depth
-        else:
-            del _forks.depths[thread]
-
 
 _owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
 _forks: Final = _Forks()
-fork_guard: Final = _ForkGuard()
-"""Keeps forks away in its context."""
 
 
 os.register_at_fork(
@@ -107,6 +75,18 @@ os.register_at_fork(
     after_in_parent=_forks.after_fork_in_parent,
     after_in_child=_forks.after_fork_in_child,
 )
+
+
+def fork_guard() -> threading.RLock:
+    """Return the lock of this thread that keeps forks away. A thread may take it several times."""
+    thread = get_ident()
+    lock = _forks.locks.get(thread)
+    if lock is None:
+        lock = _forks.locks.setdefault(thread, threading.RLock())
+    if _forks.is_forking and not lock._is_owned():  # type: ignore[attr-defined]
+        with _forks.forks:
+            pass
+    return lock
 
 
 def close_before_fork(owner: HasConnections) -> None:

@@ -21,7 +21,7 @@ from .codec import DamagedEntry, Payload, UnreadableEntry, seal, unseal
 from .schema import PUT_FAILURE
 
 if TYPE_CHECKING:
-    from .database import Database, Transaction
+    from .database import Database, Execute
     from .folder import Folder
 
 __all__ = ["LeasesLost", "Owner", "StoreLeases", "StoreWait"]
@@ -231,11 +231,13 @@ class StoreLeases:
         name = _name(lease.key, lease.number)
         sealed = bytes(seal(Payload(error), name, signature=self._folder.open().signature))
         now = time.time()
-        with database.transaction() as transaction:
+
+        def put(execute: Execute) -> None:
             # Those of the future too: they are from before a clock was set back.
-            database.execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
-            database.execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
-            transaction.commit()
+            execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
+            execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
+
+        database.transact(put)
 
     def failure(self, key: str, number: int) -> bytes | None:
         """Return the exception's bytes that were stored for a lease, if they are there and intact."""
@@ -263,7 +265,7 @@ class StoreLeases:
             self._folder.owners.close()
 
     @staticmethod
-    def release_in(transaction: Transaction, leases: Iterable[Lease | None]) -> None:
+    def release_in(execute: Execute, leases: Iterable[Lease | None]) -> None:
         """Release leases when a transaction is committed.
 
         Raises:
@@ -271,7 +273,7 @@ class StoreLeases:
         """
         lost = set()
         for lease in leases:
-            if lease is not None and not transaction.execute(_RELEASE, (lease.key, lease.number)).rowcount:
+            if lease is not None and not execute(_RELEASE, (lease.key, lease.number)).rowcount:
                 lost.add(lease)
         if lost:
             raise LeasesLost(frozenset(lost))
@@ -300,17 +302,19 @@ class StoreLeases:
         owner = self._folder.owners.join()
         if owner != self._registered:
             self._register(database, owner)
+
+        def acquire(execute: Execute) -> None:
+            for lease in leases:
+                self._acquire(execute, lease, owner)
+
         try:
-            with database.transaction(BRIEFLY) as transaction:
-                for lease in leases:
-                    self._acquire(transaction.execute, lease, owner)
-                transaction.commit()
+            database.transact(acquire, BRIEFLY)
         except BaseException:
             for lease in leases:
                 lease.held = False
             raise
 
-    def _acquire(self, execute: Callable[..., Any], lease: Lease, owner: int) -> None:
+    def _acquire(self, execute: Execute, lease: Lease, owner: int) -> None:
         key, number = lease.key, lease.number
         while not execute(_INSERT, (key, number, owner, time.time())).rowcount:
             found = execute(_FIND, (key,)).fetchone()
@@ -324,23 +328,26 @@ class StoreLeases:
         lease.has_entry = execute(_HAS_ENTRY, (key,)).fetchone() is not None
 
     def _release_some(self, database: Database, leases: Sequence[Lease]) -> None:
-        with database.transaction(BRIEFLY) as transaction:
+        def release(execute: Execute) -> None:
             for lease in leases:
-                transaction.execute(_RELEASE, (lease.key, lease.number))
-            transaction.commit()
+                execute(_RELEASE, (lease.key, lease.number))
+
+        database.transact(release, BRIEFLY)
         for lease in leases:
             lease.held = False
 
     def _register(self, database: Database, number: int) -> None:
         """Enter this process into the table of owners, and remove the dead with their leases."""
         process = this_process()
-        with database.transaction(BRIEFLY) as transaction:
-            for (other,) in transaction.execute("SELECT number FROM Owner").fetchall():
+
+        def register(execute: Execute) -> None:
+            for (other,) in execute("SELECT number FROM Owner").fetchall():
                 if not self._folder.owners.is_alive(other):
-                    transaction.execute("DELETE FROM Lease WHERE owner = ?", (other,))
-                    transaction.execute("DELETE FROM Owner WHERE number = ?", (other,))
-            transaction.execute("INSERT OR REPLACE INTO Owner VALUES (?, ?, ?, ?, ?, ?)", (number, *process))
-            transaction.commit()
+                    execute("DELETE FROM Lease WHERE owner = ?", (other,))
+                    execute("DELETE FROM Owner WHERE number = ?", (other,))
+            execute("INSERT OR REPLACE INTO Owner VALUES (?, ?, ?, ?, ?, ?)", (number, *process))
+
+        database.transact(register, BRIEFLY)
         self._registered = number
 
 

@@ -57,7 +57,7 @@ class Lookups:
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
         missing = mended = 0
-        with fork_guard:
+        with fork_guard():
             while missing < 2:  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
@@ -130,7 +130,7 @@ class Lookups:
         """Read the rows of keys, some at a time."""
         rest = iter(wanted)
         while some := list(itertools.islice(rest, KEYS_PER_QUERY)):
-            with fork_guard:
+            with fork_guard():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_among(SELECT_ENTRY, some), some)
             yield rows, opened
@@ -139,7 +139,7 @@ class Lookups:
         """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
-        with fork_guard:
+        with fork_guard():
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         are_known = type(entries) is int and type(size) is int
         return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
@@ -148,7 +148,7 @@ class Lookups:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
         last = 0
         while True:
-            with fork_guard:
+            with fork_guard():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_SELECT_SOME, (last,))
             if not rows:

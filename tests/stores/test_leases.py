@@ -673,7 +673,7 @@ def test_leases_that_can_not_be_acquired_together_are_not_held(path: Path, open_
 def test_a_transaction_that_an_interrupt_has_left_open_keeps_no_lease_from_others(open_store) -> None:
     one, other = open_store(), open_store()
     acquire(one, "joined")
-    one.open().transaction().__enter__()
+    one.open().execute("BEGIN IMMEDIATE")
     assert acquire(one, KEY)
     assert other.leases.owner_of(KEY) is not None
     assert acquire(other, "another key")
