@@ -4,9 +4,9 @@
 
 For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
 functions, or of those that it waits with, in the main thread while it does an operation. Then another thread must be
-answered, both for the same keys and for other ones, and must be able to fork; no lease may be left, no job may be waited
-for, and no figure may be negative. The program ends with the first n that isn't reached, and prints it. Otherwise it
-prints what was left.
+answered, both for the same keys and for other ones, and must be able to fork; no lease may be left, no job may be
+waited for, and no figure may be negative. The program ends with the first n that isn't reached, and prints it.
+Otherwise it prints what was left.
 """
 
 from __future__ import annotations

@@ -22,8 +22,9 @@ from .._stores.archive import (
     to_json,
 )
 from .._stores.base import Entry
-from .._stores.codec import DamagedEntry, UnreadableEntry, resealed
+from .._stores.codec import resealed
 from .._stores.importing import Refused, sealed_for
+from .._stores.parts import DamagedEntry, UnreadableEntry
 from .base import entry_address, key_of, media_address, source_address
 from .entry import MediaFile, SharedEntry, media_digest, opened, packed
 

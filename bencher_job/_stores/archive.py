@@ -36,13 +36,12 @@ from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
 from .._text import counted
 from .base import StoreDamaged, StoreFailure
-from .codec import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry, resealed
+from .codec import check, resealed
 from .embedded import DiskStore
-from .header import check_ours
-from .macs import check_hit
 from .media import StoredFile, check_contents
+from .parts import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import LIVE, SELECT_RECORD, SELECT_VERSION, condition_of, past_edition_of, record_of
-from .signature import SECRET_VARIABLE, UNSIGNED, Signature
+from .signature import SECRET_VARIABLE, UNSIGNED, Signature, check_hit
 
 __all__ = [
     "ARCHIVE_VERSION",
@@ -503,7 +502,7 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
         raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
     try:
         sealed = opened.database.fetch(mode, filename, content)
-        check_ours(sealed, record.key, signature=opened.signature)
+        check(sealed, record.key, signature=opened.signature)
         check_hit(mac, sealed, record.key, record.seconds, expires, record.media, files, opened.signature)
         media = [] if record.media is None else check_contents(store.folder, record.media, files)
     except (DamagedEntry, UnreadableEntry, UntrustedCache, ForeignName, OSError) as error:

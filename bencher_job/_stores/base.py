@@ -14,7 +14,8 @@ from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
 from .._media import finding_by
 from .._record import EVERYTHING, Draft, Record, Selection, short_form
-from .codec import Buffer, Payload, SealedEntry
+from .codec import Payload, SealedEntry
+from .parts import Buffer
 
 if TYPE_CHECKING:
     from .._processes import Process

@@ -2,6 +2,12 @@
 
 An entry's bytes are in its row, or in a file of its own that is written before the row. Each thread has a connection,
 which is closed with the thread and before a fork.
+
+    with fork_guard():    use a database
+
+SQLite keeps its locks in the memory of the process, so a child that inherits an open connection waits for locks that
+nobody will give back, or holds some that are none. Therefore a fork waits until no database is in use, and closes all
+connections first; parent and child open their own at the next use.
 """
 
 from __future__ import annotations
@@ -15,7 +21,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from threading import get_ident
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import diskcache
@@ -25,9 +32,9 @@ from .._names import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file
-from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
-from .fork_guard import close_before_fork
-from .macs import VALUE_DIGEST
+from .codec import SealedEntry
+from .parts import Arrival, Buffer, DamagedEntry
+from .signature import VALUE_DIGEST
 
 __all__ = [
     "DATABASE_NAME",
@@ -36,7 +43,10 @@ __all__ = [
     "Database",
     "EntryDisk",
     "Execute",
+    "HasConnections",
     "Locked",
+    "close_before_fork",
+    "fork_guard",
     "in_file",
     "is_undecodable",
 ]
@@ -455,3 +465,76 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def close_all(self) -> None:
         """Close the connections of all threads, none of which may be in use."""
         self._connections.close_all()
+
+
+LONGEST_WAIT: Final = 60.0
+"""Seconds for which a fork waits at most for other threads."""
+
+
+class HasConnections(Protocol):
+    """What has connections to a database."""
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, none of which is in use."""
+
+
+class _Forks:
+    """Lets any number of threads use databases, or one fork.
+
+    A thread looks for a fork before it takes its own lock; a fork registers before it takes all locks. So a thread that
+    uses databases without a pause steps back for a fork that waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.locks: dict[int, threading.RLock] = {}
+        self.is_forking = False
+        self.forks = threading.Lock()
+
+    def before_fork(self) -> None:
+        self.forks.acquire()
+        self.is_forking = True
+        own, until = get_ident(), time.monotonic() + LONGEST_WAIT
+        for thread, lock in list(self.locks.items()):
+            if thread != own:
+                lock.acquire(timeout=max(until - time.monotonic(), 0))
+        for owner in list(_owners):
+            owner.close_all()
+
+    def after_fork_in_parent(self) -> None:
+        self.is_forking = False
+        own = get_ident()
+        for thread, lock in list(self.locks.items()):
+            if thread != own and lock._is_owned():  # type: ignore[attr-defined]  # as a condition asks it
+                lock.release()
+        self.forks.release()
+
+    def after_fork_in_child(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+_owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
+_forks: Final = _Forks()
+
+
+os.register_at_fork(
+    before=_forks.before_fork,
+    after_in_parent=_forks.after_fork_in_parent,
+    after_in_child=_forks.after_fork_in_child,
+)
+
+
+def fork_guard() -> threading.RLock:
+    """Return the lock of this thread that keeps forks away. A thread may take it several times."""
+    thread = get_ident()
+    lock = _forks.locks.get(thread)
+    if lock is None:
+        lock = _forks.locks.setdefault(thread, threading.RLock())
+    if _forks.is_forking and not lock._is_owned():  # type: ignore[attr-defined]
+        with _forks.forks:
+            pass
+    return lock
+
+
+def close_before_fork(owner: HasConnections) -> None:
+    """Have an object's connections closed before each fork, as long as the object lives."""
+    _owners.add(owner)

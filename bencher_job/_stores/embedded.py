@@ -48,15 +48,15 @@ from .base import (
     Written,
 )
 from .blobs import Blob, BlobWriter, discard
-from .codec import Compression, MissignedEntry, Payload, compression_named, seal
+from .codec import Payload, seal
 from .database import Database, Execute, in_file
 from .folder import Folder, Opened
 from .history import DiskHistory, functions
 from .leases import LeasesLost, StoreLeases
 from .lookups import Lookups
-from .macs import VALUE_DIGEST
 from .media import files_in, files_to_json
 from .outbox import PUT_OUTBOX, Outbox
+from .parts import Compression, MissignedEntry, compression_named
 from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
     COUNT_NEW,
@@ -80,7 +80,7 @@ from .schema import (
     row_of,
     row_of_edition,
 )
-from .signature import Signature
+from .signature import VALUE_DIGEST, Signature
 
 __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 

@@ -28,10 +28,9 @@ from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
 from .changes import ChangeCounter
-from .codec import MissignedEntry
-from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked
-from .fork_guard import fork_guard
-from .owners import Owners
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, fork_guard
+from .leases import Owners
+from .parts import MissignedEntry
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment

@@ -21,10 +21,9 @@ from .._keys import StoredFunctionVersion
 from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
 from .._record import FunctionInfo
 from .base import Found, Gone, Keyed, Reason
-from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import another_key, check_row
-from .macs import has_parts
+from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
     LIVE,
     SELECT_EDITION,
@@ -36,7 +35,7 @@ from .schema import (
     past_edition_of,
     record_of,
 )
-from .signature import Signature
+from .signature import Signature, has_parts
 
 __all__ = ["DiskHistory", "functions"]
 

@@ -41,9 +41,9 @@ from .archive import (
     record_from,
 )
 from .base import Entry, Found, StoreFailure
-from .codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
+from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
-from .header import frame_of
+from .parts import DamagedEntry, UnreadableEntry
 from .signature import UNSIGNED, Signature
 
 __all__ = ["Imported", "Refused", "import_", "sealed_for"]

@@ -25,9 +25,8 @@ from .._names import ForeignName, NameOf, path_of
 from .._processes import renew_after_fork
 from .._record import Totals
 from .base import Hits, Reason, StoreFailure, Use
-from .database import Database, Execute, Locked
+from .database import Database, Execute, Locked, fork_guard
 from .folder import Folder
-from .fork_guard import fork_guard
 from .recovery import Quarantine
 from .schema import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
 

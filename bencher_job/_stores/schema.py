@@ -16,7 +16,7 @@ from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
 from .base import Entry, Written
-from .macs import check_record, check_version, has_parts, mac_of_entry, mac_of_version
+from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
 
 if TYPE_CHECKING:
     from .signature import Signature
