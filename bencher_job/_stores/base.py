@@ -199,7 +199,7 @@ class Entry(NamedTuple):
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
-    edition: FunctionVersion | StoredFunctionVersion | None = None
+    function_version: FunctionVersion | StoredFunctionVersion | None = None
     """The function whose key it is, as it stood."""
     lease: Lease | None = None
     """It is stored only if this lease is still held, and releases it; without one it is stored anyway."""
@@ -219,7 +219,7 @@ class Entry(NamedTuple):
     @property
     def version(self) -> StoredFunctionVersion | None:
         """The function version, as stores keep it."""
-        version = self.edition
+        version = self.function_version
         return (
             version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
         )

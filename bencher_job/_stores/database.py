@@ -374,37 +374,39 @@ class Database(diskcache.Cache):  # type: ignore[misc]
                 self.renew()  # so that nobody else waits for a turn that an interrupt has left taken
             if connection.in_transaction:  # a second interrupt has come while the first was handled
                 connection.rollback()
-            self._begin(connection.execute, patience)
-            done = work(connection.execute)
-            connection.execute("COMMIT")
+            execute = connection.execute
+            if not patience:
+                execute("PRAGMA busy_timeout = 0")
+            try:
+                execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                self._begin_after(error, execute, patience)
+            self.stays_locked = False
+            done = work(execute)
+            execute("COMMIT")
             return done
         finally:
             if connection.in_transaction:
                 connection.rollback()
+            if not patience:
+                connection.execute(f"PRAGMA busy_timeout = {int(self.attempt * 1000)}")
             if has_turn:
                 turn.release()
 
-    def _begin(self, execute: Execute, patience: float) -> None:
-        until = 0.0
-        try:
-            if not patience:
-                execute("PRAGMA busy_timeout = 0")
-            while True:
-                try:
-                    execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    now = time.monotonic()
-                    until = until or now + patience - BRIEFLY
-                    if _is_locked(error) and now < until and not self.stays_locked and self.has_locks():
-                        continue
-                    self.stays_locked |= _is_locked(error) and patience > BRIEFLY
-                    raise Locked(str(error)) from error
-                else:
-                    self.stays_locked = False
-                    return
-        finally:
-            if not patience:
-                execute(f"PRAGMA busy_timeout = {int(self.attempt * 1000)}")
+    def _begin_after(self, error: sqlite3.OperationalError, execute: Execute, patience: float) -> None:
+        """Begin once others no longer keep the database locked; raises as `transact`."""
+        until = time.monotonic() + patience - BRIEFLY
+        while True:
+            is_locked = _is_locked(error)
+            if not is_locked or time.monotonic() >= until or self.stays_locked or not self.has_locks():
+                self.stays_locked |= is_locked and patience > BRIEFLY
+                raise Locked(str(error)) from error
+            try:
+                execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as again:
+                error = again
+            else:
+                return
 
     def vacuum(self, pages: int) -> None:
         """Give free pages back to the disk, in one transaction.

@@ -426,7 +426,7 @@ class Folder:
         is_over: whether it is about to be removed, and is not opened any more.
         only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
         patience: seconds for which it is waited for others who keep it locked.
-        editions: those that are known to be in the database.
+        versions: the function versions that are known to be in the database, by their prefix.
         origins: numbers and texts of the origins that are known to be in the database.
         opened: what is open, or None.
         owners: the processes that compute with the store.
@@ -449,7 +449,7 @@ class Folder:
         self.changes = ChangeCounter(directory / GENERATION_NAME, patience)
         self.owners = Owners(directory / "owners")
         self.tally = Tally()
-        self.editions: set[bytes] = set()
+        self.versions: set[bytes] = set()
         self.origins: dict[Origin, tuple[int, str]] = {}
         self._tag_index = tag_index
         self.opened: Opened | None = None
@@ -479,7 +479,7 @@ class Folder:
                     self.opened = self._open()
                 except _REFUSALS as error:
                     raise _failure(error) from error
-                self.editions, self.origins = set(), {}
+                self.versions, self.origins = set(), {}
             return self.opened
 
     def _open(self) -> Opened:

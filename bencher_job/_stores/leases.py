@@ -271,20 +271,6 @@ class StoreLeases:
             _log.warning("%s All leases of this process are given up.", error)
             self._folder.owners.close()
 
-    @staticmethod
-    def release_in(execute: Execute, leases: Iterable[Lease | None]) -> None:
-        """Release leases when a transaction is committed.
-
-        Raises:
-            LeasesLost: when some are another's now; the transaction must not be committed.
-        """
-        lost = set()
-        for lease in leases:
-            if lease is not None and not execute(_RELEASE, (lease.key, lease.number)).rowcount:
-                lost.add(lease)
-        if lost:
-            raise LeasesLost(frozenset(lost))
-
     def _run(self, work: Callable[..., _T], *given: Any) -> _T:
         """Do some work that changes leases; it is called with the database and what is given."""
         try:
@@ -356,6 +342,17 @@ class StoreLeases:
 
         database.transact(register, BRIEFLY)
         self._registered = number
+
+
+def release_in(execute: Execute, leases: Sequence[Lease]) -> None:
+    """Release leases when a transaction is committed.
+
+    Raises:
+        LeasesLost: when some are another's now; the transaction must not be committed.
+    """
+    lost = {lease for lease in leases if not execute(_RELEASE, (lease.key, lease.number)).rowcount}
+    if lost:
+        raise LeasesLost(frozenset(lost))
 
 
 def _in_groups(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:

@@ -278,15 +278,19 @@ def _mac(signature: Signature, digests: bytes, covered: bytes) -> bytes:
     return head + signature.begin(head + covered).digest()
 
 
-def _joined(parts: list[bytes | None]) -> tuple[list[int], bytes]:
-    return [-1 if part is None else len(part) for part in parts], b"".join([part or b"" for part in parts])
+def _joined(*parts: bytes | None) -> tuple[list[int], bytes]:
+    lengths, text = [], b""
+    for part in parts:
+        lengths.append(-1 if part is None else len(part))
+        text += part or b""
+    return lengths, text
 
 
 def _of_hit(key: str, seconds: float, expires: float | None, media: str | None, files: str | None) -> bytes:
     name = key.encode()
     if media is None and files is None:  # as of most
         return _HIT.pack(seconds, expires is not None, expires or 0.0, len(name), -1, -1) + name
-    lengths, text = _joined([None if each is None else each.encode() for each in (key, media, files)])
+    lengths, text = _joined(*(None if each is None else each.encode() for each in (key, media, files)))
     return _HIT.pack(seconds, expires is not None, expires or 0.0, *lengths) + text
 
 
@@ -304,10 +308,17 @@ def _of_record(
     size: int,
     mode: int,
 ) -> bytes:
-    texts = [each.encode() for each in (function, tag, arguments, origin)]
-    name = None if filename is None else filename.encode()
-    lengths, text = _joined([*texts, bound, prefix, attributes, name])
-    return UNSIGNED.digest(_RECORD.pack(created, stored, size, mode, *lengths) + text)
+    lengths, text = _joined(
+        function.encode(),
+        tag.encode(),
+        arguments.encode(),
+        origin.encode(),
+        bound,
+        prefix,
+        attributes,
+        None if filename is None else filename.encode(),
+    )
+    return UNSIGNED.begin(_RECORD.pack(created, stored, size, mode, *lengths) + text).digest()
 
 
 def mac_of_entry(signature: Signature, value: bytes, hit: tuple[Any, ...], record: tuple[Any, ...]) -> bytes:
@@ -396,7 +407,7 @@ def mac_of_version(
 
 
 def _of_version(prefix: bytes, function: str, fingerprint: str, version: str, key_version: int) -> bytes:
-    lengths, text = _joined([prefix, *(each.encode() for each in (function, fingerprint, version))])
+    lengths, text = _joined(prefix, function.encode(), fingerprint.encode(), version.encode())
     return _VERSION.pack(key_version, *lengths) + text
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._stores import changes as module
-from bencher_job._stores.changes import CLOSED, SIZE, ChangeCounter
+from bencher_job._stores.changes import SIZE, ChangeCounter
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 
@@ -52,99 +51,59 @@ def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {f"generation-{turn}" for turn in range(30)}
 
 
-def test_a_file_that_was_cut_off_is_replaced_by_the_first_who_opens_it(tmp_path: Path) -> None:
-    path = tmp_path / "generation"
-    for turn in range(30):
-        path.write_bytes(b"12345678")
-        both = [ChangeCounter(path) for _ in range(2)]
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(ChangeCounter.open, both))
-        assert path.stat().st_size == SIZE
-        with changing(both[0]):
-            assert both[1].look() == SIZE + 1, f"turn {turn}: the two have not the same file"
-
-
 @pytest.mark.parametrize("size", [0, 1, SIZE - 1])
-def test_whoever_has_one_open_that_is_cut_off_opens_the_one_in_its_place(tmp_path: Path, size: int) -> None:
+def test_one_that_is_cut_off_is_trusted_by_nobody_until_the_next_change(tmp_path: Path, size: int) -> None:
     path = tmp_path / "generation"
     both = [ChangeCounter(path) for _ in range(2)]
     for generation in both:
         generation.open()
-    before = [generation.read() for generation in both]
+    before = [generation.changed_since(None) for generation in both]
     os.truncate(path, size)
-    after = [generation.read() for generation in both]
-    assert not set(before) & set(after)
-    with changing(both[0]):
-        assert both[1].read()[1] == SIZE + 1
-    both[0].committed()
-    assert both[1].puts == both[0].puts != 0
-
-
-def test_one_that_is_cut_off_and_can_not_be_opened_again_is_trusted_by_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "folder" / "generation"
-    path.parent.mkdir()
-    generation = ChangeCounter(path)
-    generation.open()
-    os.truncate(path, 0)
-    path.unlink()
-    path.parent.rmdir()
-    assert generation.read()[1] == CLOSED
-    assert "can't be opened again" in caplog.text
-    path.parent.mkdir()
-    assert generation.read()[1] == SIZE
+    after = [generation.changed_since(mark) for generation, mark in zip(both, before, strict=True)]
+    assert None not in after
+    assert both[0].changed_since(after[0]) is not None
+    both[0].change(lambda: None)
+    now = [generation.changed_since(mark) for generation, mark in zip(both, after, strict=True)]
+    assert not set(now) & {None, *before, *after}
+    assert [generation.changed_since(mark) for generation, mark in zip(both, now, strict=True)] == [
+        None,
+        None,
+    ]
+    assert both[1].puts == both[0].puts
 
 
 def test_another_size_is_another_generation(tmp_path: Path) -> None:
     generation = ChangeCounter(tmp_path / "generation")
     generation.open()
-    before = generation.read()
+    before = generation.changed_since(None)
     os.truncate(tmp_path / "generation", 100)
-    assert generation.read() != before
+    assert generation.changed_since(before) is not None
     generation.change(lambda: None)
-    assert generation.read()[1] == 102
-
-
-def test_one_that_has_grown_large_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST", 30)
-    path = tmp_path / "generation"
-    both = [ChangeCounter(path) for _ in range(2)]
-    for generation in both:
-        generation.open()
-    seen = [both[1].read()]
-    for _ in range(40):
-        with changing(both[0]):
-            assert both[1].read()[1] % 2 == 1
-        seen.append(both[1].read())
-        assert seen[-1] not in seen[:-1]
-        assert both[0].read()[1] == seen[-1][1]
-    assert path.stat().st_size <= 30
-    assert {file.name for file in tmp_path.iterdir()} == {"generation"}
+    assert generation.look() == 102
 
 
 def test_one_that_was_removed_is_made_again_by_whoever_changes_entries(tmp_path: Path) -> None:
     generation = ChangeCounter(tmp_path / "generation")
     generation.open()
-    before = generation.read()
+    before = generation.changed_since(None)
     (tmp_path / "generation").unlink()
     with changing(generation):
         other = ChangeCounter(tmp_path / "generation")
         other.open()
-        assert other.read()[1] == generation.read()[1] == SIZE + 1
-    assert generation.read() != before
+        assert other.look() == generation.look() == SIZE + 1
+    assert generation.changed_since(before) is not None
 
 
 def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
     generation = ChangeCounter(tmp_path / "generation")
     generation.open()
-    before = generation.read()
+    before = generation.changed_since(None)
     seen = set()
     for _ in range(1000):
         generation.committed()
         seen.add(generation.puts)
     assert len(seen) == 1000
-    assert generation.read() == before
+    assert generation.changed_since(before) is None
 
 
 def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def refusal() -> str:
         (Signature(b"another"), SIGNED, "its bytes don't match its signature"),
     ],
 )
-def test_an_entry_of_another_setting_is_told_from_damage(writer: Signature, reader: Signature, message: str) -> None:
+def test_an_entry_of_another_setting_is_told_from_damage(
+    writer: Signature, reader: Signature, message: str
+) -> None:
     with pytest.raises(MissignedEntry, match=message):
         unseal(sealed(writer), "key", signature=reader)
     assert accepts(writer, sealed(writer))
