@@ -14,7 +14,8 @@ from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
 from .._media import finding_by
 from .._record import EVERYTHING, Draft, Record, Selection, short_form
-from .codec import Buffer, Payload, SealedEntry
+from .codec import Payload, SealedEntry
+from .parts import Buffer
 
 if TYPE_CHECKING:
     from .._processes import Process
@@ -198,7 +199,7 @@ class Entry(NamedTuple):
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
-    edition: FunctionVersion | StoredFunctionVersion | None = None
+    function_version: FunctionVersion | StoredFunctionVersion | None = None
     """The function whose key it is, as it stood."""
     lease: Lease | None = None
     """It is stored only if this lease is still held, and releases it; without one it is stored anyway."""
@@ -218,7 +219,7 @@ class Entry(NamedTuple):
     @property
     def version(self) -> StoredFunctionVersion | None:
         """The function version, as stores keep it."""
-        version = self.edition
+        version = self.function_version
         return (
             version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
         )

@@ -502,8 +502,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
         from pathlib import Path
         from bencher_job._stores.changes import ChangeCounter
         generation = ChangeCounter(Path({str(tmp_path / "store" / "generation")!r}))
-        with generation.changing():
-            os.kill(os.getpid(), signal.SIGKILL)
+        generation.change(lambda: os.kill(os.getpid(), signal.SIGKILL))
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert killed.returncode == -signal.SIGKILL
