@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
 from .._media import finding_by
-from .._record import EVERYTHING, Draft, Record, Selection, short_form
+from .._record import EVERYTHING, Draft, Record, Selection, shown_arguments
 from .codec import Payload, SealedEntry
 from .parts import Buffer
 
@@ -229,7 +229,7 @@ class Entry(NamedTuple):
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
-        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        shown = shown_arguments(record.arguments)
         record, version = replace(record, arguments=shown, size=size), self.version
         if version is None:
             return EntryInfo(record=record, used=used, expires=self.expires)
