@@ -206,13 +206,22 @@ def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tu
     if upwards.is_complete:
         return
     yield from downwards
-    if key not in _NUMBERS:
+    if key not in _NUMBERS or not _is_known(damaged, select):
         return
     after = upwards.last or 0
     before = min(downwards.last or sys.maxsize, after + MOST_ONE_BY_ONE)
     for number in range(after + 1, before):
         with suppress(sqlite3.DatabaseError):
             yield from damaged.execute(f"{select} WHERE {key} = ?", (number,)).fetchall()
+
+
+def _is_known(damaged: sqlite3.Connection, select: str) -> bool:
+    """Whether the table of a statement is in a file that is a database."""
+    try:
+        damaged.execute(f"EXPLAIN {select}").close()
+    except sqlite3.DatabaseError:
+        return False
+    return True
 
 
 class _Reader:

@@ -190,7 +190,7 @@ def test_a_database_that_others_keep_locked_delays_one_put_and_not_each(tmp_path
         for number in range(5):
             with pytest.raises(StoreFailure, match="locked"):
                 store.put_many([entry(f"next {number}", 0)])
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10  # five times their patience are 15
         other.execute("ROLLBACK")
     store.put_many([entry("after", 0)])
     assert [store.has(key) for key in ("before", "first", "after")] == [True, False, True]
