@@ -34,7 +34,7 @@ from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
 from .._options import StoreOptions
 from .._processes import renew_after_fork
-from .._record import Draft, FailedJob, Origin, short_form
+from .._record import Draft, FailedJob, Origin, shown_arguments
 from .._stores import (
     Blob,
     Entry,
@@ -253,7 +253,7 @@ class Completion:
         draft, version = self.draft(), self.run.job.function_version
         record = replace(
             draft._replace(created=draft.created or time.time()).finished(),
-            arguments={name: short_form(value) for name, value in draft.arguments.items()},
+            arguments=shown_arguments(draft.arguments),
             fingerprint="" if version is None else version.fingerprint.digest.hex(),
             version="" if version is None else version.version,
         )
@@ -466,7 +466,7 @@ def commit(
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
         refusal = _refusal(job, completion.outcome)
-        if refusal is None:  # an empty one was said before
+        if refusal is None and completion.outcome.files != ():  # an empty one was said before
             refusal = _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
@@ -517,7 +517,7 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
 
 def _bring_files(job: Job, outcome: Outcome) -> str | None:
     """Write the files that a worker on another machine has sent. Say why that can't be done; None if it is."""
-    if outcome.files == () or job.media_folder is None:
+    if job.media_folder is None:
         return None
     if outcome.files is None:
         if os.access(job.media_folder, os.F_OK):
@@ -600,7 +600,8 @@ def _release(store: Store, lease: Lease | None) -> None:
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:
     try:
         others = store.put_many(entries)
-        winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
+        if others:
+            winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
     except Exception as error:  # noqa: BLE001 - whatever a store raises, callers get their values
         if not isinstance(error, StoreFailure):
             _log.warning("a store has failed", exc_info=True)

@@ -48,7 +48,7 @@ from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import MISS, BlobLost, Hit, Payload, Store
+from .._stores import MISS, BlobLost, Hit, Lease, Payload, Store
 from .._text import printable
 from .._timer import timer
 from .commits import UNLOADABLE, CommitThread, Completion, Counts, Run, commit
@@ -62,7 +62,6 @@ from .running import (
     acquire,
     acquire_or_wait,
     for_each,
-    lease_of,
     running_jobs,
     taken,
 )
@@ -299,7 +298,8 @@ class Coordinator:
     def _wait(self, running: RunningJob, waiter: Waiter | None = None) -> None:
         """Wait for another process, without blocking this thread."""
         if waiter is None:
-            running.lease = lease = lease_of(running.job)
+            job = running.job
+            running.lease = lease = Lease(job.job_key, job.function_name, job.arguments)
             waiter = Waiter(running.store, lease)
         running.run = running.engine_future = None
         running.waiter, running.job, running.state = waiter, running.job.snapshot(), State.WAITING

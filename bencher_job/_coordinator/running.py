@@ -44,7 +44,6 @@ __all__ = [
     "acquire",
     "acquire_or_wait",
     "for_each",
-    "lease_of",
     "running_jobs",
     "taken",
 ]
@@ -131,6 +130,11 @@ class RunningJob:
         self.futures = [] if future is None else [future]
         self.is_in_line = future is None
         self.is_fresh = self.replaces = is_fresh
+
+    def new_lease(self) -> Lease:
+        """Make a lease of the key, which is not acquired yet."""
+        job = self.job
+        return Lease(job.job_key, job.function_name, job.arguments, takes_entry=not self.is_fresh)
 
     def holds_lease(self) -> bool:
         """Whether the lease of the key is held."""
@@ -425,21 +429,16 @@ def _sleep(wake: SimpleQueue[None], seconds: float) -> None:
         return
 
 
-def lease_of(job: Job) -> Lease:
-    """Make the lease of a job, which names the job to those who ask what runs."""
-    return Lease(job.job_key, job.function_name, job.arguments)
-
-
 def acquire_or_wait(running: RunningJob) -> Waiter | None:
     """Acquire the lease of a job that is to run now. Return a waiter if another process has it.
 
     A worker doesn't wait for the process that it works for: there the job may be queued behind the worker's own.
     """
     store = running.store
-    running.lease = lease = lease_of(running.job)
+    running.lease = lease = running.new_lease()
     try:
         store.leases.acquire([lease])
-        if not lease.held:
+        if not lease.held and not running.may_be_stored():
             wait = store.leases.wait(lease)
             wait.look()
             owner = wait.owner
@@ -455,7 +454,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
     """Acquire the leases of jobs of one store that begin together. Return those whose keys other processes have."""
     leases = []
     for running in jobs:
-        running.lease = lease = lease_of(running.job)
+        running.lease = lease = running.new_lease()
         leases.append(lease)
     try:
         store.leases.acquire(leases)
@@ -463,7 +462,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
         _log.warning("%s; the jobs run, even if other processes compute them", error)
         store.tally.unleased += sum(not lease.held for lease in leases)
         return []
-    return [running for running in jobs if not running.holds_lease()]
+    return [running for running in jobs if not (running.holds_lease() or running.may_be_stored())]
 
 
 def taken(store: Store, jobs: Sequence[RunningJob]) -> set[str]:
