@@ -254,4 +254,4 @@ def _versions_of(infos: Iterable[EntryInfo]) -> tuple[VersionInfo, ...]:
         )
         for version, some in by_version.items()
     ]
-    return tuple(sorted(found, key=lambda each: each.last_used, reverse=True))
+    return tuple(sorted(found, key=VersionInfo.recency, reverse=True))

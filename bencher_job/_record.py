@@ -653,6 +653,10 @@ class VersionInfo(NamedTuple):
         """The name that people see."""
         return code_label(self.fingerprint, self.version)
 
+    def recency(self) -> tuple[datetime, datetime]:
+        """Sort versions by their last use; of those that a table has read together, the later one was used last."""
+        return self.last_used, self.first_seen
+
     def is_called(self, name: str) -> bool:
         """Whether a name means this version: its label, or the first digits of its fingerprint."""
         return bool(name) and (name == self.label or self.fingerprint.startswith(name))

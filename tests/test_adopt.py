@@ -43,7 +43,8 @@ def test_the_earlier_code_keeps_its_own_entries_and_the_records_say_what_was_com
     module = write_module("sums", FAST)
     module.total.cache.adopt()
     kept, adopted = sorted(
-        module.total.cache.records(versions="all"), key=lambda record: record.fingerprint != before.fingerprint
+        module.total.cache.records(versions="all"),
+        key=lambda record: record.fingerprint != before.fingerprint,
     )
     assert kept == before
     assert (adopted.tag, adopted.created, adopted.seconds, adopted.arguments) == (

@@ -92,7 +92,7 @@ def _function(name: str, rows: Sequence[tuple[Any, ...]], failed: int, last_fail
         versions=tuple(
             sorted(
                 (_version(version, some) for version, some in by_version.items()),
-                key=lambda each: each.last_used,
+                key=VersionInfo.recency,
                 reverse=True,
             )
         ),

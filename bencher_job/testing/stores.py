@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 from .._keys import StoredFunctionVersion
 from .._query import Condition, Order, Query
-from .._record import Record, Selection, short_form
+from .._record import EVERYTHING, FailedJob, Record, Selection, code_label, short_form
 from .._stores import MISS, Entry, Found, Gone, Lease, Miss, Store, Use, dump
 from .._stores.blobs import write_blob
 
@@ -261,7 +262,10 @@ class StoreContract:
         later = noon + timedelta(hours=1)
         store.put_many([_entry("k2", 1, function_version=two, created=later)])
         store.get_many(["k1"], counts=False)
-        assert [each.fingerprint for each in store.functions()[0].versions] == [two.fingerprint, one.fingerprint]
+        assert [each.fingerprint for each in store.functions()[0].versions] == [
+            two.fingerprint,
+            one.fingerprint,
+        ]
         store.get("k1")
         latest, other = store.functions()[0].versions
         assert (latest.fingerprint, latest.first_seen) == (one.fingerprint, noon)
