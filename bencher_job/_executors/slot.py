@@ -28,7 +28,7 @@ import psutil
 from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork
-from .._stores.codec import Buffer
+from .._stores.parts import Buffer
 from .base import Place
 from .entry import describe
 from .scheduler import Task, Worker

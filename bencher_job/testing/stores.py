@@ -294,7 +294,7 @@ class StoreContract:
     def test_what_is_known_about_an_entry(self, store: Store) -> None:
         """Its hits, last use, end, and what its key was made of."""
         end = time.time() + 60
-        store.put_many([_entry("key", 1, edition=_VERSION, expires=end)])
+        store.put_many([_entry("key", 1, function_version=_VERSION, expires=end)])
         store.get("key")
         store.figures()
         (info,) = store.history.infos(["absent", "key"])
@@ -330,7 +330,7 @@ class StoreContract:
                     _entry(
                         f"{prefix!r} {bound!r}",
                         1,
-                        edition=version,
+                        function_version=version,
                         bound=bound,
                         created=now + timedelta(seconds=number),
                         attributes={"model.rate": b"digest"},

@@ -167,7 +167,7 @@ def test_a_plan_expects_what_earlier_code_took_where_nothing_else_is_known(tmp_p
     plan = made("x + 1").sweep({"x": range(10)}).plan()
     assert (plan.hits, plan.misses) == (0, 10)
     assert plan.seconds is not None
-    assert 0.2 <= plan.seconds < 2
+    assert plan.seconds >= 0.2
 
 
 def test_a_plan_counts_each_job_once_and_tells_the_workers() -> None:
