@@ -191,7 +191,7 @@ def test_a_database_that_others_keep_locked_delays_one_put_and_not_each(tmp_path
         for number in range(5):
             with pytest.raises(StoreFailure, match="locked"):
                 store.put_many([entry(f"next {number}", 0)])
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10  # five times their patience are 15
         other.execute("ROLLBACK")
     store.put_many([entry("after", 0)])
     assert [store.has(key) for key in ("before", "first", "after")] == [True, False, True]
@@ -514,8 +514,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
         from pathlib import Path
         from bencher_job._stores.changes import ChangeCounter
         generation = ChangeCounter(Path({str(tmp_path / "store" / "generation")!r}))
-        with generation.changing():
-            os.kill(os.getpid(), signal.SIGKILL)
+        generation.change(lambda: os.kill(os.getpid(), signal.SIGKILL))
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
     assert killed.returncode == -signal.SIGKILL
