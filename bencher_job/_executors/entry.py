@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .._context import CURRENT
+from .._context import CURRENT, call_in
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._inside import critical, runs_jobs
 from .._job import Job, run_job
@@ -37,6 +38,7 @@ from .elsewhere import Files, files_of
 from .exceptions import dump_error, load_error
 from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
+from .surroundings import set_variables
 from .wire import LARGEST_INLINE, Message, encode_message
 
 __all__ = [
@@ -59,7 +61,9 @@ __all__ = [
 
 def run_coroutine(job: Job, timeout: float | None) -> Outcome:
     """Run a job's coroutine in a new event loop in this thread."""
-    return run_to_end(outcome_of_coroutine(job, timeout))
+    return call_in(
+        CURRENT.get(), lambda: run_to_end(outcome_of_coroutine(job, timeout)), surroundings=job.surroundings
+    )
 
 
 @critical
@@ -312,7 +316,7 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
         with as_worker(call.submitter):
             tell_begin()
             started, clock = time.time(), time.perf_counter()
-            value = _run(call)
+            value = copy_context().run(_run, call) if call.variables else _run(call)
         seconds = time.perf_counter() - clock
         kind, payload = _dump_value(value, call.function)
         leave_if_forked(pid)
@@ -347,6 +351,7 @@ def _load(parcel: Parcel) -> LoadedCall:
 
 
 def _run(call: LoadedCall) -> Any:
+    set_variables(call.variables)
     if call.names is None:
         return call.function(*call.args, **call.kwargs)
     job_id, job_key, tag = call.names

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from blake3 import blake3
 
 from .. import _options
+from .._context import Surroundings
 from .._keys.names import adopt_main_name, main_name
 from .._processes import renew_after_fork
 from .._stores.codec import Buffer, Payload, dump
@@ -41,6 +42,7 @@ from .pickling import (
     dumps,
     modules_by_value,
 )
+from .surroundings import SentVariable, arrival_here, sent_variables
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -154,6 +156,8 @@ class LoadedCall:
     """What a worker needs that may be on another machine."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries in the job's key."""
+    variables: tuple[SentVariable, ...] = ()
+    """Context variables of the caller."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -250,7 +254,9 @@ def pack_call(
     Raises:
         Exception: whatever pickling the function or an argument raises.
     """
-    body = args, kwargs, None, None, None, None, None, None, None, None
+    here = Surroundings.here()
+    variables = sent_variables(here.context, _dumps_call)
+    body = arrival_here(here.folder), args, kwargs, None, None, None, None, None, None, None, variables, None
     parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
@@ -267,14 +273,16 @@ def _body_of(
     job: Job, fingerprint: Fingerprint | None, sender: _Sender, terms: bytes | None = None, *, local: bool
 ) -> Payload:
     elsewhere = None if local else Elsewhere.of(job)
-    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms, elsewhere
+    here = job.surroundings or Surroundings.here()
+    arrival, variables = arrival_here(here.folder), sent_variables(here.context, _dumps_call)
+    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms, elsewhere, variables
     are_plain = _PLAIN.issuperset  # small values that plain pickle can pickle
     if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
-        return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
+        return Payload(pickle.dumps((arrival, job.positional, job.job_args, *rest, None), protocol=5))
     seen = None
     if fingerprint is not None and fingerprint.scope == "deep":
         seen = SeenDefinitions(with_libraries=fingerprint.counts_all)
-    body = job.positional, job.job_args, *rest, seen
+    body = arrival, job.positional, job.job_args, *rest, seen
     return dump(body, partial(dumps, pickler=partial(CallPickler, seen=seen)))
 
 
@@ -360,7 +368,7 @@ def load(parcel: Parcel) -> LoadedCall:
         CodeMismatch: if the code in this process differs from the code in the job's key.
         BaseException: whatever unpickling the function or an argument raises.
     """
-    args, kwargs, names, media_folder, main, submitter, override, terms, elsewhere, seen = (
+    _, args, kwargs, names, media_folder, main, submitter, override, terms, elsewhere, variables, seen = (
         parcel.body.load_in_place()
     )
     if main is not None:
@@ -371,7 +379,17 @@ def load(parcel: Parcel) -> LoadedCall:
     if elsewhere is not None:
         elsewhere.check_inputs(function)
     return LoadedCall(
-        function, args, kwargs, names, media_folder, submitter, override, terms, elsewhere, libraries
+        function,
+        args,
+        kwargs,
+        names,
+        media_folder,
+        submitter,
+        override,
+        terms,
+        elsewhere,
+        libraries,
+        variables,
     )
 
 

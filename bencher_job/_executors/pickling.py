@@ -19,6 +19,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from .._keys.fingerprint import Fingerprint, code_fingerprint
 from .._keys.members import is_lazy, lazy_name
 from .._keys.names import is_own_name, locate, main_name, note_arrival
 from .._processes import renew_after_fork
+from .surroundings import reduce_variable
 
 __all__ = [
     "CallPickler",
@@ -158,6 +160,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return (_as_it_is, (obj.resolve(),)) if "." in name else (importlib.import_module, (name,))
         if isinstance(obj, CodeType):
             return self._reduce_code(obj)
+        if isinstance(obj, ContextVar):
+            return reduce_variable(obj)
         try:
             reduced = super().reducer_override(obj)
         except Exception:  # from Python 3.14 on, an annotation may raise anything

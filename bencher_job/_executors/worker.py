@@ -25,6 +25,7 @@ from .base import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
 from .packing import Parcel, SentFunction
+from .surroundings import keep_environment
 from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, encode_message
 
 __all__ = ["BEGUN", "FAILED", "READY", "serve"]
@@ -61,6 +62,7 @@ def serve(
     become_worker()
     os.environ.update(variables)
     inner.take()
+    keep_environment({*variables, *inner.variables})
     outlet = Outlet(end)
     try:
         with as_worker(_parent()):  # also while loading a job: a module may call its cached functions
