@@ -36,10 +36,12 @@ from .elsewhere import Elsewhere
 from .pickling import (
     CallPickler,
     SeenDefinitions,
+    by_value,
     check_arguments,
     check_function,
     code_check_of,
     dumps,
+    made_modules,
     modules_by_value,
 )
 from .surroundings import SentVariable, arrival_here, sent_variables
@@ -220,8 +222,9 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         Exception: whatever pickling its function or an argument raises.
     """
     fingerprint = None if job.function_version is None else job.function_version.fingerprint
-    sent = sent_functions(job.function, fingerprint, local, job.code_check)
-    return Parcel(sent, _body_of(job, fingerprint, _sender(), local=local))
+    with by_value(*made_modules()):
+        sent = sent_functions(job.function, fingerprint, local, job.code_check)
+        return Parcel(sent, _body_of(job, fingerprint, _sender(), local=local))
 
 
 def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | Exception]:
@@ -235,12 +238,13 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
     for job in jobs:
         fingerprint = None if job.function_version is None else job.function_version.fingerprint
         try:
-            if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
-                sent = None
-                sent = sent_functions(job.function, fingerprint, local, job.code_check)
-                known = id(job.function), id(fingerprint), job.code_check
-            terms = job.blob_writer.terms if local and job.blob_writer is not None else None
-            parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms, local=local))
+            with by_value(*made_modules()):
+                if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
+                    sent = None
+                    sent = sent_functions(job.function, fingerprint, local, job.code_check)
+                    known = id(job.function), id(fingerprint), job.code_check
+                terms = job.blob_writer.terms if local and job.blob_writer is not None else None
+                parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms, local=local))
             yield parcel.of_its_own() if local else parcel.in_one_piece()
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             yield problem
@@ -257,7 +261,8 @@ def pack_call(
     here = Surroundings.here()
     variables = sent_variables(here.context, _dumps_call)
     body = arrival_here(here.folder), args, kwargs, None, None, None, None, None, None, None, variables, None
-    parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
+    with by_value(*made_modules()):
+        parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
 

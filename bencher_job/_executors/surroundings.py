@@ -25,6 +25,7 @@ from .._cores import LIBRARIES
 from .._keys.names import MAIN_MODULES, is_own_module
 from .._processes import renew_after_fork
 from .base import this_process
+from .logs import levels_here, take_levels
 
 __all__ = [
     "Arrival",
@@ -81,7 +82,7 @@ def keep_environment(names: Iterable[str]) -> None:
 
 
 class Arrival(NamedTuple):
-    """What a worker does when it receives a job: go to the folder, and take over changes of the environment.
+    """What a worker does when it receives a job: go to the folder, take over changed variables and levels of loggers.
 
     A worker that does not have the folder stays where it is.
     """
@@ -89,6 +90,7 @@ class Arrival(NamedTuple):
     submitter: tuple[str, int]
     folder: str | None
     changes: bytes | None
+    levels: bytes | None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, tuple(self)
@@ -96,16 +98,19 @@ class Arrival(NamedTuple):
 
 def arrival_here(folder: str | None) -> Arrival:
     """Make the arrival of a job that this process sends, and that was called in a folder."""
-    return Arrival(this_process(), folder, _environment.changes())
+    return Arrival(this_process(), folder, _environment.changes(), levels_here())
 
 
-def _arrive(submitter: tuple[str, int], folder: str | None, changes: bytes | None) -> None:
+def _arrive(
+    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: bytes | None
+) -> None:
     global _last_changes  # noqa: PLW0603 - a fact about the process
     if submitter == this_process():  # the worker is a thread
         return
     if folder is not None and folder != _current_folder():
         with suppress(OSError):
             os.chdir(folder)
+    take_levels(levels)
     if changes is not None and changes != _last_changes:
         _last_changes = changes
         new: Mapping[bytes, bytes | None] = pickle.loads(changes)
