@@ -164,6 +164,11 @@ class Seaweed(Server):
             {"name": "writer", "credentials": [writer], "actions": ["Read", "Write", "List"]},
         ]
         (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        while not self._runs():  # another program has taken one of its ports
+            self.kill()
+            self.port = free_ports()
+
+    def _runs(self) -> bool:
         ports = {name: free_ports() for name in ("master", "volume", "filer", "admin")}
         self.run(
             program("weed"),
@@ -179,9 +184,14 @@ class Seaweed(Server):
             "-webdav=false",
             f"-bucket={BUCKET}",
         )
-        until(lambda: answers(self.port) and b"200" in self._bucket(), "SeaweedFS doesn't answer")
+        process = self.process
+        assert process is not None
+        until(
+            lambda: process.poll() is not None or (answers(self.port) and self._has_bucket()), "no SeaweedFS"
+        )
+        return process.poll() is None
 
-    def _bucket(self) -> bytes:
+    def _has_bucket(self) -> bool:
         import obstore
         from obstore.store import S3Store
 
@@ -194,8 +204,8 @@ class Seaweed(Server):
         try:
             obstore.put(store, "ready", b"")
         except Exception:
-            return b""
-        return b"200"
+            return False
+        return True
 
     def settings(self, port: int | None = None) -> dict[str, str]:
         return self.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}"}
