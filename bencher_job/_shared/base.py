@@ -32,6 +32,7 @@ __all__ = [
     "checked",
     "entry_address",
     "function_folder",
+    "function_of",
     "key_of",
     "media_address",
     "source_address",
@@ -173,6 +174,11 @@ def function_folder(function: str) -> str:
     if len(text) <= _LONGEST_FOLDER and text:
         return text
     return f"{text[: _LONGEST_FOLDER - 17]}~{sha256(function.encode()).hexdigest()[:16]}"
+
+
+def function_of(folder: str) -> str:
+    """Return the name of a function whose entries lie in a folder; its beginning, if the name is long."""
+    return re.sub(r"~([0-9a-f]{1,6})~", lambda found: chr(int(found[1], 16)), folder)
 
 
 def source_address(digest: str) -> str:

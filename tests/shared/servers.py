@@ -28,6 +28,8 @@ import pytest
 
 PATIENCE = 60.0
 
+PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
+
 BUCKET = "bucket"
 
 POSTGRES_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -55,7 +57,7 @@ def free_ports() -> int:
 def program(name: str) -> str:
     """The path of a program, in the environment of the tests or on the machine; skips the test without it."""
     near = [Path(sys.prefix, "bin", name), Path(sys.prefix, "azurite", "node_modules", ".bin", name)]
-    found = next((str(path) for path in near if path.exists()), None) or shutil.which(name)
+    found = next((str(path) for path in near if path.exists()), None) or shutil.which(name, path=PATH)
     if found is None:
         pytest.skip(f"{name} is not installed: tests/shared/servers.sh installs it")
     return found
@@ -141,6 +143,33 @@ class Postgres(Server):
     def kill(self) -> None:
         super().kill()
         until(lambda: not answers(self.port), "PostgreSQL still answers")
+
+
+class PgBouncer(Server):
+    """A pooler before a PostgreSQL: each transaction may be another connection's."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        super().__init__()
+        self._postgres = postgres
+
+    def start(self) -> None:
+        settings = self.folder / "pgbouncer.ini"
+        users = self.folder / "users"
+        users.write_text(f'"{Postgres.user}" ""\n')
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self._postgres.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\nmax_client_conn = 200\n"
+            "default_pool_size = 3\nserver_round_robin = 1\n"
+        )
+        who = {}
+        if os.geteuid() == 0:  # which it refuses to run as
+            account = pwd.getpwnam("postgres")
+            for path in (self.folder, settings, users):
+                os.chown(path, account.pw_uid, account.pw_gid)
+            who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        self.run(program("pgbouncer"), str(settings), cwd="/", **who)
+        until(lambda: answers(self.port), "PgBouncer doesn't answer")
 
 
 class Seaweed(Server):

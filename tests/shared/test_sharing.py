@@ -116,6 +116,35 @@ def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
     assert hosts.count("run") == 30, told
 
 
+def test_jobs_of_workers_may_call_functions_that_are_shared_too(hosts: Hosts) -> None:
+    """Each runs once, in a worker or in line, and is a hit on other machines."""
+    source = """
+    @cached_job(version="1")
+    def part(x):
+        count("part")
+        time.sleep(0.06)
+        return x * 10
+
+    @cached_job(version="1", executor="multiprocessing", max_workers=2)
+    def whole(x):
+        count("whole")
+        return part(x // 2) + part(x // 3) + x
+
+    if __name__ == "__main__":
+        wait_for("go")
+        assert list(whole.map(range(12))) == [x // 2 * 10 + x // 3 * 10 + x for x in range(12)]
+        assert [part(x) for x in range(6)] == [x * 10 for x in range(6)]
+        whole.cache.close()
+    """
+    running = [hosts.on(name, source) for name in ("a", "b")]
+    hosts.tell("go")
+    for each in running:
+        hosts.output(each)
+    counts = hosts.count("part"), hosts.count("whole")
+    hosts.output(hosts.on("c", source))
+    assert counts == (hosts.count("part"), hosts.count("whole")) == (6, 12)
+
+
 def test_the_first_result_wins(hosts: Hosts) -> None:
     source = """
     import os, warnings
