@@ -111,6 +111,16 @@ def through() -> Iterator[Callable[[int], Proxy]]:
         proxy.close()
 
 
+@pytest.fixture(params=["folder", "postgres"])
+def few(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A new shared store of names, and one of rows."""
+    return (
+        Place(str(tmp_path / "shared"))
+        if request.param == "folder"
+        else _served_place(request, request.param)
+    )
+
+
 @pytest.fixture(params=["folder", "postgres", "seaweed"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A new shared store of each kind."""

@@ -169,6 +169,38 @@ def test_the_first_result_wins(hosts: Hosts) -> None:
     assert len(drawn) == 1
 
 
+def test_what_is_shared_is_listed(hosts: Hosts) -> None:
+    """As local entries are, but for what a shared store doesn't count."""
+    hosts.output(hosts.on("a", program("work(1); work(2); work.cache.close()")))
+    given = (
+        os.environ | hosts.environment | {"BENCHER_JOB_SHARED": hosts.shared, "BENCHER_JOB_SECRET": SECRET}
+    )
+    listing = [
+        sys.executable,
+        "-m",
+        "bencher_job",
+        "ls",
+        "--cache-dir",
+        str(hosts.folder / "none"),
+        "--shared",
+    ]
+
+    def listed(*arguments: str) -> str:
+        return subprocess.run(
+            [*listing, *arguments], check=True, env=given, capture_output=True, text=True
+        ).stdout
+
+    (function,) = json.loads(listed("--json"))["functions"]
+    assert (function["name"], function["entries"], function["cache"]) == ("program.work", 2, hosts.shared)
+    assert function["size"] > 2000
+    del listing[-1]
+    listing[-1] = str(hosts.folder / "a")
+    (local,) = json.loads(listed("--json"))["functions"]
+    assert (local.keys(), local["name"]) == (function.keys(), function["name"])
+    listing.append("--shared")
+    assert "1 function, 2 entries" in listed(hosts.shared)
+
+
 def test_removals_travel(hosts: Hosts) -> None:
     hosts.output(hosts.on("a", program("work(1); work(2); work.cache.close()")))
     hosts.output(hosts.on("b", program("work(1); work(2); work.cache.close()")))
