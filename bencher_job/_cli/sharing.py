@@ -193,7 +193,8 @@ def _functions_of(remote: Remote) -> dict[str, _Figures]:
 
 
 def _total(functions: Mapping[str, _Figures]) -> str:
-    entries, size = (sum(each[number] for each in functions.values()) for number in (0, 1))
+    entries = sum(each.entries for each in functions.values())
+    size = sum(each.size for each in functions.values())
     return f"{counted(entries, 'entry')}, {size_text(size)}"
 
 
