@@ -436,7 +436,7 @@ def commit(
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
         refusal = _refusal(job, completion.outcome)
-        if refusal is None:  # an empty one was said before
+        if refusal is None and completion.outcome.files != ():  # an empty one was said before
             refusal = _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
@@ -487,7 +487,7 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
 
 def _bring_files(job: Job, outcome: Outcome) -> str | None:
     """Write the files that a worker on another machine has sent. Say why that can't be done; None if it is."""
-    if outcome.files == () or job.media_folder is None:
+    if job.media_folder is None:
         return None
     if outcome.files is None:
         if os.access(job.media_folder, os.F_OK):
@@ -567,7 +567,8 @@ def _release(store: Store, lease: Lease | None) -> None:
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:
     try:
         others = store.put_many(entries)
-        winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
+        if others:
+            winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
     except Exception as error:  # noqa: BLE001 - whatever a store raises, callers get their values
         if not isinstance(error, StoreFailure):
             _log.warning("a store has failed", exc_info=True)

@@ -30,8 +30,8 @@ from .._loops import run_to_end
 from .._media import job_context
 from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
-from .._stores.codec import Buffer, Payload, dump
-from .._stores.located import dump_result
+from .._stores.codec import Payload, dump, dump_result
+from .._stores.parts import Buffer
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
 from .elsewhere import Files, files_of
 from .exceptions import dump_error, load_error

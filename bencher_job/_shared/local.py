@@ -14,16 +14,17 @@ from .._folders import make_private, owner_only
 from .._names import NameOf, path_of
 from .._stores.archive import (
     Unwhole,
-    edition_from,
-    edition_to_dict,
     entries_of,
     from_json,
     stored_version,
     to_json,
+    version_from,
+    version_to_dict,
 )
 from .._stores.base import Entry
-from .._stores.codec import DamagedEntry, UnreadableEntry, resealed
+from .._stores.codec import resealed
 from .._stores.importing import Refused, sealed_for
+from .._stores.parts import DamagedEntry, UnreadableEntry
 from .base import entry_address, key_of, media_address, source_address
 from .entry import MediaFile, SharedEntry, media_digest, opened, packed
 
@@ -125,7 +126,7 @@ def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> Iterato
 def pack_sources(store: DiskStore, prefix: bytes, signature: Signature) -> bytes | None:
     """Read a function version of a store, as bytes that a signature protects; None if it is unknown."""
     past = stored_version(store, prefix)
-    return None if past is None else to_json(edition_to_dict(past), signature)
+    return None if past is None else to_json(version_to_dict(past), signature)
 
 
 def read_entries(
@@ -203,7 +204,7 @@ class Writer:
         known = self._versions.get(prefix) or stored_version(self._store, prefix)
         if known is None and (content := self._fetch(source_address(prefix.hex()))) is not None:
             try:
-                known = edition_from(from_json(content, signature), prefix)
+                known = version_from(from_json(content, signature), prefix)
             except Unwhole as error:  # its entries are whole without it
                 _log.warning(
                     "the code of the shared function version %s can't be used: %s", prefix.hex(), error

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
 from .._media import finding_by
-from .._record import EVERYTHING, Draft, Record, Selection, short_form
-from .codec import Buffer, Payload, SealedEntry
+from .._record import EVERYTHING, Draft, Record, Selection, shown_arguments
+from .codec import Payload, SealedEntry
+from .parts import Buffer
 
 if TYPE_CHECKING:
     from .._processes import Process
@@ -199,7 +200,7 @@ class Entry(NamedTuple):
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
-    edition: FunctionVersion | StoredFunctionVersion | None = None
+    function_version: FunctionVersion | StoredFunctionVersion | None = None
     """The function whose key it is, as it stood."""
     lease: Lease | None = None
     """It is stored only if this lease is still held, and releases it; without one it is stored anyway."""
@@ -219,7 +220,7 @@ class Entry(NamedTuple):
     @property
     def version(self) -> StoredFunctionVersion | None:
         """The function version, as stores keep it."""
-        version = self.edition
+        version = self.function_version
         return (
             version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
         )
@@ -229,7 +230,7 @@ class Entry(NamedTuple):
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
-        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        shown = shown_arguments(record.arguments)
         record, version = replace(record, arguments=shown, size=size), self.version
         if version is None:
             return EntryInfo(record=record, used=used, expires=self.expires)

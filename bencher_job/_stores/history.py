@@ -21,22 +21,21 @@ from .._keys import StoredFunctionVersion
 from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
 from .._record import FunctionInfo
 from .base import Found, Gone, Keyed, Reason
-from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import another_key, check_row
-from .macs import has_parts
+from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
     LIVE,
-    SELECT_EDITION,
     SELECT_ENTRY,
-    SELECT_KNOWN_EDITION,
+    SELECT_KNOWN_VERSIONS,
     SELECT_RECORD,
+    SELECT_VERSIONS,
     attributes_from,
     moment,
-    past_edition_of,
     record_of,
+    version_of_row,
 )
-from .signature import Signature
+from .signature import Signature, has_parts
 
 __all__ = ["DiskHistory", "functions"]
 
@@ -144,8 +143,8 @@ class DiskHistory:
 
         With `unused` also those without entries, in any order and without their sources; no entry is read.
         """
-        rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
-        return self._readable(past_edition_of, rows)
+        rows = self._query(SELECT_KNOWN_VERSIONS if unused else SELECT_VERSIONS, (function,))
+        return self._readable(version_of_row, rows)
 
     def of_version(
         self,

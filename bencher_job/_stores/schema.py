@@ -12,11 +12,12 @@ from json.encoder import encode_basestring_ascii
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
+from .._fields import IS_PATH
 from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
-from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
+from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
-from .macs import check_record, check_version, has_parts, mac_of_entry, mac_of_version
+from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
 
 if TYPE_CHECKING:
     from .signature import Signature
@@ -32,14 +33,14 @@ __all__ = [
     "NOTE_GONE",
     "NOTHING_MORE",
     "PLAIN_COLUMNS",
-    "PUT_EDITION",
     "PUT_FAILURE",
-    "SELECT_EDITION",
+    "PUT_VERSION",
     "SELECT_ENTRY",
     "SELECT_FIGURES",
-    "SELECT_KNOWN_EDITION",
+    "SELECT_KNOWN_VERSIONS",
     "SELECT_RECORD",
     "SELECT_VERSION",
+    "SELECT_VERSIONS",
     "STORE_VERSION",
     "TABLES",
     "TRIM_GONE",
@@ -54,10 +55,10 @@ __all__ = [
     "moment",
     "origin_from_json",
     "origin_to_json",
-    "past_edition_of",
     "record_of",
     "row_of",
-    "row_of_edition",
+    "row_of_version",
+    "version_of_row",
 ]
 
 
@@ -82,7 +83,9 @@ def arguments_to_json(arguments: Mapping[str, object]) -> str:
         elif (kind is float or kind is int) and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
             text = repr(value)
         else:
-            text = json.dumps(short_form(value))
+            shown = shown_arguments({name: value})
+            texts += [_name_to_json(each) + json.dumps(form) for each, form in shown.items()]
+            continue
         texts.append(_name_to_json(name) + text)
     return f"{{{', '.join(texts)}}}"
 
@@ -144,7 +147,7 @@ ENTRY_OVERHEAD: Final = 512
 """Bytes that an entry takes in the database besides its own: its record, and its place in the index."""
 
 LARGEST_SOURCES: Final = 1 << 26
-"""Bytes that the texts of an edition take at most."""
+"""Bytes that the texts of a function version take at most."""
 
 STORE_VERSION: Final = 1
 """Version of the tables; kept in the database as `user_version`."""
@@ -211,7 +214,7 @@ SELECT_RECORD: Final = (
     " attributes, filename, mode, Cache.mac, Edition.prefix, Edition.function, key_version, Edition.mac FROM Cache"
     " LEFT JOIN Origin ON Origin.number = Cache.origin LEFT JOIN Edition ON Edition.prefix = Cache.edition"
 )
-SELECT_EDITION: Final = (
+SELECT_VERSIONS: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, Edition.function, Edition.mac,"
     " max(created), count(*)"
     " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
@@ -221,7 +224,7 @@ SELECT_VERSION: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, function, mac FROM Edition"
     " WHERE prefix = ?"
 )
-SELECT_KNOWN_EDITION: Final = (
+SELECT_KNOWN_VERSIONS: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, NULL, function, mac FROM Edition"
     " WHERE function = ?"
 )
@@ -269,7 +272,7 @@ COUNT_ALL: Final = (
     "UPDATE Totals SET (entries, size, counted) ="
     " (SELECT count(*), CAST(total(Cache.size) AS INTEGER), coalesce(max(rowid), 0) FROM Cache)"
 )
-PUT_EDITION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_VERSION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
 NOTE_GONE: Final = "INSERT OR REPLACE INTO Gone SELECT key, ?, ? FROM Cache WHERE rowid IN "
 TRIM_GONE: Final = (
@@ -284,11 +287,11 @@ def row_of(
 
     Bytes are a `bytearray`, for which `sqlite3` doesn't look for an adapter.
     """
-    edition = entry.edition
+    version = entry.function_version
     key, function, tag, arguments, created, seconds, media, _ = draft
     size, mode, filename, value, digest, files = written
     shown = arguments_to_json(arguments)
-    prefix = None if edition is None else edition.prefix
+    prefix = None if version is None else version.prefix
     attributes = attributes_to_bytes(entry.attributes) if entry.attributes else None
     number, text = origin
     mac = mac_of_entry(
@@ -398,8 +401,8 @@ def moment(seconds: float) -> datetime:
         return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-def row_of_edition(past: StoredFunctionVersion, signature: Signature) -> tuple[Any, ...]:
-    """Make the values of `PUT_EDITION`."""
+def row_of_version(past: StoredFunctionVersion, signature: Signature) -> tuple[Any, ...]:
+    """Make the values of `PUT_VERSION`."""
     parts = json.dumps(past.parameters), json.dumps(dict(past.manifest))
     sources = zlib.compress(json.dumps(dict(past.sources)).encode())
     head = past.prefix, past.function, past.fingerprint, past.version, past.key_version
@@ -415,8 +418,8 @@ def row_of_edition(past: StoredFunctionVersion, signature: Signature) -> tuple[A
     )
 
 
-def past_edition_of(row: tuple[Any, ...], signature: Signature) -> StoredFunctionVersion:
-    """Verify a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`, and make its function version.
+def version_of_row(row: tuple[Any, ...], signature: Signature) -> StoredFunctionVersion:
+    """Verify a row of `SELECT_VERSIONS` or `SELECT_KNOWN_VERSIONS`, and make its function version.
 
     Raises:
         MissignedEntry: when it may have been stored with another secret, or with none.
@@ -494,9 +497,9 @@ def condition_of(selection: Selection) -> tuple[str, tuple[object, ...]]:
 
 def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:
     """Give the condition that an argument is one of some values, which no entry fails that can't be read."""
-    if values is None or not name.isidentifier() or not name.isascii():  # an escaped name is not always found
+    if values is None or not IS_PATH(name) or not name.isascii():  # an escaped name is not always found
         return "1", ()
-    found = f"json_extract(arguments, '$.{name}')"
+    found = f"json_extract(arguments, '$.\"{name}\"')"
     known = [value for value in values if value is not None]
     wanted = [f"{found} IN ({','.join('?' * len(known))})"] if known else []
     wanted += [f"{found} IS NULL"] if None in values else []
