@@ -136,16 +136,28 @@ def test_the_attribute_is_named_that_makes_an_object_another_at_each_call(made: 
     assert f"model.{attribute} differs" in str(explanation)
 
 
-def test_each_attribute_that_differs_is_named() -> None:
+class Described(Counting):
+    def __repr__(self) -> str:
+        return "<Described>"
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (Counting, ["model.rate: 3 -> 4", "model.options.depth: 1 -> 2"]),
+        (Described, ["model: it looks the same, <Described>; model.options and model.rate differ"]),
+    ],
+)
+def test_each_attribute_that_differs_is_named(made: Any, told: list[str]) -> None:
     @cached_job
     def total(model: Counting) -> int:
         return model.rate
 
-    model = Counting(3)
+    model = made(3)
     total(model)
     model.options["depth"] = 2
     model.rate = 4
-    assert "model.options and model.rate differ" in str(total.explain(model))
+    assert [str(change) for change in total.explain(model).arguments_changed] == told
 
 
 MODELS = """
@@ -560,7 +572,7 @@ def test_methods_and_jobs_whose_key_was_given(write_module: WriteModule) -> None
     with FutureCache() as cache:
         cache.submit(Job("given", max, {"default": 1}, "a key of mine", positional=([],))).result()
     assert Model(1).fit.explain(2).is_hit
-    assert [change.name for change in Model(2).fit.explain(2).arguments_changed] == ["self"]
+    assert [change.name for change in Model(2).fit.explain(2).arguments_changed] == ["self.depth"]
 
 
 def test_an_explanation_is_a_value_that_rich_and_notebooks_show(write_module: WriteModule) -> None:

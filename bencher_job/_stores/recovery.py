@@ -25,7 +25,7 @@ from urllib.parse import quote
 from .. import _media
 from .._folders import make_private, owner_only
 from .._names import DAMAGED_FOLDER, NameOf, path_of
-from .database import DATABASE_NAME, Database
+from .database import DATABASE_NAME, Database, Execute
 from .schema import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
 
 __all__ = ["MOST_KEPT", "Quarantine", "Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
@@ -50,6 +50,7 @@ _TABLES: Final = (
     ("Origin", "number"),
     ("Edition", "prefix"),
     ("Gone", "key"),
+    ("Failed", "key"),
     ("Cache", "rowid"),
 )
 """What is saved, and the primary key of each table."""
@@ -60,7 +61,7 @@ _NUMBERS: Final = {"rowid", "number"}
 _PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
-    "SELECT 1 FROM Discarded, Gone, Failure, Lease, Owner WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner WHERE 0",
 )
 """Statements that fail where a table or a column is missing."""
 
@@ -159,7 +160,8 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
         sqlite3.DatabaseError
     ):  # so that nobody commits to it any more; where that fails, nobody can
         damaged.execute("BEGIN IMMEDIATE")
-    with fresh.transaction() as transaction:
+
+    def save(execute: Execute) -> int:
         for table, key in _TABLES:
             columns = [name for _, name, *_ in fresh.execute(f"PRAGMA table_info({table})")]
             into = (
@@ -168,12 +170,13 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
             )
             for _, *values in _readable(damaged, f"SELECT {key}, {', '.join(columns)} FROM {table}", key):
                 if _is_sound(dict(zip(columns, values, strict=True))):
-                    transaction.execute(into, values)
+                    execute(into, values)
         _save_totals(damaged, fresh)
-        transaction.execute(COUNT_ALL)
-        ((entries,),) = transaction.execute("SELECT entries FROM Totals").fetchall()
-        transaction.commit()
-    return int(entries)
+        execute(COUNT_ALL)
+        ((entries,),) = execute("SELECT entries FROM Totals").fetchall()
+        return int(entries)
+
+    return fresh.transact(save)
 
 
 def _is_sound(row: dict[str, Any]) -> bool:

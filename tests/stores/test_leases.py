@@ -28,7 +28,7 @@ import pytest
 
 from bencher_job import Record
 from bencher_job._processes import Process
-from bencher_job._stores import Entry, Lease, LeasesUnavailable, dump, leases, owners
+from bencher_job._stores import Entry, Lease, LeasesUnavailable, dump, leases
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.leases import Owner, StoreWait
 from tests.leasing import acquired, is_waited_for, taken_over
@@ -85,10 +85,10 @@ def open_store(path: Path) -> Iterator[Callable[[], DiskStore]]:
         one.close()
 
 
-@pytest.fixture(params=[owners._OpenFile, owners._ProcessFile])
+@pytest.fixture(params=[leases._OpenFile, leases._ProcessFile])
 def both_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks of Linux and those of all other systems."""
-    monkeypatch.setattr(owners, "_KIND", request.param)
+    monkeypatch.setattr(leases, "_KIND", request.param)
 
 
 class Child:
@@ -673,7 +673,7 @@ def test_leases_that_can_not_be_acquired_together_are_not_held(path: Path, open_
 def test_a_transaction_that_an_interrupt_has_left_open_keeps_no_lease_from_others(open_store) -> None:
     one, other = open_store(), open_store()
     acquire(one, "joined")
-    one.open().transaction().__enter__()
+    one.open().execute("BEGIN IMMEDIATE")
     assert acquire(one, KEY)
     assert other.leases.owner_of(KEY) is not None
     assert acquire(other, "another key")

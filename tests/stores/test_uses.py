@@ -189,9 +189,9 @@ def test_uses_wait_for_nobody(store: MemoryTier) -> None:
     """While another process writes, a hit is a hit at once, and its use is written later."""
     store.put_many([entry("key", 1)])
     script = """
-        with store.behind.open().transaction():
-            print("locked", flush=True)
-            sys.stdin.readline()
+        store.behind.open().execute("BEGIN IMMEDIATE")
+        print("locked", flush=True)
+        sys.stdin.readline()
     """
     with run(store, script) as writer:
         assert writer.stdout.readline() == "locked\n"

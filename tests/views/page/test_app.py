@@ -56,6 +56,7 @@ def test_columns_are_arguments_fields_of_results_and_what_the_record_knows(share
         ("size", "record", "number"),
         ("hits", "record", "number"),
         ("tag", "record", "text"),
+        ("code", "record", "text"),
     ]
 
 
