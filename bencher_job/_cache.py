@@ -26,6 +26,7 @@ from ._future import JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import load_for
+from ._lifetime import Lifetime
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import (
     CacheArguments,
@@ -44,6 +45,7 @@ from ._record import Record, Records, Selection
 from ._stores import (
     MISS,
     Hit,
+    Hits,
     Miss,
     NullStore,
     Store,
@@ -89,6 +91,7 @@ class Contents:
     Attributes:
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
         cache_dir: the folder that holds the cache, once it is opened; until then what was given.
+        lifetime: which entries are answers; None if all are.
     """
 
     def __init__(self, options: StoreOptions) -> None:
@@ -99,6 +102,7 @@ class Contents:
         self._cache_samples = options.cache_samples
         self._trusted = options.trusted
         self._shared = options.shared
+        self.lifetime = Lifetime.of(options)
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
@@ -179,7 +183,8 @@ class Contents:
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
         try:
-            return self.cache.has(key)
+            store = self.cache
+            return store.has(key) if self.lifetime is None else bool(self.lifetime.among(store, [key]))
         except StoreFailure as error:
             warn_caller(f"The cache in {self.directory} can't be read, so nothing is found: {error}")
             return False
@@ -387,15 +392,23 @@ class FutureCache(Contents, Settles):
         """
         return self._find(keys, counts=False)
 
-    def _find(self, keys: Iterable[str], *, counts: bool = True) -> Prefetched:
+    def _find(self, keys: Iterable[str], *, counts: bool = True, judges: bool = True) -> Prefetched:
         keys = list(keys)
         store = self.cache
         found = Prefetched(store)
-        hits = store.get_many(keys, self.mapped, counts=counts)
+        lifetime = self.lifetime if judges else None
+
+        def look_up(wanted: list[str]) -> Hits:
+            hits = store.get_many(wanted, self.mapped, counts=counts)
+            if lifetime is not None:
+                hits.drop(lifetime.refused(store, hits, counts=counts))
+            return hits
+
+        hits = look_up(keys)
         if len(hits) < len(keys) and self._function_name:
             missing = [key for key in keys if key not in hits]
             if store.fetch(self._function_name, missing):
-                hits.update(store.get_many(missing, self.mapped, counts=counts))
+                hits.update(look_up(missing))
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
@@ -526,7 +539,9 @@ class FutureCache(Contents, Settles):
     def recall(self, key: str) -> Any:
         """Return a small value that is in memory, counted as a hit, or `MISS`. Never blocks."""
         memory = self._memory if self._epoch == _options.epoch and not self.overwrite else None
-        kept = None if memory is None else memory.at_hand(key, self.mapped)
+        ttl, valid = (None, None) if self.lifetime is None else self.lifetime
+        # For `valid` the record is read.
+        kept = None if memory is None or valid is not None else memory.at_hand(key, self.mapped, ttl)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)
 
@@ -548,7 +563,13 @@ class FutureCache(Contents, Settles):
         return self._coordinator.submit(job, store, fresh=fresh or self.overwrite, caller=asker)
 
     def _load(self, key: str, hit: Hit) -> Any:
-        """Unpickle a stored value and count the hit, or return `MISS` with a warning."""
+        """Unpickle a stored value and count the hit, or return `MISS`, with a warning if it can't be unpickled."""
+        if self.lifetime is not None:
+            store = self._opened()
+            found = self.lifetime.current(store, self._function_name, key, hit, self.mapped)
+            if isinstance(found, Miss):
+                return MISS
+            hit = found
         if self._imported_copy is not None:
             value = load(key, hit, self._imported_copy)
         else:
@@ -616,7 +637,7 @@ class FutureCache(Contents, Settles):
         """
         from ._views.table import to_dataframe  # few programs need it
 
-        return to_dataframe(self.records(**chosen), self.prefetch)
+        return to_dataframe(self.records(**chosen), partial(self._find, counts=False, judges=False))
 
     def info(self) -> CacheInfo:
         """Return the figures of this cache."""

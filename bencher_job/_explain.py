@@ -173,6 +173,7 @@ class Cause(StrEnum):
     PARAMETERS = "other parameters enter the key"
     LIBRARY = "bencher_job makes keys in another way since"
     EXPIRED = "the entry has expired"
+    INVALID = "the entry is not valid"
     CLEARED = "the entry was cleared"
     FORGOTTEN = "the entry was forgotten"
     EVICTED = "the entry was evicted to stay within the size limit"

@@ -92,6 +92,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
     It is one piece, because splitting it takes longer than all it does.
     """
     seconds_of_hits = counts.seconds_of_hits
+    ttl = None if cache.lifetime is None else cache.lifetime.ttl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for value in args:
@@ -119,7 +120,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                 if (
                     (now < memory.sure_until or memory.is_sure())  # type: ignore[union-attr]
                     and kept.read is memory.read  # type: ignore[union-attr]
-                    and (kept.expires is None or kept.expires > time())
+                    and (ttl is None or abs(time() - kept.ended) < ttl)
                 ):
                     value = copy()  # type: ignore[misc]
                     kept.used = now
@@ -311,6 +312,8 @@ class JobFunctionCache(FutureCache):
         kept = None if memory is None or self._epoch != epoch else memory.cache.entries.get(identity[0])
         if memory is None or kept is None or kept.uses < 2:
             return
+        if self.lifetime is not None and self.lifetime.valid is not None:  # which is asked at each hit
+            return
         unchanged = self.keys.check_of(identity[2])
         if unchanged is None:
             return
@@ -349,6 +352,10 @@ class JobFunctionCache(FutureCache):
             cause = Cause.OVERWRITE
         elif is_own and not store.keeps:
             cause = Cause.OFF if self.is_there() else None
+        elif explanation.is_hit and self.lifetime is not None and explanation.record is not None:
+            if fault := self.lifetime.fault(explanation.record):
+                cause = Cause.EXPIRED if fault.startswith("ttl") else Cause.INVALID
+                explanation = replace(explanation, reason=fault)
         elif is_own and not explanation.is_hit and running_jobs(store).has(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import _media
@@ -62,8 +61,6 @@ class Taken(NamedTuple):
     """Those that are stored here now."""
     problems: dict[str, str]
     """Why others can't be used, by address."""
-    expired: set[str]
-    """The addresses of those that nobody uses any more."""
 
 
 _MADE_BY_HAND: Final = "length(key) <> 64 OR key GLOB '*[^0-9a-f]*'"
@@ -137,7 +134,7 @@ def take(
     *,
     tag: str | None = None,
 ) -> Taken:
-    """Verify entries, by address, and store them. Those that have expired, or have another tag, are left out.
+    """Verify entries, by address, and store them. Those of another tag are left out.
 
     `fetch` brings files that are too large to be in an entry, and sources. `versions` remembers function versions.
 
@@ -145,7 +142,6 @@ def take(
         StoreFailure: when the store can't be written.
     """
     problems: dict[str, str] = {}
-    expired: set[str] = set()
     entries: list[Entry] = []
     try:
         for address, content in found.items():
@@ -153,9 +149,7 @@ def take(
                 shared = opened(content, signature=signature)
                 if entry_address(shared.record.function, shared.record.key) != address:
                     raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as `opened` does
-                if shared.expires is not None and shared.expires <= time():
-                    expired.add(address)
-                elif tag is None or shared.record.tag == tag:
+                if tag is None or shared.record.tag == tag:
                     entries.append(_entry(store, shared, fetch, versions))
             except (DamagedEntry, UnreadableEntry, Refused, Unwhole) as error:
                 problems[address] = str(error)
@@ -165,7 +159,7 @@ def take(
             if entry.record.media is not None:
                 _media.discard(store.folder / _media.MEDIA_FOLDER / entry.record.media)
         raise
-    return Taken({entry.record.key for entry in entries}, problems, expired)
+    return Taken({entry.record.key for entry in entries}, problems)
 
 
 def _entry(

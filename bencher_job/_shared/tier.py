@@ -409,7 +409,7 @@ class SharedStore(Items):
             return self._take(found)
         except StoreFailure as error:
             _log.warning("%s can't store what was fetched from %s: %s", self.folder, self.place, error)
-            return Taken(set(), {}, set())
+            return Taken(set(), {})
 
     def _take(self, found: Mapping[str, bytes], tag: str | None = None) -> Taken:
         """Verify entries, by address, and store them locally."""
@@ -450,21 +450,15 @@ class SharedStore(Items):
         short = by_address.keys() - long
         found = (self.ask(lambda remote: remote.get_many(short)) or {}) if short else {}
         elsewhere: set[str] = set()
-        for is_last in (False, True):
-            asked = self.ask(partial(_ask, long)) if long else None
-            if asked is not None:
-                found = {**found, **asked.found}
-                held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
-                others = long - found.keys() - asked.leases.keys()
-                elsewhere |= {by_address[address].key for address in others}
-            taken = self._take_all(found) if found else Taken(set(), {}, set())
-            for address in found:
-                by_address[address].has_entry = by_address[address].key in taken.keys
-            if is_last or not (taken.expired and self._writes):
-                break
-            if self.ask(partial(_remove, taken.expired)) is None:
-                break
-            found, long = {}, long & taken.expired
+        asked = self.ask(partial(_ask, long)) if long else None
+        if asked is not None:
+            found = {**found, **asked.found}
+            held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
+            others = long - found.keys() - asked.leases.keys()
+            elsewhere = {by_address[address].key for address in others}
+        taken = self._take_all(found) if found else Taken(set(), {})
+        for address in found:
+            by_address[address].has_entry = by_address[address].key in taken.keys
         return elsewhere
 
     def give_back(self, leases: Sequence[RemoteLease] = ()) -> None:
@@ -534,9 +528,6 @@ class SharedStore(Items):
         if first is None:
             return None
         taken = self._take_all(first)
-        if taken.expired:  # what nobody uses any more gives way
-            again = {address: rest[address] for address in taken.expired}
-            self.ask(partial(_put_instead, again))
         self.local.outbox.done(list(group))
         self._shared_leases.pushed(row.key for row in group)
         self.superseded += len(taken.keys)
@@ -664,11 +655,6 @@ def _ask(addresses: Collection[str], remote: Remote) -> Asked:
 def _remove(addresses: Collection[str], remote: Remote) -> bool:
     remote.remove(addresses)
     return True
-
-
-def _put_instead(entries: Mapping[str, bytes], remote: Remote) -> dict[str, bytes]:
-    remote.remove(entries)
-    return remote.put_many(entries)
 
 
 def _release(leases: Iterable[RemoteLease], remote: Remote) -> bool:

@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from operator import itemgetter
@@ -26,7 +25,6 @@ from .folder import Folder
 from .lookups import another_key, check_row
 from .macs import has_parts
 from .schema import (
-    LIVE,
     SELECT_EDITION,
     SELECT_ENTRY,
     SELECT_KNOWN_EDITION,
@@ -47,7 +45,7 @@ _FIGURES: Final = (
     "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
     " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
     " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
-    f" WHERE raw = 1 AND {LIVE} GROUP BY Cache.function, tag"
+    " WHERE raw = 1 GROUP BY Cache.function, tag"
 )
 
 
@@ -57,7 +55,7 @@ def functions(folder: Folder) -> list[FunctionInfo]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    rows = sorted(folder.query(_FIGURES, (time.time(),)))
+    rows = sorted(folder.query(_FIGURES))
     return [_function(name, group) for name, group in itertools.groupby(rows, itemgetter(0))]
 
 
@@ -98,8 +96,7 @@ class DiskHistory:
         try:
             if rows[0][0] != key:
                 raise another_key()
-            if not check_row(rows[0], self._folder.open(), mapped=True):
-                return Gone("expired", moment(rows[0][5]))
+            check_row(rows[0], self._folder.open(), mapped=True)
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, sqlite3.DatabaseError) as error:
@@ -130,9 +127,9 @@ class DiskHistory:
 
     def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
         """Return the first keys with a prefix, of entries or of removed ones."""
-        table = "Gone WHERE ? > 0" if removed else f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}"
-        statement = f"SELECT key FROM {table} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
-        return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
+        table = "Gone WHERE" if removed else "Cache WHERE raw = 1 AND typeof(key) = 'text' AND"
+        statement = f"SELECT key FROM {table} key >= ? AND key < ? ORDER BY key LIMIT ?"
+        return [key for (key,) in self._query(statement, (prefix, prefix + _LAST, limit))]
 
     def removed(self) -> dict[str, int]:
         """Count the removed entries that are remembered, by the reason of their removal."""
@@ -247,9 +244,7 @@ _JSON: Final = (
 )
 """The arguments as JSON that SQLite can read; a damaged text has none."""
 
-_OF_FUNCTION: Final = (
-    f"FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ? AND {LIVE}"
-)
+_OF_FUNCTION: Final = "FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ?"
 _SELECT_INFO: Final = SELECT_RECORD.replace(
     "SELECT ", "SELECT access_count, access_time, expire_time, filename, parameters, manifest, ", 1
 )
@@ -262,7 +257,7 @@ def find_keys(folder: Folder, query: Query) -> list[str]:
         StoreFailure: when the store can't be read.
     """
     parts = [_OF_FUNCTION]
-    values: list[object] = [query.function, time.time()]
+    values: list[object] = [query.function]
     for name, condition in query.conditions:
         if (column := _column(name)) is not None:
             part, more = sql_of(condition, column)
@@ -295,13 +290,13 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    statement = f"{_SELECT_INFO} WHERE raw = 1 AND {LIVE} AND key IN (SELECT value FROM json_each(?))"
+    statement = f"{_SELECT_INFO} WHERE raw = 1 AND key IN (SELECT value FROM json_each(?))"
     found: dict[str, EntryInfo] = {}
     for start in range(0, len(keys), ROWS_AT_ONCE):
         signature = folder.open().signature
         some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
         for hits, used, expires, filename, parameters, manifest, *of_record in folder.query(
-            statement, (time.time(), some)
+            statement, (some,)
         ):
             try:
                 record = record_of(tuple(of_record), signature)
@@ -341,6 +336,6 @@ def columns_of(folder: Folder, function: str) -> list[ArgumentColumn]:
         "SELECT each.key, count(*), sum(each.type IN ('integer', 'real')), count(DISTINCT each.value), min(each.id)"
         f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
     )
-    rows = folder.query(statement, (function, time.time()))
+    rows = folder.query(statement, (function,))
     # What is no object has no names.
     return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]

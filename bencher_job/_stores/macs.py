@@ -42,9 +42,9 @@ _FIRST: Final = slice(1, 33)
 _SECOND: Final = slice(33, 65)
 _MAC_AT: Final = 65
 _KINDS: Final = (0, 1)
-_HIT: Final = struct.Struct("<d?d3i")
+_HIT: Final = struct.Struct("<dd3i")
 _PACK_HIT: Final = _HIT.pack
-_RECORD: Final = struct.Struct("<ddqq8i")
+_RECORD: Final = struct.Struct("<?ddqq8i")
 _VERSION: Final = struct.Struct("<q4i")
 
 _WRONG: Final = (TypeError, AttributeError, ValueError, struct.error)
@@ -60,12 +60,12 @@ def _joined(parts: list[bytes | None]) -> tuple[list[int], bytes]:
     return [-1 if part is None else len(part) for part in parts], b"".join([part or b"" for part in parts])
 
 
-def _of_hit(key: str, seconds: float, expires: float | None, media: str | None, files: str | None) -> bytes:
+def _of_hit(key: str, seconds: float, created: float, media: str | None, files: str | None) -> bytes:
     name = key.encode()
     if media is None and files is None:  # as of most
-        return _HIT.pack(seconds, expires is not None, expires or 0.0, len(name), -1, -1) + name
+        return _HIT.pack(seconds, created, len(name), -1, -1) + name
     lengths, text = _joined([None if each is None else each.encode() for each in (key, media, files)])
-    return _HIT.pack(seconds, expires is not None, expires or 0.0, *lengths) + text
+    return _HIT.pack(seconds, created, *lengths) + text
 
 
 def _of_record(
@@ -77,7 +77,7 @@ def _of_record(
     prefix: bytes | None,
     attributes: bytes | None,
     filename: str | None,
-    created: float,
+    expires: float | None,
     stored: float,
     size: int,
     mode: int,
@@ -85,15 +85,17 @@ def _of_record(
     texts = [each.encode() for each in (function, tag, arguments, origin)]
     name = None if filename is None else filename.encode()
     lengths, text = _joined([*texts, bound, prefix, attributes, name])
-    return UNSIGNED.digest(_RECORD.pack(created, stored, size, mode, *lengths) + text)
+    return UNSIGNED.digest(
+        _RECORD.pack(expires is not None, expires or 0.0, stored, size, mode, *lengths) + text
+    )
 
 
 def mac_of_entry(signature: Signature, value: bytes, hit: tuple[Any, ...], record: tuple[Any, ...]) -> bytes:
     """Make the MAC of a row.
 
-    It takes the digest of the value; what a hit needs, which is key, seconds, expiry, media and files; and the rest of
-    the record: function, tag, arguments, origin, encoded arguments, prefix of the function version, attributes, the
-    name of its file, when it began to run and when it was stored, its size, and its mode.
+    It takes the digest of the value; what a hit needs, which is key, seconds, when it began to run, media and files;
+    and the rest of the record: function, tag, arguments, origin, encoded arguments, prefix of the function version,
+    attributes, the name of its file, expiry, when it was stored, its size, and its mode.
     """
     return _mac(signature, value + _of_record(*record), _of_hit(*hit))
 
@@ -103,7 +105,7 @@ def check_hit(
     value: Buffer | Arrival,
     key: str,
     seconds: float,
-    expires: float | None,
+    created: float,
     media: str | None,
     files: str | None,
     signature: Signature,
@@ -116,9 +118,9 @@ def check_hit(
     try:
         if media is None and files is None:  # as `_of_hit` does, without its call
             name = key.encode()
-            covered = _PACK_HIT(seconds, expires is not None, expires or 0.0, len(name), -1, -1) + name
+            covered = _PACK_HIT(seconds, created, len(name), -1, -1) + name
         else:
-            covered = _of_hit(key, seconds, expires, media, files)
+            covered = _of_hit(key, seconds, created, media, files)
         if type(value) is not bytes:
             value = bytes((value.memory if isinstance(value, Arrival) else value)[: VALUE_DIGEST.stop])
         made = signature.begin(mac[:_MAC_AT] + covered).digest()

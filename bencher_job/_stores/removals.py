@@ -53,6 +53,9 @@ _OF_KEYS: Final = (
 LARGEST_BATCH: Final = 50_000
 """How many entries are noted at most before they are written."""
 
+_EXPIRED: Final = "expire_time <= ? AND access_time < expire_time"
+"""The condition for entries whose time is over. One that was used later stays: its user has a longer ttl, or none."""
+
 MISSES_PER_BATCH: Final = 64
 """How many misses are noted before a commit writes them."""
 
@@ -341,7 +344,7 @@ class Removals:
         return size + entries * ENTRY_OVERHEAD
 
     def keep_within(self, size_limit: int) -> None:
-        """Remove what has expired, and then the least recently used entries beyond a size in bytes.
+        """Beyond a size in bytes, remove what has expired, and then the least recently used entries.
 
         It happens after a commit, which is done, so a failure is only logged.
         """
@@ -351,10 +354,11 @@ class Removals:
             _log.warning("%s can't be kept within its size limit: %s", self._folder.directory, error)
 
     def _keep_within(self, database: Database, size_limit: int) -> None:
-        self._remove_expired(database)
         if self.size(database) <= size_limit * ASK_FROM:
             return
         self._uses.write_at_once(waits=True)
+        if self.size(database) > size_limit:
+            self._remove_expired(database)
         evicted = 0
         while (excess := self.size(database) - size_limit) > 0:
             removed = self._remove_least_used(database, excess)
@@ -380,7 +384,7 @@ class Removals:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        rows = self._folder.query("SELECT count(*) FROM Cache WHERE expire_time <= ?", (time.time(),))
+        rows = self._folder.query(f"SELECT count(*) FROM Cache WHERE {_EXPIRED}", (time.time(),))
         return int(rows[0][0])
 
     def remove_expired(self) -> int:
@@ -394,7 +398,7 @@ class Removals:
     def _remove_expired(self, database: Database) -> int:
         removed = 0
         while rows := database.read(
-            "SELECT rowid, filename, expire_time FROM Cache WHERE expire_time IS NOT NULL AND expire_time <= ?"
+            f"SELECT rowid, filename, expire_time FROM Cache WHERE {_EXPIRED}"
             f" ORDER BY expire_time LIMIT {REMOVED_AT_ONCE}",
             (time.time(),),
         ):

@@ -28,7 +28,6 @@ __all__ = [
     "GONE_KEPT",
     "INSERT",
     "INSERT_PLAIN",
-    "LIVE",
     "NOTE_GONE",
     "NOTHING_MORE",
     "PLAIN_COLUMNS",
@@ -198,11 +197,8 @@ TABLES: Final = (
 )
 """What makes the tables, in one transaction."""
 
-LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
-"""The condition for entries that have not expired at a time."""
-
 SELECT_ENTRY: Final = (
-    "SELECT key, mode, filename, value, seconds, expire_time, media, files, mac, rowid FROM Cache"
+    "SELECT key, mode, filename, value, seconds, created, media, files, mac, rowid FROM Cache"
     " WHERE raw = 1 AND key "
 )
 SELECT_RECORD: Final = (
@@ -294,8 +290,21 @@ def row_of(
     mac = mac_of_entry(
         signature,
         digest,
-        (key, seconds, entry.expires, media, files),
-        (function, tag, shown, text, entry.bound, prefix, attributes, filename, created, now, size, mode),
+        (key, seconds, created, media, files),
+        (
+            function,
+            tag,
+            shown,
+            text,
+            entry.bound,
+            prefix,
+            attributes,
+            filename,
+            entry.expires,
+            now,
+            size,
+            mode,
+        ),
     )
     return (
         key,
@@ -337,8 +346,8 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
     known, of_function, key_version, version_mac = of_version
     check_record(
         mac,
-        (key, seconds, expires, media, files),
-        (function, tag, arguments, origin, bound, prefix, attributes, filename, created, stored, size, mode),
+        (key, seconds, created, media, files),
+        (function, tag, arguments, origin, bound, prefix, attributes, filename, expires, stored, size, mode),
         signature,
     )
     if known is not None:

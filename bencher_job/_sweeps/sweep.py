@@ -16,6 +16,7 @@ from collections.abc import (
 )
 from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .. import _text
@@ -138,15 +139,16 @@ class Sweep:
         """
         cache, store = self._cache, self._cache.cache
         durations, missing, hits = Durations(self.points), array("q"), 0
+        durations_of = store.durations if cache.lifetime is None else partial(cache.lifetime.among, store)
         calls = self._calls()
         while group := list(itertools.islice(calls, KEYS_AT_ONCE)):
             known: Known = {}
             keys = [self._key(call, known) for _, call in group]
-            found = store.durations(keys)
+            found = durations_of(keys)
             if len(found) < len(keys):
                 absent = [key for key in keys if key not in found]
                 if store.fetch(cache.name, absent):
-                    found |= store.durations(absent)
+                    found |= durations_of(absent)
             for (cell, _), key in zip(group, keys, strict=True):
                 seconds = found.get(key)
                 if seconds is not None:
