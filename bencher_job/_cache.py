@@ -94,6 +94,9 @@ class Contents:
         lifetime: which entries are answers; None if all are.
     """
 
+    _parent: Contents | None = None
+    """The contents whose store these are, if it is not opened here."""
+
     def __init__(self, options: StoreOptions) -> None:
         self.size_limit = options.size_limit
         self.cache_dir = options.cache_dir
@@ -147,6 +150,11 @@ class Contents:
         return self._cache_samples and _options.caching_is_on()
 
     def _open(self) -> None:
+        if (parent := self._parent) is not None:
+            self._store, self._memory = parent._opened(), parent._memory  # noqa: SLF001 - its own class
+            self._epoch, self._try_again = parent._epoch, parent._try_again  # noqa: SLF001 - as above
+            self.cache_dir = parent.cache_dir
+            return
         store: Store = NullStore()
         self._memory = None
         closed_off = None if self._try_again is None or self._epoch != _options.epoch else self._store
@@ -351,6 +359,8 @@ class FutureCache(Contents, Settles):
         super().__init__(store)
         compression_named(store.compression)  # a missing package is an error at once
         self._coordinator = Coordinator(options, self._announce, of_coroutines=self._of_coroutines)
+        if isinstance(self._parent, FutureCache):
+            self._coordinator.counts = self._parent._counts  # noqa: SLF001 - its own class
         self._counts = self._coordinator.counts
         self._engines = self._coordinator.engines
         self.executor_type = self._engines.executor_type

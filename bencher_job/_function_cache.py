@@ -9,9 +9,11 @@ and -0.0, so equal bytes are the same call.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from marshal import dumps
@@ -186,7 +188,8 @@ class JobFunctionCache(FutureCache):
             "tag_index": tag_index,
             "size_limit": size_limit,
         }
-        chosen = Options.of({**given, **options})
+        self._given: Mapping[str, Any] = {**given, **options}
+        chosen = Options.of(self._given)
         self._of_coroutines = is_coroutine_function(function)
         self._configure(chosen)
         self.function = function
@@ -196,9 +199,23 @@ class JobFunctionCache(FutureCache):
         self._earlier: EarlierVersions | None = None
         self._has_told_of_earlier = False
         self._function_name = qualified_name(self.function)
+        self._answer_calls()
+
+    def _answer_calls(self) -> None:
         self.known = NOTHING_KNOWN
         # Called like the function. The caller awaits a coroutine whose result is not in memory.
         self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
+
+    def with_options(self, options: Mapping[str, Any]) -> JobFunctionCache:
+        """Make a cache that has the store, the keys and the counts of this one, and other options of its calls."""
+        other = copy.copy(self)
+        other._parent = self  # noqa: SLF001 - its own class
+        other._given = {**self._given, "overwrite": self.overwrite, **options}  # noqa: SLF001 - as above
+        chosen = Options.of(other._given)  # noqa: SLF001 - as above
+        other._configure(chosen)  # noqa: SLF001 - as above
+        other.tag = chosen.store.tag
+        other._answer_calls()  # noqa: SLF001 - as above
+        return other
 
     @cached_property
     def name(self) -> str:
@@ -324,6 +341,22 @@ class JobFunctionCache(FutureCache):
             known.calls.clear()
         kept.learn(value)
         known.calls[call] = kept
+
+    def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], default: Any = None) -> Any:
+        """Return the stored value of a call, which counts as a hit, or the default. Nothing is computed."""
+        key = self.keys.identity(args, kwargs)[0]
+        found = self._find([key]) if self.is_there() else {}  # nothing is made for a question
+        if key not in found:
+            return default
+        self._counts.hit(found.seconds[key])
+        return found[key]
+
+    def remember(self, value: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Store a value as the result of a call, on all machines. Nothing is computed."""
+        future: JobFuture[Any] = JobFuture.pending(self.job(args, kwargs), lambda _: False)
+        done: Future[Any] = Future()
+        done.set_result(value)
+        self._coordinator.settle_here(future, done, self.cache, replaces=True)
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call again, replace its result, and return the value."""

@@ -680,9 +680,13 @@ class Coordinator:
         finish_at_exit(self)
         self._commits.put(run, partial(Completion.of, run, done, _outcome_of))
 
-    def settle_here(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
+    def settle_here(
+        self, future: JobFuture[Any], done: Future[Any], store: Store, *, replaces: bool = False
+    ) -> None:
         """Store the result of a future that is done in this thread, and resolve the job's own future."""
-        completion = Completion.of(self._run_of_another(future, store), done, _outcome_of)
+        run = self._run_of_another(future, store)
+        run.running.replaces = replaces
+        completion = Completion.of(run, done, _outcome_of)
         if completion is not None:
             self._finish([completion])
 
