@@ -247,8 +247,8 @@ class CachedCalls(Generic[P, R]):
     def with_options(self, /, **options: Unpack[CallArguments]) -> Self:
         """Return this function with other options of its calls. It has the same results and counts in the same `cache`.
 
-        Options that change the key or the place of the results can't be given. An option of `None` is one that is not
-        given.
+        Options that change the key or the place of the results can't be given. `None` is an option's default, as in
+        `ttl=None`. To make it takes longer than a hit, so keep it for many calls.
 
         Raises:
             TypeError: when there is no such option, or its value has the wrong type.
