@@ -55,6 +55,7 @@ from ._stores import (
     export,
     import_,
     open_store,
+    shrink,
     store_exists,
     verify,
 )
@@ -213,6 +214,32 @@ class Contents:
         removed = self.cache.clear(Selection(**chosen))
         _log.info("removed %s entries from %s", removed, self.directory)
         return removed
+
+    def shrink(
+        self,
+        *,
+        size: int | None = None,
+        entries: int | None = None,
+        unused_for: float | timedelta | None = None,
+    ) -> int:
+        """Remove entries of the store, the least recently used first, and return how many there were.
+
+        Args:
+            size: the bytes that may stay, as `info().size` counts them.
+            entries: the number of entries that may stay.
+            unused_for: seconds, or a `timedelta`; entries that were last used earlier are removed.
+
+        Raises:
+            TypeError: when no limit is given, or one has the wrong type.
+            ValueError: when a limit is below 0.
+        """
+        return self._shrink(None, size=size, entries=entries, unused_for=unused_for)
+
+    def _shrink(self, function: str | None, **given: Any) -> int:
+        limits = _options.Limits(**given)
+        if not limits.is_some:
+            raise TypeError("shrink needs a limit: size=, entries= or unused_for=")
+        return shrink(self.cache, limits, function)
 
     def records(
         self,

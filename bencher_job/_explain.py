@@ -176,7 +176,7 @@ class Cause(StrEnum):
     INVALID = "the entry is not valid"
     CLEARED = "the entry was cleared"
     FORGOTTEN = "the entry was forgotten"
-    EVICTED = "the entry was evicted to stay within the size limit"
+    EVICTED = "the entry was evicted to make room"
     DAMAGED = "the entry is damaged"
     UNREADABLE = "the entry can't be read or verified here"
 

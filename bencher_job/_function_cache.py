@@ -416,6 +416,13 @@ class JobFunctionCache(FutureCache):
         """Remove this function's results of a tag, or with `""` those without one; return how many there were."""
         return self._clear(function=self.name, tag=tag)
 
+    def shrink(self, **limits: Any) -> int:
+        """Remove results of this function, the least recently used first, and return how many there were.
+
+        Limits are those of `FutureCache.shrink`, and count what this function has in the store.
+        """
+        return self._shrink(self.name, **limits)
+
     def call_info(self) -> CallInfo:
         """Return the figures that `functools.lru_cache` gives: hits, misses, maxsize, currsize."""
         from ._record import CallInfo  # slow to import, and few programs ask

@@ -54,6 +54,7 @@ __all__ = [
     "Executors",
     "FunctionCacheArguments",
     "KeyOptions",
+    "Limits",
     "Options",
     "PoolOptions",
     "RetryOn",
@@ -597,6 +598,26 @@ class PoolOptions(_Checked):
         """Return the options that are not left open, by name."""
         values = {row.name: getattr(self, row.name) for row in fields(self)}
         return {name: value for name, value in values.items() if value is not None and value != ()}
+
+
+def _limit(option: str, given: object) -> int | None:
+    return None if given is None else _int(option, given, 0, "is below 0", "Give 0 or more", "an int or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(_Checked):
+    """How much a cache may hold: bytes, entries, and the seconds since an entry was used."""
+
+    size: int | None = field(default=None, metadata=_by(_limit))
+    entries: int | None = field(default=None, metadata=_by(_limit))
+    unused_for: float | None = field(
+        default=None, metadata=_by(_seconds, otherwise="leave it out to look at no times")
+    )
+
+    @property
+    def is_some(self) -> bool:
+        """Whether there is a limit."""
+        return (self.size, self.entries, self.unused_for) != (None, None, None)
 
 
 OPTIONS: Final = {

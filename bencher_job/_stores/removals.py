@@ -13,15 +13,18 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import warn_caller
 from .._names import ForeignName, NameOf, path_of
+from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals
 from .base import Hits, Reason, StoreFailure, Use
@@ -55,6 +58,14 @@ LARGEST_BATCH: Final = 50_000
 
 _EXPIRED: Final = "expire_time <= ? AND access_time < expire_time"
 """The condition for entries whose time is over. One that was used later stays: its user has a longer ttl, or none."""
+
+_EXCESS: Final = (
+    "SELECT rowid, filename, size + 0 FROM"
+    " (SELECT rowid, filename, size, access_time, row_number() OVER latest AS place,"
+    f" total(size + {ENTRY_OVERHEAD}) OVER latest AS so_far FROM Cache WHERE raw = 1 AND (? IS NULL OR function = ?)"
+    " AND key NOT IN (SELECT key FROM Outbox) WINDOW latest AS (ORDER BY access_time DESC, rowid DESC))"
+    " WHERE place > ? OR so_far > ? OR access_time < ?"
+)
 
 MISSES_PER_BATCH: Final = 64
 """How many misses are noted before a commit writes them."""
@@ -408,6 +419,28 @@ class Removals:
             self.remove_discarded(database)
             self._folder.tally.expired += removed
             _log.info("removed %s entries of %s that had expired", removed, self._folder.directory)
+        return removed
+
+    def excess(self, limits: Limits, function: str | None = None) -> list[tuple[int, str | None, int]]:
+        """Return the entries beyond limits, of a function or of all, with their files and sizes.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        size, entries, age = (math.inf if each is None else each for each in astuple(limits))
+        values = function, function, entries, size, time.time() - age
+        return [(rowid, name, int(size)) for rowid, name, size in self._folder.query(_EXCESS, values)]
+
+    def shrink(self, limits: Limits, function: str | None = None) -> int:
+        """Remove the entries beyond limits, of a function or of all, and return how many there were.
+
+        Raises:
+            StoreFailure: when the store can't be written.
+        """
+        self._uses.write_at_once(waits=True)
+        rows = [(rowid, name) for rowid, name, _ in self.excess(limits, function)]
+        removed: int = self._folder.changed(lambda database: self._remove_all(database, [rows], "evicted"))
+        _log.info("removed %s entries of %s beyond %s", removed, self._folder.directory, limits)
         return removed
 
     def _remove_least_used(self, database: Database, excess: int) -> int:
