@@ -95,6 +95,9 @@ class Contents:
         lifetime: which entries are answers; None if all are.
     """
 
+    _function_name = ""
+    """Module and qualified name of the function of all its jobs, if they have one."""
+
     _parent: Contents | None = None
     """The contents whose store these are, if it is not opened here."""
 
@@ -222,7 +225,9 @@ class Contents:
         entries: int | None = None,
         unused_for: float | timedelta | None = None,
     ) -> int:
-        """Remove entries of the store, the least recently used first, and return how many there were.
+        """Remove entries, the least recently used first, and return how many there were.
+
+        The cache of a function looks at those of the function only.
 
         Args:
             size: the bytes that may stay, as `info().size` counts them.
@@ -233,13 +238,11 @@ class Contents:
             TypeError: when no limit is given, or one has the wrong type.
             ValueError: when a limit is below 0.
         """
-        return self._shrink(None, size=size, entries=entries, unused_for=unused_for)
-
-    def _shrink(self, function: str | None, **given: Any) -> int:
+        given: dict[str, Any] = {"size": size, "entries": entries, "unused_for": unused_for}
         limits = _options.Limits(**given)
         if not limits.is_some:
             raise TypeError("shrink needs a limit: size=, entries= or unused_for=")
-        return shrink(self.cache, limits, function)
+        return shrink(self.cache, limits, self._function_name or None)
 
     def records(
         self,
@@ -353,9 +356,6 @@ class FutureCache(Contents, Settles):
     _of_coroutines = False
     """Whether all its jobs are coroutine functions."""
 
-    _function_name = ""
-    """Module and qualified name of the function of all its jobs, if they have one."""
-
     _imported_copy: object = None
     """The function of all its jobs, if it is of the imported copy of the program that runs."""
 
@@ -387,7 +387,7 @@ class FutureCache(Contents, Settles):
         compression_named(store.compression)  # a missing package is an error at once
         self._coordinator = Coordinator(options, self._announce, of_coroutines=self._of_coroutines)
         if isinstance(self._parent, FutureCache):
-            self._coordinator.counts = self._parent._counts  # noqa: SLF001 - its own class
+            self._coordinator.counts = self._parent._coordinator.counts  # noqa: SLF001 - its own class
         self._counts = self._coordinator.counts
         self._engines = self._coordinator.engines
         self.executor_type = self._engines.executor_type

@@ -345,8 +345,8 @@ class JobFunctionCache(FutureCache):
     def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], default: Any = None) -> Any:
         """Return the stored value of a call, which counts as a hit, or the default. Nothing is computed."""
         key = self.keys.identity(args, kwargs)[0]
-        found = self._find([key]) if self.is_there() else {}  # nothing is made for a question
-        if key not in found:
+        found = self._find([key]) if self.is_there() else None  # nothing is made for a question
+        if found is None or key not in found:
             return default
         self._counts.hit(found.seconds[key])
         return found[key]
@@ -415,13 +415,6 @@ class JobFunctionCache(FutureCache):
     def clear_tag(self, tag: str) -> int:
         """Remove this function's results of a tag, or with `""` those without one; return how many there were."""
         return self._clear(function=self.name, tag=tag)
-
-    def shrink(self, **limits: Any) -> int:
-        """Remove results of this function, the least recently used first, and return how many there were.
-
-        Limits are those of `FutureCache.shrink`, and count what this function has in the store.
-        """
-        return self._shrink(self.name, **limits)
 
     def call_info(self) -> CallInfo:
         """Return the figures that `functools.lru_cache` gives: hits, misses, maxsize, currsize."""

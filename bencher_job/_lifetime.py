@@ -64,7 +64,9 @@ class Lifetime(NamedTuple):
             try:
                 infos = store.history.infos([key for key in hits if key not in refused])
             except StoreFailure as error:
-                warn_caller(f"The records in {store.folder} can't be read, so jobs run again: {error}")
+                warn_caller(
+                    f"{store.folder} can't be read, so the job runs as if it were not cached: {error}"
+                )
                 infos = []
             accepted = {info.record.key for info in infos if self.is_valid(info.record)}
             refused = hits.keys() - accepted

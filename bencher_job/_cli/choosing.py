@@ -55,7 +55,7 @@ def age(text: str) -> timedelta:
         raise ArgumentTypeError(f"{text!r} is too long ago. Give fewer days.") from None
 
 
-_SIZES: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def bytes_in(text: str) -> int:
@@ -64,7 +64,7 @@ def bytes_in(text: str) -> int:
     >>> bytes_in("1.5GB"), bytes_in("512")
     (1500000000, 512)
     """
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?B|)", text)
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text)
     if parts is None:
         raise ArgumentTypeError(f"{text!r} is not a size. Write 500MB, 1.5GB or a number of bytes.")
     return round(float(parts[1]) * _SIZES[parts[2]])
