@@ -13,10 +13,11 @@ from pathlib import Path
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from weakref import WeakSet
 
 from . import _options
 from ._async import AsyncSubmit
-from ._coordinator.commits import MOST_HITS_KEPT
+from ._coordinator.commits import MOST_HITS_KEPT, Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
 from ._coordinator.running import running_jobs
@@ -98,8 +99,8 @@ class Contents:
     _function_name = ""
     """Module and qualified name of the function of all its jobs, if they have one."""
 
-    _parent: Contents | None = None
-    """The contents whose store these are, if it is not opened here."""
+    _parent: FutureCache | None = None
+    """The cache whose store this is, if it is not opened here."""
 
     def __init__(self, options: StoreOptions) -> None:
         self.size_limit = options.size_limit
@@ -356,6 +357,10 @@ class FutureCache(Contents, Settles):
     _of_coroutines = False
     """Whether all its jobs are coroutine functions."""
 
+    _counts: Counts
+    _family: WeakSet[FutureCache]
+    """The caches of one function with different options of calls, which share the store and the counts."""
+
     _imported_copy: object = None
     """The function of all its jobs, if it is of the imported copy of the program that runs."""
 
@@ -386,8 +391,11 @@ class FutureCache(Contents, Settles):
         super().__init__(store)
         compression_named(store.compression)  # a missing package is an error at once
         self._coordinator = Coordinator(options, self._announce, of_coroutines=self._of_coroutines)
-        if isinstance(self._parent, FutureCache):
-            self._coordinator.counts = self._parent._coordinator.counts  # noqa: SLF001 - its own class
+        parent = self._parent
+        self._family = WeakSet[FutureCache]() if parent is None else parent._family  # noqa: SLF001 - its own class
+        self._family.add(self)
+        if parent is not None:
+            self._coordinator.counts = parent._counts  # noqa: SLF001 - as above
         self._counts = self._coordinator.counts
         self._engines = self._coordinator.engines
         self.executor_type = self._engines.executor_type
@@ -709,10 +717,11 @@ class FutureCache(Contents, Settles):
         """
         refuse_inside("To wait for the jobs in flight")
         self._refuse_to_wait_here()
-        self._coordinator.wait()
+        for each in list(self._family):
+            each._coordinator.wait()  # noqa: SLF001 - its own class
 
     def _refuse_to_wait_here(self) -> None:
-        if self.resolves_here():
+        if any(each.resolves_here() for each in list(self._family)):
             raise BencherJobError(
                 f"A callback of a future can't wait for the jobs in flight of the cache {self._cache_name!r}: its "
                 f"thread must be done with it first. Call wait() and close() elsewhere."
@@ -732,8 +741,9 @@ class FutureCache(Contents, Settles):
             do_outside(self.close)
             return
         self._refuse_to_wait_here()
-        self._coordinator.finish(wait=True)
-        self._engines.release()
+        for each in list(self._family):
+            each._coordinator.finish(wait=True)  # noqa: SLF001 - its own class
+            each._engines.release()  # noqa: SLF001 - as above
         if self._store is not None:
             running_jobs(self._store).close_if_idle(self._store.close)
 

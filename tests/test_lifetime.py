@@ -101,6 +101,17 @@ def test_a_refused_entry_is_no_hit_in_any_figure(value: CachedFunction[[int], in
     assert (info.hits, info.total.hits, info.computed) == (0, 0, 7)
 
 
+def test_a_refused_entry_is_used_last_when_it_was_used(value: CachedFunction[[int], int]) -> None:
+    """That it was looked up changes neither."""
+    value(1)
+    value(2)
+    refuses = value.with_options(ttl=OVER, keep=lambda result: False)
+    for _ in range(3):
+        refuses(1)
+    assert value.cache.shrink(entries=2) == 0
+    assert value.cache.shrink(unused_for=3600) == 0
+
+
 def test_explain_says_why_an_entry_is_no_answer(value: CachedFunction[[int], int]) -> None:
     value(1)
     aged = value.with_options(ttl=OVER).explain(1)

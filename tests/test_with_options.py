@@ -63,6 +63,15 @@ def test_a_closed_store_opens_for_all(value: CachedFunction[[int], int], counter
     assert counter.count == 1
 
 
+def test_to_wait_or_close_is_for_jobs_with_any_options(value: CachedFunction[[int], int]) -> None:
+    for end in (value.cache.wait, value.cache.close, value.with_options(tag="night").cache.wait):
+        value.cache.clear_cache()
+        future = value.with_options(executor="multiprocessing", max_workers=1).submit(1)
+        end()
+        assert future.done()
+        assert value.is_cached(1)
+
+
 def test_methods_of_all_kinds_take_other_options(counter: CallCounter) -> None:
     class Model:
         @cached_job

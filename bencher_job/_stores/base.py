@@ -488,12 +488,12 @@ class Items:
 
 
 class Use(NamedTuple):
-    """Hits of an entry that memory has answered."""
+    """Hits of an entry that memory has answered, or below 0 those that were no answers."""
 
     key: str
     hits: int
     at: float
-    """When the last of them was, in seconds since the epoch."""
+    """When the last of them was, in seconds since the epoch; 0 for hits that are taken back."""
     seconds: float
     """How long the function of the entry had run."""
 

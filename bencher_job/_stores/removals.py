@@ -76,7 +76,10 @@ WITH_COMMITS: Final = 1.0
 WHEN_ASKED: Final = 0.05
 """Seconds between two times that uses are written because the store has changed."""
 
-USED: Final = "UPDATE Cache SET access_time = ?, access_count = access_count + ? WHERE raw = 1 AND key = ?"
+USED: Final = (
+    "UPDATE Cache SET access_time = iif(?1 > 0, ?1, access_time), access_count = access_count + ?2"
+    " WHERE raw = 1 AND key = ?3"
+)
 COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, seconds = seconds + ?"
 
 _Row = tuple[int, str | None]
