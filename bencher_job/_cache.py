@@ -42,7 +42,7 @@ from ._options import (
     shows_options,
 )
 from ._processes import renew_after_fork
-from ._record import Record, Records, Selection
+from ._record import Record, Records, Selection, hidden_text
 from ._stores import (
     MISS,
     Hit,
@@ -81,10 +81,6 @@ PATIENT_PAUSE: Final = 10
 """The shortest pause, as a multiple of the time that the attempt took: an attempt may wait for a lock."""
 
 _log = logging.getLogger(__name__)
-
-
-def _selection(chosen: dict[str, Any]) -> Selection:
-    return Selection(**{**chosen, "where": chosen.get("where") or {}})
 
 
 class Contents:
@@ -196,11 +192,19 @@ class Contents:
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
         try:
-            store = self.cache
-            return store.has(key) if self.lifetime is None else bool(self.lifetime.among(store, [key]))
+            return bool(self.durations([key]))
         except StoreFailure as error:
             warn_caller(f"The cache in {self.directory} can't be read, so nothing is found: {error}")
             return False
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Return how long the functions of those entries ran that are answers, in seconds. No value is read.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        store = self.cache
+        return store.durations(keys) if self.lifetime is None else self.lifetime.among(store, keys)
 
     def clear_cache(self) -> int:
         """Remove all results in the store, with their media, and return how many there were."""
@@ -209,6 +213,22 @@ class Contents:
     def clear_tag(self, tag: str) -> int:
         """Remove the results of a tag, or with `""` those without one, and their media; return how many there were."""
         return self._clear(tag=tag)
+
+    def clear_stale(self) -> int:
+        """Remove the results of earlier versions of the code, and return how many there were.
+
+        A `JobFunctionCache` keeps those of its function's code as it is now, and touches no other function. Another
+        cache keeps those of the version that was used last, of each function. Results whose key was given stay.
+        """
+        removed = 0
+        for function in self.functions():
+            if stale := self._stale(function):
+                removed += self._clear(function=function.name, versions=stale)
+        return removed
+
+    def _stale(self, function: FunctionInfo) -> set[tuple[str, str]]:
+        """Return the versions of a function's code whose entries can't be hit any more."""
+        return {each[:2] for each in function.versions} - function.latest()
 
     def _clear(self, **chosen: Any) -> int:
         if not isinstance(tag := chosen.get("tag", ""), str):  # None would be all
@@ -253,6 +273,7 @@ class Contents:
         since: datetime | timedelta | None = None,
         until: datetime | timedelta | None = None,
         where: Mapping[str, Any] | None = None,
+        versions: str | Iterable[str] = "all",
     ) -> Iterator[Record]:
         """Iterate over the records of the chosen entries, the oldest first.
 
@@ -262,12 +283,52 @@ class Contents:
             since: the earliest begin of the run. A `timedelta` counts back from now; a naive time is local.
             until: the time before which the run began, likewise.
             where: arguments by name: the value as records show it, or a predicate of it.
+            versions: versions of the code, by the first digits of their fingerprints, or "all".
         """
-        chosen = Selection(function=function, tag=tag, since=since, until=until, where=where or {})
-        return Records(self.cache.records(chosen))
+        selection = self._selection(
+            function=function, tag=tag, since=since, until=until, where=where, versions=versions
+        )
+        return Records(self.cache.records(selection), partial(self._hidden, selection))
+
+    def _selection(self, *, versions: str | Iterable[str] = "all", **chosen: Any) -> Selection:
+        named = None if versions == "all" else self._versions(versions, chosen.get("function"))
+        return Selection(**{**chosen, "where": chosen.get("where") or {}}, versions=named)
+
+    def _versions(self, names: str | Iterable[str], function: str | None) -> set[tuple[str, str]]:
+        """Return the versions of the code that some names mean.
+
+        Raises:
+            TypeError: when a name is not a str.
+            ValueError: when a name means no version that has entries.
+        """
+        known = [each for info in self.functions() if function in {None, info.name} for each in info.versions]
+        found: set[tuple[str, str]] = set()
+        for name in [names] if isinstance(names, str) else names:
+            if not isinstance(name, str):
+                raise TypeError(f"versions must be a str, or several, not {type(name).__name__}")
+            named = {each[:2] for each in known if each.is_called(name)}
+            if not named:
+                labels = ", ".join(each.label for each in known if each.label) or "none"
+                raise ValueError(
+                    f"versions={name!r} means no version of the code that has entries. Use one of: {labels}."
+                )
+            found |= named
+        return found
+
+    def _hidden(self, selection: Selection) -> str:
+        if selection.versions is None:
+            return ""
+        known = [
+            each
+            for info in self.functions()
+            if selection.function in {None, info.name}
+            for each in info.versions
+        ]
+        text = hidden_text(known, selection.versions)
+        return text and f'{text}; versions="all" shows them'
 
     def functions(self) -> list[FunctionInfo]:
-        """Return the figures of each function that has entries in the store, sorted by name."""
+        """Return the figures of each function that has entries or failed jobs in the store, sorted by name."""
         return self.cache.functions()
 
     def verify(self, *, repair: bool = False) -> Audit:
@@ -290,7 +351,7 @@ class Contents:
         Raises:
             BencherJobError: when nothing is kept, or the file is there and is not to be overwritten.
         """
-        return export(self.cache, path, _selection(chosen), overwrite=overwrite)
+        return export(self.cache, path, self._selection(**chosen), overwrite=overwrite)
 
     def import_(self, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
         """Add the entries of a file that `export` has written. Entries that are already here stay as they are.
@@ -320,10 +381,12 @@ class Prefetched(dict[str, Any]):
     Attributes:
         seconds: how long each job had run.
         store: the store that was read.
+        fetched: how many of them came from a shared store.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
+        self.fetched = 0
         self.seconds: dict[str, float] = {}
         self.store = store
 
@@ -452,7 +515,8 @@ class FutureCache(Contents, Settles):
         hits = look_up(keys)
         if len(hits) < len(keys) and self._function_name:
             missing = [key for key in keys if key not in hits]
-            if store.fetch(self._function_name, missing):
+            found.fetched = store.fetch(self._function_name, missing)
+            if found.fetched:
                 hits.update(look_up(missing))
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))

@@ -23,6 +23,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from .._context import Surroundings
 from .._executors import Engine, Outcome, inside_worker, is_submitter
 from .._future import JobFuture
 from .._inside import runs_jobs
@@ -100,6 +101,7 @@ class RunningJob:
         attempt: the number of the latest attempt, from 1.
         is_needed_by_worker: whether a job that occupies a worker waits for this one.
         sends_value: whether the worker sends a large value too, because the file that it wrote was lost.
+        surroundings: where it was called, unless the owner's thread runs it.
     """
 
     state = State.ASKED
@@ -123,13 +125,20 @@ class RunningJob:
         future: JobFuture[Any] | None = None,
         *,
         is_fresh: bool = False,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.job = job
         self.store = store
         self.jobs = jobs
         self.futures = [] if future is None else [future]
         self.is_in_line = future is None
+        self.surroundings = surroundings
         self.is_fresh = self.replaces = is_fresh
+
+    def new_lease(self) -> Lease:
+        """Make a lease of the key, which is not acquired yet."""
+        job = self.job
+        return Lease(job.job_key, job.function_name, job.arguments, takes_entry=not self.is_fresh)
 
     def holds_lease(self) -> bool:
         """Whether the lease of the key is held."""
@@ -430,10 +439,10 @@ def acquire_or_wait(running: RunningJob) -> Waiter | None:
     A worker doesn't wait for the process that it works for: there the job may be queued behind the worker's own.
     """
     store = running.store
-    running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+    running.lease = lease = running.new_lease()
     try:
         store.leases.acquire([lease])
-        if not lease.held:
+        if not lease.held and not running.may_be_stored():
             wait = store.leases.wait(lease)
             wait.look()
             owner = wait.owner
@@ -449,7 +458,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
     """Acquire the leases of jobs of one store that begin together. Return those whose keys other processes have."""
     leases = []
     for running in jobs:
-        running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+        running.lease = lease = running.new_lease()
         leases.append(lease)
     try:
         store.leases.acquire(leases)
@@ -457,7 +466,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
         _log.warning("%s; the jobs run, even if other processes compute them", error)
         store.tally.unleased += sum(not lease.held for lease in leases)
         return []
-    return [running for running in jobs if not running.holds_lease()]
+    return [running for running in jobs if not (running.holds_lease() or running.may_be_stored())]
 
 
 def taken(store: Store, jobs: Sequence[RunningJob]) -> set[str]:

@@ -51,9 +51,9 @@ from .base import (
     Wait,
 )
 from .blobs import Blob, BlobLost, BlobWriter, discard
-from .codec import Payload, compression_named, dump
-from .located import dump_result
+from .codec import Payload, dump, dump_result
 from .null import NullStore
+from .parts import compression_named
 
 if TYPE_CHECKING:
     from .embedded import DiskStore

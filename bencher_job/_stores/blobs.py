@@ -25,18 +25,15 @@ from typing import Final, NamedTuple
 
 from .._errors import BencherJobError, UntrustedCache
 from .._processes import process_name
-from .codec import (
+from .codec import Payload, SealedEntry, seal, unseal
+from .parts import (
     ARRIVING_FROM,
     Arrival,
     Buffer,
     DamagedEntry,
     MissignedEntry,
-    Payload,
-    SealedEntry,
     compression_named,
     fill,
-    seal,
-    unseal,
     writable_memory,
 )
 from .signature import Signature, personal_signature, signature_from_environment

@@ -28,10 +28,9 @@ from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
 from .changes import ChangeCounter
-from .codec import MissignedEntry
-from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
-from .fork_guard import fork_guard
-from .owners import Owners
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, fork_guard
+from .leases import Owners
+from .parts import MissignedEntry
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
@@ -319,7 +318,7 @@ def _make_missing(directory: Path, patience: float) -> None:
             return
         database = Database(os.fspath(directory), patience=patience)
         try:
-            _make_tables(database)
+            _make_tables(database, directory)
         finally:
             database.close_all()
 
@@ -334,7 +333,7 @@ def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Da
             with _alone(directory):
                 if not _version(database, directory):  # else another process was first
                     is_emptied = _is_emptied(directory)
-                    _make_tables(database)
+                    _make_tables(database, directory)
         if tag_index:
             database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
     except BaseException:
@@ -363,12 +362,18 @@ def _version(database: Database, directory: Path) -> int:
     return version
 
 
-def _make_tables(database: Database) -> None:
+def _make_tables(database: Database, directory: Path) -> None:
+    if database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'Cache'").fetchone() and (
+        database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
+    ):
+        raise StoreFailure(f"{directory} holds a diskcache of another program. Use another cache_name.")
     database.make()
-    with database.transaction() as transaction:
+
+    def make(execute: Execute) -> None:
         for statement in TABLES:
-            transaction.execute(statement)
-        transaction.commit()
+            execute(statement)
+
+    database.transact(make)
 
 
 @contextmanager
@@ -425,7 +430,7 @@ class Folder:
         is_over: whether it is about to be removed, and is not opened any more.
         only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
         patience: seconds for which it is waited for others who keep it locked.
-        editions: those that are known to be in the database.
+        versions: the function versions that are known to be in the database, by their prefix.
         origins: numbers and texts of the origins that are known to be in the database.
         opened: what is open, or None.
         owners: the processes that compute with the store.
@@ -448,7 +453,7 @@ class Folder:
         self.changes = ChangeCounter(directory / GENERATION_NAME, patience)
         self.owners = Owners(directory / "owners")
         self.tally = Tally()
-        self.editions: set[bytes] = set()
+        self.versions: set[bytes] = set()
         self.origins: dict[Origin, tuple[int, str]] = {}
         self._tag_index = tag_index
         self.opened: Opened | None = None
@@ -472,13 +477,13 @@ class Folder:
         opened = self.opened
         if opened is not None:
             return opened
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             if self.opened is None:
                 try:
                     self.opened = self._open()
                 except _REFUSALS as error:
                     raise _failure(error) from error
-                self.editions, self.origins = set(), {}
+                self.versions, self.origins = set(), {}
             return self.opened
 
     def _open(self) -> Opened:
@@ -555,7 +560,7 @@ class Folder:
 
     def _leave_database(self) -> None:
         """Open the database anew at the next use; this process keeps its leases."""
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
         if opened is not None:
             _close(opened.database)
@@ -618,7 +623,7 @@ class Folder:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        with fork_guard:
+        with fork_guard():
             try:
                 self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
@@ -631,7 +636,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard:
+        with fork_guard():
             try:
                 self.look_for_removal()
                 return work(*given)
@@ -644,7 +649,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard:
+        with fork_guard():
             for turn in itertools.count():
                 try:
                     self.look_for_removal()
@@ -694,7 +699,7 @@ class Folder:
 
     def close(self) -> None:
         """Close all connections and files, and free all leases of this process; the next use opens them again."""
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
             self.changes.close()
             self.owners.close()

@@ -23,26 +23,26 @@ from .._record import Record
 from .._text import visible
 from .archive import (
     ARCHIVE_VERSION,
-    EDITION,
     FORMAT,
     HEAD,
     HEAD_SIZE,
+    VERSION_MEMBER,
     Member,
     Missigned,
     Unwhole,
     bound_from,
-    edition_from,
     expires_from,
     from_json,
     groups,
     members,
     pieces,
     record_from,
+    version_from,
 )
 from .base import Entry, Found, StoreFailure
-from .codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
+from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
-from .header import frame_of
+from .parts import DamagedEntry, UnreadableEntry
 from .signature import UNSIGNED, Signature
 
 __all__ = ["Imported", "Refused", "import_", "sealed_for"]
@@ -119,8 +119,8 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
             found = True
             if name == HEAD:
                 entries = importer.head(parts[HEAD], path)
-            elif edition := EDITION.fullmatch(name):
-                importer.editions[edition[1]] = parts[name]
+            elif member := VERSION_MEMBER.fullmatch(name):
+                importer.versions[member[1]] = parts[name]
             else:
                 importer.take(name, parts)
         if not found:
@@ -163,8 +163,8 @@ class _Importer:
         self._file = file
         signature = store.files.open().signature
         self._signature = UNSIGNED if signature.is_personal else signature
-        self.editions: dict[str, Member] = {}
-        self._edition = functools.lru_cache(maxsize=64)(self._read_edition)
+        self.versions: dict[str, Member] = {}
+        self._function_version = functools.lru_cache(maxsize=64)(self._read_version)
         self._pending: dict[str, Entry] = {}
         self._bytes = 0
         self._replaced: set[str] = set()
@@ -211,13 +211,13 @@ class _Importer:
         expires = expires_from(body.get("expires"))
         sealed = self._sealed(record.key, body, parts)
         bound = bound_from(body["bound"])
-        edition = None if body["edition"] is None else self._edition(body["edition"])
+        function_version = None if body["edition"] is None else self._function_version(body["edition"])
         media = None if record.media is None else self._take_media(record.key, body, parts)
         return Entry(
             sealed,
             replace(record, media=media),
             bound,
-            edition,
+            function_version,
             expires=expires,
             is_copy=True,
         )
@@ -280,10 +280,10 @@ class _Importer:
             raise Unwhole("its value doesn't match its digest")
         return sealed_for(self._store, key, value, self._signature)
 
-    def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
+    def _read_version(self, prefix: str) -> StoredFunctionVersion | None:
         try:
-            body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON), self._signature)
-            return edition_from(body, bytes.fromhex(prefix))
+            body = from_json(self._read(_part(self.versions, prefix), LARGEST_JSON), self._signature)
+            return version_from(body, bytes.fromhex(prefix))
         except (Unwhole, ValueError) as error:
             _log.warning("the code of imported entries is not known: %s", error)
             return None

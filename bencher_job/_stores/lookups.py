@@ -13,15 +13,14 @@ from .._errors import warn_caller
 from .._media import holds_paths
 from .._names import ForeignName, NameOf, path_of
 from .base import MISS, Hit, Hits, Miss, StoreFailure
-from .codec import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry, plain_reader
-from .database import is_undecodable
+from .codec import check, plain_reader, unseal
+from .database import fork_guard, is_undecodable
 from .folder import Folder, Opened
-from .fork_guard import fork_guard
-from .header import check_ours, unseal_ours
-from .macs import check_hit
 from .media import check_sizes
+from .parts import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .removals import Removals, Uses
 from .schema import SELECT_ENTRY
+from .signature import check_hit
 
 __all__ = ["Lookups", "another_key", "check_row"]
 
@@ -56,7 +55,7 @@ class Lookups:
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
         missing = mended = 0
-        with fork_guard:
+        with fork_guard():
             while missing < 2:  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
@@ -128,7 +127,7 @@ class Lookups:
         """Read the rows of keys, some at a time."""
         rest = iter(wanted)
         while some := list(itertools.islice(rest, KEYS_PER_QUERY)):
-            with fork_guard:
+            with fork_guard():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_among(SELECT_ENTRY, some), some)
             yield rows, opened
@@ -137,7 +136,7 @@ class Lookups:
         """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
-        with fork_guard:
+        with fork_guard():
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         are_known = type(entries) is int and type(size) is int
         return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
@@ -146,7 +145,7 @@ class Lookups:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
         last = 0
         while True:
-            with fork_guard:
+            with fork_guard():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_SELECT_SOME, (last,))
             if not rows:
@@ -195,7 +194,7 @@ class Lookups:
             stream = plain_reader(opened.signature)(value, key)
         if stream is None:
             value = opened.database.fetch(mode, filename, value, mapped=mapped)
-            stream, buffers = unseal_ours(value, key, signature=opened.signature, most_expanded=most_expanded)
+            stream, buffers = unseal(value, key, signature=opened.signature, most_expanded=most_expanded)
         check_hit(mac, value, key, seconds, created, media, files, opened.signature)
         if media is not None:
             _check_media(self._folder, media, files)
@@ -263,7 +262,7 @@ def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> 
     """Verify a row of `SELECT_ENTRY` as a hit is, in little memory besides its own."""
     key, mode, filename, value, seconds, created, media, files, mac, _ = row
     value = opened.database.fetch(mode, filename, value, mapped=mapped)
-    check_ours(value, key, signature=opened.signature)
+    check(value, key, signature=opened.signature)
     check_hit(mac, value, key, seconds, created, media, files, opened.signature)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from .database import Database
+    from .database import Execute
     from .folder import Folder
 
 __all__ = ["PUT_OUTBOX", "Outbox", "Pending"]
@@ -93,10 +93,8 @@ class Outbox:
         self._change([("INSERT OR REPLACE INTO Remote VALUES (?, ?)", (place, cursor))])
 
     def _change(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-        def change(database: Database) -> None:
-            with database.transaction() as transaction:
-                for statement, values in statements:
-                    transaction.execute(statement, values)
-                transaction.commit()
+        def change(execute: Execute) -> None:
+            for statement, values in statements:
+                execute(statement, values)
 
-        self._folder.changed(change)
+        self._folder.changed(lambda database: database.transact(change))

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from .. import _media
 from .._folders import make_private, owner_only
 from .._names import DAMAGED_FOLDER, NameOf, path_of
-from .database import DATABASE_NAME, Database
+from .database import DATABASE_NAME, Database, Execute
 from .schema import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
 
 __all__ = ["MOST_KEPT", "Quarantine", "Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
@@ -50,6 +50,7 @@ _TABLES: Final = (
     ("Origin", "number"),
     ("Edition", "prefix"),
     ("Gone", "key"),
+    ("Failed", "key"),
     ("Cache", "rowid"),
 )
 """What is saved, and the primary key of each table."""
@@ -60,7 +61,7 @@ _NUMBERS: Final = {"rowid", "number"}
 _PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
-    "SELECT 1 FROM Discarded, Gone, Failure, Lease, Owner WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner WHERE 0",
 )
 """Statements that fail where a table or a column is missing."""
 
@@ -159,7 +160,8 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
         sqlite3.DatabaseError
     ):  # so that nobody commits to it any more; where that fails, nobody can
         damaged.execute("BEGIN IMMEDIATE")
-    with fresh.transaction() as transaction:
+
+    def save(execute: Execute) -> int:
         for table, key in _TABLES:
             columns = [name for _, name, *_ in fresh.execute(f"PRAGMA table_info({table})")]
             into = (
@@ -168,12 +170,13 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
             )
             for _, *values in _readable(damaged, f"SELECT {key}, {', '.join(columns)} FROM {table}", key):
                 if _is_sound(dict(zip(columns, values, strict=True))):
-                    transaction.execute(into, values)
+                    execute(into, values)
         _save_totals(damaged, fresh)
-        transaction.execute(COUNT_ALL)
-        ((entries,),) = transaction.execute("SELECT entries FROM Totals").fetchall()
-        transaction.commit()
-    return int(entries)
+        execute(COUNT_ALL)
+        ((entries,),) = execute("SELECT entries FROM Totals").fetchall()
+        return int(entries)
+
+    return fresh.transact(save)
 
 
 def _is_sound(row: dict[str, Any]) -> bool:
@@ -204,13 +207,22 @@ def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tu
     if upwards.is_complete:
         return
     yield from downwards
-    if key not in _NUMBERS:
+    if key not in _NUMBERS or not _is_known(damaged, select):
         return
     after = upwards.last or 0
     before = min(downwards.last or sys.maxsize, after + MOST_ONE_BY_ONE)
     for number in range(after + 1, before):
         with suppress(sqlite3.DatabaseError):
             yield from damaged.execute(f"{select} WHERE {key} = ?", (number,)).fetchall()
+
+
+def _is_known(damaged: sqlite3.Connection, select: str) -> bool:
+    """Whether the table of a statement is in a file that is a database."""
+    try:
+        damaged.execute(f"EXPLAIN {select}").close()
+    except sqlite3.DatabaseError:
+        return False
+    return True
 
 
 class _Reader:

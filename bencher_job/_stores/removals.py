@@ -28,9 +28,8 @@ from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals
 from .base import Hits, Reason, StoreFailure, Use
-from .database import Database, Locked
+from .database import Database, Execute, Locked, fork_guard
 from .folder import Folder
-from .fork_guard import fork_guard
 from .recovery import Quarantine
 from .schema import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
 
@@ -211,9 +210,8 @@ class Uses:
         if not drained.used and not any(drained.totals):
             return
         try:
-            with fork_guard, opened.database.transaction(None if waits else 0) as transaction:
-                self.write(opened.database, drained)
-                transaction.commit()
+            with fork_guard():
+                opened.database.transact(lambda _: self.write(opened.database, drained), None if waits else 0)
         except (Locked, sqlite3.Error, StoreFailure):
             self.restore(drained)  # no hit fails for it; it is written with the next commit
 
@@ -235,7 +233,7 @@ class Removals:
         return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
 
     def remove_keys(self, keys: Iterable[str], reason: Reason) -> int:
-        """Remove the entries of keys with their media, and return how many there were.
+        """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were.
 
         Raises:
             StoreFailure: when the store can't be written.
@@ -245,6 +243,7 @@ class Removals:
         def some(database: Database) -> Iterator[list[_Row]]:
             for start in range(0, len(wanted), REMOVED_AT_ONCE):
                 named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
+                database.execute("DELETE FROM Failed WHERE key IN (SELECT value FROM json_each(?))", (named,))
                 yield database.read(_OF_KEYS, (named,))
 
         return self._folder.changed(lambda database: self._remove_all(database, some(database), reason))
@@ -265,8 +264,9 @@ class Removals:
 
     def _remove_all(self, database: Database, groups: Iterable[Sequence[_Row]], reason: str) -> int:
         """Remove entries, a transaction for each group of them."""
-        with self._folder.changes.changing():
-            removed = sum(self._remove(database, rows, reason) for rows in groups if rows)
+        removed = self._folder.changes.change(
+            lambda: sum(self._remove(database, rows, reason) for rows in groups if rows)
+        )
         self.remove_discarded(database)
         if removed >= REMOVED_AT_ONCE:
             self._shrink(database)
@@ -281,10 +281,12 @@ class Removals:
         self, database: Database, rows: Sequence[_Row], reason: str, at: float | None
     ) -> int:
         these = f"({','.join(str(rowid) for rowid, _ in rows)})"
-        with database.transaction() as transaction:
-            database.execute(NOTE_GONE + these, (reason, time.time() if at is None else at))
-            removed: int = database.execute(f"DELETE FROM Cache WHERE rowid IN {these}").rowcount
-            transaction.commit()
+
+        def remove(execute: Execute) -> int:
+            execute(NOTE_GONE + these, (reason, time.time() if at is None else at))
+            return execute(f"DELETE FROM Cache WHERE rowid IN {these}").rowcount
+
+        removed = database.transact(remove)
         for _, filename in rows:
             if filename is not None:
                 self._folder.remove_file(database, filename)
@@ -379,8 +381,8 @@ class Removals:
             if not removed:
                 break
             evicted += removed
-        with self._folder.changes.changing():
-            pass  # whoever has entries in memory now says which of them it uses, before the next eviction
+        # Whoever has entries in memory now says which of them it uses, before the next eviction.
+        self._folder.changes.change(lambda: None)
         if evicted:
             self._folder.tally.evicted += evicted
             _log.warning(
@@ -457,8 +459,7 @@ class Removals:
         enough = 1 + sum(1 for size_so_far in sizes if size_so_far < excess)
         chosen = [(rowid, filename) for rowid, filename, _, _ in oldest[:enough]]
         if any(media for _, _, _, media in oldest[:enough]):  # whose paths no memory may hand out any more
-            with self._folder.changes.changing():
-                removed = self._remove(database, chosen, "evicted")
+            removed = self._folder.changes.change(lambda: self._remove(database, chosen, "evicted"))
         else:
             removed = self._remove(database, chosen, "evicted")
         self.remove_discarded(database)

@@ -31,12 +31,12 @@ from .._processes import may_live
 from .._record import Record
 from .._text import counted, size_text, visible
 from .base import StoreDamaged, StoreFailure
-from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .database import DATABASE_NAME
 from .embedded import DiskStore
 from .folder import Folder
 from .lookups import check_row
 from .media import check_contents, check_sizes
+from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
     COUNT_ALL,
     SELECT_ENTRY,

@@ -32,10 +32,11 @@ from bencher_job._record import Selection
 from bencher_job._stores import MISS, Entry, Hit, StoreFailure, archive, dump
 from bencher_job._stores import archive as exporting
 from bencher_job._stores.archive import export, to_json
-from bencher_job._stores.codec import compression_named, seal
+from bencher_job._stores.codec import seal
 from bencher_job._stores.database import IN_ROW_BELOW, Database
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.importing import Imported, import_
+from bencher_job._stores.parts import compression_named
 from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED
 from bencher_job._stores.verification import verify
 

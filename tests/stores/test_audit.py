@@ -20,11 +20,11 @@ import pytest
 from bencher_job import BencherJobError, CacheWarning, Record, _media
 from bencher_job._processes import process_name
 from bencher_job._stores import MISS, Entry, Gone, Hit, dump, verification
-from bencher_job._stores.codec import UnreadableEntry
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.folder import Opened
 from bencher_job._stores.lookups import check_row
+from bencher_job._stores.parts import UnreadableEntry
 from bencher_job._stores.signature import SECRET_VARIABLE
 from bencher_job._stores.verification import UNDER_WAY, Fault, verify
 

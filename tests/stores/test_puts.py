@@ -26,10 +26,11 @@ from bencher_job._stores import (
     Lease,
     NullStore,
     StoreFailure,
+    database,
     dump,
     open_store,
 )
-from bencher_job._stores.database import IN_ROW_BELOW, Transaction
+from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
 from tests.leasing import acquired, taken_over
@@ -147,16 +148,19 @@ def test_an_owner_that_was_stopped_can_not_overwrite_its_successor(store: Memory
 
 
 def test_an_entry_that_can_not_be_written_keeps_its_lease(
-    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+    store: MemoryTier,
 ) -> None:
     lease = acquire(store, "key")
 
-    def fail(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+    def refuse(action: int, what: str | None, *_: object) -> int:
+        is_commit = action == sqlite3.SQLITE_TRANSACTION and what == "COMMIT"
+        return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
 
-    monkeypatch.setattr(Transaction, "commit", fail)
-    with pytest.raises(StoreFailure, match="full"):
+    connection = store.behind.open()._con
+    connection.set_authorizer(refuse)
+    with pytest.raises(StoreFailure, match="not authorized"):
         store.put_many([entry("key", 1, lease=lease)])
+    connection.set_authorizer(None)
     assert store.leases.owner_of("key") is not None
     store.leases.release([lease])
 
@@ -209,9 +213,11 @@ def test_processes_that_commit_the_same_keys_lose_none(store: MemoryTier) -> Non
 def test_a_process_that_is_killed_before_its_commit_leaves_nothing(store: MemoryTier) -> None:
     script = """
         import os, signal
-        from bencher_job._stores.database import Transaction
+        def kill(statement):
+            if statement == "COMMIT":
+                os.kill(os.getpid(), signal.SIGKILL)
         lease = acquire(store, "key")
-        Transaction.commit = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+        store.behind.open()._con.set_trace_callback(kill)
         store.put_many([entry("key", "x" * 100_000, lease)])
     """
     store.put_many([entry("other", 1)])
@@ -359,9 +365,12 @@ def test_an_interrupt_while_a_commit_waits_leaves_the_database_to_others(store: 
     assert value_of(store, "later") == 3
 
 
-def test_a_transaction_that_an_interrupt_has_left_open_is_undone_by_the_next(store: MemoryTier) -> None:
-    """An interrupt may come before the first step of a transaction's end."""
+def test_a_transaction_that_an_interrupt_has_left_open_is_undone_by_the_next(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second interrupt may come while the first is handled."""
+    monkeypatch.setattr(database, "LONGEST_TURN", 0.5)
     store.put_many([entry("kept", 1)])
-    store.behind.open().transaction().__enter__()
+    store.behind.open().execute("BEGIN IMMEDIATE")
     store.put_many([entry("later", 2)])
     assert value_of(store, "later") == 2

@@ -144,7 +144,7 @@ def test_gc_removes_the_least_recently_used_entries_beyond_limits(shell: Shell) 
     assert "3 entries beyond the limits" in shell.out("gc", "--yes", "--entries", "3")
     assert "2 entries beyond the limits" in shell.out("gc", "--yes", "--size", "1kB", "--unused-for", "1h")
     assert shell.out("gc", "--yes", "--unused-for", "1h") == "nothing to remove\n"
-    entry = shell.document("show", "job")
+    (entry,) = shell.document("show", "job")["records"]
     assert entry["arguments"] == {"x": 5}
     assert "is not a size" in shell.run("gc", "--size", "much").stderr
     assert "entries=-1 is below 0" in shell.run("gc", "--entries", "-1").stderr
