@@ -350,7 +350,7 @@ class MemoryTier(Items):
     Attributes:
         behind: the store behind.
         cache: the entries in memory.
-        keeps, folder, tally, leases, changed_since: those of the store behind.
+        keeps, folder, tally, leases, history, changed_since: those of the store behind.
     """
 
     def __init__(self, store: Store, limit: int = LIMIT) -> None:
@@ -361,12 +361,7 @@ class MemoryTier(Items):
         self.tally: Tally = store.tally
         self.leases: Leases = store.leases
         self.changed_since = store.changed_since
-
-    @property
-    def history(self) -> History:
-        """The history of the store behind."""
-        self.cache.count_uses()
-        return self.behind.history
+        self.history: History = store.history
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""

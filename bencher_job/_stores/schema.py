@@ -330,7 +330,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
-    if not is_text("".join([each for each in row if isinstance(each, str)])):
+    if not is_text(*row):
         raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
@@ -379,12 +379,12 @@ def _object(text: str | bytes) -> dict[str, Any]:
     return found
 
 
-def is_text(read: str) -> bool:
-    """Whether a text came from the database whole: what is no UTF-8 in one is read as surrogates."""
-    if read.isascii():
-        return True
+def is_text(*cells: object) -> bool:
+    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
     try:
-        read.encode()
+        for cell in cells:
+            if isinstance(cell, str) and not cell.isascii():
+                cell.encode()
     except UnicodeEncodeError:
         return False
     return True
