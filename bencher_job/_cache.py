@@ -276,10 +276,12 @@ class Prefetched(dict[str, Any]):
     Attributes:
         seconds: how long each job had run.
         store: the store that was read.
+        fetched: how many of them came from a shared store.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
+        self.fetched = 0
         self.seconds: dict[str, float] = {}
         self.store = store
 
@@ -394,7 +396,8 @@ class FutureCache(Contents, Settles):
         hits = store.get_many(keys, self.mapped, counts=counts)
         if len(hits) < len(keys) and self._function_name:
             missing = [key for key in keys if key not in hits]
-            if store.fetch(self._function_name, missing):
+            found.fetched = store.fetch(self._function_name, missing)
+            if found.fetched:
                 hits.update(store.get_many(missing, self.mapped, counts=counts))
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))

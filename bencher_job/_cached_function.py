@@ -34,7 +34,7 @@ __all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnno
 if TYPE_CHECKING:
     from ._explain import Explanation
     from ._record import CallInfo
-    from ._sweeps.sweep import Sweep
+    from ._sweeps.sweep import Sweep, SweepOrder
 
     class FunctionWrapper:
         """What is used here of wrapt's class, which has no types."""
@@ -176,16 +176,31 @@ class CachedCalls(Generic[P, R]):
         calls = self._each_with_bound(zip(*iterables, strict=False))
         return stream(self._self_cache, calls, ordered=ordered, buffersize=buffersize)
 
-    def sweep(self, grid: Mapping[str, Iterable[Any]], /, *, repeats: int = 1, **constants: Any) -> Sweep:
+    def sweep(
+        self,
+        grid: Mapping[str, Iterable[Any]] | None = None,
+        /,
+        *,
+        repeats: int = 1,
+        order: SweepOrder = "points",
+        **constants: Any,
+    ) -> Sweep:
         """Make a sweep over all combinations of the grid's values. Nothing runs yet.
+
+        Args:
+            grid: the values of each swept parameter, or of a field of one that is a config: `{"cfg.lr": [0.1, 0.2]}`.
+            repeats: how many times each combination runs.
+            order: "points" runs the repeats of a combination one after the other, "repeats" all combinations once
+                before the second repeat of any.
+            constants: the other arguments.
 
         Raises:
             TypeError: when the grid or the constants don't fit the function.
-            ValueError: when a parameter of the grid has no values, or repeats is below 1.
+            ValueError: when a parameter of the grid has no values, repeats is below 1, or a config has no such field.
         """
         from ._sweeps.sweep import Sweep  # slow to import
 
-        return Sweep(self._self_cache, self._with_bound(()), grid, repeats, constants)
+        return Sweep(self._self_cache, self._with_bound(()), grid, repeats, order, constants)
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute a call again, replace the stored result, and return the value."""

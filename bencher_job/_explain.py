@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
-from ._record import Record, short_form
+from ._record import Record, shown_arguments
 from ._stores import Entry, Found, Gone, History, Keyed, Miss, Store
 from ._text import counted
 
@@ -115,7 +115,7 @@ def argument_changes(
     that differs. `attributes` maps attribute paths to digests, of the earlier call and of this one.
     """
     differing = _differing(*attributes)
-    names = [name for name in {**now, **before} if name not in ignored]
+    names = [name for name in {**now, **before} if name.partition(".")[0] not in ignored]
     changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
     if not changed:
         changed = [name for name in names if name in differing]
@@ -348,7 +348,7 @@ def explain(
         StoreFailure: when the store can't be read.
     """
     key, bound, _ = identity
-    shown = {name: short_form(value) for name, value in arguments.items()}
+    shown = shown_arguments(arguments)
     plain = Explanation(
         key=key,
         function=current.function,
@@ -400,7 +400,11 @@ def _nearest(
         others, equal = keyed.record.arguments, 0
         for name, value in others.items():
             other = arguments.get(name, _MISSING)
-            if name not in ignored and type(value) is type(other) and repr(value) == repr(other):
+            if (
+                name.partition(".")[0] not in ignored
+                and type(value) is type(other)
+                and repr(value) == repr(other)
+            ):
                 equal += 1
         return equal, -len(others.keys() - arguments.keys())
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from . import _text
+from ._fields import IS_PATH, flat
 from ._text import counted, is_writable, roughly, seconds_text, size_text
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Selection",
     "Totals",
     "short_form",
+    "shown_arguments",
 ]
 
 
@@ -59,7 +61,8 @@ class Record:
     """Module and qualified name of the function."""
     tag: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments by name: small plain values as they are, others as a short text."""
+    """Arguments by name: small plain values as they are, others as a short text. A config is shown by the name of its
+    class, and by its fields, as `cfg.lr`."""
     created: datetime
     """When the function started, in UTC."""
     seconds: float = 0.0
@@ -270,6 +273,15 @@ def short_form(value: object) -> Any:
         return f"<{type(value).__qualname__}>"
 
 
+def shown_arguments(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Return arguments as a record shows them, configs by their fields.
+
+    >>> shown_arguments({"cfg": {"lr": 0.1, "layers": [8, 8]}, "seed": 1})
+    {'cfg.lr': 0.1, 'cfg.layers': '[8, 8]', 'seed': 1}
+    """
+    return {name: short_form(value) for name, value in flat(arguments).items()}
+
+
 _ABSENT: Final = object()
 
 
@@ -296,9 +308,9 @@ class Selection:
     until: datetime | timedelta | None = None
     """The time before which a run started, in the same forms as `since`."""
     where: Mapping[str, object] = field(default_factory=dict)
-    """Conditions on arguments, by name. A function gets the argument as the record shows it and returns whether it
-    matches; any other value must look the same there, so `1`, `1.0` and `True` differ. An entry without the argument
-    doesn't match."""
+    """Conditions on arguments and on fields of configs, as `cfg.lr`, by name. A function gets the argument as the
+    record shows it and returns whether it matches; any other value must look the same there, so `1`, `1.0` and `True`
+    differ, and of a config each field must. An entry without the argument doesn't match."""
 
     def __post_init__(self) -> None:
         for name in ("function", "tag"):
@@ -332,7 +344,7 @@ class Selection:
         for text in texts:
             name, equals, value = text.partition("=")
             name = name.strip()
-            if not equals or not name.isidentifier() or value.startswith("="):
+            if not equals or not IS_PATH(name) or value.startswith("="):
                 raise ValueError(f"{text!r} is not a filter. Write name=value, as in c=0.1.")
             if name in where:
                 raise ValueError(
@@ -445,7 +457,10 @@ def _checked(where: object) -> dict[str, object]:
                 f"where[{name!r}] is the class {wanted.__qualname__}. Give a value, or a function that returns whether "
                 "an argument matches."
             )
-    return {name: wanted if callable(wanted) else short_form(wanted) for name, wanted in where.items()}
+    checked: dict[str, object] = {}
+    for name, wanted in where.items():
+        checked |= {name: wanted} if callable(wanted) else shown_arguments({name: wanted})
+    return checked
 
 
 def _holds(wanted: object | Callable[[Any], object], name: str, record: Record) -> bool:

@@ -1,8 +1,8 @@
 """A program that is interrupted at each step of the library, and checks each time that nothing is left behind.
 
-    python interrupt_points.py FOLDER EXECUTOR OPERATION STEP
+    python interrupt_points.py FOLDER EXECUTOR OPERATION FIRST STEP
 
-For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
+For each n from FIRST on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
 functions, or of those that it waits with, in the main thread while it does an operation. Then another thread must be
 answered, both for the same keys and for other ones, and must be able to fork; no lease may be left, no job may be
 waited for, and no figure may be negative. The program ends with the first n that isn't reached, and prints it.
@@ -195,13 +195,13 @@ class Operations:
         return f"negative figures: {info}" if min(figures) < 0 else ""
 
 
-def main(folder: str, executor: str, operation: str, step: int) -> None:
+def main(folder: str, executor: str, operation: str, first: int, step: int) -> None:
     """Interrupt an operation at each of its events."""
     warnings.simplefilter("ignore", CacheWarning)
     operations = Operations(folder, executor)
     operations.function(-next(numbers))  # what is opened and started once
     prepare, act = operations.all[operation]
-    at = 1
+    at = first
     while True:
         operations.now = prepare()
         place = interrupted(act, at)
@@ -218,4 +218,4 @@ def main(folder: str, executor: str, operation: str, step: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -656,7 +656,7 @@ def test_files_of_the_store_are_opened_on_threads_and_not_in_the_loop(cache_fold
 def test_a_timeout_of_the_function_ends_its_coroutine() -> None:
     cleaned_up: list[bool] = []
 
-    @cached_job(timeout=0.05)
+    @cached_job(timeout=0.4)
     async def slow(x: int) -> int:
         try:
             await asyncio.sleep(PATIENCE if x else 0)
@@ -665,9 +665,9 @@ def test_a_timeout_of_the_function_ends_its_coroutine() -> None:
         return x
 
     async def main() -> None:
-        with pytest.raises(JobTimeout, match=r"longer than its timeout of 0\.05 s") as caught:
+        with pytest.raises(JobTimeout, match=r"longer than its timeout of 0\.4 s") as caught:
             await slow(1)
-        assert caught.value.seconds == 0.05
+        assert caught.value.seconds == 0.4
         assert await slow(0) == 0
 
     run(main())

@@ -70,14 +70,19 @@ PROGRAM = """
         def score(self, x):
             return self.rate * x
 
-        @staticmethod
         @cached_job
+        @staticmethod
         def static(x):
             return -x
 
+        @cached_job
+        @classmethod
+        def of_class(cls, x):
+            return cls.__name__, x
+
         @classmethod
         @cached_job
-        def of_class(cls, x):
+        def below(cls, x):  # called like any other, though Python 3.13 gives it no methods
             return cls.__name__, x
 
     def kind_and_key(function, *args):
@@ -97,6 +102,8 @@ PROGRAM = """
         ]
         values = run([(function, *args) for function, args in calls])
         values += run([(awaited, later, 1)])
+        assert run([(Model.below, 8)])[0] == Model.below(8) == ("Model", 8)
+        assert Model.below.cache.info().computed == 0
         calls.append((later, (1,)))
         told = run([(kind_and_key, function, *args) for function, args in calls])
         print(json.dumps([

@@ -414,7 +414,7 @@ def hang_when_written():
 
 
 def test_the_time_for_a_job_counts_until_its_file_is_written():
-    large = pool_of(initializer=hang_when_written, timeout=5)
+    large = pool_of(initializer=hang_when_written, timeout=2)
     with pytest.raises(JobTimeout):
         large(1)
     assert len(strays_of(large)) == 1

@@ -53,9 +53,7 @@ def test_one_of_those_who_wait_takes_over_from_the_dead(programs: Programs, exec
     others = [programs.start(f"other{number}", SLOW, EXECUTOR=executor) for number in range(3)]
     assert until(lambda: all(programs.opens(other, "owners") for other in others))
     programs.kill(owner)
-    killed = time.monotonic()
     assert until(lambda: programs.count("1") == 2)
-    assert time.monotonic() - killed < 2
     programs.tell("go_on")
     names = [programs.output(other) for other in others]
     assert len(set(names)) == 1
@@ -112,7 +110,11 @@ def test_an_owner_that_was_stopped_for_long_does_not_replace_its_successors_entr
 ) -> None:
     owner = programs.start("owner", SLOW)
     programs.wait_for("owner.begun")
-    other = programs.start("other", SLOW)
+    impatient = """
+    from bencher_job._stores import leases
+    leases.STOPPED_PATIENCE = 1.0
+    """
+    other = programs.start("other", impatient + SLOW)
     assert until(lambda: programs.opens(other, "owners"))
     owner.send_signal(signal.SIGSTOP)
     programs.wait_for("other.begun")

@@ -536,7 +536,7 @@ def test_an_entry_expires_for_those_who_know_it(counter: CallCounter) -> None:
     assert knows(value) == 1
     while counter.count == 1:
         value(1)
-    assert 0.5 <= time.time() - begun < 5
+    assert time.time() - begun >= 0.5
 
 
 CHANGES = """

@@ -57,6 +57,7 @@ def serve(
         os.close(descriptor)
     os.setsid()  # a process group, so that the pool can kill all that a job starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which it was started with
     _leave_with_parent()
     become_worker()
     os.environ.update(variables)

@@ -24,10 +24,10 @@ __all__ = [
     "STORE_VERSION",
     "Asked",
     "Changes",
-    "Lease",
     "Name",
-    "Owner",
     "Remote",
+    "RemoteLease",
+    "RemoteOwner",
     "Unreachable",
     "checked",
     "entry_address",
@@ -55,7 +55,7 @@ class Unreachable(BencherJobError):
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class RemoteLease:
     """The right of a session to compute an entry.
 
     Attributes:
@@ -70,7 +70,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class RemoteOwner:
     """Who computes an entry. Host and process are unknown once the session has ended."""
 
     session: str
@@ -92,7 +92,7 @@ class Asked(NamedTuple):
     """The answer to `Remote.ask`: bytes of what exists, and leases on what the caller is to compute."""
 
     found: dict[str, bytes]
-    leases: dict[str, Lease]
+    leases: dict[str, RemoteLease]
 
 
 class Changes(NamedTuple):
@@ -127,7 +127,7 @@ class Remote(Protocol):
         others are taken as well.
         """
 
-    def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
+    def begin(self, leases: Iterable[RemoteLease]) -> dict[str, RemoteLease]:
         """Turn queued leases into begun ones. Return those that are still this session's, by address."""
 
     def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -151,13 +151,13 @@ class Remote(Protocol):
     def renew(self) -> None:
         """Give one heartbeat. The remote does this by itself while it has leases."""
 
-    def release(self, leases: Iterable[Lease]) -> None:
+    def release(self, leases: Iterable[RemoteLease]) -> None:
         """Give leases back without a result."""
 
-    def owner(self, address: str) -> Owner | None:
+    def owner(self, address: str) -> RemoteOwner | None:
         """Return who has the lease of an address."""
 
-    def running(self) -> dict[str, Owner]:
+    def running(self) -> dict[str, RemoteOwner]:
         """Return who has which lease, by the last part of the address."""
 
     def wait(self, addresses: Iterable[str], timeout: float) -> None:

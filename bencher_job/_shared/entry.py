@@ -166,7 +166,7 @@ def opened(entry: Buffer, key: str | None = None, *, signature: Signature = UNSI
     view = memoryview(entry)
     head = _verified_head(view, signature)
     try:
-        body = json.loads(bytes(head))
+        body = json.loads(str(head, "utf-8"))
         record = record_from(_of(dict, body["record"]))
         bound = bound_from(_of(str, body["bound"]))
         prefix = bytes.fromhex(_of(str, body["prefix"]))

@@ -28,9 +28,9 @@ from .base import (
     STORE_VERSION,
     Asked,
     Changes,
-    Lease,
     Name,
-    Owner,
+    RemoteLease,
+    RemoteOwner,
     Unreachable,
     checked,
     key_of,
@@ -171,13 +171,13 @@ class NamedRemote(Beating):
         for address, answer in zip(
             wanted, self._map(partial(self._ask, begun), wanted, undo=self._give_back), strict=True
         ):
-            if isinstance(answer, Lease):
+            if isinstance(answer, RemoteLease):
                 asked.leases[address] = answer
             elif answer is not None:
                 asked.found[address] = answer
         return asked
 
-    def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
+    def begin(self, leases: Iterable[RemoteLease]) -> dict[str, RemoteLease]:
         """Turn queued leases into begun ones, by taking the next number."""
         given = list(leases)
         now = self._map(self._begin, given)
@@ -226,15 +226,15 @@ class NamedRemote(Beating):
         """Give one heartbeat."""
         self._call(self._beat)
 
-    def release(self, leases: Iterable[Lease]) -> None:
+    def release(self, leases: Iterable[RemoteLease]) -> None:
         """Give leases back without a result."""
         self._map(self._free, [each.address for each in leases])
 
-    def owner(self, address: str) -> Owner | None:
+    def owner(self, address: str) -> RemoteOwner | None:
         """Return who has the lease of an address."""
         return self._call(lambda: self._owner(key_of(checked(address))))
 
-    def running(self) -> dict[str, Owner]:
+    def running(self) -> dict[str, RemoteOwner]:
         """Return who has which lease, by the last part of the address."""
         keys = sorted({name.address.split("/")[1] for name in self._names("c/")})
         owners = self._map(self._owner, keys)
@@ -363,7 +363,7 @@ class NamedRemote(Beating):
         finally:
             self._engine.delete([name])
 
-    def _ask(self, begun: bool, address: str) -> bytes | Lease | None:
+    def _ask(self, begun: bool, address: str) -> bytes | RemoteLease | None:
         if (content := self._engine.read(address)) is not None:
             return content
         self._requests.touch()
@@ -382,13 +382,13 @@ class NamedRemote(Beating):
             return content
         return lease
 
-    def _take(self, address: str, begun: bool) -> Lease | None:
+    def _take(self, address: str, begun: bool) -> RemoteLease | None:
         """Take the lease of an address if it is free, or its owner is dead or only queues it."""
         self._live()
         key, number = key_of(address), 1
         for _ in range(_ATTEMPTS):
             if self._engine.take(_lease_name(key, number), _holder_text(self.session, begun)):
-                return Lease(address, number, self.session, begun)
+                return RemoteLease(address, number, self.session, begun)
             self._requests.touch()
             top = self._top(key)
             if top is None:  # released in between
@@ -397,13 +397,13 @@ class NamedRemote(Beating):
             number, holder = top
             if holder is not None and holder.session == self.session:
                 if holder.begun == begun or holder.begun:  # ours: an answer was lost
-                    return Lease(address, number, self.session, holder.begun)
+                    return RemoteLease(address, number, self.session, holder.begun)
             elif not self._may_take(key, number, holder, begun):
                 return None
             number += 1
         return None
 
-    def _begin(self, lease: Lease) -> Lease | None:
+    def _begin(self, lease: RemoteLease) -> RemoteLease | None:
         held = self._session.held.get(lease.address)
         if held is None or held.begun:
             return held
@@ -414,7 +414,7 @@ class NamedRemote(Beating):
             self._session.hold([now])
         return now
 
-    def _top(self, key: str) -> tuple[int, Owner | None] | None:
+    def _top(self, key: str) -> tuple[int, RemoteOwner | None] | None:
         """Return the number of the lease that counts, and its holder; None if there is none."""
         names = sorted(self._engine.taken(f"c/{key}/"))
         if not names:
@@ -423,7 +423,7 @@ class NamedRemote(Beating):
         text = self._engine.holder(name)
         return int(name.rpartition("/")[2]), None if text is None else _holder_of(text)
 
-    def _may_take(self, key: str, number: int, holder: Owner | None, begun: bool) -> bool:
+    def _may_take(self, key: str, number: int, holder: RemoteOwner | None, begun: bool) -> bool:
         now = time.monotonic()
         if holder is None:
             if len(self._unsigned) > 1000:
@@ -448,14 +448,16 @@ class NamedRemote(Beating):
         text = self._engine.holder(name)
         return text is not None and self._engine.read(f"s/{_holder_of(text).session}") is not None
 
-    def _owner(self, key: str) -> Owner | None:
+    def _owner(self, key: str) -> RemoteOwner | None:
         top = self._top(key)
         if top is None or top[1] is None:
             return None
         holder = top[1]
         try:
             beat = json.loads(self._engine.read(f"s/{holder.session}") or b"{}")
-            return Owner(holder.session, holder.begun, str(beat.get("host", "")), int(beat.get("pid", 0)))
+            return RemoteOwner(
+                holder.session, holder.begun, str(beat.get("host", "")), int(beat.get("pid", 0))
+            )
         except (ValueError, AttributeError, TypeError):
             return holder
 
@@ -484,9 +486,9 @@ class NamedRemote(Beating):
                 self._session.hold([lease])
                 raise
 
-    def _give_back(self, answer: bytes | Lease | None) -> None:
+    def _give_back(self, answer: bytes | RemoteLease | None) -> None:
         """Release what an interrupted `ask` has taken."""
-        if isinstance(answer, Lease):
+        if isinstance(answer, RemoteLease):
             self._told(partial(self._free, answer.address))
 
     def _let_know(self, addresses: list[str]) -> None:
@@ -539,9 +541,9 @@ def _holder_text(session: str, begun: bool) -> str:
     return f"{session}-{'begun' if begun else 'queued'}"
 
 
-def _holder_of(text: str) -> Owner:
+def _holder_of(text: str) -> RemoteOwner:
     session, _, state = text.partition("-")
-    return Owner(session, state != "queued")
+    return RemoteOwner(session, state != "queued")
 
 
 def _marker_of(place: str, text: bytes) -> dict[str, object]:

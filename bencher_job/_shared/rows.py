@@ -31,9 +31,9 @@ from .base import (
     STORE_VERSION,
     Asked,
     Changes,
-    Lease,
     Name,
-    Owner,
+    RemoteLease,
+    RemoteOwner,
     Unreachable,
     checked,
 )
@@ -385,7 +385,7 @@ class RowRemote(Beating):
             raise
         return asked
 
-    def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
+    def begin(self, leases: Iterable[RemoteLease]) -> dict[str, RemoteLease]:
         """Turn queued leases into begun ones."""
         given = [each for each in leases if each.address in self._session.held]
         if not given:
@@ -394,7 +394,7 @@ class RowRemote(Beating):
             "update {schema}.lease set begun = true where address = any(%s) and session = %s returning address, number",
             ([each.address for each in given], self._me),
         )
-        now = {address: Lease(address, number, self.session) for address, number in rows}
+        now = {address: RemoteLease(address, number, self.session) for address, number in rows}
         self._session.drop(each.address for each in given)
         self._session.hold(now.values())
         return now
@@ -439,7 +439,7 @@ class RowRemote(Beating):
         self._rows("select {schema}.beat(%s, %s, %s, %s)", self._who())
         self._session.has_beaten(at)
 
-    def release(self, leases: Iterable[Lease]) -> None:
+    def release(self, leases: Iterable[RemoteLease]) -> None:
         """Give leases back without a result."""
         given = list(leases)
         if given:
@@ -449,11 +449,11 @@ class RowRemote(Beating):
             )
             self._session.drop(each.address for each in given)
 
-    def owner(self, address: str) -> Owner | None:
+    def owner(self, address: str) -> RemoteOwner | None:
         """Return who has the lease of an address."""
         return next(iter(self._owners("where l.address = %s", (checked(address),)).values()), None)
 
-    def running(self) -> dict[str, Owner]:
+    def running(self) -> dict[str, RemoteOwner]:
         """Return who has which lease, by the last part of the address."""
         return self._owners("", ())
 
@@ -601,7 +601,7 @@ class RowRemote(Beating):
 
     def _ask(
         self, group: list[str], begun: bool, connection: Any
-    ) -> tuple[list[tuple[Any, ...]], dict[str, Lease]]:
+    ) -> tuple[list[tuple[Any, ...]], dict[str, RemoteLease]]:
         if self._session.has_lapsed:
             self._session.start_over()
         at = time.monotonic()
@@ -609,7 +609,9 @@ class RowRemote(Beating):
             connection, "select * from {schema}.ask(%s, %s, %s, %s, %s, %s)", (group, begun, *self._who())
         ).fetchall()
         found = [row[:3] for row in rows if row[3] is None]
-        leases = {row[0]: Lease(row[0], row[3], self.session, begun) for row in rows if row[3] is not None}
+        leases = {
+            row[0]: RemoteLease(row[0], row[3], self.session, begun) for row in rows if row[3] is not None
+        }
         if len(found) < len(group):
             self._session.has_beaten(at)
         if leases:
@@ -617,10 +619,10 @@ class RowRemote(Beating):
             self._session.keep_beating(self)
         return found, leases
 
-    def _give_back(self, answer: tuple[list[tuple[Any, ...]], dict[str, Lease]]) -> None:
+    def _give_back(self, answer: tuple[list[tuple[Any, ...]], dict[str, RemoteLease]]) -> None:
         self.release(answer[1].values())
 
-    def _session_gives_back(self, leases: Mapping[str, Lease]) -> None:
+    def _session_gives_back(self, leases: Mapping[str, RemoteLease]) -> None:
         with contextlib.suppress(Unreachable):
             self.release(leases.values())
 
@@ -677,13 +679,13 @@ class RowRemote(Beating):
                 found |= self._with_parts(self._rows(FIND, ([address],)), again=False)
         return found
 
-    def _owners(self, condition: str, values: tuple[Any, ...]) -> dict[str, Owner]:
+    def _owners(self, condition: str, values: tuple[Any, ...]) -> dict[str, RemoteOwner]:
         rows = self._rows(
             "select l.address, l.session, l.begun, coalesce(s.host, ''), coalesce(s.pid, 0) from {schema}.lease l"
             f" left join {{schema}}.session s on s.id = l.session {condition}",
             values,
         )
-        return {row[0].rpartition("/")[2]: Owner(row[1].hex, *row[2:]) for row in rows}
+        return {row[0].rpartition("/")[2]: RemoteOwner(row[1].hex, *row[2:]) for row in rows}
 
     def _watch(self, wanted: list[str], connection: Any) -> int:
         self._line.listen(self._schema)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable
 
 from .._processes import renew_after_fork
-from .base import LEASE_SECONDS, Lease, Unreachable
+from .base import LEASE_SECONDS, RemoteLease, Unreachable
 
 __all__ = ["BEATS_PER_LEASE", "Session"]
 
@@ -38,7 +38,7 @@ class Session:
         """Begin a new session without leases, as in a forked child."""
         self.lock = threading.Lock()
         self.name = uuid.uuid4().hex
-        self.held: dict[str, Lease] = {}
+        self.held: dict[str, RemoteLease] = {}
         self._beaten: float | None = None
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
@@ -76,12 +76,12 @@ class Session:
         """Note a heartbeat that was sent at a time of the monotonic clock."""
         self._beaten = at
 
-    def hold(self, leases: Iterable[Lease]) -> None:
+    def hold(self, leases: Iterable[RemoteLease]) -> None:
         """Note new leases."""
         with self.lock:
             self.held.update({each.address: each for each in leases})
 
-    def drop(self, addresses: Iterable[str]) -> list[Lease]:
+    def drop(self, addresses: Iterable[str]) -> list[RemoteLease]:
         """Forget leases, and return them."""
         with self.lock:
             return [self.held.pop(each) for each in list(addresses) if each in self.held]

@@ -209,6 +209,8 @@ _ACCEPTED: Final[Mapping[str, tuple[type, ...]]] = {
 }
 """What stands for a field of a record, by its annotation; `_PLAIN` for others."""
 
+_FIELDS: Final = tuple((each.name, _ACCEPTED.get(str(each.type), _PLAIN)) for each in fields(Record))
+
 
 def to_json(body: dict[str, Any], signature: Signature = UNSIGNED) -> bytes:
     """Write a JSON object that ends with a digest of the rest of it."""
@@ -256,12 +258,18 @@ def record_from(given: Mapping[str, Any]) -> Record:
     Raises:
         Unwhole: when they are none of a record.
     """
+    known: dict[str, Any] = {}
     try:
-        known = {each.name: given[each.name] for each in fields(Record) if each.name in given}
-        for each in fields(Record):
-            if each.name in known:
-                _check_field(each.name, known[each.name], str(each.type))
-        return Record(**{**known, "created": _moment(known["created"])})
+        for name, accepted in _FIELDS:
+            if name in given:
+                known[name] = value = given[name]
+                kind = type(value)
+                if kind not in accepted or (kind is int and value.bit_length() > 63):
+                    raise TypeError(f"{name} can't be {value!a:.100}")  # noqa: TRY301 - as `_moment` does
+                if kind is str and not value.isascii():
+                    value.encode()
+        known["created"] = _moment(known["created"])
+        return Record(**known)
     except (KeyError, TypeError, ValueError) as error:
         raise Unwhole(f"its record is none: {error!r}") from error
 
@@ -271,16 +279,6 @@ def _moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"the time {text} is without a zone")
     return moment
-
-
-def _check_field(name: str, value: object, annotation: str) -> None:
-    """Refuse what doesn't fit the column of a field."""
-    if not isinstance(value, _ACCEPTED.get(annotation, _PLAIN)):
-        raise TypeError(f"{name} is a {type(value).__name__}")
-    if isinstance(value, int) and value.bit_length() > 63:
-        raise ValueError(f"{name} is too large")
-    if isinstance(value, str):
-        value.encode()
 
 
 def bound_to_text(bound: bytes | None) -> str | None:

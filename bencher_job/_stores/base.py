@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
 from .._media import finding_by
-from .._record import EVERYTHING, Draft, Record, Selection, short_form
+from .._record import EVERYTHING, Draft, Record, Selection, shown_arguments
 from .codec import Payload, SealedEntry
 from .parts import Buffer
 
@@ -41,6 +41,7 @@ __all__ = [
     "Leases",
     "LeasesUnavailable",
     "Miss",
+    "Passing",
     "Reason",
     "Small",
     "Store",
@@ -229,7 +230,7 @@ class Entry(NamedTuple):
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
-        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        shown = shown_arguments(record.arguments)
         record, version = replace(record, arguments=shown, size=size), self.version
         if version is None:
             return EntryInfo(record=record, used=used, expires=self.expires)
@@ -354,15 +355,18 @@ class Lease:
         function: module and qualified name of the function, as in the record of its entry.
         number: differs from the number of any other lease of the key.
         held: whether it was acquired and not released since. Another process may have taken it over.
-        has_entry: whether the key had an entry when the lease was acquired, perhaps stored since it was looked up.
+        takes_entry: whether an entry that is there by now serves as well.
+        has_entry: whether the key had an entry when the lease was acquired, perhaps stored since it was looked up. A
+            shared store may then not have acquired it.
         replaces: number of the lease of a stopped owner, which this one may replace; 0 for none.
     """
 
-    __slots__ = ("function", "has_entry", "held", "key", "number", "replaces")
+    __slots__ = ("function", "has_entry", "held", "key", "number", "replaces", "takes_entry")
 
-    def __init__(self, key: str, function: str = "") -> None:
+    def __init__(self, key: str, function: str = "", *, takes_entry: bool = False) -> None:
         self.key = key
         self.function = function
+        self.takes_entry = takes_entry
         self.number = int.from_bytes(os.urandom(7), "little")
         self.held = self.has_entry = False
         self.replaces = 0
@@ -599,3 +603,58 @@ class Store(Protocol):
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys of all entries, the oldest first."""
+
+
+class Passing(Items):
+    """A store that leaves to the one behind it what it doesn't answer itself."""
+
+    @property
+    def behind(self) -> Store:
+        """The store behind, in a state in which it can be asked about all entries."""
+        raise NotImplementedError
+
+    @property
+    def history(self) -> History:
+        """The history of the store behind."""
+        return self.behind.history
+
+    @property
+    def shared(self) -> SharedInfo | None:
+        """The figures of the shared store, if there is one behind."""
+        return self.behind.shared
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Have the store behind fetch entries."""
+        return self.behind.fetch(function, keys)
+
+    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
+        """Remove entries from the store behind."""
+        return self.behind.remove(keys, reason)
+
+    def clear(self, selection: Selection = EVERYTHING) -> int:
+        """Clear the store behind."""
+        return self.behind.clear(selection)
+
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Let the store behind count hits."""
+        self.behind.count_uses(uses)
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Ask the store behind."""
+        return self.behind.durations(keys)
+
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
+        """Iterate over the records of the store behind."""
+        return self.behind.records(selection, latest)
+
+    def functions(self) -> list[FunctionInfo]:
+        """Return the figures of the functions in the store behind."""
+        return self.behind.functions()
+
+    def figures(self) -> Figures:
+        """Return the figures of the store behind."""
+        return self.behind.figures()
+
+    def blob_writer(self, compression: str | None) -> BlobWriter | None:
+        """Let workers write to the store behind."""
+        return self.behind.blob_writer(compression)

@@ -318,7 +318,7 @@ def _make_missing(directory: Path, patience: float) -> None:
             return
         database = Database(os.fspath(directory), patience=patience)
         try:
-            _make_tables(database)
+            _make_tables(database, directory)
         finally:
             database.close_all()
 
@@ -333,7 +333,7 @@ def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Da
             with _alone(directory):
                 if not _version(database, directory):  # else another process was first
                     is_emptied = _is_emptied(directory)
-                    _make_tables(database)
+                    _make_tables(database, directory)
         if tag_index:
             database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
     except BaseException:
@@ -362,7 +362,11 @@ def _version(database: Database, directory: Path) -> int:
     return version
 
 
-def _make_tables(database: Database) -> None:
+def _make_tables(database: Database, directory: Path) -> None:
+    if database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'Cache'").fetchone() and (
+        database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
+    ):
+        raise StoreFailure(f"{directory} holds a diskcache of another program. Use another cache_name.")
     database.make()
 
     def make(execute: Execute) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .database import Database, Execute
     from .folder import Folder
 
-__all__ = ["LeasesLost", "Owner", "Owners", "StoreLeases", "StoreWait"]
+__all__ = ["LeaseOwner", "LeasesLost", "Owners", "StoreLeases", "StoreWait"]
 
 
 STOPPED_PATIENCE: Final = 10.0
@@ -82,7 +82,7 @@ class LeasesLost(Exception):
         self.leases = leases
 
 
-class Owner(NamedTuple):
+class LeaseOwner(NamedTuple):
     """The process that computes a key."""
 
     number: int
@@ -128,7 +128,7 @@ class StoreWait:
             )
         return "free"
 
-    def is_overdue(self, owner: Owner) -> bool:
+    def is_overdue(self, owner: LeaseOwner) -> bool:
         """Whether the owner was stopped at each look for `STOPPED_PATIENCE` seconds."""
         now = time.monotonic()
         if owner.number != self._number:  # another waiter has taken over, and may have ended already
@@ -203,13 +203,13 @@ class StoreLeases:
         except StoreFailure as error:
             raise self._unavailable(error) from error
 
-    def owner_of(self, key: str) -> Owner | None:
+    def owner_of(self, key: str) -> LeaseOwner | None:
         """Return the living process that has a key. It waits for nobody."""
 
-        def look() -> Owner | None:
+        def look() -> LeaseOwner | None:
             for number, owner, *process in self._folder.sql(_DESCRIBE, (key,)):
                 if self._folder.owners.is_alive(owner):
-                    return Owner(number, Process(*process))
+                    return LeaseOwner(number, Process(*process))
             return None
 
         try:

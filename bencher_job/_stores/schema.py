@@ -12,9 +12,10 @@ from json.encoder import encode_basestring_ascii
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
+from .._fields import IS_PATH
 from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
-from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
+from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
 from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
 
@@ -82,7 +83,9 @@ def arguments_to_json(arguments: Mapping[str, object]) -> str:
         elif (kind is float or kind is int) and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
             text = repr(value)
         else:
-            text = json.dumps(short_form(value))
+            shown = shown_arguments({name: value})
+            texts += [_name_to_json(each) + json.dumps(form) for each, form in shown.items()]
+            continue
         texts.append(_name_to_json(name) + text)
     return f"{{{', '.join(texts)}}}"
 
@@ -494,9 +497,9 @@ def condition_of(selection: Selection) -> tuple[str, tuple[object, ...]]:
 
 def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:
     """Give the condition that an argument is one of some values, which no entry fails that can't be read."""
-    if values is None or not name.isidentifier() or not name.isascii():  # an escaped name is not always found
+    if values is None or not IS_PATH(name) or not name.isascii():  # an escaped name is not always found
         return "1", ()
-    found = f"json_extract(arguments, '$.{name}')"
+    found = f"json_extract(arguments, '$.\"{name}\"')"
     known = [value for value in values if value is not None]
     wanted = [f"{found} IN ({','.join('?' * len(known))})"] if known else []
     wanted += [f"{found} IS NULL"] if None in values else []

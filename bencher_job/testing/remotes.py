@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from .._shared import Lease, Remote, Unreachable, entry_address, media_address, source_address
+from .._shared import Remote, RemoteLease, Unreachable, entry_address, media_address, source_address
 
 __all__ = ["RemoteContract"]
 
@@ -191,7 +191,7 @@ class RemoteContract:
         """With a result, or without."""
         here, there = connect(), connect()
         address, other = _address(1), _address(2)
-        finish: list[Callable[[Lease], Any]] = [
+        finish: list[Callable[[RemoteLease], Any]] = [
             lambda lease: here.put_many({lease.address: b"value"}),
             lambda lease: here.release([lease]),
         ]

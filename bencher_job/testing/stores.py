@@ -233,9 +233,11 @@ class StoreContract:
 
     def test_a_record_keeps_arguments_in_short_form(self, store: Store) -> None:
         """Large values as a short text, so that no store holds on to them."""
-        store.put_many([_entry("key", 1, arguments={"text": "x" * 1000, "c": 1, "list": [1, 2]})])
+        given = {"text": "x" * 1000, "c": 1, "list": [1, 2], "cfg": {"lr": 0.1, "layers": [8]}}
+        store.put_many([_entry("key", 1, arguments=given)])
         (record,) = store.records()
-        assert dict(record.arguments) == {"text": short_form("x" * 1000), "c": 1, "list": "[1, 2]"}
+        kept = {"text": short_form("x" * 1000), "c": 1, "list": "[1, 2]", "cfg.lr": 0.1, "cfg.layers": "[8]"}
+        assert dict(record.arguments) == kept
 
     def test_a_selection_is_evaluated_as_its_predicate_says(self, store: Store) -> None:
         """By function, tag, time and arguments."""
@@ -250,7 +252,7 @@ class StoreContract:
                     arguments=given,
                 )
                 for number, given in enumerate(
-                    [{"c": 1}, {"c": 1.0}, {"c": True}, {"c": "1"}, {}, {"c": None}]
+                    [{"c": 1}, {"c": 1.0}, {"c": True}, {"c": "1"}, {}, {"c": None}, {"c": {"lr": 1}}]
                 )
             ]
         )
@@ -261,6 +263,8 @@ class StoreContract:
             Selection(where={"c": 1}),
             Selection(where={"c": None}),
             Selection(where=Selection.parse_where("c=1")),
+            Selection(where=Selection.parse_where("c.lr=1")),
+            Selection(where={"c": {"lr": 1}}),
             Selection(function="g"),
         ):
             chosen = [record.key for record in everything if selection.matches(record)]

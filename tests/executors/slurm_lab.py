@@ -25,7 +25,7 @@ SlurmctldPort={port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -134,6 +134,11 @@ class SlurmLab:
         """Return the numbers of the jobs in the queue, or of those in some states, such as "R"."""
         wanted = [f"--states={','.join(states)}"] if states else []
         return self.command("squeue", "-h", "-o", "%A", *wanted).split()
+
+    def told_of(self, number: str) -> str:
+        """Return the state of a job, and what the daemons wrote last."""
+        logs = [path.read_text()[-3000:] for path in self.folder.glob("slurm*.log")]
+        return "\n".join([self.command("scontrol", "show", "job", number), *logs])
 
     @staticmethod
     def memory_of_a_node() -> str:

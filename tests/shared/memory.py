@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from bencher_job._processes import renew_after_fork
-from bencher_job._shared import Asked, Changes, Lease, Name, Owner
+from bencher_job._shared import Asked, Changes, Name, RemoteLease, RemoteOwner
 from bencher_job._shared.base import checked, key_of
 
 
@@ -19,7 +19,7 @@ class Memory:
     """What all sessions share."""
 
     entries: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    leases: dict[str, tuple[Lease, str, int]] = field(default_factory=dict)
+    leases: dict[str, tuple[RemoteLease, str, int]] = field(default_factory=dict)
     gone: list[tuple[float, str]] = field(default_factory=list)
     numbers: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -65,12 +65,12 @@ class MemoryRemote:
                 if held and held[0].session != self.session and (held[0].begun or not begun):
                     continue
                 self._memory.numbers += 1
-                leases[address] = Lease(address, self._memory.numbers, self.session, begun)
+                leases[address] = RemoteLease(address, self._memory.numbers, self.session, begun)
                 self._memory.leases[address] = leases[address], os.uname().nodename, os.getpid()
                 self._memory.changed.notify_all()
             return Asked(found, leases)
 
-    def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
+    def begin(self, leases: Iterable[RemoteLease]) -> dict[str, RemoteLease]:
         with self._memory.changed:
             mine = [each for each in leases if self._has(each)]
             begun = {each.address: replace(each, begun=True) for each in mine}
@@ -109,19 +109,19 @@ class MemoryRemote:
     def renew(self) -> None:
         pass
 
-    def release(self, leases: Iterable[Lease]) -> None:
+    def release(self, leases: Iterable[RemoteLease]) -> None:
         with self._memory.changed:
             for lease in leases:
                 if self._has(lease):
                     self._let_go(lease.address)
 
-    def owner(self, address: str) -> Owner | None:
+    def owner(self, address: str) -> RemoteOwner | None:
         return self.running().get(key_of(checked(address)))
 
-    def running(self) -> dict[str, Owner]:
+    def running(self) -> dict[str, RemoteOwner]:
         with self._memory.changed:
             return {
-                key_of(address): Owner(lease.session, lease.begun, host, pid)
+                key_of(address): RemoteOwner(lease.session, lease.begun, host, pid)
                 for address, (lease, host, pid) in self._memory.leases.items()
             }
 
@@ -154,7 +154,7 @@ class MemoryRemote:
                 self._let_go(address)
         self.renew_session()
 
-    def _has(self, lease: Lease) -> bool:
+    def _has(self, lease: RemoteLease) -> bool:
         held = self._memory.leases.get(lease.address)
         return held is not None and (held[0].session, held[0].number) == (self.session, lease.number)
 

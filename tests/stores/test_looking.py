@@ -237,7 +237,7 @@ for x in (1, 2, 1, 1):
         patch.setattr("bencher_job._options._override", None)
         (slow,) = cache.functions()
     assert (slow.name, slow.entries, slow.hits) == ("__main__.slow", 2, 6)
-    assert 0.3 <= slow.seconds_saved < 3
+    assert slow.seconds_saved >= 0.3
 
 
 def test_a_cache_gives_the_functions_of_its_store() -> None:

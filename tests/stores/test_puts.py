@@ -27,6 +27,7 @@ from bencher_job._stores import (
     Lease,
     NullStore,
     StoreFailure,
+    database,
     dump,
     open_store,
 )
@@ -382,8 +383,11 @@ def test_an_interrupt_while_a_commit_waits_leaves_the_database_to_others(store: 
     assert value_of(store, "later") == 3
 
 
-def test_a_transaction_that_an_interrupt_has_left_open_is_undone_by_the_next(store: MemoryTier) -> None:
+def test_a_transaction_that_an_interrupt_has_left_open_is_undone_by_the_next(
+    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second interrupt may come while the first is handled."""
+    monkeypatch.setattr(database, "LONGEST_TURN", 0.5)
     store.put_many([entry("kept", 1)])
     store.behind.open().execute("BEGIN IMMEDIATE")
     store.put_many([entry("later", 2)])

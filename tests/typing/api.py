@@ -63,6 +63,8 @@ accuracy("svm", depth=3)  # type: ignore[call-arg]  # pyright: ignore[reportCall
 accuracy.submit("svm", c="much")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 accuracy.refresh()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 accuracy.key(b"svm")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+accuracy.sweep({"model": ["svm"]}, order="random")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(accuracy.sweep({"cfg.lr": [0.1]}, order="repeats", cfg=object()), Sweep)
 
 a_function: Callable[[str], dict[str, float]] = accuracy
 a_future: Future[dict[str, float]] = accuracy.submit("svm")
