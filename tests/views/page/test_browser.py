@@ -451,6 +451,8 @@ def test_selected_entries_are_compared_side_by_side(visit: Visit, tmp_path: Path
         subprocess.run(words, env=unmeasured(), cwd=tmp_path, check=True, timeout=60)
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
+        page.select_option("#choose-code", "all")
+        expect_rows(page, "1", "2", "2")
         page.click(f"{ROW}:nth-child(1) input")
         page.click(f"{ROW}:nth-child(2) input")
         page.click("text=Compare")
