@@ -24,6 +24,7 @@ from .output import (
     show_table,
 )
 from .places import add_place, cache_directory, look_at_each, stores_of
+from .sharing import list_shared
 
 __all__ = ["DU", "LS", "STATS"]
 
@@ -46,11 +47,20 @@ def _configure_ls(parser: ArgumentParser) -> None:
         metavar="ORDER",
         help=f"by what, the most first: {', '.join(_ORDERS)} (default: name)",
     )
+    parser.add_argument(
+        "--shared",
+        nargs="?",
+        const="",
+        metavar="PLACE",
+        help="list what is in the shared store: this folder or URL, or $BENCHER_JOB_SHARED, or that of the cache",
+    )
     add_json(parser)
     add_place(parser)
 
 
 def _ls(arguments: Namespace) -> int:
+    if arguments.shared is not None:
+        return list_shared(arguments)
     found: list[tuple[Path, FunctionInfo]] = []
     running: list[tuple[Path, Record]] = []
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bencher_job._page.app import LONGEST_TEXT
 from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files
 from tests.views.page.serving import Served, serving
+
+LONGEST_TEXT = 3_000
 
 TRAIN = {"store": "fcache", "function": "study.train"}
 
