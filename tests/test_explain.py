@@ -10,8 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,9 @@ import pytest
 from rich.console import Console
 
 from bencher_job import Cause, Executors, Explanation, FutureCache, Job, JobFunctionCache, cached_job
-from bencher_job._stores import Entry, Hit
-from bencher_job._stores.embedded import DiskStore
 from tests.conftest import WriteModule
 from tests.environment import unmeasured
+from tests.restored import store_again
 
 STUDY = """
     from bencher_job import cached_job
@@ -435,28 +432,6 @@ def test_other_parameters_in_the_key(write_module: WriteModule) -> None:
     explanation = write_module("study", STUDY.replace('ignore=("verbose",)', "ignore=()")).score.explain(1)
     assert explanation.cause is Cause.PARAMETERS
     assert explanation.parameters_changed == (("x", "model"), ("x", "model", "verbose"))
-
-
-def store_again(
-    directory: Path, *, key: str = "", distributions: Mapping[str, str] | None = None, **changes: Any
-) -> None:
-    """Store the one entry of a store again, as another library would have stored it."""
-    with closing(DiskStore(directory, size_limit=10**9)) as store:
-        (record,) = store.records()
-        (version,) = store.history.versions(record.function)
-        (keyed,) = store.history.of_version(record.function)
-        hit = store.get(record.key)
-        assert isinstance(hit, Hit)
-        manifest = {**version.manifest, **(distributions or {})}
-        version = version._replace(manifest=manifest, **changes)
-        store.remove([record.key])
-        for table in ("Edition", "Gone"):
-            store.files.changed(
-                lambda database, table=table: database.execute(f"DELETE FROM {table}").fetchall()
-            )
-    with closing(DiskStore(directory, size_limit=10**9)) as store:
-        record = dataclasses.replace(record, key=key or record.key)
-        store.put_many([Entry(hit.payload, record, keyed.bound, version)])
 
 
 def test_entries_whose_keys_were_made_in_another_way(write_module: WriteModule, cache_folder: Path) -> None:
