@@ -5,26 +5,23 @@ from __future__ import annotations
 import re
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _options
 from .._errors import BencherJobError
 from .._text import counted, moment_text, seconds_text, size_text, visible
 from .command import Command, Exit, Failed, Misused
 from .output import Column, add_json, print_document, show_facts, show_table
-from .places import FAILURES, add_place, failure_of, prompt_interrupts
+from .places import FAILURES, add_place, cache_directory, failure_of, prompt_interrupts
 
 if TYPE_CHECKING:
-    from .._shared import Remote
+    from .._shared import Name, Remote
     from .._shared.tier import SharedStore
 
-__all__ = ["PULL", "PUSH", "SHARED"]
-
-FETCHED_AT_ONCE: Final = 256
+__all__ = ["PULL", "PUSH", "SHARED", "list_shared"]
 
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]?)B?")
 _SIZES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -152,52 +149,98 @@ def _show(arguments: Namespace) -> int:
         begin = time.monotonic()
         remote.changes()
         latency = time.monotonic() - begin
-        entries: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
-        latest: dict[str, float] = {}
-        for name in remote.names("e/"):
-            function = name.address.split("/")[1]
-            entries[function] += 1
-            sizes[function] += name.size
-            latest[function] = max(latest.get(function, 0.0), name.stored)
+        functions = _functions_of(remote)
         running = remote.running()
         place = remote.place
     if arguments.json:
-        functions = [
-            {
-                "function": name,
-                "entries": entries[name],
-                "size": sizes[name],
-                "stored": _moment(latest[name]).isoformat(),
-            }
-            for name in sorted(entries)
-        ]
+        told = [{"function": name, **figures._asdict()} for name, figures in functions.items()]
         jobs = [{"key": key, "host": owner.host, "pid": owner.pid} for key, owner in sorted(running.items())]
-        print_document("shared", place=place, latency=latency, functions=functions, running=jobs)
+        print_document("shared", place=place, latency=latency, functions=told, running=jobs)
         return Exit.DONE
     facts = [
         ("answers in", seconds_text(latency)),
-        ("entries", f"{entries.total():,}, {size_text(sizes.total())}"),
+        ("holds", _total(functions)),
         ("running jobs", f"{len(running):,}"),
     ]
     show_facts(place, facts)
-    if entries:
-        columns = [
-            Column("function", style="cyan", shrinks=True),
-            Column("entries", "right"),
-            Column("size", "right"),
-            Column("last stored"),
-        ]
-        rows = [
-            [visible(name), f"{entries[name]:,}", size_text(sizes[name]), moment_text(_moment(latest[name]))]
-            for name in sorted(entries)
-        ]
-        show_table(columns, rows)
+    _show_functions(functions)
     return Exit.DONE
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+class _Figures(NamedTuple):
+    """What is known of a function in a shared store."""
+
+    entries: int
+    size: int
+    stored: datetime
+
+
+def _functions_of(remote: Remote) -> dict[str, _Figures]:
+    """Return the figures of all functions, sorted by name."""
+    from .._shared import function_of
+
+    found: dict[str, list[Name]] = {}
+    for name in remote.names("e/"):
+        found.setdefault(function_of(name.address.split("/")[1]), []).append(name)
+    return {
+        function: _Figures(
+            len(names),
+            sum(name.size for name in names),
+            datetime.fromtimestamp(max(name.stored for name in names), UTC),
+        )
+        for function, names in sorted(found.items())
+    }
+
+
+def _total(functions: Mapping[str, _Figures]) -> str:
+    entries = sum(each.entries for each in functions.values())
+    size = sum(each.size for each in functions.values())
+    return f"{counted(entries, 'entry')}, {size_text(size)}"
+
+
+def _show_functions(functions: Mapping[str, _Figures]) -> None:
+    columns = [
+        Column("function", style="cyan", shrinks=True),
+        Column("entries", "right"),
+        Column("size", "right"),
+        Column("last stored"),
+    ]
+    if functions:
+        rows = [
+            [visible(name), f"{each.entries:,}", size_text(each.size), moment_text(each.stored)]
+            for name, each in functions.items()
+        ]
+        show_table(columns, rows)
+
+
+_ORDERS: Final[dict[str, Callable[[_Figures], float]]] = {
+    "name": lambda _: 0,
+    "entries": lambda each: -each.entries,
+    "size": lambda each: -each.size,
+    "used": lambda each: -each.stored.timestamp(),
+}
+
+
+def list_shared(arguments: Namespace) -> int:
+    """List the functions of a shared store, for `ls --shared`. It counts no hits, and its entries are not read."""
+    if arguments.sort not in _ORDERS:
+        raise Misused(f"a shared store doesn't count {arguments.sort}. Sort by one of {', '.join(_ORDERS)}.")
+    with _remote(arguments) as remote:
+        found, place = _functions_of(remote), remote.place
+    functions = dict(sorted(found.items(), key=lambda pair: _ORDERS[arguments.sort](pair[1])))
+    if arguments.json:
+        unknown = {"hits": None, "seconds_saved": None, "seconds": None}
+        told = [
+            {"cache": place, "name": name, "entries": each.entries, "size": each.size}
+            | unknown
+            | {"last_used": each.stored, "tags": []}
+            for name, each in functions.items()
+        ]
+        print_document("ls", cache_dir=cache_directory(arguments), functions=told)
+        return Exit.DONE
+    _show_functions(functions)
+    print(f"{counted(len(functions), 'function')}, {_total(functions)}" if functions else "no entries")
+    return Exit.DONE
 
 
 def _remove_old(arguments: Namespace) -> int:

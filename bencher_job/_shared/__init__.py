@@ -29,6 +29,7 @@ from .base import (
     Unreachable,
     entry_address,
     function_folder,
+    function_of,
     media_address,
     source_address,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Unreachable",
     "entry_address",
     "function_folder",
+    "function_of",
     "init_remote",
     "media_address",
     "open_remote",

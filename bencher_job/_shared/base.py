@@ -32,9 +32,11 @@ __all__ = [
     "checked",
     "entry_address",
     "function_folder",
+    "function_of",
     "key_of",
     "media_address",
     "source_address",
+    "unique",
 ]
 
 STORE_FORMAT: Final = "bencher_job shared store"
@@ -60,13 +62,11 @@ class RemoteLease:
 
     Attributes:
         number: higher than that of each earlier lease of the address.
-        begun: whether the job runs. Others may take a lease whose job is only queued.
     """
 
     address: str
     number: int
     session: str
-    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,6 @@ class RemoteOwner:
     """Who computes an entry. Host and process are unknown once the session has ended."""
 
     session: str
-    begun: bool
     host: str = ""
     pid: int = 0
 
@@ -120,15 +119,8 @@ class Remote(Protocol):
     def get_many(self, addresses: Iterable[str]) -> dict[str, bytes]:
         """Return the bytes of those addresses that exist."""
 
-    def ask(self, addresses: Iterable[str], *, begun: bool = True) -> Asked:
-        """Return what exists, and take leases on the rest, except where another living session has one.
-
-        With `begun=False` the leases are queued, and those of others are left alone. With `begun=True` queued leases of
-        others are taken as well.
-        """
-
-    def begin(self, leases: Iterable[RemoteLease]) -> dict[str, RemoteLease]:
-        """Turn queued leases into begun ones. Return those that are still this session's, by address."""
+    def ask(self, addresses: Iterable[str]) -> Asked:
+        """Return what exists, and take leases on the rest, except where another living session has one."""
 
     def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
         """Store what doesn't exist yet, and release this session's leases on all of it.
@@ -154,14 +146,8 @@ class Remote(Protocol):
     def release(self, leases: Iterable[RemoteLease]) -> None:
         """Give leases back without a result."""
 
-    def owner(self, address: str) -> RemoteOwner | None:
-        """Return who has the lease of an address."""
-
-    def running(self) -> dict[str, RemoteOwner]:
-        """Return who has which lease, by the last part of the address."""
-
-    def wait(self, addresses: Iterable[str], timeout: float) -> None:
-        """Return when a lease of one of these addresses may have been released or taken over, or after the timeout."""
+    def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:
+        """Return who has the leases of some addresses, or of all, by the last part of the address."""
 
     def names(self, prefix: str) -> Iterator[Name]:
         """List the addresses in a folder: `e/`, `e/<function>/`, `f/` or `m/`."""
@@ -190,6 +176,11 @@ def function_folder(function: str) -> str:
     return f"{text[: _LONGEST_FOLDER - 17]}~{sha256(function.encode()).hexdigest()[:16]}"
 
 
+def function_of(folder: str) -> str:
+    """Return the name of a function whose entries lie in a folder; its beginning, if the name is long."""
+    return re.sub(r"~([0-9a-f]{1,6})~", lambda found: chr(int(found[1], 16)), folder)
+
+
 def source_address(digest: str) -> str:
     """Return where the sources of a function lie."""
     return checked(f"f/{digest}")
@@ -214,3 +205,8 @@ def checked(address: str) -> str:
 def key_of(address: str) -> str:
     """Return the last part of an address, by which it is leased."""
     return address.rpartition("/")[2]
+
+
+def unique(addresses: Iterable[str]) -> list[str]:
+    """Return each address once; raises as `checked` does."""
+    return [checked(address) for address in dict.fromkeys(addresses)]

@@ -20,12 +20,18 @@ from .._stores.base import Lease, Leases, LeasesUnavailable, StoreFailure, Wait
 from .base import Remote, RemoteLease, RemoteOwner, entry_address, key_of
 
 if TYPE_CHECKING:
+    from .._record import FailedJob
     from .._stores.base import LeaseInfo
     from .tier import SharedStore
 
 __all__ = ["SharedLeases"]
 
 LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at what all other machines compute."""
+
+FIRST_PAUSE: Final = 0.01
+PAUSE_PER_SECOND: Final = 0.05
+"""The pause between two looks at one job, per second of waiting."""
 
 ASK_EVERY: Final = 5.0
 """Seconds after which who waits asks for the key again: its owner may have died, or somebody else stored the result."""
@@ -102,9 +108,9 @@ class SharedLeases:
         self._local.release(leases)
         self.release_there(lease.key for lease in leases)
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised. Waiters on other machines run the job themselves."""
-        self._local.fail(lease, dump)
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease whose job has failed. Waiters on other machines run the job themselves."""
+        self._local.fail(lease, dump, failed)
         self.release_there([lease.key])
 
     def pushed(self, keys: Iterable[str]) -> None:
@@ -151,10 +157,12 @@ class SharedLeases:
                 if not addresses:
                     self._watcher = None
                     return
-            owners = self._store.breaker.ask(partial(_owners_after, addresses)) or {}
+                waited = min((wait.seconds for waits in self._waits.values() for wait in waits), default=0.0)
+            time.sleep(max(FIRST_PAUSE, waited * PAUSE_PER_SECOND))
+            owners = self._store.breaker.ask(partial(_running, addresses)) or {}
             with self._lock:
                 for address in addresses:
-                    owner = owners.get(address)
+                    owner = owners.get(key_of(address))
                     for wait in self._waits[address] if owner else self._waits.pop(address):
                         wait.see(owner)
 
@@ -166,12 +174,17 @@ class _RemoteWait:
 
     def __init__(self) -> None:
         self._is_over = False
-        self._until = time.monotonic() + ASK_EVERY
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has waited."""
+        return time.monotonic() - self._since
 
     @property
     def is_over(self) -> bool:
         """Whether to ask for the key again."""
-        return self._is_over or time.monotonic() > self._until
+        return self._is_over or self.seconds > ASK_EVERY
 
     def see(self, owner: RemoteOwner | None) -> None:
         """Note who runs the job."""
@@ -206,10 +219,8 @@ class _EitherWait:
         return "free"
 
 
-def _owners_after(addresses: Sequence[str], remote: Remote) -> dict[str, RemoteOwner | None]:
-    """Wait for a change, then return who has the lease of each address."""
-    remote.wait(addresses, LOOK_EVERY)
-    return {address: remote.owner(address) for address in addresses}
+def _running(addresses: Sequence[str], remote: Remote) -> dict[str, RemoteOwner]:
+    return remote.running(addresses)
 
 
 def _release(leases: Iterable[RemoteLease], remote: Remote) -> bool:
