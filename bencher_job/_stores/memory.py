@@ -358,7 +358,7 @@ class MemoryTier(Passing):
 
     @property
     def behind(self) -> Store:
-        """The store behind, which knows all uses by then."""
+        """The store behind, after all uses were counted there."""
         if self.cache.used:
             self.cache.count_uses()
         return self._store

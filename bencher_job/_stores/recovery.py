@@ -113,7 +113,7 @@ def is_whole(directory: Path, patience: float) -> bool:
 
 
 def recover(directory: Path, make: Callable[[Path], Database], patience: float) -> Recovered:
-    """Put a new database in the place of a damaged one, while the caller keeps others from doing the same.
+    """Replace a damaged database by a new one, while the caller keeps others from doing the same.
 
     `make` makes an empty one in a folder. A kill before the end leaves the damaged one in its place.
 

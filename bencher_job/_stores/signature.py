@@ -68,11 +68,11 @@ _PERSONAL: Final = re.compile(rb"[0-9a-f]{64}\n")
 """A key as it is written: no other file of the user's, moved to its place, is taken for one."""
 
 _MARK: Final = b"bencher_job: which secret is this?"
-"""What no entry begins with, so that its digest is none of an entry's."""
+"""No entry begins with this, so its digest is never that of an entry."""
 
 
 class Signature:
-    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make.
+    """Makes the digests of entries: plain ones, or with a secret ones that nobody can make without it.
 
     Attributes:
         begin: begins a digest with some bytes; a function, since it is called for each entry.
