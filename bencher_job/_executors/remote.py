@@ -167,11 +167,15 @@ class RemoteScheduler(Scheduler):
         seconds, reason = now - self._stuck_since, self._why_stuck(now - self._stuck_since)
         if self._patience is not None and seconds > self._patience:
             self._lose_all(reason)
-        elif seconds > WARN_SECONDS and not self._has_warned:
+        elif seconds > WARN_SECONDS:
+            self._warn(f"{reason}, or give patience= to end the jobs.")
+
+    def _warn(self, reason: str) -> None:
+        if not self._has_warned:
             self._has_warned = True
             _log.warning("%s: %s", self.title, reason)
             with suppress(CacheWarning):  # the user may turn warnings into errors
-                warn_caller(f"{self.title}: {reason}, or give patience= to end the jobs.")
+                warn_caller(f"{self.title}: {reason}")
 
     def _why_stuck(self, seconds: float) -> str:
         jobs = sum(len(lane.tasks) for lane in self._lanes.copy().values()) + len(self.waiting)
@@ -191,9 +195,7 @@ class RemoteScheduler(Scheduler):
 
     def _end_lost(self, future: Future[Any], reason: str) -> None:
         task = self._take_out(future)
-        if not self._has_warned:
-            self._has_warned = True
-            _log.warning("%s: %s", self.title, reason)
+        self._warn(f"{reason}.")
         if task is not None:
             self._finished.append((task, self._lost(task, reason)))
         self._resolve()
