@@ -40,7 +40,7 @@ from ._options import (
     shows_options,
 )
 from ._processes import renew_after_fork
-from ._record import Record, Records, Selection
+from ._record import Record, Records, Selection, hidden_text
 from ._stores import (
     MISS,
     Hit,
@@ -77,10 +77,6 @@ PATIENT_PAUSE: Final = 10
 """The shortest pause, as a multiple of the time that the attempt took: an attempt may wait for a lock."""
 
 _log = logging.getLogger(__name__)
-
-
-def _selection(chosen: dict[str, Any]) -> Selection:
-    return Selection(**{**chosen, "where": chosen.get("where") or {}})
 
 
 class Contents:
@@ -192,6 +188,22 @@ class Contents:
         """Remove the results of a tag, or with `""` those without one, and their media; return how many there were."""
         return self._clear(tag=tag)
 
+    def clear_stale(self) -> int:
+        """Remove the results of earlier versions of the code, and return how many there were.
+
+        A `JobFunctionCache` keeps those of its function's code as it is now, and touches no other function. Another
+        cache keeps those of the version that was used last, of each function. Results whose key was given stay.
+        """
+        removed = 0
+        for function in self.functions():
+            if stale := self._stale(function):
+                removed += self._clear(function=function.name, versions=stale)
+        return removed
+
+    def _stale(self, function: FunctionInfo) -> set[tuple[str, str]]:
+        """Return the versions of a function's code whose entries can't be hit any more."""
+        return {each[:2] for each in function.versions} - function.latest()
+
     def _clear(self, **chosen: Any) -> int:
         if not isinstance(tag := chosen.get("tag", ""), str):  # None would be all
             raise TypeError(
@@ -209,6 +221,7 @@ class Contents:
         since: datetime | timedelta | None = None,
         until: datetime | timedelta | None = None,
         where: Mapping[str, Any] | None = None,
+        versions: str | Iterable[str] = "all",
     ) -> Iterator[Record]:
         """Iterate over the records of the chosen entries, the oldest first.
 
@@ -218,12 +231,52 @@ class Contents:
             since: the earliest begin of the run. A `timedelta` counts back from now; a naive time is local.
             until: the time before which the run began, likewise.
             where: arguments by name: the value as records show it, or a predicate of it.
+            versions: versions of the code, by the first digits of their fingerprints, or "all".
         """
-        chosen = Selection(function=function, tag=tag, since=since, until=until, where=where or {})
-        return Records(self.cache.records(chosen))
+        selection = self._selection(
+            function=function, tag=tag, since=since, until=until, where=where, versions=versions
+        )
+        return Records(self.cache.records(selection), partial(self._hidden, selection))
+
+    def _selection(self, *, versions: str | Iterable[str] = "all", **chosen: Any) -> Selection:
+        named = None if versions == "all" else self._versions(versions, chosen.get("function"))
+        return Selection(**{**chosen, "where": chosen.get("where") or {}}, versions=named)
+
+    def _versions(self, names: str | Iterable[str], function: str | None) -> set[tuple[str, str]]:
+        """Return the versions of the code that some names mean.
+
+        Raises:
+            TypeError: when a name is not a str.
+            ValueError: when a name means no version that has entries.
+        """
+        known = [each for info in self.functions() if function in {None, info.name} for each in info.versions]
+        found: set[tuple[str, str]] = set()
+        for name in [names] if isinstance(names, str) else names:
+            if not isinstance(name, str):
+                raise TypeError(f"versions must be a str, or several, not {type(name).__name__}")
+            named = {each[:2] for each in known if each.is_called(name)}
+            if not named:
+                labels = ", ".join(each.label for each in known if each.label) or "none"
+                raise ValueError(
+                    f"versions={name!r} means no version of the code that has entries. Use one of: {labels}."
+                )
+            found |= named
+        return found
+
+    def _hidden(self, selection: Selection) -> str:
+        if selection.versions is None:
+            return ""
+        known = [
+            each
+            for info in self.functions()
+            if selection.function in {None, info.name}
+            for each in info.versions
+        ]
+        text = hidden_text(known, selection.versions)
+        return text and f'{text}; versions="all" shows them'
 
     def functions(self) -> list[FunctionInfo]:
-        """Return the figures of each function that has entries in the store, sorted by name."""
+        """Return the figures of each function that has entries or failed jobs in the store, sorted by name."""
         return self.cache.functions()
 
     def verify(self, *, repair: bool = False) -> Audit:
@@ -246,7 +299,7 @@ class Contents:
         Raises:
             BencherJobError: when nothing is kept, or the file is there and is not to be overwritten.
         """
-        return export(self.cache, path, _selection(chosen), overwrite=overwrite)
+        return export(self.cache, path, self._selection(**chosen), overwrite=overwrite)
 
     def import_(self, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
         """Add the entries of a file that `export` has written. Entries that are already here stay as they are.

@@ -5,12 +5,14 @@ Nothing restores a context, so Ctrl-C can't leave a wrong one: a change applies 
 
 from __future__ import annotations
 
+import contextvars
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from typing import Any, Final, NamedTuple, TypeVar
 
-__all__ = ["CURRENT", "Context", "call_in"]
+__all__ = ["CURRENT", "Context", "Surroundings", "call_in"]
 
 
 class Context(NamedTuple):
@@ -41,9 +43,30 @@ CURRENT: Final[ContextVar[Context]] = ContextVar("bencher_job", default=_OUTSIDE
 R = TypeVar("R")
 
 
-def call_in(context: Context, function: Callable[..., R], *args: Any) -> R:
-    """Call a function in a context. Variables of the user that it sets are set for this call only."""
-    return copy_context().run(_call, context, function, args)
+class Surroundings(NamedTuple):
+    """Where a job was called: the context variables there, and the current folder; None if that is gone."""
+
+    context: contextvars.Context
+    folder: str | None
+
+    @classmethod
+    def here(cls) -> Surroundings:
+        """Return those of this thread or task."""
+        try:
+            return cls(copy_context(), os.getcwd())
+        except OSError:
+            return cls(copy_context(), None)
+
+
+def call_in(
+    context: Context, function: Callable[..., R], *args: Any, surroundings: Surroundings | None = None
+) -> R:
+    """Call a function in a context. Variables of the user are those of the surroundings, by default the present ones.
+
+    Those that the function sets are set for this call only.
+    """
+    variables = copy_context() if surroundings is None else surroundings.context.copy()
+    return variables.run(_call, context, function, args)
 
 
 def _call(context: Context, function: Callable[..., R], args: tuple[Any, ...]) -> R:

@@ -22,7 +22,14 @@ from typing import Any, Final, NamedTuple
 from ._errors import BencherJobError
 from ._processes import renew_after_fork
 
-__all__ = ["InnerThreads", "check_threads_can_be_limited", "cores", "quota_in", "threads_limited"]
+__all__ = [
+    "LIBRARIES",
+    "InnerThreads",
+    "check_threads_can_be_limited",
+    "cores",
+    "quota_in",
+    "threads_limited",
+]
 
 _FOLLOWERS: Final = {
     "OPENBLAS_NUM_THREADS": "openblas",
@@ -32,7 +39,7 @@ _FOLLOWERS: Final = {
 }
 """Variables whose libraries fall back to `OMP_NUM_THREADS`, with threadpoolctl's names of the libraries."""
 
-_LIBRARIES: Final = {
+LIBRARIES: Final = {
     "OMP_NUM_THREADS": "openmp",
     **_FOLLOWERS,
     "VECLIB_MAXIMUM_THREADS": "",
@@ -112,13 +119,13 @@ class InnerThreads(NamedTuple):
         Variables that the user has set stay, as do libraries that follow them, unless a number is wanted.
         """
         if wanted is not None:
-            return cls(wanted, dict.fromkeys(_LIBRARIES, str(wanted)), True)
+            return cls(wanted, dict.fromkeys(LIBRARIES, str(wanted)), True)
         number, ours = (cores(), {}) if _taken is None else _taken[:2]
-        kept = {name for name in _LIBRARIES if os.environ.get(name, "") not in {"", ours.get(name)}}
+        kept = {name for name in LIBRARIES if os.environ.get(name, "") not in {"", ours.get(name)}}
         if "OMP_NUM_THREADS" in kept:
             kept.update(_FOLLOWERS)
         share = max(1, number // workers)
-        return cls(share, {name: str(share) for name in _LIBRARIES if name not in kept})
+        return cls(share, {name: str(share) for name in LIBRARIES if name not in kept})
 
     def take(self) -> None:
         """Limit this worker process to these threads from now on."""
@@ -207,7 +214,7 @@ class _Limits:
             self._before.clear()
 
     def apply(self, inner: InnerThreads) -> None:
-        limited = {_LIBRARIES[name] for name in inner.variables}
+        limited = {LIBRARIES[name] for name in inner.variables}
         with self._lock:
             self._find_libraries()
             for library in self._libraries:

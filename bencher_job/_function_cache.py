@@ -41,13 +41,15 @@ from ._options import (
     accept,
     shows_options,
 )
-from ._record import Record
+from ._record import Record, Selection
 from ._stores import MISS, Miss, NullStore, Store, StoreFailure
 
 if TYPE_CHECKING:
+    import pandas
+
     from ._coordinator.commits import Counts
     from ._explain import EarlierVersions, Explanation
-    from ._record import CallInfo
+    from ._record import CallInfo, FunctionInfo
     from ._stores.memory import MemoryCache, MemoryEntry
 
 __all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering"]
@@ -389,5 +391,39 @@ class JobFunctionCache(FutureCache):
         return super().export(path, overwrite=overwrite, **{"function": self.name, **chosen})
 
     def records(self, **chosen: Any) -> Iterator[Record]:
-        """Iterate over the records of the chosen entries of this function, the oldest first."""
-        return super().records(**{"function": self.name, **chosen})
+        """Iterate over the records of the chosen entries of this function, the oldest first.
+
+        Entries of other versions of the function's code are left out, unless `versions="all"` or the first digits of a
+        fingerprint ask for them; the default is "current".
+        """
+        function = chosen.setdefault("function", self.name)
+        return super().records(**{"versions": "current" if function == self.name else "all", **chosen})
+
+    def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
+        """Return a table of the entries that are chosen as for `records`, one row per entry.
+
+        Raises:
+            BencherJobError: when pandas, of the extra `table`, is not installed.
+        """
+        table = super().to_dataframe(**chosen)
+        if (
+            table.empty
+            and not chosen
+            and (hidden := self._hidden(self._selection(function=self.name, versions="current")))
+        ):
+            warn_caller(f"{self.name} as it is now has no results. {hidden}.")
+        return table
+
+    def _versions(self, names: str | Iterable[str], function: str | None) -> set[tuple[str, str]]:
+        if names != "current":
+            return super()._versions(names, function)
+        version = self.keys.function_version
+        return {(version.fingerprint.digest.hex(), version.version), ("", "")}
+
+    def _stale(self, function: FunctionInfo) -> set[tuple[str, str]]:
+        if function.name != self.name:
+            return set()
+        failed = self.cache.history.failures(Selection(function=self.name))
+        known = {each[:2] for each in function.versions}
+        known.update((each.record.fingerprint, each.record.version) for each in failed)
+        return known - self._versions("current", self.name)

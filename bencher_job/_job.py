@@ -16,12 +16,11 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import CURRENT, Context
+from ._context import Context, Surroundings, call_in
 from ._inside import runs_jobs
 from ._keys import (
     FunctionVersion,
@@ -244,6 +243,7 @@ class Job:
         "media_folder",
         "positional",
         "start",
+        "surroundings",
         "tag",
     )
 
@@ -292,6 +292,8 @@ class Job:
         """For an unpickled job: the code in its key, which the process that runs it must have."""
         self.start: Start | None = None
         """What an engine asks before it begins the job."""
+        self.surroundings: Surroundings | None = None
+        """Where it was called, if it may run elsewhere."""
 
     def for_run(self, folder: str | None, blob_writer: BlobWriter | None) -> Job:
         """Copy the job for one run, with a folder for its media and a place for a large result."""
@@ -307,7 +309,7 @@ class Job:
         run.files, run.arguments = self.files, self.arguments
         run.keys, run.may_change, run.has_changed = self.keys, self.may_change, self.has_changed
         run.media_folder, run.blob_writer = folder, blob_writer
-        run.code_check, run.start = self.code_check, None
+        run.code_check, run.start, run.surroundings = self.code_check, None, self.surroundings
         return run
 
     def __copy__(self) -> Job:
@@ -429,17 +431,14 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
-    return copy_context().run(run_in, job_context(job.job_key, job.media_folder), job)
+    return run_in(job_context(job.job_key, job.media_folder), job)
 
 
 def run_in(context: Context, job: Job) -> Any:
-    """Run a job's function in a context. Call this in a copy of the present one.
+    return call_in(context, _run_to_end, job, surroundings=job.surroundings)
 
-    Raises:
-        CodeMismatch: when the job was pickled by a process with other code.
-        BaseException: as `run_job` does.
-    """
-    CURRENT.set(context)
+
+def _run_to_end(job: Job) -> Any:
     value = job.call()
     if hasattr(value, "__await__") and is_coroutine_function(job.function):
         return run_to_end(value)

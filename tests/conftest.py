@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 from bencher_job.testing import CallCounter, temporary_cache
+from tests.programs import Programs
 
 WriteModule = Callable[[str, str], ModuleType]
 Sample = Callable[[int], tuple[int, int]]
@@ -41,6 +42,14 @@ def cache_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 def counter(tmp_path: Path) -> CallCounter:
     """Counts calls in all processes."""
     return CallCounter(tmp_path / "calls")
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pickle
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -324,14 +324,6 @@ AWAITING = """
 
     asyncio.run(main())
 """
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 def test_programs_share_one_run_and_the_loops_of_those_who_wait_go_on(programs: Programs) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -152,14 +152,6 @@ def test_verify_finds_and_mends_an_index_that_leads_to_other_rows(cache_folder: 
         job.cache.verify(repair=True)
     assert job.cache.verify().is_clean
     assert all(job.is_cached(x) for x in range(20))
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 @pytest.mark.timeout(0)

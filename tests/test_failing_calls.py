@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,14 +81,6 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert COMPILER is not None
     subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", made, SOURCE, "-ldl"], check=True)
     return made
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 def test_calls_on_a_file_of_the_folder_fail(programs: Programs, shim: Path) -> None:

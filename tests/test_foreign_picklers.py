@@ -133,14 +133,12 @@ ENGINES = {
     """,
     "cloudpickle": """
         import pickle, subprocess, sys
-        receive = "import pickle, sys; f, *a = pickle.load(sys.stdin.buffer); pickle.dump(f(*a), sys.stdout.buffer)"
+        receive = "import pickle, sys; calls = pickle.load(sys.stdin.buffer);"
+        receive += "pickle.dump([f(*a) for f, *a in calls], sys.stdout.buffer)"
         def run(calls):
-            return [
-                pickle.loads(subprocess.run(
-                    [sys.executable, "-c", receive], input=cloudpickle.dumps(call), capture_output=True, check=True
-                ).stdout)
-                for call in calls
-            ]
+            return pickle.loads(subprocess.run(
+                [sys.executable, "-c", receive], input=cloudpickle.dumps(calls), capture_output=True, check=True
+            ).stdout)
     """,
 }
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ from tests.environment import unmeasured
 from tests.programs import Programs, until
 
 CRASH_POINTS = Path(__file__).parent / "crash_points.py"
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 @pytest.mark.timeout(300)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import signal
 import subprocess
@@ -13,24 +12,11 @@ from pathlib import Path
 import pytest
 
 import bencher_job
-from bencher_job._inside import LOCKS
 from tests.conftest import Sample
 from tests.environment import unmeasured
 
 PACKAGE = Path(bencher_job.__file__).parent
 PROGRAM = Path(__file__).parent / "reentry_points.py"
-LOCK_TYPES = {"Lock", "Condition", "Semaphore", "BoundedSemaphore"}
-
-WAITED_FOR_BY_NO_CALL = {
-    "_asleep",  # the places of sleepers, taken without waiting
-    "_forks",  # held while a process forks
-    "_here",  # released by the thread that reads a file
-    "_idle",  # as above, by a thread that has nothing to do
-    "_pushing",  # of a shared store, whose requests another thread carries out
-    "_socket_lock",  # as above
-    "lock",  # of a session of a shared store, as above
-    "until_finished",  # released by the thread that ends the last job
-}
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -72,24 +58,6 @@ def test_a_call_at_any_line_of_the_library_ends(
     ran = run(PROGRAM, tmp_path, executor, operation, call, *sample(step))
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) > 200  # points, or the operation was none
-
-
-def test_every_lock_is_one_that_the_stack_tells_of() -> None:
-    unknown = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Call):
-                continue
-            made = node.value.func
-            if not (
-                isinstance(made, ast.Attribute) and made.attr in LOCK_TYPES and "testing" not in path.parts
-            ):
-                continue
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
-                if name not in LOCKS | WAITED_FOR_BY_NO_CALL:
-                    unknown.append(f"{path}:{node.lineno} {name}")
-    assert not unknown
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])

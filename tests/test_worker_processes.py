@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -20,14 +19,6 @@ from bencher_job import BencherJobError, WorkerLost, cached_job
 from tests.programs import Programs, until
 
 PATIENCE = 60.0
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 def workers_of(pid):

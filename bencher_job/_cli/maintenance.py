@@ -89,6 +89,12 @@ def _configure_clear(parser: ArgumentParser) -> None:
         "--older-than", type=age, metavar="AGE", help="entries whose run began so long ago: 30d, 12h"
     )
     parser.add_argument("--all", action="store_true", help="all entries")
+    parser.add_argument(
+        "--stale",
+        action="store_true",
+        help="entries of all versions of the code but the latest; for MODULE:FUNCTION, but the code as it is now",
+    )
+    parser.add_argument("--failed", action="store_true", help="failed jobs instead of entries")
     add_consent(parser)
     add_place(parser)
 
@@ -100,7 +106,8 @@ def _clear(arguments: Namespace) -> int:
     sizes: Counter[str] = Counter()
 
     def look(chosen: Chosen) -> None:
-        records = list(chosen.records())  # all or none if the database is damaged
+        # All or none if the database is damaged.
+        records = [each.record for each in chosen.failed()] if arguments.failed else list(chosen.records())
         of_store = keys.setdefault(chosen.directory, [])
         for record in records:
             of_store.append(record.key)
@@ -108,13 +115,18 @@ def _clear(arguments: Namespace) -> int:
             sizes[record.function] += record.size
 
     status = look_for(arguments, look, mends=not arguments.dry_run)
-    total = counted(entries.total(), "entry")
+    noun = "failed job" if arguments.failed else "entry"
+    total = counted(entries.total(), noun)
     if not entries:
-        report_none(arguments)
+        if arguments.failed:
+            print("no failed jobs")
+        else:
+            report_none(arguments)
         return max(status, Exit.FOUND)
     for function in sorted(entries):
-        of_function = counted(entries[function], "entry")
-        print(f"{visible(function) or '(no function)'}: {of_function}, {size_text(sizes[function])}")
+        of_function = counted(entries[function], noun)
+        size = "" if arguments.failed else f", {size_text(sizes[function])}"
+        print(f"{visible(function) or '(no function)'}: {of_function}{size}")
     if arguments.dry_run:
         print(f"would remove {total}")
         return status
@@ -124,8 +136,13 @@ def _clear(arguments: Namespace) -> int:
     removed = 0
     for directory, of_store in keys.items():
         with change(arguments, directory) as store:
-            removed += store.remove(of_store, "cleared")
-    print(f"removed {counted(removed, 'entry')}")
+            if arguments.failed:
+                still = [each.record.key for each in store.history.failures() if each.record.key in of_store]
+                removed += len(still)
+                store.remove(still)
+            else:
+                removed += store.remove(of_store, "cleared")
+    print(f"removed {counted(removed, noun)}")
     return status
 
 
@@ -139,10 +156,14 @@ def _check_choice(arguments: Namespace) -> None:
         if arguments.until is not None:
             raise Misused("--older-than and --until both say before when. Give one.")
         arguments.until = arguments.older_than
-    given = (arguments.tag, arguments.since, arguments.until)
-    if not (arguments.targets or arguments.where or arguments.all or any(each is not None for each in given)):
+    if arguments.stale and arguments.code is not None:
+        raise Misused("--stale and --code both say which versions. Give one.")
+    given = (arguments.tag, arguments.since, arguments.until, arguments.code)
+    is_some = arguments.targets or arguments.where or arguments.all or arguments.stale or arguments.failed
+    if not (is_some or any(each is not None for each in given)):
         raise Misused(
-            "clear needs to know what: functions, keys, --tag, --where, --older-than, --since, --until, or --all"
+            "clear needs to know what: functions, keys, --tag, --where, --older-than, --since, --until, --code, "
+            "--stale, --failed, or --all"
         )
 
 
@@ -213,12 +234,13 @@ def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
 
 CLEAR: Final = Command(
     "clear",
-    "remove entries, with their media: by function, key, tag, argument or age; it asks first",
+    "remove entries, with their media: by function, key, tag, argument, age or version of the code; it asks first",
     _configure_clear,
     _clear,
     (
         "bencher-job clear study.score --tag nightly",
         "bencher-job clear --older-than 30d --yes",
+        "bencher-job clear study.score --stale",
         "bencher-job clear 3f9a2c01 --dry-run",
     ),
 )

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,7 +34,7 @@ from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
 from .._options import StoreOptions
 from .._processes import renew_after_fork
-from .._record import Draft, Origin
+from .._record import Draft, FailedJob, Origin, shown_arguments
 from .._stores import (
     Blob,
     Entry,
@@ -47,7 +47,7 @@ from .._stores import (
     discard,
     dump_result,
 )
-from .._text import size_text
+from .._text import printable, size_text
 from .._timer import timer
 from .._version import VERSION
 from .running import RunningJob
@@ -204,10 +204,10 @@ class Completion:
             _log.warning("the value of %r can't be copied, so its callers share it: %s", self.run.job, error)
             return None
 
-    def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
-        """Make the entry of a pickled value, or of the file that holds it."""
+    def draft(self) -> Draft:
+        """Make the record of the run."""
         run, outcome = self.run, self.outcome
-        job, state, lease = run.job, run.git_state, run.running.lease
+        job, state = run.job, run.git_state
         media, place = job.media_folder if outcome.may_have_files else None, outcome.place
         origin = Origin(
             run.executor,
@@ -219,18 +219,24 @@ class Completion:
             "" if state is None else state.commit,
             None if state is None else state.is_dirty,
         )
+        return Draft(
+            job.job_key,
+            job.function_name,
+            job.tag,
+            job.arguments,
+            outcome.started,
+            outcome.seconds,
+            os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
+            origin,
+        )
+
+    def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
+        """Make the entry of a pickled value, or of the file that holds it."""
+        run = self.run
+        job, lease = run.job, run.running.lease
         return Entry(
             payload,
-            Draft(
-                job.job_key,
-                job.function_name,
-                job.tag,
-                job.arguments,
-                outcome.started,
-                outcome.seconds,
-                os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
-                origin,
-            ),
+            self.draft(),
             job.bound,
             job.function_version,
             lease if lease is not None and lease.held else None,
@@ -240,6 +246,30 @@ class Completion:
             replaces=run.running.replaces,
         )
 
+    def failed(self, error: BaseException) -> FailedJob:
+        """Say what is known of the run, and how it failed."""
+        import traceback  # slow to import
+
+        draft, version = self.draft(), self.run.job.function_version
+        record = replace(
+            draft._replace(created=draft.created or time.time()).finished(),
+            arguments=shown_arguments(draft.arguments),
+            fingerprint="" if version is None else version.fingerprint.digest.hex(),
+            version="" if version is None else version.version,
+        )
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(LIBRARY):
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
+        return FailedJob(record, error_text(error)[:LONGEST_ERROR], printable(text)[-LONGEST_TRACEBACK:])
+
+
+LIBRARY: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+"""Where the frames are that lead to the function's own."""
+
+LONGEST_ERROR: Final = 2_000
+LONGEST_TRACEBACK: Final = 50_000
+"""How many characters of an error's message, and of the end of a traceback, are kept of a failed job."""
 
 LARGEST_BATCH: Final = 256
 """Maximum number of results that are committed together."""
@@ -428,7 +458,7 @@ def commit(
         run, job = completion.run, completion.run.job
         UNLOADABLE.discard(job.job_key)
         if completion.outcome.error is not None:
-            _fail(run, completion.outcome.error)
+            _fail(completion, completion.outcome.error)
             continue
         store = run.running.store
         if not store.keeps:
@@ -538,19 +568,22 @@ def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
     return fingerprint.libraries
 
 
-def _fail(run: Run, error: BaseException) -> None:
-    """Remove the media of a run that failed, and pass the function's own exception on to other processes that wait.
+def _fail(completion: Completion, error: BaseException) -> None:
+    """Remove the media of a run that failed, list the failure, and pass the function's own exception on to waiters.
 
-    If this process was interrupted, or lost its worker, one of them runs the job instead.
+    If this process was interrupted, or lost its worker, one of the waiters in other processes runs the job instead.
     """
+    run = completion.run
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
     running, store = run.running, run.running.store
-    is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
+    has_failed = isinstance(error, Exception) and not isinstance(error, CancelledError)
+    failed = completion.failed(error) if has_failed and store.keeps else None
+    is_its_own = has_failed and not isinstance(error, BencherJobError)
     if is_its_own and running.holds_lease() and (lease := running.jobs.take_lease(running)) is not None:
-        store.leases.fail(lease, partial(_dumped, error))
+        store.leases.fail(lease, partial(_dumped, error), failed)
     else:
-        running.jobs.release_lease(running, partial(_release, store))
+        running.jobs.release_lease(running, lambda lease: store.leases.fail(lease, None, failed))
 
 
 def _dumped(error: BaseException) -> bytes:

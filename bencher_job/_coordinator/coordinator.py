@@ -36,7 +36,7 @@ from functools import partial
 from typing import Any, Final
 
 from .. import _media
-from .._context import CURRENT
+from .._context import CURRENT, Surroundings
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
 from .._executors import Engine, Executors, Outcome, error_text, inside_worker, run_inline
 from .._future import JobFuture
@@ -135,7 +135,7 @@ class Coordinator:
         _refuse_impossible(job)
         jobs = running_jobs(store)
         future: JobFuture[Any] = JobFuture.pending(job, jobs.leave, self.resolves_here)
-        running = RunningJob(job, store, jobs, future, is_fresh=fresh)
+        running = RunningJob(job, store, jobs, future, is_fresh=fresh, surroundings=Surroundings.here())
         running.engine = engine = None if caller is None else self.engines.beside_loop(job)
         try:
             owned = jobs.enter(running, future)
@@ -162,7 +162,11 @@ class Coordinator:
         known = running_jobs(store)
         leave, resolves_here = known.leave, self.resolves_here
         futures: list[JobFuture[Any]] = [JobFuture.pending(job, leave, resolves_here) for job in jobs]
-        entered = [RunningJob(future.job, store, known, future, is_fresh=fresh) for future in futures]
+        here = Surroundings.here()
+        entered = [
+            RunningJob(future.job, store, known, future, is_fresh=fresh, surroundings=here)
+            for future in futures
+        ]
         owned: list[RunningJob] = []
         try:
             for running, future in zip(entered, futures, strict=True):
@@ -298,7 +302,8 @@ class Coordinator:
     def _wait(self, running: RunningJob, waiter: Waiter | None = None) -> None:
         """Wait for another process, without blocking this thread."""
         if waiter is None:
-            running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+            job = running.job
+            running.lease = lease = Lease(job.job_key, job.function_name, job.arguments)
             waiter = Waiter(running.store, lease)
         running.run = running.engine_future = None
         running.waiter, running.job, running.state = waiter, running.job.snapshot(), State.WAITING
@@ -413,7 +418,9 @@ class Coordinator:
         """Make the next attempt of a job, which writes its media to a folder of its own."""
         job, directory = running.job, running.store.folder
         folder = None if directory is None else _media.run_folder(directory, job.job_key)
-        return Run(self, running, job.for_run(folder, None), executor, git_state_of(job.function))
+        attempt = job.for_run(folder, None)
+        attempt.surroundings = running.surroundings
+        return Run(self, running, attempt, executor, git_state_of(job.function))
 
     @critical
     def _start_new(self, jobs: Sequence[RunningJob], store: Store) -> None:

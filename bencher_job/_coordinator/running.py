@@ -23,6 +23,7 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from .._context import Surroundings
 from .._executors import Engine, Outcome, inside_worker, is_submitter
 from .._future import JobFuture
 from .._inside import runs_jobs
@@ -100,6 +101,7 @@ class RunningJob:
         attempt: the number of the latest attempt, from 1.
         is_needed_by_worker: whether a job that occupies a worker waits for this one.
         sends_value: whether the worker sends a large value too, because the file that it wrote was lost.
+        surroundings: where it was called, unless the owner's thread runs it.
     """
 
     state = State.ASKED
@@ -123,17 +125,20 @@ class RunningJob:
         future: JobFuture[Any] | None = None,
         *,
         is_fresh: bool = False,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.job = job
         self.store = store
         self.jobs = jobs
         self.futures = [] if future is None else [future]
         self.is_in_line = future is None
+        self.surroundings = surroundings
         self.is_fresh = self.replaces = is_fresh
 
     def new_lease(self) -> Lease:
         """Make a lease of the key, which is not acquired yet."""
-        return Lease(self.job.job_key, self.job.function_name, takes_entry=not self.is_fresh)
+        job = self.job
+        return Lease(job.job_key, job.function_name, job.arguments, takes_entry=not self.is_fresh)
 
     def holds_lease(self) -> bool:
         """Whether the lease of the key is held."""

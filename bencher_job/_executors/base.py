@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .._context import CURRENT
@@ -104,7 +103,7 @@ def run_inline(job: Job) -> Outcome:
     context = job_context(job.job_key, job.media_folder)
     started, clock = time.time(), time.perf_counter()
     try:
-        value = copy_context().run(run_in, context, job)
+        value = run_in(context, job)
     except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
         error = raised
     seconds = time.perf_counter() - clock

@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .._context import CURRENT
+from .._context import CURRENT, call_in
 from .._errors import BencherJobError, CodeMismatch, JobTimeout
 from .._inside import critical, runs_jobs
 from .._job import Job, run_job
@@ -35,8 +36,10 @@ from .._stores.parts import Buffer
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
 from .elsewhere import Files, files_of
 from .exceptions import dump_error, load_error
+from .logs import collected_records, handle
 from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
+from .surroundings import set_variables
 from .wire import LARGEST_INLINE, Message, encode_message
 
 __all__ = [
@@ -59,7 +62,9 @@ __all__ = [
 
 def run_coroutine(job: Job, timeout: float | None) -> Outcome:
     """Run a job's coroutine in a new event loop in this thread."""
-    return run_to_end(outcome_of_coroutine(job, timeout))
+    return call_in(
+        CURRENT.get(), lambda: run_to_end(outcome_of_coroutine(job, timeout)), surroundings=job.surroundings
+    )
 
 
 @critical
@@ -110,7 +115,7 @@ _dumps_result: Final = partial(dumps, pickler=ResultPickler)
 
 
 class RunResult(NamedTuple):
-    """How a run ended, as bytes, with its start time, duration and place."""
+    """How a run ended, as bytes, with its start time, duration and place, and the log records that came with it."""
 
     kind: ResultKind
     payload: Payload
@@ -120,17 +125,18 @@ class RunResult(NamedTuple):
     may_have_files: bool = True
     other_versions: OtherVersions = ()
     files: Files = ()
+    records: tuple[bytes, ...] = ()
 
     def parts(self) -> list[Buffer]:
         """Return the buffers to send, without copying."""
         place = self.place
         others = ("\t".join(each) for each in self.other_versions)
         names = "\n".join((place.host, place.python, place.platform, *others))
-        has_files = self.files != ()
+        has_more = self.files != () or bool(self.records)
         times = self.started, self.seconds
-        head = _HEAD.pack(self.kind, self.may_have_files, has_files, *times, place.pid) + names.encode()
-        files = [pickle.dumps(self.files)] if has_files else []
-        return [head, *files, self.payload.stream, *self.payload.buffers]
+        head = _HEAD.pack(self.kind, self.may_have_files, has_more, *times, place.pid) + names.encode()
+        more = [pickle.dumps((self.files, self.records))] if has_more else []
+        return [head, *more, self.payload.stream, *self.payload.buffers]
 
     def message(self, number: int) -> list[Buffer]:
         """Return the buffers of a message about job `number` to the pool, which knows the place."""
@@ -156,20 +162,22 @@ class RunResult(NamedTuple):
     @classmethod
     def of_parts(cls, parts: Sequence[Buffer]) -> RunResult:
         """Make a result from what `parts()` returned."""
-        kind, may_have_files, has_files, started, seconds, pid = _HEAD.unpack_from(parts[0])
+        kind, may_have_files, has_more, started, seconds, pid = _HEAD.unpack_from(parts[0])
         host, python, platform, *others = bytes(parts[0][_HEAD.size :]).decode().split("\n")
         place = Place(host, pid, python, platform)
-        files = pickle.loads(parts[1]) if has_files else ()
-        stream, *buffers = parts[1 + has_files :]
+        files, records = pickle.loads(parts[1]) if has_more else ((), ())
+        stream, *buffers = parts[1 + has_more :]
         payload = Payload(stream, tuple(buffers))
         versions = tuple((name, there, here) for name, there, here in (each.split("\t") for each in others))
-        return cls(ResultKind(kind), payload, started, seconds, place, may_have_files, versions, files)
+        return cls(
+            ResultKind(kind), payload, started, seconds, place, may_have_files, versions, files, records
+        )
 
 
 def run_packed(blob: bytes, tell_begin: Callable[[], None] | None = None) -> tuple[bytes, ...]:
     """Run a packed job and return the parts of its result as plain bytes. Never raises."""
     try:
-        run_result = execute(Parcel.of_bytes(blob), tell_begin or _say_nothing)
+        run_result = _execute_and_collect(Parcel.of_bytes(blob), tell_begin or _say_nothing)
     except BaseException as error:  # noqa: BLE001 - a damaged parcel must not end the worker
         run_result = _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
     return tuple(bytes(part) for part in run_result.parts())
@@ -183,7 +191,14 @@ def run_in_pieces(body: bytes, function: PickledFunction | None) -> RunResult:
             return _run_result(time.time(), 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     except BaseException as error:  # noqa: BLE001 - as above
         return _run_result(time.time(), 0.0, ResultKind.ERROR, Payload(dump_error(error)))
-    return execute(parcel)
+    return _execute_and_collect(parcel, _say_nothing)
+
+
+def _execute_and_collect(parcel: Parcel, tell_begin: Callable[[], None]) -> RunResult:
+    """Execute a parcel. The log records of the job travel with its result."""
+    with collected_records() as records:
+        run_result = execute(parcel, tell_begin)
+    return run_result._replace(records=tuple(records)) if records else run_result
 
 
 STUCK_SECONDS: Final = 0.1
@@ -312,7 +327,7 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
         with as_worker(call.submitter):
             tell_begin()
             started, clock = time.time(), time.perf_counter()
-            value = _run(call)
+            value = copy_context().run(_run, call) if call.variables else _run(call)
         seconds = time.perf_counter() - clock
         kind, payload = _dump_value(value, call.function)
         leave_if_forked(pid)
@@ -347,6 +362,7 @@ def _load(parcel: Parcel) -> LoadedCall:
 
 
 def _run(call: LoadedCall) -> Any:
+    set_variables(call.variables)
     if call.names is None:
         return call.function(*call.args, **call.kwargs)
     job_id, job_key, tag = call.names
@@ -379,6 +395,7 @@ def _as_blob(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]:
 def open_result(run_result: RunResult, label: object) -> Outcome:
     """Unpickle a run result. If that fails, the outcome is an error that names the job by its label."""
     value, error, payload, blob = None, None, None, None
+    handle(run_result.records)
     try:
         if run_result.kind in _ERRORS:
             error = load_error(run_result.payload.stream)

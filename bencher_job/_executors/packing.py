@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from blake3 import blake3
 
 from .. import _options
+from .._context import Surroundings
 from .._keys.names import adopt_main_name, main_name
 from .._processes import renew_after_fork
 from .._stores.codec import Payload, dump
@@ -36,12 +37,15 @@ from .elsewhere import Elsewhere
 from .pickling import (
     CallPickler,
     SeenDefinitions,
+    by_value,
     check_arguments,
     check_function,
     code_check_of,
     dumps,
+    made_modules,
     modules_by_value,
 )
+from .surroundings import SentVariable, arrival_here, sent_variables
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -155,6 +159,8 @@ class LoadedCall:
     """What a worker needs that may be on another machine."""
     libraries: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries in the job's key."""
+    variables: tuple[SentVariable, ...] = ()
+    """Context variables of the caller."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -217,8 +223,9 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         Exception: whatever pickling its function or an argument raises.
     """
     fingerprint = None if job.function_version is None else job.function_version.fingerprint
-    sent = sent_functions(job.function, fingerprint, local, job.code_check)
-    return Parcel(sent, _body_of(job, fingerprint, _sender(), local=local))
+    with by_value(*made_modules()):
+        sent = sent_functions(job.function, fingerprint, local, job.code_check)
+        return Parcel(sent, _body_of(job, fingerprint, _sender(), local=local))
 
 
 def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | Exception]:
@@ -232,12 +239,13 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
     for job in jobs:
         fingerprint = None if job.function_version is None else job.function_version.fingerprint
         try:
-            if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
-                sent = None
-                sent = sent_functions(job.function, fingerprint, local, job.code_check)
-                known = id(job.function), id(fingerprint), job.code_check
-            terms = job.blob_writer.terms if local and job.blob_writer is not None else None
-            parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms, local=local))
+            with by_value(*made_modules()):
+                if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
+                    sent = None
+                    sent = sent_functions(job.function, fingerprint, local, job.code_check)
+                    known = id(job.function), id(fingerprint), job.code_check
+                terms = job.blob_writer.terms if local and job.blob_writer is not None else None
+                parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms, local=local))
             yield parcel.of_its_own() if local else parcel.in_one_piece()
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             yield problem
@@ -251,8 +259,11 @@ def pack_call(
     Raises:
         Exception: whatever pickling the function or an argument raises.
     """
-    body = args, kwargs, None, None, None, None, None, None, None, None
-    parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
+    here = Surroundings.here()
+    variables = sent_variables(here.context, _dumps_call)
+    body = arrival_here(here.folder), args, kwargs, None, None, None, None, None, None, None, variables, None
+    with by_value(*made_modules()):
+        parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
 
@@ -268,14 +279,16 @@ def _body_of(
     job: Job, fingerprint: Fingerprint | None, sender: _Sender, terms: bytes | None = None, *, local: bool
 ) -> Payload:
     elsewhere = None if local else Elsewhere.of(job)
-    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms, elsewhere
+    here = job.surroundings or Surroundings.here()
+    arrival, variables = arrival_here(here.folder), sent_variables(here.context, _dumps_call)
+    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms, elsewhere, variables
     are_plain = _PLAIN.issuperset  # small values that plain pickle can pickle
     if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
-        return Payload(pickle.dumps((job.positional, job.job_args, *rest, None), protocol=5))
+        return Payload(pickle.dumps((arrival, job.positional, job.job_args, *rest, None), protocol=5))
     seen = None
     if fingerprint is not None and fingerprint.scope == "deep":
         seen = SeenDefinitions(with_libraries=fingerprint.counts_all)
-    body = job.positional, job.job_args, *rest, seen
+    body = arrival, job.positional, job.job_args, *rest, seen
     return dump(body, partial(dumps, pickler=partial(CallPickler, seen=seen)))
 
 
@@ -361,7 +374,7 @@ def load(parcel: Parcel) -> LoadedCall:
         CodeMismatch: if the code in this process differs from the code in the job's key.
         BaseException: whatever unpickling the function or an argument raises.
     """
-    args, kwargs, names, media_folder, main, submitter, override, terms, elsewhere, seen = (
+    _, args, kwargs, names, media_folder, main, submitter, override, terms, elsewhere, variables, seen = (
         parcel.body.load_in_place()
     )
     if main is not None:
@@ -372,7 +385,17 @@ def load(parcel: Parcel) -> LoadedCall:
     if elsewhere is not None:
         elsewhere.check_inputs(function)
     return LoadedCall(
-        function, args, kwargs, names, media_folder, submitter, override, terms, elsewhere, libraries
+        function,
+        args,
+        kwargs,
+        names,
+        media_folder,
+        submitter,
+        override,
+        terms,
+        elsewhere,
+        libraries,
+        variables,
     )
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 import importlib
 import io
 import operator
+import os
 import pickle
 import sys
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -27,11 +29,13 @@ import cloudpickle
 from .._keys.code_check import code_check_for, refuse_other_code
 from .._keys.fingerprint import Fingerprint, code_fingerprint
 from .._keys.members import is_lazy, lazy_name
-from .._keys.names import is_own_name, locate, main_name, note_arrival
+from .._keys.names import is_own_module, is_own_name, locate, main_name, note_arrival
 from .._processes import renew_after_fork
+from .surroundings import reduce_variable
 
 __all__ = [
     "CallPickler",
+    "LoadedModules",
     "ResultPickler",
     "SeenDefinitions",
     "by_value",
@@ -40,6 +44,7 @@ __all__ = [
     "code_check_of",
     "dumps",
     "find_by_name",
+    "made_modules",
     "modules_by_value",
 ]
 
@@ -158,6 +163,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return (_as_it_is, (obj.resolve(),)) if "." in name else (importlib.import_module, (name,))
         if isinstance(obj, CodeType):
             return self._reduce_code(obj)
+        if isinstance(obj, ContextVar):
+            return reduce_variable(obj)
         try:
             reduced = super().reducer_override(obj)
         except Exception:  # from Python 3.14 on, an annotation may raise anything
@@ -248,15 +255,12 @@ _registry: Final = _Registry()
 @contextmanager
 def by_value(*modules: ModuleType | None) -> Iterator[None]:
     """Pickle the definitions of modules by value within the context, as if they could not be imported."""
-    named = [
-        module
-        for module in modules
-        if module is not None and module.__name__ != "__main__"  # which is pickled by value anyway
-    ]
-    if not named:
+    if not any(modules):
         yield
         return
     with _registry.lock:
+        known = modules_by_value() | {"__main__"}  # which is pickled by value anyway
+        named = [module for module in modules if module is not None and module.__name__ not in known]
         for module in named:
             cloudpickle.register_pickle_by_value(module)
         try:
@@ -264,6 +268,50 @@ def by_value(*modules: ModuleType | None) -> Iterator[None]:
         finally:
             for module in named:
                 cloudpickle.unregister_pickle_by_value(module)
+
+
+class LoadedModules:
+    """The loaded modules of one kind, searched again when the number of modules has changed."""
+
+    def __init__(self, is_wanted: Callable[[ModuleType], bool]) -> None:
+        self._is_wanted = is_wanted
+        self._number = -1
+        self._found: tuple[ModuleType, ...] = ()
+
+    def __call__(self) -> tuple[ModuleType, ...]:
+        if len(sys.modules) != self._number:
+            modules = list(sys.modules.items())
+            self._found = tuple(
+                module
+                for name, module in modules
+                if isinstance(module, ModuleType)
+                and name == module.__name__ != "__main__"
+                and self._is_wanted(module)
+            )
+            self._number = len(modules)
+        return self._found
+
+
+def _is_made(module: ModuleType) -> bool:
+    """Whether a module is the user's and no import finds it: it was made at run time, or by importlib's recipe."""
+    package, _, _ = module.__name__.rpartition(".")
+    top = sys.modules.get(module.__name__.partition(".")[0])
+    if not is_own_module(module) or not (isinstance(top, ModuleType) and is_own_module(top)):
+        return False
+    path = getattr(sys.modules.get(package), "__path__", ()) if package else None
+    file = getattr(module, "__file__", None)
+    if module.__spec__ is None and file is None:
+        return True
+    for finder in sys.meta_path:
+        with suppress(Exception):  # of a finder of somebody else's
+            spec = finder.find_spec(module.__name__, path)
+            if spec is not None:
+                return file is not None and not (spec.origin and os.path.samefile(file, spec.origin))
+    return True
+
+
+made_modules: Final = LoadedModules(_is_made)
+"""The user's modules that a worker can't import."""
 
 
 _known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()

@@ -30,11 +30,12 @@ from .base import Place, end_at_exit, error_text
 from .engine import SharedExecutors
 from .entry import ResultKind, RunResult, describe, time_is_over
 from .exceptions import load_error
+from .logs import handle
 from .pickling import CallPickler, dumps
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
 from .wire import Message
-from .worker import BEGUN, FAILED, READY
+from .worker import BEGUN, FAILED, LOGGED, READY
 
 __all__ = ["PoolScheduler", "SlotPool", "pool_key", "shared_pools"]
 
@@ -204,6 +205,8 @@ class PoolScheduler(Scheduler):
             self._end_waiting(lambda: _not_initialized(error))
         elif head[0] == BEGUN:
             slot.begun = head[1], time.monotonic()
+        elif head[0] == LOGGED:
+            handle(buffers)
         else:
             self._take_answer(message, slot)
 

@@ -28,7 +28,7 @@ from .._errors import CacheWarning, warn_caller
 from .._keys.names import is_own_module
 from .entry import STUCK_SECONDS, Ended, RunResult
 from .packing import Parcel, pack
-from .pickling import by_value
+from .pickling import LoadedModules, by_value
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task, Worker
 
 if TYPE_CHECKING:
@@ -53,28 +53,11 @@ def _with_own_modules(function: Any, pack: Callable[[], Parcel]) -> Parcel:
             return pack()
 
 
-class _OwnModules:
-    """The user's own loaded modules, searched again when the number of modules has changed."""
-
-    def __init__(self) -> None:
-        self._number = -1
-        self._found: tuple[ModuleType, ...] = ()
-
-    def __call__(self) -> tuple[ModuleType, ...]:
-        if len(sys.modules) != self._number:
-            modules = list(sys.modules.values())
-            self._found = tuple(filter(_is_own, modules))
-            self._number = len(modules)
-        return self._found
-
-
-def _is_own(module: Any) -> bool:
-    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
-        return False
+def _is_own(module: ModuleType) -> bool:
     return getattr(module, "__file__", None) is not None and is_own_module(module)
 
 
-_own_modules: Final = _OwnModules()
+_own_modules: Final = LoadedModules(_is_own)
 
 
 LOOK_SECONDS: Final = 5.0

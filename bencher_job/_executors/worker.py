@@ -15,19 +15,22 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Final
 
 from .._cores import InnerThreads
-from .._stores.codec import Payload
+from .._stores.codec import Buffer, Payload
 from .base import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
+from .logs import drop_handlers, forward_records
 from .packing import Parcel, SentFunction
+from .surroundings import keep_environment
 from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, encode_message
 
-__all__ = ["BEGUN", "FAILED", "READY", "serve"]
+__all__ = ["BEGUN", "FAILED", "LOGGED", "READY", "serve"]
 
 READY: Final = "ready"
 """Head of the message that the worker is ready, with its place."""
@@ -37,6 +40,9 @@ FAILED: Final = "failed"
 
 BEGUN: Final = "begun"
 """Head of the message that a job with a timeout begins, with its number."""
+
+LOGGED: Final = "logged"
+"""Head of the message with a log record."""
 
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
@@ -62,10 +68,14 @@ def serve(
     become_worker()
     os.environ.update(variables)
     inner.take()
-    outlet = Outlet(end)
+    keep_environment({*variables, *inner.variables})
+    outlet = _SharedOutlet(end)
+    if foreign:
+        drop_handlers()
     try:
         with as_worker(_parent()):  # also while loading a job: a module may call its cached functions
             if _is_initialized(initialize, outlet):
+                forward_records(partial(_tell_record, outlet))
                 outlet.send(encode_message((READY, tuple(here()))))
                 inbox = _Inbox(end)
                 _run_jobs(outlet, inbox, WorkTokenReader(tokens.fileno(), end.fileno(), inbox.receive))
@@ -99,6 +109,28 @@ def _run_jobs(outlet: Outlet, inbox: _Inbox, tokens: WorkTokenReader) -> None:
         flush_streams()
         outlet.send(run_result.message(number))
         del run_result  # keep no reference while waiting
+
+
+class _SharedOutlet(Outlet):
+    """An outlet for several threads, because any thread of a job may log."""
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end)
+        self._lock = threading.Lock()
+
+    def send(self, pieces: Sequence[Buffer]) -> bool:
+        """Send pieces.
+
+        Raises:
+            OSError: if the other end is closed.
+        """
+        with self._lock:
+            return super().send(pieces)
+
+
+def _tell_record(outlet: Outlet, record: bytes) -> None:
+    with suppress(OSError):  # the pool has ended
+        outlet.send(encode_message((LOGGED,), [record]))
 
 
 def _tell_begin(outlet: Outlet, number: int) -> None:

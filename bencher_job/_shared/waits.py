@@ -20,6 +20,7 @@ from .._stores.base import Lease, Leases, LeasesUnavailable, StoreFailure, Wait
 from .base import Remote, RemoteLease, RemoteOwner, entry_address, key_of
 
 if TYPE_CHECKING:
+    from .._record import FailedJob
     from .._stores.base import LeaseInfo
     from .tier import SharedStore
 
@@ -107,9 +108,9 @@ class SharedLeases:
         self._local.release(leases)
         self.release_there(lease.key for lease in leases)
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised. Waiters on other machines run the job themselves."""
-        self._local.fail(lease, dump)
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease whose job has failed. Waiters on other machines run the job themselves."""
+        self._local.fail(lease, dump, failed)
         self.release_there([lease.key])
 
     def pushed(self, keys: Iterable[str]) -> None:

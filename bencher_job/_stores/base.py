@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
@@ -20,7 +21,7 @@ from .parts import Buffer
 if TYPE_CHECKING:
     from .._processes import Process
     from .._query import ArgumentColumn, EntryInfo, Query
-    from .._record import Figures, FunctionInfo, SharedInfo
+    from .._record import FailedJob, Figures, FunctionInfo, SharedInfo
     from .blobs import Blob, BlobWriter
 
 __all__ = [
@@ -331,6 +332,9 @@ class History(Protocol):
     ) -> Iterator[Keyed]:
         """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
 
+    def failures(self, selection: Selection = EVERYTHING) -> list[FailedJob]:
+        """Return the selected ones of the latest failed jobs that have no entry, the latest first."""
+
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
 
@@ -346,6 +350,9 @@ class Tally:
     """Jobs that ran without a lease."""
 
 
+NO_ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
 class Lease:
     """The right to compute a key. It excludes others while it is held.
 
@@ -353,6 +360,8 @@ class Lease:
 
     Attributes:
         function: module and qualified name of the function, as in the record of its entry.
+        arguments: arguments by name.
+        shown: these as the JSON text that a store keeps, once one has made it.
         number: differs from the number of any other lease of the key.
         held: whether it was acquired and not released since. Another process may have taken it over.
         takes_entry: whether an entry that is there by now serves as well.
@@ -361,11 +370,30 @@ class Lease:
         replaces: number of the lease of a stopped owner, which this one may replace; 0 for none.
     """
 
-    __slots__ = ("function", "has_entry", "held", "key", "number", "replaces", "takes_entry")
+    __slots__ = (
+        "arguments",
+        "function",
+        "has_entry",
+        "held",
+        "key",
+        "number",
+        "replaces",
+        "shown",
+        "takes_entry",
+    )
 
-    def __init__(self, key: str, function: str = "", *, takes_entry: bool = False) -> None:
+    def __init__(
+        self,
+        key: str,
+        function: str = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+        *,
+        takes_entry: bool = False,
+    ) -> None:
         self.key = key
         self.function = function
+        self.arguments = arguments
+        self.shown: str | None = None
         self.takes_entry = takes_entry
         self.number = int.from_bytes(os.urandom(7), "little")
         self.held = self.has_entry = False
@@ -403,6 +431,9 @@ class LeaseInfo(NamedTuple):
     process: Process
     since: float
     """When it began, in seconds since 1970."""
+    function: str = ""
+    arguments: Mapping[str, Any] = NO_ARGUMENTS
+    """Arguments by name, as records show them."""
 
 
 class Leases(Protocol):
@@ -435,8 +466,11 @@ class Leases(Protocol):
     def release(self, leases: Iterable[Lease]) -> None:
         """Release those leases that are held; if that fails, give up all leases of this process."""
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised. If there are waiters, they get what `dump` returns, for a minute."""
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease, if it is held, whose job has failed, and list the failed job unless its key has an entry.
+
+        If there are waiters, they get what `dump` returns, for a minute; without it one of them runs the job.
+        """
 
 
 class Items:
@@ -553,10 +587,10 @@ class Store(Protocol):
         """
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
-        """Remove the entries of keys with their media, and return how many there were."""
+        """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were."""
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
-        """Remove the selected entries with their media, and return how many there were."""
+        """Remove the selected entries with their media, and failed jobs; return how many entries there were."""
 
     def count_uses(self, uses: Sequence[Use]) -> None:
         """Count hits that a memory cache has answered."""
@@ -568,7 +602,7 @@ class Store(Protocol):
         """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
 
     def functions(self) -> list[FunctionInfo]:
-        """Return the figures of each function that has entries, sorted by name."""
+        """Return the figures of each function that has entries or failed jobs, sorted by name."""
 
     def figures(self) -> Figures:
         """Return the figures of the store over its life, in constant time."""

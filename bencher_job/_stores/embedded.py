@@ -391,11 +391,13 @@ class DiskStore(Items):
         return known[1]
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
-        """Remove the entries of keys with their media, and return how many there were."""
+        """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were."""
         return self.removals.remove_keys(keys, reason)
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
-        """Remove the selected entries with their media, and return how many there were."""
+        """Remove the selected entries with their media, and failed jobs; return how many entries there were."""
+        if failed := self.history.failures(selection):
+            self.remove(each.record.key for each in failed)
         if selection.where:  # which SQL can't always decide
             return self.remove([record.key for record in self.records(selection)], "cleared")
         condition, values = condition_of(selection)
@@ -431,7 +433,7 @@ class DiskStore(Items):
                 warn_caller(f"The record of {row[0]} in {self.folder} is damaged and left out: {error}")
 
     def functions(self) -> list[FunctionInfo]:
-        """Give the figures of each function that has entries, sorted by name."""
+        """Give the figures of each function that has entries or failed jobs, sorted by name."""
         self.uses.write_at_once()
         return functions(self.files)
 

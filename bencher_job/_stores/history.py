@@ -5,21 +5,19 @@ No index serves this: each would be a page more for every commit to write, and 1
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 from .._errors import UntrustedCache
 from .._keys import StoredFunctionVersion
 from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
-from .._record import FunctionInfo
+from .._record import DIGITS_SHOWN, EVERYTHING, FailedJob, FunctionInfo, Selection, VersionInfo
 from .base import Found, Gone, Keyed, Reason
 from .folder import Folder
 from .lookups import another_key, check_row
@@ -27,13 +25,18 @@ from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
     LIVE,
     SELECT_ENTRY,
+    SELECT_FAILED,
     SELECT_KNOWN_VERSIONS,
     SELECT_RECORD,
     SELECT_VERSIONS,
+    VERSION,
     attributes_from,
+    failed_job_of,
     moment,
+    origin_from_json,
     record_of,
     version_of_row,
+    versions_are,
 )
 from .signature import Signature, has_parts
 
@@ -43,36 +46,67 @@ __all__ = ["DiskHistory", "functions"]
 _log = logging.getLogger(__name__)
 
 _FIGURES: Final = (
-    "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
-    " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
-    " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
-    f" WHERE raw = 1 AND {LIVE} GROUP BY Cache.function, tag"
+    "SELECT CAST(coalesce(Groups.function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT),"
+    " CAST(coalesce(fingerprint, '') AS TEXT), CAST(coalesce(version, '') AS TEXT), entries, size, hits, saved,"
+    " seconds, used, first, Origin.text FROM (SELECT function, tag, edition, count(*) AS entries,"
+    " CAST(total(size) AS INTEGER) AS size, CAST(total(access_count) AS INTEGER) AS hits,"
+    " total(access_count * seconds) AS saved, total(seconds) AS seconds,"
+    " coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) AS used,"
+    " coalesce(min(CASE WHEN typeof(created) = 'real' THEN created END), 0) AS first, min(origin) AS origin FROM Cache"
+    f" WHERE raw = 1 AND {LIVE} GROUP BY function, tag, edition) AS Groups"
+    " LEFT JOIN Edition ON prefix = edition LEFT JOIN Origin ON number = Groups.origin"
+)
+_FAILED: Final = (
+    "SELECT CAST(coalesce(function, '') AS TEXT), count(*),"
+    " coalesce(max(CASE WHEN typeof(created) = 'real' THEN created END), 0) FROM Failed GROUP BY 1"
 )
 
 
 def functions(folder: Folder) -> list[FunctionInfo]:
-    """Give the figures of each function that has entries, sorted by name.
+    """Give the figures of each function that has entries or failed jobs, sorted by name.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
-    rows = sorted(folder.query(_FIGURES, (time.time(),)))
-    return [_function(name, group) for name, group in itertools.groupby(rows, itemgetter(0))]
+    failed = {name: (count, last) for name, count, last in folder.query(_FAILED)}
+    groups: dict[str, list[tuple[Any, ...]]] = {name: [] for name in failed}
+    for name, *figures in folder.query(_FIGURES, (time.time(),)):
+        groups.setdefault(name, []).append(tuple(figures))
+    return [_function(name, groups[name], *failed.get(name, (0, 0.0))) for name in sorted(groups)]
 
 
-def _function(name: str, rows: Iterator[tuple[Any, ...]]) -> FunctionInfo:
-    """Add up the figures of a function's tags."""
-    _, tags, entries, sizes, hits, saved, seconds, used = zip(*rows, strict=True)
+def _function(name: str, rows: Sequence[tuple[Any, ...]], failed: int, last_failed: float) -> FunctionInfo:
+    """Add up the figures of a function's tags and versions."""
+    by_version: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    for _, fingerprint, version, *figures in rows:
+        by_version.setdefault((fingerprint, version), []).append(tuple(figures))
     return FunctionInfo(
         name=name,
-        entries=sum(entries),
-        size=sum(sizes),
-        hits=sum(hits),
-        seconds_saved=sum(saved),
-        seconds=sum(seconds),
-        last_used=moment(max(used)),
-        tags=tuple(tag for tag in tags if tag),
+        entries=sum(row[3] for row in rows),
+        size=sum(row[4] for row in rows),
+        hits=sum(row[5] for row in rows),
+        seconds_saved=sum(row[6] for row in rows),
+        seconds=sum(row[7] for row in rows),
+        last_used=moment(max((row[8] for row in rows), default=last_failed)),
+        tags=tuple(sorted({row[0] for row in rows} - {""})),
+        versions=tuple(
+            sorted(
+                (_version(version, some) for version, some in by_version.items()),
+                key=VersionInfo.recency,
+                reverse=True,
+            )
+        ),
+        failed=failed,
     )
+
+
+def _version(version: tuple[str, str], rows: Sequence[tuple[Any, ...]]) -> VersionInfo:
+    entries, sizes, *_, used, first, origins = zip(*rows, strict=True)
+    try:
+        commit = origin_from_json(origins[first.index(min(first))]).get("commit") or ""
+    except (ValueError, TypeError):  # damaged
+        commit = ""
+    return VersionInfo(*version, sum(entries), sum(sizes), moment(min(first)), moment(max(used)), commit)
 
 
 T = TypeVar("T")
@@ -180,6 +214,12 @@ class DiskHistory:
                 _log.debug("a damaged row is left out: %s", error)
         return made
 
+    def failures(self, selection: Selection = EVERYTHING) -> list[FailedJob]:
+        """Return the selected ones of the latest failed jobs that have no entry, the latest first."""
+        rows = self._query(SELECT_FAILED)
+        failed = self._readable(lambda row, _: failed_job_of(row), rows)
+        return [each for each in failed if selection.matches(each.record)]
+
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
         return ".".join([str(self._folder.changes.puts), *map(_look, self._folder.files())])
@@ -227,6 +267,11 @@ _COLUMNS: Final = {
     "seconds": "seconds",
     "size": "size",
     "tag": "coalesce(tag, '')",
+    "code": "coalesce("
+    + VERSION.format(
+        f"substr(fingerprint, 1, {DIGITS_SHOWN}) || iif(version = '', '', ' version ' || version)"
+    )
+    + ", '')",
     "hits": "access_count",
     "key": "key",
 }
@@ -267,6 +312,10 @@ def find_keys(folder: Folder, query: Query) -> list[str]:
             part, more = sql_of(condition, column)
             parts.append(part)
             values += more
+    if query.versions is not None:
+        part, more = versions_are(query.versions)
+        parts.append(part)
+        values += more
     search = query.search
     if search:
         parts.append(r"(arguments LIKE ? ESCAPE '\' OR tag LIKE ? ESCAPE '\' OR key LIKE ? ESCAPE '\')")

@@ -25,9 +25,18 @@ from .._processes import Process, is_stopped, renew_after_fork, this_process
 from .base import BRIEFLY, Lease, LeaseInfo, LeasesUnavailable, StoreFailure
 from .codec import Payload, seal, unseal
 from .parts import DamagedEntry, UnreadableEntry
-from .schema import PUT_FAILURE
+from .schema import (
+    PUT_FAILED,
+    PUT_FAILURE,
+    TRIM_FAILED,
+    arguments_to_json,
+    is_text,
+    object_from,
+    row_of_failed_job,
+)
 
 if TYPE_CHECKING:
+    from .._record import FailedJob
     from .database import Database, Execute
     from .folder import Folder
 
@@ -49,8 +58,13 @@ KEPT: Final = 60.0
 AT_ONCE: Final = 5_000
 """Leases that one transaction acquires or releases at most, so that others can write in between."""
 
-_INSERT: Final = "INSERT OR IGNORE INTO Lease (key, number, owner, since) VALUES (?, ?, ?, ?)"
-_REPLACE: Final = "UPDATE Lease SET number = ?, owner = ?, since = ? WHERE key = ? AND number = ?"
+_INSERT: Final = (
+    "INSERT OR IGNORE INTO Lease (key, number, owner, since, function, arguments) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_REPLACE: Final = (
+    "UPDATE Lease SET number = ?, owner = ?, since = ?, function = ?, arguments = ?"
+    " WHERE key = ? AND number = ?"
+)
 _RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
 _FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
 _WAITED: Final = "UPDATE Lease SET waited = 1 WHERE key = ? AND number = ?"
@@ -62,7 +76,7 @@ _DESCRIBE: Final = (
 )
 
 _RUNNING: Final = (
-    "SELECT key, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    "SELECT key, since, function, arguments, Owner.number, host, boot, pid, started, namespace FROM Lease"
     " JOIN Owner ON Owner.number = Lease.owner ORDER BY since"
 )
 
@@ -193,8 +207,8 @@ class StoreLeases:
 
         def look() -> list[LeaseInfo]:
             return [
-                LeaseInfo(key, Process(*process), since)
-                for key, since, owner, *process in self._folder.sql(_RUNNING)
+                LeaseInfo(key, Process(*process), since, *_call_of(function, arguments))
+                for key, since, function, arguments, owner, *process in self._folder.sql(_RUNNING)
                 if self._folder.owners.is_alive(owner)
             ]
 
@@ -221,28 +235,35 @@ class StoreLeases:
         """Tell the owner of the lease with a number that its exception is wanted."""
         self._run(lambda database: database._con.execute(_WAITED, (key, number)))
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised; its waiters can read the exception's bytes for a minute.
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease whose job has failed; its waiters can read the exception's bytes for a minute.
 
         If they can't be stored, one of the waiters runs the job itself.
         """
         try:
-            if self._folder.query(_IS_WAITED_FOR, (lease.key, lease.number)):
-                self._folder.changed(self._put_failure, lease, dump())
+            is_wanted = dump is not None and self._folder.query(_IS_WAITED_FOR, (lease.key, lease.number))
+            error = dump() if dump is not None and is_wanted else None
+            if error is not None or failed is not None:
+                self._folder.changed(self._put_failure, lease, error, failed)
         except StoreFailure as problem:
-            _log.warning("the waiters for %s do not get its exception: %s", lease.key, problem)
+            _log.warning("the failure of %s is not listed, nor given to waiters: %s", lease.key, problem)
         finally:
             self.release([lease])
 
-    def _put_failure(self, database: Database, lease: Lease, error: bytes) -> None:
-        name = _name(lease.key, lease.number)
-        sealed = bytes(seal(Payload(error), name, signature=self._folder.open().signature))
-        now = time.time()
+    def _put_failure(
+        self, database: Database, lease: Lease, error: bytes | None, failed: FailedJob | None
+    ) -> None:
+        key, number, now = lease.key, lease.number, time.time()
 
         def put(execute: Execute) -> None:
-            # Those of the future too: they are from before a clock was set back.
-            execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
-            execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
+            if error is not None:
+                sealed = seal(Payload(error), _name(key, number), signature=self._folder.open().signature)
+                # Those of the future too: they are from before a clock was set back.
+                execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
+                execute(PUT_FAILURE, (key, number, now, bytes(sealed)))
+            if failed is not None:
+                execute(PUT_FAILED, row_of_failed_job(failed))
+                execute(TRIM_FAILED)
 
         database.transact(put)
 
@@ -308,14 +329,15 @@ class StoreLeases:
             raise
 
     def _acquire(self, execute: Execute, lease: Lease, owner: int) -> None:
-        key, number = lease.key, lease.number
-        while not execute(_INSERT, (key, number, owner, time.time())).rowcount:
+        key, number, function = lease.key, lease.number, lease.function
+        shown = lease.shown = lease.shown or arguments_to_json(lease.arguments)
+        while not execute(_INSERT, (key, number, owner, time.time(), function, shown)).rowcount:
             found = execute(_FIND, (key,)).fetchone()
             if found is None:  # released just now
                 continue
             if found[0] != lease.replaces and self._folder.owners.is_alive(found[1]):
                 return
-            if execute(_REPLACE, (number, owner, time.time(), key, found[0])).rowcount:
+            if execute(_REPLACE, (number, owner, time.time(), function, shown, key, found[0])).rowcount:
                 break
         lease.held = True
         lease.has_entry = execute(_HAS_ENTRY, (key,)).fetchone() is not None
@@ -342,6 +364,15 @@ class StoreLeases:
 
         database.transact(register, BRIEFLY)
         self._registered = number
+
+
+def _call_of(function: object, arguments: object) -> tuple[str, dict[str, Any]]:
+    """Return the function and the arguments of a lease, as far as they can be read."""
+    name = function if isinstance(function, str) and is_text(function) else ""
+    try:
+        return name, object_from(arguments) if is_text(arguments) else {}  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError):
+        return name, {}
 
 
 def release_in(execute: Execute, leases: Sequence[Lease]) -> None:

@@ -50,6 +50,7 @@ _TABLES: Final = (
     ("Origin", "number"),
     ("Edition", "prefix"),
     ("Gone", "key"),
+    ("Failed", "key"),
     ("Cache", "rowid"),
 )
 """What is saved, and the primary key of each table."""
@@ -60,7 +61,7 @@ _NUMBERS: Final = {"rowid", "number"}
 _PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
-    "SELECT 1 FROM Discarded, Gone, Failure, Lease, Owner WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner WHERE 0",
 )
 """Statements that fail where a table or a column is missing."""
 

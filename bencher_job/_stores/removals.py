@@ -216,7 +216,7 @@ class Removals:
         return self._folder.changed(lambda database: self._remove_where(database, condition, values, reason))
 
     def remove_keys(self, keys: Iterable[str], reason: Reason) -> int:
-        """Remove the entries of keys with their media, and return how many there were.
+        """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were.
 
         Raises:
             StoreFailure: when the store can't be written.
@@ -226,6 +226,7 @@ class Removals:
         def some(database: Database) -> Iterator[list[_Row]]:
             for start in range(0, len(wanted), REMOVED_AT_ONCE):
                 named = json.dumps(wanted[start : start + REMOVED_AT_ONCE])
+                database.execute("DELETE FROM Failed WHERE key IN (SELECT value FROM json_each(?))", (named,))
                 yield database.read(_OF_KEYS, (named,))
 
         return self._folder.changed(lambda database: self._remove_all(database, some(database), reason))

@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from types import NoneType
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._fields import IS_PATH
 from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
-from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, shown_arguments
+from .._record import LONGEST_SHORT_FORM, Draft, FailedJob, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
 from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
 
@@ -33,9 +33,11 @@ __all__ = [
     "NOTE_GONE",
     "NOTHING_MORE",
     "PLAIN_COLUMNS",
+    "PUT_FAILED",
     "PUT_FAILURE",
     "PUT_VERSION",
     "SELECT_ENTRY",
+    "SELECT_FAILED",
     "SELECT_FIGURES",
     "SELECT_KNOWN_VERSIONS",
     "SELECT_RECORD",
@@ -43,22 +45,28 @@ __all__ = [
     "SELECT_VERSIONS",
     "STORE_VERSION",
     "TABLES",
+    "TRIM_FAILED",
     "TRIM_GONE",
     "TRUE_FIGURES",
     "UPSERT",
+    "VERSION",
     "arguments_to_json",
     "attributes_from",
     "attributes_to_bytes",
     "condition_of",
+    "failed_job_of",
     "figures_by",
     "is_text",
     "moment",
+    "object_from",
     "origin_from_json",
     "origin_to_json",
     "record_of",
     "row_of",
+    "row_of_failed_job",
     "row_of_version",
     "version_of_row",
+    "versions_are",
 ]
 
 
@@ -191,7 +199,14 @@ TABLES: Final = (
     "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
     " PRIMARY KEY (key, number)) WITHOUT ROWID",
     "CREATE TABLE Lease (key TEXT PRIMARY KEY, number INTEGER NOT NULL, owner INTEGER NOT NULL,"
-    " since REAL NOT NULL, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    " since REAL NOT NULL, function TEXT, arguments TEXT, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    "CREATE TABLE Failed (key TEXT PRIMARY KEY, function TEXT, tag TEXT, arguments TEXT, created REAL, seconds REAL,"
+    " origin TEXT, fingerprint TEXT, version TEXT, error TEXT, traceback TEXT) WITHOUT ROWID",
+    # A job that succeeds after all is listed as failed no longer.
+    *(
+        f"CREATE TRIGGER Cache_{name} AFTER {event} ON Cache BEGIN DELETE FROM Failed WHERE key = NEW.key; END"
+        for name, event in (("succeeded", "INSERT"), ("again", "UPDATE OF store_time"))
+    ),
     "CREATE TABLE Owner (number INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL,"
     " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
     "CREATE TABLE Outbox (address TEXT PRIMARY KEY, key TEXT NOT NULL, function TEXT NOT NULL,"
@@ -274,6 +289,17 @@ COUNT_ALL: Final = (
 )
 PUT_VERSION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
+PUT_FAILED: Final = (
+    "INSERT OR REPLACE INTO Failed SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11"
+    " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key = ?1 AND raw = 1)"
+)
+TRIM_FAILED: Final = (
+    "DELETE FROM Failed WHERE created < (SELECT created FROM Failed ORDER BY created DESC LIMIT 1 OFFSET 999)"
+)
+SELECT_FAILED: Final = (
+    "SELECT key, function, tag, arguments, created, seconds, origin, fingerprint, version, error, traceback FROM Failed"
+    " ORDER BY created DESC"
+)
 NOTE_GONE: Final = "INSERT OR REPLACE INTO Gone SELECT key, ?, ? FROM Cache WHERE rowid IN "
 TRIM_GONE: Final = (
     f"DELETE FROM Gone WHERE at < (SELECT at FROM Gone ORDER BY at DESC LIMIT 1 OFFSET {GONE_KEPT})"
@@ -290,7 +316,7 @@ def row_of(
     version = entry.function_version
     key, function, tag, arguments, created, seconds, media, _ = draft
     size, mode, filename, value, digest, files = written
-    shown = arguments_to_json(arguments)
+    shown = (entry.lease and entry.lease.shown) or arguments_to_json(arguments)
     prefix = None if version is None else version.prefix
     attributes = attributes_to_bytes(entry.attributes) if entry.attributes else None
     number, text = origin
@@ -355,7 +381,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         key=key,
         function=function,
         tag=tag,
-        arguments=_object(arguments),
+        arguments=object_from(arguments),
         created=moment(created),
         seconds=seconds,
         size=size,
@@ -366,7 +392,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
     )
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
+def object_from(text: str | bytes) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -380,6 +406,51 @@ def _object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise TypeError(f"it holds a JSON {type(found).__name__} where an object should be")
     return found
+
+
+def row_of_failed_job(failed: FailedJob) -> tuple[object, ...]:
+    """Make the values of `PUT_FAILED`."""
+    record = failed.record
+    return (
+        record.key,
+        record.function,
+        record.tag,
+        arguments_to_json(record.arguments),
+        record.created.timestamp(),
+        record.seconds,
+        origin_to_json(Draft.of(record).origin),
+        record.fingerprint,
+        record.version,
+        failed.error,
+        failed.traceback,
+    )
+
+
+def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
+    """Make the failed job of a row of `SELECT_FAILED`.
+
+    Raises:
+        ValueError: when the row is damaged.
+        TypeError: when the row is damaged.
+    """
+    key, function, tag, arguments, created, seconds, origin, fingerprint, version, error, traceback = row
+    texts = key, function, tag, fingerprint, version, error, traceback
+    if not {str}.issuperset(map(type, texts)) or not is_text("".join(texts)):
+        raise TypeError("it holds something else where a text should be")
+    if type(created) is not float or type(seconds) is not float:
+        raise TypeError("its times are none")
+    record = Record(
+        key=key,
+        function=function,
+        tag=tag,
+        arguments=object_from(arguments),
+        created=moment(created),
+        seconds=seconds,
+        fingerprint=fingerprint,
+        version=version,
+        **origin_from_json(origin),
+    )
+    return FailedJob(record, error, traceback)
 
 
 def is_text(read: str) -> bool:
@@ -438,8 +509,8 @@ def version_of_row(row: tuple[Any, ...], signature: Signature) -> StoredFunction
             fingerprint,
             version,
             tuple(json.loads(parameters)),
-            _object(manifest),
-            {} if sources is None else _object(_expanded(sources)),
+            object_from(manifest),
+            {} if sources is None else object_from(_expanded(sources)),
         )
         texts = (
             function,
@@ -490,9 +561,22 @@ def condition_of(selection: Selection) -> tuple[str, tuple[object, ...]]:
     ]
     if selection.tag == "":
         conditions.append(("coalesce(tag, '') = ''", ()))
+    if selection.versions is not None:
+        conditions.append(versions_are(selection.versions))
     conditions += [_argument_is(name, selection.shown_as(name)) for name in selection.where]
     condition = " AND ".join(condition for condition, _ in conditions)
     return condition or "1", tuple(itertools.chain.from_iterable(values for _, values in conditions))
+
+
+VERSION: Final = "(SELECT {} FROM Edition WHERE prefix = Cache.edition)"
+"""Something of the version of an entry's code; nothing where its key was given."""
+
+
+def versions_are(versions: Collection[tuple[str, str]]) -> tuple[str, tuple[object, ...]]:
+    """Give the condition that an entry is of one of some versions of the code, and its values."""
+    found = VERSION.format("fingerprint || char(10) || version")
+    named = tuple("\n".join(version) for version in versions)
+    return f"coalesce({found}, char(10)) IN ({','.join('?' * len(named))})", named
 
 
 def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:

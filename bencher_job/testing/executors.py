@@ -144,6 +144,18 @@ class ExecutorContract:
                 future = cache.call(path=folder / "data")
                 assert (future.result(PATIENCE), future.cached) == (folder.name, True)
 
+    def test_a_job_runs_where_it_was_called(self, executor: Any, tmp_path: Path) -> None:
+        """In the caller's folder, with variables that have been set or deleted since the executor was started."""
+        name = "BENCHER_JOB_CONTRACT_OF_EXECUTORS"
+        with _cache_of(_where, executor, tmp_path) as cache:
+            for number, value in enumerate(("first", "second", None)):
+                (folder := tmp_path / str(number)).mkdir()
+                os.environ.update({name: value}) if value is not None else os.environ.pop(name)
+                with chdir(folder):
+                    futures = [cache.call(name=name, number=4 * number + each) for each in range(4)]
+                    found = {future.result(PATIENCE) for future in futures}
+                assert found == {(str(folder), value)}
+
     def test_one_thread_commits(self, executor: Any, tmp_path: Path) -> None:
         """Commits never block a thread of the executor, which other jobs need."""
         with _cache_of(math.sqrt, executor, tmp_path) as cache:
@@ -310,10 +322,14 @@ def _text_of(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
+def _where(name: str, number: int) -> tuple[str, str | None]:  # noqa: ARG001 - a job of its own for each
+    return str(Path.cwd()), os.environ.get(name)
+
+
 def _wait_for(path: Path) -> None:
-    """Wait for a file, beyond the time that a test waits."""
+    """Wait for a file beyond the time that a test waits, unless the test has ended and its folder is gone."""
     end = time.monotonic() + 2 * PATIENCE
-    while not path.exists() and time.monotonic() < end:
+    while path.parent.exists() and not path.exists() and time.monotonic() < end:
         time.sleep(0.05)
 
 

@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 from .._keys import StoredFunctionVersion
 from .._query import Condition, Order, Query
-from .._record import Record, Selection, short_form
+from .._record import EVERYTHING, FailedJob, Record, Selection, code_label, short_form
 from .._stores import MISS, Entry, Found, Gone, Lease, Miss, Store, Use, dump
 from .._stores.blobs import write_blob
 
@@ -32,6 +33,18 @@ def _entry(key: str, value: object, *, function: str = "f", tag: str = "", **giv
         created=given.pop("created", None) or datetime.now(UTC),
     )
     return Entry(dump(value), record)._replace(**given)
+
+
+def _version(number: int, version: str = "") -> StoredFunctionVersion:
+    fingerprint = f"{number:064x}"
+    prefix = sha256(f"{fingerprint} {version}".encode()).digest()
+    return StoredFunctionVersion(prefix, "f", 1, fingerprint, version, ("c",), {"f": f"{number:016x}"}, {})
+
+
+def _failed(key: str, created: datetime) -> FailedJob:
+    arguments = {"key": key}
+    record = Record(key=key, function="f", arguments=arguments, created=created, seconds=0.5, host="atlas")
+    return FailedJob(record, "ValueError: no", "Traceback\nValueError: no\n")
 
 
 class StoreContract:
@@ -218,6 +231,46 @@ class StoreContract:
             ("g", 1, 1, ("t",)),
         ]
         assert second.seconds_saved == 0.5
+
+    def test_entries_are_selected_by_versions_of_the_code(self, store: Store) -> None:
+        """By pairs of a fingerprint and a version; those whose key was given have neither."""
+        one, two, again = _version(1), _version(2), _version(1, "2")
+        for number, version in enumerate((one, one, two, again, None)):
+            store.put_many([_entry(f"k{number}", 1, function_version=version)])
+        chosen = {(one.fingerprint, ""), ("", "")}
+        selection, query = Selection(function="f", versions=chosen), Query("f", versions=chosen)
+        assert {record.key for record in store.records(selection)} == {"k0", "k1", "k4"}
+        assert set(store.history.find(query)) == {"k0", "k1", "k4"}
+        label = code_label(again.fingerprint, again.version)
+        assert store.history.find(Query("f", (("code", Condition("=", label)),))) == ["k3"]
+        (function,) = store.functions()
+        found = {(each.fingerprint, each.version): each.entries for each in function.versions}
+        assert found == {
+            (one.fingerprint, ""): 2,
+            (two.fingerprint, ""): 1,
+            (one.fingerprint, "2"): 1,
+            ("", ""): 1,
+        }
+        assert store.clear(selection) == 3
+        assert sorted(store) == ["k2", "k3"]
+
+    def test_the_version_that_was_used_last_is_the_latest(self, store: Store) -> None:
+        """Stored or hit, whichever its age; a lookup that is not to be counted uses nothing."""
+        one, two = _version(1), _version(2)
+        noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        store.put_many([_entry("k1", 1, function_version=one, created=noon)])
+        later = noon + timedelta(hours=1)
+        store.put_many([_entry("k2", 1, function_version=two, created=later)])
+        store.get_many(["k1"], counts=False)
+        assert [each.fingerprint for each in store.functions()[0].versions] == [
+            two.fingerprint,
+            one.fingerprint,
+        ]
+        store.get("k1")
+        latest, other = store.functions()[0].versions
+        assert (latest.fingerprint, latest.first_seen) == (one.fingerprint, noon)
+        assert (other.fingerprint, other.first_seen) == (two.fingerprint, later)
+        assert store.functions()[0].latest() == {(one.fingerprint, ""), ("", "")}
 
     def test_the_latest_records_come_oldest_first(self, store: Store) -> None:
         """As many as are asked for, of those that are selected."""
@@ -450,6 +503,42 @@ class StoreContract:
         store.leases.acquire([again])
         store.leases.fail(again, self._unwanted)
         assert store.leases.wait(Lease("key")).look() == "free"
+
+    def test_a_running_job_says_what_it_is(self, store: Store) -> None:
+        """Its function and its arguments, as records show them."""
+        lease = Lease("key", "module.f", {"c": 1, "model": "svm"})
+        store.leases.acquire([lease])
+        (job,) = store.leases.running()
+        assert (job.key, job.function, dict(job.arguments)) == ("key", "module.f", {"c": 1, "model": "svm"})
+        store.leases.release([lease])
+        assert store.leases.running() == []
+
+    def test_a_failed_job_is_listed_until_its_result_is_stored(self, store: Store) -> None:
+        """The latest first. It is cleared by its key, or as selected, and a job with an entry is none."""
+        noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        for number in range(4):
+            lease = Lease(f"k{number}", "f")
+            store.leases.acquire([lease])
+            store.leases.fail(lease, self._unwanted, _failed(f"k{number}", noon + timedelta(hours=number)))
+            assert not lease.held
+
+        def keys(selection: Selection = EVERYTHING) -> list[str]:
+            return [each.record.key for each in store.history.failures(selection)]
+
+        assert store.history.failures()[0] == _failed("k3", noon + timedelta(hours=3))
+        assert (keys(), keys(Selection(where={"key": "k1"}))) == (["k3", "k2", "k1", "k0"], ["k1"])
+        assert [(each.name, each.entries, each.failed) for each in store.functions()] == [("f", 0, 4)]
+        store.put_many([_entry("k3", 1)])
+        store.put_many([_entry("k3", 2)])
+        assert keys() == ["k2", "k1", "k0"]
+        assert store.remove(["k2"]) == 0
+        assert keys() == ["k1", "k0"]
+        store.leases.fail(Lease("k3", "f"), None, _failed("k3", noon))
+        assert (keys(), self._value(store, "k3")) == (["k1", "k0"], 2)
+        assert store.clear(Selection(where={"key": "k1"})) == 0
+        assert keys() == ["k0"]
+        assert store.clear() == 1
+        assert keys() == []
 
     def test_a_blob_is_committed_like_any_other_value(self, store: Store) -> None:
         """Where workers can write values themselves."""

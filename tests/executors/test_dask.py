@@ -70,7 +70,7 @@ def doomed(tmp_path):
 def wait_for(path, value=None):
     """Wait in a job for a file, up to a limit."""
     end = time.monotonic() + PATIENCE
-    while not path.exists() and time.monotonic() < end:
+    while path.parent.exists() and not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
     return value
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bencher_job._page.app import LONGEST_TEXT
 from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files
 from tests.views.page.serving import Served, serving
+
+LONGEST_TEXT = 3_000
 
 TRAIN = {"store": "fcache", "function": "study.train"}
 
@@ -55,6 +56,7 @@ def test_columns_are_arguments_fields_of_results_and_what_the_record_knows(share
         ("size", "record", "number"),
         ("hits", "record", "number"),
         ("tag", "record", "text"),
+        ("code", "record", "text"),
     ]
 
 

@@ -1,0 +1,245 @@
+"""Carry a job's surroundings to its worker: current folder, environment variables, context variables.
+
+    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ
+    sent_variables(context) -> SentVariable, ... ~~> set_variables, while the job runs
+
+Sent are environment variables that have changed since this process first used an executor, and context variables that
+the user's own modules define. One whose value can't be pickled is logged and left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from contextvars import Context, ContextVar
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from .._cores import LIBRARIES
+from .._keys.names import MAIN_MODULES, is_own_module
+from .._processes import renew_after_fork
+from .base import this_process
+from .logs import levels_here, take_levels
+
+__all__ = [
+    "Arrival",
+    "SentVariable",
+    "arrival_here",
+    "keep_environment",
+    "reduce_variable",
+    "sent_variables",
+    "set_variables",
+]
+
+_log = logging.getLogger(__name__)
+
+
+class _Environment:
+    """What has changed in `os.environ` since this module was imported, pickled; None if nothing has."""
+
+    def __init__(self) -> None:
+        self._seen = self._now()
+        self._changed: set[bytes] = set()
+        self._pickled: bytes | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def _now() -> dict[bytes, bytes]:
+        return dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
+
+    def changes(self) -> bytes | None:
+        now = self._now()
+        if now != self._seen:
+            with self._lock:
+                self._changed |= {name for name, _ in now.items() ^ self._seen.items()}
+                self._seen = now
+                self._pickled = pickle.dumps({name: now.get(name) for name in sorted(self._changed)})
+        return self._pickled
+
+
+_environment: Final = _Environment()
+
+_kept: set[bytes] = {os.fsencode(name) for name in ("CUDA_VISIBLE_DEVICES", *LIBRARIES)}
+"""Variables that are the worker's own."""
+
+_last_changes: bytes | None = None
+
+
+def keep_environment(names: Iterable[str]) -> None:
+    """Set the names of the environment variables that this worker has been given as its own."""
+    _kept.clear()
+    _kept.update(map(os.fsencode, names))
+
+
+class Arrival(NamedTuple):
+    """What a worker does when it receives a job: go to the folder, take over changed variables and levels of loggers.
+
+    A worker that does not have the folder stays where it is.
+    """
+
+    submitter: tuple[str, int]
+    folder: str | None
+    changes: bytes | None
+    levels: bytes | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, tuple(self)
+
+
+def arrival_here(folder: str | None) -> Arrival:
+    """Make the arrival of a job that this process sends, and that was called in a folder."""
+    return Arrival(this_process(), folder, _environment.changes(), levels_here())
+
+
+def _arrive(
+    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: bytes | None
+) -> None:
+    global _last_changes  # noqa: PLW0603 - a fact about the process
+    if submitter == this_process():  # the worker is a thread
+        return
+    if folder is not None and folder != _current_folder():
+        with suppress(OSError):
+            os.chdir(folder)
+    take_levels(levels)
+    if changes is not None and changes != _last_changes:
+        _last_changes = changes
+        new: Mapping[bytes, bytes | None] = pickle.loads(changes)
+        for name in new.keys() - _kept:
+            value = new[name]
+            if value is None:
+                os.environb.pop(name, None)
+            else:
+                os.environb[name] = value
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+class SentVariable(NamedTuple):
+    """A context variable with its value.
+
+    Attributes:
+        token: identifies the variable among all that this process sends.
+        module: where a module of the worker may hold it, with its name there.
+        value: the pickled value.
+    """
+
+    token: str
+    module: str
+    name: str
+    value: bytes
+
+
+class _Variables:
+    """The context variables that this process has sent or received, and the modules that hold them."""
+
+    def __init__(self) -> None:
+        self._places: dict[ContextVar[Any], tuple[str, str]] = {}
+        self._tokens: dict[ContextVar[Any], str] = {}
+        self._received: dict[str, ContextVar[Any]] = {}
+        self._foreign: dict[ContextVar[Any], int] = {}
+
+    def token_of(self, variable: ContextVar[Any]) -> str:
+        return self._tokens.setdefault(variable, uuid.uuid4().hex)
+
+    def place_of(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
+        """Return the module of the user's that holds a variable, and its name there."""
+        place = self._places.get(variable)
+        if place is not None and _held(*place) is variable:
+            return place
+        modules = len(sys.modules)
+        if self._foreign.get(variable) != modules:
+            for module, name in _found(variable):
+                self._places[variable] = module, name
+                return module, name
+            self._foreign[variable] = modules
+        return None
+
+    def is_known(self, variable: ContextVar[Any]) -> bool:
+        """Whether a function that was sent refers to it, or a module of the user's holds it."""
+        return variable in self._tokens or self.place_of(variable) is not None
+
+    def receive(self, token: str, title: str, *default: Any) -> ContextVar[Any]:
+        """Return the worker's variable for one of the submitter's."""
+        known = self._received.get(token)
+        if known is None:
+            made = ContextVar(title, default=default[0]) if default else ContextVar[Any](title)
+            known = self._received.setdefault(token, made)
+            self._tokens[known] = token
+        return known
+
+    def here(self, sent: SentVariable) -> Iterator[ContextVar[Any]]:
+        """Yield the variables of this process that stand for a sent one."""
+        if sent.token in self._received:
+            yield self._received[sent.token]
+        held = None if sent.module in MAIN_MODULES else _held(sent.module, sent.name)
+        if isinstance(held, ContextVar):
+            yield held
+
+
+def _held(module: str, name: str) -> object:
+    return vars(sys.modules.get(module, sys)).get(name)
+
+
+def _found(variable: ContextVar[Any]) -> Iterator[tuple[str, str]]:
+    for title, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and (title == "__main__" or is_own_module(module)):
+            for name, value in list(vars(module).items()):
+                if value is variable:
+                    yield title, name
+
+
+_variables: Final = _Variables()
+
+
+def _receive(token: str, title: str, *default: Any) -> ContextVar[Any]:
+    return _variables.receive(token, title, *default)
+
+
+def reduce_variable(variable: ContextVar[Any]) -> tuple[Any, ...]:
+    """Pickle a context variable, without its value, for a function that goes by value and refers to it."""
+    try:
+        default = (Context().run(variable.get),)
+    except LookupError:
+        return _receive, (_variables.token_of(variable), variable.name)
+    return _receive, (_variables.token_of(variable), variable.name, *default)
+
+
+def sent_variables(context: Context, dumps: Callable[[Any], bytes]) -> tuple[SentVariable, ...]:
+    """Return the context variables that a job needs where it runs, pickled by `dumps`."""
+    if not context:
+        return ()
+    found = []
+    for variable, value in context.items():
+        if not _variables.is_known(variable):
+            continue
+        try:
+            pickled = dumps(value)
+        except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
+            _log.info("the value of %r can't be pickled and is not sent to workers: %r", variable, problem)
+            continue
+        place = _variables.place_of(variable) or ("__main__", "")
+        found.append(SentVariable(_variables.token_of(variable), *place, pickled))
+    return tuple(found)
+
+
+def set_variables(sent: Iterable[SentVariable]) -> None:
+    """Set context variables in this context, where a job runs."""
+    for each in sent:
+        value = pickle.loads(each.value)
+        for variable in _variables.here(each):
+            variable.set(value)
