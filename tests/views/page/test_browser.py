@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.environment import unmeasured
+from tests.shell import Shell
+from tests.views.edited import edit, running
 from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files, study
 from tests.views.page.serving import Served, serving
 
@@ -458,6 +460,8 @@ def test_selected_entries_are_compared_side_by_side(visit: Visit, tmp_path: Path
         subprocess.run(words, env=unmeasured(), cwd=tmp_path, check=True, timeout=60)
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
+        page.select_option("#choose-code", "all")
+        expect_rows(page, "1", "2", "2")
         page.click(f"{ROW}:nth-child(1) input")
         page.click(f"{ROW}:nth-child(2) input")
         page.click("text=Compare")
@@ -826,3 +830,39 @@ def test_nothing_is_cut_off_at_the_widths_of_usual_screens(
             fits = "(({ scrollWidth }) => scrollWidth <= innerWidth)"
         assert page.evaluate(f"{fits}(document.documentElement)")
     context.close()
+
+
+def test_versions_of_code_are_chosen_and_failed_jobs_read_and_cleared(visit: Visit, shell: Shell) -> None:
+    for factor in (1, 2):
+        edit(shell, factor)
+    with serving(shell.folder / "cachedir") as server, running(shell):
+        page = visit.open(server.url)
+        visit.choose("study.score")
+        expect(page.locator("#running")).to_contain_text("score(model='slow', c=1.0)")
+        expect_rows(page, "1", "2", "2")
+        new = visit.column("code")[0]
+        expect(page.locator("#hidden-versions")).to_have_text("2 entries of 1 other version not shown")
+        page.select_option("#choose-code", "all")
+        expect_rows(page, "1", "4", "4")
+        expect(page.locator("#hidden-versions")).to_have_count(0)
+        page.select_option("#choose-code", index=1)
+        expect_rows(page, "1", "2", "2")
+        assert new not in visit.column("code")
+        page.reload()
+        expect_rows(page, "1", "2", "2")
+        page.click("#tab-failed")
+        expect(page.locator("#failed [data-key]")).to_have_count(1)
+        page.select_option("#choose-code", "all")
+        expect(page.locator("#failed [data-key]")).to_have_count(2)
+        page.fill("#failed [data-column='error']", "no such")
+        expect(page.locator("#failed [data-key]")).to_have_count(0)
+        page.fill("#failed [data-column='error']", "no model")
+        expect(page.locator("#failed [data-key]")).to_have_count(2)
+        page.locator("#failed [data-key]").first.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".is-traceback")).to_contain_text("Traceback (most recent call last):")
+        page.keyboard.press("Escape")
+        page.click("#tools .is-danger")
+        page.click(".question .danger")
+        expect(page.locator("#toast")).to_contain_text("2 failed jobs cleared")
+        expect(page.locator("#failed [data-key]")).to_have_count(0)
