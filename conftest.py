@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=0,
         metavar="SECONDS",
-        help="how long tests/test_soak.py kills programs; tests that do harm at a sample of points take ten times as many",
+        help="how long tests/test_soak.py kills programs; tests that do harm at sampled points take ten times as many",
     )
 
 
