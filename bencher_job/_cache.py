@@ -738,8 +738,8 @@ class FutureCache(Contents, Settles):
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
         """Return a table of the entries that are chosen as for `records`, one row per entry.
 
-        Its columns are the arguments, the fields of the result (or `result`), and what records know. A name that stands
-        in two of these goes as it is to the first, and as `result.name` or `job.name` to the others.
+        Its columns are the arguments, the fields of the result (or `result`), and the fields of records. If two of
+        these have the same name, the first keeps it, and the others become `result.name` or `job.name`.
 
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.

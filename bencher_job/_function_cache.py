@@ -136,7 +136,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                     if len(seconds_of_hits) > MOST_HITS_KEPT:
                         counts.add_up()
                     return value
-        except Exception:  # noqa: BLE001 - code or a class that is gone: the long way tells of it
+        except Exception:  # noqa: BLE001 - code or a class that is gone: the long way reports it
             _log.debug("a call can't be answered at once", exc_info=True)
         return compute(args, kwargs, known)
 

@@ -535,7 +535,7 @@ class SharedInfo:
     superseded: int
     """Results that gave way to one of the same job, which another machine had stored first."""
     outbox: int
-    """Entries and removals that it hasn't got yet."""
+    """Entries and removals that are not there yet."""
     problem: str
     """Why it is not asked at present; empty if it is."""
 

@@ -364,7 +364,7 @@ def _current(name: str) -> tuple[str, Pairs]:
 def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: bool = False) -> int:
     """Call `work` with the chosen functions and keys of each store, as `look_at_each` does.
 
-    Names that no store knows are reported.
+    Names that are in no store are reported.
 
     Raises:
         StoreFailure: when there are no stores.

@@ -1,7 +1,7 @@
 """Copies of entries of a remote that are in memory, and soon in the local store.
 
     found on the remote -> verified -> answers at once
-                                  '-> committed together with others, by the courier or by whoever asks for all entries
+                                  '-> committed together with others, by the courier or before all entries are listed
 
 A copy may be lost: the remote has the entry. One whose entry is removed or replaced on this machine is dropped.
 """

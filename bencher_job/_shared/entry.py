@@ -65,7 +65,7 @@ class MediaFile:
 
     @classmethod
     def of(cls, path: str, content: Buffer) -> MediaFile:
-        """Describe a file whose bytes are at hand."""
+        """Describe a file whose bytes are in memory."""
         size = memoryview(content).nbytes
         return cls(path, size, media_digest(content), content if size <= LARGEST_INLINE else None)
 

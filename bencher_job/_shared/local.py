@@ -1,4 +1,4 @@
-"""The local store of a shared one: how its entries become bytes that machines share, and the other way round."""
+"""The local store of a shared one: convert its entries to bytes that machines share, and back."""
 
 from __future__ import annotations
 

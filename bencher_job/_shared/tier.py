@@ -125,7 +125,7 @@ class SharedStore(Passing):
 
     @property
     def shared(self) -> SharedInfo:
-        """The figures of the remote, as far as this process knows them."""
+        """The figures of the remote, as far as they are known in this process."""
         return SharedInfo(
             place=self.place,
             hits=self.hits,
@@ -267,7 +267,7 @@ class SharedStore(Passing):
         return pulled
 
     def push_all(self) -> int:
-        """Push all local entries that the remote hasn't got; return how many entries and removals were pushed."""
+        """Push all local entries that are not on the remote. Return how many entries and removals were pushed."""
         if not self.writes:
             raise SharedStoreError(
                 self.place, "is only read", "Set BENCHER_JOB_SHARED_MODE=write to push to it."

@@ -108,7 +108,7 @@ class Member:
 
 
 def write_member(file: BinaryIO, label: str, content: Buffer) -> None:
-    """Write a part whose bytes are at hand."""
+    """Write a part whose bytes are in memory."""
     file.write(_header(label, len(content)))
     file.write(content)
     file.write(bytes(-len(content) % _BLOCK))
@@ -130,7 +130,7 @@ def copy_member(file: BinaryIO, label: str, source: BinaryIO, size: int) -> str:
 
 
 def write_end(file: BinaryIO, head: bytes) -> None:
-    """End an archive, and write its first part anew, which is of the same size."""
+    """End an archive, and write its first part again, which has the same size."""
     file.write(bytes(2 * _BLOCK))
     file.seek(_BLOCK)
     file.write(head)
@@ -512,7 +512,7 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
 
 
 def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | None:
-    """Read a function version with its sources; None if there is none, or it is damaged.
+    """Read a function version with its sources; None if it is missing or damaged.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -569,7 +569,7 @@ class _Exporter:
                 if now and now[0] == row:
                     self.left_out += 1
                     _log.warning("%s: the entry %s is not exported: %s", self._store.folder, key, error)
-                elif now:  # it was replaced meanwhile
+                elif now:  # it was replaced in between
                     row = now[0]
                     continue
             return

@@ -58,7 +58,7 @@ __all__ = [
 
 
 PATIENCE: Final = 60.0
-"""Seconds for which a store waits for others who keep it locked, unless it is told otherwise."""
+"""Seconds that a store waits by default for other processes that keep it locked."""
 
 BRIEFLY: Final = 0.2
 """Seconds for which one attempt to write waits for others. Who may wait longer tries again until patience ends.
@@ -239,7 +239,7 @@ class Entry(NamedTuple):
         )
 
     def info(self, size: int, used: float) -> EntryInfo:
-        """Return what a store that keeps objects knows about this entry, of `size` bytes and last used at `used`."""
+        """Return the facts about this entry, for a store of objects: of `size` bytes, last used at `used`."""
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
@@ -305,7 +305,7 @@ class Gone(NamedTuple):
 
 
 class History(Protocol):
-    """What a store knows about its entries besides their values. Nothing here changes the store or counts a use.
+    """Facts about the entries of a store besides their values. Nothing here changes the store or counts a use.
 
     Damaged records are left out. Each method raises `StoreFailure` when the store can't be read.
     """
@@ -570,7 +570,7 @@ class Store(Protocol):
 
     @property
     def history(self) -> History:
-        """What the store knows about its entries besides their values."""
+        """Facts about the entries besides their values."""
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up. With `mapped` the arrays of a large one are read-only maps of its file."""
@@ -586,7 +586,7 @@ class Store(Protocol):
 
     @property
     def shared(self) -> SharedInfo | None:
-        """The figures of the shared store behind this one; None if there is none."""
+        """The figures of the shared store behind this one, or None."""
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Fetch entries of a function from the shared store, and return how many are here now that were not before."""

@@ -11,7 +11,7 @@ Where a lease is lost, another process has the key now: everything is undone, an
     cache.db            the table of entries with their records, and what outlives them
     ab/cd/....val       the bytes of large entries
     media/              a folder for each run that wrote files
-    damaged/            entries that failed their check, for whoever wants to know why
+    damaged/            entries that failed their check, for analysis
     generation          counts changes, so that no process answers from memory what is out of date
     owners              each process that computes something locks a byte of it
 """
@@ -87,7 +87,7 @@ _log = logging.getLogger(__name__)
 
 
 UNCOUNTED: Final = 64
-"""How many entries are new before a commit counts them: who asks for figures reads fewer rows than that."""
+"""How many entries are new before a commit counts them: a query of figures reads fewer rows than that."""
 
 _OLD_FILE: Final = "SELECT filename FROM Cache WHERE raw = 1 AND key = ? AND filename IS NOT NULL"
 
@@ -305,7 +305,7 @@ class DiskStore(Items):
         folder: the folder where it lies.
         files: its open folder, for maintenance.
         lookups: finds entries.
-        outbox: what a shared store hasn't got yet.
+        outbox: what is not in the shared store yet.
         removals: removes entries.
         uses: the uses that are not written yet.
     """

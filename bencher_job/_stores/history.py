@@ -124,7 +124,10 @@ class DiskHistory:
         """Verify the entry of a key, or say what became of it; None if nothing is known."""
         rows = self._query(SELECT_ENTRY + "= ?", (key,))
         if not rows:
-            return self._gone(key)
+            for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
+                if reason in get_args(Reason) and type(at) is float:
+                    return Gone(reason, moment(at))
+            return None
         damage, may_be_whole = "", False
         try:
             if rows[0][0] != key:
@@ -139,12 +142,6 @@ class DiskHistory:
         rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
         records = self._readable(record_of, rows)
         return Found(records[0] if records else None, damage, may_be_whole)
-
-    def _gone(self, key: str) -> Gone | None:
-        for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
-            if reason in get_args(Reason) and type(at) is float:
-                return Gone(reason, moment(at))
-        return None
 
     def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
         """Return what is known about the entries of some keys, in this order; keys without one are left out."""
@@ -202,7 +199,7 @@ class DiskHistory:
         self, make: Callable[[tuple[Any, ...], Signature], T], rows: Iterable[tuple[Any, ...]]
     ) -> list[T]:
         """Make something of rows, except of damaged ones, which `verify` finds."""
-        signature = self._folder.open().signature
+        signature = (self._folder.opened or self._folder.open()).signature
         made = []
         for row in rows:
             try:

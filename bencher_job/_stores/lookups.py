@@ -133,7 +133,7 @@ class Lookups:
             yield rows, opened
 
     def _are_most(self, wanted: Collection[str]) -> bool:
-        """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
+        """Whether reading all rows, which are small, is quicker than looking up so many keys."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
         with fork_guard():
@@ -274,5 +274,5 @@ def _check_media(folder: Folder, media: str, files: str | None) -> None:
 
 
 def _among(statement: str, keys: list[str]) -> str:
-    """Give a statement about as many keys; it is the same text for most, so that SQLite knows it already."""
+    """Return a statement about as many keys. Most calls get the same text, which SQLite has prepared already."""
     return f"{statement}IN ({_QUESTIONS if len(keys) == KEYS_PER_QUERY else ','.join('?' * len(keys))})"

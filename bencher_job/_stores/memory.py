@@ -30,6 +30,7 @@ from .._processes import renew_after_fork
 from .base import (
     SURE_FOR,
     Entry,
+    History,
     Hit,
     Hits,
     Leases,
@@ -357,10 +358,15 @@ class MemoryTier(Passing):
 
     @property
     def behind(self) -> Store:
-        """The store behind, which knows all uses by then."""
+        """The store behind, after all uses were counted there."""
         if self.cache.used:
             self.cache.count_uses()
         return self._store
+
+    @property
+    def history(self) -> History:
+        """The history of the store behind; to ask it writes no uses."""
+        return self._store.history
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""

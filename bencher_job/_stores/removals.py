@@ -294,7 +294,7 @@ class Removals:
 
     @staticmethod
     def _shrink(database: Database) -> None:
-        """Forget the oldest notes, and give back the pages of a database that has become much smaller."""
+        """Forget the oldest notes, and shrink the file of a database that has become much smaller."""
         try:
             database.execute(TRIM_GONE)
             while True:
@@ -381,7 +381,7 @@ class Removals:
             if not removed:
                 break
             evicted += removed
-        # Whoever has entries in memory now says which of them it uses, before the next eviction.
+        # Processes with entries in memory now count their uses, before the next eviction.
         self._folder.changes.change(lambda: None)
         if evicted:
             self._folder.tally.evicted += evicted

@@ -368,7 +368,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
-    if not is_text("".join([each for each in row if isinstance(each, str)])):
+    if not is_text(*row):
         raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
@@ -444,7 +444,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     """
     key, function, tag, arguments, created, seconds, origin, fingerprint, version, error, traceback = row
     texts = key, function, tag, fingerprint, version, error, traceback
-    if not {str}.issuperset(map(type, texts)) or not is_text("".join(texts)):
+    if not {str}.issuperset(map(type, texts)) or not is_text(*texts):
         raise TypeError("it holds something else where a text should be")
     if type(created) is not float or type(seconds) is not float:
         raise TypeError("its times are none")
@@ -462,12 +462,12 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     return FailedJob(record, error, traceback)
 
 
-def is_text(read: str) -> bool:
-    """Whether a text came from the database whole: what is no UTF-8 in one is read as surrogates."""
-    if read.isascii():
-        return True
+def is_text(*cells: object) -> bool:
+    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
     try:
-        read.encode()
+        for cell in cells:
+            if isinstance(cell, str) and not cell.isascii():
+                cell.encode()
     except UnicodeEncodeError:
         return False
     return True

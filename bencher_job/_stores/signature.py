@@ -68,11 +68,11 @@ _PERSONAL: Final = re.compile(rb"[0-9a-f]{64}\n")
 """A key as it is written: no other file of the user's, moved to its place, is taken for one."""
 
 _MARK: Final = b"bencher_job: which secret is this?"
-"""What no entry begins with, so that its digest is none of an entry's."""
+"""No entry begins with this, so its digest is never that of an entry."""
 
 
 class Signature:
-    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make.
+    """Makes the digests of entries: plain ones, or with a secret ones that nobody can make without it.
 
     Attributes:
         begin: begins a digest with some bytes; a function, since it is called for each entry.
@@ -384,7 +384,8 @@ def _check_mac(mac: Any, covered: bytes, signature: Signature) -> None:
     """Verify a MAC and what it covers, but for what its digests stand for; raises as `check_record`."""
     if type(mac) is not bytes or len(mac) != MAC_SIZE:
         raise ValueError("its MAC is none")
-    if compare_digest(mac, _mac(signature, mac[1:_MAC_AT], covered)):
+    made = signature.begin(mac[:_MAC_AT] + covered).digest()
+    if mac[0] == signature.kind and compare_digest(mac[_MAC_AT:], made):
         return
     if mac[0] not in _KINDS or mac[0] == signature.kind == UNSIGNED.kind:
         raise ValueError("its MAC is another one")

@@ -2,8 +2,8 @@
 
     database, entries, rows, files, media, figures -> findings
 
-Others may use the store meanwhile. Each question is one short statement, and what looks wrong is looked at again: what
-a put, a clear or an eviction is at in this moment is right at the second look.
+Others may use the store at the same time. Each query is one short statement, and what looks wrong is looked at again,
+because a put, a clear or an eviction may just be changing it.
 
 verify -> Inspection -> findings -> mended, if asked -> Audit
 """
@@ -111,7 +111,7 @@ class Audit:
     findings: tuple[Finding, ...] = ()
     """What is wrong, or was before it was mended."""
     under_way: int = 0
-    """Value files without an entry that are so new that a put may still be at them."""
+    """Value files without an entry that are so new that a put may still write them."""
     foreign: tuple[str, ...] = ()
     """What is not the store's own and lies among its files; it is left as it is."""
     set_aside: int = 0
@@ -181,7 +181,7 @@ class Footprint:
 
 
 def footprint_of(directory: Path) -> Footprint:
-    """Measure a store's folder; what others remove meanwhile counts or doesn't.
+    """Measure a store's folder. Files that others remove at the same time may count or not.
 
     Raises:
         OSError: when a folder can't be read.
@@ -542,7 +542,7 @@ _log = logging.getLogger(__name__)
 
 
 def verify(store: DiskStore, *, repair: bool = False) -> Audit:
-    """Read and verify all that a store holds, without unpickling anything; other processes may use it meanwhile.
+    """Read and verify all that a store holds, without unpickling anything; other processes may use it at the same time.
 
     With `repair` a damaged entry is set aside as a lookup does it, and so is an entry whose file or media are missing
     or whose record is damaged; what killed processes have left is removed. All of it is logged, and the job of an
