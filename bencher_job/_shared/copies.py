@@ -88,7 +88,7 @@ class Copies:
                 if stream is None or holds_paths(stream):
                     others.append(entry)
                     continue
-                self._small[key] = stream, entry.record.seconds, entry.expires
+                self._small[key] = stream, entry.record.seconds, entry.record.created.timestamp()
                 self._waiting[key] = entry
                 self._bytes += len(value)
             is_full = len(self._waiting) > _MOST or self._bytes > _MOST_BYTES
@@ -102,8 +102,8 @@ class Copies:
         """Return the verified bytes of those keys that are here."""
         if not self._small.keys().isdisjoint(keys):
             self._drop_changed()
-        small, now = self._small, time.time()
-        return {key: each for key in keys if (each := small.get(key)) and (each[2] is None or each[2] > now)}
+        small = self._small
+        return {key: each for key in keys if (each := small.get(key))}
 
     def commit(self) -> None:
         """Store them locally, but for those that another process has stored. If that fails they are lost."""

@@ -77,7 +77,7 @@ class SharedEntry:
     Attributes:
         bound: the encoded arguments, empty if they are unknown.
         prefix: what the key begins with, and the name of the function's sources; empty if unknown.
-        expires: when it becomes a miss, in seconds since 1970; None for never.
+        expires: from when on it may be removed unless it is used, in seconds since 1970; None for never.
         value: an entry of the local store, verified by `payload` and `check`.
     """
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._errors import BencherJobError
 from .._media import FINDERS
 from .._names import ForeignName, NameOf, path_of
+from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
 from .base import (
@@ -95,6 +96,7 @@ __all__ = [
     "dump",
     "dump_result",
     "end_stores",
+    "excess",
     "export",
     "find_orphans",
     "footprint_of",
@@ -106,6 +108,7 @@ __all__ = [
     "remove_expired",
     "remove_orphans",
     "replace_database",
+    "shrink",
     "store_exists",
     "stores_in",
     "verify",
@@ -313,6 +316,27 @@ def remove_expired(store: Store) -> int:
         StoreFailure: when the store can't be written.
     """
     return _disk_behind(store).removals.remove_expired()
+
+
+def excess(store: Store, limits: Limits) -> tuple[int, int]:
+    """Return how many entries a store has beyond limits, and how many bytes they take.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    rows = _disk_behind(store).removals.excess(limits)
+    return len(rows), sum(size for _, _, size in rows)
+
+
+def shrink(store: Store, limits: Limits, function: str | None = None) -> int:
+    """Remove the least recently used entries, or those of a function, beyond limits, and return how many there were.
+
+    Raises:
+        BencherJobError: when the store keeps nothing.
+        StoreFailure: when the store can't be written.
+    """
+    store.figures()  # which writes the uses
+    return _disk_behind(store).removals.shrink(limits, function)
 
 
 def replace_database(store: Store, reason: str) -> bool:

@@ -105,14 +105,14 @@ class Hit:
 
     Attributes:
         seconds: how long its function had run.
-        expires: when it is a miss again, in seconds since 1970; None for never.
+        created: when its function had started, in seconds since 1970.
         find_media: finds files of entries by key and name where this one is; None if its value names none.
     """
 
     stream: Buffer
     buffers: tuple[Buffer, ...]
     seconds: float
-    expires: float | None = None
+    created: float = 0.0
     find_media: Callable[[str, str], str | None] | None = None
 
     @property
@@ -132,8 +132,8 @@ class Hit:
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
-Small = tuple[bytes, float, float | None]
-"""The verified bytes of an entry without buffers, how long its function had run, and when it is a miss again."""
+Small = tuple[bytes, float, float]
+"""The verified bytes of an entry without buffers, how long its function had run, and when it had started."""
 
 
 class Hits(Mapping[str, Hit]):
@@ -157,8 +157,8 @@ class Hits(Mapping[str, Hit]):
         small = self.small.get(key)
         if small is None:
             return self.others[key]
-        stream, seconds, expires = small
-        return Hit(stream, (), seconds, expires)
+        stream, seconds, created = small
+        return Hit(stream, (), seconds, created)
 
     def __iter__(self) -> Iterator[str]:
         yield from self.small
@@ -166,6 +166,12 @@ class Hits(Mapping[str, Hit]):
 
     def __len__(self) -> int:
         return len(self.small) + len(self.others)
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Leave keys out."""
+        for key in keys:
+            self.small.pop(key, None)
+            self.others.pop(key, None)
 
     def update(self, found: Hits) -> None:
         """Add what else was found, of other keys."""
@@ -208,7 +214,7 @@ class Entry(NamedTuple):
     compression: str | None = None
     """How its large parts are made smaller: "zstd", "lz4", or not at all."""
     expires: float | None = None
-    """When it becomes a miss, in seconds since 1970; None for never."""
+    """From when on it may be removed unless it is used, in seconds since 1970; None for never."""
     is_copy: bool = False
     """Whether it was made of another entry, and not by a run that missed."""
     attributes: Mapping[str, bytes] | None = None
@@ -217,6 +223,12 @@ class Entry(NamedTuple):
     """Where a shared store is to have it; empty for nowhere."""
     replaces: bool = False
     """Whether it replaces the entry of a shared store as well, which otherwise keeps the first."""
+
+    @property
+    def created(self) -> float:
+        """When its function had started, in seconds since 1970."""
+        created = self.record.created
+        return created if isinstance(created, float) else created.timestamp()
 
     @property
     def version(self) -> StoredFunctionVersion | None:
@@ -515,12 +527,12 @@ class Items:
 
 
 class Use(NamedTuple):
-    """Hits of an entry that memory has answered."""
+    """Hits of an entry that memory has answered, or below 0 those that were no answers."""
 
     key: str
     hits: int
     at: float
-    """When the last of them was, in seconds since the epoch."""
+    """When the last of them was, in seconds since the epoch; 0 for hits that are taken back."""
     seconds: float
     """How long the function of the entry had run."""
 

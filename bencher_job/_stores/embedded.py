@@ -63,7 +63,6 @@ from .schema import (
     INSERT,
     INSERT_MANY,
     INSERT_PLAIN,
-    LIVE,
     NOTHING_MORE,
     PLAIN_COLUMNS,
     PUT_VERSION,
@@ -374,7 +373,7 @@ class DiskStore(Items):
         return lost
 
     def _evict(self) -> None:
-        """Remove what has expired, and the least recently used entries beyond the size limit."""
+        """Beyond the size limit, remove what has expired, and then the least recently used entries."""
         self.removals.keep_within(self.size_limit)
 
     def blob_writer(self, compression: str | None) -> BlobWriter | None:
@@ -406,8 +405,7 @@ class DiskStore(Items):
     def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
         """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
         condition, values = condition_of(selection)
-        condition = f"raw = 1 AND ({condition}) AND {LIVE}"
-        values = (*values, time.time())
+        condition = f"raw = 1 AND ({condition})"
         if latest is None:
             records = self._readable(
                 self.files.query(f"{SELECT_RECORD} WHERE {condition} ORDER BY created", values)

@@ -625,7 +625,8 @@ class Folder:
         """
         with fork_guard():
             try:
-                self.look_for_removal()
+                if time.monotonic() > self._look_again:
+                    self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
             except _REFUSALS as error:
                 raise _failure(error) from error

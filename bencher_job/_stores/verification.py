@@ -39,7 +39,6 @@ from .media import check_contents, check_sizes
 from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
     COUNT_ALL,
-    LIVE,
     SELECT_ENTRY,
     SELECT_FIGURES,
     SELECT_RECORD,
@@ -257,7 +256,7 @@ def clean_orphaned_media(
             continue
         folders = [each for each in media.iterdir() if _media.is_run_folder(each.name) and each.is_dir()]
         store = DiskStore(database.parent, size_limit=sys.maxsize)
-        # Also of entries whose records are damaged or have expired: what they own goes with them.
+        # Also of entries whose records are damaged: what they own goes with them.
         owned = {name for (name,) in store.files.query("SELECT DISTINCT media FROM Cache")}
         store.close()
         for folder in folders:
@@ -282,11 +281,10 @@ NAMES_AT_ONCE: Final = 10_000
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
 _ENTRIES: Final = (
-    f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
-    f" ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+    f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
 )
 _RECORDS: Final = (
-    f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
+    f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text'"
     f" ORDER BY key LIMIT {ROWS_AT_ONCE}"
 )
 _FILES_OF: Final = "SELECT files FROM Cache WHERE raw = 1 AND key = ? AND media = ?"
@@ -468,9 +466,9 @@ class Inspection:
 
 
 def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of live entries in the order of their keys, by statements that each give some after a key."""
+    """Give the rows of entries in the order of their keys, by statements that each give some after a key."""
     before = b""
-    while rows := folder.query(statement, (before, time.time())):
+    while rows := folder.query(statement, (before,)):
         yield from rows
         last = os.fsencode(rows[-1][0])
         if last <= before:
@@ -549,7 +547,7 @@ def verify(store: DiskStore, *, repair: bool = False) -> Audit:
     With `repair` a damaged entry is set aside as a lookup does it, and so is an entry whose file or media are missing
     or whose record is damaged; what killed processes have left is removed. All of it is logged, and the job of an
     entry that was set aside runs again. A damaged database is set aside, and a new one has all that can be read of
-    it. An entry that can't be read here is left as it is. What has expired is not looked at.
+    it. An entry that can't be read here is left as it is.
 
     Raises:
         BencherJobError: when it shall be repaired, and more signed entries don't match this process's

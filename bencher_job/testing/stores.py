@@ -194,15 +194,15 @@ class StoreContract:
         store.put_many([_entry("small", 1), _entry("large", os.urandom(1_000_000))])
         assert set(store.get_many(["small", "large"], largest=500_000, counts=False)) == {"small"}
 
-    def test_an_expired_entry_is_a_miss(self, store: Store) -> None:
-        """It has neither a value nor a record."""
-        store.put_many(
-            [_entry("old", 1, expires=time.time() - 1), _entry("new", 1, expires=time.time() + 60)]
-        )
-        assert (store.has("old"), store.has("new")) == (False, True)
-        assert not store.get("old")
-        assert set(store.get_many(["old", "new"])) == {"new"}
-        assert [record.key for record in store.records()] == ["new"]
+    def test_a_hit_says_when_its_job_began(self, store: Store) -> None:
+        """Callers judge its age: an entry stays until it is removed, whatever its end."""
+        entry = _entry("old", 1, expires=time.time() - 1)
+        store.put_many([entry])
+        for hit in (store.get("old"), store.get("old"), store.get_many(["old"])["old"]):
+            assert not isinstance(hit, Miss)
+            assert hit.created == entry.created
+        assert store.has("old")
+        assert [record.key for record in store.records()] == ["old"]
 
     def test_durations_are_known_without_values(self, store: Store) -> None:
         """Those of the entries that are there."""
