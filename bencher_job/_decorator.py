@@ -70,7 +70,7 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
             So does one whose arguments or result can't be unpickled in time, or whose worker does not get ready.
         patience: seconds, or a `timedelta`, that jobs wait on a cluster (Dask, Slurm or Ray) on which no worker can run
             them. Then they end with `WorkerLost`. By default they wait without limit, and two minutes if the connection
-            to Dask's scheduler is lost.
+            to Dask's scheduler is lost. Executors other than these and SERIAL refuse it.
         max_workers: how many processes (or threads) of this machine run jobs at most; by default one per core.
             Functions with the same settings share them.
         max_tasks_per_worker: number of jobs after which a process is replaced by a new one; by default never.

@@ -38,7 +38,7 @@ from typing import Any, Final
 from .. import _media
 from .._context import CURRENT, Surroundings
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
-from .._executors import Engine, Executors, Outcome, error_text, inside_worker, run_inline
+from .._executors import CallFuture, Engine, Executors, Outcome, error_text, inside_worker, run_inline
 from .._future import JobFuture
 from .._inside import critical
 from .._job import Job
@@ -71,6 +71,9 @@ __all__ = ["Coordinator", "load", "warn_unloadable"]
 
 
 _log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Seconds between two looks of a cache that is being closed at whether any worker can run its jobs."""
 
 ROOM: Final = 40
 """Stack frames that must be left when a job begins, so that it can be abandoned wherever it fails."""
@@ -724,13 +727,15 @@ class Coordinator:
             lock.release()
 
     def finish(self, *, wait: bool) -> None:
-        """Commit what has been computed. With `wait`, first wait for the jobs that still run."""
+        """Commit what has been computed. With `wait`, first wait for the jobs that run or that a worker can run."""
         if wait:
-            self.wait()
+            self.wait(gives_up=True)
         self._commits.close()
 
-    def wait(self) -> None:
+    def wait(self, *, gives_up: bool = False) -> None:
         """Wait until each running job has ended and its result is stored.
+
+        With `gives_up`, end jobs of a cluster on which no worker can run any.
 
         Raises:
             BencherJobError: in an event loop or a thread that such a job needs.
@@ -745,8 +750,16 @@ class Coordinator:
         if loops is not None:
             loops.refuse_to_wait_in(running_loop())
             loops.lose_runs_of_stopped_loops()
-        with self._released_by_the_last_job():
-            pass
+        until_finished = self._released_by_the_last_job()
+        while not until_finished.acquire(timeout=LOOK_SECONDS):
+            if gives_up:
+                self._end_stuck()
+
+    def _end_stuck(self) -> None:
+        """End the jobs of this cache if no worker can run any."""
+        for work in self._unfinished.copy():
+            if isinstance(work, Run) and isinstance(work.running.engine_future, CallFuture):
+                work.running.engine_future.give_up()
 
     def _released_by_the_last_job(self) -> threading.Lock:
         """Return a lock that is held until nothing is unfinished. Unlike a condition, Ctrl-C can't keep it locked."""

@@ -44,6 +44,11 @@ class CallFuture(LightFuture[Any]):
         self.scheduler = scheduler
         self.job = job
 
+    def give_up(self) -> None:
+        """End the call with `WorkerLost` if no worker can run any of the calls."""
+        if (reason := self.scheduler.stuck()) is not None:
+            self.scheduler.lose(self, f"{reason}. The cache was closed, or the program ended")
+
 
 class ExecutorSource(Protocol):
     """Where an engine gets its executor from."""

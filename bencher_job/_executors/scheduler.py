@@ -258,6 +258,13 @@ class Scheduler:
         self.call(self._end, future, CancelledError() if verdict is None else verdict)
         return True
 
+    def stuck(self) -> str | None:
+        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
+        return None
+
+    def lose(self, future: Future[Any], reason: str) -> None:
+        """End a task with `WorkerLost`, where `stuck()` gives a reason."""
+
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has."""
         for task in (*self.for_new.copy(), *self.waiting.copy()):
