@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# setuptools warns of every editable install, which says nothing to those who run the demo
+# setuptools warns of every editable install, which doesn't concern users of the demo
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
-# pip compiles what it installs, but for what is editable; where Python keeps no bytecode, each process would do it anew
+# pip compiles what it installs, but for what is editable; where Python keeps no bytecode, each process would do it again
 COMPILE := $(BIN)/python -m compileall -q bencher_job
 READY := $(VENV)/.ready
 
@@ -15,6 +15,7 @@ demo: $(READY)-demo  ## find out which codec packs real text best, on all cores
 
 test: $(READY)-test  ## run all tests, on all cores
 	@echo "All tests take about 17 minutes on 2 cores; ARGS=tests/keys runs some, ARGS='-n 0' one by one."
+	$(COMPILE)
 	$(BIN)/python -m pytest -n auto --durations 3 $(ARGS)
 
 lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imports
@@ -27,15 +28,16 @@ lint: $(READY)-test $(READY)-lint  ## formatting, style, types, the order of imp
 docs: $(READY)-docs  ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html
 
-pictures: $(READY)-test  ## run all examples and the tutorial, and draw the documentation's pictures anew
+pictures: $(READY)-test  ## run all examples and the tutorial, and draw the documentation's pictures again
 	for example in compression digits reaction; do $(BIN)/python examples/$$example.py --out docs/examples || exit 1; done
 	cd docs/tutorial && $(CURDIR)/$(BIN)/python pi_study.py
+	$(BIN)/python docs/how-to/look_picture.py
 
 bench: $(READY)-bench  ## measure against the peers, as ratios in one run
 	$(COMPILE)
 	$(BIN)/python bench/run.py $(ARGS)
 
-figures: $(READY)-bench  ## measure all on a quiet machine, and write the documentation's figures anew
+figures: $(READY)-bench  ## measure all on a quiet machine, and write the documentation's figures
 	$(COMPILE)
 	$(BIN)/python bench/run.py --save bench/figures.json
 	$(BIN)/python bench/page.py bench/figures.json > docs/explanation/figures.inc

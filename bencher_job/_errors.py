@@ -1,18 +1,18 @@
 """The errors that this library raises and the warning that it gives.
 
     Exception
-    └── BencherJobError                     catches all of ours
-        ├── UnkeyableArgument (TypeError)   a value that no key can be made of
+    └── BencherJobError                     every error of this library
+        ├── UnkeyableArgument (TypeError)   an argument that can't be hashed
         ├── UntrustedCache                  a cache that another user can write to
-        ├── SharedStoreError                a shared store that is not set up right
-        ├── WorkerLost                      a worker process died, or its engine did
+        ├── SharedStoreError                a shared store that is set up wrongly
+        ├── WorkerLost                      a worker process or its cluster died
         ├── JobTimeout (TimeoutError)       a job ran longer than its timeout
-        └── CodeMismatch                    a worker holds other code than the submitter
+        └── CodeMismatch                    a worker has other code than the submitting process
 
     UserWarning
-    └── CacheWarning                        the value is right, the cache is not
+    └── CacheWarning                        the value is right, but the cache has a problem
 
-What a job's own function raises is none of these: it reaches the caller unchanged.
+An exception of a job's own function is none of these: it reaches the caller unchanged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 class BencherJobError(Exception):
     """Base of all errors that this library raises.
 
-    What an error knows it carries as attributes, which survive pickling.
+    Details are attributes, which survive pickling.
     """
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -53,12 +53,12 @@ def _rebuild(
 
 
 class UnkeyableArgument(BencherJobError, TypeError):
-    """No key can be made of a value, so the job is refused rather than keyed by half.
+    """A value can't be hashed, so the job has no key and doesn't run.
 
     Attributes:
-        path: where the value stands, as an expression: `cfg['model'].lock`.
+        path: where the value is, as an expression: `cfg['model'].lock`.
         type_name: the value's type, with its module.
-        reason: why no key can be made of it.
+        reason: why it can't be hashed.
         remedy: what to do about it.
     """
 
@@ -73,7 +73,7 @@ class UnkeyableArgument(BencherJobError, TypeError):
 
 
 class UntrustedCache(BencherJobError):
-    """A cache directory could hold another user's bytes, so nothing in it is unpickled.
+    """Another user could have written to a cache directory, so nothing in it is unpickled.
 
     Attributes:
         path: the file or directory that another user owns or can write to.
@@ -89,7 +89,7 @@ class UntrustedCache(BencherJobError):
 
 
 class SharedStoreError(BencherJobError):
-    """A shared store can't be used as it is set up. One that only doesn't answer is a `CacheWarning`.
+    """A shared store is set up wrongly. If it only doesn't answer, that is a `CacheWarning`.
 
     Attributes:
         place: its URL or path.
@@ -105,12 +105,12 @@ class SharedStoreError(BencherJobError):
 
 
 class WorkerLost(BencherJobError):
-    """The process that ran a job died, or the engine that it ran on did.
+    """The process that ran a job died, or the cluster that it ran on did.
 
     Attributes:
         job: a short description of the job.
-        exit_code: the worker's exit code where it is known, negative for the signal that killed it.
-        attempts: how many times the job was run, and its worker lost.
+        exit_code: the worker's exit code if it is known; a negative one is the signal that killed it.
+        attempts: how many times the job ran. Its worker was lost each time.
     """
 
     def __init__(self, message: str, *, job: str | None = None, exit_code: int | None = None) -> None:
@@ -126,11 +126,13 @@ class WorkerLost(BencherJobError):
 
 
 class JobTimeout(BencherJobError, TimeoutError):
-    """A job took longer than its `timeout`, and was ended or, where its executor can't do that, left to itself.
+    """A job ran longer than its `timeout`.
+
+    It was ended, or runs on where the executor can't end it, and its result is dropped.
 
     Attributes:
         job: a short description of the job.
-        seconds: the timeout that it went past.
+        seconds: the timeout.
     """
 
     def __init__(self, message: str, *, job: str | None = None, seconds: float | None = None) -> None:
@@ -140,9 +142,9 @@ class JobTimeout(BencherJobError, TimeoutError):
 
 
 class CodeMismatch(BencherJobError):
-    """A worker holds other code than the submitter, so its result would lie under the submitter's key.
+    """A worker has other code than the submitting process, or other content in a file that counts by content.
 
-    Or it finds other content at a path that counts by content.
+    Its result would be stored under the wrong key, so the job is refused.
 
     Attributes:
         function: the function's name.
@@ -156,11 +158,11 @@ class CodeMismatch(BencherJobError):
 
 
 class CacheWarning(UserWarning):
-    """The value that the caller gets is right, but the cache could not keep it or had to set something aside."""
+    """The caller gets the right value, but it was not stored, or a stored entry could not be used."""
 
 
 def warn_caller(message: str) -> None:
-    """Give a `CacheWarning` that points at the first line outside this package."""
+    """Emit a `CacheWarning` that points at the first line outside this package."""
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 - the only way to a caller's frame
     package = __name__.partition(".")[0]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:

@@ -13,14 +13,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from ._errors import BencherJobError, warn_caller
 from ._keys import KEY_VERSION, FunctionVersion, Identity, StoredFunctionVersion
 from ._keys.hashing import WITH_CODE, join_key
-from ._record import Record, short_form
+from ._record import Record, shown_arguments
 from ._stores import Entry, Found, Gone, History, Keyed, Miss, Store
-from ._text import counted
+from ._text import arguments_text, counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,13 +30,15 @@ __all__ = [
     "ArgumentChange",
     "Cause",
     "CodeChange",
+    "Differences",
     "EarlierVersions",
     "Explanation",
     "adopt",
     "argument_changes",
     "code_changes",
+    "differences",
     "distribution_changes",
-    "equal_arguments",
+    "distributions_of",
     "explain",
     "is_same_code",
 ]
@@ -67,6 +69,41 @@ def distribution_changes(
         for name, old, new in _changed(before, now)
         if not _is_code(old, new)
     )
+
+
+class Differences(NamedTuple):
+    """How two versions of a function differ."""
+
+    code_changed: tuple[CodeChange, ...]
+    distributions_changed: tuple[tuple[str, str, str], ...]
+    version_changed: tuple[str, str] | None
+    parameters_changed: tuple[tuple[str, ...], tuple[str, ...]] | None
+
+    def facts(self) -> Iterator[str]:
+        """The details, one line each."""
+        if self.version_changed is not None:
+            yield f"version: {self.version_changed[0] or 'none'} -> {self.version_changed[1] or 'none'}"
+        if self.parameters_changed is not None:
+            before, now = map(", ".join, self.parameters_changed)
+            yield f"parameters in the key: {before or 'none'} -> {now or 'none'}"
+        yield from map(str, self.code_changed)
+        for name, before, now in self.distributions_changed:
+            yield f"{name} {before} -> {now}"
+
+
+def differences(before: StoredFunctionVersion, now: StoredFunctionVersion) -> Differences:
+    """Compare two versions of a function."""
+    return Differences(
+        () if before.fingerprint == now.fingerprint else code_changes(before, now),
+        distribution_changes(before, now),
+        None if before.version == now.version else (before.version, now.version),
+        None if before.parameters == now.parameters else (before.parameters, now.parameters),
+    )
+
+
+def distributions_of(version: StoredFunctionVersion) -> dict[str, str]:
+    """Return the installed distributions that the code of a version names, with their versions."""
+    return {name: shown for name, shown in version.manifest.items() if not _is_code(shown, None)}
 
 
 def is_same_code(before: StoredFunctionVersion, now: StoredFunctionVersion) -> bool:
@@ -116,7 +153,7 @@ def argument_changes(
     that differs. `attributes` maps attribute paths to digests, of the earlier call and of this one.
     """
     differing = _differing(*attributes)
-    names = [name for name in {**now, **before} if name not in ignored]
+    names = [name for name in {**now, **before} if name.partition(".")[0] not in ignored]
     changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
     if not changed:
         changed = [name for name in names if name in differing]
@@ -143,16 +180,6 @@ def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[st
     return differing
 
 
-def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
-    """Count the arguments that look the same in both records."""
-    equal = 0
-    for name, value in before.items():
-        other = now.get(name, _MISSING)
-        if name not in ignored and type(value) is type(other) and repr(value) == repr(other):
-            equal += 1
-    return equal
-
-
 def _are_same(before: object, now: object) -> bool:
     # The repr of floats distinguishes the sign of zero, and NaN equals itself.
     return type(before) is type(now) and repr(before) == repr(now)
@@ -173,9 +200,10 @@ class Cause(StrEnum):
     PARAMETERS = "other parameters enter the key"
     LIBRARY = "bencher_job makes keys in another way since"
     EXPIRED = "the entry has expired"
+    INVALID = "the entry is not valid"
     CLEARED = "the entry was cleared"
     FORGOTTEN = "the entry was forgotten"
-    EVICTED = "the entry was evicted to stay within the size limit"
+    EVICTED = "the entry was evicted to make room"
     DAMAGED = "the entry is damaged"
     UNREADABLE = "the entry can't be read or verified here"
 
@@ -254,9 +282,8 @@ class Explanation:
     @property
     def headline(self) -> str:
         """The answer in one line."""
-        arguments = ", ".join([f"{name}={value!r}" for name, value in self.arguments.items()])
         verdict = "a hit" if self.is_hit else "a miss"
-        return f"{self.function}({arguments}): {verdict}, {self.cause.value}"
+        return f"{self.function}({arguments_text(self.arguments)}): {verdict}, {self.cause.value}"
 
     def facts(self) -> Iterator[str]:
         """The details, one line each."""
@@ -268,14 +295,9 @@ class Explanation:
             own = self.record.key == self.key
             yield f"{'computed' if own else 'nearest entry: computed'} {_run_text(self.record)}"
         yield from map(str, self.arguments_changed)
-        if self.version_changed is not None:
-            yield f"version: {self.version_changed[0] or 'none'} -> {self.version_changed[1] or 'none'}"
-        if self.parameters_changed is not None:
-            before, now = map(", ".join, self.parameters_changed)
-            yield f"parameters in the key: {before or 'none'} -> {now or 'none'}"
-        yield from map(str, self.code_changed)
-        for name, before, now in self.distributions_changed:
-            yield f"{name} {before} -> {now}"
+        yield from Differences(
+            self.code_changed, self.distributions_changed, self.version_changed, self.parameters_changed
+        ).facts()
         if self.untracked:
             yield f"not tracked: {', '.join(self.untracked)}"
 
@@ -359,7 +381,7 @@ def explain(
         StoreFailure: when the store can't be read.
     """
     key, bound, _ = identity
-    shown = {name: short_form(value) for name, value in arguments.items()}
+    shown = shown_arguments(arguments)
     plain = Explanation(
         key=key,
         function=current.function,
@@ -408,8 +430,16 @@ def _nearest(
 
     def likeness(keyed: Keyed) -> tuple[int, int]:
         """Rank by equal arguments, then by how few arguments there are that the call lacks, such as a repeat."""
-        others = keyed.record.arguments
-        return equal_arguments(others, arguments, ignored), -len(others.keys() - arguments.keys())
+        others, equal = keyed.record.arguments, 0
+        for name, value in others.items():
+            other = arguments.get(name, _MISSING)
+            if (
+                name.partition(".")[0] not in ignored
+                and type(value) is type(other)
+                and repr(value) == repr(other)
+            ):
+                equal += 1
+        return equal, -len(others.keys() - arguments.keys())
 
     return chosen, max(latest, key=likeness)
 
@@ -422,13 +452,12 @@ def _compared(
     ignored: Collection[str],
     attributes: tuple[Mapping[str, bytes], Mapping[str, bytes]],
 ) -> Explanation:
-    is_same_code = before.fingerprint == now.fingerprint
-    changes = () if is_same_code else code_changes(before, now)
-    distributions = distribution_changes(before, now)
+    differing = differences(before, now)
     if before.key_version != now.key_version:
         cause = Cause.LIBRARY
-    elif not is_same_code:
-        cause = Cause.DISTRIBUTION if distributions and not changes else Cause.CODE
+    elif before.fingerprint != now.fingerprint:
+        is_library = differing.distributions_changed and not differing.code_changed
+        cause = Cause.DISTRIBUTION if is_library else Cause.CODE
     elif before.parameters != now.parameters:
         cause = Cause.PARAMETERS
     elif before.prefix != now.prefix:
@@ -442,12 +471,7 @@ def _compared(
         cause=cause,
         record=record,
         arguments_changed=changed if differ else (),
-        code_changed=changes,
-        distributions_changed=distributions,
-        version_changed=None if before.version == now.version else (before.version, now.version),
-        parameters_changed=None
-        if before.parameters == now.parameters
-        else (before.parameters, now.parameters),
+        **differing._asdict(),
     )
 
 

@@ -25,7 +25,7 @@ from ._errors import BencherJobError
 
 __all__ = ["LOCKS", "critical", "is_inside", "refuse_inside", "runs_jobs"]
 
-LOCKS: Final = frozenset({"_lock", "turn", "_guard", "fork_guard", "keeping_forks_away", "transaction"})
+LOCKS: Final = frozenset({"_lock", "turn", "_guard", "fork_guard"})
 """The names of all locks, and of other contexts, that a thread must not enter twice. Locks that it may are called
 `_reentrant`."""
 

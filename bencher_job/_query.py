@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final, Literal
 
-from ._record import FunctionInfo, Record
+from ._record import FailedJob, FunctionInfo, Record, VersionInfo, code_label
 
 __all__ = [
     "ARGUMENTS",
@@ -42,7 +42,7 @@ class EntryInfo:
     used: float
     """When the entry was last stored or answered a job, in seconds since the epoch."""
     expires: float | None = None
-    """When it becomes a miss, in seconds since the epoch; None for never."""
+    """From when on `gc` and eviction may remove it unless it is used, in seconds since the epoch; None for never."""
     file: str | None = None
     """Path of the file with its bytes in the store's folder; None if it has none of its own."""
     parameters: tuple[str, ...] = ()
@@ -132,12 +132,15 @@ class Query:
     search: str = ""
     """Part of an argument or of the tag, or the beginning of the key."""
     order: Order = LATEST_FIRST
+    versions: Collection[tuple[str, str]] | None = None
+    """Versions of the code, as in a `Selection`."""
 
     def matches(self, info: EntryInfo) -> bool:
         """Whether an entry is selected."""
         record, search = info.record, self.search.lower()
         return (
             record.function == self.function
+            and (self.versions is None or (record.fingerprint, record.version) in self.versions)
             and all(
                 condition.holds(cell_of(info, column))
                 for column, condition in self.conditions
@@ -159,7 +162,7 @@ class Query:
         )
 
 
-RECORD_COLUMNS: Final = ("created", "seconds", "size", "tag", "hits", "key")
+RECORD_COLUMNS: Final = ("created", "seconds", "size", "tag", "code", "hits", "key")
 """The columns that are not arguments."""
 
 
@@ -178,6 +181,8 @@ def cell_of(info: EntryInfo, column: str) -> Any:
         return info.record.arguments.get(column.removeprefix(ARGUMENTS))
     if column == "created":
         return info.record.created.timestamp()
+    if column == "code":
+        return code_label(info.record.fingerprint, info.record.version)
     return info.hits if column == "hits" else getattr(info.record, column, None)
 
 
@@ -208,11 +213,15 @@ def argument_columns(records: Iterable[Record]) -> list[ArgumentColumn]:
     ]
 
 
-def functions_of(infos: Iterable[EntryInfo]) -> list[FunctionInfo]:
-    """Return the figures of the functions of some entries, sorted by name."""
+def functions_of(infos: Iterable[EntryInfo], failed: Iterable[FailedJob] = ()) -> list[FunctionInfo]:
+    """Return the figures of the functions of some entries and failed jobs, sorted by name."""
     by_name: dict[str, list[EntryInfo]] = {}
     for info in infos:
         by_name.setdefault(info.record.function, []).append(info)
+    failures: dict[str, list[float]] = {}
+    for job in failed:
+        by_name.setdefault(job.record.function, [])
+        failures.setdefault(job.record.function, []).append(job.record.created.timestamp())
     return [
         FunctionInfo(
             name=name,
@@ -221,8 +230,28 @@ def functions_of(infos: Iterable[EntryInfo]) -> list[FunctionInfo]:
             hits=sum(info.hits for info in of_name),
             seconds_saved=sum(info.hits * info.record.seconds for info in of_name),
             seconds=sum(info.record.seconds for info in of_name),
-            last_used=datetime.fromtimestamp(max(info.used for info in of_name), UTC),
+            last_used=datetime.fromtimestamp(max([info.used for info in of_name] or failures[name]), UTC),
             tags=tuple(sorted({info.record.tag for info in of_name} - {""})),
+            versions=_versions_of(of_name),
+            failed=len(failures.get(name, ())),
         )
         for name, of_name in sorted(by_name.items())
     ]
+
+
+def _versions_of(infos: Iterable[EntryInfo]) -> tuple[VersionInfo, ...]:
+    by_version: dict[tuple[str, str], list[EntryInfo]] = {}
+    for info in sorted(infos, key=lambda info: info.record.created):
+        by_version.setdefault((info.record.fingerprint, info.record.version), []).append(info)
+    found = [
+        VersionInfo(
+            *version,
+            len(some),
+            sum(info.record.size for info in some),
+            some[0].record.created,
+            datetime.fromtimestamp(max(info.used for info in some), UTC),
+            some[0].record.commit,
+        )
+        for version, some in by_version.items()
+    ]
+    return tuple(sorted(found, key=VersionInfo.recency, reverse=True))

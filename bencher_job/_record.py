@@ -7,7 +7,7 @@ import itertools
 import re
 import reprlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -15,13 +15,16 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from . import _text
+from ._fields import IS_PATH, flat
 from ._text import counted, is_writable, roughly, seconds_text, size_text
 
 __all__ = [
+    "DIGITS_SHOWN",
     "EVERYTHING",
     "CacheInfo",
     "CallInfo",
     "Draft",
+    "FailedJob",
     "Figures",
     "FunctionInfo",
     "Origin",
@@ -30,7 +33,11 @@ __all__ = [
     "Records",
     "Selection",
     "Totals",
+    "VersionInfo",
+    "code_label",
+    "hidden_text",
     "short_form",
+    "shown_arguments",
 ]
 
 
@@ -59,7 +66,8 @@ class Record:
     """Module and qualified name of the function."""
     tag: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments by name: small plain values as they are, others as a short text."""
+    """Arguments by name: small plain values as they are, others as a short text. A config is shown by the name of its
+    class, and by its fields, as `cfg.lr`."""
     created: datetime
     """When the function started, in UTC."""
     seconds: float = 0.0
@@ -102,8 +110,33 @@ class Record:
         return _text.fact_table({name: fact for name, fact in facts.items() if fact not in {"", None}})
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
-        return f"{self.function}({arguments}), {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
+        call = f"{self.function}({_text.arguments_text(self.arguments)})"
+        return f"{call}, {self.seconds:.3g} s on {self.created:%Y-%m-%d %H:%M:%S} UTC"
+
+
+DIGITS_SHOWN: Final = 10
+"""Number of digits of a fingerprint that people see."""
+
+
+def code_label(fingerprint: str, version: str) -> str:
+    """Name a version of a function's code: by the first digits of its fingerprint, and the `version` option if given.
+
+    >>> code_label("3f9a2c01b2d4e5f6", ""), code_label("3f9a2c01b2d4e5f6", "2"), code_label("", "")
+    ('3f9a2c01b2', '3f9a2c01b2 version 2', '')
+    """
+    return fingerprint[:DIGITS_SHOWN] + (f" version {version}" if version else "")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A job whose latest run raised an exception, or was ended by its timeout or the death of its worker."""
+
+    record: Record
+    """What is known of the run."""
+    error: str
+    """The exception's class and message."""
+    traceback: str
+    """The traceback, with that of the worker."""
 
 
 _COLUMNS: Final = ("function", "arguments", "tag", "created, UTC", "time", "size")
@@ -112,15 +145,16 @@ _COLUMNS: Final = ("function", "arguments", "tag", "created, UTC", "time", "size
 class Records(Iterator[Record]):
     """An iterator over records. A notebook and a REPL show the first of those left, without consuming them."""
 
-    def __init__(self, records: Iterator[Record]) -> None:
+    def __init__(self, records: Iterator[Record], note: Callable[[], str] = str) -> None:
         self._records = records
+        self._note = note
         self._looked_at: deque[Record] = deque()
 
     def __next__(self) -> Record:
         return self._looked_at.popleft() if self._looked_at else next(self._records)
 
-    def _shown(self) -> tuple[list[Sequence[str]], str]:
-        """Return the rows of the first records, and a sentence if there are more."""
+    def _shown(self) -> tuple[list[Sequence[str]], list[str]]:
+        """Return the rows of the first records, and sentences on those that are not shown."""
         missing = RECORDS_SHOWN + 1 - len(self._looked_at)
         self._looked_at.extend(itertools.islice(self._records, max(0, missing)))
         rows: list[Sequence[str]] = [
@@ -135,18 +169,19 @@ class Records(Iterator[Record]):
             for record in itertools.islice(self._looked_at, RECORDS_SHOWN)
         ]
         has_more = len(self._looked_at) > RECORDS_SHOWN
-        return rows, f"the first {RECORDS_SHOWN}; there are more" if has_more else ""
+        more = f"the first {RECORDS_SHOWN}; there are more" if has_more else ""
+        return rows, [*filter(None, (more, self._note()))]
 
     def __repr__(self) -> str:
         rows, more = self._shown()
         if not rows:
-            return "<no more records>"
+            return "\n".join(["<no more records>", *more])
         lines = _text.aligned([_COLUMNS, *([_text.visible(cell) for cell in row] for row in rows)])
-        return "\n".join([*lines, more] if more else lines)
+        return "\n".join([*lines, *more])
 
     def _repr_html_(self) -> str:
         rows, more = self._shown()
-        return _text.joined(_text.table(_COLUMNS, rows), *([more] if more else []))
+        return _text.joined(_text.table(_COLUMNS, rows), *more)
 
 
 def _record_of(state: dict[str, Any]) -> Record:
@@ -270,6 +305,15 @@ def short_form(value: object) -> Any:
         return f"<{type(value).__qualname__}>"
 
 
+def shown_arguments(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Return arguments as a record shows them, configs by their fields.
+
+    >>> shown_arguments({"cfg": {"lr": 0.1, "layers": [8, 8]}, "seed": 1})
+    {'cfg.lr': 0.1, 'cfg.layers': '[8, 8]', 'seed': 1}
+    """
+    return {name: short_form(value) for name, value in flat(arguments).items()}
+
+
 _ABSENT: Final = object()
 
 
@@ -296,9 +340,11 @@ class Selection:
     until: datetime | timedelta | None = None
     """The time before which a run started, in the same forms as `since`."""
     where: Mapping[str, object] = field(default_factory=dict)
-    """Conditions on arguments, by name. A function gets the argument as the record shows it and returns whether it
-    matches; any other value must look the same there, so `1`, `1.0` and `True` differ. An entry without the argument
-    doesn't match."""
+    """Conditions on arguments and on fields of configs, as `cfg.lr`, by name. A function gets the argument as the
+    record shows it and returns whether it matches; any other value must look the same there, so `1`, `1.0` and `True`
+    differ, and of a config each field must. An entry without the argument doesn't match."""
+    versions: Collection[tuple[str, str]] | None = None
+    """Versions of the code: pairs of a fingerprint and a `version`, as records have them."""
 
     def __post_init__(self) -> None:
         for name in ("function", "tag"):
@@ -332,7 +378,7 @@ class Selection:
         for text in texts:
             name, equals, value = text.partition("=")
             name = name.strip()
-            if not equals or not name.isidentifier() or value.startswith("="):
+            if not equals or not IS_PATH(name) or value.startswith("="):
                 raise ValueError(f"{text!r} is not a filter. Write name=value, as in c=0.1.")
             if name in where:
                 raise ValueError(
@@ -366,6 +412,7 @@ class Selection:
             and self.tag in {None, record.tag}
             and (since is None or record.created >= since)
             and (until is None or record.created < until)
+            and (self.versions is None or (record.fingerprint, record.version) in self.versions)
             and all(_holds(wanted, name, record) for name, wanted in self.where.items())
         )
 
@@ -445,7 +492,10 @@ def _checked(where: object) -> dict[str, object]:
                 f"where[{name!r}] is the class {wanted.__qualname__}. Give a value, or a function that returns whether "
                 "an argument matches."
             )
-    return {name: wanted if callable(wanted) else short_form(wanted) for name, wanted in where.items()}
+    checked: dict[str, object] = {}
+    for name, wanted in where.items():
+        checked |= {name: wanted} if callable(wanted) else shown_arguments({name: wanted})
+    return checked
 
 
 def _holds(wanted: object | Callable[[Any], object], name: str, record: Record) -> bool:
@@ -485,7 +535,7 @@ class SharedInfo:
     superseded: int
     """Results that gave way to one of the same job, which another machine had stored first."""
     outbox: int
-    """Entries and removals that it hasn't got yet."""
+    """Entries and removals that are not there yet."""
     problem: str
     """Why it is not asked at present; empty if it is."""
 
@@ -516,6 +566,8 @@ class CacheInfo:
     """Jobs whose function, worker or engine failed, after all retries."""
     unsaved: int
     """Results that reached the caller but could not be stored."""
+    unkept: int
+    """Results that reached the caller and were not stored, because `keep` refused them."""
     damaged: int
     """Entries of this store that were found damaged and quarantined."""
     evicted: int
@@ -547,7 +599,7 @@ class CacheInfo:
         }
         odd = {
             name: f"{getattr(self, name):,}"
-            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired", "unleased")
+            for name in ("joined", "failed", "unsaved", "unkept", "damaged", "evicted", "expired", "unleased")
             if getattr(self, name)
         }
         return figures | odd | ({} if self.shared is None else {"shared": str(self.shared)})
@@ -581,6 +633,52 @@ class CallInfo(NamedTuple):
     """Entries of this function in the store."""
 
 
+class VersionInfo(NamedTuple):
+    """The figures of the entries that one version of a function's code has."""
+
+    fingerprint: str
+    """Digest of the code and of the versions of libraries that it names; empty for entries whose key was given."""
+    version: str
+    """The `version` option of the function, as text."""
+    entries: int
+    size: int
+    """Size of the entries in bytes."""
+    first_seen: datetime
+    """When the first of them began to run, in UTC."""
+    last_used: datetime
+    """When one was last stored or hit, in UTC."""
+    commit: str
+    """The git commit at which it was first seen; empty outside a repository."""
+
+    @property
+    def label(self) -> str:
+        """The name that people see."""
+        return code_label(self.fingerprint, self.version)
+
+    def recency(self) -> tuple[datetime, datetime]:
+        """Sort versions by their last use; of those that a table has read together, the later one was used last."""
+        return self.last_used, self.first_seen
+
+    def is_called(self, name: str) -> bool:
+        """Whether a name means this version: its label, or the first digits of its fingerprint."""
+        return bool(name) and (name == self.label or self.fingerprint.startswith(name))
+
+
+def hidden_text(versions: Iterable[VersionInfo], shown: Collection[tuple[str, str]]) -> str:
+    """Say how many entries of other versions of the code are not shown; empty if there are none.
+
+    >>> one = VersionInfo("3f9a2c01b2d4", "", 12, 0, datetime.now(UTC), datetime.now(UTC), "")
+    >>> hidden_text([one], {("55d1", "")}), hidden_text([one], {("3f9a2c01b2d4", "")})
+    ('12 entries of another version of the code are not shown', '')
+    """
+    others = [each for each in versions if each[:2] not in shown]
+    if not others:
+        return ""
+    entries = sum(each.entries for each in others)
+    which = "another version" if len(others) == 1 else f"{len(others):,} other versions"
+    return f"{counted(entries, 'entry')} of {which} of the code {'is' if entries == 1 else 'are'} not shown"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionInfo:
     """The figures of one function in a store, over the entries that are in it now."""
@@ -600,6 +698,22 @@ class FunctionInfo:
     """When an entry was last stored or hit, in UTC."""
     tags: tuple[str, ...] = ()
     """The tags of the entries, sorted."""
+    versions: tuple[VersionInfo, ...] = ()
+    """The versions of its code that have entries, the one that was used last first."""
+    failed: int = 0
+    """Jobs whose latest run failed, and that have no entry."""
+
+    def latest(self, failed: Iterable[FailedJob] = ()) -> frozenset[tuple[str, str]]:
+        """Return the version that was used last, for a selection, and that of entries whose keys were given.
+
+        Of failed jobs, the latest first, the first one counts too, unless the code was changed and succeeded since.
+        """
+        latest = next((each for each in self.versions if each.fingerprint), None)
+        found = {("", "")} if latest is None else {("", ""), latest[:2]}
+        for record in [each.record for each in failed if each.record.function == self.name][:1]:
+            if latest is None or record.created > latest.first_seen:
+                found.add((record.fingerprint, record.version))
+        return frozenset(found)
 
 
 for _public in (CacheInfo, FunctionInfo):  # the package imports them on first use

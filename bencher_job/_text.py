@@ -9,6 +9,7 @@ from typing import Any, Final
 __all__ = [
     "Markup",
     "aligned",
+    "arguments_text",
     "bold",
     "counted",
     "did_you_mean",
@@ -106,6 +107,15 @@ def moment_text(moment: datetime) -> str:
         return f"{moment.astimezone():%Y-%m-%d %H:%M}"
     except (OverflowError, ValueError):  # near the year 1 or 9999
         return f"{moment:%Y-%m-%d %H:%M}"
+
+
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """Format arguments as in a call.
+
+    >>> arguments_text({"model": "svm", "c": 0.1})
+    "model='svm', c=0.1"
+    """
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import signal
 import sys
 import textwrap
@@ -11,8 +12,10 @@ from types import ModuleType
 import pytest
 
 from bencher_job.testing import CallCounter, temporary_cache
+from tests.programs import Programs
 
 WriteModule = Callable[[str, str], ModuleType]
+Sample = Callable[[int], tuple[int, int]]
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +42,28 @@ def cache_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 def counter(tmp_path: Path) -> CallCounter:
     """Counts calls in all processes."""
     return CallCounter(tmp_path / "calls")
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs that end with the test."""
+    programs = Programs(tmp_path)
+    yield programs
+    programs.end()
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> Sample:
+    """Choose at which points a test interrupts a program: a random first one, and a step, smaller with --soak."""
+
+    def choose(step: int) -> tuple[int, int]:
+        if request.config.getoption("--soak"):
+            step = -(-step // 10)
+        first = random.randint(1, step)
+        print("first", first, "step", step)
+        return first, step
+
+    return choose
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bencher_job import _stores as st
 from bencher_job._keys import StoredFunctionVersion
 from bencher_job._processes import this_process
 from bencher_job._query import ArgumentColumn, EntryInfo, Query, argument_columns, functions_of
-from bencher_job._record import EVERYTHING, Figures, FunctionInfo, Record, Selection, Totals
+from bencher_job._record import EVERYTHING, FailedJob, Figures, FunctionInfo, Record, Selection, Totals
 from bencher_job._stores.base import SURE_FOR, Items
 
 
@@ -33,7 +33,8 @@ class DictLeases:
         return self.held.keys() & keys
 
     def running(self) -> list[st.LeaseInfo]:
-        return [st.LeaseInfo(key, this_process(), 0.0) for key in self.held]
+        held = self.held.values()
+        return [st.LeaseInfo(each.key, this_process(), 0.0, each.function, each.arguments) for each in held]
 
     def wait(self, lease: st.Lease) -> DictWait:
         return DictWait(self, lease.key)
@@ -44,9 +45,13 @@ class DictLeases:
                 del self.held[lease.key]
             lease.held = False
 
-    def fail(self, lease: st.Lease, dump: Callable[[], bytes]) -> None:
-        if lease.number in self.failures:
+    def fail(
+        self, lease: st.Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None
+    ) -> None:
+        if dump and lease.number in self.failures:
             self.failures[lease.number] = dump()
+        if failed and not self._store.has(lease.key):
+            self._store._failed[lease.key] = failed
         self.release([lease])
 
 
@@ -74,6 +79,7 @@ class DictStore(Items):
         self._entries: dict[str, st.Entry] = {}
         self._gone: dict[str, st.Gone] = {}
         self._versions: dict[bytes, StoredFunctionVersion] = {}
+        self._failed: dict[str, FailedJob] = {}
         self._changes = self._puts = self._misses = 0
         self._uses: list[st.Use] = []
 
@@ -90,7 +96,7 @@ class DictStore(Items):
                 value = self._values[key]
                 if largest is None or value.nbytes <= largest:
                     parts = value.stream, tuple(map(bytearray, value.buffers))
-                    found.others[key] = st.Hit(*parts, seconds, info.expires)
+                    found.others[key] = st.Hit(*parts, seconds, info.record.created.timestamp())
                     self.count_uses([st.Use(key, 1, time.time(), seconds)] if counts else [])
         return found
 
@@ -101,7 +107,7 @@ class DictStore(Items):
             for entry in (each for each in entries if each.record.key not in lost):
                 key, stored, payload = entry.record.key, entry.version, entry.payload
                 assert isinstance(payload, st.Payload)
-                self.remove([key] if key in self._values else [], "cleared")
+                self.remove([key] if key in self._values or key in self._failed else [], "cleared")
                 self._values[key] = st.Payload(bytes(payload.stream), tuple(map(bytes, payload.buffers)))
                 self._infos[key], self._entries[key] = entry.info(payload.nbytes, time.time()), entry
                 self._versions |= {stored.prefix: stored} if stored else {}
@@ -112,7 +118,9 @@ class DictStore(Items):
 
     def remove(self, keys: Iterable[str], reason: st.Reason = "forgotten") -> int:
         with self._lock:
-            gone = [key for key in dict.fromkeys(keys) if key in self._infos]
+            keys = dict.fromkeys(keys)
+            self._failed = {key: job for key, job in self._failed.items() if key not in keys}
+            gone = [key for key in keys if key in self._infos]
             self._changes += bool(gone)
             time.sleep(SURE_FOR)
             for key in gone:
@@ -121,7 +129,8 @@ class DictStore(Items):
             return len(gone)
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
-        return self.remove([record.key for record in self.records(selection)], "cleared")
+        chosen = [*self.records(selection), *(each.record for each in self.failures(selection))]
+        return self.remove([record.key for record in chosen], "cleared")
 
     def count_uses(self, uses: Sequence[st.Use]) -> None:
         for use in uses:
@@ -137,7 +146,7 @@ class DictStore(Items):
         return iter(sorted(found, key=lambda record: record.created)[-latest if latest else 0 :])
 
     def functions(self) -> list[FunctionInfo]:
-        return functions_of(self.infos([*self._infos]))
+        return functions_of(self.infos([*self._infos]), self._failed.values())
 
     def figures(self) -> Figures:
         sizes = [value.nbytes for value in self._values.values()]
@@ -157,8 +166,7 @@ class DictStore(Items):
         return st.Found(self._infos[key].record) if key in self._infos else self._gone.get(key)
 
     def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
-        found = [self._infos[key] for key in keys if key in self._infos]
-        return [info for info in found if info.expires is None or info.expires > time.time()]
+        return [self._infos[key] for key in keys if key in self._infos]
 
     def find(self, query: Query) -> list[str]:
         return query.select(self.infos([*self._infos]))
@@ -190,5 +198,9 @@ class DictStore(Items):
             [each for each in found if all(getattr(each, name) == wanted[name] for name in wanted)][:limit]
         )
 
+    def failures(self, selection: Selection = EVERYTHING) -> list[FailedJob]:
+        found = [each for each in self._failed.values() if selection.matches(each.record)]
+        return sorted(found, key=lambda each: each.record.created, reverse=True)
+
     def stamp(self) -> str:
-        return f"{self._puts} {self._changes} {len(self._uses)}"
+        return f"{self._puts} {self._changes} {len(self._uses)} {len(self._failed)}"

@@ -1,11 +1,12 @@
 """A program that is interrupted at each step of the library, and checks each time that nothing is left behind.
 
-    python interrupt_points.py FOLDER EXECUTOR OPERATION STEP
+    python interrupt_points.py FOLDER EXECUTOR OPERATION FIRST STEP
 
-For each n from 1 on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
+For each n from FIRST on, in steps: `KeyboardInterrupt` is raised at the n-th call or return of one of the library's
 functions, or of those that it waits with, in the main thread while it does an operation. Then another thread must be
-answered, both for the same keys and for other ones, no lease may be left, no job may be waited for, and no figure may
-be negative. The program ends with the first n that isn't reached, and prints it. Otherwise it prints what was left.
+answered, both for the same keys and for other ones, and must be able to fork; no lease may be left, no job may be
+waited for, and no figure may be negative. The program ends with the first n that isn't reached, and prints it.
+Otherwise it prints what was left.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import bencher_job
 from bencher_job import CacheWarning, cached_job
 
 FOLLOWED = (str(Path(bencher_job.__file__).parent), concurrent.futures.__path__[0], threading.__file__)
-PATIENCE = 60.0
+PATIENCE = 50.0
 MANY = 3
 
 numbers = itertools.count(1, 2)
@@ -41,23 +42,6 @@ def positive(x: int) -> int:
     return abs(x)
 
 
-LOCKS_A_STORE = {
-    ("database.py", "__enter__"),  # the thread's next transaction ends the one that was interrupted
-    ("database.py", "__exit__"),
-    ("changes.py", "changing"),  # the end of the process releases the lock
-    ("changes.py", "_locked"),
-}
-"""Functions that are not interrupted, since the store would stay locked."""
-
-
-def is_followed(code: CodeType) -> bool:
-    """Whether a function is interrupted."""
-    return (
-        code.co_filename.startswith(FOLLOWED)
-        and (Path(code.co_filename).name, code.co_name) not in LOCKS_A_STORE
-    )
-
-
 def interrupted(work: Callable[[], object], at: int) -> str | None:
     """Do some work, interrupt it at one of its calls and returns, and say at which; None if there were fewer."""
     events = 0
@@ -65,7 +49,7 @@ def interrupted(work: Callable[[], object], at: int) -> str | None:
 
     def count(frame: FrameType, event: str, _: object) -> None:
         nonlocal events, place
-        if event in {"call", "return"} and is_followed(frame.f_code):
+        if event in {"call", "return"} and frame.f_code.co_filename.startswith(FOLLOWED):
             events += 1
             if events == at:
                 sys.setprofile(None)
@@ -100,6 +84,14 @@ def ends(work: Callable[[], object]) -> bool:
     thread.start()
     thread.join(PATIENCE)
     return not thread.is_alive()
+
+
+def fork() -> None:
+    """Fork a child that ends at once."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 class Operations:
@@ -195,19 +187,21 @@ class Operations:
             return "a lease is left"
         if not ends(self.function.cache.wait):
             return "a job is waited for"
+        if not ends(fork):
+            return "a fork waits"
         info = self.function.cache.info()
         self.function.cache.clear_cache()  # so that the operation takes as many steps the next time
         figures = info.submitted, info.computed, info.failed, info.joined, info.hits
         return f"negative figures: {info}" if min(figures) < 0 else ""
 
 
-def main(folder: str, executor: str, operation: str, step: int) -> None:
+def main(folder: str, executor: str, operation: str, first: int, step: int) -> None:
     """Interrupt an operation at each of its events."""
     warnings.simplefilter("ignore", CacheWarning)
     operations = Operations(folder, executor)
     operations.function(-next(numbers))  # what is opened and started once
     prepare, act = operations.all[operation]
-    at = 1
+    at = first
     while True:
         operations.now = prepare()
         place = interrupted(act, at)
@@ -224,4 +218,4 @@ def main(folder: str, executor: str, operation: str, step: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -1,11 +1,11 @@
 """A program that calls the library at each line of the library, as a signal handler or a `__del__` may.
 
-    python reentry_points.py FOLDER EXECUTOR OPERATION CALL STEP
+    python reentry_points.py FOLDER EXECUTOR OPERATION CALL FIRST STEP
 
-For each n from 1 on, in steps: at the n-th line that the main thread executes of the library, or of what it waits with,
-while it does an operation, it does a call as well, as if it had been interrupted there. Both must end, with the right
-value or with an error of the library. It ends with the first n that isn't reached. Where nothing goes on any more, the
-stacks of all threads are printed.
+For each n from FIRST on, in steps: at the n-th line that the main thread executes of the library, or of what it waits
+with, while it does an operation, it does a call as well, as if it had been interrupted there. Both must end, with the
+right value or with an error of the library. It ends with the first n that isn't reached. Where nothing goes on any
+more, the stacks of all threads are printed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Interruption:
         return self._trace
 
 
-def main(folder: str, executor: str, operation: str, call: str, step: int) -> None:
+def main(folder: str, executor: str, operation: str, call: str, first: int, step: int) -> None:
     """Do a call at each line of an operation."""
     warnings.simplefilter("ignore", CacheWarning)
     options: dict[str, Any] = {} if executor == "SERIAL" else {"max_workers": 2}
@@ -119,7 +119,7 @@ def main(folder: str, executor: str, operation: str, call: str, step: int) -> No
 
     function(-next(numbers)), other(-next(numbers))  # what is opened and started once
     prepare, act = operations[operation]
-    at = 1
+    at = first
     while True:
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         now = prepare()
@@ -137,4 +137,4 @@ def main(folder: str, executor: str, operation: str, call: str, step: int) -> No
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]), int(sys.argv[6]))

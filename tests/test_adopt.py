@@ -43,7 +43,8 @@ def test_the_earlier_code_keeps_its_own_entries_and_the_records_say_what_was_com
     module = write_module("sums", FAST)
     module.total.cache.adopt()
     kept, adopted = sorted(
-        module.total.cache.records(), key=lambda record: record.fingerprint != before.fingerprint
+        module.total.cache.records(versions="all"),
+        key=lambda record: record.fingerprint != before.fingerprint,
     )
     assert kept == before
     assert (adopted.tag, adopted.created, adopted.seconds, adopted.arguments) == (
@@ -70,7 +71,7 @@ def test_the_latest_earlier_code_is_meant_unless_another_is_named(write_module: 
         write_module("sums", code).total(3)
     module = write_module("sums", FAST)
     by_value = {}
-    for record in module.total.cache.records():
+    for record in module.total.cache.records(versions="all"):
         hit = module.total.cache.cache.get(record.key)
         by_value[hit.load()] = record.fingerprint
     assert module.total.cache.adopt() == 1
@@ -85,7 +86,7 @@ def test_a_fingerprint_that_no_entry_has_is_an_error_that_lists_those_there_are(
 ) -> None:
     write_module("sums", SLOW).total(3)
     module = write_module("sums", FAST)
-    (record,) = module.total.cache.records()
+    (record,) = module.total.cache.records(versions="all")
     with pytest.raises(
         BencherJobError, match=rf"'zz' matches no earlier version .*{record.fingerprint[:16]}"
     ):

@@ -11,15 +11,22 @@ from tests.sweeps import test_results, test_stream, test_sweep
 from tests.views import test_dataset, test_table
 
 NEEDS_A_FOLDER = {
+    "test_a_cache_that_is_dropped_without_close_leaves_no_thread_process_or_descriptor",
+    "test_a_change_of_the_current_folder_moves_no_cache",
     "test_a_damaged_entry_is_not_in_the_container",
     "test_a_damaged_entry_is_told_and_left_as_it_is",
     "test_a_damaged_entry_that_was_set_aside_is_told",
     "test_a_store_that_can_not_be_opened_costs_the_memory_but_not_the_value",
+    "test_a_store_that_could_not_be_opened_for_a_moment_is_opened_later",
+    "test_a_sweep_that_is_killed_and_started_again_runs_only_what_is_missing",
+    "test_a_warning_made_an_error_costs_no_other_job_its_value",
     "test_an_entry_that_was_removed_tells_why_and_when",
     "test_another_release_of_a_distribution_is_told_and_is_no_cause",
+    "test_attributes_that_differ_between_processes_are_named",
     "test_damaged_digests_of_attributes_name_none",
     "test_entries_move_as_one_file_and_the_store_that_gets_them_is_clean",
     "test_entries_whose_keys_were_made_in_another_way",
+    "test_importing_imports_no_pandas",
     "test_media_live_as_long_as_any_entry_that_was_made_of_theirs",
     "test_results_are_kept_when_the_program_ends_without_reading_them",
 }

@@ -12,7 +12,7 @@ import pytest
 
 from bencher_job import FutureCache, cached_job
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "coming-from.md"
+PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 ROW = re.compile(r"^\| `([^`]+)`[^|]*\| (?:`([^`]+)`)?[^|]*\|$", re.MULTILINE)
 FUNCTION = "def square(x, verbose=False):\n    return x * x\n"
 
@@ -21,13 +21,18 @@ LIBRARIES = {
     "joblib": ("Memory", "Parallel", "delayed", "expires_after"),
     "diskcache": (),
     "cachier": ("cachier", "disable_caching"),
+    "bencher": (),
 }
 """Each library that is translated, and the names that its rows use without the library's own."""
+
+SECTIONS = {"bencher": ("from-holobench.md", "## What each call becomes")}
+"""The page and the heading of a library that has a page of its own."""
 
 
 def rows(library: str) -> list[tuple[str, str]]:
     """The rows of a library's table: its call, and ours where there is one."""
-    _, _, rest = PAGE.read_text().partition(f"## From {library}")
+    page, heading = SECTIONS.get(library, ("coming-from.md", f"## From {library}"))
+    _, _, rest = (PAGES / page).read_text().partition(heading)
     assert rest, library
     section, _, _ = rest.partition("\n## ")
     found = ROW.findall(section)
@@ -58,6 +63,8 @@ def test_a_call_and_its_translation_run_and_agree(
     there = {library: module, "timedelta": timedelta, "__name__": "study"}
     there |= {name: getattr(module, name) for name in LIBRARIES[library]}
     here = {"cached_job": cached_job, "FutureCache": FutureCache, "timedelta": timedelta, "__name__": "study"}
+    for names in (there, here):
+        exec(FUNCTION, names)
     for theirs, ours in rows(library):
         given = run(theirs, there)
         if ours and not ours.startswith("BENCHER_JOB"):

@@ -12,7 +12,7 @@ import pickle
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -324,14 +324,6 @@ AWAITING = """
 
     asyncio.run(main())
 """
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 def test_programs_share_one_run_and_the_loops_of_those_who_wait_go_on(programs: Programs) -> None:
@@ -656,7 +648,7 @@ def test_files_of_the_store_are_opened_on_threads_and_not_in_the_loop(cache_fold
 def test_a_timeout_of_the_function_ends_its_coroutine() -> None:
     cleaned_up: list[bool] = []
 
-    @cached_job(timeout=0.05)
+    @cached_job(timeout=0.4)
     async def slow(x: int) -> int:
         try:
             await asyncio.sleep(PATIENCE if x else 0)
@@ -665,9 +657,9 @@ def test_a_timeout_of_the_function_ends_its_coroutine() -> None:
         return x
 
     async def main() -> None:
-        with pytest.raises(JobTimeout, match=r"longer than its timeout of 0\.05 s") as caught:
+        with pytest.raises(JobTimeout, match=r"longer than its timeout of 0\.4 s") as caught:
             await slow(1)
-        assert caught.value.seconds == 0.05
+        assert caught.value.seconds == 0.4
         assert await slow(0) == 0
 
     run(main())

@@ -7,8 +7,7 @@ import os
 import random
 import sqlite3
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import pytest
 from bencher_job import CacheWarning, cached_job
 from tests.programs import Programs, until
 
-ROUNDS = 12
+ROUNDS = 6
+"""For each kind of file; with --soak ten times as many."""
 
 WORK = """
     import random, warnings
@@ -154,22 +154,21 @@ def test_verify_finds_and_mends_an_index_that_leads_to_other_rows(cache_folder: 
     assert all(job.is_cached(x) for x in range(20))
 
 
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", FILES)
-def test_random_damage_under_three_programs(programs: Programs, which: str) -> None:
-    chance = random.Random(zlib.crc32(which.encode()))
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("is_database", [True, False], ids=["database", "other files"])
+def test_random_damage_under_three_programs(
+    programs: Programs, is_database: bool, request: pytest.FixtureRequest
+) -> None:
+    rounds = ROUNDS * (10 if request.config.getoption("--soak") else 1)
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    kinds = [kind for kind in FILES if kind.startswith("cache.db") == is_database] * rounds
+    chance.shuffle(kinds)
     names = [f"p{number}" for number in range(3)]
     running = [programs.start(name, USE) for name in names]
     store = programs.folder / "cachedir" / "fcache"
-    for _ in range(ROUNDS):
+    for kind in kinds:
         before = [programs.count(name) for name in names]
 
         def have_gone_on(before: list[int] = before) -> bool:
@@ -177,9 +176,9 @@ def test_random_damage_under_three_programs(programs: Programs, which: str) -> N
             return all(programs.count(name) > was for name, was in zip(names, before, strict=True))
 
         assert until(have_gone_on, seconds=60)
-        found = [path for path in map(Path, glob.glob(f"{store}/{which}")) if path.is_file()]
+        found = [path for path in map(Path, glob.glob(f"{store}/{kind}")) if path.is_file()]
         if found:
-            harm = chance.choice(FILES[which])
+            harm = chance.choice(FILES[kind])
             try:
                 harm(chance.choice(found), chance)
             except FileNotFoundError:  # replaced just now

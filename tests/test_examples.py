@@ -27,19 +27,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 DRAWN_IN_DOCS = Path(__file__).parents[1] / "docs" / "examples"
 COMPRESSION = EXAMPLES / "compression.py"
 
-SMALL = {
-    "compression": (("--levels", "1", "--repeats", "1"), 36, "│ zlib"),
-    "digits": (("--folds", "1", "--models", "GaussianNB,DecisionTree"), 17, "│ DecisionTree"),
-    "reaction": (("--size", "32", "--steps", "500"), 36, "0.054"),
+OPTIONS = {
+    "compression": (("--levels", "1,5,9", "--repeats", "2"), 216, "│ zlib"),
+    "digits": (("--folds", "5", "--models", "KNeighbors"), 50, "│ KNeighbors"),
+    "reaction": (("--size", "64", "--steps", "3000"), 36, "0.054"),
 }
-"""Options that make an example short, the number of its jobs then, and a line that it prints."""
-
-LONG = {
-    "compression": (("--levels", "1,5,9", "--repeats", "2"), 216, 20),
-    "digits": (("--folds", "5", "--models", "KNeighbors"), 50, 4),
-    "reaction": (("--size", "64", "--steps", "3000"), 36, 4),
-}
-"""Options that make an example long enough to stop it, the number of its jobs, and after how many it is stopped."""
+"""Options that make an example long enough to stop it twice, the number of its jobs then, and a line that it prints."""
 
 
 ImportExample = Callable[[str], ModuleType]
@@ -49,11 +42,11 @@ ImportExample = Callable[[str], ModuleType]
 def import_example(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImportExample]:
     monkeypatch.syspath_prepend(EXAMPLES)
     yield importlib.import_module
-    for name in SMALL:
+    for name in OPTIONS:
         sys.modules.pop(name, None)
 
 
-@pytest.fixture(params=sorted(SMALL))
+@pytest.fixture(params=sorted(OPTIONS))
 def example(request: pytest.FixtureRequest) -> Path:
     if request.param == "digits":
         pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install --group examples")
@@ -99,18 +92,6 @@ def is_picture(path: Path) -> bool:
     return path.read_bytes()[:4] in {b"\x89PNG", b"RIFF"}
 
 
-def test_it_runs_and_is_all_hits_when_run_again(example: Path, tmp_path: Path) -> None:
-    options, jobs, line = SMALL[example.stem]
-    first = run(tmp_path, *options, example=example)
-    assert counts(first) == (0, jobs)
-    assert line in first
-    picture = Path(re.search(r"picture: (.+)", first).group(1))
-    assert picture.parent == tmp_path / "out"
-    assert is_picture(picture)
-    again = run(tmp_path, *options, "--executor", "serial", example=example)
-    assert counts(again) == (jobs, 0)
-
-
 def test_the_documentation_shows_the_picture_that_it_makes(example: Path) -> None:
     (picture,) = DRAWN_IN_DOCS.glob(f"{example.stem}.*")
     assert is_picture(picture)
@@ -119,31 +100,29 @@ def test_the_documentation_shows_the_picture_that_it_makes(example: Path) -> Non
     assert f'options.out / "{picture.name}"' in example.read_text()
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_in_the_middle_it_goes_on_where_it_stopped(
-    example: Path, tmp_path: Path, blow: signal.Signals
-) -> None:
-    options, jobs, enough = LONG[example.stem]
-    process = start(tmp_path, *options, example=example)
-    deadline = time.monotonic() + 60
-    while stored(tmp_path) < enough:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(blow)
-    process.communicate(timeout=20)
-    assert process.returncode != 0
-    kept = stored(tmp_path)
-    assert kept >= enough
-    assert counts(run(tmp_path, *options, example=example)) == (kept, jobs - kept)
-
-
-def test_another_model_runs_and_those_before_are_remembered(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install --group examples")
-    options = ("--folds", "1", "--executor", "serial", "--models")
-    example = EXAMPLES / "digits.py"
-    assert counts(run(tmp_path, *options, "GaussianNB", example=example)) == (0, 5)
-    assert counts(run(tmp_path, *options, "GaussianNB,DecisionTree", example=example)) == (5, 12)
+def test_stopped_in_the_middle_it_goes_on_where_it_stopped(example: Path, tmp_path: Path) -> None:
+    options, jobs, line = OPTIONS[example.stem]
+    kept = 0
+    for blow in (signal.SIGINT, signal.SIGKILL):
+        process = start(tmp_path, *options, example=example)
+        enough = kept + 4
+        deadline = time.monotonic() + 60
+        while stored(tmp_path) < enough:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(blow)
+        process.communicate(timeout=20)
+        assert process.returncode != 0
+        kept = stored(tmp_path)
+        assert kept >= enough
+    output = run(tmp_path, *options, example=example)
+    assert counts(output) == (kept, jobs - kept)
+    assert line in output
+    picture = Path(re.search(r"picture: (.+)", output).group(1))
+    assert picture.parent == tmp_path / "out"
+    assert is_picture(picture)
+    assert counts(run(tmp_path, *options, "--executor", "serial", example=example)) == (jobs, 0)
 
 
 def test_what_is_misread_is_what_scikit_learn_says(import_example: ImportExample) -> None:

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,9 @@ import pytest
 from rich.console import Console
 
 from bencher_job import Cause, Executors, Explanation, FutureCache, Job, JobFunctionCache, cached_job
-from bencher_job._stores import Entry, Hit
-from bencher_job._stores.embedded import DiskStore
 from tests.conftest import WriteModule
 from tests.environment import unmeasured
+from tests.restored import store_again
 
 STUDY = """
     from bencher_job import cached_job
@@ -139,16 +136,28 @@ def test_the_attribute_is_named_that_makes_an_object_another_at_each_call(made: 
     assert f"model.{attribute} differs" in str(explanation)
 
 
-def test_each_attribute_that_differs_is_named() -> None:
+class Described(Counting):
+    def __repr__(self) -> str:
+        return "<Described>"
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (Counting, ["model.rate: 3 -> 4", "model.options.depth: 1 -> 2"]),
+        (Described, ["model: it looks the same, <Described>; model.options and model.rate differ"]),
+    ],
+)
+def test_each_attribute_that_differs_is_named(made: Any, told: list[str]) -> None:
     @cached_job
     def total(model: Counting) -> int:
         return model.rate
 
-    model = Counting(3)
+    model = made(3)
     total(model)
     model.options["depth"] = 2
     model.rate = 4
-    assert "model.options and model.rate differ" in str(total.explain(model))
+    assert [str(change) for change in total.explain(model).arguments_changed] == told
 
 
 MODELS = """
@@ -425,28 +434,6 @@ def test_other_parameters_in_the_key(write_module: WriteModule) -> None:
     assert explanation.parameters_changed == (("x", "model"), ("x", "model", "verbose"))
 
 
-def store_again(
-    directory: Path, *, key: str = "", distributions: Mapping[str, str] | None = None, **changes: Any
-) -> None:
-    """Store the one entry of a store again, as another library would have stored it."""
-    with closing(DiskStore(directory, size_limit=10**9)) as store:
-        (record,) = store.records()
-        (version,) = store.history.versions(record.function)
-        (keyed,) = store.history.of_version(record.function)
-        hit = store.get(record.key)
-        assert isinstance(hit, Hit)
-        manifest = {**version.manifest, **(distributions or {})}
-        version = version._replace(manifest=manifest, **changes)
-        store.remove([record.key])
-        for table in ("Edition", "Gone"):
-            store.files.changed(
-                lambda database, table=table: database.execute(f"DELETE FROM {table}").fetchall()
-            )
-    with closing(DiskStore(directory, size_limit=10**9)) as store:
-        record = dataclasses.replace(record, key=key or record.key)
-        store.put_many([Entry(hit.payload, record, keyed.bound, version)])
-
-
 def test_entries_whose_keys_were_made_in_another_way(write_module: WriteModule, cache_folder: Path) -> None:
     score = write_module("study", STUDY).score
     score(1)
@@ -585,7 +572,7 @@ def test_methods_and_jobs_whose_key_was_given(write_module: WriteModule) -> None
     with FutureCache() as cache:
         cache.submit(Job("given", max, {"default": 1}, "a key of mine", positional=([],))).result()
     assert Model(1).fit.explain(2).is_hit
-    assert [change.name for change in Model(2).fit.explain(2).arguments_changed] == ["self"]
+    assert [change.name for change in Model(2).fit.explain(2).arguments_changed] == ["self.depth"]
 
 
 def test_an_explanation_is_a_value_that_rich_and_notebooks_show(write_module: WriteModule) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,24 +83,16 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
-
-
-@pytest.mark.parametrize(("call", "number"), CALLS, ids=[f"{call} {errno.errorcode[n]}" for call, n in CALLS])
-def test_a_call_on_a_file_of_the_folder_fails(programs: Programs, shim: Path, call: str, number: int) -> None:
+def test_calls_on_a_file_of_the_folder_fail(programs: Programs, shim: Path) -> None:
     """So that the tests below test something."""
     (programs.folder / "cachedir").mkdir()
     (programs.folder / "cachedir" / "file").write_text("content")
     (programs.folder / "failing").touch()
     source = """
-    import fcntl, struct
+    import fcntl
     path = os.environ["FAIL_UNDER"] + "/file"
-    file = os.open(path if sys.argv[2] != "open" else "/dev/null", os.O_RDWR)
+    del os.environ["FAIL_CALL"]
+    file = os.open(path, os.O_RDWR)
     calls = {
         "open": lambda: os.open(path, os.O_RDONLY),
         "write": lambda: os.write(file, b"x"),
@@ -118,13 +108,16 @@ def test_a_call_on_a_file_of_the_folder_fails(programs: Programs, shim: Path, ca
         "unlink": lambda: os.unlink(path),
         "mkdir": lambda: os.mkdir(path + "2"),
     }
-    try:
-        calls[sys.argv[2]]()
-    except OSError as error:
-        print(error.errno)
+    for name, number in zip(sys.argv[2::2], sys.argv[3::2]):
+        os.environ.update(FAIL_CALL=name, FAIL_ERRNO=number)
+        try:
+            calls[name]()
+        except OSError as error:
+            print(name, error.errno)
     """
-    environment = failing(programs, shim, call, number, 1)
-    assert programs.output(programs.start("program", source, call, **environment)) == str(number)
+    words = [str(word) for call in CALLS for word in call]
+    program = programs.start("program", source, *words, **failing(programs, shim, "open", 1, 1))
+    assert programs.output(program).split() == words
 
 
 def failing(programs: Programs, shim: Path, call: str, number: int, every: int) -> dict[str, str]:
@@ -139,44 +132,38 @@ def failing(programs: Programs, shim: Path, call: str, number: int, every: int) 
     }
 
 
-@pytest.mark.parametrize(
-    ("every", "is_there"),
-    [(3, False), (1, True)],
-    ids=["each third, in a new cache", "all, in a cache with entries"],
-)
 @pytest.mark.parametrize(("call", "number"), CALLS, ids=[f"{call} {errno.errorcode[n]}" for call, n in CALLS])
 def test_a_value_always_arrives_and_what_is_kept_is_sound(
-    programs: Programs, shim: Path, call: str, number: int, every: int, is_there: bool
+    programs: Programs, shim: Path, call: str, number: int
 ) -> None:
-    (programs.folder / "failing").touch()
-    environment = failing(programs, shim, call, number, every)
-    if is_there:
-        programs.output(programs.start("before", f"{WORK}\n    work()"))
-    program = programs.start(
-        "failing",
-        f"""{WORK}
-    work()
-    tell("worked")
-    wait_for("again")
-    work()
-    """,
-        **environment,
-    )
-    programs.wait_for("failing.worked")
-    os.unlink(programs.folder / "failing")
-    programs.tell("again")
-    programs.output(program)
-    after = f"""{WORK}
-    work()
-    small.cache.verify(repair=True)
-    again = small.cache.verify()
-    assert again.is_clean, str(again)
-    before = [Path(HERE / "count.ran").stat().st_size, small.cache.info().damaged]
-    assert [small(x) for x in range(8)] == [{{"x": x}} for x in range(8)]
-    assert [large(x) for x in range(4)] == [bytes([x]) * 200_000 for x in range(4)]
-    assert before == [Path(HERE / "count.ran").stat().st_size, 0]
+    """Each third call fails in a new cache, and then each one in the cache with its entries."""
+    source = f"""{WORK}
+    def meet_failures(every):
+        os.environ["FAIL_EVERY"] = str(every)
+        (HERE / "failing").touch()
+        work()
+        (HERE / "failing").unlink()
+        work()
+
+    def look_after(every):
+        work()
+        small.cache.verify(repair=True)
+        again = small.cache.verify()
+        assert again.is_clean, str(again)
+        before = [Path(HERE / "count.ran").stat().st_size, small.cache.info().damaged]
+        assert [small(x) for x in range(8)] == [{{"x": x}} for x in range(8)]
+        assert [large(x) for x in range(4)] == [bytes([x]) * 200_000 for x in range(4)]
+        assert before == [Path(HERE / "count.ran").stat().st_size, 0]
+
+    for every in (3, 1):
+        for act in (meet_failures, look_after):
+            child = os.fork()
+            if child == 0:
+                act(every)
+                sys.exit()
+            assert os.waitpid(child, 0)[1] == 0, (act, every)
     """
-    programs.output(programs.start("after", after))
+    programs.output(programs.start("program", source, **failing(programs, shim, call, number, 1)))
 
 
 SMALL_FILES = [

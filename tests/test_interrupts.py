@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Sample
 from tests.environment import unmeasured
 
 PROGRAM = Path(__file__).parent / "interrupt_points.py"
@@ -17,35 +18,35 @@ PROGRAM = Path(__file__).parent / "interrupt_points.py"
 @pytest.mark.parametrize(
     ("executor", "operation", "step"),
     [
-        ("SERIAL", "miss", 2),
-        ("SERIAL", "joined", 3),
-        ("SERIAL", "submit", 7),
-        ("SERIAL", "hit", 2),
-        ("SERIAL", "reopen", 11),
-        ("SERIAL", "map", 29),
-        ("SERIAL", "sweep", 61),
-        ("SERIAL", "refresh", 11),
-        ("SERIAL", "close", 5),
-        ("SERIAL", "explain", 31),
-        ("SERIAL", "clear", 11),
-        ("SERIAL", "forget", 11),
-        ("SERIAL", "info", 7),
-        ("THREADS", "miss", 7),
-        ("THREADS", "map", 29),
-        ("THREADS", "wait", 1),
-        ("THREADS", "close", 5),
-        ("MULTIPROCESSING", "miss", 5),
-        ("MULTIPROCESSING", "map", 31),
-        ("MULTIPROCESSING", "wait", 2),
-        ("MULTIPROCESSING", "close", 7),
+        ("SERIAL", "miss", 4),
+        ("SERIAL", "joined", 6),
+        ("SERIAL", "submit", 14),
+        ("SERIAL", "hit", 4),
+        ("SERIAL", "reopen", 22),
+        ("SERIAL", "map", 58),
+        ("SERIAL", "sweep", 122),
+        ("SERIAL", "refresh", 22),
+        ("SERIAL", "close", 10),
+        ("SERIAL", "explain", 62),
+        ("SERIAL", "clear", 22),
+        ("SERIAL", "forget", 22),
+        ("SERIAL", "info", 14),
+        ("THREADS", "miss", 14),
+        ("THREADS", "map", 58),
+        ("THREADS", "wait", 2),
+        ("THREADS", "close", 10),
+        ("MULTIPROCESSING", "miss", 10),
+        ("MULTIPROCESSING", "map", 62),
+        ("MULTIPROCESSING", "wait", 4),
+        ("MULTIPROCESSING", "close", 14),
     ],
 )
 def test_an_interrupt_at_any_call_or_return_leaves_nothing_behind(
-    tmp_path: Path, executor: str, operation: str, step: int
+    tmp_path: Path, sample: Sample, executor: str, operation: str, step: int
 ) -> None:
     """Neither a lock, nor a lease, nor a running job stays with the thread that was interrupted."""
     run = subprocess.run(
-        [sys.executable, PROGRAM, tmp_path, executor, operation, str(step)],
+        [sys.executable, PROGRAM, tmp_path, executor, operation, *map(str, sample(step))],
         capture_output=True,
         text=True,
         env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},

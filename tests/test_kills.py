@@ -6,41 +6,34 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Sample
 from tests.environment import unmeasured
 from tests.programs import Programs, until
 
 CRASH_POINTS = Path(__file__).parent / "crash_points.py"
 
 
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
-
-
-@pytest.mark.parametrize("first", [1, 4])
-def test_a_kill_before_any_file_operation_or_statement_does_no_harm(tmp_path: Path, first: int) -> None:
-    """Every seventh point of some six hundred, from two offsets; run the program with step 1 for all of them."""
+@pytest.mark.timeout(300)
+def test_a_kill_before_any_file_operation_or_statement_does_no_harm(tmp_path: Path, sample: Sample) -> None:
+    """Every tenth point of some six hundred; with --soak all of them."""
+    first, step = sample(10)
     run = subprocess.run(
-        [sys.executable, CRASH_POINTS, tmp_path, str(first), "7"],
+        [sys.executable, CRASH_POINTS, tmp_path, str(first), str(step)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},
-        timeout=100,
+        timeout=280,
         check=False,
     )
     *faults, last = run.stdout.splitlines()
     assert faults == []
     assert last.startswith("killed ")
-    assert int(last.split()[1]) > 50
+    assert int(last.split()[1]) > 400 / step
 
 
 WORK = """
@@ -114,7 +107,7 @@ def test_a_parent_that_is_killed_leaves_no_worker_and_its_jobs_to_the_next(progr
         programs.wait_for(f"first.begun.{x}")
     workers = [int(path.suffix[1:]) for path in programs.folder.glob("pid.*")]
     programs.kill(first)
-    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=5)
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert programs.output(programs.start("second", source)) == "[0, 1]"
 
 

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from bencher_job import (
     gen_path,
 )
 from bencher_job.testing import CallCounter
-from tests.programs import Programs, until
+from tests.programs import until
 
 PATIENCE = 60.0
 LARGE = 2 << 20
@@ -34,14 +33,6 @@ LARGE = 2 << 20
 
 NUMBERS = LARGE // 8
 """How many floats make a large array."""
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 def numbers(x):
@@ -414,7 +405,7 @@ def hang_when_written():
 
 
 def test_the_time_for_a_job_counts_until_its_file_is_written():
-    large = pool_of(initializer=hang_when_written, timeout=5)
+    large = pool_of(initializer=hang_when_written, timeout=2)
     with pytest.raises(JobTimeout):
         large(1)
     assert len(strays_of(large)) == 1

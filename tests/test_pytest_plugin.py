@@ -34,11 +34,17 @@ ROOT = Path(__file__).parents[1]
 
 
 def started(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest in a folder, with the plugin whether it is installed or not."""
+    """Run pytest in a folder with the plugin, whether it is installed or not, and without all others."""
     return subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-q", "-p", "pytest_bencher_job", *options],
         cwd=folder,
-        env=unmeasured({**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}),
+        env=unmeasured(
+            {
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            }
+        ),
         capture_output=True,
         text=True,
         timeout=100,

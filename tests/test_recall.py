@@ -536,7 +536,7 @@ def test_an_entry_expires_for_those_who_know_it(counter: CallCounter) -> None:
     assert knows(value) == 1
     while counter.count == 1:
         value(1)
-    assert 0.5 <= time.time() - begun < 5
+    assert time.time() - begun >= 0.5
 
 
 CHANGES = """
@@ -586,7 +586,7 @@ def test_what_another_process_does_is_noticed_at_the_very_next_call(what: str) -
         for thread in threads:
             thread.start()
         try:
-            for number in range(1, 200):
+            for number in range(1, 80):
                 box[0] = number
                 other.stdin.write(f"{what} {key} {number}\n")
                 other.stdin.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import signal
 import subprocess
@@ -13,23 +12,11 @@ from pathlib import Path
 import pytest
 
 import bencher_job
-from bencher_job._inside import LOCKS
+from tests.conftest import Sample
 from tests.environment import unmeasured
 
 PACKAGE = Path(bencher_job.__file__).parent
 PROGRAM = Path(__file__).parent / "reentry_points.py"
-LOCK_TYPES = {"Lock", "Condition", "Semaphore", "BoundedSemaphore"}
-
-WAITED_FOR_BY_NO_CALL = {
-    "_asleep",  # the places of sleepers, taken without waiting
-    "_forks",  # held while a process forks
-    "_here",  # released by the thread that reads a file
-    "_idle",  # as above, by a thread that has nothing to do
-    "_pushing",  # of a shared store, whose requests another thread carries out
-    "_socket_lock",  # as above
-    "lock",  # of a session of a shared store, as above
-    "until_finished",  # released by the thread that ends the last job
-}
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -48,47 +35,29 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     ("executor", "operation", "call", "step"),
     [
-        ("SERIAL", "miss", "call", 5),
-        ("SERIAL", "miss", "same", 5),
-        ("SERIAL", "miss", "close", 5),
-        ("SERIAL", "hit", "other", 9),
-        ("SERIAL", "open", "call", 13),
-        ("SERIAL", "close", "close", 5),
-        ("THREADS", "wait", "call", 5),
-        ("THREADS", "close", "same", 7),
-        ("MULTIPROCESSING", "miss", "call", 11),
-        ("MULTIPROCESSING", "miss", "close", 11),
-        ("MULTIPROCESSING", "map", "same", 23),
-        ("MULTIPROCESSING", "wait", "close", 9),
-        ("MULTIPROCESSING", "close", "map", 9),
-        ("MULTIPROCESSING", "map", "info", 23),
-        ("MULTIPROCESSING", "miss", "wait", 11),
+        ("SERIAL", "miss", "call", 10),
+        ("SERIAL", "miss", "same", 10),
+        ("SERIAL", "miss", "close", 10),
+        ("SERIAL", "hit", "other", 18),
+        ("SERIAL", "open", "call", 26),
+        ("SERIAL", "close", "close", 10),
+        ("THREADS", "wait", "call", 10),
+        ("THREADS", "close", "same", 14),
+        ("MULTIPROCESSING", "miss", "call", 22),
+        ("MULTIPROCESSING", "miss", "close", 22),
+        ("MULTIPROCESSING", "map", "same", 46),
+        ("MULTIPROCESSING", "wait", "close", 18),
+        ("MULTIPROCESSING", "close", "map", 18),
+        ("MULTIPROCESSING", "map", "info", 46),
+        ("MULTIPROCESSING", "miss", "wait", 22),
     ],
 )
 def test_a_call_at_any_line_of_the_library_ends(
-    tmp_path: Path, executor: str, operation: str, call: str, step: int
+    tmp_path: Path, sample: Sample, executor: str, operation: str, call: str, step: int
 ) -> None:
-    ran = run(PROGRAM, tmp_path, executor, operation, call, step)
+    ran = run(PROGRAM, tmp_path, executor, operation, call, *sample(step))
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) > 200  # points, or the operation was none
-
-
-def test_every_lock_is_one_that_the_stack_tells_of() -> None:
-    unknown = []
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Call):
-                continue
-            made = node.value.func
-            if not (
-                isinstance(made, ast.Attribute) and made.attr in LOCK_TYPES and "testing" not in path.parts
-            ):
-                continue
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
-                if name not in LOCKS | WAITED_FOR_BY_NO_CALL:
-                    unknown.append(f"{path}:{node.lineno} {name}")
-    assert not unknown
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
@@ -118,8 +87,8 @@ def test_a_signal_handler_may_call_submit_and_close_at_any_time(tmp_path: Path, 
                 faulthandler.dump_traceback_later(90, exit=True)
                 signal.signal(signal.SIGALRM, handle)
                 signal.setitimer(signal.ITIMER_REAL, 0.0203)
-                until = time.monotonic() + 4
-                while handled < 100 or time.monotonic() < until:
+                until = time.monotonic() + 1
+                while handled < 50 or time.monotonic() < until:
                     value = next(numbers)
                     assert function(-value) == value
                 signal.signal(signal.SIGALRM, signal.SIG_IGN)
@@ -216,7 +185,7 @@ SIGTERM_PROGRAM = """
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])
 def test_close_in_a_handler_of_sigterm_ends_the_program_in_order(tmp_path: Path, executor: str) -> None:
     program = tmp_path / "program.py"
-    for attempt in range(5):
+    for attempt in range(3):
         program.write_text(
             textwrap.dedent(
                 SIGTERM_PROGRAM.format(executor=executor, folder=str(tmp_path), first=attempt * 10**6)

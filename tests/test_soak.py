@@ -10,8 +10,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -101,14 +99,6 @@ CHECK = f"""{WORK}
         kept.cache.verify(repair=True)
         print(kept.cache.verify().is_clean)
 """
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    """Programs that end with the test."""
-    programs = Programs(tmp_path)
-    yield programs
-    programs.end()
 
 
 @pytest.mark.timeout(0)

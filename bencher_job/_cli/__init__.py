@@ -14,12 +14,14 @@ from .parser import COMPLETION, run
 from .serving import SERVE
 from .sharing import PULL, PUSH, SHARED
 from .show import SHOW
+from .versions import VERSIONS
 
 __all__ = ["COMMANDS", "main"]
 
 
 COMMANDS: Final[tuple[Command, ...]] = (
-    LS, SHOW, STATS, DU, SERVE, EXPLAIN, CLEAR, GC, VERIFY, EXPORT, IMPORT, SHARED, PUSH, PULL, ADOPT, COMPLETION,
+    LS, SHOW, VERSIONS, STATS, DU, SERVE, EXPLAIN, CLEAR, GC, VERIFY, EXPORT, IMPORT, SHARED, PUSH, PULL, ADOPT,
+    COMPLETION,
 )  # fmt: skip
 """The commands, in the order of the help."""
 

@@ -5,29 +5,33 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from .._record import Record, Selection
-from .._stores import Found, Gone, Store, StoreFailure, look_into
+from .._record import FailedJob, FunctionInfo, Record, Selection, VersionInfo
+from .._stores import Found, Gone, LeasesUnavailable, Store, StoreFailure, look_into
 from .._text import did_you_mean, moment_text
-from .command import Exit, Misused
+from .command import Exit, Failed, Misused
 from .places import FAILURES, complain, look_at_each, stores_of
 
 __all__ = [
     "Chosen",
+    "Versions",
+    "add_all_versions",
     "add_filters",
     "add_targets",
     "age",
+    "bytes_in",
     "complete_keys_and_functions",
     "complete_tags",
     "look_for",
     "moment",
     "report_none",
+    "running_in",
     "selection_of",
 ]
 
@@ -52,6 +56,21 @@ def age(text: str) -> timedelta:
         return sum((timedelta(seconds=float(number) * _UNITS[unit]) for number, unit in parts), timedelta())
     except OverflowError:
         raise ArgumentTypeError(f"{text!r} is too long ago. Give fewer days.") from None
+
+
+_SIZES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def bytes_in(text: str) -> int:
+    """Parse a size in bytes.
+
+    >>> bytes_in("1.5GB"), bytes_in("512")
+    (1500000000, 512)
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text)
+    if parts is None:
+        raise ArgumentTypeError(f"{text!r} is not a size. Write 500MB, 1.5GB or a number of bytes.")
+    return round(float(parts[1]) * _SIZES[parts[2]])
 
 
 def moment(text: str) -> datetime | timedelta:
@@ -111,6 +130,16 @@ def complete_tags(parsed_args: Namespace, **_: Any) -> list[str]:
     return _asked(parsed_args, lambda store: [tag for function in store.functions() for tag in function.tags])
 
 
+def complete_versions(parsed_args: Namespace, **_: Any) -> list[str]:
+    """Return the versions of the code of the functions in the stores."""
+    return _asked(
+        parsed_args,
+        lambda store: [
+            each.label for function in store.functions() for each in function.versions if each.label
+        ],
+    )
+
+
 def add_targets(parser: ArgumentParser, *, what: str) -> None:
     """Add the positional arguments that name functions and keys."""
     targets = parser.add_argument(
@@ -118,7 +147,8 @@ def add_targets(parser: ArgumentParser, *, what: str) -> None:
         nargs="*",
         default=(),  # or argparse names it in the error for another missing argument
         metavar="FUNCTION|KEY",
-        help=f"{what}: a function, with or without its module, or the first digits of a key",
+        help=f"{what}: a function, with or without its module, or the first digits of a key; MODULE:FUNCTION imports a "
+        "function, to know its code as it is now",
     )
     targets.completer = complete_keys_and_functions  # type: ignore[attr-defined]
 
@@ -140,6 +170,20 @@ def add_filters(parser: ArgumentParser) -> None:
             f"--{name}", type=moment, metavar="WHEN", help=f"those {which}: 30d or 12h ago, or 2026-01-31"
         )
 
+    code = filters.add_argument(
+        "--code", metavar="DIGITS", help="those of this version of the code, as `versions` lists it"
+    )
+    code.completer = complete_versions  # type: ignore[attr-defined]
+
+
+def add_all_versions(parser: ArgumentParser) -> None:
+    """Add the option `--all-versions`, where else the current version of the code is chosen, or the latest."""
+    parser.add_argument(
+        "--all-versions",
+        action="store_true",
+        help="those of all versions of the code, not only of the latest; for MODULE:FUNCTION, of the code as it is now",
+    )
+
 
 def selection_of(arguments: Namespace) -> Selection:
     """Return the selection that the options describe.
@@ -158,6 +202,9 @@ def selection_of(arguments: Namespace) -> Selection:
         raise Misused(str(error)) from error
 
 
+Pairs = frozenset[tuple[str, str]]
+"""Versions of the code, as in a selection."""
+
 SHORTEST_PREFIX: Final = 4
 """Minimum number of digits that identify a key."""
 
@@ -165,6 +212,25 @@ KEYS_SHOWN: Final = 4
 """Maximum number of keys with the same first digits that an error lists."""
 
 _HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+
+def running_in(store: Store) -> list[Record]:
+    """Return what is known of the jobs that run now, the latest last; `created` is when they began."""
+    try:
+        running = store.leases.running()
+    except LeasesUnavailable:  # others keep the database locked for a moment
+        return []
+    return [
+        Record(
+            key=job.key,
+            function=job.function,
+            arguments=job.arguments,
+            created=datetime.fromtimestamp(job.since, UTC),
+            host=job.process.host,
+            pid=job.process.pid,
+        )
+        for job in running
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +243,7 @@ class Chosen:
     functions: tuple[str, ...]
     keys: tuple[str, ...]
     is_everything: bool
+    versions: Versions
 
     def records(self) -> Iterator[Record]:
         """Yield the chosen records; those of a function in order of age, the oldest first."""
@@ -195,8 +262,30 @@ class Chosen:
                 raise StoreFailure(f"the entry {key} can't be shown: {why}")
         for info in self.store.history.infos(self.keys):
             record = info.record
-            if record.function not in self.functions and self.selection.matches(record):
+            if record.function not in self.functions and self.versions.for_keys(self.selection).matches(
+                record
+            ):
                 yield record
+
+    def running(self) -> list[Record]:
+        """Return what is known of the chosen jobs that run now, the latest last."""
+        selection = replace(self.selection, versions=None)
+        found = running_in(self.store)
+        return [record for record in found if self.is_meant(record) and selection.matches(record)]
+
+    def failed(self) -> list[FailedJob]:
+        """Return the chosen failed jobs, the latest last."""
+        found = self.store.history.failures(self.versions.for_keys(self.selection))
+        return [
+            each
+            for each in reversed(found)
+            if each.record.key in self.keys
+            or (self.is_meant(each.record) and self.selection.matches(each.record))
+        ]
+
+    def is_meant(self, record: Record) -> bool:
+        """Whether a job is of a chosen function, or has a chosen key."""
+        return self.is_everything or record.function in self.functions or record.key in self.keys
 
     def latest(self, limit: int) -> tuple[list[Record], bool]:
         """Return the latest records of each chosen function (0 for all), and whether there are more."""
@@ -211,10 +300,71 @@ class Chosen:
         return found, has_more
 
 
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Which versions of the code of which functions a command line chooses in a store.
+
+    Attributes:
+        known: those of the chosen functions that have entries.
+        chosen: pairs of fingerprint and version; None for all.
+        is_default: whether nothing but the default has chosen them, which doesn't count for keys.
+    """
+
+    known: tuple[VersionInfo, ...]
+    chosen: Collection[tuple[str, str]] | None
+    is_default: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        arguments: Namespace,
+        functions: Sequence[FunctionInfo],
+        current: Mapping[str, Pairs],
+        failed: Sequence[FailedJob],
+    ) -> Versions:
+        """Choose versions of some functions by the options; `current` has those of functions that were imported."""
+        known = tuple(each for function in functions for each in function.versions)
+        if arguments.code is not None:
+            pairs = {each[:2] for each in known if each.is_called(arguments.code)}
+            records = [each.record for each in failed]
+            pairs.update(
+                (each.fingerprint, each.version)
+                for each in records
+                if each.fingerprint.startswith(arguments.code)
+            )
+            return cls(known, pairs)
+        if vars(arguments).get("all_versions", True) and not vars(arguments).get("stale"):
+            return cls(known, None)
+        latest = frozenset[tuple[str, str]]().union(
+            *(current.get(each.name) or each.latest(failed) for each in functions)
+        )
+        if vars(arguments).get("stale"):
+            return cls(known, {each[:2] for each in known} - latest)
+        return cls(known, latest, is_default=True)
+
+    def for_keys(self, selection: Selection) -> Selection:
+        """Return what is asked for of chosen keys."""
+        return replace(selection, versions=None) if self.is_default else selection
+
+
+def _current(name: str) -> tuple[str, Pairs]:
+    """Import a function, and return its name and the version of its code.
+
+    Raises:
+        Misused: when there is no such function.
+        Failed: when its module can't be imported.
+    """
+    from .functions import cache_of  # slow to import
+
+    cache = cache_of(name)
+    version = cache.keys.function_version
+    return cache.name, frozenset([(version.fingerprint.digest.hex(), version.version), ("", "")])
+
+
 def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: bool = False) -> int:
     """Call `work` with the chosen functions and keys of each store, as `look_at_each` does.
 
-    Names that no store knows are reported.
+    Names that are in no store are reported.
 
     Raises:
         StoreFailure: when there are no stores.
@@ -222,14 +372,31 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
         Failed: when no store can be opened or read.
     """
     selection = selection_of(arguments)
-    names = tuple(dict.fromkeys(arguments.targets))
-    unknown = dict.fromkeys(names, "")
+    current: dict[str, Pairs] = {}
+    unknown: dict[str, str] = {}
+    for name in arguments.targets:
+        try:
+            imported, versions = _current(name) if ":" in name else (name, None)
+        except (Failed, Misused) as error:  # it may be a key that was given
+            imported, versions, unknown[name] = name, None, str(error)
+        unknown.setdefault(imported, "")
+        if versions is not None:
+            current[imported] = versions
+    names = tuple(unknown)
     known: dict[str, None] = {}
 
     def look(store: Store, directory: Path) -> None:
-        functions_here = [function.name for function in store.functions()] if names else []
+        infos = {function.name: function for function in store.functions()}
+        failed = store.history.failures() if vars(arguments).get("failed") else []
+        running = running_in(store) if vars(arguments).get("running") else []
+        functions_here = [*dict.fromkeys([*infos, *(job.function for job in running)])]
         known.update((each, None) for name in functions_here for each in (*_endings(name), name))
-        meant = _meant(store, names, functions_here)
+        meant = _meant(
+            store,
+            names,
+            functions_here,
+            [*(each.record.key for each in failed), *(job.key for job in running)],
+        )
         for name in names:
             if name in meant:
                 unknown.pop(name, None)
@@ -238,7 +405,10 @@ def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: b
         functions = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _FUNCTION))
         keys = tuple(dict.fromkeys(name for kind, name in meant.values() if kind is _KEY))
         if meant or not names:
-            work(Chosen(store, directory, selection, functions, keys, not names))
+            chosen = [infos[name] for name in (functions if names else infos) if name in infos]
+            versions = Versions.of(arguments, chosen, current, failed)
+            of_versions = replace(selection, versions=versions.chosen)
+            work(Chosen(store, directory, of_versions, functions, keys, not names, versions))
 
     status = look_at_each(arguments, look, mends=mends)
     if status != Exit.DONE:  # the unknown names may be in a store that can't be read
@@ -285,10 +455,13 @@ def _endings(name: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(1, len(parts))]
 
 
-def _meant(store: Store, names: Sequence[str], known: Sequence[str]) -> dict[str, tuple[str, str]]:
+def _meant(
+    store: Store, names: Sequence[str], known: Sequence[str], others: Sequence[str]
+) -> dict[str, tuple[str, str]]:
     """Resolve names in a store. Unknown names are left out.
 
-    A name is, in this order: a function, a key or the first digits of one, the end of a function's name.
+    A name is, in this order: a function, a key or the first digits of one, the end of a function's name. `others` are
+    keys of jobs that have no entry.
 
     Raises:
         Misused: when a name is ambiguous.
@@ -297,16 +470,19 @@ def _meant(store: Store, names: Sequence[str], known: Sequence[str]) -> dict[str
     for name in names:
         if name in known:
             meant[name] = _FUNCTION, name
-        elif (key := _key(store, name)) is not None:
+        elif (key := _key(store, name, others)) is not None:
             meant[name] = _KEY, key
         elif (function := _ending_with(name, known)) is not None:
             meant[name] = _FUNCTION, function
     return meant
 
 
-def _key(store: Store, name: str) -> str | None:
-    """Return the key that is the name or starts with it, or None. A given `job_key` may be any str."""
-    found = store.history.keys(name, KEYS_SHOWN + 1)
+def _key(store: Store, name: str, others: Sequence[str]) -> str | None:
+    """Return the key that is the name or starts with it, of an entry or one of others, or None.
+
+    A given `job_key` may be any str.
+    """
+    found = [key for key in others if key.startswith(name)] or store.history.keys(name, KEYS_SHOWN + 1)
     if name in found:
         return name
     if len(name) < SHORTEST_PREFIX or not _HEXADECIMAL.issuperset(name):

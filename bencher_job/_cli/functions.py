@@ -24,9 +24,9 @@ from .output import add_json, print_document, record_fields, show_text
 from .places import FAILURES, add_place, failure_of, opened
 
 if TYPE_CHECKING:
-    from .._explain import Explanation
+    from .._explain import Differences, Explanation
 
-__all__ = ["ADOPT", "EXPLAIN"]
+__all__ = ["ADOPT", "EXPLAIN", "cache_of", "changes_fields"]
 
 
 def _add_function(parser: ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def _configure_explain(parser: ArgumentParser) -> None:
 
 
 def _explain(arguments: Namespace) -> int:
-    cache = _cache_of(arguments.function)
+    cache = cache_of(arguments.function)
     args, kwargs = _call(cache, arguments.arg)
     with _elsewhere(arguments):
         directory = cache.directory
@@ -89,13 +89,18 @@ def _fields(explanation: Explanation, directory: Path) -> dict[str, Any]:
             {"name": change.name, "before": change.before, "now": change.now}
             for change in explanation.arguments_changed
         ],
+        **changes_fields(explanation),
+    }
+
+
+def changes_fields(found: Explanation | Differences) -> dict[str, Any]:
+    """Return the fields of changes of code and libraries, for a document."""
+    return {
         "code_changed": [
-            {"name": change.name, "kind": change.kind, "diff": change.diff}
-            for change in explanation.code_changed
+            {"name": change.name, "kind": change.kind, "diff": change.diff} for change in found.code_changed
         ],
         "distributions_changed": [
-            {"name": name, "before": before, "now": now}
-            for name, before, now in explanation.distributions_changed
+            {"name": name, "before": before, "now": now} for name, before, now in found.distributions_changed
         ],
     }
 
@@ -112,7 +117,7 @@ def _elsewhere(arguments: Namespace) -> Iterator[None]:
         yield
 
 
-def _cache_of(name: str) -> JobFunctionCache:
+def cache_of(name: str) -> JobFunctionCache:
     """Import a decorated function, and return its cache.
 
     Raises:
@@ -184,7 +189,7 @@ def _configure_adopt(parser: ArgumentParser) -> None:
 def _adopt(arguments: Namespace) -> int:
     from .._explain import adopt  # slow to import
 
-    cache = _cache_of(arguments.function)
+    cache = cache_of(arguments.function)
     with _elsewhere(arguments):
         directory = cache.directory
         if not store_exists(directory):

@@ -8,12 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from .._record import FunctionInfo
+from .._record import FunctionInfo, Record
 from .._stores import Store, footprint_of
 from .._text import counted, moment_text, seconds_text, size_text
+from .choosing import running_in
 from .command import Command
-from .output import Column, add_json, brief_moment, function_fields, print_document, show_facts, show_table
+from .output import (
+    Column,
+    add_json,
+    brief_moment,
+    function_fields,
+    print_document,
+    running_fields,
+    show_facts,
+    show_table,
+)
 from .places import add_place, cache_directory, look_at_each, stores_of
+from .sharing import list_shared
 
 __all__ = ["DU", "LS", "STATS"]
 
@@ -36,25 +47,40 @@ def _configure_ls(parser: ArgumentParser) -> None:
         metavar="ORDER",
         help=f"by what, the most first: {', '.join(_ORDERS)} (default: name)",
     )
+    parser.add_argument(
+        "--shared",
+        nargs="?",
+        const="",
+        metavar="PLACE",
+        help="list what is in the shared store: this folder or URL, or $BENCHER_JOB_SHARED, or that of the cache",
+    )
     add_json(parser)
     add_place(parser)
 
 
 def _ls(arguments: Namespace) -> int:
+    if arguments.shared is not None:
+        return list_shared(arguments)
     found: list[tuple[Path, FunctionInfo]] = []
+    running: list[tuple[Path, Record]] = []
 
     def look(store: Store, directory: Path) -> None:
         found.extend((directory, function) for function in store.functions())
+        running.extend((directory, job) for job in running_in(store))
 
     status = look_at_each(arguments, look)
     found.sort(key=lambda pair: (_ORDERS[arguments.sort](pair[1]), pair[0]))
     if arguments.json:
         functions = [function_fields(function, directory) for directory, function in found]
-        print_document("ls", cache_dir=cache_directory(arguments), functions=functions)
+        jobs = [running_fields(job, directory) for directory, job in running]
+        print_document("ls", cache_dir=cache_directory(arguments), functions=functions, running=jobs)
     elif found:
         _show_functions(found)
     elif status == 0:
         print("no entries")
+    if running and not arguments.json:
+        since = brief_moment(min(job.created for _, job in running))
+        print(f"{counted(len(running), 'job')} running, the first since {since}; show --running lists them")
     return status
 
 
@@ -63,6 +89,8 @@ def _show_functions(found: list[tuple[Path, FunctionInfo]]) -> None:
         Column("cache"),
         Column("function", style="cyan", shrinks=True),
         Column("entries", "right"),
+        Column("failed", "right", style="red"),
+        Column("versions", "right", rank=5),
         Column("size", "right", rank=1),
         Column("hits", "right", rank=4),
         Column("time saved", "right", style="green", rank=3),
@@ -73,6 +101,8 @@ def _show_functions(found: list[tuple[Path, FunctionInfo]]) -> None:
             directory.name,
             function.name or "(no function)",
             f"{function.entries:,}",
+            f"{function.failed:,}" if function.failed else "",
+            f"{len(function.versions):,}",
             size_text(function.size),
             f"{function.hits:,}",
             seconds_text(function.seconds_saved),
@@ -80,10 +110,14 @@ def _show_functions(found: list[tuple[Path, FunctionInfo]]) -> None:
         ]
         for directory, function in found
     ]
-    if len({directory for directory, _ in found}) == 1:
-        columns, rows = columns[1:], [row[1:] for row in rows]
-    show_table(columns, rows)
     functions = [function for _, function in found]
+    left_out = {
+        "cache": len({directory for directory, _ in found}) == 1,
+        "failed": not any(function.failed for function in functions),
+        "versions": all(len(function.versions) < 2 for function in functions),
+    }
+    kept = [at for at, column in enumerate(columns) if not left_out.get(column.title)]
+    show_table([columns[at] for at in kept], [[row[at] for at in kept] for row in rows])
     print(
         f"{counted(len(functions), 'function')}, {counted(sum(f.entries for f in functions), 'entry')}, "
         f"{size_text(sum(f.size for f in functions))}, {seconds_text(sum(f.seconds_saved for f in functions))} saved"

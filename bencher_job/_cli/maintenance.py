@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import CacheWarning
-from .._stores import Store, count_expired, find_orphans, remove_expired, remove_orphans, verify
+from .._options import Limits
+from .._stores import (
+    Store,
+    count_expired,
+    excess,
+    find_orphans,
+    remove_expired,
+    remove_orphans,
+    shrink,
+    verify,
+)
 from .._text import counted, size_text, visible
-from .choosing import Chosen, add_filters, add_targets, age, look_for, report_none
+from .choosing import Chosen, add_filters, add_targets, age, bytes_in, look_for, report_none
 from .command import Command, Exit, Misused
 from .output import add_consent, add_json, is_agreed, print_document
 from .places import add_place, cache_directory, change, change_each, complain, look_at_each
@@ -89,6 +99,12 @@ def _configure_clear(parser: ArgumentParser) -> None:
         "--older-than", type=age, metavar="AGE", help="entries whose run began so long ago: 30d, 12h"
     )
     parser.add_argument("--all", action="store_true", help="all entries")
+    parser.add_argument(
+        "--stale",
+        action="store_true",
+        help="entries of all versions of the code but the latest; for MODULE:FUNCTION, but the code as it is now",
+    )
+    parser.add_argument("--failed", action="store_true", help="failed jobs instead of entries")
     add_consent(parser)
     add_place(parser)
 
@@ -100,7 +116,8 @@ def _clear(arguments: Namespace) -> int:
     sizes: Counter[str] = Counter()
 
     def look(chosen: Chosen) -> None:
-        records = list(chosen.records())  # all or none if the database is damaged
+        # All or none if the database is damaged.
+        records = [each.record for each in chosen.failed()] if arguments.failed else list(chosen.records())
         of_store = keys.setdefault(chosen.directory, [])
         for record in records:
             of_store.append(record.key)
@@ -108,13 +125,18 @@ def _clear(arguments: Namespace) -> int:
             sizes[record.function] += record.size
 
     status = look_for(arguments, look, mends=not arguments.dry_run)
-    total = counted(entries.total(), "entry")
+    noun = "failed job" if arguments.failed else "entry"
+    total = counted(entries.total(), noun)
     if not entries:
-        report_none(arguments)
+        if arguments.failed:
+            print("no failed jobs")
+        else:
+            report_none(arguments)
         return max(status, Exit.FOUND)
     for function in sorted(entries):
-        of_function = counted(entries[function], "entry")
-        print(f"{visible(function) or '(no function)'}: {of_function}, {size_text(sizes[function])}")
+        of_function = counted(entries[function], noun)
+        size = "" if arguments.failed else f", {size_text(sizes[function])}"
+        print(f"{visible(function) or '(no function)'}: {of_function}{size}")
     if arguments.dry_run:
         print(f"would remove {total}")
         return status
@@ -124,8 +146,13 @@ def _clear(arguments: Namespace) -> int:
     removed = 0
     for directory, of_store in keys.items():
         with change(arguments, directory) as store:
-            removed += store.remove(of_store, "cleared")
-    print(f"removed {counted(removed, 'entry')}")
+            if arguments.failed:
+                still = [each.record.key for each in store.history.failures() if each.record.key in of_store]
+                removed += len(still)
+                store.remove(still)
+            else:
+                removed += store.remove(of_store, "cleared")
+    print(f"removed {counted(removed, noun)}")
     return status
 
 
@@ -139,10 +166,14 @@ def _check_choice(arguments: Namespace) -> None:
         if arguments.until is not None:
             raise Misused("--older-than and --until both say before when. Give one.")
         arguments.until = arguments.older_than
-    given = (arguments.tag, arguments.since, arguments.until)
-    if not (arguments.targets or arguments.where or arguments.all or any(each is not None for each in given)):
+    if arguments.stale and arguments.code is not None:
+        raise Misused("--stale and --code both say which versions. Give one.")
+    given = (arguments.tag, arguments.since, arguments.until, arguments.code)
+    is_some = arguments.targets or arguments.where or arguments.all or arguments.stale or arguments.failed
+    if not (is_some or any(each is not None for each in given)):
         raise Misused(
-            "clear needs to know what: functions, keys, --tag, --where, --older-than, --since, --until, or --all"
+            "clear needs to know what: functions, keys, --tag, --where, --older-than, --since, --until, --code, "
+            "--stale, --failed, or --all"
         )
 
 
@@ -153,22 +184,34 @@ class _Waste:
     orphans: dict[Finding, int] = field(default_factory=dict)
     """Files and folders that no entry owns, with their sizes in bytes."""
     expired: int = 0
+    excess: tuple[int, int] = (0, 0)
+    """How many entries are beyond the limits that were given, and how many bytes they take."""
 
     @property
     def is_some(self) -> bool:
-        return bool(self.orphans or self.expired)
+        return bool(self.orphans or self.expired or self.excess[0])
 
 
 def _configure_gc(parser: ArgumentParser) -> None:
+    limits = parser.add_argument_group(
+        "limits", "the least recently used entries beyond them are removed as well"
+    )
+    limits.add_argument("--size", type=bytes_in, metavar="SIZE", help="bytes that a store may take, as 10GB")
+    limits.add_argument("--entries", type=int, metavar="N", help="number of entries that a store may have")
+    limits.add_argument(
+        "--unused-for", type=age, metavar="AGE", help="how long an entry may be unused, as 30d"
+    )
     add_consent(parser)
     add_place(parser)
 
 
 def _gc(arguments: Namespace) -> int:
     found: dict[Path, _Waste] = {}
+    limits = _limits(arguments)
 
     def look(store: Store, directory: Path) -> None:
-        found[directory] = _Waste(find_orphans(store), count_expired(store))
+        beyond = excess(store, limits) if limits.is_some else (0, 0)
+        found[directory] = _Waste(find_orphans(store), count_expired(store), beyond)
 
     status = look_at_each(arguments, look, mends=not arguments.dry_run)
     wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
@@ -177,17 +220,22 @@ def _gc(arguments: Namespace) -> int:
             print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
         if waste.expired:
             print(f"{directory.name}: {counted(waste.expired, 'entry')} whose time is over")
+        if waste.excess[0]:
+            number, size = waste.excess
+            print(f"{directory.name}: {counted(number, 'entry')} of {size_text(size)} beyond the limits")
     if not wasteful:
         print("nothing to remove")
         return status
     orphans = sum(len(waste.orphans) for waste in wasteful.values())
     size = sum(size for waste in wasteful.values() for size in waste.orphans.values())
     expired = sum(waste.expired for waste in wasteful.values())
+    beyond = sum(waste.excess[0] for waste in wasteful.values())
     total = " and ".join(
         part
         for part, number in (
             (f"{counted(orphans, 'orphan')} of {size_text(size)}", orphans),
             (f"{counted(expired, 'expired entry')}", expired),
+            (f"{counted(beyond, 'entry')} beyond the limits", beyond),
         )
         if number
     )
@@ -200,25 +248,36 @@ def _gc(arguments: Namespace) -> int:
     return max(status, *(_remove(arguments, directory, waste) for directory, waste in wasteful.items()))
 
 
+def _limits(arguments: Namespace) -> Limits:
+    try:
+        return Limits(size=arguments.size, entries=arguments.entries, unused_for=arguments.unused_for)
+    except ValueError as error:
+        raise Misused(str(error)) from error
+
+
 def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
     with change(arguments, directory) as store:
         left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
         expired = remove_expired(store)
+        limits = _limits(arguments)
+        beyond = shrink(store, limits) if limits.is_some else 0
     for finding in left:
         complain(f"{directory / finding.name} can't be removed")
     removed = counted(len(waste.orphans) - len(left), "orphan")
-    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry')}")
+    shrunk = f", and {counted(beyond, 'entry')} beyond the limits" if beyond else ""
+    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry')}{shrunk}")
     return Exit.FAILED if left else Exit.DONE
 
 
 CLEAR: Final = Command(
     "clear",
-    "remove entries, with their media: by function, key, tag, argument or age; it asks first",
+    "remove entries, with their media: by function, key, tag, argument, age or version of the code; it asks first",
     _configure_clear,
     _clear,
     (
         "bencher-job clear study.score --tag nightly",
         "bencher-job clear --older-than 30d --yes",
+        "bencher-job clear study.score --stale",
         "bencher-job clear 3f9a2c01 --dry-run",
     ),
 )

@@ -8,16 +8,16 @@ import shutil
 import sys
 import textwrap
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .._errors import warn_caller
-from .._record import FunctionInfo, Record
+from .._record import FunctionInfo, Record, VersionInfo, code_label
 from .._stores import Found, Hit, Store
-from .._text import counted, moment_text, seconds_text, size_text, visible
+from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import fields_of, short_text
 from .command import Misused
@@ -31,7 +31,6 @@ __all__ = [
     "Column",
     "add_consent",
     "add_json",
-    "arguments_text",
     "brief_moment",
     "described_by_key",
     "function_fields",
@@ -40,11 +39,13 @@ __all__ = [
     "print_document",
     "record_fields",
     "result_text",
+    "running_fields",
     "show_facts",
     "show_heading",
     "show_records",
     "show_table",
     "show_text",
+    "version_fields",
 ]
 
 
@@ -140,7 +141,7 @@ def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
 
 
 LEAST_WIDTH: Final = 16
-"""Minimum width of a column that shrinks, if its cells are so wide."""
+"""Minimum width of a column that shrinks, if its cells are that wide."""
 
 _GAP: Final = 2
 
@@ -210,12 +211,24 @@ def plain(value: Any) -> Any:
 
 def function_fields(function: FunctionInfo, cache: Path) -> dict[str, Any]:
     """Return the fields of a function, with the name of its store."""
-    return {"cache": cache.name} | {each.name: getattr(function, each.name) for each in fields(function)}
+    known = {each.name: getattr(function, each.name) for each in fields(function)}
+    return {"cache": cache.name} | known | {"versions": [version_fields(each) for each in function.versions]}
+
+
+def version_fields(version: VersionInfo) -> dict[str, Any]:
+    """Return the fields of a version of a function's code, with the name that people see."""
+    return {"code": version.label, **version._asdict()}
 
 
 def record_fields(record: Record, cache: Path) -> dict[str, Any]:
     """Return the fields of a record, with the name of its store."""
     return {"cache": cache.name} | {each.name: getattr(record, each.name) for each in fields(record)}
+
+
+def running_fields(record: Record, cache: Path) -> dict[str, Any]:
+    """Return the fields of a running job, with the name of its store."""
+    names = ("key", "function", "arguments", "host", "pid")
+    return {"cache": cache.name, "since": record.created} | {name: getattr(record, name) for name in names}
 
 
 LARGEST_EXPANDED: Final = 1 << 28
@@ -265,18 +278,27 @@ _COLUMNS: Final = {
     "took": Column("took", "right", rank=2),
     "size": Column("size", "right", rank=4),
     "tag": Column("tag", shrinks=True, rank=3),
+    "code": Column("code", rank=5),
     "arguments": Column("arguments", shrinks=True),
     "result": Column("result", shrinks=True),
+    "error": Column("error", shrinks=True, style="red"),
+    "where": Column("where", shrinks=True),
 }
 
 
-def show_records(found: Sequence[tuple[Path, Record]], results: Mapping[str, object] | None) -> None:
-    """Print records, each with its store's folder, and their results if given."""
-    names = [name for name in _COLUMNS if name != "result" or results is not None]
+def show_records(
+    found: Sequence[tuple[Path, Record]],
+    texts: tuple[str, Mapping[str, str]] | None = None,
+    *,
+    without: Collection[str] = (),
+) -> None:
+    """Print records, each with its store's folder, and by key what stands in a last column."""
+    last, by_key = texts or ("", {})
+    names = [name for name in _COLUMNS if name == last or name not in {"result", "error", "where", *without}]
     if not found:
         return
     if not sys.stdout.isatty():
-        _show(found, results or {}, names)
+        _show(found, last, by_key, names)
         return
     groups: dict[tuple[Path, str], list[tuple[Path, Record]]] = {}
     for directory, record in found:
@@ -286,22 +308,25 @@ def show_records(found: Sequence[tuple[Path, Record]], results: Mapping[str, obj
         if number:
             print()
         tags = {record.tag for _, record in group}
-        facts = [function or "(no function)", counted(len(group), "entry")]
+        codes = {code_label(record.fingerprint, record.version) for _, record in group}
+        noun = {"error": "failed job", "where": "running job"}.get(last, "entry")
+        facts = [function or "(no function)", counted(len(group), noun)]
         if has_several_caches:
             facts.append(f"in {directory.name}")
         if len(tags) == 1 and tags != {""}:
             facts.append(f"tag {min(tags)}")
+        if len(codes) == 1 and codes != {""}:
+            facts.append(f"code {min(codes)}")
         show_heading(", ".join(facts))
         left_out = {"cache", "function"} | ({"tag"} if len(tags) == 1 else set())
-        _show(group, results or {}, [name for name in names if name not in left_out])
+        left_out |= {"code"} if len(codes) == 1 else set()
+        _show(group, last, by_key, [name for name in names if name not in left_out])
 
 
-def _show(found: Sequence[tuple[Path, Record]], results: Mapping[str, object], names: Sequence[str]) -> None:
-    rows = [
-        _cells(directory, record)
-        | {"result": result_text(results[record.key]) if record.key in results else ""}
-        for directory, record in found
-    ]
+def _show(
+    found: Sequence[tuple[Path, Record]], last: str, by_key: Mapping[str, str], names: Sequence[str]
+) -> None:
+    rows = [_cells(directory, record) | {last: by_key.get(record.key, "")} for directory, record in found]
     show_table([_COLUMNS[name] for name in names], [[row[name] for name in names] for row in rows])
 
 
@@ -310,17 +335,13 @@ def _cells(directory: Path, record: Record) -> dict[str, str]:
         "key": record.key[:DIGITS_SHOWN] if sys.stdout.isatty() else record.key,
         "cache": directory.name,
         "function": record.function or "(no function)",
+        "code": code_label(record.fingerprint, record.version),
         "begun": brief_moment(record.created),
         "took": seconds_text(record.seconds),
         "size": size_text(record.size),
         "tag": record.tag,
         "arguments": arguments_text(record.arguments),
     }
-
-
-def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Format arguments as in a call."""
-    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def result_text(described: object) -> str:

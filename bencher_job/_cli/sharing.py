@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections import Counter
-from collections.abc import Iterator
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _options
 from .._errors import BencherJobError
 from .._text import counted, moment_text, seconds_text, size_text, visible
+from .choosing import age, bytes_in
 from .command import Command, Exit, Failed, Misused
 from .output import Column, add_json, print_document, show_facts, show_table
-from .places import FAILURES, add_place, failure_of, prompt_interrupts
+from .places import FAILURES, add_place, cache_directory, failure_of, prompt_interrupts
 
 if TYPE_CHECKING:
-    from .._shared import Remote
+    from .._shared import Name, Remote
     from .._shared.tier import SharedStore
 
-__all__ = ["PULL", "PUSH", "SHARED"]
-
-FETCHED_AT_ONCE: Final = 256
-
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]?)B?")
-_SIZES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
-_AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+__all__ = ["PULL", "PUSH", "SHARED", "list_shared"]
 
 
 def _add_shared(parser: ArgumentParser) -> None:
@@ -103,29 +95,15 @@ def _configure_shared(parser: ArgumentParser) -> None:
     )
     parser.add_argument("place", nargs="?", metavar="PLACE", help="the shared store, as after --shared")
     parser.add_argument(
-        "--older-than", type=_age, metavar="AGE", help="gc: entries stored before that, as in 90d"
+        "--older-than", type=age, metavar="AGE", help="gc: entries stored before that, as in 90d"
     )
     parser.add_argument(
-        "--max-size", type=_size, metavar="SIZE", help="gc: the oldest beyond that, as in 100GB"
+        "--max-size", type=bytes_in, metavar="SIZE", help="gc: the oldest beyond that, as in 100GB"
     )
     parser.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
     _add_shared(parser)
     add_json(parser)
     add_place(parser)
-
-
-def _age(text: str) -> float:
-    found = _AGE.fullmatch(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is not an age. Write 90d, 12h or 2w.")
-    return float(found[1]) * _AGES[found[2]]
-
-
-def _size(text: str) -> float:
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is not a size. Write 500MB, 100GB or a number of bytes.")
-    return float(found[1]) * _SIZES[found[2]]
 
 
 def _shared(arguments: Namespace) -> int:
@@ -152,52 +130,98 @@ def _show(arguments: Namespace) -> int:
         begin = time.monotonic()
         remote.changes()
         latency = time.monotonic() - begin
-        entries: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
-        latest: dict[str, float] = {}
-        for name in remote.names("e/"):
-            function = name.address.split("/")[1]
-            entries[function] += 1
-            sizes[function] += name.size
-            latest[function] = max(latest.get(function, 0.0), name.stored)
+        functions = _functions_of(remote)
         running = remote.running()
         place = remote.place
     if arguments.json:
-        functions = [
-            {
-                "function": name,
-                "entries": entries[name],
-                "size": sizes[name],
-                "stored": _moment(latest[name]).isoformat(),
-            }
-            for name in sorted(entries)
-        ]
+        told = [{"function": name, **figures._asdict()} for name, figures in functions.items()]
         jobs = [{"key": key, "host": owner.host, "pid": owner.pid} for key, owner in sorted(running.items())]
-        print_document("shared", place=place, latency=latency, functions=functions, running=jobs)
+        print_document("shared", place=place, latency=latency, functions=told, running=jobs)
         return Exit.DONE
     facts = [
         ("answers in", seconds_text(latency)),
-        ("entries", f"{entries.total():,}, {size_text(sizes.total())}"),
+        ("holds", _total(functions)),
         ("running jobs", f"{len(running):,}"),
     ]
     show_facts(place, facts)
-    if entries:
-        columns = [
-            Column("function", style="cyan", shrinks=True),
-            Column("entries", "right"),
-            Column("size", "right"),
-            Column("last stored"),
-        ]
-        rows = [
-            [visible(name), f"{entries[name]:,}", size_text(sizes[name]), moment_text(_moment(latest[name]))]
-            for name in sorted(entries)
-        ]
-        show_table(columns, rows)
+    _show_functions(functions)
     return Exit.DONE
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+class _Figures(NamedTuple):
+    """What is known of a function in a shared store."""
+
+    entries: int
+    size: int
+    stored: datetime
+
+
+def _functions_of(remote: Remote) -> dict[str, _Figures]:
+    """Return the figures of all functions, sorted by name."""
+    from .._shared import function_of
+
+    found: dict[str, list[Name]] = {}
+    for name in remote.names("e/"):
+        found.setdefault(function_of(name.address.split("/")[1]), []).append(name)
+    return {
+        function: _Figures(
+            len(names),
+            sum(name.size for name in names),
+            datetime.fromtimestamp(max(name.stored for name in names), UTC),
+        )
+        for function, names in sorted(found.items())
+    }
+
+
+def _total(functions: Mapping[str, _Figures]) -> str:
+    entries = sum(each.entries for each in functions.values())
+    size = sum(each.size for each in functions.values())
+    return f"{counted(entries, 'entry')}, {size_text(size)}"
+
+
+def _show_functions(functions: Mapping[str, _Figures]) -> None:
+    columns = [
+        Column("function", style="cyan", shrinks=True),
+        Column("entries", "right"),
+        Column("size", "right"),
+        Column("last stored"),
+    ]
+    if functions:
+        rows = [
+            [visible(name), f"{each.entries:,}", size_text(each.size), moment_text(each.stored)]
+            for name, each in functions.items()
+        ]
+        show_table(columns, rows)
+
+
+_ORDERS: Final[dict[str, Callable[[_Figures], float]]] = {
+    "name": lambda _: 0,
+    "entries": lambda each: -each.entries,
+    "size": lambda each: -each.size,
+    "used": lambda each: -each.stored.timestamp(),
+}
+
+
+def list_shared(arguments: Namespace) -> int:
+    """List the functions of a shared store, for `ls --shared`. It counts no hits, and its entries are not read."""
+    if arguments.sort not in _ORDERS:
+        raise Misused(f"a shared store doesn't count {arguments.sort}. Sort by one of {', '.join(_ORDERS)}.")
+    with _remote(arguments) as remote:
+        found, place = _functions_of(remote), remote.place
+    functions = dict(sorted(found.items(), key=lambda pair: _ORDERS[arguments.sort](pair[1])))
+    if arguments.json:
+        unknown = {"hits": None, "seconds_saved": None, "seconds": None}
+        told = [
+            {"cache": place, "name": name, "entries": each.entries, "size": each.size}
+            | unknown
+            | {"last_used": each.stored, "tags": []}
+            for name, each in functions.items()
+        ]
+        print_document("ls", cache_dir=cache_directory(arguments), functions=told)
+        return Exit.DONE
+    _show_functions(functions)
+    print(f"{counted(len(functions), 'function')}, {_total(functions)}" if functions else "no entries")
+    return Exit.DONE
 
 
 def _remove_old(arguments: Namespace) -> int:
@@ -205,11 +229,11 @@ def _remove_old(arguments: Namespace) -> int:
         raise Misused("shared gc needs to know what to remove: --older-than, --max-size, or both")
     with _remote(arguments) as remote:
         names = sorted(remote.names("e/"), key=lambda name: name.stored)
-        size, now = float(sum(name.size for name in names)), time.time()
+        size = sum(name.size for name in names)
+        first = 0.0 if arguments.older_than is None else time.time() - arguments.older_than.total_seconds()
         chosen = []
         for name in names:
-            is_old = arguments.older_than is not None and name.stored < now - arguments.older_than
-            if is_old or (arguments.max_size is not None and size > arguments.max_size):
+            if name.stored < first or (arguments.max_size is not None and size > arguments.max_size):
                 chosen.append(name)
                 size -= name.size
         total = f"{counted(len(chosen), 'entry')} of {size_text(sum(name.size for name in chosen))}"

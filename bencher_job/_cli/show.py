@@ -9,25 +9,27 @@ import shutil
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from .._query import EntryInfo
-from .._record import Record
+from .._record import FailedJob, Record, hidden_text
 from .._stores import Found, Hit, Store, media_files
-from .._text import moment_text, seconds_text, size_text
+from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
 from .._views.summaries import fields_of, short_text
-from .choosing import Chosen, add_filters, add_targets, look_for, report_none
+from .choosing import Chosen, add_all_versions, add_filters, add_targets, look_for, report_none
 from .command import Command, Exit, Failed, Misused
 from .output import (
     add_json,
-    arguments_text,
     described_by_key,
     print_document,
     record_fields,
+    result_text,
+    running_fields,
     show_facts,
+    show_heading,
     show_records,
 )
 from .places import add_place, cache_directory, complain
@@ -178,6 +180,12 @@ ROWS_SHOWN: Final = 50
 def _configure(parser: ArgumentParser) -> None:
     add_targets(parser, what="of what the entries are shown (default: of all)")
     add_filters(parser)
+    add_all_versions(parser)
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--failed", action="store_true", help="failed jobs instead of entries; of a key with traceback"
+    )
+    instead.add_argument("--running", action="store_true", help="jobs that run now instead of entries")
     parser.add_argument(
         "--limit",
         type=_limit,
@@ -209,12 +217,15 @@ def _show(arguments: Namespace) -> int:
         raise Misused(
             "--value shows the results of single entries. Name them by the first digits of their keys."
         )
+    if arguments.failed or arguments.running:
+        return _show_jobs(arguments)
     limit = arguments.limit
     if limit is None:
         limit = ROWS_SHOWN if sys.stdout.isatty() and not arguments.json else 0
     rows: list[tuple[Path, Record]] = []
     entries: list[EntryShown] = []
     results: dict[str, object] = {}
+    hidden: list[str] = []
     has_more = False
 
     def look(chosen: Chosen) -> None:
@@ -228,6 +239,9 @@ def _show(arguments: Namespace) -> int:
             entry_shown(store, chosen.directory, record, with_value=arguments.value)
             for record in chosen.of_keys()
         )
+        versions = chosen.versions
+        if versions.is_default and (text := hidden_text(versions.known, versions.chosen or ())):
+            hidden.append(text)
         records, is_cut = chosen.latest(limit)
         rows.extend((chosen.directory, record) for record in records)
         if arguments.results:
@@ -238,18 +252,70 @@ def _show(arguments: Namespace) -> int:
     if arguments.json:
         records = [_fields(record, directory, arguments.results, results) for directory, record in rows]
         records += [entry_fields(entry) for entry in entries]
-        print_document("show", cache_dir=cache_directory(arguments), more=has_more, records=records)
+        print_document(
+            "show", cache_dir=cache_directory(arguments), more=has_more, hidden=hidden, records=records
+        )
     else:
-        show_records(rows, results if arguments.results else None)
+        texts = {key: result_text(result) for key, result in results.items()}
+        show_records(rows, ("result", texts) if arguments.results else None)
         for number, entry in enumerate(entries):
             if number or rows:
                 print()
             show_entry(entry)
         if has_more:
             complain(f"these are only the latest {limit}. Add --limit 0 for all.")
+        for text in hidden:
+            complain(f"{text}. Add --all-versions for them.")
         if not rows and not entries and status == Exit.DONE:
             report_none(arguments)
     return status if rows or entries else max(status, Exit.FOUND)
+
+
+def _show_jobs(arguments: Namespace) -> int:
+    """Show failed or running jobs."""
+    rows: list[tuple[Path, Record]] = []
+    failed: dict[str, FailedJob] = {}
+    keys: list[str] = []
+    hidden = 0
+
+    def look(chosen: Chosen) -> None:
+        nonlocal hidden
+        keys.extend(chosen.keys)
+        if arguments.running:
+            rows.extend((chosen.directory, record) for record in chosen.running())
+            return
+        found = chosen.failed()
+        everything = replace(chosen, selection=replace(chosen.selection, versions=None)).failed()
+        hidden += (len(everything) - len(found)) if chosen.versions.is_default else 0
+        failed.update((each.record.key, each) for each in found)
+        rows.extend((chosen.directory, each.record) for each in found)
+
+    status = look_for(arguments, look)
+    rows = rows[-arguments.limit :] if arguments.limit else rows
+    if arguments.json:
+        fields_of_job = running_fields if arguments.running else record_fields
+        records = [fields_of_job(record, directory) for directory, record in rows]
+        for fields in records if arguments.failed else ():
+            job = failed[fields["key"]]
+            fields |= {"error": job.error, "traceback": job.traceback}
+        print_document("show", cache_dir=cache_directory(arguments), hidden=hidden, records=records)
+    elif arguments.running:
+        where = {record.key: f"{record.host}, process {record.pid}" for _, record in rows}
+        show_records(rows, ("where", where), without=("took", "size", "tag", "code"))
+    else:
+        errors = {key: job.error for key, job in failed.items()}
+        show_records([row for row in rows if row[1].key not in keys], ("error", errors), without=("size",))
+        for _, record in rows:
+            if record.key in keys:
+                show_heading(f"{record.function or '(no function)'}({arguments_text(record.arguments)})")
+                print("\n".join(map(visible, failed[record.key].traceback.splitlines())))
+    if not rows and not arguments.json and status == Exit.DONE:
+        print(f"no {'failed' if arguments.failed else 'running'} jobs")
+    if hidden and not arguments.json:
+        complain(
+            f"not shown: {counted(hidden, 'failed job')} of other versions of the code. Add --all-versions."
+        )
+    return status if rows else max(status, Exit.FOUND)
 
 
 def _fields(
@@ -270,5 +336,6 @@ SHOW: Final = Command(
         "bencher-job show study.score --where c=0.1 --since 7d",
         "bencher-job show study.score --results --json | jq '.records[].result.accuracy'",
         "bencher-job show 3f9a2c01",
+        "bencher-job show study.score --failed",
     ),
 )

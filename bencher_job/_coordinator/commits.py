@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,9 +32,9 @@ from .._keys.files import is_unchanged
 from .._keys.fingerprint import Fingerprint, libraries_in_arguments
 from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
-from .._options import StoreOptions
+from .._options import StoreOptions, required_parameters
 from .._processes import renew_after_fork
-from .._record import Draft, Origin
+from .._record import Draft, FailedJob, Origin, shown_arguments
 from .._stores import (
     Blob,
     Entry,
@@ -47,7 +47,7 @@ from .._stores import (
     discard,
     dump_result,
 )
-from .._text import size_text
+from .._text import printable, size_text
 from .._timer import timer
 from .._version import VERSION
 from .running import RunningJob
@@ -66,7 +66,7 @@ MOST_HITS_KEPT: Final = 1000
 class _Figures:
     def __init__(self) -> None:
         self.submitted = self.hits = self.joined = self.computed = 0
-        self.retried = self.failed = self.unsaved = 0
+        self.retried = self.failed = self.unsaved = self.unkept = 0
         self.seconds_saved = 0.0
 
 
@@ -94,7 +94,7 @@ class Counts:
         return self._figures
 
     def add(self, **numbers: int) -> None:
-        """Add to figures: `submitted`, `joined`, `computed`, `retried`, `failed`, `unsaved`."""
+        """Add to figures: `submitted`, `joined`, `computed`, `retried`, `failed`, `unsaved`, `unkept`."""
         with self._reentrant:
             figures = vars(self._figures)
             for name, number in numbers.items():
@@ -204,10 +204,10 @@ class Completion:
             _log.warning("the value of %r can't be copied, so its callers share it: %s", self.run.job, error)
             return None
 
-    def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
-        """Make the entry of a pickled value, or of the file that holds it."""
+    def draft(self) -> Draft:
+        """Make the record of the run."""
         run, outcome = self.run, self.outcome
-        job, state, lease = run.job, run.git_state, run.running.lease
+        job, state = run.job, run.git_state
         media, place = job.media_folder if outcome.may_have_files else None, outcome.place
         origin = Origin(
             run.executor,
@@ -219,18 +219,24 @@ class Completion:
             "" if state is None else state.commit,
             None if state is None else state.is_dirty,
         )
+        return Draft(
+            job.job_key,
+            job.function_name,
+            job.tag,
+            job.arguments,
+            outcome.started,
+            outcome.seconds,
+            os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
+            origin,
+        )
+
+    def entry(self, payload: Payload | Blob, options: StoreOptions) -> Entry:
+        """Make the entry of a pickled value, or of the file that holds it."""
+        run = self.run
+        job, lease = run.job, run.running.lease
         return Entry(
             payload,
-            Draft(
-                job.job_key,
-                job.function_name,
-                job.tag,
-                job.arguments,
-                outcome.started,
-                outcome.seconds,
-                os.path.basename(media) if media is not None and os.access(media, os.F_OK) else None,
-                origin,
-            ),
+            self.draft(),
             job.bound,
             job.function_version,
             lease if lease is not None and lease.held else None,
@@ -240,6 +246,30 @@ class Completion:
             replaces=run.running.replaces,
         )
 
+    def failed(self, error: BaseException) -> FailedJob:
+        """Say what is known of the run, and how it failed."""
+        import traceback  # slow to import
+
+        draft, version = self.draft(), self.run.job.function_version
+        record = replace(
+            draft._replace(created=draft.created or time.time()).finished(),
+            arguments=shown_arguments(draft.arguments),
+            fingerprint="" if version is None else version.fingerprint.digest.hex(),
+            version="" if version is None else version.version,
+        )
+        frames = error.__traceback__
+        while frames is not None and frames.tb_frame.f_code.co_filename.startswith(LIBRARY):
+            frames = frames.tb_next
+        text = "".join(traceback.format_exception(type(error), error, frames))
+        return FailedJob(record, error_text(error)[:LONGEST_ERROR], printable(text)[-LONGEST_TRACEBACK:])
+
+
+LIBRARY: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+"""Where the frames are that lead to the function's own."""
+
+LONGEST_ERROR: Final = 2_000
+LONGEST_TRACEBACK: Final = 50_000
+"""How many characters of an error's message, and of the end of a traceback, are kept of a failed job."""
 
 LARGEST_BATCH: Final = 256
 """Maximum number of results that are committed together."""
@@ -428,16 +458,18 @@ def commit(
         run, job = completion.run, completion.run.job
         UNLOADABLE.discard(job.job_key)
         if completion.outcome.error is not None:
-            _fail(run, completion.outcome.error)
+            _fail(completion, completion.outcome.error)
             continue
         store = run.running.store
         if not store.keeps:
             if isinstance(store, NullStore) and store.is_closed_off:
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
+        if options.keep is not None and not _is_kept(options.keep, completion, options, unsaved):
+            completion.discard_written()
+            _release(store, run.running.lease)
+            continue
         refusal = _refusal(job, completion.outcome)
-        if refusal is None:  # an empty one was said before
-            refusal = _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
         else:
@@ -467,8 +499,27 @@ def commit(
     return payloads, unsaved, others
 
 
+def _is_kept(
+    keep: Callable[..., object], completion: Completion, options: StoreOptions, unsaved: list[str]
+) -> bool:
+    """Whether `keep` accepts a result. One that it refuses is counted; if it raises, that is said in `unsaved`."""
+    run, value = completion.run, completion.outcome.value
+    try:
+        if required_parameters(keep) < 2:
+            is_kept = bool(keep(value))
+        else:
+            is_kept = bool(keep(value, completion.entry(Payload(b"", ()), options).info(0, 0.0).record))
+    except Exception as error:  # noqa: BLE001 - the caller's own function
+        unsaved.append(f"keep={keep!r} failed on the result of {run.job!r} ({error_text(error)})")
+        return False
+    if not is_kept:
+        _log.info("keep refuses the result of %r, so it is not stored", run.job)
+        run.coordinator.counts.add(unkept=1)
+    return is_kept
+
+
 def _refusal(job: Job, outcome: Outcome) -> str | None:
-    """Say why a result does not belong under its key; None if it does."""
+    """Say why a result can't be stored under its key; None if it can, and empty if that was said before."""
     if job.has_changed:
         return (
             f"An argument of {job!r} was changed after the call and before the job began, so it ran with the new "
@@ -481,13 +532,15 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
     if outcome.other_versions or (
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
-        return _of_another_library(job, outcome)
-    return None
+        refusal = _of_another_library(job, outcome)
+        if refusal is not None:
+            return refusal
+    return _bring_files(job, outcome) if outcome.files != () else None
 
 
 def _bring_files(job: Job, outcome: Outcome) -> str | None:
     """Write the files that a worker on another machine has sent. Say why that can't be done; None if it is."""
-    if outcome.files == () or job.media_folder is None:
+    if job.media_folder is None:
         return None
     if outcome.files is None:
         if os.access(job.media_folder, os.F_OK):
@@ -538,19 +591,22 @@ def _libraries_of(job: Job, fingerprint: Fingerprint) -> Mapping[str, str]:
     return fingerprint.libraries
 
 
-def _fail(run: Run, error: BaseException) -> None:
-    """Remove the media of a run that failed, and pass the function's own exception on to other processes that wait.
+def _fail(completion: Completion, error: BaseException) -> None:
+    """Remove the media of a run that failed, list the failure, and pass the function's own exception on to waiters.
 
-    If this process was interrupted, or lost its worker, one of them runs the job instead.
+    If this process was interrupted, or lost its worker, one of the waiters in other processes runs the job instead.
     """
+    run = completion.run
     if run.job.media_folder is not None:
         _media.discard(run.job.media_folder)
     running, store = run.running, run.running.store
-    is_its_own = isinstance(error, Exception) and not isinstance(error, BencherJobError | CancelledError)
+    has_failed = isinstance(error, Exception) and not isinstance(error, CancelledError)
+    failed = completion.failed(error) if has_failed and store.keeps else None
+    is_its_own = has_failed and not isinstance(error, BencherJobError)
     if is_its_own and running.holds_lease() and (lease := running.jobs.take_lease(running)) is not None:
-        store.leases.fail(lease, partial(_dumped, error))
+        store.leases.fail(lease, partial(_dumped, error), failed)
     else:
-        running.jobs.release_lease(running, partial(_release, store))
+        running.jobs.release_lease(running, lambda lease: store.leases.fail(lease, None, failed))
 
 
 def _dumped(error: BaseException) -> bytes:
@@ -567,7 +623,8 @@ def _release(store: Store, lease: Lease | None) -> None:
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:
     try:
         others = store.put_many(entries)
-        winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
+        if others:
+            winners.update((key, hit) for key, hit in others.items() if isinstance(hit, Hit))
     except Exception as error:  # noqa: BLE001 - whatever a store raises, callers get their values
         if not isinstance(error, StoreFailure):
             _log.warning("a store has failed", exc_info=True)

@@ -43,12 +43,13 @@ from .._future import JobFuture
 from .._inside import critical
 from .._job import Job
 from .._keys.names import load_for
+from .._lifetime import Lifetime
 from .._light_future import LightFuture
 from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import MISS, BlobLost, Hit, Lease, Payload, Store
+from .._stores import MISS, BlobLost, Hit, Lease, Miss, Payload, Store
 from .._text import printable
 from .._timer import timer
 from .commits import UNLOADABLE, CommitThread, Completion, Counts, Run, commit
@@ -98,6 +99,7 @@ class Coordinator:
         )
         self.counts = Counts()
         self._store_options = options.store
+        self._lifetime = Lifetime.of(options.store)
         self._run_options = run
         self._announce = announce
         name = options.store.cache_name
@@ -305,7 +307,8 @@ class Coordinator:
     def _wait(self, running: RunningJob, waiter: Waiter | None = None) -> None:
         """Wait for another process, without blocking this thread."""
         if waiter is None:
-            running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+            job = running.job
+            running.lease = lease = Lease(job.job_key, job.function_name, job.arguments)
             waiter = Waiter(running.store, lease)
         running.run = running.engine_future = None
         running.waiter, running.job, running.state = waiter, running.job.snapshot(), State.WAITING
@@ -361,7 +364,14 @@ class Coordinator:
         return isinstance(hit, Hit) and self._answer(running, hit)
 
     def _answer(self, running: RunningJob, hit: Hit) -> bool:
-        """End a job with a value that was stored since it was looked up. Return False if it can't be unpickled."""
+        """End a job with a value that was stored since it was looked up. Return False if it is no answer."""
+        if self._lifetime is not None:
+            job, mapped = running.job, self._store_options.mmap
+            found = self._lifetime.current(running.store, job.function_name, job.job_key, hit, mapped)
+            if isinstance(found, Miss):
+                running.replaces = True
+                return False
+            hit = found
         value = load(running.job.job_key, hit, running.job.function)
         if value is MISS:
             return False
@@ -680,9 +690,13 @@ class Coordinator:
         finish_at_exit(self)
         self._commits.put(run, partial(Completion.of, run, done, _outcome_of))
 
-    def settle_here(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
+    def settle_here(
+        self, future: JobFuture[Any], done: Future[Any], store: Store, *, replaces: bool = False
+    ) -> None:
         """Store the result of a future that is done in this thread, and resolve the job's own future."""
-        completion = Completion.of(self._run_of_another(future, store), done, _outcome_of)
+        run = self._run_of_another(future, store)
+        run.running.replaces = replaces
+        completion = Completion.of(run, done, _outcome_of)
         if completion is not None:
             self._finish([completion])
 

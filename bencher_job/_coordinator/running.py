@@ -135,6 +135,11 @@ class RunningJob:
         self.surroundings = surroundings
         self.is_fresh = self.replaces = is_fresh
 
+    def new_lease(self) -> Lease:
+        """Make a lease of the key, which is not acquired yet."""
+        job = self.job
+        return Lease(job.job_key, job.function_name, job.arguments, takes_entry=not self.is_fresh)
+
     def holds_lease(self) -> bool:
         """Whether the lease of the key is held."""
         return self.lease is not None and self.lease.held
@@ -434,10 +439,10 @@ def acquire_or_wait(running: RunningJob) -> Waiter | None:
     A worker doesn't wait for the process that it works for: there the job may be queued behind the worker's own.
     """
     store = running.store
-    running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+    running.lease = lease = running.new_lease()
     try:
         store.leases.acquire([lease])
-        if not lease.held:
+        if not lease.held and not running.may_be_stored():
             wait = store.leases.wait(lease)
             wait.look()
             owner = wait.owner
@@ -453,7 +458,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
     """Acquire the leases of jobs of one store that begin together. Return those whose keys other processes have."""
     leases = []
     for running in jobs:
-        running.lease = lease = Lease(running.job.job_key, running.job.function_name)
+        running.lease = lease = running.new_lease()
         leases.append(lease)
     try:
         store.leases.acquire(leases)
@@ -461,7 +466,7 @@ def acquire(store: Store, jobs: Sequence[RunningJob]) -> list[RunningJob]:
         _log.warning("%s; the jobs run, even if other processes compute them", error)
         store.tally.unleased += sum(not lease.held for lease in leases)
         return []
-    return [running for running in jobs if not running.holds_lease()]
+    return [running for running in jobs if not (running.holds_lease() or running.may_be_stored())]
 
 
 def taken(store: Store, jobs: Sequence[RunningJob]) -> set[str]:

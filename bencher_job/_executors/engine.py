@@ -253,7 +253,7 @@ class SharedExecutors(Generic[E]):
         self._dropped: deque[tuple[Hashable, E]] = deque()
 
     def acquire(self, settings: Hashable, make: Callable[[], E]) -> E:
-        """Return the executor of these settings and count one user more. Make it if there is none."""
+        """Return the executor of these settings and count one more user. Make it if it is missing."""
         with self._lock:
             executor, users = self._shared.get(settings) or (make(), 0)
             self._shared[settings] = executor, users + 1

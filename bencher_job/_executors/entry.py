@@ -31,8 +31,8 @@ from .._loops import run_to_end
 from .._media import job_context
 from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
-from .._stores.codec import Buffer, Payload, dump
-from .._stores.located import dump_result
+from .._stores.codec import Payload, dump, dump_result
+from .._stores.parts import Buffer
 from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
 from .elsewhere import Files, files_of
 from .exceptions import dump_error, load_error
@@ -139,7 +139,7 @@ class RunResult(NamedTuple):
         return [head, *more, self.payload.stream, *self.payload.buffers]
 
     def message(self, number: int) -> list[Buffer]:
-        """Return the buffers of a message about job `number` to the pool, which knows the place."""
+        """Return the buffers of a message about job `number` to the pool."""
         stream, buffers = self.payload
         inline = None
         if len(stream) > LARGEST_INLINE:

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from .._processes import renew_after_fork
-from .._stores.codec import Buffer
+from .._stores.parts import Buffer
 
 __all__ = ["collected_records", "drop_handlers", "forward_records", "handle", "levels_here", "take_levels"]
 

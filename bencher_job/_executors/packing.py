@@ -30,7 +30,8 @@ from .. import _options
 from .._context import Surroundings
 from .._keys.names import adopt_main_name, main_name
 from .._processes import renew_after_fork
-from .._stores.codec import Buffer, Payload, dump
+from .._stores.codec import Payload, dump
+from .._stores.parts import Buffer
 from .base import this_process
 from .elsewhere import Elsewhere
 from .pickling import (

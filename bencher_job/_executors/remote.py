@@ -313,10 +313,10 @@ class RemoteScheduler(Scheduler):
 
     def _take_out(self, future: Future[Any]) -> Task | None:
         """Remove and return a task, and cancel its batch if that has no other."""
-        for task in self.waiting.copy():
-            if task.future is future and not future.cancelled():  # else the next pass drops it
-                self.waiting.remove(task)
-                return task
+        for waiting in self.waiting.copy():
+            if waiting.future is future and not future.cancelled():  # else the next pass drops it
+                self.waiting.remove(waiting)
+                return waiting
         lane = self._lanes.get(self._key_of.get(future, ""))
         if lane is None:
             return None

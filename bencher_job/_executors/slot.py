@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import context, process, spawn
+from multiprocessing import context, process, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
@@ -28,7 +28,7 @@ import psutil
 from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork
-from .._stores.codec import Buffer
+from .._stores.parts import Buffer
 from .base import Place
 from .entry import describe
 from .scheduler import Task, Worker
@@ -80,14 +80,18 @@ class _WithoutMain(BaseProcess):
     """A process that does not import the caller's `__main__`, and that `multiprocessing` does not join at exit."""
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process. Until it ignores Ctrl-C it blocks it, as a process does that is started by this thread."""
         _start_lock.acquire()
+        if not isinstance(self, ForkedWorker):
+            resource_tracker.ensure_running()  # whose start unblocks it
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _of_this_thread.leaves_main_out = True
         try:
             super().start()
             process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
         finally:
             _of_this_thread.leaves_main_out = False
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             _start_lock.release()
 
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from .._stores.codec import Buffer, writable_memory
+from .._stores.parts import Buffer, writable_memory
 
 __all__ = [
     "LARGEST_INLINE",

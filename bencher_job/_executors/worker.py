@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Final
 
 from .._cores import InnerThreads
-from .._stores.codec import Buffer, Payload
+from .._stores.codec import Payload
+from .._stores.parts import Buffer
 from .base import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
@@ -63,6 +64,7 @@ def serve(
         os.close(descriptor)
     os.setsid()  # a process group, so that the pool can kill all that a job starts
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which it was started with
     _leave_with_parent()
     become_worker()
     os.environ.update(variables)

@@ -92,8 +92,19 @@ class Watch:
 
     def members(self, container: Collection[Any], but: frozenset[str] = frozenset()) -> None:
         """Watch the members of a container by identity, except for the names in `but`."""
-        check = _members_check(container) if not but else _others_check(container, but)
-        self._conditions[self._name(container), "members"] = f"{self._name(check)}()"
+        place = self._name(container)
+        if but:
+            check = f"{self._name(_others_check(container, but))}()"
+        elif isinstance(container, Mapping):
+            values, keys = self._name(tuple(container.values())), self._name(tuple(container))
+            check = f"all(map(is_, {place}.values(), {values})) and all(map(is_, {place}, {keys}))"
+        elif type(container) is set:
+            check = (
+                f"{self._name({id(member): member for member in container})}.keys() >= set(map(id, {place}))"
+            )
+        else:
+            check = f"all(map(is_, {place}, {self._name(tuple(container))}))"
+        self._conditions[place, "members"] = f"len({place}) == {len(container)} and {check}"
 
     def condition(self, check: Callable[[], bool]) -> None:
         """Watch any condition."""
@@ -131,7 +142,7 @@ class Watch:
     def compiled(self) -> Callable[[], bool]:
         """Compile the function that returns whether nothing has changed."""
         condition = " and\n    ".join(self._conditions.values()) or "True"
-        namespace = dict(self._objects)
+        namespace = {"is_": is_, **self._objects}
         exec(f"def unchanged():\n    return (\n    {condition})", namespace)  # noqa: S102 - three times faster than a loop
         check: Callable[[], bool] = namespace["unchanged"]  # type: ignore[assignment]
         return check
@@ -167,28 +178,9 @@ def _members_of(container: Any) -> Iterable[object]:
     return (*container, *container.values()) if type(container) in _MAPPINGS else tuple(container)
 
 
-def _members_check(container: Any) -> Callable[[], bool]:
-    size = len(container)
-    if isinstance(container, Mapping):
-        keys, values = tuple(container), tuple(container.values())
-        return lambda: (
-            len(container) == size
-            and all(map(is_, container.values(), values))
-            and all(map(is_, container, keys))
-        )
-    if type(container) is set:
-        kept = {id(member): member for member in container}
-        return lambda: len(container) == size and all(id(member) in kept for member in container)
-    items = tuple(container)
-    return lambda: len(container) == size and all(map(is_, container, items))
-
-
 def _others_check(mapping: Any, names: frozenset[str]) -> Callable[[], bool]:
     others = {name: value for name, value in mapping.items() if name not in names}
-    size = len(mapping)
-    return lambda: (
-        len(mapping) == size and all(mapping.get(name, ABSENT) is value for name, value in others.items())
-    )
+    return lambda: all(mapping.get(name, ABSENT) is value for name, value in others.items())
 
 
 def _digest_check(value: object, path: str) -> Callable[[], bool]:

@@ -7,7 +7,7 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -24,9 +24,10 @@ from starlette.routing import Route
 from .._errors import BencherJobError, UntrustedCache
 from .._explain import code_changes, distribution_changes
 from .._query import Order
+from .._record import code_label
 from .._stores import StoreBusy, StoreMissing, export
-from .._text import is_writable
-from .entry import entry_of, file_answer
+from .._text import arguments_text, is_writable
+from .entry import entry_of, failed_of, file_answer
 from .listing import MOST_COLUMNS, Answer, FilterError, Query
 from .stores import Stores
 from .summaries import csv_lines, groups_of, running_jobs
@@ -68,6 +69,18 @@ def remove(stores: Stores, name: str, keys: Sequence[str]) -> int:
     """
     with stores.to_change(name) as store:
         return store.remove(keys, "cleared")
+
+
+def remove_failed(stores: Stores, name: str, keys: Collection[str]) -> int:
+    """Remove the failed jobs of some keys, unless they have succeeded since. Return how many there were.
+
+    Raises:
+        StoreFailure: when the store can't be written.
+    """
+    with stores.to_change(name) as store:
+        still = [each.record.key for each in store.history.failures() if each.record.key in keys]
+        store.remove(still)
+        return len(still)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,23 +199,35 @@ class _App:
         stores: list[dict[str, Any]] = []
         for name in self._stores.names():
             try:
-                store = self._stores.get(name).store
+                shown = self._stores.get(name)
                 functions = [
                     {
                         "name": each.name,
                         "entries": each.entries,
+                        "failed": each.failed,
+                        "versions": [
+                            {
+                                "label": version.label,
+                                "entries": version.entries,
+                                "since": version.first_seen.timestamp(),
+                                "commit": version.commit,
+                                "is_latest": version[:2] in each.latest(),
+                            }
+                            for version in each.versions
+                        ],
                         "size": each.size,
                         "hits": each.hits,
                         "saved": each.seconds_saved,
                         "seconds": each.seconds,
                         "used": each.last_used.timestamp(),
                     }
-                    for each in store.functions()
+                    for each in shown.listing.functions(shown.stamp())
                 ]
             except BencherJobError as error:
                 stores.append({"name": name, "functions": [], "running": [], "error": str(error)})
             else:
-                stores.append({"name": name, "functions": functions, "running": running_jobs(store.leases)})
+                running = running_jobs(shown.store.leases)
+                stores.append({"name": name, "functions": functions, "running": running})
         return Answer({"stores": stores, "stamp": stamp})
 
     def columns(self, request: Request) -> Response:
@@ -285,6 +310,32 @@ class _App:
             return Answer({"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404)
         return Answer(entry_of(shown.store, infos[0], unpickles=self._stores.unpickles))
 
+    def failed(self, request: Request) -> Response:
+        """List failed jobs without their tracebacks, or tell all of one."""
+        asked = request.query_params
+        shown = self._stores.get(asked["store"])
+        stamp = shown.stamp()
+        if "key" in asked:
+            for each in shown.store.history.failures():
+                if each.record.key == asked["key"]:
+                    return Answer(failed_of(each))
+            return Answer({"error": "It is no failed job any more: it has succeeded, or was cleared."}, 404)
+        jobs = [
+            {
+                "key": each.record.key,
+                "call": arguments_text(each.record.arguments),
+                "created": each.record.created.timestamp(),
+                "seconds": each.record.seconds,
+                "code": code_label(each.record.fingerprint, each.record.version),
+                "error": each.error,
+            }
+            for each in shown.listing.failed(asked["function"], asked.get("code", ""), stamp)
+        ]
+        failed = next(
+            (each.failed for each in shown.listing.functions(stamp) if each.name == asked["function"]), 0
+        )
+        return Answer({"jobs": jobs, "hidden": failed - len(jobs)})
+
     def media(self, request: Request) -> Response:
         asked = request.path_params
         store = self._stores.get(asked["store"]).store
@@ -300,6 +351,9 @@ class _App:
         return answer or Response("There is no such file.", 404, media_type="text/plain")
 
     def clear(self, given: dict[str, Any]) -> Response:
+        if given.get("failed"):
+            named = {str(key) for key in given["keys"]}
+            return Answer({"removed": remove_failed(self._stores, str(given["store"]), named)})
         keys = chosen_keys(self._stores, str(given["store"]), given, _query_of(given))
         return Answer({"removed": remove(self._stores, str(given["store"]), keys)})
 
@@ -358,7 +412,11 @@ def _as_query(given: dict[str, Any]) -> Query:
     sort = str(given.get("sort") or "-created")
     order = Order(sort.removeprefix("-"), sort.startswith("-"))
     return Query(
-        str(given["function"]), tuple(sorted(filters.items())), str(given.get("search", "")).strip(), order
+        str(given["function"]),
+        tuple(sorted(filters.items())),
+        str(given.get("search", "")).strip(),
+        order,
+        str(given.get("code", "")),
     )
 
 
@@ -411,6 +469,7 @@ def make_app(stores: Stores, page_token: str) -> Starlette:
         Route("/api/csv", app.csv),
         Route("/api/changes", app.changes),
         Route("/api/entry", app.entry),
+        Route("/api/failed", app.failed),
         *([] if stores.read_only else [Route("/api/clear", _changing(app.clear), methods=["POST"])]),
         Route("/api/export", _changing(app.export), methods=["POST"]),
         Route("/archives/{ticket}", app.archive),

@@ -13,13 +13,13 @@ from starlette.responses import FileResponse, Response
 
 from .._names import ForeignName, NameOf, path_of
 from .._query import EntryInfo
-from .._record import Record
+from .._record import FailedJob, Record
 from .._stores import Found, Hit, Store
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import has_named_parts, outline_of
 from .listing import to_browser
 
-__all__ = ["entry_of", "file_answer", "files_of"]
+__all__ = ["entry_of", "failed_of", "file_answer", "files_of"]
 
 
 MOST_FILES: Final = 500
@@ -163,22 +163,33 @@ def entry_of(store: Store, info: EntryInfo, *, unpickles: bool) -> dict[str, Any
     """
     record, folder = info.record, store.folder
     return {
+        **_job_of(record),
+        "size": record.size,
+        "hits": info.hits,
+        "used": info.used,
+        "expires": info.expires,
+        "media": [] if folder is None or record.media is None else files_of(folder, record.media),
+        "folder": None
+        if folder is None or record.media is None
+        else str(path_of(folder, NameOf.RUN_FOLDER, record.media)),
+        "value": _value_of(store, record.key, unpickles=unpickles),
+    }
+
+
+def failed_of(failed: FailedJob) -> dict[str, Any]:
+    """Return a failed job as JSON data."""
+    return {**_job_of(failed.record), "error": failed.error, "traceback": failed.traceback}
+
+
+def _job_of(record: Record) -> dict[str, Any]:
+    return {
         "key": record.key,
         "function": record.function,
         "arguments": [[name, to_browser(value)] for name, value in record.arguments.items()],
         "tag": record.tag,
         "created": record.created.timestamp(),
         "seconds": record.seconds,
-        "size": record.size,
-        "hits": info.hits,
-        "used": info.used,
-        "expires": info.expires,
         "run": _run_of(record),
-        "media": [] if folder is None or record.media is None else files_of(folder, record.media),
-        "folder": None
-        if folder is None or record.media is None
-        else str(path_of(folder, NameOf.RUN_FOLDER, record.media)),
-        "value": _value_of(store, record.key, unpickles=unpickles),
     }
 
 

@@ -11,16 +11,26 @@ import math
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from starlette.responses import Response
 
-from .._query import ARGUMENTS, LATEST_FIRST, REPEAT, Condition, Operator, Order, cell_of, in_order
+from .._query import (
+    ARGUMENTS,
+    LATEST_FIRST,
+    REPEAT,
+    ArgumentColumn,
+    Condition,
+    Operator,
+    Order,
+    cell_of,
+    in_order,
+)
 from .._query import Query as EntryQuery
-from .._record import short_form
+from .._record import FailedJob, FunctionInfo, Selection, code_label, short_form
 from .._stores import Hit, Store
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import Cell, fields_of, has_named_parts
@@ -252,6 +262,9 @@ def _span(text: str) -> tuple[float, float]:
 RESULTS: Final = "results."
 """Prefix of the names of columns of results."""
 
+ALL: Final = "all"
+"""Stands for all versions of the code."""
+
 LISTS_KEPT: Final = 16
 SAMPLED: Final = 50
 """Number of latest entries, those that a table shows first, from which the columns of results are taken."""
@@ -266,7 +279,14 @@ _OF_RECORDS: Final = {
     "size": "number",
     "hits": "number",
     "tag": "text",
+    "code": "text",
 }
+
+
+def _most_telling(columns: Sequence[ArgumentColumn]) -> list[ArgumentColumn]:
+    """Return as many arguments as a table shows, those that vary before others, in their own order."""
+    chosen = sorted(columns, key=lambda column: column.distinct < 2)[:MOST_COLUMNS]
+    return [column for column in columns if column in chosen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +298,8 @@ class Query:
     """The filters by column, as typed."""
     search: str = ""
     order: Order = LATEST_FIRST
+    code: str = ""
+    """The version of the code, by its label: empty for the one that was used last, `ALL` for all."""
 
 
 class Listing:
@@ -288,6 +310,7 @@ class Listing:
         self._results = Results(store, unpickles=unpickles)
         self._lists: OrderedDict[Query, tuple[str, list[str]]] = OrderedDict()
         self._columns: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+        self._functions: tuple[str, list[FunctionInfo]] = "", []
         self._lock = threading.Lock()
 
     def keys(self, query: Query, stamp: str) -> list[str]:
@@ -304,7 +327,7 @@ class Listing:
             kept = self._lists.get(query)
         if kept is not None and kept[0] == stamp and is_lasting:
             return kept[1]
-        found = self._find(query)
+        found = self._find(query, stamp)
         with self._lock:
             self._lists[query] = stamp, found
             self._lists.move_to_end(query)
@@ -312,13 +335,51 @@ class Listing:
                 self._lists.popitem(last=False)
         return found
 
-    def _find(self, query: Query) -> list[str]:
+    def functions(self, stamp: str) -> list[FunctionInfo]:
+        """Return the figures of all functions, as of a stamp of the store or later.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        if self._functions[0] != stamp:
+            self._functions = stamp, self._store.functions()
+        return self._functions[1]
+
+    def versions(
+        self, function: str, code: str, stamp: str, failed: Sequence[FailedJob] = ()
+    ) -> Collection[tuple[str, str]] | None:
+        """Return the chosen versions of a function's code, for a query."""
+        if code == ALL:
+            return None
+        for each in self.functions(stamp):
+            if each.name == function:
+                named = {version[:2] for version in each.versions if version.label == code}
+                return named if code else each.latest(failed)
+        return ()
+
+    def failed(self, function: str, code: str, stamp: str) -> list[FailedJob]:
+        """Return the failed jobs of a function and version of its code, the latest first.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        failed = self._store.history.failures(Selection(function=function))
+        selection = Selection(versions=self.versions(function, code, stamp, failed))
+        return [each for each in failed if selection.matches(each.record)]
+
+    def _find(self, query: Query, stamp: str) -> list[str]:
         now = datetime.now().astimezone()
         conditions = [
             (name, condition) for name, text in query.filters for condition in conditions_of(name, text, now)
         ]
         found = self._store.history.find(
-            EntryQuery(query.function, tuple(conditions), query.search, query.order)
+            EntryQuery(
+                query.function,
+                tuple(conditions),
+                query.search,
+                query.order,
+                self.versions(query.function, query.code, stamp),
+            )
         )
         of_results = [(name, each) for name, each in conditions if name.startswith(RESULTS)]
         by_result = query.order.column.startswith(RESULTS)
@@ -351,9 +412,9 @@ class Listing:
                 "kind": "number" if 2 * column.numbers > column.rows else "text",
                 "distinct": column.distinct,
             }
-            for column in self._store.history.columns(function)
+            for column in _most_telling(self._store.history.columns(function))
         ]
-        columns = columns[:MOST_COLUMNS] + self._result_columns(function)
+        columns += self._result_columns(function)
         columns += [
             {"id": name, "label": name, "group": "record", "kind": kind} for name, kind in _OF_RECORDS.items()
         ]
@@ -396,6 +457,7 @@ class Listing:
                 "seconds": record.seconds,
                 "size": record.size,
                 "tag": record.tag,
+                "code": code_label(record.fingerprint, record.version),
                 "hits": info.hits,
                 REPEAT: 0,
                 **{ARGUMENTS + name: value for name, value in record.arguments.items()},

@@ -16,6 +16,7 @@ import psutil
 from .._processes import Process
 from .._query import ARGUMENTS
 from .._stores import Leases, LeasesUnavailable
+from .._text import arguments_text
 from .._views.summaries import Cell
 from .listing import RESULTS, Listing, to_browser
 
@@ -79,7 +80,7 @@ def csv_lines(listing: Listing, keys: Sequence[str], columns: Sequence[str]) -> 
 
 
 def running_jobs(leases: Leases) -> list[dict[str, Any]]:
-    """Return what runs now: `key`, `host`, `pid`, `since`, and the `program` if it runs on this machine."""
+    """Return what runs now: `key`, `function`, `call`, `host`, `pid`, `since`, and the `program` of this machine."""
     try:
         running = leases.running()[:MOST_RUNNING]
     except LeasesUnavailable:  # nobody has computed here, or the database is locked for a moment
@@ -88,6 +89,8 @@ def running_jobs(leases: Leases) -> list[dict[str, Any]]:
     return [
         {
             "key": job.key,
+            "function": job.function,
+            "call": arguments_text(job.arguments),
             "host": job.process.host,
             "pid": job.process.pid,
             "since": job.since,
@@ -104,6 +107,8 @@ def _program(process: Process) -> str:
     try:
         words = psutil.Process(process.pid).cmdline()[1:]
     except psutil.Error:
+        return ""
+    if words[:1] == ["-c"]:
         return ""
     if words[:1] == ["-m"]:
         return " ".join(words[:2])

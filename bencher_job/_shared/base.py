@@ -24,17 +24,19 @@ __all__ = [
     "STORE_VERSION",
     "Asked",
     "Changes",
-    "Lease",
     "Name",
-    "Owner",
     "Remote",
+    "RemoteLease",
+    "RemoteOwner",
     "Unreachable",
     "checked",
     "entry_address",
     "function_folder",
+    "function_of",
     "key_of",
     "media_address",
     "source_address",
+    "unique",
 ]
 
 STORE_FORMAT: Final = "bencher_job shared store"
@@ -55,26 +57,23 @@ class Unreachable(BencherJobError):
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class RemoteLease:
     """The right of a session to compute an entry.
 
     Attributes:
         number: higher than that of each earlier lease of the address.
-        begun: whether the job runs. Others may take a lease whose job is only queued.
     """
 
     address: str
     number: int
     session: str
-    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class RemoteOwner:
     """Who computes an entry. Host and process are unknown once the session has ended."""
 
     session: str
-    begun: bool
     host: str = ""
     pid: int = 0
 
@@ -92,7 +91,7 @@ class Asked(NamedTuple):
     """The answer to `Remote.ask`: bytes of what exists, and leases on what the caller is to compute."""
 
     found: dict[str, bytes]
-    leases: dict[str, Lease]
+    leases: dict[str, RemoteLease]
 
 
 class Changes(NamedTuple):
@@ -120,15 +119,8 @@ class Remote(Protocol):
     def get_many(self, addresses: Iterable[str]) -> dict[str, bytes]:
         """Return the bytes of those addresses that exist."""
 
-    def ask(self, addresses: Iterable[str], *, begun: bool = True) -> Asked:
-        """Return what exists, and take leases on the rest, except where another living session has one.
-
-        With `begun=False` the leases are queued, and those of others are left alone. With `begun=True` queued leases of
-        others are taken as well.
-        """
-
-    def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
-        """Turn queued leases into begun ones. Return those that are still this session's, by address."""
+    def ask(self, addresses: Iterable[str]) -> Asked:
+        """Return what exists, and take leases on the rest, except where another living session has one."""
 
     def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
         """Store what doesn't exist yet, and release this session's leases on all of it.
@@ -151,17 +143,11 @@ class Remote(Protocol):
     def renew(self) -> None:
         """Give one heartbeat. The remote does this by itself while it has leases."""
 
-    def release(self, leases: Iterable[Lease]) -> None:
+    def release(self, leases: Iterable[RemoteLease]) -> None:
         """Give leases back without a result."""
 
-    def owner(self, address: str) -> Owner | None:
-        """Return who has the lease of an address."""
-
-    def running(self) -> dict[str, Owner]:
-        """Return who has which lease, by the last part of the address."""
-
-    def wait(self, addresses: Iterable[str], timeout: float) -> None:
-        """Return when a lease of one of these addresses may have been released or taken over, or after the timeout."""
+    def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:
+        """Return who has the leases of some addresses, or of all, by the last part of the address."""
 
     def names(self, prefix: str) -> Iterator[Name]:
         """List the addresses in a folder: `e/`, `e/<function>/`, `f/` or `m/`."""
@@ -190,6 +176,11 @@ def function_folder(function: str) -> str:
     return f"{text[: _LONGEST_FOLDER - 17]}~{sha256(function.encode()).hexdigest()[:16]}"
 
 
+def function_of(folder: str) -> str:
+    """Return the name of a function whose entries lie in a folder; its beginning, if the name is long."""
+    return re.sub(r"~([0-9a-f]{1,6})~", lambda found: chr(int(found[1], 16)), folder)
+
+
 def source_address(digest: str) -> str:
     """Return where the sources of a function lie."""
     return checked(f"f/{digest}")
@@ -214,3 +205,8 @@ def checked(address: str) -> str:
 def key_of(address: str) -> str:
     """Return the last part of an address, by which it is leased."""
     return address.rpartition("/")[2]
+
+
+def unique(addresses: Iterable[str]) -> list[str]:
+    """Return each address once; raises as `checked` does."""
+    return [checked(address) for address in dict.fromkeys(addresses)]

@@ -21,8 +21,8 @@ from typing import Any, Final
 from .._names import ForeignName, NameOf, checked
 from .._record import Record
 from .._stores.archive import Unwhole, bound_from, bound_to_text, expires_from, record_from, record_to_dict
-from .._stores.codec import Buffer, DamagedEntry, MissignedEntry, Payload
-from .._stores.header import check_ours, unseal_ours
+from .._stores.codec import Payload, check, unseal
+from .._stores.parts import Buffer, DamagedEntry, MissignedEntry
 from .._stores.signature import UNSIGNED, Signature
 
 __all__ = [
@@ -65,7 +65,7 @@ class MediaFile:
 
     @classmethod
     def of(cls, path: str, content: Buffer) -> MediaFile:
-        """Describe a file whose bytes are at hand."""
+        """Describe a file whose bytes are in memory."""
         size = memoryview(content).nbytes
         return cls(path, size, media_digest(content), content if size <= LARGEST_INLINE else None)
 
@@ -77,7 +77,7 @@ class SharedEntry:
     Attributes:
         bound: the encoded arguments, empty if they are unknown.
         prefix: what the key begins with, and the name of the function's sources; empty if unknown.
-        expires: when it becomes a miss, in seconds since 1970; None for never.
+        expires: from when on it may be removed unless it is used, in seconds since 1970; None for never.
         value: an entry of the local store, verified by `payload` and `check`.
     """
 
@@ -97,11 +97,11 @@ class SharedEntry:
             MissignedEntry: when it was signed with another secret.
             UnreadableEntry: when the package or the memory that expands it is missing.
         """
-        return unseal_ours(self.value, self.record.key, signature=self.signature)
+        return unseal(self.value, self.record.key, signature=self.signature)
 
     def check(self) -> None:
         """Verify the value and the files; raises as `payload`."""
-        check_ours(self.value, self.record.key, signature=self.signature)
+        check(self.value, self.record.key, signature=self.signature)
         self.check_media()
 
     def check_media(self) -> None:
@@ -166,7 +166,7 @@ def opened(entry: Buffer, key: str | None = None, *, signature: Signature = UNSI
     view = memoryview(entry)
     head = _verified_head(view, signature)
     try:
-        body = json.loads(bytes(head))
+        body = json.loads(str(head, "utf-8"))
         record = record_from(_of(dict, body["record"]))
         bound = bound_from(_of(str, body["bound"]))
         prefix = bytes.fromhex(_of(str, body["prefix"]))

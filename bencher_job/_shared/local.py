@@ -1,4 +1,4 @@
-"""The local store of a shared one: how its entries become bytes that machines share, and the other way round."""
+"""The local store of a shared one: convert its entries to bytes that machines share, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import _media
@@ -14,16 +13,17 @@ from .._folders import make_private, owner_only
 from .._names import NameOf, path_of
 from .._stores.archive import (
     Unwhole,
-    edition_from,
-    edition_to_dict,
     entries_of,
     from_json,
     stored_version,
     to_json,
+    version_from,
+    version_to_dict,
 )
 from .._stores.base import Entry
-from .._stores.codec import DamagedEntry, UnreadableEntry, resealed
+from .._stores.codec import resealed
 from .._stores.importing import Refused, sealed_for
+from .._stores.parts import DamagedEntry, UnreadableEntry
 from .base import entry_address, key_of, media_address, source_address
 from .entry import MediaFile, SharedEntry, media_digest, opened, packed
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .._stores.embedded import DiskStore
     from .._stores.signature import Signature
 
-__all__ = ["Packed", "Taken", "keys_at", "pack", "pack_sources", "take"]
+__all__ = ["Packed", "Taken", "Writer", "keys_at", "pack", "pack_sources", "read_entries"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +62,6 @@ class Taken(NamedTuple):
     """Those that are stored here now."""
     problems: dict[str, str]
     """Why others can't be used, by address."""
-    expired: set[str]
-    """The addresses of those that nobody uses any more."""
 
 
 _MADE_BY_HAND: Final = "length(key) <> 64 OR key GLOB '*[^0-9a-f]*'"
@@ -125,81 +123,89 @@ def pack(store: DiskStore, keys: Iterable[str], signature: Signature) -> Iterato
 def pack_sources(store: DiskStore, prefix: bytes, signature: Signature) -> bytes | None:
     """Read a function version of a store, as bytes that a signature protects; None if it is unknown."""
     past = stored_version(store, prefix)
-    return None if past is None else to_json(edition_to_dict(past), signature)
+    return None if past is None else to_json(version_to_dict(past), signature)
 
 
-def take(
-    store: DiskStore,
-    found: Mapping[str, bytes],
-    fetch: Fetch,
-    signature: Signature,
-    versions: dict[bytes, StoredFunctionVersion],
-    *,
-    tag: str | None = None,
-) -> Taken:
-    """Verify entries, by address, and store them. Those that have expired, or have another tag, are left out.
+def read_entries(
+    found: Mapping[str, bytes], signature: Signature, *, tag: str | None = None
+) -> tuple[list[SharedEntry], Taken]:
+    """Verify the heads of entries, by address; those of another tag are left out."""
+    taken = Taken(set(), {})
+    entries: list[SharedEntry] = []
+    for address, content in found.items():
+        try:
+            shared = opened(content, signature=signature)
+            if entry_address(shared.record.function, shared.record.key) != address:
+                raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as `opened` does
+            if tag is None or shared.record.tag == tag:
+                entries.append(shared)
+        except (DamagedEntry, UnreadableEntry) as error:
+            taken.problems[address] = str(error)
+    return entries, taken
 
-    `fetch` brings files that are too large to be in an entry, and sources. `versions` remembers function versions.
 
-    Raises:
-        StoreFailure: when the store can't be written.
+class Writer:
+    """Stores entries of a shared store locally.
+
+    `fetch` brings files that are too large to be in an entry, and the sources of functions.
     """
-    problems: dict[str, str] = {}
-    expired: set[str] = set()
-    entries: list[Entry] = []
-    try:
-        for address, content in found.items():
+
+    def __init__(self, store: DiskStore, fetch: Fetch) -> None:
+        self._store = store
+        self._fetch = fetch
+        self._versions: dict[bytes, StoredFunctionVersion] = {}
+
+    def store(self, entries: Iterable[SharedEntry], taken: Taken) -> None:
+        """Verify the values and files of entries, and store them; `taken` gets their keys, or what is wrong.
+
+        Raises:
+            StoreFailure: when the store can't be written.
+        """
+        made: list[Entry] = []
+        try:
+            for shared in entries:
+                try:
+                    made.append(self.entry_of(shared))
+                except (DamagedEntry, UnreadableEntry, Refused, Unwhole) as error:
+                    address = entry_address(shared.record.function, shared.record.key)
+                    taken.problems[address] = str(error)
+            if made:
+                self._store.put_many(made)
+        except BaseException:
+            for entry in made:
+                if entry.record.media is not None:
+                    _media.discard(self._store.folder / _media.MEDIA_FOLDER / entry.record.media)
+            raise
+        taken.keys.update(entry.record.key for entry in made)
+
+    def entry_of(self, shared: SharedEntry) -> Entry:
+        """Verify the value and the files of an entry, and make what the local store takes.
+
+        Raises:
+            DamagedEntry, UnreadableEntry, Refused, Unwhole: when they can't be used.
+            StoreFailure: when the files can't be written.
+        """
+        record = shared.record
+        shared.check_media()
+        sealed = sealed_for(self._store, record.key, bytes(shared.value), shared.signature)
+        version = self._version(shared.prefix, shared.signature) if shared.prefix else None
+        if record.media:
+            record = replace(record, media=_take_media(self._store, shared, self._fetch))
+        return Entry(sealed, record, shared.bound, version, expires=shared.expires, is_copy=True)
+
+    def _version(self, prefix: bytes, signature: Signature) -> StoredFunctionVersion | None:
+        """Return a function version, from the store or from afar; None if it can't be had."""
+        known = self._versions.get(prefix) or stored_version(self._store, prefix)
+        if known is None and (content := self._fetch(source_address(prefix.hex()))) is not None:
             try:
-                shared = opened(content, signature=signature)
-                if entry_address(shared.record.function, shared.record.key) != address:
-                    raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as `opened` does
-                if shared.expires is not None and shared.expires <= time():
-                    expired.add(address)
-                elif tag is None or shared.record.tag == tag:
-                    entries.append(_entry(store, shared, fetch, versions))
-            except (DamagedEntry, UnreadableEntry, Refused, Unwhole) as error:
-                problems[address] = str(error)
-        store.put_many(entries)
-    except BaseException:
-        for entry in entries:
-            if entry.record.media is not None:
-                _media.discard(store.folder / _media.MEDIA_FOLDER / entry.record.media)
-        raise
-    return Taken({entry.record.key for entry in entries}, problems, expired)
-
-
-def _entry(
-    store: DiskStore, shared: SharedEntry, fetch: Fetch, versions: dict[bytes, StoredFunctionVersion]
-) -> Entry:
-    record = shared.record
-    shared.check_media()
-    sealed = sealed_for(store, record.key, bytes(shared.value), shared.signature)
-    version = versions.get(shared.prefix)
-    if version is None and shared.prefix:
-        version = _sources(store, shared.prefix, fetch, shared.signature)
-        if version is not None:
-            versions[shared.prefix] = version
-    media = _take_media(store, shared, fetch) if record.media else None
-    return Entry(
-        sealed, replace(record, media=media), shared.bound, version, expires=shared.expires, is_copy=True
-    )
-
-
-def _sources(
-    store: DiskStore, prefix: bytes, fetch: Fetch, signature: Signature
-) -> StoredFunctionVersion | None:
-    """Return a function version, from the store or from afar; None if it can't be had."""
-    known = stored_version(store, prefix)
-    if known is not None:
+                known = version_from(from_json(content, signature), prefix)
+            except Unwhole as error:  # its entries are whole without it
+                _log.warning(
+                    "the code of the shared function version %s can't be used: %s", prefix.hex(), error
+                )
+        if known is not None:
+            self._versions[prefix] = known
         return known
-    content = fetch(source_address(prefix.hex()))
-    if content is None:
-        return None
-    try:
-        return edition_from(from_json(content, signature), prefix)
-    except Unwhole as error:  # its entries are whole without it
-        _log.warning("the code of the shared function version %s can't be used: %s", prefix.hex(), error)
-        return None
 
 
 def _take_media(store: DiskStore, shared: SharedEntry, fetch: Fetch) -> str:

@@ -46,7 +46,6 @@ def open_remote(
             ObjectBytes(place),
             mark=mark,
             threads=_OBJECT_THREADS,
-            longest_pause=2.0,
             lease_seconds=lease_seconds,
             read_only=read_only,
         )

@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 from .._processes import renew_after_fork
 from .base import Unreachable
 
-__all__ = ["LIMIT", "Mailbox", "Requests", "chunks"]
+__all__ = ["LIMIT", "Requests", "chunks"]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -92,19 +92,8 @@ class _Request(Generic[T]):
             self._error = None  # breaks the cycle of the traceback
 
 
-class Mailbox:
-    """Where threads find their requests; None is for one of them to end."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[_Request[Any] | None] = queue.SimpleQueue()
-
-    def put(self, request: _Request[Any] | None) -> None:
-        """Add a request."""
-        self._queue.put(request)
-
-    def get(self) -> _Request[Any] | None:
-        """Wait for a request."""
-        return self._queue.get()
+_Mailbox = queue.SimpleQueue[_Request[Any] | None]
+"""Where threads find their requests; None is for one of them to end."""
 
 
 class Requests:
@@ -121,7 +110,7 @@ class Requests:
         """Start without threads, as in a forked child."""
         self._lock = threading.Lock()
         self._is_over = False
-        self._mailbox = self._new_mailbox()
+        self._mailbox: _Mailbox = queue.SimpleQueue()
         self._threads = 0
         self._waiting = 0
         self._running: set[_Request[Any]] = set()
@@ -187,7 +176,7 @@ class Requests:
         with self._lock:
             for _ in range(self._threads):
                 self._mailbox.put(None)
-            self._mailbox = self._new_mailbox()
+            self._mailbox = queue.SimpleQueue()
             self._threads = self._waiting = 0
 
     def finish(self, seconds: float) -> None:
@@ -235,10 +224,7 @@ class Requests:
                 self._waiting -= 1
             self._mailbox.put(request)
 
-    def _new_mailbox(self) -> Mailbox:
-        return Mailbox()
-
-    def _work(self, mailbox: Mailbox) -> None:
+    def _work(self, mailbox: _Mailbox) -> None:
         while (request := mailbox.get()) is not None:
             if request.is_abandoned or self._is_over:
                 request.refuse()

@@ -10,9 +10,9 @@ import weakref
 from collections.abc import Iterable
 
 from .._processes import renew_after_fork
-from .base import LEASE_SECONDS, Lease, Unreachable
+from .base import LEASE_SECONDS, RemoteLease, Unreachable
 
-__all__ = ["BEATS_PER_LEASE", "Session"]
+__all__ = ["Session", "SessionRemote"]
 
 BEATS_PER_LEASE = 4
 
@@ -38,7 +38,7 @@ class Session:
         """Begin a new session without leases, as in a forked child."""
         self.lock = threading.Lock()
         self.name = uuid.uuid4().hex
-        self.held: dict[str, Lease] = {}
+        self.held: dict[str, RemoteLease] = {}
         self._beaten: float | None = None
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
@@ -76,17 +76,17 @@ class Session:
         """Note a heartbeat that was sent at a time of the monotonic clock."""
         self._beaten = at
 
-    def hold(self, leases: Iterable[Lease]) -> None:
+    def hold(self, leases: Iterable[RemoteLease]) -> None:
         """Note new leases."""
         with self.lock:
             self.held.update({each.address: each for each in leases})
 
-    def drop(self, addresses: Iterable[str]) -> list[Lease]:
+    def drop(self, addresses: Iterable[str]) -> list[RemoteLease]:
         """Forget leases, and return them."""
         with self.lock:
             return [self.held.pop(each) for each in list(addresses) if each in self.held]
 
-    def keep_beating(self, remote: Beating) -> None:
+    def keep_beating(self, remote: SessionRemote) -> None:
         """Have a thread call `remote.renew()` as long as there are leases, and the remote is in use."""
         with self.lock:
             if self._thread is not None and self._thread.is_alive():
@@ -111,17 +111,34 @@ class Session:
             self._thread = None
 
 
-class Beating:
-    """A remote with a session."""
+class SessionRemote:
+    """A remote with a session.
 
-    _session: Session
+    Attributes:
+        place: the URL or path.
+    """
+
+    def __init__(self, place: str, *, mark: bytes, read_only: bool, lease_seconds: float) -> None:
+        self.place = place
+        self._mark = mark
+        self._read_only = read_only
+        self._is_open = False
+        self._session = Session(lease_seconds)
+
+    @property
+    def session(self) -> str:
+        """The name under which this process has leases."""
+        return self._session.name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.place}>"
 
     def renew(self) -> None:
         """Give one heartbeat."""
         raise NotImplementedError
 
 
-def _beat(remote: weakref.ref[Beating], pause: float, end: threading.Event) -> None:
+def _beat(remote: weakref.ref[SessionRemote], pause: float, end: threading.Event) -> None:
     while not end.wait(pause):
         living = remote()
         if living is None:

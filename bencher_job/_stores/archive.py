@@ -36,20 +36,19 @@ from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
 from .._text import counted
 from .base import StoreDamaged, StoreFailure
-from .codec import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry, resealed
+from .codec import check, resealed
 from .embedded import DiskStore
-from .header import check_ours
-from .macs import check_hit
 from .media import StoredFile, check_contents
-from .schema import LIVE, SELECT_RECORD, SELECT_VERSION, condition_of, past_edition_of, record_of
-from .signature import SECRET_VARIABLE, UNSIGNED, Signature
+from .parts import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
+from .schema import SELECT_RECORD, SELECT_VERSION, condition_of, record_of, version_of_row
+from .signature import SECRET_VARIABLE, UNSIGNED, Signature, check_hit
 
 __all__ = [
     "ARCHIVE_VERSION",
-    "EDITION",
     "FORMAT",
     "HEAD",
     "HEAD_SIZE",
+    "VERSION_MEMBER",
     "Member",
     "Missigned",
     "StoredEntry",
@@ -57,8 +56,6 @@ __all__ = [
     "bound_from",
     "bound_to_text",
     "copy_member",
-    "edition_from",
-    "edition_to_dict",
     "entries_of",
     "expires_from",
     "export",
@@ -72,6 +69,8 @@ __all__ = [
     "stored_entry",
     "stored_version",
     "to_json",
+    "version_from",
+    "version_to_dict",
     "write_end",
     "write_member",
 ]
@@ -82,7 +81,7 @@ FORMAT: Final = "bencher_job archive"
 HEAD: Final = "bencher_job.json"
 HEAD_SIZE: Final = 512
 
-EDITION: Final = re.compile(r"editions/([0-9a-f]{2,128})\.json", re.ASCII)
+VERSION_MEMBER: Final = re.compile(r"editions/([0-9a-f]{2,128})\.json", re.ASCII)
 PIECE: Final = 1 << 20
 
 _ENTRY: Final = re.compile(r"entries/([0-9]{1,15})/(.+)", re.ASCII)
@@ -109,7 +108,7 @@ class Member:
 
 
 def write_member(file: BinaryIO, label: str, content: Buffer) -> None:
-    """Write a part whose bytes are at hand."""
+    """Write a part whose bytes are in memory."""
     file.write(_header(label, len(content)))
     file.write(content)
     file.write(bytes(-len(content) % _BLOCK))
@@ -131,7 +130,7 @@ def copy_member(file: BinaryIO, label: str, source: BinaryIO, size: int) -> str:
 
 
 def write_end(file: BinaryIO, head: bytes) -> None:
-    """End an archive, and write its first part anew, which is of the same size."""
+    """End an archive, and write its first part again, which has the same size."""
     file.write(bytes(2 * _BLOCK))
     file.seek(_BLOCK)
     file.write(head)
@@ -193,7 +192,7 @@ def groups(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
 def _group_of(name: str) -> str:
     if entry := _ENTRY.fullmatch(name):
         return f"entries/{entry[1]}"
-    return name if name == HEAD or EDITION.fullmatch(name) else ""
+    return name if name == HEAD or VERSION_MEMBER.fullmatch(name) else ""
 
 
 T = TypeVar("T")
@@ -209,6 +208,8 @@ _ACCEPTED: Final[Mapping[str, tuple[type, ...]]] = {
     "Mapping[str, Any]": (dict,),
 }
 """What stands for a field of a record, by its annotation; `_PLAIN` for others."""
+
+_FIELDS: Final = tuple((each.name, _ACCEPTED.get(str(each.type), _PLAIN)) for each in fields(Record))
 
 
 def to_json(body: dict[str, Any], signature: Signature = UNSIGNED) -> bytes:
@@ -257,12 +258,18 @@ def record_from(given: Mapping[str, Any]) -> Record:
     Raises:
         Unwhole: when they are none of a record.
     """
+    known: dict[str, Any] = {}
     try:
-        known = {each.name: given[each.name] for each in fields(Record) if each.name in given}
-        for each in fields(Record):
-            if each.name in known:
-                _check_field(each.name, known[each.name], str(each.type))
-        return Record(**{**known, "created": _moment(known["created"])})
+        for name, accepted in _FIELDS:
+            if name in given:
+                known[name] = value = given[name]
+                kind = type(value)
+                if kind not in accepted or (kind is int and value.bit_length() > 63):
+                    raise TypeError(f"{name} can't be {value!a:.100}")  # noqa: TRY301 - as `_moment` does
+                if kind is str and not value.isascii():
+                    value.encode()
+        known["created"] = _moment(known["created"])
+        return Record(**known)
     except (KeyError, TypeError, ValueError) as error:
         raise Unwhole(f"its record is none: {error!r}") from error
 
@@ -272,16 +279,6 @@ def _moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"the time {text} is without a zone")
     return moment
-
-
-def _check_field(name: str, value: object, annotation: str) -> None:
-    """Refuse what doesn't fit the column of a field."""
-    if not isinstance(value, _ACCEPTED.get(annotation, _PLAIN)):
-        raise TypeError(f"{name} is a {type(value).__name__}")
-    if isinstance(value, int) and value.bit_length() > 63:
-        raise ValueError(f"{name} is too large")
-    if isinstance(value, str):
-        value.encode()
 
 
 def bound_to_text(bound: bytes | None) -> str | None:
@@ -310,14 +307,14 @@ def expires_from(seconds: object) -> float | None:
     raise Unwhole(f"it expires at {seconds!r}, which is no time")
 
 
-def edition_to_dict(past: StoredFunctionVersion) -> dict[str, Any]:
-    """Give what JSON can hold of an edition, which is all but its prefix."""
+def version_to_dict(past: StoredFunctionVersion) -> dict[str, Any]:
+    """Give what JSON can hold of a function version, which is all but its prefix."""
     plain = {name: value for name, value in past._asdict().items() if name != "prefix"}
     return plain | {"manifest": dict(past.manifest), "sources": dict(past.sources)}
 
 
-def edition_from(body: Mapping[str, Any], prefix: bytes) -> StoredFunctionVersion:
-    """Make an edition of what `edition_to_dict` gave.
+def version_from(body: Mapping[str, Any], prefix: bytes) -> StoredFunctionVersion:
+    """Make a function version of what `version_to_dict` gave.
 
     Raises:
         Unwhole: when it is something else.
@@ -335,7 +332,7 @@ def edition_from(body: Mapping[str, Any], prefix: bytes) -> StoredFunctionVersio
             {name: _of_type(str, text) for name, text in sources.items()},
         )
     except (KeyError, TypeError) as error:
-        raise Unwhole(f"its edition is none: {error!r}") from error
+        raise Unwhole(f"its function version is none: {error!r}") from error
 
 
 def _of_type(wanted: type[T], given: object) -> T:
@@ -355,7 +352,7 @@ _SELECT: Final = (
     SELECT_RECORD.replace(
         "SELECT ", "SELECT bound, edition, expire_time, mode, filename, value, files, Cache.mac, ", 1
     )
-    + f" WHERE raw = 1 AND {LIVE} AND "
+    + " WHERE raw = 1 AND "
 )
 _KEY: Final = 8
 """The column of the key among them."""
@@ -375,9 +372,9 @@ def export(
     keys: Iterable[str] | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Write entries with their records, editions and media to one file, and give how many there are.
+    """Write entries with their records, function versions and media to one file, and give how many there are.
 
-    Chosen are those of a selection and, where `keys` are given, of these keys only; what has expired is not. The file
+    Chosen are those of a selection and, where `keys` are given, of these keys only. The file
     appears when it is complete, for its owner only. A damaged entry and one of another secret are
     left out, with one `CacheWarning` for all of them. The entries of a store with a secret stay signed: who imports
     them needs the secret.
@@ -457,7 +454,7 @@ def _selected(
     for start in range(0, 1 if wanted is None else len(wanted), ENTRIES_AT_ONCE):
         last = ""
         named = [] if wanted is None else [json.dumps(wanted[start : start + ENTRIES_AT_ONCE])]
-        while rows := store.files.query(statement, (time.time(), *values, *named, last)):
+        while rows := store.files.query(statement, (*values, *named, last)):
             yield rows
             if rows[-1][_KEY] <= last:
                 raise StoreDamaged(f"the index of keys of {store.folder} is out of order")
@@ -477,7 +474,7 @@ class StoredEntry(NamedTuple):
 
 
 def entries_of(store: DiskStore, keys: Iterable[str]) -> Iterator[StoredEntry]:
-    """Iterate over the entries of some keys, without those that are damaged or have expired.
+    """Iterate over the entries of some keys, without those that are damaged.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -503,8 +500,10 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
         raise Unwhole("its encoded arguments, or what its key begins with, are damaged")
     try:
         sealed = opened.database.fetch(mode, filename, content)
-        check_ours(sealed, record.key, signature=opened.signature)
-        check_hit(mac, sealed, record.key, record.seconds, expires, record.media, files, opened.signature)
+        check(sealed, record.key, signature=opened.signature)
+        check_hit(
+            mac, sealed, record.key, record.seconds, of_record[3], record.media, files, opened.signature
+        )
         media = [] if record.media is None else check_contents(store.folder, record.media, files)
     except (DamagedEntry, UnreadableEntry, UntrustedCache, ForeignName, OSError) as error:
         raise Unwhole(str(error)) from error
@@ -513,14 +512,14 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
 
 
 def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | None:
-    """Read a function version with its sources; None if there is none, or it is damaged.
+    """Read a function version with its sources; None if it is missing or damaged.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
     for row in store.files.query(SELECT_VERSION, (prefix,)):
         try:
-            return past_edition_of(row, store.files.open().signature)
+            return version_of_row(row, store.files.open().signature)
         except (ValueError, MissignedEntry) as error:  # its entries are whole without it
             _log.warning("%s: %s", store.folder, error)
     return None
@@ -537,7 +536,7 @@ class _Exporter:
     def __init__(self, store: DiskStore, file: BinaryIO) -> None:
         self._store = store
         self._file = file
-        self._editions: set[bytes] = set()
+        self._versions: set[bytes] = set()
         signature = store.files.open().signature
         # Nobody else has this user's own key, and the one who hands an archive over vouches for it.
         self._is_resealed = signature.is_personal
@@ -566,11 +565,11 @@ class _Exporter:
             except Unwhole as error:
                 self._file.seek(start)
                 self._file.truncate()
-                now = self._store.files.query(f"{_SELECT}key = ?", (time.time(), key))
+                now = self._store.files.query(f"{_SELECT}key = ?", (key,))
                 if now and now[0] == row:
                     self.left_out += 1
                     _log.warning("%s: the entry %s is not exported: %s", self._store.folder, key, error)
-                elif now:  # it was replaced meanwhile
+                elif now:  # it was replaced in between
                     row = now[0]
                     continue
             return
@@ -582,8 +581,8 @@ class _Exporter:
         record, bound, prefix, expires, value, media = stored_entry(self._store, row)
         if self._is_resealed:
             value = bytes(resealed(value, UNSIGNED))
-        if prefix is not None and prefix not in self._editions:
-            self._edition(prefix)
+        if prefix is not None and prefix not in self._versions:
+            self._write_version(prefix)
         write_member(self._file, label + "value", value)
         body = {
             "record": record_to_dict(record),
@@ -595,13 +594,13 @@ class _Exporter:
         }
         write_member(self._file, label + "entry.json", to_json(body, self._signature))
         if prefix is not None:
-            self._editions.add(prefix)
+            self._versions.add(prefix)
         return True
 
-    def _edition(self, prefix: bytes) -> None:
+    def _write_version(self, prefix: bytes) -> None:
         past = stored_version(self._store, prefix)
         if past is not None:
-            content = to_json(edition_to_dict(past), self._signature)
+            content = to_json(version_to_dict(past), self._signature)
             write_member(self._file, f"editions/{prefix.hex()}.json", content)
 
     def _media(self, label: str, media: Iterable[tuple[StoredFile, Path]]) -> Iterator[dict[str, object]]:

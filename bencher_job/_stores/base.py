@@ -8,18 +8,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from pickle import loads
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from .._errors import BencherJobError
 from .._keys import FunctionVersion, StoredFunctionVersion
 from .._media import finding_by
-from .._record import EVERYTHING, Draft, Record, Selection, short_form
-from .codec import Buffer, Payload, SealedEntry
+from .._record import EVERYTHING, Draft, Record, Selection, shown_arguments
+from .codec import Payload, SealedEntry
+from .parts import Buffer
 
 if TYPE_CHECKING:
     from .._processes import Process
     from .._query import ArgumentColumn, EntryInfo, Query
-    from .._record import Figures, FunctionInfo, SharedInfo
+    from .._record import FailedJob, Figures, FunctionInfo, SharedInfo
     from .blobs import Blob, BlobWriter
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "Leases",
     "LeasesUnavailable",
     "Miss",
+    "Passing",
     "Reason",
     "Small",
     "Store",
@@ -55,7 +58,7 @@ __all__ = [
 
 
 PATIENCE: Final = 60.0
-"""Seconds for which a store waits for others who keep it locked, unless it is told otherwise."""
+"""Seconds that a store waits by default for other processes that keep it locked."""
 
 BRIEFLY: Final = 0.2
 """Seconds for which one attempt to write waits for others. Who may wait longer tries again until patience ends.
@@ -102,14 +105,14 @@ class Hit:
 
     Attributes:
         seconds: how long its function had run.
-        expires: when it is a miss again, in seconds since 1970; None for never.
+        created: when its function had started, in seconds since 1970.
         find_media: finds files of entries by key and name where this one is; None if its value names none.
     """
 
     stream: Buffer
     buffers: tuple[Buffer, ...]
     seconds: float
-    expires: float | None = None
+    created: float = 0.0
     find_media: Callable[[str, str], str | None] | None = None
 
     @property
@@ -129,8 +132,8 @@ class Hit:
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
-Small = tuple[bytes, float, float | None]
-"""The verified bytes of an entry without buffers, how long its function had run, and when it is a miss again."""
+Small = tuple[bytes, float, float]
+"""The verified bytes of an entry without buffers, how long its function had run, and when it had started."""
 
 
 class Hits(Mapping[str, Hit]):
@@ -154,8 +157,8 @@ class Hits(Mapping[str, Hit]):
         small = self.small.get(key)
         if small is None:
             return self.others[key]
-        stream, seconds, expires = small
-        return Hit(stream, (), seconds, expires)
+        stream, seconds, created = small
+        return Hit(stream, (), seconds, created)
 
     def __iter__(self) -> Iterator[str]:
         yield from self.small
@@ -163,6 +166,12 @@ class Hits(Mapping[str, Hit]):
 
     def __len__(self) -> int:
         return len(self.small) + len(self.others)
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Leave keys out."""
+        for key in keys:
+            self.small.pop(key, None)
+            self.others.pop(key, None)
 
     def update(self, found: Hits) -> None:
         """Add what else was found, of other keys."""
@@ -198,14 +207,14 @@ class Entry(NamedTuple):
     record: Record | Draft
     bound: bytes = b""
     """The encoded arguments that its key was made of."""
-    edition: FunctionVersion | StoredFunctionVersion | None = None
+    function_version: FunctionVersion | StoredFunctionVersion | None = None
     """The function whose key it is, as it stood."""
     lease: Lease | None = None
     """It is stored only if this lease is still held, and releases it; without one it is stored anyway."""
     compression: str | None = None
     """How its large parts are made smaller: "zstd", "lz4", or not at all."""
     expires: float | None = None
-    """When it becomes a miss, in seconds since 1970; None for never."""
+    """From when on it may be removed unless it is used, in seconds since 1970; None for never."""
     is_copy: bool = False
     """Whether it was made of another entry, and not by a run that missed."""
     attributes: Mapping[str, bytes] | None = None
@@ -216,19 +225,25 @@ class Entry(NamedTuple):
     """Whether it replaces the entry of a shared store as well, which otherwise keeps the first."""
 
     @property
+    def created(self) -> float:
+        """When its function had started, in seconds since 1970."""
+        created = self.record.created
+        return created if isinstance(created, float) else created.timestamp()
+
+    @property
     def version(self) -> StoredFunctionVersion | None:
         """The function version, as stores keep it."""
-        version = self.edition
+        version = self.function_version
         return (
             version if version is None or isinstance(version, StoredFunctionVersion) else version.as_stored()
         )
 
     def info(self, size: int, used: float) -> EntryInfo:
-        """Return what a store that keeps objects knows about this entry, of `size` bytes and last used at `used`."""
+        """Return the facts about this entry, for a store of objects: of `size` bytes, last used at `used`."""
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
-        shown = {name: short_form(value) for name, value in record.arguments.items()}
+        shown = shown_arguments(record.arguments)
         record, version = replace(record, arguments=shown, size=size), self.version
         if version is None:
             return EntryInfo(record=record, used=used, expires=self.expires)
@@ -290,7 +305,7 @@ class Gone(NamedTuple):
 
 
 class History(Protocol):
-    """What a store knows about its entries besides their values. Nothing here changes the store or counts a use.
+    """Facts about the entries of a store besides their values. Nothing here changes the store or counts a use.
 
     Damaged records are left out. Each method raises `StoreFailure` when the store can't be read.
     """
@@ -329,6 +344,9 @@ class History(Protocol):
     ) -> Iterator[Keyed]:
         """Iterate over the entries of a function version, or with these encoded arguments, the latest first."""
 
+    def failures(self, selection: Selection = EVERYTHING) -> list[FailedJob]:
+        """Return the selected ones of the latest failed jobs that have no entry, the latest first."""
+
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
 
@@ -344,6 +362,9 @@ class Tally:
     """Jobs that ran without a lease."""
 
 
+NO_ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
 class Lease:
     """The right to compute a key. It excludes others while it is held.
 
@@ -351,17 +372,41 @@ class Lease:
 
     Attributes:
         function: module and qualified name of the function, as in the record of its entry.
+        arguments: arguments by name.
+        shown: these as the JSON text that a store keeps, once one has made it.
         number: differs from the number of any other lease of the key.
         held: whether it was acquired and not released since. Another process may have taken it over.
-        has_entry: whether the key had an entry when the lease was acquired, perhaps stored since it was looked up.
+        takes_entry: whether an entry that is there by now serves as well.
+        has_entry: whether the key had an entry when the lease was acquired, perhaps stored since it was looked up. A
+            shared store may then not have acquired it.
         replaces: number of the lease of a stopped owner, which this one may replace; 0 for none.
     """
 
-    __slots__ = ("function", "has_entry", "held", "key", "number", "replaces")
+    __slots__ = (
+        "arguments",
+        "function",
+        "has_entry",
+        "held",
+        "key",
+        "number",
+        "replaces",
+        "shown",
+        "takes_entry",
+    )
 
-    def __init__(self, key: str, function: str = "") -> None:
+    def __init__(
+        self,
+        key: str,
+        function: str = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+        *,
+        takes_entry: bool = False,
+    ) -> None:
         self.key = key
         self.function = function
+        self.arguments = arguments
+        self.shown: str | None = None
+        self.takes_entry = takes_entry
         self.number = int.from_bytes(os.urandom(7), "little")
         self.held = self.has_entry = False
         self.replaces = 0
@@ -398,6 +443,9 @@ class LeaseInfo(NamedTuple):
     process: Process
     since: float
     """When it began, in seconds since 1970."""
+    function: str = ""
+    arguments: Mapping[str, Any] = NO_ARGUMENTS
+    """Arguments by name, as records show them."""
 
 
 class Leases(Protocol):
@@ -430,8 +478,11 @@ class Leases(Protocol):
     def release(self, leases: Iterable[Lease]) -> None:
         """Release those leases that are held; if that fails, give up all leases of this process."""
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised. If there are waiters, they get what `dump` returns, for a minute."""
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease, if it is held, whose job has failed, and list the failed job unless its key has an entry.
+
+        If there are waiters, they get what `dump` returns, for a minute; without it one of them runs the job.
+        """
 
 
 class Items:
@@ -476,12 +527,12 @@ class Items:
 
 
 class Use(NamedTuple):
-    """Hits of an entry that memory has answered."""
+    """Hits of an entry that memory has answered, or below 0 those that were no answers."""
 
     key: str
     hits: int
     at: float
-    """When the last of them was, in seconds since the epoch."""
+    """When the last of them was, in seconds since the epoch; 0 for hits that are taken back."""
     seconds: float
     """How long the function of the entry had run."""
 
@@ -519,7 +570,7 @@ class Store(Protocol):
 
     @property
     def history(self) -> History:
-        """What the store knows about its entries besides their values."""
+        """Facts about the entries besides their values."""
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up. With `mapped` the arrays of a large one are read-only maps of its file."""
@@ -535,7 +586,7 @@ class Store(Protocol):
 
     @property
     def shared(self) -> SharedInfo | None:
-        """The figures of the shared store behind this one; None if there is none."""
+        """The figures of the shared store behind this one, or None."""
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Fetch entries of a function from the shared store, and return how many are here now that were not before."""
@@ -548,10 +599,10 @@ class Store(Protocol):
         """
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
-        """Remove the entries of keys with their media, and return how many there were."""
+        """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were."""
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
-        """Remove the selected entries with their media, and return how many there were."""
+        """Remove the selected entries with their media, and failed jobs; return how many entries there were."""
 
     def count_uses(self, uses: Sequence[Use]) -> None:
         """Count hits that a memory cache has answered."""
@@ -563,7 +614,7 @@ class Store(Protocol):
         """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
 
     def functions(self) -> list[FunctionInfo]:
-        """Return the figures of each function that has entries, sorted by name."""
+        """Return the figures of each function that has entries or failed jobs, sorted by name."""
 
     def figures(self) -> Figures:
         """Return the figures of the store over its life, in constant time."""
@@ -598,3 +649,58 @@ class Store(Protocol):
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys of all entries, the oldest first."""
+
+
+class Passing(Items):
+    """A store that leaves to the one behind it what it doesn't answer itself."""
+
+    @property
+    def behind(self) -> Store:
+        """The store behind, in a state in which it can be asked about all entries."""
+        raise NotImplementedError
+
+    @property
+    def history(self) -> History:
+        """The history of the store behind."""
+        return self.behind.history
+
+    @property
+    def shared(self) -> SharedInfo | None:
+        """The figures of the shared store, if there is one behind."""
+        return self.behind.shared
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Have the store behind fetch entries."""
+        return self.behind.fetch(function, keys)
+
+    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
+        """Remove entries from the store behind."""
+        return self.behind.remove(keys, reason)
+
+    def clear(self, selection: Selection = EVERYTHING) -> int:
+        """Clear the store behind."""
+        return self.behind.clear(selection)
+
+    def count_uses(self, uses: Sequence[Use]) -> None:
+        """Let the store behind count hits."""
+        self.behind.count_uses(uses)
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Ask the store behind."""
+        return self.behind.durations(keys)
+
+    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
+        """Iterate over the records of the store behind."""
+        return self.behind.records(selection, latest)
+
+    def functions(self) -> list[FunctionInfo]:
+        """Return the figures of the functions in the store behind."""
+        return self.behind.functions()
+
+    def figures(self) -> Figures:
+        """Return the figures of the store behind."""
+        return self.behind.figures()
+
+    def blob_writer(self, compression: str | None) -> BlobWriter | None:
+        """Let workers write to the store behind."""
+        return self.behind.blob_writer(compression)

@@ -22,37 +22,32 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from .._processes import renew_after_fork
 from .base import SURE_FOR
 
-__all__ = ["NEVER", "ChangeCounter", "Look"]
-
-
-Look = tuple[Callable[[], int], int]
-"""A function that returns the counter, and what it returned."""
+__all__ = ["ChangeCounter"]
 
 SIZE: Final = 16
-"""Size in bytes with which a file begins; one that is smaller was cut off, or put aside."""
-
-LARGEST: Final = 1 << 20
-"""Size in bytes from which a file is put aside. It has no blocks but the first, yet whoever copies it may not know."""
+"""Size in bytes with which a file begins. One that is smaller was cut off, and is not trusted until the next change."""
 
 CLOSED: Final = -1
 """The counter of a file that is not open: an odd number."""
 
 PATIENCE: Final = 60.0
-"""Seconds for which a change waits for those of other processes, unless it is told otherwise."""
+"""Seconds that a change waits by default for the changes of other processes."""
 
 _PUTS_SIZE: Final = 8
 
+T = TypeVar("T")
+
 _SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""How the file is opened: a link would have a file elsewhere cut off, and a pipe would have us wait."""
+"""How the file is opened: a link would have a file elsewhere changed, and a pipe would have us wait."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,15 +56,8 @@ def _closed() -> int:
     return CLOSED
 
 
-NEVER: Final[Look] = (_closed, 0)
-"""Stands for a look that nothing was kept after."""
-
-
 class ChangeCounter:
     """The counter of one store.
-
-    The file appears with its first bytes. A file that was truncated, or has grown large, is replaced by a new one. It
-    stays small for processes that still have it open, so that they open the new one.
 
     Attributes:
         look: returns the counter. It is another function whenever the file may be another one.
@@ -79,7 +67,6 @@ class ChangeCounter:
         self._path = path
         self._patience = patience
         self._file: io.FileIO | None = None
-        self._is_writable = True
         self.look: Callable[[], int] = _closed
         self.renew()
         renew_after_fork(self)
@@ -96,64 +83,39 @@ class ChangeCounter:
             OSError: when it can't be made or opened.
         """
         with self._lock:
-            self._is_writable = writable
-            if not writable and self._file is None:
-                self._open_read_only()
-            while writable and self._file is None:
+            if self._file is not None:
+                return
+            if writable:
                 descriptor = self._descriptor()
-                if os.fstat(descriptor).st_size < SIZE:
-                    self._replace(descriptor)
-                    os.close(descriptor)
-                else:
-                    self._use(descriptor)
-
-    def _open_read_only(self) -> None:
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY | _SAFELY)
-        except OSError as error:
-            _log.info("%s can't be read, so nothing is kept in memory: %s", self._path, error)
-            return
-        if os.fstat(descriptor).st_size < SIZE:
-            os.close(descriptor)
-        else:
-            self._use(descriptor)
-
-    def _use(self, descriptor: int) -> None:
-        """Ask this file from now on. It is closed when nobody can be asking it any more."""
-        file = io.FileIO(descriptor, closefd=False)
-        weakref.finalize(file, os.close, descriptor).atexit = False
-        self._file = file
-        self.look = partial(file.seek, 0, os.SEEK_END)
+            else:
+                try:
+                    descriptor = os.open(self._path, os.O_RDONLY | _SAFELY)
+                except OSError as error:
+                    _log.info("%s can't be read, so nothing is kept in memory: %s", self._path, error)
+                    return
+            file = io.FileIO(descriptor, closefd=False)  # closed when nobody can be asking it any more
+            weakref.finalize(file, os.close, descriptor).atexit = False
+            self._file = file
+            self.look = partial(file.seek, 0, os.SEEK_END)
 
     def _descriptor(self) -> int:
+        """Open the file that is in place, or make it.
+
+        Its first bytes are written before it appears: later ones then never fail for want of room.
+        """
         while True:
             try:
                 return os.open(self._path, os.O_RDWR | _SAFELY)
             except FileNotFoundError:
-                self._make(os.link)
-
-    def _make(self, put: Callable[[str, Path], None]) -> None:
-        """Make a new file and put it in its place, unless another process was quicker.
-
-        Its first bytes are written: later ones then never fail for want of room.
-        """
-        new = f"{self._path}.{os.urandom(8).hex()}"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, bytes(SIZE))
-            put(new, self._path)
-        except FileExistsError:
-            pass
-        finally:
-            os.close(descriptor)
-            Path(new).unlink(missing_ok=True)
-
-    def _replace(self, descriptor: int) -> None:
-        """Put a new file in the place of one that is open, unless another process was quicker."""
-        _lock(descriptor, self._patience)
-        if self._is_in_place(descriptor):
-            self._make(os.rename)
-        os.ftruncate(descriptor, 0)  # whoever still asks it finds that it is none any more
+                new = f"{self._path}.{os.urandom(8).hex()}"
+                descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                try:
+                    os.write(descriptor, bytes(SIZE))
+                    with suppress(FileExistsError):  # another process was quicker
+                        os.link(new, self._path)
+                finally:
+                    os.close(descriptor)
+                    Path(new).unlink(missing_ok=True)
 
     def is_in_place(self) -> bool:
         """Whether the file that is open still lies where it was opened."""
@@ -171,85 +133,49 @@ class ChangeCounter:
         try:
             look = self.look
             number = look()
-            if number < SIZE:  # closed, or another file is in its place
-                look, number = self.read()
         except OSError as error:  # then nothing in memory is trusted
             _log.info("%s can't be read: %s", self._path, error)
             return object()
         now = look, number
-        return None if now == mark and not number & 1 else now  # odd while entries are being changed
+        return (
+            None if now == mark and not number & 1 and number >= SIZE else now
+        )  # odd while entries are changed
 
-    def read(self) -> Look:
-        """Read the counter, of the new file if this one was truncated or replaced."""
-        look = self.look
-        number = look()
-        if CLOSED < number < SIZE:
-            self._open_again(look)
-            look = self.look
-            number = look()
-        return look, number if number >= SIZE else CLOSED
+    def change(self, work: Callable[[], T]) -> T:
+        """Do work that replaces or removes entries; until it has ended no process trusts its memory.
 
-    def _open_again(self, look: Callable[[], int]) -> None:
-        with self._lock:
-            if self.look is not look:  # another thread has done it
-                return
-            file = self._file
-            self.close()
-            try:
-                self.open(writable=self._is_writable)
-            except OSError as error:
-                _log.warning("%s can't be opened again, so nothing is kept in memory: %s", self._path, error)
-                self._file, self.look = file, look
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Keep all processes from trusting their memory while entries are replaced or removed.
-
-        It is taken before the database's own write lock, never inside it.
+        The lock is that of an open file, which a plain `with` closes, even if an interrupt comes. It is taken before
+        the database's own write lock, never inside it.
 
         Raises:
             OSError: when others have been changing entries for so long that patience ends.
         """
-        descriptor = self._locked()
-        try:
-            with self._lock:
-                if self._file is None or not os.path.sameopenfile(self._file.fileno(), descriptor):
-                    self.close()
-                    self.open()
-                odd = os.fstat(descriptor).st_size | 1
-                os.ftruncate(descriptor, odd)
-                try:
-                    _wait(SURE_FOR)
-                    yield
-                finally:
-                    self._end_change(descriptor, odd)
-        finally:
-            os.close(descriptor)
+        while True:
+            with io.FileIO(self._descriptor(), "r+") as file:
+                descriptor = file.fileno()
+                _lock(descriptor, self._patience)
+                if not self._is_in_place(descriptor):
+                    continue
+                with self._lock:
+                    if self._file is None or not os.path.sameopenfile(self._file.fileno(), descriptor):
+                        self.close()
+                        self.open()
+                    size = os.fstat(descriptor).st_size
+                    # One that was cut off goes on at a size that nobody has seen.
+                    odd = (size if size >= SIZE else SIZE + int.from_bytes(os.urandom(2), "little")) | 1
+                    os.ftruncate(descriptor, odd)
+                    try:
+                        _wait(SURE_FOR)
+                        return work()
+                    finally:
+                        self._end_change(descriptor, odd)
 
     def _end_change(self, descriptor: int, odd: int) -> None:
         """Make the size even. If that fails the entries are changed all the same, and all ask the disk from then on."""
         try:
-            if odd < LARGEST:
-                os.ftruncate(descriptor, odd + 1)
-            else:
-                self._replace(descriptor)
+            os.ftruncate(descriptor, odd + 1)
         except OSError as error:
             _log.warning("%s can't be written, so nothing is kept in memory: %s", self._path, error)
-
-    def _locked(self) -> int:
-        """Open the file that is in place, with the lock of those who change entries."""
-        while True:
-            descriptor = self._descriptor()
-            try:
-                _lock(descriptor, self._patience)
-                if self._is_in_place(descriptor):
-                    if os.fstat(descriptor).st_size >= SIZE:
-                        return descriptor
-                    self._replace(descriptor)
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
 
     @property
     def puts(self) -> int:

@@ -1,10 +1,5 @@
 """Turn a value into verified bytes and back.
 
-a thread:  read piece | read piece | read piece
-the user:               verify     | verify     | verify
-
-A part is expanded into exactly as many bytes as its entry says that it has, and never into more.
-
 An entry is one run of bytes, whether it lies in a database row or in a file:
 
     magic 4 | version 1 | kind of digest 1 | key length 2 | digest 32 | key | compression 1 | number of buffers 4
@@ -13,371 +8,56 @@ An entry is one run of bytes, whether it lies in a database row or in a file:
 The stream is a pickle of protocol 5. Large contiguous buffers (arrays, mostly) stand outside it, each aligned to 64
 bytes from the entry's beginning. A part, stream or buffer, whose two lengths differ is compressed. The digest covers
 every other byte of the entry, so that a value under another key, a changed length or a flipped bit anywhere is seen
-before anything is expanded or unpickled. With a secret the digest is a MAC: then only who knows it can make an entry.
+before anything is expanded or unpickled. With a secret the digest is a MAC. Then nobody can make an entry without it,
+and an entry that was made with another secret is distinguished from a damaged one.
 """
 
 from __future__ import annotations
 
-import importlib
-import mmap
-import os
+import io
+import operator
 import pickle
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hmac import compare_digest
+from types import FunctionType
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from .._cores import cores
-from .._errors import BencherJobError
+from .._keys.names import is_own_name, locate, main_name, module_name, module_of
+from .parts import (
+    Arrival,
+    Buffer,
+    Compression,
+    DamagedEntry,
+    LargeEntry,
+    Lz4,
+    MissignedEntry,
+    Zstd,
+    check_expansion,
+    expand,
+    shrink,
+)
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature
 
 __all__ = [
-    "ARRIVING_FROM",
     "CODEC_VERSION",
-    "COMPRESS_FROM",
-    "LARGE_FROM",
-    "Arrival",
-    "Buffer",
-    "Compression",
-    "DamagedEntry",
-    "LargeEntry",
-    "Lz4",
-    "MissignedEntry",
+    "Frame",
     "Payload",
     "SealedEntry",
-    "UnreadableEntry",
-    "Zstd",
     "check",
-    "check_expansion",
-    "compression_named",
     "dump",
-    "expand",
-    "fill",
+    "dump_result",
+    "frame_of",
     "plain_reader",
     "resealed",
     "seal",
-    "shrink",
     "unseal",
-    "writable_memory",
 ]
-
-
-class DamagedEntry(Exception):
-    """Bytes that are not the entry that was written; its message says how they differ."""
-
-
-class UnreadableEntry(Exception):
-    """A good entry that can't be read here and now; its message says what it takes."""
-
-
-class LargeEntry(UnreadableEntry):
-    """An entry that takes more memory, once it is expanded, than its reader wants to give; it is not expanded."""
-
-
-class MissignedEntry(UnreadableEntry):
-    """An entry that another secret, or none, may have made whole; its message says how it differs from ours.
-
-    Attributes:
-        is_signed: whether it says that it was made with a secret.
-    """
-
-    def __init__(self, message: str, *, is_signed: bool) -> None:
-        self.is_signed = is_signed
-        super().__init__(message)
-
-
-HUGE_PAGE: Final = 1 << 21
-"""Size in bytes of what the kernel hands out at once, where it is asked to and the memory is a whole number of them."""
-
-LARGE_FROM: Final = HUGE_PAGE
-"""Size in bytes from which memory comes in pages of its own."""
-
-_ASK_FOR_HUGE_PAGES: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)
-
-
-def writable_memory(size: int) -> memoryview:
-    """Give memory of a size in bytes that is to be filled; it is freed with the last object that uses it.
-
-    A `bytearray` would be filled with zeros first, in pages of 4 kB, and that takes longer than reading a file does.
-
-    Raises:
-        UnreadableEntry: when there is not so much.
-    """
-    if size < LARGE_FROM:
-        return memoryview(bytearray(size))
-    whole = size + -size % HUGE_PAGE
-    try:
-        pages = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError):
-        raise UnreadableEntry(f"it takes {size} bytes of memory, and there are not so many") from None
-    if _ASK_FOR_HUGE_PAGES is not None:
-        try:
-            pages.madvise(_ASK_FOR_HUGE_PAGES)
-        except OSError:  # a kernel without them serves as well, though not as fast
-            pass
-    return memoryview(pages)[:size]
-
-
-ARRIVING_FROM: Final = 1 << 25
-"""Size in bytes from which that is faster: less is still in the processor's cache when all of it has been read."""
-
-PIECE: Final = 1 << 21
-"""Size of a piece in bytes."""
-
-
-class Arrival:
-    """Memory that a thread fills with a file's bytes, piece by piece.
-
-    Attributes:
-        memory: all of it, complete once the pieces have been gone through; it may be written to.
-    """
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        """Begin to read from an open file, which is closed when it is read.
-
-        Raises:
-            UnreadableEntry: when there is not so much memory.
-        """
-        try:
-            self.memory = writable_memory(size)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        self._pieces = [self.memory[start : start + PIECE] for start in range(0, size, PIECE)]
-        self._here = threading.Semaphore(0)
-        self._error: OSError | None = None
-        self._reading = threading.Thread(target=self._read, name="bencher_job reader")
-        try:
-            self._reading.start()
-        except RuntimeError:  # the interpreter is ending, and begins no thread any more
-            self._read()
-
-    def __iter__(self) -> Iterator[memoryview]:
-        """Give the pieces in order, each when it is there; to be gone through once, and the thread has ended then.
-
-        Raises:
-            OSError: when the file can't be read.
-        """
-        try:
-            for piece in self._pieces:
-                self._here.acquire()
-                if self._error is not None:
-                    raise self._error
-                yield piece
-        finally:
-            if self._reading.ident is not None:
-                self._reading.join()
-
-    def _read(self) -> None:
-        try:
-            for piece in self._pieces:
-                fill(piece, self._descriptor)
-                self._here.release()
-        except OSError as error:
-            self._error = error
-            self._here.release()
-        finally:
-            os.close(self._descriptor)
-
-
-def fill(memory: memoryview, descriptor: int) -> int:
-    """Read from a file until memory is full or the file ends; how many bytes were read."""
-    done = 0
-    while done < len(memory) and (count := os.readv(descriptor, [memory[done:]])):
-        done += count
-    return done
-
-
-COMPRESS_FROM: Final = 1 << 12
-"""Size in bytes from which compressing a part is worth its time."""
-
-LEAST_SAVING: Final = 8
-"""A part of n bytes stays as it is where less than n / 8 bytes are saved: so it is read faster and can be mapped."""
-
-ZSTD_LEVEL: Final = 1
-"""The level at which arrays of numbers take a third to two thirds of the time of level 3, and hardly more bytes."""
-
-INSTALL: Final = "Run: pip install 'bencher_job[compression]'"
-
-_PIECE: Final = 1 << 18
-_LARGEST_OUTPUT: Final = 1 << 22
-
-Bytes = bytes | bytearray | memoryview
-
-
-class Zstd:
-    """Zstandard: smaller than lz4, and as fast on most arrays."""
-
-    name = "zstd"
-    package = "zstandard"
-    number = 1
-    """What stands for it in an entry."""
-
-    def __init__(self) -> None:
-        self._zstandard: Any = importlib.import_module("zstandard")
-
-    def compress(self, part: Bytes) -> bytes:
-        """Compress a part into one frame."""
-        compressed: bytes = self._zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(part)
-        return compressed
-
-    def expand_into(self, room: memoryview, part: Bytes) -> bool:
-        """Expand the one frame into memory; whether it fills the memory exactly."""
-        reader = self._zstandard.ZstdDecompressor().stream_reader(part)
-        done = 0
-        while done < len(room) and (count := reader.readinto(room[done:])):
-            done += count
-        return done == len(room) and not reader.read(1)
-
-    def expands_to(self, length: int, part: Bytes) -> bool:
-        """Whether the one frame expands to a length exactly; it is expanded piece by piece, and none is kept."""
-        reader = self._zstandard.ZstdDecompressor().stream_reader(part)
-        room, done = bytearray(_PIECE), 0
-        while done <= length and (count := reader.readinto(room)):
-            done += count
-        return done == length
-
-
-class Lz4:
-    """LZ4: larger than zstd."""
-
-    name = "lz4"
-    package = "lz4"
-    number = 2
-
-    def __init__(self) -> None:
-        self._frame: Any = importlib.import_module("lz4.frame")
-
-    def compress(self, part: Bytes) -> bytes:
-        """Compress a part into one frame."""
-        compressed: bytes = self._frame.compress(part, block_size=self._frame.BLOCKSIZE_MAX4MB)
-        return compressed
-
-    def expand_into(self, room: memoryview, part: Bytes) -> bool:
-        """Expand the one frame into memory; whether it fills the memory exactly."""
-        done = 0
-        for out in self._pieces(part, len(room)):
-            if len(out) > len(room) - done:
-                return False
-            room[done : done + len(out)] = out
-            done += len(out)
-        return done == len(room)
-
-    def expands_to(self, length: int, part: Bytes) -> bool:
-        """Whether the one frame expands to a length exactly; it is expanded piece by piece, and none is kept."""
-        return sum(map(len, self._pieces(part, length))) == length
-
-    def _pieces(self, part: Bytes, most: int) -> Iterator[bytes]:
-        """Expand the one frame, at most to one byte more than so many.
-
-        Raises:
-            ValueError: when it ends too early, or something is behind it.
-        """
-        expander = self._frame.LZ4FrameDecompressor()
-        for start in range(0, len(part), _PIECE):  # by pieces: the expander copies what it has not yet used
-            piece = bytes(part[start : start + _PIECE])
-            while piece or not expander.needs_input:
-                if expander.eof:
-                    raise ValueError("there are bytes behind the frame")
-                out = expander.decompress(piece, max_length=min(most + 1, _LARGEST_OUTPUT))
-                yield out
-                most -= len(out)
-                if most < 0:
-                    return
-                piece = b""
-        if not expander.eof or expander.unused_data:
-            raise ValueError("it is not one whole frame")
-
-
-Compression = Zstd | Lz4
-_ALL: Final[tuple[type[Compression], ...]] = (Zstd, Lz4)
-
-
-def compression_named(name: str | None) -> Compression | None:
-    """Give the compression of a name, `"zstd"` or `"lz4"`, or None for None.
-
-    Raises:
-        BencherJobError: when there is none of this name, or its package is not installed.
-    """
-    if name is None:
-        return None
-    for each in _ALL:
-        if each.name == name:
-            try:
-                return each()
-            except ImportError:
-                raise BencherJobError(
-                    f"compression={name!r} needs the package {each.package}, which is not installed. {INSTALL}"
-                ) from None
-    raise BencherJobError(
-        f"compression={name!r} is not known. Use {', '.join(repr(each.name) for each in _ALL)} or None."
-    )
-
-
-def shrink(part: Bytes, compression: Compression) -> Bytes:
-    """Compress a part, or give it as it is where that would save little."""
-    size = memoryview(part).nbytes
-    if size < COMPRESS_FROM:
-        return part
-    compressed = compression.compress(part)
-    return compressed if len(compressed) <= size - size // LEAST_SAVING else part
-
-
-def expand(part: memoryview, number: int, length: int) -> memoryview:
-    """Expand a part by the compression of a number into memory that may be written to.
-
-    Raises:
-        DamagedEntry: when it doesn't expand to this length.
-        UnreadableEntry: when the package or the memory that it takes is not there.
-    """
-    compression = _compression_of(number)
-    room = writable_memory(length)
-    _expect(compression, length, lambda: compression.expand_into(room, part))
-    return room
-
-
-def check_expansion(part: memoryview, number: int, length: int) -> None:
-    """Expand a part as `expand` does, in little memory, and give nothing.
-
-    Raises:
-        DamagedEntry: when it doesn't expand to this length.
-        UnreadableEntry: when the package that it takes is not there.
-    """
-    compression = _compression_of(number)
-    _expect(compression, length, lambda: compression.expands_to(length, part))
-
-
-def _compression_of(number: int) -> Compression:
-    for each in _ALL:
-        if each.number == number:
-            break
-    else:
-        raise DamagedEntry(f"it is compressed in a way, {number}, that this library doesn't know")
-    try:
-        return each()
-    except ImportError:
-        raise UnreadableEntry(
-            f"it is compressed by {each.name}, and the package {each.package} is not installed. {INSTALL}"
-        ) from None
-
-
-def _expect(compression: Compression, length: int, fits: Callable[[], bool]) -> None:
-    """Expand a part, which should have a length then."""
-    try:
-        if fits():
-            return
-    except MemoryError:
-        raise UnreadableEntry(f"there is too little memory to expand it by {compression.name}") from None
-    except Exception as error:  # noqa: BLE001 - each package has its own, and lz4 raises a bare RuntimeError
-        raise DamagedEntry(
-            f"a part of it can't be expanded by {compression.name}: {type(error).__name__}: {error}"
-        ) from None
-    raise DamagedEntry(f"a part of it doesn't expand to the {length} bytes that it should have")
 
 
 CODEC_VERSION: Final = 2
@@ -399,7 +79,6 @@ _START: Final = struct.Struct("<4sBBH")
 _DIGEST_SIZE: Final = 32
 _HEADER: Final = struct.Struct("<4sBBH32s")
 _PARTS: Final = struct.Struct("<BIQQ")
-Buffer = bytes | bytearray | memoryview
 
 
 class Payload(NamedTuple):
@@ -485,7 +164,7 @@ class SealedEntry:
     def write_to(self, file: BinaryIO) -> None:
         """Write the entry to an empty file that can seek.
 
-        Of a large one the digest is made on another thread meanwhile, since both wait for memory most of the time.
+        The digest of a large one is made on another thread at the same time, since both wait for memory mostly.
 
         Raises:
             OSError: when it can't be written.
@@ -549,7 +228,8 @@ def unseal(
     """Verify an entry and give its payload, whose buffers are views of the entry where they are not compressed.
 
     Raises:
-        DamagedEntry: when the bytes are not what `seal` made for this very key with this signature.
+        DamagedEntry: when nobody can have made these bytes for this key, whatever the secret.
+        MissignedEntry: when one with another secret can have, or one with none.
         LargeEntry: when its compressed parts expand to more bytes than `most_expanded`.
         UnreadableEntry: when they are, and the package or the memory that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
@@ -570,7 +250,8 @@ def check(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED)
     """Verify an entry as `unseal` does, in little memory besides the entry's own.
 
     Raises:
-        DamagedEntry: when the bytes are not what `seal` made for this very key with this signature.
+        DamagedEntry: as `unseal`.
+        MissignedEntry: as `unseal`.
         UnreadableEntry: when they are, and the package that expands them is not there.
         OSError: when an entry that is on its way doesn't arrive.
     """
@@ -599,15 +280,8 @@ def _verified(entry: Buffer | Arrival, key: str, signature: Signature) -> tuple[
         raise DamagedEntry(
             f"it is of codec version {version}, and this library reads version {CODEC_VERSION}"
         )
-    if kind != signature.kind:  # decides nothing: it only tells why the digest is another
-        if not signature.kind:
-            raise DamagedEntry(f"it is signed, or says so, and {SECRET_VARIABLE} is not set")
-        if signature.is_personal:
-            raise DamagedEntry(f"it is not signed with {signature.source}")
-        raise DamagedEntry(f"it is not signed, and {SECRET_VARIABLE} is set")
-    if not compare_digest(made, digest):
-        what = "signature: it is damaged, or made with another secret" if signature.kind else "digest"
-        raise DamagedEntry(f"its bytes don't match its {what}")
+    if kind != signature.kind or not compare_digest(made, digest):
+        raise _refusal(view, key, kind, signature)
     at = _HEADER.size + name_length
     if (name := bytes(view[_HEADER.size : at])) != key.encode():
         raise DamagedEntry(f"it belongs to the key {name.decode(errors='replace')}")
@@ -701,9 +375,132 @@ def _digest_on_arrival(signature: Signature, arrival: Arrival) -> bytes:
 
 
 def _threads(besides: int) -> int:
-    """Give the number of threads for a large digest, beside those that read or write meanwhile.
+    """Give the number of threads for a large digest, beside those that read or write at the same time.
 
     It is a number and not `blake3.AUTO`, whose threads are one set for the whole process: in a forked child they are
     gone, and a digest would wait for them for ever.
     """
     return max(1, min(cores() - besides, MOST_THREADS))
+
+
+_KINDS: Final = (0, 1)
+_COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
+
+
+class Frame(NamedTuple):
+    """How an entry is laid out, as it says itself."""
+
+    kind: int
+    """What its digest is: 0 for a plain one, 1 for a MAC."""
+    compression: str | None
+    """How parts of it are made smaller, by name; None where none is."""
+    expanded: int
+    """Size of all its parts once they are expanded, in bytes."""
+
+
+def frame_of(entry: Buffer, key: str) -> Frame | None:
+    """Read how an entry of a key is laid out; None where it is laid out in a way that `unseal` refuses unexpanded.
+
+    Where there is a frame, nothing but the digest tells whether the entry is damaged.
+    """
+    name = key.encode()
+    try:
+        magic, version, kind, name_length, _ = _HEADER.unpack_from(entry)
+        at = _HEADER.size + name_length
+        number, count, *lengths = _PARTS.unpack_from(entry, at)
+        if (magic, version) != (_MAGIC, CODEC_VERSION) or kind not in _KINDS:
+            return None
+        if bytes(entry[_HEADER.size : at]) != name:
+            return None
+        at += _PARTS.size
+        if 16 * count > len(entry) - at:
+            return None
+        lengths += struct.unpack_from(f"<{2 * count}Q", entry, at)
+    except struct.error:
+        return None
+    at += 16 * count + lengths[0]
+    for length in lengths[2::2]:
+        at += -at % ALIGNMENT + length
+    if at != len(entry):
+        return None
+    stored, expanded = lengths[::2], lengths[1::2]
+    return Frame(kind, _COMPRESSIONS.get(number) if stored != expanded else None, sum(expanded))
+
+
+def _refusal(entry: memoryview, key: str, kind: int, signature: Signature) -> DamagedEntry | MissignedEntry:
+    """Say why an entry has another digest, and whether it is damaged or not ours to verify.
+
+    What it says of its signature decides nothing else.
+    """
+    if kind == signature.kind:
+        what = "signature: it is damaged, or made with another secret" if kind else "digest"
+        told = f"its bytes don't match its {what}"
+    elif not signature.kind:
+        told = f"it is signed, or says so, and {SECRET_VARIABLE} is not set"
+    elif signature.is_personal:
+        told = f"it is not signed with {signature.source}"
+    else:
+        told = f"it is not signed, and {SECRET_VARIABLE} is set"
+    frame, says_plain = frame_of(entry, key), kind == UNSIGNED.kind
+    if frame is None or kind == signature.kind == UNSIGNED.kind or _is_plain(entry) is not says_plain:
+        return DamagedEntry(told)  # what it says of its signature was altered, or its bytes were
+    return MissignedEntry(told, is_signed=bool(kind))
+
+
+def _is_plain(entry: memoryview) -> bool:
+    """Whether an entry is whole as one that was made without a secret, whatever it says of that."""
+    magic, version, _, name_length, digest = _HEADER.unpack_from(entry)
+    start = _START.pack(magic, version, UNSIGNED.kind, name_length)
+    return _digest(UNSIGNED, start, entry[_HEADER.size :]) == bytes(digest)
+
+
+def dump_result(value: object, function: object) -> Payload:
+    """Pickle what a function has returned, so that the program and who imports it can both read it.
+
+    A script's classes are `__main__`'s where it runs, and its module's where it is imported. A value that names them is
+    pickled once more, and looks them up when it is read.
+
+    Raises:
+        Exception: as `dump`.
+    """
+    payload = dump(value)
+    if pickle.STACK_GLOBAL not in payload.stream:  # it names no class or function
+        return payload
+    while isinstance(function, partial):
+        function = function.func
+    program = main_name()
+    names = (
+        {module_of(function), program}
+        if program == "__main__"
+        else {module_of(function), program, "__main__"}
+    )
+    named = {name for name in names if _name_in_stream(name) in payload.stream and is_own_name(name)}
+    return dump(value, partial(_dumps_located, modules=named)) if named else payload
+
+
+def _name_in_stream(name: str) -> bytes:
+    encoded = name.encode()
+    return pickle.SHORT_BINUNICODE + bytes([len(encoded) & 0xFF]) + encoded
+
+
+class _LocatedPickler(pickle.Pickler):
+    """Has the classes and functions of some modules looked up by name when the pickle is read."""
+
+    modules: frozenset[str]
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not issubclass(type(obj), type | FunctionType) or module_of(obj) not in self.modules:
+            return NotImplemented
+        try:
+            found = operator.attrgetter(obj.__qualname__)(sys.modules[obj.__module__])
+        except (KeyError, AttributeError):
+            return NotImplemented
+        return (locate, (module_name(obj.__module__), obj.__qualname__)) if found is obj else NotImplemented
+
+
+def _dumps_located(value: object, *, modules: Collection[str], **options: Any) -> bytes:
+    with io.BytesIO() as file:
+        pickler = _LocatedPickler(file, **options)
+        pickler.modules = frozenset(modules)
+        pickler.dump(value)
+        return file.getvalue()

@@ -2,6 +2,12 @@
 
 An entry's bytes are in its row, or in a file of its own that is written before the row. Each thread has a connection,
 which is closed with the thread and before a fork.
+
+    with fork_guard():    use a database
+
+SQLite keeps its locks in the memory of the process, so a child that inherits an open connection waits for locks that
+nobody will give back, or holds some that are none. Therefore a fork waits until no database is in use, and closes all
+connections first; parent and child open their own at the next use.
 """
 
 from __future__ import annotations
@@ -15,8 +21,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from threading import get_ident
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import diskcache
@@ -26,9 +32,9 @@ from .._names import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file
-from .codec import Arrival, Buffer, DamagedEntry, SealedEntry
-from .fork_guard import close_before_fork
-from .macs import VALUE_DIGEST
+from .codec import SealedEntry
+from .parts import Arrival, Buffer, DamagedEntry
+from .signature import VALUE_DIGEST
 
 __all__ = [
     "DATABASE_NAME",
@@ -36,8 +42,11 @@ __all__ = [
     "IN_ROW_BELOW",
     "Database",
     "EntryDisk",
+    "Execute",
+    "HasConnections",
     "Locked",
-    "Transaction",
+    "close_before_fork",
+    "fork_guard",
     "in_file",
     "is_undecodable",
 ]
@@ -110,7 +119,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """Read an entry's bytes, into memory that may be written to if they lie in a file.
 
         Raises:
-            DamagedEntry: when they are not there, or the row is none of ours.
+            DamagedEntry: when they are missing, or the row is not one of ours.
             UnreadableEntry: when there is too little memory for them.
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.
@@ -122,7 +131,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """Give an entry's bytes, read-only, and mapped into memory if they lie in a file.
 
         Raises:
-            DamagedEntry: when they are not there, or the row is none of ours.
+            DamagedEntry: when they are missing, or the row is not one of ours.
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.
         """
@@ -176,6 +185,11 @@ _log = logging.getLogger(__name__)
 
 _CLOSED: Final = object()
 
+Execute = Callable[..., sqlite3.Cursor]
+"""Executes a statement, with its values."""
+
+T = TypeVar("T")
+
 
 class _Connections:
     """The open connections of one database; any thread may close them.
@@ -211,96 +225,6 @@ class _ThreadEnd:
         self._connections.close(self.connection)
 
 
-@dataclass(slots=True, eq=False)
-class Transaction:
-    """Changes on one thread's connection that are undone at the end of the context unless `commit` is called.
-
-    The threads of a process take turns, so that none of them sleeps while the database is free again. That is a
-    courtesy: what excludes others is the database's own lock, so a turn that never ends stops nobody for long.
-
-    Attributes:
-        execute: executes a statement on the thread's connection.
-    """
-
-    _database: Database
-    _patience: float
-    _is_open: bool = False
-    _turn: threading.Lock | None = None
-    execute: Callable[..., sqlite3.Cursor] = field(init=False)
-
-    def __enter__(self) -> Self:
-        """Begin.
-
-        Raises:
-            Locked: when the database can't be written, or stays locked by others.
-        """
-        connection = self._database._con
-        self.execute = connection.execute
-        try:
-            turn = self._database.turn
-            if turn.acquire(timeout=min(self._patience, LONGEST_TURN)):
-                self._turn = turn
-            elif self._patience > LONGEST_TURN:
-                self._database.renew()  # so that nobody else waits for a turn that an interrupt has left taken
-            if connection.in_transaction:  # an interrupt has come between the last one and its end
-                connection.rollback()
-            if self._patience:
-                self._begin()
-            else:
-                self._begin_at_once()
-            self._is_open = True
-        except BaseException as error:  # an interrupt, too, which comes when all has begun
-            if connection.in_transaction:
-                connection.rollback()
-            if self._turn is not None:
-                self._turn.release()
-            if isinstance(error, sqlite3.OperationalError):
-                raise Locked(str(error)) from error
-            raise
-        return self
-
-    def _begin(self) -> None:
-        until = 0.0
-        while True:
-            try:
-                self.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                now, database = time.monotonic(), self._database
-                until = until or now + self._patience - BRIEFLY
-                if not _is_locked(error):
-                    raise
-                if now >= until or database.stays_locked or not database.has_locks():
-                    database.stays_locked |= self._patience > BRIEFLY
-                    raise
-            else:
-                self._database.stays_locked = False
-                return
-
-    def _begin_at_once(self) -> None:
-        self.execute("PRAGMA busy_timeout = 0")
-        try:
-            self.execute("BEGIN IMMEDIATE")
-        finally:
-            self.execute(f"PRAGMA busy_timeout = {int(self._database.attempt * 1000)}")
-
-    def commit(self) -> None:
-        """Make the changes last."""
-        self.execute("COMMIT")
-        self._is_open = False
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            if self._is_open:
-                self.execute("ROLLBACK")
-        except sqlite3.OperationalError:  # undone already, as on a full disk
-            if self._database._con.in_transaction:
-                raise
-        finally:
-            turn, self._turn = self._turn, None
-            if turn is not None:
-                turn.release()
-
-
 class Database(diskcache.Cache):  # type: ignore[misc]
     """diskcache's database, with our statements, and with connections that any thread can close.
 
@@ -333,7 +257,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, after a fork."""
         self.turn = threading.Lock()
 
     def make(self) -> None:
@@ -407,7 +331,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         """Read an entry's bytes from its row or its file, or map the file.
 
         Raises:
-            DamagedEntry: when they are not there, or the row is none of ours.
+            DamagedEntry: when they are missing, or the row is not one of ours.
             UnreadableEntry: when there is too little memory for them.
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.
@@ -428,9 +352,61 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         """
         return os.lstat(self._disk.path_of(filename)).st_size
 
-    def transaction(self, patience: float | None = None) -> Transaction:
-        """Give the context of a transaction; `patience` is how many seconds it waits for others who write."""
-        return Transaction(self, self._timeout if patience is None else patience)
+    def transact(self, work: Callable[[Execute], T], patience: float | None = None) -> T:
+        """Do work in one transaction, which is committed when it returns and undone when it raises.
+
+        The threads of a process take turns, so that none of them sleeps while the database is free again. That is a
+        courtesy: what excludes others is the database's own lock, so a turn that never ends stops nobody for long.
+        It takes the work, since an interrupt may keep a context's `__exit__` from its first step.
+
+        Args:
+            work: is called with what executes statements.
+            patience: seconds to wait for others who write.
+
+        Raises:
+            Locked: when the database can't be written, or stays locked by others.
+        """
+        patience = self._timeout if patience is None else patience
+        connection, turn, has_turn = self._con, self.turn, False
+        try:
+            has_turn = turn.acquire(timeout=min(patience, LONGEST_TURN))
+            if not has_turn and patience > LONGEST_TURN:
+                self.renew()  # so that nobody else waits for a turn that an interrupt has left taken
+            if connection.in_transaction:  # a second interrupt has come while the first was handled
+                connection.rollback()
+            execute = connection.execute
+            if not patience:
+                execute("PRAGMA busy_timeout = 0")
+            try:
+                execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                self._begin_after(error, execute, patience)
+            self.stays_locked = False
+            done = work(execute)
+            execute("COMMIT")
+            return done
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+            if not patience:
+                connection.execute(f"PRAGMA busy_timeout = {int(self.attempt * 1000)}")
+            if has_turn:
+                turn.release()
+
+    def _begin_after(self, error: sqlite3.OperationalError, execute: Execute, patience: float) -> None:
+        """Begin once others no longer keep the database locked; raises as `transact`."""
+        until = time.monotonic() + patience - BRIEFLY
+        while True:
+            is_locked = _is_locked(error)
+            if not is_locked or time.monotonic() >= until or self.stays_locked or not self.has_locks():
+                self.stays_locked |= is_locked and patience > BRIEFLY
+                raise Locked(str(error)) from error
+            try:
+                execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as again:
+                error = again
+            else:
+                return
 
     def vacuum(self, pages: int) -> None:
         """Give free pages back to the disk, in one transaction.
@@ -491,3 +467,76 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     def close_all(self) -> None:
         """Close the connections of all threads, none of which may be in use."""
         self._connections.close_all()
+
+
+LONGEST_WAIT: Final = 60.0
+"""Seconds for which a fork waits at most for other threads."""
+
+
+class HasConnections(Protocol):
+    """What has connections to a database."""
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, none of which is in use."""
+
+
+class _Forks:
+    """Lets any number of threads use databases, or one fork.
+
+    A thread looks for a fork before it takes its own lock; a fork registers before it takes all locks. So a thread that
+    uses databases without a pause steps back for a fork that waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.locks: dict[int, threading.RLock] = {}
+        self.is_forking = False
+        self.forks = threading.Lock()
+
+    def before_fork(self) -> None:
+        self.forks.acquire()
+        self.is_forking = True
+        own, until = get_ident(), time.monotonic() + LONGEST_WAIT
+        for thread, lock in list(self.locks.items()):
+            if thread != own:
+                lock.acquire(timeout=max(until - time.monotonic(), 0))
+        for owner in list(_owners):
+            owner.close_all()
+
+    def after_fork_in_parent(self) -> None:
+        self.is_forking = False
+        own = get_ident()
+        for thread, lock in list(self.locks.items()):
+            if thread != own and lock._is_owned():  # type: ignore[attr-defined]  # as a condition asks it
+                lock.release()
+        self.forks.release()
+
+    def after_fork_in_child(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+_owners: weakref.WeakSet[HasConnections] = weakref.WeakSet()
+_forks: Final = _Forks()
+
+
+os.register_at_fork(
+    before=_forks.before_fork,
+    after_in_parent=_forks.after_fork_in_parent,
+    after_in_child=_forks.after_fork_in_child,
+)
+
+
+def fork_guard() -> threading.RLock:
+    """Return the lock of this thread that keeps forks away. A thread may take it several times."""
+    thread = get_ident()
+    lock = _forks.locks.get(thread)
+    if lock is None:
+        lock = _forks.locks.setdefault(thread, threading.RLock())
+    if _forks.is_forking and not lock._is_owned():  # type: ignore[attr-defined]
+        with _forks.forks:
+            pass
+    return lock
+
+
+def close_before_fork(owner: HasConnections) -> None:
+    """Have an object's connections closed before each fork, as long as the object lives."""
+    _owners.add(owner)

@@ -11,7 +11,7 @@ Where a lease is lost, another process has the key now: everything is undone, an
     cache.db            the table of entries with their records, and what outlives them
     ab/cd/....val       the bytes of large entries
     media/              a folder for each run that wrote files
-    damaged/            entries that failed their check, for whoever wants to know why
+    damaged/            entries that failed their check, for analysis
     generation          counts changes, so that no process answers from memory what is out of date
     owners              each process that computes something locks a byte of it
 """
@@ -22,10 +22,10 @@ import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -47,15 +47,15 @@ from .base import (
     Written,
 )
 from .blobs import Blob, BlobWriter, discard
-from .codec import Compression, MissignedEntry, Payload, compression_named, seal
-from .database import Database, in_file
+from .codec import Payload, seal
+from .database import Database, Execute, in_file
 from .folder import Folder, Opened
 from .history import DiskHistory, functions
-from .leases import LeasesLost, StoreLeases
+from .leases import LeasesLost, StoreLeases, release_in
 from .lookups import Lookups
-from .macs import VALUE_DIGEST
 from .media import files_in, files_to_json
 from .outbox import PUT_OUTBOX, Outbox
+from .parts import Compression, MissignedEntry, compression_named
 from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
     COUNT_NEW,
@@ -63,10 +63,9 @@ from .schema import (
     INSERT,
     INSERT_MANY,
     INSERT_PLAIN,
-    LIVE,
     NOTHING_MORE,
     PLAIN_COLUMNS,
-    PUT_EDITION,
+    PUT_VERSION,
     ROWS_AT_ONCE,
     SELECT_RECORD,
     SELECT_VERSION,
@@ -74,12 +73,12 @@ from .schema import (
     condition_of,
     figures_by,
     origin_to_json,
-    past_edition_of,
     record_of,
     row_of,
-    row_of_edition,
+    row_of_version,
+    version_of_row,
 )
-from .signature import Signature
+from .signature import VALUE_DIGEST
 
 __all__ = ["Commits", "DiskHistory", "DiskStore", "functions"]
 
@@ -88,88 +87,91 @@ _log = logging.getLogger(__name__)
 
 
 UNCOUNTED: Final = 64
-"""How many entries are new before a commit counts them: who asks for figures reads fewer rows than that."""
+"""How many entries are new before a commit counts them: a query of figures reads fewer rows than that."""
 
 _OLD_FILE: Final = "SELECT filename FROM Cache WHERE raw = 1 AND key = ? AND filename IS NOT NULL"
 
 
-_LEASE: Final = attrgetter("entry.lease")
-
-
-class _Prepared(NamedTuple):
+class _WrittenEntry(NamedTuple):
     """An entry whose bytes are written, but for its row."""
 
     entry: Entry
     draft: Draft
     written: Written
 
-    @property
-    def key(self) -> str:
-        return self.draft.key
-
 
 @dataclass(slots=True)
 class _Rows:
-    """Writes the rows of one transaction.
+    """What one transaction writes: the rows of entries, and what belongs to them.
 
     Attributes:
-        editions: function versions that are in the database once it is committed.
+        versions: function versions that are in the database once it is committed.
         origins: numbers and texts of origins that are there then.
         old_files: value files of the entries that it replaces, to be removed then.
     """
 
     _folder: Folder
-    _database: Database
-    _signature: Signature
-    _execute: Callable[..., sqlite3.Cursor]
-    editions: set[bytes] = field(default_factory=set)
+    _opened: Opened
+    _entries: Sequence[_WrittenEntry]
+    _statement: str
+    versions: set[bytes] = field(default_factory=set)
     origins: dict[Origin, tuple[int, str]] = field(default_factory=dict)
     old_files: list[str] = field(default_factory=list)
 
-    def write(self, prepared: Sequence[_Prepared], statement: str) -> None:
-        """Write entries, and what their records refer to as far as it isn't known to be there."""
-        editions, origins, execute = self._folder.editions, self._folder.origins, self._execute
-        signature = self._signature
-        now = time.time()
+    def write(self, execute: Execute) -> None:
+        """Release the leases of the entries, and write their rows and what their records refer to.
+
+        Raises:
+            LeasesLost: when some leases are another's now.
+            sqlite3.IntegrityError: when one of the keys is there, and the statement replaces none.
+        """
+        versions, origins = self._folder.versions, self._folder.origins
+        signature, now = self._opened.signature, time.time()
         rows: list[tuple[Any, ...]] = []
-        for entry, draft, written in prepared:
-            edition = entry.edition
-            if edition is not None and edition.prefix not in editions and edition.prefix not in self.editions:
-                if not self._has_version(edition.prefix):
-                    execute(PUT_EDITION, row_of_edition(entry.version, signature))  # type: ignore[arg-type]
-                self.editions.add(edition.prefix)
+        release_in(execute, [entry.lease for entry, _, _ in self._entries if entry.lease is not None])
+        for entry, draft, written in self._entries:
+            version = entry.function_version
+            if version is not None and version.prefix not in versions and version.prefix not in self.versions:
+                if not self._has_version(execute, version.prefix):
+                    execute(PUT_VERSION, row_of_version(entry.version, signature))  # type: ignore[arg-type]
+                self.versions.add(version.prefix)
             origin = draft.origin
-            numbered = origins.get(origin) or self.origins.get(origin) or self._number_of(origin)
+            numbered = origins.get(origin) or self.origins.get(origin) or self._number_of(execute, origin)
             row = row_of(entry, draft, written, now, numbered, signature)
-            if statement is UPSERT:
-                self.old_files += [filename for (filename,) in self._database.read(_OLD_FILE, (draft.key,))]
+            if self._statement is UPSERT:
+                self.old_files += [
+                    filename for (filename,) in self._opened.database.read(_OLD_FILE, (draft.key,))
+                ]
                 execute(UPSERT, row)
             else:
                 rows.append(row)
                 if len(rows) == ROWS_AT_ONCE:
                     execute(INSERT_MANY, tuple(chain.from_iterable(rows)))
                     rows.clear()
+            if entry.address:
+                action = "replace" if entry.replaces else "put"
+                execute(PUT_OUTBOX, (entry.address, draft.key, draft.function, action, now))
         for row in rows:
             if row[PLAIN_COLUMNS:] == NOTHING_MORE:
                 execute(INSERT_PLAIN, row[:PLAIN_COLUMNS])
             else:
                 execute(INSERT, row)
 
-    def _has_version(self, prefix: bytes) -> bool:
+    def _has_version(self, execute: Execute, prefix: bytes) -> bool:
         """Whether a function version is there, as it was stored."""
-        for row in self._execute(SELECT_VERSION, (prefix,)).fetchall():
+        for row in execute(SELECT_VERSION, (prefix,)).fetchall():
             try:
-                past_edition_of(row, self._signature)
+                version_of_row(row, self._opened.signature)
             except (ValueError, MissignedEntry):
                 return False
             return True
         return False
 
-    def _number_of(self, origin: Origin) -> tuple[int, str]:
+    def _number_of(self, execute: Execute, origin: Origin) -> tuple[int, str]:
         """Return the number of an origin's row, and its text."""
         text = origin_to_json(origin)
-        self._execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", (text,))
-        ((number,),) = self._execute("SELECT number FROM Origin WHERE text = ?", (text,)).fetchall()
+        execute("INSERT OR IGNORE INTO Origin (text) VALUES (?)", (text,))
+        ((number,),) = execute("SELECT number FROM Origin WHERE text = ?", (text,)).fetchall()
         self.origins[origin] = int(number), text
         return self.origins[origin]
 
@@ -194,15 +196,31 @@ class Commits:
         If that fails nothing is changed, and no lease released.
         """
         opened = self._folder.opened or self._folder.open()
-        prepared: list[_Prepared] = []
+        prepared: list[_WrittenEntry] = []
         computed = 0
+        lost: frozenset[Lease] = frozenset()
         try:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
             # knows what to remove again if the writing fails.
             for entry in entries:
                 prepared.append(self._prepared(opened, entry))
                 computed += not entry.is_copy
-            lost = self._commit(database, prepared)
+            replaces, remaining = False, prepared
+            while remaining:
+                try:
+                    if replaces:
+                        self._folder.changes.change(partial(self._commit, opened, remaining, UPSERT))
+                        self._removals.remove_discarded(database)
+                    else:
+                        self._commit(opened, remaining, INSERT)
+                    break
+                except LeasesLost as error:
+                    lost |= error.leases
+                    remaining = [each for each in prepared if each.entry.lease not in lost]
+                except sqlite3.IntegrityError:  # one of the keys is there, so memory must know
+                    if replaces:
+                        raise
+                    replaces = True
         except BaseException:
             # What workers have written is their submitter's to remove, who may try once more.
             self._remove_files([each for each in prepared if not isinstance(each.entry.payload, Blob)])
@@ -215,7 +233,8 @@ class Commits:
         database.tidy()
         return {lease.key: MISS for lease in lost} if lost else {}
 
-    def _prepared(self, opened: Opened, entry: Entry) -> _Prepared:
+    def _prepared(self, opened: Opened, entry: Entry) -> _WrittenEntry:
+        """Write an entry's bytes to a file of its own, if it is large."""
         draft = entry.record if isinstance(entry.record, Draft) else Draft.of(entry.record)
         files, media_size = None, 0
         if draft.media is not None:
@@ -235,7 +254,7 @@ class Commits:
         if files is not None:
             written = written._replace(files=files_to_json(files))
         self.written += written.size
-        return _Prepared(entry, draft, written)
+        return _WrittenEntry(entry, draft, written)
 
     @staticmethod
     def _compression(name: str) -> Compression | None:
@@ -244,61 +263,35 @@ class Commits:
         except BencherJobError as error:
             raise StoreFailure(str(error)) from error
 
-    def _remove_files(self, prepared: Sequence[_Prepared]) -> None:
+    def _remove_files(self, prepared: Sequence[_WrittenEntry]) -> None:
         for each in prepared:
             if each.written.filename is not None:
                 discard(self._folder.directory, Blob(each.written.filename, each.written.size))
 
-    def _commit(self, database: Database, prepared: Sequence[_Prepared]) -> frozenset[Lease]:
-        """Commit what can be, and give the leases of the rest."""
-        lost: frozenset[Lease] = frozenset()
-        replaces, remaining = False, prepared
-        while remaining:
-            try:
-                if replaces:
-                    with self._folder.changes.changing():
-                        self._attempt(database, remaining, UPSERT)
-                    self._removals.remove_discarded(database)
-                else:
-                    self._attempt(database, remaining, INSERT)
-                break
-            except LeasesLost as error:
-                lost |= error.leases
-                remaining = [each for each in prepared if each.entry.lease not in lost]
-            except sqlite3.IntegrityError:  # one of the keys is there, so memory must know
-                if replaces:
-                    raise
-                replaces = True
-        return lost
-
-    def _attempt(self, database: Database, prepared: Sequence[_Prepared], statement: str) -> None:
-        uses = self._uses
+    def _commit(self, opened: Opened, prepared: Sequence[_WrittenEntry], statement: str) -> None:
+        folder, uses, database = self._folder, self._uses, opened.database
         drained = uses.drain() if uses.misses >= MISSES_PER_BATCH or time.monotonic() > uses.due else None
         uncounted = self._uncounted + len(prepared)
-        try:
-            with database.transaction() as transaction:
-                StoreLeases.release_in(transaction, map(_LEASE, prepared))
-                signature = self._folder.open().signature
-                rows = _Rows(self._folder, database, signature, transaction.execute)
-                rows.write(prepared, statement)
-                for entry, draft, _ in prepared:
-                    if entry.address:
-                        action = "replace" if entry.replaces else "put"
-                        values = entry.address, draft.key, draft.function, action, time.time()
-                        transaction.execute(PUT_OUTBOX, values)
+        rows = _Rows(folder, opened, prepared, statement)
+        work = rows.write
+        if drained is not None or uncounted >= UNCOUNTED:
+
+            def work(execute: Execute) -> None:
+                rows.write(execute)
                 if drained is not None:
                     uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
-                    transaction.execute(COUNT_NEW)
-                transaction.commit()
+                    execute(COUNT_NEW)
+
+        try:
+            database.transact(work)
         except BaseException:
             if drained is not None:
                 uses.restore(drained)
             raise
         self._uncounted = uncounted if uncounted < UNCOUNTED else 0
-        folder = self._folder
         folder.changes.committed()
-        folder.editions.update(rows.editions)
+        folder.versions.update(rows.versions)
         folder.origins.update(rows.origins)
         for filename in rows.old_files:
             folder.remove_file(database, filename)
@@ -312,7 +305,7 @@ class DiskStore(Items):
         folder: the folder where it lies.
         files: its open folder, for maintenance.
         lookups: finds entries.
-        outbox: what a shared store hasn't got yet.
+        outbox: what is not in the shared store yet.
         removals: removes entries.
         uses: the uses that are not written yet.
     """
@@ -380,7 +373,7 @@ class DiskStore(Items):
         return lost
 
     def _evict(self) -> None:
-        """Remove what has expired, and the least recently used entries beyond the size limit."""
+        """Beyond the size limit, remove what has expired, and then the least recently used entries."""
         self.removals.keep_within(self.size_limit)
 
     def blob_writer(self, compression: str | None) -> BlobWriter | None:
@@ -397,11 +390,13 @@ class DiskStore(Items):
         return known[1]
 
     def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
-        """Remove the entries of keys with their media, and return how many there were."""
+        """Remove the entries of keys with their media, or their failed jobs, and return how many entries there were."""
         return self.removals.remove_keys(keys, reason)
 
     def clear(self, selection: Selection = EVERYTHING) -> int:
-        """Remove the selected entries with their media, and return how many there were."""
+        """Remove the selected entries with their media, and failed jobs; return how many entries there were."""
+        if failed := self.history.failures(selection):
+            self.remove(each.record.key for each in failed)
         if selection.where:  # which SQL can't always decide
             return self.remove([record.key for record in self.records(selection)], "cleared")
         condition, values = condition_of(selection)
@@ -410,8 +405,7 @@ class DiskStore(Items):
     def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
         """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
         condition, values = condition_of(selection)
-        condition = f"raw = 1 AND ({condition}) AND {LIVE}"
-        values = (*values, time.time())
+        condition = f"raw = 1 AND ({condition})"
         if latest is None:
             records = self._readable(
                 self.files.query(f"{SELECT_RECORD} WHERE {condition} ORDER BY created", values)
@@ -437,7 +431,7 @@ class DiskStore(Items):
                 warn_caller(f"The record of {row[0]} in {self.folder} is damaged and left out: {error}")
 
     def functions(self) -> list[FunctionInfo]:
-        """Give the figures of each function that has entries, sorted by name."""
+        """Give the figures of each function that has entries or failed jobs, sorted by name."""
         self.uses.write_at_once()
         return functions(self.files)
 

@@ -28,10 +28,9 @@ from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
 from .changes import ChangeCounter
-from .codec import MissignedEntry
-from .database import DATABASE_NAME, GENERATION_NAME, Database, Locked
-from .fork_guard import fork_guard
-from .owners import Owners
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, fork_guard
+from .leases import Owners
+from .parts import MissignedEntry
 from .recovery import is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
@@ -93,7 +92,7 @@ def refuse_untrusted(directory: Path) -> None:
         UntrustedCache: naming the path and the remedy.
     """
     reach = stat.S_IWGRP | stat.S_IWOTH
-    """Those who could write, as the bits of a mode: to the files, only who may search the folder."""
+    """The mode bits of users who could write: to the files, only those who may search the folder."""
     for path in (directory, directory / "cache.db", directory / "cache.db-wal"):
         try:
             status = path.stat()
@@ -116,7 +115,7 @@ def refuse_untrusted(directory: Path) -> None:
 
 
 def is_replaceable(directory: Path) -> bool:
-    """Whether another user, root aside, can put another folder in the place of this one.
+    """Whether another user, root aside, can replace this folder by another one.
 
     That needs a folder on the way, from the root on, in which others can rename what belongs to this user. A link is
     followed, and the way that it leads is looked at as well.
@@ -308,7 +307,7 @@ def open_to_look(directory: Path, patience: float) -> Database:
 
 
 def _make_missing(directory: Path, patience: float) -> None:
-    """Make the database where there is none, for its owner only, as SQLite would not make it."""
+    """Make the database if it is missing, for its owner only, which SQLite would not do."""
     if os.path.exists(directory / DATABASE_NAME):
         return
     with _alone(directory):
@@ -319,7 +318,7 @@ def _make_missing(directory: Path, patience: float) -> None:
             return
         database = Database(os.fspath(directory), patience=patience)
         try:
-            _make_tables(database)
+            _make_tables(database, directory)
         finally:
             database.close_all()
 
@@ -334,7 +333,7 @@ def _open(directory: Path, tag_index: bool, patience: float, tally: Tally) -> Da
             with _alone(directory):
                 if not _version(database, directory):  # else another process was first
                     is_emptied = _is_emptied(directory)
-                    _make_tables(database)
+                    _make_tables(database, directory)
         if tag_index:
             database.execute("CREATE INDEX IF NOT EXISTS Cache_tag ON Cache (tag) WHERE tag IS NOT NULL")
     except BaseException:
@@ -363,12 +362,18 @@ def _version(database: Database, directory: Path) -> int:
     return version
 
 
-def _make_tables(database: Database) -> None:
+def _make_tables(database: Database, directory: Path) -> None:
+    if database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'Cache'").fetchone() and (
+        database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
+    ):
+        raise StoreFailure(f"{directory} holds a diskcache of another program. Use another cache_name.")
     database.make()
-    with database.transaction() as transaction:
+
+    def make(execute: Execute) -> None:
         for statement in TABLES:
-            transaction.execute(statement)
-        transaction.commit()
+            execute(statement)
+
+    database.transact(make)
 
 
 @contextmanager
@@ -396,7 +401,7 @@ ATTEMPTS: Final = 10
 """How often a database is opened that is another one when it is open."""
 
 LOOK_EVERY: Final = 0.005
-"""Seconds between two looks of those who read whether the folder was removed."""
+"""Seconds between two checks by a reader whether the folder was removed."""
 
 _PRIMARY: Final = 0xFF
 """The bits of SQLite's error codes that say what is wrong in general."""
@@ -425,7 +430,7 @@ class Folder:
         is_over: whether it is about to be removed, and is not opened any more.
         only_looks: whether it is left as it is: nothing is made, brought up to date, set aside or changed.
         patience: seconds for which it is waited for others who keep it locked.
-        editions: those that are known to be in the database.
+        versions: the function versions that are known to be in the database, by their prefix.
         origins: numbers and texts of the origins that are known to be in the database.
         opened: what is open, or None.
         owners: the processes that compute with the store.
@@ -448,7 +453,7 @@ class Folder:
         self.changes = ChangeCounter(directory / GENERATION_NAME, patience)
         self.owners = Owners(directory / "owners")
         self.tally = Tally()
-        self.editions: set[bytes] = set()
+        self.versions: set[bytes] = set()
         self.origins: dict[Origin, tuple[int, str]] = {}
         self._tag_index = tag_index
         self.opened: Opened | None = None
@@ -459,7 +464,7 @@ class Folder:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, after a fork."""
         self._lock = threading.RLock()
 
     def open(self) -> Opened:
@@ -472,13 +477,13 @@ class Folder:
         opened = self.opened
         if opened is not None:
             return opened
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             if self.opened is None:
                 try:
                     self.opened = self._open()
                 except _REFUSALS as error:
                     raise _failure(error) from error
-                self.editions, self.origins = set(), {}
+                self.versions, self.origins = set(), {}
             return self.opened
 
     def _open(self) -> Opened:
@@ -505,7 +510,7 @@ class Folder:
         """Give what entries are signed with: the secret that is set, or the user's own key where it takes one.
 
         Raises:
-            UntrustedCache: when it takes one, and there is none.
+            UntrustedCache: when a key is needed and missing.
         """
         signature = signature_from_environment()
         if signature.kind or self.trusted or not is_replaceable(self.directory):
@@ -554,8 +559,8 @@ class Folder:
             self.close()
 
     def _leave_database(self) -> None:
-        """Open the database anew at the next use; this process keeps its leases."""
-        with self._lock, fork_guard:
+        """Open the database again at the next use; this process keeps its leases."""
+        with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
         if opened is not None:
             _close(opened.database)
@@ -577,7 +582,7 @@ class Folder:
         return True
 
     def replace_database(self, reason: str, *, surely: bool = False) -> bool:
-        """Put a new database with all that can be read in the place of a damaged one; whether a check found it damaged.
+        """Replace a damaged database by a new one with all that can be read. Return whether a check found it damaged.
 
         Raises:
             StoreFailure: when that can't be done.
@@ -618,9 +623,10 @@ class Folder:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        with fork_guard:
+        with fork_guard():
             try:
-                self.look_for_removal()
+                if time.monotonic() > self._look_again:
+                    self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
             except _REFUSALS as error:
                 raise _failure(error) from error
@@ -631,7 +637,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard:
+        with fork_guard():
             try:
                 self.look_for_removal()
                 return work(*given)
@@ -644,7 +650,7 @@ class Folder:
         Raises:
             StoreFailure: when the database or the disk says no.
         """
-        with fork_guard:
+        with fork_guard():
             for turn in itertools.count():
                 try:
                     self.look_for_removal()
@@ -694,7 +700,7 @@ class Folder:
 
     def close(self) -> None:
         """Close all connections and files, and free all leases of this process; the next use opens them again."""
-        with self._lock, fork_guard:
+        with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
             self.changes.close()
             self.owners.close()

@@ -5,38 +5,38 @@ No index serves this: each would be a page more for every commit to write, and 1
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
 from .._errors import UntrustedCache
 from .._keys import StoredFunctionVersion
 from .._query import ARGUMENTS, REPEAT, ArgumentColumn, Condition, EntryInfo, Query, in_order
-from .._record import FunctionInfo
+from .._record import DIGITS_SHOWN, EVERYTHING, FailedJob, FunctionInfo, Selection, VersionInfo
 from .base import Found, Gone, Keyed, Reason
-from .codec import DamagedEntry, MissignedEntry, UnreadableEntry
 from .folder import Folder
 from .lookups import another_key, check_row
-from .macs import has_parts
+from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
-    LIVE,
-    SELECT_EDITION,
     SELECT_ENTRY,
-    SELECT_KNOWN_EDITION,
+    SELECT_FAILED,
+    SELECT_KNOWN_VERSIONS,
     SELECT_RECORD,
+    SELECT_VERSIONS,
+    VERSION,
     attributes_from,
+    failed_job_of,
     moment,
-    past_edition_of,
+    origin_from_json,
     record_of,
+    version_of_row,
+    versions_are,
 )
-from .signature import Signature
+from .signature import Signature, has_parts
 
 __all__ = ["DiskHistory", "functions"]
 
@@ -44,36 +44,67 @@ __all__ = ["DiskHistory", "functions"]
 _log = logging.getLogger(__name__)
 
 _FIGURES: Final = (
-    "SELECT CAST(coalesce(function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT), count(*),"
-    " CAST(total(size) AS INTEGER), CAST(total(access_count) AS INTEGER), total(access_count * seconds),"
-    " total(seconds), coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) FROM Cache"
-    f" WHERE raw = 1 AND {LIVE} GROUP BY Cache.function, tag"
+    "SELECT CAST(coalesce(Groups.function, '') AS TEXT), CAST(coalesce(tag, '') AS TEXT),"
+    " CAST(coalesce(fingerprint, '') AS TEXT), CAST(coalesce(version, '') AS TEXT), entries, size, hits, saved,"
+    " seconds, used, first, Origin.text FROM (SELECT function, tag, edition, count(*) AS entries,"
+    " CAST(total(size) AS INTEGER) AS size, CAST(total(access_count) AS INTEGER) AS hits,"
+    " total(access_count * seconds) AS saved, total(seconds) AS seconds,"
+    " coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) AS used,"
+    " coalesce(min(CASE WHEN typeof(created) = 'real' THEN created END), 0) AS first, min(origin) AS origin FROM Cache"
+    " WHERE raw = 1 GROUP BY function, tag, edition) AS Groups"
+    " LEFT JOIN Edition ON prefix = edition LEFT JOIN Origin ON number = Groups.origin"
+)
+_FAILED: Final = (
+    "SELECT CAST(coalesce(function, '') AS TEXT), count(*),"
+    " coalesce(max(CASE WHEN typeof(created) = 'real' THEN created END), 0) FROM Failed GROUP BY 1"
 )
 
 
 def functions(folder: Folder) -> list[FunctionInfo]:
-    """Give the figures of each function that has entries, sorted by name.
+    """Give the figures of each function that has entries or failed jobs, sorted by name.
 
     Raises:
         StoreFailure: when the store can't be read.
     """
-    rows = sorted(folder.query(_FIGURES, (time.time(),)))
-    return [_function(name, group) for name, group in itertools.groupby(rows, itemgetter(0))]
+    failed = {name: (count, last) for name, count, last in folder.query(_FAILED)}
+    groups: dict[str, list[tuple[Any, ...]]] = {name: [] for name in failed}
+    for name, *figures in folder.query(_FIGURES):
+        groups.setdefault(name, []).append(tuple(figures))
+    return [_function(name, groups[name], *failed.get(name, (0, 0.0))) for name in sorted(groups)]
 
 
-def _function(name: str, rows: Iterator[tuple[Any, ...]]) -> FunctionInfo:
-    """Add up the figures of a function's tags."""
-    _, tags, entries, sizes, hits, saved, seconds, used = zip(*rows, strict=True)
+def _function(name: str, rows: Sequence[tuple[Any, ...]], failed: int, last_failed: float) -> FunctionInfo:
+    """Add up the figures of a function's tags and versions."""
+    by_version: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    for _, fingerprint, version, *figures in rows:
+        by_version.setdefault((fingerprint, version), []).append(tuple(figures))
     return FunctionInfo(
         name=name,
-        entries=sum(entries),
-        size=sum(sizes),
-        hits=sum(hits),
-        seconds_saved=sum(saved),
-        seconds=sum(seconds),
-        last_used=moment(max(used)),
-        tags=tuple(tag for tag in tags if tag),
+        entries=sum(row[3] for row in rows),
+        size=sum(row[4] for row in rows),
+        hits=sum(row[5] for row in rows),
+        seconds_saved=sum(row[6] for row in rows),
+        seconds=sum(row[7] for row in rows),
+        last_used=moment(max((row[8] for row in rows), default=last_failed)),
+        tags=tuple(sorted({row[0] for row in rows} - {""})),
+        versions=tuple(
+            sorted(
+                (_version(version, some) for version, some in by_version.items()),
+                key=VersionInfo.recency,
+                reverse=True,
+            )
+        ),
+        failed=failed,
     )
+
+
+def _version(version: tuple[str, str], rows: Sequence[tuple[Any, ...]]) -> VersionInfo:
+    entries, sizes, *_, used, first, origins = zip(*rows, strict=True)
+    try:
+        commit = origin_from_json(origins[first.index(min(first))]).get("commit") or ""
+    except (ValueError, TypeError):  # damaged
+        commit = ""
+    return VersionInfo(*version, sum(entries), sum(sizes), moment(min(first)), moment(max(used)), commit)
 
 
 T = TypeVar("T")
@@ -93,13 +124,15 @@ class DiskHistory:
         """Verify the entry of a key, or say what became of it; None if nothing is known."""
         rows = self._query(SELECT_ENTRY + "= ?", (key,))
         if not rows:
-            return self._gone(key)
+            for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
+                if reason in get_args(Reason) and type(at) is float:
+                    return Gone(reason, moment(at))
+            return None
         damage, may_be_whole = "", False
         try:
             if rows[0][0] != key:
                 raise another_key()
-            if not check_row(rows[0], self._folder.open(), mapped=True):
-                return Gone("expired", moment(rows[0][5]))
+            check_row(rows[0], self._folder.open(), mapped=True)
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, sqlite3.DatabaseError) as error:
@@ -109,12 +142,6 @@ class DiskHistory:
         rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
         records = self._readable(record_of, rows)
         return Found(records[0] if records else None, damage, may_be_whole)
-
-    def _gone(self, key: str) -> Gone | None:
-        for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
-            if reason in get_args(Reason) and type(at) is float:
-                return Gone(reason, moment(at))
-        return None
 
     def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
         """Return what is known about the entries of some keys, in this order; keys without one are left out."""
@@ -130,9 +157,9 @@ class DiskHistory:
 
     def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
         """Return the first keys with a prefix, of entries or of removed ones."""
-        table = "Gone WHERE ? > 0" if removed else f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}"
-        statement = f"SELECT key FROM {table} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
-        return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
+        table = "Gone WHERE" if removed else "Cache WHERE raw = 1 AND typeof(key) = 'text' AND"
+        statement = f"SELECT key FROM {table} key >= ? AND key < ? ORDER BY key LIMIT ?"
+        return [key for (key,) in self._query(statement, (prefix, prefix + _LAST, limit))]
 
     def removed(self) -> dict[str, int]:
         """Count the removed entries that are remembered, by the reason of their removal."""
@@ -144,8 +171,8 @@ class DiskHistory:
 
         With `unused` also those without entries, in any order and without their sources; no entry is read.
         """
-        rows = self._query(SELECT_KNOWN_EDITION if unused else SELECT_EDITION, (function,))
-        return self._readable(past_edition_of, rows)
+        rows = self._query(SELECT_KNOWN_VERSIONS if unused else SELECT_VERSIONS, (function,))
+        return self._readable(version_of_row, rows)
 
     def of_version(
         self,
@@ -172,7 +199,7 @@ class DiskHistory:
         self, make: Callable[[tuple[Any, ...], Signature], T], rows: Iterable[tuple[Any, ...]]
     ) -> list[T]:
         """Make something of rows, except of damaged ones, which `verify` finds."""
-        signature = self._folder.open().signature
+        signature = (self._folder.opened or self._folder.open()).signature
         made = []
         for row in rows:
             try:
@@ -180,6 +207,12 @@ class DiskHistory:
             except (ValueError, TypeError, MissignedEntry) as error:
                 _log.debug("a damaged row is left out: %s", error)
         return made
+
+    def failures(self, selection: Selection = EVERYTHING) -> list[FailedJob]:
+        """Return the selected ones of the latest failed jobs that have no entry, the latest first."""
+        rows = self._query(SELECT_FAILED)
+        failed = self._readable(lambda row, _: failed_job_of(row), rows)
+        return [each for each in failed if selection.matches(each.record)]
 
     def stamp(self) -> str:
         """Return a text that differs after any change of the store by any process."""
@@ -228,6 +261,11 @@ _COLUMNS: Final = {
     "seconds": "seconds",
     "size": "size",
     "tag": "coalesce(tag, '')",
+    "code": "coalesce("
+    + VERSION.format(
+        f"substr(fingerprint, 1, {DIGITS_SHOWN}) || iif(version = '', '', ' version ' || version)"
+    )
+    + ", '')",
     "hits": "access_count",
     "key": "key",
 }
@@ -247,9 +285,7 @@ _JSON: Final = (
 )
 """The arguments as JSON that SQLite can read; a damaged text has none."""
 
-_OF_FUNCTION: Final = (
-    f"FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ? AND {LIVE}"
-)
+_OF_FUNCTION: Final = "FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ?"
 _SELECT_INFO: Final = SELECT_RECORD.replace(
     "SELECT ", "SELECT access_count, access_time, expire_time, filename, parameters, manifest, ", 1
 )
@@ -262,12 +298,16 @@ def find_keys(folder: Folder, query: Query) -> list[str]:
         StoreFailure: when the store can't be read.
     """
     parts = [_OF_FUNCTION]
-    values: list[object] = [query.function, time.time()]
+    values: list[object] = [query.function]
     for name, condition in query.conditions:
         if (column := _column(name)) is not None:
             part, more = sql_of(condition, column)
             parts.append(part)
             values += more
+    if query.versions is not None:
+        part, more = versions_are(query.versions)
+        parts.append(part)
+        values += more
     search = query.search
     if search:
         parts.append(r"(arguments LIKE ? ESCAPE '\' OR tag LIKE ? ESCAPE '\' OR key LIKE ? ESCAPE '\')")
@@ -295,13 +335,13 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    statement = f"{_SELECT_INFO} WHERE raw = 1 AND {LIVE} AND key IN (SELECT value FROM json_each(?))"
+    statement = f"{_SELECT_INFO} WHERE raw = 1 AND key IN (SELECT value FROM json_each(?))"
     found: dict[str, EntryInfo] = {}
     for start in range(0, len(keys), ROWS_AT_ONCE):
         signature = folder.open().signature
         some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
         for hits, used, expires, filename, parameters, manifest, *of_record in folder.query(
-            statement, (time.time(), some)
+            statement, (some,)
         ):
             try:
                 record = record_of(tuple(of_record), signature)
@@ -341,6 +381,6 @@ def columns_of(folder: Folder, function: str) -> list[ArgumentColumn]:
         "SELECT each.key, count(*), sum(each.type IN ('integer', 'real')), count(DISTINCT each.value), min(each.id)"
         f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
     )
-    rows = folder.query(statement, (function, time.time()))
+    rows = folder.query(statement, (function,))
     # What is no object has no names.
     return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]

@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 import stat
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,26 +23,26 @@ from .._record import Record
 from .._text import visible
 from .archive import (
     ARCHIVE_VERSION,
-    EDITION,
     FORMAT,
     HEAD,
     HEAD_SIZE,
+    VERSION_MEMBER,
     Member,
     Missigned,
     Unwhole,
     bound_from,
-    edition_from,
     expires_from,
     from_json,
     groups,
     members,
     pieces,
     record_from,
+    version_from,
 )
 from .base import Entry, Found, StoreFailure
-from .codec import DamagedEntry, SealedEntry, UnreadableEntry, check, resealed
+from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
-from .header import frame_of
+from .parts import DamagedEntry, UnreadableEntry
 from .signature import UNSIGNED, Signature
 
 __all__ = ["Imported", "Refused", "import_", "sealed_for"]
@@ -82,23 +81,17 @@ class Imported:
     """Entries that are not whole in the archive."""
     refused: int = 0
     """Entries that are whole and that this store can't take, for the most part made with another secret."""
-    expired: int = 0
-    """Entries whose time is over."""
     problems: tuple[str, ...] = ()
     """Why entries are damaged or refused, of the first hundred."""
 
     def __str__(self) -> str:
-        names = ("added", "replaced", "skipped", "damaged", "refused", "expired")
+        names = ("added", "replaced", "skipped", "damaged", "refused")
         counts = (f"{getattr(self, name)} {name}" for name in names)
         return "\n  ".join([", ".join(counts), *map(visible, self.problems)])
 
 
 class Refused(Exception):
     """A whole entry that this store can't take; its message says why."""
-
-
-class _Expired(Exception):
-    """A whole entry whose time is over."""
 
 
 def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
@@ -108,8 +101,7 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
     stays as it is there, unless it is damaged there or was made with another secret. What is damaged in the archive
     or cut off it is counted, and the rest is taken. Where `BENCHER_JOB_SECRET` is set, entries that were not made
     with this secret are refused, and so are signed entries where it is not set. Media get a folder of this store's
-    own, and a path that `gen_path` returned leads there; texts that were made of one stay as they are. What has
-    expired is left out.
+    own, and a path that `gen_path` returned leads there; texts that were made of one stay as they are.
 
     A later hit unpickles what was imported, so an archive runs the code of whoever wrote it. Pass `trusted=True` for
     one that another user owns or could write to, if you trust all of them.
@@ -127,8 +119,8 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
             found = True
             if name == HEAD:
                 entries = importer.head(parts[HEAD], path)
-            elif edition := EDITION.fullmatch(name):
-                importer.editions[edition[1]] = parts[name]
+            elif member := VERSION_MEMBER.fullmatch(name):
+                importer.versions[member[1]] = parts[name]
             else:
                 importer.take(name, parts)
         if not found:
@@ -171,8 +163,8 @@ class _Importer:
         self._file = file
         signature = store.files.open().signature
         self._signature = UNSIGNED if signature.is_personal else signature
-        self.editions: dict[str, Member] = {}
-        self._edition = functools.lru_cache(maxsize=64)(self._read_edition)
+        self.versions: dict[str, Member] = {}
+        self._function_version = functools.lru_cache(maxsize=64)(self._read_version)
         self._pending: dict[str, Entry] = {}
         self._bytes = 0
         self._replaced: set[str] = set()
@@ -208,8 +200,6 @@ class _Importer:
             self._count("damaged", f"{name} is damaged: {error}")
         except Refused as error:
             self._count("refused", f"{name}, the key {record.key}, is refused: {error}")
-        except _Expired:
-            self._count("expired")
         else:
             self._pending[record.key] = entry
             self._bytes += entry.payload.nbytes
@@ -219,17 +209,15 @@ class _Importer:
     def _entry(self, record: Record, body: Mapping[str, Any], parts: Mapping[str, Member]) -> Entry:
         """Verify an entry; its media are written last, when all else is right."""
         expires = expires_from(body.get("expires"))
-        if expires is not None and expires <= time.time():
-            raise _Expired
         sealed = self._sealed(record.key, body, parts)
         bound = bound_from(body["bound"])
-        edition = None if body["edition"] is None else self._edition(body["edition"])
+        function_version = None if body["edition"] is None else self._function_version(body["edition"])
         media = None if record.media is None else self._take_media(record.key, body, parts)
         return Entry(
             sealed,
             replace(record, media=media),
             bound,
-            edition,
+            function_version,
             expires=expires,
             is_copy=True,
         )
@@ -253,7 +241,7 @@ class _Importer:
     def outcome(self, entries: int) -> Imported:
         """Say what became of all entries, of which an archive says that it has so many."""
         result = self._result
-        known = result.added + result.replaced + result.skipped + result.refused + result.expired
+        known = result.added + result.replaced + result.skipped + result.refused
         result = replace(result, damaged=max(result.damaged, entries - known))
         if result.damaged or result.refused:
             _log.warning("%s: imported %s", self._store.folder, result)
@@ -292,10 +280,10 @@ class _Importer:
             raise Unwhole("its value doesn't match its digest")
         return sealed_for(self._store, key, value, self._signature)
 
-    def _read_edition(self, prefix: str) -> StoredFunctionVersion | None:
+    def _read_version(self, prefix: str) -> StoredFunctionVersion | None:
         try:
-            body = from_json(self._read(_part(self.editions, prefix), LARGEST_JSON), self._signature)
-            return edition_from(body, bytes.fromhex(prefix))
+            body = from_json(self._read(_part(self.versions, prefix), LARGEST_JSON), self._signature)
+            return version_from(body, bytes.fromhex(prefix))
         except (Unwhole, ValueError) as error:
             _log.warning("the code of imported entries is not known: %s", error)
             return None

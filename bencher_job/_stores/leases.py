@@ -4,27 +4,43 @@
             -> another's: wait, poll `look` -> free: look the entry up, else acquire again
                                             -> the owner is stopped for long: replace its lease; its result is refused
 
-A lease belongs to an owner, a process that holds its byte of the store's file `owners`. The system unlocks the byte
-when the process ends, however it ends, and then the lease is free.
+A lease belongs to an owner, a process that keeps a byte of the store's file `owners` locked as long as it lives. The
+system unlocks the byte when the process ends, however it ends, and then the lease is free.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import struct
+import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeVar
 
-from .._processes import Process, is_stopped, this_process
+from .._processes import Process, is_stopped, renew_after_fork, this_process
 from .base import BRIEFLY, Lease, LeaseInfo, LeasesUnavailable, StoreFailure
-from .codec import DamagedEntry, Payload, UnreadableEntry, seal, unseal
-from .schema import PUT_FAILURE
+from .codec import Payload, seal, unseal
+from .parts import DamagedEntry, UnreadableEntry
+from .schema import (
+    PUT_FAILED,
+    PUT_FAILURE,
+    TRIM_FAILED,
+    arguments_to_json,
+    is_text,
+    object_from,
+    row_of_failed_job,
+)
 
 if TYPE_CHECKING:
-    from .database import Database, Transaction
+    from .._record import FailedJob
+    from .database import Database, Execute
     from .folder import Folder
 
-__all__ = ["LeasesLost", "Owner", "StoreLeases", "StoreWait"]
+__all__ = ["LeaseOwner", "LeasesLost", "Owners", "StoreLeases", "StoreWait"]
 
 
 STOPPED_PATIENCE: Final = 10.0
@@ -42,8 +58,13 @@ KEPT: Final = 60.0
 AT_ONCE: Final = 5_000
 """Leases that one transaction acquires or releases at most, so that others can write in between."""
 
-_INSERT: Final = "INSERT OR IGNORE INTO Lease (key, number, owner, since) VALUES (?, ?, ?, ?)"
-_REPLACE: Final = "UPDATE Lease SET number = ?, owner = ?, since = ? WHERE key = ? AND number = ?"
+_INSERT: Final = (
+    "INSERT OR IGNORE INTO Lease (key, number, owner, since, function, arguments) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_REPLACE: Final = (
+    "UPDATE Lease SET number = ?, owner = ?, since = ?, function = ?, arguments = ?"
+    " WHERE key = ? AND number = ?"
+)
 _RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
 _FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
 _WAITED: Final = "UPDATE Lease SET waited = 1 WHERE key = ? AND number = ?"
@@ -55,7 +76,7 @@ _DESCRIBE: Final = (
 )
 
 _RUNNING: Final = (
-    "SELECT key, since, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    "SELECT key, since, function, arguments, Owner.number, host, boot, pid, started, namespace FROM Lease"
     " JOIN Owner ON Owner.number = Lease.owner ORDER BY since"
 )
 
@@ -75,7 +96,7 @@ class LeasesLost(Exception):
         self.leases = leases
 
 
-class Owner(NamedTuple):
+class LeaseOwner(NamedTuple):
     """The process that computes a key."""
 
     number: int
@@ -121,7 +142,7 @@ class StoreWait:
             )
         return "free"
 
-    def is_overdue(self, owner: Owner) -> bool:
+    def is_overdue(self, owner: LeaseOwner) -> bool:
         """Whether the owner was stopped at each look for `STOPPED_PATIENCE` seconds."""
         now = time.monotonic()
         if owner.number != self._number:  # another waiter has taken over, and may have ended already
@@ -186,8 +207,8 @@ class StoreLeases:
 
         def look() -> list[LeaseInfo]:
             return [
-                LeaseInfo(key, Process(*process), since)
-                for key, since, owner, *process in self._folder.sql(_RUNNING)
+                LeaseInfo(key, Process(*process), since, *_call_of(function, arguments))
+                for key, since, function, arguments, owner, *process in self._folder.sql(_RUNNING)
                 if self._folder.owners.is_alive(owner)
             ]
 
@@ -196,13 +217,13 @@ class StoreLeases:
         except StoreFailure as error:
             raise self._unavailable(error) from error
 
-    def owner_of(self, key: str) -> Owner | None:
+    def owner_of(self, key: str) -> LeaseOwner | None:
         """Return the living process that has a key. It waits for nobody."""
 
-        def look() -> Owner | None:
+        def look() -> LeaseOwner | None:
             for number, owner, *process in self._folder.sql(_DESCRIBE, (key,)):
                 if self._folder.owners.is_alive(owner):
-                    return Owner(number, Process(*process))
+                    return LeaseOwner(number, Process(*process))
             return None
 
         try:
@@ -214,28 +235,37 @@ class StoreLeases:
         """Tell the owner of the lease with a number that its exception is wanted."""
         self._run(lambda database: database._con.execute(_WAITED, (key, number)))
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:
-        """Release a lease whose job has raised; its waiters can read the exception's bytes for a minute.
+    def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
+        """Release a lease whose job has failed; its waiters can read the exception's bytes for a minute.
 
         If they can't be stored, one of the waiters runs the job itself.
         """
         try:
-            if self._folder.query(_IS_WAITED_FOR, (lease.key, lease.number)):
-                self._folder.changed(self._put_failure, lease, dump())
+            is_wanted = dump is not None and self._folder.query(_IS_WAITED_FOR, (lease.key, lease.number))
+            error = dump() if dump is not None and is_wanted else None
+            if error is not None or failed is not None:
+                self._folder.changed(self._put_failure, lease, error, failed)
         except StoreFailure as problem:
-            _log.warning("the waiters for %s do not get its exception: %s", lease.key, problem)
+            _log.warning("the failure of %s is not listed, nor given to waiters: %s", lease.key, problem)
         finally:
             self.release([lease])
 
-    def _put_failure(self, database: Database, lease: Lease, error: bytes) -> None:
-        name = _name(lease.key, lease.number)
-        sealed = bytes(seal(Payload(error), name, signature=self._folder.open().signature))
-        now = time.time()
-        with database.transaction() as transaction:
-            # Those of the future too: they are from before a clock was set back.
-            database.execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
-            database.execute(PUT_FAILURE, (lease.key, lease.number, now, sealed))
-            transaction.commit()
+    def _put_failure(
+        self, database: Database, lease: Lease, error: bytes | None, failed: FailedJob | None
+    ) -> None:
+        key, number, now = lease.key, lease.number, time.time()
+
+        def put(execute: Execute) -> None:
+            if error is not None:
+                sealed = seal(Payload(error), _name(key, number), signature=self._folder.open().signature)
+                # Those of the future too: they are from before a clock was set back.
+                execute("DELETE FROM Failure WHERE NOT at BETWEEN ? AND ?", (now - KEPT, now + KEPT))
+                execute(PUT_FAILURE, (key, number, now, bytes(sealed)))
+            if failed is not None:
+                execute(PUT_FAILED, row_of_failed_job(failed))
+                execute(TRIM_FAILED)
+
+        database.transact(put)
 
     def failure(self, key: str, number: int) -> bytes | None:
         """Return the exception's bytes that were stored for a lease, if they are there and intact."""
@@ -262,20 +292,6 @@ class StoreLeases:
             _log.warning("%s All leases of this process are given up.", error)
             self._folder.owners.close()
 
-    @staticmethod
-    def release_in(transaction: Transaction, leases: Iterable[Lease | None]) -> None:
-        """Release leases when a transaction is committed.
-
-        Raises:
-            LeasesLost: when some are another's now; the transaction must not be committed.
-        """
-        lost = set()
-        for lease in leases:
-            if lease is not None and not transaction.execute(_RELEASE, (lease.key, lease.number)).rowcount:
-                lost.add(lease)
-        if lost:
-            raise LeasesLost(frozenset(lost))
-
     def _run(self, work: Callable[..., _T], *given: Any) -> _T:
         """Do some work that changes leases; it is called with the database and what is given."""
         try:
@@ -300,48 +316,74 @@ class StoreLeases:
         owner = self._folder.owners.join()
         if owner != self._registered:
             self._register(database, owner)
+
+        def acquire(execute: Execute) -> None:
+            for lease in leases:
+                self._acquire(execute, lease, owner)
+
         try:
-            with database.transaction(BRIEFLY) as transaction:
-                for lease in leases:
-                    self._acquire(transaction.execute, lease, owner)
-                transaction.commit()
+            database.transact(acquire, BRIEFLY)
         except BaseException:
             for lease in leases:
                 lease.held = False
             raise
 
-    def _acquire(self, execute: Callable[..., Any], lease: Lease, owner: int) -> None:
-        key, number = lease.key, lease.number
-        while not execute(_INSERT, (key, number, owner, time.time())).rowcount:
+    def _acquire(self, execute: Execute, lease: Lease, owner: int) -> None:
+        key, number, function = lease.key, lease.number, lease.function
+        shown = lease.shown = lease.shown or arguments_to_json(lease.arguments)
+        while not execute(_INSERT, (key, number, owner, time.time(), function, shown)).rowcount:
             found = execute(_FIND, (key,)).fetchone()
             if found is None:  # released just now
                 continue
             if found[0] != lease.replaces and self._folder.owners.is_alive(found[1]):
                 return
-            if execute(_REPLACE, (number, owner, time.time(), key, found[0])).rowcount:
+            if execute(_REPLACE, (number, owner, time.time(), function, shown, key, found[0])).rowcount:
                 break
         lease.held = True
         lease.has_entry = execute(_HAS_ENTRY, (key,)).fetchone() is not None
 
     def _release_some(self, database: Database, leases: Sequence[Lease]) -> None:
-        with database.transaction(BRIEFLY) as transaction:
+        def release(execute: Execute) -> None:
             for lease in leases:
-                transaction.execute(_RELEASE, (lease.key, lease.number))
-            transaction.commit()
+                execute(_RELEASE, (lease.key, lease.number))
+
+        database.transact(release, BRIEFLY)
         for lease in leases:
             lease.held = False
 
     def _register(self, database: Database, number: int) -> None:
         """Enter this process into the table of owners, and remove the dead with their leases."""
         process = this_process()
-        with database.transaction(BRIEFLY) as transaction:
-            for (other,) in transaction.execute("SELECT number FROM Owner").fetchall():
+
+        def register(execute: Execute) -> None:
+            for (other,) in execute("SELECT number FROM Owner").fetchall():
                 if not self._folder.owners.is_alive(other):
-                    transaction.execute("DELETE FROM Lease WHERE owner = ?", (other,))
-                    transaction.execute("DELETE FROM Owner WHERE number = ?", (other,))
-            transaction.execute("INSERT OR REPLACE INTO Owner VALUES (?, ?, ?, ?, ?, ?)", (number, *process))
-            transaction.commit()
+                    execute("DELETE FROM Lease WHERE owner = ?", (other,))
+                    execute("DELETE FROM Owner WHERE number = ?", (other,))
+            execute("INSERT OR REPLACE INTO Owner VALUES (?, ?, ?, ?, ?, ?)", (number, *process))
+
+        database.transact(register, BRIEFLY)
         self._registered = number
+
+
+def _call_of(function: object, arguments: object) -> tuple[str, dict[str, Any]]:
+    """Return the function and the arguments of a lease, as far as they can be read."""
+    name = function if isinstance(function, str) and is_text(function) else ""
+    try:
+        return name, object_from(arguments) if is_text(arguments) else {}  # type: ignore[arg-type]
+    except (ValueError, TypeError, AttributeError):
+        return name, {}
+
+
+def release_in(execute: Execute, leases: Sequence[Lease]) -> None:
+    """Release leases when a transaction is committed.
+
+    Raises:
+        LeasesLost: when some are another's now; the transaction must not be committed.
+    """
+    lost = {lease for lease in leases if not execute(_RELEASE, (lease.key, lease.number)).rowcount}
+    if lost:
+        raise LeasesLost(frozenset(lost))
 
 
 def _in_groups(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
@@ -352,3 +394,222 @@ def _in_groups(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:
 def _name(key: str, number: int) -> str:
     """Return the name under which an exception is sealed. No entry has it, so its bytes serve for nothing else."""
     return f"\0failure {number}\0{key}"
+
+
+class Owners:
+    """The byte of this process in the file, and whether others still hold theirs.
+
+    The byte's offset is a random number, so no other process ever has the same one, and the file stays empty. Call
+    `join` and `is_alive` only where forks are kept away: a child must know, and close, what it inherits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = os.path.abspath(path)
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Close in a forked child what it inherited: it is another owner, and must not keep its parent's byte."""
+        file: LockedFile | None = getattr(self, "_file", None)
+        if file is not None:
+            file.leave()
+        self._lock = threading.Lock()
+        self._file: LockedFile | None = None
+        self._identity = 0, 0
+        self._number = 0
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether this process holds a byte."""
+        return self._number != 0
+
+    def join(self) -> int:
+        """Lock this process's byte, unless it is locked, and give its number.
+
+        Raises:
+            OSError: when the file can't be opened or made.
+        """
+        number = self._number
+        if number:
+            try:
+                status = os.stat(self._path)
+                if (
+                    status.st_ino,
+                    status.st_dev,
+                ) == self._identity:  # else it is not where other processes look
+                    return number
+            except FileNotFoundError:
+                pass
+        with self._lock:
+            if self._number in (0, number):  # else another thread was first
+                file = self._open()
+                new = int.from_bytes(os.urandom(8), "little") >> 2
+                file.try_lock(new)
+                self._number = new
+            return self._number
+
+    def is_alive(self, number: int) -> bool:
+        """Whether the process of a number still holds its byte.
+
+        Raises:
+            OSError: when the file can't be opened or made.
+        """
+        if number == self._number:
+            return True
+        file = self._file
+        if file is None:
+            with self._lock:
+                file = self._file or self._open()
+        return file.is_locked(number)
+
+    def close(self) -> None:
+        """Give up this process's byte: its leases are free. The next use opens the file again."""
+        with self._lock:
+            self._close()
+
+    def _open(self) -> LockedFile:
+        self._close()
+        file = _KIND(self._path)
+        status = os.fstat(file.descriptor)
+        self._file, self._identity = file, (status.st_ino, status.st_dev)
+        return file
+
+    def _close(self) -> None:
+        file, self._file, self._number = self._file, None, 0
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:  # a closed descriptor holds no byte
+                _log.warning("%s can't be closed: %s", self._path, error)
+
+
+class LockedFile(Protocol):
+    """A file, made if it isn't there, whose bytes can be locked against all others that have it open."""
+
+    descriptor: int
+
+    def try_lock(self, byte: int) -> bool:
+        """Lock a byte until `close` or the death of this process; False where another one holds it."""
+
+    def is_locked(self, byte: int) -> bool:
+        """Whether another one holds a byte."""
+
+    def close(self) -> None:
+        """Unlock all bytes."""
+
+    def leave(self) -> None:
+        """Close what a forked child inherits; the parent keeps its bytes."""
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _flock(kind: int, start: int, length: int = 1) -> bytes:
+    """Pack the C structure of a lock. A length of 0 means all that follows."""
+    return struct.pack("hhqqi0q", kind, os.SEEK_SET, start, length, 0)
+
+
+class _OpenFile:
+    """Locks bytes by an open file (`F_OFD_SETLK`); they go with its last descriptor."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = _open(path)
+
+    def try_lock(self, byte: int) -> bool:
+        try:
+            fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, byte))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def is_locked(self, byte: int) -> bool:
+        found = fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, byte))
+        return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        try:
+            # A child that was forked without Python's hooks may have the file open still.
+            fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, 0, 0))
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        os.close(descriptor)
+
+
+class _ProcessFile:
+    """Locks bytes by process (`lockf`), where the system has no other locks.
+
+    Closing any descriptor of a file drops them all, so a process opens a file once and never closes it. They exclude
+    nobody inside the process, so a set of the locked bytes does.
+    """
+
+    _descriptors: ClassVar[dict[tuple[int, int], int]] = {}
+    _held: ClassVar[set[tuple[int, int]]] = set()
+    _guard: ClassVar = threading.RLock()
+
+    def __init__(self, path: str) -> None:
+        self._own: set[int] = set()
+        with self._guard:
+            try:
+                status = os.stat(path)
+                self.descriptor = self._descriptors[status.st_dev, status.st_ino]
+            except (FileNotFoundError, KeyError):
+                self.descriptor = _open(path)
+                status = os.fstat(self.descriptor)
+                self._descriptors[status.st_dev, status.st_ino] = self.descriptor
+
+    def try_lock(self, byte: int) -> bool:
+        with self._guard:
+            if (self.descriptor, byte) in self._held:
+                return byte in self._own
+            try:
+                fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            except (BlockingIOError, PermissionError):
+                return False
+            self._held.add((self.descriptor, byte))
+            self._own.add(byte)
+            return True
+
+    def is_locked(self, byte: int) -> bool:
+        with self._guard:
+            if (self.descriptor, byte) in self._held:
+                return byte not in self._own
+            if not self.try_lock(byte):
+                return True
+            self._unlock(byte)
+            return False
+
+    def _unlock(self, byte: int) -> None:
+        fcntl.lockf(self.descriptor, fcntl.LOCK_UN, 1, byte)
+        self._own.discard(byte)
+        self._held.discard((self.descriptor, byte))
+
+    def close(self) -> None:
+        with self._guard:
+            for byte in list(self._own):
+                self._unlock(byte)
+
+    def leave(self) -> None:
+        """Forget the descriptor, which `forget_parent` closes. The child has none of the locks."""
+        self.descriptor = -1
+        self._own.clear()
+
+    @classmethod
+    def forget_parent(cls) -> None:
+        """Close in a forked child what its parent had open."""
+        for descriptor in cls._descriptors.values():
+            os.close(descriptor)
+        cls._descriptors.clear()
+        cls._held.clear()
+        cls._guard = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_ProcessFile.forget_parent)
+
+_KIND: type[_OpenFile | _ProcessFile] = _OpenFile if sys.platform == "linux" else _ProcessFile

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any, Final
 
@@ -14,15 +13,14 @@ from .._errors import warn_caller
 from .._media import holds_paths
 from .._names import ForeignName, NameOf, path_of
 from .base import MISS, Hit, Hits, Miss, StoreFailure
-from .codec import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry, plain_reader
-from .database import is_undecodable
+from .codec import check, plain_reader, unseal
+from .database import fork_guard, is_undecodable
 from .folder import Folder, Opened
-from .fork_guard import fork_guard
-from .header import check_ours, unseal_ours
-from .macs import check_hit
 from .media import check_sizes
+from .parts import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .removals import Removals, Uses
-from .schema import LIVE, SELECT_ENTRY
+from .schema import SELECT_ENTRY
+from .signature import check_hit
 
 __all__ = ["Lookups", "another_key", "check_row"]
 
@@ -57,7 +55,7 @@ class Lookups:
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up and verify its bytes."""
         missing = mended = 0
-        with fork_guard:
+        with fork_guard():
             while missing < 2:  # a value file can go, with its row, while the row is read
                 try:
                     opened = self._folder.to_read()
@@ -86,8 +84,7 @@ class Lookups:
                         self._folder.warn_unread(error)
                     return MISS
                 else:
-                    if isinstance(hit, Hit):
-                        self._uses.note(key, hit.seconds)
+                    self._uses.note(key, hit.seconds)
                     return hit
             self._removals.set_aside(key, "its value file is missing")
             return MISS
@@ -130,16 +127,16 @@ class Lookups:
         """Read the rows of keys, some at a time."""
         rest = iter(wanted)
         while some := list(itertools.islice(rest, KEYS_PER_QUERY)):
-            with fork_guard:
+            with fork_guard():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_among(SELECT_ENTRY, some), some)
             yield rows, opened
 
     def _are_most(self, wanted: Collection[str]) -> bool:
-        """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
+        """Whether reading all rows, which are small, is quicker than looking up so many keys."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
-        with fork_guard:
+        with fork_guard():
             ((entries, size),) = self._folder.to_read().database.execute("SELECT entries, size FROM Totals")
         are_known = type(entries) is int and type(size) is int
         return bool(are_known and entries <= 2 * len(wanted) and size < entries * LARGEST_IN_PASSING)
@@ -148,7 +145,7 @@ class Lookups:
         """Read all rows, some at a time in the order in which they lie, and give those of keys."""
         last = 0
         while True:
-            with fork_guard:
+            with fork_guard():
                 opened = self._folder.to_read()
                 rows = opened.database.read(_SELECT_SOME, (last,))
             if not rows:
@@ -164,25 +161,24 @@ class Lookups:
         """
         wanted = list(dict.fromkeys(keys))
         found: dict[str, float] = {}
-        statement = f"SELECT key, seconds FROM Cache WHERE {LIVE} AND raw = 1 AND key "
+        statement = "SELECT key, seconds FROM Cache WHERE raw = 1 AND key "
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
-            found.update(self._folder.query(_among(statement, some), (time.time(), *some)))
+            found.update(self._folder.query(_among(statement, some), some))
         return {key: seconds if type(seconds) is float else 0.0 for key, seconds in found.items()}
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry that has not expired, its bytes unread.
+        """Whether there is an entry, its bytes unread.
 
         Raises:
             StoreFailure: when the store can't be read.
         """
-        statement = f"SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND {LIVE}"
-        return bool(self._folder.query(statement, (key, time.time())))
+        return bool(self._folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ?", (key,)))
 
     def _hit_of(
         self, row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
-    ) -> Hit | Miss:
-        """Verify a row of `SELECT_ENTRY`; a miss where it has expired.
+    ) -> Hit:
+        """Verify a row of `SELECT_ENTRY`.
 
         Raises:
             DamagedEntry: when it isn't what was written, or its media are missing.
@@ -191,21 +187,19 @@ class Lookups:
             UnreadableEntry: when a package or the memory that it takes is not there.
             OSError: when its file can't be read.
         """
-        key, mode, filename, value, seconds, expires, media, files, mac, _ = row
+        key, mode, filename, value, seconds, created, media, files, mac, _ = row
         stream: Buffer | None = None
         buffers: tuple[Buffer, ...] = ()
         if filename is None and type(value) is bytes:  # as most are
             stream = plain_reader(opened.signature)(value, key)
         if stream is None:
             value = opened.database.fetch(mode, filename, value, mapped=mapped)
-            stream, buffers = unseal_ours(value, key, signature=opened.signature, most_expanded=most_expanded)
-        check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
-        if expires is not None and expires <= time.time():
-            return MISS
+            stream, buffers = unseal(value, key, signature=opened.signature, most_expanded=most_expanded)
+        check_hit(mac, value, key, seconds, created, media, files, opened.signature)
         if media is not None:
             _check_media(self._folder, media, files)
         find = self.find_media if media is not None or holds_paths(stream) else None
-        return Hit(stream, buffers, seconds, expires, find)
+        return Hit(stream, buffers, seconds, created, find)
 
     def _open_rows(
         self,
@@ -218,16 +212,15 @@ class Lookups:
     ) -> list[str]:
         """Verify rows and collect what is good; give the keys of those that are not, or can't be read."""
         signature = opened.signature
-        read_plain, small, now, odd = plain_reader(signature), found.small, time.time(), []
+        read_plain, small, odd = plain_reader(signature), found.small, []
         for row in rows:
-            key, _, filename, value, seconds, expires, media, files, mac, _ = row
+            key, _, filename, value, seconds, created, media, files, mac, _ = row
             # Most are small and lie in their row: these pass without a step that isn't theirs.
             stream = read_plain(value, key) if filename is None and type(value) is bytes else None
             try:
                 if stream is not None and media is None and not holds_paths(stream):
-                    check_hit(mac, value, key, seconds, expires, None, files, signature)
-                    if expires is None or expires > now:
-                        small[key] = stream, seconds, expires
+                    check_hit(mac, value, key, seconds, created, None, files, signature)
+                    small[key] = stream, seconds, created
                     continue
                 if (
                     largest is not None
@@ -239,8 +232,7 @@ class Lookups:
             except (DamagedEntry, UnreadableEntry, OSError):
                 odd.append(key)
             else:
-                if hit is not MISS:
-                    found.others[key] = hit  # type: ignore[assignment]
+                found.others[key] = hit
         return odd
 
     def find_media(self, key: str, name: str) -> str | None:
@@ -266,13 +258,12 @@ def another_key() -> sqlite3.DatabaseError:
     return error
 
 
-def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> bool:
-    """Verify a row of `SELECT_ENTRY` as a hit is, in little memory besides its own; False where it has expired."""
-    key, mode, filename, value, seconds, expires, media, files, mac, _ = row
+def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> None:
+    """Verify a row of `SELECT_ENTRY` as a hit is, in little memory besides its own."""
+    key, mode, filename, value, seconds, created, media, files, mac, _ = row
     value = opened.database.fetch(mode, filename, value, mapped=mapped)
-    check_ours(value, key, signature=opened.signature)
-    check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
-    return expires is None or expires > time.time()
+    check(value, key, signature=opened.signature)
+    check_hit(mac, value, key, seconds, created, media, files, opened.signature)
 
 
 def _check_media(folder: Folder, media: str, files: str | None) -> None:
@@ -283,5 +274,5 @@ def _check_media(folder: Folder, media: str, files: str | None) -> None:
 
 
 def _among(statement: str, keys: list[str]) -> str:
-    """Give a statement about as many keys; it is the same text for most, so that SQLite knows it already."""
+    """Return a statement about as many keys. Most calls get the same text, which SQLite has prepared already."""
     return f"{statement}IN ({_QUESTIONS if len(keys) == KEYS_PER_QUERY else ','.join('?' * len(keys))})"

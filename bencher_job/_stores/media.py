@@ -1,4 +1,4 @@
-"""The files that jobs wrote: what a row says of them, and whether they still are so.
+"""The files that jobs wrote: what a row says of them, and whether that is still true.
 
 A commit notes size and digest of each. A hit looks at the sizes only; `verify`, `export` and `push` read the files.
 """
@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from .._cores import cores
 from .._names import NameOf, path_of
-from .codec import MOST_THREADS, PARALLEL_FROM, DamagedEntry
+from .codec import MOST_THREADS, PARALLEL_FROM
+from .parts import DamagedEntry
 from .signature import UNSIGNED
 
 __all__ = ["StoredFile", "check_contents", "check_sizes", "files_from", "files_in", "files_to_json"]

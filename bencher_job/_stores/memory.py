@@ -15,39 +15,33 @@ of such values is copied, in a tenth of the time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 from pickle import loads
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from .._inside import is_inside
 from .._keys import UNCHANGEABLE
 from .._media import holds_paths
 from .._processes import renew_after_fork
-from .._record import EVERYTHING, Record, Selection
 from .base import (
     SURE_FOR,
     Entry,
     History,
     Hit,
     Hits,
-    Items,
     Leases,
     Miss,
-    Reason,
+    Passing,
     Small,
     Store,
     Tally,
     Use,
 )
 from .codec import Payload
-
-if TYPE_CHECKING:
-    from .._record import Figures, FunctionInfo, SharedInfo
-    from .blobs import BlobWriter
 
 __all__ = ["LARGEST", "MemoryCache", "MemoryTier"]
 
@@ -116,13 +110,14 @@ class MemoryEntry:
         hit: its bytes, or None once it is dropped.
         size: size of its pickle in bytes.
         read: the mark of the store when it was read; the entry is valid while the memory cache has this mark.
+        ended: when its function had returned, in seconds since 1970.
         copy: returns a new value, in the quickest way that is known for it; None until `learn` was called.
         used: when it was last used, on the monotonic clock.
     """
 
     __slots__ = (
         "copy",
-        "expires",
+        "ended",
         "hit",
         "is_recent",
         "key",
@@ -138,7 +133,7 @@ class MemoryEntry:
         self.hit: Hit | None = hit
         self.size = len(hit.stream)
         self.seconds = hit.seconds
-        self.expires = hit.expires
+        self.ended = hit.created + hit.seconds
         self.read = read
         self.copy: Callable[[], Any] | None = None
         self.uses = 0
@@ -211,13 +206,13 @@ class MemoryCache:
             self.read, self.sure_until = read, 0.0
 
     def find(self, key: str, mapped: bool) -> MemoryEntry | None:
-        """Return an entry unless it has expired. Check `is_sure` before."""
+        """Return an entry. Check `is_sure` before."""
         kept = self.entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
         if kept is None and mapped:
             kept = self._mapped.get(key)
-        return kept if kept is None or kept.expires is None or kept.expires > time() else None
+        return kept
 
     def _asked(self, key: str) -> MemoryEntry | None:
         """Make the entry of a key that was read in bulk."""
@@ -225,8 +220,8 @@ class MemoryCache:
             small = self._unasked.pop(key, None)
             if small is None:
                 return self.entries.get(key)
-            stream, seconds, expires = small
-            kept = self.entries[key] = MemoryEntry(key, Hit(stream, (), seconds, expires), self.read)
+            stream, seconds, created = small
+            kept = self.entries[key] = MemoryEntry(key, Hit(stream, (), seconds, created), self.read)
         return kept
 
     def use(self, kept: MemoryEntry) -> None:
@@ -255,7 +250,7 @@ class MemoryCache:
         if len(self.used) >= LARGEST_BATCH and not is_inside():
             self.count_uses()
         if type(hit.stream) is not bytes:
-            hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.expires)
+            hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.created)
         with self._lock:
             if read is not self.read:  # changed while the disk was read
                 return None
@@ -344,17 +339,16 @@ LIMIT: Final = 64 << 20
 """Bytes that memory holds at most."""
 
 
-class MemoryTier(Items):
+class MemoryTier(Passing):
     """A store that answers from memory if it can, and from the store behind it otherwise.
 
     Attributes:
-        behind: the store behind.
         cache: the entries in memory.
         keeps, folder, tally, leases, changed_since: those of the store behind.
     """
 
     def __init__(self, store: Store, limit: int = LIMIT) -> None:
-        self.behind = store
+        self._store = store
         self.cache = MemoryCache(store, limit)
         self.keeps: bool = store.keeps
         self.folder: Path | None = store.folder
@@ -363,10 +357,16 @@ class MemoryTier(Items):
         self.changed_since = store.changed_since
 
     @property
+    def behind(self) -> Store:
+        """The store behind, after all uses were counted there."""
+        if self.cache.used:
+            self.cache.count_uses()
+        return self._store
+
+    @property
     def history(self) -> History:
-        """The history of the store behind."""
-        self.cache.count_uses()
-        return self.behind.history
+        """The history of the store behind; to ask it writes no uses."""
+        return self._store.history
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
@@ -379,15 +379,17 @@ class MemoryTier(Items):
                 cache.use(kept)  # type: ignore[arg-type]
                 return hit
         read = cache.read if is_sure else self._renew()
-        found = self.behind.get(key, mapped)
+        found = self._store.get(key, mapped)
         if isinstance(found, Hit):
             cache.keep(key, found, read)
         return found
 
-    def at_hand(self, key: str, mapped: bool = False) -> MemoryEntry | None:
-        """Return an entry that is in memory, used once more; None if it has to be looked up."""
+    def at_hand(self, key: str, mapped: bool, ttl: float | None) -> MemoryEntry | None:
+        """Return an entry that is in memory, used once more; None if it is too old, or has to be looked up."""
         cache = self.cache
         kept = cache.find(key, mapped) if cache.is_sure() else None
+        if kept is not None and ttl is not None and not abs(time() - kept.ended) < ttl:
+            return None
         if kept is not None:
             cache.use(kept)
         return kept
@@ -397,14 +399,14 @@ class MemoryTier(Items):
     ) -> Hits:
         """Look entries up in bulk, in memory first."""
         if largest is not None or not counts:
-            return self.behind.get_many(keys, mapped, largest=largest, counts=counts)
+            return self._store.get_many(keys, mapped, largest=largest, counts=counts)
         read = self.cache.read if self.cache.is_sure() else self._renew()
         if read is self.cache.read:
             found, missing = self.cache.find_many(keys, mapped)
         else:
             found, missing = Hits(), list(keys)
         if missing:
-            behind = self.behind.get_many(missing, mapped)
+            behind = self._store.get_many(missing, mapped)
             self.cache.keep_many(behind, read)
             if not found:
                 return behind
@@ -414,7 +416,7 @@ class MemoryTier(Items):
     def _renew(self) -> object:
         """Drop entries that are out of date, and return the mark of those that are read now."""
         self.cache.count_uses()
-        mark = self.behind.changed_since(self.cache.read)
+        mark = self._store.changed_since(self.cache.read)
         if mark is not None:
             self.cache.begin(mark)
         return self.cache.read
@@ -425,7 +427,7 @@ class MemoryTier(Items):
         read = self._renew() if cache.read is NEVER else cache.read
         if cache.used:
             cache.count_uses()
-        lost = self.behind.put_many(entries)
+        lost = self._store.put_many(entries)
         for entry in entries:
             payload, record = entry.payload, entry.record
             if (
@@ -435,54 +437,11 @@ class MemoryTier(Items):
                 and record.media is None
                 and not holds_paths(payload.stream)
             ):
-                cache.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
+                cache.keep(record.key, Hit(payload.stream, (), record.seconds, entry.created), read)
         return lost
-
-    def remove(self, keys: Iterable[str], reason: Reason = "forgotten") -> int:
-        """Remove entries from the store behind, whose mark changes."""
-        return self.behind.remove(keys, reason)
-
-    def clear(self, selection: Selection = EVERYTHING) -> int:
-        """Clear the store behind, whose mark changes."""
-        return self.behind.clear(selection)
-
-    def count_uses(self, uses: Sequence[Use]) -> None:
-        """Let the store behind count hits."""
-        self.behind.count_uses(uses)
-
-    @property
-    def shared(self) -> SharedInfo | None:
-        """The figures of the shared store, if there is one behind."""
-        return self.behind.shared
-
-    def fetch(self, function: str, keys: Iterable[str]) -> int:
-        """Have the store behind fetch entries."""
-        return self.behind.fetch(function, keys)
-
-    def durations(self, keys: Iterable[str]) -> dict[str, float]:
-        """Ask the store behind."""
-        return self.behind.durations(keys)
-
-    def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
-        """Iterate over the records of the store behind."""
-        return self.behind.records(selection, latest)
-
-    def functions(self) -> list[FunctionInfo]:
-        """Return the figures of the functions in the store behind."""
-        self.cache.count_uses()
-        return self.behind.functions()
-
-    def figures(self) -> Figures:
-        """Return the figures of the store behind."""
-        self.cache.count_uses()
-        return self.behind.figures()
-
-    def blob_writer(self, compression: str | None) -> BlobWriter | None:
-        """Let workers write to the store behind."""
-        return self.behind.blob_writer(compression)
 
     def close(self) -> None:
         """Drop what is in memory and close the store behind."""
         self.cache.count_uses()
         self.cache.begin(NEVER)
-        self.behind.close()
+        self._store.close()

@@ -11,7 +11,7 @@ from .base import MISS, Entry, Hits, Items, Lease, Miss, Reason, Tally, Use
 if TYPE_CHECKING:
     from .._keys import StoredFunctionVersion
     from .._query import ArgumentColumn, EntryInfo, Query
-    from .._record import FunctionInfo
+    from .._record import FailedJob, FunctionInfo
     from .base import Keyed, LeaseInfo
 
 __all__ = ["NullStore"]
@@ -52,7 +52,12 @@ class NoLeases:
         for lease in leases:
             lease.held = False
 
-    def fail(self, lease: Lease, dump: Callable[[], bytes]) -> None:  # noqa: ARG002
+    def fail(
+        self,
+        lease: Lease,
+        dump: Callable[[], bytes] | None,  # noqa: ARG002
+        failed: FailedJob | None = None,  # noqa: ARG002
+    ) -> None:
         """Release it."""
         lease.held = False
 
@@ -97,6 +102,10 @@ class NoHistory:
     ) -> Iterator[Keyed]:
         """Return none."""
         return iter(())
+
+    def failures(self, selection: Selection = EVERYTHING) -> list[FailedJob]:  # noqa: ARG002
+        """Return none."""
+        return []
 
     def stamp(self) -> str:
         """Return an empty text."""

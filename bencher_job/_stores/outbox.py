@@ -1,4 +1,4 @@
-"""The journal of what a shared store hasn't got yet: entries to push, and removals.
+"""The journal of what is not in the shared store yet: entries to push, and removals.
 
 A row is written in the transaction that commits its entry, and removed when the shared store has the entry. So a killed
 process loses nothing: the next one pushes what it has left.
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from .database import Database
+    from .database import Execute
     from .folder import Folder
 
 __all__ = ["PUT_OUTBOX", "Outbox", "Pending"]
@@ -93,10 +93,8 @@ class Outbox:
         self._change([("INSERT OR REPLACE INTO Remote VALUES (?, ?)", (place, cursor))])
 
     def _change(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
-        def change(database: Database) -> None:
-            with database.transaction() as transaction:
-                for statement, values in statements:
-                    transaction.execute(statement, values)
-                transaction.commit()
+        def change(execute: Execute) -> None:
+            for statement, values in statements:
+                execute(statement, values)
 
-        self._folder.changed(change)
+        self._folder.changed(lambda database: database.transact(change))

@@ -25,7 +25,7 @@ from urllib.parse import quote
 from .. import _media
 from .._folders import make_private, owner_only
 from .._names import DAMAGED_FOLDER, NameOf, path_of
-from .database import DATABASE_NAME, Database
+from .database import DATABASE_NAME, Database, Execute
 from .schema import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
 
 __all__ = ["MOST_KEPT", "Quarantine", "Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE: Final = 200
 
-MOST_ONE_BY_ONE: Final = 100_000
-"""How many rows between two damaged places are asked for one by one, which takes some seconds."""
+WIDTH_PER_STEP: Final = 32
+"""A damaged place is crossed row by row at first, and then in steps of a 32nd of what was crossed so far."""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
@@ -50,6 +50,7 @@ _TABLES: Final = (
     ("Origin", "number"),
     ("Edition", "prefix"),
     ("Gone", "key"),
+    ("Failed", "key"),
     ("Cache", "rowid"),
 )
 """What is saved, and the primary key of each table."""
@@ -60,7 +61,7 @@ _NUMBERS: Final = {"rowid", "number"}
 _PROBES: Final = (
     f"{SELECT_ENTRY} IS NULL AND 0",
     f"{SELECT_RECORD} WHERE 0",
-    "SELECT 1 FROM Discarded, Gone, Failure, Lease, Owner WHERE 0",
+    "SELECT 1 FROM Discarded, Gone, Failure, Failed, Lease, Owner WHERE 0",
 )
 """Statements that fail where a table or a column is missing."""
 
@@ -112,7 +113,7 @@ def is_whole(directory: Path, patience: float) -> bool:
 
 
 def recover(directory: Path, make: Callable[[Path], Database], patience: float) -> Recovered:
-    """Put a new database in the place of a damaged one, while the caller keeps others from doing the same.
+    """Replace a damaged database by a new one, while the caller keeps others from doing the same.
 
     `make` makes an empty one in a folder. A kill before the end leaves the damaged one in its place.
 
@@ -159,7 +160,8 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
         sqlite3.DatabaseError
     ):  # so that nobody commits to it any more; where that fails, nobody can
         damaged.execute("BEGIN IMMEDIATE")
-    with fresh.transaction() as transaction:
+
+    def save(execute: Execute) -> int:
         for table, key in _TABLES:
             columns = [name for _, name, *_ in fresh.execute(f"PRAGMA table_info({table})")]
             into = (
@@ -168,17 +170,18 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
             )
             for _, *values in _readable(damaged, f"SELECT {key}, {', '.join(columns)} FROM {table}", key):
                 if _is_sound(dict(zip(columns, values, strict=True))):
-                    transaction.execute(into, values)
+                    execute(into, values)
         _save_totals(damaged, fresh)
-        transaction.execute(COUNT_ALL)
-        ((entries,),) = transaction.execute("SELECT entries FROM Totals").fetchall()
-        transaction.commit()
-    return int(entries)
+        execute(COUNT_ALL)
+        ((entries,),) = execute("SELECT entries FROM Totals").fetchall()
+        return int(entries)
+
+    return fresh.transact(save)
 
 
 def _is_sound(row: dict[str, Any]) -> bool:
     """Whether a row holds text that can be read and, where it is an entry, what statements rely on."""
-    if not all(is_text(cell) for cell in row.values() if isinstance(cell, str)):
+    if not is_text(*row.values()):
         return False
     return "raw" not in row or (
         isinstance(row["key"], str)
@@ -198,35 +201,62 @@ def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
 
 
 def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of a table, which begin with their key; those between two damaged places one by one."""
+    """Give the rows of a table, which begin with their key, some of them twice: those before, behind and between holes.
+
+    A hole takes a few hundred attempts at most, so all takes as long as there are rows and holes.
+    """
     upwards, downwards = _Reader(damaged, select, key, ">"), _Reader(damaged, select, key, "<")
     yield from upwards
     if upwards.is_complete:
         return
     yield from downwards
-    if key not in _NUMBERS:
+    if key not in _NUMBERS or not _is_known(damaged, select):
         return
-    after = upwards.last or 0
-    before = min(downwards.last or sys.maxsize, after + MOST_ONE_BY_ONE)
-    for number in range(after + 1, before):
-        with suppress(sqlite3.DatabaseError):
-            yield from damaged.execute(f"{select} WHERE {key} = ?", (number,)).fetchall()
+    hole, end = upwards.last or 0, sys.maxsize if downwards.last is None else downwards.last
+    at = hole + 1
+    while at < end:
+        behind = _Reader(damaged, select, key, ">", at - 1)
+        rows = iter(behind)
+        first = next(rows, None)
+        if first is None:
+            at += 1 + (at - hole) // WIDTH_PER_STEP
+            continue
+        yield first
+        for row in _Reader(damaged, select, key, "<", first[0]):  # what a step has passed over
+            if row[0] <= hole:
+                break
+            yield row
+        yield from rows
+        if behind.is_complete:
+            return
+        hole, at = behind.last, behind.last + 1
+
+
+def _is_known(damaged: sqlite3.Connection, select: str) -> bool:
+    """Whether the table of a statement is in a file that is a database."""
+    try:
+        damaged.execute(f"EXPLAIN {select}").close()
+    except sqlite3.DatabaseError:
+        return False
+    return True
 
 
 class _Reader:
     """Reads rows of one table in the order of their keys, up (`>`) or down (`<`), until one can't be read.
 
     Attributes:
-        last: the key of the last row that was read; None before the first.
+        last: the key of the last row that was read, at first that behind which it begins; None for the outermost.
         is_complete: whether all rows were read.
     """
 
-    def __init__(self, damaged: sqlite3.Connection, select: str, key: str, direction: str) -> None:
+    def __init__(
+        self, damaged: sqlite3.Connection, select: str, key: str, direction: str, last: Any = None
+    ) -> None:
         self._damaged = damaged
         order = "ASC" if direction == ">" else "DESC"
         self._first = f"{select} ORDER BY {key} {order} LIMIT ?"
         self._next = f"{select} WHERE {key} {direction} ? ORDER BY {key} {order} LIMIT ?"
-        self.last: Any = None
+        self.last = last
         self.is_complete = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:

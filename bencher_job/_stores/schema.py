@@ -6,17 +6,18 @@ import functools
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
+from .._fields import IS_PATH
 from .._keys import StoredFunctionVersion
 from .._names import NameOf, checked
-from .._record import LONGEST_SHORT_FORM, Draft, Origin, Record, Selection, short_form
+from .._record import LONGEST_SHORT_FORM, Draft, FailedJob, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
-from .macs import check_record, check_version, has_parts, mac_of_entry, mac_of_version
+from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
 
 if TYPE_CHECKING:
     from .signature import Signature
@@ -28,36 +29,43 @@ __all__ = [
     "GONE_KEPT",
     "INSERT",
     "INSERT_PLAIN",
-    "LIVE",
     "NOTE_GONE",
     "NOTHING_MORE",
     "PLAIN_COLUMNS",
-    "PUT_EDITION",
+    "PUT_FAILED",
     "PUT_FAILURE",
-    "SELECT_EDITION",
+    "PUT_VERSION",
     "SELECT_ENTRY",
+    "SELECT_FAILED",
     "SELECT_FIGURES",
-    "SELECT_KNOWN_EDITION",
+    "SELECT_KNOWN_VERSIONS",
     "SELECT_RECORD",
     "SELECT_VERSION",
+    "SELECT_VERSIONS",
     "STORE_VERSION",
     "TABLES",
+    "TRIM_FAILED",
     "TRIM_GONE",
     "TRUE_FIGURES",
     "UPSERT",
+    "VERSION",
     "arguments_to_json",
     "attributes_from",
     "attributes_to_bytes",
     "condition_of",
+    "failed_job_of",
     "figures_by",
     "is_text",
     "moment",
+    "object_from",
     "origin_from_json",
     "origin_to_json",
-    "past_edition_of",
     "record_of",
     "row_of",
-    "row_of_edition",
+    "row_of_failed_job",
+    "row_of_version",
+    "version_of_row",
+    "versions_are",
 ]
 
 
@@ -82,7 +90,9 @@ def arguments_to_json(arguments: Mapping[str, object]) -> str:
         elif (kind is float or kind is int) and -LARGEST_QUICK < value < LARGEST_QUICK:  # type: ignore[operator]
             text = repr(value)
         else:
-            text = json.dumps(short_form(value))
+            shown = shown_arguments({name: value})
+            texts += [_name_to_json(each) + json.dumps(form) for each, form in shown.items()]
+            continue
         texts.append(_name_to_json(name) + text)
     return f"{{{', '.join(texts)}}}"
 
@@ -144,7 +154,7 @@ ENTRY_OVERHEAD: Final = 512
 """Bytes that an entry takes in the database besides its own: its record, and its place in the index."""
 
 LARGEST_SOURCES: Final = 1 << 26
-"""Bytes that the texts of an edition take at most."""
+"""Bytes that the texts of a function version take at most."""
 
 STORE_VERSION: Final = 1
 """Version of the tables; kept in the database as `user_version`."""
@@ -188,7 +198,14 @@ TABLES: Final = (
     "CREATE TABLE Failure (key TEXT, number INTEGER, at REAL NOT NULL, error BLOB NOT NULL,"
     " PRIMARY KEY (key, number)) WITHOUT ROWID",
     "CREATE TABLE Lease (key TEXT PRIMARY KEY, number INTEGER NOT NULL, owner INTEGER NOT NULL,"
-    " since REAL NOT NULL, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    " since REAL NOT NULL, function TEXT, arguments TEXT, waited INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    "CREATE TABLE Failed (key TEXT PRIMARY KEY, function TEXT, tag TEXT, arguments TEXT, created REAL, seconds REAL,"
+    " origin TEXT, fingerprint TEXT, version TEXT, error TEXT, traceback TEXT) WITHOUT ROWID",
+    # A job that succeeds after all is listed as failed no longer.
+    *(
+        f"CREATE TRIGGER Cache_{name} AFTER {event} ON Cache BEGIN DELETE FROM Failed WHERE key = NEW.key; END"
+        for name, event in (("succeeded", "INSERT"), ("again", "UPDATE OF store_time"))
+    ),
     "CREATE TABLE Owner (number INTEGER PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL,"
     " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
     "CREATE TABLE Outbox (address TEXT PRIMARY KEY, key TEXT NOT NULL, function TEXT NOT NULL,"
@@ -198,11 +215,8 @@ TABLES: Final = (
 )
 """What makes the tables, in one transaction."""
 
-LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
-"""The condition for entries that have not expired at a time."""
-
 SELECT_ENTRY: Final = (
-    "SELECT key, mode, filename, value, seconds, expire_time, media, files, mac, rowid FROM Cache"
+    "SELECT key, mode, filename, value, seconds, created, media, files, mac, rowid FROM Cache"
     " WHERE raw = 1 AND key "
 )
 SELECT_RECORD: Final = (
@@ -211,7 +225,7 @@ SELECT_RECORD: Final = (
     " attributes, filename, mode, Cache.mac, Edition.prefix, Edition.function, key_version, Edition.mac FROM Cache"
     " LEFT JOIN Origin ON Origin.number = Cache.origin LEFT JOIN Edition ON Edition.prefix = Cache.edition"
 )
-SELECT_EDITION: Final = (
+SELECT_VERSIONS: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, Edition.function, Edition.mac,"
     " max(created), count(*)"
     " FROM Cache JOIN Edition ON prefix = edition WHERE Cache.function = ? GROUP BY prefix"
@@ -221,7 +235,7 @@ SELECT_VERSION: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, sources, function, mac FROM Edition"
     " WHERE prefix = ?"
 )
-SELECT_KNOWN_EDITION: Final = (
+SELECT_KNOWN_VERSIONS: Final = (
     "SELECT prefix, key_version, fingerprint, version, parameters, manifest, NULL, function, mac FROM Edition"
     " WHERE function = ?"
 )
@@ -269,8 +283,19 @@ COUNT_ALL: Final = (
     "UPDATE Totals SET (entries, size, counted) ="
     " (SELECT count(*), CAST(total(Cache.size) AS INTEGER), coalesce(max(rowid), 0) FROM Cache)"
 )
-PUT_EDITION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_VERSION: Final = "INSERT OR REPLACE INTO Edition VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FAILURE: Final = "INSERT OR REPLACE INTO Failure VALUES (?, ?, ?, ?)"
+PUT_FAILED: Final = (
+    "INSERT OR REPLACE INTO Failed SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11"
+    " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE key = ?1 AND raw = 1)"
+)
+TRIM_FAILED: Final = (
+    "DELETE FROM Failed WHERE created < (SELECT created FROM Failed ORDER BY created DESC LIMIT 1 OFFSET 999)"
+)
+SELECT_FAILED: Final = (
+    "SELECT key, function, tag, arguments, created, seconds, origin, fingerprint, version, error, traceback FROM Failed"
+    " ORDER BY created DESC"
+)
 NOTE_GONE: Final = "INSERT OR REPLACE INTO Gone SELECT key, ?, ? FROM Cache WHERE rowid IN "
 TRIM_GONE: Final = (
     f"DELETE FROM Gone WHERE at < (SELECT at FROM Gone ORDER BY at DESC LIMIT 1 OFFSET {GONE_KEPT})"
@@ -284,18 +309,31 @@ def row_of(
 
     Bytes are a `bytearray`, for which `sqlite3` doesn't look for an adapter.
     """
-    edition = entry.edition
+    version = entry.function_version
     key, function, tag, arguments, created, seconds, media, _ = draft
     size, mode, filename, value, digest, files = written
-    shown = arguments_to_json(arguments)
-    prefix = None if edition is None else edition.prefix
+    shown = (entry.lease and entry.lease.shown) or arguments_to_json(arguments)
+    prefix = None if version is None else version.prefix
     attributes = attributes_to_bytes(entry.attributes) if entry.attributes else None
     number, text = origin
     mac = mac_of_entry(
         signature,
         digest,
-        (key, seconds, entry.expires, media, files),
-        (function, tag, shown, text, entry.bound, prefix, attributes, filename, created, now, size, mode),
+        (key, seconds, created, media, files),
+        (
+            function,
+            tag,
+            shown,
+            text,
+            entry.bound,
+            prefix,
+            attributes,
+            filename,
+            entry.expires,
+            now,
+            size,
+            mode,
+        ),
     )
     return (
         key,
@@ -330,15 +368,15 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
-    if not is_text("".join([each for each in row if isinstance(each, str)])):
+    if not is_text(*row):
         raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
     known, of_function, key_version, version_mac = of_version
     check_record(
         mac,
-        (key, seconds, expires, media, files),
-        (function, tag, arguments, origin, bound, prefix, attributes, filename, created, stored, size, mode),
+        (key, seconds, created, media, files),
+        (function, tag, arguments, origin, bound, prefix, attributes, filename, expires, stored, size, mode),
         signature,
     )
     if known is not None:
@@ -352,7 +390,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         key=key,
         function=function,
         tag=tag,
-        arguments=_object(arguments),
+        arguments=object_from(arguments),
         created=moment(created),
         seconds=seconds,
         size=size,
@@ -363,7 +401,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
     )
 
 
-def _object(text: str | bytes) -> dict[str, Any]:
+def object_from(text: str | bytes) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -379,12 +417,57 @@ def _object(text: str | bytes) -> dict[str, Any]:
     return found
 
 
-def is_text(read: str) -> bool:
-    """Whether a text came from the database whole: what is no UTF-8 in one is read as surrogates."""
-    if read.isascii():
-        return True
+def row_of_failed_job(failed: FailedJob) -> tuple[object, ...]:
+    """Make the values of `PUT_FAILED`."""
+    record = failed.record
+    return (
+        record.key,
+        record.function,
+        record.tag,
+        arguments_to_json(record.arguments),
+        record.created.timestamp(),
+        record.seconds,
+        origin_to_json(Draft.of(record).origin),
+        record.fingerprint,
+        record.version,
+        failed.error,
+        failed.traceback,
+    )
+
+
+def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
+    """Make the failed job of a row of `SELECT_FAILED`.
+
+    Raises:
+        ValueError: when the row is damaged.
+        TypeError: when the row is damaged.
+    """
+    key, function, tag, arguments, created, seconds, origin, fingerprint, version, error, traceback = row
+    texts = key, function, tag, fingerprint, version, error, traceback
+    if not {str}.issuperset(map(type, texts)) or not is_text(*texts):
+        raise TypeError("it holds something else where a text should be")
+    if type(created) is not float or type(seconds) is not float:
+        raise TypeError("its times are none")
+    record = Record(
+        key=key,
+        function=function,
+        tag=tag,
+        arguments=object_from(arguments),
+        created=moment(created),
+        seconds=seconds,
+        fingerprint=fingerprint,
+        version=version,
+        **origin_from_json(origin),
+    )
+    return FailedJob(record, error, traceback)
+
+
+def is_text(*cells: object) -> bool:
+    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
     try:
-        read.encode()
+        for cell in cells:
+            if isinstance(cell, str) and not cell.isascii():
+                cell.encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -398,8 +481,8 @@ def moment(seconds: float) -> datetime:
         return (datetime.max if seconds > 0 else datetime.min).replace(tzinfo=UTC)
 
 
-def row_of_edition(past: StoredFunctionVersion, signature: Signature) -> tuple[Any, ...]:
-    """Make the values of `PUT_EDITION`."""
+def row_of_version(past: StoredFunctionVersion, signature: Signature) -> tuple[Any, ...]:
+    """Make the values of `PUT_VERSION`."""
     parts = json.dumps(past.parameters), json.dumps(dict(past.manifest))
     sources = zlib.compress(json.dumps(dict(past.sources)).encode())
     head = past.prefix, past.function, past.fingerprint, past.version, past.key_version
@@ -415,8 +498,8 @@ def row_of_edition(past: StoredFunctionVersion, signature: Signature) -> tuple[A
     )
 
 
-def past_edition_of(row: tuple[Any, ...], signature: Signature) -> StoredFunctionVersion:
-    """Verify a row of `SELECT_EDITION` or `SELECT_KNOWN_EDITION`, and make its function version.
+def version_of_row(row: tuple[Any, ...], signature: Signature) -> StoredFunctionVersion:
+    """Verify a row of `SELECT_VERSIONS` or `SELECT_KNOWN_VERSIONS`, and make its function version.
 
     Raises:
         MissignedEntry: when it may have been stored with another secret, or with none.
@@ -435,8 +518,8 @@ def past_edition_of(row: tuple[Any, ...], signature: Signature) -> StoredFunctio
             fingerprint,
             version,
             tuple(json.loads(parameters)),
-            _object(manifest),
-            {} if sources is None else _object(_expanded(sources)),
+            object_from(manifest),
+            {} if sources is None else object_from(_expanded(sources)),
         )
         texts = (
             function,
@@ -487,16 +570,29 @@ def condition_of(selection: Selection) -> tuple[str, tuple[object, ...]]:
     ]
     if selection.tag == "":
         conditions.append(("coalesce(tag, '') = ''", ()))
+    if selection.versions is not None:
+        conditions.append(versions_are(selection.versions))
     conditions += [_argument_is(name, selection.shown_as(name)) for name in selection.where]
     condition = " AND ".join(condition for condition, _ in conditions)
     return condition or "1", tuple(itertools.chain.from_iterable(values for _, values in conditions))
 
 
+VERSION: Final = "(SELECT {} FROM Edition WHERE prefix = Cache.edition)"
+"""Something of the version of an entry's code; nothing where its key was given."""
+
+
+def versions_are(versions: Collection[tuple[str, str]]) -> tuple[str, tuple[object, ...]]:
+    """Give the condition that an entry is of one of some versions of the code, and its values."""
+    found = VERSION.format("fingerprint || char(10) || version")
+    named = tuple("\n".join(version) for version in versions)
+    return f"coalesce({found}, char(10)) IN ({','.join('?' * len(named))})", named
+
+
 def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:
     """Give the condition that an argument is one of some values, which no entry fails that can't be read."""
-    if values is None or not name.isidentifier() or not name.isascii():  # an escaped name is not always found
+    if values is None or not IS_PATH(name) or not name.isascii():  # an escaped name is not always found
         return "1", ()
-    found = f"json_extract(arguments, '$.{name}')"
+    found = f"json_extract(arguments, '$.\"{name}\"')"
     known = [value for value in values if value is not None]
     wanted = [f"{found} IN ({','.join('?' * len(known))})"] if known else []
     wanted += [f"{found} IS NULL"] if None in values else []

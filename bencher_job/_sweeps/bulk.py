@@ -165,6 +165,9 @@ class AsynchronousCalls:
 LARGEST_LOOKUP: Final = 256
 """Maximum number of keys that are looked up together."""
 
+LARGEST_FETCH: Final = 800
+"""The same, while they are fetched from a shared store: each time takes a round trip."""
+
 ROOM: Final = 1024
 """Default limit on calls that run or whose answers are not taken yet."""
 
@@ -310,8 +313,8 @@ class Bulk:
         group, self._read = self._read, []
         if not group:
             return False
-        self._size = min(2 * self._size, LARGEST_LOOKUP)
         values, asked = self.cache.look_up([read.identity[0] for read in group if type(read) is _Read])
+        self._size = min(2 * self._size, LARGEST_FETCH if asked.fetched else LARGEST_LOOKUP)
         found = iter(values)
         missing: list[_Read] = []
         given: list[Answer | _Read] = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from .. import _text
 from .._errors import UnkeyableArgument
 from .._keys import digest
-from .._record import short_form
+from .._record import short_form, shown_arguments
 from .._text import counted
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Grid(Sequence[dict[str, Any]]):
     @cached_property
     def _firsts(self) -> list[list[int]]:
         return [
-            [0] * len(values) if name in self._ignored else _firsts_of(values)
+            [0] * len(values) if name.partition(".")[0] in self._ignored else _firsts_of(values)
             for name, values in self.axes.items()
         ]
 
@@ -237,8 +237,9 @@ class Rows(Sequence[dict[str, Any]]):
     Rows are made on demand.
     """
 
-    def __init__(self, grid: Grid, repeats: int, values: Sequence[Any]) -> None:
+    def __init__(self, grid: Grid, repeats: int, values: Sequence[Any], *, has_run: bool = True) -> None:
         self._grid = grid
+        self._note = "" if has_run else f"the sweep has not run; {len(values):,} rows when it has"
         self._repeats = repeats
         self._values = values
         is_complete = not any(value is ABSENT for value in values)
@@ -275,13 +276,16 @@ class Rows(Sequence[dict[str, Any]]):
     __hash__ = None  # type: ignore[assignment]  # like a list
 
     def __repr__(self) -> str:
-        return f"<{counted(len(self), 'row')} of {', '.join([*self._grid.axes, 'repeat', 'result'])}>"
+        names = ", ".join([*self._grid.axes, "repeat", "result"])
+        return f"<{counted(len(self), 'row')} of {names}{self._note and f'; {self._note}'}>"
 
     def _repr_html_(self) -> str:
         shown = [[short_form(cell) for cell in row.values()] for row in self[:ROWS_SHOWN]]
         parts: list[object] = [_text.table([*self._grid.axes, "repeat", "result"], shown)]
         if len(self) > ROWS_SHOWN:
             parts.append(f"the first {ROWS_SHOWN} of {counted(len(self), 'row')}")
+        if self._note:
+            parts.append(self._note)
         return _text.joined(*parts)
 
 
@@ -307,7 +311,7 @@ class SweepFailure:
         return "".join(traceback.format_exception(self.error))
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={short_form(value)!r}" for name, value in self.arguments.items())
+        arguments = ", ".join(f"{name}={value!r}" for name, value in shown_arguments(self.arguments).items())
         return f"{arguments}, repeat {self.repeat}: {self.exception}"
 
 
@@ -339,14 +343,15 @@ class Failures(list[SweepFailure]):
     def _repr_html_(self) -> str:
         if not self:
             return _text.joined("no failures")
-        names = list(dict.fromkeys(name for failure in self for name in failure.arguments))
+        shown = [(failure, shown_arguments(failure.arguments)) for failure in self[:ROWS_SHOWN]]
+        names = list(dict.fromkeys(name for _, arguments in shown for name in arguments))
         rows = [
             [
-                *(short_form(failure.arguments.get(name)) for name in names),
+                *map(arguments.get, names),
                 failure.repeat,
                 _text.folded(failure.exception, failure.traceback),
             ]
-            for failure in self[:ROWS_SHOWN]
+            for failure, arguments in shown
         ]
         parts: list[object] = [_text.table([*names, "repeat", "exception"], rows)]
         if len(self) > ROWS_SHOWN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from array import array
 from collections.abc import (
     AsyncGenerator,
@@ -16,13 +17,17 @@ from collections.abc import (
 )
 from concurrent.futures import CancelledError
 from contextlib import aclosing, closing
+from inspect import Parameter
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .. import _text
 from .._errors import BencherJobError
+from .._fields import flat, replaced
 from .._function_cache import JobFunctionCache
 from .._future import JobFuture
 from .._keys import Known
+from .._keys.arguments import signature_of
 from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end, running_loop
 from .._record import Plan, short_form
 from .._text import counted
@@ -37,10 +42,11 @@ if TYPE_CHECKING:
 
     from .._views.plot import Kind
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "SweepOrder"]
 
 
 OnError = Literal["keep", "raise"]
+SweepOrder = Literal["points", "repeats"]
 
 KEYS_AT_ONCE: Final = 5000
 """Number of keys whose durations are read from the store together."""
@@ -72,22 +78,30 @@ class Sweep:
         self,
         cache: JobFunctionCache,
         bound: Sequence[Any],
-        grid: Mapping[str, Iterable[Any]],
+        grid: Mapping[str, Iterable[Any]] | None,
         repeats: int,
+        order: SweepOrder,
         constants: Mapping[str, Any],
     ) -> None:
-        _check(grid, repeats, constants)
+        if grid is None:
+            raise TypeError(
+                f"A sweep needs a grid: the values of each swept parameter. Write sweep({_written(constants)})."
+            )
+        _check(grid, repeats, order, constants)
         self.points = Grid(grid, cache.keys.ignored)
         if empty := [name for name, values in self.points.axes.items() if not values]:
             raise ValueError(
                 f"The grid has no values for {', '.join(empty)}. Give at least one value, or leave it out."
             )
         self.repeats = repeats
+        self._repeats_last = order == "repeats"
         self._cache = cache
         self._bound = tuple(bound)
         self._constants = dict(constants)
-        self._values: list[Any] = []
+        self._fields = {name: name.split(".") for name in self.points.axes if "." in name}
+        self._values: list[Any] | None = None
         self._errors: dict[int, BaseException] = {}
+        self._check_fields()
         cache.keys.binder.arguments(*self._call(0)[:2])  # raise a TypeError now, not in run()
 
     def __len__(self) -> int:
@@ -98,16 +112,48 @@ class Sweep:
 
     def _call(self, cell: int) -> Call:
         number, repeat = divmod(cell, self.repeats)
-        return Call(self._bound, {**self._constants, **self.points[number]}, repeat)
+        return Call(self._bound, self._arguments(self.points[number]), repeat)
+
+    def _check_fields(self) -> None:
+        """Find the config of each swept field, the default of a parameter if it is not given, and try all values.
+
+        Raises:
+            TypeError: when there is no config.
+            ValueError: when it has no such field, or refuses a value.
+        """
+        known = signature_of(self._cache.function).parameters if self._fields else {}
+        for name, (root, *path) in self._fields.items():
+            if root not in self._constants and root not in self.points.axes:
+                default = known[root].default if root in known else Parameter.empty
+                if default is Parameter.empty:
+                    raise TypeError(
+                        f"grid[{name!r}] sweeps a field, and {root} is not given. Pass what it is a field of: "
+                        f"sweep(grid, {root}=...)."
+                    )
+                self._constants[root] = default
+            for config in self.points.axes.get(root) or [self._constants[root]]:
+                for value in self.points.axes[name]:
+                    replaced(config, path, value, root)
+
+    def _arguments(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments of a combination: its swept fields are those of a config."""
+        arguments = {**self._constants, **point}
+        for name, (root, *path) in self._fields.items():
+            arguments[root] = replaced(arguments[root], path, arguments.pop(name), root)
+        return arguments
 
     def _calls(self) -> Iterator[tuple[int, Call]]:
         """Yield each repeat of each combination with its number, except duplicates of an earlier job."""
-        points, repeats, bound, constants = self.points, self.repeats, self._bound, self._constants
-        for number, point in enumerate(points):
-            if points.has_twins and points.original(number) != number:
-                continue
-            for repeat in range(repeats):
-                yield number * repeats + repeat, Call(bound, {**constants, **point}, repeat)
+        points, repeats = self.points, self.repeats
+        rounds = (
+            [range(each, each + 1) for each in range(repeats)] if self._repeats_last else [range(repeats)]
+        )
+        for some in rounds:
+            for number, point in enumerate(points):
+                if points.has_twins and points.original(number) != number:
+                    continue
+                for repeat in some:
+                    yield number * repeats + repeat, Call(self._bound, self._arguments(point), repeat)
 
     def _twins(self, cell: int) -> Iterator[int]:
         number, repeat = divmod(cell, self.repeats)
@@ -115,8 +161,26 @@ class Sweep:
 
     @property
     def results(self) -> Rows:
-        """Rows of the results, each with the swept arguments, `repeat`, and the value as `result`."""
-        return Rows(self.points, self.repeats, self._values)
+        """Rows of the results, each with the swept arguments, `repeat`, and the value as `result`.
+
+        Of a sweep that has not run, these are the remembered ones, which are looked up now.
+
+        Raises:
+            UnkeyableArgument: when the sweep has not run, and no key can be made of an argument.
+        """
+        has_run = self._values is not None
+        return Rows(self.points, self.repeats, self._known_values(), has_run=has_run)
+
+    def _known_values(self) -> list[Any]:
+        if self._values is not None:
+            return self._values
+        values = [ABSENT] * len(self)
+        for cells, keys in self._keys() if self._cache.is_there() else ():
+            found = self._cache.prefetch(keys)
+            for cell, key in zip(cells, keys, strict=True):
+                for twin in self._twins(cell):
+                    values[twin] = found.get(key, ABSENT)
+        return values
 
     @property
     def failures(self) -> Failures:
@@ -125,7 +189,7 @@ class Sweep:
 
     def _failure(self, cell: int) -> SweepFailure:
         number, repeat = divmod(cell, self.repeats)
-        return SweepFailure({**self._constants, **self.points[number]}, repeat, self._errors[cell])
+        return SweepFailure(self._arguments(self.points[number]), repeat, self._errors[cell])
 
     def plan(self) -> Plan:
         """Return how many jobs are stored, how many would run, and how long that may take. Nothing runs.
@@ -138,16 +202,13 @@ class Sweep:
         """
         cache, store = self._cache, self._cache.cache
         durations, missing, hits = Durations(self.points), array("q"), 0
-        calls = self._calls()
-        while group := list(itertools.islice(calls, KEYS_AT_ONCE)):
-            known: Known = {}
-            keys = [self._key(call, known) for _, call in group]
-            found = store.durations(keys)
+        for cells, keys in self._keys():
+            found = cache.durations(keys)
             if len(found) < len(keys):
                 absent = [key for key in keys if key not in found]
                 if store.fetch(cache.name, absent):
-                    found |= store.durations(absent)
-            for (cell, _), key in zip(group, keys, strict=True):
+                    found |= cache.durations(absent)
+            for cell, key in zip(cells, keys, strict=True):
                 seconds = found.get(key)
                 if seconds is not None:
                     durations.add(cell // self.repeats, seconds)
@@ -157,10 +218,15 @@ class Sweep:
                     hits += 1
         return Plan(hits, len(missing), self._expected(durations, missing), cache.workers)
 
-    def _key(self, call: Call, known: Known) -> str:
-        args, kwargs, repeat = call
-        keys = self._cache.keys
-        return keys.repeated(keys.identity(args, kwargs, known), repeat)[0]
+    def _keys(self) -> Iterator[tuple[Sequence[int], Sequence[str]]]:
+        """Yield the numbers and the keys of the calls, some at a time."""
+        keys, calls = self._cache.keys, self._calls()
+        while group := list(itertools.islice(calls, KEYS_AT_ONCE)):
+            known: Known = {}
+            yield (
+                [cell for cell, _ in group],
+                [keys.repeated(keys.identity(args, kwargs, known), of)[0] for _, (args, kwargs, of) in group],
+            )
 
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
         """Estimate the total duration of some combinations in seconds."""
@@ -178,6 +244,7 @@ class Sweep:
         """Run what is missing, fill `results` and `failures` in the order of the grid, and return the sweep.
 
         Coroutines run concurrently in an event loop of their own. Inside an event loop, await the sweep instead.
+        After Ctrl-C the message of the `KeyboardInterrupt` says how many results are kept.
 
         Args:
             progress: whether to show the plan and a bar; by default in a terminal or a notebook.
@@ -190,6 +257,14 @@ class Sweep:
         _check_on_error(on_error)
         if self._runs_in_loop:
             self._refuse_in_loop()
+        try:
+            return self._run(progress, on_error)
+        except KeyboardInterrupt:
+            _print_no_traceback()
+        raise KeyboardInterrupt(_Kept(f"{self._kept():,} of {len(self):,} kept; run again to go on"))
+
+    def _run(self, progress: bool | None, on_error: OnError) -> Sweep:
+        if self._runs_in_loop:
             return run_to_end(self.run_async(progress=progress, on_error=on_error))
         with (
             progress_bar(self._cache.name, len(self), show=progress, plan=self.plan) as bar,
@@ -220,10 +295,20 @@ class Sweep:
     def _forget(self) -> None:
         self._values, self._errors = [ABSENT] * len(self), {}
 
+    def _kept(self) -> int:
+        """Count the cells whose results are in the store."""
+        kept = 0
+        for cells, keys in self._keys():
+            found = self._cache.durations(keys)
+            kept += sum(
+                len(list(self._twins(cell))) for cell, key in zip(cells, keys, strict=True) if key in found
+            )
+        return kept
+
     def _note(self, cell: int, answer: Answer, on_error: OnError) -> None:
         error = _error_of(answer)
         if error is None:
-            self._values[cell] = answer.value()
+            self._values[cell] = answer.value()  # type: ignore[index]  # it runs
             return
         self._errors[cell] = error
         if on_error == "raise":
@@ -272,7 +357,7 @@ class Sweep:
 
         cells = (
             ((*self.points.place(cell // self.repeats), cell % self.repeats), value)
-            for cell, value in enumerate(self._values)
+            for cell, value in enumerate(self._known_values())
             if value is not ABSENT
         )
         return to_dataset(self.points.axes, self.repeats, cells, self._constants)
@@ -306,7 +391,8 @@ class Sweep:
         """
         from .._views.plot import draw, new_axes, picture_of  # slow to import
 
-        picture = picture_of(self.points.axes, self.results, x=x, y=y, by=by, kind=kind)
+        axes, rows = _by_fields(self.points.axes, self.results)
+        picture = picture_of(axes, rows, x=x, y=y, by=by, kind=kind)
         return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
 
     def save(self, path: str | os.PathLike[str], *, dpi: float = 150, **chosen: Any) -> None:
@@ -333,7 +419,7 @@ class Sweep:
         ]
         size = f"{counted(len(self.points), 'point')}, {counted(self.repeats, 'repeat')}"
         parts: list[object] = [_text.bold(f"Sweep of {self._cache.name}: {size}")]
-        if not self._values:
+        if self._values is None:
             shown = [[name, size, text + (", …" if size > VALUES_SHOWN else "")] for name, size, text in axes]
             parts.append(_text.table(["argument", "values", ""], shown))
         else:
@@ -388,6 +474,25 @@ class Sweep:
             yield cell, answer
 
 
+class _Kept(str):
+    """The message of an interrupt that says how much of a sweep is kept."""
+
+
+def _print_no_traceback() -> None:
+    """Let the message of an interrupted sweep be all that a program prints at its end."""
+    before = sys.excepthook
+    if before.__name__ == "print_message":
+        return
+
+    def print_message(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if error.args and type(error.args[0]) is _Kept:
+            print(error, file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = print_message
+
+
 class _Unseen:
     """A progress bar that shows nothing."""
 
@@ -407,7 +512,31 @@ def _check_on_error(on_error: str) -> None:
         raise ValueError(f"on_error={on_error!r} is unknown. Use 'keep' or 'raise'.")
 
 
-def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[str, Any]) -> None:
+def _by_fields(
+    axes: Mapping[str, Sequence[Any]], rows: Iterable[dict[str, Any]]
+) -> tuple[Mapping[str, Sequence[Any]], Iterable[dict[str, Any]]]:
+    """Replace the configs among the values of a grid by their fields, in axes and rows."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, values in axes.items():
+        for value in values:
+            for each, part in flat({name: value}).items():
+                found.setdefault(each, {})[repr(part)] = part
+    if found.keys() == axes.keys():
+        return axes, rows
+    rows = ({**flat({**row, "result": None}), "result": row["result"]} for row in rows)
+    rows = ({**dict.fromkeys(found), **row} for row in rows)
+    return {name: list(parts.values()) for name, parts in found.items()}, rows
+
+
+def _written(arguments: Mapping[str, Any]) -> str:
+    """Write a sweep over those of some arguments that are lists of values."""
+    lists = {name: values for name, values in arguments.items() if isinstance(values, list | tuple | range)}
+    swept = ", ".join(f"{name!r}: {short_form(values)}" for name, values in (lists or {"x": [1, 2]}).items())
+    others = [f"{name}={short_form(arguments[name])!r}" for name in arguments if name not in lists]
+    return ", ".join([f"{{{swept}}}", *others])
+
+
+def _check(grid: Mapping[str, Iterable[Any]], repeats: int, order: str, constants: Mapping[str, Any]) -> None:
     if not (hasattr(grid, "keys") and hasattr(grid, "items")):
         raise TypeError(f"grid must be a mapping of parameters to values, not {type(grid).__name__}")
     if not isinstance(repeats, int):
@@ -415,6 +544,11 @@ def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[s
     for name, values in grid.items():
         if not isinstance(name, str):
             raise TypeError(f"grid must have str keys, not {type(name).__name__}")
+        if isinstance(values, str | bytes):
+            raise TypeError(
+                f"grid[{name!r}] must be a list of values, not {type(values).__name__}. "
+                f"Write [{short_form(values)!r}], or pass it as a constant: sweep(grid, {name}=...)."
+            )
         try:
             iter(values)
         except TypeError:
@@ -424,6 +558,8 @@ def _check(grid: Mapping[str, Iterable[Any]], repeats: int, constants: Mapping[s
             ) from None
     if repeats < 1:
         raise ValueError(f"repeats={repeats} would run nothing. Give 1 or more.")
+    if order not in {"points", "repeats"}:
+        raise ValueError(f"order={order!r} is unknown. Use 'points' or 'repeats'.")
     if twice := sorted(grid.keys() & constants.keys()):
         raise TypeError(f"{', '.join(twice)} is both in the grid and among the constants. Give it once.")
     if taken := sorted(grid.keys() & {"repeat", "result"}):

@@ -138,7 +138,7 @@ def _chosen(
         x = first or ("repeat" if "repeat" in varying and by != "repeat" else next(iter(axes), "repeat"))
         free = [name for name in free if name != x]
     is_number_line = all(map(is_number, varying.get(x, axes.get(x, (0,)))))
-    if by is None and kind is None and is_number_line and len(free) == 1:
+    if by is None and kind is None and is_number_line and x in varying and len(free) == 1:
         (other,) = free
         if all(map(is_number, varying[other])) and min(len(varying[x]), len(varying[other])) > 2:
             return x, other, "heatmap"

@@ -15,7 +15,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import BencherJobError
-from .._record import Record, short_form
+from .._fields import flat
+from .._record import Record, short_form, shown_arguments
 from .._stores import MISS
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def rows_to_dataframe(rows: Iterable[tuple[Mapping[str, Any], object]]) -> panda
     arguments, results = _Columns(), _Columns()
     count = 0
     for given, value in rows:
-        arguments.add(count, given)
+        arguments.add(count, flat(given))
         results.add(count, result_fields(value))
         count += 1
     return _frame(_named(count, arguments, results), count)
@@ -266,7 +267,7 @@ def to_dataset(
         extra = [f"{name}_{number}" for number in range(array.ndim - len(shape))]
         variables[f"result.{name}" if name in dimensions else name] = ([*dimensions, *extra], array)
     coordinates = {name: _coordinate(numpy, values) for name, values in axes.items()}
-    attrs = {name: short_form(value) for name, value in attributes.items()}
+    attrs = {name: value for name, value in shown_arguments(attributes).items() if name not in axes}
     return xarray.Dataset(variables, coords={**coordinates, "repeat": numpy.arange(repeats)}, attrs=attrs)
 
 

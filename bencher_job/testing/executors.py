@@ -327,9 +327,9 @@ def _where(name: str, number: int) -> tuple[str, str | None]:  # noqa: ARG001 - 
 
 
 def _wait_for(path: Path) -> None:
-    """Wait for a file, beyond the time that a test waits."""
+    """Wait for a file beyond the time that a test waits, unless the test has ended and its folder is gone."""
     end = time.monotonic() + 2 * PATIENCE
-    while not path.exists() and time.monotonic() < end:
+    while path.parent.exists() and not path.exists() and time.monotonic() < end:
         time.sleep(0.05)
 
 

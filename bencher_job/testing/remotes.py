@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from .._shared import Lease, Remote, Unreachable, entry_address, media_address, source_address
+from .._shared import Remote, Unreachable, entry_address, media_address, source_address
 
 __all__ = ["RemoteContract"]
 
@@ -42,7 +42,7 @@ class RemoteContract:
         assert remote.get_many([]) == {}
         assert list(remote.names("e/")) == []
         assert remote.running() == {}
-        assert remote.owner(_address(1)) is None
+        assert remote.running([_address(1)]) == {}
         assert remote.changes().addresses == frozenset()
 
     def test_what_one_stores_all_find(self, connect: Connect) -> None:
@@ -55,7 +55,7 @@ class RemoteContract:
         assert there.get_many([*entries, _address("absent")]) == entries
 
     def test_the_first_stored_bytes_stay(self, connect: Connect) -> None:
-        """Who comes later gets the bytes of the first; who repeats itself gets nothing."""
+        """A later session gets the bytes of the first; the first gets nothing when it stores them again."""
         here, there = connect(), connect()
         for first, second in ((b"first", b"second"), (os.urandom(1_500_000), os.urandom(1_500_000))):
             address = _address(len(first))
@@ -75,28 +75,28 @@ class RemoteContract:
         assert set(asked.leases) == {_address("absent")}
 
     def test_one_session_has_the_lease(self, connect: Connect) -> None:
-        """The first who asks gets it, and gets it again: its answer may have been lost."""
+        """The first session gets it, and gets it again, since the first answer may have been lost."""
         here, there = connect(), connect()
         address = _address(1)
         (lease,) = here.ask([address]).leases.values()
-        assert (lease.address, lease.session, lease.begun) == (address, here.session, True)
+        assert (lease.address, lease.session) == (address, here.session)
         assert there.ask([address]) == ({}, {})
         (again,) = here.ask([address]).leases.values()
         assert again.session == here.session
 
     def test_a_result_releases_the_lease(self, connect: Connect) -> None:
-        """Who asks next finds the result, and when it is removed gets the lease."""
+        """The next session finds the result, and gets the lease once the result is removed."""
         here, there = connect(), connect()
         address = _address(1)
         assert set(here.ask([address]).leases) == {address}
         here.put_many({address: b"value"})
-        assert here.owner(address) is None
+        assert here.running([address]) == {}
         assert there.ask([address]) == ({address: b"value"}, {})
         there.remove([address])
         assert set(there.ask([address]).leases) == {address}
 
     def test_a_lease_can_be_given_back(self, connect: Connect) -> None:
-        """The next who asks gets it. To give it back again changes nothing."""
+        """The next session gets it. Giving it back twice changes nothing."""
         here, there = connect(), connect()
         address = _address(1)
         leases = here.ask([address]).leases.values()
@@ -105,38 +105,19 @@ class RemoteContract:
         assert set(theirs) == {address}
         here.release(leases)
         assert here.ask([address]) == ({}, {})
-        assert here.begin(leases) == {}
-        assert _session_of(there.owner(address)) == there.session
-
-    def test_a_queued_lease_may_be_taken_to_begin(self, connect: Connect) -> None:
-        """Who begins the job first has it; who only queues it as well leaves it."""
-        here, there = connect(), connect()
-        addresses = [_address(number) for number in range(3)]
-        queued = here.ask(addresses, begun=False).leases
-        assert [lease.begun for lease in queued.values()] == [False] * 3
-        assert there.ask(addresses, begun=False) == ({}, {})
-        begun = here.begin([queued[addresses[0]]])
-        assert begun[addresses[0]].begun
-        assert set(there.ask(addresses).leases) == set(addresses[1:])
-        assert here.begin(queued.values()) == begun
-        assert [_session_of(here.owner(address)) for address in addresses] == [
-            here.session,
-            there.session,
-            there.session,
-        ]
-        there.put_many({addresses[1]: b"theirs"})
-        assert here.put_many({addresses[1]: b"ours"}) == {addresses[1]: b"theirs"}
+        assert _owner(there, address) == there.session
 
     def test_the_owner_of_a_lease_is_known(self, connect: Connect) -> None:
-        """Host, process, and whether the job runs."""
+        """Host and process, until the lease is given back."""
         here, there = connect(), connect()
-        address = _address(1)
-        here.ask([address], begun=False)
-        owner = there.owner(address)
-        assert owner is not None
-        assert (owner.session, owner.begun) == (here.session, False)
-        assert (owner.host, owner.pid) == (os.uname().nodename, os.getpid())
-        assert there.running() == {address.rpartition("/")[2]: owner}
+        address, other = _address(1), _address(2)
+        leases = here.ask([address, other]).leases
+        (owner,) = there.running([address]).values()
+        assert (owner.session, owner.host, owner.pid) == (here.session, os.uname().nodename, os.getpid())
+        assert there.running() == {each.rpartition("/")[2]: owner for each in (address, other)}
+        here.release([leases[address]])
+        assert there.running([address]) == {}
+        assert list(there.running([address, other])) == [other.rpartition("/")[2]]
 
     def test_a_heartbeat_keeps_leases(self, connect: Connect) -> None:
         """As long as its process lives, a job may take longer than a lease."""
@@ -146,8 +127,8 @@ class RemoteContract:
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
             assert there.ask([address]) == ({}, {})
-            there.wait([address], 0.2)
-        assert _session_of(there.owner(address)) == here.session
+            time.sleep(0.05)
+        assert _owner(there, address) == here.session
 
     def test_a_closed_session_has_no_leases(self, connect: Connect) -> None:
         """Others get them at once, and what is closed can be used again."""
@@ -177,7 +158,7 @@ class RemoteContract:
         assert _until(lambda: here.get_many([address, large]) == {address: b"new", large: b"small"})
 
     def test_a_replacement_counts_for_all(self, connect: Connect) -> None:
-        """It takes the place of what was there, others learn of it, and the lease is released."""
+        """It replaces the old bytes, others notice, and the lease is released."""
         here, there = connect(), connect()
         address = _address(1)
         here.ask([address])
@@ -185,35 +166,7 @@ class RemoteContract:
             here.replace(address, content)
             assert _until(lambda: there.get_many([address]) == {address: content})  # noqa: B023 - called here
             assert address in there.changes().addresses
-        assert here.owner(address) is None
-
-    def test_a_wait_ends_when_the_lease_does(self, connect: Connect) -> None:
-        """With a result, or without."""
-        here, there = connect(), connect()
-        address, other = _address(1), _address(2)
-        finish: list[Callable[[Lease], Any]] = [
-            lambda lease: here.put_many({lease.address: b"value"}),
-            lambda lease: here.release([lease]),
-        ]
-        for act in finish:
-            lease, _ = here.ask([address, other]).leases.values()
-            acting = threading.Timer(0.2, act, [lease])
-            started = time.monotonic()
-            acting.start()
-            there.wait([other, address], PATIENCE)
-            assert time.monotonic() - started < PATIENCE / 2
-            acting.join()
-            here.remove([address])
-
-    def test_a_wait_ends_after_its_time(self, connect: Connect) -> None:
-        """It takes no longer, and nothing at all for a lease that nobody has."""
-        here, there = connect(), connect()
-        here.ask([_address(1)])
-        started = time.monotonic()
-        there.wait([_address(1)], 0.3)
-        assert time.monotonic() - started >= 0.3
-        there.wait([_address(2)], PATIENCE)
-        assert time.monotonic() - started < PATIENCE / 2
+        assert here.running([address]) == {}
 
     def test_names_are_listed_by_folder(self, connect: Connect) -> None:
         """With their sizes and times, and without anything but what was asked for."""
@@ -244,8 +197,7 @@ class RemoteContract:
             lambda address: remote.put_many({good: b"", address: b""}),
             lambda address: remote.replace(address, b""),
             lambda address: remote.remove([good, address]),
-            remote.owner,
-            lambda address: remote.wait([address], 0.1),
+            lambda address: remote.running([address]),
         ]
         for bad in (
             "",
@@ -309,7 +261,7 @@ class RemoteContract:
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert here.get_many([address]) == {address: b"value"}
-        assert _session_of(there.owner(mine)) == session
+        assert _owner(there, mine) == session
 
     def test_tidying_keeps_what_is_needed(self, connect: Connect) -> None:
         """Old change records go, and entries and leases of the living stay."""
@@ -331,5 +283,6 @@ def _until(holds: Callable[[], bool]) -> bool:
     return answer
 
 
-def _session_of(owner: Any) -> str | None:
-    return None if owner is None else owner.session
+def _owner(remote: Remote, address: str) -> str | None:
+    """Return the session that has the lease of an address."""
+    return next((owner.session for owner in remote.running([address]).values()), None)

@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 
 from .._keys import StoredFunctionVersion
 from .._query import Condition, Order, Query
-from .._record import Record, Selection, short_form
+from .._record import EVERYTHING, FailedJob, Record, Selection, code_label, short_form
 from .._stores import MISS, Entry, Found, Gone, Lease, Miss, Store, Use, dump
 from .._stores.blobs import write_blob
 
@@ -32,6 +33,18 @@ def _entry(key: str, value: object, *, function: str = "f", tag: str = "", **giv
         created=given.pop("created", None) or datetime.now(UTC),
     )
     return Entry(dump(value), record)._replace(**given)
+
+
+def _version(number: int, version: str = "") -> StoredFunctionVersion:
+    fingerprint = f"{number:064x}"
+    prefix = sha256(f"{fingerprint} {version}".encode()).digest()
+    return StoredFunctionVersion(prefix, "f", 1, fingerprint, version, ("c",), {"f": f"{number:016x}"}, {})
+
+
+def _failed(key: str, created: datetime) -> FailedJob:
+    arguments = {"key": key}
+    record = Record(key=key, function="f", arguments=arguments, created=created, seconds=0.5, host="atlas")
+    return FailedJob(record, "ValueError: no", "Traceback\nValueError: no\n")
 
 
 class StoreContract:
@@ -181,15 +194,15 @@ class StoreContract:
         store.put_many([_entry("small", 1), _entry("large", os.urandom(1_000_000))])
         assert set(store.get_many(["small", "large"], largest=500_000, counts=False)) == {"small"}
 
-    def test_an_expired_entry_is_a_miss(self, store: Store) -> None:
-        """It has neither a value nor a record."""
-        store.put_many(
-            [_entry("old", 1, expires=time.time() - 1), _entry("new", 1, expires=time.time() + 60)]
-        )
-        assert (store.has("old"), store.has("new")) == (False, True)
-        assert not store.get("old")
-        assert set(store.get_many(["old", "new"])) == {"new"}
-        assert [record.key for record in store.records()] == ["new"]
+    def test_a_hit_says_when_its_job_began(self, store: Store) -> None:
+        """Callers judge its age: an entry stays until it is removed, whatever its end."""
+        entry = _entry("old", 1, expires=time.time() - 1)
+        store.put_many([entry])
+        for hit in (store.get("old"), store.get("old"), store.get_many(["old"])["old"]):
+            assert not isinstance(hit, Miss)
+            assert hit.created == entry.created
+        assert store.has("old")
+        assert [record.key for record in store.records()] == ["old"]
 
     def test_durations_are_known_without_values(self, store: Store) -> None:
         """Those of the entries that are there."""
@@ -219,6 +232,46 @@ class StoreContract:
         ]
         assert second.seconds_saved == 0.5
 
+    def test_entries_are_selected_by_versions_of_the_code(self, store: Store) -> None:
+        """By pairs of a fingerprint and a version; those whose key was given have neither."""
+        one, two, again = _version(1), _version(2), _version(1, "2")
+        for number, version in enumerate((one, one, two, again, None)):
+            store.put_many([_entry(f"k{number}", 1, function_version=version)])
+        chosen = {(one.fingerprint, ""), ("", "")}
+        selection, query = Selection(function="f", versions=chosen), Query("f", versions=chosen)
+        assert {record.key for record in store.records(selection)} == {"k0", "k1", "k4"}
+        assert set(store.history.find(query)) == {"k0", "k1", "k4"}
+        label = code_label(again.fingerprint, again.version)
+        assert store.history.find(Query("f", (("code", Condition("=", label)),))) == ["k3"]
+        (function,) = store.functions()
+        found = {(each.fingerprint, each.version): each.entries for each in function.versions}
+        assert found == {
+            (one.fingerprint, ""): 2,
+            (two.fingerprint, ""): 1,
+            (one.fingerprint, "2"): 1,
+            ("", ""): 1,
+        }
+        assert store.clear(selection) == 3
+        assert sorted(store) == ["k2", "k3"]
+
+    def test_the_version_that_was_used_last_is_the_latest(self, store: Store) -> None:
+        """Stored or hit, whichever its age; a lookup that is not to be counted uses nothing."""
+        one, two = _version(1), _version(2)
+        noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        store.put_many([_entry("k1", 1, function_version=one, created=noon)])
+        later = noon + timedelta(hours=1)
+        store.put_many([_entry("k2", 1, function_version=two, created=later)])
+        store.get_many(["k1"], counts=False)
+        assert [each.fingerprint for each in store.functions()[0].versions] == [
+            two.fingerprint,
+            one.fingerprint,
+        ]
+        store.get("k1")
+        latest, other = store.functions()[0].versions
+        assert (latest.fingerprint, latest.first_seen) == (one.fingerprint, noon)
+        assert (other.fingerprint, other.first_seen) == (two.fingerprint, later)
+        assert store.functions()[0].latest() == {(one.fingerprint, ""), ("", "")}
+
     def test_the_latest_records_come_oldest_first(self, store: Store) -> None:
         """As many as are asked for, of those that are selected."""
         noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -232,10 +285,12 @@ class StoreContract:
         assert [*store] == ["k0"]
 
     def test_a_record_keeps_arguments_in_short_form(self, store: Store) -> None:
-        """Large values as a short text, so that no store holds on to them."""
-        store.put_many([_entry("key", 1, arguments={"text": "x" * 1000, "c": 1, "list": [1, 2]})])
+        """Large values become a short text, so that no store keeps them."""
+        given = {"text": "x" * 1000, "c": 1, "list": [1, 2], "cfg": {"lr": 0.1, "layers": [8]}}
+        store.put_many([_entry("key", 1, arguments=given)])
         (record,) = store.records()
-        assert dict(record.arguments) == {"text": short_form("x" * 1000), "c": 1, "list": "[1, 2]"}
+        kept = {"text": short_form("x" * 1000), "c": 1, "list": "[1, 2]", "cfg.lr": 0.1, "cfg.layers": "[8]"}
+        assert dict(record.arguments) == kept
 
     def test_a_selection_is_evaluated_as_its_predicate_says(self, store: Store) -> None:
         """By function, tag, time and arguments."""
@@ -250,7 +305,7 @@ class StoreContract:
                     arguments=given,
                 )
                 for number, given in enumerate(
-                    [{"c": 1}, {"c": 1.0}, {"c": True}, {"c": "1"}, {}, {"c": None}]
+                    [{"c": 1}, {"c": 1.0}, {"c": True}, {"c": "1"}, {}, {"c": None}, {"c": {"lr": 1}}]
                 )
             ]
         )
@@ -261,6 +316,8 @@ class StoreContract:
             Selection(where={"c": 1}),
             Selection(where={"c": None}),
             Selection(where=Selection.parse_where("c=1")),
+            Selection(where=Selection.parse_where("c.lr=1")),
+            Selection(where={"c": {"lr": 1}}),
             Selection(function="g"),
         ):
             chosen = [record.key for record in everything if selection.matches(record)]
@@ -290,7 +347,7 @@ class StoreContract:
     def test_what_is_known_about_an_entry(self, store: Store) -> None:
         """Its hits, last use, end, and what its key was made of."""
         end = time.time() + 60
-        store.put_many([_entry("key", 1, edition=_VERSION, expires=end)])
+        store.put_many([_entry("key", 1, function_version=_VERSION, expires=end)])
         store.get("key")
         store.figures()
         (info,) = store.history.infos(["absent", "key"])
@@ -326,7 +383,7 @@ class StoreContract:
                     _entry(
                         f"{prefix!r} {bound!r}",
                         1,
-                        edition=version,
+                        function_version=version,
                         bound=bound,
                         created=now + timedelta(seconds=number),
                         attributes={"model.rate": b"digest"},
@@ -385,7 +442,7 @@ class StoreContract:
         store.leases.release([third])
 
     def test_only_one_of_many_threads_holds_a_lease(self, store: Store) -> None:
-        """Whoever asks first."""
+        """The first of them holds it."""
         leases = [Lease("key") for _ in range(8)]
         start = threading.Barrier(len(leases))
 
@@ -434,7 +491,7 @@ class StoreContract:
         assert wait.look() == "free"
 
     def test_a_waiter_gets_the_failure_of_a_job(self, store: Store) -> None:
-        """The bytes of its exception, which are made only if somebody waits; the next lease starts anew."""
+        """It gets the bytes of the exception, which are made only if somebody waits. The next lease starts again."""
         lease = Lease("key")
         store.leases.acquire([lease])
         wait = store.leases.wait(Lease("key"))
@@ -446,6 +503,42 @@ class StoreContract:
         store.leases.acquire([again])
         store.leases.fail(again, self._unwanted)
         assert store.leases.wait(Lease("key")).look() == "free"
+
+    def test_a_running_job_says_what_it_is(self, store: Store) -> None:
+        """Its function and its arguments, as records show them."""
+        lease = Lease("key", "module.f", {"c": 1, "model": "svm"})
+        store.leases.acquire([lease])
+        (job,) = store.leases.running()
+        assert (job.key, job.function, dict(job.arguments)) == ("key", "module.f", {"c": 1, "model": "svm"})
+        store.leases.release([lease])
+        assert store.leases.running() == []
+
+    def test_a_failed_job_is_listed_until_its_result_is_stored(self, store: Store) -> None:
+        """The latest first. It is cleared by its key, or as selected, and a job with an entry is none."""
+        noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        for number in range(4):
+            lease = Lease(f"k{number}", "f")
+            store.leases.acquire([lease])
+            store.leases.fail(lease, self._unwanted, _failed(f"k{number}", noon + timedelta(hours=number)))
+            assert not lease.held
+
+        def keys(selection: Selection = EVERYTHING) -> list[str]:
+            return [each.record.key for each in store.history.failures(selection)]
+
+        assert store.history.failures()[0] == _failed("k3", noon + timedelta(hours=3))
+        assert (keys(), keys(Selection(where={"key": "k1"}))) == (["k3", "k2", "k1", "k0"], ["k1"])
+        assert [(each.name, each.entries, each.failed) for each in store.functions()] == [("f", 0, 4)]
+        store.put_many([_entry("k3", 1)])
+        store.put_many([_entry("k3", 2)])
+        assert keys() == ["k2", "k1", "k0"]
+        assert store.remove(["k2"]) == 0
+        assert keys() == ["k1", "k0"]
+        store.leases.fail(Lease("k3", "f"), None, _failed("k3", noon))
+        assert (keys(), self._value(store, "k3")) == (["k1", "k0"], 2)
+        assert store.clear(Selection(where={"key": "k1"})) == 0
+        assert keys() == ["k0"]
+        assert store.clear() == 1
+        assert keys() == []
 
     def test_a_blob_is_committed_like_any_other_value(self, store: Store) -> None:
         """Where workers can write values themselves."""

@@ -1,6 +1,6 @@
-"""Takes the pictures of look-at-a-cache.md: a study fills a cache, the page shows it, and Chromium looks at it.
+"""Take the pictures of the page, light and dark: a study fills a cache, the page shows it, and Chromium looks at it.
 
-It needs numpy, Pillow, playwright and Debian's chromium, and is run by hand:
+It needs numpy, Pillow, playwright and Debian's chromium. `make pictures` runs it:
 
     python docs/how-to/look_picture.py
 """
@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 STUDY = '''
+import matplotlib.figure
 import numpy
 from bencher_job import cached_job, gen_path
 
@@ -38,6 +39,9 @@ def walk(steps, bias):
     path = numpy.cumsum(numpy.random.default_rng(steps).normal(bias, 1, steps))
     with open(gen_path("walk", suffix=".csv"), "w") as file:
         file.writelines(f"{place:.3f}\\n" for place in path)
+    figure = matplotlib.figure.Figure((4, 2), layout="constrained")
+    figure.subplots().plot(path)
+    figure.savefig(gen_path("walk", suffix=".png"))
     return {"end": float(path[-1]), "furthest": float(abs(path).max())}
 
 
@@ -47,7 +51,7 @@ for _ in range(5):
     error.sweep({"degree": range(1, 13), "noise": [0.05, 0.2, 0.5], "seed": range(8)}).run(progress=False)
 '''
 HERE = Path(__file__).parent
-COLORS = 96
+COLORS = 32
 
 
 def main() -> None:
@@ -63,7 +67,7 @@ def main() -> None:
                 chromium = playwright.chromium.launch(
                     executable_path="/usr/bin/chromium", args=["--no-sandbox"]
                 )
-                page = chromium.new_page(viewport={"width": 1280, "height": 760})
+                page = chromium.new_page(viewport={"width": 1200, "height": 720})
                 page.goto(url)
                 page.click("button[title='study.error']")
                 page.click("[data-sort='results.test']")
@@ -76,9 +80,7 @@ def main() -> None:
                 take(page, "look-plot")
                 page.select_option("#choose-facet", "arguments.noise")
                 page.wait_for_selector("#chart [aria-label='fx-axis tick label']")
-                page.emulate_media(color_scheme="dark")
                 take(page, "look-facets")
-                page.emulate_media(color_scheme="light")
                 page.click("#tab-groups")
                 page.wait_for_selector("#groups .tabulator-row")
                 take(page, "look-groups")
@@ -90,6 +92,10 @@ def main() -> None:
                 take(page, "look-compare")
                 page.click("text=Back to the table")
                 page.click("button[title='study.walk']")
+                page.click("#rows [data-key]:nth-child(2)")
+                page.wait_for_function("document.querySelector('.record img')?.naturalWidth > 0")
+                take(page, "look-entry")
+                page.keyboard.press("Escape")
                 page.set_viewport_size({"width": 420, "height": 760})
                 page.wait_for_selector("#rows [data-key]")
                 take(page, "look-narrow")
@@ -98,13 +104,15 @@ def main() -> None:
 
 
 def take(page: Page, name: str) -> None:
-    """Take a picture of few colours, which is small."""
+    """Take two pictures of few colours, which are small: light and dark."""
     page.evaluate("document.querySelector('.place').textContent = 'cachedir'")
-    page.wait_for_timeout(500)  # until everything has faded in
-    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    path = HERE / f"{name}.png"
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
-    print(path, path.stat().st_size)
+    for scheme, ending in (("dark", "-dark"), ("light", "")):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_timeout(500)  # until everything has faded in
+        picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+        path = HERE / f"{name}{ending}.png"
+        picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        print(path, path.stat().st_size)
 
 
 if __name__ == "__main__":

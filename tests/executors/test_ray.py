@@ -57,7 +57,7 @@ def executor(cluster):
 def wait_for(path, value=None):
     """Wait in a job for a file, up to a limit."""
     end = time.monotonic() + PATIENCE
-    while not path.exists() and time.monotonic() < end:
+    while path.parent.exists() and not path.exists() and time.monotonic() < end:
         time.sleep(0.01)
     return value
 

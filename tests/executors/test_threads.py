@@ -135,12 +135,10 @@ def test_one_ctrl_c_ends_a_program_whose_threads_are_at_work(script):
     """)
     for number in (2, 3):
         script.reported(f"begun{number}")
-    begun = time.monotonic()
 
     os.killpg(process.pid, signal.SIGINT)
 
     _, errors = process.communicate(timeout=PATIENCE)
-    assert time.monotonic() - begun < 5
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
 

@@ -2,7 +2,7 @@
 
     python client.py PLACE [SCHEMA]
 
-["ask", key, begun], ["put", key, value], ["get", key], ["wait", key, seconds], ["close"]
+["ask", key], ["put", key, value], ["get", key], ["close"]
 """
 
 from __future__ import annotations
@@ -34,15 +34,12 @@ def remote_at(place: str, schema: str = "", lease_seconds: float = LEASE_SECONDS
 def obey(remote: Remote, verb: str, key: str = "", value: Any = None) -> object:
     address = entry_address("f", key)
     if verb == "ask":
-        asked = remote.ask([address], begun=value is not False)
+        asked = remote.ask([address])
         return [asked.found[address].decode() if address in asked.found else None, address in asked.leases]
     if verb == "put":
         return [each.decode() for each in remote.put_many({address: value.encode()}).values()]
     if verb == "get":
         return [each.decode() for each in remote.get_many([address]).values()]
-    if verb == "wait":
-        remote.wait([address], value)
-        return None
     assert verb == "close"
     return remote.close()
 
@@ -61,7 +58,7 @@ def race(remote: Remote, keys: list[str], start: int, window: int) -> tuple[int,
         values |= {some[address]: value for address, value in made.items()}
         others = [address for address, key in some.items() if key not in values]
         if others and not made and not asked.found:
-            remote.wait(others, 1.0)
+            time.sleep(0.01)
     return runs, values
 
 

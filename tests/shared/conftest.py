@@ -12,7 +12,7 @@ from bencher_job._shared import Remote, open_remote
 
 from .machines import Client, Place
 from .proxy import Proxy
-from .servers import BUCKET, Azurite, Postgres, Rclone, Seaweed, Server, TwoMounts
+from .servers import BUCKET, Azurite, PgBouncer, Postgres, Rclone, Seaweed, Server, TwoMounts
 
 S = TypeVar("S", bound=Server)
 
@@ -31,6 +31,11 @@ def _served(server: S) -> Iterator[S]:
 def postgres() -> Iterator[Postgres]:
     pytest.importorskip("psycopg", reason="the extra postgresql is not installed", exc_type=ImportError)
     yield from _served(Postgres())
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres: Postgres) -> Iterator[PgBouncer]:
+    yield from _served(PgBouncer(postgres))
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +109,16 @@ def through() -> Iterator[Callable[[int], Proxy]]:
     yield put
     for proxy in proxies:
         proxy.close()
+
+
+@pytest.fixture(params=["folder", "postgres"])
+def few(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A new shared store of names, and one of rows."""
+    return (
+        Place(str(tmp_path / "shared"))
+        if request.param == "folder"
+        else _served_place(request, request.param)
+    )
 
 
 @pytest.fixture(params=["folder", "postgres", "seaweed"])

@@ -7,11 +7,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from bencher_job._processes import renew_after_fork
-from bencher_job._shared import Asked, Changes, Lease, Name, Owner
-from bencher_job._shared.base import checked, key_of
+from bencher_job._shared import Asked, Changes, Name, RemoteLease, RemoteOwner
+from bencher_job._shared.base import checked, key_of, unique
 
 
 @dataclass(eq=False)
@@ -19,16 +19,16 @@ class Memory:
     """What all sessions share."""
 
     entries: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    leases: dict[str, tuple[Lease, str, int]] = field(default_factory=dict)
+    leases: dict[str, tuple[RemoteLease, str, int]] = field(default_factory=dict)
     gone: list[tuple[float, str]] = field(default_factory=list)
     numbers: int = 0
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    changed: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        self.changed = threading.Condition()
+        self.changed = threading.RLock()
 
 
 class MemoryRemote:
@@ -50,36 +50,27 @@ class MemoryRemote:
         return self._name
 
     def get_many(self, addresses: Iterable[str]) -> dict[str, bytes]:
-        wanted = _unique(addresses)
+        wanted = unique(addresses)
         with self._memory.changed:
             return {each: self._memory.entries[each][0] for each in wanted if each in self._memory.entries}
 
-    def ask(self, addresses: Iterable[str], *, begun: bool = True) -> Asked:
-        wanted = _unique(addresses)
+    def ask(self, addresses: Iterable[str]) -> Asked:
+        wanted = unique(addresses)
         with self._memory.changed:
             found, leases = self.get_many(wanted), {}
             for address in wanted:
                 held = self._memory.leases.get(address)
                 if address in found:
                     continue
-                if held and held[0].session != self.session and (held[0].begun or not begun):
+                if held and held[0].session != self.session:
                     continue
                 self._memory.numbers += 1
-                leases[address] = Lease(address, self._memory.numbers, self.session, begun)
+                leases[address] = RemoteLease(address, self._memory.numbers, self.session)
                 self._memory.leases[address] = leases[address], os.uname().nodename, os.getpid()
-                self._memory.changed.notify_all()
             return Asked(found, leases)
 
-    def begin(self, leases: Iterable[Lease]) -> dict[str, Lease]:
-        with self._memory.changed:
-            mine = [each for each in leases if self._has(each)]
-            begun = {each.address: replace(each, begun=True) for each in mine}
-            for address, lease in begun.items():
-                self._memory.leases[address] = lease, *self._memory.leases[address][1:]
-            return begun
-
     def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
-        given = _unique(entries)
+        given = unique(entries)
         with self._memory.changed:
             there = self.get_many(given)
             for address in given:
@@ -94,7 +85,7 @@ class MemoryRemote:
             self._let_go(address)
 
     def remove(self, addresses: Iterable[str]) -> None:
-        given = _unique(addresses)
+        given = unique(addresses)
         with self._memory.changed:
             for address in given:
                 self._memory.entries.pop(address, None)
@@ -109,30 +100,20 @@ class MemoryRemote:
     def renew(self) -> None:
         pass
 
-    def release(self, leases: Iterable[Lease]) -> None:
+    def release(self, leases: Iterable[RemoteLease]) -> None:
         with self._memory.changed:
             for lease in leases:
                 if self._has(lease):
                     self._let_go(lease.address)
 
-    def owner(self, address: str) -> Owner | None:
-        return self.running().get(key_of(checked(address)))
-
-    def running(self) -> dict[str, Owner]:
+    def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:
+        wanted = None if addresses is None else unique(addresses)
         with self._memory.changed:
             return {
-                key_of(address): Owner(lease.session, lease.begun, host, pid)
+                key_of(address): RemoteOwner(lease.session, host, pid)
                 for address, (lease, host, pid) in self._memory.leases.items()
+                if wanted is None or address in wanted
             }
-
-    def wait(self, addresses: Iterable[str], timeout: float) -> None:
-        with self._memory.changed:
-            wanted = _unique(addresses)
-            before = [self._memory.leases.get(each) for each in wanted]
-            if all(before):
-                self._memory.changed.wait_for(
-                    lambda: [self._memory.leases.get(each) for each in wanted] != before, timeout
-                )
 
     def names(self, prefix: str) -> Iterator[Name]:
         with self._memory.changed:
@@ -154,7 +135,7 @@ class MemoryRemote:
                 self._let_go(address)
         self.renew_session()
 
-    def _has(self, lease: Lease) -> bool:
+    def _has(self, lease: RemoteLease) -> bool:
         held = self._memory.leases.get(lease.address)
         return held is not None and (held[0].session, held[0].number) == (self.session, lease.number)
 
@@ -162,8 +143,3 @@ class MemoryRemote:
         held = self._memory.leases.get(address)
         if held is not None and held[0].session == self.session:
             del self._memory.leases[address]
-            self._memory.changed.notify_all()
-
-
-def _unique(addresses: Iterable[str]) -> list[str]:
-    return [checked(address) for address in dict.fromkeys(addresses)]

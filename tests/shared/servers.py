@@ -28,6 +28,8 @@ import pytest
 
 PATIENCE = 60.0
 
+PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
+
 BUCKET = "bucket"
 
 POSTGRES_PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -55,7 +57,7 @@ def free_ports() -> int:
 def program(name: str) -> str:
     """The path of a program, in the environment of the tests or on the machine; skips the test without it."""
     near = [Path(sys.prefix, "bin", name), Path(sys.prefix, "azurite", "node_modules", ".bin", name)]
-    found = next((str(path) for path in near if path.exists()), None) or shutil.which(name)
+    found = next((str(path) for path in near if path.exists()), None) or shutil.which(name, path=PATH)
     if found is None:
         pytest.skip(f"{name} is not installed: tests/shared/servers.sh installs it")
     return found
@@ -143,6 +145,33 @@ class Postgres(Server):
         until(lambda: not answers(self.port), "PostgreSQL still answers")
 
 
+class PgBouncer(Server):
+    """A pooler before a PostgreSQL: each transaction may be another connection's."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        super().__init__()
+        self._postgres = postgres
+
+    def start(self) -> None:
+        settings = self.folder / "pgbouncer.ini"
+        users = self.folder / "users"
+        users.write_text(f'"{Postgres.user}" ""\n')
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self._postgres.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\nmax_client_conn = 200\n"
+            "default_pool_size = 3\nserver_round_robin = 1\n"
+        )
+        who = {}
+        if os.geteuid() == 0:  # which it refuses to run as
+            account = pwd.getpwnam("postgres")
+            for path in (self.folder, settings, users):
+                os.chown(path, account.pw_uid, account.pw_gid)
+            who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        self.run(program("pgbouncer"), str(settings), cwd="/", **who)
+        until(lambda: answers(self.port), "PgBouncer doesn't answer")
+
+
 class Seaweed(Server):
     """SeaweedFS, which speaks S3."""
 
@@ -164,6 +193,11 @@ class Seaweed(Server):
             {"name": "writer", "credentials": [writer], "actions": ["Read", "Write", "List"]},
         ]
         (self.folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        while not self._runs():  # another program has taken one of its ports
+            self.kill()
+            self.port = free_ports()
+
+    def _runs(self) -> bool:
         ports = {name: free_ports() for name in ("master", "volume", "filer", "admin")}
         self.run(
             program("weed"),
@@ -179,9 +213,14 @@ class Seaweed(Server):
             "-webdav=false",
             f"-bucket={BUCKET}",
         )
-        until(lambda: answers(self.port) and b"200" in self._bucket(), "SeaweedFS doesn't answer")
+        process = self.process
+        assert process is not None
+        until(
+            lambda: process.poll() is not None or (answers(self.port) and self._has_bucket()), "no SeaweedFS"
+        )
+        return process.poll() is None
 
-    def _bucket(self) -> bytes:
+    def _has_bucket(self) -> bool:
         import obstore
         from obstore.store import S3Store
 
@@ -194,8 +233,8 @@ class Seaweed(Server):
         try:
             obstore.put(store, "ready", b"")
         except Exception:
-            return b""
-        return b"200"
+            return False
+        return True
 
     def settings(self, port: int | None = None) -> dict[str, str]:
         return self.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}"}

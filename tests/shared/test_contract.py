@@ -14,7 +14,7 @@ from bencher_job.testing import RemoteContract
 
 from .conftest import Opened
 from .memory import Memory, MemoryRemote
-from .servers import BUCKET, Azurite, Postgres, TwoMounts
+from .servers import BUCKET, Azurite, PgBouncer, Postgres, TwoMounts
 
 
 class TestMemory(RemoteContract):
@@ -43,6 +43,15 @@ class TestPostgres(RemoteContract):
     @pytest.fixture
     def connect(self, postgres: Postgres, schema: str, opened: Opened) -> Opened:
         return lambda **options: opened(lambda: RowRemote(postgres.url(), schema=schema, **options))
+
+
+class TestPooler(RemoteContract):
+    """PostgreSQL behind a pooler, for which each transaction may use another connection."""
+
+    @pytest.fixture
+    def connect(self, postgres: Postgres, pooler: PgBouncer, schema: str, opened: Opened) -> Opened:
+        url = postgres.url(pooler.port)
+        return lambda **options: opened(lambda: RowRemote(url, schema=schema, **options))
 
 
 class TestSeaweed(RemoteContract):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from bencher_job._record import Record
 from bencher_job._shared.entry import LARGEST_INLINE, MediaFile, media_digest, opened, packed
-from bencher_job._stores.codec import DamagedEntry, MissignedEntry, UnreadableEntry, Zstd, dump, seal
+from bencher_job._stores.codec import dump, seal
+from bencher_job._stores.parts import DamagedEntry, MissignedEntry, UnreadableEntry, Zstd
 from bencher_job._stores.signature import UNSIGNED, Signature
 
 OURS, THEIRS = Signature(b"ours"), Signature(b"theirs")

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bencher_job._shared import Remote, Unreachable, entry_address, open_remote
+from bencher_job._shared import Remote, Unreachable, entry_address, init_remote, open_remote
+from bencher_job._stores.signature import Signature
 
 from .machines import Client, Place
 from .proxy import Proxy
 from .servers import BUCKET, Postgres, Seaweed, Server, until
+from .test_sharing import SECRET, Hosts, program
 
 Connected = Callable[..., Remote]
 Starter = Callable[..., Client]
@@ -171,6 +173,51 @@ def test_a_server_may_be_killed(own_server: Server, connected: Connected) -> Non
     value = took_over(other, running, b"other's")
     winners = remote.put_many({running: b"owner's"})
     assert winners.get(running, b"owner's") == value
+
+
+def test_programs_go_on_while_a_server_is_killed_and_push_when_it_is_back(
+    own_server: Server, tmp_path: Path
+) -> None:
+    hosts = Hosts(tmp_path)
+    if isinstance(own_server, Postgres):
+        hosts.shared, hosts.environment = own_server.url(), {}
+        init_remote(own_server.url(), mark=Signature(SECRET.encode()).shared_mark)
+    else:
+        assert isinstance(own_server, Seaweed)
+        hosts.shared, hosts.environment = f"s3://{BUCKET}/own", own_server.settings()
+    source = program(
+        """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert work(0) == expected([0])[0]
+        assert work.cache.cache.behind.courier.flush(10) == 0
+        tell("is on")
+        wait_for("is killed")
+        assert [work(x) for x in range(1, 20)] == expected(range(1, 20))
+        assert list(work.map(range(20, 40))) == expected(range(20, 40))
+        assert work.cache.info().shared.outbox == 39
+        tell("has computed")
+        wait_for("is back", 60)
+        deadline = time.monotonic() + 60
+        while (now := work.cache.info().shared).outbox or now.problem:
+            assert time.monotonic() < deadline, now
+            time.sleep(0.02)
+    print(len([each for each in caught if "can't be reached" in str(each.message)]), len(caught))
+    """
+    )
+    try:
+        running = hosts.on("a", source)
+        hosts.wait_for("a.is on")
+        own_server.kill()
+        hosts.tell("is killed")
+        hosts.wait_for("a.has computed")
+        own_server.start()
+        hosts.tell("is back")
+        assert hosts.output(running) == "1 1"
+        hosts.output(hosts.on("b", program("assert list(work.map(range(40))) == expected(range(40))")))
+        assert hosts.count("run") == 40
+    finally:
+        hosts.end()
 
 
 def test_a_server_that_comes_later_is_used(

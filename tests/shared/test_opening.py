@@ -224,10 +224,10 @@ class TestPostgres:
     def test_a_server_elsewhere_must_prove_who_it_is(self) -> None:
         import psycopg
 
-        from bencher_job._shared.rows import _settings
+        from bencher_job._shared.connection import settings
 
         def mode(url: str) -> object:
-            return _settings(url, psycopg)[1].get("sslmode")
+            return settings(url, psycopg)[0].get("sslmode")
 
         for local in (
             "postgresql:///x",

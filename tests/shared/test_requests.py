@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bencher_job._shared import Lease, Remote, Unreachable, entry_address
+from bencher_job._shared import Remote, RemoteLease, Unreachable, entry_address
 from bencher_job._shared.requests import Requests
 
 from .machines import Client, Place
@@ -164,7 +164,7 @@ def test_an_interrupted_question_keeps_no_lease(
 
 
 def ask_and_wait(remote: Remote, interrupting: threading.Timer) -> None:
-    leases: dict[str, Lease] = {}
+    leases: dict[str, RemoteLease] = {}
     try:
         interrupting.start()
         leases = remote.ask([ADDRESS]).leases

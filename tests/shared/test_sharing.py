@@ -116,6 +116,35 @@ def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
     assert hosts.count("run") == 30, told
 
 
+def test_jobs_of_workers_may_call_functions_that_are_shared_too(hosts: Hosts) -> None:
+    """Each runs once, in a worker or in line, and is a hit on other machines."""
+    source = """
+    @cached_job(version="1")
+    def part(x):
+        count("part")
+        time.sleep(0.06)
+        return x * 10
+
+    @cached_job(version="1", executor="multiprocessing", max_workers=2)
+    def whole(x):
+        count("whole")
+        return part(x // 2) + part(x // 3) + x
+
+    if __name__ == "__main__":
+        wait_for("go")
+        assert list(whole.map(range(12))) == [x // 2 * 10 + x // 3 * 10 + x for x in range(12)]
+        assert [part(x) for x in range(6)] == [x * 10 for x in range(6)]
+        whole.cache.close()
+    """
+    running = [hosts.on(name, source) for name in ("a", "b")]
+    hosts.tell("go")
+    for each in running:
+        hosts.output(each)
+    counts = hosts.count("part"), hosts.count("whole")
+    hosts.output(hosts.on("c", source))
+    assert counts == (hosts.count("part"), hosts.count("whole")) == (6, 12)
+
+
 def test_the_first_result_wins(hosts: Hosts) -> None:
     source = """
     import os, warnings
@@ -138,6 +167,38 @@ def test_the_first_result_wins(hosts: Hosts) -> None:
     hosts.tell("all")
     drawn = {hosts.output(each).split()[1] for each in running}
     assert len(drawn) == 1
+
+
+def test_what_is_shared_is_listed(hosts: Hosts) -> None:
+    """As local entries are, but for what a shared store doesn't count."""
+    hosts.output(hosts.on("a", program("work(1); work(2); work.cache.close()")))
+    given = (
+        os.environ | hosts.environment | {"BENCHER_JOB_SHARED": hosts.shared, "BENCHER_JOB_SECRET": SECRET}
+    )
+    listing = [
+        sys.executable,
+        "-m",
+        "bencher_job",
+        "ls",
+        "--cache-dir",
+        str(hosts.folder / "none"),
+        "--shared",
+    ]
+
+    def listed(*arguments: str) -> str:
+        return subprocess.run(
+            [*listing, *arguments], check=True, env=given, capture_output=True, text=True
+        ).stdout
+
+    (function,) = json.loads(listed("--json"))["functions"]
+    assert (function["name"], function["entries"], function["cache"]) == ("program.work", 2, hosts.shared)
+    assert function["size"] > 2000
+    del listing[-1]
+    listing[-1] = str(hosts.folder / "a")
+    (local,) = json.loads(listed("--json"))["functions"]
+    assert (local.keys(), local["name"]) == (function.keys(), function["name"])
+    listing.append("--shared")
+    assert "1 function, 2 entries" in listed(hosts.shared)
 
 
 def test_removals_travel(hosts: Hosts) -> None:

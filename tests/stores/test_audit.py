@@ -20,11 +20,11 @@ import pytest
 from bencher_job import BencherJobError, CacheWarning, Record, _media
 from bencher_job._processes import process_name
 from bencher_job._stores import MISS, Entry, Gone, Hit, dump, verification
-from bencher_job._stores.codec import UnreadableEntry
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.folder import Opened
 from bencher_job._stores.lookups import check_row
+from bencher_job._stores.parts import UnreadableEntry
 from bencher_job._stores.signature import SECRET_VARIABLE
 from bencher_job._stores.verification import UNDER_WAY, Fault, verify
 
@@ -345,16 +345,6 @@ def test_wrong_figures_are_found_and_mended(store: DiskStore) -> None:
     verify(store, repair=True)
     assert (len(store), store.figures().size) == (1, size)
     assert_clean(store)
-
-
-def test_what_has_expired_is_not_looked_at(store: DiskStore) -> None:
-    expired = entry("expired", LARGE)
-    store.put_many([entry("key", 1)])
-    store.put_many([expired._replace(expires=1.0)])
-    for path in store.directory.glob("*/*/*.val"):
-        path.unlink()
-    found = verify(store)
-    assert (found.entries, found.is_clean) == (1, True)
 
 
 def signed_store(folder: Path, secret: str | None, monkeypatch: pytest.MonkeyPatch) -> DiskStore:

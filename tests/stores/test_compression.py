@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job import BencherJobError
-from bencher_job._stores.codec import (
+from bencher_job._stores.codec import dump, seal, unseal
+from bencher_job._stores.parts import (
     COMPRESS_FROM,
     LARGE_FROM,
     DamagedEntry,
@@ -20,11 +21,8 @@ from bencher_job._stores.codec import (
     UnreadableEntry,
     Zstd,
     compression_named,
-    dump,
     expand,
-    seal,
     shrink,
-    unseal,
 )
 
 COMPRESSIONS = [Zstd, Lz4]

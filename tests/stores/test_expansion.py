@@ -15,16 +15,9 @@ import pytest
 from bencher_job import Record
 from bencher_job._query import Query
 from bencher_job._stores import Entry, Found, dump, export, import_, verify
-from bencher_job._stores.codec import (
-    DamagedEntry,
-    LargeEntry,
-    SealedEntry,
-    check,
-    compression_named,
-    seal,
-    unseal,
-)
+from bencher_job._stores.codec import SealedEntry, check, seal, unseal
 from bencher_job._stores.embedded import DiskStore
+from bencher_job._stores.parts import DamagedEntry, LargeEntry, compression_named
 from bencher_job._stores.schema import LARGEST_SOURCES
 from bencher_job._stores.signature import UNSIGNED
 
@@ -175,17 +168,16 @@ def test_a_limit_counts_what_parts_expand_to(compression: str) -> None:
 def test_the_texts_of_a_function_are_expanded_to_a_limit(tmp_path: Path) -> None:
     import zlib
 
-    from bencher_job._stores.macs import mac_of_version
-    from bencher_job._stores.schema import past_edition_of
-    from bencher_job._stores.signature import UNSIGNED
+    from bencher_job._stores.schema import version_of_row
+    from bencher_job._stores.signature import UNSIGNED, mac_of_version
 
     def row(sources: bytes) -> tuple[object, ...]:
         mac = mac_of_version(UNSIGNED, (b"p", "f", "", "", 3), ("[]", "{}"), sources)
         return b"p", 3, "", "", "[]", "{}", sources, "f", mac
 
     texts = zlib.compress(b'{"f": "%s"}' % (b"x" * 100))
-    assert past_edition_of(row(texts), UNSIGNED).sources == {"f": "x" * 100}
+    assert version_of_row(row(texts), UNSIGNED).sources == {"f": "x" * 100}
     expander = zlib.compressobj()
     bomb = b"".join([*(expander.compress(PIECE) for _ in range(2 * LARGEST_SOURCES >> 20)), expander.flush()])
     with pytest.raises(ValueError, match="more than"):
-        past_edition_of(row(bomb), UNSIGNED)
+        version_of_row(row(bomb), UNSIGNED)

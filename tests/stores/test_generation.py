@@ -6,15 +6,36 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bencher_job._stores import changes as module
-from bencher_job._stores.changes import CLOSED, SIZE, ChangeCounter
+from bencher_job._stores.changes import SIZE, ChangeCounter
 from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.memory import MemoryTier
+
+
+@contextmanager
+def changing(counter: ChangeCounter) -> Iterator[None]:
+    """Let another thread change entries as long as the context lasts."""
+    begun, end = threading.Event(), threading.Event()
+
+    def change() -> None:
+        begun.set()
+        assert end.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        changed = pool.submit(counter.change, change)
+        changed.add_done_callback(lambda _: begun.set())
+        assert begun.wait(60)
+        try:
+            yield
+        finally:
+            end.set()
+            changed.result()
 
 
 def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
@@ -23,107 +44,66 @@ def test_two_who_open_a_new_one_at_once_share_it(tmp_path: Path) -> None:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(ChangeCounter.open, both))
         before = both[0].look()
-        with both[1].changing():
+        with changing(both[1]):
             assert both[0].look() == before + 1
         assert both[0].look() == before + 2
         assert before % 2 == 0
     assert {path.name for path in tmp_path.iterdir()} == {f"generation-{turn}" for turn in range(30)}
 
 
-def test_a_file_that_was_cut_off_is_replaced_by_the_first_who_opens_it(tmp_path: Path) -> None:
-    path = tmp_path / "generation"
-    for turn in range(30):
-        path.write_bytes(b"12345678")
-        both = [ChangeCounter(path) for _ in range(2)]
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(ChangeCounter.open, both))
-        assert path.stat().st_size == SIZE
-        with both[0].changing():
-            assert both[1].look() == SIZE + 1, f"turn {turn}: the two have not the same file"
-
-
 @pytest.mark.parametrize("size", [0, 1, SIZE - 1])
-def test_whoever_has_one_open_that_is_cut_off_opens_the_one_in_its_place(tmp_path: Path, size: int) -> None:
+def test_one_that_is_cut_off_is_trusted_by_nobody_until_the_next_change(tmp_path: Path, size: int) -> None:
     path = tmp_path / "generation"
     both = [ChangeCounter(path) for _ in range(2)]
     for generation in both:
         generation.open()
-    before = [generation.read() for generation in both]
+    before = [generation.changed_since(None) for generation in both]
     os.truncate(path, size)
-    after = [generation.read() for generation in both]
-    assert not set(before) & set(after)
-    with both[0].changing():
-        assert both[1].read()[1] == SIZE + 1
-    both[0].committed()
-    assert both[1].puts == both[0].puts != 0
-
-
-def test_one_that_is_cut_off_and_can_not_be_opened_again_is_trusted_by_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "folder" / "generation"
-    path.parent.mkdir()
-    generation = ChangeCounter(path)
-    generation.open()
-    os.truncate(path, 0)
-    path.unlink()
-    path.parent.rmdir()
-    assert generation.read()[1] == CLOSED
-    assert "can't be opened again" in caplog.text
-    path.parent.mkdir()
-    assert generation.read()[1] == SIZE
+    after = [generation.changed_since(mark) for generation, mark in zip(both, before, strict=True)]
+    assert None not in after
+    assert both[0].changed_since(after[0]) is not None
+    both[0].change(lambda: None)
+    now = [generation.changed_since(mark) for generation, mark in zip(both, after, strict=True)]
+    assert not set(now) & {None, *before, *after}
+    assert [generation.changed_since(mark) for generation, mark in zip(both, now, strict=True)] == [
+        None,
+        None,
+    ]
+    assert both[1].puts == both[0].puts
 
 
 def test_another_size_is_another_generation(tmp_path: Path) -> None:
     generation = ChangeCounter(tmp_path / "generation")
     generation.open()
-    before = generation.read()
+    before = generation.changed_since(None)
     os.truncate(tmp_path / "generation", 100)
-    assert generation.read() != before
-    with generation.changing():
-        pass
-    assert generation.read()[1] == 102
-
-
-def test_one_that_has_grown_large_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST", 30)
-    path = tmp_path / "generation"
-    both = [ChangeCounter(path) for _ in range(2)]
-    for generation in both:
-        generation.open()
-    seen = [both[1].read()]
-    for _ in range(40):
-        with both[0].changing():
-            assert both[1].read()[1] % 2 == 1
-        seen.append(both[1].read())
-        assert seen[-1] not in seen[:-1]
-        assert both[0].read()[1] == seen[-1][1]
-    assert path.stat().st_size <= 30
-    assert {file.name for file in tmp_path.iterdir()} == {"generation"}
+    assert generation.changed_since(before) is not None
+    generation.change(lambda: None)
+    assert generation.look() == 102
 
 
 def test_one_that_was_removed_is_made_again_by_whoever_changes_entries(tmp_path: Path) -> None:
     generation = ChangeCounter(tmp_path / "generation")
     generation.open()
-    before = generation.read()
+    before = generation.changed_since(None)
     (tmp_path / "generation").unlink()
-    with generation.changing():
+    with changing(generation):
         other = ChangeCounter(tmp_path / "generation")
         other.open()
-        assert other.read()[1] == generation.read()[1] == SIZE + 1
-    assert generation.read() != before
+        assert other.look() == generation.look() == SIZE + 1
+    assert generation.changed_since(before) is not None
 
 
 def test_each_commit_makes_a_number_that_never_was(tmp_path: Path) -> None:
     generation = ChangeCounter(tmp_path / "generation")
     generation.open()
-    before = generation.read()
+    before = generation.changed_since(None)
     seen = set()
     for _ in range(1000):
         generation.committed()
         seen.add(generation.puts)
     assert len(seen) == 1000
-    assert generation.read() == before
+    assert generation.changed_since(before) is None
 
 
 def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
@@ -132,7 +112,7 @@ def test_a_commit_waits_for_no_change(tmp_path: Path) -> None:
     generation.open()
     before = generation.puts
     committing = threading.Thread(target=generation.committed, daemon=True)
-    with generation.changing():
+    with changing(generation):
         committing.start()
         committing.join(10)
         assert not committing.is_alive()
@@ -172,7 +152,7 @@ def test_when_a_change_has_come_to_its_end_nobody_trusts_what_they_saw_before(tm
     for _ in range(200):
         tier.get("key")
         assert tier.cache.is_sure()
-        with other.changing():
+        with changing(other):
             assert not tier.cache.is_sure()
             assert time.monotonic() > tier.cache.sure_until
     tier.close()
@@ -183,11 +163,10 @@ def test_nobody_waits_for_ever_for_one_who_changes(tmp_path: Path) -> None:
     generation.open()
     descriptor = os.open(tmp_path / "generation", os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(TimeoutError, match="others have been changing"), generation.changing():
-        pass
+    with pytest.raises(TimeoutError, match="others have been changing"):
+        generation.change(lambda: None)
     os.close(descriptor)
-    with generation.changing():
-        pass
+    generation.change(lambda: None)
 
 
 def test_changes_of_threads_follow_each_other(tmp_path: Path) -> None:
@@ -196,14 +175,13 @@ def test_changes_of_threads_follow_each_other(tmp_path: Path) -> None:
     guard = threading.Lock()
 
     def change() -> None:
-        with generation.changing():
-            with guard:
-                inside.append(1)
-                most.append(len(inside))
-            with guard:
-                inside.pop()
+        with guard:
+            inside.append(1)
+            most.append(len(inside))
+        with guard:
+            inside.pop()
 
-    threads = [threading.Thread(target=change) for _ in range(20)]
+    threads = [threading.Thread(target=generation.change, args=(change,)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -218,6 +196,6 @@ def test_one_that_can_not_be_written_is_read(tmp_path: Path) -> None:
     assert reader.look() % 2 == 1
     writer.open()
     reader.open(writable=False)
-    with writer.changing():
+    with changing(writer):
         assert reader.look() % 2 == 1
     assert reader.look() == writer.look()

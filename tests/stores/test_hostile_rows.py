@@ -41,7 +41,7 @@ from bencher_job._stores.embedded import DiskStore
 from bencher_job._stores.signature import SECRET_VARIABLE
 from bencher_job._stores.verification import Fault
 
-TABLES = ("Cache", "Settings", "Origin", "Edition", "Totals", "Gone", "Failure", "Discarded")
+TABLES = ("Cache", "Settings", "Origin", "Edition", "Totals", "Gone", "Failure", "Failed", "Discarded")
 LARGE = "x" * 100_000
 
 HOSTILE = (
@@ -365,6 +365,7 @@ def test_settings_that_are_planted_for_diskcache_are_not_read(ground: Ground) ->
             "Totals",
             "Gone",
             "Failure",
+            "Failed",
             "Discarded",
             "Lease",
             "Owner",

@@ -12,10 +12,10 @@ import pytest
 
 from bencher_job import CacheWarning, FutureCache, Job, Record
 from bencher_job._stores import MISS, Entry, Found, Gone, dump, export, import_, verify
-from bencher_job._stores.codec import DamagedEntry, seal
+from bencher_job._stores.codec import seal, unseal
 from bencher_job._stores.database import IN_ROW_BELOW
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.header import unseal_ours
+from bencher_job._stores.parts import DamagedEntry
 from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED, Signature
 from tests.shell import Shell
 
@@ -149,7 +149,7 @@ def test_an_altered_plain_entry_is_damaged_whoever_reads_it(reader: Signature) -
     altered = [flipped(bit, whole) for bit in range(8 * len(whole))]
     for content in [*altered, *(whole[:end] for end in range(len(whole))), whole + b"\0"]:
         with pytest.raises(DamagedEntry):
-            unseal_ours(content, SMALL, signature=reader)
+            unseal(content, SMALL, signature=reader)
 
 
 @pytest.mark.parametrize("reader", [None, OURS, THEIRS])

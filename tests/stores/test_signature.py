@@ -12,7 +12,8 @@ import pytest
 from blake3 import blake3
 
 from bencher_job import BencherJobError
-from bencher_job._stores.codec import DamagedEntry, dump, seal, unseal
+from bencher_job._stores.codec import dump, seal, unseal
+from bencher_job._stores.parts import DamagedEntry, MissignedEntry
 from bencher_job._stores.signature import SECRET_VARIABLE, UNSIGNED, Signature, signature_from_environment
 
 SECRET = "correct horse battery staple"
@@ -35,7 +36,7 @@ def sealed(signature: Signature) -> bytes:
 def accepts(reader: Signature, entry: bytes) -> bool:
     try:
         unseal(entry, "key", signature=reader)
-    except DamagedEntry:
+    except (DamagedEntry, MissignedEntry):
         return False
     return True
 
@@ -57,8 +58,10 @@ def refusal() -> str:
         (Signature(b"another"), SIGNED, "its bytes don't match its signature"),
     ],
 )
-def test_an_entry_of_another_setting_is_damage(writer: Signature, reader: Signature, message: str) -> None:
-    with pytest.raises(DamagedEntry, match=message):
+def test_an_entry_of_another_setting_is_told_from_damage(
+    writer: Signature, reader: Signature, message: str
+) -> None:
+    with pytest.raises(MissignedEntry, match=message):
         unseal(sealed(writer), "key", signature=reader)
     assert accepts(writer, sealed(writer))
 

@@ -34,24 +34,26 @@ function item(store, each) {
   return el("li", {},
     el("button", {
       type: "button", class: "function", "aria-current": chosen ? "true" : null, title: each.name,
-      onclick: () => state.change(state.forFunction(store, each.name)),
+      onclick: () => state.change(state.forFunction(store, each)),
     },
     el("span", { class: "function-name" }, name),
     el("span", { class: "function-module" }, module),
     el("span", { class: "function-figures" },
-      el("span", {}, say.counted(each.entries, "entry", "entries")), el("span", {}, say.size(each.size))),
+      el("span", {}, say.counted(each.entries, "entry", "entries")),
+      each.failed ? el("span", { class: "failed" }, `${say.count(each.failed)} failed`) : null, el("span", {}, say.size(each.size))),
     meter(each),
     el("span", { class: "function-figures" },
       el("span", {}, `${say.percent(hitRate(each))} hits`),
       el("span", { class: each.saved > 0 ? "saved" : "" }, `${say.duration(each.saved)} saved`))));
 }
 
-// What runs now. The store knows a running job by its key, and who has it.
+// What runs now, where and since when.
 function running(stores) {
   const jobs = stores.flatMap((store) => store.running);
   if (!jobs.length) return "";
   const shown = jobs.slice(0, MOST_RUNNING).map((job) => el("li", { title: job.key },
-    el("code", {}, job.key.slice(0, 12)), ` ${job.program}`, el("br"), el("span", { class: "muted" }, `${job.host}, process ${job.pid}, since ${say.since(job.since)}`)));
+    el("code", {}, job.function ? `${say.parts(job.function).name}(${job.call})` : job.key.slice(0, 12)), el("br"),
+    el("span", { class: "muted" }, `${job.program || "process"} ${job.pid} on ${job.host}, since ${say.since(job.since)}`)));
   return el("section", { class: "running", id: "running" }, el("h2", {}, `Running (${say.count(jobs.length)})`), el("ul", {}, shown));
 }
 

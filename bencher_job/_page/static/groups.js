@@ -5,7 +5,7 @@ import { byId, el } from "./dom.js";
 import * as say from "./format.js";
 import { defaults, select } from "./plot.js";
 import * as state from "./state.js";
-import { arrow } from "./table.js";
+import { arrow, begun } from "./table.js";
 import * as tools from "./tools.js";
 import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
@@ -33,7 +33,7 @@ export async function show(place) {
   if (!byId("choices").contains(document.activeElement)) {
     byId("choices").replaceChildren(
       select("y", "Mean of", columns, value),
-      tools.menu("Group by", columns.filter((each) => each.group === "argument" || each.id === "tag").map((column) => el("label", { class: "check" },
+      tools.menu("Group by", columns.filter((each) => each.group === "argument" || ["tag", "code"].includes(each.id)).map((column) => el("label", { class: "check" },
         el("input", { type: "checkbox", checked: by.includes(column.id), onchange: (event) => choose(column.id, event.target.checked) }), column.label))));
   }
   const label = (id) => columns.find((each) => each.id === id).label;
@@ -53,6 +53,7 @@ export async function show(place) {
     });
     byId("groups").replaceChildren(table.element);
     built = signature;
+    await begun(table);
   }
   const save = el("button", { type: "button", class: "plain", onclick: () => table.download("csv", `${say.parts(state.now.function).name}-groups.csv`) }, "CSV");
   byId("tools").replaceWith(tools.bar(answer.entries, () => null, () => [

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import * as compare from "./compare.js";
 import { byId, el } from "./dom.js";
+import * as failed from "./failed.js";
 import * as functions from "./functions.js";
 import * as groups from "./groups.js";
 import * as heading from "./heading.js";
@@ -12,7 +13,7 @@ import * as record from "./record.js";
 import * as state from "./state.js";
 import * as table from "./table.js";
 
-const VIEWS = { compare, groups, plot, table };
+const VIEWS = { compare, failed, groups, plot, table };
 const EVERY = 1000;
 const SLOW = 300;
 
@@ -40,7 +41,8 @@ async function overview() {
 function choose() {
   const all = stores.flatMap((store) => store.functions.map((each) => ({ store: store.name, ...each })));
   const latest = all.sort((a, b) => b.used - a.used)[0];
-  state.change(latest ? state.forFunction(latest.store, latest.name) : { store: "", function: "", key: "" }, { replaces: true });
+  table.forget();
+  state.change(latest ? state.forFunction(latest.store, latest) : { store: "", function: "", key: "" }, { replaces: true, quiet: true });
 }
 
 function empty() {
@@ -61,7 +63,7 @@ function empty() {
 
 async function view() {
   const each = chosen();
-  byId("body").classList.toggle("is-empty", !stores.some((store) => store.functions.length));
+  byId("body").classList.toggle("is-empty", !stores.some((store) => store.functions.length || store.running.length));
   if (!each) {
     document.title = "bencher_job";
     empty();
@@ -118,6 +120,7 @@ state.listen((before) => refresh(async () => {
 export const reload = () => refresh(async () => {
   await overview();
   await view();
+  await record.show();
 });
 
 async function watch() {
@@ -148,13 +151,10 @@ async function begin() {
     byId("place").replaceChildren(el("code", { title: directory }, directory),
       isReadOnly ? el("span", { class: "badge", title: "Nothing can be cleared here, so the URL may be shared." }, "read only") : "",
       unpickles ? el("span", { class: "badge is-warning", title: "Values that can’t be shown otherwise are unpickled, which runs code." }, "trusted") : "");
-    await overview();
-    await view();
-    await record.show();
-    live("live", "good");
   } catch (error) {
     fail(error);
   }
+  await reload();
   document.body.dataset.ready = "true";
   setTimeout(watch, EVERY);
 }

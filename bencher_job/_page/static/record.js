@@ -13,7 +13,7 @@ let shown = "";
 export function close() {
   const key = state.now.key;
   state.change({ key: "" });
-  document.querySelector(`#rows [data-key="${CSS.escape(key)}"]`)?.focus();
+  document.querySelector(`.tabulator [data-key="${CSS.escape(key)}"]`)?.focus();
 }
 
 export async function show() {
@@ -28,7 +28,7 @@ export async function show() {
   }
   if (shown === key) return;
   try {
-    const entry = await api.get("entry", { store, key });
+    const entry = await api.get(state.now.view === "failed" ? "failed" : "entry", { store, key });
     shown = entry.key;
     place.replaceChildren(...parts(store, entry));
     place.scrollTop = 0;
@@ -71,26 +71,28 @@ function parts(store, entry) {
     const { text, full, kind } = say.cell(given);
     return [name, el("code", { class: `is-${kind}` }, text), full];
   });
-  const given = { store, keys: [entry.key] };
+  const isFailed = "error" in entry;
+  const given = { store, keys: [entry.key], ...(isFailed ? { failed: true } : {}) };
   const when = say.moment(entry.created);
   return [
     top(say.parts(entry.function).name),
     el("div", { class: "record-body" },
       el("p", { class: "record-line" },
         el("span", { title: "How long the function ran" }, say.duration(entry.seconds)), el("span", { title: when }, say.ago(entry.created)),
-        el("span", {}, say.size(entry.size)),
+        isFailed ? el("span", { class: "failed" }, "failed") : el("span", {}, say.size(entry.size)),
         entry.tag ? el("span", { class: "badge", title: "Tag" }, entry.tag) : null),
-      entry.media.length ? section(`Files (${entry.media.length})`, files(store, entry)) : null,
+      entry.media?.length ? section(`Files (${entry.media.length})`, files(store, entry)) : null,
       section("Arguments", call.length ? facts(call) : el("p", { class: "note" }, "None.")),
-      section("Result", value(entry.value)),
-      section("Use", facts([
+      isFailed ? section("Error", el("p", { class: "problem" }, entry.error), el("pre", { class: "code is-traceback", tabindex: "0", "aria-label": "Traceback" }, entry.traceback))
+        : section("Result", value(entry.value)),
+      isFailed ? null : section("Use", facts([
         ["Hits", say.count(entry.hits)], ["Last used", say.ago(entry.used), say.moment(entry.used)],
         ["Expires", entry.expires === null ? "never" : say.moment(entry.expires)]])),
       section("Run", facts([["began", when], ["took", say.duration(entry.seconds), `${entry.seconds} s`],
         ...entry.run.map(([name, text]) => [name, el("code", {}, text)])])),
       section("Key", el("p", { class: "key" }, el("code", {}, entry.key), copied(entry.key, "the key"))),
       el("div", { class: "record-actions" },
-        el("button", { type: "button", class: "plain", onclick: () => save(given, 1) }, icon("save"), "Export…"),
+        isFailed ? null : el("button", { type: "button", class: "plain", onclick: () => save(given, 1) }, icon("save"), "Export…"),
         clearButton(() => given, 1))),
   ];
 }

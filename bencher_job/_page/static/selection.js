@@ -104,15 +104,17 @@ export async function save(given, many) {
   }
 }
 
-async function drop(given, many) {
-  const sure = await ask(`Clear ${say.counted(many, "entry", "entries")}?`,
-    [`Their results and files are removed from ${state.now.store}. Their jobs run again when they are asked for.`,
-      "This can’t be undone."], `Clear ${say.count(many)}`, { dangerous: true });
+export async function drop(given, many) {
+  const counted = (number) => (given.failed ? say.counted(number, "failed job") : say.counted(number, "entry", "entries"));
+  const sure = await ask(`Clear ${counted(many)}?`,
+    [given.failed ? "Their errors and tracebacks are removed. Results stay."
+      : `Their results and files are removed from ${state.now.store}. Their jobs run again when they are asked for.`,
+    "This can’t be undone."], `Clear ${say.count(many)}`, { dangerous: true });
   if (!sure) return false;
   try {
     const { removed } = await api.post("clear", given);
     clear();
-    tell(`${say.counted(removed, "entry", "entries")} cleared.`);
+    tell(`${counted(removed)} cleared.`);
     state.change({ key: "" }, { replaces: true });
     dispatchEvent(new Event("bencher-job-changed"));
     return true;

@@ -2,7 +2,7 @@
 
 const DEFAULTS = {
   store: "", function: "", view: "table", sort: "-created", search: "", filters: "{}", first: "0", size: "50",
-  x: "", y: "", color: "", facet: "", band: "", logx: "", logy: "", key: "", hidden: "", by: "", compare: "",
+  x: "", y: "", color: "", facet: "", band: "", logx: "", logy: "", key: "", hidden: "", by: "", compare: "", code: "",
 };
 
 const listeners = [];
@@ -28,7 +28,7 @@ export const filters = () => {
 
 // What the server is to be asked for, of rows and points alike.
 export const query = () => ({
-  store: now.store, function: now.function, filters: now.filters, search: now.search, sort: now.sort,
+  store: now.store, function: now.function, filters: now.filters, search: now.search, sort: now.sort, code: now.code,
 });
 
 // Show something else. What replaces is no step to go back over; what is quiet is shown already.
@@ -42,8 +42,9 @@ export function change(some, { replaces = false, quiet = false } = {}) {
 
 export const listen = (listener) => listeners.push(listener);
 
-export const forFunction = (store, name) => ({
-  ...DEFAULTS, store, function: name, view: now.view === "compare" ? "table" : now.view, size: now.size,
+export const forFunction = (store, { name, entries }) => ({
+  ...DEFAULTS, store, function: name, size: now.size,
+  view: entries ? ["groups", "plot"].find((view) => view === now.view) ?? "table" : "failed",
 });
 
 addEventListener("popstate", () => {

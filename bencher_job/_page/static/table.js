@@ -25,6 +25,7 @@ let writers = {};
 export function forget() {
   table?.destroy();
   table = null;
+  seen = null;
   selection.clear();
 }
 
@@ -40,8 +41,16 @@ export async function show(place) {
     return table.getPage() === wanted ? table.replaceData() : table.setPage(wanted);
   }
   const answer = await ask();
-  if (answer) build(place, answer);
+  if (!answer) return;
+  build(place, answer);
+  await begun(table);
 }
+
+// The filters of a table hear of keys only.
+export const typed = ({ target }) => target.dispatchEvent(new KeyboardEvent("keyup"));
+
+// Tabulator begins a little later, and takes nothing until then.
+export const begun = (made) => new Promise((resolve) => { made.on("tableBuilt", resolve); });
 
 // Asks for a page of rows. A filter that is none leaves the last page where it is, and says why.
 async function ask() {
@@ -64,8 +73,7 @@ function build(place, answer) {
   built = own();
   last = answer;
   seen = new Set(answer.rows.map((row) => row.key));
-  const holder = el("div", { id: "rows", onkeydown: moved, onclick: clicked,
-    oninput: ({ target }) => target.dispatchEvent(new KeyboardEvent("keyup")) }); // which is all that its filters hear
+  const holder = el("div", { id: "rows", onkeydown: moved, onclick: clicked, oninput: typed });
   const none = el("p", { class: "none-left" }, "No entry passes. ", el("button", { type: "button", class: "link", onclick: tools.reset }, "Show all"));
   place.replaceChildren(tools.search(), el("div", { id: "tools" }), holder);
   let first = true;
@@ -169,7 +177,7 @@ function definition(column, before) {
   };
 }
 
-function line(row) {
+export function line(row) {
   const { key } = row.getData();
   const place = row.getElement();
   place.dataset.key = key;
@@ -193,7 +201,7 @@ function chooser() {
 }
 
 export function mark() {
-  for (const row of document.querySelectorAll("#rows [data-key]")) row.toggleAttribute("aria-current", row.dataset.key === state.now.key);
+  for (const row of document.querySelectorAll(".tabulator [data-key]")) row.toggleAttribute("aria-current", row.dataset.key === state.now.key);
 }
 
 function clicked(event) {

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bencher_job._page.app import LONGEST_TEXT
 from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files
 from tests.views.page.serving import Served, serving
+
+LONGEST_TEXT = 3_000
 
 TRAIN = {"store": "fcache", "function": "study.train"}
 
@@ -55,6 +56,7 @@ def test_columns_are_arguments_fields_of_results_and_what_the_record_knows(share
         ("size", "record", "number"),
         ("hits", "record", "number"),
         ("tag", "record", "text"),
+        ("code", "record", "text"),
     ]
 
 
@@ -129,8 +131,8 @@ def test_a_filter_by_any_number_is_answered(shared: Served, number: str, column:
 
 @pytest.mark.parametrize("name", ["clear", "export"])
 @pytest.mark.parametrize("body", [b"[" * 200_000, b'{"a":' * 100_000, b"1", b"", b"\xff", b'{"store": 1}'])
-def test_a_change_that_is_not_understood_says_so(served: Served, name: str, body: bytes) -> None:
-    answered = served.post_bytes(name, body)
+def test_a_change_that_is_not_understood_says_so(shared: Served, name: str, body: bytes) -> None:
+    answered = shared.post_bytes(name, body)
     assert answered.status in {400, 404, 422}
     assert answered.json()["error"]
 
@@ -317,14 +319,15 @@ FILES = {
 }
 
 
-@pytest.fixture
-def with_files(tmp_path: Path) -> Any:
-    folder = tmp_path / "c" / "fcache"
+@pytest.fixture(scope="module")
+def with_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("files")
+    folder = directory / "fcache"
     name = run_with_files(folder, key_of(1), FILES)
     (folder / "media" / name / "link.txt").symlink_to("/etc/passwd")
     (folder / "media" / name / "linked").symlink_to("/etc")
     fill(folder, entry(1, "f", {}, 1, media=name), entry(2, "f", {}, 1))
-    with serving(tmp_path / "c") as server:
+    with serving(directory) as server:
         server.begin()
         yield server
 
