@@ -7,11 +7,13 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _options
 from .._errors import BencherJobError
+from .._record import FunctionInfo
 from .._text import counted, moment_text, seconds_text, size_text, visible
 from .command import Command, Exit, Failed, Misused
 from .output import Column, add_json, print_document, show_facts, show_table
@@ -229,11 +231,15 @@ def list_shared(arguments: Namespace) -> int:
         found, place = _functions_of(remote), remote.place
     functions = dict(sorted(found.items(), key=lambda pair: _ORDERS[arguments.sort](pair[1])))
     if arguments.json:
-        unknown = {"hits": None, "seconds_saved": None, "seconds": None}
         told = [
-            {"cache": place, "name": name, "entries": each.entries, "size": each.size}
-            | unknown
-            | {"last_used": each.stored, "tags": []}
+            dict.fromkeys(field.name for field in fields(FunctionInfo))
+            | {
+                "cache": place,
+                "name": name,
+                "entries": each.entries,
+                "size": each.size,
+                "last_used": each.stored,
+            }
             for name, each in functions.items()
         ]
         print_document("ls", cache_dir=cache_directory(arguments), functions=told)
