@@ -1,4 +1,4 @@
-"""Measures 2,000 tiny jobs over SCOOP and over Dask, remembered by this library, beside the bare engines."""
+"""Measures tiny jobs and jobs of 10 ms over clusters, remembered by this library, beside the bare engines."""
 
 from __future__ import annotations
 
@@ -10,53 +10,127 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from executing import seconds_per_job, spin
 from keys import body
 from measuring import OURS, Figure, figures
 
-__all__ = ["DASK", "SCOOP", "bench_clusters"]
+__all__ = ["CLUSTERS", "SCOOP", "bench_clusters", "short", "tiny"]
 
-JOBS = 2_000
+JOBS, SHORT = 2_000, 400
 ROUNDS = 3
 SCOOP = f"{JOBS:,} tiny jobs over SCOOP, a job"
-DASK = f"{JOBS:,} tiny jobs over Dask, a job"
+
+Bare = Callable[[Callable[..., Any], range], Any]
+"""Runs a function with each of some numbers, without this library."""
 
 
-def seconds_per_job(run: Callable[[range], Any], numbers: range) -> float:
-    start = time.perf_counter()
-    run(numbers)
-    return (time.perf_counter() - start) / len(numbers)
+def tiny(engine: str) -> str:
+    return f"{JOBS:,} tiny jobs over {engine}, a job"
+
+
+def short(engine: str) -> str:
+    return f"{SHORT} jobs of 10 ms over {engine}, a job"
 
 
 def bench_clusters(folder: Path) -> Iterator[Figure]:
-    """Bare `scoop.futures.map` and `Client.map`, and ours with all that is committed; nothing is a hit."""
+    """Bare engines, and ours with all that is committed; nothing is a hit. What can't run here is left out."""
     yield from figures(SCOOP, scoop_jobs(folder))
-    yield from figures(DASK, dask_jobs(folder))
+    for engine, (peer, start) in CLUSTERS.items():
+        with start(folder) as started:
+            if started is not None:
+                yield from beside(engine, peer, *started, folder / engine)
 
 
-def dask_jobs(folder: Path) -> dict[str, float]:
-    """Let bare Dask and ours take turns on a scheduler and two workers of this machine."""
-    from distributed import Client, LocalCluster
-
+def beside(engine: str, peer: str, executor: Any, bare: Bare, folder: Path) -> Iterator[Figure]:
+    """Let a bare engine and ours take turns on two workers."""
     import bencher_job
 
-    times: dict[str, list[float]] = {OURS: [], "Client.map": []}
+    for work, function, jobs in ((tiny(engine), body, JOBS), (short(engine), spin, SHORT)):
+        ours = bencher_job.cached_job(executor=executor, cache_dir=folder)(function)
+        runs: dict[str, Callable[[range], Any]] = {
+            OURS: lambda numbers, ours=ours: list(ours.map(numbers)),
+            peer: lambda numbers, function=function: bare(function, numbers),
+        }
+        yield from figures(work, seconds_per_job(runs, jobs, ROUNDS))
+        ours.cache.close()
+
+
+def _by_client(client: Any) -> Bare:
+    return lambda function, numbers: client.gather(client.map(function, numbers, pure=False))
+
+
+@contextmanager
+def dask(_folder: Path) -> Iterator[tuple[Any, Bare] | None]:
+    from distributed import Client, LocalCluster
+
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        ours = bencher_job.cached_job(executor=client, cache_dir=folder / "dask")(body)
-        runs: dict[str, Callable[[range], Any]] = {
-            OURS: lambda numbers: list(ours.map(numbers)),
-            "Client.map": lambda numbers: client.gather(client.map(body, numbers, pure=False)),
-        }
-        for start in range(0, (ROUNDS + 1) * JOBS, JOBS):
-            for library, run in runs.items():
-                times[library].append(seconds_per_job(run, range(start, start + JOBS)))
-        ours.cache.close()
-    return {library: statistics.median(taken[1:]) for library, taken in times.items()}
+        yield client, _by_client(client)
+
+
+@contextmanager
+def ray(_folder: Path) -> Iterator[tuple[Any, Bare] | None]:
+    if find_spec("ray") is None:
+        yield None
+        return
+    import ray as library
+
+    library.init(num_cpus=2, include_dashboard=False, logging_level="error")
+
+    def bare(function: Callable[..., Any], numbers: range) -> Any:
+        remote = library.remote(function)
+        return library.get([remote.remote(number) for number in numbers])
+
+    try:
+        yield "ray", bare
+    finally:
+        library.shutdown()
+
+
+@contextmanager
+def slurm(folder: Path) -> Iterator[tuple[Any, Bare] | None]:
+    """Start a Slurm of two nodes on this machine, with room for two workers of each."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from tests.executors.slurm_lab import SlurmLab, reason_not_to_start
+
+    if find_spec("dask_jobqueue") is None or reason_not_to_start():
+        yield None
+        return
+    from dask_jobqueue import SLURMCluster
+    from distributed import Client
+
+    from bencher_job import Slurm
+
+    (folder / "lab").mkdir()
+    lab = SlurmLab(folder / "lab")
+    os.environ.update(lab.variables)
+    try:
+        with (
+            SLURMCluster(
+                cores=1, memory="1GB", interface="lo", walltime="1:00:00", log_directory=str(folder)
+            ) as pilots,
+            Client(pilots, set_as_default=False) as client,
+        ):
+            pilots.scale(2)
+            client.wait_for_workers(2)
+            yield Slurm(2, mem="1GB", interface="lo", sbatch={"output": "/dev/null"}), _by_client(client)
+    finally:
+        lab.end()
+
+
+CLUSTERS = {
+    "Dask": ("Client.map", dask),
+    "Slurm's pilots": ("SLURMCluster", slurm),
+    "Ray": ("ray.remote", ray),
+}
+"""The clusters that are measured, each with the name of its bare use."""
 
 
 def scoop_jobs(folder: Path) -> dict[str, float]:
@@ -70,6 +144,12 @@ def scoop_jobs(folder: Path) -> dict[str, float]:
         for library, taken in json.loads(out.read_text()).items():
             times[library] += taken
     return {library: statistics.median(taken) for library, taken in times.items()}
+
+
+def _seconds_of(run: Callable[[range], Any], numbers: range) -> float:
+    start = time.perf_counter()
+    run(numbers)
+    return (time.perf_counter() - start) / len(numbers)
 
 
 def within_scoop(out: str) -> None:
@@ -86,8 +166,7 @@ def within_scoop(out: str) -> None:
         }
         times = {
             library: [
-                seconds_per_job(run, range(start, start + JOBS))
-                for start in range(0, (ROUNDS + 1) * JOBS, JOBS)
+                _seconds_of(run, range(start, start + JOBS)) for start in range(0, (ROUNDS + 1) * JOBS, JOBS)
             ]
             for library, run in runs.items()
         }

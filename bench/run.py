@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from clusters import DASK, SCOOP, bench_clusters
+from clusters import CLUSTERS, SCOOP, bench_clusters, short, tiny
 from executing import (
     FITS,
     PICKLED,
@@ -76,7 +76,8 @@ GOALS: dict[tuple[str, str], float] = {
     (FITS, "joblib"): 1.10,
     (PRODUCTS, "joblib"): 1.10,
     (SCOOP, "scoop.futures.map"): 1 / 0.7,
-    (DASK, "Client.map"): 1 / 0.7,
+    **{(tiny(engine), peer): 1 / 0.7 for engine, (peer, _) in CLUSTERS.items()},
+    **{(short(engine), peer): 1.1 for engine, (peer, _) in CLUSTERS.items()},
     ("import", "joblib"): 0.6,
 }
 

@@ -82,7 +82,7 @@ __all__ = [
 
 __version__ = VERSION
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever wants to read the log says so
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a program that wants the log adds a handler
 
 for _name in {*__all__} & {*globals()}:  # so that pickles and error messages name this package
     getattr(sys.modules[__name__], _name).__module__ = __name__

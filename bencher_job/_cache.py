@@ -13,10 +13,11 @@ from pathlib import Path
 from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from weakref import WeakSet
 
 from . import _options
 from ._async import AsyncSubmit
-from ._coordinator.commits import MOST_HITS_KEPT
+from ._coordinator.commits import MOST_HITS_KEPT, Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
 from ._coordinator.running import running_jobs
@@ -26,6 +27,7 @@ from ._future import JobFuture, Settles
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import load_for
+from ._lifetime import Lifetime
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import (
     CacheArguments,
@@ -44,6 +46,7 @@ from ._record import Record, Records, Selection, hidden_text
 from ._stores import (
     MISS,
     Hit,
+    Hits,
     Miss,
     NullStore,
     Store,
@@ -53,6 +56,7 @@ from ._stores import (
     export,
     import_,
     open_store,
+    shrink,
     store_exists,
     verify,
 )
@@ -85,7 +89,14 @@ class Contents:
     Attributes:
         size_limit: the size in bytes beyond which the least recently used entries are evicted.
         cache_dir: the folder that holds the cache, once it is opened; until then what was given.
+        lifetime: which entries are answers; None if all are.
     """
+
+    _function_name = ""
+    """Module and qualified name of the function of all its jobs, if they have one."""
+
+    _parent: FutureCache | None = None
+    """The cache whose store this is, if it is not opened here."""
 
     def __init__(self, options: StoreOptions) -> None:
         self.size_limit = options.size_limit
@@ -95,6 +106,7 @@ class Contents:
         self._cache_samples = options.cache_samples
         self._trusted = options.trusted
         self._shared = options.shared
+        self.lifetime = Lifetime.of(options)
         self._store: Store | None = None
         self._memory: MemoryTier | None = None
         self._epoch = -1
@@ -139,6 +151,11 @@ class Contents:
         return self._cache_samples and _options.caching_is_on()
 
     def _open(self) -> None:
+        if (parent := self._parent) is not None:
+            self._store, self._memory = parent._opened(), parent._memory  # noqa: SLF001 - its own class
+            self._epoch, self._try_again = parent._epoch, parent._try_again  # noqa: SLF001 - as above
+            self.cache_dir = parent.cache_dir
+            return
         store: Store = NullStore()
         self._memory = None
         closed_off = None if self._try_again is None or self._epoch != _options.epoch else self._store
@@ -175,10 +192,19 @@ class Contents:
     def has(self, key: str) -> bool:
         """Whether a key has a result. If the store can't be read the answer is False, with a warning."""
         try:
-            return self.cache.has(key)
+            return bool(self.durations([key]))
         except StoreFailure as error:
             warn_caller(f"The cache in {self.directory} can't be read, so nothing is found: {error}")
             return False
+
+    def durations(self, keys: Iterable[str]) -> dict[str, float]:
+        """Return how long the functions of those entries ran that are answers, in seconds. No value is read.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        store = self.cache
+        return store.durations(keys) if self.lifetime is None else self.lifetime.among(store, keys)
 
     def clear_cache(self) -> int:
         """Remove all results in the store, with their media, and return how many there were."""
@@ -212,6 +238,32 @@ class Contents:
         removed = self.cache.clear(Selection(**chosen))
         _log.info("removed %s entries from %s", removed, self.directory)
         return removed
+
+    def shrink(
+        self,
+        *,
+        size: int | None = None,
+        entries: int | None = None,
+        unused_for: float | timedelta | None = None,
+    ) -> int:
+        """Remove entries, the least recently used first, and return how many there were.
+
+        The cache of a function looks at those of the function only.
+
+        Args:
+            size: the bytes that may stay, as `info().size` counts them.
+            entries: the number of entries that may stay.
+            unused_for: seconds, or a `timedelta`; entries that were last used earlier are removed.
+
+        Raises:
+            TypeError: when no limit is given, or one has the wrong type.
+            ValueError: when a limit is below 0.
+        """
+        given: dict[str, Any] = {"size": size, "entries": entries, "unused_for": unused_for}
+        limits = _options.Limits(**given)
+        if not limits.is_some:
+            raise TypeError("shrink needs a limit: size=, entries= or unused_for=")
+        return shrink(self.cache, limits, self._function_name or None)
 
     def records(
         self,
@@ -368,8 +420,9 @@ class FutureCache(Contents, Settles):
     _of_coroutines = False
     """Whether all its jobs are coroutine functions."""
 
-    _function_name = ""
-    """Module and qualified name of the function of all its jobs, if they have one."""
+    _counts: Counts
+    _family: WeakSet[FutureCache]
+    """The caches of one function with different options of calls, which share the store and the counts."""
 
     _imported_copy: object = None
     """The function of all its jobs, if it is of the imported copy of the program that runs."""
@@ -401,6 +454,11 @@ class FutureCache(Contents, Settles):
         super().__init__(store)
         compression_named(store.compression)  # a missing package is an error at once
         self._coordinator = Coordinator(options, self._announce, of_coroutines=self._of_coroutines)
+        parent = self._parent
+        self._family = WeakSet[FutureCache]() if parent is None else parent._family  # noqa: SLF001 - its own class
+        self._family.add(self)
+        if parent is not None:
+            self._coordinator.counts = parent._counts  # noqa: SLF001 - as above
         self._counts = self._coordinator.counts
         self._engines = self._coordinator.engines
         self.executor_type = self._engines.executor_type
@@ -442,16 +500,24 @@ class FutureCache(Contents, Settles):
         """
         return self._find(keys, counts=False)
 
-    def _find(self, keys: Iterable[str], *, counts: bool = True) -> Prefetched:
+    def _find(self, keys: Iterable[str], *, counts: bool = True, judges: bool = True) -> Prefetched:
         keys = list(keys)
         store = self.cache
         found = Prefetched(store)
-        hits = store.get_many(keys, self.mapped, counts=counts)
+        lifetime = self.lifetime if judges else None
+
+        def look_up(wanted: list[str]) -> Hits:
+            hits = store.get_many(wanted, self.mapped, counts=counts)
+            if lifetime is not None:
+                hits.drop(lifetime.refused(store, hits, counts=counts))
+            return hits
+
+        hits = look_up(keys)
         if len(hits) < len(keys) and self._function_name:
             missing = [key for key in keys if key not in hits]
             found.fetched = store.fetch(self._function_name, missing)
             if found.fetched:
-                hits.update(store.get_many(missing, self.mapped, counts=counts))
+                hits.update(look_up(missing))
         found.seconds = hits.seconds()
         problems = load_for(self._imported_copy, partial(hits.load, found))
         for key, error in problems.items():
@@ -582,7 +648,9 @@ class FutureCache(Contents, Settles):
     def recall(self, key: str) -> Any:
         """Return a small value that is in memory, counted as a hit, or `MISS`. Never blocks."""
         memory = self._memory if self._epoch == _options.epoch and not self.overwrite else None
-        kept = None if memory is None else memory.at_hand(key, self.mapped)
+        ttl, valid = (None, None) if self.lifetime is None else self.lifetime
+        # For `valid` the record is read.
+        kept = None if memory is None or valid is not None else memory.at_hand(key, self.mapped, ttl)
         hit = None if kept is None else kept.hit
         return MISS if hit is None else self._load(key, hit)
 
@@ -604,7 +672,13 @@ class FutureCache(Contents, Settles):
         return self._coordinator.submit(job, store, fresh=fresh or self.overwrite, caller=asker)
 
     def _load(self, key: str, hit: Hit) -> Any:
-        """Unpickle a stored value and count the hit, or return `MISS` with a warning."""
+        """Unpickle a stored value and count the hit, or return `MISS`, with a warning if it can't be unpickled."""
+        if self.lifetime is not None:
+            store = self._opened()
+            found = self.lifetime.current(store, self._function_name, key, hit, self.mapped)
+            if isinstance(found, Miss):
+                return MISS
+            hit = found
         if self._imported_copy is not None:
             value = load(key, hit, self._imported_copy)
         else:
@@ -664,15 +738,15 @@ class FutureCache(Contents, Settles):
     def to_dataframe(self, **chosen: Any) -> pandas.DataFrame:
         """Return a table of the entries that are chosen as for `records`, one row per entry.
 
-        Its columns are the arguments, the fields of the result (or `result`), and what records know. A name that stands
-        in two of these goes as it is to the first, and as `result.name` or `job.name` to the others.
+        Its columns are the arguments, the fields of the result (or `result`), and the fields of records. If two of
+        these have the same name, the first keeps it, and the others become `result.name` or `job.name`.
 
         Raises:
             BencherJobError: when pandas, of the extra `table`, is not installed.
         """
         from ._views.table import to_dataframe  # few programs need it
 
-        return to_dataframe(self.records(**chosen), self.prefetch)
+        return to_dataframe(self.records(**chosen), partial(self._find, counts=False, judges=False))
 
     def info(self) -> CacheInfo:
         """Return the figures of this cache."""
@@ -707,10 +781,11 @@ class FutureCache(Contents, Settles):
         """
         refuse_inside("To wait for the jobs in flight")
         self._refuse_to_wait_here()
-        self._coordinator.wait()
+        for each in list(self._family):
+            each._coordinator.wait()  # noqa: SLF001 - its own class
 
     def _refuse_to_wait_here(self) -> None:
-        if self.resolves_here():
+        if any(each.resolves_here() for each in list(self._family)):
             raise BencherJobError(
                 f"A callback of a future can't wait for the jobs in flight of the cache {self._cache_name!r}: its "
                 f"thread must be done with it first. Call wait() and close() elsewhere."
@@ -730,8 +805,9 @@ class FutureCache(Contents, Settles):
             do_outside(self.close)
             return
         self._refuse_to_wait_here()
-        self._coordinator.finish(wait=True)
-        self._engines.release()
+        for each in list(self._family):
+            each._coordinator.finish(wait=True)  # noqa: SLF001 - its own class
+            each._engines.release()  # noqa: SLF001 - as above
         if self._store is not None:
             running_jobs(self._store).close_if_idle(self._store.close)
 

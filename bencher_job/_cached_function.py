@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
@@ -26,7 +26,15 @@ from ._keys import Call, Identity
 from ._keys.code import CLOUDPICKLED, CodeInfo, Place, accept_code_info
 from ._keys.code_check import code_check_for
 from ._keys.names import adopt_main_name, is_in, main_name
-from ._options import Executors, PoolOptions, cache_directory
+from ._options import (
+    CallArguments,
+    Executors,
+    PoolOptions,
+    accept,
+    cache_directory,
+    checked,
+    shows_options,
+)
 
 __all__ = ["BoundCachedFunction", "CachedCalls", "CachedFunction", "FunctionAnnotations", "FunctionDoc"]
 
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
         __name__: str
         __qualname__: str
         _self_parent: Any
+        _self_instance: Any
+        _self_owner: Any
 
         def __init__(self, wrapped: object, wrapper: Callable[..., Any]) -> None: ...
         def __get__(self, instance: Any, owner: type | None = None) -> Any: ...
@@ -51,8 +61,8 @@ else:
     from wrapt import BoundFunctionWrapper, FunctionWrapper
 
 _HELP = """\
-Results are remembered. Of one call: submit, refresh, forget, is_cached, explain, key; of many: map, sweep;
-of all: cache, cache_info, cache_clear. See help(bencher_job.CachedFunction)."""
+Results are remembered. Of one call: submit, refresh, forget, is_cached, peek, remember, explain, key; of many: map,
+sweep; of all: with_options, cache, cache_info, cache_clear. See help(bencher_job.CachedFunction)."""
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -60,6 +70,7 @@ R = TypeVar("R", covariant=True)  # noqa: PLC0105 - named as everybody names it
 S = TypeVar("S")
 V = TypeVar("V")
 C = TypeVar("C", bound=type)
+D = TypeVar("D")
 
 
 class FunctionAnnotations(dict[str, Any]):
@@ -217,6 +228,53 @@ class CachedCalls(Generic[P, R]):
         """
         return self._self_cache.has(self.key(*args, **kwargs))
 
+    @overload
+    def peek(
+        self: CachedCalls[P, Coroutine[Any, Any, V]], /, *args: Any, default: None = None, **kwargs: Any
+    ) -> V | None: ...
+    @overload
+    def peek(
+        self: CachedCalls[P, Coroutine[Any, Any, V]], /, *args: Any, default: D, **kwargs: Any
+    ) -> V | D: ...
+    @overload
+    def peek(self, /, *args: Any, default: None = None, **kwargs: Any) -> R | None: ...
+    @overload
+    def peek(self, /, *args: Any, default: D, **kwargs: Any) -> R | D: ...
+    def peek(self, /, *args: Any, default: Any = None, **kwargs: Any) -> Any:
+        """Return the stored value of a call, which counts as a hit, or the default. Computes nothing.
+
+        A parameter of the function that is named `default` is given by position.
+        """
+        return self._self_cache.peek(self._with_bound(args), kwargs, default)
+
+    def remember(self, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a value as the result of a call, in place of what was stored. Computes nothing.
+
+        It is stored like any result: not if `keep` refuses it, and with a warning if that can't be done.
+
+        Raises:
+            UnkeyableArgument: when no key can be made of an argument.
+            TypeError: when the arguments don't fit the function.
+        """
+        self._self_cache.remember(value, self._with_bound(args), kwargs)
+
+    @shows_options(CallArguments)
+    def with_options(self, /, **options: Unpack[CallArguments]) -> Self:
+        """Return this function with other options of its calls. It has the same results and counts in the same `cache`.
+
+        Options that change the key or the place of the results can't be given. `None` is an option's default, as in
+        `ttl=None`. To make it takes longer than a hit, so keep it for many calls.
+
+        Raises:
+            TypeError: when there is no such option, or its value has the wrong type.
+            ValueError: when a value can't be used.
+        """
+        accept(CachedCalls.with_options, options)
+        return self._with_options(checked(options))  # type: ignore[no-any-return]
+
+    def _with_options(self, options: Mapping[str, Any]) -> Any:
+        raise NotImplementedError
+
     def explain(self, /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Explain whether a call is a hit, or why it would run: what differs from the nearest entry.
 
@@ -276,6 +334,10 @@ class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
     def _each_with_bound(self, calls: Iterable[tuple[Any, ...]]) -> Iterable[tuple[Any, ...]]:
         return map(self._with_bound, calls)
 
+    def _with_options(self, options: Mapping[str, Any]) -> Any:
+        function = self._self_parent._with_options(options)  # noqa: SLF001 - the function that is bound
+        return function.__get__(self._self_instance, self._self_owner)
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return self._reduced() or _reduced(self._self_parent, _cloudpickle_below())
 
@@ -311,15 +373,21 @@ class CachedFunction(CachedCalls[P, R], FunctionWrapper):
     if not TYPE_CHECKING:  # type checkers would take it for an attribute
         __slots__ = ("__call__",)  # a function of each object's own, which is found faster than a method
 
-    def __init__(self, function: Callable[P, R], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, function: Callable[P, R], options: Mapping[str, Any], cache: JobFunctionCache | None = None
+    ) -> None:
         super().__init__(function, _call_plain)
         self._self_options = dict(options)
         plain = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
-        self._self_cache = JobFunctionCache(plain, **options)
+        self._self_cache = JobFunctionCache(plain, **options) if cache is None else cache
         setattr(self, "__call__", self._self_caller())  # noqa: B010 - type checkers know the method
 
     def _self_caller(self) -> Callable[..., Any]:
         return self._self_cache.answer
+
+    def _with_options(self, options: Mapping[str, Any]) -> Any:
+        given = {**self._self_options, **options}
+        return type(self)(self.__wrapped__, given, self._self_cache.with_options(options))
 
     # Type checkers look through `classmethod` and `staticmethod`, so the first parameter tells the kind of function.
     # mypy doesn't compare it with the owner, so for functions bound to a class it knows the return type only.

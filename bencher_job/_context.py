@@ -16,7 +16,7 @@ __all__ = ["CURRENT", "Context", "Surroundings", "call_in"]
 
 
 class Context(NamedTuple):
-    """What the library knows of the code that runs here.
+    """The state of the code that runs here.
 
     Attributes:
         key: the key of the current job; None outside a job.

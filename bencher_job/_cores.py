@@ -49,7 +49,7 @@ LIBRARIES: Final = {
 """All variables that set a library's number of threads. torch and Arrow read those of OpenMP and MKL."""
 
 _BRING_LIBRARIES: Final = frozenset({"numpy", "torch"})
-"""Modules that load the libraries that threadpoolctl knows."""
+"""Modules that load the libraries that threadpoolctl can limit."""
 
 
 def cores() -> int:

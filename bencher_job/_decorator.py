@@ -50,10 +50,16 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
             "own" for the function itself, "none" for its name only.
         depends_on: what else the result depends on that no name in the code leads to: functions, classes and modules;
             distributions by name, which count with their version; files and folders as `pathlib.Path`, by content.
+        keys: functions by the names of parameters, as in `{"model": lambda model: model.version}`. What a function
+            returns stands for the argument in the key, and so does the function's own code.
         by_content: names of parameters that hold a path, or a list of paths, whose files count instead of their names.
         libraries: whether name and version of each installed distribution that the code names are part of the key; or
             the names of those that are, whether the code names them or not.
-        ttl: seconds, or a `timedelta`, after which a result is computed again; by default it is kept for good.
+        ttl: seconds, or a `timedelta`, after which a result is computed again, counted at the call from the end of its
+            run. By default a result of any age will do.
+        keep: a function of the result, or of the result and its `Record`, that says whether the result is stored. The
+            caller gets it in any case.
+        valid: a function of the `Record` that says at each lookup whether an entry will do, or its job runs again.
         mmap: give the large arrays of a hit as read-only maps of its file, which are not read until they are used.
         compression: how large results are compressed: "zstd", "lz4", or not at all. Needs the extra `compression`.
         trusted: use a cache that another user owns or can write to; unpickling what they wrote there runs their code.
@@ -63,8 +69,8 @@ def cached_job(function: Callable[..., Any] | None = None, /, **options: Unpack[
         timeout: seconds, or a `timedelta`, that a run may take from its start. Then the job ends with `JobTimeout`.
             So does one whose arguments or result can't be unpickled in time, or whose worker does not get ready.
         patience: seconds, or a `timedelta`, that jobs wait on a cluster (Dask, Slurm or Ray) on which no worker can run
-            them. Then they end with `WorkerLost`. By default they wait for good, and for two minutes if the connection
-            to Dask's scheduler is lost.
+            them. Then they end with `WorkerLost`. By default they wait without limit, and two minutes if the connection
+            to Dask's scheduler is lost. Executors other than these and SERIAL refuse it.
         max_workers: how many processes (or threads) of this machine run jobs at most; by default one per core.
             Functions with the same settings share them.
         max_tasks_per_worker: number of jobs after which a process is replaced by a new one; by default never.

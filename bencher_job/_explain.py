@@ -39,7 +39,6 @@ __all__ = [
     "differences",
     "distribution_changes",
     "distributions_of",
-    "equal_arguments",
     "explain",
     "is_same_code",
 ]
@@ -181,20 +180,6 @@ def _differing(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[st
     return differing
 
 
-def equal_arguments(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str]) -> int:
-    """Count the arguments that look the same in both records."""
-    equal = 0
-    for name, value in before.items():
-        other = now.get(name, _MISSING)
-        if (
-            name.partition(".")[0] not in ignored
-            and type(value) is type(other)
-            and repr(value) == repr(other)
-        ):
-            equal += 1
-    return equal
-
-
 def _are_same(before: object, now: object) -> bool:
     # The repr of floats distinguishes the sign of zero, and NaN equals itself.
     return type(before) is type(now) and repr(before) == repr(now)
@@ -215,9 +200,10 @@ class Cause(StrEnum):
     PARAMETERS = "other parameters enter the key"
     LIBRARY = "bencher_job makes keys in another way since"
     EXPIRED = "the entry has expired"
+    INVALID = "the entry is not valid"
     CLEARED = "the entry was cleared"
     FORGOTTEN = "the entry was forgotten"
-    EVICTED = "the entry was evicted to stay within the size limit"
+    EVICTED = "the entry was evicted to make room"
     DAMAGED = "the entry is damaged"
     UNREADABLE = "the entry can't be read or verified here"
 
@@ -444,8 +430,16 @@ def _nearest(
 
     def likeness(keyed: Keyed) -> tuple[int, int]:
         """Rank by equal arguments, then by how few arguments there are that the call lacks, such as a repeat."""
-        others = keyed.record.arguments
-        return equal_arguments(others, arguments, ignored), -len(others.keys() - arguments.keys())
+        others, equal = keyed.record.arguments, 0
+        for name, value in others.items():
+            other = arguments.get(name, _MISSING)
+            if (
+                name.partition(".")[0] not in ignored
+                and type(value) is type(other)
+                and repr(value) == repr(other)
+            ):
+                equal += 1
+        return equal, -len(others.keys() - arguments.keys())
 
     return chosen, max(latest, key=likeness)
 

@@ -9,9 +9,11 @@ and -0.0, so equal bytes are the same call.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 from marshal import dumps
@@ -94,6 +96,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
     It is one piece, because splitting it takes longer than all it does.
     """
     seconds_of_hits = counts.seconds_of_hits
+    ttl = None if cache.lifetime is None else cache.lifetime.ttl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for value in args:
@@ -121,7 +124,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                 if (
                     (now < memory.sure_until or memory.is_sure())  # type: ignore[union-attr]
                     and kept.read is memory.read  # type: ignore[union-attr]
-                    and (kept.expires is None or kept.expires > time())
+                    and (ttl is None or abs(time() - kept.ended) < ttl)
                 ):
                     value = copy()  # type: ignore[misc]
                     kept.used = now
@@ -133,7 +136,7 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                     if len(seconds_of_hits) > MOST_HITS_KEPT:
                         counts.add_up()
                     return value
-        except Exception:  # noqa: BLE001 - code or a class that is gone: the long way tells of it
+        except Exception:  # noqa: BLE001 - code or a class that is gone: the long way reports it
             _log.debug("a call can't be answered at once", exc_info=True)
         return compute(args, kwargs, known)
 
@@ -187,7 +190,8 @@ class JobFunctionCache(FutureCache):
             "tag_index": tag_index,
             "size_limit": size_limit,
         }
-        chosen = Options.of({**given, **options})
+        self._given: Mapping[str, Any] = {**given, **options}
+        chosen = Options.of(self._given)
         self._of_coroutines = is_coroutine_function(function)
         self._configure(chosen)
         self.function = function
@@ -197,9 +201,23 @@ class JobFunctionCache(FutureCache):
         self._earlier: EarlierVersions | None = None
         self._has_told_of_earlier = False
         self._function_name = qualified_name(self.function)
+        self._answer_calls()
+
+    def _answer_calls(self) -> None:
         self.known = NOTHING_KNOWN
         # Called like the function. The caller awaits a coroutine whose result is not in memory.
         self.answer = answering(self, self._counts, Unanswered if self._of_coroutines else self.value)
+
+    def with_options(self, options: Mapping[str, Any]) -> JobFunctionCache:
+        """Make a cache that has the store, the keys and the counts of this one, and other options of its calls."""
+        other = copy.copy(self)
+        other._parent = self  # noqa: SLF001 - its own class
+        other._given = {**self._given, "overwrite": self.overwrite, **options}  # noqa: SLF001 - as above
+        chosen = Options.of(other._given)  # noqa: SLF001 - as above
+        other._configure(chosen)  # noqa: SLF001 - as above
+        other.tag = chosen.store.tag
+        other._answer_calls()  # noqa: SLF001 - as above
+        return other
 
     @cached_property
     def name(self) -> str:
@@ -313,6 +331,8 @@ class JobFunctionCache(FutureCache):
         kept = None if memory is None or self._epoch != epoch else memory.cache.entries.get(identity[0])
         if memory is None or kept is None or kept.uses < 2:
             return
+        if self.lifetime is not None and self.lifetime.valid is not None:  # which is asked at each hit
+            return
         unchanged = self.keys.check_of(identity[2])
         if unchanged is None:
             return
@@ -323,6 +343,22 @@ class JobFunctionCache(FutureCache):
             known.calls.clear()
         kept.learn(value)
         known.calls[call] = kept
+
+    def peek(self, args: tuple[Any, ...], kwargs: dict[str, Any], default: Any = None) -> Any:
+        """Return the stored value of a call, which counts as a hit, or the default. Nothing is computed."""
+        key = self.keys.identity(args, kwargs)[0]
+        found = self._find([key]) if self.is_there() else None  # nothing is made for a question
+        if found is None or key not in found:
+            return default
+        self._counts.hit(found.seconds[key])
+        return found[key]
+
+    def remember(self, value: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Store a value as the result of a call, on all machines. Nothing is computed."""
+        future: JobFuture[Any] = JobFuture.pending(self.job(args, kwargs), lambda _: False)
+        done: Future[Any] = Future()
+        done.set_result(value)
+        self._coordinator.settle_here(future, done, self.cache, replaces=True)
 
     def refresh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a call again, replace its result, and return the value."""
@@ -351,6 +387,10 @@ class JobFunctionCache(FutureCache):
             cause = Cause.OVERWRITE
         elif is_own and not store.keeps:
             cause = Cause.OFF if self.is_there() else None
+        elif explanation.is_hit and self.lifetime is not None and explanation.record is not None:
+            if fault := self.lifetime.fault(explanation.record):
+                cause = Cause.EXPIRED if fault.startswith("ttl") else Cause.INVALID
+                explanation = replace(explanation, reason=fault)
         elif is_own and not explanation.is_hit and running_jobs(store).has(identity[0]):
             cause = Cause.IN_FLIGHT
         return explanation if cause is None else replace(explanation, cause=cause)

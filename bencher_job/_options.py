@@ -22,25 +22,39 @@ from datetime import timedelta
 from enum import auto
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self, TypedDict, TypeVar, get_args
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    get_args,
+)
 
 from strenum import StrEnum
 
 from ._cores import InnerThreads, cores
 from ._errors import BencherJobError, JobTimeout, WorkerLost
 from ._mounts import is_shared, local_folder
+from ._record import Record
 from ._text import did_you_mean, is_writable
 
 __all__ = [
     "MAKERS",
     "OPTIONS",
     "CacheArguments",
+    "CallArguments",
     "CodeScope",
     "DecoratorArguments",
     "ExecutorName",
     "Executors",
     "FunctionCacheArguments",
     "KeyOptions",
+    "Limits",
     "Options",
     "PoolOptions",
     "RetryOn",
@@ -57,6 +71,7 @@ __all__ = [
     "is_overridden",
     "override",
     "override_cache_directory",
+    "required_parameters",
     "shows_options",
     "store_directory",
 ]
@@ -153,18 +168,16 @@ class StartsExecutor(Protocol):
 
 
 StartMethod = Literal["spawn", "forkserver", "fork"]
+Keep = Callable[[Any], object] | Callable[[Any, Record], object]
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], object]
 
 
-class CacheArguments(TypedDict, total=False):
-    """Keyword arguments of `FutureCache`, besides those that it also takes by position."""
-
-    cache_dir: str | os.PathLike[str] | None
-    shared: str | os.PathLike[str] | None
+class _CallArguments(TypedDict, total=False):
     ttl: float | timedelta | None
+    keep: Keep | None
+    valid: Callable[[Record], object] | None
     mmap: bool
     compression: Literal["zstd", "lz4"] | None
-    trusted: bool
     retries: int
     retry_on: RetryOn
     timeout: float | timedelta | None
@@ -178,9 +191,26 @@ class CacheArguments(TypedDict, total=False):
     gpus: int | Sequence[int | str] | None
 
 
+class CacheArguments(_CallArguments, total=False):
+    """Keyword arguments of `FutureCache`, besides those that it also takes by position."""
+
+    cache_dir: str | os.PathLike[str] | None
+    shared: str | os.PathLike[str] | None
+    trusted: bool
+
+
+class CallArguments(_CallArguments, total=False):
+    """Keyword arguments of `with_options`: those that change neither the key nor the store."""
+
+    executor: Executors | ExecutorName | Submits | StartsExecutor
+    tag: str
+    overwrite: bool
+
+
 class _FunctionArguments(TypedDict, total=False):
     tag: str
     ignore: Collection[str]
+    keys: Mapping[str, Callable[[Any], object]] | None
     version: object
     code: CodeScope
     depends_on: Iterable[object]
@@ -348,6 +378,51 @@ def _function(option: str, given: object) -> Any:
     return given
 
 
+def required_parameters(function: Callable[..., object]) -> int:
+    """Return how many parameters of a function have no default; 1 if it doesn't say."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    return sum(each.default is each.empty and each.kind not in _STARS for each in parameters)
+
+
+_STARS: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+def _keep(option: str, given: object) -> Any:
+    return _predicate(option, given, "the result", "the result and the record")
+
+
+def _valid(option: str, given: object) -> Any:
+    return _predicate(option, given, "the record")
+
+
+def _predicate(option: str, given: object, *takes: str) -> Any:
+    if _function(option, given) is None:
+        return None
+    if inspect.iscoroutinefunction(given):
+        raise TypeError(f"{option} must be a plain function, not a coroutine function")
+    wanted = required_parameters(given)  # type: ignore[arg-type]
+    if wanted > len(takes):
+        raise TypeError(
+            f"{option} must be a function of {' or of '.join(takes)}, and it takes {wanted} parameters"
+        )
+    return given
+
+
+def _key_functions(option: str, given: Any) -> dict[str, Callable[[Any], object]] | None:
+    if given is None:
+        return None
+    wanted = "a mapping of parameter names to functions"
+    if not isinstance(given, Mapping):
+        raise _wrong_type(option, wanted, given)
+    for name, function in given.items():
+        if not isinstance(name, str) or not callable(function):
+            raise TypeError(f"{option} must be {wanted}, not of {_type_name(name)} to {_type_name(function)}")
+    return dict(sorted(given.items()))
+
+
 def _exceptions(option: str, given: Any) -> Any:
     if callable(given) and not isinstance(given, type):
         return given
@@ -396,6 +471,7 @@ class KeyOptions(_Checked):
     code: CodeScope = field(default="deep", metadata=_by(_scope))
     depends_on: tuple[Any, ...] = field(default=(), metadata=_by(_tuple))
     by_content: tuple[str, ...] = field(default=(), metadata=_by(_names))
+    keys: Mapping[str, Callable[[Any], object]] | None = field(default=None, metadata=_by(_key_functions))
     libraries: bool | tuple[str, ...] = field(default=True, metadata=_by(_libraries))
 
 
@@ -418,6 +494,8 @@ class StoreOptions(_Checked):
     )
     cache_samples: bool = field(default=True, metadata=_by(_bool))
     ttl: float | None = field(default=None, metadata=_by(_seconds, otherwise="None to keep results for good"))
+    keep: Keep | None = field(default=None, metadata=_by(_keep))
+    valid: Callable[[Record], object] | None = field(default=None, metadata=_by(_valid))
     mmap: bool = field(default=False, metadata=_by(_bool))
     compression: str | None = field(default=None, metadata=_by(_str_or_none))  # `compression_named` checks it
     trusted: bool = field(default=False, metadata=_by(_bool))
@@ -520,6 +598,26 @@ class PoolOptions(_Checked):
         """Return the options that are not left open, by name."""
         values = {row.name: getattr(self, row.name) for row in fields(self)}
         return {name: value for name, value in values.items() if value is not None and value != ()}
+
+
+def _limit(option: str, given: object) -> int | None:
+    return None if given is None else _int(option, given, 0, "is below 0", "Give 0 or more", "an int or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(_Checked):
+    """How much a cache may hold: bytes, entries, and the seconds since an entry was used."""
+
+    size: int | None = field(default=None, metadata=_by(_limit))
+    entries: int | None = field(default=None, metadata=_by(_limit))
+    unused_for: float | None = field(
+        default=None, metadata=_by(_seconds, otherwise="leave it out to look at no times")
+    )
+
+    @property
+    def is_some(self) -> bool:
+        """Whether there is a limit."""
+        return (self.size, self.entries, self.unused_for) != (None, None, None)
 
 
 OPTIONS: Final = {

@@ -42,7 +42,7 @@ class EntryInfo:
     used: float
     """When the entry was last stored or answered a job, in seconds since the epoch."""
     expires: float | None = None
-    """When it becomes a miss, in seconds since the epoch; None for never."""
+    """From when on `gc` and eviction may remove it unless it is used, in seconds since the epoch; None for never."""
     file: str | None = None
     """Path of the file with its bytes in the store's folder; None if it has none of its own."""
     parameters: tuple[str, ...] = ()

@@ -535,7 +535,7 @@ class SharedInfo:
     superseded: int
     """Results that gave way to one of the same job, which another machine had stored first."""
     outbox: int
-    """Entries and removals that it hasn't got yet."""
+    """Entries and removals that are not there yet."""
     problem: str
     """Why it is not asked at present; empty if it is."""
 
@@ -566,6 +566,8 @@ class CacheInfo:
     """Jobs whose function, worker or engine failed, after all retries."""
     unsaved: int
     """Results that reached the caller but could not be stored."""
+    unkept: int
+    """Results that reached the caller and were not stored, because `keep` refused them."""
     damaged: int
     """Entries of this store that were found damaged and quarantined."""
     evicted: int
@@ -597,7 +599,7 @@ class CacheInfo:
         }
         odd = {
             name: f"{getattr(self, name):,}"
-            for name in ("joined", "failed", "unsaved", "damaged", "evicted", "expired", "unleased")
+            for name in ("joined", "failed", "unsaved", "unkept", "damaged", "evicted", "expired", "unleased")
             if getattr(self, name)
         }
         return figures | odd | ({} if self.shared is None else {"shared": str(self.shared)})

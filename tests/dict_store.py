@@ -96,7 +96,7 @@ class DictStore(Items):
                 value = self._values[key]
                 if largest is None or value.nbytes <= largest:
                     parts = value.stream, tuple(map(bytearray, value.buffers))
-                    found.others[key] = st.Hit(*parts, seconds, info.expires)
+                    found.others[key] = st.Hit(*parts, seconds, info.record.created.timestamp())
                     self.count_uses([st.Use(key, 1, time.time(), seconds)] if counts else [])
         return found
 
@@ -166,8 +166,7 @@ class DictStore(Items):
         return st.Found(self._infos[key].record) if key in self._infos else self._gone.get(key)
 
     def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
-        found = [self._infos[key] for key in keys if key in self._infos]
-        return [info for info in found if info.expires is None or info.expires > time.time()]
+        return [self._infos[key] for key in keys if key in self._infos]
 
     def find(self, query: Query) -> list[str]:
         return query.select(self.infos([*self._infos]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +19,11 @@ needs_scoop = pytest.mark.skipif(
 def unmeasured(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment without what lets coverage measure a program, and import modules into it before it begins."""
     return {name: value for name, value in environment.items() if not name.startswith("COVERAGE")}
+
+
+def load_openmp() -> None:
+    """Load the OpenMP that scikit-learn ships, and not scikit-learn, which takes a second."""
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    (library,) = (Path(str(spec.origin)).parents[1] / "scikit_learn.libs").glob("libgomp*")
+    ctypes.CDLL(str(library))

@@ -170,7 +170,7 @@ def test_waiting_is_cheap(programs: Programs) -> None:
     before = [_cpu_seconds(other.pid) for other in others]
     time.sleep(2)
     used = [after - early for after, early in zip(map(_cpu_seconds, (o.pid for o in others)), before)]
-    assert max(used) / 2 < 0.02
+    assert max(used) / 2 < 0.05
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -586,7 +586,7 @@ def test_what_another_process_does_is_noticed_at_the_very_next_call(what: str) -
         for thread in threads:
             thread.start()
         try:
-            for number in range(1, 200):
+            for number in range(1, 80):
                 box[0] = number
                 other.stdin.write(f"{what} {key} {number}\n")
                 other.stdin.flush()

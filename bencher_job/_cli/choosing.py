@@ -25,6 +25,7 @@ __all__ = [
     "add_filters",
     "add_targets",
     "age",
+    "bytes_in",
     "complete_keys_and_functions",
     "complete_tags",
     "look_for",
@@ -55,6 +56,21 @@ def age(text: str) -> timedelta:
         return sum((timedelta(seconds=float(number) * _UNITS[unit]) for number, unit in parts), timedelta())
     except OverflowError:
         raise ArgumentTypeError(f"{text!r} is too long ago. Give fewer days.") from None
+
+
+_SIZES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def bytes_in(text: str) -> int:
+    """Parse a size in bytes.
+
+    >>> bytes_in("1.5GB"), bytes_in("512")
+    (1500000000, 512)
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text)
+    if parts is None:
+        raise ArgumentTypeError(f"{text!r} is not a size. Write 500MB, 1.5GB or a number of bytes.")
+    return round(float(parts[1]) * _SIZES[parts[2]])
 
 
 def moment(text: str) -> datetime | timedelta:
@@ -348,7 +364,7 @@ def _current(name: str) -> tuple[str, Pairs]:
 def look_for(arguments: Namespace, work: Callable[[Chosen], object], *, mends: bool = False) -> int:
     """Call `work` with the chosen functions and keys of each store, as `look_at_each` does.
 
-    Names that no store knows are reported.
+    Names that are in no store are reported.
 
     Raises:
         StoreFailure: when there are no stores.

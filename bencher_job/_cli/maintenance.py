@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import CacheWarning
-from .._stores import Store, count_expired, find_orphans, remove_expired, remove_orphans, verify
+from .._options import Limits
+from .._stores import (
+    Store,
+    count_expired,
+    excess,
+    find_orphans,
+    remove_expired,
+    remove_orphans,
+    shrink,
+    verify,
+)
 from .._text import counted, size_text, visible
-from .choosing import Chosen, add_filters, add_targets, age, look_for, report_none
+from .choosing import Chosen, add_filters, add_targets, age, bytes_in, look_for, report_none
 from .command import Command, Exit, Misused
 from .output import add_consent, add_json, is_agreed, print_document
 from .places import add_place, cache_directory, change, change_each, complain, look_at_each
@@ -174,22 +184,34 @@ class _Waste:
     orphans: dict[Finding, int] = field(default_factory=dict)
     """Files and folders that no entry owns, with their sizes in bytes."""
     expired: int = 0
+    excess: tuple[int, int] = (0, 0)
+    """How many entries are beyond the limits that were given, and how many bytes they take."""
 
     @property
     def is_some(self) -> bool:
-        return bool(self.orphans or self.expired)
+        return bool(self.orphans or self.expired or self.excess[0])
 
 
 def _configure_gc(parser: ArgumentParser) -> None:
+    limits = parser.add_argument_group(
+        "limits", "the least recently used entries beyond them are removed as well"
+    )
+    limits.add_argument("--size", type=bytes_in, metavar="SIZE", help="bytes that a store may take, as 10GB")
+    limits.add_argument("--entries", type=int, metavar="N", help="number of entries that a store may have")
+    limits.add_argument(
+        "--unused-for", type=age, metavar="AGE", help="how long an entry may be unused, as 30d"
+    )
     add_consent(parser)
     add_place(parser)
 
 
 def _gc(arguments: Namespace) -> int:
     found: dict[Path, _Waste] = {}
+    limits = _limits(arguments)
 
     def look(store: Store, directory: Path) -> None:
-        found[directory] = _Waste(find_orphans(store), count_expired(store))
+        beyond = excess(store, limits) if limits.is_some else (0, 0)
+        found[directory] = _Waste(find_orphans(store), count_expired(store), beyond)
 
     status = look_at_each(arguments, look, mends=not arguments.dry_run)
     wasteful = {directory: waste for directory, waste in found.items() if waste.is_some}
@@ -198,17 +220,22 @@ def _gc(arguments: Namespace) -> int:
             print(f"{directory.name}/{visible(finding.name)}: {finding.fault.value}, {size_text(size)}")
         if waste.expired:
             print(f"{directory.name}: {counted(waste.expired, 'entry')} whose time is over")
+        if waste.excess[0]:
+            number, size = waste.excess
+            print(f"{directory.name}: {counted(number, 'entry')} of {size_text(size)} beyond the limits")
     if not wasteful:
         print("nothing to remove")
         return status
     orphans = sum(len(waste.orphans) for waste in wasteful.values())
     size = sum(size for waste in wasteful.values() for size in waste.orphans.values())
     expired = sum(waste.expired for waste in wasteful.values())
+    beyond = sum(waste.excess[0] for waste in wasteful.values())
     total = " and ".join(
         part
         for part, number in (
             (f"{counted(orphans, 'orphan')} of {size_text(size)}", orphans),
             (f"{counted(expired, 'expired entry')}", expired),
+            (f"{counted(beyond, 'entry')} beyond the limits", beyond),
         )
         if number
     )
@@ -221,14 +248,24 @@ def _gc(arguments: Namespace) -> int:
     return max(status, *(_remove(arguments, directory, waste) for directory, waste in wasteful.items()))
 
 
+def _limits(arguments: Namespace) -> Limits:
+    try:
+        return Limits(size=arguments.size, entries=arguments.entries, unused_for=arguments.unused_for)
+    except ValueError as error:
+        raise Misused(str(error)) from error
+
+
 def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
     with change(arguments, directory) as store:
         left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
         expired = remove_expired(store)
+        limits = _limits(arguments)
+        beyond = shrink(store, limits) if limits.is_some else 0
     for finding in left:
         complain(f"{directory / finding.name} can't be removed")
     removed = counted(len(waste.orphans) - len(left), "orphan")
-    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry')}")
+    shrunk = f", and {counted(beyond, 'entry')} beyond the limits" if beyond else ""
+    print(f"{directory.name}: removed {removed} and {counted(expired, 'expired entry')}{shrunk}")
     return Exit.FAILED if left else Exit.DONE
 
 

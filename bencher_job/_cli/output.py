@@ -141,7 +141,7 @@ def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
 
 
 LEAST_WIDTH: Final = 16
-"""Minimum width of a column that shrinks, if its cells are so wide."""
+"""Minimum width of a column that shrinks, if its cells are that wide."""
 
 _GAP: Final = 2
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import fields
@@ -15,6 +14,7 @@ from .. import _options
 from .._errors import BencherJobError
 from .._record import FunctionInfo
 from .._text import counted, moment_text, seconds_text, size_text, visible
+from .choosing import age, bytes_in
 from .command import Command, Exit, Failed, Misused
 from .output import Column, add_json, print_document, show_facts, show_table
 from .places import FAILURES, add_place, cache_directory, failure_of, prompt_interrupts
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from .._shared.tier import SharedStore
 
 __all__ = ["PULL", "PUSH", "SHARED", "list_shared"]
-
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kMGT]?)B?")
-_SIZES: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
-_AGES: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def _add_shared(parser: ArgumentParser) -> None:
@@ -102,29 +97,15 @@ def _configure_shared(parser: ArgumentParser) -> None:
     )
     parser.add_argument("place", nargs="?", metavar="PLACE", help="the shared store, as after --shared")
     parser.add_argument(
-        "--older-than", type=_age, metavar="AGE", help="gc: entries stored before that, as in 90d"
+        "--older-than", type=age, metavar="AGE", help="gc: entries stored before that, as in 90d"
     )
     parser.add_argument(
-        "--max-size", type=_size, metavar="SIZE", help="gc: the oldest beyond that, as in 100GB"
+        "--max-size", type=bytes_in, metavar="SIZE", help="gc: the oldest beyond that, as in 100GB"
     )
     parser.add_argument("--dry-run", action="store_true", help="gc: only say what would be removed")
     _add_shared(parser)
     add_json(parser)
     add_place(parser)
-
-
-def _age(text: str) -> float:
-    found = _AGE.fullmatch(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is not an age. Write 90d, 12h or 2w.")
-    return float(found[1]) * _AGES[found[2]]
-
-
-def _size(text: str) -> float:
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise ArgumentTypeError(f"{text!r} is not a size. Write 500MB, 100GB or a number of bytes.")
-    return float(found[1]) * _SIZES[found[2]]
 
 
 def _shared(arguments: Namespace) -> int:
@@ -152,12 +133,11 @@ def _show(arguments: Namespace) -> int:
         remote.changes()
         latency = time.monotonic() - begin
         functions = _functions_of(remote)
-        running = remote.running()
+        running = _jobs_of(remote)
         place = remote.place
     if arguments.json:
         told = [{"function": name, **figures._asdict()} for name, figures in functions.items()]
-        jobs = [{"key": key, "host": owner.host, "pid": owner.pid} for key, owner in sorted(running.items())]
-        print_document("shared", place=place, latency=latency, functions=told, running=jobs)
+        print_document("shared", place=place, latency=latency, functions=told, running=running)
         return Exit.DONE
     facts = [
         ("answers in", seconds_text(latency)),
@@ -194,6 +174,12 @@ def _functions_of(remote: Remote) -> dict[str, _Figures]:
     }
 
 
+def _jobs_of(remote: Remote) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "host": owner.host, "pid": owner.pid} for key, owner in sorted(remote.running().items())
+    ]
+
+
 def _total(functions: Mapping[str, _Figures]) -> str:
     entries = sum(each.entries for each in functions.values())
     size = sum(each.size for each in functions.values())
@@ -228,7 +214,7 @@ def list_shared(arguments: Namespace) -> int:
     if arguments.sort not in _ORDERS:
         raise Misused(f"a shared store doesn't count {arguments.sort}. Sort by one of {', '.join(_ORDERS)}.")
     with _remote(arguments) as remote:
-        found, place = _functions_of(remote), remote.place
+        found, place, running = _functions_of(remote), remote.place, _jobs_of(remote)
     functions = dict(sorted(found.items(), key=lambda pair: _ORDERS[arguments.sort](pair[1])))
     if arguments.json:
         told = [
@@ -242,7 +228,7 @@ def list_shared(arguments: Namespace) -> int:
             }
             for name, each in functions.items()
         ]
-        print_document("ls", cache_dir=cache_directory(arguments), functions=told)
+        print_document("ls", cache_dir=cache_directory(arguments), functions=told, running=running)
         return Exit.DONE
     _show_functions(functions)
     print(f"{counted(len(functions), 'function')}, {_total(functions)}" if functions else "no entries")
@@ -254,11 +240,11 @@ def _remove_old(arguments: Namespace) -> int:
         raise Misused("shared gc needs to know what to remove: --older-than, --max-size, or both")
     with _remote(arguments) as remote:
         names = sorted(remote.names("e/"), key=lambda name: name.stored)
-        size, now = float(sum(name.size for name in names)), time.time()
+        size = sum(name.size for name in names)
+        first = 0.0 if arguments.older_than is None else time.time() - arguments.older_than.total_seconds()
         chosen = []
         for name in names:
-            is_old = arguments.older_than is not None and name.stored < now - arguments.older_than
-            if is_old or (arguments.max_size is not None and size > arguments.max_size):
+            if name.stored < first or (arguments.max_size is not None and size > arguments.max_size):
                 chosen.append(name)
                 size -= name.size
         total = f"{counted(len(chosen), 'entry')} of {size_text(sum(name.size for name in chosen))}"

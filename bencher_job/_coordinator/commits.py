@@ -32,7 +32,7 @@ from .._keys.files import is_unchanged
 from .._keys.fingerprint import Fingerprint, libraries_in_arguments
 from .._keys.hashing import WITH_CODE
 from .._keys.libraries import other_versions
-from .._options import StoreOptions
+from .._options import StoreOptions, required_parameters
 from .._processes import renew_after_fork
 from .._record import Draft, FailedJob, Origin, shown_arguments
 from .._stores import (
@@ -66,7 +66,7 @@ MOST_HITS_KEPT: Final = 1000
 class _Figures:
     def __init__(self) -> None:
         self.submitted = self.hits = self.joined = self.computed = 0
-        self.retried = self.failed = self.unsaved = 0
+        self.retried = self.failed = self.unsaved = self.unkept = 0
         self.seconds_saved = 0.0
 
 
@@ -94,7 +94,7 @@ class Counts:
         return self._figures
 
     def add(self, **numbers: int) -> None:
-        """Add to figures: `submitted`, `joined`, `computed`, `retried`, `failed`, `unsaved`."""
+        """Add to figures: `submitted`, `joined`, `computed`, `retried`, `failed`, `unsaved`, `unkept`."""
         with self._reentrant:
             figures = vars(self._figures)
             for name, number in numbers.items():
@@ -465,9 +465,11 @@ def commit(
             if isinstance(store, NullStore) and store.is_closed_off:
                 unsaved.append("")  # a warning has said that it can't be opened
             continue
+        if options.keep is not None and not _is_kept(options.keep, completion, options, unsaved):
+            completion.discard_written()
+            _release(store, run.running.lease)
+            continue
         refusal = _refusal(job, completion.outcome)
-        if refusal is None and completion.outcome.files != ():  # an empty one was said before
-            refusal = _bring_files(job, completion.outcome)
         if refusal is not None:
             completion.discard_written()
         else:
@@ -497,8 +499,27 @@ def commit(
     return payloads, unsaved, others
 
 
+def _is_kept(
+    keep: Callable[..., object], completion: Completion, options: StoreOptions, unsaved: list[str]
+) -> bool:
+    """Whether `keep` accepts a result. One that it refuses is counted; if it raises, that is said in `unsaved`."""
+    run, value = completion.run, completion.outcome.value
+    try:
+        if required_parameters(keep) < 2:
+            is_kept = bool(keep(value))
+        else:
+            is_kept = bool(keep(value, completion.entry(Payload(b"", ()), options).info(0, 0.0).record))
+    except Exception as error:  # noqa: BLE001 - the caller's own function
+        unsaved.append(f"keep={keep!r} failed on the result of {run.job!r} ({error_text(error)})")
+        return False
+    if not is_kept:
+        _log.info("keep refuses the result of %r, so it is not stored", run.job)
+        run.coordinator.counts.add(unkept=1)
+    return is_kept
+
+
 def _refusal(job: Job, outcome: Outcome) -> str | None:
-    """Say why a result does not belong under its key; None if it does."""
+    """Say why a result can't be stored under its key; None if it can, and empty if that was said before."""
     if job.has_changed:
         return (
             f"An argument of {job!r} was changed after the call and before the job began, so it ran with the new "
@@ -511,8 +532,10 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
     if outcome.other_versions or (
         fingerprint is not None and (fingerprint.libraries or job.bound.startswith(WITH_CODE))
     ):
-        return _of_another_library(job, outcome)
-    return None
+        refusal = _of_another_library(job, outcome)
+        if refusal is not None:
+            return refusal
+    return _bring_files(job, outcome) if outcome.files != () else None
 
 
 def _bring_files(job: Job, outcome: Outcome) -> str | None:

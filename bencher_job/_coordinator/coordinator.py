@@ -38,17 +38,18 @@ from typing import Any, Final
 from .. import _media
 from .._context import CURRENT, Surroundings
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
-from .._executors import Engine, Executors, Outcome, error_text, inside_worker, run_inline
+from .._executors import CallFuture, Engine, Executors, Outcome, error_text, inside_worker, run_inline
 from .._future import JobFuture
 from .._inside import critical
 from .._job import Job
 from .._keys.names import load_for
+from .._lifetime import Lifetime
 from .._light_future import LightFuture
 from .._loops import Caller, is_coroutine_function, running_loop
 from .._options import Options
 from .._origin import git_state_of
 from .._processes import renew_after_fork
-from .._stores import MISS, BlobLost, Hit, Lease, Payload, Store
+from .._stores import MISS, BlobLost, Hit, Lease, Miss, Payload, Store
 from .._text import printable
 from .._timer import timer
 from .commits import UNLOADABLE, CommitThread, Completion, Counts, Run, commit
@@ -70,6 +71,9 @@ __all__ = ["Coordinator", "load", "warn_unloadable"]
 
 
 _log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Seconds between two looks of a cache that is being closed at whether any worker can run its jobs."""
 
 ROOM: Final = 40
 """Stack frames that must be left when a job begins, so that it can be abandoned wherever it fails."""
@@ -95,6 +99,7 @@ class Coordinator:
         )
         self.counts = Counts()
         self._store_options = options.store
+        self._lifetime = Lifetime.of(options.store)
         self._run_options = run
         self._announce = announce
         name = options.store.cache_name
@@ -359,7 +364,14 @@ class Coordinator:
         return isinstance(hit, Hit) and self._answer(running, hit)
 
     def _answer(self, running: RunningJob, hit: Hit) -> bool:
-        """End a job with a value that was stored since it was looked up. Return False if it can't be unpickled."""
+        """End a job with a value that was stored since it was looked up. Return False if it is no answer."""
+        if self._lifetime is not None:
+            job, mapped = running.job, self._store_options.mmap
+            found = self._lifetime.current(running.store, job.function_name, job.job_key, hit, mapped)
+            if isinstance(found, Miss):
+                running.replaces = True
+                return False
+            hit = found
         value = load(running.job.job_key, hit, running.job.function)
         if value is MISS:
             return False
@@ -678,9 +690,13 @@ class Coordinator:
         finish_at_exit(self)
         self._commits.put(run, partial(Completion.of, run, done, _outcome_of))
 
-    def settle_here(self, future: JobFuture[Any], done: Future[Any], store: Store) -> None:
+    def settle_here(
+        self, future: JobFuture[Any], done: Future[Any], store: Store, *, replaces: bool = False
+    ) -> None:
         """Store the result of a future that is done in this thread, and resolve the job's own future."""
-        completion = Completion.of(self._run_of_another(future, store), done, _outcome_of)
+        run = self._run_of_another(future, store)
+        run.running.replaces = replaces
+        completion = Completion.of(run, done, _outcome_of)
         if completion is not None:
             self._finish([completion])
 
@@ -711,13 +727,15 @@ class Coordinator:
             lock.release()
 
     def finish(self, *, wait: bool) -> None:
-        """Commit what has been computed. With `wait`, first wait for the jobs that still run."""
+        """Commit what has been computed. With `wait`, first wait for the jobs that run or that a worker can run."""
         if wait:
-            self.wait()
+            self.wait(gives_up=True)
         self._commits.close()
 
-    def wait(self) -> None:
+    def wait(self, *, gives_up: bool = False) -> None:
         """Wait until each running job has ended and its result is stored.
+
+        With `gives_up`, end jobs of a cluster on which no worker can run any.
 
         Raises:
             BencherJobError: in an event loop or a thread that such a job needs.
@@ -732,8 +750,16 @@ class Coordinator:
         if loops is not None:
             loops.refuse_to_wait_in(running_loop())
             loops.lose_runs_of_stopped_loops()
-        with self._released_by_the_last_job():
-            pass
+        until_finished = self._released_by_the_last_job()
+        while not until_finished.acquire(timeout=LOOK_SECONDS):
+            if gives_up:
+                self._end_stuck()
+
+    def _end_stuck(self) -> None:
+        """End the jobs of this cache if no worker can run any."""
+        for work in self._unfinished.copy():
+            if isinstance(work, Run) and isinstance(work.running.engine_future, CallFuture):
+                work.running.engine_future.give_up()
 
     def _released_by_the_last_job(self) -> threading.Lock:
         """Return a lock that is held until nothing is unfinished. Unlike a condition, Ctrl-C can't keep it locked."""

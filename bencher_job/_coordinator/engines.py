@@ -156,7 +156,7 @@ class Engines:
         *,
         of_coroutines: bool = False,
     ) -> None:
-        check_limits(executor, settings, timeout, of_coroutines=of_coroutines)
+        check_limits(executor, settings, timeout, patience, of_coroutines=of_coroutines)
         self.executor_type = executor_name(executor)
         self.is_serial = self.executor_type == Executors.SERIAL
         self._executor = executor

@@ -19,11 +19,12 @@ from typing import Any, Final
 from .._options import MAKERS, Executors, PoolOptions
 from .base import Outcome, error_text, inside_worker, is_submitter, run_inline
 from .elsewhere import LARGEST_SENT, write_files
-from .engine import AdoptedExecutor, Engine, SharedExecutor, run_here, submit_jobs
+from .engine import AdoptedExecutor, CallFuture, Engine, SharedExecutor, run_here, submit_jobs
 from .spec import EngineSpec
 
 __all__ = [
     "LARGEST_SENT",
+    "CallFuture",
     "Engine",
     "Executors",
     "Outcome",
@@ -134,10 +135,11 @@ def check_limits(
     spec: Executors | str | concurrent.futures.Executor | object,
     settings: PoolOptions,
     timeout: float | None,
+    patience: float | None = None,
     *,
     of_coroutines: bool = False,
 ) -> None:
-    """Check that an executor supports the settings and the timeout, without importing or starting anything.
+    """Check that an executor supports the settings and limits, without importing or starting anything.
 
     A coroutine can be cancelled on any executor, a plain function in this process cannot. SERIAL accepts all
     settings, because code that passes on its caller's executor cannot know whether there will be workers.
@@ -157,6 +159,11 @@ def check_limits(
                 f"{option}={value!r} has no effect on executor={name}. Use it with {able}, or set up the executor "
                 f"that you pass yourself."
             )
+    if patience is not None and name not in {*_CLUSTERS, _CLIENT, Executors.SERIAL}:
+        raise ValueError(
+            f"patience={patience:g} has no effect on executor={name}: its jobs wait for no queue of a cluster that "
+            f"reports whether it has workers. Leave it out, or use executor='slurm', 'ray' or a Dask client."
+        )
     if timeout is None or of_coroutines:
         return
     if name in {Executors.SERIAL, Executors.THREADS} or isinstance(

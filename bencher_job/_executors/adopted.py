@@ -2,7 +2,7 @@
 
     threads: the job itself                    processes and clusters: pack -> bytes -> run_packed -> bytes
 
-The user made the executor, so nothing here shuts it down. It has a queue of its own, which takes the place of the
+The user made the executor, so nothing here shuts it down. It has a queue of its own, which replaces the
 scheduler.
 """
 

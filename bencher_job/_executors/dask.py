@@ -125,6 +125,9 @@ PLACES_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final = 120.0
 """Seconds that jobs wait by default for a lost connection to the scheduler."""
 
+TRY_SECONDS: Final = 2.0
+"""Seconds between two tries of the scheduler's port while the connection is cut."""
+
 KEPT_FUNCTIONS: Final = 8
 ATTEMPTS: Final = 4
 """How often a job is sent whose function or arguments are lost with workers."""
@@ -158,6 +161,7 @@ class DaskScheduler(RemoteScheduler):
         self._suspects: deque[Task] = deque()
         self._topic = f"bencher_job-{uuid.uuid4().hex}", tells_begin
         self._cut_off_since: float | None = None
+        self._try_at = 0.0
         if owns_client:  # how long it tries to reconnect
             self._client._timeout = max(self._client._timeout, self._reconnects_for)  # noqa: SLF001 - no other way
         self._subscribe()
@@ -209,10 +213,12 @@ class DaskScheduler(RemoteScheduler):
     def _look_after_workers(self, now: float) -> None:
         if self._cut_off_since is None:
             super()._look_after_workers(now)
-        elif not self._may_reconnect():  # which may not be known at once
-            self._lose_all("the scheduler is gone")
         elif now - self._cut_off_since > self._reconnects_for:
             self._lose_all("the connection to the scheduler was lost")
+        elif now > self._try_at:
+            if not self._may_reconnect():  # which may not be known at once
+                self._lose_all("the scheduler is gone")
+            self._try_at = time.monotonic() + TRY_SECONDS  # a try may take a second
 
     def _ask_what_runs(self) -> None:
         self._on_loop(self._learn_what_runs)

@@ -44,6 +44,11 @@ class CallFuture(LightFuture[Any]):
         self.scheduler = scheduler
         self.job = job
 
+    def give_up(self) -> None:
+        """End the call with `WorkerLost` if no worker can run any of the calls."""
+        if (reason := self.scheduler.stuck()) is not None:
+            self.scheduler.lose(self, f"{reason}. The cache was closed, or the program ended")
+
 
 class ExecutorSource(Protocol):
     """Where an engine gets its executor from."""
@@ -248,7 +253,7 @@ class SharedExecutors(Generic[E]):
         self._dropped: deque[tuple[Hashable, E]] = deque()
 
     def acquire(self, settings: Hashable, make: Callable[[], E]) -> E:
-        """Return the executor of these settings and count one user more. Make it if there is none."""
+        """Return the executor of these settings and count one more user. Make it if it is missing."""
         with self._lock:
             executor, users = self._shared.get(settings) or (make(), 0)
             self._shared[settings] = executor, users + 1

@@ -139,7 +139,7 @@ class RunResult(NamedTuple):
         return [head, *more, self.payload.stream, *self.payload.buffers]
 
     def message(self, number: int) -> list[Buffer]:
-        """Return the buffers of a message about job `number` to the pool, which knows the place."""
+        """Return the buffers of a message about job `number` to the pool."""
         stream, buffers = self.payload
         inline = None
         if len(stream) > LARGEST_INLINE:

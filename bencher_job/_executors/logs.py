@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from .._processes import renew_after_fork
+from .._stores.parts import Buffer
 
 __all__ = ["collected_records", "drop_handlers", "forward_records", "handle", "levels_here", "take_levels"]
 
@@ -161,7 +162,7 @@ def collected_records() -> Iterator[list[bytes]]:
                 logging.root.removeHandler(_collector)
 
 
-def handle(records: Iterable[bytes]) -> None:
+def handle(records: Iterable[Buffer]) -> None:
     """Pass records of a worker to the loggers of this process."""
     for pickled in records:
         try:

@@ -116,6 +116,8 @@ class RemoteScheduler(Scheduler):
     marks_running = False
     remedy = ""
     """What to do if no worker runs any of the jobs."""
+    has_a_queue = False
+    """Whether workers are requested from a queue, and come after a time that nobody knows."""
 
     def __init__(self, patience: float | None) -> None:
         super().__init__()
@@ -162,16 +164,41 @@ class RemoteScheduler(Scheduler):
             self._ask_what_runs()
         if self._stuck_since is None:
             return
-        seconds = now - self._stuck_since
-        jobs = sum(len(lane.tasks) for lane in self._lanes.values()) + len(self.waiting)
-        reason = f"no worker has run any of {jobs} jobs for {seconds:.0f} s. {self.remedy}"
+        seconds, reason = now - self._stuck_since, self._why_stuck(now - self._stuck_since)
         if self._patience is not None and seconds > self._patience:
             self._lose_all(reason)
-        elif seconds > WARN_SECONDS and not self._has_warned:
+        elif seconds > WARN_SECONDS:
+            self._warn(f"{reason}, or give patience= to end the jobs.")
+
+    def _warn(self, reason: str) -> None:
+        if not self._has_warned:
             self._has_warned = True
             _log.warning("%s: %s", self.title, reason)
             with suppress(CacheWarning):  # the user may turn warnings into errors
-                warn_caller(f"{self.title}: {reason}, or give patience= to end the jobs.")
+                warn_caller(f"{self.title}: {reason}")
+
+    def _why_stuck(self, seconds: float) -> str:
+        jobs = sum(len(lane.tasks) for lane in self._lanes.copy().values()) + len(self.waiting)
+        return f"no worker has run any of {jobs} jobs for {seconds:.0f} s. {self.remedy}"
+
+    def stuck(self) -> str | None:
+        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
+        since = self._stuck_since
+        if since is None or self._patience is not None or self.has_a_queue:
+            return None
+        seconds = time.monotonic() - since
+        return self._why_stuck(seconds) if seconds > WARN_SECONDS else None
+
+    def lose(self, future: Future[Any], reason: str) -> None:
+        """End a task with `WorkerLost`."""
+        self.call(self._end_lost, future, reason)
+
+    def _end_lost(self, future: Future[Any], reason: str) -> None:
+        task = self._take_out(future)
+        self._warn(f"{reason}.")
+        if task is not None:
+            self._finished.append((task, self._lost(task, reason)))
+        self._resolve()
 
     def _look_seconds(self) -> float:
         return LOOK_SECONDS if self._patience is None else min(LOOK_SECONDS, self._patience / 4)
@@ -280,16 +307,25 @@ class RemoteScheduler(Scheduler):
 
     def drop(self, future: Future[Any]) -> None:
         """Drop a cancelled task, and cancel its batch if that has no other."""
-        lane = self._lanes.get(self._key_of.get(future, ""))
-        if lane is not None:
-            for number, task in list(lane.tasks.items()):
-                if task.future is future:
-                    lane.remove(number)
-                    future.set_running_or_notify_cancel()
-            if not lane.tasks and lane.future is not None:
-                self._stop(lane)
-                self._closed(lane)
+        if self._take_out(future) is not None:
+            future.set_running_or_notify_cancel()
         self._resolve()
+
+    def _take_out(self, future: Future[Any]) -> Task | None:
+        """Remove and return a task, and cancel its batch if that has no other."""
+        for waiting in self.waiting.copy():
+            if waiting.future is future and not future.cancelled():  # else the next pass drops it
+                self.waiting.remove(waiting)
+                return waiting
+        lane = self._lanes.get(self._key_of.get(future, ""))
+        if lane is None:
+            return None
+        number = next((number for number, task in lane.tasks.items() if task.future is future), 0)
+        task = lane.remove(number)
+        if not lane.tasks and lane.future is not None:
+            self._stop(lane)
+            self._closed(lane)
+        return task
 
 
 class RemoteExecutor(ScheduledExecutor):

@@ -7,7 +7,7 @@ Long jobs, and those whose duration is unknown, are sent one at a time. Short jo
 milliseconds of work. If a job takes longer than expected, the jobs behind it are withdrawn and sent elsewhere. Each
 result arrives by itself.
 
-A subclass adds what only one engine knows: how workers are found, how a batch is sent, and how its end is noticed.
+A subclass adds what differs between engines: how workers are found, how a batch is sent, and how its end is noticed.
 Other threads add tasks and calls, and wake the scheduler's thread.
 """
 
@@ -258,6 +258,13 @@ class Scheduler:
         self.call(self._end, future, CancelledError() if verdict is None else verdict)
         return True
 
+    def stuck(self) -> str | None:
+        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
+        return None
+
+    def lose(self, future: Future[Any], reason: str) -> None:
+        """End a task with `WorkerLost`, where `stuck()` gives a reason."""
+
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has."""
         for task in (*self.for_new.copy(), *self.waiting.copy()):
@@ -332,7 +339,7 @@ class Scheduler:
             act(*args)
 
     def drop_cancelled(self) -> None:
-        """Drop the cancelled tasks that no worker has, and notify those who wait for them."""
+        """Drop the cancelled tasks that no worker has, and notify their waiters."""
         for queue in (self.for_new, self.waiting):
             for _ in range(len(queue)):
                 task = queue.popleft()

@@ -275,6 +275,7 @@ class SlurmScheduler(DaskScheduler):
     """The batches that workers of Slurm have."""
 
     title = "Slurm"
+    has_a_queue = True
     remedy = "See squeue for when workers start, and what they wrote for why they end"
 
     def __init__(self, address: str, spec: Slurm, most: int, time: str, patience: float | None) -> None:

@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Final
 
 from .._cores import InnerThreads
-from .._stores.codec import Buffer, Payload
+from .._stores.codec import Payload
+from .._stores.parts import Buffer
 from .base import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error

@@ -99,10 +99,12 @@ class JobKeys:
         self._function = function
         self.ignored = options.ignore
         self._by_content = options.by_content
+        self._by_function = options.keys or {}
         self.reads_files = bool(options.by_content)
         """Whether some parameters count by the content of files."""
         self._libraries = options.libraries is True
-        code, depends_on, version = options.code, options.depends_on, options.version
+        code, version = options.code, options.version
+        depends_on = (*options.depends_on, *self._by_function.values())
         tracked: Any = function
         self._ignored_parameters = self.ignored
         if (receiver := receiver_of(function)) is not None and receiver in self.ignored:
@@ -121,20 +123,24 @@ class JobKeys:
         self._version_text = "" if version is None else repr(version)[:LONGEST_VERSION]
         self._code = code
         self._methods = code == "deep"
-        self._places = self._places_by_content(Binder(function, self._ignored_parameters))
+        self._places = self._places_of(Binder(function, self._ignored_parameters))
         self._state: _State | None = None
         self.attributes: dict[str, dict[str, bytes]] = {}
         """For keys made in this process: digests of the attributes of objects among the arguments, `model.rate`."""
         self._depended_on: tuple[Fingerprint | None, tuple[tuple[Path, bytes], ...]] = None, ()
 
-    def _places_by_content(self, binder: Binder) -> tuple[int, ...]:
-        """Return the positions of the parameters that count by content."""
-        if unknown := [name for name in self._by_content if name not in binder.names]:
-            raise ValueError(
-                f"by_content={unknown[0]!r} is not a parameter that enters the key. Such parameters are: "
-                f"{', '.join(binder.names) or 'none'}."
-            )
-        return tuple(binder.names.index(name) for name in self._by_content)
+    def _places_of(self, binder: Binder) -> tuple[tuple[int, Callable[[Any], object]], ...]:
+        """Return the positions of the parameters that something else stands for, and the functions that make it."""
+        for option, names in (("by_content", self._by_content), ("keys", self._by_function)):
+            if unknown := [name for name in names if name not in binder.names]:
+                raise ValueError(
+                    f"{option}={unknown[0]!r} is not a parameter that enters the key. Such parameters are: "
+                    f"{', '.join(binder.names) or 'none'}."
+                )
+        if both := sorted(self._by_function.keys() & set(self._by_content)):
+            raise ValueError(f"{both[0]!r} is in by_content and in keys. Leave it out of one of them.")
+        functions = {**dict.fromkeys(self._by_content, by_its_content), **self._by_function}
+        return tuple((binder.names.index(name), function) for name, function in functions.items())
 
     @property
     def is_ready(self) -> bool:
@@ -187,7 +193,7 @@ class JobKeys:
         _, function_version, binder, labels, defaults, keys = state
         values = binder.bind(*args, **kwargs)
         if self._places:
-            values = self._with_contents(binder, values)
+            values = self._with_stand_ins(binder, values)
         seen: Seen = []
         bound = encode_arguments(
             labels, values, defaults, methods=self._methods, libraries=self._libraries, known=known, seen=seen
@@ -251,7 +257,11 @@ class JobKeys:
         return key, bound, function_version
 
     def _entering(self, binder: Binder) -> tuple[str, ...]:
-        names = (f"{name} (by content)" if name in self._by_content else name for name in binder.names)
+        marks = {
+            **dict.fromkeys(self._by_content, " (by content)"),
+            **dict.fromkeys(self._by_function, " (by keys)"),
+        }
+        names = (name + marks.get(name, "") for name in binder.names)
         return (*names, *(() if self._code == "deep" else (f"code={self._code}",)))
 
     def spelled(
@@ -275,7 +285,7 @@ class JobKeys:
             call = args, dict(kwargs)
         if self._depended_on[0] is not fingerprint:
             self._depended_on = fingerprint, fingerprint.files
-        has_files = self._places or self._depended_on[1]
+        has_files = self._by_content or self._depended_on[1]
         return call, arguments, self._files(args, kwargs, function_version, binder) if has_files else ()
 
     def _files(
@@ -286,35 +296,47 @@ class JobKeys:
         binder: Binder,
     ) -> tuple[tuple[object, object], ...]:
         values = binder.bind(*args, **kwargs)
-        contents = self._with_contents(binder, values)
-        arguments = [(values[place], contents[place]) for place in self._places]
+        places = [place for place, function in self._places if function is by_its_content]
+        contents = self._with_stand_ins(binder, values)
+        arguments = [(values[place], contents[place]) for place in places]
         return (
             *arguments,
             *((path, ("content", content)) for path, content in function_version.fingerprint.files),
         )
 
-    def _with_contents(self, binder: Binder, values: tuple[object, ...]) -> tuple[object, ...]:
-        contents = list(values)
-        for place in self._places:
+    def _with_stand_ins(self, binder: Binder, values: tuple[object, ...]) -> tuple[object, ...]:
+        """Replace the values of parameters that count by content, or by a function in `keys`."""
+        replaced = list(values)
+        for place, function in self._places:
+            name, value = binder.names[place], values[place]
             try:
-                contents[place] = by_its_content(values[place])
-            except (OSError, TypeError) as error:
+                replaced[place] = function(value)
+            except Exception as error:
+                option, reason, remedy = (
+                    "keys",
+                    f"{type(error).__name__}: {error}",
+                    "Pass a value that it takes",
+                )
+                if function is by_its_content:
+                    option, reason = "by_content", str(error)
+                    remedy = "Pass the path of a file or a folder that can be read"
                 raise UnkeyableArgument(
-                    binder.names[place],
-                    qualified_name(type(values[place])),
-                    f"by_content: {error}".removesuffix("."),
-                    "Pass the path of a file or a folder that can be read, "
-                    f"or take {binder.names[place]!r} out of by_content.",
+                    name,
+                    qualified_name(type(value)),
+                    f"{option}: {reason}".removesuffix("."),
+                    f"{remedy}, or take {name!r} out of {option}.",
                 ) from error
-        return tuple(contents)
+        return tuple(replaced)
 
     def _state_under(self, fingerprint: Fingerprint) -> _State:
         """Return the state for a fingerprint; it is replaced as a whole, since threads share it."""
         state = self._state
         if state is None or state[0] is not fingerprint:
             binder = Binder(self._function, self._ignored_parameters)
-            self._places = self._places_by_content(binder)
-            prefix = digest((KEY_VERSION, fingerprint.digest, binder.names, self._version), "version")
+            self._places = self._places_of(binder)
+            keyed = tuple(self._by_function)  # in alphabetical order, as the fingerprint has the functions
+            parts = (KEY_VERSION, fingerprint.digest, binder.names, self._version, *keyed)
+            prefix = digest(parts, "version")
             name = qualified_name(self._function)
             function_version = FunctionVersion(
                 prefix, name, self._entering(binder), self._version_text, fingerprint

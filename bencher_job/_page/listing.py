@@ -18,7 +18,17 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
-from .._query import ARGUMENTS, LATEST_FIRST, REPEAT, Condition, Operator, Order, cell_of, in_order
+from .._query import (
+    ARGUMENTS,
+    LATEST_FIRST,
+    REPEAT,
+    ArgumentColumn,
+    Condition,
+    Operator,
+    Order,
+    cell_of,
+    in_order,
+)
 from .._query import Query as EntryQuery
 from .._record import FailedJob, FunctionInfo, Selection, code_label, short_form
 from .._stores import Hit, Store
@@ -273,6 +283,12 @@ _OF_RECORDS: Final = {
 }
 
 
+def _most_telling(columns: Sequence[ArgumentColumn]) -> list[ArgumentColumn]:
+    """Return as many arguments as a table shows, those that vary before others, in their own order."""
+    chosen = sorted(columns, key=lambda column: column.distinct < 2)[:MOST_COLUMNS]
+    return [column for column in columns if column in chosen]
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """The rows of a table: the entries of a function that match all filters, in order."""
@@ -396,9 +412,9 @@ class Listing:
                 "kind": "number" if 2 * column.numbers > column.rows else "text",
                 "distinct": column.distinct,
             }
-            for column in self._store.history.columns(function)
+            for column in _most_telling(self._store.history.columns(function))
         ]
-        columns = columns[:MOST_COLUMNS] + self._result_columns(function)
+        columns += self._result_columns(function)
         columns += [
             {"id": name, "label": name, "group": "record", "kind": kind} for name, kind in _OF_RECORDS.items()
         ]

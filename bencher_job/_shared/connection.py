@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL. The one door of psycopg.
+"""A connection to PostgreSQL. Only this module imports psycopg.
 
 Its thread alone uses it: psycopg takes long to notice Ctrl-C. It is made again when it breaks, and has no state that a
 pooler could lose: no prepared statements, no settings, no notifications.
@@ -144,7 +144,7 @@ def settings(url: str, psycopg: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _refuses(address: Mapping[str, str]) -> bool:
-    """Whether a server answers and refuses this program for good.
+    """Whether a server answers and refuses this program permanently.
 
     libpq doesn't tell the code of an error that ends an attempt to connect, its messages are translated, and its own
     function for this question stops the whole interpreter. So the first message of the protocol is sent here.

@@ -1,7 +1,7 @@
 """Copies of entries of a remote that are in memory, and soon in the local store.
 
     found on the remote -> verified -> answers at once
-                                  '-> committed together with others, by the courier or by whoever asks for all entries
+                                  '-> committed together with others, by the courier or before all entries are listed
 
 A copy may be lost: the remote has the entry. One whose entry is removed or replaced on this machine is dropped.
 """
@@ -88,7 +88,7 @@ class Copies:
                 if stream is None or holds_paths(stream):
                     others.append(entry)
                     continue
-                self._small[key] = stream, entry.record.seconds, entry.expires
+                self._small[key] = stream, entry.record.seconds, entry.record.created.timestamp()
                 self._waiting[key] = entry
                 self._bytes += len(value)
             is_full = len(self._waiting) > _MOST or self._bytes > _MOST_BYTES
@@ -102,8 +102,8 @@ class Copies:
         """Return the verified bytes of those keys that are here."""
         if not self._small.keys().isdisjoint(keys):
             self._drop_changed()
-        small, now = self._small, time.time()
-        return {key: each for key in keys if (each := small.get(key)) and (each[2] is None or each[2] > now)}
+        small = self._small
+        return {key: each for key in keys if (each := small.get(key))}
 
     def commit(self) -> None:
         """Store them locally, but for those that another process has stored. If that fails they are lost."""

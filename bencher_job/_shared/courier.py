@@ -232,8 +232,6 @@ class Courier:
         if first is None:
             return None
         taken = store.take(first, at_once=True)
-        if taken.expired:  # what nobody uses any more gives way
-            store.breaker.ask(partial(_put_instead, {address: rest[address] for address in taken.expired}))
         self._outbox.done(list(group))
         store.shared_leases.pushed(row.key for row in group)
         store.superseded += len(taken.keys)
@@ -280,11 +278,6 @@ class Courier:
 def _remove(addresses: Collection[str], remote: Remote) -> bool:
     remote.remove(addresses)
     return True
-
-
-def _put_instead(entries: Mapping[str, bytes], remote: Remote) -> dict[str, bytes]:
-    remote.remove(entries)
-    return remote.put_many(entries)
 
 
 def _run(reference: weakref.ref[Courier], wake: threading.Event) -> None:

@@ -65,7 +65,7 @@ class MediaFile:
 
     @classmethod
     def of(cls, path: str, content: Buffer) -> MediaFile:
-        """Describe a file whose bytes are at hand."""
+        """Describe a file whose bytes are in memory."""
         size = memoryview(content).nbytes
         return cls(path, size, media_digest(content), content if size <= LARGEST_INLINE else None)
 
@@ -77,7 +77,7 @@ class SharedEntry:
     Attributes:
         bound: the encoded arguments, empty if they are unknown.
         prefix: what the key begins with, and the name of the function's sources; empty if unknown.
-        expires: when it becomes a miss, in seconds since 1970; None for never.
+        expires: from when on it may be removed unless it is used, in seconds since 1970; None for never.
         value: an entry of the local store, verified by `payload` and `check`.
     """
 

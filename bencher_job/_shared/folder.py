@@ -67,7 +67,7 @@ class FolderBytes:
         return _again(lambda: self._look_again(name)) if content is None else content
 
     def create(self, name: str, content: bytes) -> bool:
-        """Store a file if there is none."""
+        """Store a file if none exists."""
         part = self._write_part(name, content)
         try:
             os.link(part, self._path(name))
@@ -88,7 +88,7 @@ class FolderBytes:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """Store a file in the place of any other."""
+        """Store a file, and replace an existing one."""
         part = self._write_part(name, content)
         try:
             os.replace(part, self._path(name))
@@ -292,7 +292,7 @@ class FolderBytes:
 
 
 def _again(act: Callable[[], T]) -> T:
-    """Act, again if a file was replaced on another machine meanwhile."""
+    """Act, and try again if another machine has replaced the file in between."""
     for attempt in range(_ATTEMPTS):
         try:
             return act()

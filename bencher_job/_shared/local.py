@@ -1,4 +1,4 @@
-"""The local store of a shared one: how its entries become bytes that machines share, and the other way round."""
+"""The local store of a shared one: convert its entries to bytes that machines share, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import _media
@@ -63,8 +62,6 @@ class Taken(NamedTuple):
     """Those that are stored here now."""
     problems: dict[str, str]
     """Why others can't be used, by address."""
-    expired: set[str]
-    """The addresses of those that nobody uses any more."""
 
 
 _MADE_BY_HAND: Final = "length(key) <> 64 OR key GLOB '*[^0-9a-f]*'"
@@ -132,18 +129,15 @@ def pack_sources(store: DiskStore, prefix: bytes, signature: Signature) -> bytes
 def read_entries(
     found: Mapping[str, bytes], signature: Signature, *, tag: str | None = None
 ) -> tuple[list[SharedEntry], Taken]:
-    """Verify the heads of entries, by address; those that have expired, or have another tag, are left out."""
-    taken = Taken(set(), {}, set())
+    """Verify the heads of entries, by address; those of another tag are left out."""
+    taken = Taken(set(), {})
     entries: list[SharedEntry] = []
-    now = time()
     for address, content in found.items():
         try:
             shared = opened(content, signature=signature)
             if entry_address(shared.record.function, shared.record.key) != address:
                 raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as `opened` does
-            if shared.expires is not None and shared.expires <= now:
-                taken.expired.add(address)
-            elif tag is None or shared.record.tag == tag:
+            if tag is None or shared.record.tag == tag:
                 entries.append(shared)
         except (DamagedEntry, UnreadableEntry) as error:
             taken.problems[address] = str(error)

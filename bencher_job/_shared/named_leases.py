@@ -29,7 +29,7 @@ _UNSIGNED_FOR: Final = 5.0
 
 
 class Bytes(Protocol):
-    """What an engine knows of names. All may be repeated, and run in threads of `Requests`."""
+    """Operations of an engine on names. All may be repeated, and run in threads of `Requests`."""
 
     place: str
     touch: Callable[[], None]
@@ -114,7 +114,7 @@ class NamedLeases:
         return None
 
     def _top(self, key: str) -> tuple[int, str | None] | None:
-        """Return the number of the lease that counts, and the session that holds it; None if there is none."""
+        """Return the number of the lease that counts, and the session that holds it, or None."""
         names = sorted(self._engine.taken(f"c/{key}/"))
         if not names:
             return None

@@ -1,4 +1,4 @@
-"""An object store: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage. The one door of obstore.
+"""Object stores: S3 and compatible ones, Google Cloud Storage, Azure Blob Storage. Only this module imports obstore.
 
 Each lease number, like each entry, is created only if it doesn't exist. A forked child can't use the runtime of its
 parent, which would hang it for ever, and leaves the store alone.
@@ -98,7 +98,7 @@ class ObjectBytes:
             return None
 
     def create(self, name: str, content: bytes) -> bool:
-        """Store an object if there is none."""
+        """Store an object if none exists."""
         try:
             self._put(name, content, "create")
         except self._errors.AlreadyExistsError:
@@ -106,7 +106,7 @@ class ObjectBytes:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        """Store an object in the place of any other."""
+        """Store an object, and replace an existing one."""
         self._put(name, content, "overwrite")
 
     def _put(self, name: str, content: bytes, mode: str) -> None:

@@ -125,7 +125,7 @@ class SharedStore(Passing):
 
     @property
     def shared(self) -> SharedInfo:
-        """The figures of the remote, as far as this process knows them."""
+        """The figures of the remote, as far as they are known in this process."""
         return SharedInfo(
             place=self.place,
             hits=self.hits,
@@ -137,9 +137,9 @@ class SharedStore(Passing):
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up here."""
         if self.copies and (found := self.copies.find((key,))):
-            stream, seconds, expires = found[key]
+            stream, seconds, created = found[key]
             self.disk.uses.note(key, seconds)
-            return Hit(stream, (), seconds, expires)
+            return Hit(stream, (), seconds, created)
         return self.disk.get(key, mapped)
 
     def get_many(
@@ -197,21 +197,14 @@ class SharedStore(Passing):
         }
         wanted = by_address.keys() - self.bad
         wanted -= self._replaced(wanted)
-        elsewhere: set[str] = set()
-        for is_last in (False, True):
-            asked = self.breaker.ask(partial(_ask, wanted)) if wanted else None
-            if asked is None:
-                break
-            held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
-            others = wanted - asked.found.keys() - asked.leases.keys()
-            elsewhere |= {by_address[address].key for address in others}
-            taken = self._take_if_possible(asked.found)
-            for address in asked.found:
-                by_address[address].has_entry = by_address[address].key in taken.keys
-            if is_last or not taken.expired or self.breaker.ask(partial(_remove, taken.expired)) is None:
-                break
-            wanted = taken.expired
-        return elsewhere
+        asked = self.breaker.ask(partial(_ask, wanted)) if wanted else None
+        if asked is None:
+            return set()
+        held.update({by_address[address].key: lease for address, lease in asked.leases.items()})
+        taken = self._take_if_possible(asked.found)
+        for address in asked.found:
+            by_address[address].has_entry = by_address[address].key in taken.keys
+        return {by_address[address].key for address in wanted - asked.found.keys() - asked.leases.keys()}
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries locally, and push them: at once, or soon."""
@@ -274,7 +267,7 @@ class SharedStore(Passing):
         return pulled
 
     def push_all(self) -> int:
-        """Push all local entries that the remote hasn't got; return how many entries and removals were pushed."""
+        """Push all local entries that are not on the remote. Return how many entries and removals were pushed."""
         if not self.writes:
             raise SharedStoreError(
                 self.place, "is only read", "Set BENCHER_JOB_SHARED_MODE=write to push to it."
@@ -310,7 +303,7 @@ class SharedStore(Passing):
             return self.take(found)
         except StoreFailure as error:
             _log.warning("%s can't store what was fetched from %s: %s", self.folder, self.place, error)
-            return Taken(set(), {}, set())
+            return Taken(set(), {})
 
     def take(self, found: Mapping[str, bytes], *, tag: str | None = None, at_once: bool = False) -> Taken:
         """Verify entries, by address, and keep them: those that are small as copies, unless `at_once` is given.

@@ -34,7 +34,7 @@ PAUSE_PER_SECOND: Final = 0.05
 """The pause between two looks at one job, per second of waiting."""
 
 ASK_EVERY: Final = 5.0
-"""Seconds after which who waits asks for the key again: its owner may have died, or somebody else stored the result."""
+"""Seconds after which a waiter asks for the key again: its owner may have died, or another has stored the result."""
 
 
 class SharedLeases:

@@ -3,7 +3,7 @@
     FutureCache -> MemoryTier -> DiskStore -> Lookups, Commits, Removals -> Folder -> Database
 
 The caches, the command line, the page and the tables use the protocols `Store`, `Leases` and `History` of `base.py`, so
-another store can stand in the place of `DiskStore`. Only a store in a folder can be verified, repaired and moved: the
+another store can replace `DiskStore`. Only a store in a folder can be verified, repaired and moved: the
 functions below that do so say so otherwise.
 
 A process opens each folder once: all caches with one `cache_dir` and one `cache_name` share a store.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._errors import BencherJobError
 from .._media import FINDERS
 from .._names import ForeignName, NameOf, path_of
+from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection
 from .base import (
@@ -96,6 +97,7 @@ __all__ = [
     "dump",
     "dump_result",
     "end_stores",
+    "excess",
     "export",
     "find_orphans",
     "footprint_of",
@@ -108,6 +110,7 @@ __all__ = [
     "remove_orphans",
     "replace_database",
     "shared_figures",
+    "shrink",
     "store_exists",
     "stores_in",
     "verify",
@@ -136,7 +139,7 @@ class _OpenStores:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, after a fork."""
         self._lock = threading.Lock()
 
     def open(
@@ -215,7 +218,7 @@ def open_store(
 ) -> MemoryTier:
     """Open the store in a folder, made if it isn't there, and perhaps a shared one behind it.
 
-    Those who share a store share its size limit: the largest that any of them asks for. A store that can be read but
+    All caches on a store share its size limit: the largest that any of them asks for. A store that can be read but
     not written gives hits, and each `put_many` raises. One that is `trusted` may be another user's.
 
     Raises:
@@ -326,6 +329,27 @@ def remove_expired(store: Store) -> int:
     return _disk_behind(store).removals.remove_expired()
 
 
+def excess(store: Store, limits: Limits) -> tuple[int, int]:
+    """Return how many entries a store has beyond limits, and how many bytes they take.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    rows = _disk_behind(store).removals.excess(limits)
+    return len(rows), sum(size for _, _, size in rows)
+
+
+def shrink(store: Store, limits: Limits, function: str | None = None) -> int:
+    """Remove the least recently used entries, or those of a function, beyond limits, and return how many there were.
+
+    Raises:
+        BencherJobError: when the store keeps nothing.
+        StoreFailure: when the store can't be written.
+    """
+    store.figures()  # which writes the uses
+    return _disk_behind(store).removals.shrink(limits, function)
+
+
 def replace_database(store: Store, reason: str) -> bool:
     """Replace a damaged database by a new one with everything that can be read; whether it was damaged.
 
@@ -388,11 +412,11 @@ def stores_in(directory: Path) -> list[Path]:
 
 
 def look_into(directory: Path, *, trusted: bool = False, patience: float = PATIENCE) -> Store:
-    """Open the store in a folder read-only. Whoever opens it closes it.
+    """Open the store in a folder read-only. The caller closes it.
 
     It makes and changes no file: no use is counted, a damaged entry stays where it is, and each method that writes
-    raises `StoreFailure`. Other processes may use the store meanwhile; `patience` is how many seconds to wait for one
-    that keeps it locked.
+    raises `StoreFailure`. Other processes may use the store at the same time; `patience` is how many seconds to wait
+    for one that keeps it locked.
 
     Raises:
         StoreMissing: when there is none.
@@ -430,5 +454,5 @@ def open_existing(directory: Path, *, trusted: bool = False, patience: float = P
 
 
 def end_stores(under: Path) -> None:
-    """Close the stores that lie under a folder, for good: what still runs for one of them is not kept."""
+    """Close the stores below a folder. They never open again: results of jobs that still run are not stored."""
     _open_stores.end(under)

@@ -40,7 +40,7 @@ from .codec import check, resealed
 from .embedded import DiskStore
 from .media import StoredFile, check_contents
 from .parts import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
-from .schema import LIVE, SELECT_RECORD, SELECT_VERSION, condition_of, record_of, version_of_row
+from .schema import SELECT_RECORD, SELECT_VERSION, condition_of, record_of, version_of_row
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, check_hit
 
 __all__ = [
@@ -108,7 +108,7 @@ class Member:
 
 
 def write_member(file: BinaryIO, label: str, content: Buffer) -> None:
-    """Write a part whose bytes are at hand."""
+    """Write a part whose bytes are in memory."""
     file.write(_header(label, len(content)))
     file.write(content)
     file.write(bytes(-len(content) % _BLOCK))
@@ -130,7 +130,7 @@ def copy_member(file: BinaryIO, label: str, source: BinaryIO, size: int) -> str:
 
 
 def write_end(file: BinaryIO, head: bytes) -> None:
-    """End an archive, and write its first part anew, which is of the same size."""
+    """End an archive, and write its first part again, which has the same size."""
     file.write(bytes(2 * _BLOCK))
     file.seek(_BLOCK)
     file.write(head)
@@ -352,7 +352,7 @@ _SELECT: Final = (
     SELECT_RECORD.replace(
         "SELECT ", "SELECT bound, edition, expire_time, mode, filename, value, files, Cache.mac, ", 1
     )
-    + f" WHERE raw = 1 AND {LIVE} AND "
+    + " WHERE raw = 1 AND "
 )
 _KEY: Final = 8
 """The column of the key among them."""
@@ -374,7 +374,7 @@ def export(
 ) -> int:
     """Write entries with their records, function versions and media to one file, and give how many there are.
 
-    Chosen are those of a selection and, where `keys` are given, of these keys only; what has expired is not. The file
+    Chosen are those of a selection and, where `keys` are given, of these keys only. The file
     appears when it is complete, for its owner only. A damaged entry and one of another secret are
     left out, with one `CacheWarning` for all of them. The entries of a store with a secret stay signed: who imports
     them needs the secret.
@@ -454,7 +454,7 @@ def _selected(
     for start in range(0, 1 if wanted is None else len(wanted), ENTRIES_AT_ONCE):
         last = ""
         named = [] if wanted is None else [json.dumps(wanted[start : start + ENTRIES_AT_ONCE])]
-        while rows := store.files.query(statement, (time.time(), *values, *named, last)):
+        while rows := store.files.query(statement, (*values, *named, last)):
             yield rows
             if rows[-1][_KEY] <= last:
                 raise StoreDamaged(f"the index of keys of {store.folder} is out of order")
@@ -474,7 +474,7 @@ class StoredEntry(NamedTuple):
 
 
 def entries_of(store: DiskStore, keys: Iterable[str]) -> Iterator[StoredEntry]:
-    """Iterate over the entries of some keys, without those that are damaged or have expired.
+    """Iterate over the entries of some keys, without those that are damaged.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -501,7 +501,9 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
     try:
         sealed = opened.database.fetch(mode, filename, content)
         check(sealed, record.key, signature=opened.signature)
-        check_hit(mac, sealed, record.key, record.seconds, expires, record.media, files, opened.signature)
+        check_hit(
+            mac, sealed, record.key, record.seconds, of_record[3], record.media, files, opened.signature
+        )
         media = [] if record.media is None else check_contents(store.folder, record.media, files)
     except (DamagedEntry, UnreadableEntry, UntrustedCache, ForeignName, OSError) as error:
         raise Unwhole(str(error)) from error
@@ -510,7 +512,7 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
 
 
 def stored_version(store: DiskStore, prefix: bytes) -> StoredFunctionVersion | None:
-    """Read a function version with its sources; None if there is none, or it is damaged.
+    """Read a function version with its sources; None if it is missing or damaged.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -563,11 +565,11 @@ class _Exporter:
             except Unwhole as error:
                 self._file.seek(start)
                 self._file.truncate()
-                now = self._store.files.query(f"{_SELECT}key = ?", (time.time(), key))
+                now = self._store.files.query(f"{_SELECT}key = ?", (key,))
                 if now and now[0] == row:
                     self.left_out += 1
                     _log.warning("%s: the entry %s is not exported: %s", self._store.folder, key, error)
-                elif now:  # it was replaced meanwhile
+                elif now:  # it was replaced in between
                     row = now[0]
                     continue
             return

@@ -58,7 +58,7 @@ __all__ = [
 
 
 PATIENCE: Final = 60.0
-"""Seconds for which a store waits for others who keep it locked, unless it is told otherwise."""
+"""Seconds that a store waits by default for other processes that keep it locked."""
 
 BRIEFLY: Final = 0.2
 """Seconds for which one attempt to write waits for others. Who may wait longer tries again until patience ends.
@@ -105,14 +105,14 @@ class Hit:
 
     Attributes:
         seconds: how long its function had run.
-        expires: when it is a miss again, in seconds since 1970; None for never.
+        created: when its function had started, in seconds since 1970.
         find_media: finds files of entries by key and name where this one is; None if its value names none.
     """
 
     stream: Buffer
     buffers: tuple[Buffer, ...]
     seconds: float
-    expires: float | None = None
+    created: float = 0.0
     find_media: Callable[[str, str], str | None] | None = None
 
     @property
@@ -132,8 +132,8 @@ class Hit:
         return loads(self.stream, buffers=self.buffers) if self.buffers else loads(self.stream)
 
 
-Small = tuple[bytes, float, float | None]
-"""The verified bytes of an entry without buffers, how long its function had run, and when it is a miss again."""
+Small = tuple[bytes, float, float]
+"""The verified bytes of an entry without buffers, how long its function had run, and when it had started."""
 
 
 class Hits(Mapping[str, Hit]):
@@ -157,8 +157,8 @@ class Hits(Mapping[str, Hit]):
         small = self.small.get(key)
         if small is None:
             return self.others[key]
-        stream, seconds, expires = small
-        return Hit(stream, (), seconds, expires)
+        stream, seconds, created = small
+        return Hit(stream, (), seconds, created)
 
     def __iter__(self) -> Iterator[str]:
         yield from self.small
@@ -166,6 +166,12 @@ class Hits(Mapping[str, Hit]):
 
     def __len__(self) -> int:
         return len(self.small) + len(self.others)
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Leave keys out."""
+        for key in keys:
+            self.small.pop(key, None)
+            self.others.pop(key, None)
 
     def update(self, found: Hits) -> None:
         """Add what else was found, of other keys."""
@@ -208,7 +214,7 @@ class Entry(NamedTuple):
     compression: str | None = None
     """How its large parts are made smaller: "zstd", "lz4", or not at all."""
     expires: float | None = None
-    """When it becomes a miss, in seconds since 1970; None for never."""
+    """From when on it may be removed unless it is used, in seconds since 1970; None for never."""
     is_copy: bool = False
     """Whether it was made of another entry, and not by a run that missed."""
     attributes: Mapping[str, bytes] | None = None
@@ -219,6 +225,12 @@ class Entry(NamedTuple):
     """Whether it replaces the entry of a shared store as well, which otherwise keeps the first."""
 
     @property
+    def created(self) -> float:
+        """When its function had started, in seconds since 1970."""
+        created = self.record.created
+        return created if isinstance(created, float) else created.timestamp()
+
+    @property
     def version(self) -> StoredFunctionVersion | None:
         """The function version, as stores keep it."""
         version = self.function_version
@@ -227,7 +239,7 @@ class Entry(NamedTuple):
         )
 
     def info(self, size: int, used: float) -> EntryInfo:
-        """Return what a store that keeps objects knows about this entry, of `size` bytes and last used at `used`."""
+        """Return the facts about this entry, for a store of objects: of `size` bytes, last used at `used`."""
         from .._query import EntryInfo  # takes long to import, and the embedded store has rows
 
         record = self.record.finished() if isinstance(self.record, Draft) else self.record
@@ -293,7 +305,7 @@ class Gone(NamedTuple):
 
 
 class History(Protocol):
-    """What a store knows about its entries besides their values. Nothing here changes the store or counts a use.
+    """Facts about the entries of a store besides their values. Nothing here changes the store or counts a use.
 
     Damaged records are left out. Each method raises `StoreFailure` when the store can't be read.
     """
@@ -515,12 +527,12 @@ class Items:
 
 
 class Use(NamedTuple):
-    """Hits of an entry that memory has answered."""
+    """Hits of an entry that memory has answered, or below 0 those that were no answers."""
 
     key: str
     hits: int
     at: float
-    """When the last of them was, in seconds since the epoch."""
+    """When the last of them was, in seconds since the epoch; 0 for hits that are taken back."""
     seconds: float
     """How long the function of the entry had run."""
 
@@ -558,7 +570,7 @@ class Store(Protocol):
 
     @property
     def history(self) -> History:
-        """What the store knows about its entries besides their values."""
+        """Facts about the entries besides their values."""
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up. With `mapped` the arrays of a large one are read-only maps of its file."""
@@ -574,7 +586,7 @@ class Store(Protocol):
 
     @property
     def shared(self) -> SharedInfo | None:
-        """The figures of the shared store behind this one; None if there is none."""
+        """The figures of the shared store behind this one, or None."""
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
         """Fetch entries of a function from the shared store, and return how many are here now that were not before."""

@@ -73,7 +73,7 @@ def write_file(path: str, entry: SealedEntry) -> None:
     failure leaves of them fails its check and is a miss. Waiting for the disk would make a commit three times as slow.
 
     It goes through the system's own memory, as a bare write does. Past that (`O_DIRECT`) it takes a third of the time
-    on a fast disk whose machine has no memory at hand, but as long as the disk takes on any other, and the next hit
+    on a fast disk whose machine has no free memory, but as long as the disk takes on any other, and the next hit
     reads from the disk. Nor is room reserved first: on ext4 that saves a third of the processor's time, and on btrfs
     it keeps the file from being compressed.
 

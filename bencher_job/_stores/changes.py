@@ -40,7 +40,7 @@ CLOSED: Final = -1
 """The counter of a file that is not open: an odd number."""
 
 PATIENCE: Final = 60.0
-"""Seconds for which a change waits for those of other processes, unless it is told otherwise."""
+"""Seconds that a change waits by default for the changes of other processes."""
 
 _PUTS_SIZE: Final = 8
 

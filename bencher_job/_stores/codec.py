@@ -8,8 +8,8 @@ An entry is one run of bytes, whether it lies in a database row or in a file:
 The stream is a pickle of protocol 5. Large contiguous buffers (arrays, mostly) stand outside it, each aligned to 64
 bytes from the entry's beginning. A part, stream or buffer, whose two lengths differ is compressed. The digest covers
 every other byte of the entry, so that a value under another key, a changed length or a flipped bit anywhere is seen
-before anything is expanded or unpickled. With a secret the digest is a MAC: then only who knows it can make an entry,
-and one that was made with another secret is told from one that is damaged.
+before anything is expanded or unpickled. With a secret the digest is a MAC. Then nobody can make an entry without it,
+and an entry that was made with another secret is distinguished from a damaged one.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class SealedEntry:
     def write_to(self, file: BinaryIO) -> None:
         """Write the entry to an empty file that can seek.
 
-        Of a large one the digest is made on another thread meanwhile, since both wait for memory most of the time.
+        The digest of a large one is made on another thread at the same time, since both wait for memory mostly.
 
         Raises:
             OSError: when it can't be written.
@@ -375,7 +375,7 @@ def _digest_on_arrival(signature: Signature, arrival: Arrival) -> bytes:
 
 
 def _threads(besides: int) -> int:
-    """Give the number of threads for a large digest, beside those that read or write meanwhile.
+    """Give the number of threads for a large digest, beside those that read or write at the same time.
 
     It is a number and not `blake3.AUTO`, whose threads are one set for the whole process: in a forked child they are
     gone, and a digest would wait for them for ever.

@@ -119,7 +119,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """Read an entry's bytes, into memory that may be written to if they lie in a file.
 
         Raises:
-            DamagedEntry: when they are not there, or the row is none of ours.
+            DamagedEntry: when they are missing, or the row is not one of ours.
             UnreadableEntry: when there is too little memory for them.
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.
@@ -131,7 +131,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         """Give an entry's bytes, read-only, and mapped into memory if they lie in a file.
 
         Raises:
-            DamagedEntry: when they are not there, or the row is none of ours.
+            DamagedEntry: when they are missing, or the row is not one of ours.
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.
         """
@@ -257,7 +257,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, after a fork."""
         self.turn = threading.Lock()
 
     def make(self) -> None:
@@ -331,7 +331,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         """Read an entry's bytes from its row or its file, or map the file.
 
         Raises:
-            DamagedEntry: when they are not there, or the row is none of ours.
+            DamagedEntry: when they are missing, or the row is not one of ours.
             UnreadableEntry: when there is too little memory for them.
             FileNotFoundError: when their file is gone.
             UntrustedCache: when others could have written their file.

@@ -11,7 +11,7 @@ Where a lease is lost, another process has the key now: everything is undone, an
     cache.db            the table of entries with their records, and what outlives them
     ab/cd/....val       the bytes of large entries
     media/              a folder for each run that wrote files
-    damaged/            entries that failed their check, for whoever wants to know why
+    damaged/            entries that failed their check, for analysis
     generation          counts changes, so that no process answers from memory what is out of date
     owners              each process that computes something locks a byte of it
 """
@@ -63,7 +63,6 @@ from .schema import (
     INSERT,
     INSERT_MANY,
     INSERT_PLAIN,
-    LIVE,
     NOTHING_MORE,
     PLAIN_COLUMNS,
     PUT_VERSION,
@@ -88,7 +87,7 @@ _log = logging.getLogger(__name__)
 
 
 UNCOUNTED: Final = 64
-"""How many entries are new before a commit counts them: who asks for figures reads fewer rows than that."""
+"""How many entries are new before a commit counts them: a query of figures reads fewer rows than that."""
 
 _OLD_FILE: Final = "SELECT filename FROM Cache WHERE raw = 1 AND key = ? AND filename IS NOT NULL"
 
@@ -306,7 +305,7 @@ class DiskStore(Items):
         folder: the folder where it lies.
         files: its open folder, for maintenance.
         lookups: finds entries.
-        outbox: what a shared store hasn't got yet.
+        outbox: what is not in the shared store yet.
         removals: removes entries.
         uses: the uses that are not written yet.
     """
@@ -374,7 +373,7 @@ class DiskStore(Items):
         return lost
 
     def _evict(self) -> None:
-        """Remove what has expired, and the least recently used entries beyond the size limit."""
+        """Beyond the size limit, remove what has expired, and then the least recently used entries."""
         self.removals.keep_within(self.size_limit)
 
     def blob_writer(self, compression: str | None) -> BlobWriter | None:
@@ -406,8 +405,7 @@ class DiskStore(Items):
     def records(self, selection: Selection = EVERYTHING, latest: int | None = None) -> Iterator[Record]:
         """Iterate over the records of the selected entries, or of the latest of them, the oldest first."""
         condition, values = condition_of(selection)
-        condition = f"raw = 1 AND ({condition}) AND {LIVE}"
-        values = (*values, time.time())
+        condition = f"raw = 1 AND ({condition})"
         if latest is None:
             records = self._readable(
                 self.files.query(f"{SELECT_RECORD} WHERE {condition} ORDER BY created", values)

@@ -92,7 +92,7 @@ def refuse_untrusted(directory: Path) -> None:
         UntrustedCache: naming the path and the remedy.
     """
     reach = stat.S_IWGRP | stat.S_IWOTH
-    """Those who could write, as the bits of a mode: to the files, only who may search the folder."""
+    """The mode bits of users who could write: to the files, only those who may search the folder."""
     for path in (directory, directory / "cache.db", directory / "cache.db-wal"):
         try:
             status = path.stat()
@@ -115,7 +115,7 @@ def refuse_untrusted(directory: Path) -> None:
 
 
 def is_replaceable(directory: Path) -> bool:
-    """Whether another user, root aside, can put another folder in the place of this one.
+    """Whether another user, root aside, can replace this folder by another one.
 
     That needs a folder on the way, from the root on, in which others can rename what belongs to this user. A link is
     followed, and the way that it leads is looked at as well.
@@ -307,7 +307,7 @@ def open_to_look(directory: Path, patience: float) -> Database:
 
 
 def _make_missing(directory: Path, patience: float) -> None:
-    """Make the database where there is none, for its owner only, as SQLite would not make it."""
+    """Make the database if it is missing, for its owner only, which SQLite would not do."""
     if os.path.exists(directory / DATABASE_NAME):
         return
     with _alone(directory):
@@ -401,7 +401,7 @@ ATTEMPTS: Final = 10
 """How often a database is opened that is another one when it is open."""
 
 LOOK_EVERY: Final = 0.005
-"""Seconds between two looks of those who read whether the folder was removed."""
+"""Seconds between two checks by a reader whether the folder was removed."""
 
 _PRIMARY: Final = 0xFF
 """The bits of SQLite's error codes that say what is wrong in general."""
@@ -464,7 +464,7 @@ class Folder:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Make the lock anew."""
+        """Make a new lock, after a fork."""
         self._lock = threading.RLock()
 
     def open(self) -> Opened:
@@ -510,7 +510,7 @@ class Folder:
         """Give what entries are signed with: the secret that is set, or the user's own key where it takes one.
 
         Raises:
-            UntrustedCache: when it takes one, and there is none.
+            UntrustedCache: when a key is needed and missing.
         """
         signature = signature_from_environment()
         if signature.kind or self.trusted or not is_replaceable(self.directory):
@@ -559,7 +559,7 @@ class Folder:
             self.close()
 
     def _leave_database(self) -> None:
-        """Open the database anew at the next use; this process keeps its leases."""
+        """Open the database again at the next use; this process keeps its leases."""
         with fork_guard(), self._lock:
             opened, self.opened = self.opened, None
         if opened is not None:
@@ -582,7 +582,7 @@ class Folder:
         return True
 
     def replace_database(self, reason: str, *, surely: bool = False) -> bool:
-        """Put a new database with all that can be read in the place of a damaged one; whether a check found it damaged.
+        """Replace a damaged database by a new one with all that can be read. Return whether a check found it damaged.
 
         Raises:
             StoreFailure: when that can't be done.
@@ -625,7 +625,8 @@ class Folder:
         """
         with fork_guard():
             try:
-                self.look_for_removal()
+                if time.monotonic() > self._look_again:
+                    self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
             except _REFUSALS as error:
                 raise _failure(error) from error

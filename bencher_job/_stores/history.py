@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
@@ -23,7 +22,6 @@ from .folder import Folder
 from .lookups import another_key, check_row
 from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
-    LIVE,
     SELECT_ENTRY,
     SELECT_FAILED,
     SELECT_KNOWN_VERSIONS,
@@ -53,7 +51,7 @@ _FIGURES: Final = (
     " total(access_count * seconds) AS saved, total(seconds) AS seconds,"
     " coalesce(max(CASE WHEN typeof(access_time) = 'real' THEN access_time END), 0) AS used,"
     " coalesce(min(CASE WHEN typeof(created) = 'real' THEN created END), 0) AS first, min(origin) AS origin FROM Cache"
-    f" WHERE raw = 1 AND {LIVE} GROUP BY function, tag, edition) AS Groups"
+    " WHERE raw = 1 GROUP BY function, tag, edition) AS Groups"
     " LEFT JOIN Edition ON prefix = edition LEFT JOIN Origin ON number = Groups.origin"
 )
 _FAILED: Final = (
@@ -70,7 +68,7 @@ def functions(folder: Folder) -> list[FunctionInfo]:
     """
     failed = {name: (count, last) for name, count, last in folder.query(_FAILED)}
     groups: dict[str, list[tuple[Any, ...]]] = {name: [] for name in failed}
-    for name, *figures in folder.query(_FIGURES, (time.time(),)):
+    for name, *figures in folder.query(_FIGURES):
         groups.setdefault(name, []).append(tuple(figures))
     return [_function(name, groups[name], *failed.get(name, (0, 0.0))) for name in sorted(groups)]
 
@@ -126,13 +124,15 @@ class DiskHistory:
         """Verify the entry of a key, or say what became of it; None if nothing is known."""
         rows = self._query(SELECT_ENTRY + "= ?", (key,))
         if not rows:
-            return self._gone(key)
+            for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
+                if reason in get_args(Reason) and type(at) is float:
+                    return Gone(reason, moment(at))
+            return None
         damage, may_be_whole = "", False
         try:
             if rows[0][0] != key:
                 raise another_key()
-            if not check_row(rows[0], self._folder.open(), mapped=True):
-                return Gone("expired", moment(rows[0][5]))
+            check_row(rows[0], self._folder.open(), mapped=True)
         except FileNotFoundError:
             damage = "its value file is missing"
         except (DamagedEntry, sqlite3.DatabaseError) as error:
@@ -142,12 +142,6 @@ class DiskHistory:
         rows = self._query(f"{SELECT_RECORD} WHERE raw = 1 AND key = ?", (key,))
         records = self._readable(record_of, rows)
         return Found(records[0] if records else None, damage, may_be_whole)
-
-    def _gone(self, key: str) -> Gone | None:
-        for reason, at in self._query("SELECT reason, at FROM Gone WHERE key = ?", (key,)):
-            if reason in get_args(Reason) and type(at) is float:
-                return Gone(reason, moment(at))
-        return None
 
     def infos(self, keys: Sequence[str]) -> list[EntryInfo]:
         """Return what is known about the entries of some keys, in this order; keys without one are left out."""
@@ -163,9 +157,9 @@ class DiskHistory:
 
     def keys(self, prefix: str, limit: int, *, removed: bool = False) -> list[str]:
         """Return the first keys with a prefix, of entries or of removed ones."""
-        table = "Gone WHERE ? > 0" if removed else f"Cache WHERE raw = 1 AND typeof(key) = 'text' AND {LIVE}"
-        statement = f"SELECT key FROM {table} AND key >= ? AND key < ? ORDER BY key LIMIT ?"
-        return [key for (key,) in self._query(statement, (time.time(), prefix, prefix + _LAST, limit))]
+        table = "Gone WHERE" if removed else "Cache WHERE raw = 1 AND typeof(key) = 'text' AND"
+        statement = f"SELECT key FROM {table} key >= ? AND key < ? ORDER BY key LIMIT ?"
+        return [key for (key,) in self._query(statement, (prefix, prefix + _LAST, limit))]
 
     def removed(self) -> dict[str, int]:
         """Count the removed entries that are remembered, by the reason of their removal."""
@@ -205,7 +199,7 @@ class DiskHistory:
         self, make: Callable[[tuple[Any, ...], Signature], T], rows: Iterable[tuple[Any, ...]]
     ) -> list[T]:
         """Make something of rows, except of damaged ones, which `verify` finds."""
-        signature = self._folder.open().signature
+        signature = (self._folder.opened or self._folder.open()).signature
         made = []
         for row in rows:
             try:
@@ -291,9 +285,7 @@ _JSON: Final = (
 )
 """The arguments as JSON that SQLite can read; a damaged text has none."""
 
-_OF_FUNCTION: Final = (
-    f"FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ? AND {LIVE}"
-)
+_OF_FUNCTION: Final = "FROM Cache WHERE raw = 1 AND typeof(key) = 'text' AND coalesce(Cache.function, '') = ?"
 _SELECT_INFO: Final = SELECT_RECORD.replace(
     "SELECT ", "SELECT access_count, access_time, expire_time, filename, parameters, manifest, ", 1
 )
@@ -306,7 +298,7 @@ def find_keys(folder: Folder, query: Query) -> list[str]:
         StoreFailure: when the store can't be read.
     """
     parts = [_OF_FUNCTION]
-    values: list[object] = [query.function, time.time()]
+    values: list[object] = [query.function]
     for name, condition in query.conditions:
         if (column := _column(name)) is not None:
             part, more = sql_of(condition, column)
@@ -343,13 +335,13 @@ def infos_of(folder: Folder, keys: Sequence[str]) -> list[EntryInfo]:
     Raises:
         StoreFailure: when the store can't be read.
     """
-    statement = f"{_SELECT_INFO} WHERE raw = 1 AND {LIVE} AND key IN (SELECT value FROM json_each(?))"
+    statement = f"{_SELECT_INFO} WHERE raw = 1 AND key IN (SELECT value FROM json_each(?))"
     found: dict[str, EntryInfo] = {}
     for start in range(0, len(keys), ROWS_AT_ONCE):
         signature = folder.open().signature
         some = json.dumps(list(keys[start : start + ROWS_AT_ONCE]))
         for hits, used, expires, filename, parameters, manifest, *of_record in folder.query(
-            statement, (time.time(), some)
+            statement, (some,)
         ):
             try:
                 record = record_of(tuple(of_record), signature)
@@ -389,6 +381,6 @@ def columns_of(folder: Folder, function: str) -> list[ArgumentColumn]:
         "SELECT each.key, count(*), sum(each.type IN ('integer', 'real')), count(DISTINCT each.value), min(each.id)"
         f" FROM (SELECT {_JSON} AS given {_OF_FUNCTION}), json_each(given) AS each GROUP BY 1 ORDER BY 5, 1"
     )
-    rows = folder.query(statement, (function, time.time()))
+    rows = folder.query(statement, (function,))
     # What is no object has no names.
     return [ArgumentColumn(*row[:4]) for row in rows if isinstance(row[0], str)]

@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 import stat
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,23 +81,17 @@ class Imported:
     """Entries that are not whole in the archive."""
     refused: int = 0
     """Entries that are whole and that this store can't take, for the most part made with another secret."""
-    expired: int = 0
-    """Entries whose time is over."""
     problems: tuple[str, ...] = ()
     """Why entries are damaged or refused, of the first hundred."""
 
     def __str__(self) -> str:
-        names = ("added", "replaced", "skipped", "damaged", "refused", "expired")
+        names = ("added", "replaced", "skipped", "damaged", "refused")
         counts = (f"{getattr(self, name)} {name}" for name in names)
         return "\n  ".join([", ".join(counts), *map(visible, self.problems)])
 
 
 class Refused(Exception):
     """A whole entry that this store can't take; its message says why."""
-
-
-class _Expired(Exception):
-    """A whole entry whose time is over."""
 
 
 def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = False) -> Imported:
@@ -108,8 +101,7 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
     stays as it is there, unless it is damaged there or was made with another secret. What is damaged in the archive
     or cut off it is counted, and the rest is taken. Where `BENCHER_JOB_SECRET` is set, entries that were not made
     with this secret are refused, and so are signed entries where it is not set. Media get a folder of this store's
-    own, and a path that `gen_path` returned leads there; texts that were made of one stay as they are. What has
-    expired is left out.
+    own, and a path that `gen_path` returned leads there; texts that were made of one stay as they are.
 
     A later hit unpickles what was imported, so an archive runs the code of whoever wrote it. Pass `trusted=True` for
     one that another user owns or could write to, if you trust all of them.
@@ -208,8 +200,6 @@ class _Importer:
             self._count("damaged", f"{name} is damaged: {error}")
         except Refused as error:
             self._count("refused", f"{name}, the key {record.key}, is refused: {error}")
-        except _Expired:
-            self._count("expired")
         else:
             self._pending[record.key] = entry
             self._bytes += entry.payload.nbytes
@@ -219,8 +209,6 @@ class _Importer:
     def _entry(self, record: Record, body: Mapping[str, Any], parts: Mapping[str, Member]) -> Entry:
         """Verify an entry; its media are written last, when all else is right."""
         expires = expires_from(body.get("expires"))
-        if expires is not None and expires <= time.time():
-            raise _Expired
         sealed = self._sealed(record.key, body, parts)
         bound = bound_from(body["bound"])
         function_version = None if body["edition"] is None else self._function_version(body["edition"])
@@ -253,7 +241,7 @@ class _Importer:
     def outcome(self, entries: int) -> Imported:
         """Say what became of all entries, of which an archive says that it has so many."""
         result = self._result
-        known = result.added + result.replaced + result.skipped + result.refused + result.expired
+        known = result.added + result.replaced + result.skipped + result.refused
         result = replace(result, damaged=max(result.damaged, entries - known))
         if result.damaged or result.refused:
             _log.warning("%s: imported %s", self._store.folder, result)

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from .folder import Folder, Opened
 from .media import check_sizes
 from .parts import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .removals import Removals, Uses
-from .schema import LIVE, SELECT_ENTRY
+from .schema import SELECT_ENTRY
 from .signature import check_hit
 
 __all__ = ["Lookups", "another_key", "check_row"]
@@ -85,8 +84,7 @@ class Lookups:
                         self._folder.warn_unread(error)
                     return MISS
                 else:
-                    if isinstance(hit, Hit):
-                        self._uses.note(key, hit.seconds)
+                    self._uses.note(key, hit.seconds)
                     return hit
             self._removals.set_aside(key, "its value file is missing")
             return MISS
@@ -135,7 +133,7 @@ class Lookups:
             yield rows, opened
 
     def _are_most(self, wanted: Collection[str]) -> bool:
-        """Whether keys are so many that to pass over all rows, which are small, takes less than to pick theirs."""
+        """Whether reading all rows, which are small, is quicker than looking up so many keys."""
         if len(wanted) < FEWEST_TO_PASS_OVER_ALL:
             return False
         with fork_guard():
@@ -163,25 +161,24 @@ class Lookups:
         """
         wanted = list(dict.fromkeys(keys))
         found: dict[str, float] = {}
-        statement = f"SELECT key, seconds FROM Cache WHERE {LIVE} AND raw = 1 AND key "
+        statement = "SELECT key, seconds FROM Cache WHERE raw = 1 AND key "
         for start in range(0, len(wanted), KEYS_PER_QUERY):
             some = wanted[start : start + KEYS_PER_QUERY]
-            found.update(self._folder.query(_among(statement, some), (time.time(), *some)))
+            found.update(self._folder.query(_among(statement, some), some))
         return {key: seconds if type(seconds) is float else 0.0 for key, seconds in found.items()}
 
     def has(self, key: str) -> bool:
-        """Whether there is an entry that has not expired, its bytes unread.
+        """Whether there is an entry, its bytes unread.
 
         Raises:
             StoreFailure: when the store can't be read.
         """
-        statement = f"SELECT 1 FROM Cache WHERE raw = 1 AND key = ? AND {LIVE}"
-        return bool(self._folder.query(statement, (key, time.time())))
+        return bool(self._folder.query("SELECT 1 FROM Cache WHERE raw = 1 AND key = ?", (key,)))
 
     def _hit_of(
         self, row: tuple[Any, ...], opened: Opened, *, mapped: bool = False, most_expanded: int | None = None
-    ) -> Hit | Miss:
-        """Verify a row of `SELECT_ENTRY`; a miss where it has expired.
+    ) -> Hit:
+        """Verify a row of `SELECT_ENTRY`.
 
         Raises:
             DamagedEntry: when it isn't what was written, or its media are missing.
@@ -190,7 +187,7 @@ class Lookups:
             UnreadableEntry: when a package or the memory that it takes is not there.
             OSError: when its file can't be read.
         """
-        key, mode, filename, value, seconds, expires, media, files, mac, _ = row
+        key, mode, filename, value, seconds, created, media, files, mac, _ = row
         stream: Buffer | None = None
         buffers: tuple[Buffer, ...] = ()
         if filename is None and type(value) is bytes:  # as most are
@@ -198,13 +195,11 @@ class Lookups:
         if stream is None:
             value = opened.database.fetch(mode, filename, value, mapped=mapped)
             stream, buffers = unseal(value, key, signature=opened.signature, most_expanded=most_expanded)
-        check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
-        if expires is not None and expires <= time.time():
-            return MISS
+        check_hit(mac, value, key, seconds, created, media, files, opened.signature)
         if media is not None:
             _check_media(self._folder, media, files)
         find = self.find_media if media is not None or holds_paths(stream) else None
-        return Hit(stream, buffers, seconds, expires, find)
+        return Hit(stream, buffers, seconds, created, find)
 
     def _open_rows(
         self,
@@ -217,16 +212,15 @@ class Lookups:
     ) -> list[str]:
         """Verify rows and collect what is good; give the keys of those that are not, or can't be read."""
         signature = opened.signature
-        read_plain, small, now, odd = plain_reader(signature), found.small, time.time(), []
+        read_plain, small, odd = plain_reader(signature), found.small, []
         for row in rows:
-            key, _, filename, value, seconds, expires, media, files, mac, _ = row
+            key, _, filename, value, seconds, created, media, files, mac, _ = row
             # Most are small and lie in their row: these pass without a step that isn't theirs.
             stream = read_plain(value, key) if filename is None and type(value) is bytes else None
             try:
                 if stream is not None and media is None and not holds_paths(stream):
-                    check_hit(mac, value, key, seconds, expires, None, files, signature)
-                    if expires is None or expires > now:
-                        small[key] = stream, seconds, expires
+                    check_hit(mac, value, key, seconds, created, None, files, signature)
+                    small[key] = stream, seconds, created
                     continue
                 if (
                     largest is not None
@@ -238,8 +232,7 @@ class Lookups:
             except (DamagedEntry, UnreadableEntry, OSError):
                 odd.append(key)
             else:
-                if hit is not MISS:
-                    found.others[key] = hit  # type: ignore[assignment]
+                found.others[key] = hit
         return odd
 
     def find_media(self, key: str, name: str) -> str | None:
@@ -265,13 +258,12 @@ def another_key() -> sqlite3.DatabaseError:
     return error
 
 
-def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> bool:
-    """Verify a row of `SELECT_ENTRY` as a hit is, in little memory besides its own; False where it has expired."""
-    key, mode, filename, value, seconds, expires, media, files, mac, _ = row
+def check_row(row: tuple[Any, ...], opened: Opened, *, mapped: bool = False) -> None:
+    """Verify a row of `SELECT_ENTRY` as a hit is, in little memory besides its own."""
+    key, mode, filename, value, seconds, created, media, files, mac, _ = row
     value = opened.database.fetch(mode, filename, value, mapped=mapped)
     check(value, key, signature=opened.signature)
-    check_hit(mac, value, key, seconds, expires, media, files, opened.signature)
-    return expires is None or expires > time.time()
+    check_hit(mac, value, key, seconds, created, media, files, opened.signature)
 
 
 def _check_media(folder: Folder, media: str, files: str | None) -> None:
@@ -282,5 +274,5 @@ def _check_media(folder: Folder, media: str, files: str | None) -> None:
 
 
 def _among(statement: str, keys: list[str]) -> str:
-    """Give a statement about as many keys; it is the same text for most, so that SQLite knows it already."""
+    """Return a statement about as many keys. Most calls get the same text, which SQLite has prepared already."""
     return f"{statement}IN ({_QUESTIONS if len(keys) == KEYS_PER_QUERY else ','.join('?' * len(keys))})"

@@ -1,4 +1,4 @@
-"""The files that jobs wrote: what a row says of them, and whether they still are so.
+"""The files that jobs wrote: what a row says of them, and whether that is still true.
 
 A commit notes size and digest of each. A hit looks at the sizes only; `verify`, `export` and `push` read the files.
 """

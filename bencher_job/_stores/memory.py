@@ -30,6 +30,7 @@ from .._processes import renew_after_fork
 from .base import (
     SURE_FOR,
     Entry,
+    History,
     Hit,
     Hits,
     Leases,
@@ -109,13 +110,14 @@ class MemoryEntry:
         hit: its bytes, or None once it is dropped.
         size: size of its pickle in bytes.
         read: the mark of the store when it was read; the entry is valid while the memory cache has this mark.
+        ended: when its function had returned, in seconds since 1970.
         copy: returns a new value, in the quickest way that is known for it; None until `learn` was called.
         used: when it was last used, on the monotonic clock.
     """
 
     __slots__ = (
         "copy",
-        "expires",
+        "ended",
         "hit",
         "is_recent",
         "key",
@@ -131,7 +133,7 @@ class MemoryEntry:
         self.hit: Hit | None = hit
         self.size = len(hit.stream)
         self.seconds = hit.seconds
-        self.expires = hit.expires
+        self.ended = hit.created + hit.seconds
         self.read = read
         self.copy: Callable[[], Any] | None = None
         self.uses = 0
@@ -204,13 +206,13 @@ class MemoryCache:
             self.read, self.sure_until = read, 0.0
 
     def find(self, key: str, mapped: bool) -> MemoryEntry | None:
-        """Return an entry unless it has expired. Check `is_sure` before."""
+        """Return an entry. Check `is_sure` before."""
         kept = self.entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
         if kept is None and mapped:
             kept = self._mapped.get(key)
-        return kept if kept is None or kept.expires is None or kept.expires > time() else None
+        return kept
 
     def _asked(self, key: str) -> MemoryEntry | None:
         """Make the entry of a key that was read in bulk."""
@@ -218,8 +220,8 @@ class MemoryCache:
             small = self._unasked.pop(key, None)
             if small is None:
                 return self.entries.get(key)
-            stream, seconds, expires = small
-            kept = self.entries[key] = MemoryEntry(key, Hit(stream, (), seconds, expires), self.read)
+            stream, seconds, created = small
+            kept = self.entries[key] = MemoryEntry(key, Hit(stream, (), seconds, created), self.read)
         return kept
 
     def use(self, kept: MemoryEntry) -> None:
@@ -248,7 +250,7 @@ class MemoryCache:
         if len(self.used) >= LARGEST_BATCH and not is_inside():
             self.count_uses()
         if type(hit.stream) is not bytes:
-            hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.expires)
+            hit = Hit(bytes(hit.stream), buffers, hit.seconds, hit.created)
         with self._lock:
             if read is not self.read:  # changed while the disk was read
                 return None
@@ -356,10 +358,15 @@ class MemoryTier(Passing):
 
     @property
     def behind(self) -> Store:
-        """The store behind, which knows all uses by then."""
+        """The store behind, after all uses were counted there."""
         if self.cache.used:
             self.cache.count_uses()
         return self._store
+
+    @property
+    def history(self) -> History:
+        """The history of the store behind; to ask it writes no uses."""
+        return self._store.history
 
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
@@ -377,10 +384,12 @@ class MemoryTier(Passing):
             cache.keep(key, found, read)
         return found
 
-    def at_hand(self, key: str, mapped: bool = False) -> MemoryEntry | None:
-        """Return an entry that is in memory, used once more; None if it has to be looked up."""
+    def at_hand(self, key: str, mapped: bool, ttl: float | None) -> MemoryEntry | None:
+        """Return an entry that is in memory, used once more; None if it is too old, or has to be looked up."""
         cache = self.cache
         kept = cache.find(key, mapped) if cache.is_sure() else None
+        if kept is not None and ttl is not None and not abs(time() - kept.ended) < ttl:
+            return None
         if kept is not None:
             cache.use(kept)
         return kept
@@ -428,7 +437,7 @@ class MemoryTier(Passing):
                 and record.media is None
                 and not holds_paths(payload.stream)
             ):
-                cache.keep(record.key, Hit(payload.stream, (), record.seconds, entry.expires), read)
+                cache.keep(record.key, Hit(payload.stream, (), record.seconds, entry.created), read)
         return lost
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The journal of what a shared store hasn't got yet: entries to push, and removals.
+"""The journal of what is not in the shared store yet: entries to push, and removals.
 
 A row is written in the transaction that commits its entry, and removed when the shared store has the entry. So a killed
 process loses nothing: the next one pushes what it has left.

@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE: Final = 200
 
-MOST_ONE_BY_ONE: Final = 100_000
-"""How many rows between two damaged places are asked for one by one, which takes some seconds."""
+WIDTH_PER_STEP: Final = 32
+"""A damaged place is crossed row by row at first, and then in steps of a 32nd of what was crossed so far."""
 
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _DAMAGE_IN_USE: Final = {*_DAMAGE, sqlite3.SQLITE_CONSTRAINT}
@@ -113,7 +113,7 @@ def is_whole(directory: Path, patience: float) -> bool:
 
 
 def recover(directory: Path, make: Callable[[Path], Database], patience: float) -> Recovered:
-    """Put a new database in the place of a damaged one, while the caller keeps others from doing the same.
+    """Replace a damaged database by a new one, while the caller keeps others from doing the same.
 
     `make` makes an empty one in a folder. A kill before the end leaves the damaged one in its place.
 
@@ -181,7 +181,7 @@ def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
 
 def _is_sound(row: dict[str, Any]) -> bool:
     """Whether a row holds text that can be read and, where it is an entry, what statements rely on."""
-    if not all(is_text(cell) for cell in row.values() if isinstance(cell, str)):
+    if not is_text(*row.values()):
         return False
     return "raw" not in row or (
         isinstance(row["key"], str)
@@ -201,7 +201,10 @@ def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
 
 
 def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of a table, which begin with their key; those between two damaged places one by one."""
+    """Give the rows of a table, which begin with their key, some of them twice: those before, behind and between holes.
+
+    A hole takes a few hundred attempts at most, so all takes as long as there are rows and holes.
+    """
     upwards, downwards = _Reader(damaged, select, key, ">"), _Reader(damaged, select, key, "<")
     yield from upwards
     if upwards.is_complete:
@@ -209,11 +212,24 @@ def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tu
     yield from downwards
     if key not in _NUMBERS or not _is_known(damaged, select):
         return
-    after = upwards.last or 0
-    before = min(downwards.last or sys.maxsize, after + MOST_ONE_BY_ONE)
-    for number in range(after + 1, before):
-        with suppress(sqlite3.DatabaseError):
-            yield from damaged.execute(f"{select} WHERE {key} = ?", (number,)).fetchall()
+    hole, end = upwards.last or 0, sys.maxsize if downwards.last is None else downwards.last
+    at = hole + 1
+    while at < end:
+        behind = _Reader(damaged, select, key, ">", at - 1)
+        rows = iter(behind)
+        first = next(rows, None)
+        if first is None:
+            at += 1 + (at - hole) // WIDTH_PER_STEP
+            continue
+        yield first
+        for row in _Reader(damaged, select, key, "<", first[0]):  # what a step has passed over
+            if row[0] <= hole:
+                break
+            yield row
+        yield from rows
+        if behind.is_complete:
+            return
+        hole, at = behind.last, behind.last + 1
 
 
 def _is_known(damaged: sqlite3.Connection, select: str) -> bool:
@@ -229,16 +245,18 @@ class _Reader:
     """Reads rows of one table in the order of their keys, up (`>`) or down (`<`), until one can't be read.
 
     Attributes:
-        last: the key of the last row that was read; None before the first.
+        last: the key of the last row that was read, at first that behind which it begins; None for the outermost.
         is_complete: whether all rows were read.
     """
 
-    def __init__(self, damaged: sqlite3.Connection, select: str, key: str, direction: str) -> None:
+    def __init__(
+        self, damaged: sqlite3.Connection, select: str, key: str, direction: str, last: Any = None
+    ) -> None:
         self._damaged = damaged
         order = "ASC" if direction == ">" else "DESC"
         self._first = f"{select} ORDER BY {key} {order} LIMIT ?"
         self._next = f"{select} WHERE {key} {direction} ? ORDER BY {key} {order} LIMIT ?"
-        self.last: Any = None
+        self.last = last
         self.is_complete = False
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:

@@ -13,15 +13,18 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import warn_caller
 from .._names import ForeignName, NameOf, path_of
+from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals
 from .base import Hits, Reason, StoreFailure, Use
@@ -52,6 +55,17 @@ _OF_KEYS: Final = (
 LARGEST_BATCH: Final = 50_000
 """How many entries are noted at most before they are written."""
 
+_EXPIRED: Final = "expire_time <= ? AND access_time < expire_time"
+"""The condition for entries whose time is over. One that was used later stays: its user has a longer ttl, or none."""
+
+_EXCESS: Final = (
+    "SELECT rowid, filename, size + 0 FROM"
+    " (SELECT rowid, filename, size, access_time, row_number() OVER latest AS place,"
+    f" total(size + {ENTRY_OVERHEAD}) OVER latest AS so_far FROM Cache WHERE raw = 1 AND (? IS NULL OR function = ?)"
+    " AND key NOT IN (SELECT key FROM Outbox) WINDOW latest AS (ORDER BY access_time DESC, rowid DESC))"
+    " WHERE place > ? OR so_far > ? OR access_time < ?"
+)
+
 MISSES_PER_BATCH: Final = 64
 """How many misses are noted before a commit writes them."""
 
@@ -61,7 +75,10 @@ WITH_COMMITS: Final = 1.0
 WHEN_ASKED: Final = 0.05
 """Seconds between two times that uses are written because the store has changed."""
 
-USED: Final = "UPDATE Cache SET access_time = ?, access_count = access_count + ? WHERE raw = 1 AND key = ?"
+USED: Final = (
+    "UPDATE Cache SET access_time = iif(?1 > 0, ?1, access_time), access_count = access_count + ?2"
+    " WHERE raw = 1 AND key = ?3"
+)
 COUNTED: Final = "UPDATE Totals SET hits = hits + ?, misses = misses + ?, seconds = seconds + ?"
 
 _Row = tuple[int, str | None]
@@ -277,7 +294,7 @@ class Removals:
 
     @staticmethod
     def _shrink(database: Database) -> None:
-        """Forget the oldest notes, and give back the pages of a database that has become much smaller."""
+        """Forget the oldest notes, and shrink the file of a database that has become much smaller."""
         try:
             database.execute(TRIM_GONE)
             while True:
@@ -343,7 +360,7 @@ class Removals:
         return size + entries * ENTRY_OVERHEAD
 
     def keep_within(self, size_limit: int) -> None:
-        """Remove what has expired, and then the least recently used entries beyond a size in bytes.
+        """Beyond a size in bytes, remove what has expired, and then the least recently used entries.
 
         It happens after a commit, which is done, so a failure is only logged.
         """
@@ -353,17 +370,18 @@ class Removals:
             _log.warning("%s can't be kept within its size limit: %s", self._folder.directory, error)
 
     def _keep_within(self, database: Database, size_limit: int) -> None:
-        self._remove_expired(database)
         if self.size(database) <= size_limit * ASK_FROM:
             return
         self._uses.write_at_once(waits=True)
+        if self.size(database) > size_limit:
+            self._remove_expired(database)
         evicted = 0
         while (excess := self.size(database) - size_limit) > 0:
             removed = self._remove_least_used(database, excess)
             if not removed:
                 break
             evicted += removed
-        # Whoever has entries in memory now says which of them it uses, before the next eviction.
+        # Processes with entries in memory now count their uses, before the next eviction.
         self._folder.changes.change(lambda: None)
         if evicted:
             self._folder.tally.evicted += evicted
@@ -382,7 +400,7 @@ class Removals:
         Raises:
             StoreFailure: when the store can't be read.
         """
-        rows = self._folder.query("SELECT count(*) FROM Cache WHERE expire_time <= ?", (time.time(),))
+        rows = self._folder.query(f"SELECT count(*) FROM Cache WHERE {_EXPIRED}", (time.time(),))
         return int(rows[0][0])
 
     def remove_expired(self) -> int:
@@ -396,7 +414,7 @@ class Removals:
     def _remove_expired(self, database: Database) -> int:
         removed = 0
         while rows := database.read(
-            "SELECT rowid, filename, expire_time FROM Cache WHERE expire_time IS NOT NULL AND expire_time <= ?"
+            f"SELECT rowid, filename, expire_time FROM Cache WHERE {_EXPIRED}"
             f" ORDER BY expire_time LIMIT {REMOVED_AT_ONCE}",
             (time.time(),),
         ):
@@ -406,6 +424,28 @@ class Removals:
             self.remove_discarded(database)
             self._folder.tally.expired += removed
             _log.info("removed %s entries of %s that had expired", removed, self._folder.directory)
+        return removed
+
+    def excess(self, limits: Limits, function: str | None = None) -> list[tuple[int, str | None, int]]:
+        """Return the entries beyond limits, of a function or of all, with their files and sizes.
+
+        Raises:
+            StoreFailure: when the store can't be read.
+        """
+        size, entries, age = (math.inf if each is None else each for each in astuple(limits))
+        values = function, function, entries, size, time.time() - age
+        return [(rowid, name, int(size)) for rowid, name, size in self._folder.query(_EXCESS, values)]
+
+    def shrink(self, limits: Limits, function: str | None = None) -> int:
+        """Remove the entries beyond limits, of a function or of all, and return how many there were.
+
+        Raises:
+            StoreFailure: when the store can't be written.
+        """
+        self._uses.write_at_once(waits=True)
+        rows = [(rowid, name) for rowid, name, _ in self.excess(limits, function)]
+        removed: int = self._folder.changed(lambda database: self._remove_all(database, [rows], "evicted"))
+        _log.info("removed %s entries of %s beyond %s", removed, self._folder.directory, limits)
         return removed
 
     def _remove_least_used(self, database: Database, excess: int) -> int:

@@ -29,7 +29,6 @@ __all__ = [
     "GONE_KEPT",
     "INSERT",
     "INSERT_PLAIN",
-    "LIVE",
     "NOTE_GONE",
     "NOTHING_MORE",
     "PLAIN_COLUMNS",
@@ -217,11 +216,8 @@ TABLES: Final = (
 )
 """What makes the tables, in one transaction."""
 
-LIVE: Final = "(expire_time IS NULL OR expire_time > ?)"
-"""The condition for entries that have not expired at a time."""
-
 SELECT_ENTRY: Final = (
-    "SELECT key, mode, filename, value, seconds, expire_time, media, files, mac, rowid FROM Cache"
+    "SELECT key, mode, filename, value, seconds, created, media, files, mac, rowid FROM Cache"
     " WHERE raw = 1 AND key "
 )
 SELECT_RECORD: Final = (
@@ -324,8 +320,21 @@ def row_of(
     mac = mac_of_entry(
         signature,
         digest,
-        (key, seconds, entry.expires, media, files),
-        (function, tag, shown, text, entry.bound, prefix, attributes, filename, created, now, size, mode),
+        (key, seconds, created, media, files),
+        (
+            function,
+            tag,
+            shown,
+            text,
+            entry.bound,
+            prefix,
+            attributes,
+            filename,
+            entry.expires,
+            now,
+            size,
+            mode,
+        ),
     )
     return (
         key,
@@ -360,15 +369,15 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         ValueError: when the row is damaged.
         TypeError: when the row is damaged.
     """
-    if not is_text("".join([each for each in row if isinstance(each, str)])):
+    if not is_text(*row):
         raise ValueError("it holds a text that is no UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
     known, of_function, key_version, version_mac = of_version
     check_record(
         mac,
-        (key, seconds, expires, media, files),
-        (function, tag, arguments, origin, bound, prefix, attributes, filename, created, stored, size, mode),
+        (key, seconds, created, media, files),
+        (function, tag, arguments, origin, bound, prefix, attributes, filename, expires, stored, size, mode),
         signature,
     )
     if known is not None:
@@ -436,7 +445,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     """
     key, function, tag, arguments, created, seconds, origin, fingerprint, version, error, traceback = row
     texts = key, function, tag, fingerprint, version, error, traceback
-    if not {str}.issuperset(map(type, texts)) or not is_text("".join(texts)):
+    if not {str}.issuperset(map(type, texts)) or not is_text(*texts):
         raise TypeError("it holds something else where a text should be")
     if type(created) is not float or type(seconds) is not float:
         raise TypeError("its times are none")
@@ -454,12 +463,12 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     return FailedJob(record, error, traceback)
 
 
-def is_text(read: str) -> bool:
-    """Whether a text came from the database whole: what is no UTF-8 in one is read as surrogates."""
-    if read.isascii():
-        return True
+def is_text(*cells: object) -> bool:
+    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
     try:
-        read.encode()
+        for cell in cells:
+            if isinstance(cell, str) and not cell.isascii():
+                cell.encode()
     except UnicodeEncodeError:
         return False
     return True

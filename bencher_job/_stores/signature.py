@@ -10,7 +10,7 @@ The MAC of a row, which is an entry with its record or a function version, is
     kind of digest 1 | digest 32 | digest 32 | MAC 32
 
 Of an entry the digests are those of its value, as the value's own header has it, and of the part of its record that a
-hit doesn't need. The MAC covers both, and what a hit needs besides: key, duration, expiry, and the files that the job
+hit doesn't need. The MAC covers both, and what a hit needs besides: key, times, and the files that the job
 wrote. So a hit is verified without the columns that it doesn't read, and a record without the value. Of a function
 version they are those of parameters and manifest, and of its sources.
 
@@ -68,11 +68,11 @@ _PERSONAL: Final = re.compile(rb"[0-9a-f]{64}\n")
 """A key as it is written: no other file of the user's, moved to its place, is taken for one."""
 
 _MARK: Final = b"bencher_job: which secret is this?"
-"""What no entry begins with, so that its digest is none of an entry's."""
+"""No entry begins with this, so its digest is never that of an entry."""
 
 
 class Signature:
-    """Makes the digests of entries: plain ones, or with a secret, such that only those who know it can make.
+    """Makes the digests of entries: plain ones, or with a secret ones that nobody can make without it.
 
     Attributes:
         begin: begins a digest with some bytes; a function, since it is called for each entry.
@@ -264,9 +264,9 @@ _FIRST: Final = slice(1, 33)
 _SECOND: Final = slice(33, 65)
 _MAC_AT: Final = 65
 _KINDS: Final = (0, 1)
-_HIT: Final = struct.Struct("<d?d3i")
+_HIT: Final = struct.Struct("<dd3i")
 _PACK_HIT: Final = _HIT.pack
-_RECORD: Final = struct.Struct("<ddqq8i")
+_RECORD: Final = struct.Struct("<?ddqq8i")
 _VERSION: Final = struct.Struct("<q4i")
 
 _WRONG: Final = (TypeError, AttributeError, ValueError, struct.error)
@@ -286,12 +286,12 @@ def _joined(*parts: bytes | None) -> tuple[list[int], bytes]:
     return lengths, text
 
 
-def _of_hit(key: str, seconds: float, expires: float | None, media: str | None, files: str | None) -> bytes:
+def _of_hit(key: str, seconds: float, created: float, media: str | None, files: str | None) -> bytes:
     name = key.encode()
     if media is None and files is None:  # as of most
-        return _HIT.pack(seconds, expires is not None, expires or 0.0, len(name), -1, -1) + name
+        return _HIT.pack(seconds, created, len(name), -1, -1) + name
     lengths, text = _joined(*(None if each is None else each.encode() for each in (key, media, files)))
-    return _HIT.pack(seconds, expires is not None, expires or 0.0, *lengths) + text
+    return _HIT.pack(seconds, created, *lengths) + text
 
 
 def _of_record(
@@ -303,7 +303,7 @@ def _of_record(
     prefix: bytes | None,
     attributes: bytes | None,
     filename: str | None,
-    created: float,
+    expires: float | None,
     stored: float,
     size: int,
     mode: int,
@@ -318,15 +318,17 @@ def _of_record(
         attributes,
         None if filename is None else filename.encode(),
     )
-    return UNSIGNED.begin(_RECORD.pack(created, stored, size, mode, *lengths) + text).digest()
+    return UNSIGNED.begin(
+        _RECORD.pack(expires is not None, expires or 0.0, stored, size, mode, *lengths) + text
+    ).digest()
 
 
 def mac_of_entry(signature: Signature, value: bytes, hit: tuple[Any, ...], record: tuple[Any, ...]) -> bytes:
     """Make the MAC of a row.
 
-    It takes the digest of the value; what a hit needs, which is key, seconds, expiry, media and files; and the rest of
-    the record: function, tag, arguments, origin, encoded arguments, prefix of the function version, attributes, the
-    name of its file, when it began to run and when it was stored, its size, and its mode.
+    It takes the digest of the value; what a hit needs, which is key, seconds, when it began to run, media and files;
+    and the rest of the record: function, tag, arguments, origin, encoded arguments, prefix of the function version,
+    attributes, the name of its file, expiry, when it was stored, its size, and its mode.
     """
     return _mac(signature, value + _of_record(*record), _of_hit(*hit))
 
@@ -336,7 +338,7 @@ def check_hit(
     value: Buffer | Arrival,
     key: str,
     seconds: float,
-    expires: float | None,
+    created: float,
     media: str | None,
     files: str | None,
     signature: Signature,
@@ -349,9 +351,9 @@ def check_hit(
     try:
         if media is None and files is None:  # as `_of_hit` does, without its call
             name = key.encode()
-            covered = _PACK_HIT(seconds, expires is not None, expires or 0.0, len(name), -1, -1) + name
+            covered = _PACK_HIT(seconds, created, len(name), -1, -1) + name
         else:
-            covered = _of_hit(key, seconds, expires, media, files)
+            covered = _of_hit(key, seconds, created, media, files)
         if type(value) is not bytes:
             value = bytes((value.memory if isinstance(value, Arrival) else value)[: VALUE_DIGEST.stop])
         made = signature.begin(mac[:_MAC_AT] + covered).digest()
@@ -382,7 +384,8 @@ def _check_mac(mac: Any, covered: bytes, signature: Signature) -> None:
     """Verify a MAC and what it covers, but for what its digests stand for; raises as `check_record`."""
     if type(mac) is not bytes or len(mac) != MAC_SIZE:
         raise ValueError("its MAC is none")
-    if compare_digest(mac, _mac(signature, mac[1:_MAC_AT], covered)):
+    made = signature.begin(mac[:_MAC_AT] + covered).digest()
+    if mac[0] == signature.kind and compare_digest(mac[_MAC_AT:], made):
         return
     if mac[0] not in _KINDS or mac[0] == signature.kind == UNSIGNED.kind:
         raise ValueError("its MAC is another one")

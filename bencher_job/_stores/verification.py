@@ -2,8 +2,8 @@
 
     database, entries, rows, files, media, figures -> findings
 
-Others may use the store meanwhile. Each question is one short statement, and what looks wrong is looked at again: what
-a put, a clear or an eviction is at in this moment is right at the second look.
+Others may use the store at the same time. Each query is one short statement, and what looks wrong is looked at again,
+because a put, a clear or an eviction may just be changing it.
 
 verify -> Inspection -> findings -> mended, if asked -> Audit
 """
@@ -39,7 +39,6 @@ from .media import check_contents, check_sizes
 from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
     COUNT_ALL,
-    LIVE,
     SELECT_ENTRY,
     SELECT_FIGURES,
     SELECT_RECORD,
@@ -112,7 +111,7 @@ class Audit:
     findings: tuple[Finding, ...] = ()
     """What is wrong, or was before it was mended."""
     under_way: int = 0
-    """Value files without an entry that are so new that a put may still be at them."""
+    """Value files without an entry that are so new that a put may still write them."""
     foreign: tuple[str, ...] = ()
     """What is not the store's own and lies among its files; it is left as it is."""
     set_aside: int = 0
@@ -182,7 +181,7 @@ class Footprint:
 
 
 def footprint_of(directory: Path) -> Footprint:
-    """Measure a store's folder; what others remove meanwhile counts or doesn't.
+    """Measure a store's folder. Files that others remove at the same time may count or not.
 
     Raises:
         OSError: when a folder can't be read.
@@ -257,7 +256,7 @@ def clean_orphaned_media(
             continue
         folders = [each for each in media.iterdir() if _media.is_run_folder(each.name) and each.is_dir()]
         store = DiskStore(database.parent, size_limit=sys.maxsize)
-        # Also of entries whose records are damaged or have expired: what they own goes with them.
+        # Also of entries whose records are damaged: what they own goes with them.
         owned = {name for (name,) in store.files.query("SELECT DISTINCT media FROM Cache")}
         store.close()
         for folder in folders:
@@ -282,11 +281,10 @@ NAMES_AT_ONCE: Final = 10_000
 
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}", re.ASCII)
 _ENTRIES: Final = (
-    f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
-    f" ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
+    f"{SELECT_ENTRY}> CAST(? AS TEXT) AND typeof(key) = 'text' ORDER BY key LIMIT {ENTRIES_AT_ONCE}"
 )
 _RECORDS: Final = (
-    f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text' AND {LIVE}"
+    f"{SELECT_RECORD} WHERE raw = 1 AND key > CAST(? AS TEXT) AND typeof(key) = 'text'"
     f" ORDER BY key LIMIT {ROWS_AT_ONCE}"
 )
 _FILES_OF: Final = "SELECT files FROM Cache WHERE raw = 1 AND key = ? AND media = ?"
@@ -468,9 +466,9 @@ class Inspection:
 
 
 def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of live entries in the order of their keys, by statements that each give some after a key."""
+    """Give the rows of entries in the order of their keys, by statements that each give some after a key."""
     before = b""
-    while rows := folder.query(statement, (before, time.time())):
+    while rows := folder.query(statement, (before,)):
         yield from rows
         last = os.fsencode(rows[-1][0])
         if last <= before:
@@ -544,12 +542,12 @@ _log = logging.getLogger(__name__)
 
 
 def verify(store: DiskStore, *, repair: bool = False) -> Audit:
-    """Read and verify all that a store holds, without unpickling anything; other processes may use it meanwhile.
+    """Read and verify all that a store holds, without unpickling anything; other processes may use it at the same time.
 
     With `repair` a damaged entry is set aside as a lookup does it, and so is an entry whose file or media are missing
     or whose record is damaged; what killed processes have left is removed. All of it is logged, and the job of an
     entry that was set aside runs again. A damaged database is set aside, and a new one has all that can be read of
-    it. An entry that can't be read here is left as it is. What has expired is not looked at.
+    it. An entry that can't be read here is left as it is.
 
     Raises:
         BencherJobError: when it shall be repaired, and more signed entries don't match this process's

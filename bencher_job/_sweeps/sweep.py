@@ -203,11 +203,11 @@ class Sweep:
         cache, store = self._cache, self._cache.cache
         durations, missing, hits = Durations(self.points), array("q"), 0
         for cells, keys in self._keys():
-            found = store.durations(keys)
+            found = cache.durations(keys)
             if len(found) < len(keys):
                 absent = [key for key in keys if key not in found]
                 if store.fetch(cache.name, absent):
-                    found |= store.durations(absent)
+                    found |= cache.durations(absent)
             for cell, key in zip(cells, keys, strict=True):
                 seconds = found.get(key)
                 if seconds is not None:
@@ -297,10 +297,9 @@ class Sweep:
 
     def _kept(self) -> int:
         """Count the cells whose results are in the store."""
-        store = self._cache.cache
         kept = 0
         for cells, keys in self._keys():
-            found = store.durations(keys)
+            found = self._cache.durations(keys)
             kept += sum(
                 len(list(self._twins(cell))) for cell, key in zip(cells, keys, strict=True) if key in found
             )

@@ -55,7 +55,7 @@ class RemoteContract:
         assert there.get_many([*entries, _address("absent")]) == entries
 
     def test_the_first_stored_bytes_stay(self, connect: Connect) -> None:
-        """Who comes later gets the bytes of the first; who repeats itself gets nothing."""
+        """A later session gets the bytes of the first; the first gets nothing when it stores them again."""
         here, there = connect(), connect()
         for first, second in ((b"first", b"second"), (os.urandom(1_500_000), os.urandom(1_500_000))):
             address = _address(len(first))
@@ -75,7 +75,7 @@ class RemoteContract:
         assert set(asked.leases) == {_address("absent")}
 
     def test_one_session_has_the_lease(self, connect: Connect) -> None:
-        """The first who asks gets it, and gets it again: its answer may have been lost."""
+        """The first session gets it, and gets it again, since the first answer may have been lost."""
         here, there = connect(), connect()
         address = _address(1)
         (lease,) = here.ask([address]).leases.values()
@@ -85,7 +85,7 @@ class RemoteContract:
         assert again.session == here.session
 
     def test_a_result_releases_the_lease(self, connect: Connect) -> None:
-        """Who asks next finds the result, and when it is removed gets the lease."""
+        """The next session finds the result, and gets the lease once the result is removed."""
         here, there = connect(), connect()
         address = _address(1)
         assert set(here.ask([address]).leases) == {address}
@@ -96,7 +96,7 @@ class RemoteContract:
         assert set(there.ask([address]).leases) == {address}
 
     def test_a_lease_can_be_given_back(self, connect: Connect) -> None:
-        """The next who asks gets it. To give it back again changes nothing."""
+        """The next session gets it. Giving it back twice changes nothing."""
         here, there = connect(), connect()
         address = _address(1)
         leases = here.ask([address]).leases.values()
@@ -158,7 +158,7 @@ class RemoteContract:
         assert _until(lambda: here.get_many([address, large]) == {address: b"new", large: b"small"})
 
     def test_a_replacement_counts_for_all(self, connect: Connect) -> None:
-        """It takes the place of what was there, others learn of it, and the lease is released."""
+        """It replaces the old bytes, others notice, and the lease is released."""
         here, there = connect(), connect()
         address = _address(1)
         here.ask([address])

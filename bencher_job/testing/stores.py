@@ -194,15 +194,15 @@ class StoreContract:
         store.put_many([_entry("small", 1), _entry("large", os.urandom(1_000_000))])
         assert set(store.get_many(["small", "large"], largest=500_000, counts=False)) == {"small"}
 
-    def test_an_expired_entry_is_a_miss(self, store: Store) -> None:
-        """It has neither a value nor a record."""
-        store.put_many(
-            [_entry("old", 1, expires=time.time() - 1), _entry("new", 1, expires=time.time() + 60)]
-        )
-        assert (store.has("old"), store.has("new")) == (False, True)
-        assert not store.get("old")
-        assert set(store.get_many(["old", "new"])) == {"new"}
-        assert [record.key for record in store.records()] == ["new"]
+    def test_a_hit_says_when_its_job_began(self, store: Store) -> None:
+        """Callers judge its age: an entry stays until it is removed, whatever its end."""
+        entry = _entry("old", 1, expires=time.time() - 1)
+        store.put_many([entry])
+        for hit in (store.get("old"), store.get("old"), store.get_many(["old"])["old"]):
+            assert not isinstance(hit, Miss)
+            assert hit.created == entry.created
+        assert store.has("old")
+        assert [record.key for record in store.records()] == ["old"]
 
     def test_durations_are_known_without_values(self, store: Store) -> None:
         """Those of the entries that are there."""
@@ -285,7 +285,7 @@ class StoreContract:
         assert [*store] == ["k0"]
 
     def test_a_record_keeps_arguments_in_short_form(self, store: Store) -> None:
-        """Large values as a short text, so that no store holds on to them."""
+        """Large values become a short text, so that no store keeps them."""
         given = {"text": "x" * 1000, "c": 1, "list": [1, 2], "cfg": {"lr": 0.1, "layers": [8]}}
         store.put_many([_entry("key", 1, arguments=given)])
         (record,) = store.records()
@@ -442,7 +442,7 @@ class StoreContract:
         store.leases.release([third])
 
     def test_only_one_of_many_threads_holds_a_lease(self, store: Store) -> None:
-        """Whoever asks first."""
+        """The first of them holds it."""
         leases = [Lease("key") for _ in range(8)]
         start = threading.Barrier(len(leases))
 
@@ -491,7 +491,7 @@ class StoreContract:
         assert wait.look() == "free"
 
     def test_a_waiter_gets_the_failure_of_a_job(self, store: Store) -> None:
-        """The bytes of its exception, which are made only if somebody waits; the next lease starts anew."""
+        """It gets the bytes of the exception, which are made only if somebody waits. The next lease starts again."""
         lease = Lease("key")
         store.leases.acquire([lease])
         wait = store.leases.wait(Lease("key"))

@@ -517,6 +517,35 @@ def test_jobs_that_no_worker_can_run_warn_once_and_run_when_one_comes(doomed, tm
     assert "Start workers with dask worker" in str(caught[0].message)
 
 
+def test_closing_ends_the_jobs_that_no_worker_can_run(doomed, tmp_path, quick_to_warn, until):
+    """Of this cache only: another one with the same client waits for a worker."""
+    cluster = doomed(0)
+    with cluster.client() as client, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        with FutureCache(client, cache_dir=tmp_path) as other:
+            waits = other.submit(Job("b", abs, {}, "other", positional=(-2,)))
+            with FutureCache(client, cache_dir=tmp_path, cache_name="closed") as cache:
+                futures = [cache.submit(Job("a", abs, {}, f"{x}", positional=(x,))) for x in range(300)]
+            errors = [future.exception(0) for future in futures]
+            cluster.add_worker()
+            assert waits.result(PATIENCE) == 2
+    assert {type(error) for error in errors} == {WorkerLost}
+    assert "no worker has run any of" in str(errors[0])
+    assert "Start workers with dask worker" in str(errors[0])
+
+
+def test_a_program_ends_although_no_worker_can_run_its_jobs(doomed, script):
+    cluster = doomed(0)
+    program = f"""
+        import bencher_job._executors.remote as remote
+        from bencher_job import cached_job
+        remote.LOOK_SECONDS, remote.WARN_SECONDS = 0.2, 1.0
+        cached_job(executor={cluster.address!r}, cache_dir="c")(abs).submit(-1)
+    """
+    process = script.start(program)
+    assert "no worker has run any of 1 jobs" in process.communicate(timeout=PATIENCE)[1]
+
+
 @pytest.mark.parametrize("why", ["no worker", "a resource that no worker has", "all workers are killed"])
 def test_after_patience_jobs_that_no_worker_can_run_are_lost(doomed, tmp_path, why):
     cluster = doomed(0 if why == "no worker" else 1, nanny=False)

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import psutil
 import pytest
 
-from bencher_job import BencherJobError, Executors, FutureCache, Job, WorkerLost, cached_job
+from bencher_job import BencherJobError, Executors, FutureCache, Job, Ray, Slurm, WorkerLost, cached_job
 from bencher_job._executors import base, engine_for, inside_worker, run_inline
 from bencher_job._executors.pool import SlotPool
 from bencher_job._options import PoolOptions
@@ -365,3 +365,21 @@ def test_an_executor_that_was_shut_down_is_told_with_the_remedy(make):
         with pytest.raises(BencherJobError, match=f"{type(executor).__name__} takes no more jobs"):
             ask()
     assert not function.cache.is_in_flight(function.key(-1))
+
+
+@pytest.mark.parametrize(
+    "executor", ["threads", "multiprocessing", "scoop", ThreadPoolExecutor(1), ProcessPoolExecutor(1)]
+)
+def test_patience_is_refused_where_no_queue_tells_of_workers(executor):
+    """Nothing starts in these executors."""
+    with pytest.raises(
+        ValueError, match=r"patience=5 has no effect on executor=.*use executor='slurm', 'ray'"
+    ):
+        cached_job(executor=executor, patience=5)(abs)
+
+
+@pytest.mark.parametrize(
+    "executor", ["serial", "slurm", "ray", Slurm(2), Ray(num_cpus=2), "tcp://127.0.0.1:8786"]
+)
+def test_patience_is_taken_where_jobs_may_wait_or_none_ever_do(executor):
+    cached_job(executor=executor, patience=5)(abs)

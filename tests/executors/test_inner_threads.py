@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy  # noqa: F401 - forked workers and threads find its BLAS loaded
 import pytest
-import sklearn.linear_model  # noqa: F401 - likewise its OpenMP
 import threadpoolctl
 
 from bencher_job import BencherJobError, Executors, cached_job
 from bencher_job._cores import InnerThreads, cores
 from bencher_job._executors.pool import SlotPool
 from bencher_job._executors.threads import ThreadPool
+from tests.environment import load_openmp
+
+load_openmp()  # which forked workers and threads find loaded
 
 PATIENCE = 60.0
 METHODS = ["spawn", "forkserver", "fork"]
@@ -33,8 +35,8 @@ def nothing_is_set(monkeypatch):
 
 def found() -> dict[str, int]:
     """Load libraries, and return the number of threads of each."""
-    for module in ("numpy", "sklearn.linear_model"):
-        importlib.import_module(module)
+    importlib.import_module("numpy")
+    load_openmp()
     libraries = threadpoolctl.threadpool_info()
     assert {library["user_api"] for library in libraries} == {"blas", "openmp"}
     return {library["filepath"]: library["num_threads"] for library in libraries}
@@ -91,15 +93,18 @@ def test_the_number_that_is_wanted_goes_before_all(method, monkeypatch):
 def test_what_the_user_has_set_stays(script, method, name):
     out = script.run(
         f"""
-        import json, threadpoolctl, warnings, numpy, sklearn.linear_model
+        import json, threadpoolctl, warnings, numpy
+        from tests.environment import load_openmp
         from bencher_job._executors.pool import SlotPool
 
         def found():
-            import numpy, sklearn.linear_model
+            import numpy
+            load_openmp()
             return {{each["internal_api"]: each["num_threads"] for each in threadpoolctl.threadpool_info()}}
 
         if __name__ == "__main__":
             warnings.simplefilter("ignore")
+            load_openmp()
             with SlotPool(64, start_method={method!r}) as pool:
                 reported = found(), pool.submit(found).result()
             open("out.json", "w").write(json.dumps(reported))

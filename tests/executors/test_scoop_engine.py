@@ -69,15 +69,18 @@ def test_runs_calls_in_workers_as_any_executor_does(run):
 def test_a_worker_has_its_share_of_the_threads_of_libraries(run, workers):
     both, share, same = run(
         f"""
-        import numpy, sklearn.linear_model, threadpoolctl
+        import numpy, threadpoolctl
+        from tests.environment import load_openmp
         from bencher_job._cores import cores
 
         def found(x):
-            import numpy, sklearn.linear_model
+            import numpy
+            load_openmp()
             reported = {{each["num_threads"] for each in threadpoolctl.threadpool_info()}}
             return [*reported, int(os.environ["OMP_NUM_THREADS"])]
 
         if __name__ == "__main__":
+            load_openmp()
             here = [each["num_threads"] for each in threadpoolctl.threadpool_info()]
             share = cached_job(executor="scoop", version="share")(found)
             wanted = cached_job(executor="scoop", inner_threads=1)(found)

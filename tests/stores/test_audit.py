@@ -347,16 +347,6 @@ def test_wrong_figures_are_found_and_mended(store: DiskStore) -> None:
     assert_clean(store)
 
 
-def test_what_has_expired_is_not_looked_at(store: DiskStore) -> None:
-    expired = entry("expired", LARGE)
-    store.put_many([entry("key", 1)])
-    store.put_many([expired._replace(expires=1.0)])
-    for path in store.directory.glob("*/*/*.val"):
-        path.unlink()
-    found = verify(store)
-    assert (found.entries, found.is_clean) == (1, True)
-
-
 def signed_store(folder: Path, secret: str | None, monkeypatch: pytest.MonkeyPatch) -> DiskStore:
     if secret is None:
         monkeypatch.delenv(SECRET_VARIABLE, raising=False)

@@ -35,7 +35,7 @@ FORGED = {
 }
 """Another value for each column; access times and counts, and numbers of rows, are not signed."""
 
-NEEDED_FOR_A_HIT = {"key", "expire_time", "value", "seconds", "files", "media", "mac"}
+NEEDED_FOR_A_HIT = {"key", "created", "value", "seconds", "files", "media", "mac"}
 
 OTHER_TABLES = {
     "Origin": {"text": """replace(text, '"host": "', '"host": "x')"""},

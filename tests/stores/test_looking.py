@@ -6,7 +6,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -200,7 +199,6 @@ def test_functions_are_told_with_entries_sizes_tags_and_their_last_use(tmp_path:
         entry("b", tag="nightly"),
         entry("c", "x" * 1000),
         entry("d", function="study.loss", tag="weekly", seconds=0.5),
-        entry("e", expires=time.time() - 1),
     )
     with closing(look_into(directory)) as store:
         loss, score = store.functions()

@@ -22,7 +22,6 @@ from bencher_job import Record
 from bencher_job._stores import (
     MISS,
     Entry,
-    Gone,
     Hit,
     Lease,
     NullStore,
@@ -294,36 +293,21 @@ def test_a_closed_store_gives_leases_again(store: MemoryTier) -> None:
     assert value_of(store, "key") == 1
 
 
-@pytest.mark.parametrize("number", [1, 2, 1000])
-def test_an_expired_entry_is_a_miss_everywhere(store: MemoryTier, number: int) -> None:
-    lifetime, soon = 0.3, 0.0
-    while time.time() >= soon:  # on a busy machine they may expire while they are written
-        soon = time.time() + lifetime
-        store.put_many([entry(f"key-{each}", each, expires=soon) for each in range(number)])
-        values = value_of(store, "key-0"), value_of(store, "key-0")  # the second one from memory
-        lifetime *= 2
-    assert values == (0, 0)
-    time.sleep(max(0.0, soon - time.time()) + 0.01)
-    assert not store.get("key-0")
-    assert store.get_many(["key-0"]) == {}
-    assert store.durations(["key-0"]) == {}
-    assert not store.has("key-0")
-    assert list(store.records()) == []
-    gone = store.history.examine("key-0")
-    assert isinstance(gone, Gone)
-    assert (gone.reason, gone.at.timestamp()) == ("expired", pytest.approx(soon))
-
-
-def test_an_expired_entry_is_replaced_or_removed_by_the_next_look(store: MemoryTier) -> None:
-    past = time.time() - 1
-    store.put_many([entry("kept", 1)])
-    store.put_many([entry("replaced", 1, expires=past), entry("removed", 1, expires=past)])
-    assert len(store) == 3
+def test_beyond_the_size_limit_what_has_expired_goes_first(store: MemoryTier) -> None:
+    soon = time.time() + 0.5
+    store.put_many(
+        [entry("kept", 1), *(entry(key, 1, expires=soon) for key in ("replaced", "removed", "used"))]
+    )
     store.put_many([entry("replaced", 2, expires=time.time() + 60)])
-    assert value_of(store, "replaced") == 2
     store.behind._evict()
-    assert len(store) == 2
-    assert store.tally.expired == 1
+    assert len(store) == 4, "there is room for all of them"
+    time.sleep(max(0.0, soon - time.time()))
+    assert value_of(store, "used") == 1
+    store.behind.size_limit = 4 * 512
+    store.history
+    store.behind._evict()
+    assert {record.key for record in store.records()} == {"kept", "replaced", "used"}
+    assert (store.tally.expired, store.tally.evicted) == (1, 0)
     assert store.history.examine("removed").reason == "expired"
 
 
@@ -331,11 +315,9 @@ def test_a_clock_that_was_very_wrong_stops_nothing(store: MemoryTier) -> None:
     store.put_many([entry("key", 1, expires=1e300), entry("other", 2, expires=-1e300)])
     with closing(sqlite3.connect(store.directory / "cache.db", isolation_level=None)) as database:
         database.execute("UPDATE Cache SET access_time = 1e300")
-    assert value_of(store, "key") == 1
-    assert not store.get("other")
-    assert store.history.examine("other").reason == "expired"
+    assert (value_of(store, "key"), value_of(store, "other")) == (1, 2)
     store.behind._evict()
-    assert len(list(store.records())) == 1
+    assert len(list(store.records())) == 2
 
 
 def test_open_stores_share_their_leases(tmp_path: Path) -> None:

@@ -113,6 +113,31 @@ def test_rows_between_two_lost_pages_are_kept(store: DiskStore) -> None:
     assert len(found) > len(KEYS) * (1 - 4 / len(pages))
 
 
+def test_where_nothing_can_be_read_few_attempts_are_made(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They follow what is there, not the largest number that a row may have."""
+
+    class Counting(sqlite3.Connection):
+        attempts = 0
+
+        def execute(self, *given: object) -> sqlite3.Cursor:
+            Counting.attempts += 1
+            return super().execute(*given)  # type: ignore[arg-type]
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *given, **options: connect(*given, **options, factory=Counting)
+    )
+    whole = (store.directory / "cache.db").stat().st_size // PAGE
+    destroy(store.directory, *range(1, whole + 1))
+    with pytest.warns(CacheWarning, match="0 entries that can still be read were kept"):
+        assert len(store) == 0
+    assert Counting.attempts < 10_000
+    store.put_many([entry("key-0")])
+    assert store.get("key-0")
+
+
 @pytest.mark.parametrize("use", ["get", "get_many", "put_many", "clear", "forget"])
 def test_whatever_first_meets_the_damage_mends_it(store: DiskStore, use: str) -> None:
     destroy(store.directory, *leaves(store.directory)[::3])

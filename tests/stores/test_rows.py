@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -53,14 +52,6 @@ def test_the_rows_of_a_function_come_latest_first(store: DiskStore) -> None:
     put(store, {"c": 1}, {"c": 2})
     put(store, {"c": 3}, function="g")
     assert found(store) == ["k1", "k0"]
-
-
-def test_what_has_expired_is_no_row(store: DiskStore) -> None:
-    put(store, {"c": 1})
-    record = Record(key="old", function="f", created=NOON)
-    store.put_many([Entry(dump(1), record, expires=time.time() - 1)])
-    assert found(store) == ["k0"]
-    assert store.history.infos(["old"]) == []
 
 
 @pytest.mark.parametrize(

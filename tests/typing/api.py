@@ -90,6 +90,20 @@ FutureCache(retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgu
 JobFunctionCache(abs, max_cores=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 JobFunctionCache(abs, ignore=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 JobFunctionCache(abs, False, "serial", "fcache", True, 10**9, tag="nightly", cache_samples=False)
+assert_type(error.with_options(ttl=1, executor="threads", tag="nightly")(3), float)
+assert_type(error.with_options(keep=None).submit(3), JobFuture[float])
+assert_type(error.peek(3), float | None)
+assert_type(error.peek(3, default="none"), float | str)
+error.remember(0.1, 3)
+error.remember(0.1, "3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+error.with_options(version=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+error.with_options(ttl="day")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+error.cache.shrink(size=10**9, entries=100, unused_for=timedelta(days=30))
+FutureCache(keep=lambda result: result is not None).shrink(entries=3)
+cached_job(keep=lambda result: result is not None, valid=lambda record: record.seconds > 1)
+cached_job(keep=lambda result, record: record.seconds > 1, keys={"model": lambda model: model.version})
+cached_job(keep=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+cached_job(keys=["model"])  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 cached_job(libraries=False)
 cached_job(libraries=["numpy"])
 cached_job(libraries=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ import { byId, el, icon } from "./dom.js";
 import * as say from "./format.js";
 import { drop } from "./selection.js";
 import * as state from "./state.js";
-import { arrow, begun, line } from "./table.js";
+import { arrow, begun, line, typed } from "./table.js";
 import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
 const COLUMNS = [["created", "began", 175], ["call", "arguments", 260], ["error", "error", 420], ["seconds", "took", 90], ["code", "code", 120]];
@@ -27,7 +27,8 @@ export async function show(place) {
     return;
   }
   table?.destroy();
-  const holder = el("div", { id: "failed", onclick: chosen, onkeydown: (event) => { if (event.key === "Enter") chosen(event); } });
+  const holder = el("div", { id: "failed", onclick: chosen, oninput: typed,
+    onkeydown: (event) => { if (event.key === "Enter") chosen(event); } });
   place.replaceChildren(el("div", { id: "tools" }), holder);
   table = new Tabulator(holder, {
     data: jobs, index: "key", height: "100%", layout: "fitDataFill", headerSortElement: arrow, rowFormatter: line,

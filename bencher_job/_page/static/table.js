@@ -46,6 +46,9 @@ export async function show(place) {
   await begun(table);
 }
 
+// The filters of a table hear of keys only.
+export const typed = ({ target }) => target.dispatchEvent(new KeyboardEvent("keyup"));
+
 // Tabulator begins a little later, and takes nothing until then.
 export const begun = (made) => new Promise((resolve) => { made.on("tableBuilt", resolve); });
 
@@ -70,8 +73,7 @@ function build(place, answer) {
   built = own();
   last = answer;
   seen = new Set(answer.rows.map((row) => row.key));
-  const holder = el("div", { id: "rows", onkeydown: moved, onclick: clicked,
-    oninput: ({ target }) => target.dispatchEvent(new KeyboardEvent("keyup")) }); // which is all that its filters hear
+  const holder = el("div", { id: "rows", onkeydown: moved, onclick: clicked, oninput: typed });
   const none = el("p", { class: "none-left" }, "No entry passes. ", el("button", { type: "button", class: "link", onclick: tools.reset }, "Show all"));
   place.replaceChildren(tools.search(), el("div", { id: "tools" }), holder);
   let first = true;

@@ -129,6 +129,27 @@ def test_entries_whose_time_is_over_are_removed_by_gc(wasteful: Shell) -> None:
     assert wasteful.document("stats")["caches"][0]["removed"] == {"expired": 1}
 
 
+def test_gc_removes_the_least_recently_used_entries_beyond_limits(shell: Shell) -> None:
+    shell.program("""
+    from bencher_job import cached_job
+
+    @cached_job
+    def job(x):
+        return x
+
+    for x in range(6):
+        job(x)
+    """)
+    assert "would remove 2 entries beyond the limits" in shell.out("gc", "--dry-run", "--entries", "4")
+    assert "3 entries beyond the limits" in shell.out("gc", "--yes", "--entries", "3")
+    assert "2 entries beyond the limits" in shell.out("gc", "--yes", "--size", "1kB", "--unused-for", "1h")
+    assert shell.out("gc", "--yes", "--unused-for", "1h") == "nothing to remove\n"
+    (entry,) = shell.document("show", "job")["records"]
+    assert entry["arguments"] == {"x": 5}
+    assert "is not a size" in shell.run("gc", "--size", "much").stderr
+    assert "entries=-1 is below 0" in shell.run("gc", "--entries", "-1").stderr
+
+
 def test_gc_removes_nothing_unasked(wasteful: Shell) -> None:
     wasteful.out("ls")  # SQLite takes what a killed process has left in its log into the database
     before = wasteful.files()

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import os
-import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.programs import until
 from tests.shell import Shell
-
-STUDY = """
-    import time
-    from pathlib import Path
-
-    from bencher_job import cached_job
-
-    @cached_job
-    def score(model, c=1.0):
-        if model == "bad":
-            raise ValueError(f"no model is called {model}")
-        if model == "slow":
-            Path("begun").touch()
-            time.sleep(600)
-        return c * FACTOR
-
-    @cached_job
-    def other(x):
-        return x
-"""
-RUN = """
-    from contextlib import suppress
-
-    import study
-
-    for c in (0.1, 0.2):
-        study.score("svm", c)
-    study.other(1)
-    with suppress(ValueError):
-        study.score("bad")
-"""
+from tests.views.edited import edit, running
 
 
 @pytest.fixture
 def edited(shell: Shell) -> Shell:
     """A study whose code was changed between two runs."""
     for factor in (1, 2):
-        (shell.folder / "study.py").write_text(textwrap.dedent(STUDY.replace("FACTOR", str(factor))))
-        shell.program(RUN, "run")
+        edit(shell, factor)
     return shell
 
 
@@ -74,7 +39,7 @@ def test_entries_of_the_latest_code_are_shown_and_others_counted(edited: Shell) 
 
 def test_the_code_that_was_used_last_is_the_latest_though_it_is_older(edited: Shell) -> None:
     old, _ = codes(edited)
-    (edited.folder / "study.py").write_text(textwrap.dedent(STUDY.replace("FACTOR", "1")))
+    edit(edited, 1, runs=False)
     edited.program("import study; assert study.score('svm', 0.1) == 0.1", "run")
     (latest,) = [each for each in edited.document("versions", "score")["versions"] if each["current"]]
     assert latest["code"] == old
@@ -83,12 +48,12 @@ def test_the_code_that_was_used_last_is_the_latest_though_it_is_older(edited: Sh
 
 def test_a_function_that_is_imported_goes_by_its_code_as_it_is_now(edited: Shell) -> None:
     old, new = codes(edited)
-    (edited.folder / "study.py").write_text(textwrap.dedent(STUDY.replace("FACTOR", "1")))
+    edit(edited, 1, runs=False)
     found = edited.document("show", "study:score")
     assert {each["fingerprint"][:10] for each in found["records"]} == {old}
     assert edited.out("clear", "study:score", "--stale", "--yes").splitlines()[-1] == "removed 2 entries"
     assert codes(edited) == [old]
-    (edited.folder / "study.py").write_text(textwrap.dedent(STUDY.replace("FACTOR", "3")))
+    edit(edited, 3, runs=False)
     assert "no entries" in edited.run("show", "study:score").stdout
     assert new not in edited.out("versions", "score")
 
@@ -130,16 +95,6 @@ def test_failed_jobs_are_listed_with_tracebacks_and_cleared(edited: Shell) -> No
     )
     assert edited.run("show", "--failed").stdout == "no failed jobs\n"
     assert len(edited.document("show", "--all-versions")["records"]) == 5
-
-
-@contextmanager
-def running(shell: Shell) -> Iterator[int]:
-    with shell.start("import study; study.score('slow')", "run") as process:
-        try:
-            assert until((shell.folder / "begun").exists)
-            yield process.pid
-        finally:
-            process.kill()
 
 
 def test_running_jobs_say_what_runs_where_and_since_when(edited: Shell) -> None:

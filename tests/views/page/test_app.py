@@ -131,8 +131,8 @@ def test_a_filter_by_any_number_is_answered(shared: Served, number: str, column:
 
 @pytest.mark.parametrize("name", ["clear", "export"])
 @pytest.mark.parametrize("body", [b"[" * 200_000, b'{"a":' * 100_000, b"1", b"", b"\xff", b'{"store": 1}'])
-def test_a_change_that_is_not_understood_says_so(served: Served, name: str, body: bytes) -> None:
-    answered = served.post_bytes(name, body)
+def test_a_change_that_is_not_understood_says_so(shared: Served, name: str, body: bytes) -> None:
+    answered = shared.post_bytes(name, body)
     assert answered.status in {400, 404, 422}
     assert answered.json()["error"]
 
@@ -319,14 +319,15 @@ FILES = {
 }
 
 
-@pytest.fixture
-def with_files(tmp_path: Path) -> Any:
-    folder = tmp_path / "c" / "fcache"
+@pytest.fixture(scope="module")
+def with_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("files")
+    folder = directory / "fcache"
     name = run_with_files(folder, key_of(1), FILES)
     (folder / "media" / name / "link.txt").symlink_to("/etc/passwd")
     (folder / "media" / name / "linked").symlink_to("/etc")
     fill(folder, entry(1, "f", {}, 1, media=name), entry(2, "f", {}, 1))
-    with serving(tmp_path / "c") as server:
+    with serving(directory) as server:
         server.begin()
         yield server
 

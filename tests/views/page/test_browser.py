@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.environment import unmeasured
+from tests.shell import Shell
+from tests.views.edited import edit, running
 from tests.views.page.caches import PIXEL, entry, fill, key_of, run_with_files, study
 from tests.views.page.serving import Served, serving
 
@@ -95,8 +97,16 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
 
 @pytest.fixture
-def seen(served: Served, visit: Visit) -> Visit:
-    """A visit to the cache of a study, at its sweep."""
+def seen(shared: Served, visit: Visit) -> Visit:
+    """A visit to the cache of a study, at its sweep, that changes nothing."""
+    visit.open(shared.url)
+    visit.choose("study.train")
+    return visit
+
+
+@pytest.fixture
+def changing(served: Served, visit: Visit) -> Visit:
+    """A visit to a cache of the test's own."""
     visit.open(served.url)
     visit.choose("study.train")
     return visit
@@ -126,22 +136,23 @@ def test_the_list_at_the_left_tells_of_each_function(seen: Visit) -> None:
     assert sorted(seen.column("result")) == [f"Page {number}" for number in range(5)]
 
 
-def test_the_token_goes_from_the_address_and_comes_back_with_no_one(seen: Visit, served: Served) -> None:
+def test_the_token_goes_from_the_address_and_comes_back_with_no_one(changing: Visit, served: Served) -> None:
     token = served.url.partition("token=")[2]
-    assert token not in seen.page.url
-    assert token not in seen.page.content()
-    assert seen.page.evaluate("document.cookie") == ""
-    (cookie,) = seen.page.context.cookies()
-    path = urlsplit(seen.page.url).path
+    assert token not in changing.page.url
+    assert token not in changing.page.content()
+    assert changing.page.evaluate("document.cookie") == ""
+    (cookie,) = changing.page.context.cookies()
+    path = urlsplit(changing.page.url).path
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", path)
 
 
 def test_without_the_token_the_page_says_what_to_open(served: Served, visit: Visit) -> None:
-    response = visit.page.goto(f"http://{served.host}/")
+    with visit.page.expect_console_message():  # that the browser was refused
+        response = visit.page.goto(f"http://{served.host}/")
     assert response is not None
     assert response.status == 403
     assert "Open the URL that bencher-job serve printed" in visit.page.inner_text("body")
-    visit.complaints.clear()  # the browser says that it was refused
+    visit.complaints.clear()
 
 
 FILLING = """
@@ -371,8 +382,8 @@ def test_names_and_texts_that_look_like_markup_are_texts(visit: Visit, tmp_path:
         assert page.locator("main img, #groups b").count() == 0
 
 
-def test_what_is_typed_stays_while_entries_with_new_columns_come(seen: Visit, cache: Path) -> None:
-    page = seen.page
+def test_what_is_typed_stays_while_entries_with_new_columns_come(changing: Visit, cache: Path) -> None:
+    page = changing.page
     page.focus("[data-column='arguments.model']")
     for number, letter in enumerate("fores"):
         fill(
@@ -449,6 +460,8 @@ def test_selected_entries_are_compared_side_by_side(visit: Visit, tmp_path: Path
         subprocess.run(words, env=unmeasured(), cwd=tmp_path, check=True, timeout=60)
     with serving(tmp_path / "c") as server:
         page = visit.open(server.url)
+        page.select_option("#choose-code", "all")
+        expect_rows(page, "1", "2", "2")
         page.click(f"{ROW}:nth-child(1) input")
         page.click(f"{ROW}:nth-child(2) input")
         page.click("text=Compare")
@@ -477,8 +490,8 @@ def test_read_only_nothing_can_be_cleared(visit: Visit, cache: Path) -> None:
         assert server.get("rows", store="fcache", function="study.train").json()["total"] == 60
 
 
-def test_running_jobs_are_listed_with_their_place_and_time(seen: Visit, cache: Path) -> None:
-    page = seen.page
+def test_running_jobs_are_listed_with_their_place_and_time(changing: Visit, cache: Path) -> None:
+    page = changing.page
     program = """
         import sys
         from bencher_job import cached_job
@@ -584,8 +597,8 @@ def test_pictures_are_seen(visit: Visit, tmp_path: Path) -> None:
         assert "green.dat" in visit.column("result")[0]
 
 
-def test_clearing_asks_first_and_removes_what_is_selected(seen: Visit, served: Served) -> None:
-    page = seen.page
+def test_clearing_asks_first_and_removes_what_is_selected(changing: Visit, served: Served) -> None:
+    page = changing.page
     page.click(f"{ROW}:nth-child(1) input")
     page.click(f"{ROW}:nth-child(3) input")
     expect(page.locator(".actions")).to_contain_text("2 selected")
@@ -602,8 +615,10 @@ def test_clearing_asks_first_and_removes_what_is_selected(seen: Visit, served: S
     assert served.get("rows", store="fcache", function="study.train").json()["total"] == 58
 
 
-def test_all_that_is_found_can_be_cleared_and_the_next_function_is_shown(seen: Visit, served: Served) -> None:
-    page = seen.page
+def test_all_that_is_found_can_be_cleared_and_the_next_function_is_shown(
+    changing: Visit, served: Served
+) -> None:
+    page = changing.page
     page.check("#page-box")
     expect(page.locator(".actions")).to_contain_text("50 selected")
     page.click("text=Select all 60")
@@ -615,8 +630,8 @@ def test_all_that_is_found_can_be_cleared_and_the_next_function_is_shown(seen: V
     ]
 
 
-def test_what_is_selected_is_exported_after_a_question(seen: Visit, tmp_path: Path) -> None:
-    page = seen.page
+def test_what_is_selected_is_exported_after_a_question(changing: Visit, tmp_path: Path) -> None:
+    page = changing.page
     page.fill("[data-column='arguments.model']", "svm")
     expect_rows(page, "1", "20", "20")
     page.check("#page-box")
@@ -630,8 +645,8 @@ def test_what_is_selected_is_exported_after_a_question(seen: Visit, tmp_path: Pa
     expect(page.locator("#toast")).to_contain_text("20 entries exported")
 
 
-def test_it_refreshes_while_a_sweep_runs(seen: Visit, cache: Path) -> None:
-    page = seen.page
+def test_it_refreshes_while_a_sweep_runs(changing: Visit, cache: Path) -> None:
+    page = changing.page
     page.focus("[data-column='tag']")
     program = """
         import sys
@@ -720,7 +735,7 @@ def test_another_start_makes_the_old_session_end_in_words(visit: Visit, cache: P
         expect(visit.page.locator("#toast")).to_contain_text(
             "Open the URL that bencher-job serve printed last"
         )
-    visit.complaints.clear()  # the browser says that it was refused
+    visit.complaints.clear()
 
 
 def test_everything_can_be_done_with_the_keyboard(seen: Visit) -> None:
@@ -815,3 +830,39 @@ def test_nothing_is_cut_off_at_the_widths_of_usual_screens(
             fits = "(({ scrollWidth }) => scrollWidth <= innerWidth)"
         assert page.evaluate(f"{fits}(document.documentElement)")
     context.close()
+
+
+def test_versions_of_code_are_chosen_and_failed_jobs_read_and_cleared(visit: Visit, shell: Shell) -> None:
+    for factor in (1, 2):
+        edit(shell, factor)
+    with serving(shell.folder / "cachedir") as server, running(shell):
+        page = visit.open(server.url)
+        visit.choose("study.score")
+        expect(page.locator("#running")).to_contain_text("score(model='slow', c=1.0)")
+        expect_rows(page, "1", "2", "2")
+        new = visit.column("code")[0]
+        expect(page.locator("#hidden-versions")).to_have_text("2 entries of 1 other version not shown")
+        page.select_option("#choose-code", "all")
+        expect_rows(page, "1", "4", "4")
+        expect(page.locator("#hidden-versions")).to_have_count(0)
+        page.select_option("#choose-code", index=1)
+        expect_rows(page, "1", "2", "2")
+        assert new not in visit.column("code")
+        page.reload()
+        expect_rows(page, "1", "2", "2")
+        page.click("#tab-failed")
+        expect(page.locator("#failed [data-key]")).to_have_count(1)
+        page.select_option("#choose-code", "all")
+        expect(page.locator("#failed [data-key]")).to_have_count(2)
+        page.fill("#failed [data-column='error']", "no such")
+        expect(page.locator("#failed [data-key]")).to_have_count(0)
+        page.fill("#failed [data-column='error']", "no model")
+        expect(page.locator("#failed [data-key]")).to_have_count(2)
+        page.locator("#failed [data-key]").first.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(".is-traceback")).to_contain_text("Traceback (most recent call last):")
+        page.keyboard.press("Escape")
+        page.click("#tools .is-danger")
+        page.click(".question .danger")
+        expect(page.locator("#toast")).to_contain_text("2 failed jobs cleared")
+        expect(page.locator("#failed [data-key]")).to_have_count(0)
