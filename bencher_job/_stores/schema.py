@@ -210,7 +210,8 @@ TABLES: Final = (
     " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
     "CREATE TABLE Outbox (address TEXT PRIMARY KEY, key TEXT NOT NULL, function TEXT NOT NULL,"
     " action TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE Remote (place TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE Remote (place TEXT PRIMARY KEY, cursor TEXT NOT NULL DEFAULT '', hits INTEGER NOT NULL DEFAULT 0,"
+    " superseded INTEGER NOT NULL DEFAULT 0, problem TEXT NOT NULL DEFAULT '') WITHOUT ROWID",
     f"PRAGMA user_version = {STORE_VERSION}",
 )
 """What makes the tables, in one transaction."""
