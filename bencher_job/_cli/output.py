@@ -25,6 +25,8 @@ from .command import Misused
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .._explain import Differences, Explanation
+
 
 __all__ = [
     "DOCUMENT_VERSION",
@@ -32,6 +34,7 @@ __all__ = [
     "add_consent",
     "add_json",
     "brief_moment",
+    "changes_fields",
     "described_by_key",
     "function_fields",
     "is_agreed",
@@ -229,6 +232,18 @@ def running_fields(record: Record, cache: Path) -> dict[str, Any]:
     """Return the fields of a running job, with the name of its store."""
     names = ("key", "function", "arguments", "host", "pid")
     return {"cache": cache.name, "since": record.created} | {name: getattr(record, name) for name in names}
+
+
+def changes_fields(found: Explanation | Differences) -> dict[str, Any]:
+    """Return the fields of changes of code and libraries, for a document."""
+    return {
+        "code_changed": [
+            {"name": change.name, "kind": change.kind, "diff": change.diff} for change in found.code_changed
+        ],
+        "distributions_changed": [
+            {"name": name, "before": before, "now": now} for name, before, now in found.distributions_changed
+        ],
+    }
 
 
 LARGEST_EXPANDED: Final = 1 << 28
