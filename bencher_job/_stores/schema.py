@@ -475,7 +475,7 @@ def is_text(*cells: object) -> bool:
 
 
 def moment(seconds: float) -> datetime:
-    """Give the time of so many seconds since 1970, or the nearest that there is, as a very wrong clock may ask for."""
+    """Return the time so many seconds after 1970, or the nearest one that Python has, as a clock may be far off."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError):
@@ -538,7 +538,7 @@ def version_of_row(row: tuple[Any, ...], signature: Signature) -> StoredFunction
 
 
 def figures_by(read: Callable[[str], list[tuple[Any, ...]]]) -> tuple[int, int]:
-    """Give the number of entries and their size in bytes, by what executes a statement."""
+    """Return the number of entries and their size in bytes."""
     ((entries, size),) = read(SELECT_FIGURES)
     if type(entries) is not int or type(size) is not int:  # damaged, which `verify` finds
         ((entries, size),) = read(TRUE_FIGURES)

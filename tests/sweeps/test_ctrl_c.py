@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -35,13 +34,6 @@ STUDY = """
     sweep = f.sweep({"x": range(18)}, repeats=3, order="repeats")
     sweep.run(progress=False)
 """
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    started = Programs(tmp_path)
-    yield started
-    started.end()
 
 
 def runs(folder: Path) -> int:
