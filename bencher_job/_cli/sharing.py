@@ -149,7 +149,7 @@ def _show(arguments: Namespace) -> int:
     return Exit.DONE
 
 
-class _Figures(NamedTuple):
+class _FunctionTotals(NamedTuple):
     """What is known of a function in a shared store."""
 
     entries: int
@@ -157,7 +157,7 @@ class _Figures(NamedTuple):
     stored: datetime
 
 
-def _functions_of(remote: Remote) -> dict[str, _Figures]:
+def _functions_of(remote: Remote) -> dict[str, _FunctionTotals]:
     """Return the figures of all functions, sorted by name."""
     from .._shared import function_of
 
@@ -165,7 +165,7 @@ def _functions_of(remote: Remote) -> dict[str, _Figures]:
     for name in remote.names("e/"):
         found.setdefault(function_of(name.address.split("/")[1]), []).append(name)
     return {
-        function: _Figures(
+        function: _FunctionTotals(
             len(names),
             sum(name.size for name in names),
             datetime.fromtimestamp(max(name.stored for name in names), UTC),
@@ -180,13 +180,13 @@ def _jobs_of(remote: Remote) -> list[dict[str, Any]]:
     ]
 
 
-def _total(functions: Mapping[str, _Figures]) -> str:
+def _total(functions: Mapping[str, _FunctionTotals]) -> str:
     entries = sum(each.entries for each in functions.values())
     size = sum(each.size for each in functions.values())
     return f"{counted(entries, 'entry')}, {size_text(size)}"
 
 
-def _show_functions(functions: Mapping[str, _Figures]) -> None:
+def _show_functions(functions: Mapping[str, _FunctionTotals]) -> None:
     columns = [
         Column("function", style="cyan", shrinks=True),
         Column("entries", "right"),
@@ -201,7 +201,7 @@ def _show_functions(functions: Mapping[str, _Figures]) -> None:
         show_table(columns, rows)
 
 
-_ORDERS: Final[dict[str, Callable[[_Figures], float]]] = {
+_ORDERS: Final[dict[str, Callable[[_FunctionTotals], float]]] = {
     "name": lambda _: 0,
     "entries": lambda each: -each.entries,
     "size": lambda each: -each.size,

@@ -63,7 +63,7 @@ MOST_HITS_KEPT: Final = 1000
 """How many hits are counted one by one before they are added up."""
 
 
-class _Figures:
+class _Counters:
     def __init__(self) -> None:
         self.submitted = self.hits = self.joined = self.computed = 0
         self.retried = self.failed = self.unsaved = self.unkept = 0
@@ -78,7 +78,7 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self._figures = _Figures()
+        self._figures = _Counters()
         self.seconds_of_hits: deque[float] = deque()  # appending takes no lock
         self.renew()
         renew_after_fork(self)
@@ -88,7 +88,7 @@ class Counts:
         self._reentrant = threading.RLock()
 
     @property
-    def now(self) -> _Figures:
+    def now(self) -> _Counters:
         """The current figures."""
         self.add_up()
         return self._figures
@@ -125,7 +125,7 @@ class Counts:
         """Reset all figures."""
         with self._reentrant:
             self.seconds_of_hits.clear()
-            self._figures = _Figures()
+            self._figures = _Counters()
 
     def as_dict(self) -> dict[str, float]:
         """Return all figures by name, as of one moment."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from .canonical import Attributes, CanonicalForm, Content, Named, Parts, refuse
+from .canonical import Attributes, ByName, CanonicalForm, Content, Parts, refuse
 from .names import holder_of, is_own_module, qualified_name
 
 __all__ = ["ARRAYS", "MASKED_INTERNAL", "array_parts"]
@@ -142,7 +142,7 @@ def _masked(array: Any) -> object:
             "dtype": _dtype(array.dtype),
             "fill": array.view().fill_value,  # a view, since reading `fill_value` sets the default on the array
             "hard": array.hardmask,
-            "base": Named(base),
+            "base": ByName(base),
         }
     )
 

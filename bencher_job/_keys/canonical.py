@@ -17,9 +17,9 @@ from .names import exported_name, is_own_class, module_of, qualified_name
 __all__ = [
     "NO_VALUE",
     "Attributes",
+    "ByName",
     "CanonicalForm",
     "Content",
-    "Named",
     "Parts",
     "Raised",
     "Refusal",
@@ -129,7 +129,7 @@ class Parts(dict[str, object]):
     """Values under our names, which the path in an error omits."""
 
 
-class Named(NamedTuple):
+class ByName(NamedTuple):
     """A class or a function that is hashed by its name, not by its code."""
 
     obj: object

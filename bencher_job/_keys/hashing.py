@@ -34,8 +34,8 @@ from .._cores import cores
 from .._errors import UnkeyableArgument
 from .canonical import (
     Attributes,
+    ByName,
     Content,
-    Named,
     Parts,
     Raised,
     Refusal,
@@ -447,7 +447,7 @@ class Encoder:
     def content(self, content: Content) -> bytes:
         return b"#" + _hash_content(b"b", content)
 
-    def name_only(self, named: Named) -> bytes:
+    def name_only(self, named: ByName) -> bytes:
         return self.name(named.obj)
 
 
@@ -461,7 +461,7 @@ _BUILTINS: Final[dict[type, Hasher]] = {
     Attributes: Encoder.named,
     Parts: Encoder.named,
     Content: Encoder.content,
-    Named: Encoder.name_only,
+    ByName: Encoder.name_only,
 }
 
 

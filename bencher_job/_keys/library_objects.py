@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from .arrays import MASKED_INTERNAL, array_parts
-from .canonical import Attributes, CanonicalForm, Named, Parts, rooted_name
+from .canonical import Attributes, ByName, CanonicalForm, Parts, rooted_name
 
 __all__ = ["FILLED_IN", "LIBRARIES", "options_of"]
 
@@ -214,7 +214,7 @@ _OF_COMPILED: Final = frozenset(
 def _dispatcher(compiled: Any) -> Attributes:
     pipeline = getattr(getattr(compiled, "_compiler", None), "pipeline_class", None)
     made = {"py_func": compiled.py_func, "options": compiled.targetoptions, "locals": compiled.locals}
-    return Attributes(made, pipeline=None if pipeline is None else Named(pipeline))
+    return Attributes(made, pipeline=None if pipeline is None else ByName(pipeline))
 
 
 def _universal(function: Any) -> Attributes:

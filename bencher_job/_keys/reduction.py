@@ -9,7 +9,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any, Final
 
-from .canonical import Attributes, Named, Parts, Refusal, error_text, refuse, rooted_name
+from .canonical import Attributes, ByName, Parts, Refusal, error_text, refuse, rooted_name
 from .library_objects import FILLED_IN
 from .names import module_name, module_of
 
@@ -41,7 +41,7 @@ def reduced(value: Any) -> object:
     parts = Parts(
         {
             "function": _maker(function),
-            "arguments": tuple(Named(argument) if argument is cls else argument for argument in arguments),
+            "arguments": tuple(ByName(argument) if argument is cls else argument for argument in arguments),
         }
     )
     if state is not None:
@@ -88,9 +88,9 @@ def _maker(function: Any) -> object:
     """Return the form of a constructor: its name, unless it is a method that is bound to an object."""
     owner = getattr(function, "__self__", None)
     if isinstance(owner, type):
-        return Parts({"class": Named(owner), "method": function.__name__})
+        return Parts({"class": ByName(owner), "method": function.__name__})
     by_name = hasattr(function, "__qualname__") and (owner is None or isinstance(owner, ModuleType))
-    return Named(function) if by_name else function
+    return ByName(function) if by_name else function
 
 
 def _attributes(value: Any, cls: type, state: Any) -> object:

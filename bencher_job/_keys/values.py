@@ -8,7 +8,7 @@ from functools import WRAPPER_ASSIGNMENTS
 from pickle import PickleError
 from typing import Any, Final
 
-from .canonical import Attributes, CanonicalForm, Content, Named, Parts, refuse
+from .canonical import Attributes, ByName, CanonicalForm, Content, Parts, refuse
 from .names import exported_name, holder_of, module_name, module_of
 
 __all__ = ["VALUES", "zone_name"]
@@ -89,7 +89,7 @@ def _builtin_function(value: Any) -> object:
 
 
 def _descriptor(value: Any) -> object:
-    return Parts({"class": Named(value.__objclass__), "name": value.__name__})
+    return Parts({"class": ByName(value.__objclass__), "name": value.__name__})
 
 
 def _method_wrapper(value: Any) -> object:

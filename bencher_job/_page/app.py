@@ -28,7 +28,7 @@ from .._record import code_label
 from .._stores import StoreBusy, StoreMissing, export, shared_figures
 from .._text import arguments_text, is_writable
 from .entry import entry_of, failed_of, file_answer
-from .listing import MOST_COLUMNS, Answer, FilterError, Query
+from .listing import MOST_COLUMNS, FilterError, JsonResponse, TableQuery
 from .stores import Stores
 from .summaries import csv_lines, groups_of, running_jobs
 
@@ -43,7 +43,7 @@ class Changed(BencherJobError):
     """The entries have changed since the user confirmed an action on them."""
 
 
-def chosen_keys(stores: Stores, name: str, given: Mapping[str, Any], query: Query | None) -> list[str]:
+def chosen_keys(stores: Stores, name: str, given: Mapping[str, Any], query: TableQuery | None) -> list[str]:
     """Return the keys that a request names, or those of its query if they are still as many as it says.
 
     Raises:
@@ -173,7 +173,7 @@ class _App:
 
     def session(self, _: Request) -> Response:
         stores = self._stores
-        return Answer(
+        return JsonResponse(
             {
                 "token": self._page_token,
                 "directory": str(stores.directory),
@@ -183,7 +183,7 @@ class _App:
         )
 
     def stamp(self, _: Request) -> Response:
-        return Answer({"stamp": self._stamp()})
+        return JsonResponse({"stamp": self._stamp()})
 
     def _stamp(self) -> str:
         stamps = []
@@ -229,12 +229,12 @@ class _App:
                 running = running_jobs(shown.store.leases)
                 shared = [str(each) for each in shared_figures(shown.store)]
                 stores.append({"name": name, "functions": functions, "running": running, "shared": shared})
-        return Answer({"stores": stores, "stamp": stamp})
+        return JsonResponse({"stores": stores, "stamp": stamp})
 
     def columns(self, request: Request) -> Response:
         asked = request.query_params
         shown = self._stores.get(asked["store"])
-        return Answer({"columns": shown.listing.columns(asked["function"], shown.stamp())})
+        return JsonResponse({"columns": shown.listing.columns(asked["function"], shown.stamp())})
 
     def rows(self, request: Request) -> Response:
         asked = request.query_params
@@ -245,7 +245,7 @@ class _App:
         first = min(max(_whole(asked, "first", 0), 0), max(len(keys) - 1, 0) // size * size)
         columns = [each["id"] for each in shown.listing.columns(asked["function"], stamp)]
         page = shown.listing.page(keys[first : first + size], columns)
-        return Answer(
+        return JsonResponse(
             {
                 "total": len(keys),
                 "first": first,
@@ -259,14 +259,14 @@ class _App:
         shown = self._stores.get(asked["store"])
         keys = shown.listing.keys(_query(asked), shown.stamp())
         columns = [asked["x"], asked["y"], *(asked[name] for name in ("color", "facet") if asked.get(name))]
-        return Answer(shown.listing.points(keys, columns))
+        return JsonResponse(shown.listing.points(keys, columns))
 
     def groups(self, request: Request) -> Response:
         asked = request.query_params
         shown = self._stores.get(asked["store"])
         keys = shown.listing.keys(_query(asked), shown.stamp())
         by = [str(name) for name in json.loads(asked["by"])][:MOST_COLUMNS]
-        return Answer(groups_of(shown.listing, keys, by, asked["value"]))
+        return JsonResponse(groups_of(shown.listing, keys, by, asked["value"]))
 
     def csv(self, request: Request) -> Response:
         asked = request.query_params
@@ -292,11 +292,11 @@ class _App:
             if (version.fingerprint, version.version) == (info.record.fingerprint, info.record.version)
         ]
         if len(versions) != 2:
-            return Answer(
+            return JsonResponse(
                 {"error": "The code of one of them is not known: its key was given, or it is gone."}, 404
             )
         before, now = versions
-        return Answer(
+        return JsonResponse(
             {
                 "code": [[each.name, each.kind, each.diff] for each in code_changes(before, now)],
                 "libraries": distribution_changes(before, now),
@@ -308,8 +308,10 @@ class _App:
         shown = self._stores.get(asked["store"])
         infos = shown.store.history.infos([asked["key"]])
         if not infos:
-            return Answer({"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404)
-        return Answer(entry_of(shown.store, infos[0], unpickles=self._stores.unpickles))
+            return JsonResponse(
+                {"error": "The entry is gone: it was cleared, replaced, evicted or expired."}, 404
+            )
+        return JsonResponse(entry_of(shown.store, infos[0], unpickles=self._stores.unpickles))
 
     def failed(self, request: Request) -> Response:
         """List failed jobs without their tracebacks, or tell all of one."""
@@ -319,8 +321,10 @@ class _App:
         if "key" in asked:
             for each in shown.store.history.failures():
                 if each.record.key == asked["key"]:
-                    return Answer(failed_of(each))
-            return Answer({"error": "It is no failed job any more: it has succeeded, or was cleared."}, 404)
+                    return JsonResponse(failed_of(each))
+            return JsonResponse(
+                {"error": "It is no failed job any more: it has succeeded, or was cleared."}, 404
+            )
         jobs = [
             {
                 "key": each.record.key,
@@ -335,7 +339,7 @@ class _App:
         failed = next(
             (each.failed for each in shown.listing.functions(stamp) if each.name == asked["function"]), 0
         )
-        return Answer({"jobs": jobs, "hidden": failed - len(jobs)})
+        return JsonResponse({"jobs": jobs, "hidden": failed - len(jobs)})
 
     def media(self, request: Request) -> Response:
         asked = request.path_params
@@ -354,16 +358,16 @@ class _App:
     def clear(self, given: dict[str, Any]) -> Response:
         if given.get("failed"):
             named = {str(key) for key in given["keys"]}
-            return Answer({"removed": remove_failed(self._stores, str(given["store"]), named)})
+            return JsonResponse({"removed": remove_failed(self._stores, str(given["store"]), named)})
         keys = chosen_keys(self._stores, str(given["store"]), given, _query_of(given))
-        return Answer({"removed": remove(self._stores, str(given["store"]), keys)})
+        return JsonResponse({"removed": remove(self._stores, str(given["store"]), keys)})
 
     def export(self, given: dict[str, Any]) -> Response:
         name = str(given["store"])
         keys = chosen_keys(self._stores, name, given, _query_of(given))
         label = _file_name(str(given.get("label", "")), name)
         ticket, count = self._archives.make(self._stores, name, keys, label)
-        return Answer({"ticket": ticket, "count": count, "asked": len(keys)})
+        return JsonResponse({"ticket": ticket, "count": count, "asked": len(keys)})
 
     def archive(self, request: Request) -> Response:
         found = self._archives.get(request.path_params["ticket"])
@@ -381,17 +385,17 @@ def _file_name(text: str, default: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_.-]+", "_", text).strip("._") or default
 
 
-def _query(asked: QueryParams) -> Query:
+def _query(asked: QueryParams) -> TableQuery:
     given: dict[str, Any] = dict(asked)
     return _as_query(given | {"filters": json.loads(given.get("filters") or "{}")})
 
 
-def _query_of(given: dict[str, Any]) -> Query | None:
+def _query_of(given: dict[str, Any]) -> TableQuery | None:
     """Parse the query of a change, or return None if it names keys."""
     return None if "keys" in given else _as_query(given)
 
 
-def _as_query(given: dict[str, Any]) -> Query:
+def _as_query(given: dict[str, Any]) -> TableQuery:
     filters = given.get("filters", {})
     if not isinstance(filters, dict):
         raise TypeError("filters are an object of columns and what is typed into their heads")
@@ -412,7 +416,7 @@ def _as_query(given: dict[str, Any]) -> Query:
             raise FilterError(f"{text!a} is no text that can be looked for: it has half of a surrogate pair.")
     sort = str(given.get("sort") or "-created")
     order = Order(sort.removeprefix("-"), sort.startswith("-"))
-    return Query(
+    return TableQuery(
         str(given["function"]),
         tuple(sorted(filters.items())),
         str(given.get("search", "")).strip(),
@@ -438,11 +442,11 @@ def _changing(change: Callable[[dict[str, Any]], Response]) -> Callable[[Request
 
 async def _failed(_: Request, error: Exception) -> Response:
     status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-    return Answer({"error": str(error)}, status)
+    return JsonResponse({"error": str(error)}, status)
 
 
 async def _not_understood(_: Request, error: Exception) -> Response:
-    return Answer({"error": f"The request is not understood: {error!r}"}, 400)
+    return JsonResponse({"error": f"The request is not understood: {error!r}"}, 400)
 
 
 def make_app(stores: Stores, page_token: str) -> Starlette:

@@ -26,17 +26,26 @@ from .._query import (
     Condition,
     Operator,
     Order,
+    Query,
     cell_of,
     in_order,
 )
-from .._query import Query as EntryQuery
 from .._record import FailedJob, FunctionInfo, Selection, code_label, short_form
 from .._stores import Hit, Store
 from .._views.pickles import Unreadable, read_pickle
 from .._views.summaries import Cell, fields_of, has_named_parts
 from .._views.table import result_fields
 
-__all__ = ["RESULTS", "Answer", "FilterError", "Listing", "Query", "Results", "conditions_of", "to_browser"]
+__all__ = [
+    "RESULTS",
+    "FilterError",
+    "JsonResponse",
+    "Listing",
+    "Results",
+    "TableQuery",
+    "conditions_of",
+    "to_browser",
+]
 
 
 LARGEST_EXACT: Final = 2**53
@@ -62,7 +71,7 @@ def to_browser(cell: object) -> Any:
     return {"t": str(cell)}
 
 
-class Answer(Response):
+class JsonResponse(Response):
     """JSON in ASCII, so that lone surrogates pass too."""
 
     media_type = "application/json"
@@ -290,7 +299,7 @@ def _most_telling(columns: Sequence[ArgumentColumn]) -> list[ArgumentColumn]:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class TableQuery:
     """The rows of a table: the entries of a function that match all filters, in order."""
 
     function: str
@@ -308,12 +317,12 @@ class Listing:
     def __init__(self, store: Store, *, unpickles: bool) -> None:
         self._store = store
         self._results = Results(store, unpickles=unpickles)
-        self._lists: OrderedDict[Query, tuple[str, list[str]]] = OrderedDict()
+        self._lists: OrderedDict[TableQuery, tuple[str, list[str]]] = OrderedDict()
         self._columns: dict[str, tuple[str, list[dict[str, Any]]]] = {}
         self._functions: tuple[str, list[FunctionInfo]] = "", []
         self._lock = threading.Lock()
 
-    def keys(self, query: Query, stamp: str) -> list[str]:
+    def keys(self, query: TableQuery, stamp: str) -> list[str]:
         """Return the keys of all rows of a query, as of a stamp of the store or later.
 
         Raises:
@@ -367,13 +376,13 @@ class Listing:
         selection = Selection(versions=self.versions(function, code, stamp, failed))
         return [each for each in failed if selection.matches(each.record)]
 
-    def _find(self, query: Query, stamp: str) -> list[str]:
+    def _find(self, query: TableQuery, stamp: str) -> list[str]:
         now = datetime.now().astimezone()
         conditions = [
             (name, condition) for name, text in query.filters for condition in conditions_of(name, text, now)
         ]
         found = self._store.history.find(
-            EntryQuery(
+            Query(
                 query.function,
                 tuple(conditions),
                 query.search,
@@ -422,7 +431,7 @@ class Listing:
         return columns
 
     def _result_columns(self, function: str) -> list[dict[str, Any]]:
-        latest = self._store.history.find(EntryQuery(function))[:SAMPLED]
+        latest = self._store.history.find(Query(function))[:SAMPLED]
         kinds: dict[str, set[str]] = {}
         distinct: dict[str, set[Cell]] = {}
         for fields in self._results.of(latest).values():

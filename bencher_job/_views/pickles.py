@@ -1,7 +1,7 @@
 """Describe the contents of a pickle without running any of it.
 
     stream ──> plain data, as it is
-               a class or function, by its name           Named
+               a class or function, by its name           Global
                an object, by what would have made it      Made
 
 The opcodes of protocol 5 are interpreted here, and no code that the pickle names is imported or called. So this works
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Array", "Cell", "Made", "Named", "Unreadable", "decoded", "read_pickle"]
+__all__ = ["Array", "Cell", "Global", "Made", "Unreadable", "decoded", "read_pickle"]
 
 
 MOST_STEPS: Final = 1_000_000
@@ -40,7 +40,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class Global:
     """A class or a function, which is not imported."""
 
     module: str
@@ -66,7 +66,7 @@ class Made:
     @property
     def path(self) -> str:
         """The maker's module and name; empty if it is neither a class nor a function."""
-        return self.maker.path if isinstance(self.maker, Named) else ""
+        return self.maker.path if isinstance(self.maker, Global) else ""
 
 
 def read_pickle(stream: Bytes, buffers: Sequence[Bytes] = (), *, most_steps: int = MOST_STEPS) -> object:
@@ -276,13 +276,13 @@ def _name(machine: _Machine) -> None:
     name, module = machine.stack.pop(), machine.stack.pop()
     if not (isinstance(name, str) and isinstance(module, str)):
         raise Unreadable("the name of a class is not a str")
-    machine.stack.append(Named(module, name))
+    machine.stack.append(Global(module, name))
 
 
 def _make(machine: _Machine) -> None:
     arguments, maker = machine.stack.pop(), machine.stack.pop()
     is_located = maker == _LOCATE and len(arguments) == 2 and all(isinstance(each, str) for each in arguments)
-    machine.stack.append(Named(*arguments) if is_located else Made(maker, tuple(arguments)))
+    machine.stack.append(Global(*arguments) if is_located else Made(maker, tuple(arguments)))
 
 
 def _make_with_keywords(machine: _Machine) -> None:
@@ -298,14 +298,14 @@ def _give_state(machine: _Machine) -> None:
 
 
 def _extension(size: int) -> _Step:
-    return lambda machine: machine.stack.append(Named("copyreg", f"extension {machine.number(size)}"))
+    return lambda machine: machine.stack.append(Global("copyreg", f"extension {machine.number(size)}"))
 
 
 def _persistent(machine: _Machine) -> None:
-    machine.stack.append(Made(Named("", "persistent"), (machine.stack.pop(),)))
+    machine.stack.append(Made(Global("", "persistent"), (machine.stack.pop(),)))
 
 
-_LOCATE: Final = Named("bencher_job._keys.names", "locate")
+_LOCATE: Final = Global("bencher_job._keys.names", "locate")
 """The function that looks up by name what a script defines."""
 
 _STOP: Final = pickle.STOP[0]

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Final
 
 from .._record import LARGEST_INT_BITS
-from .pickles import Array, Cell, Made, Named, decoded
+from .pickles import Array, Cell, Global, Made, decoded
 
 __all__ = [
     "Cell",
@@ -141,7 +141,7 @@ def _atom(value: object) -> str | None:
             text = f"<{memoryview(value).nbytes} bytes>"
         case Array() | datetime.date() | datetime.timedelta():
             text = str(value)
-        case Named():
+        case Global():
             text = f"<{value.name}>"
         case Made() if attributes_of(value) and not _public_attributes(value):
             text = f"<{class_name(value)}>"
@@ -150,7 +150,7 @@ def _atom(value: object) -> str | None:
 
 def class_name(made: Made) -> str:
     """Return the name of an object's class, or of the function that would make it."""
-    if isinstance(made.maker, Named):
+    if isinstance(made.maker, Global):
         return made.maker.name
     return "object"
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bencher_job._keys.names import locate
 from bencher_job._stores import dump, dump_result
-from bencher_job._views.pickles import Made, Named, Unreadable, read_pickle
+from bencher_job._views.pickles import Global, Made, Unreadable, read_pickle
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 hashables = st.recursive(
@@ -81,7 +81,7 @@ def test_nothing_that_a_stream_says_is_run(tmp_path: Path) -> None:
 
 def test_a_class_that_is_gone_is_named() -> None:
     stream = pickle.dumps(Runs, protocol=5).replace(b"Runs", b"Gone")
-    assert read_pickle(stream) == Named(__name__, "Gone")
+    assert read_pickle(stream) == Global(__name__, "Gone")
 
 
 def test_reading_imports_nothing() -> None:
@@ -149,7 +149,7 @@ class Own:
 def test_what_is_looked_up_by_name_is_told_of_by_that_name(value: type) -> None:
     payload = dump_result([value, value], test_what_is_looked_up_by_name_is_told_of_by_that_name)
     assert payload.load() == [value, value]
-    assert read_pickle(payload.stream) == [Named(__name__, value.__qualname__)] * 2
+    assert read_pickle(payload.stream) == [Global(__name__, value.__qualname__)] * 2
 
 
 def test_a_name_that_is_gone_is_an_error() -> None:
