@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
-from time import time
 from typing import NamedTuple
 
 from ._errors import warn_caller
@@ -32,7 +32,7 @@ class Lifetime(NamedTuple):
 
         A time ahead of this clock counts by its distance, so that no entry of a wrong clock lasts for good.
         """
-        return self.ttl is None or abs(time() - ended) < self.ttl
+        return self.ttl is None or abs(time.time() - ended) < self.ttl
 
     def is_valid(self, record: Record) -> bool:
         """Whether `valid` accepts a record. If it raises, the answer is False, with a warning."""
