@@ -127,7 +127,7 @@ _job: Final[ContextVar[list[bytes] | None]] = ContextVar("records", default=None
 _running: list[list[bytes]] = []
 """The records of the jobs that run in this process, for threads without a context."""
 
-_counting: Final = threading.Lock()
+_lock: Final = threading.Lock()
 
 
 def _collect(record: bytes) -> None:
@@ -149,14 +149,14 @@ def collected_records() -> Iterator[list[bytes]]:
         yield records
         return
     token = _job.set(records)
-    with _counting:
+    with _lock:
         _running.append(records)
         logging.root.addHandler(_collector)
     try:
         yield records
     finally:
         _job.reset(token)
-        with _counting:
+        with _lock:
             _running[:] = [each for each in _running if each is not records]
             if not _running:
                 logging.root.removeHandler(_collector)
