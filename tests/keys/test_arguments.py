@@ -114,7 +114,7 @@ def test_a_job_gets_what_the_call_would_give_the_function(call):
     ("call", "expected"),
     [
         (((1, 2, 3, 4), {"d": 4, "z": 9}), {"a": 1, "b": 2, "c": 3, "rest": "(4,)", "d": 4, "e": 5, "z": 9}),
-        (((1, 2), {"d": 4, "a": 9}), {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "more": "{'a': 9}"}),
+        (((1, 2), {"d": 4, "a": 9}), {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "more.a": 9}),
     ],
 )
 def test_the_arguments_have_names_for_people(call, expected):
