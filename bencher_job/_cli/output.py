@@ -19,7 +19,7 @@ from .._record import FunctionInfo, Record, VersionInfo, code_label
 from .._stores import Found, Hit, Store
 from .._text import arguments_text, counted, moment_text, seconds_text, size_text, visible
 from .._views.pickles import Unreadable, read_pickle
-from .._views.summaries import fields_of, short_text
+from .._views.summaries import common_fields, fields_of, short_text, without_fields
 from .command import Misused
 
 if TYPE_CHECKING:
@@ -146,6 +146,9 @@ def _draw(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
 LEAST_WIDTH: Final = 16
 """Minimum width of a column that shrinks, if its cells are that wide."""
 
+LARGEST_WORD: Final = 32
+"""Maximum length of a word that such a column doesn't break."""
+
 _GAP: Final = 2
 
 
@@ -154,9 +157,13 @@ def _fitted(
 ) -> tuple[Sequence[Column], Sequence[Sequence[str]], list[str]]:
     """Leave out columns until a table fits. Return its columns and rows, and the titles of the columns left out."""
     natural = [max(map(len, cells)) for cells in zip([each.title for each in columns], *rows, strict=True)]
+    words = [
+        max((len(word) for cell in cells for word in cell.split()), default=0)
+        for cells in zip(*rows, strict=True)
+    ]
     least = [
-        min(cells, LEAST_WIDTH) if each.shrinks else cells
-        for each, cells in zip(columns, natural, strict=True)
+        min(cells, max(LEAST_WIDTH, min(word, LARGEST_WORD))) if each.shrinks else cells
+        for each, cells, word in zip(columns, natural, words or natural, strict=True)
     ]
     kept = [*range(len(columns))]
     while sum(least[at] + _GAP for at in kept) > width and any(columns[at].rank for at in kept):
@@ -289,7 +296,7 @@ _COLUMNS: Final = {
     "key": Column("key", style="yellow"),
     "cache": Column("cache"),
     "function": Column("function", style="cyan", shrinks=True),
-    "begun": Column("begun", rank=1),
+    "began": Column("began", rank=1),
     "took": Column("took", "right", rank=2),
     "size": Column("size", "right", rank=4),
     "tag": Column("tag", shrinks=True, rank=3),
@@ -332,32 +339,16 @@ def show_records(
             facts.append(f"tag {min(tags)}")
         if len(codes) == 1 and codes != {""}:
             facts.append(f"code {min(codes)}")
-        if same := _same_fields([record.arguments for _, record in group]):
+        if same := common_fields([record.arguments for _, record in group]):
             facts.append(arguments_text(same))
         show_heading(", ".join(facts))
         left_out = {"cache", "function"} | ({"tag"} if len(tags) == 1 else set())
         left_out |= {"code"} if len(codes) == 1 else set()
-        rows = [(directory, _without(same, record)) for _, record in group] if same else group
+        rows = [
+            (directory, replace(record, arguments=without_fields(record.arguments, same)))
+            for _, record in group
+        ]
         _show(rows, last, by_key, [name for name in names if name not in left_out])
-
-
-def _same_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the fields of configs that are the same in several records, so that the rows show what differs."""
-    first, *others = given
-    configs = {name.partition(".")[0] for name in first if "." in name}
-    return {
-        name: value
-        for name, value in first.items()
-        if others
-        and name.partition(".")[0] in configs
-        and all(repr(each.get(name)) == repr(value) for each in others)
-    }
-
-
-def _without(left_out: Collection[str], record: Record) -> Record:
-    return replace(
-        record, arguments={name: value for name, value in record.arguments.items() if name not in left_out}
-    )
 
 
 def _show(
@@ -373,7 +364,7 @@ def _cells(directory: Path, record: Record) -> dict[str, str]:
         "cache": directory.name,
         "function": record.function or "(no function)",
         "code": code_label(record.fingerprint, record.version),
-        "begun": brief_moment(record.created),
+        "began": brief_moment(record.created),
         "took": seconds_text(record.seconds),
         "size": size_text(record.size),
         "tag": record.tag,

@@ -27,6 +27,7 @@ from .._query import Order
 from .._record import code_label
 from .._stores import StoreBusy, StoreMissing, export, shared_figures
 from .._text import arguments_text, is_writable
+from .._views.summaries import common_fields, without_fields
 from .entry import entry_of, failed_of, file_answer
 from .listing import MOST_COLUMNS, FilterError, JsonResponse, TableQuery
 from .stores import Stores
@@ -314,7 +315,7 @@ class _App:
         return JsonResponse(entry_of(shown.store, infos[0], unpickles=self._stores.unpickles))
 
     def failed(self, request: Request) -> Response:
-        """List failed jobs without their tracebacks, or tell all of one."""
+        """List failed jobs without their tracebacks, or return one with all that is known."""
         asked = request.query_params
         shown = self._stores.get(asked["store"])
         stamp = shown.stamp()
@@ -325,16 +326,18 @@ class _App:
             return JsonResponse(
                 {"error": "It is no failed job any more: it has succeeded, or was cleared."}, 404
             )
+        found = shown.listing.failed(asked["function"], asked.get("code", ""), stamp)
+        same = common_fields([each.record.arguments for each in found])
         jobs = [
             {
                 "key": each.record.key,
-                "call": arguments_text(each.record.arguments),
+                "call": arguments_text(without_fields(each.record.arguments, same)),
                 "created": each.record.created.timestamp(),
                 "seconds": each.record.seconds,
                 "code": code_label(each.record.fingerprint, each.record.version),
                 "error": each.error,
             }
-            for each in shown.listing.failed(asked["function"], asked.get("code", ""), stamp)
+            for each in found
         ]
         failed = next(
             (each.failed for each in shown.listing.functions(stamp) if each.name == asked["function"]), 0

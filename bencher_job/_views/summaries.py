@@ -9,7 +9,7 @@ their attributes, arrays by shape and dtype, and anything else by its class.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -20,11 +20,13 @@ __all__ = [
     "Cell",
     "attributes_of",
     "class_name",
+    "common_fields",
     "fields_of",
     "has_named_parts",
     "outline_of",
     "parts_of",
     "short_text",
+    "without_fields",
 ]
 
 
@@ -234,3 +236,25 @@ def _branch(value: Any) -> tuple[str, str, Sequence[tuple[str, object]]]:
     if isinstance(value, set | frozenset):
         return "set", text, [("", part) for part in value]
     return type(value).__name__, text, [(str(number), part) for number, part in enumerate(value)]
+
+
+def common_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the fields of configs that are the same in several calls, so that each call shows what differs.
+
+    >>> common_fields([{"cfg.lr": 0.1, "cfg.layers": 2, "seed": 0}, {"cfg.lr": 0.2, "cfg.layers": 2, "seed": 0}])
+    {'cfg.layers': 2}
+    """
+    if len(given) < 2:
+        return {}
+    first, *others = given
+    configs = {name.partition(".")[0] for name in first if "." in name}
+    return {
+        name: value
+        for name, value in first.items()
+        if name.partition(".")[0] in configs and all(repr(each.get(name)) == repr(value) for each in others)
+    }
+
+
+def without_fields(arguments: Mapping[str, Any], left_out: Collection[str]) -> Mapping[str, Any]:
+    """Return arguments without some of them."""
+    return {name: value for name, value in arguments.items() if name not in left_out}

@@ -8,7 +8,7 @@ import * as state from "./state.js";
 import { arrow, begun, line, typed } from "./table.js";
 import { TabulatorFull as Tabulator } from "./vendor/tabulator.js";
 
-const COLUMNS = [["created", "began", 175], ["call", "arguments", 260], ["error", "error", 420], ["seconds", "took", 90], ["code", "code", 120]];
+const COLUMNS = [["created", "began", 175], ["call", "arguments", 320], ["error", "error", 380], ["seconds", "took", 90], ["code", "code", 120]];
 const written = (field, value) => (field === "created" ? say.moment(value) : field === "seconds" ? say.duration(value) : value);
 
 let table = null;

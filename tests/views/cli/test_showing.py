@@ -16,7 +16,7 @@ def arguments_of(study: Shell, *words: str) -> list[dict[str, object]]:
 
 def test_entries_are_shown_with_whole_keys_in_a_pipe(study: Shell) -> None:
     header, *lines = study.out("show", "score").splitlines()
-    assert header.split() == ["key", "cache", "function", "begun", "took", "size", "tag", "code", "arguments"]
+    assert header.split() == ["key", "cache", "function", "began", "took", "size", "tag", "code", "arguments"]
     assert len(lines) == 4
     keys = [record["key"] for record in study.document("show", "score")["records"]]
     assert [line.split()[0] for line in lines] == keys

@@ -81,7 +81,7 @@ def test_a_wide_terminal_shows_each_record_in_one_line(long: Shell) -> None:
     heading, titles, *records = lines
     name = "a_module_with_a_long_name.a_function_with_quite_a_long_name"
     assert re.fullmatch(rf"{name}, 50 entries, tag nightly, code [0-9a-f]{{10}}", heading)
-    assert titles.split() == ["key", "begun", "took", "size", "arguments"]
+    assert titles.split() == ["key", "began", "took", "size", "arguments"]
     assert len(records) == 51
     assert records[-1] == "bencher-job: these are only the latest 50. Add --limit 0 for all."
 
@@ -100,6 +100,21 @@ def test_fields_of_a_config_that_are_the_same_stand_in_the_heading(shell: Shell)
     heading, rows = ESCAPES.sub("", seen(shell, "show", "train", columns=160)).split("key", 1)
     assert "cfg.field_8=8" in heading
     assert sorted(re.findall(r"cfg.*", rows)) == ["cfg.field_3=1, seed=1", "cfg.field_3=2, seed=1"]
+
+
+def test_a_comma_stays_with_its_argument(shell: Shell) -> None:
+    shell.program("""
+        from bencher_job import cached_job
+
+        @cached_job
+        def train(cfg):
+            return 1
+
+        base = {"model": {"kind": ""}, "lr": 1}
+        train.sweep({"cfg.model.kind": ["logistic", "forest"], "cfg.lr": [1, 2]}, cfg=base).run()
+    """)
+    text = ESCAPES.sub("", seen(shell, "show", "train", columns=60))
+    assert "cfg.model.kind='logistic', " in text
 
 
 def test_keys_are_short_in_a_terminal_and_lead_to_their_entry(long: Shell) -> None:

@@ -82,6 +82,20 @@ def test_failures_of_earlier_code_go_out_of_sight_once_the_new_code_has_succeede
     assert [each["call"] for each in edited.get("failed", **SCORE).json()["jobs"]] == ["model='bad', c=6"]
 
 
+def test_failed_jobs_show_the_fields_of_their_configs_that_differ(shell: Shell, edited: Served) -> None:
+    shell.program("""
+        from bencher_job import cached_job
+
+        @cached_job
+        def train(cfg, seed):
+            raise ValueError(seed)
+
+        train.sweep({"cfg.lr": [1, 2]}, cfg={"lr": 1, "layers": 3}, seed=1).run(progress=False)
+    """)
+    jobs = edited.get("failed", store="fcache", function="study.train", code="").json()["jobs"]
+    assert sorted(each["call"] for each in jobs) == ["cfg.lr=1, seed=1", "cfg.lr=2, seed=1"]
+
+
 def test_running_jobs_say_what_runs(shell: Shell, edited: Served) -> None:
     with running(shell) as pid:
         (job,) = edited.get("overview").json()["stores"][0]["running"]
