@@ -134,7 +134,7 @@ def _facts(entry: EntryShown) -> Iterator[tuple[str, str]]:
     yield "cache", os.fspath(entry.directory)
     if record.tag:
         yield "tag", record.tag
-    yield "begun", moment_text(record.created)
+    yield "began", moment_text(record.created)
     yield "took", seconds_text(record.seconds)
     where = "in the database" if info.file is None else f"in {info.file}"
     yield "size", f"{size_text(record.size)}, {where}"
