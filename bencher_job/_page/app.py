@@ -282,7 +282,7 @@ class _App:
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
     def changes(self, request: Request) -> Response:
-        """Say how code and library versions differ between two entries."""
+        """Return how code and library versions differ between two entries."""
         asked = request.query_params
         store = self._stores.get(asked["store"]).store
         infos = store.history.infos([asked["key"], asked["other"]])
