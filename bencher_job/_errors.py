@@ -120,7 +120,7 @@ class WorkerLost(BencherJobError):
         super().__init__(message)
 
     def count_attempts(self, attempts: int) -> None:
-        """Say that this was the last of some runs of the job."""
+        """Record in the message that this was the last of several runs of the job."""
         self.attempts = attempts
         self.args = (f"{self.args[0]} It was the last of {attempts} runs.",)
 

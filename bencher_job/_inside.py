@@ -1,4 +1,4 @@
-"""Tell whether this thread has been interrupted inside the library.
+"""Detect an interrupt of this thread inside the library.
 
 A signal handler, a `__del__` or a weakref callback runs between any two steps of a thread, also while the thread holds
 a lock, is in a transaction, or has announced a job that it has not started yet. What such code calls must not wait for

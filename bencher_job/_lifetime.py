@@ -47,7 +47,7 @@ class Lifetime(NamedTuple):
             return False
 
     def fault(self, record: Record) -> str:
-        """Say what keeps an entry from being an answer; empty for nothing."""
+        """Return why an entry is not a valid answer, or an empty string if it is."""
         if not self.is_young(record.created.timestamp() + record.seconds):
             return f"ttl is {self.ttl:g} s"
         return "" if self.is_valid(record) else f"valid={self.valid!r} refuses it"

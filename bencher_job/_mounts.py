@@ -1,4 +1,4 @@
-"""Tell whether a folder lies on a network file system, and find a local disk beside it.
+"""Detect network file systems, and find a local disk beside one.
 
 Linux says in /proc/self/mountinfo what is mounted where; other systems have no such file, and all their folders count
 as local.

@@ -665,7 +665,7 @@ class VersionInfo(NamedTuple):
 
 
 def hidden_text(versions: Iterable[VersionInfo], shown: Collection[tuple[str, str]]) -> str:
-    """Say how many entries of other versions of the code are not shown; empty if there are none.
+    """Return a sentence on how many entries of other versions of the code are not shown; empty if there are none.
 
     >>> one = VersionInfo("3f9a2c01b2d4", "", 12, 0, datetime.now(UTC), datetime.now(UTC), "")
     >>> hidden_text([one], {("55d1", "")}), hidden_text([one], {("3f9a2c01b2d4", "")})

@@ -247,7 +247,7 @@ class Completion:
         )
 
     def failed(self, error: BaseException) -> FailedJob:
-        """Say what is known of the run, and how it failed."""
+        """Return what is known of the run, and how it failed."""
         import traceback  # slow to import
 
         draft, version = self.draft(), self.run.job.function_version
@@ -390,7 +390,7 @@ class CommitThread:
             self._received.append(completion)
 
     def _look(self) -> None:
-        """Let another thread go on where one has been receiving a result for long."""
+        """Let other threads continue while one receives a long result."""
         with self._lock:
             now = time.monotonic()
             for run, (thread, since) in list(self._receiving.items()):
@@ -519,7 +519,7 @@ def _is_kept(
 
 
 def _refusal(job: Job, outcome: Outcome) -> str | None:
-    """Say why a result can't be stored under its key; None if it can, and empty if that was said before."""
+    """Return why a result can't be stored under its key: None if it can, empty if it was reported before."""
     if job.has_changed:
         return (
             f"An argument of {job!r} was changed after the call and before the job began, so it ran with the new "
@@ -539,7 +539,7 @@ def _refusal(job: Job, outcome: Outcome) -> str | None:
 
 
 def _bring_files(job: Job, outcome: Outcome) -> str | None:
-    """Write the files that a worker on another machine has sent. Say why that can't be done; None if it is."""
+    """Write the files that a worker on another machine has sent. Return why that failed, or None."""
     if job.media_folder is None:
         return None
     if outcome.files is None:
@@ -561,7 +561,7 @@ _said: set[str] = set()
 
 
 def _of_another_library(job: Job, outcome: Outcome) -> str | None:
-    """Say which libraries may have had other versions than those in the key; nothing if that was said before."""
+    """Return a warning on libraries with other versions than in the key; None if none has, empty if it was given before."""
     libraries = {} if job.function_version is None else _libraries_of(job, job.function_version.fingerprint)
     if not (outcome.other_versions or libraries):
         return None

@@ -644,7 +644,7 @@ class Coordinator:
                 warn_caller(f"{fact}. The caller gets it, and the next call computes it again.")
 
     def _adopt(self, completion: Completion, hit: Hit, payloads: dict[Completion, Payload]) -> None:
-        """Give the callers of a job what another machine has stored first."""
+        """Resolve the callers of a job with what another machine stored first."""
         value = load(completion.run.job.job_key, hit, completion.run.job.function)
         if value is not MISS:
             payloads[completion] = hit.payload
@@ -654,7 +654,7 @@ class Coordinator:
     # resolved
 
     def _resolve(self, completion: Completion, payload: Payload | None) -> None:
-        """Give the outcome of a run to all callers."""
+        """Resolve all callers with the outcome of a run."""
         running, outcome = completion.run.running, completion.outcome
         running.jobs.remove(running)
         if isinstance(outcome.error, CancelledError) and not completion.has_begun and running.attempt < 2:

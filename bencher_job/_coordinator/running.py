@@ -163,7 +163,7 @@ class RunningJob:
 
     @runs_jobs
     def resolve(self, outcome: Outcome, payload: Payload | None = None) -> None:
-        """Give the outcome to all callers: the value itself to the owner, and a copy of it to each other one."""
+        """Resolve all callers: the owner with the value itself, each other one with a copy."""
         self.outcome, self.state = outcome, State.RESOLVED
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(None)

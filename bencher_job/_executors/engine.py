@@ -58,7 +58,7 @@ class ExecutorSource(Protocol):
         """The executor, made at first use; None where jobs run inline."""
 
     def release(self) -> None:
-        """Give the executor up."""
+        """Release the executor."""
 
 
 class Engine:

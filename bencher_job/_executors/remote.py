@@ -143,7 +143,7 @@ class RemoteScheduler(Scheduler):
         """Find out whether a worker runs any batch, or can, and pass it to `_note_what_runs`."""
 
     def _hear(self) -> None:
-        """Note that the cluster works."""
+        """Record that the cluster works."""
         self._heard_at = time.monotonic()
         self._stuck_since = None
         self._has_warned = False
@@ -260,7 +260,7 @@ class RemoteScheduler(Scheduler):
         return now + self._look_seconds() if self._lanes else math.inf
 
     def _enter(self, lane: Lane, tasks: Sequence[Task], key: str) -> None:
-        """Give a batch its tasks and its name."""
+        """Set the tasks and the name of a batch."""
         lane.assign(tasks)
         lane.key = key
         for task in tasks:

@@ -182,7 +182,7 @@ class ScoopSockets:
         self._queue.shutdown = end
 
     def watch(self, source: Any) -> None:
-        """Let `wait` return when a descriptor is readable."""
+        """Make `wait` return when a descriptor is readable."""
         self._poller.register(source, self._zmq.POLLIN)
 
     def wait(self, seconds: float | None) -> None:

@@ -257,7 +257,7 @@ def _directive(name: str, value: str | bool) -> str:
 
 
 def _lifetime(seconds: int | None) -> list[str]:
-    """Let a worker leave a little before its time is over, and not all workers at once."""
+    """End a worker shortly before its time limit, and not all workers at once."""
     if seconds is None:
         return []
     margin = min(60.0, seconds / 4)

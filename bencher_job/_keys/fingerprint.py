@@ -274,7 +274,7 @@ class CodeTracker:
         return watch, walkers, roots
 
     def _name_libraries(self, walker: Walker) -> None:
-        """Note the libraries that the function itself names, if the walk has not done so."""
+        """Add the libraries that the function itself names, if the walk has not done so."""
         function = getattr(self._function, "__func__", self._function)
         if type(function) is FunctionType and self._scope != "none":
             is_own = defines_own_code(function.__code__, function.__globals__.get("__name__"))

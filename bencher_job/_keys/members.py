@@ -331,7 +331,7 @@ def _globals_of(walker: Walker, function: FunctionType, info: CodeInfo) -> Itera
 
 
 def name_libraries(walker: Walker, function: FunctionType) -> None:
-    """Note the libraries that a function itself names, even if its code is not followed."""
+    """Add the libraries that a function itself names, even if its code is not followed."""
     namespace = function.__globals__
     free_names = code_info_of(function.__code__, namespace).free_names
     for chain in free_names.globals:

@@ -147,7 +147,7 @@ _arrived: Final[weakref.WeakValueDictionary[str, type]] = weakref.WeakValueDicti
 
 
 def note_arrival(cls: type) -> None:
-    """Note a class that has come here by value, so that `locate` finds it."""
+    """Register a class that was pickled by value, so that `locate` finds it."""
     if cls.__module__ in MAIN_MODULES:
         _arrived[cls.__qualname__] = cls
 

@@ -141,7 +141,7 @@ class Remote(Protocol):
         """
 
     def release(self, leases: Iterable[RemoteLease]) -> None:
-        """Give leases back without a result."""
+        """Release leases without a result."""
 
     def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:
         """Return who has the leases of some addresses, or of all, by the last part of the address."""

@@ -93,7 +93,7 @@ class Connection(Requests):
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     def why(self, error: Exception, place: str) -> Unreachable | SharedStoreError:
-        """Tell a server that is down or full from one that refuses."""
+        """Distinguish a server that is down or full from one that refuses."""
         if _refuses(self._address):
             return SharedStoreError(
                 place,

@@ -184,7 +184,7 @@ class FolderBytes:
         return removed
 
     def failure(self, error: Exception) -> Unreachable | SharedStoreError | None:
-        """Say what an error of the system means."""
+        """Translate an error of the operating system."""
         if not isinstance(error, OSError):
             return None
         if error.errno in _REFUSALS:

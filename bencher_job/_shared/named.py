@@ -128,11 +128,11 @@ class NamedRemote(SessionRemote):
         return Changes(frozenset(found), repr(now))
 
     def renew(self) -> None:
-        """Give one heartbeat."""
+        """Send one heartbeat."""
         self._call(self._leases.beat)
 
     def release(self, leases: Iterable[RemoteLease]) -> None:
-        """Give leases back without a result."""
+        """Release leases without a result."""
         self._map(self._leases.free, [each.address for each in leases])
 
     def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:

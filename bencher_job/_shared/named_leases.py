@@ -69,7 +69,7 @@ class Bytes(Protocol):
         """Remove what killed processes have left half written before a time."""
 
     def failure(self, error: Exception) -> Unreachable | SharedStoreError | None:
-        """Say what an error means; None for an error of ours."""
+        """Translate an error; None for an error of ours."""
 
     def limit(self, size: int) -> float:
         """Return how many seconds a request for so many bytes may take without calling `touch`."""
@@ -159,7 +159,7 @@ class NamedLeases:
             return RemoteOwner(session)
 
     def free(self, address: str) -> None:
-        """Give back the lease of an address, if there is one."""
+        """Release the lease of an address, if there is one."""
         self._end_lapsed()
         for lease in self._session.drop([address]):
             try:  # lower numbers are those of the dead
@@ -180,7 +180,7 @@ class NamedLeases:
             self._engine.delete([f"s/{self._session.start_over()}"])
 
     def beat(self) -> None:
-        """Give one heartbeat."""
+        """Send one heartbeat."""
         at = time.monotonic()
         session = self._session
         self._end_lapsed()

@@ -155,7 +155,7 @@ class ObjectBytes:
         return 0
 
     def failure(self, error: Exception) -> Unreachable | SharedStoreError | None:
-        """Say what an error of obstore means."""
+        """Translate an error of obstore."""
         text = _first_line(error)
         if isinstance(error, FileNotFoundError):
             return SharedStoreError(self.place, "has no such bucket", "Make the bucket, or correct the URL.")

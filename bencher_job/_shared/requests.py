@@ -76,7 +76,7 @@ class _Request(Generic[T]):
         self.done.set()
 
     def abandon(self) -> Callable[[], object] | None:
-        """Say that nobody waits for the result any more. If it is there already, return how to undo it."""
+        """Abandon the request. If its result is there already, return how to undo it."""
         with self._lock:
             is_first, self.is_abandoned = not self.is_abandoned, True
             if is_first and self._undo is not None and self.touched is not None and self.done.is_set():
@@ -201,7 +201,7 @@ class Requests:
         raise Unreachable(f"no answer for {request.limit:.3g} s")
 
     def _stalled(self) -> None:
-        """Let the thread of a request that has failed return."""
+        """End the thread of a failed request."""
 
     def _send(self, request: _Request[Any]) -> None:
         with self._lock:
@@ -255,7 +255,7 @@ def _say_farewell() -> None:
 
 
 def chunks(items: Iterable[S], size: int) -> Iterator[list[S]]:
-    """Give items in lists of at most `size`."""
+    """Yield items in lists of at most `size`."""
     items = list(items)
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -140,13 +140,13 @@ class RowRemote(SessionRemote):
         return Changes(frozenset(address for address, _ in rows if address is not None), repr(rows[-1][1]))
 
     def renew(self) -> None:
-        """Give one heartbeat."""
+        """Send one heartbeat."""
         at = time.monotonic()
         self._rows("select {schema}.beat(%s, %s, %s, %s)", self._who())
         self._session.has_beaten(at)
 
     def release(self, leases: Iterable[RemoteLease]) -> None:
-        """Give leases back without a result."""
+        """Release leases without a result."""
         given = list(leases)
         if given:
             self._rows(

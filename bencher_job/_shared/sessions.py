@@ -64,7 +64,7 @@ class Session:
         return self._beaten is None or time.monotonic() - self._beaten > 2 * self.seconds / BEATS_PER_LEASE
 
     def start_over(self) -> str:
-        """Give up what has lapsed. Return the name that the session had."""
+        """Drop all leases after a lapse, and start a new session. Return the name of the old one."""
         with self.lock:
             before = self.name
             self.name = uuid.uuid4().hex
@@ -73,11 +73,11 @@ class Session:
         return before
 
     def has_beaten(self, at: float) -> None:
-        """Note a heartbeat that was sent at a time of the monotonic clock."""
+        """Record a heartbeat that was sent at a time of the monotonic clock."""
         self._beaten = at
 
     def hold(self, leases: Iterable[RemoteLease]) -> None:
-        """Note new leases."""
+        """Add new leases."""
         with self.lock:
             self.held.update({each.address: each for each in leases})
 
@@ -134,7 +134,7 @@ class SessionRemote:
         return f"<{type(self).__name__} {self.place}>"
 
     def renew(self) -> None:
-        """Give one heartbeat."""
+        """Send one heartbeat."""
         raise NotImplementedError
 
 

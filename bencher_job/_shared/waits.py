@@ -145,7 +145,7 @@ class SharedLeases:
         return wait
 
     def end_wait(self, key: str) -> None:
-        """Note that the job of a key has ended elsewhere."""
+        """Record that the job of a key has ended elsewhere."""
         self._elsewhere.pop(key, None)
 
     def _watch(self) -> None:
@@ -187,7 +187,7 @@ class _RemoteWait:
         return self._is_over or self.seconds > ASK_EVERY
 
     def see(self, owner: RemoteOwner | None) -> None:
-        """Note who runs the job."""
+        """Record who runs the job."""
         self._is_over = owner is None
         self.owner = None if owner is None else Process(owner.host, "", owner.pid, 0, 0)
 

@@ -371,7 +371,7 @@ def footprint_of(directory: Path) -> Footprint:
 
 
 def media_files(directory: Path, record: Record) -> dict[Path, int]:
-    """Give the files that the run of a record has written, by their paths, with their sizes in bytes."""
+    """Return the paths of the files that the run of a record wrote, with their sizes in bytes."""
     from . import verification
 
     return verification.media_files(directory, record)

@@ -179,7 +179,7 @@ class Hits(Mapping[str, Hit]):
         self.others.update(found.others)
 
     def seconds(self) -> dict[str, float]:
-        """Give how long the functions of the entries had run."""
+        """Return how long the functions of the entries had run."""
         seconds = {key: small[1] for key, small in self.small.items()}
         return seconds | {key: hit.seconds for key, hit in self.others.items()} if self.others else seconds
 
@@ -682,7 +682,7 @@ class Passing(Items):
         return self.behind.clear(selection)
 
     def count_uses(self, uses: Sequence[Use]) -> None:
-        """Let the store behind count hits."""
+        """Count hits in the store behind."""
         self.behind.count_uses(uses)
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:

@@ -296,12 +296,12 @@ def write_blob(terms: bytes, payload: Payload, key: str) -> Blob | None:
 
 
 def database_of(directory: str | os.PathLike[str]) -> str:
-    """Give the path of a store's database."""
+    """Return the path of a store's database."""
     return os.path.join(directory, "cache.db")
 
 
 def place_of(database: str) -> tuple[int, int]:
-    """Tell where a store's database lies on the disk, so that a new store in its place is seen to be another.
+    """Identify a store's database on the disk, so that a new store in its place is recognised as another.
 
     Raises:
         FileNotFoundError: when there is none.

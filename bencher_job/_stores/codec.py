@@ -215,7 +215,7 @@ def seal(
 
 
 def resealed(entry: Buffer, signature: Signature) -> SealedEntry:
-    """Give a verified entry with the digest of another signature; its parts stay as they are."""
+    """Return a verified entry with the digest of another signature; its parts stay as they are."""
     view = memoryview(entry)
     magic, version, _, name_length, _ = _HEADER.unpack_from(view)
     start = _START.pack(magic, version, signature.kind, name_length)
@@ -333,7 +333,7 @@ class _PlainFrames(dict[int, tuple[bytes, Callable[..., bytes], int]]):
 
 
 def _parts(view: memoryview, at: int) -> tuple[list[tuple[memoryview, int]], int]:
-    """Give the parts of a verified entry with their lengths once expanded, and the number of their compression."""
+    """Return the parts of a verified entry with their decompressed lengths, and the number of their compression."""
     try:
         number, count, *lengths = _PARTS.unpack_from(view, at)
         at += _PARTS.size
@@ -375,7 +375,7 @@ def _digest_on_arrival(signature: Signature, arrival: Arrival) -> bytes:
 
 
 def _threads(besides: int) -> int:
-    """Give the number of threads for a large digest, beside those that read or write at the same time.
+    """Return the number of threads for a large digest, besides those that read or write at the same time.
 
     It is a number and not `blake3.AUTO`, whose threads are one set for the whole process: in a forked child they are
     gone, and a digest would wait for them for ever.
@@ -428,7 +428,7 @@ def frame_of(entry: Buffer, key: str) -> Frame | None:
 
 
 def _refusal(entry: memoryview, key: str, kind: int, signature: Signature) -> DamagedEntry | MissignedEntry:
-    """Say why an entry has another digest, and whether it is damaged or not ours to verify.
+    """Return why an entry has another digest, and whether it is damaged or not ours to verify.
 
     What it says of its signature decides nothing else.
     """

@@ -128,7 +128,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         return value if path is None else read_file(path, trusted=self.trusted)
 
     def fetch_mapped(self, mode: int, filename: str | None, value: Buffer) -> Buffer:
-        """Give an entry's bytes, read-only, and mapped into memory if they lie in a file.
+        """Return an entry's bytes, read-only, and mapped into memory if they lie in a file.
 
         Raises:
             DamagedEntry: when they are missing, or the row is not one of ours.
@@ -312,7 +312,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         return True
 
     def read(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Give the rows of a statement that reads; what is no UTF-8 in a text is there as surrogates."""
+        """Return the rows of a statement that reads; bytes of a text that aren't UTF-8 become surrogates."""
         try:
             return self.execute(statement, values).fetchall()
         except sqlite3.OperationalError as error:
@@ -409,7 +409,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
                 return
 
     def vacuum(self, pages: int) -> None:
-        """Give free pages back to the disk, in one transaction.
+        """Return free pages to the disk, in one transaction.
 
         Raises:
             sqlite3.OperationalError: when others keep the database locked.
@@ -436,7 +436,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
 
     @property
     def _con(self) -> sqlite3.Connection:
-        """Give this thread's connection, opened at first use and after a fork."""
+        """Return this thread's connection, opened at first use and after a fork."""
         try:
             end: _ThreadEnd = self._ends.end
         except AttributeError:

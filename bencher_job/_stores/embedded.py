@@ -431,7 +431,7 @@ class DiskStore(Items):
                 warn_caller(f"The record of {row[0]} in {self.folder} is damaged and left out: {error}")
 
     def functions(self) -> list[FunctionInfo]:
-        """Give the figures of each function that has entries or failed jobs, sorted by name."""
+        """Return the figures of each function that has entries or failed jobs, sorted by name."""
         self.uses.write_at_once()
         return functions(self.files)
 

@@ -61,7 +61,7 @@ _FAILED: Final = (
 
 
 def functions(folder: Folder) -> list[FunctionInfo]:
-    """Give the figures of each function that has entries or failed jobs, sorted by name.
+    """Return the figures of each function that has entries or failed jobs, sorted by name.
 
     Raises:
         StoreFailure: when the store can't be read.
@@ -318,7 +318,7 @@ def find_keys(folder: Folder, query: Query) -> list[str]:
 
 
 def _column(name: str) -> str | None:
-    """Give what SQL calls a column, or None for one that it doesn't know."""
+    """Return what SQL calls a column, or None for one that it doesn't know."""
     if not name.startswith(ARGUMENTS):
         return _COLUMNS.get(name)
     label = json.dumps(name.removeprefix(ARGUMENTS))
@@ -372,7 +372,7 @@ def _names_in(text: str | None) -> tuple[str, ...]:
 
 
 def columns_of(folder: Folder, function: str) -> list[ArgumentColumn]:
-    """Give the arguments that entries of a function have, in the order in which the entries name them.
+    """Return the arguments that entries of a function have, in the order in which the entries name them.
 
     Raises:
         StoreFailure: when the store can't be read.

@@ -232,7 +232,7 @@ class StoreLeases:
             raise self._unavailable(error) from error
 
     def tell_of_waiter(self, key: str, number: int) -> None:
-        """Tell the owner of the lease with a number that its exception is wanted."""
+        """Ask the owner of the lease with a number for its exception."""
         self._run(lambda database: database._con.execute(_WAITED, (key, number)))
 
     def fail(self, lease: Lease, dump: Callable[[], bytes] | None, failed: FailedJob | None = None) -> None:
@@ -466,7 +466,7 @@ class Owners:
         return file.is_locked(number)
 
     def close(self) -> None:
-        """Give up this process's byte: its leases are free. The next use opens the file again."""
+        """Release this process's byte, and so its leases. The next use opens the file again."""
         with self._lock:
             self._close()
 

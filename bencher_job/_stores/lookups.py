@@ -154,7 +154,7 @@ class Lookups:
             yield [row for row in rows if row[0] in wanted], opened
 
     def durations(self, keys: Iterable[str]) -> dict[str, float]:
-        """Give how long the functions of entries had run, in seconds.
+        """Return how long the functions of entries had run, in seconds.
 
         Raises:
             StoreFailure: when the store can't be read.

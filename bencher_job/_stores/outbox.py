@@ -73,12 +73,12 @@ class Outbox:
         return [Pending(*row) for row in rows]
 
     def add(self, entries: Iterable[tuple[str, str, str]]) -> None:
-        """Note that entries, each an address, a key and a function, are to be pushed, unless that is noted already."""
+        """Queue entries, each an address, a key and a function, to be pushed, unless they are queued already."""
         statement = "INSERT OR IGNORE INTO Outbox VALUES (?, ?, ?, ?, ?)"
         self._change([(statement, (*entry, "put", time.time())) for entry in entries])
 
     def add_removals(self, entries: Iterable[tuple[str, str, str]]) -> None:
-        """Note that entries, each an address, a key and a function, are to be removed from the shared store."""
+        """Queue entries, each an address, a key and a function, to be removed from the shared store."""
         rows = [(*entry, "remove", time.time()) for entry in entries]
         if rows:
             self._change([(PUT_OUTBOX, row) for row in rows])
@@ -100,7 +100,7 @@ class Outbox:
         )
 
     def move_cursor(self, place: str, cursor: str) -> None:
-        """Note up to where the changes of a shared store were read."""
+        """Store the position up to which the changes of a shared store were read."""
         self._change([(_MOVE_CURSOR, (place, cursor))])
 
     def add_figures(self, place: str, hits: int, superseded: int, problem: str) -> None:

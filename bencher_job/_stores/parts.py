@@ -76,7 +76,7 @@ _ASK_FOR_HUGE_PAGES: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 def writable_memory(size: int) -> memoryview:
-    """Give memory of a size in bytes that is to be filled; it is freed with the last object that uses it.
+    """Allocate memory of a size in bytes; it is freed with the last object that uses it.
 
     A `bytearray` would be filled with zeros first, in pages of 4 kB, and that takes longer than reading a file does.
 
@@ -273,7 +273,7 @@ _ALL: Final[tuple[type[Compression], ...]] = (Zstd, Lz4)
 
 
 def compression_named(name: str | None) -> Compression | None:
-    """Give the compression of a name, `"zstd"` or `"lz4"`, or None for None.
+    """Return the compression of a name, `"zstd"` or `"lz4"`, or None for None.
 
     Raises:
         BencherJobError: when there is none of this name, or its package is not installed.

@@ -201,7 +201,7 @@ def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
 
 
 def _readable(damaged: sqlite3.Connection, select: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of a table, which begin with their key, some of them twice: those before, behind and between holes.
+    """Yield the rows of a table, each beginning with its key, before, behind and between holes; some come twice.
 
     A hole takes a few hundred attempts at most, so all takes as long as there are rows and holes.
     """
@@ -360,7 +360,7 @@ class Quarantine:
 
 
 def _plain(name: str) -> str:
-    """Give a name that a file can have: that of a key, or its digest where the key is a user's own."""
+    """Return a valid file name for a key: the key, or its digest if the user chose the key."""
     if len(name) <= LONGEST_NAME and name.isascii() and name.replace("-", "").replace("_", "").isalnum():
         return name
     return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

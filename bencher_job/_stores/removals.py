@@ -123,7 +123,7 @@ class Uses:
         self.due = self._last + WITH_COMMITS
 
     def note(self, key: str, seconds: float) -> None:
-        """Note the use of an entry that was read from the disk, whose function had run for so long."""
+        """Count the use of an entry that was read from the disk, and the seconds that its function had run."""
         before = self._used.get(key)
         self._used[key] = (1 if before is None else before[0] + 1), time.time()
         self._hits += 1
@@ -132,7 +132,7 @@ class Uses:
             self.write_at_once()
 
     def note_many(self, hits: Hits) -> None:
-        """Note one use of each entry that was read from the disk.
+        """Count one use of each entry that was read from the disk.
 
         It is worked out with the next writing, so that who reads many waits for nothing.
         """
@@ -146,7 +146,7 @@ class Uses:
                 self.write_at_once()
 
     def add(self, uses: Sequence[Use]) -> None:
-        """Note hits that a memory cache has answered."""
+        """Count hits that a memory cache has answered."""
         with self._lock:
             for key, count, at, seconds in uses:
                 self._add(key, count, at)
@@ -179,7 +179,7 @@ class Uses:
         return Drained(used, totals)
 
     def restore(self, drained: Drained) -> None:
-        """Note again what could not be written."""
+        """Keep what could not be written for the next attempt."""
         with self._lock:
             for key, (number, at) in drained.used.items():
                 self._add(key, number, at)
@@ -355,7 +355,7 @@ class Removals:
             _log.warning("the damaged entry %s can't be set aside: %s", key, error)
 
     def size(self, database: Database) -> int:
-        """Give the size of all entries in bytes, in constant time."""
+        """Return the size of all entries in bytes, in constant time."""
         entries, size = figures_by(database.read)
         return size + entries * ENTRY_OVERHEAD
 

@@ -554,7 +554,7 @@ def _expanded(sources: bytes) -> bytes:
 
 
 def condition_of(selection: Selection) -> tuple[str, tuple[object, ...]]:
-    """Give a condition that holds for all entries of a selection, and its values.
+    """Return a condition that holds for all entries of a selection, and its values.
 
     It holds for others too where `where` asks for what SQL can't tell: let `Selection.matches` decide.
     """
@@ -583,14 +583,14 @@ VERSION: Final = "(SELECT {} FROM Edition WHERE prefix = Cache.edition)"
 
 
 def versions_are(versions: Collection[tuple[str, str]]) -> tuple[str, tuple[object, ...]]:
-    """Give the condition that an entry is of one of some versions of the code, and its values."""
+    """Return the condition that an entry is of one of some versions of the code, and its values."""
     found = VERSION.format("fingerprint || char(10) || version")
     named = tuple("\n".join(version) for version in versions)
     return f"coalesce({found}, char(10)) IN ({','.join('?' * len(named))})", named
 
 
 def _argument_is(name: str, values: tuple[object, ...] | None) -> tuple[str, tuple[object, ...]]:
-    """Give the condition that an argument is one of some values, which no entry fails that can't be read."""
+    """Return the condition that an argument is one of some values, which no entry fails that can't be read."""
     if values is None or not IS_PATH(name) or not name.isascii():  # an escaped name is not always found
         return "1", ()
     found = f"json_extract(arguments, '$.\"{name}\"')"
