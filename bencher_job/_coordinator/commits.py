@@ -561,7 +561,7 @@ _said: set[str] = set()
 
 
 def _of_another_library(job: Job, outcome: Outcome) -> str | None:
-    """Return a warning on libraries with other versions than in the key; None if none has, empty if it was given before."""
+    """Return a warning on libraries of other versions than the key's, or None; empty if it was given before."""
     libraries = {} if job.function_version is None else _libraries_of(job, job.function_version.fingerprint)
     if not (outcome.other_versions or libraries):
         return None
