@@ -72,9 +72,11 @@ def _three_digits(number: float) -> str:
 def seconds_text(seconds: float) -> str:
     """Format a measured duration.
 
-    >>> seconds_text(0.0123), seconds_text(75), seconds_text(3 * 3600 + 61), seconds_text(90_000)
-    ('0.0123 s', '1 min 15 s', '3 h 1 min', '1 d 1 h')
+    >>> seconds_text(0.0123), seconds_text(75), seconds_text(3 * 3600 + 61), seconds_text(90_000), seconds_text(1.04e-5)
+    ('0.0123 s', '1 min 15 s', '3 h 1 min', '1 d 1 h', '0.00001 s')
     """
+    if 0 < seconds < 0.0001:
+        return f"{max(seconds, 0.00001):.5f} s"
     if seconds < 59.95:
         return f"{seconds:.3g} s"
     for unit, smaller, name, smaller_name in (
