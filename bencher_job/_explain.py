@@ -227,7 +227,8 @@ class ArgumentChange:
             if attributes:
                 change = f"{attributes} {'differs' if len(self.attributes) == 1 else 'differ'}"
             return f"{self.name}: it looks the same, {self.now}; {change}"
-        return f"{self.name}: {self.before!r} -> {self.now!r}"
+        before, now = (self.ABSENT if each == self.ABSENT else repr(each) for each in (self.before, self.now))
+        return f"{self.name}: {before} -> {now}"
 
 
 @dataclass(frozen=True, slots=True)

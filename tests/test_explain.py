@@ -125,7 +125,7 @@ class Fitted:
     ("made", "told"),
     [
         (Counting, "model.calls: 0 -> 1"),
-        (Lazy, "model.memo: '(not given)' -> '[3]'"),
+        (Lazy, "model.memo: (not given) -> '[3]'"),
         (Fitted, "model.calls: 0 -> 1"),
     ],
 )
