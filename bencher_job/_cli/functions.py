@@ -8,10 +8,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import _options
+from .._fields import replaced
 from .._function_cache import JobFunctionCache
 from .._keys import signature_of
 from .._stores import NullStore, Store, store_exists
@@ -42,7 +44,7 @@ def _configure_explain(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of the call: a Python literal, or else a text",
+        help="an argument of the call: a Python literal, or else a text; cfg.lr=0.1 sets a field of a default",
     )
     add_json(parser)
     add_place(parser)
@@ -106,14 +108,25 @@ def _elsewhere(arguments: Namespace) -> Iterator[None]:
 def _call(cache: JobFunctionCache, texts: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Parse `NAME=VALUE` texts into the arguments of a call, positional-only ones by position."""
     given: dict[str, Any] = {}
+    in_configs: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise Misused(f"--arg {text} is no argument. Write NAME=VALUE, as in c=3.")
-        if name in given:
+        if not equals or not name.partition(".")[0].isidentifier():
+            raise Misused(f"--arg {text} is not an argument. Write NAME=VALUE, as in c=3.")
+        if name in given or name in in_configs:
             raise Misused(f"--arg {name} is given twice. Give it once.")
-        given[name] = _value(value)
+        (in_configs if "." in name else given)[name] = _value(value)
     parameters = signature_of(cache.function).parameters
+    for field, value in in_configs.items():
+        name, *path = field.split(".")
+        if name not in given and name in parameters:
+            given[name] = parameters[name].default
+        if given.get(name, Parameter.empty) is Parameter.empty:
+            raise Misused(f"--arg {field} sets a field, and {name} has no default in {cache.name}")
+        try:
+            given[name] = replaced(given[name], path, value, name)
+        except ValueError as error:
+            raise Misused(str(error)) from None
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if not takes_any and (unknown := next((name for name in given if name not in parameters), None)):
         raise Misused(f"{cache.name} has no parameter {unknown}{did_you_mean(unknown, parameters)}")

@@ -44,6 +44,21 @@ def test_a_hit_is_explained_and_leaves_no_trace(module: Shell) -> None:
     module.out("explain", "model:Model.loss", "--arg", "x=[1, 2]")
 
 
+def test_fields_of_a_default_config_are_arguments(shell: Shell) -> None:
+    (shell.folder / "model.py").write_text(
+        "from bencher_job import cached_job\n@cached_job\n"
+        "def train(cfg={'lr': 0.1, 'layers': 2}):\n    return 1\n"
+    )
+    shell.program("import model\nmodel.train({'lr': 0.2, 'layers': 2})")
+    assert "a hit" in shell.out("explain", "model:train", "--arg", "cfg.lr=0.2")
+    ended = shell.run("explain", "model:train", "--arg", "cfg.rate=1")
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "bencher-job: cfg has no field rate. Its fields are lr, layers.\n",
+    )
+    assert "absent has no default" in shell.run("explain", "model:train", "--arg", "absent.x=1").stderr
+
+
 def test_a_miss_is_told_by_its_exit_code_and_its_cause(module: Shell) -> None:
     ended = module.run("explain", "model:score", "--arg", "model=svm", "--arg", "c=3", "--json")
     assert (ended.returncode, ended.stderr) == (1, "")
