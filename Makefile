@@ -14,7 +14,7 @@ demo: $(READY)-demo  ## find out which codec packs real text best, on all cores
 	$(BIN)/python examples/compression.py $(ARGS)
 
 test: $(READY)-test  ## run all tests, on all cores
-	@echo "All tests take about 17 minutes on 2 cores; ARGS=tests/keys runs some, ARGS='-n 0' one by one."
+	@echo "All tests take some minutes on 2 cores; ARGS=tests/keys runs some, ARGS='-n 0' one by one."
 	$(COMPILE)
 	$(BIN)/python -m pytest -n auto --durations 3 $(ARGS)
 

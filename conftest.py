@@ -54,7 +54,11 @@ def end(namespace: dict[str, Any]) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of the soak, which is known wherever pytest is started."""
     parser.addoption(
-        "--soak", type=float, default=0, metavar="SECONDS", help="how long tests/test_soak.py kills programs"
+        "--soak",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how long tests/test_soak.py kills programs; tests that do harm at sampled points take ten times as many",
     )
 
 

@@ -34,10 +34,10 @@ _FOREIGN, _OF_FUTURES, _OF_OURS = range(3)
 _OUTSIDE, _INSIDE, _JOB = range(3)
 
 _files: Final[dict[str, int]] = {Future.result.__code__.co_filename: _OF_FUTURES}
-"""Whose the files are that functions on the stack come from."""
+"""The owner of each file that functions on the stack come from."""
 
 _marks: Final[dict[int, int]] = {}
-"""What the functions of the library are, by the identity of their code, which lives as long as the library."""
+"""The kind of each function of the library, by the identity of its code, which lives as long as the library."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, Final, NamedTuple
 
-from ._processes import renew_after_fork
+from ._processes import renew_after_fork, start_lock
 
 __all__ = ["GitState", "git_state", "git_state_of", "platform_name"]
 
@@ -270,20 +270,25 @@ def _status(worktree: str) -> GitState | None:
         "LC_ALL": "C",
     }
     try:
-        ended = subprocess.run(  # noqa: S603 - the arguments are constants, and no shell is involved
-            _STATUS,
-            cwd=worktree,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=GIT_SECONDS,
-            check=False,
-        )
+        with start_lock.lock:
+            git = subprocess.Popen(  # noqa: S603 - the arguments are constants, and no shell is involved
+                _STATUS,
+                cwd=worktree,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        with git:
+            try:
+                output, _ = git.communicate(timeout=GIT_SECONDS)
+            except BaseException:
+                git.kill()
+                raise
     except (OSError, subprocess.SubprocessError):
         return None
-    if ended.returncode != 0:
+    if git.returncode != 0:
         return None
-    lines = ended.stdout.decode("utf-8", "replace").splitlines()
+    lines = output.decode("utf-8", "replace").splitlines()
     oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "")
     return GitState(oid if _is_commit(oid) else "", any(not line.startswith("#") for line in lines))

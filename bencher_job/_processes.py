@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 import weakref
 from functools import cache, lru_cache
@@ -22,6 +23,7 @@ __all__ = [
     "name_of",
     "process_name",
     "renew_after_fork",
+    "start_lock",
     "started_at",
     "this_process",
 ]
@@ -48,6 +50,30 @@ def _renew() -> None:
 
 
 os.register_at_fork(after_in_child=_renew)
+
+
+class _StartLock:
+    """A lock held while a process starts, for which a fork waits. It is reentrant for the fork that starts a worker.
+
+    Otherwise a child would inherit locked locks of `multiprocessing`, which is not thread-safe there, or the pipe by
+    which `subprocess` waits for its program to begin.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(before=self.acquire, after_in_parent=self.release, after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+    def acquire(self) -> None:
+        self.lock.acquire()
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+start_lock: Final = _StartLock()
 
 PROCESS_NAME: Final = r"[0-9a-f]{8}-[0-9]+-[0-9]+"
 """A regular expression that matches the names of processes."""

@@ -540,7 +540,7 @@ class SharedInfo:
     """Why it is not asked at present; empty if it is."""
 
     def __str__(self) -> str:
-        parts = [f"shared with {self.place}: {self.hits} hits"]
+        parts = [f"shared with {self.place}: {self.hits:,} hits"]
         if self.superseded:
             parts.append(f"{self.superseded} superseded")
         if self.outbox:

@@ -26,7 +26,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"bencher_job\._.*"),  # what is not public has no place there
     (
         "py:class",
-        r"Axes|CallInfo|Kind",
+        r"Axes|CallInfo|Kind|SweepOrder",
     ),  # imported for type checkers only
 ]
 

@@ -159,7 +159,8 @@ def test_libraries_that_read_annotations_take_it() -> None:
 
 
 METHODS = {
-    "cache", "cache_clear", "cache_info", "explain", "forget", "is_cached", "key", "map", "refresh", "submit", "sweep",
+    "cache", "cache_clear", "cache_info", "explain", "forget", "is_cached", "key", "map", "peek", "refresh", "remember",
+    "submit", "sweep", "with_options",
 }  # fmt: skip
 
 

@@ -18,8 +18,6 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts
 INDEXES = [path for path in PAGES if path.name == "index.md"]
 PROSE = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
-"""Where the sources are shown, for links from pages that are read elsewhere."""
-
 LANGUAGES = {"python", "console", "sh", "text", "toml", "make"}
 """What stands after the backticks of a block that is shown; `python` is what the tests run."""
 
@@ -44,6 +42,20 @@ def test_each_page_is_listed_by_the_index_of_its_folder_or_the_first_one() -> No
 def test_each_page_of_a_folder_stands_in_its_index(folder: str) -> None:
     pages = {page for page in PAGES if page.parent == DOCS / folder and page.name != "index.md"}
     assert set(contents(DOCS / folder / "index.md")) == pages
+
+
+def test_each_file_of_the_package_has_its_row_for_contributors() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    package = ROOT / "bencher_job"
+    rows = {path.name for path in package.glob("*.py")} - {"__main__.py", "_version.py"}
+    rows |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert {name for name in rows if f"`{name}`" not in text} == set()
+
+
+@pytest.mark.parametrize("page", PROSE, ids=named)
+def test_the_modules_that_a_page_names_are_there(page: Path) -> None:
+    for file in re.findall(r"`(_\w+(?:/\w+)?\.py)`", page.read_text()):
+        assert (ROOT / "bencher_job" / file).is_file(), file
 
 
 @pytest.mark.parametrize("index", INDEXES, ids=named)

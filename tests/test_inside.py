@@ -13,7 +13,7 @@ LOCK_TYPES = {"Lock", "Condition", "Semaphore", "BoundedSemaphore"}
 
 WAITED_FOR_BY_NO_CALL = {
     "_asleep",  # the places of sleepers, taken without waiting
-    "_forks",  # held while a process forks
+    "forks",  # held while a process forks
     "_here",  # released by the thread that reads a file
     "_idle",  # as above, by a thread that has nothing to do
     "_pushing",  # of a shared store, whose requests another thread carries out

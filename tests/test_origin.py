@@ -509,3 +509,37 @@ def test_importing_starts_nothing_and_imports_no_subprocess() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], env=unmeasured(), check=False)
     assert run.returncode == 0
+
+
+def test_a_fork_beside_git_lets_nobody_wait_for_the_child(repository: Path) -> None:
+    """A child that has the pipe by which a program tells that it has begun would keep its parent waiting."""
+    program = """
+        import os, signal, sys, threading, time
+        from bencher_job._origin import _status
+
+        sys.setswitchinterval(1e-6)
+        asking = threading.Thread(target=lambda: [_status(sys.argv[1]) for _ in range(150)], daemon=True)
+        asking.start()
+        children = []
+        while asking.is_alive() and len(children) < 1000:
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+                os._exit(0)
+            children.append(child)
+            if len(children) > 20:
+                time.sleep(0.005)
+        asking.join(30)
+        print(asking.is_alive())
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        """
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program), repository],
+        env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert run.stdout == "False\n", run.stderr

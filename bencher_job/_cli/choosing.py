@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import os
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from .._function_cache import JobFunctionCache
 from .._record import FailedJob, FunctionInfo, Record, Selection, VersionInfo
 from .._stores import Found, Gone, LeasesUnavailable, Store, StoreFailure, look_into
 from .._text import did_you_mean, moment_text
@@ -26,6 +30,7 @@ __all__ = [
     "add_targets",
     "age",
     "bytes_in",
+    "cache_of",
     "complete_keys_and_functions",
     "complete_tags",
     "look_for",
@@ -347,6 +352,33 @@ class Versions:
         return replace(selection, versions=None) if self.is_default else selection
 
 
+def cache_of(name: str) -> JobFunctionCache:
+    """Import a decorated function, and return its cache.
+
+    Raises:
+        Misused: when there is no such function.
+        Failed: when its module can't be imported.
+    """
+    module_name, colon, path = name.partition(":")
+    if not (module_name and colon and path):
+        raise Misused(f"{name!r} names no function. Write MODULE:FUNCTION, as in study:score.")
+    sys.path.insert(0, os.getcwd())
+    sys.dont_write_bytecode = True  # a query must not write files
+    try:
+        with redirect_stdout(sys.stderr):
+            found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the module's own code can raise anything
+        raise Failed(f"{module_name} can't be imported: {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        found = inspect.getattr_static(found, part, None)
+    if isinstance(found, (staticmethod, classmethod)):
+        found = found.__func__
+    cache = getattr(found, "cache", None)
+    if not isinstance(cache, JobFunctionCache):
+        raise Misused(f"{module_name} has no {path} that cached_job decorates.")
+    return cache
+
+
 def _current(name: str) -> tuple[str, Pairs]:
     """Import a function, and return its name and the version of its code.
 
@@ -354,8 +386,6 @@ def _current(name: str) -> tuple[str, Pairs]:
         Misused: when there is no such function.
         Failed: when its module can't be imported.
     """
-    from .functions import cache_of  # slow to import
-
     cache = cache_of(name)
     version = cache.keys.function_version
     return cache.name, frozenset([(version.fingerprint.digest.hex(), version.version), ("", "")])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import inspect
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -19,14 +16,15 @@ from .._function_cache import JobFunctionCache
 from .._keys import signature_of
 from .._stores import NullStore, Store, store_exists
 from .._text import counted, did_you_mean
+from .choosing import cache_of
 from .command import Command, Exit, Failed, Misused
-from .output import add_json, print_document, record_fields, show_text
+from .output import add_json, changes_fields, print_document, record_fields, show_text
 from .places import FAILURES, add_place, failure_of, opened
 
 if TYPE_CHECKING:
-    from .._explain import Differences, Explanation
+    from .._explain import Explanation
 
-__all__ = ["ADOPT", "EXPLAIN", "cache_of", "changes_fields"]
+__all__ = ["ADOPT", "EXPLAIN"]
 
 
 def _add_function(parser: ArgumentParser) -> None:
@@ -93,18 +91,6 @@ def _fields(explanation: Explanation, directory: Path) -> dict[str, Any]:
     }
 
 
-def changes_fields(found: Explanation | Differences) -> dict[str, Any]:
-    """Return the fields of changes of code and libraries, for a document."""
-    return {
-        "code_changed": [
-            {"name": change.name, "kind": change.kind, "diff": change.diff} for change in found.code_changed
-        ],
-        "distributions_changed": [
-            {"name": name, "before": before, "now": now} for name, before, now in found.distributions_changed
-        ],
-    }
-
-
 @contextmanager
 def _elsewhere(arguments: Namespace) -> Iterator[None]:
     """Override the function's cache directory with the option."""
@@ -115,33 +101,6 @@ def _elsewhere(arguments: Namespace) -> Iterator[None]:
         return
     with _options.override_cache_directory(Path(arguments.cache_dir).expanduser()):
         yield
-
-
-def cache_of(name: str) -> JobFunctionCache:
-    """Import a decorated function, and return its cache.
-
-    Raises:
-        Misused: when there is no such function.
-        Failed: when its module can't be imported.
-    """
-    module_name, colon, path = name.partition(":")
-    if not (module_name and colon and path):
-        raise Misused(f"{name!r} names no function. Write MODULE:FUNCTION, as in study:score.")
-    sys.path.insert(0, os.getcwd())
-    sys.dont_write_bytecode = True  # a query must not write files
-    try:
-        with redirect_stdout(sys.stderr):
-            found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # the module's own code can raise anything
-        raise Failed(f"{module_name} can't be imported: {type(error).__name__}: {error}") from error
-    for part in path.split("."):
-        found = inspect.getattr_static(found, part, None)
-    if isinstance(found, (staticmethod, classmethod)):
-        found = found.__func__
-    cache = getattr(found, "cache", None)
-    if not isinstance(cache, JobFunctionCache):
-        raise Misused(f"{module_name} has no {path} that cached_job decorates.")
-    return cache
 
 
 def _call(cache: JobFunctionCache, texts: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from .._record import FunctionInfo, Record
-from .._stores import Store, footprint_of
+from .._record import FunctionInfo, Record, SharedInfo
+from .._stores import Store, footprint_of, shared_figures
 from .._text import counted, moment_text, seconds_text, size_text
 from .choosing import running_in
 from .command import Command
@@ -158,6 +159,7 @@ def _figures(store: Store, directory: Path) -> dict[str, Any]:
         "seconds": sum(function.seconds for function in functions),
         "last_used": max((function.last_used for function in functions), default=None),
         "removed": store.history.removed(),
+        "shared": [asdict(each) for each in shared_figures(store)],
     }
 
 
@@ -178,7 +180,7 @@ def _facts(figures: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if removed:
         facts.append(("removed", ", ".join(f"{number:,} {reason}" for reason, number in removed.items())))
-    return facts
+    return facts + [("shared", str(SharedInfo(**each)).removeprefix("shared ")) for each in figures["shared"]]
 
 
 def _du(arguments: Namespace) -> int:

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -25,6 +25,8 @@ from .command import Misused
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .._explain import Differences, Explanation
+
 
 __all__ = [
     "DOCUMENT_VERSION",
@@ -32,6 +34,7 @@ __all__ = [
     "add_consent",
     "add_json",
     "brief_moment",
+    "changes_fields",
     "described_by_key",
     "function_fields",
     "is_agreed",
@@ -231,6 +234,18 @@ def running_fields(record: Record, cache: Path) -> dict[str, Any]:
     return {"cache": cache.name, "since": record.created} | {name: getattr(record, name) for name in names}
 
 
+def changes_fields(found: Explanation | Differences) -> dict[str, Any]:
+    """Return the fields of changes of code and libraries, for a document."""
+    return {
+        "code_changed": [
+            {"name": change.name, "kind": change.kind, "diff": change.diff} for change in found.code_changed
+        ],
+        "distributions_changed": [
+            {"name": name, "before": before, "now": now} for name, before, now in found.distributions_changed
+        ],
+    }
+
+
 LARGEST_EXPANDED: Final = 1 << 28
 """Maximum size in bytes of an entry's decompressed parts, unless the entry itself is larger."""
 
@@ -317,10 +332,32 @@ def show_records(
             facts.append(f"tag {min(tags)}")
         if len(codes) == 1 and codes != {""}:
             facts.append(f"code {min(codes)}")
+        if same := _same_fields([record.arguments for _, record in group]):
+            facts.append(arguments_text(same))
         show_heading(", ".join(facts))
         left_out = {"cache", "function"} | ({"tag"} if len(tags) == 1 else set())
         left_out |= {"code"} if len(codes) == 1 else set()
-        _show(group, last, by_key, [name for name in names if name not in left_out])
+        rows = [(directory, _without(same, record)) for _, record in group] if same else group
+        _show(rows, last, by_key, [name for name in names if name not in left_out])
+
+
+def _same_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the fields of configs that are the same in several records, so that the rows show what differs."""
+    first, *others = given
+    configs = {name.partition(".")[0] for name in first if "." in name}
+    return {
+        name: value
+        for name, value in first.items()
+        if others
+        and name.partition(".")[0] in configs
+        and all(repr(each.get(name)) == repr(value) for each in others)
+    }
+
+
+def _without(left_out: Collection[str], record: Record) -> Record:
+    return replace(
+        record, arguments={name: value for name, value in record.arguments.items() if name not in left_out}
+    )
 
 
 def _show(

@@ -6,11 +6,13 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .. import _options
 from .._errors import BencherJobError
+from .._record import FunctionInfo
 from .._text import counted, moment_text, seconds_text, size_text, visible
 from .choosing import age, bytes_in
 from .command import Command, Exit, Failed, Misused
@@ -131,12 +133,11 @@ def _show(arguments: Namespace) -> int:
         remote.changes()
         latency = time.monotonic() - begin
         functions = _functions_of(remote)
-        running = remote.running()
+        running = _jobs_of(remote)
         place = remote.place
     if arguments.json:
         told = [{"function": name, **figures._asdict()} for name, figures in functions.items()]
-        jobs = [{"key": key, "host": owner.host, "pid": owner.pid} for key, owner in sorted(running.items())]
-        print_document("shared", place=place, latency=latency, functions=told, running=jobs)
+        print_document("shared", place=place, latency=latency, functions=told, running=running)
         return Exit.DONE
     facts = [
         ("answers in", seconds_text(latency)),
@@ -173,6 +174,12 @@ def _functions_of(remote: Remote) -> dict[str, _FunctionTotals]:
     }
 
 
+def _jobs_of(remote: Remote) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "host": owner.host, "pid": owner.pid} for key, owner in sorted(remote.running().items())
+    ]
+
+
 def _total(functions: Mapping[str, _FunctionTotals]) -> str:
     entries = sum(each.entries for each in functions.values())
     size = sum(each.size for each in functions.values())
@@ -207,17 +214,21 @@ def list_shared(arguments: Namespace) -> int:
     if arguments.sort not in _ORDERS:
         raise Misused(f"a shared store doesn't count {arguments.sort}. Sort by one of {', '.join(_ORDERS)}.")
     with _remote(arguments) as remote:
-        found, place = _functions_of(remote), remote.place
+        found, place, running = _functions_of(remote), remote.place, _jobs_of(remote)
     functions = dict(sorted(found.items(), key=lambda pair: _ORDERS[arguments.sort](pair[1])))
     if arguments.json:
-        unknown = {"hits": None, "seconds_saved": None, "seconds": None}
         told = [
-            {"cache": place, "name": name, "entries": each.entries, "size": each.size}
-            | unknown
-            | {"last_used": each.stored, "tags": []}
+            dict.fromkeys(field.name for field in fields(FunctionInfo))
+            | {
+                "cache": place,
+                "name": name,
+                "entries": each.entries,
+                "size": each.size,
+                "last_used": each.stored,
+            }
             for name, each in functions.items()
         ]
-        print_document("ls", cache_dir=cache_directory(arguments), functions=told)
+        print_document("ls", cache_dir=cache_directory(arguments), functions=told, running=running)
         return Exit.DONE
     _show_functions(functions)
     print(f"{counted(len(functions), 'function')}, {_total(functions)}" if functions else "no entries")

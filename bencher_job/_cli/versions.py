@@ -12,11 +12,11 @@ from .._record import VersionInfo
 from .._text import size_text, visible
 from .choosing import Chosen, complete_keys_and_functions, look_for
 from .command import Command, Exit, Misused
-from .functions import changes_fields
 from .output import (
     Column,
     add_json,
     brief_moment,
+    changes_fields,
     print_document,
     show_heading,
     show_table,

@@ -32,20 +32,18 @@ from .._keys.names import adopt_main_name, main_name
 from .._processes import renew_after_fork
 from .._stores.codec import Payload, dump
 from .._stores.parts import Buffer
-from .base import this_process
 from .elsewhere import Elsewhere
 from .pickling import (
     CallPickler,
     SeenDefinitions,
-    by_value,
     check_arguments,
     check_function,
     code_check_of,
     dumps,
-    made_modules,
+    made_by_value,
     modules_by_value,
 )
-from .surroundings import SentVariable, arrival_here, sent_variables
+from .surroundings import Arrival, SentVariable, arrival_here, sent_variables
 
 if TYPE_CHECKING:
     from .._job import Job
@@ -223,9 +221,9 @@ def pack(job: Job, *, local: bool = True) -> Parcel:
         Exception: whatever pickling its function or an argument raises.
     """
     fingerprint = None if job.function_version is None else job.function_version.fingerprint
-    with by_value(*made_modules()):
+    with made_by_value():
         sent = sent_functions(job.function, fingerprint, local, job.code_check)
-        return Parcel(sent, _body_of(job, fingerprint, _sender(), local=local))
+        return Parcel(sent, _body_of(job, fingerprint, _sender(job.surroundings), local=local))
 
 
 def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | Exception]:
@@ -235,11 +233,15 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
     """
     sent: SentFunction | None = None
     known: tuple[object, ...] = ()
-    sender = _sender()
+    sender: _Sender | None = None
+    surroundings: Surroundings | None = None
     for job in jobs:
         fingerprint = None if job.function_version is None else job.function_version.fingerprint
         try:
-            with by_value(*made_modules()):
+            with made_by_value():
+                if sender is None or job.surroundings is not surroundings:
+                    surroundings = job.surroundings
+                    sender = _sender(surroundings)
                 if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
                     sent = None
                     sent = sent_functions(job.function, fingerprint, local, job.code_check)
@@ -259,36 +261,34 @@ def pack_call(
     Raises:
         Exception: whatever pickling the function or an argument raises.
     """
-    here = Surroundings.here()
-    variables = sent_variables(here.context, _dumps_call)
-    body = arrival_here(here.folder), args, kwargs, None, None, None, None, None, None, None, variables, None
-    with by_value(*made_modules()):
+    with made_by_value():
+        body = _sender(None), args, kwargs, None, None, None, None, None
         parcel = Parcel(_pickled(function, b"", local), dump(body, _dumps_call))
     return parcel.of_its_own() if local else parcel.in_one_piece()
 
 
-_Sender = tuple[str | None, tuple[str, int], str | None]
+_Sender = tuple[Arrival, tuple[SentVariable, ...], str | None, str | None]
 
 
-def _sender() -> _Sender:
-    """Return what a worker needs to know about this process."""
-    return main_name(), this_process(), _options.override()
+def _sender(surroundings: Surroundings | None) -> _Sender:
+    """Return what a worker needs to know about this process, and about where a job was called, by default here."""
+    context, folder = surroundings or Surroundings.here()
+    variables = sent_variables(context, _dumps_call)
+    return arrival_here(folder), variables, main_name(), _options.override()
 
 
 def _body_of(
     job: Job, fingerprint: Fingerprint | None, sender: _Sender, terms: bytes | None = None, *, local: bool
 ) -> Payload:
     elsewhere = None if local else Elsewhere.of(job)
-    here = job.surroundings or Surroundings.here()
-    arrival, variables = arrival_here(here.folder), sent_variables(here.context, _dumps_call)
-    rest = (job.job_id, job.job_key, job.tag), job.media_folder, *sender, terms, elsewhere, variables
+    rest = (job.job_id, job.job_key, job.tag), job.media_folder, terms, elsewhere
     are_plain = _PLAIN.issuperset  # small values that plain pickle can pickle
     if are_plain(map(type, job.positional)) and are_plain(map(type, job.job_args.values())):
-        return Payload(pickle.dumps((arrival, job.positional, job.job_args, *rest, None), protocol=5))
+        return Payload(pickle.dumps((sender, job.positional, job.job_args, *rest, None), protocol=5))
     seen = None
     if fingerprint is not None and fingerprint.scope == "deep":
         seen = SeenDefinitions(with_libraries=fingerprint.counts_all)
-    body = arrival, job.positional, job.job_args, *rest, seen
+    body = sender, job.positional, job.job_args, *rest, seen
     return dump(body, partial(dumps, pickler=partial(CallPickler, seen=seen)))
 
 
@@ -374,9 +374,8 @@ def load(parcel: Parcel) -> LoadedCall:
         CodeMismatch: if the code in this process differs from the code in the job's key.
         BaseException: whatever unpickling the function or an argument raises.
     """
-    _, args, kwargs, names, media_folder, main, submitter, override, terms, elsewhere, variables, seen = (
-        parcel.body.load_in_place()
-    )
+    sender, args, kwargs, names, media_folder, terms, elsewhere, seen = parcel.body.load_in_place()
+    submitter, variables, main, override = sender
     if main is not None:
         adopt_main_name(main)
     function, libraries = _functions.function_of(parcel.function)

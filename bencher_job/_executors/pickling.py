@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
@@ -44,7 +44,7 @@ __all__ = [
     "code_check_of",
     "dumps",
     "find_by_name",
-    "made_modules",
+    "made_by_value",
     "modules_by_value",
 ]
 
@@ -310,8 +310,14 @@ def _is_made(module: ModuleType) -> bool:
     return True
 
 
-made_modules: Final = LoadedModules(_is_made)
-"""The user's modules that a worker can't import."""
+_made_modules: Final = LoadedModules(_is_made)
+_no_modules: Final = nullcontext()
+
+
+def made_by_value() -> AbstractContextManager[None]:
+    """Pickle the definitions of modules that a worker can't import by value within the context."""
+    modules = _made_modules()
+    return by_value(*modules) if modules else _no_modules
 
 
 _known: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()

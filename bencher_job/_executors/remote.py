@@ -320,12 +320,12 @@ class RemoteScheduler(Scheduler):
         lane = self._lanes.get(self._key_of.get(future, ""))
         if lane is None:
             return None
-        number = next((number for number, task in lane.tasks.items() if task.future is future), 0)
-        task = lane.remove(number)
+        numbers = [number for number, task in lane.tasks.items() if task.future is future]
+        removed = lane.remove(numbers[0]) if numbers else None
         if not lane.tasks and lane.future is not None:
             self._stop(lane)
             self._closed(lane)
-        return task
+        return removed
 
 
 class RemoteExecutor(ScheduledExecutor):

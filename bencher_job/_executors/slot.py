@@ -27,7 +27,7 @@ import psutil
 
 from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
-from .._processes import renew_after_fork
+from .._processes import renew_after_fork, start_lock
 from .._stores.parts import Buffer
 from .base import Place
 from .entry import describe
@@ -37,29 +37,6 @@ from .worker import serve
 
 __all__ = ["Slot", "lost", "new_process"]
 
-
-class _StartLock:
-    """A lock held while a process starts, because `multiprocessing` is not thread-safe there.
-
-    A fork waits for the lock, or the child would inherit locked locks of `multiprocessing`. It is reentrant for the
-    fork that starts a worker.
-    """
-
-    def __init__(self) -> None:
-        self.renew()
-        os.register_at_fork(before=self.acquire, after_in_parent=self.release, after_in_child=self.renew)
-
-    def renew(self) -> None:
-        self._lock = threading.RLock()
-
-    def acquire(self) -> None:
-        self._lock.acquire()
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-_start_lock: Final = _StartLock()
 
 _of_this_thread: Final = threading.local()
 _preparation_data: Final = spawn.get_preparation_data
@@ -81,18 +58,17 @@ class _WithoutMain(BaseProcess):
 
     def start(self) -> None:
         """Start the process. Until it ignores Ctrl-C it blocks it, as a process does that is started by this thread."""
-        _start_lock.acquire()
-        if not isinstance(self, ForkedWorker):
-            resource_tracker.ensure_running()  # whose start unblocks it
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        _of_this_thread.leaves_main_out = True
-        try:
-            super().start()
-            process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
-        finally:
-            _of_this_thread.leaves_main_out = False
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            _start_lock.release()
+        with start_lock.lock:
+            if not isinstance(self, ForkedWorker):
+                resource_tracker.ensure_running()  # whose start unblocks it
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            _of_this_thread.leaves_main_out = True
+            try:
+                super().start()
+                process._children.discard(self)  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
+            finally:
+                _of_this_thread.leaves_main_out = False
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class SpawnedWorker(_WithoutMain, context.SpawnProcess):

@@ -84,6 +84,8 @@ def keep_environment(names: Iterable[str]) -> None:
 class Arrival(NamedTuple):
     """What a worker does when it receives a job: go to the folder, take over changed variables and levels of loggers.
 
+    It is unpickled as the submitter's host and pid.
+
     A worker that does not have the folder stays where it is.
     """
 
@@ -103,10 +105,11 @@ def arrival_here(folder: str | None) -> Arrival:
 
 def _arrive(
     submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: bytes | None
-) -> None:
+) -> tuple[str, int]:
+    """Arrive in a worker, and return the submitter's host and pid."""
     global _last_changes  # noqa: PLW0603 - a fact about the process
     if submitter == this_process():  # the worker is a thread
-        return
+        return submitter
     if folder is not None and folder != _current_folder():
         with suppress(OSError):
             os.chdir(folder)
@@ -120,6 +123,7 @@ def _arrive(
                 os.environb.pop(name, None)
             else:
                 os.environb[name] = value
+    return submitter
 
 
 def _current_folder() -> str | None:

@@ -25,7 +25,7 @@ from .._errors import BencherJobError, UntrustedCache
 from .._explain import code_changes, distribution_changes
 from .._query import Order
 from .._record import code_label
-from .._stores import StoreBusy, StoreMissing, export
+from .._stores import StoreBusy, StoreMissing, export, shared_figures
 from .._text import arguments_text, is_writable
 from .entry import entry_of, failed_of, file_answer
 from .listing import MOST_COLUMNS, FilterError, JsonResponse, TableQuery
@@ -227,7 +227,8 @@ class _App:
                 stores.append({"name": name, "functions": [], "running": [], "error": str(error)})
             else:
                 running = running_jobs(shown.store.leases)
-                stores.append({"name": name, "functions": functions, "running": running})
+                shared = [str(each) for each in shared_figures(shown.store)]
+                stores.append({"name": name, "functions": functions, "running": running, "shared": shared})
         return JsonResponse({"stores": stores, "stamp": stamp})
 
     def columns(self, request: Request) -> Response:

@@ -140,9 +140,6 @@ class Remote(Protocol):
         An address may be reported again.
         """
 
-    def renew(self) -> None:
-        """Give one heartbeat. The remote does this by itself while it has leases."""
-
     def release(self, leases: Iterable[RemoteLease]) -> None:
         """Give leases back without a result."""
 

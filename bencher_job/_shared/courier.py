@@ -55,6 +55,7 @@ class Courier:
         self._store = store
         self._sources: set[bytes] = set()
         self._told_left = 0
+        self._counted = 0, 0, ""
         self._changes_at = 0.0
         self.renew()
         renew_after_fork(self)
@@ -103,9 +104,21 @@ class Courier:
         if time.monotonic() - self._changes_at >= CHANGES_EVERY:
             self._changes_at = time.monotonic()
             self._read_changes()
+            self._note_figures()
         if store.writes and store.breaker.is_closed and not self.is_over and self._outbox.count():
             return 0.0
         return seconds
+
+    def _note_figures(self) -> None:
+        """Write what was counted since this was last done, for those who look at the local store."""
+        store, (hits, superseded, _) = self._store, self._counted
+        now = store.hits, store.superseded, store.breaker.reason
+        if now != self._counted and not self.is_over:
+            try:
+                self._outbox.add_figures(store.place, now[0] - hits, now[1] - superseded, now[2])
+            except StoreFailure as error:
+                _log.info("the figures of %s can't be written: %s", store.place, error)
+            self._counted = now
 
     def push_all(self) -> int:
         """Push the whole outbox; return how many rows are done."""
@@ -129,6 +142,7 @@ class Courier:
         store = self._store
         store.copies.commit()
         self.flush(LAST_PUSH)
+        self._note_figures()
         store.breaker.is_closing = True
         self._wake.set()
         thread, self._thread = self._thread, None

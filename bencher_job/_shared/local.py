@@ -42,7 +42,7 @@ Fetch = Callable[[str], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An entry as it travels.
+    """An entry in the form in which it is sent.
 
     Attributes:
         content: its bytes.

@@ -159,16 +159,20 @@ class SharedStore(Passing):
         return found
 
     def fetch(self, function: str, keys: Iterable[str]) -> int:
-        """Bring entries of the remote here; return how many."""
+        """Bring entries of the remote here, in place of those that are here already; return how many."""
+        keys = list(keys)
         wanted = {entry_address(function, key) for key in keys} - self.bad
+        here = {entry_address(function, key) for key in self.disk.durations(keys)}
         absent: set[str] = set()
         fetched = 0
         for some in chunks(wanted - self._replaced(wanted), FETCHED_AT_ONCE):
             found = self.breaker.ask(partial(_get_many, some))
             if found is None:
                 break
-            absent.update(each for each in some if each not in found)
+            absent.update(set(some) - found.keys())
+            old = {address: found.pop(address) for address in here & found.keys()}
             fetched += len(self._take_if_possible(found).keys)
+            fetched += len(self._take_if_possible(old, at_once=True).keys)
         self._absent = time.monotonic() + ABSENT_FOR, absent
         return fetched
 
@@ -298,9 +302,9 @@ class SharedStore(Passing):
         """Return those addresses whose entries were removed or replaced here, which the remote may not know yet."""
         return {each.address for each in self.disk.outbox.of(addresses) if each.action != "put"}
 
-    def _take_if_possible(self, found: Mapping[str, bytes]) -> Taken:
+    def _take_if_possible(self, found: Mapping[str, bytes], *, at_once: bool = False) -> Taken:
         try:
-            return self.take(found)
+            return self.take(found, at_once=at_once)
         except StoreFailure as error:
             _log.warning("%s can't store what was fetched from %s: %s", self.folder, self.place, error)
             return Taken(set(), {})

@@ -56,6 +56,7 @@ from .null import NullStore
 from .parts import compression_named
 
 if TYPE_CHECKING:
+    from .._record import SharedInfo
     from .embedded import DiskStore
     from .importing import Imported
     from .memory import MemoryTier
@@ -108,6 +109,7 @@ __all__ = [
     "remove_expired",
     "remove_orphans",
     "replace_database",
+    "shared_figures",
     "shrink",
     "store_exists",
     "stores_in",
@@ -298,6 +300,15 @@ def remove_orphans(store: Store, findings: Iterable[Finding]) -> list[Finding]:
     from . import verification
 
     return verification.remove_orphans(_disk_behind(store), findings)
+
+
+def shared_figures(store: Store) -> list[SharedInfo]:
+    """Return the figures of the shared stores behind a folder, over its life; none for another kind of store.
+
+    Raises:
+        StoreFailure: when the store can't be read.
+    """
+    return _disk_behind(store).outbox.figures() if store.keeps and store.folder is not None else []
 
 
 def count_expired(store: Store) -> int:

@@ -165,7 +165,7 @@ def pieces(file: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def members(file: BinaryIO, end: int) -> Iterator[Member]:
-    """Give the whole members of a tar file. Behind a damaged one the next is looked for."""
+    """Yield the whole members of a tar file. After a damaged one, the next one is searched."""
     at = 0
     while at + _BLOCK <= end:
         file.seek(at)
@@ -183,7 +183,7 @@ def members(file: BinaryIO, end: int) -> Iterator[Member]:
 
 
 def groups(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Give the members that are ours, those of one entry together, by their names within it."""
+    """Yield our members: those of one entry together, by their names within it."""
     for name, group in itertools.groupby(found, lambda member: _group_of(member.name)):
         if name:
             yield name, {member.name.removeprefix(name + "/"): member for member in group}
@@ -247,7 +247,7 @@ def from_json(text: bytes, signature: Signature = UNSIGNED) -> dict[str, Any]:
 
 
 def record_to_dict(record: Record) -> dict[str, Any]:
-    """Give what JSON can hold of a record, which is all."""
+    """Return a record as plain values for JSON."""
     plain = {each.name: getattr(record, each.name) for each in fields(Record)}
     return plain | {"arguments": dict(record.arguments), "created": record.created.isoformat()}
 
@@ -308,7 +308,7 @@ def expires_from(seconds: object) -> float | None:
 
 
 def version_to_dict(past: StoredFunctionVersion) -> dict[str, Any]:
-    """Give what JSON can hold of a function version, which is all but its prefix."""
+    """Return a function version without its prefix, as plain values for JSON."""
     plain = {name: value for name, value in past._asdict().items() if name != "prefix"}
     return plain | {"manifest": dict(past.manifest), "sources": dict(past.sources)}
 
@@ -336,7 +336,7 @@ def version_from(body: Mapping[str, Any], prefix: bytes) -> StoredFunctionVersio
 
 
 def _of_type(wanted: type[T], given: object) -> T:
-    """Give what is of a type.
+    """Return a value of the wanted type.
 
     Raises:
         TypeError: when it is of another.
@@ -443,7 +443,7 @@ def _refuse_overwriting(target: Path, overwrite: bool) -> None:
 def _selected(
     store: DiskStore, selection: Selection, keys: Iterable[str] | None
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Give the rows of the chosen entries, some at once, in the order of their keys."""
+    """Yield the rows of the chosen entries, some at once, in the order of their keys."""
     condition, values = condition_of(selection)
     among = "" if keys is None else " AND key IN (SELECT value FROM json_each(?))"
     statement = (

@@ -140,7 +140,7 @@ class Hits(Mapping[str, Hit]):
     """What was found of many keys.
 
     A small entry is a plain tuple, which takes a fifth of the time of an object, and which the garbage collector
-    passes over; a `Hit` is made of it when somebody asks for it.
+    ignores. A `Hit` is made of it on demand.
 
     Attributes:
         small: the small entries by key.
@@ -279,18 +279,18 @@ class Written(NamedTuple):
     digest: bytes
     """The digest of the value."""
     files: str | None = None
-    """What the job wrote, as `files_to_json` writes it."""
+    """The files of the job, as `files_to_json` writes them."""
 
 
 class Found(NamedTuple):
-    """What is known of an entry that is there, whose bytes were looked at and left as they are."""
+    """The facts about a stored entry, whose bytes were verified and not unpickled."""
 
     record: Record | None
-    """None where it is damaged, though the bytes be whole."""
+    """None if it is damaged, even if the bytes are whole."""
     damage: str = ""
-    """What is wrong with it; empty where nothing is."""
+    """What is wrong with it; empty if nothing is."""
     may_be_whole: bool = False
-    """Whether what is wrong is that it can't be read or verified here, so that it is left as it is."""
+    """Whether it only can't be read or verified here, so that it is left as it is."""
 
 
 Reason = Literal["cleared", "forgotten", "evicted", "expired", "damaged"]
@@ -353,7 +353,7 @@ class History(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What a store did unasked in this process: nothing of it happens in silence."""
+    """Counts of what a store did on its own in this process."""
 
     damaged: int = 0
     evicted: int = 0
@@ -449,7 +449,7 @@ class LeaseInfo(NamedTuple):
 
 
 class Leases(Protocol):
-    """Who computes which key, among all that share a store. Only `release` raises nothing."""
+    """The leases of all processes that share a store. `release` never raises."""
 
     def acquire(self, leases: Sequence[Lease]) -> None:
         """Acquire those leases whose keys nobody computes, and set their `held` and `has_entry`.
@@ -459,14 +459,14 @@ class Leases(Protocol):
         """
 
     def taken(self, keys: Collection[str]) -> set[str]:
-        """Return those keys that others compute. It waits for nobody.
+        """Return those keys that others compute. Never waits.
 
         Raises:
             LeasesUnavailable: when the store can't tell.
         """
 
     def running(self) -> list[LeaseInfo]:
-        """Return the jobs that run now. It changes nothing and waits for nobody.
+        """Return the jobs that run now. Changes nothing and never waits.
 
         Raises:
             LeasesUnavailable: when the store can't tell.

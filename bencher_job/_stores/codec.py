@@ -96,7 +96,7 @@ class Payload(NamedTuple):
         return size
 
     def in_band(self) -> tuple[Buffer, tuple[pickle.PickleBuffer, ...]]:
-        """Give stream and buffers so that another pickle can hold them."""
+        """Return stream and buffers in a form that another pickle can hold."""
         return self.stream, tuple(pickle.PickleBuffer(buffer) for buffer in self.buffers)
 
     def load(self) -> Any:
@@ -392,12 +392,12 @@ _COMPRESSIONS: Final = {each.number: each.name for each in (Zstd, Lz4)}
 
 
 class Frame(NamedTuple):
-    """How an entry is laid out, as it says itself."""
+    """The layout of an entry, as its header says."""
 
     kind: int
-    """What its digest is: 0 for a plain one, 1 for a MAC."""
+    """The kind of its digest: 0 for a plain one, 1 for a MAC."""
     compression: str | None
-    """How parts of it are made smaller, by name; None where none is."""
+    """The name of the compression of its parts, or None."""
     expanded: int
     """Size of all its parts once they are expanded, in bytes."""
 

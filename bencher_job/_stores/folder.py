@@ -507,7 +507,7 @@ class Folder:
         return Opened(database, signature, place, writable)
 
     def _signature(self) -> Signature:
-        """Give what entries are signed with: the secret that is set, or the user's own key where it takes one.
+        """Return what signs the entries: the secret that is set, or the user's own key if one is needed.
 
         Raises:
             UntrustedCache: when a key is needed and missing.
@@ -531,7 +531,7 @@ class Folder:
         return open_read_only(self.directory, self.patience)
 
     def _place(self) -> tuple[int, int] | None:
-        """Tell where the database lies on the disk, or None where it isn't there."""
+        """Return the device and inode of the database, or None if it is missing."""
         try:
             status = os.stat(self._database)
         except FileNotFoundError:
@@ -608,7 +608,7 @@ class Folder:
         return [self.directory / name for name in names]
 
     def to_read(self) -> Opened:
-        """Give the open folder to one who reads; whether it was removed is looked at now and then."""
+        """Return the open folder for reading. Now and then this checks whether it was removed."""
         if time.monotonic() > self._look_again:
             self.look_for_removal()
         return self.opened or self.open()
@@ -660,12 +660,12 @@ class Folder:
         _log.warning("a row of %s is damaged, and what it names is left alone: %s", self.directory, error)
 
     def warn_unread(self, error: Exception) -> None:
-        """Say that the store can't be read."""
+        """Warn that the store can't be read."""
         _log.warning("%s can't be read: %s", self.directory, error)
         warn_caller(f"{self.directory} can't be read, so the job runs as if it were not cached: {error}")
 
     def warn_missigned(self, key: str, error: MissignedEntry) -> None:
-        """Say that there are entries of another secret, once for all of them; each of them is logged."""
+        """Warn once that there are entries of another secret, and log each of them."""
         _log.info("the entry %s in %s is a miss here, and left: %s", key, self.directory, error)
         if not self._has_missigned:
             self._has_missigned = True
@@ -699,7 +699,7 @@ def _close(database: Database) -> None:
 
 
 def _failure(error: Exception) -> StoreFailure:
-    """Tell what the database or the disk says in words of ours, and by type what a caller may act on."""
+    """Convert an error of the database or the disk to one that callers can act on by its type."""
     if isinstance(error, Locked):
         return StoreBusy(f"the database can't be written, or another process keeps it locked ({error})")
     told = f"{type(error).__name__}: {error}"

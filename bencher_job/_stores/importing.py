@@ -171,7 +171,7 @@ class _Importer:
         self._result = Imported()
 
     def head(self, member: Member, path: str | os.PathLike[str]) -> int:
-        """Give the number of entries that an archive says it has, 0 where it is damaged there."""
+        """Return the number of entries that an archive says it has, 0 if that part is damaged."""
         try:
             body = from_json(self._read(member, HEAD_SIZE))
         except Unwhole:
@@ -239,7 +239,7 @@ class _Importer:
                 _media.discard(self._store.folder / _media.MEDIA_FOLDER / entry.record.media)
 
     def outcome(self, entries: int) -> Imported:
-        """Say what became of all entries, of which an archive says that it has so many."""
+        """Return what became of the entries of an archive, given the number that it says it has."""
         result = self._result
         known = result.added + result.replaced + result.skipped + result.refused
         result = replace(result, damaged=max(result.damaged, entries - known))
@@ -337,7 +337,7 @@ def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -
 
 
 def _part(parts: Mapping[str, Member], name: str, size: int | None = None) -> Member:
-    """Give a part by its name, of a size in bytes where that is known."""
+    """Return a part by its name, and check its size in bytes if that is known."""
     member = parts.get(name)
     if member is None:
         raise Unwhole(f"it has no {name}")

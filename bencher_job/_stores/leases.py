@@ -186,7 +186,7 @@ class StoreLeases:
         return StoreWait(self, lease)
 
     def taken(self, keys: Collection[str]) -> set[str]:
-        """Give those keys that other living processes have. It waits for nobody."""
+        """Return those keys that other living processes have. Never waits."""
         statement = "SELECT owner, key FROM Lease WHERE owner != ?"
         values: tuple[object, ...] = (self._registered,)
         if len(keys) == 1:

@@ -292,6 +292,13 @@ class MemoryCache:
         for key, hit in hits.others.items():
             self.keep(key, hit, read)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop the entries of keys."""
+        with self._lock:
+            for key in keys:
+                self._forget(key)
+                self._mapped.pop(key, None)
+
     def _forget(self, key: str) -> None:
         kept, small = self.entries.pop(key, None), self._unasked.pop(key, None)
         if kept is not None:
@@ -377,6 +384,14 @@ class MemoryTier(Passing):
         if isinstance(found, Hit):
             cache.keep(key, found, read)
         return found
+
+    def fetch(self, function: str, keys: Iterable[str]) -> int:
+        """Have the store behind fetch entries, in place of those in memory."""
+        keys = list(keys)
+        fetched = self.behind.fetch(function, keys)
+        if fetched:
+            self.cache.forget(keys)
+        return fetched
 
     def at_hand(self, key: str, mapped: bool, ttl: float | None) -> MemoryEntry | None:
         """Return an entry that is in memory, used once more; None if it is too old, or has to be looked up."""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from .._record import SharedInfo
+
 if TYPE_CHECKING:
     from .database import Execute
     from .folder import Folder
@@ -26,6 +28,15 @@ PUT_OUTBOX: Final = (
 """Takes address, key, function, action and time. What is put after a removal that was not pushed yet replaces."""
 
 _SELECT: Final = "SELECT address, key, function, action, at FROM Outbox"
+
+
+_MOVE_CURSOR: Final = (
+    "INSERT INTO Remote (place, cursor) VALUES (?, ?) ON CONFLICT DO UPDATE SET cursor = excluded.cursor"
+)
+_ADD_FIGURES: Final = (
+    "INSERT INTO Remote (place, hits, superseded, problem) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+    " hits = hits + excluded.hits, superseded = superseded + excluded.superseded, problem = excluded.problem"
+)
 
 
 class Pending(NamedTuple):
@@ -90,7 +101,20 @@ class Outbox:
 
     def move_cursor(self, place: str, cursor: str) -> None:
         """Note up to where the changes of a shared store were read."""
-        self._change([("INSERT OR REPLACE INTO Remote VALUES (?, ?)", (place, cursor))])
+        self._change([(_MOVE_CURSOR, (place, cursor))])
+
+    def add_figures(self, place: str, hits: int, superseded: int, problem: str) -> None:
+        """Add what a process has counted of a shared store, and note why it can't be reached, if so."""
+        self._change([(_ADD_FIGURES, (place, hits, superseded, problem))])
+
+    def figures(self) -> list[SharedInfo]:
+        """Return the figures of the shared stores that lie behind, or did, over the life of the local one."""
+        rows = self._folder.query("SELECT place, hits, superseded, problem FROM Remote ORDER BY place")
+        outbox = self.count() if rows else 0
+        return [
+            SharedInfo(place=place, hits=hits, superseded=superseded, outbox=outbox, problem=problem)
+            for place, hits, superseded, problem in rows
+        ]
 
     def _change(self, statements: Sequence[tuple[str, tuple[Any, ...]]]) -> None:
         def change(execute: Execute) -> None:

@@ -43,15 +43,15 @@ Buffer = bytes | bytearray | memoryview
 
 
 class DamagedEntry(Exception):
-    """Buffer that are not the entry that was written; its message says how they differ."""
+    """The bytes are not those of the entry that was written; the message says how they differ."""
 
 
 class UnreadableEntry(Exception):
-    """A good entry that can't be read here and now; its message says what it takes."""
+    """A good entry that can't be read here and now; the message says what is missing."""
 
 
 class LargeEntry(UnreadableEntry):
-    """An entry that takes more memory, once it is expanded, than its reader wants to give; it is not expanded."""
+    """An entry that would take more memory, once it is expanded, than its reader allows. It is not expanded."""
 
 
 class MissignedEntry(UnreadableEntry):
@@ -134,7 +134,7 @@ class StreamingRead:
             self._read()
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Give the pieces in order, each when it is there; to be gone through once, and the thread has ended then.
+        """Yield the pieces in order, as they arrive. This can be done once; the thread has ended afterwards.
 
         Raises:
             OSError: when the file can't be read.

@@ -210,7 +210,8 @@ TABLES: Final = (
     " pid INTEGER NOT NULL, started INTEGER NOT NULL, namespace INTEGER NOT NULL)",
     "CREATE TABLE Outbox (address TEXT PRIMARY KEY, key TEXT NOT NULL, function TEXT NOT NULL,"
     " action TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE Remote (place TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE Remote (place TEXT PRIMARY KEY, cursor TEXT NOT NULL DEFAULT '', hits INTEGER NOT NULL DEFAULT 0,"
+    " superseded INTEGER NOT NULL DEFAULT 0, problem TEXT NOT NULL DEFAULT '') WITHOUT ROWID",
     f"PRAGMA user_version = {STORE_VERSION}",
 )
 """What makes the tables, in one transaction."""
@@ -474,7 +475,7 @@ def is_text(*cells: object) -> bool:
 
 
 def moment(seconds: float) -> datetime:
-    """Give the time of so many seconds since 1970, or the nearest that there is, as a very wrong clock may ask for."""
+    """Return the time so many seconds after 1970, or the nearest one that Python has, as a clock may be far off."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError):
@@ -537,7 +538,7 @@ def version_of_row(row: tuple[Any, ...], signature: Signature) -> StoredFunction
 
 
 def figures_by(read: Callable[[str], list[tuple[Any, ...]]]) -> tuple[int, int]:
-    """Give the number of entries and their size in bytes, by what executes a statement."""
+    """Return the number of entries and their size in bytes."""
     ((entries, size),) = read(SELECT_FIGURES)
     if type(entries) is not int or type(size) is not int:  # damaged, which `verify` finds
         ((entries, size),) = read(TRUE_FIGURES)

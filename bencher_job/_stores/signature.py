@@ -88,7 +88,7 @@ class Signature:
             blake3 if self._key is None else partial(blake3, key=self._key)
         )
         self.kind: Final = 0 if secret is None else 1
-        """What the header of an entry says: 0 for a plain digest, 1 for a MAC."""
+        """The kind in an entry's header: 0 for a plain digest, 1 for a MAC."""
 
     def hasher(self, start: bytes | bytearray | memoryview, threads: int = 1) -> blake3:
         """Begin a digest with an entry's first bytes."""
@@ -102,12 +102,12 @@ class Signature:
 
     @property
     def source(self) -> str:
-        """What the digest is made with, in words."""
+        """The name of the key, for messages."""
         return f"your key {PERSONAL_KEY}" if self.is_personal else f"this program's {SECRET_VARIABLE}"
 
     @property
     def mark(self) -> bytes:
-        """Tells two processes whether they have the same secret, and nobody which."""
+        """Bytes that are equal in processes with the same secret, and don't reveal it."""
         return self.digest(_MARK)
 
     @property

@@ -109,7 +109,7 @@ class Audit:
     entries: int
     """Entries whose bytes were read and verified, whether they are right or not."""
     findings: tuple[Finding, ...] = ()
-    """What is wrong, or was before it was mended."""
+    """What is wrong, or was before it was repaired."""
     under_way: int = 0
     """Value files without an entry that are so new that a put may still write them."""
     foreign: tuple[str, ...] = ()
@@ -217,7 +217,7 @@ def bytes_of(path: Path) -> int:
 
 
 def media_files(directory: Path, record: Record) -> dict[Path, int]:
-    """Give the files that the run of a record has written, by their paths, with their sizes in bytes."""
+    """Return the files that the run of a record has written, with their sizes in bytes."""
     if record.media is None:
         return {}
     folder = path_of(directory, NameOf.RUN_FOLDER, record.media)
@@ -225,7 +225,7 @@ def media_files(directory: Path, record: Record) -> dict[Path, int]:
 
 
 def files_under(directory: Path) -> Iterator[Path]:
-    """Give all that is no folder in a folder and below it; links are not followed."""
+    """Yield everything but folders in a folder and below it; links are not followed."""
     for folder, _, names in os.walk(directory, onerror=_raise_unless_gone):
         yield from (Path(folder, name) for name in names)
 
@@ -406,7 +406,7 @@ class Inspection:
             self._find(Fault.STRAY_FILE, name)
 
     def _value_files(self) -> Iterator[tuple[str, bool]]:
-        """Give the paths in the store, and whether a put may be at them."""
+        """Yield the paths in the store, and whether a put may still write them."""
         for name, entry in self._in_value_folders():
             parts = NameOf.VALUE_FILE.match(name)
             if parts is None or not entry.is_file(follow_symlinks=False):
@@ -421,7 +421,7 @@ class Inspection:
             yield name, writes and abs(age) < UNDER_WAY
 
     def _in_value_folders(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Give what lies in folders as `ab/cd`, or beside them in `ab`, by its path in the store."""
+        """Yield what is in folders such as `ab/cd`, or beside them in `ab`, by its path in the store."""
         for outer in _in_folder(self._folder.directory):
             if not (_FOLDER.fullmatch(outer.name) and outer.is_dir(follow_symlinks=False)):
                 continue
@@ -466,7 +466,7 @@ class Inspection:
 
 
 def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
-    """Give the rows of entries in the order of their keys, by statements that each give some after a key."""
+    """Yield the rows of entries in the order of their keys, by statements that each return some after a key."""
     before = b""
     while rows := folder.query(statement, (before,)):
         yield from rows
@@ -477,7 +477,7 @@ def _in_steps(folder: Folder, statement: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:
-    """Give what is in a folder, if it is there."""
+    """Yield the contents of a folder, if it exists."""
     try:
         with os.scandir(path) as entries:
             yield from entries
@@ -486,13 +486,13 @@ def _in_folder(path: str | Path) -> Iterator[os.DirEntry[str]]:
 
 
 def wrong_with(folder: Folder, key: str) -> Wrong | None:
-    """Say what is wrong with the bytes of a key's entry; None of one that is right, or isn't there."""
+    """Return what is wrong with the bytes of a key's entry; None if it is right or missing."""
     rows = folder.query(SELECT_ENTRY + "= ?", (key,))
     return _wrong_with_row(folder, rows[0]) if rows else None
 
 
 def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
-    """Say what is wrong with an entry, if it still is the one of this row of `SELECT_ENTRY`."""
+    """Return what is wrong with an entry, if this row of `SELECT_ENTRY` is still its row."""
     while True:
         opened = folder.open()
         try:
@@ -516,7 +516,7 @@ def _wrong_with_row(folder: Folder, row: tuple[Any, ...]) -> Wrong | None:
 
 
 def _without_rows(folder: Folder, names: Sequence[str]) -> list[str]:
-    """Give those of the value files that are there and that no row names."""
+    """Return those of the value files that exist and that no row names."""
     named = {filename for (filename,) in folder.query(_WITH_ROWS, (json.dumps(names),))}
     return [name for name in names if name not in named and os.path.lexists(folder.directory / name)]
 
@@ -526,7 +526,7 @@ def _discarded(folder: Folder) -> list[str]:
 
 
 def _lasting(suspects: list[str], look: Callable[[], list[str]]) -> list[str]:
-    """Give the suspects that stay when nobody is at them: those that go one after the other are being removed."""
+    """Return the suspects that last. Those that disappear one after the other are being removed by a process."""
     left = suspects
     patience = time.monotonic() + GRACE
     while left and time.monotonic() < patience:

@@ -480,7 +480,7 @@ class _Kept(str):
 
 
 def _print_no_traceback() -> None:
-    """Let the message of an interrupted sweep be all that a program prints at its end."""
+    """Print only the message, and no traceback, if an interrupted sweep ends the program."""
     before = sys.excepthook
     if before.__name__ == "print_message":
         return

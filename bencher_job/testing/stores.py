@@ -205,7 +205,7 @@ class StoreContract:
         assert [record.key for record in store.records()] == ["old"]
 
     def test_durations_are_known_without_values(self, store: Store) -> None:
-        """Those of the entries that are there."""
+        """`durations` returns those of the stored entries, without reading values."""
         store.put_many([_entry("key", 1)])
         assert store.durations(["key", "absent"]) == {"key": 0.5}
 
@@ -273,7 +273,7 @@ class StoreContract:
         assert store.functions()[0].latest() == {(one.fingerprint, ""), ("", "")}
 
     def test_the_latest_records_come_oldest_first(self, store: Store) -> None:
-        """As many as are asked for, of those that are selected."""
+        """`latest` limits the number of the selected records."""
         noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
         times = [noon + timedelta(minutes=minutes) for minutes in (3, 1, 2)]
         store.put_many([_entry(f"k{n}", 1, created=at, arguments={"n": n}) for n, at in enumerate(times)])
@@ -293,7 +293,7 @@ class StoreContract:
         assert dict(record.arguments) == kept
 
     def test_a_selection_is_evaluated_as_its_predicate_says(self, store: Store) -> None:
-        """By function, tag, time and arguments."""
+        """A selection is by function, tag, time and arguments."""
         noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
         store.put_many(
             [
@@ -374,7 +374,7 @@ class StoreContract:
         assert (history.keys("f", 5), history.keys("f", 5, removed=True)) == ([], ["forgotten"])
 
     def test_versions_and_their_entries_are_known(self, store: Store) -> None:
-        """Those with entries, the latest first, and on demand those without."""
+        """Versions with entries come, the latest first, and on demand those without."""
         now = datetime.now(UTC)
         for number, prefix in enumerate((b"old", b"new")):
             version = _VERSION._replace(prefix=prefix, fingerprint=prefix.decode())
@@ -404,7 +404,7 @@ class StoreContract:
         assert history.versions("g") == []
 
     def test_removals_and_replacements_change_the_mark(self, store: Store) -> None:
-        """And new entries do not, but they change the stamp of the history."""
+        """New entries don't, but they change the stamp of the history."""
         mark, stamp = store.changed_since(None), store.history.stamp()
         store.put_many([_entry("key", 1)])
         mark = store.changed_since(mark) or mark  # the store may have been opened just now

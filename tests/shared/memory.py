@@ -97,9 +97,6 @@ class MemoryRemote:
             gone = frozenset(address for when, address in self._memory.gone if when >= since)
             return Changes(gone, repr(time.time()))
 
-    def renew(self) -> None:
-        pass
-
     def release(self, leases: Iterable[RemoteLease]) -> None:
         with self._memory.changed:
             for lease in leases:

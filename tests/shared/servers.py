@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -97,7 +98,7 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, as a power cut does."""
-        if self.process is not None:
+        if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
@@ -141,7 +142,13 @@ class Postgres(Server):
         return f"postgresql://{user}@127.0.0.1:{port or self.port}/postgres"
 
     def kill(self) -> None:
+        """End it with its backends, which have process groups of their own and would answer for a while."""
+        pid = 0 if self.process is None or self.process.poll() is not None else self.process.pid
+        backends = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if pid else []
         super().kill()
+        for each in backends:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(each), signal.SIGKILL)
         until(lambda: not answers(self.port), "PostgreSQL still answers")
 
 

@@ -199,6 +199,12 @@ def test_what_is_shared_is_listed(hosts: Hosts) -> None:
     assert (local.keys(), local["name"]) == (function.keys(), function["name"])
     listing.append("--shared")
     assert "1 function, 2 entries" in listed(hosts.shared)
+    hosts.output(hosts.on("b", program("work(1); work(2); work.cache.close()")))
+    listing[3:] = ["stats", "--cache-dir", str(hosts.folder / "b")]
+    (figures,) = json.loads(listed("--json"))["caches"]
+    assert figures["shared"] == [
+        {"place": hosts.shared, "hits": 2, "superseded": 0, "outbox": 0, "problem": ""}
+    ]
 
 
 def test_removals_travel(hosts: Hosts) -> None:

@@ -68,6 +68,7 @@ export function show(stores) {
   const lists = stores.map((store) => [
     stores.length > 1 ? el("h3", { class: "store" }, store.name) : null,
     store.error ? el("p", { class: "problem" }, store.error) : null,
+    ...(store.shared ?? []).map((text) => el("p", { class: "shared muted" }, text)),
     el("ul", {}, sorted(store.functions).map((each) => item(store.name, each))),
   ]);
   place.replaceChildren(running(stores), el("div", { class: "functions-head" }, el("h2", {}, "Functions"), pick), ...lists.flat().filter(Boolean));

@@ -24,6 +24,7 @@ def test_the_document_of_ls_has_the_figures(study: Shell) -> None:
     score, loss = document["functions"]
     assert score.keys() == {
         "cache", "name", "entries", "size", "hits", "seconds_saved", "seconds", "last_used", "tags",
+        "versions", "failed",
     }  # fmt: skip
     assert [score[name] for name in ("name", "cache", "entries", "hits", "tags")] == [
         "study.score",

@@ -79,10 +79,27 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_so(long: Shell, words: li
 def test_a_wide_terminal_shows_each_record_in_one_line(long: Shell) -> None:
     lines = ESCAPES.sub("", seen(long, "show", columns=160)).splitlines()
     heading, titles, *records = lines
-    assert heading == "a_module_with_a_long_name.a_function_with_quite_a_long_name, 50 entries, tag nightly"
+    name = "a_module_with_a_long_name.a_function_with_quite_a_long_name"
+    assert re.fullmatch(rf"{name}, 50 entries, tag nightly, code [0-9a-f]{{10}}", heading)
     assert titles.split() == ["key", "begun", "took", "size", "arguments"]
     assert len(records) == 51
     assert records[-1] == "bencher-job: these are only the latest 50. Add --limit 0 for all."
+
+
+def test_fields_of_a_config_that_are_the_same_stand_in_the_heading(shell: Shell) -> None:
+    shell.program("""
+        from bencher_job import cached_job
+
+        @cached_job
+        def train(cfg, seed):
+            return seed
+
+        base = {f"field_{number}": number for number in range(9)}
+        train.sweep({"cfg.field_3": [1, 2]}, cfg=base, seed=1).run(progress=False)
+    """)
+    heading, rows = ESCAPES.sub("", seen(shell, "show", "train", columns=160)).split("key", 1)
+    assert "cfg.field_8=8" in heading
+    assert sorted(re.findall(r"cfg.*", rows)) == ["cfg.field_3=1, seed=1", "cfg.field_3=2, seed=1"]
 
 
 def test_keys_are_short_in_a_terminal_and_lead_to_their_entry(long: Shell) -> None:
