@@ -190,13 +190,7 @@ T = TypeVar("T")
 
 
 class _ThreadEnd:
-    """Closes a thread's connection when the thread ends, or when the database drops all of them."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __del__(self) -> None:
-        self._connection.close()
+    """Lives as long as a thread's connection: until the thread ends, or the database drops all of them."""
 
 
 class Database(diskcache.Cache):  # type: ignore[misc]
@@ -420,7 +414,11 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             cached_statements=256,
             uri=True,
         )
-        self._own.connection, self._own.end = connection, _ThreadEnd(connection)
+        end = _ThreadEnd()
+        # Unlike a `__del__`, this closes it before the garbage collector can find an open connection. Not at the end of
+        # the program, when other threads may still use theirs.
+        weakref.finalize(end, connection.close).atexit = False
+        self._own.connection, self._own.end = connection, end
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         return connection
