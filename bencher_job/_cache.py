@@ -303,7 +303,7 @@ class Contents:
         """
         known = [each for info in self.functions() if function in {None, info.name} for each in info.versions]
         found: set[tuple[str, str]] = set()
-        for name in [names] if isinstance(names, str) else names:
+        for name in names if isinstance(names, Iterable) and not isinstance(names, str) else [names]:
             if not isinstance(name, str):
                 raise TypeError(f"versions must be a str, or several, not {type(name).__name__}")
             named = {each[:2] for each in known if each.is_called(name)}
