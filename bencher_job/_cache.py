@@ -137,10 +137,11 @@ class Contents:
         return self._store  # type: ignore[return-value]
 
     def is_there(self) -> bool:
-        """Whether the store is open or on the disk. True if nothing is kept, since no store is made then."""
+        """Whether the store is open, on the disk, or shared. True if nothing is kept, since no store is made then."""
         if (self._store is not None and self._epoch == _options.epoch) or not self._keeps():
             return True
-        return store_exists(self.directory)
+        shared = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
+        return shared is not None or store_exists(self.directory)
 
     @property
     def directory(self) -> Path:
