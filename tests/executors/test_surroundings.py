@@ -128,6 +128,28 @@ def test_a_variable_whose_value_cannot_be_pickled_stays_behind(tmp_path):
     function.cache.close()
 
 
+class OfSubmitter:
+    """An object that no other process can unpickle."""
+
+    def __reduce__(self):
+        return _only_in, (os.getpid(),)
+
+
+def _only_in(pid):
+    if os.getpid() != pid:
+        raise RuntimeError("not here")
+
+
+def test_a_variable_whose_value_cannot_be_unpickled_is_left_out(tmp_path, caplog):
+    function = cached_job(executor="multiprocessing", cache_dir=tmp_path)(held)
+    context = contextvars.copy_context()
+    context.run(lock.set, OfSubmitter())
+    context.run(user.set, "ann")
+    assert context.run(function, 1) == (False, "ann")
+    assert "lock can't be unpickled in a worker" in caplog.text
+    function.cache.close()
+
+
 def where(x):
     return os.getcwd(), os.environ.get("BENCHER_JOB_TEST_WHERE"), os.environ["OMP_NUM_THREADS"]
 
