@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 from ._function_cache import JobFunctionCache
 from ._future import JobFuture
-from ._keys import Call, Identity
+from ._keys import ArgsAndKwargs, Identity
 from ._keys.code import CLOUDPICKLED, CodeInfo, Place, accept_code_info
 from ._keys.code_check import code_check_for
 from ._keys.names import adopt_main_name, is_in, main_name
@@ -307,7 +307,7 @@ class CachedCalls(Generic[P, R]):
     def _identity(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Identity:
         return self._self_cache.keys.identity(self._with_bound(args), kwargs)
 
-    def _anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ArgsAndKwargs:
         bound = len(self._with_bound(()))
         args, kwargs = self._self_cache.keys.anchored(self._with_bound(args), kwargs)
         return args[bound:], kwargs

@@ -66,9 +66,5 @@ def call_in(
     Those that the function sets are set for this call only.
     """
     variables = copy_context() if surroundings is None else surroundings.context.copy()
-    return variables.run(_call, context, function, args)
-
-
-def _call(context: Context, function: Callable[..., R], args: tuple[Any, ...]) -> R:
-    CURRENT.set(context)
-    return function(*args)
+    variables.run(CURRENT.set, context)
+    return variables.run(function, *args)

@@ -221,7 +221,7 @@ class ArgumentChange:
     """The attributes that differ, as far as those of the other call are kept."""
 
     def __str__(self) -> str:
-        if type(self.before) is type(self.now) and repr(self.before) == repr(self.now):
+        if _are_same(self.before, self.now):
             attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
             change = "its value or the code of its class differs"
             if attributes:
@@ -433,12 +433,7 @@ def _nearest(
         others, equal = keyed.record.arguments, 0
         for name, value in others.items():
             other = arguments.get(name, _MISSING)
-            if (
-                name.partition(".")[0] not in ignored
-                and type(value) is type(other)
-                and repr(value) == repr(other)
-            ):
-                equal += 1
+            equal += name.partition(".")[0] not in ignored and _are_same(value, other)
         return equal, -len(others.keys() - arguments.keys())
 
     return chosen, max(latest, key=likeness)

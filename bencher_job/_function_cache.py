@@ -45,6 +45,7 @@ from ._options import (
 )
 from ._record import Record, Selection
 from ._stores import MISS, Miss, NullStore, Store, StoreFailure
+from ._stores.base import SURE_FOR
 
 if TYPE_CHECKING:
     import pandas
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from ._record import CallInfo, FunctionInfo
     from ._stores.memory import MemoryCache, MemoryEntry
 
-__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "Known", "Unanswered", "answering"]
+__all__ = ["NOTHING_KNOWN", "JobFunctionCache", "KnownCalls", "Unanswered", "answering"]
 
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ MOST_CALLS: Final = 4096
 """Maximum number of known calls of one function."""
 
 
-class Known(NamedTuple):
+class KnownCalls(NamedTuple):
     """Calls that memory has answered. They stay valid while the code is unchanged and the cache has the same store."""
 
     unchanged: Callable[[], bool]
@@ -87,7 +88,7 @@ def _never() -> bool:
     return False
 
 
-NOTHING_KNOWN: Final = Known(_never, -1, None, {})
+NOTHING_KNOWN: Final = KnownCalls(_never, -1, None, {})
 
 
 def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,13 +100,9 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
     ttl = None if cache.lifetime is None else cache.lifetime.ttl
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        for value in args:
+        for value in (*args, *kwargs.values()) if kwargs else args:
             if type(value) not in UNCHANGEABLE and not _is_flat_tuple(value):
                 return compute(args, kwargs)
-        if kwargs:
-            for value in kwargs.values():
-                if type(value) not in UNCHANGEABLE and not _is_flat_tuple(value):
-                    return compute(args, kwargs)
         try:
             known = dumps((args, kwargs) if kwargs else args, 2)
         except ValueError:  # a text of 2 GiB
@@ -121,8 +118,10 @@ def answering(cache: JobFunctionCache, counts: Counts, compute: Callable[..., An
                 and not cache.overwrite
             ):
                 copy, now = kept.copy, monotonic()
+                if now >= memory.sure_until and memory.changed_since(memory.read) is None:  # type: ignore[union-attr]
+                    memory.sure_until = now + SURE_FOR  # type: ignore[union-attr]
                 if (
-                    (now < memory.sure_until or memory.is_sure())  # type: ignore[union-attr]
+                    now < memory.sure_until  # type: ignore[union-attr]
                     and kept.read is memory.read  # type: ignore[union-attr]
                     and (ttl is None or abs(time() - kept.ended) < ttl)
                 ):
@@ -338,7 +337,7 @@ class JobFunctionCache(FutureCache):
             return
         known = self.known
         if known.unchanged is not unchanged or known.epoch != epoch:
-            known = self.known = Known(unchanged, epoch, memory.cache, {})
+            known = self.known = KnownCalls(unchanged, epoch, memory.cache, {})
         if len(known.calls) >= MOST_CALLS:
             known.calls.clear()
         kept.learn(value)

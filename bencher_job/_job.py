@@ -20,7 +20,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import Context, Surroundings, call_in
+from ._context import Surroundings, call_in
 from ._inside import runs_jobs
 from ._keys import (
     FunctionVersion,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ._keys.code_check import CodeCheck
     from ._stores.blobs import BlobWriter
 
-__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "run_in", "run_job"]
+__all__ = ["ArgumentSnapshot", "Job", "Start", "can_not_change", "check_key", "result_of", "run_job"]
 
 
 MOST_ITEMS: Final = 10_000
@@ -431,14 +431,12 @@ def run_job(job: Job) -> Any:
         BencherJobError: for a coroutine function, in a thread whose event loop is running.
         BaseException: what the function raises.
     """
-    return run_in(job_context(job.job_key, job.media_folder), job)
+    context = job_context(job.job_key, job.media_folder)
+    return call_in(context, result_of, job, surroundings=job.surroundings)
 
 
-def run_in(context: Context, job: Job) -> Any:
-    return call_in(context, _run_to_end, job, surroundings=job.surroundings)
-
-
-def _run_to_end(job: Job) -> Any:
+def result_of(job: Job) -> Any:
+    """Call a job's function in the current context, and run the coroutine that it may return."""
     value = job.call()
     if hasattr(value, "__await__") and is_coroutine_function(job.function):
         return run_to_end(value)

@@ -471,7 +471,7 @@ def test_an_edited_function_runs_again_and_a_reverted_one_hits() -> None:
         return cached_job(namespace["f"])
 
     assert [define(body)(3) for body in ("x + 1", "x * 2", "x + 1")] == [4, 6, 4]
-    (first, second) = define("x + 1").cache.records()
+    (first, second) = define("x + 1").cache.records(versions="all")
     assert first.function == second.function == "notebook.f"
 
 

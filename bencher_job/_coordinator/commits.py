@@ -40,6 +40,7 @@ from .._stores import (
     Entry,
     Hit,
     Lease,
+    Leases,
     NullStore,
     Payload,
     Store,
@@ -158,7 +159,8 @@ class Run:
     def step_back(self, runs: Sequence[Run]) -> None:
         """Release the leases of jobs that have not begun after all, so that other processes can run them."""
         for run in runs:
-            run.running.jobs.release_lease(run.running, partial(_release, run.running.store))
+            running, leases = run.running, run.running.store.leases
+            running.jobs.release_lease(running, partial(_release, leases))
 
 
 @dataclass(slots=True, eq=False)
@@ -467,7 +469,7 @@ def commit(
             continue
         if options.keep is not None and not _is_kept(options.keep, completion, options, unsaved):
             completion.discard_written()
-            _release(store, run.running.lease)
+            run.running.release()
             continue
         refusal = _refusal(job, completion.outcome)
         if refusal is not None:
@@ -487,7 +489,7 @@ def commit(
                 entries.setdefault(store, []).append(entry)
         if refusal is not None:
             unsaved.append(refusal)
-            _release(store, run.running.lease)
+            run.running.release()
     winners: dict[str, Hit] = {}
     for store, group in entries.items():
         _put(store, group, unsaved, winners)
@@ -615,9 +617,8 @@ def _dumped(error: BaseException) -> bytes:
     return dump_error(error, for_same_program=True)
 
 
-def _release(store: Store, lease: Lease | None) -> None:
-    if lease is not None:
-        store.leases.release([lease])
+def _release(leases: Leases, lease: Lease) -> None:
+    leases.release([lease])
 
 
 def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: dict[str, Hit]) -> None:
@@ -639,4 +640,5 @@ def _put(store: Store, entries: Sequence[Entry], unsaved: list[str], winners: di
             )
             if isinstance(entry.payload, Blob) and store.folder is not None:
                 discard(store.folder, entry.payload)
-            _release(store, entry.lease)
+            if entry.lease is not None:
+                store.leases.release([entry.lease])

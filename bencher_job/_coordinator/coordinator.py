@@ -332,7 +332,7 @@ class Coordinator:
     def _go_on(self, running: RunningJob, ended: Ended, *, here: bool) -> None:
         """End a job as another process has ended it, or run it here."""
         if not running.jobs.stop_waiting(running):
-            self._release(running)
+            running.release()
         elif ended.error is not None:
             self._fail_as(running, ended.error, here=here)
         elif ended.hit is not None:
@@ -341,7 +341,7 @@ class Coordinator:
                 self._own(running, here=here)
         else:
             if running.holds_lease() and not here and (running.engine or self.engines.own).asks_to_begin:
-                self._release(running)  # until the job begins
+                running.release()  # until the job begins
             self._begin(running, here=here)
 
     def _fail_as(self, running: RunningJob, pickled: bytes, *, here: bool) -> None:
@@ -376,7 +376,7 @@ class Coordinator:
         if value is MISS:
             return False
         self.counts.hit(hit.seconds)
-        self._release(running)
+        running.release()
         running.jobs.remove(running)
         for future in running.futures[:1]:
             future.cached = True
@@ -673,11 +673,7 @@ class Coordinator:
         if running.engine_future is None:
             running.jobs.abandon(running)
             running.resolve(running.outcome or Outcome(error=error))
-            self._release(running)
-
-    def _release(self, running: RunningJob) -> None:
-        if running.lease is not None and running.lease.held:
-            running.store.leases.release([running.lease])
+            running.release()
 
     # the results of other executors
 

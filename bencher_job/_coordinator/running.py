@@ -144,6 +144,11 @@ class RunningJob:
         """Whether the lease of the key is held."""
         return self.lease is not None and self.lease.held
 
+    def release(self) -> None:
+        """Release the lease of the key, if it is held."""
+        if self.lease is not None and self.lease.held:
+            self.store.leases.release([self.lease])
+
     def may_be_stored(self) -> bool:
         """Whether the key had an entry when the lease was acquired, stored perhaps since it was looked up."""
         return self.lease is not None and self.lease.has_entry and not self.is_fresh

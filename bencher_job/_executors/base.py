@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .._context import CURRENT
-from .._job import Job, run_in
+from .._context import CURRENT, call_in
+from .._job import Job, result_of
 from .._media import job_context
 from .._origin import platform_name
 from .._text import printable
@@ -103,7 +103,7 @@ def run_inline(job: Job) -> Outcome:
     context = job_context(job.job_key, job.media_folder)
     started, clock = time.time(), time.perf_counter()
     try:
-        value = run_in(context, job)
+        value = call_in(context, result_of, job, surroundings=job.surroundings)
     except BaseException as raised:  # noqa: BLE001 - KeyboardInterrupt and SystemExit end this job as well
         error = raised
     seconds = time.perf_counter() - clock

@@ -6,7 +6,7 @@ function -> CodeTracker -> Fingerprint ──┴-> JobKeys -> key
 
 from __future__ import annotations
 
-from .arguments import Call, signature_of
+from .arguments import ArgsAndKwargs, signature_of
 from .fingerprint import StoredFunctionVersion
 from .hashing import KEY_VERSION, UNCHANGEABLE, Known, digest, register_hasher
 from .key import (
@@ -22,7 +22,7 @@ from .names import qualified_name
 __all__ = [
     "KEY_VERSION",
     "UNCHANGEABLE",
-    "Call",
+    "ArgsAndKwargs",
     "FunctionVersion",
     "Identity",
     "JobKeys",

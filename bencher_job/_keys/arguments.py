@@ -15,9 +15,9 @@ from inspect import Parameter, Signature
 from types import FunctionType, MethodType
 from typing import Any, Final
 
-__all__ = ["NO_DEFAULT", "Binder", "Call", "receiver_of", "signature_of"]
+__all__ = ["NO_DEFAULT", "ArgsAndKwargs", "Binder", "receiver_of", "signature_of"]
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+ArgsAndKwargs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional arguments and keyword arguments."""
 
 NO_DEFAULT: Final = object()
@@ -45,6 +45,12 @@ class Binder:
         labels: these names with their stars in the signature: `*args`.
         defaults: their defaults; `NO_DEFAULT` for a parameter without one.
         bind: called like the function, returns the values of these parameters; raises the function's `TypeError`.
+        spell: called like the function, returns the call in its canonical spelling, and its arguments by name for
+            people. The spelling has arguments by keyword, with all defaults; by position it has only positional-only
+            parameters and, if the call has `*args`, all before them. It is None where the call has to stay as it was
+            made: of a decorator that forwards `*args, **kwargs`, which may inspect them, and of a function that is not
+            written in Python, whose text signature may state other defaults than it has. By name, `*args` are one
+            tuple, and `**kwargs` stand under their own names, or together if one of them is a parameter's.
 
     >>> def accuracy(model, c=1.0, *, seed=0, verbose=False): ...
     >>> binder = Binder(accuracy, ignore=["verbose"])
@@ -74,35 +80,13 @@ class Binder:
         call = "None" if as_made else _call_source(parameters)
         self.spell = compiled(f"return ({call}), ({_arguments_source(parameters)})")
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Return the canonical spelling of a call: arguments by keyword, with all defaults.
-
-        Only positional-only parameters are passed by position and, if the call has `*args`, all parameters before
-        them. Two kinds of functions get the call as it was made: a function whose decorator forwards
-        `*args, **kwargs`, since the decorator may inspect them, and a function that is not written in Python,
-        since its text signature may state other defaults than it has.
-        """
-        return self.spelled(args, kwargs)[0]
-
-    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return all arguments of a call by name, for people: `*args` as one tuple, `**kwargs` under their own names.
-
-        If a keyword collides with a parameter's name, all of `**kwargs` stay together under the name after the `**`.
-        """
-        return self.spelled(args, kwargs)[1]
-
-    def spelled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-        """Return the results of both `call` and `arguments`."""
-        call, arguments = self.spell(*args, **kwargs)
-        return (args, dict(kwargs)) if call is None else call, arguments
-
     def replaced(
         self,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         names: Collection[str],
         replace: Callable[[Any], Any],
-    ) -> Call:
+    ) -> ArgsAndKwargs:
         """Replace the values of some parameters in a call, whose spelling stays.
 
         A default is passed only if its replacement differs. Whether the call fits the function is not checked.

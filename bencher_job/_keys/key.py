@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .._errors import UnkeyableArgument
 from .._options import KeyOptions
-from .arguments import NO_DEFAULT, Binder, Call, receiver_of
+from .arguments import NO_DEFAULT, ArgsAndKwargs, Binder, receiver_of
 from .files import absolute
 from .files import by_content as by_its_content
 from .fingerprint import CodeTracker, Fingerprint, StoredFunctionVersion
@@ -233,7 +233,7 @@ class JobKeys:
                 return None  # a mutable default is bound in its current state at each call
         return self.tracker.check_of(state[0])
 
-    def anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def anchored(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ArgsAndKwargs:
         """Make paths that count by content absolute, so that the job reads the files that its key was made from.
 
         The current folder may be a different one when the job runs.
@@ -266,7 +266,7 @@ class JobKeys:
 
     def spelled(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], function_version: FunctionVersion | None = None
-    ) -> tuple[Call, dict[str, Any], tuple[tuple[object, object], ...]]:
+    ) -> tuple[ArgsAndKwargs, dict[str, Any], tuple[tuple[object, object], ...]]:
         """Return the canonical spelling of a call, its arguments by name, and pairs of files with their contents.
 
         The pairs hold each value that counts by content, and its `by_content`. A `function_version` that was just
@@ -347,7 +347,7 @@ class JobKeys:
 
 def anchored_call(
     function: Callable[..., Any], positional: tuple[Any, ...], job_args: dict[str, Any]
-) -> Call:
+) -> ArgsAndKwargs:
     """Make paths in a call of any function absolute if they count by content."""
     if getattr(type(function), "_bencher_job_cached", False):
         return function._anchored(positional, job_args)  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001

@@ -39,7 +39,7 @@ from .base import StoreDamaged, StoreFailure
 from .codec import check, resealed
 from .embedded import DiskStore
 from .media import StoredFile, check_contents
-from .parts import Arrival, Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
+from .parts import Buffer, DamagedEntry, MissignedEntry, StreamingRead, UnreadableEntry
 from .schema import SELECT_RECORD, SELECT_VERSION, condition_of, record_of, version_of_row
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, check_hit
 
@@ -507,7 +507,7 @@ def stored_entry(store: DiskStore, row: tuple[Any, ...]) -> StoredEntry:
         media = [] if record.media is None else check_contents(store.folder, record.media, files)
     except (DamagedEntry, UnreadableEntry, UntrustedCache, ForeignName, OSError) as error:
         raise Unwhole(str(error)) from error
-    value = sealed.memory if isinstance(sealed, Arrival) else sealed
+    value = sealed.memory if isinstance(sealed, StreamingRead) else sealed
     return StoredEntry(record, bound, prefix, expires_from(expires), value, media)
 
 

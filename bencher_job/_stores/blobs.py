@@ -28,10 +28,10 @@ from .._processes import process_name
 from .codec import Payload, SealedEntry, seal, unseal
 from .parts import (
     ARRIVING_FROM,
-    Arrival,
     Buffer,
     DamagedEntry,
     MissignedEntry,
+    StreamingRead,
     compression_named,
     fill,
     writable_memory,
@@ -112,7 +112,7 @@ def _create(path: str) -> int:
     raise AssertionError("the last attempt returns or raises")
 
 
-def read_file(path: str, *, trusted: bool = False) -> Buffer | Arrival:
+def read_file(path: str, *, trusted: bool = False) -> Buffer | StreamingRead:
     """Read an entry's file into memory that may be written to; a large one is then still on its way.
 
     Raises:
@@ -123,7 +123,7 @@ def read_file(path: str, *, trusted: bool = False) -> Buffer | Arrival:
     """
     descriptor, size = _open(path, trusted=trusted)
     if size >= ARRIVING_FROM:
-        return Arrival(descriptor, size)
+        return StreamingRead(descriptor, size)
     try:
         memory = writable_memory(size)
         return memory[: fill(memory, descriptor)]

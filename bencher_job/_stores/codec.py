@@ -30,13 +30,13 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from .._cores import cores
 from .._keys.names import is_own_name, locate, main_name, module_name, module_of
 from .parts import (
-    Arrival,
     Buffer,
     Compression,
     DamagedEntry,
     LargeEntry,
     Lz4,
     MissignedEntry,
+    StreamingRead,
     Zstd,
     check_expansion,
     expand,
@@ -223,7 +223,11 @@ def resealed(entry: Buffer, signature: Signature) -> SealedEntry:
 
 
 def unseal(
-    entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED, most_expanded: int | None = None
+    entry: Buffer | StreamingRead,
+    key: str,
+    *,
+    signature: Signature = UNSIGNED,
+    most_expanded: int | None = None,
 ) -> Payload:
     """Verify an entry and give its payload, whose buffers are views of the entry where they are not compressed.
 
@@ -246,7 +250,7 @@ def unseal(
     return Payload(first, tuple(buffers))
 
 
-def check(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED) -> None:
+def check(entry: Buffer | StreamingRead, key: str, *, signature: Signature = UNSIGNED) -> None:
     """Verify an entry as `unseal` does, in little memory besides the entry's own.
 
     Raises:
@@ -263,10 +267,10 @@ def check(entry: Buffer | Arrival, key: str, *, signature: Signature = UNSIGNED)
             check_expansion(part, number, length)
 
 
-def _verified(entry: Buffer | Arrival, key: str, signature: Signature) -> tuple[memoryview, int]:
+def _verified(entry: Buffer | StreamingRead, key: str, signature: Signature) -> tuple[memoryview, int]:
     """Verify the digest of an entry; give its bytes, and where its table of parts begins."""
-    if isinstance(entry, Arrival):
-        made, view = _digest_on_arrival(signature, entry), entry.memory
+    if isinstance(entry, StreamingRead):
+        made, view = _digest_of_stream(signature, entry), entry.memory
     else:
         view = memoryview(entry)
         made = _digest(signature, view[: _START.size], view[_HEADER.size :])
@@ -365,8 +369,8 @@ def _digest(signature: Signature, start: Buffer, *body: Buffer, threads_besides:
     return hasher.digest()
 
 
-def _digest_on_arrival(signature: Signature, arrival: Arrival) -> bytes:
-    pieces = iter(arrival)
+def _digest_of_stream(signature: Signature, read: StreamingRead) -> bytes:
+    pieces = iter(read)
     first = next(pieces)
     hasher = signature.hasher(first[: _START.size], _threads(1)).update(first[_HEADER.size :])
     for piece in pieces:

@@ -33,7 +33,7 @@ from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file
 from .codec import SealedEntry
-from .parts import Arrival, Buffer, DamagedEntry
+from .parts import Buffer, DamagedEntry, StreamingRead
 from .signature import VALUE_DIGEST
 
 __all__ = [
@@ -115,7 +115,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
         write_file(os.path.join(self._directory, filename), entry)
         return in_file(entry.size + media_size, filename, entry.digest)
 
-    def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | Arrival:  # noqa: ARG002
+    def fetch(self, mode: int, filename: str | None, value: Buffer, read: bool) -> Buffer | StreamingRead:  # noqa: ARG002
         """Read an entry's bytes, into memory that may be written to if they lie in a file.
 
         Raises:
@@ -183,46 +183,14 @@ def _escaped(text: bytes) -> str:
 
 _log = logging.getLogger(__name__)
 
-_CLOSED: Final = object()
-
 Execute = Callable[..., sqlite3.Cursor]
 """Executes a statement, with its values."""
 
 T = TypeVar("T")
 
 
-class _Connections:
-    """The open connections of one database; any thread may close them.
-
-    Attributes:
-        open: the connections. Each change is one step, as far as other threads can see.
-    """
-
-    def __init__(self) -> None:
-        self.open: dict[sqlite3.Connection, None] = {}
-
-    def add(self, connection: sqlite3.Connection) -> None:
-        self.open[connection] = None
-
-    def close(self, connection: sqlite3.Connection) -> None:
-        """Close a connection, unless it is closed already."""
-        if self.open.pop(connection, _CLOSED) is not _CLOSED:
-            connection.close()
-
-    def close_all(self) -> None:
-        for connection in list(self.open):
-            self.close(connection)
-
-
 class _ThreadEnd:
-    """Closes a thread's connection when the thread ends."""
-
-    def __init__(self, connections: _Connections, connection: sqlite3.Connection) -> None:
-        self._connections = connections
-        self.connection = connection
-
-    def __del__(self) -> None:
-        self._connections.close(self.connection)
+    """Lives as long as a thread's connection: until the thread ends, or the database drops all of them."""
 
 
 class Database(diskcache.Cache):  # type: ignore[misc]
@@ -248,10 +216,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         self._access = access
         self._commits = 0
         self._log_size = 0
-        self._ends = threading.local()
-        self._connections = _Connections()
-        # Not at the end of the program, when other threads may still use their connections.
-        weakref.finalize(self, self._connections.close_all).atexit = False
+        self._own = threading.local()
         close_before_fork(self)
         self.renew()
         renew_after_fork(self)
@@ -282,7 +247,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute a statement on this thread's own connection; where others keep the database locked, wait for them."""
-        connection = self._con
+        connection = getattr(self._own, "connection", None) or self._connect()
         try:
             return connection.execute(statement, values)
         except sqlite3.OperationalError as error:
@@ -327,7 +292,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
 
     def fetch(
         self, mode: int, filename: str | None, value: Buffer, *, mapped: bool = False
-    ) -> Buffer | Arrival:
+    ) -> Buffer | StreamingRead:
         """Read an entry's bytes from its row or its file, or map the file.
 
         Raises:
@@ -367,7 +332,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             Locked: when the database can't be written, or stays locked by others.
         """
         patience = self._timeout if patience is None else patience
-        connection, turn, has_turn = self._con, self.turn, False
+        turn, has_turn = self.turn, False
+        connection = getattr(self._own, "connection", None) or self._connect()
         try:
             has_turn = turn.acquire(timeout=min(patience, LONGEST_TURN))
             if not has_turn and patience > LONGEST_TURN:
@@ -437,11 +403,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
     @property
     def _con(self) -> sqlite3.Connection:
         """Give this thread's connection, opened at first use and after a fork."""
-        try:
-            end: _ThreadEnd = self._ends.end
-        except AttributeError:
-            return self._connect()
-        return end.connection if end.connection in self._connections.open else self._connect()
+        return getattr(self._own, "connection", None) or self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -452,21 +414,25 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             cached_statements=256,
             uri=True,
         )
-        self._connections.add(connection)
-        self._ends.end = _ThreadEnd(self._connections, connection)
+        end = _ThreadEnd()
+        # Unlike a `__del__`, this closes it before the garbage collector can find an open connection. Not at the end of
+        # the program, when other threads may still use theirs.
+        weakref.finalize(end, connection.close).atexit = False
+        self._own.connection, self._own.end = connection, end
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         return connection
 
     def close(self) -> None:
         """Close this thread's connection."""
-        end: _ThreadEnd | None = getattr(self._ends, "end", None)
-        if end is not None:
-            self._connections.close(end.connection)
+        own = vars(self._own)
+        if own:
+            own["connection"].close()
+            own.clear()
 
     def close_all(self) -> None:
         """Close the connections of all threads, none of which may be in use."""
-        self._connections.close_all()
+        self._own = threading.local()
 
 
 LONGEST_WAIT: Final = 60.0
@@ -490,10 +456,10 @@ class _Forks:
     def __init__(self) -> None:
         self.locks: dict[int, threading.RLock] = {}
         self.is_forking = False
-        self.forks = threading.Lock()
+        self.turn = threading.Lock()
 
     def before_fork(self) -> None:
-        self.forks.acquire()
+        self.turn.acquire()
         self.is_forking = True
         own, until = get_ident(), time.monotonic() + LONGEST_WAIT
         for thread, lock in list(self.locks.items()):
@@ -508,7 +474,7 @@ class _Forks:
         for thread, lock in list(self.locks.items()):
             if thread != own and lock._is_owned():  # type: ignore[attr-defined]  # as a condition asks it
                 lock.release()
-        self.forks.release()
+        self.turn.release()
 
     def after_fork_in_child(self) -> None:
         self.__init__()  # type: ignore[misc]
@@ -532,7 +498,7 @@ def fork_guard() -> threading.RLock:
     if lock is None:
         lock = _forks.locks.setdefault(thread, threading.RLock())
     if _forks.is_forking and not lock._is_owned():  # type: ignore[attr-defined]
-        with _forks.forks:
+        with _forks.turn:
             pass
     return lock
 

@@ -51,7 +51,7 @@ from .codec import Payload, seal
 from .database import Database, Execute, in_file
 from .folder import Folder, Opened
 from .history import DiskHistory, functions
-from .leases import LeasesLost, StoreLeases, release_in
+from .leases import RELEASE, LeasesLost, StoreLeases
 from .lookups import Lookups
 from .media import files_in, files_to_json
 from .outbox import PUT_OUTBOX, Outbox
@@ -128,7 +128,7 @@ class _Rows:
         versions, origins = self._folder.versions, self._folder.origins
         signature, now = self._opened.signature, time.time()
         rows: list[tuple[Any, ...]] = []
-        release_in(execute, [entry.lease for entry, _, _ in self._entries if entry.lease is not None])
+        self._release(execute)
         for entry, draft, written in self._entries:
             version = entry.function_version
             if version is not None and version.prefix not in versions and version.prefix not in self.versions:
@@ -156,6 +156,16 @@ class _Rows:
                 execute(INSERT_PLAIN, row[:PLAIN_COLUMNS])
             else:
                 execute(INSERT, row)
+
+    def _release(self, execute: Execute) -> None:
+        """Release the leases, unless some are another's now."""
+        lost = set()
+        for entry, _, _ in self._entries:
+            lease = entry.lease
+            if lease is not None and not execute(RELEASE, (lease.key, lease.number)).rowcount:
+                lost.add(lease)
+        if lost:
+            raise LeasesLost(frozenset(lost))
 
     def _has_version(self, execute: Execute, prefix: bytes) -> bool:
         """Whether a function version is there, as it was stored."""

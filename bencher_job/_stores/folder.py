@@ -31,7 +31,7 @@ from .changes import ChangeCounter
 from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, fork_guard
 from .leases import Owners
 from .parts import MissignedEntry
-from .recovery import is_damage, is_damage_in_use, is_whole, recover
+from .recovery import UNREADABLE, is_damage, is_damage_in_use, is_whole, recover
 from .schema import STORE_VERSION, TABLES
 from .signature import SECRET_VARIABLE, UNSIGNED, Signature, personal_signature, signature_from_environment
 
@@ -209,7 +209,7 @@ def open_database(directory: Path, *, tag_index: bool, patience: float, tally: T
     place = place_of(os.fspath(directory / DATABASE_NAME))
     try:
         return _open(directory, tag_index, patience, tally)
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
         if not is_damage(error):  # but locked, read-only, or on a full disk
             raise
         mend_database(
@@ -613,10 +613,6 @@ class Folder:
             self.look_for_removal()
         return self.opened or self.open()
 
-    def sql(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement on this thread's own connection."""
-        return (self.opened or self.open()).database.read(statement, values)
-
     def query(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement that reads.
 
@@ -628,19 +624,6 @@ class Folder:
                 if time.monotonic() > self._look_again:
                     self.look_for_removal()
                 return (self.opened or self.open()).database.read(statement, values)
-            except _REFUSALS as error:
-                raise _failure(error) from error
-
-    def translated(self, work: Callable[..., T], *given: Any) -> T:
-        """Do some work on the database.
-
-        Raises:
-            StoreFailure: when the database or the disk says no.
-        """
-        with fork_guard():
-            try:
-                self.look_for_removal()
-                return work(*given)
             except _REFUSALS as error:
                 raise _failure(error) from error
 

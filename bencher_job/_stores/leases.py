@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Pro
 from .._processes import Process, is_stopped, renew_after_fork, this_process
 from .base import BRIEFLY, Lease, LeaseInfo, LeasesUnavailable, StoreFailure
 from .codec import Payload, seal, unseal
+from .database import fork_guard
 from .parts import DamagedEntry, UnreadableEntry
 from .schema import (
     PUT_FAILED,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from .database import Database, Execute
     from .folder import Folder
 
-__all__ = ["LeaseOwner", "LeasesLost", "Owners", "StoreLeases", "StoreWait"]
+__all__ = ["RELEASE", "LeaseOwner", "LeasesLost", "Owners", "StoreLeases", "StoreWait"]
 
 
 STOPPED_PATIENCE: Final = 10.0
@@ -65,18 +66,18 @@ _REPLACE: Final = (
     "UPDATE Lease SET number = ?, owner = ?, since = ?, function = ?, arguments = ?"
     " WHERE key = ? AND number = ?"
 )
-_RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
+RELEASE: Final = "DELETE FROM Lease WHERE key = ? AND number = ?"
 _FIND: Final = "SELECT number, owner FROM Lease WHERE key = ?"
 _WAITED: Final = "UPDATE Lease SET waited = 1 WHERE key = ? AND number = ?"
 _IS_WAITED_FOR: Final = "SELECT 1 FROM Lease WHERE key = ? AND number = ? AND waited"
 _HAS_ENTRY: Final = "SELECT 1 FROM Cache WHERE key = ? AND raw = 1"
 _DESCRIBE: Final = (
-    "SELECT Lease.number, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    "SELECT Owner.number, Lease.number, host, boot, pid, started, namespace FROM Lease"
     " JOIN Owner ON Owner.number = Lease.owner WHERE key = ?"
 )
 
 _RUNNING: Final = (
-    "SELECT key, since, function, arguments, Owner.number, host, boot, pid, started, namespace FROM Lease"
+    "SELECT Owner.number, key, since, function, arguments, host, boot, pid, started, namespace FROM Lease"
     " JOIN Owner ON Owner.number = Lease.owner ORDER BY since"
 )
 
@@ -186,50 +187,36 @@ class StoreLeases:
 
     def taken(self, keys: Collection[str]) -> set[str]:
         """Return those keys that other living processes have. Never waits."""
-        owners = self._folder.owners
-        statement = "SELECT key, owner FROM Lease WHERE owner != ?"
+        statement = "SELECT owner, key FROM Lease WHERE owner != ?"
         values: tuple[object, ...] = (self._registered,)
         if len(keys) == 1:
             statement, values = f"{statement} AND key = ?", (*values, *keys)
-
-        def look() -> set[str]:
-            rows = self._folder.sql(statement, values)
-            living = {number for number in {number for _, number in rows} if owners.is_alive(number)}
-            return {key for key, number in rows if number in living}.intersection(keys)
-
-        try:
-            return self._folder.translated(look)
-        except StoreFailure as error:
-            raise self._unavailable(error) from error
+        rows = self._of_living(statement, values)
+        return {key for (key,) in rows}.intersection(keys) if rows else set()
 
     def running(self) -> list[LeaseInfo]:
         """Return the jobs that living processes run."""
-
-        def look() -> list[LeaseInfo]:
-            return [
-                LeaseInfo(key, Process(*process), since, *_call_of(function, arguments))
-                for key, since, function, arguments, owner, *process in self._folder.sql(_RUNNING)
-                if self._folder.owners.is_alive(owner)
-            ]
-
-        try:
-            return self._folder.translated(look)
-        except StoreFailure as error:
-            raise self._unavailable(error) from error
+        return [
+            LeaseInfo(key, Process(*process), since, *_call_of(function, arguments))
+            for key, since, function, arguments, *process in self._of_living(_RUNNING)
+        ]
 
     def owner_of(self, key: str) -> LeaseOwner | None:
         """Return the living process that has a key. It waits for nobody."""
+        for number, *process in self._of_living(_DESCRIBE, (key,)):
+            return LeaseOwner(number, Process(*process))
+        return None
 
-        def look() -> LeaseOwner | None:
-            for number, owner, *process in self._folder.sql(_DESCRIBE, (key,)):
-                if self._folder.owners.is_alive(owner):
-                    return LeaseOwner(number, Process(*process))
-            return None
-
+    def _of_living(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Return rows without their first column, the number of a process, of processes that live."""
         try:
-            return self._folder.translated(look)
-        except StoreFailure as error:
+            with fork_guard():
+                rows = self._folder.query(statement, values)
+                owners = {number for number, *_ in rows}
+                living = {number for number in owners if self._folder.owners.is_alive(number)}
+        except (StoreFailure, OSError) as error:
             raise self._unavailable(error) from error
+        return [row[1:] for row in rows if row[0] in living]
 
     def tell_of_waiter(self, key: str, number: int) -> None:
         """Tell the owner of the lease with a number that its exception is wanted."""
@@ -299,7 +286,7 @@ class StoreLeases:
         except StoreFailure as error:
             raise self._unavailable(error) from error
 
-    def _unavailable(self, error: StoreFailure) -> LeasesUnavailable:
+    def _unavailable(self, error: Exception) -> LeasesUnavailable:
         return LeasesUnavailable(
             f"{self._folder.directory} can't say who computes what ({error}), so jobs may be computed twice."
         )
@@ -345,7 +332,7 @@ class StoreLeases:
     def _release_some(self, database: Database, leases: Sequence[Lease]) -> None:
         def release(execute: Execute) -> None:
             for lease in leases:
-                execute(_RELEASE, (lease.key, lease.number))
+                execute(RELEASE, (lease.key, lease.number))
 
         database.transact(release, BRIEFLY)
         for lease in leases:
@@ -373,17 +360,6 @@ def _call_of(function: object, arguments: object) -> tuple[str, dict[str, Any]]:
         return name, object_from(arguments) if is_text(arguments) else {}  # type: ignore[arg-type]
     except (ValueError, TypeError, AttributeError):
         return name, {}
-
-
-def release_in(execute: Execute, leases: Sequence[Lease]) -> None:
-    """Release leases when a transaction is committed.
-
-    Raises:
-        LeasesLost: when some are another's now; the transaction must not be committed.
-    """
-    lost = {lease for lease in leases if not execute(_RELEASE, (lease.key, lease.number)).rowcount}
-    if lost:
-        raise LeasesLost(frozenset(lost))
 
 
 def _in_groups(leases: Sequence[Lease]) -> Iterator[Sequence[Lease]]:

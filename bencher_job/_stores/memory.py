@@ -159,12 +159,14 @@ class MemoryCache:
         entries: the entries that were asked for, by key.
         read: the mark of the store when everything here was read.
         sure_until: when the mark must be compared again, on the monotonic clock.
+        changed_since: compares it, as the store's own does.
         used: the entries that were used since the store last counted uses.
         note_first: call it with an entry that is used for the first time since then.
     """
 
     def __init__(self, store: Store, limit: int) -> None:
         self._store = store
+        self.changed_since = store.changed_since
         self.used: list[MemoryEntry] = []
         self.note_first = self.used.append
         self._limit = limit
@@ -184,16 +186,6 @@ class MemoryCache:
             kept.uses = 0
         self.used.clear()
 
-    def is_sure(self) -> bool:
-        """Whether nothing in the store was replaced or removed; the answer holds for `SURE_FOR`."""
-        now = monotonic()
-        if now < self.sure_until:
-            return True
-        if self._store.changed_since(self.read) is not None:
-            return False
-        self.sure_until = now + SURE_FOR
-        return True
-
     def begin(self, read: object) -> None:
         """Drop all entries, and hold those that are read after a new mark."""
         with self._lock:
@@ -206,7 +198,12 @@ class MemoryCache:
             self.read, self.sure_until = read, 0.0
 
     def find(self, key: str, mapped: bool) -> MemoryEntry | None:
-        """Return an entry. Check `is_sure` before."""
+        """Return an entry, unless an entry of the store was replaced or removed; it is asked every `SURE_FOR`."""
+        now = monotonic()
+        if now >= self.sure_until:
+            if self.changed_since(self.read) is not None:
+                return None
+            self.sure_until = now + SURE_FOR
         kept = self.entries.get(key)
         if kept is None and key in self._unasked:
             kept = self._asked(key)
@@ -378,14 +375,11 @@ class MemoryTier(Passing):
     def get(self, key: str, mapped: bool = False) -> Hit | Miss:
         """Look an entry up, in memory first."""
         cache = self.cache
-        is_sure = cache.is_sure()
-        if is_sure:
-            kept = cache.find(key, mapped)
-            hit = None if kept is None else kept.hit
-            if hit is not None:
-                cache.use(kept)  # type: ignore[arg-type]
-                return hit
-        read = cache.read if is_sure else self._renew()
+        kept = cache.find(key, mapped)
+        if kept is not None and (hit := kept.hit) is not None:
+            cache.use(kept)
+            return hit
+        read = cache.read if monotonic() < cache.sure_until else self._renew()
         found = self._store.get(key, mapped)
         if isinstance(found, Hit):
             cache.keep(key, found, read)
@@ -402,7 +396,7 @@ class MemoryTier(Passing):
     def at_hand(self, key: str, mapped: bool, ttl: float | None) -> MemoryEntry | None:
         """Return an entry that is in memory, used once more; None if it is too old, or has to be looked up."""
         cache = self.cache
-        kept = cache.find(key, mapped) if cache.is_sure() else None
+        kept = cache.find(key, mapped)
         if kept is not None and ttl is not None and not abs(time() - kept.ended) < ttl:
             return None
         if kept is not None:
@@ -415,7 +409,7 @@ class MemoryTier(Passing):
         """Look entries up in bulk, in memory first."""
         if largest is not None or not counts:
             return self._store.get_many(keys, mapped, largest=largest, counts=counts)
-        read = self.cache.read if self.cache.is_sure() else self._renew()
+        read = self.cache.read if monotonic() < self.cache.sure_until else self._renew()
         if read is self.cache.read:
             found, missing = self.cache.find_many(keys, mapped)
         else:

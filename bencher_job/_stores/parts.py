@@ -21,13 +21,13 @@ __all__ = [
     "ARRIVING_FROM",
     "COMPRESS_FROM",
     "LARGE_FROM",
-    "Arrival",
     "Buffer",
     "Compression",
     "DamagedEntry",
     "LargeEntry",
     "Lz4",
     "MissignedEntry",
+    "StreamingRead",
     "UnreadableEntry",
     "Zstd",
     "check_expansion",
@@ -105,7 +105,7 @@ PIECE: Final = 1 << 21
 """Size of a piece in bytes."""
 
 
-class Arrival:
+class StreamingRead:
     """Memory that a thread fills with a file's bytes, piece by piece.
 
     Attributes:

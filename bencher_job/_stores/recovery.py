@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from hashlib import sha256
+from operator import gt, lt
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -28,7 +29,16 @@ from .._names import DAMAGED_FOLDER, NameOf, path_of
 from .database import DATABASE_NAME, Database, Execute
 from .schema import COUNT_ALL, SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, is_text
 
-__all__ = ["MOST_KEPT", "Quarantine", "Recovered", "is_damage", "is_damage_in_use", "is_whole", "recover"]
+__all__ = [
+    "MOST_KEPT",
+    "UNREADABLE",
+    "Quarantine",
+    "Recovered",
+    "is_damage",
+    "is_damage_in_use",
+    "is_whole",
+    "recover",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +83,10 @@ class Recovered(NamedTuple):
     entries: int
 
 
+UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What a database raises that can't be read. Its message may hold damaged bytes, which are no UTF-8."""
+
+
 def is_damage(error: BaseException) -> bool:
     """Whether SQLite says so of a damaged database."""
     return _code(error) in _DAMAGE
@@ -87,6 +101,8 @@ def is_damage_in_use(error: BaseException, *, surely: bool = False) -> bool:
 
 
 def _code(error: BaseException) -> int:
+    if isinstance(error, UnicodeDecodeError):  # SQLite's message has the name of a part that is damaged
+        return sqlite3.SQLITE_CORRUPT
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & _PRIMARY
 
 
@@ -105,7 +121,7 @@ def is_whole(directory: Path, patience: float) -> bool:
                 database.execute(probe)
             is_counted = database.execute("SELECT entries FROM Totals").fetchone() is not None
             ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             if is_damage_in_use(error):
                 return False
             raise
@@ -156,9 +172,7 @@ def _connect(directory: Path, patience: float) -> sqlite3.Connection:
 
 def _save(damaged: sqlite3.Connection, fresh: Database) -> int:
     """Copy all rows that can be read; how many entries there are."""
-    with suppress(
-        sqlite3.DatabaseError
-    ):  # so that nobody commits to it any more; where that fails, nobody can
+    with suppress(*UNREADABLE):  # so that nobody commits to it any more; where that fails, nobody can
         damaged.execute("BEGIN IMMEDIATE")
 
     def save(execute: Execute) -> int:
@@ -194,7 +208,7 @@ def _is_sound(row: dict[str, Any]) -> bool:
 
 
 def _save_totals(damaged: sqlite3.Connection, fresh: Database) -> None:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*UNREADABLE):
         for row in damaged.execute("SELECT hits, misses, seconds FROM Totals LIMIT 1"):
             if all(isinstance(number, int | float) for number in row):
                 fresh.execute("UPDATE Totals SET hits = ?, misses = ?, seconds = ?", row)
@@ -244,6 +258,7 @@ class _Reader:
         self, damaged: sqlite3.Connection, select: str, key: str, direction: str, last: Any = None
     ) -> None:
         self._damaged = damaged
+        self._is_beyond = gt if direction == ">" else lt
         order = "ASC" if direction == ">" else "DESC"
         self._first = f"{select} ORDER BY {key} {order} LIMIT ?"
         self._next = f"{select} WHERE {key} {direction} ? ORDER BY {key} {order} LIMIT ?"
@@ -258,11 +273,13 @@ class _Reader:
                     rows = self._damaged.execute(self._first, (limit,)).fetchall()
                 else:
                     rows = self._damaged.execute(self._next, (self.last, limit)).fetchall()
-            except sqlite3.DatabaseError:
+            except UNREADABLE:
                 if limit == 1:
                     return
                 limit = 1  # the rows before the damaged place
                 continue
+            if rows and type(rows[-1][0]) is type(self.last) and not self._is_beyond(rows[-1][0], self.last):
+                return  # damaged pages may lead back to where they were
             self.is_complete = len(rows) < limit
             if rows:
                 self.last = rows[-1][0]

@@ -337,7 +337,7 @@ class Removals:
         folder = self._folder
         try:
             rows: list[_Row] = []
-            for number, filename, value in folder.sql(
+            for number, filename, value in folder.query(
                 "SELECT rowid, filename, value FROM Cache WHERE raw = 1 AND key = ?", (key,)
             ):
                 if filename is None:

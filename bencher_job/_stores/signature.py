@@ -33,7 +33,7 @@ from blake3 import blake3
 
 from .._errors import BencherJobError, UntrustedCache
 from .._folders import make_private
-from .parts import Arrival, Buffer, DamagedEntry, MissignedEntry
+from .parts import Buffer, DamagedEntry, MissignedEntry, StreamingRead
 
 __all__ = [
     "MAC_SIZE",
@@ -265,7 +265,6 @@ _SECOND: Final = slice(33, 65)
 _MAC_AT: Final = 65
 _KINDS: Final = (0, 1)
 _HIT: Final = struct.Struct("<dd3i")
-_PACK_HIT: Final = _HIT.pack
 _RECORD: Final = struct.Struct("<?ddqq8i")
 _VERSION: Final = struct.Struct("<q4i")
 
@@ -273,25 +272,21 @@ _WRONG: Final = (TypeError, AttributeError, ValueError, struct.error)
 """What columns raise that hold something of another type, or no UTF-8."""
 
 
-def _mac(signature: Signature, digests: bytes, covered: bytes) -> bytes:
-    head = bytes((signature.kind,)) + digests
-    return head + signature.begin(head + covered).digest()
-
-
-def _joined(*parts: bytes | None) -> tuple[list[int], bytes]:
+def _packed(form: struct.Struct, numbers: tuple[Any, ...], *parts: bytes | None) -> bytes:
+    """Pack numbers, and then parts, each with its length."""
     lengths, text = [], b""
     for part in parts:
         lengths.append(-1 if part is None else len(part))
         text += part or b""
-    return lengths, text
+    return form.pack(*numbers, *lengths) + text
 
 
 def _of_hit(key: str, seconds: float, created: float, media: str | None, files: str | None) -> bytes:
     name = key.encode()
     if media is None and files is None:  # as of most
         return _HIT.pack(seconds, created, len(name), -1, -1) + name
-    lengths, text = _joined(*(None if each is None else each.encode() for each in (key, media, files)))
-    return _HIT.pack(seconds, created, *lengths) + text
+    folder, sizes = (None if each is None else each.encode() for each in (media, files))
+    return _packed(_HIT, (seconds, created), name, folder, sizes)
 
 
 def _of_record(
@@ -308,7 +303,9 @@ def _of_record(
     size: int,
     mode: int,
 ) -> bytes:
-    lengths, text = _joined(
+    packed = _packed(
+        _RECORD,
+        (expires is not None, expires or 0.0, stored, size, mode),
         function.encode(),
         tag.encode(),
         arguments.encode(),
@@ -318,9 +315,7 @@ def _of_record(
         attributes,
         None if filename is None else filename.encode(),
     )
-    return UNSIGNED.begin(
-        _RECORD.pack(expires is not None, expires or 0.0, stored, size, mode, *lengths) + text
-    ).digest()
+    return blake3(packed).digest()
 
 
 def mac_of_entry(signature: Signature, value: bytes, hit: tuple[Any, ...], record: tuple[Any, ...]) -> bytes:
@@ -330,12 +325,13 @@ def mac_of_entry(signature: Signature, value: bytes, hit: tuple[Any, ...], recor
     and the rest of the record: function, tag, arguments, origin, encoded arguments, prefix of the function version,
     attributes, the name of its file, expiry, when it was stored, its size, and its mode.
     """
-    return _mac(signature, value + _of_record(*record), _of_hit(*hit))
+    head = bytes((signature.kind,)) + value + _of_record(*record)
+    return head + signature.begin(head + _of_hit(*hit)).digest()
 
 
 def check_hit(
     mac: Any,
-    value: Buffer | Arrival,
+    value: Buffer | StreamingRead,
     key: str,
     seconds: float,
     created: float,
@@ -351,11 +347,11 @@ def check_hit(
     try:
         if media is None and files is None:  # as `_of_hit` does, without its call
             name = key.encode()
-            covered = _PACK_HIT(seconds, created, len(name), -1, -1) + name
+            covered = _HIT.pack(seconds, created, len(name), -1, -1) + name
         else:
             covered = _of_hit(key, seconds, created, media, files)
         if type(value) is not bytes:
-            value = bytes((value.memory if isinstance(value, Arrival) else value)[: VALUE_DIGEST.stop])
+            value = bytes((value.memory if isinstance(value, StreamingRead) else value)[: VALUE_DIGEST.stop])
         made = signature.begin(mac[:_MAC_AT] + covered).digest()
         if compare_digest(mac[_MAC_AT:], made) and mac.startswith(value[VALUE_DIGEST], 1):
             return
@@ -406,17 +402,19 @@ def mac_of_version(
 
     It takes prefix, function, fingerprint, version and key version; parameters and manifest; and the sources.
     """
-    return _mac(signature, _of_parts(*parts) + UNSIGNED.digest(sources), _of_version(*head))
+    start = bytes((signature.kind,)) + _of_parts(*parts) + blake3(sources).digest()
+    return start + signature.begin(start + _of_version(*head)).digest()
 
 
 def _of_version(prefix: bytes, function: str, fingerprint: str, version: str, key_version: int) -> bytes:
-    lengths, text = _joined(prefix, function.encode(), fingerprint.encode(), version.encode())
-    return _VERSION.pack(key_version, *lengths) + text
+    return _packed(
+        _VERSION, (key_version,), prefix, function.encode(), fingerprint.encode(), version.encode()
+    )
 
 
 def _of_parts(parameters: str, manifest: str) -> bytes:
     first = parameters.encode()
-    return UNSIGNED.digest(struct.pack("<i", len(first)) + first + manifest.encode())
+    return blake3(struct.pack("<i", len(first)) + first + manifest.encode()).digest()
 
 
 @lru_cache(maxsize=1024)
@@ -432,7 +430,7 @@ def has_parts(mac: bytes, parameters: Any, manifest: Any, sources: bytes | None 
     """Whether the parts of a function version, as far as they were read, are those of its MAC, which is verified."""
     try:
         return _of_parts(parameters, manifest) == mac[_FIRST] and (
-            sources is None or UNSIGNED.digest(sources) == mac[_SECOND]
+            sources is None or blake3(sources).digest() == mac[_SECOND]
         )
     except _WRONG:
         return False

@@ -102,7 +102,8 @@ class Sweep:
         self._values: list[Any] | None = None
         self._errors: dict[int, BaseException] = {}
         self._check_fields()
-        cache.keys.binder.arguments(*self._call(0)[:2])  # raise a TypeError now, not in run()
+        args, kwargs = self._call(0)[:2]
+        cache.keys.binder.spell(*args, **kwargs)  # raise a TypeError now, not in run()
 
     def __len__(self) -> int:
         return len(self.points) * self.repeats

@@ -30,7 +30,7 @@ from bencher_job import Record
 from bencher_job._processes import Process
 from bencher_job._stores import Entry, Lease, LeasesUnavailable, dump, leases
 from bencher_job._stores.embedded import DiskStore
-from bencher_job._stores.leases import Owner, StoreWait
+from bencher_job._stores.leases import LeaseOwner, StoreWait
 from tests.leasing import acquired, is_waited_for, taken_over
 
 DEADLINE = 20.0
@@ -605,12 +605,12 @@ def test_only_a_stop_that_is_seen_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(leases.time, "monotonic", lambda: now)
     monkeypatch.setattr(leases, "is_stopped", lambda process: stopped)
     stranger = Process("host", "boot", 1, 2, 0)
-    wait, owner = StoreWait(leases, Lease(KEY)), Owner(3, stranger)  # type: ignore[arg-type]  # it asks none
+    wait, owner = StoreWait(leases, Lease(KEY)), LeaseOwner(3, stranger)  # type: ignore[arg-type]  # it asks none
 
     def after(seconds: float, number: int = 3) -> bool:
         nonlocal now
         now += seconds
-        return wait.is_overdue(Owner(number, stranger))
+        return wait.is_overdue(LeaseOwner(number, stranger))
 
     assert not wait.is_overdue(owner)
     assert not after(3600)

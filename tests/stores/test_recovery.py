@@ -176,6 +176,15 @@ def test_random_damage_is_never_a_wrong_value_nor_an_error_and_heals(store: Disk
     assert len(set_aside(store.directory)) <= 2
 
 
+def test_damage_that_sqlite_can_not_name_in_utf_8_is_mended(store: DiskStore) -> None:
+    path = store.directory / "cache.db"
+    path.write_bytes(path.read_bytes().replace(b"ON Cache (expire_time)", b"ON Cac\x98e (expire_time)"))
+    with pytest.warns(CacheWarning, match="is damaged"):
+        store.put_many([entry("key-1")])
+    assert store.get("key-1")
+    assert len(set_aside(store.directory)) == 1
+
+
 def test_several_processes_that_find_the_damage_at_once_replace_it_once(store: DiskStore) -> None:
     destroy(store.directory, *leaves(store.directory)[::2])
     script = f"""
