@@ -247,7 +247,9 @@ def set_variables(sent: Iterable[SentVariable]) -> None:
         try:
             value = pickle.loads(each.value)
         except Exception as problem:  # noqa: BLE001 - a class's unpickling can raise anything
-            _log.warning("the value of %s.%s can't be unpickled in a worker: %r", each.module, each.name, problem)
+            _log.warning(
+                "the value of %s.%s can't be unpickled in a worker: %r", each.module, each.name, problem
+            )
             continue
         for variable in _variables.here(each):
             variable.set(value)
