@@ -249,3 +249,16 @@ def test_calls_count_once(tmp_path):
         assert function(1) == "ann"
     assert counter.count == 1
     function.cache.close()
+
+
+def test_a_variable_that_only_the_function_holds_arrives_with_its_first_job(tmp_path):
+    held_by_it = contextvars.ContextVar("held_by_it", default="mm")
+
+    def unit(x):
+        return held_by_it.get()
+
+    function = cached_job(executor="multiprocessing", max_workers=1, cache_dir=tmp_path)(unit)
+    context = contextvars.copy_context()
+    context.run(held_by_it.set, "inch")
+    assert context.run(function, 1) == "inch"
+    function.cache.close()
