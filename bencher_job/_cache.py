@@ -137,10 +137,11 @@ class Contents:
         return self._store  # type: ignore[return-value]
 
     def is_there(self) -> bool:
-        """Whether the store is open or on the disk. True if nothing is kept, since no store is made then."""
+        """Whether the store is open, on the disk, or shared. True if nothing is kept, since no store is made then."""
         if (self._store is not None and self._epoch == _options.epoch) or not self._keeps():
             return True
-        return store_exists(self.directory)
+        shared = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
+        return shared is not None or store_exists(self.directory)
 
     @property
     def directory(self) -> Path:
@@ -303,7 +304,7 @@ class Contents:
         """
         known = [each for info in self.functions() if function in {None, info.name} for each in info.versions]
         found: set[tuple[str, str]] = set()
-        for name in [names] if isinstance(names, str) else names:
+        for name in names if isinstance(names, Iterable) and not isinstance(names, str) else [names]:
             if not isinstance(name, str):
                 raise TypeError(f"versions must be a str, or several, not {type(name).__name__}")
             named = {each[:2] for each in known if each.is_called(name)}

@@ -354,7 +354,13 @@ class BoundCachedFunction(CachedCalls[P, R], BoundFunctionWrapper):
 
     def _reduced(self) -> tuple[Any, ...] | None:
         bound = getattr(self.__wrapped__, "__self__", _UNBOUND)
-        return None if bound is _UNBOUND else (getattr, (bound, self.__wrapped__.__name__))
+        if bound is _UNBOUND:
+            return None
+        name = self.__wrapped__.__name__
+        if getattr(getattr(bound, name, None), "cache", None) is self.cache:
+            return getattr, (bound, name)
+        function = self._self_parent  # with other options, or what a subclass overrides
+        return type(function).__get__, (function, self._self_instance, self._self_owner)
 
 
 _UNBOUND = object()

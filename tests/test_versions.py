@@ -70,6 +70,8 @@ def test_a_version_is_named_by_the_first_digits_of_its_fingerprint(write_module:
         cache.records(versions="zz")
     with pytest.raises(TypeError, match="versions must be a str, or several, not int"):
         cache.records(versions=[1])
+    with pytest.raises(TypeError, match="versions must be a str, or several, not int"):
+        cache.records(versions=1)  # type: ignore[arg-type]
 
 
 def test_a_table_without_rows_says_that_others_are_hidden(write_module: WriteModule) -> None:

@@ -126,6 +126,31 @@ def test_a_function_with_other_options_pickles(
     assert (other(1), other.cache.tag, counter.count) == (1, "night", 1)
 
 
+class Base:
+    @cached_job(tag="day")
+    def score(self, x: int) -> str:
+        return f"base {x}"
+
+
+class Derived(Base):
+    @cached_job(tag="day")
+    def score(self, x: int) -> str:
+        return f"derived {x}"
+
+    def inherited(self) -> Any:
+        return super().score
+
+
+def test_a_bound_method_pickles_as_what_it_is() -> None:
+    """With its options, and not as what overrides it."""
+    derived = Derived()
+    for method in (derived.score, derived.inherited()):
+        other = pickle.loads(pickle.dumps(method.with_options(tag="night")))
+        assert (other(1), other.cache.tag) == (method(1), "night")
+        other = pickle.loads(pickle.dumps(method))
+        assert (other(1), other.cache.tag) == (method(1), "day")
+
+
 @pytest.mark.parametrize("name", ["version", "cache_dir", "ignore", "keys", "size_limit", "nothing"])
 def test_options_of_keys_and_places_are_refused(value: CachedFunction[[int], int], name: str) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):

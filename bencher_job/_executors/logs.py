@@ -24,8 +24,6 @@ from .._stores.parts import Buffer
 
 __all__ = ["collected_records", "drop_handlers", "forward_records", "handle", "levels_here", "take_levels"]
 
-_log = logging.getLogger(__name__)
-
 Levels = dict[str, int]
 """Levels of loggers by name, with the root's under "" and that of `logging.disable` under ".disable"."""
 
@@ -162,13 +160,17 @@ def collected_records() -> Iterator[list[bytes]]:
                 logging.root.removeHandler(_collector)
 
 
+_fallback: Final = logging.Handler()
+
+
 def handle(records: Iterable[Buffer]) -> None:
     """Pass records of a worker to the loggers of this process."""
     for pickled in records:
+        record = logging.makeLogRecord({"msg": "a record of a worker"})
         try:
             record = logging.makeLogRecord(pickle.loads(pickled))
             logger = logging.getLogger(record.name)
             if logger.isEnabledFor(record.levelno):
                 logger.handle(record)
-        except Exception as problem:  # noqa: BLE001 - a filter of the user's can raise anything
-            _log.warning("a log record of a worker can't be handled: %r", problem)
+        except Exception:  # noqa: BLE001 - a handler or a filter of the user's can raise anything, for our records too
+            _fallback.handleError(record)

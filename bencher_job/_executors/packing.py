@@ -239,13 +239,13 @@ def pack_many(jobs: Iterable[Job], *, local: bool = True) -> Iterator[Parcel | E
         fingerprint = None if job.function_version is None else job.function_version.fingerprint
         try:
             with made_by_value():
+                if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
+                    sent = sender = None  # which context variables are sent is known once the function is
+                    sent = sent_functions(job.function, fingerprint, local, job.code_check)
+                    known = id(job.function), id(fingerprint), job.code_check
                 if sender is None or job.surroundings is not surroundings:
                     surroundings = job.surroundings
                     sender = _sender(surroundings)
-                if sent is None or known != (id(job.function), id(fingerprint), job.code_check):
-                    sent = None
-                    sent = sent_functions(job.function, fingerprint, local, job.code_check)
-                    known = id(job.function), id(fingerprint), job.code_check
                 terms = job.blob_writer.terms if local and job.blob_writer is not None else None
                 parcel = Parcel(sent, _body_of(job, fingerprint, sender, terms, local=local))
             yield parcel.of_its_own() if local else parcel.in_one_piece()

@@ -4,7 +4,7 @@
     sent_variables(context) -> SentVariable, ... ~~> set_variables, while the job runs
 
 Sent are environment variables that have changed since this process first used an executor, and context variables that
-the user's own modules define. One whose value can't be pickled is logged and left behind.
+the user's own modules define. One whose value can't be pickled, or unpickled, is logged and left behind.
 """
 
 from __future__ import annotations
@@ -244,6 +244,12 @@ def sent_variables(context: Context, dumps: Callable[[Any], bytes]) -> tuple[Sen
 def set_variables(sent: Iterable[SentVariable]) -> None:
     """Set context variables in this context, where a job runs."""
     for each in sent:
-        value = pickle.loads(each.value)
+        try:
+            value = pickle.loads(each.value)
+        except Exception as problem:  # noqa: BLE001 - a class's unpickling can raise anything
+            _log.warning(
+                "the value of %s.%s can't be unpickled in a worker: %r", each.module, each.name, problem
+            )
+            continue
         for variable in _variables.here(each):
             variable.set(value)

@@ -124,6 +124,8 @@ def _of_the_library(cls: type) -> Hasher:
         return _class if made is None else _by_base(cls, cls, made)
     if issubclass(cls, ModuleType):
         return _module
+    if getattr(cls, "_bencher_job_cached", False):
+        return _cached_function
     if issubclass(cls, Enum):
         return _by_canonical_form(qualified_name(cls), _enum_member, leaf=True)
     names = [(base, rooted_name(base)) for base in cls.__mro__ if base is not object or cls is object]
@@ -282,6 +284,10 @@ def _module(encoder: Encoder, module: ModuleType) -> bytes:
     if is_own_module(module):
         return encoder.code(module)
     return encoder.wrap(_header(b"o", "module"), module_name(module.__name__))
+
+
+def _cached_function(encoder: Encoder, function: Any) -> bytes:
+    return encoder.encode(function.__wrapped__)  # caching does not change what it does
 
 
 def _refused(reason: str) -> Hasher:

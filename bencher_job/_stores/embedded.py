@@ -215,7 +215,9 @@ class Commits:
             for entry in entries:
                 prepared.append(self._prepared(opened, entry))
                 computed += not entry.is_copy
-            replaces, remaining = False, prepared
+            # What replaces a shared result may be in the memory of a process here that has just fetched it.
+            replaces = any(entry.replaces and entry.address for entry in entries)
+            remaining = prepared
             while remaining:
                 try:
                     if replaces:

@@ -130,3 +130,28 @@ def test_a_worker_whose_initializer_sets_handlers_keeps_its_records(tmp_path, ca
     function.cache.close()
     assert "INFO:study.part:at [1]" in (tmp_path / "log").read_text()
     assert not caplog.records
+
+
+def test_a_handler_that_raises_costs_no_result(options, capfd):
+    class Strict(logging.Handler):
+        def emit(self, record):
+            raise AssertionError("no warnings, please")
+
+    handler = Strict()
+    logging.root.addHandler(handler)
+    try:
+        function = cached_job(**options)(chatty)
+        if options["executor"] == "threads":
+            with pytest.raises(AssertionError, match="please"):  # where logging raises it
+                function(1)
+        else:
+            assert [function(1), function(2)] == [1, 2]
+            assert "no warnings, please" in capfd.readouterr().err
+        function.cache.close()
+    finally:
+        logging.root.removeHandler(handler)
+
+
+def chatty(x):
+    logging.getLogger("study").warning("careful")
+    return x

@@ -128,6 +128,28 @@ def test_a_variable_whose_value_cannot_be_pickled_stays_behind(tmp_path):
     function.cache.close()
 
 
+class OfSubmitter:
+    """An object that no other process can unpickle."""
+
+    def __reduce__(self):
+        return _only_in, (os.getpid(),)
+
+
+def _only_in(pid):
+    if os.getpid() != pid:
+        raise RuntimeError("not here")
+
+
+def test_a_variable_whose_value_cannot_be_unpickled_is_left_out(tmp_path, caplog):
+    function = cached_job(executor="multiprocessing", cache_dir=tmp_path)(held)
+    context = contextvars.copy_context()
+    context.run(lock.set, OfSubmitter())
+    context.run(user.set, "ann")
+    assert context.run(function, 1) == (False, "ann")
+    assert "lock can't be unpickled in a worker" in caplog.text
+    function.cache.close()
+
+
 def where(x):
     return os.getcwd(), os.environ.get("BENCHER_JOB_TEST_WHERE"), os.environ["OMP_NUM_THREADS"]
 
@@ -226,4 +248,17 @@ def test_calls_count_once(tmp_path):
     with chdir(Path("/")):
         assert function(1) == "ann"
     assert counter.count == 1
+    function.cache.close()
+
+
+def test_a_variable_that_only_the_function_holds_arrives_with_its_first_job(tmp_path):
+    held_by_it = contextvars.ContextVar("held_by_it", default="mm")
+
+    def unit(x):
+        return held_by_it.get()
+
+    function = cached_job(executor="multiprocessing", max_workers=1, cache_dir=tmp_path)(unit)
+    context = contextvars.copy_context()
+    context.run(held_by_it.set, "inch")
+    assert context.run(function, 1) == "inch"
     function.cache.close()

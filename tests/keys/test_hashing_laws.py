@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from polars.testing.parametric import dataframes, series
 
-from bencher_job import UnkeyableArgument
+from bencher_job import UnkeyableArgument, cached_job
 
 from .keys import key_of
 
@@ -901,6 +901,24 @@ def test_an_attribute_of_a_function_with_a_cache_counts():
 
 def math_of(x):
     return x
+
+
+def test_a_cached_function_counts_by_its_code_and_not_by_its_options(monkeypatch):
+    cached = cached_job(counted)
+    monkeypatch.setitem(globals(), "counted", cached)  # found by its name, as a decorated function is
+    before = key_of(cached)
+    assert key_of(cached.with_options(ttl=1, tag="weekly")) == before
+    assert key_of(cached_job(tag="nightly")(cached.__wrapped__)) == before
+    monkeypatch.setattr(cached.__wrapped__, "__code__", other_counted.__code__)
+    assert key_of(cached) != before
+
+
+def counted(x):
+    return x
+
+
+def other_counted(x):
+    return x + 1
 
 
 def test_making_a_digest_does_not_change_a_masked_array():

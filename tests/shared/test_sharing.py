@@ -100,6 +100,12 @@ def test_what_one_machine_has_computed_is_a_hit_on_the_others(hosts: Hosts) -> N
     assert hosts.count("run") == 21
 
 
+def test_peek_needs_no_local_store(hosts: Hosts) -> None:
+    hosts.output(hosts.on("a", program("work(1); work.cache.close()")))
+    look = program("print(work.peek(1) == expected([1])[0], work.peek(2))")
+    assert hosts.output(hosts.on("b", look)) == "True None"
+
+
 def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
     share = program(
         """

@@ -458,6 +458,26 @@ def test_a_copy_that_waits_to_be_stored_is_dropped_with_its_entry(hosts: Hosts) 
     assert hosts.count("run") == 4
 
 
+def test_a_copy_that_waits_to_be_stored_gives_way_to_what_replaces_it(hosts: Hosts) -> None:
+    hosts.output(hosts.on("a", drawing("draw(0); assert pushed(draw)")))
+    late = drawing(
+        """
+        from bencher_job._shared import copies
+        copies.COMMIT_AFTER = 60
+        draw.remember(7, 1), draw.remember(8, 1)  # a store in which nothing was ever replaced keeps nothing in memory
+        assert draw(0) == draw(0)
+        tell("has a copy")
+        wait_for("is replaced")
+        print(draw(0), draw(0), draw.peek(0))
+        """
+    )
+    running = hosts.on("b", late)
+    hosts.wait_for("b.has a copy")
+    hosts.output(hosts.on("b", drawing("draw.remember(5, 0)"), "another"))
+    hosts.tell("is replaced")
+    assert hosts.output(running) == "5 5 5"
+
+
 def test_a_forked_child_and_its_parent_go_on(hosts: Hosts) -> None:
     source = drawing(
         """
