@@ -58,7 +58,7 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 
     def choose(step: int) -> tuple[int, int]:
         if request.config.getoption("--soak"):
-            step = -(-step // 10)
+            step = -(-step // 3)
         first = random.randint(1, step)
         print("first", first, "step", step)
         return first, step

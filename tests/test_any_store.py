@@ -29,8 +29,10 @@ NEEDS_A_FOLDER = {
     "test_importing_imports_no_pandas",
     "test_media_live_as_long_as_any_entry_that_was_made_of_theirs",
     "test_results_are_kept_when_the_program_ends_without_reading_them",
+    "test_the_attribute_is_named_that_makes_an_object_another_at_each_call",
+    "test_the_attribute_of_self_is_named_that_a_method_writes_to",
 }
-"""Tests that look at files, at other processes, or at what only a folder has."""
+"""Tests that look at files, at other processes, or at what only a folder has, such as arguments before a run."""
 
 
 @pytest.fixture(autouse=True)

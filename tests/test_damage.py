@@ -159,7 +159,7 @@ def test_verify_finds_and_mends_an_index_that_leads_to_other_rows(cache_folder: 
 def test_random_damage_under_three_programs(
     programs: Programs, is_database: bool, request: pytest.FixtureRequest
 ) -> None:
-    rounds = ROUNDS * (10 if request.config.getoption("--soak") else 1)
+    rounds = ROUNDS * (4 if request.config.getoption("--soak") else 1)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)

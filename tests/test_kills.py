@@ -19,7 +19,7 @@ CRASH_POINTS = Path(__file__).parent / "crash_points.py"
 
 @pytest.mark.timeout(300)
 def test_a_kill_before_any_file_operation_or_statement_does_no_harm(tmp_path: Path, sample: Sample) -> None:
-    """Every tenth point of some six hundred; with --soak all of them."""
+    """Every tenth point of some six hundred; with --soak a third of them or more."""
     first, step = sample(10)
     run = subprocess.run(
         [sys.executable, CRASH_POINTS, tmp_path, str(first), str(step)],

@@ -171,13 +171,13 @@ def test_a_secret_signs_what_a_worker_writes(monkeypatch):
     large.cache.executor.shutdown()
 
 
-def test_a_worker_without_the_secret_writes_nothing(monkeypatch):
+def test_a_worker_signs_with_a_secret_that_was_set_after_its_start(monkeypatch):
     pool = Executors.factory("multiprocessing")
     assert pool.submit(int).result(PATIENCE) == 0  # so that there are workers before there is a secret
     monkeypatch.setenv("BENCHER_JOB_SECRET", "of the submitter")
     large = cached_job(executor=pool, code="none")(numbers)
-    _, array = large(1)
-    assert list(files_of(large.cache.directory)) == [os.getpid()]
+    worker, array = large(1)
+    assert list(files_of(large.cache.directory)) == [worker]
     assert array[0] == 1.0
     assert large.cache.verify().is_clean
     large.cache.close()

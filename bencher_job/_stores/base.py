@@ -368,7 +368,8 @@ NO_ARGUMENTS: Final[Mapping[str, Any]] = MappingProxyType({})
 class Lease:
     """The right to compute a key. It excludes others while it is held.
 
-    Make it before you acquire it, so that an interrupt finds it: to release one that is not held does no harm.
+    Make it before you acquire it, so that an interrupt finds it: to release one that is not held does no harm. Keep it
+    while it is held: where its row is found and the object is gone, as after damage, the lease counts as released.
 
     Attributes:
         function: module and qualified name of the function, as in the record of its entry.
@@ -383,6 +384,7 @@ class Lease:
     """
 
     __slots__ = (
+        "__weakref__",
         "arguments",
         "function",
         "has_entry",

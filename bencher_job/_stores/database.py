@@ -45,6 +45,7 @@ __all__ = [
     "Execute",
     "HasConnections",
     "Locked",
+    "Replaced",
     "close_before_fork",
     "fork_guard",
     "in_file",
@@ -58,6 +59,11 @@ GENERATION_NAME: Final = "generation"
 
 Locked: Final = diskcache.Timeout
 """What is raised when the database can't be written, or others keep it locked for too long."""
+
+
+class Replaced(diskcache.Timeout):  # type: ignore[misc]
+    """Another file lies in the place of a database that is open."""
+
 
 IN_ROW_BELOW: Final = 1 << 15
 """Size in bytes below which an entry lies in its database row."""
@@ -200,9 +206,11 @@ class Database(diskcache.Cache):  # type: ignore[misc]
         turn: held by the thread that writes.
         stays_locked: whether others have kept it locked until patience ended, and ever since.
         attempt: seconds for which one attempt waits for the database's lock.
+        place: device and inode of its file, once it is known; transactions refuse to change another file.
     """
 
     stays_locked = False
+    place: tuple[int, int] | None = None
 
     def __init__(self, directory: str, *, access: str = "", patience: float = PATIENCE) -> None:
         """Open a database that is there; `access` are the parameters of its URI, `patience` is in seconds."""
@@ -330,6 +338,7 @@ class Database(diskcache.Cache):  # type: ignore[misc]
 
         Raises:
             Locked: when the database can't be written, or stays locked by others.
+            Replaced: when another file lies in its place. Nothing has been changed then.
         """
         patience = self._timeout if patience is None else patience
         turn, has_turn = self.turn, False
@@ -348,6 +357,8 @@ class Database(diskcache.Cache):  # type: ignore[misc]
             except sqlite3.OperationalError as error:
                 self._begin_after(error, execute, patience)
             self.stays_locked = False
+            if self.place is not None:
+                self._check_place(self.place)
             done = work(execute)
             execute("COMMIT")
             return done
@@ -358,6 +369,15 @@ class Database(diskcache.Cache):  # type: ignore[misc]
                 connection.execute(f"PRAGMA busy_timeout = {int(self.attempt * 1000)}")
             if has_turn:
                 turn.release()
+
+    def _check_place(self, place: tuple[int, int]) -> None:
+        """Raise `Replaced` if another process has replaced the file while this one waited for its turn."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError as error:
+            raise Replaced(f"{self._path} was removed") from error
+        if (status.st_dev, status.st_ino) != place:
+            raise Replaced(f"{self._path} was replaced")
 
     def _begin_after(self, error: sqlite3.OperationalError, execute: Execute, patience: float) -> None:
         """Begin once others no longer keep the database locked; raises as `transact`."""

@@ -28,7 +28,7 @@ from .._text import counted
 from .base import PATIENCE, StoreBusy, StoreDamaged, StoreFailure, StoreMissing, Tally
 from .blobs import database_of, place_of
 from .changes import ChangeCounter
-from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, fork_guard
+from .database import DATABASE_NAME, GENERATION_NAME, Database, Execute, Locked, Replaced, fork_guard
 from .leases import Owners
 from .parts import MissignedEntry
 from .recovery import UNREADABLE, is_damage, is_damage_in_use, is_whole, recover
@@ -502,7 +502,7 @@ class Folder:
             database.close_all()
         else:
             raise StoreFailure(f"{self.directory} is replaced by another folder again and again")
-        database._disk.trusted = self.trusted
+        database._disk.trusted, database.place = self.trusted, place
         self.changes.open(writable=writable)
         return Opened(database, signature, place, writable)
 
@@ -641,6 +641,8 @@ class Folder:
                     if not opened.is_writable:
                         raise StoreFailure(f"{self.directory} can be read, but not written")
                     return work(opened.database, *given)
+                except Replaced:
+                    self._look_again = 0.0
                 except _REFUSALS as error:
                     # What a check has found whole, and is damaged once more, is replaced all the same.
                     if turn > 1 or not self.mend(error, surely=turn == 1):

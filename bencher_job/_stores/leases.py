@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeVar
@@ -168,7 +169,8 @@ class StoreLeases:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._registered = 0
+        self._registered: tuple[int, tuple[int, int] | None] = 0, None
+        self._own: weakref.WeakValueDictionary[int, Lease] = weakref.WeakValueDictionary()
 
     def acquire(self, leases: Sequence[Lease]) -> None:
         """Acquire those leases whose keys no living process has, not even this one."""
@@ -188,7 +190,7 @@ class StoreLeases:
     def taken(self, keys: Collection[str]) -> set[str]:
         """Return those keys that other living processes have. Never waits."""
         statement = "SELECT owner, key FROM Lease WHERE owner != ?"
-        values: tuple[object, ...] = (self._registered,)
+        values: tuple[object, ...] = (self._registered[0],)
         if len(keys) == 1:
             statement, values = f"{statement} AND key = ?", (*values, *keys)
         rows = self._of_living(statement, values)
@@ -293,7 +295,7 @@ class StoreLeases:
 
     def _acquire_one(self, database: Database, lease: Lease) -> None:
         owner, connection = self._folder.owners.join(), database._con
-        if owner != self._registered:
+        if (owner, database.place) != self._registered:
             self._register(database, owner)
         if connection.in_transaction:  # an interrupt has kept it from its end
             connection.rollback()
@@ -301,7 +303,7 @@ class StoreLeases:
 
     def _acquire_some(self, database: Database, leases: Sequence[Lease]) -> None:
         owner = self._folder.owners.join()
-        if owner != self._registered:
+        if (owner, database.place) != self._registered:
             self._register(database, owner)
 
         def acquire(execute: Execute) -> None:
@@ -318,11 +320,13 @@ class StoreLeases:
     def _acquire(self, execute: Execute, lease: Lease, owner: int) -> None:
         key, number, function = lease.key, lease.number, lease.function
         shown = lease.shown = lease.shown or arguments_to_json(lease.arguments)
+        self._own[number] = lease
         while not execute(_INSERT, (key, number, owner, time.time(), function, shown)).rowcount:
             found = execute(_FIND, (key,)).fetchone()
             if found is None:  # released just now
                 continue
-            if found[0] != lease.replaces and self._folder.owners.is_alive(found[1]):
+            is_given_up = found[1] == owner and found[0] not in self._own
+            if found[0] != lease.replaces and not is_given_up and self._folder.owners.is_alive(found[1]):
                 return
             if execute(_REPLACE, (number, owner, time.time(), function, shown, key, found[0])).rowcount:
                 break
@@ -339,7 +343,10 @@ class StoreLeases:
             lease.held = False
 
     def _register(self, database: Database, number: int) -> None:
-        """Enter this process into the table of owners, and remove the dead with their leases."""
+        """Enter this process into the table of owners, and remove the dead with their leases.
+
+        So it does again in a database that has replaced a damaged one, where a lease that was released may be back.
+        """
         process = this_process()
 
         def register(execute: Execute) -> None:
@@ -347,10 +354,13 @@ class StoreLeases:
                 if not self._folder.owners.is_alive(other):
                     execute("DELETE FROM Lease WHERE owner = ?", (other,))
                     execute("DELETE FROM Owner WHERE number = ?", (other,))
+            for (lease,) in execute("SELECT number FROM Lease WHERE owner = ?", (number,)).fetchall():
+                if lease not in self._own:
+                    execute("DELETE FROM Lease WHERE owner = ? AND number = ?", (number, lease))
             execute("INSERT OR REPLACE INTO Owner VALUES (?, ?, ?, ?, ?, ?)", (number, *process))
 
         database.transact(register, BRIEFLY)
-        self._registered = number
+        self._registered = number, database.place
 
 
 def _call_of(function: object, arguments: object) -> tuple[str, dict[str, Any]]:

@@ -146,12 +146,14 @@ def recover(directory: Path, make: Callable[[Path], Database], patience: float) 
         try:
             with closing(_connect(directory, patience)) as damaged:
                 entries = _save(damaged, fresh)
-            fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                fresh.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                fresh.close_all()
+                # While the damaged one is locked, so that nobody commits to it in between. The log goes after the
+                # database: nobody may find a database without its log, or a new one with an old log.
+                aside.move(sorted(directory.glob(f"{DATABASE_NAME}*")), folder)
+                os.rename(new / DATABASE_NAME, directory / DATABASE_NAME)
         finally:
             fresh.close_all()
-        # The log goes after the database: nobody may find a database without its log, or a new one with an old log.
-        aside.move(sorted(directory.glob(f"{DATABASE_NAME}*")), folder)
-        os.rename(new / DATABASE_NAME, directory / DATABASE_NAME)
     finally:
         for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm"):
             (new / name).unlink(missing_ok=True)
@@ -278,11 +280,14 @@ class _Reader:
                     return
                 limit = 1  # the rows before the damaged place
                 continue
-            if rows and type(rows[-1][0]) is type(self.last) and not self._is_beyond(rows[-1][0], self.last):
-                return  # damaged pages may lead back to where they were
             self.is_complete = len(rows) < limit
-            if rows:
-                self.last = rows[-1][0]
+            rows = [row for row in rows if row[0] is not None]  # damaged: no key of ours is NULL
+            if not rows:
+                return
+            if type(rows[-1][0]) is type(self.last) and not self._is_beyond(rows[-1][0], self.last):
+                self.is_complete = False
+                return  # damaged pages may lead back to where they were
+            self.last = rows[-1][0]
             yield from rows
 
 

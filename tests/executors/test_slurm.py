@@ -109,10 +109,10 @@ class TestLoss:
     """Workers that are ended from outside."""
 
     @pytest.fixture
-    def spec(self, slurm):
+    def spec(self, slurm, until):
         spec = Slurm(2, interface="lo", sbatch=QUIET)
         yield spec
-        assert not slurm.jobs()
+        assert until(lambda: not slurm.jobs())
 
     def test_a_cancelled_worker_costs_nothing(self, slurm, spec, tmp_path):
         counter = CallCounter(tmp_path / "calls")

@@ -91,7 +91,7 @@ def test_a_job_is_given_up_after_so_many_runs(executor, counter, caplog):
     assert not is_leased(failing, 1)
     info = failing.cache.info()
     assert (info.retried, info.failed) == (2, 1)
-    messages = [record.getMessage() for record in caplog.records if " of <Job" in record.getMessage()]
+    messages = [record.getMessage() for record in caplog.records if "<Job" in record.getMessage()]
     assert [message.partition(" of <Job")[0] for message in messages[:2]] == ["run 1 of 3", "run 2 of 3"]
     assert "failed for the last of 3 times: ValueError: no 1" in messages[2]
     failing.cache.close()

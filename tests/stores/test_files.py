@@ -19,7 +19,14 @@ from bencher_job._stores import blobs
 from bencher_job._stores.blobs import map_file, read_file
 from bencher_job._stores.codec import dump, seal, unseal
 from bencher_job._stores.database import IN_ROW_BELOW, EntryDisk, Written
-from bencher_job._stores.parts import PIECE, Arrival, DamagedEntry, MissignedEntry, UnreadableEntry, Zstd
+from bencher_job._stores.parts import (
+    PIECE,
+    DamagedEntry,
+    MissignedEntry,
+    StreamingRead,
+    UnreadableEntry,
+    Zstd,
+)
 from bencher_job._stores.signature import Signature
 
 ARRIVING_FROM = 2 * PIECE
@@ -136,12 +143,12 @@ def test_a_file_that_shrinks_while_it_is_read_is_damage(disk: EntryDisk) -> None
     size = os.fstat(descriptor).st_size
     os.truncate(path, size - 1)
     with pytest.raises((DamagedEntry, MissignedEntry)):
-        unseal(Arrival(descriptor, size), "key", signature=SIGNATURE)
+        unseal(StreamingRead(descriptor, size), "key", signature=SIGNATURE)
 
 
 def test_an_error_of_the_reading_thread_reaches_who_waits(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
-    arrival = Arrival(descriptor, ARRIVING_FROM)
+    arrival = StreamingRead(descriptor, ARRIVING_FROM)
     with pytest.raises(IsADirectoryError):
         list(arrival)
 
@@ -259,7 +266,7 @@ def test_no_descriptor_and_no_thread_stays(disk: EntryDisk, take: object) -> Non
         take(disk, row)
         with pytest.raises(UntrustedCache):
             take(disk, other)
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
@@ -268,7 +275,7 @@ def test_a_file_that_takes_too_much_memory_is_not_damaged(disk: EntryDisk) -> No
     row = written(disk, array_of(ARRIVING_FROM))
     descriptor = os.open(file_of(disk, row), os.O_RDONLY)
     with pytest.raises(UnreadableEntry, match="bytes of memory"):
-        Arrival(descriptor, 1 << 60)
+        StreamingRead(descriptor, 1 << 60)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
 

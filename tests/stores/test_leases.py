@@ -41,8 +41,13 @@ def keys(count: int, kind: str = "") -> list[str]:
     return [hashlib.sha256(f"{kind} {number}".encode()).hexdigest() for number in range(count)]
 
 
+HELD: list[Lease] = []
+"""A lease whose object is gone is given up."""
+
+
 def acquire(store: DiskStore, key: str) -> Lease | None:
     lease = Lease(key)
+    HELD.append(lease)
     return lease if acquired(store, lease) else None
 
 

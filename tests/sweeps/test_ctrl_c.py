@@ -55,8 +55,11 @@ def test_an_interrupted_sweep_ends_with_one_line(programs: Programs, tmp_path: P
     again = programs.start("second", STUDY, kind, "0")
     assert again.communicate(timeout=60) == ("", "")
     ran = runs(tmp_path) - before
-    if kind in {"serial", "coroutine"}:
+    if kind == "serial":
         assert (kept, ran) == (6, 48)
+    elif kind == "coroutine":  # they run side by side, so later repeats of the quick ones may be done
+        assert ran == 54 - kept
+        assert kept >= 6
     else:  # more results may come while the program ends
         assert ran <= 54 - kept
 

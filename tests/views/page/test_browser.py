@@ -511,7 +511,7 @@ def test_running_jobs_are_listed_with_their_place_and_time(changing: Visit, cach
         for text in (
             "Running (1)",
             "study_of_long.py",
-            f"process {running.pid}",
+            f"{running.pid} on",
             os.uname().nodename,
             "since",
         ):
