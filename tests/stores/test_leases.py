@@ -701,6 +701,62 @@ def test_threads_race_and_one_wins_each_key(open_store) -> None:
     assert winners == dict.fromkeys(keys(200), 1)
 
 
+def with_an_older_database(path: Path, store: DiskStore) -> None:
+    """Release a lease of a store, and bring back the database that it was in."""
+    lease = Lease(KEY)
+    assert acquired(store, lease)
+    with closing(sqlite3.connect(path / "cache.db")) as now, closing(sqlite3.connect(path / "old")) as old:
+        now.backup(old)
+    store.leases.release([lease])
+    (path / "cache.db-wal").unlink(missing_ok=True)
+    (path / "cache.db-shm").unlink(missing_ok=True)
+    os.replace(path / "old", path / "cache.db")
+
+
+def test_a_lease_that_damage_brings_back_stops_its_owner_no_more(open_store, path: Path) -> None:
+    store = open_store()
+    with_an_older_database(path, store)
+    until(lambda: acquire(store, KEY) is not None)
+
+
+def test_a_lease_that_damage_brings_back_stops_others_until_its_owner_acquires_one(
+    open_store, path: Path
+) -> None:
+    store, others = open_store(), open_store()
+    with_an_older_database(path, store)
+    assert acquire(others, KEY) is None
+    (other,) = keys(1)
+    until(lambda: acquire(store, other) is not None)
+    assert acquire(others, KEY) is not None
+
+
+def test_a_transaction_that_waited_while_the_database_was_replaced_changes_the_new_one(
+    open_store, path: Path
+) -> None:
+    store = open_store()
+    lease = Lease(KEY)
+    assert acquired(store, lease)
+    with (
+        closing(sqlite3.connect(path / "cache.db", isolation_level=None)) as damaged,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        damaged.execute("BEGIN IMMEDIATE")
+        with closing(sqlite3.connect(path / "new")) as new:
+            damaged.execute("COMMIT")
+            damaged.backup(new)
+            damaged.execute("BEGIN IMMEDIATE")
+        released = thread.submit(store.leases.release, [lease])
+        time.sleep(0.1)  # so that it waits for its turn, as far as can be seen from outside
+        for name in ("cache.db", "cache.db-wal", "cache.db-shm"):
+            if (path / name).exists():
+                (path / name).rename(path / f"aside-{name}")
+        os.replace(path / "new", path / "cache.db")
+        damaged.execute("COMMIT")
+        released.result(60)
+    with closing(sqlite3.connect(path / "cache.db")) as new:
+        assert new.execute("SELECT key FROM Lease").fetchall() == []
+
+
 @pytest.mark.parametrize("obstacle", ["a folder", "a link", "a file in place of the store"])
 def test_where_no_file_can_be_made_leases_are_unavailable(path: Path, obstacle: str) -> None:
     if obstacle == "a folder":
