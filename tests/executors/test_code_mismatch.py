@@ -202,6 +202,19 @@ def test_many_jobs_of_a_reloaded_module_all_get_a_worker_that_loads_it(write_mod
     twice.cache.close()
 
 
+MEETING = """
+import os, time
+
+def job(folder, x):
+    (folder / str(os.getpid())).touch()
+    until = time.monotonic() + 60
+    while len(os.listdir(folder)) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    return x, os.getpid()
+"""
+"""A job that waits until two workers run it."""
+
+
 def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., bool]
 ) -> None:
@@ -212,11 +225,11 @@ def test_a_worker_that_has_run_nothing_may_be_older_than_the_path(
         second.cancel()  # so that one worker is idle, unless it was ready before
         assert first.result() == 1
         assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
-        code = "import os, time\ndef job(x):\n    time.sleep(0.2)\n    return x, os.getpid()\n"
-        (tmp_path / "appeared.py").write_text(code)
+        (tmp_path / "appeared.py").write_text(MEETING)
         monkeypatch.syspath_prepend(tmp_path)
         job = importlib.import_module("appeared").job
-        results = [future.result() for future in [pool.submit(job, x) for x in range(6)]]
+        (tmp_path / "met").mkdir()
+        results = [future.result() for future in [pool.submit(job, tmp_path / "met", x) for x in range(6)]]
         assert [x for x, _ in results] == [*range(6)]
         assert len({pid for _, pid in results}) == 2  # both run jobs
 
