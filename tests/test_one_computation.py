@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.programs import Programs, until
@@ -47,6 +48,16 @@ def test_one_of_those_who_wait_takes_over_from_the_dead(programs: Programs, exec
     assert programs.count("1") == 2
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether a process sleeps at each of several looks, as one does that waits for another."""
+    process = psutil.Process(pid)
+    for _ in range(10):
+        if process.status() != psutil.STATUS_SLEEPING:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def test_an_exception_reaches_those_who_wait_and_the_next_asker_runs_the_job_again(
     programs: Programs,
 ) -> None:
@@ -71,7 +82,7 @@ def test_an_exception_reaches_those_who_wait_and_the_next_asker_runs_the_job_aga
     owner = programs.start("owner", source)
     programs.wait_for("owner.begun")
     others = [programs.start(f"other{number}", source) for number in range(3)]
-    assert until(lambda: all(programs.opens(other, "owners") for other in others))
+    assert until(lambda: all(programs.opens(other, "owners") and is_asleep(other.pid) for other in others))
     programs.tell("go_on")
     assert [programs.output(program) for program in (owner, *others)] == ["owner (1,)"] * 4
     assert programs.count("1") == 1

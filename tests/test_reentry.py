@@ -57,7 +57,7 @@ def test_a_call_at_any_line_of_the_library_ends(
 ) -> None:
     ran = run(PROGRAM, tmp_path, executor, operation, call, *sample(step))
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) > 200  # points, or the operation was none
+    assert int(ran.stdout) > 100  # points, or the operation was none
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "multiprocessing"])

@@ -160,7 +160,7 @@ def test_a_server_may_be_killed(own_server: Server, connected: Connected) -> Non
     else:
         assert isinstance(own_server, Seaweed)
         place = Place(f"s3://{BUCKET}/own", environment=own_server.settings())
-    remote, other = connected(place), connected(place)
+    remote, other = connected(place, lease_seconds=0.3), connected(place, lease_seconds=0.3)
     stored, running = entry_address("f", "1"), entry_address("f", "2")
     remote.put_many({stored: b"value"})
     assert remote.ask([running]).leases
