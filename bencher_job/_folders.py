@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import Final
 
 __all__ = ["make_private", "owner_only"]
@@ -24,9 +25,17 @@ def make_private(folder: str | os.PathLike[str]) -> bool:
         try:
             return _made(path)
         except (FileExistsError, FileNotFoundError):
-            if os.path.lexists(path) and not os.path.isdir(path):
+            if _is_no_folder(path):
                 raise
     return _made(path)
+
+
+def _is_no_folder(path: str) -> bool:
+    """Tell whether something else has this name, by one look: between two, another process may remove a folder."""
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def owner_only(path: str, flags: int) -> int:
