@@ -324,7 +324,7 @@ class _App:
                 if each.record.key == asked["key"]:
                     return JsonResponse(failed_of(each))
             return JsonResponse(
-                {"error": "It is no failed job any more: it has succeeded, or was cleared."}, 404
+                {"error": "It is not a failed job any more: it has succeeded, or was cleared."}, 404
             )
         found = shown.listing.failed(asked["function"], asked.get("code", ""), stamp)
         same = common_fields([each.record.arguments for each in found])
@@ -416,7 +416,7 @@ def _as_query(given: dict[str, Any]) -> TableQuery:
                 f"A search or a filter has at most {LONGEST_TEXT:,} characters, and this one has {len(text):,}."
             )
         if not is_writable(text):
-            raise FilterError(f"{text!a} is no text that can be looked for: it has half of a surrogate pair.")
+            raise FilterError(f"{text!a} can't be looked for: it has half of a surrogate pair.")
     sort = str(given.get("sort") or "-created")
     order = Order(sort.removeprefix("-"), sort.startswith("-"))
     return TableQuery(
