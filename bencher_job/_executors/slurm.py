@@ -99,6 +99,9 @@ class Slurm(EngineSpec):
             raise BencherJobError(f"{_VARIABLE}={text!r} can't be used: {problem}") from problem
 
 
+Slurm.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def _options_in(text: str) -> dict[str, Any]:
     """Read options such as `partition=gpu,time=1:00:00`."""
     options: dict[str, Any] = {}
