@@ -30,14 +30,12 @@ from ._keys.names import load_for
 from ._lifetime import Lifetime
 from ._loops import Caller, SerialQueue, caller, is_coroutine_function
 from ._options import (
+    AnyExecutor,
     CacheArguments,
-    ExecutorName,
     Executors,
     Options,
     RunOptions,
-    StartsExecutor,
     StoreOptions,
-    Submits,
     accept,
     shows_options,
 )
@@ -166,7 +164,7 @@ class Contents:
             where: object = f"The cache {self._cache_name}"
             try:
                 where = directory = self.directory
-                if not _options.is_overridden():
+                if _options.override() is None:
                     # A later change of the current folder must not move the cache.
                     self.cache_dir = _options.cache_directory(self.cache_dir)
                 place = _options.shared_place(self._cache_name, self.cache_dir, self._shared)
@@ -431,7 +429,7 @@ class FutureCache(Contents, Settles):
     @shows_options(CacheArguments)
     def __init__(
         self,
-        executor: Executors | ExecutorName | Submits | StartsExecutor = RunOptions.executor,
+        executor: AnyExecutor = RunOptions.executor,
         overwrite: bool = True,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,

@@ -32,14 +32,11 @@ from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_n
 from ._keys.names import is_imported_copy
 from ._loops import Caller, caller, is_coroutine_function
 from ._options import (
-    ExecutorName,
-    Executors,
+    AnyExecutor,
     FunctionCacheArguments,
     Options,
     RunOptions,
-    StartsExecutor,
     StoreOptions,
-    Submits,
     accept,
     shows_options,
 )
@@ -175,7 +172,7 @@ class JobFunctionCache(FutureCache):
         self,
         function: Callable[..., Any],
         overwrite: bool = RunOptions.overwrite,
-        executor: Executors | ExecutorName | Submits | StartsExecutor = RunOptions.executor,
+        executor: AnyExecutor = RunOptions.executor,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,
         size_limit: int = StoreOptions.size_limit,
