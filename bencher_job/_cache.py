@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from weakref import WeakSet
 
 from . import _options
-from ._async import AsyncSubmit
 from ._coordinator.commits import MOST_HITS_KEPT, Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
 from ._coordinator.running import running_jobs
 from ._errors import BencherJobError, warn_caller
 from ._executors import inside_worker
-from ._future import JobFuture, Settles
+from ._future import JobFuture, Settles, SubmittedFuture
 from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import load_for
@@ -658,9 +657,9 @@ class FutureCache(Contents, Settles):
     ) -> JobFuture[Any]:
         """Let a thread make a job, look it up, and join or run it, for a caller in an event loop."""
         runs_in = asker.loop if of_coroutine and self.runs_in_line else None
-        return AsyncSubmit(
+        return SubmittedFuture(
             make, lambda job: self._begin(job, asker, fresh=fresh), self._serial_queue, runs_in
-        ).future
+        )
 
     def _begin(self, job: Job, asker: Caller, *, fresh: bool) -> JobFuture[Any]:
         store = self.cache
