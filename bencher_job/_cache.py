@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from weakref import WeakSet
 
 from . import _options
+from ._context import is_inside, refuse_inside
 from ._coordinator.commits import MOST_HITS_KEPT, Counts
 from ._coordinator.coordinator import Coordinator, load, warn_unloadable
 from ._coordinator.engines import do_outside
@@ -23,7 +24,6 @@ from ._coordinator.running import running_jobs
 from ._errors import BencherJobError, warn_caller
 from ._executors import inside_worker
 from ._future import JobFuture, Settles, SubmittedFuture
-from ._inside import is_inside, refuse_inside
 from ._job import Job, run_job
 from ._keys.names import load_for
 from ._lifetime import Lifetime

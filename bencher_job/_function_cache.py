@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack, cast
 
 from . import _options
 from ._cache import FutureCache
+from ._context import is_inside
 from ._coordinator.commits import MOST_HITS_KEPT
 from ._coordinator.running import running_jobs
 from ._errors import warn_caller
 from ._future import JobFuture
-from ._inside import is_inside
 from ._job import ArgumentSnapshot, Job
 from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy

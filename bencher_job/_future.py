@@ -10,9 +10,9 @@ from concurrent.futures import CancelledError, Future, InvalidStateError, wait
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from . import _text
+from ._context import refuse_inside
 from ._errors import BencherJobError, warn_caller
 from ._executors import error_text
-from ._inside import refuse_inside
 from ._job import Job
 from ._light_future import LightFuture
 from ._loops import SerialQueue, await_in_thread, run_in_thread, running_loop, until_ended

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from .._context import critical
 from .._errors import WorkerLost
-from .._inside import critical
 from .base import error_text
 from .engine import CallFuture, unsendable
 from .entry import ResultKind, RunResult, describe, unpack_value
