@@ -26,7 +26,7 @@ from typing import Any, Final
 from .._cores import check_threads_can_be_limited
 from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._options import PoolOptions
-from .base import Place, end_at_exit, error_text
+from .base import end_at_exit, error_text
 from .engine import SharedExecutors
 from .entry import ResultKind, RunResult, describe, time_is_over
 from .exceptions import load_error
@@ -197,7 +197,7 @@ class PoolScheduler(Scheduler):
     def _take(self, message: Message, slot: Slot) -> None:
         head, buffers = message
         if head[0] == READY:
-            slot.is_ready, slot.place, slot.since = True, Place(*head[1]), time.monotonic()
+            slot.is_ready, slot.since = True, time.monotonic()
             self._false_starts = 0
         elif head[0] == FAILED:
             slot.is_retiring = True
@@ -211,7 +211,8 @@ class PoolScheduler(Scheduler):
             self._take_answer(message, slot)
 
     def _take_answer(self, message: Message, slot: Slot) -> None:
-        number, run_result = message[0][0], RunResult.of_message(message, slot.place)
+        head, buffers = message
+        number, run_result = head[0], RunResult.of_message(head[1:], buffers)
         task = slot.tasks.get(number)
         is_not_loaded = run_result.kind is ResultKind.NOT_LOADED
         if is_not_loaded and task is not None and not task.is_for_new and not slot.has_run_only(task):

@@ -34,10 +34,11 @@ from .._inside import critical
 from .base import error_text
 from .engine import CallFuture, unsendable
 from .entry import ResultKind, RunResult, describe, unpack_value
-from .packing import Parcel, pack_call, pack_many
+from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many
 
 if TYPE_CHECKING:
     from .._job import Job, Start
+    from .._stores.codec import Payload
 
 __all__ = ["DurationEstimates", "ScheduledExecutor", "Scheduler", "Task", "Worker"]
 
@@ -143,6 +144,20 @@ class Worker:
         self.taken = 0
         self.since = time.monotonic()
         self.last_number = 0
+        self._functions: OrderedDict[bytes, None] = OrderedDict()
+
+    def function_for(self, task: Task) -> Payload | None:
+        """Return the function to send with a task; None if the worker has it, as far as is known."""
+        is_there = task.digest in self._functions
+        self._functions[task.digest] = None
+        self._functions.move_to_end(task.digest)
+        if len(self._functions) > LOADED_FUNCTIONS:
+            self._functions.popitem(last=False)
+        return None if is_there else task.parcel.function.payload
+
+    def forget(self, task: Task) -> None:
+        """Send the function of a task again."""
+        self._functions.pop(task.digest, None)
 
     def room(self) -> int:
         """Return how many more tasks it may get."""
@@ -482,7 +497,10 @@ class Scheduler:
         """Take a task's result."""
         worker.since = time.monotonic()
         task = worker.remove(number)
-        if task is not None:  # else it has ended already
+        if task is not None and run_result.kind is ResultKind.WANTS_FUNCTION:
+            worker.forget(task)
+            self._put_back([task])
+        elif task is not None:  # else it has ended already
             if run_result.kind is not ResultKind.NOT_LOADED:
                 self.estimates.note(task.parcel.function.digest, run_result.seconds)
             self._finished.append((task, run_result))

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import groupby
 from multiprocessing import context, process, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -29,7 +30,6 @@ from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork, start_lock
 from .._stores.parts import Buffer
-from .base import Place
 from .entry import describe
 from .scheduler import Task, Worker
 from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, encode_message
@@ -114,7 +114,6 @@ class Slot(Worker):
         index: its place among the workers of the pool, from 0.
         started_at: when it was started, with the import path of that moment.
         is_ready: whether it has reported that it takes tasks.
-        place: where it runs, once it is ready.
         is_retiring: whether it gets no more tasks.
         begun: number of the last task with a timeout whose function was called, and when.
         stop_deadline: when it must have ended, once it was stopped or killed.
@@ -127,7 +126,6 @@ class Slot(Worker):
         self.index = index
         self._most_tasks = settings.max_tasks_per_worker
         self.is_ready = False
-        self.place = Place()
         self.is_retiring = False
         self.started_at = self.since
         self.begun = 0, 0.0
@@ -210,8 +208,25 @@ class Slot(Worker):
         """
         numbers = self.assign(tasks)
         self._unsent += numbers
-        if self._outlet.send(_messages(numbers, tasks)):
+        pieces: list[Buffer] = []
+        for _, group in groupby(zip(numbers, tasks, strict=True), _kind_of):
+            pieces += self._message(list(group))
+        if self._outlet.send(pieces):
             self._put_tokens()
+
+    def _message(self, tasks: Sequence[tuple[int, Task]]) -> list[Buffer]:
+        """Return the buffers of the message with tasks of one function."""
+        _, first = tasks[0]
+        function = self.function_for(first)
+        outside: list[Buffer] = [] if function is None else [function.stream, *function.buffers]
+        function_buffers = len(outside)
+        jobs = []
+        for number, task in tasks:
+            stream, buffers = task.parcel.body
+            is_inline = len(stream) <= LARGEST_INLINE
+            outside += buffers if is_inline else (stream, *buffers)
+            jobs.append((number, stream if is_inline else None, len(buffers)))
+        return encode_message((first.digest, function_buffers, first.timeout is not None, jobs), outside)
 
     def flush(self) -> None:
         """Send the unsent part, as far as the worker takes it.
@@ -319,38 +334,10 @@ class Slot(Worker):
             return self.process.exitcode
 
 
-def _messages(numbers: range, tasks: Sequence[Task]) -> list[Buffer]:
-    """Return the buffers of the messages with some tasks, one for each run of tasks of one function."""
-    pieces: list[Buffer] = []
-    start = 0
-    for end in range(1, len(tasks) + 1):
-        if end == len(tasks) or not _go_together(tasks[start], tasks[end]):
-            pieces += _message(numbers[start:end], tasks[start:end])
-            start = end
-    return pieces
-
-
-def _go_together(one: Task, other: Task) -> bool:
-    is_same_function = one.parcel.function.digest == other.parcel.function.digest
-    return is_same_function and (one.timeout is None) == (other.timeout is None)
-
-
-def _message(numbers: range, tasks: Sequence[Task]) -> list[Buffer]:
-    function = tasks[0].parcel.function
-    stream = function.payload.stream
-    outside: list[Buffer] = []
-    if len(stream) > LARGEST_INLINE:
-        outside.append(stream)
-    jobs = []
-    for number, task in zip(numbers, tasks, strict=True):
-        body = task.parcel.body
-        if len(body.stream) > LARGEST_INLINE:
-            outside.append(body.stream)
-        jobs.append((number, None if len(body.stream) > LARGEST_INLINE else body.stream, len(body.buffers)))
-        outside += body.buffers
-    inline = None if len(stream) > LARGEST_INLINE else stream
-    is_limited = tasks[0].timeout is not None
-    return encode_message((function.digest, function.file, inline, is_limited, jobs), outside)
+def _kind_of(sent: tuple[int, Task]) -> tuple[bytes, bool]:
+    """Return what tasks of one message have in common."""
+    _, task = sent
+    return task.digest, task.timeout is not None
 
 
 def _watch_death(pid: int) -> int | None:
