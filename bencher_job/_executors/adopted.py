@@ -16,8 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .connections import StartListener
-from .engine import AdoptedExecutor, Engine, failed, unsendable
-from .entry import run_packed
+from .engine import Engine, failed, unsendable
+from .entry import RunResult, run_packed
 from .packing import pack
 from .threads import run_in_thread
 
@@ -31,10 +31,10 @@ def engine_on(executor: concurrent.futures.Executor, name: str, timeout: float |
     """Make an engine of an executor: without pickling in threads, else with packed jobs."""
     if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
         start = partial(_submit_each, lambda job: _in_thread(executor, job, timeout))
-        return Engine(name, start, AdoptedExecutor(executor), ends_jobs=True, shares_arguments=True)
+        return Engine(name, start, executor, ends_jobs=True, shares_arguments=True)
     starts = None if timeout is None else StartListener()
     start = partial(_submit_each, lambda job: _packed(executor, job, starts))
-    return Engine(name, start, AdoptedExecutor(executor))
+    return Engine(name, start, executor, opens=lambda parts, job: RunResult.of_parts(parts).open(job))
 
 
 def _submit_each(

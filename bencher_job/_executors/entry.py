@@ -1,6 +1,6 @@
 """The entry point of every worker: run a packed job and return how it ended.
 
-    parcel -> execute -> RunResult( plain value | value file | value by value | error ) -> open_result -> Outcome
+    parcel -> execute -> RunResult( plain value | value file | value by value | error ) -> open -> Outcome
 
 An exception, an exit or a result that cannot be pickled ends its own job only.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
-import reprlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +20,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
 from .._context import CURRENT, call_in
-from .._errors import BencherJobError, CodeMismatch, JobTimeout
+from .._errors import BencherJobError, CodeMismatch
 from .._inside import critical, runs_jobs
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
@@ -32,8 +31,19 @@ from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Payload, dump, dump_result
 from .._stores.parts import Buffer
-from .base import OtherVersions, Outcome, Place, as_worker, error_text, here, leave_if_forked, this_process
 from .elsewhere import Files, files_of
+from .engine import (
+    OtherVersions,
+    Outcome,
+    Place,
+    as_worker,
+    describe,
+    error_text,
+    here,
+    leave_if_forked,
+    this_process,
+    time_is_over,
+)
 from .exceptions import dump_error, load_error
 from .logs import collected_records, handle
 from .packing import LoadedCall, Parcel, is_loaded, load
@@ -46,14 +56,11 @@ __all__ = [
     "Ended",
     "ResultKind",
     "RunResult",
-    "describe",
     "execute",
-    "open_result",
     "outcome_of_coroutine",
     "run_batch",
     "run_coroutine",
     "run_packed",
-    "time_is_over",
     "unpack_value",
 ]
 
@@ -154,6 +161,45 @@ class RunResult(NamedTuple):
     def of_parts(cls, parts: Sequence[Buffer]) -> RunResult:
         """Make a result from what `parts()` returned."""
         return cls.of_message(pickle.loads(parts[0]), parts[1:])
+
+    def open(self, label: object) -> Outcome:
+        """Unpickle the result. If that fails, the outcome is an error that names the job by its label."""
+        value, error, payload, blob = None, None, None, None
+        handle(self.records)
+        try:
+            if self.kind in _ERRORS:
+                error = load_error(self.payload.stream)
+            else:
+                function = label.function if isinstance(label, Job) else None
+                if self.kind is ResultKind.BLOB:
+                    blob = load_for(function, self.payload.load)
+                    value = load_for(function, partial(_value_of, blob, label))
+                else:
+                    value = load_for(function, self.payload.load)
+                    payload = self.payload if self.kind is ResultKind.PLAIN else None
+        except BlobLost as lost:
+            error = lost
+        except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
+            what = "exception" if self.kind in _ERRORS else "result"
+            error = BencherJobError(
+                f"The {what} of {describe(label)} came back, but can't be unpickled here: "
+                f"{error_text(problem)}. Return plain data, or fix the class's __reduce__."
+            )
+            error.__cause__ = problem
+        if error is not None:
+            blob = None
+        times = self.started, self.seconds
+        return Outcome(
+            value,
+            error,
+            payload,
+            *times,
+            self.place,
+            self.may_have_files,
+            blob,
+            self.other_versions,
+            self.files,
+        )
 
 
 def run_packed(
@@ -303,46 +349,6 @@ def _as_blob(call: LoadedCall, payload: Payload) -> tuple[ResultKind, Payload]:
     return (ResultKind.PLAIN, payload) if blob is None else (ResultKind.BLOB, dump(blob))
 
 
-def open_result(run_result: RunResult, label: object) -> Outcome:
-    """Unpickle a run result. If that fails, the outcome is an error that names the job by its label."""
-    value, error, payload, blob = None, None, None, None
-    handle(run_result.records)
-    try:
-        if run_result.kind in _ERRORS:
-            error = load_error(run_result.payload.stream)
-        else:
-            function = label.function if isinstance(label, Job) else None
-            if run_result.kind is ResultKind.BLOB:
-                blob = load_for(function, run_result.payload.load)
-                value = load_for(function, partial(_value_of, blob, label))
-            else:
-                value = load_for(function, run_result.payload.load)
-                payload = run_result.payload if run_result.kind is ResultKind.PLAIN else None
-    except BlobLost as lost:
-        error = lost
-    except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
-        what = "exception" if run_result.kind in _ERRORS else "result"
-        error = BencherJobError(
-            f"The {what} of {describe(label)} came back, but can't be unpickled here: "
-            f"{error_text(problem)}. Return plain data, or fix the class's __reduce__."
-        )
-        error.__cause__ = problem
-    if error is not None:
-        blob = None
-    times = run_result.started, run_result.seconds
-    return Outcome(
-        value,
-        error,
-        payload,
-        *times,
-        run_result.place,
-        run_result.may_have_files,
-        blob,
-        run_result.other_versions,
-        run_result.files,
-    )
-
-
 def _value_of(blob: Blob, label: object) -> Any:
     """Load the value file that a worker wrote. Remove it if that fails.
 
@@ -365,29 +371,7 @@ def unpack_value(run_result: RunResult, label: object) -> Any:
     Raises:
         BaseException: the job's own exception.
     """
-    outcome = open_result(run_result, label)
+    outcome = run_result.open(label)
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
-
-
-def describe(label: object) -> str:
-    """Describe a job with its abbreviated arguments, or another callable, for an error message.
-
-    >>> describe(Job("a", sorted, {"reverse": True}, "key", positional=([2, 1],)))
-    "job 'a', sorted([2, 1], reverse=True)"
-    """
-    if not isinstance(label, Job):
-        return getattr(label, "__qualname__", None) or reprlib.repr(label)
-    name = getattr(label.function, "__qualname__", type(label.function).__qualname__)
-    arguments = [reprlib.repr(value) for value in label.positional]
-    arguments += [f"{name}={reprlib.repr(value)}" for name, value in label.job_args.items()]
-    return f"job {label.job_id!r}, {name}({', '.join(arguments)})"
-
-
-def time_is_over(label: object, timeout: float) -> JobTimeout:
-    """Make the error of a job that exceeded its timeout in seconds."""
-    name = describe(label)
-    return JobTimeout(
-        f"{name} ran for longer than its timeout of {timeout:g} s, and was ended.", job=name, seconds=timeout
-    )

@@ -26,9 +26,8 @@ from typing import Any, Final
 from .._cores import check_threads_can_be_limited
 from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._options import PoolOptions
-from .base import end_at_exit, error_text
-from .engine import SharedExecutors
-from .entry import ResultKind, RunResult, describe, time_is_over
+from .engine import describe, end_at_exit, error_text, time_is_over
+from .entry import ResultKind, RunResult
 from .exceptions import load_error
 from .logs import handle
 from .pickling import CallPickler, dumps
@@ -37,7 +36,7 @@ from .slot import END_SECONDS, Slot, lost
 from .wire import Message
 from .worker import BEGUN, FAILED, LOGGED, READY
 
-__all__ = ["PoolScheduler", "SlotPool", "pool_key", "shared_pools"]
+__all__ = ["PoolScheduler", "SlotPool", "pool_key"]
 
 _log = logging.getLogger(__name__)
 
@@ -388,7 +387,6 @@ def pool_key(settings: PoolOptions) -> Hashable:
     return replace(settings, start_method=start, initializer=None, initargs=()), initialize
 
 
-shared_pools: Final[SharedExecutors[SlotPool]] = SharedExecutors(end_unasked=True)
 _schedulers: Final[weakref.WeakSet[PoolScheduler]] = weakref.WeakSet()
 
 

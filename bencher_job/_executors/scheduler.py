@@ -31,9 +31,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import WorkerLost
 from .._inside import critical
-from .base import error_text
-from .engine import CallFuture, unsendable
-from .entry import ResultKind, RunResult, describe, unpack_value
+from .engine import CallFuture, describe, error_text, unsendable
+from .entry import ResultKind, RunResult, unpack_value
 from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many
 
 if TYPE_CHECKING:

@@ -37,13 +37,12 @@ import psutil
 from .._cores import InnerThreads, check_threads_can_be_limited
 from .._errors import BencherJobError, WorkerLost
 from .._processes import renew_after_fork
-from .base import error_text
 from .connections import LivenessConnection, LivenessListener, WorkerConnection
-from .engine import SharedExecutors
+from .engine import error_text
 from .entry import RunResult, run_packed
 from .scheduler import MOST_TOGETHER, ScheduledExecutor, Scheduler, Task, Worker
 
-__all__ = ["ScoopExecutor", "shared_executors"]
+__all__ = ["ScoopExecutor"]
 
 _log = logging.getLogger(__name__)
 
@@ -561,6 +560,3 @@ class ScoopExecutor(ScheduledExecutor):
             self._scheduler.call(self._scheduler.drop_cancelled)
         if wait:  # `wait` ignores a cancelled future until it is notified
             concurrent.futures.wait([future for future in pending if not future.cancelled()])
-
-
-shared_executors: Final[SharedExecutors[ScoopExecutor]] = SharedExecutors()

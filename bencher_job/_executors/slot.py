@@ -31,7 +31,7 @@ from .._errors import WorkerLost
 from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork, start_lock
 from .._stores.parts import Buffer
-from .entry import describe
+from .engine import describe
 from .scheduler import Task, Worker
 from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, encode_message
 from .worker import serve

@@ -23,7 +23,7 @@ from typing import Final
 from .._cores import InnerThreads
 from .._stores.codec import Payload
 from .._stores.parts import Buffer
-from .base import as_worker, become_worker, flush_streams, here
+from .engine import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
 from .logs import drop_handlers, forward_records

@@ -12,8 +12,8 @@ import pytest
 import wrapt
 
 from bencher_job import BencherJobError, Job, current_job_key, gen_path
-from bencher_job._executors import inside_worker, packing, pickling
-from bencher_job._executors.entry import RunResult, describe, open_result, run_packed
+from bencher_job._executors import describe, inside_worker, packing, pickling
+from bencher_job._executors.entry import RunResult, run_packed
 from bencher_job._executors.packing import pack
 
 
@@ -26,7 +26,7 @@ def run(job):
     parcel = pack(job, local=False)
     sent = parcel.body.stream, tuple(parcel.function.payload)
     parts = run_packed(*pickle.loads(pickle.dumps(sent, protocol=4)))
-    return open_result(RunResult.of_parts(pickle.loads(pickle.dumps(parts, protocol=4))), job)
+    return RunResult.of_parts(pickle.loads(pickle.dumps(parts, protocol=4))).open(job)
 
 
 def test_a_job_runs_as_the_job_that_it_is(tmp_path):
@@ -154,7 +154,7 @@ def test_a_result_that_cannot_be_unpickled_is_an_error_that_names_the_job():
 
 
 def test_a_damaged_parcel_is_an_error():
-    outcome = open_result(RunResult.of_parts(run_packed(b"damaged", None)), job_of(abs))
+    outcome = RunResult.of_parts(run_packed(b"damaged", None)).open(job_of(abs))
 
     assert isinstance(outcome.error, Exception)
 
