@@ -84,7 +84,7 @@ class Recovered(NamedTuple):
 
 
 UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What a database raises that can't be read. Its message may hold damaged bytes, which are no UTF-8."""
+"""What a database raises that can't be read. Its message may hold damaged bytes, which are not UTF-8."""
 
 
 def is_damage(error: BaseException) -> bool:

@@ -320,7 +320,7 @@ class Removals:
                 _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))
                 database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
             except ForeignName as error:
-                # By its bytes: it may be no text, or no UTF-8.
+                # By its bytes: it may not be a text, or not UTF-8.
                 database.execute("DELETE FROM Discarded WHERE hex(media) = ?", (in_hex,))
                 self._folder.report_foreign(error)
 

@@ -140,7 +140,7 @@ def origin_from_json(text: str | None) -> Mapping[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(origin, dict) or not _OF_ORIGINS.issuperset(map(type, origin.values())):
-        raise TypeError("what is known of its run is none")
+        raise TypeError("what is known of its run is not a dict of plain values")
     return {name: value for name, value in origin.items() if name in Origin._fields}
 
 
@@ -370,7 +370,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         TypeError: when the row is damaged.
     """
     if not is_text(*row):
-        raise ValueError("it holds a text that is no UTF-8")
+        raise ValueError("it holds a text that is not UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
     known, of_function, key_version, version_mac = of_version
@@ -386,7 +386,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         if type(text) is not str:
             raise TypeError(f"it holds {type(text).__name__} where a text should be")
     if type(seconds) is not float or type(size) is not int or type(media) not in (str, NoneType):
-        raise TypeError("its time, its size or its media are none")
+        raise TypeError("its time, its size or its media have another type")
     return Record(
         key=key,
         function=function,
@@ -448,7 +448,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     if not {str}.issuperset(map(type, texts)) or not is_text(*texts):
         raise TypeError("it holds something else where a text should be")
     if type(created) is not float or type(seconds) is not float:
-        raise TypeError("its times are none")
+        raise TypeError("its times are not numbers")
     record = Record(
         key=key,
         function=function,
@@ -464,7 +464,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
 
 
 def is_text(*cells: object) -> bool:
-    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
+    """Whether texts came from the database whole: what is not UTF-8 in one is read as surrogates."""
     try:
         for cell in cells:
             if isinstance(cell, str) and not cell.isascii():

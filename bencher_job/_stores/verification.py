@@ -267,6 +267,9 @@ def clean_orphaned_media(
     return orphans
 
 
+clean_orphaned_media.__module__ = "bencher_job"  # the package imports it on first use
+
+
 UNDER_WAY: Final = 600.0
 """Seconds for which a value file without an entry may be that of a put that is under way, if its process lives.
 
