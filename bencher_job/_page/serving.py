@@ -204,8 +204,7 @@ def serve(
     try:
         import uvicorn
 
-        from .app import make_app
-        from .stores import Stores
+        from .app import Stores, make_app
     except ImportError as error:
         raise BencherJobError(
             f"The page needs {error.name}, which is not installed. Run: pip install 'bencher_job[web]'"

@@ -232,7 +232,7 @@ class Sweep:
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
         """Estimate the total duration of some combinations in seconds."""
         if durations:
-            return sum(map(durations.expected, missing))
+            return durations.total(missing)
         history, name = self._cache.cache.history, self._cache.name
         for version in history.versions(name):  # the latest first
             latest = history.of_version(name, prefix=version.prefix, limit=RECORDS_ASKED)

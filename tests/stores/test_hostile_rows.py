@@ -159,7 +159,7 @@ def look_at_page(store: DiskStore) -> None:
     )
     listing = pages.listing.Listing(store, unpickles=False)
     for function in [each.name for each in store.functions()]:
-        columns = [each["id"] for each in listing.columns(function, "")]
+        columns = [each["id"] for each in listing.columns(function)]
         keys = store.history.find(Query(function))
         listing.page(keys, columns)
         listing.points(keys, columns)

@@ -40,7 +40,7 @@ function item(store, each) {
     el("span", { class: "function-module" }, module),
     el("span", { class: "function-figures" },
       el("span", {}, say.counted(each.entries, "entry", "entries")),
-      each.failed ? el("span", { class: "failed" }, `${say.count(each.failed)} failed`) : null, el("span", {}, say.size(each.size))),
+      each.failed[""] ? el("span", { class: "failed" }, `${say.count(each.failed[""])} failed`) : null, el("span", {}, say.size(each.size))),
     meter(each),
     el("span", { class: "function-figures" },
       el("span", {}, `${say.percent(hitRate(each))} hits`),

@@ -57,7 +57,7 @@ export function show(main, each) {
     figure("Ran for", say.duration(each.seconds), "How long the function ran for the entries in all"));
   const head = el("header", { class: "heading", id: "heading" },
     el("div", { class: "title" }, el("h1", {}, name), el("span", { class: "muted" }, module)), figures, versions(each),
-    el("div", { class: "tabs", role: "tablist", "aria-label": "Views", onkeydown: moved }, VIEWS.filter(([id]) => id !== "failed" || each.failed || state.now.view === id).map(([id, label]) => tab(id, label, id === "failed" && each.failed))));
+    el("div", { class: "tabs", role: "tablist", "aria-label": "Views", onkeydown: moved }, VIEWS.filter(([id]) => id !== "failed" || each.failed.all || state.now.view === id).map(([id, label]) => tab(id, label, id === "failed" && each.failed[state.now.code]))));
   const focused = byId("heading")?.contains(document.activeElement) ? document.activeElement.id : null;
   if (byId("heading")) byId("heading").replaceWith(head);
   else main.replaceChildren(head, el("section", { class: "view", id: "view", role: "tabpanel", "aria-label": "Entries" }));

@@ -213,7 +213,7 @@ def test_ctrl_c_ends_a_command_that_waits_quietly(study: Shell, words: list[str]
         )
         study.wait_until(lambda: study.has_open(waiting, "cache.db"))
         waiting.send_signal(signal.SIGINT)
-        out, errors = waiting.communicate(timeout=20)
+        out, errors = waiting.communicate(timeout=60)
     assert (waiting.returncode, out, errors) == (130, "", "")
 
 
