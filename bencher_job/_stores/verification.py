@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,11 +39,11 @@ from .lookups import check_row
 from .media import check_contents, check_sizes
 from .parts import DamagedEntry, MissignedEntry, UnreadableEntry
 from .schema import (
-    COUNT_ALL,
     SELECT_ENTRY,
     SELECT_FIGURES,
     SELECT_RECORD,
     TRUE_FIGURES,
+    count,
     is_text,
     record_of,
 )
@@ -654,7 +655,7 @@ def _mend(store: DiskStore, finding: Finding) -> bool:
         case Fault.DISCARDED_MEDIA:
             store.files.changed(store.removals.remove_discarded)
         case Fault.MISCOUNTED:
-            store.files.changed(lambda database: database.execute(COUNT_ALL))
+            store.files.changed(lambda database: database.transact(partial(count, all_again=True)))
         case Fault.DATABASE | Fault.UNREADABLE:
             is_right = False
     return is_right
