@@ -343,7 +343,7 @@ class RemoteExecutor(ScheduledExecutor):
     def _pack_many(self, jobs: Sequence[Job]) -> Iterable[Parcel | Exception]:
         for job in jobs:
             try:
-                yield _with_own_modules(job.function, partial(pack, job, local=False)).in_one_piece()
+                yield _with_own_modules(job.function, partial(pack, job, local=False))
             except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
                 yield problem
 
