@@ -45,10 +45,9 @@ from .engine import (
     time_is_over,
 )
 from .exceptions import dump_error, load_error
-from .logs import collected_records, handle
 from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
-from .surroundings import set_variables
+from .surroundings import collected_records, handle_records, set_variables
 from .wire import LARGEST_INLINE
 
 __all__ = [
@@ -165,7 +164,7 @@ class RunResult(NamedTuple):
     def open(self, label: object) -> Outcome:
         """Unpickle the result. If that fails, the outcome is an error that names the job by its label."""
         value, error, payload, blob = None, None, None, None
-        handle(self.records)
+        handle_records(self.records)
         try:
             if self.kind in _ERRORS:
                 error = load_error(self.payload.stream)

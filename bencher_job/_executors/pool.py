@@ -29,10 +29,10 @@ from .._options import PoolOptions
 from .engine import describe, end_at_exit, error_text, time_is_over
 from .entry import ResultKind, RunResult
 from .exceptions import load_error
-from .logs import handle
 from .pickling import CallPickler, dumps
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
+from .surroundings import handle_records
 from .wire import Message
 from .worker import BEGUN, FAILED, LOGGED, READY
 
@@ -181,7 +181,7 @@ class PoolScheduler(Scheduler):
         elif head[0] == BEGUN:
             slot.begun = head[1], time.monotonic()
         elif head[0] == LOGGED:
-            handle(buffers)
+            handle_records(buffers)
         else:
             self._take_answer(message, slot)
 

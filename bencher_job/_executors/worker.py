@@ -26,9 +26,8 @@ from .._stores.parts import Buffer
 from .engine import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
-from .logs import drop_handlers, forward_records
 from .packing import Parcel, SentFunction
-from .surroundings import keep_environment
+from .surroundings import drop_handlers, forward_records, keep_environment
 from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, encode_message
 
 __all__ = ["BEGUN", "FAILED", "LOGGED", "READY", "serve"]
