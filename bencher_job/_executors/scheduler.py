@@ -91,7 +91,7 @@ class Task:
         is_running: whether its future is running, and can no longer be cancelled.
         packed_at: when it was made, by the monotonic clock.
         goes_alone: whether it must not be in a batch with others.
-        deaths: how many workers died that had it and had not begun it.
+        deaths: how often its batch was lost.
         verdict: the exception that it ends with, once its end was requested.
         inner_threads: how many threads each library may start; None for the worker's share of the cores.
     """
