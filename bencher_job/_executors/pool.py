@@ -163,8 +163,10 @@ class PoolScheduler(Scheduler):
                 slot.flush()
             self._watch_sending(slot)
         try:
-            for message in slot.read():
+            for message in slot.inlet.read():
                 self._take(message, slot)
+        except BlockingIOError:
+            pass
         except (EOFError, OSError):  # the worker has closed its end, usually because it ends
             self._selector.unregister(slot.end)
             slot.end_within(END_SECONDS)
@@ -219,7 +221,7 @@ class PoolScheduler(Scheduler):
         code = slot.reap()
         with suppress(EOFError, OSError):
             while True:
-                for message in slot.receive():
+                for message in slot.inlet.read():
                     self._take(message, slot)
         with suppress(KeyError):  # the worker had closed its end before
             self._selector.unregister(slot.end)

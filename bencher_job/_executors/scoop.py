@@ -35,7 +35,6 @@ import psutil
 
 from .._cores import InnerThreads, check_threads_can_be_limited
 from .._errors import BencherJobError, WorkerLost
-from .._processes import renew_after_fork
 from .connections import LivenessConnection, LivenessListener, WorkerConnection
 from .entry import RunResult, run_packed
 from .scheduler import MOST_TOGETHER, ScheduledExecutor, Scheduler, Task, Worker
@@ -475,34 +474,25 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-class _TheScheduler:
-    """The single scheduler of this program."""
-
-    def __init__(self) -> None:
-        self._scheduler: ScoopScheduler | None = None
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    def get(self) -> ScoopScheduler:
-        """Return the scheduler, made at first use.
-
-        Raises:
-            BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
-        """
-        with self._lock:
-            if self._scheduler is None:
-                self._scheduler = ScoopScheduler()
-            if self._scheduler.pid != os.getpid():
-                raise BencherJobError(
-                    "SCOOP belongs to the parent of this process. Submit from the program that it has started."
-                )
-            return self._scheduler
+_lock: Final = threading.Lock()
+_scheduler: ScoopScheduler | None = None
 
 
-_the_scheduler: Final = _TheScheduler()
+def _the_scheduler() -> ScoopScheduler:
+    """Return the single scheduler of this program, made at first use.
+
+    Raises:
+        BencherJobError: if SCOOP cannot run jobs. The message says how to start it.
+    """
+    global _scheduler  # noqa: PLW0603 - a fact about the process
+    with _lock:
+        if _scheduler is None:
+            _scheduler = ScoopScheduler()
+        if _scheduler.pid != os.getpid():
+            raise BencherJobError(
+                "SCOOP belongs to the parent of this process. Submit from the program that it has started."
+            )
+        return _scheduler
 
 
 class ScoopExecutor(ScheduledExecutor):
@@ -519,7 +509,7 @@ class ScoopExecutor(ScheduledExecutor):
     is_asked_to_begin = True
 
     def __init__(self, *, inner_threads: int | None = None) -> None:
-        super().__init__(_the_scheduler.get())
+        super().__init__(_the_scheduler())
         check_threads_can_be_limited(inner_threads, "in SCOOP's workers")
         self._inner_threads = inner_threads
         self._pending: set[Future[Any]] = set()

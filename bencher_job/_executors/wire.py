@@ -16,6 +16,7 @@ import pickle
 import select
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -59,10 +60,14 @@ def encode_message(head: tuple[Any, ...], buffers: Sequence[Buffer] = ()) -> lis
 
 
 class Outlet:
-    """The sending half of one end of a socket pair. It keeps what a non-blocking socket cannot send yet."""
+    """The sending half of one end of a socket pair. It keeps what a non-blocking socket cannot send yet.
+
+    Several threads may use it, because any thread of a job may log.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._lock = threading.Lock()
         self._rest: deque[Buffer] = deque()
 
     def send(self, pieces: Sequence[Buffer]) -> bool:
@@ -71,8 +76,9 @@ class Outlet:
         Raises:
             OSError: if the other end is closed.
         """
-        self._rest += pieces
-        return self.flush()
+        with self._lock:
+            self._rest += pieces
+            return self.flush()
 
     def flush(self) -> bool:
         """Send the unsent pieces. Return whether all are sent."""
@@ -100,33 +106,23 @@ class Inlet:
         self._buffers: list[memoryview] = []
         self._missing: deque[memoryview] = deque()  # the parts of the buffers that have not arrived
 
-    def receive(self) -> Iterator[Message]:
-        """Receive once and yield the complete messages.
+    def read(self) -> Iterator[Message]:
+        """Receive and yield the complete messages. Receive more if a part of one is missing and has arrived.
 
         Raises:
             EOFError: if the other end is closed.
             OSError: if the connection is broken, or nothing has arrived on a non-blocking socket.
         """
         self._receive()
-        while (message := self._next()) is not None:
-            yield message
-
-    def read(self) -> Iterator[Message]:
-        """Yield the messages that have arrived on a non-blocking socket.
-
-        Raises:
-            EOFError: if the other end is closed.
-            OSError: if the connection is broken.
-        """
-        try:
-            while True:
+        while True:
+            while (message := self._next()) is not None:
+                yield message
+            if not self._missing:
+                return
+            try:
                 self._receive()
-                while (message := self._next()) is not None:
-                    yield message
-                if not self._missing and self._stop < len(self._view) // 2:  # probably all that has arrived
-                    return
-        except BlockingIOError:
-            pass
+            except BlockingIOError:
+                return
 
     def _receive(self) -> None:
         if self._missing:

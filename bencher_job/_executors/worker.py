@@ -69,7 +69,7 @@ def serve(
     os.environ.update(variables)
     inner.take()
     keep_environment({*variables, *inner.variables})
-    outlet = _SharedOutlet(end)
+    outlet = Outlet(end)
     if foreign:
         drop_handlers()
     try:
@@ -112,23 +112,6 @@ def _run_jobs(outlet: Outlet, inbox: _Inbox, tokens: WorkTokenReader) -> None:
         del run_result, head, buffers  # keep no reference while waiting
 
 
-class _SharedOutlet(Outlet):
-    """An outlet for several threads, because any thread of a job may log."""
-
-    def __init__(self, end: socket.socket) -> None:
-        super().__init__(end)
-        self._lock = threading.Lock()
-
-    def send(self, pieces: Sequence[Buffer]) -> bool:
-        """Send pieces.
-
-        Raises:
-            OSError: if the other end is closed.
-        """
-        with self._lock:
-            return super().send(pieces)
-
-
 def _tell_record(outlet: Outlet, record: bytes) -> None:
     with suppress(OSError):  # the pool has ended
         outlet.send(encode_message((LOGGED,), [record]))
@@ -156,7 +139,7 @@ class _Inbox:
 
     def receive(self) -> None:
         """Wait for data and receive it."""
-        for message in self._inlet.receive():
+        for message in self._inlet.read():
             self._unpack(message)
 
     def _unpack(self, message: Message) -> None:
