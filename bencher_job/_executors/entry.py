@@ -48,9 +48,9 @@ from .exceptions import dump_error, load_error
 from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
 from .surroundings import collected_records, handle_records, set_variables
-from .wire import LARGEST_INLINE
 
 __all__ = [
+    "LARGEST_INLINE",
     "STUCK_SECONDS",
     "Ended",
     "ResultKind",
@@ -111,6 +111,9 @@ class ResultKind(IntEnum):
     BLOB = 5
     """The value file that the worker wrote."""
 
+
+LARGEST_INLINE: Final = 1 << 14
+"""Size in bytes up to which a byte string is part of a message's head. Larger ones are sent as buffers."""
 
 _KINDS: Final = tuple(ResultKind)
 _ERRORS: Final = frozenset({ResultKind.ERROR, ResultKind.NOT_LOADED})

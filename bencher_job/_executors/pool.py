@@ -33,8 +33,7 @@ from .pickling import CallPickler, dumps
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
 from .surroundings import handle_records
-from .wire import Message
-from .worker import BEGUN, FAILED, LOGGED, READY
+from .worker import BEGUN, FAILED, LOGGED, READY, Message
 
 __all__ = ["PoolScheduler", "SlotPool", "pool_key"]
 
@@ -88,7 +87,7 @@ class PoolScheduler(Scheduler):
 
     def _has_ended(self) -> bool:
         if self._is_closed_down:
-            self._end_waiting(CancelledError)
+            self._end_waiting(lambda _: CancelledError())
             self._resolve()
         if self.waiting:
             return False
@@ -179,7 +178,7 @@ class PoolScheduler(Scheduler):
         elif head[0] == FAILED:
             slot.is_retiring = True
             error = load_error(buffers[0])
-            self._end_waiting(lambda: _not_initialized(error))
+            self._end_waiting(lambda _: _not_initialized(error))
         elif head[0] == BEGUN:
             slot.begun = head[1], time.monotonic()
         elif head[0] == LOGGED:

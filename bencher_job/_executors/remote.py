@@ -235,17 +235,14 @@ class RemoteScheduler(Scheduler):
         jobs = sum(len(lane.tasks) for lane in self._lanes.copy().values()) + len(self.waiting)
         return f"no worker has run any of {jobs} jobs for {seconds:.0f} s. {self.remedy}"
 
-    def stuck(self) -> str | None:
-        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
+    def give_up(self, future: Future[Any]) -> None:
+        """End a task with `WorkerLost` if no worker can run any, that has been so for long, and it may stay so."""
         since = self._stuck_since
-        if since is None or self._patience is not None or self.has_a_queue:
-            return None
-        seconds = time.monotonic() - since
-        return self._why_stuck(seconds) if seconds > WARN_SECONDS else None
-
-    def lose(self, future: Future[Any], reason: str) -> None:
-        """End a task with `WorkerLost`."""
-        self.call(self._end_lost, future, reason)
+        if since is not None and self._patience is None and not self.has_a_queue:
+            seconds = time.monotonic() - since
+            if seconds > WARN_SECONDS:
+                reason = f"{self._why_stuck(seconds)}. The cache was closed, or the program ended"
+                self.call(self._end_lost, future, reason)
 
     def _end_lost(self, future: Future[Any], reason: str) -> None:
         task = self._take_out(future)
@@ -259,7 +256,7 @@ class RemoteScheduler(Scheduler):
 
     def _lose_all(self, reason: str) -> None:
         """End all jobs, because nothing will run them."""
-        self._finished += [(task, self._lost(task, reason)) for task in self._take_waiting()]
+        self._end_waiting(lambda task: self._lost(task, reason))
         for lane in list(self._lanes.values()):
             if lane.future is not None:
                 self._stop(lane)

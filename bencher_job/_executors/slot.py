@@ -32,9 +32,9 @@ from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork, start_lock
 from .._stores.parts import Buffer
 from .engine import describe
+from .entry import LARGEST_INLINE
 from .scheduler import Task, Worker
-from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Outlet, WorkTokens, encode_message
-from .worker import serve
+from .worker import LEAVE, MOST_TOKENS, Inlet, Outlet, WorkTokens, encode_message, serve
 
 __all__ = ["Slot", "lost", "new_process"]
 

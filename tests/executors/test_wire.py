@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bencher_job._executors.wire import Inlet, Outlet, encode_message
+from bencher_job._executors.worker import Inlet, Outlet, encode_message
 
 heads = st.tuples(st.integers(), st.binary(max_size=300))
 buffers = st.lists(st.sampled_from([0, 1, 100, 40_000, 300_000]), max_size=3)
