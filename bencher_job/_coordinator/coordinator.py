@@ -38,7 +38,16 @@ from typing import Any, Final
 from .. import _media
 from .._context import CURRENT, Surroundings
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
-from .._executors import CallFuture, Engine, Executors, Outcome, error_text, inside_worker, run_inline
+from .._executors import (
+    CallFuture,
+    Engine,
+    Executors,
+    Outcome,
+    describe,
+    error_text,
+    inside_worker,
+    run_inline,
+)
 from .._future import JobFuture
 from .._inside import critical
 from .._job import Job
@@ -612,8 +621,6 @@ class Coordinator:
         timeout = self._run_options.timeout
         if timeout is None or seconds < timeout:
             return None
-        from .._executors.entry import describe  # slow to import
-
         name = describe(run.job)
         error = JobTimeout(
             f"{name} has run in time, but its result could not be unpickled within another {timeout:g} s. Return "

@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .connections import StartListener
-from .engine import AdoptedExecutor, Engine, failed, unsendable
-from .entry import run_packed
+from .engine import Engine, failed, unsendable
+from .entry import RunResult, run_packed
 from .packing import pack
 from .threads import run_in_thread
 
@@ -26,25 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["engine_on"]
 
-_ON_THIS_MACHINE: Final = frozenset(
-    {
-        "concurrent.futures.process",
-        "loky.process_executor",
-        "joblib.externals.loky.process_executor",
-    }
-)
-"""Modules that define executors whose workers run on this machine and can read its files."""
-
 
 def engine_on(executor: concurrent.futures.Executor, name: str, timeout: float | None) -> Engine:
     """Make an engine of an executor: without pickling in threads, else with packed jobs."""
     if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
         start = partial(_submit_each, lambda job: _in_thread(executor, job, timeout))
-        return Engine(name, start, AdoptedExecutor(executor), ends_jobs=True, shares_arguments=True)
-    is_local = any(base.__module__ in _ON_THIS_MACHINE for base in type(executor).__mro__)
+        return Engine(name, start, executor, ends_jobs=True, shares_arguments=True)
     starts = None if timeout is None else StartListener()
-    start = partial(_submit_each, lambda job: _packed(executor, job, is_local, starts))
-    return Engine(name, start, AdoptedExecutor(executor))
+    start = partial(_submit_each, lambda job: _packed(executor, job, starts))
+    return Engine(name, start, executor, opens=lambda parts, job: RunResult.of_parts(parts).open(job))
 
 
 def _submit_each(
@@ -60,25 +50,25 @@ def _submit_each(
 
 
 def _in_thread(executor: Any, job: Job, timeout: float | None) -> Future[Any]:
-    return _noted(executor.submit(run_in_thread, job, timeout), None)
+    return _noted(executor.submit(run_in_thread, job, timeout))
 
 
-def _packed(executor: Any, job: Job, is_local: bool, starts: StartListener | None) -> Future[Any]:
+def _packed(executor: Any, job: Job, starts: StartListener | None) -> Future[Any]:
     try:
-        parcel = pack(job, local=is_local)
-        blob = parcel.to_bytes()
+        parcel = pack(job, local=False)
     except Exception as problem:  # noqa: BLE001 - a job's own pickling can raise anything
         return unsendable(job, problem)
+    packed = run_packed, parcel.body.stream, tuple(parcel.function.payload)
     if starts is None:
-        return _noted(executor.submit(run_packed, blob), parcel.function)
+        return _noted(executor.submit(*packed))
     report = starts.new_report()
-    future = _noted(executor.submit(run_packed, blob, report), parcel.function)
+    future = _noted(executor.submit(*packed, report))
     future.running = _Running(future, starts, report.number)  # type: ignore[method-assign]
     return future
 
 
-def _noted(future: Future[Any], keeps: object) -> Future[Any]:
-    future.cancel = _NotedCancel(future, keeps)  # type: ignore[method-assign]
+def _noted(future: Future[Any]) -> Future[Any]:
+    future.cancel = _NotedCancel(future)  # type: ignore[method-assign]
     return future
 
 
@@ -102,13 +92,11 @@ class _NotedCancel:
 
     Attributes:
         was_called: whether the library has cancelled the future.
-        keeps: an object that must live as long as the future, such as the file of the job's function.
     """
 
-    def __init__(self, future: Future[Any], keeps: object) -> None:
+    def __init__(self, future: Future[Any]) -> None:
         self._future = weakref.ref(future)  # weak, because the future refers to this object
         self.was_called = False
-        self.keeps = keeps
 
     def __call__(self) -> bool:
         future = self._future()

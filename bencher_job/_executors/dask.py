@@ -21,15 +21,14 @@ from concurrent.futures import CancelledError
 from typing import Any, Final
 
 from .._errors import BencherJobError, WorkerLost
-from .base import error_text
-from .engine import SharedExecutors
-from .entry import Ended, describe
+from .engine import describe, error_text
+from .entry import Ended
 from .packing import SentFunction
 from .pickling import by_value, dumps
 from .remote import ONCE_FROM, Lane, RemoteExecutor, RemoteScheduler
 from .scheduler import Task
 
-__all__ = ["DaskExecutor", "DaskScheduler", "client_of", "shared_executors"]
+__all__ = ["DaskExecutor", "DaskScheduler", "client_of"]
 
 
 def client_of(cluster: Any) -> Any:
@@ -430,6 +429,3 @@ def _name_of(label: object) -> str:
     """Return the name under which Dask shows a task."""
     function = getattr(label, "function", label)
     return getattr(function, "__name__", None) or type(function).__name__
-
-
-shared_executors: Final[SharedExecutors[DaskExecutor]] = SharedExecutors()

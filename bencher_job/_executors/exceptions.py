@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from .._errors import BencherJobError
-from .base import error_text
+from .engine import error_text
 from .pickling import ResultPickler, dumps
 
 __all__ = ["RemoteTraceback", "dump_error", "load_error"]

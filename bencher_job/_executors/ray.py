@@ -17,17 +17,15 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from .._errors import BencherJobError, WorkerLost
 from .._options import Executors
-from .base import error_text
-from .engine import SharedExecutors
-from .entry import Ended, describe, run_batch, time_is_over
+from .engine import EngineSpec, describe, error_text, time_is_over
+from .entry import Ended, run_batch
 from .packing import SentFunction
 from .remote import ONCE_FROM, Lane, RemoteExecutor, RemoteScheduler
 from .scheduler import Task
-from .spec import EngineSpec
 
 __all__ = ["Ray", "RayExecutor", "run_on_worker"]
 
@@ -44,7 +42,6 @@ class Ray(EngineSpec):
 
     name = Executors.RAY
     ends_jobs = True
-    shared: ClassVar[SharedExecutors[RayExecutor]] = SharedExecutors()
 
     def __init__(
         self,

@@ -333,6 +333,10 @@ class RemoteExecutor(ScheduledExecutor):
 
     _scheduler: RemoteScheduler
 
+    def __init__(self, scheduler: RemoteScheduler) -> None:
+        super().__init__(scheduler)
+        weakref.finalize(self, scheduler.dismiss).atexit = False
+
     def _pack(self, function: Any, pack: Callable[[], Any]) -> Any:
         return _with_own_modules(function, pack)
 

@@ -26,7 +26,6 @@ import pickle
 import sys
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
@@ -38,14 +37,12 @@ import psutil
 from .._cores import InnerThreads, check_threads_can_be_limited
 from .._errors import BencherJobError, WorkerLost
 from .._processes import renew_after_fork
-from .base import error_text
 from .connections import LivenessConnection, LivenessListener, WorkerConnection
-from .engine import SharedExecutors
-from .entry import ResultKind, RunResult, run_in_pieces
-from .packing import LOADED_FUNCTIONS
+from .engine import error_text
+from .entry import RunResult, run_packed
 from .scheduler import MOST_TOGETHER, ScheduledExecutor, Scheduler, Task, Worker
 
-__all__ = ["ScoopExecutor", "shared_executors"]
+__all__ = ["ScoopExecutor"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +60,6 @@ class ScoopWorker(Worker):
         self.is_recalling = False
         """Whether it has not answered a recall yet."""
         self._title = f"worker {pid} on {host}"
-        self._functions: OrderedDict[bytes, None] = OrderedDict()
 
     def __str__(self) -> str:
         return self._title
@@ -73,19 +69,6 @@ class ScoopWorker(Worker):
         if self.connection is None:
             return not self.tasks
         return 0 if self.is_recalling else MOST_TOGETHER - len(self.tasks)
-
-    def mark_loaded(self, digest: bytes) -> bool:
-        """Mark a function as loaded. Return whether it was already."""
-        is_kept = digest in self._functions
-        self._functions[digest] = None
-        self._functions.move_to_end(digest)
-        if len(self._functions) > LOADED_FUNCTIONS:
-            self._functions.popitem(last=False)
-        return is_kept
-
-    def forget(self, digest: bytes) -> None:
-        """Mark a function as not loaded."""
-        self._functions.pop(digest, None)
 
 
 NEVER: Final = 10**9
@@ -319,8 +302,8 @@ def run_jobs(jobs: Sequence[SentJob]) -> None:
             if registered.connection.begin(number):
                 inner = None if inner_threads is None else InnerThreads.of(1, inner_threads)
                 with nullcontext() if inner is None else inner.taken_for_a_job():
-                    run_result = run_in_pieces(body, function)
-                registered.tell(MessageKind.RESULT, b"%d" % number, *map(bytes, run_result.parts()))
+                    parts = run_packed(body, function)
+                registered.tell(MessageKind.RESULT, b"%d" % number, *parts)
     except BaseException as error:  # noqa: BLE001 - the root waits for an answer
         registered.tell(MessageKind.FAILURE, error_text(error).encode(errors="backslashreplace"))
 
@@ -389,7 +372,8 @@ class ScoopScheduler(Scheduler):
     def _send(self, worker: ScoopWorker, tasks: Sequence[Task]) -> None:
         jobs = []
         for number, task in zip(worker.assign(tasks), tasks, strict=True):
-            function = None if worker.mark_loaded(task.digest) else tuple(task.parcel.function.payload)
+            payload = worker.function_for(task)
+            function = None if payload is None else tuple(payload)
             jobs.append((number, task.parcel.body.stream, function, task.inner_threads))
         self._sockets.send(worker.name, jobs)
 
@@ -424,12 +408,7 @@ class ScoopScheduler(Scheduler):
         if kind is MessageKind.FAILURE:
             self._lose(worker, f"can't run jobs, {parts[0].decode()}")
             return
-        number, run_result = int(parts[0]), RunResult.of_parts(parts[1:])
-        if run_result.kind is not ResultKind.WANTS_FUNCTION:
-            self._answer(worker, number, run_result)
-        elif (task := worker.remove(number)) is not None:
-            worker.forget(task.digest)
-            self._put_back([task])
+        self._answer(worker, int(parts[0]), RunResult.of_parts(parts[1:]))
 
     def _withdraw(self, worker: ScoopWorker) -> list[Task]:
         """Request the tasks behind the one that a worker runs. They return with its answer."""
@@ -581,6 +560,3 @@ class ScoopExecutor(ScheduledExecutor):
             self._scheduler.call(self._scheduler.drop_cancelled)
         if wait:  # `wait` ignores a cancelled future until it is notified
             concurrent.futures.wait([future for future in pending if not future.cancelled()])
-
-
-shared_executors: Final[SharedExecutors[ScoopExecutor]] = SharedExecutors()

@@ -17,17 +17,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, Never
+from typing import Any, Final, Never
 
 from .._cores import InnerThreads
 from .._errors import BencherJobError, WorkerLost
 from .._options import Executors
 from .dask import DaskExecutor, DaskScheduler, client_of
-from .engine import SharedExecutors
-from .entry import describe
-from .spec import EngineSpec, refuse_unknown
+from .engine import EngineSpec, describe
 
 __all__ = ["LEFT", "REFUSED", "TOPIC", "Slurm", "SlurmExecutor", "cluster_options", "seconds_of"]
 
@@ -59,7 +57,6 @@ class Slurm(EngineSpec):
     """
 
     name = Executors.SLURM
-    shared: ClassVar[SharedExecutors[SlurmExecutor]] = SharedExecutors()
 
     def __init__(
         self,
@@ -97,6 +94,16 @@ class Slurm(EngineSpec):
             return {**_options_in(text), **self.options}
         except (TypeError, ValueError) as problem:
             raise BencherJobError(f"{_VARIABLE}={text!r} can't be used: {problem}") from problem
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], more: str = "") -> None:
+    """Refuse options that do not exist.
+
+    Raises:
+        TypeError: if there are any. It lists those that exist.
+    """
+    for name in set(given).difference(known):
+        raise TypeError(f"{owner} has no option {name!r}. Use {', '.join(known)}{more}.")
 
 
 def _options_in(text: str) -> dict[str, Any]:
@@ -278,12 +285,25 @@ class SlurmScheduler(DaskScheduler):
     has_a_queue = True
     remedy = "See squeue for when workers start, and what they wrote for why they end"
 
-    def __init__(self, address: str, spec: Slurm, most: int, time: str, patience: float | None) -> None:
+    def __init__(
+        self,
+        cluster: subprocess.Popen[str],
+        address: str,
+        spec: Slurm,
+        most: int,
+        time: str,
+        patience: float | None,
+    ) -> None:
+        self._cluster = cluster
         self._spec = spec
         self._most = most
         self._time = time
         options = {"pure": False}
         super().__init__(client_of(address), options, patience, tells_begin=True, owns_client=True)
+
+    def _close(self) -> None:
+        super()._close()
+        self._cluster.communicate()  # ends its input, and waits
 
     def _subscribe(self) -> None:
         super()._subscribe()
@@ -335,26 +355,21 @@ class SlurmExecutor(DaskExecutor):
         _check_installed()
         _check_further(options.get("sbatch", {}))
         most: int = options.pop("workers", _WORKERS)
-        self._cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
+        cluster = subprocess.Popen(  # noqa: S603 - it is this package's own
             [sys.executable, "-P", "-c", _PROGRAM, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the program that submits
             text=True,
         )
-        print(json.dumps([options, most]), file=self._cluster.stdin, flush=True)
-        answers: Any = self._cluster.stdout
+        print(json.dumps([options, most]), file=cluster.stdin, flush=True)
+        answers: Any = cluster.stdout
         started: dict[str, str] = json.loads(answers.readline() or '{"error": "it ended"}')
         if "error" in started:
-            self._cluster.communicate()
+            cluster.communicate()
             raise BencherJobError(f"executor={spec!r} can't start a Dask scheduler: {started['error']}")
-        scheduler = SlurmScheduler(started["address"], spec, most, started["time"], patience)
+        scheduler = SlurmScheduler(cluster, started["address"], spec, most, started["time"], patience)
         super(DaskExecutor, self).__init__(scheduler)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls, wait for the running ones, and end the workers."""
-        super().shutdown(wait, cancel_futures=cancel_futures)
-        self._cluster.communicate()  # ends its input, and waits
 
 
 MOST_LOSSES: Final = 2

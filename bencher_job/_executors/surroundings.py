@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from .._cores import LIBRARIES
 from .._keys.names import MAIN_MODULES, is_own_module
 from .._processes import renew_after_fork
-from .base import this_process
+from .engine import this_process
 from .logs import levels_here, take_levels
 
 __all__ = [

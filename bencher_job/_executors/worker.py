@@ -23,7 +23,7 @@ from typing import Final
 from .._cores import InnerThreads
 from .._stores.codec import Payload
 from .._stores.parts import Buffer
-from .base import as_worker, become_worker, flush_streams, here
+from .engine import as_worker, become_worker, flush_streams, here
 from .entry import execute
 from .exceptions import dump_error
 from .logs import drop_handlers, forward_records
@@ -34,7 +34,7 @@ from .wire import LEAVE, Inlet, Message, Outlet, WorkTokenReader, encode_message
 __all__ = ["BEGUN", "FAILED", "LOGGED", "READY", "serve"]
 
 READY: Final = "ready"
-"""Head of the message that the worker is ready, with its place."""
+"""Head of the message that the worker is ready."""
 
 FAILED: Final = "failed"
 """Head of the message that the initializer failed, with its exception."""
@@ -77,7 +77,7 @@ def serve(
         with as_worker(_parent()):  # also while loading a job: a module may call its cached functions
             if _is_initialized(initialize, outlet):
                 forward_records(partial(_tell_record, outlet))
-                outlet.send(encode_message((READY, tuple(here()))))
+                outlet.send(encode_message((READY,)))
                 inbox = _Inbox(end)
                 _run_jobs(outlet, inbox, WorkTokenReader(tokens.fileno(), end.fileno(), inbox.receive))
     except (EOFError, OSError):  # the pool has ended
@@ -108,8 +108,9 @@ def _run_jobs(outlet: Outlet, inbox: _Inbox, tokens: WorkTokenReader) -> None:
         run_result = execute(parcel, partial(_tell_begin, outlet, number)) if is_limited else execute(parcel)
         del parcel
         flush_streams()
-        outlet.send(run_result.message(number))
-        del run_result  # keep no reference while waiting
+        head, buffers = run_result.message()
+        outlet.send(encode_message((number, *head), buffers))
+        del run_result, head, buffers  # keep no reference while waiting
 
 
 class _SharedOutlet(Outlet):
@@ -160,11 +161,11 @@ class _Inbox:
             self._unpack(message)
 
     def _unpack(self, message: Message) -> None:
-        (digest, file, function, is_limited, jobs), buffers = message
+        (digest, function_buffers, is_limited, jobs), buffers = message
         rest = deque(buffers)
-        if function is None:
-            function = rest.popleft()
-        sent = SentFunction(digest, Payload(function), file)
+        function: list[Buffer] = [rest.popleft() for _ in range(function_buffers)]
+        stream, *more = function or [b""]
+        sent = SentFunction(digest, Payload(stream, tuple(more)))
         for number, stream, count in jobs:
             body = rest.popleft() if stream is None else stream
             parcel = Parcel(sent, Payload(body, tuple(rest.popleft() for _ in range(count))))

@@ -324,12 +324,12 @@ def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -
     Raises:
         Refused: when the store can't take them: they are too large, damaged or of another secret.
     """
-    frame = frame_of(value, key)
-    if frame is not None and frame.expanded > store.size_limit:
-        raise Refused(
-            f"its value takes {frame.expanded} bytes, more than the whole store may ({store.size_limit})"
-        )
     try:
+        expanded = frame_of(value, key).expanded
+        if expanded > store.size_limit:
+            raise Refused(
+                f"its value takes {expanded} bytes, more than the whole store may ({store.size_limit})"
+            )
         check(value, key, signature=signature)
     except (DamagedEntry, UnreadableEntry) as error:
         raise Refused(str(error)) from error
