@@ -31,7 +31,7 @@ from .base import Hits, Reason, StoreFailure, Use
 from .database import Database, Execute, Locked, fork_guard
 from .folder import Folder
 from .recovery import Quarantine
-from .schema import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
+from .schema import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
 
 __all__ = ["MISSES_PER_BATCH", "WHEN_ASKED", "Drained", "Removals", "Uses"]
 
@@ -356,8 +356,8 @@ class Removals:
 
     def size(self, database: Database) -> int:
         """Return the size of all entries in bytes, in constant time."""
-        entries, size = figures_by(database.read)
-        return size + entries * ENTRY_OVERHEAD
+        ((entries, size),) = database.read(SELECT_FIGURES)
+        return int(size + entries * ENTRY_OVERHEAD)
 
     def keep_within(self, size_limit: int) -> None:
         """Beyond a size in bytes, remove what has expired, and then the least recently used entries.

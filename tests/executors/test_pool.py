@@ -71,7 +71,7 @@ def test_starts_processes_as_jobs_come(until):
         assert repr(pool) == "<SlotPool: 0 of 4 workers>"
         for _ in range(5):
             pool.submit(abs, -1).result()
-            assert until(lambda: all(slot.is_idle for slot in pool._scheduler.workers))
+            assert until(lambda: all(slot.room() and not slot.tasks for slot in pool._scheduler.workers))
         assert repr(pool) == "<SlotPool: 1 of 4 workers>"
 
 
