@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .._errors import BencherJobError, warn_caller
-from .._names import NameOf, path_of
+from .._folders import NameOf, path_of
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
     MISS,

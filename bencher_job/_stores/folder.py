@@ -20,8 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, TypeVar
 
 from .._errors import UntrustedCache, warn_caller
-from .._folders import make_private, owner_only
-from .._names import ForeignName
+from .._folders import ForeignName, make_private, owner_only
 from .._processes import renew_after_fork
 from .._record import Origin
 from .._text import counted
