@@ -20,6 +20,7 @@ from .._executors import (
     Engine,
     Executors,
     check_limits,
+    describe,
     engine_for,
     error_text,
     executor_name,
@@ -123,8 +124,6 @@ class Timeouts:
             return True
 
     def _verdict(self, job: Job) -> JobTimeout:
-        from .._executors.entry import describe  # slow to import
-
         name = describe(job)
         return JobTimeout(
             f"{name} ran for longer than its timeout of {self._timeout:g} s. {self._engine.name} can't end it, so it "
