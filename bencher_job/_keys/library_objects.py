@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .arrays import MASKED_INTERNAL, array_parts
 from .canonical import Attributes, ByName, CanonicalForm, Parts, rooted_name
+from .names import words
 
 __all__ = ["FILLED_IN", "LIBRARIES", "options_of"]
 
@@ -26,9 +27,9 @@ def _given(value: Any, internal: Collection[str]) -> Attributes:
 
 # scipy.sparse: index arrays are sorted and duplicates summed in place when a matrix is used.
 
-_SPARSE: Final = frozenset(
-    {"_shape", "shape", "_maxprint", "maxprint", "dtype", "data", "indices", "indptr", "coords", "row", "col"}
-    | {"offsets", "rows", "_dict", "_has_canonical_format", "_has_sorted_indices", "has_canonical_format"}
+_SPARSE: Final = words(
+    "_shape shape _maxprint maxprint dtype data indices indptr coords row col offsets rows _dict"
+    " _has_canonical_format _has_sorted_indices has_canonical_format"
 )
 
 
@@ -162,12 +163,9 @@ def _column(column: Any) -> object:
     return Parts({"value": value, "described": described})
 
 
-_COLUMN: Final = frozenset(
-    {"_parent_table", "parent_table", "indices", "_indices", "info"}
-    | {"_name", "_unit", "_format", "description", "_meta"}
+_COLUMN: Final = words(
+    "_parent_table parent_table indices _indices info _name _unit _format description _meta"
 )
-
-
 _OF_TABLE: Final = frozenset({"columns", "formatter", "primary_key"})
 
 
@@ -195,19 +193,9 @@ def _model_data(data: Any) -> object:
 # numba: each call with new types adds a compiled version to the object.
 
 
-_OF_COMPILED: Final = frozenset(
-    {
-        "doc",
-        "func_code",
-        "gufunc_builder",
-        "kernel_ir",
-        "locals",
-        "options",
-        "overloads",
-        "py_func",
-        "reorderable",
-    }
-    | {"targetctx", "targetoptions", "typingctx", "ufunc", "id", "kws", "mode", "neighborhood"}
+_OF_COMPILED: Final = words(
+    "doc func_code gufunc_builder kernel_ir locals options overloads py_func reorderable"
+    " targetctx targetoptions typingctx ufunc id kws mode neighborhood"
 )
 
 
@@ -315,8 +303,7 @@ LIBRARIES: Final[dict[str, CanonicalForm]] = {
 
 
 def _names(names: str) -> Callable[[Mapping[str, Any]], Collection[str]]:
-    fixed = frozenset(names.split())
-    return lambda state: fixed  # noqa: ARG005
+    return lambda state: words(names)  # noqa: ARG005
 
 
 def _of_an_estimator(state: Mapping[str, Any]) -> Collection[str]:

@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from .._errors import BencherJobError, UntrustedCache
-from .._explain import code_changes, distribution_changes
+from .._explain import differences
 from .._query import Order
 from .._record import code_label
 from .._stores import StoreBusy, StoreMissing, export, shared_figures
@@ -296,11 +296,11 @@ class _App:
             return JsonResponse(
                 {"error": "The code of one of them is not known: its key was given, or it is gone."}, 404
             )
-        before, now = versions
+        found = differences(*versions)
         return JsonResponse(
             {
-                "code": [[each.name, each.kind, each.diff] for each in code_changes(before, now)],
-                "libraries": distribution_changes(before, now),
+                "code": [[each.name, each.kind, each.diff] for each in found.code_changed],
+                "libraries": found.distributions_changed,
             }
         )
 
