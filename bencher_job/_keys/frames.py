@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .arrays import array_parts, arrow_column, arrow_text, text_parts
-from .canonical import Attributes, CanonicalForm, Parts, refuse, rooted_name
+from .canonical import Attributes, CanonicalForm, Parts, refuse, rooted_name, zone_name
 from .names import words
-from .reduction import reduced
-from .values import zone_name
+from .objects import reduced
 
 __all__ = ["FRAMES"]
 

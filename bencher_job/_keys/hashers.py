@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .arrays import ARRAYS
 from .canonical import (
     NO_VALUE,
+    VALUES,
     Attributes,
     CanonicalForm,
     Parts,
@@ -22,10 +23,8 @@ from .canonical import (
     rooted_name,
 )
 from .frames import FRAMES
-from .library_objects import LIBRARIES
 from .names import is_own_class, is_own_module, module_name, module_of, qualified_name
-from .reduction import own_attributes, reduced
-from .values import VALUES
+from .objects import LIBRARIES, own_attributes, reduced
 
 if TYPE_CHECKING:
     from .hashing import Encoder

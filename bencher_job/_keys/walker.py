@@ -28,7 +28,6 @@ from .canonical import Raised, error_text
 from .graph import ABSENT, Edge, Node, Table, Watch, is_empty, is_frozen
 from .hashing import Encoder, digest
 from .libraries import distributions_of
-from .library_objects import options_of
 from .members import (
     COPIED_BY_WRAPS,
     OF_THE_MODULE,
@@ -51,6 +50,7 @@ from .names import (
     module_of,
     qualified_name,
 )
+from .objects import options_of
 
 __all__ = [
     "Walker",
