@@ -360,7 +360,20 @@ def _tuple(value: tuple[object, ...]) -> object:
     return Parts({"fields": fields, "items": Attributes(zip(fields, plain, strict=True))})
 
 
-_BASES = {
+def _model(model: Any) -> object:
+    """Return what a pydantic model holds beside its fields; whether a field was set or defaulted doesn't count."""
+    extra, private = model.__pydantic_extra__, model.__pydantic_private__
+    return Parts({"extra": Attributes(extra or {}), "private": Attributes(private or {})})
+
+
+def _random(value: Any) -> object:
+    """Return the state of a generator; the shared one behind `random.random` counts by name."""
+    shared = getattr(sys.modules["random"], "_inst", None)
+    return "random" if value is shared else value.getstate()
+
+
+VALUES: Final = {
+    # for objects of subclasses; the builtins themselves have their own encodings
     "int": CanonicalForm(lambda value: int.__add__(value, 0)),
     "float": CanonicalForm(float.__pos__),
     "complex": CanonicalForm(complex.__pos__),
@@ -371,15 +384,11 @@ _BASES = {
     "dict": CanonicalForm(_items),
     "set": CanonicalForm(lambda value: set(set.__iter__(value))),
     "frozenset": CanonicalForm(lambda value: frozenset(frozenset.__iter__(value))),
-}
-"""For objects of subclasses; the builtins themselves have their own encodings."""
-
-_NUMBERS = {
+    # numbers
     "decimal.Decimal": CanonicalForm(_decimal, leaf=True),
     "fractions.Fraction": CanonicalForm(lambda value: (value.numerator, value.denominator), leaf=True),
     "uuid.UUID": CanonicalForm(lambda value: value.int, leaf=True),
-}
-_TIMES = {
+    # times
     "datetime.datetime": CanonicalForm(_date_and_time),
     "datetime.time": CanonicalForm(_time),
     "datetime.date": CanonicalForm(lambda value: (value.year, value.month, value.day), leaf=True),
@@ -388,8 +397,7 @@ _TIMES = {
     ),
     "datetime.timezone": CanonicalForm(lambda value: (value.utcoffset(None), value.tzname(None))),
     "zoneinfo.ZoneInfo": CanonicalForm(zone_name, leaf=True),
-}
-_PLACES = {
+    # paths and addresses
     **{
         f"pathlib.{name}": CanonicalForm(lambda value: value.parts, leaf=True)
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
@@ -399,8 +407,7 @@ _PLACES = {
         for version in (4, 6)
         for name in ("Interface", "Address", "Network")
     },
-}
-_CONTAINERS = {
+    # containers
     "collections.OrderedDict": CanonicalForm(_ordered, is_open=True),
     "collections.Counter": CanonicalForm(_items, is_open=True),
     "collections.defaultdict": CanonicalForm(_default_dict),
@@ -415,13 +422,11 @@ _CONTAINERS = {
     "slice": CanonicalForm(lambda value: Attributes(start=value.start, stop=value.stop, step=value.step)),
     "ellipsis": CanonicalForm(lambda value: (), leaf=True),  # noqa: ARG005
     "NotImplementedType": CanonicalForm(lambda value: (), leaf=True),  # noqa: ARG005
-}
-_BUFFERS = {
+    # buffers
     "bytearray": CanonicalForm(_bytes, leaf=True),
     "memoryview": CanonicalForm(_memoryview, leaf=True),
     "array.array": CanonicalForm(_array, leaf=True),
-}
-_CALLABLES = {
+    # callables
     "method": CanonicalForm(_method),
     "builtin_function_or_method": CanonicalForm(_builtin_function),
     "method-wrapper": CanonicalForm(_method_wrapper),
@@ -438,27 +443,10 @@ _CALLABLES = {
     "wrapt.ObjectProxy": CanonicalForm(_transparent),
     "wrapt.BaseObjectProxy": CanonicalForm(_transparent),
     "_wrappers.ObjectProxy": CanonicalForm(_transparent, label="wrapt.ObjectProxy"),
-}
-
-
-def _model(model: Any) -> object:
-    """Return what a pydantic model holds beside its fields; whether a field was set or defaulted doesn't count."""
-    extra, private = model.__pydantic_extra__, model.__pydantic_private__
-    return Parts({"extra": Attributes(extra or {}), "private": Attributes(private or {})})
-
-
-def _random(value: Any) -> object:
-    """Return the state of a generator; the shared one behind `random.random` counts by name."""
-    shared = getattr(sys.modules["random"], "_inst", None)
-    return "random" if value is shared else value.getstate()
-
-
-_STATES = {
+    # objects with a state
     "_struct.Struct": CanonicalForm(lambda value: value.format, leaf=True, label="struct.Struct"),
     "re.Pattern": CanonicalForm(lambda value: (value.pattern, value.flags), leaf=True),
     "pydantic.BaseModel": CanonicalForm(_model),
     "random.Random": CanonicalForm(_random, is_open=True),
 }
-
-VALUES: Final = _BASES | _NUMBERS | _TIMES | _PLACES | _CONTAINERS | _BUFFERS | _CALLABLES | _STATES
 """Canonical forms by the `rooted_name` of a class."""
