@@ -41,7 +41,6 @@ NOT_IN_KEY: Final = "not in the key"
 """Replaces the version of a distribution that is not part of the key."""
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{16}|not tracked")
-_MISSING: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +132,9 @@ def argument_changes(
     """
     then, seen = attributes
     paths = [path for path in {**seen, **then} if then.get(path) != seen.get(path)] if then and seen else []
-    names = [name for name in {**now, **before} if name.partition(".")[0] not in ignored]
-    changed = [name for name in names if not _are_same(before.get(name, _MISSING), now.get(name, _MISSING))]
+    looks_then, looks_now = _looks(before, ignored), _looks(now, ignored)
+    names = {**looks_now, **looks_then}
+    changed = [name for name in names if looks_then.get(name) != looks_now.get(name)]
     changed = changed or [name for name in names if any(path.startswith(f"{name}.") for path in paths)]
     changed = changed or [name for name in names if isinstance(now[name], str)]
     absent = ArgumentChange.ABSENT
@@ -149,9 +149,13 @@ def argument_changes(
     )
 
 
-def _are_same(before: object, now: object) -> bool:
-    # The repr of floats distinguishes the sign of zero, and NaN equals itself.
-    return type(before) is type(now) and repr(before) == repr(now)
+def _looks(arguments: Mapping[str, Any], ignored: Collection[str]) -> dict[str, tuple[type, str]]:
+    """Return type and repr of each argument. The repr of a float has the sign of zero, and NaN equals itself."""
+    return {
+        name: (type(value), repr(value))
+        for name, value in arguments.items()
+        if name.partition(".")[0] not in ignored
+    }
 
 
 class Cause(StrEnum):
@@ -190,7 +194,7 @@ class ArgumentChange:
     """The attributes that differ, as far as those of the other call are kept."""
 
     def __str__(self) -> str:
-        if _are_same(self.before, self.now):
+        if repr(self.before) == repr(self.now):
             attributes = " and ".join(f"{self.name}.{attribute}" for attribute in self.attributes)
             change = "its value or the code of its class differs"
             if attributes:
@@ -389,13 +393,12 @@ def _nearest(
     if not latest:  # removed since the versions were listed
         return None
 
+    looks = _looks(arguments, ignored).items()
+
     def likeness(keyed: Keyed) -> tuple[int, int]:
         """Rank by equal arguments, then by how few arguments there are that the call lacks, such as a repeat."""
-        others, equal = keyed.record.arguments, 0
-        for name, value in others.items():
-            other = arguments.get(name, _MISSING)
-            equal += name.partition(".")[0] not in ignored and _are_same(value, other)
-        return equal, -len(others.keys() - arguments.keys())
+        others = keyed.record.arguments
+        return len(looks & _looks(others, ignored).items()), -len(others.keys() - arguments.keys())
 
     return chosen, max(latest, key=likeness)
 
