@@ -45,7 +45,7 @@ from .engine import (
     time_is_over,
 )
 from .exceptions import dump_error, load_error
-from .packing import LoadedCall, Parcel, is_loaded, load
+from .packing import LoadedCall, Parcel, load, loaded_functions
 from .pickling import ResultPickler, dumps
 from .surroundings import collected_records, handle_records, set_variables
 
@@ -272,7 +272,7 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
     """
     pid = os.getpid()
     started, clock, seconds = time.time(), 0.0, 0.0
-    if not parcel.function.payload.stream and not is_loaded(parcel.function.digest):
+    if not parcel.function.payload.stream and parcel.function.digest not in loaded_functions:
         return _run_result(started, 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     try:
         call = _load(parcel)

@@ -18,11 +18,11 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import cloudpickle
 
@@ -36,6 +36,7 @@ from .surroundings import reduce_variable
 __all__ = [
     "CallPickler",
     "LoadedModules",
+    "Recent",
     "ResultPickler",
     "SeenDefinitions",
     "by_value",
@@ -48,41 +49,53 @@ __all__ = [
     "modules_by_value",
 ]
 
-KEPT_CODE_CHECKS: Final = 64
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 _Reference = tuple[str, str]
 
 
-class _CodeChecks:
-    """A cache of pickled code checks, by fingerprint."""
+class Recent(OrderedDict[K, V]):
+    """A cache of what was used last. Threads may share it: each step is atomic, and a miss computes again."""
 
-    def __init__(self) -> None:
-        self._made: OrderedDict[tuple[int, frozenset[str]], tuple[Fingerprint, bytes]] = OrderedDict()
-        self.renew()
-        renew_after_fork(self)
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
 
-    def renew(self) -> None:
-        self._lock = threading.Lock()
+    def use(self, key: K) -> V | None:
+        """Return a value, which is then the last that was used, or None."""
+        value = self.pop(key, None)
+        if value is not None:
+            self[key] = value
+        return value
 
-    def __call__(self, fingerprint: Fingerprint, function: object) -> bytes:
-        by_value = modules_by_value()
-        with self._lock:
-            known = self._made.get((id(fingerprint), by_value))
-            if known is None:
-                is_named = _is_found_by_name(function)
-                made = pickle.dumps(code_check_for(fingerprint, by_value, None if is_named else function))
-                known = self._made[id(fingerprint), by_value] = fingerprint, made
-                if len(self._made) > KEPT_CODE_CHECKS:
-                    self._made.popitem(last=False)
-            return known[1]
+    def keep(self, key: K, value: V) -> None:
+        """Add a value, and forget the one that was not used for longest if there are too many."""
+        self.pop(key, None)
+        self[key] = value
+        with suppress(KeyError):
+            if len(self) > self._most:
+                self.popitem(last=False)
+
+
+_code_checks: Final[Recent[tuple[int, frozenset[str]], tuple[Fingerprint, bytes]]] = Recent(64)
+"""Pickled code checks, by fingerprint and the modules that go by value."""
+
+
+def code_check_of(fingerprint: Fingerprint, function: object) -> bytes:
+    """Return the pickled code check of a fingerprint, for a worker of the function."""
+    place = id(fingerprint), modules_by_value()
+    known = _code_checks.use(place)
+    if known is None:
+        root = None if _is_found_by_name(function) else function
+        known = fingerprint, pickle.dumps(code_check_for(fingerprint, place[1], root))
+        _code_checks.keep(place, known)
+    return known[1]
 
 
 def _is_found_by_name(function: Any) -> bool:
     """Whether pickle sends a function by name. A function whose module holds the decorated one goes by value."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     return name is not None and find_by_name(module, name) is function
-
-
-code_check_of: Final = _CodeChecks()
 
 
 def check_function(function: object, code_check: bytes) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ import selectors
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -34,6 +34,7 @@ from .._inside import critical
 from .engine import CallFuture, describe, error_text, unsendable
 from .entry import ResultKind, RunResult, unpack_value
 from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many
+from .pickling import Recent
 
 if TYPE_CHECKING:
     from .._job import Job, Start
@@ -58,14 +59,12 @@ UNKNOWN: Final = 1.0
 WEIGHT: Final = 0.3
 """Weight of the last job in the moving average."""
 
-KEPT_FUNCTIONS: Final = 256
-
 
 class DurationEstimates:
     """A moving average of the run times of each function, by the function's digest."""
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[bytes, float] = OrderedDict()
+        self._seconds: Recent[bytes, float] = Recent(256)
         self.of = self._seconds.get
         """Return the expected run time in seconds, or the second argument for a function that has not run."""
 
@@ -74,9 +73,7 @@ class DurationEstimates:
         taken = seconds + OVERHEAD
         known = self._seconds.get(digest, taken)
         # A longer time replaces the average at once: jobs behind the next one would wait that long.
-        self._seconds[digest] = taken if taken > known else known + WEIGHT * (taken - known)
-        if len(self._seconds) > KEPT_FUNCTIONS:
-            self._seconds.popitem(last=False)
+        self._seconds.keep(digest, taken if taken > known else known + WEIGHT * (taken - known))
 
 
 @dataclass(slots=True, eq=False)
@@ -141,15 +138,12 @@ class Worker:
         self.taken = 0
         self.since = time.monotonic()
         self.last_number = 0
-        self._functions: OrderedDict[bytes, None] = OrderedDict()
+        self._functions: Recent[bytes, bool] = Recent(LOADED_FUNCTIONS)
 
     def function_for(self, task: Task) -> Payload | None:
         """Return the function to send with a task; None if the worker has it, as far as is known."""
-        is_there = task.digest in self._functions
-        self._functions[task.digest] = None
-        self._functions.move_to_end(task.digest)
-        if len(self._functions) > LOADED_FUNCTIONS:
-            self._functions.popitem(last=False)
+        is_there = self._functions.use(task.digest)
+        self._functions.keep(task.digest, True)
         return None if is_there else task.parcel.function.payload
 
     def forget(self, task: Task) -> None:

@@ -28,7 +28,6 @@ from typing import Any, Final, NamedTuple
 
 from .._cores import LIBRARIES
 from .._keys.names import MAIN_MODULES, is_own_module
-from .._processes import renew_after_fork
 from .._stores.parts import Buffer
 from .engine import this_process
 
@@ -164,34 +163,25 @@ def handle_records(records: Iterable[Buffer]) -> None:
             _fallback.handleError(record)
 
 
-class _Environment:
-    """What has changed in `os.environ` since this module was imported, pickled; None if nothing has."""
-
-    def __init__(self) -> None:
-        self._seen = self._now()
-        self._changed: set[bytes] = set()
-        self._pickled: bytes | None = None
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def _now() -> dict[bytes, bytes]:
-        return dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
-
-    def changes(self) -> bytes | None:
-        now = self._now()
-        if now != self._seen:
-            with self._lock:
-                self._changed |= {name for name, _ in now.items() ^ self._seen.items()}
-                self._seen = now
-                self._pickled = pickle.dumps({name: now.get(name) for name in sorted(self._changed)})
-        return self._pickled
+def _environment() -> dict[bytes, bytes]:
+    return dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
 
 
-_environment: Final = _Environment()
+_known: tuple[dict[bytes, bytes], frozenset[bytes], bytes | None] = _environment(), frozenset(), None
+"""The environment as last seen, the variables that have changed since this module was imported, and these pickled."""
+
+
+def _changes() -> bytes | None:
+    """Return what has changed in `os.environ`, pickled; None if nothing has."""
+    global _known  # noqa: PLW0603 - a fact about the process
+    seen, changed, pickled = _known
+    now = _environment()
+    if now != seen:
+        changed |= {name for name, _ in now.items() ^ seen.items()}
+        pickled = pickle.dumps({name: now.get(name) for name in sorted(changed)})
+        _known = now, changed, pickled
+    return pickled
+
 
 _kept: set[bytes] = {os.fsencode(name) for name in ("CUDA_VISIBLE_DEVICES", *LIBRARIES)}
 """Variables that are the worker's own."""
@@ -224,7 +214,7 @@ class Arrival(NamedTuple):
 
 def arrival_here(folder: str | None) -> Arrival:
     """Make the arrival of a job that this process sends, and that was called in a folder."""
-    return Arrival(this_process(), folder, _environment.changes(), _levels_here())
+    return Arrival(this_process(), folder, _changes(), _levels_here())
 
 
 def _arrive(
