@@ -91,6 +91,7 @@ class Task:
         deaths: how often its batch was lost.
         verdict: the exception that it ends with, once its end was requested.
         inner_threads: how many threads each library may start; None for the worker's share of the cores.
+        digest: the digest of the function.
     """
 
     future: Future[Any]
@@ -106,11 +107,10 @@ class Task:
     deaths: int = 0
     verdict: BaseException | None = None
     inner_threads: int | None = None
+    digest: bytes = field(init=False)
 
-    @property
-    def digest(self) -> bytes:
-        """The digest of the function."""
-        return self.parcel.function.digest
+    def __post_init__(self) -> None:
+        self.digest = self.parcel.function.digest
 
     def resolve(self, run_result: RunResult) -> None:
         """Set the future's result or exception."""
@@ -371,7 +371,7 @@ class Scheduler:
 
     def _pause(self, now: float) -> float | None:
         """Return how many seconds to wait for events; None for no limit."""
-        self._wants_wakeup = not self.waiting and self._has_room()
+        self._wants_wakeup = not self.waiting
         if self._added != self._seen or self._calls:
             return 0.0
         at = self._next_check(now)
@@ -379,10 +379,6 @@ class Scheduler:
             if len(worker.tasks) > 1:
                 at = min(at, self._overdue_at(worker))
         return max(0.0, at - now) if at < math.inf else None
-
-    def _has_room(self) -> bool:
-        """Whether a new task might be sent at once."""
-        return True
 
     def _next_check(self, now: float) -> float:  # noqa: ARG002 - for subclasses
         """Return when to look after the workers if nothing happens."""
@@ -418,7 +414,7 @@ class Scheduler:
         batch, nbytes, load = list[Task](), 0, worker.load
         while queue and len(batch) < most:
             task = queue[0]
-            task.seconds = self.estimates.of(task.parcel.function.digest, UNKNOWN)
+            task.seconds = self.estimates.of(task.digest, UNKNOWN)
             load += task.seconds
             nbytes += task.parcel.body.nbytes
             if (batch or worker.tasks) and (load > AHEAD or nbytes > self.most_bytes or task.goes_alone):
@@ -479,7 +475,7 @@ class Scheduler:
             self._put_back([task])
         elif task is not None:  # else it has ended already
             if run_result.kind is not ResultKind.NOT_LOADED:
-                self.estimates.note(task.parcel.function.digest, run_result.seconds)
+                self.estimates.note(task.digest, run_result.seconds)
             self._finished.append((task, run_result))
 
     def _end(self, future: Future[Any], verdict: BaseException) -> None:

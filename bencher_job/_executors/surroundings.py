@@ -163,11 +163,7 @@ def handle_records(records: Iterable[Buffer]) -> None:
             _fallback.handleError(record)
 
 
-def _environment() -> dict[bytes, bytes]:
-    return dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
-
-
-_known: tuple[dict[bytes, bytes], frozenset[bytes], bytes | None] = _environment(), frozenset(), None
+_known: tuple[dict[bytes, bytes], frozenset[bytes], bytes | None] = dict(os.environb), frozenset(), None
 """The environment as last seen, the variables that have changed since this module was imported, and these pickled."""
 
 
@@ -175,7 +171,7 @@ def _changes() -> bytes | None:
     """Return what has changed in `os.environ`, pickled; None if nothing has."""
     global _known  # noqa: PLW0603 - a fact about the process
     seen, changed, pickled = _known
-    now = _environment()
+    now = dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
     if now != seen:
         changed |= {name for name, _ in now.items() ^ seen.items()}
         pickled = pickle.dumps({name: now.get(name) for name in sorted(changed)})
