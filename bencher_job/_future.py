@@ -270,6 +270,17 @@ class JobFuture(LightFuture[R], Generic[R]):
             raise asyncio.CancelledError
         return self.result()
 
+    async def value_or_end(self) -> R:
+        """Await the value. If the last waiter of a run is cancelled, wait for the end of the run too."""
+        import asyncio
+
+        try:
+            await self.until_done()
+        except asyncio.CancelledError:
+            await self.end()
+            raise
+        return await self
+
     async def end(self) -> None:
         """Cancel the job from an event loop, and wait for the end of a run that this cancels."""
         await await_in_thread(self.cancel)  # which may end a process
@@ -294,6 +305,9 @@ class JobFuture(LightFuture[R], Generic[R]):
     def __repr__(self) -> str:
         state = "cached" if self.done() and self.cached else self._state.lower()
         return f"<JobFuture {state} of {self.job!r}>"
+
+
+JobFuture.__module__ = "bencher_job"  # the package imports it on first use
 
 
 def _wake(loop: AbstractEventLoop, waiter: asyncio.Future[None]) -> None:

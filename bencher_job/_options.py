@@ -44,6 +44,7 @@ from ._record import Record
 from ._text import did_you_mean, is_writable
 
 __all__ = [
+    "CHECKED_ALONE",
     "MAKERS",
     "OPTIONS",
     "CacheArguments",
@@ -125,6 +126,9 @@ class Executors(StrEnum):
         """
         make = MAKERS.get(Executors(provider))
         return None if make is None else make()
+
+
+Executors.__module__ = "bencher_job"  # the package imports it on first use
 
 
 MAKERS: Final[dict[Executors, Callable[[], concurrent.futures.Executor]]] = {}
@@ -624,6 +628,10 @@ OPTIONS: Final = {
     row.name: row for group in (KeyOptions, StoreOptions, RunOptions, PoolOptions) for row in fields(group)
 }
 """All options by name."""
+
+
+CHECKED_ALONE: Final = frozenset(StoreOptions.__dataclass_fields__) - {"compression"}
+"""Options that are checked without the function, the executor and other packages."""
 
 
 class Options(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -156,18 +156,18 @@ def is_writable(text: str) -> bool:
     return True
 
 
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Format rows of a table as lines.
+def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Format rows of a table as lines. The numbers of right-aligned columns are in `right`.
 
-    >>> aligned([("name", "size"), ("a", "12 B")])
-    ['name  size', 'a     12 B']
+    >>> aligned([("name", "size"), ("a", "12 B")]), aligned([("name", "size"), ("a", "2 B")], [1])
+    (['name  size', 'a     12 B'], ['name  size', 'a      2 B'])
     """
-    cells = [tuple(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    columns = [*zip(*rows, strict=True)]
+    padded = []
+    for number, cells in enumerate(columns):
+        width = max(map(len, cells))
+        padded.append([cell.rjust(width) if number in right else cell.ljust(width) for cell in cells])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 _NUMBER: Final = "text-align:right;font-variant-numeric:tabular-nums"

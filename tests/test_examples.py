@@ -112,7 +112,7 @@ def test_stopped_in_the_middle_it_goes_on_where_it_stopped(example: Path, tmp_pa
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(blow)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
         assert process.returncode != 0
         kept = stored(tmp_path)
         assert kept >= enough

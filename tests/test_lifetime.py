@@ -174,9 +174,10 @@ def test_a_valid_that_fails_is_a_miss_with_a_warning(
     value: CachedFunction[[int], int], counter: CallCounter
 ) -> None:
     value(1)
-    with pytest.warns(CacheWarning, match="ZeroDivisionError"):
-        assert value.with_options(valid=lambda record: 1 / 0)(1) == 1
-    assert counter.count == 2
+    for count in (2, 3):
+        with pytest.warns(CacheWarning, match="ZeroDivisionError") as warned:
+            assert value.with_options(valid=lambda record: 1 / 0)(1) == 1
+        assert (counter.count, len(warned)) == (count, 1)
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -25,7 +25,7 @@ from .._text import counted, size_text, visible
 from .choosing import Chosen, add_filters, add_targets, age, bytes_in, look_for, report_none
 from .command import Command, Exit, Misused
 from .output import add_consent, add_json, is_agreed, print_document
-from .places import add_place, cache_directory, change, change_each, complain, look_at_each
+from .places import add_place, cache_directory, complain, look_at_each, opened
 
 if TYPE_CHECKING:
     from .._stores.verification import Audit, Finding
@@ -53,7 +53,7 @@ def _verify(arguments: Namespace) -> int:
         if not arguments.json:
             print(audits[-1])
 
-    status = change_each(arguments, check) if arguments.repair else look_at_each(arguments, check)
+    status = look_at_each(arguments, check, mends=arguments.repair, changes=arguments.repair)
     if arguments.json:
         caches = [_fields(audit) for audit in audits]
         print_document("verify", cache_dir=cache_directory(arguments), caches=caches)
@@ -145,7 +145,7 @@ def _clear(arguments: Namespace) -> int:
         return max(status, Exit.FOUND)
     removed = 0
     for directory, of_store in keys.items():
-        with change(arguments, directory) as store:
+        with opened(arguments, directory, changes=True) as store:
             if arguments.failed:
                 still = [each.record.key for each in store.history.failures() if each.record.key in of_store]
                 removed += len(still)
@@ -256,7 +256,7 @@ def _limits(arguments: Namespace) -> Limits:
 
 
 def _remove(arguments: Namespace, directory: Path, waste: _Waste) -> int:
-    with change(arguments, directory) as store:
+    with opened(arguments, directory, changes=True) as store:
         left = [finding for finding in remove_orphans(store, waste.orphans) if not finding.mended]
         expired = remove_expired(store)
         limits = _limits(arguments)

@@ -373,7 +373,7 @@ class Coordinator:
         return isinstance(hit, Hit) and self._answer(running, hit)
 
     def _answer(self, running: RunningJob, hit: Hit) -> bool:
-        """End a job with a value that was stored since it was looked up. Return False if it is no answer."""
+        """End a job with a value that was stored since it was looked up. Return False if it is not an answer."""
         if self._lifetime is not None:
             job, mapped = running.job, self._store_options.mmap
             found = self._lifetime.current(running.store, job.function_name, job.job_key, hit, mapped)

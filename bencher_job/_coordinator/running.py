@@ -89,7 +89,7 @@ class RunningJob:
     Attributes:
         jobs: the running jobs of the store, of which it is one.
         is_in_line: whether the owner's thread runs the job.
-        is_fresh: whether a stored result is no answer.
+        is_fresh: whether a stored result is not an answer.
         replaces: whether the caller wants the result to replace a stored one, on all machines.
         outcome: how the job ended, once that is known.
         lease: the lease of the key, which may not be held.

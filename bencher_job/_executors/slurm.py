@@ -96,6 +96,9 @@ class Slurm(EngineSpec):
             raise BencherJobError(f"{_VARIABLE}={text!r} can't be used: {problem}") from problem
 
 
+Slurm.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str], more: str = "") -> None:
     """Refuse options that do not exist.
 

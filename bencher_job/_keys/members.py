@@ -291,7 +291,7 @@ def _cells_of(walker: Walker, function: FunctionType, info: CodeInfo, node: Node
             value = cell.cell_contents
         except ValueError:
             value = ABSENT
-        if chain[0] in info.written_only and type(value) in _PLAIN:
+        if chain[0] in info.uses.written_only and type(value) in _PLAIN:
             continue
         walker.watch.cell(cell)
         edge: Edge = ("missing",)
@@ -312,7 +312,7 @@ def _globals_of(walker: Walker, function: FunctionType, info: CodeInfo) -> Itera
         if name in OF_THE_MODULE:
             yield ("of the module", name)
             continue
-        if name in info.written_only and type(value) in _PLAIN:
+        if name in info.uses.written_only and type(value) in _PLAIN:
             continue
         if is_lazy(value):
             yield (".".join(chain), walker.lazy_import(value, chain[1:], namespace, name, f"{module}.{name}"))
@@ -414,8 +414,8 @@ def _only_written(cls: type) -> frozenset[str]:
     methods = [getattr(value, "__func__", value) for value in vars(cls).values()]
     methods += [value.fget for value in vars(cls).values() if isinstance(value, property)]
     infos = [code_info_of(each.__code__, each.__globals__) for each in methods if type(each) is FunctionType]
-    written = {name for each in infos for name in each.attributes_written}
-    attributes_read = {name for each in infos for name in each.attributes_read}
+    written = {name for each in infos for name in each.uses.attributes_written}
+    attributes_read = {name for each in infos for name in each.uses.attributes_read}
     return frozenset(name for name in written - attributes_read if type(vars(cls).get(name)) in _PLAIN)
 
 

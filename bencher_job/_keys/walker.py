@@ -303,7 +303,7 @@ class Walker:
     def _walk_attributes_read(self) -> None:
         """Walk to the attributes in `if_read` whose names some code reads."""
         infos = [node.info for node in self.nodes if node.info is not None]
-        attributes_read = frozenset(name for each in infos for name in each.attributes_read)
+        attributes_read = frozenset(name for each in infos for name in each.uses.attributes_read)
         for node, names in self.if_read.items():
             owner: Any = node.origin
             for name in sorted(names & attributes_read):

@@ -276,7 +276,7 @@ def import_(store: Store, path: str | os.PathLike[str], *, trusted: bool = False
     """Take in the entries of a file.
 
     Raises:
-        BencherJobError: when the store keeps nothing, or the file is no archive.
+        BencherJobError: when the store keeps nothing, or the file is not an archive.
         UntrustedCache: when another user owns the file or can write to it.
     """
     from . import importing
@@ -405,7 +405,7 @@ def stores_in(directory: Path) -> list[Path]:
                 if folder.is_dir():
                     os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreMissing(f"{directory} is no cache directory: {error.strerror}") from error
+        raise StoreMissing(f"{directory} is not a cache directory: {error.strerror}") from error
     except OSError as error:
         raise StoreFailure(f"{error.filename} can't be read: {error.strerror}") from error
     return found

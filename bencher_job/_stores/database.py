@@ -174,7 +174,7 @@ class EntryDisk(diskcache.Disk):  # type: ignore[misc]
 
 
 def is_undecodable(error: sqlite3.Error) -> bool:
-    """Whether a statement failed because a text that it reads is no UTF-8, as only damage makes one."""
+    """Whether a statement failed because a text that it reads is not UTF-8, as only damage makes one."""
     return "Could not decode to UTF-8" in str(error)
 
 

@@ -58,7 +58,6 @@ from .outbox import PUT_OUTBOX, Outbox
 from .parts import Compression, MissignedEntry, compression_named
 from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
-    COUNT_NEW,
     ENTRY_OVERHEAD,
     INSERT,
     INSERT_MANY,
@@ -67,11 +66,12 @@ from .schema import (
     PLAIN_COLUMNS,
     PUT_VERSION,
     ROWS_AT_ONCE,
+    SELECT_FIGURES,
     SELECT_RECORD,
     SELECT_VERSION,
     UPSERT,
     condition_of,
-    figures_by,
+    count,
     origin_to_json,
     record_of,
     row_of,
@@ -293,7 +293,7 @@ class Commits:
                 if drained is not None:
                     uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
-                    execute(COUNT_NEW)
+                    count(execute)
 
         try:
             database.transact(work)
@@ -452,7 +452,7 @@ class DiskStore(Items):
         self.uses.write_at_once()
         ((hits, misses, seconds),) = self.files.query("SELECT hits, misses, seconds FROM Totals")
         total = [number if type(number) in {int, float} else 0 for number in (hits, misses, seconds)]
-        entries, size = figures_by(self.files.query)
+        ((entries, size),) = self.files.query(SELECT_FIGURES)
         return Figures(entries, size + entries * ENTRY_OVERHEAD, Totals(*total))
 
     def close(self) -> None:

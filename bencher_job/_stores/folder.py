@@ -299,7 +299,7 @@ def open_to_look(directory: Path, patience: float) -> Database:
     try:
         if not _version(database, directory):
             raise StoreMissing(f"{directory} holds no cache: {DATABASE_NAME} has none of its tables")  # noqa: TRY301
-        database.execute("SELECT entries FROM Totals")  # a file that was cut off is found out here
+        database.execute("SELECT counted FROM Totals")  # a file that was cut off is found out here
     except BaseException:
         database.close_all()
         raise

@@ -108,7 +108,7 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
 
     Raises:
         UntrustedCache: when another user owns the archive or can write to it, and `trusted` is False.
-        BencherJobError: when it can't be read, is no archive, or was written by a later version.
+        BencherJobError: when it can't be read, is not an archive, or was written by a later version.
         StoreFailure: when the store can't be written; the entries taken before are kept.
     """
     store.open()
@@ -124,7 +124,9 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
             else:
                 importer.take(name, parts)
         if not found:
-            raise BencherJobError(f"{path} is no archive. Give the path of a file that export() has written.")
+            raise BencherJobError(
+                f"{path} is not an archive. Give the path of a file that export() has written."
+            )
         importer.commit()
         return importer.outcome(entries)
 
@@ -142,7 +144,7 @@ def _opened(path: Path, trusted: bool) -> Iterator[tuple[BinaryIO, int]]:
         stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BencherJobError(f"{path} is no file. Give the path of a file that export() has written.")
+            raise BencherJobError(f"{path} is not a file. Give the path of a file that export() has written.")
         reason = ""
         if status.st_uid != os.geteuid():
             reason = f"belongs to the user number {status.st_uid}"
@@ -324,12 +326,12 @@ def sealed_for(store: DiskStore, key: str, value: bytes, signature: Signature) -
     Raises:
         Refused: when the store can't take them: they are too large, damaged or of another secret.
     """
-    frame = frame_of(value, key)
-    if frame is not None and frame.expanded > store.size_limit:
-        raise Refused(
-            f"its value takes {frame.expanded} bytes, more than the whole store may ({store.size_limit})"
-        )
     try:
+        expanded = frame_of(value, key).expanded
+        if expanded > store.size_limit:
+            raise Refused(
+                f"its value takes {expanded} bytes, more than the whole store may ({store.size_limit})"
+            )
         check(value, key, signature=signature)
     except (DamagedEntry, UnreadableEntry) as error:
         raise Refused(str(error)) from error

@@ -31,7 +31,7 @@ from .._keys.arguments import signature_of
 from .._loops import await_in_thread, caller, is_coroutine_function, run_to_end, running_loop
 from .._record import Plan, short_form
 from .._text import counted
-from .._views.progress import Progress, is_shown, progress_bar
+from .._views.progress import Progress, Silent, is_shown, progress_bar
 from .bulk import Answer, Bulk, Call, answers, answers_in_loop
 from .grid import ABSENT, Durations, Failures, Grid, Rows, SweepFailure
 
@@ -232,7 +232,7 @@ class Sweep:
     def _expected(self, durations: Durations, missing: Sequence[int]) -> float | None:
         """Estimate the total duration of some combinations in seconds."""
         if durations:
-            return sum(map(durations.expected, missing))
+            return durations.total(missing)
         history, name = self._cache.cache.history, self._cache.name
         for version in history.versions(name):  # the latest first
             latest = history.of_version(name, prefix=version.prefix, limit=RECORDS_ASKED)
@@ -326,7 +326,7 @@ class Sweep:
         return self._futures()
 
     def _futures(self) -> Iterator[JobFuture[Any]]:
-        with closing(self._answers(_Unseen())) as given:
+        with closing(self._answers(Silent())) as given:
             for cell, answer in given:
                 yield self._future(cell, answer)
 
@@ -431,7 +431,7 @@ class Sweep:
 
     async def __aiter__(self) -> AsyncIterator[JobFuture[Any]]:
         """Yield the future of each job as it completes, without blocking the event loop."""
-        async with aclosing(self._answers_in_loop(_Unseen())) as given:
+        async with aclosing(self._answers_in_loop(Silent())) as given:
             async for cell, answer in given:
                 yield self._future(cell, answer)
 
@@ -492,13 +492,6 @@ def _print_no_traceback() -> None:
             before(kind, error, trace)
 
     sys.excepthook = print_message
-
-
-class _Unseen:
-    """A progress bar that shows nothing."""
-
-    def advance(self, *, hit: bool, failed: bool) -> None:
-        """Show nothing."""
 
 
 def _error_of(answer: Answer) -> BaseException | None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import BencherJobError
-from .._fields import flat
+from .._fields import flat, of_configs
 from .._record import Record, short_form, shown_arguments
 from .._stores import MISS
 
@@ -60,9 +60,9 @@ def to_dataframe(records: Iterable[Record], values_of: Values | None = None) -> 
     """Make a table of entries, with their values if `values_of` looks them up.
 
     The columns are, in this order: the arguments as records show them; the fields of the results, which are the items
-    of a dict with str keys, the fields of a dataclass or a named tuple, or else `result`; and the fields of the record:
-    function, tag, created, seconds, size, executor, host, platform, python, commit, dirty, version, fingerprint and
-    key.
+    of a dict with str keys, the fields of a dataclass or a named tuple, or else `result`; fields of configs that are
+    the same in all rows; and the fields of the record: function, tag, created, seconds, size, executor, host, platform,
+    python, commit, dirty, version, fingerprint and key.
 
     A name that is taken gets a prefix: a result's field with the name of an argument is `result.x`, and a record's
     with either name is `job.x`. Integers stay integers, as `Int64` in a column with gaps. A cell that is neither a
@@ -180,13 +180,16 @@ _Named = dict[str, tuple[list[Any], str | None]]
 
 
 def _named(rows: int, arguments: _Columns, results: _Columns) -> _Named:
-    columns: _Named = {name: (cells, None) for name, cells in arguments.filled(rows)}
+    """Name the columns. Fields of configs that are the same in all rows come after the results."""
+    given = dict(arguments.filled(rows))
+    constants = [name for name in of_configs(given) if rows > 1 and len(set(map(repr, given[name]))) == 1]
+    columns: _Named = {name: (cells, None) for name, cells in given.items() if name not in constants}
     for name, cells in results.filled(rows):
-        columns[_free(name, "result.", columns)] = cells, None
-    return columns
+        columns[_free(name, "result.", given.keys() | columns.keys())] = cells, None
+    return columns | {name: (given[name], None) for name in constants}
 
 
-def _free(name: str, prefix: str, taken: Mapping[str, object]) -> str:
+def _free(name: str, prefix: str, taken: Collection[str]) -> str:
     while name in taken:
         name = prefix + name
     return name
