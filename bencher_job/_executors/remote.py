@@ -318,19 +318,16 @@ class RemoteScheduler(Scheduler):
         if lane is None:
             return
         self._hear()
+        lane.begun = time.monotonic()
         if begun is None:
-            lane.begun = time.monotonic()
             for task in lane.tasks.values():
                 task.is_running = task.is_running or task.future.set_running_or_notify_cancel()
             return
-        lane.begun = time.monotonic() - STUCK_SECONDS
         self._answer_all(lane, ended)
-        for number, task in list(lane.tasks.items()):
-            if number - 1 <= begun:
-                self.estimates.note(task.digest, STUCK_SECONDS)
-            else:
-                lane.remove(number)
-                self._put_back([task])
+        if lane.oldest is not None:
+            self.estimates.note(lane.oldest[1].digest, STUCK_SECONDS)
+        behind = [number for number in lane.tasks if number - 1 > begun]
+        self._put_back([task for number in behind if (task := lane.remove(number)) is not None])
 
     def _answer_all(self, lane: Lane, ended: Sequence[Ended]) -> None:
         for place, parts in ended:
