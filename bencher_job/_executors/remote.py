@@ -327,7 +327,7 @@ class RemoteScheduler(Scheduler):
         if lane.oldest is not None:
             self.estimates.note(lane.oldest[1].digest, STUCK_SECONDS)
         behind = [number for number in lane.tasks if number - 1 > begun]
-        self._put_back([task for number in behind if (task := lane.remove(number)) is not None])
+        self._put_back([removed for number in behind if (removed := lane.remove(number)) is not None])
 
     def _answer_all(self, lane: Lane, ended: Sequence[Ended]) -> None:
         for place, parts in ended:
