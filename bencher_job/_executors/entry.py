@@ -31,22 +31,22 @@ from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Payload, dump, dump_result
 from .._stores.parts import Buffer
-from .elsewhere import Files, files_of
 from .engine import (
+    Files,
     OtherVersions,
     Outcome,
     Place,
     as_worker,
     describe,
     error_text,
+    files_of,
     here,
     leave_if_forked,
     this_process,
     time_is_over,
 )
-from .exceptions import dump_error, load_error
 from .packing import LoadedCall, Parcel, load, loaded_functions
-from .pickling import ResultPickler, dumps
+from .pickling import ResultPickler, dump_error, dumps, load_error
 from .surroundings import collected_records, handle_records, set_variables
 
 __all__ = [

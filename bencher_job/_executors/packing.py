@@ -9,6 +9,7 @@ jobs share what a function holds.
 
 from __future__ import annotations
 
+import os
 import pickle
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,10 +22,12 @@ from blake3 import blake3
 
 from .. import _options
 from .._context import Surroundings
+from .._errors import CodeMismatch
+from .._keys.files import is_unchanged
 from .._keys.names import adopt_main_name, main_name
+from .._processes import this_process as describe_process
 from .._stores.codec import Payload, dump
 from .._stores.parts import Buffer
-from .elsewhere import Elsewhere
 from .pickling import (
     CallPickler,
     Recent,
@@ -57,6 +60,60 @@ __all__ = [
 LOADED_FUNCTIONS: Final = 16
 
 _dumps_call: Final = partial(dumps, pickler=CallPickler)
+
+
+Disk = tuple[str, int, int]
+
+
+class Elsewhere(NamedTuple):
+    """What a worker needs to know of the submitter's disk.
+
+    Attributes:
+        disk: identifies the folder of the store; None if there is none.
+        inputs: paths that count by content, each with what the key was made from.
+    """
+
+    disk: Disk | None
+    inputs: tuple[tuple[object, object], ...]
+
+    @classmethod
+    def of(cls, job: Job) -> Elsewhere:
+        """Describe the disk of this process for the worker of a job."""
+        disk = None if job.media_folder is None else _disk_of(job.media_folder)
+        return cls(disk, tuple((_texts(value), content) for value, content in job.files))
+
+    def check_inputs(self, function: object) -> None:
+        """Refuse to read other files than those that the key was made from.
+
+        Raises:
+            CodeMismatch: naming the path.
+        """
+        for value, content in self.inputs:
+            if not is_unchanged(value, content):
+                name = getattr(function, "__qualname__", str(function))
+                raise CodeMismatch(
+                    f"{name} counts {value} by content, and the worker on {os.uname().nodename} has other content "
+                    "there than the submitter, or none. Copy it to the worker, or put it where both find it.",
+                    function=name,
+                )
+
+    def is_other_disk(self, media_folder: str) -> bool:
+        """Whether files written here are not where the submitter looks for them, as far as this process can tell."""
+        return self.disk is None or _disk_of(media_folder) != self.disk
+
+
+def _texts(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return [_texts(each) for each in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _disk_of(media_folder: str) -> Disk | None:
+    try:
+        status = os.stat(os.path.dirname(os.path.dirname(media_folder)))
+    except OSError:
+        return None
+    return describe_process().boot, status.st_dev, status.st_ino
 
 
 class LoadedCall(NamedTuple):

@@ -28,8 +28,7 @@ from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._options import PoolOptions
 from .engine import describe, end_at_exit, error_text, time_is_over
 from .entry import ResultKind, RunResult
-from .exceptions import load_error
-from .pickling import CallPickler, dumps
+from .pickling import CallPickler, dumps, load_error
 from .scheduler import ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
 from .surroundings import handle_records

@@ -34,8 +34,8 @@ from .._stores.codec import Payload
 from .._stores.parts import Buffer, writable_memory
 from .engine import as_worker, become_worker, flush_streams, here
 from .entry import execute
-from .exceptions import dump_error
 from .packing import Parcel, SentFunction
+from .pickling import dump_error
 from .surroundings import drop_handlers, forward_records, keep_environment
 
 __all__ = [
