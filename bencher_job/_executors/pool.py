@@ -291,7 +291,7 @@ class PoolScheduler(Scheduler):
         elif slot.killed_because:  # it may be blocked in the kernel by a broken disk
             self._handle_death(slot, 0)
         else:
-            slot.kill("it had closed its connection to the pool, or didn't leave")
+            slot.kill("it had closed its connection to the pool")
 
     def _end_first(self, reason: str, code: int | None = None) -> None:
         """Fail the first waiting task, because there is no worker for it."""
