@@ -14,8 +14,7 @@ from typing import Final
 
 from . import _options
 from ._context import CURRENT, Context
-from ._folders import make_private
-from ._names import MEDIA_FOLDER, NameOf
+from ._folders import MEDIA_FOLDER, NameOf, make_private
 from ._processes import may_live, name_of
 
 __all__ = [

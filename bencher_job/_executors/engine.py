@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from .._context import CURRENT, call_in
 from .._errors import BencherJobError, JobTimeout, WorkerLost
-from .._folders import make_private, owner_only
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import Job, result_of
 from .._light_future import LightFuture
 from .._media import discard, job_context
 from .._mounts import is_network
-from .._names import NameOf, path_of
 from .._options import Executors
 from .._origin import platform_name
 from .._processes import renew_after_fork

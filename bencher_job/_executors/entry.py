@@ -19,9 +19,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .._context import CURRENT, call_in
+from .._context import CURRENT, call_in, critical, runs_jobs
 from .._errors import BencherJobError, CodeMismatch
-from .._inside import critical, runs_jobs
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
 from .._keys.names import load_for

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from .._context import critical
 from .._errors import WorkerLost
-from .._inside import critical
 from .engine import CallFuture, describe, error_text, unsendable
 from .entry import ResultKind, RunResult, unpack_value
 from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many

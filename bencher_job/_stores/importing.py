@@ -15,10 +15,9 @@ from typing import Any, BinaryIO, Final
 
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache
-from .._folders import make_private, owner_only
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import check_key
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, path_of
 from .._record import Record
 from .._text import visible
 from .archive import (

@@ -10,8 +10,8 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any, Final
 
 from .._errors import warn_caller
+from .._folders import ForeignName, NameOf, path_of
 from .._media import holds_paths
-from .._names import ForeignName, NameOf, path_of
 from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .codec import check, plain_reader, unseal
 from .database import fork_guard, is_undecodable

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import warn_caller
-from .._names import ForeignName, NameOf, path_of
+from .._folders import ForeignName, NameOf, path_of
 from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals

@@ -13,8 +13,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from .._fields import IS_PATH
+from .._folders import NameOf, checked
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, FailedJob, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
 from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version

@@ -24,7 +24,7 @@ from bencher_job import (
     clean_orphaned_media,
     gen_path,
 )
-from bencher_job._names import ForeignName, NameOf, path_of
+from bencher_job._folders import ForeignName, NameOf, path_of
 from bencher_job._query import Order, Query
 from bencher_job._stores import (
     MISS,
