@@ -247,7 +247,7 @@ class Scheduler:
         self._calls.append((act, args))
         self._wake()
 
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+    def kill(self, future: Future[Any]) -> bool:
         """Cancel a task, or end it if it runs and the engine can. False if it is done, or in a forked child."""
         if self._pid != os.getpid():
             return False
@@ -255,7 +255,7 @@ class Scheduler:
             return True
         if future.done() or not self.ends_jobs:
             return False
-        self.call(self._end, future, CancelledError() if verdict is None else verdict)
+        self.call(self._end, future, CancelledError())
         return True
 
     def give_up(self, future: Future[Any]) -> None:
@@ -553,7 +553,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
     """
 
     is_local = False
-    """Whether the workers are on this machine: large functions go as files, and large arguments as buffers."""
+    """Whether the workers are on this machine: large arguments go as buffers, and large results as files."""
     is_asked_to_begin = False
     """Whether a job's `start` is asked when a worker gets the job, not when it is submitted."""
 
@@ -626,14 +626,13 @@ class ScheduledExecutor(concurrent.futures.Executor):
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+    def kill(self, future: Future[Any]) -> bool:
         """Cancel a call, or end it if it runs and the engine can.
 
-        Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
-        this executor, or this process is a forked child.
+        False if the call is done, the future is not of this executor, or this process is a forked child.
         """
         is_ours = isinstance(future, CallFuture) and future.scheduler is self._scheduler
-        return is_ours and self._scheduler.kill(future, verdict)
+        return is_ours and self._scheduler.kill(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, finish or cancel the waiting ones, then end what this executor has started."""
