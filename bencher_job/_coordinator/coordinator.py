@@ -354,7 +354,7 @@ class Coordinator:
 
     def _fail_as(self, running: RunningJob, pickled: bytes, *, here: bool) -> None:
         """End a job with the exception of another process. If it can't be unpickled, the job runs here."""
-        from .._executors.exceptions import load_error  # slow to import
+        from .._executors.pickling import load_error  # slow to import
 
         try:
             error = load_error(pickled)
