@@ -165,9 +165,9 @@ def _placed(
 ) -> Picture:
     found: dict[tuple[Any, Any], list[float]] = {}
     for row, fields in cells:
-        if is_number(value := fields.get(y)):
+        if is_number(fields.get(y)):
             group = None if by is None else _label(row[by])
-            found.setdefault((group, _label(row[x])), []).append(float(value))
+            found.setdefault((group, _label(row[x])), []).append(float(fields[y]))
     groups, xs = _in_order(group for group, _ in found), _in_order(label for _, label in found)
     at_group, at_x = ({each: at for at, each in enumerate(some)} for some in (groups, xs))
     points = {(at_group[group], at_x[label]): Point.of(values) for (group, label), values in found.items()}
@@ -301,7 +301,7 @@ def _write_numbers(picture: Picture, axes: Axes, image: Any) -> None:
 def _styles(picture: Picture) -> list[tuple[int, dict[str, Any]]]:
     """Assign colour, marker and label to each group: numbers from dark to light, names with distinct colours."""
     number = len(picture.groups)
-    colours: Sequence[Any] = COLOURS
+    colours: Any = COLOURS
     if number > len(COLOURS) or (number > 2 and all(map(is_number, picture.groups))):
         from matplotlib import colormaps
 
