@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
+from ._context import runs_jobs
 from ._errors import BencherJobError
-from ._inside import runs_jobs
 from ._processes import renew_after_fork
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from typing import Final
 
 from . import _options
 from ._context import CURRENT, Context
-from ._folders import make_private
-from ._names import MEDIA_FOLDER, NameOf
+from ._folders import MEDIA_FOLDER, NameOf, make_private
 from ._processes import may_live, name_of
 
 __all__ = [
@@ -122,6 +121,9 @@ def current_job_key() -> str | None:
     return CURRENT.get().key
 
 
+current_job_key.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> str:
     """Return an absolute path for a file to write, a new one at each call. Makes the folder, not the file.
 
@@ -149,6 +151,9 @@ def gen_path(filename: str, folder: str = "generic", suffix: str = ".dat") -> st
         path = Path(current.folder, name)
     make_private(path.parent)
     return MediaPath.of(os.fspath(path), current.key, name) if name and current.key else os.fspath(path)
+
+
+gen_path.__module__ = "bencher_job"  # the package imports it on first use
 
 
 def run_folder(store: str | Path, key: str) -> str:

@@ -310,14 +310,14 @@ def test_threads_that_ask_meanwhile_get_what_was_known(
 
     def held(worktree: str) -> GitState:
         looking.set()
-        assert looked.wait(20)
+        assert looked.wait(60)
         return GitState("", True)
 
     monkeypatch.setattr(_origin, "_status", held)
     clock(10.0)
     thread = threading.Thread(target=git_state, args=(repository,))
     thread.start()
-    assert looking.wait(20)
+    assert looking.wait(60)
     assert git_state(repository) == first
     looked.set()
     thread.join()
@@ -401,7 +401,7 @@ def test_a_fork_beside_git_lets_nobody_wait_for_the_child(repository: Path) -> N
             children.append(child)
             if len(children) > 20:
                 time.sleep(0.005)
-        asking.join(30)
+        asking.join(60)
         print(asking.is_alive())
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -412,6 +412,6 @@ def test_a_fork_beside_git_lets_nobody_wait_for_the_child(repository: Path) -> N
         env={**unmeasured(), "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
     )
     assert run.stdout == "False\n", run.stderr

@@ -52,7 +52,7 @@ def _versions(arguments: Namespace) -> int:
 
     def look(chosen: Chosen) -> None:
         if not chosen.functions:
-            raise Misused(f"{arguments.function} is no function. bencher-job ls lists them.")
+            raise Misused(f"{arguments.function} is not a function. bencher-job ls lists them.")
         (function,) = chosen.functions
         stored = {(each.fingerprint, each.version): each for each in chosen.store.history.versions(function)}
         infos = sorted(chosen.versions, key=lambda each: each.first_seen)

@@ -36,7 +36,7 @@ from functools import partial
 from typing import Any, Final
 
 from .. import _media
-from .._context import CURRENT, Surroundings
+from .._context import CURRENT, Surroundings, critical
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
 from .._executors import (
     CallFuture,
@@ -49,7 +49,6 @@ from .._executors import (
     run_inline,
 )
 from .._future import JobFuture
-from .._inside import critical
 from .._job import Job
 from .._keys.names import load_for
 from .._lifetime import Lifetime
@@ -373,7 +372,7 @@ class Coordinator:
         return isinstance(hit, Hit) and self._answer(running, hit)
 
     def _answer(self, running: RunningJob, hit: Hit) -> bool:
-        """End a job with a value that was stored since it was looked up. Return False if it is no answer."""
+        """End a job with a value that was stored since it was looked up. Return False if it is not an answer."""
         if self._lifetime is not None:
             job, mapped = running.job, self._store_options.mmap
             found = self._lifetime.current(running.store, job.function_name, job.job_key, hit, mapped)

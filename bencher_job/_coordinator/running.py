@@ -23,10 +23,9 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from .._context import Surroundings
+from .._context import Surroundings, runs_jobs
 from .._executors import Engine, Outcome, inside_worker, is_submitter
 from .._future import JobFuture
-from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import load_for
 from .._processes import renew_after_fork
@@ -89,7 +88,7 @@ class RunningJob:
     Attributes:
         jobs: the running jobs of the store, of which it is one.
         is_in_line: whether the owner's thread runs the job.
-        is_fresh: whether a stored result is no answer.
+        is_fresh: whether a stored result is not an answer.
         replaces: whether the caller wants the result to replace a stored one, on all machines.
         outcome: how the job ended, once that is known.
         lease: the lease of the key, which may not be held.

@@ -15,11 +15,10 @@ from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import CodeMismatch
-from .._folders import make_private, owner_only
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import Job
 from .._keys.files import is_unchanged
 from .._mounts import is_network
-from .._names import NameOf, path_of
 from .._processes import this_process
 
 __all__ = ["LARGEST_SENT", "Elsewhere", "Files", "write_files"]

@@ -262,8 +262,7 @@ class CallFuture(LightFuture[Any]):
 
     def give_up(self) -> None:
         """End the call with `WorkerLost` if no worker can run any of the calls."""
-        if (reason := self.scheduler.stuck()) is not None:
-            self.scheduler.lose(self, f"{reason}. The cache was closed, or the program ended")
+        self.scheduler.give_up(self)
 
 
 class Engine:

@@ -19,9 +19,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .._context import CURRENT, call_in
+from .._context import CURRENT, call_in, critical, runs_jobs
 from .._errors import BencherJobError, CodeMismatch
-from .._inside import critical, runs_jobs
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
 from .._keys.names import load_for
@@ -45,13 +44,12 @@ from .engine import (
     time_is_over,
 )
 from .exceptions import dump_error, load_error
-from .logs import collected_records, handle
 from .packing import LoadedCall, Parcel, is_loaded, load
 from .pickling import ResultPickler, dumps
-from .surroundings import set_variables
-from .wire import LARGEST_INLINE
+from .surroundings import collected_records, handle_records, set_variables
 
 __all__ = [
+    "LARGEST_INLINE",
     "STUCK_SECONDS",
     "Ended",
     "ResultKind",
@@ -113,6 +111,9 @@ class ResultKind(IntEnum):
     """The value file that the worker wrote."""
 
 
+LARGEST_INLINE: Final = 1 << 14
+"""Size in bytes up to which a byte string is part of a message's head. Larger ones are sent as buffers."""
+
 _KINDS: Final = tuple(ResultKind)
 _ERRORS: Final = frozenset({ResultKind.ERROR, ResultKind.NOT_LOADED})
 _dumps_result: Final = partial(dumps, pickler=ResultPickler)
@@ -165,7 +166,7 @@ class RunResult(NamedTuple):
     def open(self, label: object) -> Outcome:
         """Unpickle the result. If that fails, the outcome is an error that names the job by its label."""
         value, error, payload, blob = None, None, None, None
-        handle(self.records)
+        handle_records(self.records)
         try:
             if self.kind in _ERRORS:
                 error = load_error(self.payload.stream)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import traceback
 from types import FunctionType
-from typing import Any, Final
+from typing import Any
 
 from .._errors import BencherJobError
 from .engine import error_text
@@ -25,10 +25,6 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-LONGEST_CHAIN: Final = 50
-"""The largest number of causes and contexts with which an exception is pickled unchanged."""
-
-
 def dump_error(error: BaseException, *, for_same_program: bool = False) -> bytes:
     """Pickle an exception with its chain and traceback. An exception that cannot be pickled is described instead.
 
@@ -36,23 +32,9 @@ def dump_error(error: BaseException, *, for_same_program: bool = False) -> bytes
     """
     text = "".join(traceback.format_exception(error))
     try:
-        _refuse_long_chain(error)
         return dumps((error, text), pickler=_SameProgramPickler if for_same_program else _ErrorPickler)
     except BaseException as problem:  # noqa: BLE001 - a long chain can exceed pickle's recursion limit
         return dumps((_description_of(error, problem), text), pickler=ResultPickler)
-
-
-def _refuse_long_chain(error: BaseException) -> None:
-    """Refuse a chain so long that pickling it could overflow the interpreter's stack."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        link = pending.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            pending += [link.__cause__, link.__context__]
-        if len(seen) > LONGEST_CHAIN:
-            raise RecursionError(f"its chain has more than {LONGEST_CHAIN} exceptions")
 
 
 def load_error(stream: Any) -> BaseException:

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -61,28 +61,30 @@ KEPT_FUNCTIONS: Final = 16
 _dumps_call: Final = partial(dumps, pickler=CallPickler)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedCall:
-    """What a worker runs: a function with its arguments, and its job if it belongs to one."""
+class LoadedCall(NamedTuple):
+    """What a worker runs: a function with its arguments, and its job if it belongs to one.
+
+    Attributes:
+        submitter: host and pid of the process that packed it.
+        variables: context variables of the caller.
+        override: the cache directory that overrides all others in that process, if any.
+        names: the job's id, key and tag.
+        terms: how to write a large result to a value file.
+        elsewhere: what a worker needs that may be on another machine.
+        libraries: versions of the libraries in the job's key.
+    """
 
     function: Callable[..., Any]
+    submitter: tuple[str, int]
+    variables: tuple[SentVariable, ...]
+    override: str | None
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    names: tuple[str, str, str] | None = None
-    """The job's id, key and tag."""
-    media_folder: str | None = None
-    submitter: tuple[str, int] | None = None
-    """Host and pid of the process that packed it."""
-    override: str | None = None
-    """The cache directory that overrides all others in that process, if any."""
-    terms: bytes | None = None
-    """How to write a large result to a value file."""
-    elsewhere: Elsewhere | None = None
-    """What a worker needs that may be on another machine."""
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the libraries in the job's key."""
-    variables: tuple[SentVariable, ...] = ()
-    """Context variables of the caller."""
+    names: tuple[str, str, str] | None
+    media_folder: str | None
+    terms: bytes | None
+    elsewhere: Elsewhere | None
+    libraries: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -287,19 +289,8 @@ def load(parcel: Parcel) -> LoadedCall:
         libraries = {**libraries, **check_arguments(function, seen)}
     if elsewhere is not None:
         elsewhere.check_inputs(function)
-    return LoadedCall(
-        function,
-        args,
-        kwargs,
-        names,
-        media_folder,
-        submitter,
-        override,
-        terms,
-        elsewhere,
-        libraries,
-        variables,
-    )
+    job = names, media_folder, terms, elsewhere
+    return LoadedCall(function, submitter, variables, override, args, kwargs, *job, libraries)
 
 
 def is_loaded(digest: bytes) -> bool:

@@ -29,12 +29,11 @@ from .._options import PoolOptions
 from .engine import describe, end_at_exit, error_text, time_is_over
 from .entry import ResultKind, RunResult
 from .exceptions import load_error
-from .logs import handle
 from .pickling import CallPickler, dumps
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
-from .wire import Message
-from .worker import BEGUN, FAILED, LOGGED, READY
+from .surroundings import handle_records
+from .worker import BEGUN, FAILED, LOGGED, READY, Message
 
 __all__ = ["PoolScheduler", "SlotPool", "pool_key"]
 
@@ -88,7 +87,7 @@ class PoolScheduler(Scheduler):
 
     def _has_ended(self) -> bool:
         if self._is_closed_down:
-            self._end_waiting(CancelledError)
+            self._end_waiting(lambda _: CancelledError())
             self._resolve()
         if self.waiting:
             return False
@@ -163,8 +162,10 @@ class PoolScheduler(Scheduler):
                 slot.flush()
             self._watch_sending(slot)
         try:
-            for message in slot.read():
+            for message in slot.inlet.read():
                 self._take(message, slot)
+        except BlockingIOError:
+            pass
         except (EOFError, OSError):  # the worker has closed its end, usually because it ends
             self._selector.unregister(slot.end)
             slot.end_within(END_SECONDS)
@@ -177,11 +178,11 @@ class PoolScheduler(Scheduler):
         elif head[0] == FAILED:
             slot.is_retiring = True
             error = load_error(buffers[0])
-            self._end_waiting(lambda: _not_initialized(error))
+            self._end_waiting(lambda _: _not_initialized(error))
         elif head[0] == BEGUN:
             slot.begun = head[1], time.monotonic()
         elif head[0] == LOGGED:
-            handle(buffers)
+            handle_records(buffers)
         else:
             self._take_answer(message, slot)
 
@@ -219,7 +220,7 @@ class PoolScheduler(Scheduler):
         code = slot.reap()
         with suppress(EOFError, OSError):
             while True:
-                for message in slot.receive():
+                for message in slot.inlet.read():
                     self._take(message, slot)
         with suppress(KeyError):  # the worker had closed its end before
             self._selector.unregister(slot.end)

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
+from .._context import critical
 from .._errors import WorkerLost
-from .._inside import critical
 from .engine import CallFuture, describe, error_text, unsendable
 from .entry import ResultKind, RunResult, unpack_value
 from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many
@@ -91,7 +91,7 @@ class Task:
         is_running: whether its future is running, and can no longer be cancelled.
         packed_at: when it was made, by the monotonic clock.
         goes_alone: whether it must not be in a batch with others.
-        deaths: how many workers died that had it and had not begun it.
+        deaths: how often its batch was lost.
         verdict: the exception that it ends with, once its end was requested.
         inner_threads: how many threads each library may start; None for the worker's share of the cores.
     """
@@ -264,12 +264,8 @@ class Scheduler:
         self.call(self._end, future, CancelledError() if verdict is None else verdict)
         return True
 
-    def stuck(self) -> str | None:
-        """Return why no worker can run any of the tasks, if that has been so for long and may stay so."""
-        return None
-
-    def lose(self, future: Future[Any], reason: str) -> None:
-        """End a task with `WorkerLost`, where `stuck()` gives a reason."""
+    def give_up(self, future: Future[Any]) -> None:
+        """End a task with `WorkerLost` if no worker can run any of the tasks, as far as the engine knows."""
 
     def cancel_waiting(self) -> None:
         """Cancel the tasks that no worker has."""
@@ -330,8 +326,7 @@ class Scheduler:
                 self._look_after_workers(time.monotonic())
                 if self._finished:
                     self._resolve()
-            self._failure = self._failure or "it was shut down"
-            self._lose_waiting(self._failure)
+            self._fail(self._failure or "it was shut down")
         except BaseException as problem:  # noqa: BLE001 - the futures of all tasks must fail
             if not isinstance(problem, WorkerLost):
                 _log.exception("%s: the thread of the scheduler has failed", self.title)
@@ -514,8 +509,8 @@ class Scheduler:
         while self.waiting:
             yield self.waiting.popleft()
 
-    def _end_waiting(self, error: Callable[[], BaseException]) -> None:
-        self._finished += [(task, error()) for task in self._take_waiting()]
+    def _end_waiting(self, error: Callable[[Task], BaseException]) -> None:
+        self._finished += [(task, error(task)) for task in self._take_waiting()]
 
     def _resolve(self) -> None:
         """Resolve the futures of finished tasks."""
@@ -537,13 +532,8 @@ class Scheduler:
         for worker in self.workers:
             self._finished += [(task, self._lost(task, reason)) for task in worker.tasks.values()]
         self.workers.clear()
+        self._end_waiting(lambda task: self._lost(task, reason))
         self._resolve()
-        self._lose_waiting(reason)
-
-    def _lose_waiting(self, reason: str) -> None:
-        for task in self._take_waiting():
-            if task.is_running or task.future.set_running_or_notify_cancel():
-                task.future.set_exception(self._lost(task, reason))
 
     def _lost(self, task: Task, reason: str) -> WorkerLost:
         name = describe(task.label)

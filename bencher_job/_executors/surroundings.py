@@ -1,22 +1,27 @@
-"""Carry a job's surroundings to its worker: current folder, environment variables, context variables.
+"""Carry a job's surroundings to its worker, and log records to the handlers of the submitter.
 
-    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ
+    arrival_here(folder) -> Arrival ~~> unpickled in the worker, before the arguments: chdir, os.environ, levels
     sent_variables(context) -> SentVariable, ... ~~> set_variables, while the job runs
+    handle_records <~~ Forwarder <- logger in a worker: through the pool's pipe at once, else with the job's result
 
 Sent are environment variables that have changed since this process first used an executor, and context variables that
 the user's own modules define. One whose value can't be pickled, or unpickled, is logged and left behind.
+
+A worker has the submitter's levels of loggers, so it sends nothing that nobody wants. A worker whose root logger has
+handlers of its own is left alone.
 """
 
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import os
 import pickle
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from types import ModuleType
 from typing import Any, Final, NamedTuple
@@ -24,13 +29,17 @@ from typing import Any, Final, NamedTuple
 from .._cores import LIBRARIES
 from .._keys.names import MAIN_MODULES, is_own_module
 from .._processes import renew_after_fork
+from .._stores.parts import Buffer
 from .engine import this_process
-from .logs import levels_here, take_levels
 
 __all__ = [
     "Arrival",
     "SentVariable",
     "arrival_here",
+    "collected_records",
+    "drop_handlers",
+    "forward_records",
+    "handle_records",
     "keep_environment",
     "reduce_variable",
     "sent_variables",
@@ -38,6 +47,121 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+Levels = dict[str, int]
+"""Levels of loggers by name, with the root's under "" and that of `logging.disable` under ".disable"."""
+
+_taken: Levels = {}
+
+
+def _levels_here() -> Levels:
+    """Return the levels that are set in this process."""
+    loggers = list(logging.root.manager.loggerDict.values())
+    levels = {logger.name: logger.level for logger in loggers if getattr(logger, "level", logging.NOTSET)}  # type: ignore[union-attr]  # a placeholder has none
+    return {**levels, "": logging.root.level, ".disable": logging.root.manager.disable}
+
+
+def _take_levels(levels: Levels) -> None:
+    """Set the levels of loggers in this worker, unless its root logger has handlers of its own."""
+    global _taken  # noqa: PLW0603 - a fact about the process
+    if levels == _taken or any(not isinstance(handler, Forwarder) for handler in logging.root.handlers):
+        return
+    new = {**dict.fromkeys(_taken, logging.NOTSET), **levels}
+    _taken = levels
+    logging.disable(new.pop(".disable"))
+    for name, level in new.items():
+        logging.getLogger(name).setLevel(level)
+
+
+class Forwarder(logging.handlers.QueueHandler):
+    """Sends records to `send`, as bytes."""
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        super().__init__(None)  # type: ignore[arg-type]  # `enqueue` needs no queue
+        self._send = send
+        self._pid = os.getpid()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a record, which is prepared for pickling."""
+        if os.getpid() != self._pid:  # a child that the job forked must not write to the worker's connection
+            if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
+                logging.lastResort.handle(record)
+            return
+        try:
+            pickled = pickle.dumps(vars(record))
+        except Exception:  # noqa: BLE001 - what `extra=` has brought can't be pickled
+            plain = {name: value for name, value in vars(record).items() if name in _STANDARD}
+            pickled = pickle.dumps(plain)
+        self._send(pickled)
+
+
+_STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message"})
+
+
+def forward_records(send: Callable[[bytes], object]) -> None:
+    """Send the records of this worker from now on, unless its initializer has set handlers."""
+    if not logging.root.handlers:
+        logging.root.addHandler(Forwarder(send))
+
+
+def drop_handlers() -> None:
+    """Remove the handlers that a fork has copied: they are the submitter's, who gets the records."""
+    loggers = (logging.root, *logging.root.manager.loggerDict.values())
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            logger.handlers.clear()
+            logger.propagate = True
+
+
+_running: dict[int, list[bytes]] = {}
+"""The records of the jobs that run in this process, in the order of their start."""
+
+_lock: Final = threading.Lock()
+
+
+def _collect(record: bytes) -> None:
+    with _lock:
+        for records in list(_running.values())[-1:]:
+            records.append(record)
+
+
+_collector: Final = Forwarder(_collect)
+
+
+@contextmanager
+def collected_records() -> Iterator[list[bytes]]:
+    """Collect the records of a job in a worker that doesn't send them at once."""
+    records: list[bytes] = []
+    if logging.root.handlers and _collector not in logging.root.handlers:
+        yield records
+        return
+    with _lock:
+        _running[id(records)] = records
+        logging.root.addHandler(_collector)
+    try:
+        yield records
+    finally:
+        with _lock:
+            del _running[id(records)]
+            if not _running:
+                logging.root.removeHandler(_collector)
+
+
+_fallback: Final = logging.Handler()
+
+
+def handle_records(records: Iterable[Buffer]) -> None:
+    """Pass records of a worker to the loggers of this process."""
+    for pickled in records:
+        record = logging.makeLogRecord({"msg": "a record of a worker"})
+        try:
+            record = logging.makeLogRecord(pickle.loads(pickled))
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+        except Exception:  # noqa: BLE001 - a handler or a filter of the user's can raise anything, for our records too
+            _fallback.handleError(record)
 
 
 class _Environment:
@@ -92,7 +216,7 @@ class Arrival(NamedTuple):
     submitter: tuple[str, int]
     folder: str | None
     changes: bytes | None
-    levels: bytes | None
+    levels: Levels
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, tuple(self)
@@ -100,11 +224,11 @@ class Arrival(NamedTuple):
 
 def arrival_here(folder: str | None) -> Arrival:
     """Make the arrival of a job that this process sends, and that was called in a folder."""
-    return Arrival(this_process(), folder, _environment.changes(), levels_here())
+    return Arrival(this_process(), folder, _environment.changes(), _levels_here())
 
 
 def _arrive(
-    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: bytes | None
+    submitter: tuple[str, int], folder: str | None, changes: bytes | None, levels: Levels
 ) -> tuple[str, int]:
     """Arrive in a worker, and return the submitter's host and pid."""
     global _last_changes  # noqa: PLW0603 - a fact about the process
@@ -113,7 +237,7 @@ def _arrive(
     if folder is not None and folder != _current_folder():
         with suppress(OSError):
             os.chdir(folder)
-    take_levels(levels)
+    _take_levels(levels)
     if changes is not None and changes != _last_changes:
         _last_changes = changes
         new: Mapping[bytes, bytes | None] = pickle.loads(changes)

@@ -84,6 +84,9 @@ def register_hasher(type_: type, function: Callable[[Any], object]) -> None:
     _hashers.clear()
 
 
+register_hasher.__module__ = "bencher_job"  # the package imports it on first use
+
+
 def hasher_for(cls: type) -> Hasher:
     """Return the hasher for objects of exactly this class."""
     hasher = _hashers.get(cls)

@@ -256,7 +256,7 @@ class _App:
             for each in listing.store.history.failures():
                 if each.record.key == asked["key"]:
                     return JsonResponse(failed_of(each))
-            return _missing("It is no failed job any more: it has succeeded, or was cleared.")
+            return _missing("It is not a failed job any more: it has succeeded, or was cleared.")
         found = listing.failed(asked["function"], asked.get("code", ""))
         same = common_fields([each.record.arguments for each in found])
         jobs = [
@@ -415,7 +415,7 @@ def _query(given: Mapping[str, Any]) -> TableQuery:
                 f"A search or a filter has at most {LONGEST_TEXT:,} characters, and this one has {len(text):,}."
             )
         if not is_writable(text):
-            raise FilterError(f"{text!a} is no text that can be looked for: it has half of a surrogate pair.")
+            raise FilterError(f"{text!a} can't be looked for: it has half of a surrogate pair.")
     order = Order(sort.removeprefix("-"), sort.startswith("-"))
     return TableQuery(function, tuple(sorted(filters.items())), search, order, str(given.get("code", "")))
 

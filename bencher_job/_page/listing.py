@@ -193,7 +193,7 @@ def conditions_of(column: str, text: str, now: datetime) -> list[Condition]:
     if dots and low and high:
         bounds = [_number(column, low), _number(column, high)]
         if None in bounds:
-            raise FilterError(f"{text!r} is no range. Write two numbers, as in 0.1..1.")
+            raise FilterError(f"{text!r} is not a range. Write two numbers, as in 0.1..1.")
         return [Condition(">=", bounds[0]), Condition("<=", bounds[1])]
     match = _COMPARISON.fullmatch(text)
     operator, rest = match.groups() if match else ("", text)
@@ -248,7 +248,7 @@ def _time_conditions(text: str, now: datetime) -> list[Condition]:
             raise FilterError(f"{text!r} lies before all time. Write an age, as in 2h.") from None
         return [Condition("<" if operator in {">", ">="} else ">=", moment.timestamp())]
     if operator == "!=" or not rest:
-        raise FilterError(f"{text!r} is no time. Write <, <=, > or >= before it, or nothing.")
+        raise FilterError(f"{text!r} is not a time. Write <, <=, > or >= before it, or nothing.")
     begin, end = _span(rest)
     return {
         "<": [Condition("<", begin)],
@@ -264,7 +264,7 @@ def _span(text: str) -> tuple[float, float]:
         begin = datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         raise FilterError(
-            f"{text!r} is no time. Write a day, as in 2026-01-31, or an age, as in 2h."
+            f"{text!r} is not a time. Write a day, as in 2026-01-31, or an age, as in 2h."
         ) from None
     return begin, begin + (86400 if _DAY.fullmatch(text) else 1 if text.count(":") > 1 else 60)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Final
 
-from .._names import ForeignName, NameOf, checked
+from .._folders import ForeignName, NameOf, checked
 from .._record import Record
 from .._stores.archive import Unwhole, bound_from, bound_to_text, expires_from, record_from, record_to_dict
 from .._stores.codec import Payload, check, unseal
@@ -182,7 +182,7 @@ def opened(entry: Buffer, key: str | None = None, *, signature: Signature = UNSI
                 content, at = _part(view, at, described)
             media.append(MediaFile(path, _of(int, described["size"]), digest, content))
     except (Unwhole, ForeignName, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedEntry(f"its head is none: {error!r}") from None
+        raise DamagedEntry(f"its head is damaged: {error!r}") from None
     if at != len(view):
         raise DamagedEntry(f"its parts end at {at}, and it ends at {len(view)}")
     if key is not None and record.key != key:

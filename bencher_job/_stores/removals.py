@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import warn_caller
-from .._names import ForeignName, NameOf, path_of
+from .._folders import ForeignName, NameOf, path_of
 from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals
@@ -31,7 +31,7 @@ from .base import Hits, Reason, StoreFailure, Use
 from .database import Database, Execute, Locked, fork_guard
 from .folder import Folder
 from .recovery import Quarantine
-from .schema import ENTRY_OVERHEAD, NOTE_GONE, TRIM_GONE, figures_by
+from .schema import ENTRY_OVERHEAD, NOTE_GONE, SELECT_FIGURES, TRIM_GONE
 
 __all__ = ["MISSES_PER_BATCH", "WHEN_ASKED", "Drained", "Removals", "Uses"]
 
@@ -320,7 +320,7 @@ class Removals:
                 _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))
                 database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
             except ForeignName as error:
-                # By its bytes: it may be no text, or no UTF-8.
+                # By its bytes: it may not be a text, or not UTF-8.
                 database.execute("DELETE FROM Discarded WHERE hex(media) = ?", (in_hex,))
                 self._folder.report_foreign(error)
 
@@ -356,8 +356,8 @@ class Removals:
 
     def size(self, database: Database) -> int:
         """Return the size of all entries in bytes, in constant time."""
-        entries, size = figures_by(database.read)
-        return size + entries * ENTRY_OVERHEAD
+        ((entries, size),) = database.read(SELECT_FIGURES)
+        return int(size + entries * ENTRY_OVERHEAD)
 
     def keep_within(self, size_limit: int) -> None:
         """Beyond a size in bytes, remove what has expired, and then the least recently used entries.

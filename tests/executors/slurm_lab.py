@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scancel")
 
 CONFIGURATION = """
@@ -39,12 +39,12 @@ JobCompType=jobcomp/none
 SwitchType=switch/none
 MpiDefault=none
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=5,bf_interval=5,batch_sched_delay=1,sched_min_interval=0
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 DefMemPerCPU=256
-KillWait=5
+KillWait=1
 MinJobAge=300
 OverTimeLimit=0
 SlurmctldTimeout=10

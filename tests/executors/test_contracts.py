@@ -14,11 +14,6 @@ from bencher_job.testing import ExecutorContract, LostWorkerContract
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
-@pytest.fixture(params=["fork", "spawn", "forkserver"])
-def context(request):
-    return get_context(request.param)
-
-
 class TestSerial(ExecutorContract):
     @pytest.fixture
     def executor(self):
@@ -54,10 +49,19 @@ class TestThreadPoolExecutor(ExecutorContract):
 
 
 @FORKS
-class TestProcessPoolExecutor(ExecutorContract, LostWorkerContract):
-    @pytest.fixture
-    def executor(self, context):
-        with ProcessPoolExecutor(2, mp_context=context) as executor:
+class TestProcessPoolExecutor(ExecutorContract):
+    @pytest.fixture(params=["fork", "spawn"], scope="class")
+    @classmethod
+    def executor(cls, request):
+        with ProcessPoolExecutor(2, mp_context=get_context(request.param)) as executor:
+            yield executor
+
+
+@FORKS
+class TestLostWorkersOfProcessPoolExecutor(LostWorkerContract):
+    @pytest.fixture(params=["fork", "spawn"])
+    def executor(self, request):
+        with ProcessPoolExecutor(2, mp_context=get_context(request.param)) as executor:
             yield executor
 
 
@@ -84,8 +88,9 @@ class SilentExecutor(Executor):
 
 
 class TestSilentExecutor(ExecutorContract):
-    @pytest.fixture
-    def executor(self):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls):
         executor = SilentExecutor()
         yield executor
         executor.pool.shutdown()

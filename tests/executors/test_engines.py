@@ -24,7 +24,7 @@ from bencher_job._executors.pool import SlotPool
 from bencher_job._options import PoolOptions
 from tests.environment import unmeasured
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def job_of(function, *positional, **kwargs):

@@ -272,7 +272,7 @@ def test_iteration_gives_futures_as_they_complete() -> None:
 
     @cached_job(executor="threads", max_workers=2, code="none")
     def waits_for_the_others(x: int) -> int:
-        assert x != 0 or last_may_end.wait(20)
+        assert x != 0 or last_may_end.wait(60)
         return x
 
     seen = []
