@@ -94,9 +94,6 @@ class PlainCalls:
         """Return up to `wanted` calls, fewer if reading takes long."""
         return list(self.each(wanted))
 
-    async def close(self) -> None:
-        """Do nothing: calls are read on demand only."""
-
 
 class AsynchronousCalls:
     """Calls of an asynchronous iterator, read by a task of the event loop, which calls `notify` on changes."""
@@ -436,7 +433,8 @@ async def answers_in_loop(
             else:
                 return
     finally:
-        await source.close()
+        if isinstance(source, AsynchronousCalls):
+            await source.close()
         await asyncio.gather(*(future.end() for future in bulk.drop()))
 
 
