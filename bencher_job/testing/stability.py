@@ -17,7 +17,7 @@ from .._executors.pickling import dumps
 from .._keys.canonical import Attributes, Refusal
 from .._keys.key import JobKeys
 from .._keys.names import adopt_main_name, is_own_class, main_name, qualified_name
-from .._keys.reduction import reduced
+from .._keys.objects import reduced
 
 __all__ = ["assert_stable_key"]
 
