@@ -16,8 +16,8 @@ from .proxy import Proxy
 from .test_sharing import Hosts, hosts_at, program
 
 SHORT_LEASES = """
-    from bencher_job._shared import opening
-    opening.open_remote.__kwdefaults__["lease_seconds"] = 1.0
+    from bencher_job._shared import open_remote
+    open_remote.__kwdefaults__["lease_seconds"] = 1.0
 """
 
 DRAW = """
@@ -159,8 +159,7 @@ def test_a_result_that_lost_gives_way_in_the_call_itself(hosts: Hosts) -> None:
         """
         from bencher_job._shared.tier import SharedStore
         draw(0)
-        SharedStore.agree = lambda *_: set()  # as without leases
-        SharedStore.look_up = lambda *_: None
+        SharedStore.ask = lambda *_, **__: ({}, set())  # as without leases
         wait_for("go")
         value = draw(1)
         assert draw(1) == value
@@ -438,8 +437,8 @@ def test_a_copy_that_waits_to_be_stored_is_dropped_with_its_entry(hosts: Hosts) 
     hosts.output(hosts.on("a", drawing("draw(0); draw(1); draw(2); assert pushed(draw)")))
     late = drawing(
         """
-        from bencher_job._shared import copies
-        copies.COMMIT_AFTER = 60
+        from bencher_job._shared import tier
+        tier.COMMIT_AFTER = 60
         for x in (0, 1, 2):
             draw(x)
         tell("has copies")
@@ -462,8 +461,8 @@ def test_a_copy_that_waits_to_be_stored_gives_way_to_what_replaces_it(hosts: Hos
     hosts.output(hosts.on("a", drawing("draw(0); assert pushed(draw)")))
     late = drawing(
         """
-        from bencher_job._shared import copies
-        copies.COMMIT_AFTER = 60
+        from bencher_job._shared import tier
+        tier.COMMIT_AFTER = 60
         draw.remember(7, 1), draw.remember(8, 1)  # a store in which nothing was ever replaced keeps nothing in memory
         assert draw(0) == draw(0)
         tell("has a copy")
@@ -557,8 +556,8 @@ def test_each_flipped_byte_makes_an_entry_a_miss(tmp_path: Path) -> None:
     """Of its head, value and files; as do a cut, and the entry of another job."""
     make = """
     from bencher_job._shared import shared_signature
-    from bencher_job._shared.copies import Copies
-    from bencher_job._shared.local import Writer, read_entries
+    from bencher_job._shared.entry import Writer, read_entries
+    from bencher_job._shared.tier import Copies
 
     @cached_job(version="1")
     def write(x):
@@ -574,11 +573,11 @@ def test_each_flipped_byte_makes_an_entry_a_miss(tmp_path: Path) -> None:
     store.clear()
     store.get("")
     writer = Writer(store, lambda _: None)
-    copies = Copies(store, writer.entry_of, lambda: None)
+    copies = Copies(store, writer, write.cache.cache.behind.courier)
 
     def take(content):
         entries, taken = read_entries({address: content}, signature)
-        others = copies.keep(entries)
+        others = copies.keep(entries, copies.moment())
         copied = len(entries) - len(others)
         copies.commit()
         writer.store(others, taken)
