@@ -477,6 +477,66 @@ def test_a_copy_that_waits_to_be_stored_gives_way_to_what_replaces_it(hosts: Hos
     assert hosts.output(running) == "5 5 5"
 
 
+def test_forget_reaches_what_only_others_have(hosts: Hosts) -> None:
+    """The shared store, and the memory of another process of the machine."""
+    hosts.output(hosts.on("a", drawing("draw(0); draw(1); draw(2); assert pushed(draw)")))
+    late = drawing(
+        """
+        from bencher_job._shared import tier
+        tier.COMMIT_AFTER = 60
+        draw(0), draw(1)
+        tell("has copies")
+        wait_for("is forgotten")
+        draw(1)
+        print(draw.cache.info().computed)
+        """
+    )
+    running = hosts.on("b", late)
+    hosts.wait_for("b.has copies")
+    forget = "assert draw.forget(1) and draw.forget(2) and not draw.forget(3) and pushed(draw)"
+    hosts.output(hosts.on("b", drawing(forget), "another"))
+    hosts.tell("is forgotten")
+    assert hosts.output(running) == "1"
+    hosts.output(hosts.on("c", drawing("draw(0), draw(2)")))
+    assert hosts.count("run") == 5
+
+
+def test_what_is_removed_while_it_is_fetched_is_not_kept(hosts: Hosts) -> None:
+    """Neither as a copy in memory nor, as larger values are, in the local store."""
+    make = """
+        @cached_job(version="1")
+        def table(x):
+            count("run")
+            return os.urandom(100_000)
+    """
+    hosts.output(
+        hosts.on("a", drawing("draw(0); draw(1)") + textwrap.dedent(make) + "table(1); assert pushed(draw)")
+    )
+    fetch = drawing(make) + textwrap.dedent(
+        """
+        draw(0)
+        remote = draw.cache.cache.behind.breaker.remote
+        for name in ("get_many", "ask"):
+            def late(addresses, request=getattr(remote, name)):
+                answer = request(addresses)
+                if not os.path.exists(HERE / "is removed"):
+                    tell("has bytes")
+                    wait_for("is removed")
+                return answer
+            setattr(remote, name, late)
+        draw(1) if sys.argv[2] == "copy" else table(1)
+        print(draw.cache.info().computed + table.cache.info().computed)
+        """
+    )
+    for kind, forget in {"copy": "draw", "large": "table"}.items():
+        running = hosts.on(f"b {kind}", fetch, kind)
+        hosts.wait_for(f"b {kind}.has bytes")
+        hosts.output(hosts.on(f"b {kind}", drawing(make) + f"assert {forget}.forget(1)", "another"))
+        hosts.tell("is removed")
+        assert hosts.output(running) == "1"
+        (hosts.folder / "is removed").unlink()
+
+
 def test_a_forked_child_and_its_parent_go_on(hosts: Hosts) -> None:
     source = drawing(
         """
