@@ -515,6 +515,7 @@ def test_what_is_removed_while_it_is_fetched_is_not_kept(hosts: Hosts) -> None:
     fetch = drawing(make) + textwrap.dedent(
         """
         draw(0)
+        draw.cache.cache.behind.copies.commit()
         remote = draw.cache.cache.behind.breaker.remote
         for name in ("get_many", "ask"):
             def late(addresses, request=getattr(remote, name)):
