@@ -13,14 +13,12 @@ The MAC is verified before the head is read. Nothing is unpickled here.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
 from hmac import compare_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -44,7 +42,7 @@ from .._stores.archive import (
     version_to_dict,
 )
 from .._stores.base import Entry
-from .._stores.codec import Payload, check, resealed, unseal
+from .._stores.codec import resealed
 from .._stores.importing import Refused, sealed_for
 from .._stores.parts import Buffer, DamagedEntry, MissignedEntry, UnreadableEntry
 from .._stores.signature import UNSIGNED, Signature
@@ -111,13 +109,12 @@ class MediaFile:
 class SharedEntry:
     """An entry whose head is verified.
 
-    What a hit needs is read at once, and the rest of the head when it is asked for; it raises `DamagedEntry` if it is
-    none, as that of another version may be.
+    What a hit needs is read at once, and the rest of it by `details`.
 
     Attributes:
         key, function, tag, seconds: as in the record.
         created: when its function had started, in seconds since 1970.
-        value: an entry of the local store, verified by `payload` and `check`.
+        value: an entry of the local store, not verified yet.
     """
 
     def __init__(
@@ -142,48 +139,25 @@ class SharedEntry:
         self.prefix = bytes.fromhex(_of(str, body["prefix"]))
         """What the key begins with, and the name of the function's sources; empty if unknown."""
 
-    @cached_property
-    def _body(self) -> dict[str, Any]:
-        """The head, read again: thousands of copies take less memory, and less time of the garbage collector."""
-        return json.loads(str(self._head, "utf-8"))  # type: ignore[no-any-return]
+    def details(self) -> tuple[Record, bytes, float | None]:
+        """Read the rest of the head: the record, the encoded arguments, and when the entry expires.
 
-    @cached_property
-    def record(self) -> Record:
-        """The record of the run."""
-        with _refusing():
-            return record_from(self._body["record"])
+        Only what is stored here needs it: thousands of copies without it take less time of the garbage collector.
 
-    @property
-    def bound(self) -> bytes:
-        """The encoded arguments, empty if they are unknown."""
-        with _refusing():
-            return bound_from(_of(str, self._body["bound"]))
-
-    @property
-    def expires(self) -> float | None:
-        """From when on it may be removed unless it is used, in seconds since 1970; None for never."""
-        with _refusing():
-            return expires_from(self._body["expires"])
+        Raises:
+            DamagedEntry: when it is none, as that of another version may be.
+        """
+        try:
+            body = json.loads(str(self._head, "utf-8"))
+            record, bound = record_from(_of(dict, body["record"])), bound_from(_of(str, body["bound"]))
+            return record, bound, expires_from(body["expires"])
+        except (Unwhole, KeyError, TypeError, ValueError) as error:
+            raise DamagedEntry(f"its head is none: {error!r}") from None
 
     @property
     def address(self) -> str:
         """Where it lies."""
         return entry_address(self.function, self.key)
-
-    def payload(self) -> Payload:
-        """Verify the value, and return what can be unpickled.
-
-        Raises:
-            DamagedEntry: when it isn't the value that the head names.
-            MissignedEntry: when it was signed with another secret.
-            UnreadableEntry: when the package or the memory that expands it is missing.
-        """
-        return unseal(self.value, self.key, signature=self.signature)
-
-    def check(self) -> None:
-        """Verify the value and the files; raises as `payload`."""
-        check(self.value, self.key, signature=self.signature)
-        self.check_media()
 
     def check_media(self) -> None:
         """Verify the files that stand in the entry.
@@ -194,14 +168,6 @@ class SharedEntry:
         for file in self.media:
             if file.content is not None and media_digest(file.content) != file.digest:
                 raise DamagedEntry(f"its file {file.path} doesn't match its digest")
-
-
-@contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except (Unwhole, ForeignName, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise DamagedEntry(f"its head is none: {error!r}") from None
 
 
 def media_digest(content: Buffer) -> str:
@@ -245,21 +211,13 @@ def packed(
     return b"".join([start, signature.digest(start + head), head, value, *contents])
 
 
-def opened(entry: Buffer, key: str | None = None, *, signature: Signature = UNSIGNED) -> SharedEntry:
-    """Verify the head of an entry, of a key if one is given, and take the entry apart. No bytes are copied.
+def opened(entry: Buffer, *, signature: Signature = UNSIGNED) -> SharedEntry:
+    """Verify the head of an entry, and take the entry apart. No bytes are copied, and the parts not verified yet.
 
     Raises:
-        DamagedEntry: when these are not bytes that `packed` made for this key.
+        DamagedEntry: when these are not bytes that `packed` made.
         MissignedEntry: when another secret, or none, may have made them.
     """
-    shared = _taken_apart(entry, signature)
-    shared.record, shared.bound, shared.expires  # noqa: B018 - which raise
-    if key is not None and shared.key != key:
-        raise DamagedEntry("it is the entry of another key")
-    return shared
-
-
-def _taken_apart(entry: Buffer, signature: Signature) -> SharedEntry:
     view = memoryview(entry)
     head = _verified_head(view, signature)
     try:
@@ -415,7 +373,7 @@ def read_entries(
     entries: list[SharedEntry] = []
     for address, content in found.items():
         try:
-            shared = _taken_apart(content, signature)
+            shared = opened(content, signature=signature)
             if shared.address != address:
                 raise DamagedEntry("it is the entry of another job")  # noqa: TRY301 - as the others
             if tag is None or shared.tag == tag:
@@ -460,13 +418,13 @@ class Writer:
 
     def _entry_of(self, shared: SharedEntry) -> Entry:
         """Verify the value and the files of an entry, and make what the local store takes."""
-        record = shared.record
+        record, bound, expires = shared.details()
         shared.check_media()
         sealed = sealed_for(self._store, record.key, bytes(shared.value), shared.signature)
         version = self._version(shared.prefix, shared.signature) if shared.prefix else None
         if record.media:
             record = replace(record, media=_take_media(self._store, shared, self._fetch))
-        return Entry(sealed, record, shared.bound, version, expires=shared.expires, is_copy=True)
+        return Entry(sealed, record, bound, version, expires=expires, is_copy=True)
 
     def _version(self, prefix: bytes, signature: Signature) -> StoredFunctionVersion | None:
         """Return a function version, from the store or from afar; None if it can't be had."""
@@ -490,7 +448,7 @@ def _take_media(store: DiskStore, shared: SharedEntry, fetch: Fetch) -> str:
         Unwhole: when a file is missing or damaged.
         StoreFailure: when they can't be written.
     """
-    folder = Path(_media.run_folder(store.folder, shared.record.key))
+    folder = Path(_media.run_folder(store.folder, shared.key))
     try:
         make_private(folder)
         for file in shared.media:

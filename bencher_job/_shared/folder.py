@@ -31,7 +31,11 @@ _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class FolderBytes:
-    """Bytes by name in a folder, for `NamedRemote`."""
+    """Bytes by name in a folder, for `NamedRemote`.
+
+    Attributes:
+        touch: is called whenever a long request makes progress.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.place = os.path.abspath(path)

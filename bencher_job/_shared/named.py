@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from .._errors import SharedStoreError
 from .base import (
@@ -37,10 +37,12 @@ from .base import (
     read_marker,
     unique,
 )
+from .folder import FolderBytes
+from .objects import ObjectBytes
 from .requests import Requests
 from .sessions import Session, SessionRemote
 
-__all__ = ["Bytes", "NamedRemote"]
+__all__ = ["NamedRemote"]
 
 _ATTEMPTS: Final = 10
 
@@ -50,39 +52,8 @@ _SKEW: Final = 3600.0
 T = TypeVar("T")
 
 
-class Bytes(Protocol):
-    """Operations of an engine on names. All may be repeated, and run in threads of `Requests`."""
-
-    place: str
-    touch: Callable[[], None]
-    """To be called whenever a long request makes progress."""
-
-    def read(self, name: str) -> bytes | None:
-        """Return the bytes of a name."""
-
-    def create(self, name: str, content: bytes, *, lasting: bool = True) -> bool:
-        """Store bytes if there is nothing; False if there may have been something."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Store bytes, whatever is there."""
-
-    def refresh(self, name: str, content: bytes) -> None:
-        """Store bytes that matter only in that they have changed."""
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Remove names, if they exist."""
-
-    def listing(self, prefix: str) -> Iterator[list[Name]]:
-        """List names below a folder, some at once."""
-
-    def tidy(self, before: float) -> int:
-        """Remove what killed processes have left half written before a time."""
-
-    def failure(self, error: Exception) -> Unreachable | SharedStoreError | None:
-        """Translate an error; None for an error of ours."""
-
-    def limit(self, size: int) -> float:
-        """Return how many seconds a request for so many bytes may take without calling `touch`."""
+Engine = FolderBytes | ObjectBytes
+"""Stores bytes by name. All its operations may be repeated, and run in threads of `Requests`."""
 
 
 class NamedRemote(SessionRemote):
@@ -90,7 +61,7 @@ class NamedRemote(SessionRemote):
 
     def __init__(
         self,
-        engine: Bytes,
+        engine: Engine,
         *,
         mark: bytes = b"",
         threads: int = 8,
@@ -337,7 +308,7 @@ class _Seen(NamedTuple):
 class _Leases:
     """The leases of one session, and what it knows of others. All runs in threads of `Requests`."""
 
-    def __init__(self, engine: Bytes, session: Session) -> None:
+    def __init__(self, engine: Engine, session: Session) -> None:
         self._engine = engine
         self._session = session
         self._seen: dict[str, _Seen] = {}
