@@ -169,7 +169,7 @@ def _open(path: str, *, trusted: bool) -> tuple[int, int]:
 
 def _refuse_untrusted(path: str, status: os.stat_result, *, trusted: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _untrusted(path, "is no regular file")
+        raise _untrusted(path, "is not a regular file")
     if not trusted and (reason := exposure(status)):
         raise _untrusted(path, reason)
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .._errors import BencherJobError, warn_caller
-from .._names import NameOf, path_of
+from .._folders import NameOf, path_of
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
     MISS,
@@ -363,7 +363,7 @@ class DiskStore(Items):
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
-        lost = self.files.changed(self._commits.put_many, entries)
+        lost = self.files.changed(self._commits.put_many, entries, looks=False)
         if self._commits.written >= self.size_limit // 100:
             self._commits.written = 0
             self._evict()

@@ -20,8 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final, NamedTuple, TypeVar
 
 from .._errors import UntrustedCache, warn_caller
-from .._folders import make_private, owner_only
-from .._names import ForeignName
+from .._folders import ForeignName, make_private, owner_only
 from .._processes import renew_after_fork
 from .._record import Origin
 from .._text import counted
@@ -573,8 +572,10 @@ class Folder:
             except _REFUSALS as error:
                 raise _failure(error) from error
 
-    def changed(self, work: Callable[..., T], *given: Any) -> T:
+    def changed(self, work: Callable[..., T], *given: Any, looks: bool = True) -> T:
         """Do some work that writes; it is called with the database and what is given.
+
+        Work of one transaction `looks` by itself whether the folder was removed.
 
         Raises:
             StoreFailure: when the database or the disk says no.
@@ -582,16 +583,18 @@ class Folder:
         with fork_guard():
             for turn in itertools.count():
                 try:
-                    self.look_for_removal()
+                    if looks or turn:
+                        self.look_for_removal()
                     opened = self.opened or self.open()
                     if not opened.is_writable:
                         raise StoreFailure(f"{self.directory} can be read, but not written")
                     return work(opened.database, *given)
                 except Replaced:
-                    self._look_again = 0.0
+                    continue
                 except _REFUSALS as error:
+                    may_be_gone = not looks and not turn and isinstance(error, FileNotFoundError)
                     # What a check has found whole, and is damaged once more, is replaced all the same.
-                    if turn > 1 or not self.mend(error, surely=turn == 1):
+                    if turn > 1 or not (may_be_gone or self.mend(error, surely=turn == 1)):
                         raise _failure(error) from error
         raise AssertionError("the last turn returns or raises")
 

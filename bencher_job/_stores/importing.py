@@ -15,10 +15,9 @@ from typing import Any, BinaryIO, Final
 
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache
-from .._folders import make_private, owner_only
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import check_key
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, path_of
 from .._record import Record
 from .._text import visible
 from .archive import (
@@ -109,7 +108,7 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
 
     Raises:
         UntrustedCache: when another user owns the archive or can write to it, and `trusted` is False.
-        BencherJobError: when it can't be read, is no archive, or was written by a later version.
+        BencherJobError: when it can't be read, is not an archive, or was written by a later version.
         StoreFailure: when the store can't be written; the entries taken before are kept.
     """
     store.open()
@@ -125,7 +124,9 @@ def import_(store: DiskStore, path: str | os.PathLike[str], *, trusted: bool = F
             else:
                 importer.take(name, parts)
         if not found:
-            raise BencherJobError(f"{path} is no archive. Give the path of a file that export() has written.")
+            raise BencherJobError(
+                f"{path} is not an archive. Give the path of a file that export() has written."
+            )
         importer.commit()
         return importer.outcome(entries)
 
@@ -143,7 +144,7 @@ def _opened(path: Path, trusted: bool) -> Iterator[tuple[BinaryIO, int]]:
         stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise BencherJobError(f"{path} is no file. Give the path of a file that export() has written.")
+            raise BencherJobError(f"{path} is not a file. Give the path of a file that export() has written.")
         reason = exposure(status)
         if reason and not trusted:
             raise UntrustedCache(

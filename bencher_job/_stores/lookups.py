@@ -10,8 +10,8 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from typing import Any, Final
 
 from .._errors import warn_caller
+from .._folders import ForeignName, NameOf, path_of
 from .._media import holds_paths
-from .._names import ForeignName, NameOf, path_of
 from .base import MISS, Hit, Hits, Miss, StoreFailure
 from .codec import check, plain_reader, unseal
 from .database import fork_guard, is_undecodable
@@ -76,7 +76,7 @@ class Lookups:
                     return MISS
                 except (sqlite3.Error, UnicodeError, OSError, StoreFailure) as error:
                     if isinstance(error, sqlite3.Error) and is_undecodable(error):
-                        self._removals.set_aside(key, "its row holds a text that is no UTF-8")
+                        self._removals.set_aside(key, "its row holds a text that is not UTF-8")
                     elif mended < 2 and self._folder.mend(error, surely=mended == 1):
                         mended += 1
                         continue

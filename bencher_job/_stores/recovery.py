@@ -22,8 +22,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from .. import _media
-from .._folders import make_private, owner_only
-from .._names import DAMAGED_FOLDER, NameOf, path_of
+from .._folders import DAMAGED_FOLDER, NameOf, make_private, owner_only, path_of
 from .database import DATABASE_NAME, Database, Execute
 from .schema import SELECT_ENTRY, SELECT_RECORD, STORE_VERSION, count, is_text
 
@@ -84,7 +83,7 @@ class Recovered(NamedTuple):
 
 
 UNREADABLE: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""What a database raises that can't be read. Its message may hold damaged bytes, which are no UTF-8."""
+"""What a database raises that can't be read. Its message may hold damaged bytes, which are not UTF-8."""
 
 
 def is_damage(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from .. import _media
 from .._errors import warn_caller
-from .._names import ForeignName, NameOf, path_of
+from .._folders import ForeignName, NameOf, path_of
 from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import Totals
@@ -287,7 +287,7 @@ class Removals:
                 _media.discard(path_of(self._folder.directory, NameOf.RUN_FOLDER, name))
                 database.execute("DELETE FROM Discarded WHERE media = ?", (name,))
             except ForeignName as error:
-                # By its bytes: it may be no text, or no UTF-8.
+                # By its bytes: it may not be a text, or not UTF-8.
                 database.execute("DELETE FROM Discarded WHERE hex(media) = ?", (in_hex,))
                 self._folder.report_foreign(error)
 

@@ -13,8 +13,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from .._fields import IS_PATH
+from .._folders import NameOf, checked
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, checked
 from .._record import LONGEST_SHORT_FORM, Draft, FailedJob, Origin, Record, Selection, shown_arguments
 from .base import Entry, Written
 from .signature import check_record, check_version, has_parts, mac_of_entry, mac_of_version
@@ -135,7 +135,7 @@ def origin_from_json(text: str | None) -> Mapping[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     if not isinstance(origin, dict) or not _OF_ORIGINS.issuperset(map(type, origin.values())):
-        raise TypeError("what is known of its run is none")
+        raise TypeError("what is known of its run is not a dict of plain values")
     return {name: value for name, value in origin.items() if name in Origin._fields}
 
 
@@ -393,7 +393,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         TypeError: when the row is damaged.
     """
     if not is_text(*row):
-        raise ValueError("it holds a text that is no UTF-8")
+        raise ValueError("it holds a text that is not UTF-8")
     key, tag, function, created, seconds, size, media, arguments, origin, fingerprint, version, *rest = row
     files, expires, stored, bound, prefix, attributes, filename, mode, mac, *of_version = rest
     known, of_function, key_version, version_mac = of_version
@@ -409,7 +409,7 @@ def record_of(row: tuple[Any, ...], signature: Signature) -> Record:
         if type(text) is not str:
             raise TypeError(f"it holds {type(text).__name__} where a text should be")
     if type(seconds) is not float or type(size) is not int or type(media) not in (str, NoneType):
-        raise TypeError("its time, its size or its media are none")
+        raise TypeError("its time, its size or its media have another type")
     return Record(
         key=key,
         function=function,
@@ -471,7 +471,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
     if not {str}.issuperset(map(type, texts)) or not is_text(*texts):
         raise TypeError("it holds something else where a text should be")
     if type(created) is not float or type(seconds) is not float:
-        raise TypeError("its times are none")
+        raise TypeError("its times are not numbers")
     record = Record(
         key=key,
         function=function,
@@ -487,7 +487,7 @@ def failed_job_of(row: tuple[Any, ...]) -> FailedJob:
 
 
 def is_text(*cells: object) -> bool:
-    """Whether texts came from the database whole: what is no UTF-8 in one is read as surrogates."""
+    """Whether texts came from the database whole: what is not UTF-8 in one is read as surrogates."""
     try:
         for cell in cells:
             if isinstance(cell, str) and not cell.isascii():

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from .. import _media, _options
 from .._errors import BencherJobError, CacheWarning, UntrustedCache
-from .._names import DAMAGED_FOLDER, MEDIA_FOLDER, ForeignName, NameOf, path_of
+from .._folders import DAMAGED_FOLDER, MEDIA_FOLDER, ForeignName, NameOf, path_of
 from .._processes import may_live
 from .._record import Record
 from .._text import counted, size_text, visible
@@ -259,6 +259,9 @@ def clean_orphaned_media(
             if not dry_run:
                 _media.discard(folder)
     return orphans
+
+
+clean_orphaned_media.__module__ = "bencher_job"  # the package imports it on first use
 
 
 UNDER_WAY: Final = 600.0

@@ -463,7 +463,7 @@ def test_a_damaged_archive_gives_what_is_whole(
 @pytest.mark.parametrize("content", [b"", b"no archive at all" * 1000, bytes(10240)])
 def test_a_file_that_is_no_archive_is_told(other: DiskStore, path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(BencherJobError, match=r"is no archive\. Give the path of a file that export"):
+    with pytest.raises(BencherJobError, match=r"is not an archive\. Give the path of a file that export"):
         import_(other, path)
 
 
@@ -471,17 +471,17 @@ def test_a_foreign_tar_file_is_no_archive(other: DiskStore, path: Path) -> None:
     with tarfile.open(path, "w") as made:
         made.add(__file__, "test.py")
     path.chmod(0o600)
-    with pytest.raises(BencherJobError, match="is no archive"):
+    with pytest.raises(BencherJobError, match="is not an archive"):
         import_(other, path)
 
 
 def test_what_can_not_be_read_is_told(other: DiskStore, tmp_path: Path) -> None:
     with pytest.raises(BencherJobError, match="No such file"):
         import_(other, tmp_path / "missing.tar")
-    with pytest.raises(BencherJobError, match="is no file"):
+    with pytest.raises(BencherJobError, match="is not a file"):
         import_(other, tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BencherJobError, match="is no file"):
+    with pytest.raises(BencherJobError, match="is not a file"):
         import_(other, tmp_path / "pipe")
 
 

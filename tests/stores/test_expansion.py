@@ -86,7 +86,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 def list_on_the_page(store: DiskStore, _: Path) -> None:
     listing = pytest.importorskip("bencher_job._page.listing").Listing(store, unpickles=False)
-    columns = [each["id"] for each in listing.columns("f", "")]
+    columns = [each["id"] for each in listing.columns("f")]
     rows = listing.page(store.history.find(Query("f")), columns)
     assert {row["key"]: row["cells"][columns.index("results.score")] for row in rows} == {
         "bomb": None,

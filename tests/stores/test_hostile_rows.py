@@ -24,7 +24,7 @@ from bencher_job import (
     clean_orphaned_media,
     gen_path,
 )
-from bencher_job._names import ForeignName, NameOf, path_of
+from bencher_job._folders import ForeignName, NameOf, path_of
 from bencher_job._query import Order, Query
 from bencher_job._stores import (
     MISS,
@@ -159,7 +159,7 @@ def look_at_page(store: DiskStore) -> None:
     )
     listing = pages.listing.Listing(store, unpickles=False)
     for function in [each.name for each in store.functions()]:
-        columns = [each["id"] for each in listing.columns(function, "")]
+        columns = [each["id"] for each in listing.columns(function)]
         keys = store.history.find(Query(function))
         listing.page(keys, columns)
         listing.points(keys, columns)
