@@ -297,9 +297,8 @@ class DaskScheduler(RemoteScheduler):
         if getattr(problem, "reason", "") == "scheduler-connection-lost" and self._may_wait():
             self._put_back(tasks)
             return
-        is_shared = (
-            len(tasks) > 1 or type(problem).__name__ == "KilledWorker"
-        )  # another task may have caused it
+        # Dask blames a task for the death of its workers, which another task may have caused.
+        is_shared = len(tasks) > 1 or type(problem).__name__ == "KilledWorker"
         for task in tasks:
             task.deaths += 1
             if not self._is_connected():
