@@ -422,7 +422,8 @@ class Listing:
         for fields in self._results.of(found[:SAMPLED]).values():
             for name, cell in fields.items():
                 results.setdefault(name, []).append(cell)
-        columns, constants = [], []
+        columns: list[tuple[str, str, str, str, int]] = []
+        constants = columns[:]
         arguments = _most_telling(self.store.history.columns(function))
         configs = {*of_configs(each.name for each in arguments)}
         for each in arguments:

@@ -390,11 +390,13 @@ class Sweep:
             BencherJobError: when matplotlib, of the extra `plot`, is not installed.
             ValueError: when there is nothing to draw, or a name or kind is unknown.
         """
-        from .._views.plot import draw, new_axes, picture_of  # slow to import
+        from .._views.plot import draw, new_figure, picture_of  # slow to import
 
         axes, rows = _by_fields(self.points.axes, self.results)
         picture = picture_of(axes, rows, x=x, y=y, by=by, kind=kind)
-        return draw(picture, new_axes() if ax is None else ax, self._title, labels or {})
+        return draw(
+            picture, new_figure(shown=True).subplots() if ax is None else ax, self._title, labels or {}
+        )
 
     def save(self, path: str | os.PathLike[str], *, dpi: float = 150, **chosen: Any) -> None:
         """Draw the results into a file, with the options of `plot`. The file's extension sets the format.
@@ -405,7 +407,7 @@ class Sweep:
         """
         from .._views.plot import new_figure  # as above
 
-        figure = new_figure()
+        figure = new_figure(shown=False)
         self.plot(ax=figure.subplots(), **chosen)
         figure.savefig(path, dpi=dpi)
 

@@ -123,7 +123,7 @@ def _short(value: object, depth: int) -> str:
     return start + ", ".join(texts).rstrip(" " if texts[-1:] == [""] else "") + end
 
 
-_BRACKETS: Final = {list: ("[", "]"), tuple: ("(", ")")}
+_BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), tuple: ("(", ")")}
 
 
 def _parts(value: Any) -> Iterator[tuple[object, object]]:

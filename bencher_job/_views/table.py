@@ -278,22 +278,18 @@ def _array(numpy: Any, parts: Mapping[tuple[int, ...], Any], shape: tuple[int, .
     """Arrange parts in an array: numeric if all are numbers, with extra dimensions if all are arrays of one shape."""
     parts = {place: _without_torch(value) for place, value in parts.items()}
     values = list(parts.values())
-    is_complete = len(values) == math.prod(shape)
-    if (
-        all(isinstance(value, numpy.ndarray) for value in values)
-        and len({value.shape for value in values}) == 1
-    ):
-        dtype = numpy.result_type(*{value.dtype for value in values})
-        inner = values[0].shape
-    else:
-        dtype, inner = _type_of(numpy, values), ()
-    if is_complete or dtype.hasobject:
-        array = numpy.full((*shape, *inner), None if dtype.hasobject else numpy.zeros((), dtype), dtype=dtype)
-    elif numpy.issubdtype(dtype, numpy.number):
-        dtype = numpy.result_type(dtype, numpy.float64)
-        array = numpy.full((*shape, *inner), numpy.nan, dtype=dtype)
-    else:
-        array = numpy.full((*shape, *inner), None, dtype=object)
+    shapes = {value.shape if isinstance(value, numpy.ndarray) else None for value in values}
+    inner = shapes.pop() if len(shapes) == 1 else None
+    dtype = (
+        _type_of(numpy, values) if inner is None else numpy.result_type(*{value.dtype for value in values})
+    )
+    has_gaps = len(values) < math.prod(shape)
+    if has_gaps and not dtype.hasobject:
+        is_number = numpy.issubdtype(dtype, numpy.number)
+        dtype = numpy.result_type(dtype, numpy.float64) if is_number else numpy.dtype(object)
+    array = numpy.empty((*shape, *(inner or ())), dtype=dtype)
+    if has_gaps:
+        array.fill(None if dtype.hasobject else numpy.nan)
     for place, value in parts.items():
         array[place] = value
     return array
