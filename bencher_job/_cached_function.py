@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import pickle
 import sys
 from collections.abc import (
     AsyncIterable,
@@ -217,8 +216,11 @@ class CachedCalls(Generic[P, R]):
         return self._self_cache.refresh(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
 
     def forget(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Remove the stored result of a call. Return whether there was one."""
-        return bool(self._self_cache.cache.remove([self.key(*args, **kwargs)]))
+        """Remove the stored result of a call, on all machines that share it. Return whether there was one."""
+        key, store = self.key(*args, **kwargs), self._self_cache.cache
+        if key not in store:
+            store.fetch(self._self_cache.name, [key])
+        return bool(store.remove([key]))
 
     def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether the result of a call is stored. Reads the index only, and computes nothing.
@@ -545,6 +547,8 @@ def _reduced(function: CachedFunction[..., Any], cloudpickle: Mapping[str, Any] 
         return (make, args) if make is _find_by_name else (_arrived, (*args, *_keyed(function, by_value)))
     if _is_found_by_name(function):
         return _find_by_name, (function.__module__, function.__qualname__)
+    import pickle
+
     from ._executors.pickling import dumps  # slow to import
 
     return pickle.loads, (dumps(function),)

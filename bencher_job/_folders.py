@@ -113,7 +113,7 @@ def _is_no_folder(path: str) -> bool:
     try:
         return not stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:
-        return False
+        return os.path.islink(path)  # that leads nowhere
 
 
 def owner_only(path: str, flags: int) -> int:

@@ -12,7 +12,6 @@ import re
 import stat
 from collections.abc import Iterator
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +20,7 @@ __all__ = [
     "SHARED_MARKER",
     "file_system_of",
     "is_network",
+    "is_own",
     "is_shared",
     "local_folder",
 ]
@@ -91,6 +91,8 @@ def local_folder(directory: Path) -> Path:
     That is `<disk>/bencher_job-<user>/<digest of the folder>`, where the disk is $BENCHER_JOB_LOCAL_DIR, or the first
     of $TMPDIR, /var/tmp and /tmp that is local. The folder of the user is made, and belongs to no one else.
     """
+    from hashlib import sha256  # slow to import, and few caches lie on a network file system
+
     of_user = _folder_of_user(os.environ.get(LOCAL_FOLDER_VARIABLE, ""), os.environ.get("TMPDIR", ""))
     return of_user / sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
 
@@ -104,14 +106,14 @@ def _folder_of_user(chosen: str, temporary: str) -> Path:
     of_user = Path(wanted, f"bencher_job-{os.getuid()}")
     with contextlib.suppress(OSError):
         of_user.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return of_user if _is_own(of_user) else Path(tempfile.mkdtemp(prefix="bencher_job-", dir=wanted))
+    return of_user if is_own(of_user) else Path(tempfile.mkdtemp(prefix="bencher_job-", dir=wanted))
 
 
 def _may_serve(folder: str) -> bool:
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK) and not is_network(folder)
 
 
-def _is_own(folder: Path) -> bool:
+def is_own(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is one of this user's, which nobody else can write to."""
     try:
         status = os.lstat(folder)

@@ -28,9 +28,8 @@ from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._options import PoolOptions
 from .engine import describe, end_at_exit, error_text, time_is_over
 from .entry import ResultKind, RunResult
-from .exceptions import load_error
-from .pickling import CallPickler, dumps
-from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
+from .pickling import CallPickler, dumps, load_error
+from .scheduler import ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
 from .surroundings import handle_records
 from .worker import BEGUN, FAILED, LOGGED, READY, Message
@@ -94,11 +93,6 @@ class PoolScheduler(Scheduler):
         for slot in [slot for slot in self.workers if not slot.tasks]:
             self._stop_slot(slot)
         return not (self.workers or self._leaving)
-
-    def _has_room(self) -> bool:
-        return len(self.workers) < self._size or any(
-            slot.room() > 0 and (not slot.tasks or slot.load <= AHEAD / 2) for slot in self.workers
-        )
 
     def _next_check(self, now: float) -> float:  # noqa: ARG002
         at: float = min(map(self._ends_at, (*self.workers, *self._leaving)), default=math.inf)
@@ -297,7 +291,7 @@ class PoolScheduler(Scheduler):
         elif slot.killed_because:  # it may be blocked in the kernel by a broken disk
             self._handle_death(slot, 0)
         else:
-            slot.kill("it had closed its connection to the pool, or didn't leave")
+            slot.kill("it had closed its connection to the pool")
 
     def _end_first(self, reason: str, code: int | None = None) -> None:
         """Fail the first waiting task, because there is no worker for it."""

@@ -16,7 +16,6 @@ import sys
 import time
 import weakref
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -29,7 +28,7 @@ from .._keys.names import is_own_module
 from .engine import describe, error_text
 from .entry import STUCK_SECONDS, Ended, RunResult
 from .packing import Parcel, SentFunction, pack
-from .pickling import LoadedModules, by_value
+from .pickling import LoadedModules, Recent, by_value
 from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task, Worker
 
 if TYPE_CHECKING:
@@ -79,8 +78,6 @@ TRIES_PER_PLACE: Final = 2
 
 PATIENCE: Final = 0.2
 """Seconds that the other jobs of a new function wait at most."""
-
-TRIED_FUNCTIONS: Final = 64
 
 KEPT_FUNCTIONS: Final = 8
 """How many large functions stay on the cluster."""
@@ -137,8 +134,8 @@ class RemoteScheduler(Scheduler):
         self._lanes: dict[str, Lane] = {}
         self._short_lanes = 0
         self._key_of: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
-        self._tries: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
-        self._on_cluster: OrderedDict[bytes, Any] = OrderedDict()
+        self._tries: Recent[bytes, tuple[int, float]] = Recent(64)
+        self._on_cluster: Recent[bytes, Any] = Recent(KEPT_FUNCTIONS)
         self._places, self._places_known_until = 0, 0.0
 
     def _places_now(self) -> int:
@@ -160,14 +157,12 @@ class RemoteScheduler(Scheduler):
     def _once(self, function: SentFunction) -> Any:
         """Return a function's bytes, or a reference to those of a large one, which are stored once."""
         pickled, digest = tuple(function.payload), function.digest
-        there = self._on_cluster.get(digest)
+        there = self._on_cluster.use(digest)
         if function.payload.nbytes <= ONCE_FROM or (there is None and self._places_now() == 0):
             return pickled  # without workers, the first job may start them
         if there is None:
-            there = self._on_cluster[digest] = self._put_on_cluster(pickled)
-            if len(self._on_cluster) > KEPT_FUNCTIONS:
-                self._on_cluster.popitem(last=False)
-        self._on_cluster.move_to_end(digest)
+            there = self._put_on_cluster(pickled)
+            self._on_cluster.keep(digest, there)
         return there
 
     def _finish_lost(self, task: Task, problem: BaseException) -> None:
@@ -300,9 +295,7 @@ class RemoteScheduler(Scheduler):
         number, since = self._tries.get(task.digest, (0, now))
         may_go = number < TRIES_PER_PLACE * places or now - since > PATIENCE
         if may_go:
-            self._tries[task.digest] = number + 1, since
-            if len(self._tries) > TRIED_FUNCTIONS:
-                self._tries.popitem(last=False)
+            self._tries.keep(task.digest, (number + 1, since))
         return may_go
 
     def _next_check(self, now: float) -> float:
@@ -325,19 +318,16 @@ class RemoteScheduler(Scheduler):
         if lane is None:
             return
         self._hear()
+        lane.begun = time.monotonic()
         if begun is None:
-            lane.begun = time.monotonic()
             for task in lane.tasks.values():
                 task.is_running = task.is_running or task.future.set_running_or_notify_cancel()
             return
-        lane.begun = time.monotonic() - STUCK_SECONDS
         self._answer_all(lane, ended)
-        for number, task in list(lane.tasks.items()):
-            if number - 1 <= begun:
-                self.estimates.note(task.digest, STUCK_SECONDS)
-            else:
-                lane.remove(number)
-                self._put_back([task])
+        if lane.oldest is not None:
+            self.estimates.note(lane.oldest[1].digest, STUCK_SECONDS)
+        behind = [number for number in lane.tasks if number - 1 > begun]
+        self._put_back([removed for number in behind if (removed := lane.remove(number)) is not None])
 
     def _answer_all(self, lane: Lane, ended: Sequence[Ended]) -> None:
         for place, parts in ended:

@@ -21,7 +21,7 @@ import selectors
 import socket
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -34,6 +34,7 @@ from .._errors import WorkerLost
 from .engine import CallFuture, describe, error_text, unsendable
 from .entry import ResultKind, RunResult, unpack_value
 from .packing import LOADED_FUNCTIONS, Parcel, pack_call, pack_many
+from .pickling import Recent
 
 if TYPE_CHECKING:
     from .._job import Job, Start
@@ -58,14 +59,12 @@ UNKNOWN: Final = 1.0
 WEIGHT: Final = 0.3
 """Weight of the last job in the moving average."""
 
-KEPT_FUNCTIONS: Final = 256
-
 
 class DurationEstimates:
     """A moving average of the run times of each function, by the function's digest."""
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[bytes, float] = OrderedDict()
+        self._seconds: Recent[bytes, float] = Recent(256)
         self.of = self._seconds.get
         """Return the expected run time in seconds, or the second argument for a function that has not run."""
 
@@ -74,9 +73,7 @@ class DurationEstimates:
         taken = seconds + OVERHEAD
         known = self._seconds.get(digest, taken)
         # A longer time replaces the average at once: jobs behind the next one would wait that long.
-        self._seconds[digest] = taken if taken > known else known + WEIGHT * (taken - known)
-        if len(self._seconds) > KEPT_FUNCTIONS:
-            self._seconds.popitem(last=False)
+        self._seconds.keep(digest, taken if taken > known else known + WEIGHT * (taken - known))
 
 
 @dataclass(slots=True, eq=False)
@@ -94,6 +91,7 @@ class Task:
         deaths: how often its batch was lost.
         verdict: the exception that it ends with, once its end was requested.
         inner_threads: how many threads each library may start; None for the worker's share of the cores.
+        digest: the digest of the function.
     """
 
     future: Future[Any]
@@ -109,11 +107,10 @@ class Task:
     deaths: int = 0
     verdict: BaseException | None = None
     inner_threads: int | None = None
+    digest: bytes = field(init=False)
 
-    @property
-    def digest(self) -> bytes:
-        """The digest of the function."""
-        return self.parcel.function.digest
+    def __post_init__(self) -> None:
+        self.digest = self.parcel.function.digest
 
     def resolve(self, run_result: RunResult) -> None:
         """Set the future's result or exception."""
@@ -141,15 +138,12 @@ class Worker:
         self.taken = 0
         self.since = time.monotonic()
         self.last_number = 0
-        self._functions: OrderedDict[bytes, None] = OrderedDict()
+        self._functions: Recent[bytes, bool] = Recent(LOADED_FUNCTIONS)
 
     def function_for(self, task: Task) -> Payload | None:
         """Return the function to send with a task; None if the worker has it, as far as is known."""
-        is_there = task.digest in self._functions
-        self._functions[task.digest] = None
-        self._functions.move_to_end(task.digest)
-        if len(self._functions) > LOADED_FUNCTIONS:
-            self._functions.popitem(last=False)
+        is_there = self._functions.use(task.digest)
+        self._functions.keep(task.digest, True)
         return None if is_there else task.parcel.function.payload
 
     def forget(self, task: Task) -> None:
@@ -253,7 +247,7 @@ class Scheduler:
         self._calls.append((act, args))
         self._wake()
 
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+    def kill(self, future: Future[Any]) -> bool:
         """Cancel a task, or end it if it runs and the engine can. False if it is done, or in a forked child."""
         if self._pid != os.getpid():
             return False
@@ -261,7 +255,7 @@ class Scheduler:
             return True
         if future.done() or not self.ends_jobs:
             return False
-        self.call(self._end, future, CancelledError() if verdict is None else verdict)
+        self.call(self._end, future, CancelledError())
         return True
 
     def give_up(self, future: Future[Any]) -> None:
@@ -377,7 +371,7 @@ class Scheduler:
 
     def _pause(self, now: float) -> float | None:
         """Return how many seconds to wait for events; None for no limit."""
-        self._wants_wakeup = not self.waiting and self._has_room()
+        self._wants_wakeup = not self.waiting
         if self._added != self._seen or self._calls:
             return 0.0
         at = self._next_check(now)
@@ -385,10 +379,6 @@ class Scheduler:
             if len(worker.tasks) > 1:
                 at = min(at, self._overdue_at(worker))
         return max(0.0, at - now) if at < math.inf else None
-
-    def _has_room(self) -> bool:
-        """Whether a new task might be sent at once."""
-        return True
 
     def _next_check(self, now: float) -> float:  # noqa: ARG002 - for subclasses
         """Return when to look after the workers if nothing happens."""
@@ -424,7 +414,7 @@ class Scheduler:
         batch, nbytes, load = list[Task](), 0, worker.load
         while queue and len(batch) < most:
             task = queue[0]
-            task.seconds = self.estimates.of(task.parcel.function.digest, UNKNOWN)
+            task.seconds = self.estimates.of(task.digest, UNKNOWN)
             load += task.seconds
             nbytes += task.parcel.body.nbytes
             if (batch or worker.tasks) and (load > AHEAD or nbytes > self.most_bytes or task.goes_alone):
@@ -485,7 +475,7 @@ class Scheduler:
             self._put_back([task])
         elif task is not None:  # else it has ended already
             if run_result.kind is not ResultKind.NOT_LOADED:
-                self.estimates.note(task.parcel.function.digest, run_result.seconds)
+                self.estimates.note(task.digest, run_result.seconds)
             self._finished.append((task, run_result))
 
     def _end(self, future: Future[Any], verdict: BaseException) -> None:
@@ -563,7 +553,7 @@ class ScheduledExecutor(concurrent.futures.Executor):
     """
 
     is_local = False
-    """Whether the workers are on this machine: large functions go as files, and large arguments as buffers."""
+    """Whether the workers are on this machine: large arguments go as buffers, and large results as files."""
     is_asked_to_begin = False
     """Whether a job's `start` is asked when a worker gets the job, not when it is submitted."""
 
@@ -636,14 +626,13 @@ class ScheduledExecutor(concurrent.futures.Executor):
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def kill(self, future: Future[Any], verdict: BaseException | None = None) -> bool:
+    def kill(self, future: Future[Any]) -> bool:
         """Cancel a call, or end it if it runs and the engine can.
 
-        Its future ends with `verdict`, by default a `CancelledError`. False if the call is done, the future is not of
-        this executor, or this process is a forked child.
+        False if the call is done, the future is not of this executor, or this process is a forked child.
         """
         is_ours = isinstance(future, CallFuture) and future.scheduler is self._scheduler
-        return is_ours and self._scheduler.kill(future, verdict)
+        return is_ours and self._scheduler.kill(future)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls, finish or cancel the waiting ones, then end what this executor has started."""

@@ -26,7 +26,7 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final
@@ -45,18 +45,25 @@ _log = logging.getLogger(__name__)
 
 
 class ScoopWorker(Worker):
-    """A worker of the program, with its liveness connection if it has one."""
+    """A worker of the program. `connections` has its liveness connection, if there is one."""
 
-    def __init__(self, name: bytes, host: str, pid: int, connection: LivenessConnection | None) -> None:
+    def __init__(
+        self, name: bytes, host: str, pid: int, connections: Mapping[bytes, LivenessConnection]
+    ) -> None:
         super().__init__()
         self.name = name
-        self.connection = connection
+        self._connections = connections
         self.is_recalling = False
         """Whether it has not answered a recall yet."""
         self._title = f"worker {pid} on {host}"
 
     def __str__(self) -> str:
         return self._title
+
+    @property
+    def connection(self) -> LivenessConnection | None:
+        """Its liveness connection, if there is one."""
+        return self._connections.get(self.name)
 
     def room(self) -> int:
         """Return how many more tasks it may get: one at a time if its death would not be noticed."""
@@ -87,7 +94,7 @@ def started_scoop() -> Any:
         BencherJobError: if not. The message says how to start such a program.
     """
     scoop, futures = sys.modules.get("scoop"), sys.modules.get("scoop.futures")
-    if scoop is None and not _is_installed():
+    if scoop is None and importlib.util.find_spec("scoop") is None:
         raise BencherJobError(
             "executor=SCOOP needs the package scoop, which is not installed. "
             "Run pip install 'bencher_job[scoop]'."
@@ -106,13 +113,6 @@ def started_scoop() -> Any:
     if scoop.CONFIGURATION.get("backend", "ZMQ") != "ZMQ":
         raise BencherJobError("executor=SCOOP needs SCOOP's own backend. Start it without --backend TCP.")
     return scoop
-
-
-def _is_installed() -> bool:
-    try:
-        return importlib.util.find_spec("scoop") is not None
-    except ValueError:  # another object has that name in sys.modules
-        return False
 
 
 class ScoopSockets:
@@ -330,7 +330,7 @@ class ScoopScheduler(Scheduler):
         self._sockets = ScoopSockets(started_scoop())
         self._sockets.before_end(self._end_program)
         self._listener = LivenessListener()
-        self._early_connections: dict[bytes, LivenessConnection] = {}
+        self._connections: dict[bytes, LivenessConnection] = {}
         self._dying: dict[bytes, float] = {}
         self._joined: set[bytes] = set()
         self._started_here = _started_here()
@@ -374,12 +374,7 @@ class ScoopScheduler(Scheduler):
         self._sockets.wait(seconds)
         self._drain_wakeups(None, 0)
         while (arrived := self._listener.accept()) is not None:
-            name, connection = arrived
-            worker = self._worker(name)
-            if worker is None:
-                self._early_connections[name] = connection
-            else:
-                worker.connection = connection
+            self._connections.update([arrived])
         for name, number, parts in self._sockets.received():
             if number == HELLO:
                 self._welcome(name, *parts)
@@ -392,8 +387,7 @@ class ScoopScheduler(Scheduler):
     def _welcome(self, name: bytes, host: bytes, pid: bytes) -> None:
         if name not in self._joined:
             self._joined.add(name)
-            connection = self._early_connections.pop(name, None)
-            self.workers.append(ScoopWorker(name, host.decode(), int(pid), connection))
+            self.workers.append(ScoopWorker(name, host.decode(), int(pid), self._connections))
         elif len(self._joined) < self._sockets.most_workers:  # it had asked the broker for more than one task
             self._invite()
 

@@ -28,7 +28,6 @@ from typing import Any, Final, NamedTuple
 
 from .._cores import LIBRARIES
 from .._keys.names import MAIN_MODULES, is_own_module
-from .._processes import renew_after_fork
 from .._stores.parts import Buffer
 from .engine import this_process
 
@@ -164,34 +163,21 @@ def handle_records(records: Iterable[Buffer]) -> None:
             _fallback.handleError(record)
 
 
-class _Environment:
-    """What has changed in `os.environ` since this module was imported, pickled; None if nothing has."""
-
-    def __init__(self) -> None:
-        self._seen = self._now()
-        self._changed: set[bytes] = set()
-        self._pickled: bytes | None = None
-        self.renew()
-        renew_after_fork(self)
-
-    def renew(self) -> None:
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def _now() -> dict[bytes, bytes]:
-        return dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
-
-    def changes(self) -> bytes | None:
-        now = self._now()
-        if now != self._seen:
-            with self._lock:
-                self._changed |= {name for name, _ in now.items() ^ self._seen.items()}
-                self._seen = now
-                self._pickled = pickle.dumps({name: now.get(name) for name in sorted(self._changed)})
-        return self._pickled
+_known: tuple[dict[bytes, bytes], frozenset[bytes], bytes | None] = dict(os.environb), frozenset(), None
+"""The environment as last seen, the variables that have changed since this module was imported, and these pickled."""
 
 
-_environment: Final = _Environment()
+def _changes() -> bytes | None:
+    """Return what has changed in `os.environ`, pickled; None if nothing has."""
+    global _known  # noqa: PLW0603 - a fact about the process
+    seen, changed, pickled = _known
+    now = dict(os.environ._data)  # type: ignore[attr-defined]  # noqa: SLF001 - a public copy takes 20 us per job
+    if now != seen:
+        changed |= {name for name, _ in now.items() ^ seen.items()}
+        pickled = pickle.dumps({name: now.get(name) for name in sorted(changed)})
+        _known = now, changed, pickled
+    return pickled
+
 
 _kept: set[bytes] = {os.fsencode(name) for name in ("CUDA_VISIBLE_DEVICES", *LIBRARIES)}
 """Variables that are the worker's own."""
@@ -224,7 +210,7 @@ class Arrival(NamedTuple):
 
 def arrival_here(folder: str | None) -> Arrival:
     """Make the arrival of a job that this process sends, and that was called in a folder."""
-    return Arrival(this_process(), folder, _environment.changes(), _levels_here())
+    return Arrival(this_process(), folder, _changes(), _levels_here())
 
 
 def _arrive(
@@ -272,108 +258,87 @@ class SentVariable(NamedTuple):
     value: bytes
 
 
-class _Variables:
-    """The context variables that this process has sent or received, and the modules that hold them."""
+_tokens: Final[dict[ContextVar[Any], str]] = {}
+"""The variables that this process has sent or received."""
 
-    def __init__(self) -> None:
-        self._places: dict[ContextVar[Any], tuple[str, str]] = {}
-        self._tokens: dict[ContextVar[Any], str] = {}
-        self._received: dict[str, ContextVar[Any]] = {}
-        self._foreign: dict[ContextVar[Any], int] = {}
+_received: Final[dict[str, ContextVar[Any]]] = {}
+"""The variables of this process that stand for those of a submitter, by token."""
 
-    def token_of(self, variable: ContextVar[Any]) -> str:
-        return self._tokens.setdefault(variable, uuid.uuid4().hex)
+_places: Final[dict[ContextVar[Any], tuple[str, str]]] = {}
+"""The modules that hold variables, with their names there."""
 
-    def place_of(self, variable: ContextVar[Any]) -> tuple[str, str] | None:
-        """Return the module of the user's that holds a variable, and its name there."""
-        place = self._places.get(variable)
-        if place is not None and _held(*place) is variable:
-            return place
-        modules = len(sys.modules)
-        if self._foreign.get(variable) != modules:
-            for module, name in _found(variable):
-                self._places[variable] = module, name
-                return module, name
-            self._foreign[variable] = modules
-        return None
+_foreign: Final[dict[ContextVar[Any], int]] = {}
+"""Variables that no module of the user's held, when so many modules were loaded."""
 
-    def is_known(self, variable: ContextVar[Any]) -> bool:
-        """Whether a function that was sent refers to it, or a module of the user's holds it."""
-        return variable in self._tokens or self.place_of(variable) is not None
 
-    def receive(self, token: str, title: str, *default: Any) -> ContextVar[Any]:
-        """Return the worker's variable for one of the submitter's."""
-        known = self._received.get(token)
-        if known is None:
-            made = ContextVar(title, default=default[0]) if default else ContextVar[Any](title)
-            known = self._received.setdefault(token, made)
-            self._tokens[known] = token
-        return known
+def _token_of(variable: ContextVar[Any]) -> str:
+    return _tokens.setdefault(variable, uuid.uuid4().hex)
 
-    def here(self, sent: SentVariable) -> Iterator[ContextVar[Any]]:
-        """Yield the variables of this process that stand for a sent one."""
-        if sent.token in self._received:
-            yield self._received[sent.token]
-        held = None if sent.module in MAIN_MODULES else _held(sent.module, sent.name)
-        if isinstance(held, ContextVar):
-            yield held
+
+def _place_of(variable: ContextVar[Any]) -> tuple[str, str] | None:
+    """Return the module of the user's that holds a variable, and its name there."""
+    place = _places.get(variable)
+    if place is not None and _held(*place) is variable:
+        return place
+    if _foreign.get(variable) != len(sys.modules):
+        for title, module in list(sys.modules.items()):
+            if isinstance(module, ModuleType) and (title == "__main__" or is_own_module(module)):
+                for name, value in list(vars(module).items()):
+                    if value is variable:
+                        _places[variable] = title, name
+                        return title, name
+        _foreign[variable] = len(sys.modules)
+    return None
 
 
 def _held(module: str, name: str) -> object:
     return vars(sys.modules.get(module, sys)).get(name)
 
 
-def _found(variable: ContextVar[Any]) -> Iterator[tuple[str, str]]:
-    for title, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and (title == "__main__" or is_own_module(module)):
-            for name, value in list(vars(module).items()):
-                if value is variable:
-                    yield title, name
-
-
-_variables: Final = _Variables()
-
-
 def _receive(token: str, title: str, *default: Any) -> ContextVar[Any]:
-    return _variables.receive(token, title, *default)
+    """Return the worker's variable for one of the submitter's."""
+    if token not in _received:
+        made = ContextVar(title, default=default[0]) if default else ContextVar[Any](title)
+        _tokens[_received.setdefault(token, made)] = token
+    return _received[token]
 
 
 def reduce_variable(variable: ContextVar[Any]) -> tuple[Any, ...]:
     """Pickle a context variable, without its value, for a function that goes by value and refers to it."""
-    try:
+    default: tuple[Any, ...] = ()
+    with suppress(LookupError):
         default = (Context().run(variable.get),)
-    except LookupError:
-        return _receive, (_variables.token_of(variable), variable.name)
-    return _receive, (_variables.token_of(variable), variable.name, *default)
+    return _receive, (_token_of(variable), variable.name, *default)
 
 
 def sent_variables(context: Context, dumps: Callable[[Any], bytes]) -> tuple[SentVariable, ...]:
-    """Return the context variables that a job needs where it runs, pickled by `dumps`."""
-    if not context:
-        return ()
+    """Return the context variables that a job needs where it runs, pickled by `dumps`.
+
+    Those are variables that a module of the user's holds, or to which a function that was sent refers.
+    """
     found = []
     for variable, value in context.items():
-        if not _variables.is_known(variable):
+        place = _place_of(variable)
+        if place is None and variable not in _tokens:
             continue
         try:
             pickled = dumps(value)
         except Exception as problem:  # noqa: BLE001 - a class's pickling can raise anything
             _log.info("the value of %r can't be pickled and is not sent to workers: %r", variable, problem)
             continue
-        place = _variables.place_of(variable) or ("__main__", "")
-        found.append(SentVariable(_variables.token_of(variable), *place, pickled))
+        found.append(SentVariable(_token_of(variable), *(place or ("__main__", "")), pickled))
     return tuple(found)
 
 
 def set_variables(sent: Iterable[SentVariable]) -> None:
     """Set context variables in this context, where a job runs."""
-    for each in sent:
+    for token, module, name, pickled in sent:
         try:
-            value = pickle.loads(each.value)
+            value = pickle.loads(pickled)
         except Exception as problem:  # noqa: BLE001 - a class's unpickling can raise anything
-            _log.warning(
-                "the value of %s.%s can't be unpickled in a worker: %r", each.module, each.name, problem
-            )
+            _log.warning("the value of %s.%s can't be unpickled in a worker: %r", module, name, problem)
             continue
-        for variable in _variables.here(each):
-            variable.set(value)
+        held = None if module in MAIN_MODULES else _held(module, name)
+        for variable in (_received.get(token), held):
+            if isinstance(variable, ContextVar):
+                variable.set(value)

@@ -34,8 +34,8 @@ from .._stores.codec import Payload
 from .._stores.parts import Buffer, writable_memory
 from .engine import as_worker, become_worker, flush_streams, here
 from .entry import execute
-from .exceptions import dump_error
 from .packing import Parcel, SentFunction
+from .pickling import dump_error
 from .surroundings import drop_handlers, forward_records, keep_environment
 
 __all__ = [
@@ -152,43 +152,29 @@ class Inlet:
         received = self._socket.recv_into(into)
         if received == 0:
             raise EOFError("the other end is closed")
-        if self._missing:
-            self._fill(received)
-        else:
+        if not self._missing:
             self._stop += received
-
-    def _fill(self, received: int) -> None:
-        left = self._missing[0][received:]
-        if len(left):
-            self._missing[0] = left
+        elif received < len(into):
+            self._missing[0] = into[received:]
         else:
             self._missing.popleft()
 
     def _next(self) -> Message | None:
-        """Return the next complete message, or None."""
-        if not self._head and not self._begin():
-            return None
-        if self._missing:
+        """Return the next message. None if a part of its head or of a buffer is missing."""
+        have, at = self._stop - self._start, self._start
+        if not self._head and have >= _START.size:
+            length, count = _START.unpack_from(self._view, at)
+            at += _START.size + 8 * count
+            if self._stop >= at + length:
+                self._head = pickle.loads(self._view[at : at + length])
+                self._start = at + length
+                for size in struct.unpack_from(f"<{count}Q", self._view, at - 8 * count):
+                    self._expect(size)
+        if not self._head or self._missing:
             return None
         message = self._head, self._buffers
         self._head, self._buffers = (), []
         return message
-
-    def _begin(self) -> bool:
-        """Read a complete head and the arrived part of its buffers. False if the head is incomplete."""
-        have, at = self._stop - self._start, self._start
-        if have < _START.size:
-            return False
-        length, count = _START.unpack_from(self._view, at)
-        at += _START.size + 8 * count
-        if self._stop < at + length:
-            return False
-        self._head = pickle.loads(self._view[at : at + length])
-        self._start = at + length
-        if count:
-            for size in struct.unpack_from(f"<{count}Q", self._view, at - 8 * count):
-                self._expect(size)
-        return True
 
     def _expect(self, size: int) -> None:
         buffer = writable_memory(size)

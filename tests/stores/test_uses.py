@@ -196,17 +196,6 @@ def test_so_many_uses_in_bulk_are_written_at_once(store: MemoryTier, monkeypatch
         assert counted == [(written,)]
 
 
-def test_lookups_in_bulk_again_and_again_take_no_more_memory(
-    store: MemoryTier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(removals, "LARGEST_BATCH", 10)
-    store.put_many([entry(f"key-{number}", 1, seconds=2.0) for number in range(4)])
-    for _ in range(50):
-        store.behind.get_many([f"key-{number}" for number in range(4)])
-        assert len(store.behind.uses._in_bulk) <= 3
-    assert store.figures().total == (200, 4, 400.0)
-
-
 def test_uses_wait_for_nobody(store: MemoryTier) -> None:
     """While another process writes, a hit is a hit at once, and its use is written later."""
     store.put_many([entry("key", 1)])
