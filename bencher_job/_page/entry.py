@@ -106,9 +106,6 @@ def file_answer(store: Path, record: Record, name: str, *, is_download: bool) ->
 LARGEST_VALUE: Final = 1 << 28
 """Maximum size in bytes of an entry whose value is shown. Reading more would take too long."""
 
-LARGEST_STREAM: Final = 1 << 25
-"""Maximum size in bytes of a pickle, without its arrays, that is read."""
-
 LONGEST_REPR: Final = 20_000
 
 _log = logging.getLogger(__name__)
@@ -183,26 +180,16 @@ def _value_of(store: Store, key: str, *, unpickles: bool) -> dict[str, Any]:
 
 
 def _shown_value(hit: Hit, *, unpickles: bool) -> dict[str, Any]:
+    note = "This is what it is made of. Only unpickling shows it as its class does: serve with --trust."
     shown: dict[str, Any] = {}
-    is_whole = False
-    if len(hit.payload.stream) > LARGEST_STREAM:
-        shown["note"] = f"Its objects take more than {LARGEST_STREAM >> 20} MB, so they are not listed."
-    else:
-        try:
-            described = read_pickle(hit.payload.stream, hit.payload.buffers)
-        except Unreadable as error:
-            shown["note"] = f"It can't be shown without unpickling it: {error}."
-        else:
-            shown["outline"] = outline_of(described)
-            shown["is_whole"] = is_whole = has_named_parts(described)
-    if unpickles and not is_whole:
-        shown |= _unpickled(hit)
-    elif not is_whole:
-        shown.setdefault(
-            "note",
-            "This is what it is made of. Only unpickling shows it as its class does: serve with --trust.",
-        )
-    return shown
+    try:
+        described = read_pickle(hit.payload.stream, hit.payload.buffers)
+        shown = {"outline": outline_of(described), "is_whole": has_named_parts(described)}
+    except Unreadable as error:
+        note = f"It can't be shown without unpickling it: {error}."
+    if shown.get("is_whole"):
+        return shown
+    return shown | (_unpickled(hit) if unpickles else {"note": note})
 
 
 def _unpickled(hit: Hit) -> dict[str, Any]:
