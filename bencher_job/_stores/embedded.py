@@ -62,9 +62,6 @@ from .schema import (
     ENTRY_OVERHEAD,
     INSERT,
     INSERT_MANY,
-    INSERT_PLAIN,
-    NOTHING_MORE,
-    PLAIN_COLUMNS,
     PUT_VERSION,
     ROWS_AT_ONCE,
     SELECT_RECORD,
@@ -152,10 +149,7 @@ class _Rows:
                 action = "replace" if entry.replaces else "put"
                 execute(PUT_OUTBOX, (entry.address, draft.key, draft.function, action, now))
         for row in rows:
-            if row[PLAIN_COLUMNS:] == NOTHING_MORE:
-                execute(INSERT_PLAIN, row[:PLAIN_COLUMNS])
-            else:
-                execute(INSERT, row)
+            execute(INSERT, row)
 
     def _release(self, execute: Execute) -> None:
         """Release the leases, unless some are another's now."""
@@ -207,7 +201,7 @@ class Commits:
         """
         opened = self._folder.opened or self._folder.open()
         prepared: list[_WrittenEntry] = []
-        computed = 0
+        computed, replaces = 0, False
         lost: frozenset[Lease] = frozenset()
         try:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
@@ -215,8 +209,8 @@ class Commits:
             for entry in entries:
                 prepared.append(self._prepared(opened, entry))
                 computed += not entry.is_copy
-            # What replaces a shared result may be in the memory of a process here that has just fetched it.
-            replaces = any(entry.replaces and entry.address for entry in entries)
+                # What replaces a shared result may be in the memory of a process here that has just fetched it.
+                replaces = replaces or bool(entry.replaces and entry.address)
             remaining = prepared
             while remaining:
                 try:

@@ -28,10 +28,7 @@ __all__ = [
     "ENTRY_OVERHEAD",
     "GONE_KEPT",
     "INSERT",
-    "INSERT_PLAIN",
     "NOTE_GONE",
-    "NOTHING_MORE",
-    "PLAIN_COLUMNS",
     "PUT_FAILED",
     "PUT_FAILURE",
     "PUT_VERSION",
@@ -246,19 +243,7 @@ _COLUMNS: Final = (
     "bound", "edition", "origin", "mac",
     "expire_time", "tag", "filename", "media", "files", "attributes",
 )  # fmt: skip
-NOTHING_MORE: Final = (None,) * 6
-"""What stands in the last columns of most entries."""
-
-PLAIN_COLUMNS: Final = len(_COLUMNS) - len(NOTHING_MORE)
-
-
-def _insert_into(columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO Cache ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-
-
-INSERT: Final = _insert_into(_COLUMNS)
-INSERT_PLAIN: Final = _insert_into(_COLUMNS[:PLAIN_COLUMNS])
-"""Inserts an entry that has nothing in the last columns: each value takes its time, also if it is nothing."""
+INSERT: Final = f"INSERT INTO Cache ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 ROWS_AT_ONCE: Final = 32
 """How many rows `INSERT_MANY` inserts: other threads get their turn once for all of them."""
