@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import pickle
 import sys
 from collections.abc import (
     AsyncIterable,
@@ -545,6 +544,8 @@ def _reduced(function: CachedFunction[..., Any], cloudpickle: Mapping[str, Any] 
         return (make, args) if make is _find_by_name else (_arrived, (*args, *_keyed(function, by_value)))
     if _is_found_by_name(function):
         return _find_by_name, (function.__module__, function.__qualname__)
+    import pickle
+
     from ._executors.pickling import dumps  # slow to import
 
     return pickle.loads, (dumps(function),)

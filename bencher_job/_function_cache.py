@@ -22,24 +22,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Unpack, cast
 
 from . import _options
 from ._cache import FutureCache
+from ._context import is_inside
 from ._coordinator.commits import MOST_HITS_KEPT
 from ._coordinator.running import running_jobs
 from ._errors import warn_caller
 from ._future import JobFuture
-from ._inside import is_inside
 from ._job import ArgumentSnapshot, Job
 from ._keys import UNCHANGEABLE, FunctionVersion, Identity, JobKeys, qualified_name
 from ._keys.names import is_imported_copy
 from ._loops import Caller, caller, is_coroutine_function
 from ._options import (
-    ExecutorName,
-    Executors,
+    AnyExecutor,
     FunctionCacheArguments,
     Options,
     RunOptions,
-    StartsExecutor,
     StoreOptions,
-    Submits,
     accept,
     shows_options,
 )
@@ -175,7 +172,7 @@ class JobFunctionCache(FutureCache):
         self,
         function: Callable[..., Any],
         overwrite: bool = RunOptions.overwrite,
-        executor: Executors | ExecutorName | Submits | StartsExecutor = RunOptions.executor,
+        executor: AnyExecutor = RunOptions.executor,
         cache_name: str = StoreOptions.cache_name,
         tag_index: bool = StoreOptions.tag_index,
         size_limit: int = StoreOptions.size_limit,

@@ -20,8 +20,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ._context import Surroundings, call_in
-from ._inside import runs_jobs
+from ._context import Surroundings, call_in, runs_jobs
 from ._keys import (
     FunctionVersion,
     Identity,

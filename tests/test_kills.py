@@ -118,7 +118,7 @@ def test_a_program_that_is_interrupted_keeps_what_is_done(programs: Programs) ->
     assert [programs.count(f"ran.{x}") for x in range(3)] == [1, 1, 1]
 
 
-def test_sixteen_programs_that_open_a_new_cache_at_once(programs: Programs) -> None:
+def test_eight_programs_that_open_a_new_cache_at_once(programs: Programs) -> None:
     source = """
     @cached_job(code="none")
     def job(x):
@@ -129,11 +129,11 @@ def test_sixteen_programs_that_open_a_new_cache_at_once(programs: Programs) -> N
     wait_for("begin")
     print(sum(job(x) for x in range(20)))
     """
-    together = [programs.start(f"p{number}", source) for number in range(16)]
-    for number in range(16):
+    together = [programs.start(f"p{number}", source) for number in range(8)]
+    for number in range(8):
         programs.wait_for(f"p{number}.ready")
     programs.tell("begin")
-    assert [programs.output(program) for program in together] == ["380"] * 16
+    assert [programs.output(program) for program in together] == ["380"] * 8
     assert programs.count("runs") == 20
 
 

@@ -586,7 +586,7 @@ def _fail(run: Run, error: BaseException) -> None:
 
 
 def _dumped(error: BaseException) -> bytes:
-    from .._executors.exceptions import dump_error  # slow to import
+    from .._executors.pickling import dump_error  # slow to import
 
     return dump_error(error, for_same_program=True)
 

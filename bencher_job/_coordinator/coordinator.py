@@ -36,7 +36,7 @@ from functools import partial
 from typing import Any, Final
 
 from .. import _media
-from .._context import CURRENT, Surroundings
+from .._context import CURRENT, Surroundings, critical
 from .._errors import BencherJobError, JobTimeout, WorkerLost, warn_caller
 from .._executors import (
     CallFuture,
@@ -49,7 +49,6 @@ from .._executors import (
     run_inline,
 )
 from .._future import JobFuture
-from .._inside import critical
 from .._job import Job
 from .._keys.names import load_for
 from .._lifetime import Lifetime
@@ -355,7 +354,7 @@ class Coordinator:
 
     def _fail_as(self, running: RunningJob, pickled: bytes, *, here: bool) -> None:
         """End a job with the exception of another process. If it can't be unpickled, the job runs here."""
-        from .._executors.exceptions import load_error  # slow to import
+        from .._executors.pickling import load_error  # slow to import
 
         try:
             error = load_error(pickled)

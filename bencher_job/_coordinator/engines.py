@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from .. import _media
+from .._context import is_inside, runs_jobs
 from .._errors import BencherJobError, JobTimeout
 from .._executors import (
     Engine,
@@ -26,7 +27,6 @@ from .._executors import (
     executor_name,
     inside_worker,
 )
-from .._inside import is_inside, runs_jobs
 from .._job import Job
 from .._loops import is_coroutine_function
 from .._options import PoolOptions

@@ -23,10 +23,9 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from .._context import Surroundings
+from .._context import Surroundings, runs_jobs
 from .._executors import Engine, Outcome, inside_worker, is_submitter
 from .._future import JobFuture
-from .._inside import runs_jobs
 from .._job import Job
 from .._keys.names import load_for
 from .._processes import renew_after_fork

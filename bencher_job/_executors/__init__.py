@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import Any, Final
 
 from .._options import MAKERS, Executors, PoolOptions
-from .elsewhere import LARGEST_SENT, write_files
 from .engine import (
+    LARGEST_SENT,
     CallFuture,
     Engine,
     EngineSpec,
@@ -31,6 +31,7 @@ from .engine import (
     run_here,
     run_inline,
     submit_jobs,
+    write_files,
 )
 
 __all__ = [

@@ -50,7 +50,7 @@ def _submit_each(
 
 
 def _in_thread(executor: Any, job: Job, timeout: float | None) -> Future[Any]:
-    return _noted(executor.submit(run_in_thread, job, timeout))
+    return _observed(executor.submit(run_in_thread, job, timeout))
 
 
 def _packed(executor: Any, job: Job, starts: StartListener | None) -> Future[Any]:
@@ -60,45 +60,34 @@ def _packed(executor: Any, job: Job, starts: StartListener | None) -> Future[Any
         return unsendable(job, problem)
     packed = run_packed, parcel.body.stream, tuple(parcel.function.payload)
     if starts is None:
-        return _noted(executor.submit(*packed))
+        return _observed(executor.submit(*packed))
     report = starts.new_report()
-    future = _noted(executor.submit(*packed, report))
-    future.running = _Running(future, starts, report.number)  # type: ignore[method-assign]
-    return future
+    return _observed(executor.submit(*packed, report), partial(starts.has_begun, report.number))
 
 
-def _noted(future: Future[Any]) -> Future[Any]:
-    future.cancel = _NotedCancel(future)  # type: ignore[method-assign]
-    return future
-
-
-class _Running:
-    """A future's `running` that is also true once the worker has reported the start, which some executors do not."""
-
-    def __init__(self, future: Future[Any], starts: StartListener, number: int) -> None:
-        self._future = weakref.ref(future)  # as below
-        self._starts = starts
-        self._number = number
-
-    def __call__(self) -> bool:
-        future = self._future()
-        if future is None or future.done():
-            return False
-        return type(future).running(future) or self._starts.has_begun(self._number)
-
-
-class _NotedCancel:
-    """A future's `cancel` that records the call, since a cancellation by the executor means that it lost the job.
+class _Observed:
+    """What a future of the user's executor does not say. Its methods replace those of the future.
 
     Attributes:
-        was_called: whether the library has cancelled the future.
+        was_called: whether the library has cancelled the future. Otherwise the executor has lost the job.
     """
 
-    def __init__(self, future: Future[Any]) -> None:
+    def __init__(self, future: Future[Any], has_begun: Callable[[], bool]) -> None:
         self._future = weakref.ref(future)  # weak, because the future refers to this object
+        self._has_begun = has_begun
         self.was_called = False
+        future.running = self.running  # type: ignore[method-assign]
+        future.cancel = self  # type: ignore[method-assign]
+
+    def running(self) -> bool:
+        """Whether it runs, as the executor or the worker has reported, which some executors do not."""
+        future = self._future()
+        return (
+            future is not None and not future.done() and (type(future).running(future) or self._has_begun())
+        )
 
     def __call__(self) -> bool:
+        """Cancel the future."""
         future = self._future()
         if future is None:
             return False
@@ -108,3 +97,8 @@ class _NotedCancel:
         except Exception:  # noqa: BLE001 - Parsl's raises NotImplementedError, which must not hide a job's exception
             self.was_called = False
         return self.was_called
+
+
+def _observed(future: Future[Any], has_begun: Callable[[], bool] = bool) -> Future[Any]:
+    _Observed(future, has_begun)
+    return future

@@ -19,13 +19,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from .._context import CURRENT, call_in
 from .._errors import BencherJobError, JobTimeout, WorkerLost
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import Job, result_of
 from .._light_future import LightFuture
-from .._media import job_context
+from .._media import discard, job_context
+from .._mounts import is_network
 from .._options import Executors
 from .._origin import platform_name
 from .._processes import renew_after_fork
@@ -35,13 +38,14 @@ if TYPE_CHECKING:
     from .._loops import Caller
     from .._stores.blobs import Blob
     from .._stores.codec import Payload
-    from .elsewhere import Files
     from .scheduler import Scheduler
 
 __all__ = [
+    "LARGEST_SENT",
     "CallFuture",
     "Engine",
     "EngineSpec",
+    "Files",
     "OtherVersions",
     "Outcome",
     "Place",
@@ -52,6 +56,7 @@ __all__ = [
     "end_at_exit",
     "error_text",
     "failed",
+    "files_of",
     "flush_streams",
     "here",
     "inside_worker",
@@ -63,6 +68,7 @@ __all__ = [
     "this_process",
     "time_is_over",
     "unsendable",
+    "write_files",
 ]
 
 
@@ -87,6 +93,12 @@ def _place_of(pid: int) -> Place:
 
 _PYTHON: Final = sys.version.partition(" ")[0]
 
+
+LARGEST_SENT: Final = 8_000_000
+"""Size in bytes up to which the files of a job travel with its result."""
+
+Files = tuple[tuple[str, bytes], ...] | None
+"""Names in the run's folder, with their bytes; None for files that are too large to be sent."""
 
 OtherVersions = tuple[tuple[str, str, str], ...]
 """Libraries whose version differs in the worker: name, the submitter's version, the worker's version."""
@@ -117,6 +129,34 @@ class Outcome(NamedTuple):
     blob: Blob | None = None
     other_versions: OtherVersions = ()
     files: Files = ()
+
+
+def files_of(media_folder: str) -> Files:
+    """Read the files of a run, and remove them from this machine; leave those that are too large."""
+    folder = Path(media_folder)
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if sum(path.stat().st_size for path in paths) > LARGEST_SENT:
+        return None
+    files = tuple((path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths)
+    if not is_network(folder):  # where they may be the submitter's
+        with suppress(OSError):
+            discard(folder)
+    return files
+
+
+def write_files(folder: Path, files: tuple[tuple[str, bytes], ...]) -> None:
+    """Write the files that a worker has sent, unless they are there.
+
+    Raises:
+        ValueError: when a name leads out of the folder.
+        OSError: when they can't be written.
+    """
+    make_private(folder)
+    for name, content in files:
+        path = path_of(folder, NameOf.RUN_FILE, name)
+        make_private(path.parent)
+        with suppress(FileExistsError), open(path, "xb", opener=owner_only) as file:
+            file.write(content)
 
 
 def run_inline(job: Job) -> Outcome:
@@ -262,8 +302,7 @@ class CallFuture(LightFuture[Any]):
 
     def give_up(self) -> None:
         """End the call with `WorkerLost` if no worker can run any of the calls."""
-        if (reason := self.scheduler.stuck()) is not None:
-            self.scheduler.lose(self, f"{reason}. The cache was closed, or the program ended")
+        self.scheduler.give_up(self)
 
 
 class Engine:

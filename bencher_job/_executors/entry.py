@@ -19,9 +19,8 @@ from enum import IntEnum
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
-from .._context import CURRENT, call_in
+from .._context import CURRENT, call_in, critical, runs_jobs
 from .._errors import BencherJobError, CodeMismatch
-from .._inside import critical, runs_jobs
 from .._job import Job, run_job
 from .._keys.libraries import other_versions
 from .._keys.names import load_for
@@ -31,27 +30,26 @@ from .._options import follow_override
 from .._stores.blobs import LARGE, Blob, BlobLost, write_blob
 from .._stores.codec import Payload, dump, dump_result
 from .._stores.parts import Buffer
-from .elsewhere import Files, files_of
 from .engine import (
+    Files,
     OtherVersions,
     Outcome,
     Place,
     as_worker,
     describe,
     error_text,
+    files_of,
     here,
     leave_if_forked,
     this_process,
     time_is_over,
 )
-from .exceptions import dump_error, load_error
-from .logs import collected_records, handle
-from .packing import LoadedCall, Parcel, is_loaded, load
-from .pickling import ResultPickler, dumps
-from .surroundings import set_variables
-from .wire import LARGEST_INLINE
+from .packing import LoadedCall, Parcel, load, loaded_functions
+from .pickling import ResultPickler, dump_error, dumps, load_error
+from .surroundings import collected_records, handle_records, set_variables
 
 __all__ = [
+    "LARGEST_INLINE",
     "STUCK_SECONDS",
     "Ended",
     "ResultKind",
@@ -113,6 +111,9 @@ class ResultKind(IntEnum):
     """The value file that the worker wrote."""
 
 
+LARGEST_INLINE: Final = 1 << 14
+"""Size in bytes up to which a byte string is part of a message's head. Larger ones are sent as buffers."""
+
 _KINDS: Final = tuple(ResultKind)
 _ERRORS: Final = frozenset({ResultKind.ERROR, ResultKind.NOT_LOADED})
 _dumps_result: Final = partial(dumps, pickler=ResultPickler)
@@ -133,16 +134,11 @@ class RunResult(NamedTuple):
 
     def message(self) -> tuple[tuple[Any, ...], Sequence[Buffer]]:
         """Return a head of builtin types, and buffers that are not copied."""
-        stream, buffers = self.payload
-        is_inline = len(stream) <= LARGEST_INLINE
-        head = (
-            int(self.kind),
-            bytes(stream) if is_inline else None,
-            self.started,
-            self.seconds,
-            tuple(self.place),
-        )
-        return (*head, *self[5:]), buffers if is_inline else (stream, *buffers)
+        kind, (stream, buffers), *times, place, has_files, others, files, records = self
+        rest = *times, tuple(place), has_files, others, files, records
+        if len(stream) > LARGEST_INLINE:
+            return (int(kind), None, *rest), (stream, *buffers)
+        return (int(kind), bytes(stream), *rest), buffers
 
     @classmethod
     def of_message(cls, head: Sequence[Any], buffers: Sequence[Buffer]) -> RunResult:
@@ -164,19 +160,18 @@ class RunResult(NamedTuple):
 
     def open(self, label: object) -> Outcome:
         """Unpickle the result. If that fails, the outcome is an error that names the job by its label."""
-        value, error, payload, blob = None, None, None, None
-        handle(self.records)
+        value, error, blob = None, None, None
+        handle_records(self.records)
+        function = label.function if isinstance(label, Job) else None
         try:
             if self.kind in _ERRORS:
                 error = load_error(self.payload.stream)
+            elif self.kind is ResultKind.BLOB:
+                written = load_for(function, self.payload.load)
+                value = load_for(function, partial(_value_of, written, label))
+                blob = written
             else:
-                function = label.function if isinstance(label, Job) else None
-                if self.kind is ResultKind.BLOB:
-                    blob = load_for(function, self.payload.load)
-                    value = load_for(function, partial(_value_of, blob, label))
-                else:
-                    value = load_for(function, self.payload.load)
-                    payload = self.payload if self.kind is ResultKind.PLAIN else None
+                value = load_for(function, self.payload.load)
         except BlobLost as lost:
             error = lost
         except BaseException as problem:  # noqa: BLE001 - a class's unpickling can raise anything
@@ -186,16 +181,12 @@ class RunResult(NamedTuple):
                 f"{error_text(problem)}. Return plain data, or fix the class's __reduce__."
             )
             error.__cause__ = problem
-        if error is not None:
-            blob = None
-        times = self.started, self.seconds
+        is_plain = error is None and self.kind is ResultKind.PLAIN
         return Outcome(
             value,
             error,
-            payload,
-            *times,
-            self.place,
-            self.may_have_files,
+            self.payload if is_plain else None,
+            *self[2:6],
             blob,
             self.other_versions,
             self.files,
@@ -270,7 +261,7 @@ def execute(parcel: Parcel, tell_begin: Callable[[], None] = _say_nothing) -> Ru
     """
     pid = os.getpid()
     started, clock, seconds = time.time(), 0.0, 0.0
-    if not parcel.function.payload.stream and not is_loaded(parcel.function.digest):
+    if not parcel.function.payload.stream and parcel.function.digest not in loaded_functions:
         return _run_result(started, 0.0, ResultKind.WANTS_FUNCTION, Payload(b""))
     try:
         call = _load(parcel)

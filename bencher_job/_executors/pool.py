@@ -28,13 +28,11 @@ from .._errors import BencherJobError, JobTimeout, WorkerLost
 from .._options import PoolOptions
 from .engine import describe, end_at_exit, error_text, time_is_over
 from .entry import ResultKind, RunResult
-from .exceptions import load_error
-from .logs import handle
-from .pickling import CallPickler, dumps
-from .scheduler import AHEAD, ScheduledExecutor, Scheduler, Task
+from .pickling import CallPickler, dumps, load_error
+from .scheduler import ScheduledExecutor, Scheduler, Task
 from .slot import END_SECONDS, Slot, lost
-from .wire import Message
-from .worker import BEGUN, FAILED, LOGGED, READY
+from .surroundings import handle_records
+from .worker import BEGUN, FAILED, LOGGED, READY, Message
 
 __all__ = ["PoolScheduler", "SlotPool", "pool_key"]
 
@@ -88,18 +86,13 @@ class PoolScheduler(Scheduler):
 
     def _has_ended(self) -> bool:
         if self._is_closed_down:
-            self._end_waiting(CancelledError)
+            self._end_waiting(lambda _: CancelledError())
             self._resolve()
         if self.waiting:
             return False
         for slot in [slot for slot in self.workers if not slot.tasks]:
             self._stop_slot(slot)
         return not (self.workers or self._leaving)
-
-    def _has_room(self) -> bool:
-        return len(self.workers) < self._size or any(
-            slot.room() > 0 and (not slot.tasks or slot.load <= AHEAD / 2) for slot in self.workers
-        )
 
     def _next_check(self, now: float) -> float:  # noqa: ARG002
         at: float = min(map(self._ends_at, (*self.workers, *self._leaving)), default=math.inf)
@@ -163,8 +156,10 @@ class PoolScheduler(Scheduler):
                 slot.flush()
             self._watch_sending(slot)
         try:
-            for message in slot.read():
+            for message in slot.inlet.read():
                 self._take(message, slot)
+        except BlockingIOError:
+            pass
         except (EOFError, OSError):  # the worker has closed its end, usually because it ends
             self._selector.unregister(slot.end)
             slot.end_within(END_SECONDS)
@@ -177,11 +172,11 @@ class PoolScheduler(Scheduler):
         elif head[0] == FAILED:
             slot.is_retiring = True
             error = load_error(buffers[0])
-            self._end_waiting(lambda: _not_initialized(error))
+            self._end_waiting(lambda _: _not_initialized(error))
         elif head[0] == BEGUN:
             slot.begun = head[1], time.monotonic()
         elif head[0] == LOGGED:
-            handle(buffers)
+            handle_records(buffers)
         else:
             self._take_answer(message, slot)
 
@@ -219,7 +214,7 @@ class PoolScheduler(Scheduler):
         code = slot.reap()
         with suppress(EOFError, OSError):
             while True:
-                for message in slot.receive():
+                for message in slot.inlet.read():
                     self._take(message, slot)
         with suppress(KeyError):  # the worker had closed its end before
             self._selector.unregister(slot.end)
@@ -296,7 +291,7 @@ class PoolScheduler(Scheduler):
         elif slot.killed_because:  # it may be blocked in the kernel by a broken disk
             self._handle_death(slot, 0)
         else:
-            slot.kill("it had closed its connection to the pool, or didn't leave")
+            slot.kill("it had closed its connection to the pool")
 
     def _end_first(self, reason: str, code: int | None = None) -> None:
         """Fail the first waiting task, because there is no worker for it."""

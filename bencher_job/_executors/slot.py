@@ -17,7 +17,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import groupby
 from multiprocessing import context, process, resource_tracker, spawn
@@ -32,9 +32,9 @@ from .._options import PoolOptions, StartMethod
 from .._processes import renew_after_fork, start_lock
 from .._stores.parts import Buffer
 from .engine import describe
+from .entry import LARGEST_INLINE
 from .scheduler import Task, Worker
-from .wire import LARGEST_INLINE, LEAVE, MOST_TOKENS, Inlet, Message, Outlet, WorkTokens, encode_message
-from .worker import serve
+from .worker import LEAVE, MOST_TOKENS, Inlet, Outlet, WorkTokens, encode_message, serve
 
 __all__ = ["Slot", "lost", "new_process"]
 
@@ -150,7 +150,7 @@ class Slot(Worker):
             side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         end.setblocking(False)
         self.end = end
-        self._outlet, self._inlet = Outlet(end), Inlet(end)
+        self._outlet, self.inlet = Outlet(end), Inlet(end)
         method = settings.start_method or "spawn"
         foreign = (end.fileno(), *self._tokens.descriptors) if method == "fork" else ()
         self.process = new_process(
@@ -253,24 +253,6 @@ class Slot(Worker):
         del self._unsent[:more]
         self.taken -= len(numbers)
         return [task for number in numbers if (task := self.remove(number)) is not None]
-
-    def read(self) -> Iterator[Message]:
-        """Yield the messages that have arrived.
-
-        Raises:
-            EOFError: if it has closed its end.
-            OSError: if the connection is broken.
-        """
-        return self._inlet.read()
-
-    def receive(self) -> Iterator[Message]:
-        """Receive once and yield the complete messages.
-
-        Raises:
-            EOFError: if it has closed its end and nothing is left.
-            OSError: if nothing has arrived, or the connection is broken.
-        """
-        return self._inlet.receive()
 
     @property
     def waiting_seconds(self) -> float:

@@ -120,30 +120,26 @@ def _options_in(text: str) -> dict[str, Any]:
     return Slurm(**options).options
 
 
-def _wrong(option: str, wanted: str, given: object) -> TypeError:
-    return TypeError(f"{option} must be {wanted}, not {type(given).__name__}")
-
-
 def _count(option: str, given: object) -> int:
     if not isinstance(given, int) or isinstance(given, bool):
-        raise _wrong(option, "an int", given)
+        raise TypeError(f"{option} must be an int, not {type(given).__name__}")
     if given < 1:
         raise ValueError(f"{option}={given} is below 1. Give 1 or more.")
     return given
 
 
-def _text(option: str, given: object) -> str:
-    if not isinstance(given, str):
-        raise _wrong(option, "a str", given)
-    if not given or any(character in given for character in "\n\r\0"):
+def _text(option: str, given: object, kinds: Any = str) -> str:
+    if not isinstance(given, kinds) or isinstance(given, bool):
+        wanted = "a str" if kinds is str else "a str or an int"
+        raise TypeError(f"{option} must be {wanted}, not {type(given).__name__}")
+    text = str(given)
+    if not text or any(character in text for character in "\n\r\0"):
         raise ValueError(f"{option}={given!r} can't stand in a line of a batch script. Give a word.")
-    return given
+    return text
 
 
 def _text_or_number(option: str, given: object) -> str:
-    if isinstance(given, bool) or not isinstance(given, str | int):
-        raise _wrong(option, "a str or an int", given)
-    return _text(option, str(given))
+    return _text(option, given, str | int)
 
 
 def _time(option: str, given: object) -> str:
@@ -153,16 +149,15 @@ def _time(option: str, given: object) -> str:
 
 
 def _lines(option: str, given: Any) -> tuple[str, ...]:
-    if isinstance(given, str):
-        return (given,)
-    if not isinstance(given, Sequence) or not all(isinstance(line, str) for line in given):
+    lines = (given,) if isinstance(given, str) else given
+    if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
         raise TypeError(f"{option} must be a str or a sequence of str")
-    return tuple(given)
+    return tuple(lines)
 
 
 def _further(option: str, given: Any) -> dict[str, str | bool]:
     if not isinstance(given, Mapping):
-        raise _wrong(option, "a mapping", given)
+        raise TypeError(f"{option} must be a mapping, not {type(given).__name__}")
     found = {}
     for name, value in given.items():
         if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9-]+", name):

@@ -24,6 +24,7 @@ from .names import (
     is_own_module,
     module_name,
     module_of,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -91,57 +92,19 @@ def import_own(name: str) -> ModuleType | None:
     return importlib.import_module(name)
 
 
-_MADE_BY_PYTHON: Final = frozenset(
-    {
-        "__abstractmethods__",
-        "__annotate__",
-        "__annotate_func__",
-        "__annotations__",
-        "__annotations_cache__",
-        "__attrs_attrs__",
-        "__attrs_own_setattr__",
-        "__attrs_props__",
-        "__callable_proto_members_only__",
-        "__class_vars__",
-        "__classdictcell__",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__dict__",
-        "__doc__",
-        "__firstlineno__",
-        "__module__",
-        "__mutable_keys__",
-        "__non_callable_proto_members__",
-        "__orig_bases__",
-        "__parameters__",
-        "__private_attributes__",
-        "__protocol_attrs__",
-        "__pydantic_fields__",
-        "__qualname__",
-        "__readonly_keys__",
-        "__signature__",
-        "__slotnames__",
-        "__static_attributes__",
-        "__type_params__",
-        "__weakref__",
-        "_abc_impl",
-        "_is_protocol",
-        "_is_runtime_protocol",
-        "model_fields",
-    }
+_MADE_BY_PYTHON: Final = words(
+    """
+    __abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__ __attrs_attrs__
+    __attrs_own_setattr__ __attrs_props__ __callable_proto_members_only__ __class_vars__ __classdictcell__
+    __dataclass_fields__ __dataclass_params__ __dict__ __doc__ __firstlineno__ __module__ __mutable_keys__
+    __non_callable_proto_members__ __orig_bases__ __parameters__ __private_attributes__ __protocol_attrs__
+    __pydantic_fields__ __qualname__ __readonly_keys__ __signature__ __slotnames__ __static_attributes__
+    __type_params__ __weakref__ _abc_impl _is_protocol _is_runtime_protocol model_fields
+    """
 )
 _FIELD: Final = (
-    "init",
-    "repr",
-    "hash",
-    "compare",
-    "eq",
-    "order",
-    "kw_only",
-    "alias",
-    "validator",
-    "converter",
-    "metadata",
+    *("init", "repr", "hash", "compare", "eq", "order", "kw_only"),
+    *("alias", "validator", "converter", "metadata"),
 )
 _FIELD_OF_ATTRS: Final = ("eq_key", "order_key", "on_setattr")
 _ADDED: Final = frozenset({"__getstate__", "__replace__", "__setstate__"})

@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .._errors import BencherJobError, UntrustedCache
-from .._explain import code_changes, distribution_changes
+from .._explain import differences
 from .._processes import Process
 from .._query import Order
 from .._record import FunctionInfo, code_label
@@ -233,11 +233,11 @@ class _App:
         ]
         if len(versions) != 2:
             return _missing("The code of one of them is not known: its key was given, or it is gone.")
-        before, now = versions
+        found = differences(*versions)
         return JsonResponse(
             {
-                "code": [[each.name, each.kind, each.diff] for each in code_changes(before, now)],
-                "libraries": distribution_changes(before, now),
+                "code": [[each.name, each.kind, each.diff] for each in found.code_changed],
+                "libraries": found.distributions_changed,
             }
         )
 

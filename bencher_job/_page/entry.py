@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from starlette.responses import FileResponse, Response
 
-from .._names import ForeignName, NameOf, path_of
+from .._folders import ForeignName, NameOf, path_of
 from .._query import EntryInfo
 from .._record import FailedJob, Record
 from .._stores import Found, Hit, Store

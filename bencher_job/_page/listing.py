@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from starlette.responses import Response
 
+from .._fields import of_configs
 from .._query import (
     ARGUMENTS,
     LATEST_FIRST,
@@ -416,26 +417,26 @@ class Listing:
         return self._once(("columns", function), lambda: self._columns(function))
 
     def _columns(self, function: str) -> list[dict[str, Any]]:
-        latest = self.store.history.find(Query(function))[:SAMPLED]
+        found = self.store.history.find(Query(function))
         results: dict[str, list[Cell]] = {}
-        for fields in self._results.of(latest).values():
+        for fields in self._results.of(found[:SAMPLED]).values():
             for name, cell in fields.items():
                 results.setdefault(name, []).append(cell)
-        columns = [
-            (
-                ARGUMENTS,
-                "argument",
-                each.name,
-                "number" if 2 * each.numbers > each.rows else "text",
-                each.distinct,
-            )
-            for each in _most_telling(self.store.history.columns(function))
-        ]
+        columns: list[tuple[str, str, str, str, int]] = []
+        constants = columns[:]
+        arguments = _most_telling(self.store.history.columns(function))
+        configs = {*of_configs(each.name for each in arguments)}
+        for each in arguments:
+            is_constant = each.name in configs and each.distinct == 1 < each.rows == len(found)
+            kind = "number" if 2 * each.numbers > each.rows else "text"
+            group = "constant" if is_constant else "argument"
+            (constants if is_constant else columns).append((ARGUMENTS, group, each.name, kind, each.distinct))
         columns += [
             (RESULTS, "result", name, "number" if any(map(_is_number, cells)) else "text", len({*cells}))
             for name, cells in list(results.items())[:MOST_COLUMNS]
         ]
         columns += [("", "record", name, kind, 0) for name, kind in _OF_RECORDS.items()]
+        columns += constants  # fields of configs that are the same everywhere
         return [
             {"id": prefix + name, "label": name, "group": group, "kind": kind, "distinct": distinct}
             for prefix, group, name, kind, distinct in columns

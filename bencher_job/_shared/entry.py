@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any, Final
 
-from .._names import ForeignName, NameOf, checked
+from .._folders import ForeignName, NameOf, checked
 from .._record import Record
 from .._stores.archive import Unwhole, bound_from, bound_to_text, expires_from, record_from, record_to_dict
 from .._stores.codec import Payload, check, unseal

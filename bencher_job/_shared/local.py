@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import _media
-from .._folders import make_private, owner_only
-from .._names import NameOf, path_of
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._stores.archive import (
     Unwhole,
     entries_of,

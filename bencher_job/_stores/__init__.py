@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import BencherJobError
+from .._folders import ForeignName, NameOf, path_of
 from .._media import FINDERS
-from .._names import ForeignName, NameOf, path_of
 from .._options import Limits
 from .._processes import renew_after_fork
 from .._record import EVERYTHING, Record, Selection

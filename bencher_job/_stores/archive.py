@@ -30,8 +30,8 @@ from types import NoneType
 from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 from .._errors import BencherJobError, UntrustedCache, warn_caller
+from .._folders import ForeignName
 from .._keys import StoredFunctionVersion
-from .._names import ForeignName
 from .._processes import PROCESS_NAME, may_live, process_name
 from .._record import EVERYTHING, Record, Selection
 from .._text import counted

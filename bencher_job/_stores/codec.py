@@ -362,7 +362,7 @@ def frame_of(entry: Buffer, key: str) -> Frame:
             at += 16 * count
     except struct.error:
         raise DamagedEntry(f"it ends after {len(view)} bytes, before its table of parts does") from None
-    parts = []
+    parts: list[tuple[memoryview, int]] = []
     for stored, expanded in zip(lengths[::2], lengths[1::2], strict=True):
         at += -at % ALIGNMENT if parts else 0
         # Without a compression the other length says nothing.

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import diskcache
 from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW
 
-from .._names import ForeignName, NameOf, checked
+from .._folders import ForeignName, NameOf, checked
 from .._processes import renew_after_fork
 from .base import BRIEFLY, PATIENCE, Written
 from .blobs import map_file, new_filename, read_file, write_file

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .._errors import BencherJobError, warn_caller
-from .._names import NameOf, path_of
+from .._folders import NameOf, path_of
 from .._record import EVERYTHING, Draft, Figures, FunctionInfo, Origin, Record, Selection, Totals
 from .base import (
     MISS,
@@ -58,17 +58,17 @@ from .outbox import PUT_OUTBOX, Outbox
 from .parts import Compression, MissignedEntry, compression_named
 from .removals import MISSES_PER_BATCH, Removals, Uses
 from .schema import (
-    COUNT_NEW,
     ENTRY_OVERHEAD,
     INSERT,
     INSERT_MANY,
     PUT_VERSION,
     ROWS_AT_ONCE,
+    SELECT_FIGURES,
     SELECT_RECORD,
     SELECT_VERSION,
     UPSERT,
     condition_of,
-    figures_by,
+    count,
     origin_to_json,
     record_of,
     row_of,
@@ -287,7 +287,7 @@ class Commits:
                 if drained is not None:
                     uses.write(database, drained)
                 if uncounted >= UNCOUNTED:
-                    execute(COUNT_NEW)
+                    count(execute)
 
         try:
             database.transact(work)
@@ -446,7 +446,7 @@ class DiskStore(Items):
         self.uses.write_at_once()
         ((hits, misses, seconds),) = self.files.query("SELECT hits, misses, seconds FROM Totals")
         total = [number if type(number) in {int, float} else 0 for number in (hits, misses, seconds)]
-        entries, size = figures_by(self.files.query)
+        ((entries, size),) = self.files.query(SELECT_FIGURES)
         return Figures(entries, size + entries * ENTRY_OVERHEAD, Totals(*total))
 
     def close(self) -> None:

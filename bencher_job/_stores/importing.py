@@ -15,10 +15,9 @@ from typing import Any, BinaryIO, Final
 
 from .. import _media
 from .._errors import BencherJobError, UntrustedCache
-from .._folders import make_private, owner_only
+from .._folders import NameOf, make_private, owner_only, path_of
 from .._job import check_key
 from .._keys import StoredFunctionVersion
-from .._names import NameOf, path_of
 from .._record import Record
 from .._text import visible
 from .archive import (
@@ -40,6 +39,7 @@ from .archive import (
     version_from,
 )
 from .base import Entry, Found, StoreFailure
+from .blobs import exposure
 from .codec import SealedEntry, check, frame_of, resealed
 from .embedded import DiskStore
 from .parts import DamagedEntry, UnreadableEntry
@@ -145,11 +145,7 @@ def _opened(path: Path, trusted: bool) -> Iterator[tuple[BinaryIO, int]]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BencherJobError(f"{path} is not a file. Give the path of a file that export() has written.")
-        reason = ""
-        if status.st_uid != os.geteuid():
-            reason = f"belongs to the user number {status.st_uid}"
-        elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            reason = f"can be written to by others (mode {stat.S_IMODE(status.st_mode):o})"
+        reason = exposure(status)
         if reason and not trusted:
             raise UntrustedCache(
                 os.fspath(path), reason, "If you trust all who could write to it, pass trusted=True."

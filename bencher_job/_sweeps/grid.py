@@ -47,14 +47,16 @@ class Grid(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, axes: Mapping[str, Iterable[Any]], ignored: Collection[str] = ()) -> None:
-        self.axes = {name: list(values) for name, values in axes.items()}
+        self.axes: dict[str, Sequence[Any]] = {
+            name: values if isinstance(values, range) else list(values) for name, values in axes.items()
+        }
         self._ignored = ignored
         sizes = list(map(len, self.axes.values()))
         self._length = math.prod(sizes)
         self._strides = [(math.prod(sizes[axis + 1 :]), size) for axis, size in enumerate(sizes)]
 
     @cached_property
-    def _firsts(self) -> list[list[int]]:
+    def _firsts(self) -> list[Sequence[int]]:
         return [
             [0] * len(values) if name.partition(".")[0] in self._ignored else _firsts_of(values)
             for name, values in self.axes.items()
@@ -63,7 +65,7 @@ class Grid(Sequence[dict[str, Any]]):
     @cached_property
     def has_twins(self) -> bool:
         """Whether some combinations are the same job, because a value repeats or its parameter is ignored."""
-        return any(firsts != list(range(len(firsts))) for firsts in self._firsts)
+        return any(first != place for firsts in self._firsts for place, first in enumerate(firsts))
 
     def __len__(self) -> int:
         return self._length
@@ -118,13 +120,15 @@ class Grid(Sequence[dict[str, Any]]):
         return number
 
 
-def _firsts_of(values: Sequence[Any]) -> list[int]:
+def _firsts_of(values: Sequence[Any]) -> Sequence[int]:
     """Return for each value the index of the first value with the same key."""
-    seen: dict[bytes, int] = {}
+    if isinstance(values, range):
+        return range(len(values))
+    seen: dict[object, int] = {}
     firsts = []
     for place, value in enumerate(values):
         try:
-            firsts.append(seen.setdefault(digest(value), place))
+            firsts.append(seen.setdefault(value if type(value) in {int, str} else digest(value), place))
         except UnkeyableArgument:  # its job will report it
             firsts.append(place)
     return firsts

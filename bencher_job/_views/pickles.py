@@ -239,18 +239,18 @@ def _dtype_name(dtype: object) -> str:
     return ""
 
 
-def _format(dtype: object) -> str:
+def _format(dtype: object) -> tuple[str, str]:
     """Return the byte order and the `struct` format of a numpy dtype.
 
     Raises:
         KeyError: when `struct` has none.
     """
     order = dtype.state[1] if isinstance(dtype, Made) and isinstance(dtype.state, tuple) else "="
-    return f"{order if order in {'<', '>'} else '='}{_FORMATS[_dtype_name(dtype)]}"
+    return (order if order in {"<", ">"} else "="), _FORMATS[_dtype_name(dtype)]
 
 
 def _scalar(dtype: object, raw: bytes) -> object:
-    return struct.unpack(_format(dtype), raw)[0]
+    return struct.unpack("".join(_format(dtype)), raw)[0]
 
 
 def _datetime(raw: bytes, zone: object = None) -> datetime.datetime:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
+from .._fields import of_configs
 from .._record import LARGEST_INT_BITS
 from .pickles import Array, Cell, Global, Made
 
@@ -122,7 +123,7 @@ def _short(value: object, depth: int) -> str:
     return start + ", ".join(texts).rstrip(" " if texts[-1:] == [""] else "") + end
 
 
-_BRACKETS: Final = {list: ("[", "]"), tuple: ("(", ")")}
+_BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), tuple: ("(", ")")}
 
 
 def _parts(value: Any) -> Iterator[tuple[object, object]]:
@@ -226,11 +227,10 @@ def common_fields(given: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     if len(given) < 2:
         return {}
     first, *others = given
-    configs = {name.partition(".")[0] for name in first if "." in name}
     return {
-        name: value
-        for name, value in first.items()
-        if name.partition(".")[0] in configs and all(repr(each.get(name)) == repr(value) for each in others)
+        name: first[name]
+        for name in of_configs(first)
+        if all(repr(each.get(name)) == repr(first[name]) for each in others)
     }
 
 

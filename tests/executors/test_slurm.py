@@ -129,11 +129,11 @@ class TestLoss:
             return x
 
         function = cached_job(executor=spec, cache_dir=tmp_path)(work)
-        futures = [function.submit(x) for x in range(30)]
+        futures = [function.submit(x) for x in range(16)]
         wait(futures[:4], PATIENCE)
         slurm.command("scancel", slurm.jobs("R")[0])
-        assert [future.result(PATIENCE) for future in futures] == list(range(30))
-        assert 30 <= counter.count <= 32
+        assert [future.result(PATIENCE) for future in futures] == list(range(16))
+        assert 16 <= counter.count <= 18
         function.cache.close()
 
     def test_a_sweep_survives_the_end_of_all_workers_and_nodes_are_released_by_themselves(
@@ -225,7 +225,7 @@ futures[0].result()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_program_that_ends_leaves_no_job(slurm, script, until, number):
     process = script.start(PROGRAM.format(mem=slurm.memory_of_a_node()))
     assert script.reported("running") == "yes"

@@ -18,7 +18,9 @@ from tests.environment import unmeasured
 from tests.executors.dask_cluster import QUIET
 
 PATIENCE = 60.0
-CONNECTIONS_LAST = 11  # seconds without an answer, after which both ends take a connection for broken; the least that Dask takes
+CONNECTIONS_LAST = (
+    11  # seconds without an answer until both ends take a connection for broken, the least for Dask
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bencher_job._executors.wire import LEAVE, MOST_TOKENS, WorkTokenReader, WorkTokens
+from bencher_job._executors.worker import LEAVE, MOST_TOKENS, WorkTokenReader, WorkTokens
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bencher_job._shared import init_remote
+from bencher_job._stores.signature import Signature
 from tests.programs import Programs
 
 from .machines import Place
@@ -65,19 +67,26 @@ def hosts_at(folder: Path, place: Place) -> Hosts:
         with psycopg.connect(place.url, autocommit=True) as connection:
             connection.execute(f"create database {place.schema}")
         each.shared = place.url.replace("/postgres", f"/{place.schema}")
-        init = [sys.executable, "-m", "bencher_job", "shared", "init", "--shared", each.shared]
-        subprocess.run(init, check=True, env=os.environ | {"BENCHER_JOB_SECRET": SECRET})
+        init_remote(each.shared, mark=Signature(SECRET.encode()).shared_mark)
     return each
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, place: Place) -> Iterator[Hosts]:
+def everywhere(tmp_path: Path, place: Place) -> Iterator[Hosts]:
     each = hosts_at(tmp_path, place)
     yield each
     each.end()
 
 
-def test_what_one_machine_has_computed_is_a_hit_on_the_others(hosts: Hosts) -> None:
+@pytest.fixture
+def hosts(tmp_path: Path, few: Place) -> Iterator[Hosts]:
+    each = hosts_at(tmp_path, few)
+    yield each
+    each.end()
+
+
+def test_what_one_machine_has_computed_is_a_hit_on_the_others(everywhere: Hosts) -> None:
+    hosts = everywhere
     compute = program("""
     assert list(work.map(range(20))) == expected(range(20))
     assert work(20) == expected([20])[0]
@@ -105,7 +114,8 @@ def test_peek_needs_no_local_store(hosts: Hosts) -> None:
     assert hosts.output(hosts.on("b", look)) == "True None"
 
 
-def test_one_computation_per_key_over_all_machines(hosts: Hosts) -> None:
+def test_one_computation_per_key_over_all_machines(everywhere: Hosts) -> None:
+    hosts = everywhere
     share = program(
         """
     tell("is ready")

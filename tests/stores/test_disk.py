@@ -530,7 +530,7 @@ def test_memory_is_not_trusted_while_a_change_goes_on_or_has_died(tmp_path: Path
     store.close()
 
 
-def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+def test_eight_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     script = """
         import sys
         from datetime import UTC, datetime
@@ -544,12 +544,12 @@ def test_sixteen_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         store.close()
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script), str(tmp_path / "a" / "b")]
-    processes = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(16)]
+    processes = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(8)]
     for process in processes:
         process.stdin.close()
-    assert [process.wait(60) for process in processes] == [0] * 16
+    assert [process.wait(60) for process in processes] == [0] * 8
     store = DiskStore(tmp_path / "a" / "b", size_limit=10**9)
-    assert len(store) == 16
+    assert len(store) == 8
     store.close()
 
 

@@ -2,9 +2,8 @@
 
 import * as api from "./api.js";
 import { MOST } from "./compare.js";
-import { byId, el, icon } from "./dom.js";
+import { ask, byId, el, icon, tell } from "./dom.js";
 import * as say from "./format.js";
-import { ask, tell } from "./questions.js";
 import * as state from "./state.js";
 
 const keys = new Set();

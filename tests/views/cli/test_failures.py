@@ -235,20 +235,6 @@ def test_a_pipe_that_is_closed_is_no_error(study: Shell, words: list[str]) -> No
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["show", "score"], ["clear", "score", "--yes"]])
-def test_closed_streams_are_no_error(study: Shell, words: list[str]) -> None:
-    """As a daemon's are."""
-    ended = subprocess.run(
-        ["sh", "-c", '"$@" <&- >&-', "sh", PROGRAM, *words],
-        cwd=study.folder,
-        env=study.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
 @pytest.mark.parametrize("words", [[], ["nothing"], ["ls", "more"]])
 def test_words_that_make_no_command(shell: Shell, words: list[str]) -> None:
     ended = shell.run(*words)
