@@ -413,14 +413,16 @@ class Owners:
         Raises:
             OSError: when the file can't be opened or made.
         """
-        if not self._number:
-            with self._lock:
-                if not self._number:
-                    file = self._open()
-                    number = int.from_bytes(os.urandom(8), "little") >> 2
-                    file.try_lock(number)
-                    self._number = number
-        return self._number
+        number, file = self._number, self._file
+        if number and file is not None and os.fstat(file.descriptor).st_nlink:  # else it was removed
+            return number
+        with self._lock:
+            if self._number in (0, number):  # else another thread was first
+                file = self._open()
+                new = int.from_bytes(os.urandom(8), "little") >> 2
+                file.try_lock(new)
+                self._number = new
+            return self._number
 
     def is_alive(self, number: int) -> bool:
         """Whether the process of a number still holds its byte.
