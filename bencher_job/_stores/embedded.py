@@ -372,7 +372,7 @@ class DiskStore(Items):
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
-        lost = self.files.changed(self._commits.put_many, entries, looks=False)
+        lost = self.files.changed(self._commits.put_many, entries, is_frequent=True)
         if self._commits.written >= self.size_limit // 100:
             self._commits.written = 0
             self._evict()
