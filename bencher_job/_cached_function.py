@@ -216,8 +216,11 @@ class CachedCalls(Generic[P, R]):
         return self._self_cache.refresh(self._with_bound(args), kwargs)  # type: ignore[no-any-return]
 
     def forget(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Remove the stored result of a call. Return whether there was one."""
-        return bool(self._self_cache.cache.remove([self.key(*args, **kwargs)]))
+        """Remove the stored result of a call, on all machines that share it. Return whether there was one."""
+        key, store = self.key(*args, **kwargs), self._self_cache.cache
+        if key not in store:
+            store.fetch(self._self_cache.name, [key])
+        return bool(store.remove([key]))
 
     def is_cached(self, /, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Whether the result of a call is stored. Reads the index only, and computes nothing.

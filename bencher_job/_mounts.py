@@ -20,6 +20,7 @@ __all__ = [
     "SHARED_MARKER",
     "file_system_of",
     "is_network",
+    "is_own",
     "is_shared",
     "local_folder",
 ]
@@ -105,14 +106,14 @@ def _folder_of_user(chosen: str, temporary: str) -> Path:
     of_user = Path(wanted, f"bencher_job-{os.getuid()}")
     with contextlib.suppress(OSError):
         of_user.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return of_user if _is_own(of_user) else Path(tempfile.mkdtemp(prefix="bencher_job-", dir=wanted))
+    return of_user if is_own(of_user) else Path(tempfile.mkdtemp(prefix="bencher_job-", dir=wanted))
 
 
 def _may_serve(folder: str) -> bool:
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK) and not is_network(folder)
 
 
-def _is_own(folder: Path) -> bool:
+def is_own(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder is one of this user's, which nobody else can write to."""
     try:
         status = os.lstat(folder)

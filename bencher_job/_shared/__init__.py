@@ -7,19 +7,23 @@ A remote carries bytes by address. What these bytes are is fixed in `entry`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import stat
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from .._errors import BencherJobError, SharedStoreError
 from .._folders import make_private
-from .._mounts import local_folder
+from .._mounts import is_own, local_folder
 from .._stores import Behind, open_store
 from .._stores.signature import Signature, signature_from_environment
 from .base import (
+    LEASE_SECONDS,
     Asked,
     Changes,
     Name,
@@ -33,7 +37,10 @@ from .base import (
     media_address,
     source_address,
 )
-from .opening import init_remote, is_folder, open_remote
+from .folder import FolderBytes
+from .named import NamedRemote
+from .objects import OBJECT_SCHEMES, ObjectBytes
+from .rows import ROW_SCHEMES, RowRemote, init_rows
 
 if TYPE_CHECKING:
     from .._stores.embedded import DiskStore
@@ -61,6 +68,11 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SECRETS: Final = re.compile(r"password|secret|token|account_key|access_key", re.IGNORECASE)
+
+_OBJECT_THREADS: Final = 16
 
 
 def open_shared(
@@ -126,12 +138,93 @@ def _word(variable: str, given: str | None, default: str, other: str) -> str:
 
 def _is_own(place: str) -> bool:
     """Whether nobody else can write to a shared store: it is a folder of this user's own, or one that is not there."""
-    if not is_folder(place):
-        return False
+    path = os.path.realpath(os.path.expanduser(place))
+    return is_folder(place) and (not os.path.exists(path) or is_own(path))
+
+
+def open_remote(
+    place: str | os.PathLike[str],
+    *,
+    mark: bytes = b"",
+    read_only: bool = False,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Remote:
+    """Open a shared store: the path of a folder, `postgresql://`, `s3://`, `gs://` or `az://`.
+
+    `mark` is that of the secret which signs the entries; all users of a store have the same. A store that doesn't
+    answer is returned as well: it is checked by the first operation that reaches it.
+
+    Raises:
+        SharedStoreError: when the store can't be used as it is set up.
+    """
+    scheme, place = _scheme_of(place)
+    make: Callable[..., RowRemote | NamedRemote]
+    if scheme in ROW_SCHEMES:
+        make = partial(RowRemote, place)
+    elif scheme in OBJECT_SCHEMES:
+        make = partial(NamedRemote, ObjectBytes(place), threads=_OBJECT_THREADS)
+    else:
+        make = partial(NamedRemote, FolderBytes(place, read_only=read_only))
+    remote = make(mark=mark, read_only=read_only, lease_seconds=lease_seconds)
     try:
-        status = os.stat(os.path.expanduser(place))
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        remote.open()
+    except Unreachable:
+        pass
+    except BaseException:
+        remote.close()
+        raise
+    return remote
+
+
+def init_remote(place: str | os.PathLike[str], *, mark: bytes = b"") -> None:
+    """Set a shared store up: the tables and functions of a database, the first file of a folder or bucket.
+
+    Raises:
+        SharedStoreError: when it can't be set up, or is another one already.
+        Unreachable: when it doesn't answer.
+    """
+    scheme, place = _scheme_of(place)
+    if scheme in ROW_SCHEMES:
+        init_rows(place, mark=mark)
+        return
+    with contextlib.closing(open_remote(place, mark=mark)) as remote:
+        remote.changes()
+
+
+def is_folder(place: str) -> bool:
+    """Whether a shared store is a folder, and neither a database nor a bucket."""
+    return not _scheme_of(place)[0]
+
+
+def _scheme_of(place: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return the scheme, empty for a folder, and the URL or path."""
+    text = os.fspath(place)
+    if not isinstance(text, str):
+        raise TypeError(f"shared must be a str or a path, not {type(place).__name__}")
+    found = _SCHEME.match(text)
+    if found is None or not isinstance(place, str):
+        if not text:
+            raise SharedStoreError("''", "has no name", "Give the path of a folder, or a URL.")
+        return "", os.path.expanduser(text)
+    scheme = found[1].lower()
+    shown = re.sub(r"://[^/@]*@", "://...@", text.partition("?")[0])
+    if scheme not in (*ROW_SCHEMES, *OBJECT_SCHEMES, "file"):
+        raise SharedStoreError(
+            shown,
+            f"is of an unknown kind, {scheme}://",
+            "Give the path of a folder, or a URL that begins with postgresql://, s3://, gs:// or az://.",
+        )
+    parts = urlsplit(text)
+    if parts.password is not None or any(map(_SECRETS.search, parse_qs(parts.query, keep_blank_values=True))):
+        raise SharedStoreError(
+            shown,
+            "has a password in its URL, where logs and process lists show it",
+            "Put it into ~/.pgpass or a service file."
+            if scheme in ROW_SCHEMES
+            else "Put it into the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        )
+    if scheme == "file":
+        return "", unquote(parts.path)
+    if scheme in OBJECT_SCHEMES and not parts.netloc:
+        raise SharedStoreError(shown, "names no bucket", f"Write {scheme}://BUCKET/PREFIX.")
+    return scheme, text

@@ -9,17 +9,20 @@ A remote neither verifies nor unpickles what it carries. Its operations may be r
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
-from .._errors import BencherJobError
+from .._errors import BencherJobError, SharedStoreError
 
 __all__ = [
     "LEASE_SECONDS",
+    "MARKER",
     "STORE_FORMAT",
     "STORE_VERSION",
     "Asked",
@@ -29,15 +32,21 @@ __all__ = [
     "RemoteLease",
     "RemoteOwner",
     "Unreachable",
+    "check_store",
     "checked",
+    "chunks",
     "entry_address",
     "function_folder",
     "function_of",
     "key_of",
+    "make_marker",
     "media_address",
+    "read_marker",
     "source_address",
     "unique",
 ]
+
+T = TypeVar("T")
 
 STORE_FORMAT: Final = "bencher_job shared store"
 STORE_VERSION: Final = 1
@@ -207,3 +216,68 @@ def key_of(address: str) -> str:
 def unique(addresses: Iterable[str]) -> list[str]:
     """Return each address once; raises as `checked` does."""
     return [checked(address) for address in dict.fromkeys(addresses)]
+
+
+def chunks(
+    items: Iterable[T], number: int, *, size: int = sys.maxsize, size_of: Callable[[T], int] = lambda _: 0
+) -> Iterator[list[T]]:
+    """Yield items in lists, of at most so many items and so many bytes each."""
+    some: list[T] = []
+    total = 0
+    for item in items:
+        total += (its := size_of(item))
+        if some and (len(some) == number or total > size):
+            yield some
+            some, total = [], its
+        some.append(item)
+    if some:
+        yield some
+
+
+MARKER: Final = "bencher_job.json"
+
+
+def make_marker(mark: bytes) -> bytes:
+    """Write what a new store of names says; it has refused to create something twice."""
+    body = {"format": STORE_FORMAT, "version": STORE_VERSION, "secret": mark.hex(), "creates": True}
+    return json.dumps(body).encode()
+
+
+def read_marker(place: str, text: bytes) -> dict[str, object]:
+    """Read what a shared store says of itself.
+
+    Raises:
+        SharedStoreError: when it is none.
+    """
+    try:
+        marker = json.loads(text)
+        if isinstance(marker, dict) and marker.get("format") == STORE_FORMAT:
+            return marker
+    except ValueError:
+        pass
+    raise SharedStoreError(
+        place, f"is not a shared store: its {MARKER} is something else", "Choose another folder or prefix."
+    )
+
+
+def check_store(place: str, marker: Mapping[str, object], mark: bytes) -> None:
+    """Refuse a store of another version or secret.
+
+    Raises:
+        SharedStoreError: naming the remedy.
+    """
+    version = marker.get("version")
+    if version != STORE_VERSION:
+        raise SharedStoreError(
+            place,
+            f"is a shared store of version {version}, and this library knows version {STORE_VERSION}",
+            "Upgrade bencher_job, or use another place.",
+        )
+    if marker.get("secret") != mark.hex():
+        fact = (
+            "was made with another BENCHER_JOB_SECRET"
+            if marker.get("secret")
+            else "was made without a secret"
+        )
+        fact = fact if mark else "was made with a BENCHER_JOB_SECRET, and there is none here"
+        raise SharedStoreError(place, fact, "Set the secret that its other users have, or use another place.")

@@ -77,16 +77,16 @@ class Connection(Requests):
                 os.close(nowhere)
         self.hang_up()
 
-    def _has_moved(self, request: Any) -> bool:
+    def _has_moved(self) -> bool:
         """Whether the connection has sent or received bytes since this was last asked."""
         with self._socket_lock:
             before, self._bytes = self._bytes, _bytes_passed(self._socket)
         if self._bytes == before:
             return False
-        request.touched = self._moved = time.monotonic()
+        self._moved = time.monotonic()
         return True
 
-    def _stalled(self) -> None:
+    def _on_stall(self) -> None:
         with self._socket_lock:
             if self._socket is not None:
                 with contextlib.suppress(OSError):
@@ -149,10 +149,8 @@ def _refuses(address: Mapping[str, str]) -> bool:
     libpq doesn't tell the code of an error that ends an attempt to connect, its messages are translated, and its own
     function for this question stops the whole interpreter. So the first message of the protocol is sent here.
     """
-    host, port = (
-        address.get("hostaddr") or address.get("host") or "localhost",
-        int(address.get("port") or 5432),
-    )
+    host = address.get("hostaddr") or address.get("host") or "localhost"
+    port = int(address.get("port") or 5432)
     user = address.get("user") or "nobody"
     names = {"user": user, "database": address.get("dbname") or user}
     body = (

@@ -4,6 +4,11 @@
                                                                         -> another was first: its result replaces ours
 
 It is a thread of its own, which also commits copies. What one process leaves undone the next one does.
+
+A circuit breaker asks nothing of a remote that has just failed:
+
+    closed --failed--> open for 1, 2, 4 ... 30 s --pause is over--> the courier asks --worked--> closed
+                          ^-------------------------------failed----------'
 """
 
 from __future__ import annotations
@@ -13,22 +18,23 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .._errors import warn_caller
 from .._processes import renew_after_fork
 from .._stores.base import Hit, Miss, StoreFailure
-from .base import Remote, source_address
-from .breaker import COURIER
-from .local import Packed, keys_at, pack, pack_sources
+from .base import Remote, Unreachable, chunks, entry_address, source_address
+from .entry import Packed, keys_at, pack, pack_sources
 
 if TYPE_CHECKING:
     from .._stores.outbox import Outbox, Pending
     from .tier import SharedStore
 
-__all__ = ["Courier"]
+__all__ = ["AT_ONCE", "BYTES_AT_ONCE", "Breaker", "Courier"]
+
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
 
 AT_ONCE: Final = 256
 """How many rows of the outbox are pushed together, as far as their entries are small."""
@@ -45,7 +51,68 @@ LAST_PUSH: Final = 10.0
 LAST_STEP: Final = 2.0
 """Seconds that they wait for a step of the courier: the end of the program must not find it in the database."""
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
+
+
+class Breaker:
+    """The way to a remote, as long as it answers.
+
+    Attributes:
+        remote: the remote itself.
+        reason: what the last failure said; empty while the remote answers.
+        is_closing: whether nothing is asked any more.
+    """
+
+    def __init__(self, remote: Remote, wake: Callable[[], None]) -> None:
+        """`wake` is called when the remote is to be tried again after a while."""
+        self.remote = remote
+        self._wake = wake
+        self._until = 0.0
+        self._pause = 0.0
+        self._has_warned = False
+        self.reason = ""
+        self.is_closing = False
+
+    def ask(self, work: Callable[[Remote], T]) -> T | None:
+        """Make a request; return None if the remote doesn't answer."""
+        if self.reason:
+            self._wake()
+        return None if self.reason or self.is_closing else self._try(work)
+
+    def does(self, work: Callable[[Remote], object]) -> bool:
+        """Make a request without a result; whether the remote has answered."""
+        return self.ask(lambda remote: (work(remote),)) is not None
+
+    def probe(self) -> float:
+        """Try an unreachable remote again, once its pause is over. Return the seconds until then; 0 if it answers."""
+        if self.reason and time.monotonic() >= self._until:
+            self._try(lambda remote: remote.get_many([entry_address("", "")]))
+        return max(0.0, self._until - time.monotonic()) if self.reason else 0.0
+
+    def _try(self, work: Callable[[Remote], T]) -> T | None:
+        try:
+            result = work(self.remote)
+        except Unreachable as error:
+            if not self.is_closing:  # which ends requests
+                self._open(str(error) or type(error).__name__)
+            return None
+        self.reason, self._pause = "", 0.0
+        return None if self.is_closing else result
+
+    def _open(self, reason: str) -> None:
+        """Make no requests for a while, and warn once."""
+        self._pause = min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+        self._until = time.monotonic() + self._pause
+        self.reason = reason
+        self._wake()
+        if not self._has_warned:
+            self._has_warned = True
+            warn_caller(
+                f"the shared store {self.remote.place} can't be reached ({reason}). Results are kept on this "
+                "machine, and pushed when it answers again."
+            )
 
 
 class Courier:
@@ -74,18 +141,23 @@ class Courier:
             return
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=_run, args=(weakref.ref(self), self._wake), name=COURIER, daemon=True
+                thread = threading.Thread(
+                    target=_run, args=(weakref.ref(self), self._wake), name="bencher_job courier", daemon=True
                 )
                 try:
-                    self._thread.start()
+                    thread.start()
+                    self._thread = thread
                 except RuntimeError:  # the interpreter is ending: the outbox is pushed by `flush`
-                    self._thread = None
+                    pass
 
     @property
     def is_over(self) -> bool:
         """Whether the store is being closed."""
         return self._store.breaker.is_closing
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self._store.disk.outbox
 
     def work(self) -> float:
         """Do what is to be done; return for how many seconds there is nothing more."""
@@ -105,9 +177,8 @@ class Courier:
             self._changes_at = time.monotonic()
             self._read_changes()
             self._note_figures()
-        if store.writes and store.breaker.is_closed and not self.is_over and self._outbox.count():
-            return 0.0
-        return seconds
+        is_idle = self.is_over or not store.writes or store.breaker.reason or not self._outbox.count()
+        return seconds if is_idle else 0.0
 
     def _note_figures(self) -> None:
         """Write what was counted since this was last done, for those who look at the local store."""
@@ -139,11 +210,10 @@ class Courier:
 
     def end(self) -> None:
         """Push what is left for some seconds, and end the thread."""
-        store = self._store
-        store.copies.commit()
+        self._store.copies.commit()
         self.flush(LAST_PUSH)
         self._note_figures()
-        store.breaker.is_closing = True
+        self._store.breaker.is_closing = True
         self._wake.set()
         thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
@@ -156,7 +226,7 @@ class Courier:
             return 0
         end = time.monotonic() + seconds
         try:
-            while store.breaker.is_closed and self._drain(end) and time.monotonic() < end:
+            while not store.breaker.reason and self._drain(end):
                 pass
             left = self._outbox.count()
         except StoreFailure as error:
@@ -170,51 +240,39 @@ class Courier:
             )
         return left
 
-    @property
-    def _outbox(self) -> Outbox:
-        return self._store.disk.outbox
-
     def _drain(self, end: float) -> bool:
-        """Push some of the outbox; whether there may be more."""
+        """Push some of the outbox; whether there may be more, and time."""
         if not self._pushing.acquire(timeout=min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX)):
             return False
         try:
             pending = self._outbox.pending(AT_ONCE)
-            if not pending:
-                return False
-            self._push(pending, end)
+            if pending:
+                self._push(pending, end)
         finally:
             self._pushing.release()
-        return self._store.breaker.is_closed and len(pending) == AT_ONCE and time.monotonic() < end
+        return not self._store.breaker.reason and len(pending) == AT_ONCE and time.monotonic() < end
 
     def _push(self, pending: Sequence[Pending], end: float = math.inf) -> dict[str, Hit | Miss]:
         """Push entries and removals, as long as there is time; return the results that were stored first, by key."""
         store = self._store
-        put = {each.key: each for each in pending if each.action != "remove"}
+        rows = {each.key: each for each in pending if each.action != "remove"}
         others: dict[str, Hit | Miss] = {}
-        group: dict[Pending, Packed] = {}
-        size = 0
         left = set(pending)
-        for key, packed in pack(store.disk, put, store.signature):
-            group[put[key]] = packed
-            size += len(packed.content)
-            if size > BYTES_AT_ONCE:
-                taken = self._push_group(group)
-                if taken is None or time.monotonic() > end:
-                    return others | (taken or {})
-                others |= taken
-                left -= group.keys()
-                group, size = {}, 0
-        taken = self._push_group(group) if group else {}
-        if taken is None:
-            return others
-        left -= group.keys()
+        packed = ((rows[key], each) for key, each in pack(store.disk, rows, store.signature))
+        for group in chunks(packed, AT_ONCE, size=BYTES_AT_ONCE, size_of=lambda each: len(each[1].content)):
+            taken = self._push_group(dict(group))
+            if taken is None:
+                return others
+            others |= taken
+            left.difference_update(row for row, _ in group)
+            if time.monotonic() > end:
+                return others
         # What was to be replaced, and is gone by now, was removed after it was put.
         removed = [each.address for each in left if each.action != "put"]
-        if not removed or store.breaker.ask(partial(_remove, removed)):
+        if not removed or store.breaker.does(lambda remote: remote.remove(removed)):
             self._outbox.done(list(left))
         store.shared_leases.release_there(each.key for each in left)
-        return others | taken
+        return others
 
     def _push_group(self, group: Mapping[Pending, Packed]) -> dict[str, Hit | Miss] | None:
         """Push entries; return the results that were stored first by others, by key; None without an answer."""
@@ -228,10 +286,11 @@ class Courier:
                     remote.replace(row.address, packed.content)
             return remote.put_many(rest) if rest else {}
 
+        moment = store.copies.moment()
         first = store.breaker.ask(send)
         if first is None:
             return None
-        taken = store.take(first, at_once=True)
+        taken = store.take(first, moment, at_once=True)
         self._outbox.done(list(group))
         store.shared_leases.pushed(row.key for row in group)
         store.superseded += len(taken.keys)
@@ -255,7 +314,7 @@ class Courier:
     def _read_changes(self) -> None:
         """Drop local copies of what others have removed or replaced."""
         store = self._store
-        cursor = self._outbox.cursor(store.place)
+        cursor, moment = self._outbox.cursor(store.place), store.copies.moment()
         changes = store.breaker.ask(lambda remote: remote.changes(cursor))
         if changes is None or changes.cursor == cursor:
             return
@@ -267,17 +326,11 @@ class Courier:
             now = store.breaker.ask(lambda remote: remote.get_many(here))
             if now is None:
                 return
-            packed = pack(store.disk, here.values(), store.signature)
-            ours = {key: each.content for key, each in packed}
-            store.disk.remove([key for address, key in here.items() if address not in now], "forgotten")
+            ours = {key: each.content for key, each in pack(store.disk, here.values(), store.signature)}
             others = {each: content for each, content in now.items() if content != ours.get(here[each])}
-            store.take(others, at_once=True)
+            store.take(others, moment, at_once=True)
+            store.disk.remove([key for address, key in here.items() if address not in now], "forgotten")
         self._outbox.move_cursor(store.place, changes.cursor)
-
-
-def _remove(addresses: Collection[str], remote: Remote) -> bool:
-    remote.remove(addresses)
-    return True
 
 
 def _run(reference: weakref.ref[Courier], wake: threading.Event) -> None:

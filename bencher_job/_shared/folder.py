@@ -1,8 +1,7 @@
 """A folder that all machines mount.
 
 A file appears whole: it is written under a temporary name beside its place, synchronised, and linked, which fails if
-there is one already. Leases are folders, since `mkdir` is exclusive on every file system. Network file systems lose
-answers and serve stale handles; what was done is then found by looking.
+there is one already. Network file systems lose answers and serve stale handles; what was done is then found by looking.
 """
 
 from __future__ import annotations
@@ -32,12 +31,15 @@ _NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class FolderBytes:
-    """Bytes by name in a folder, for `NamedRemote`."""
+    """Bytes by name in a folder, for `NamedRemote`.
+
+    Attributes:
+        touch: is called whenever a long request makes progress.
+    """
 
     def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.place = os.path.abspath(path)
         self.touch: Callable[[], None] = lambda: None
-        self._mode = 0o700
         self._part = f".{os.uname().nodename[:32]}."
         if not read_only:
             self._make()
@@ -66,9 +68,9 @@ class FolderBytes:
         content = _again(lambda: self._read(name))
         return _again(lambda: self._look_again(name)) if content is None else content
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes, *, lasting: bool = True) -> bool:
         """Store a file if none exists."""
-        part = self._write_part(name, content)
+        part = self._write_part(name, content, lasting=lasting)
         try:
             os.link(part, self._path(name))
         except FileExistsError:
@@ -83,8 +85,9 @@ class FolderBytes:
                 ) from error
             raise
         finally:
-            _remove(os.unlink, part)
-        self._synchronise(name)
+            _remove(part)
+        if lasting:
+            self._synchronise(name)
         return True
 
     def write(self, name: str, content: bytes) -> None:
@@ -96,25 +99,29 @@ class FolderBytes:
             if not os.path.exists(self._path(name)):
                 raise
         finally:
-            _remove(os.unlink, part)
+            _remove(part)
         self._synchronise(name)
 
     def refresh(self, name: str, content: bytes) -> None:
         """Write a file in place. A file that is replaced may be cached under its name on other machines."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._mode = os.stat(self.place).st_mode
-        descriptor = self._in(name, lambda: os.open(self._path(name), flags, 0o666 & self._mode))
+        mode = os.stat(self.place).st_mode & 0o666
+        descriptor = self._in(name, lambda: os.open(self._path(name), flags, mode))
         with open(descriptor, "wb", buffering=0) as file:
             file.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files."""
         for name in names:
-            _remove(os.unlink, self._path(name))
+            path = self._path(name)
+            _remove(path)
+            if name.startswith("c/"):
+                with contextlib.suppress(OSError):  # others have leases of the key
+                    os.rmdir(os.path.dirname(path))
             self.touch()
 
     def listing(self, prefix: str) -> Iterator[list[Name]]:
-        """List the files and leases below a folder."""
+        """List the files below a folder."""
         page: list[Name] = []
         folders = [prefix.rstrip("/")]
         while folders:
@@ -124,8 +131,7 @@ class FolderBytes:
                 if entry.name.startswith("."):
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    is_lease = folder.startswith("c/")
-                    if entry.is_dir() and not is_lease:
+                    if entry.is_dir():
                         folders.append(name)
                     else:
                         status = entry.stat()
@@ -137,49 +143,15 @@ class FolderBytes:
         if page:
             yield page
 
-    def take(self, name: str, holder: str) -> bool:
-        """Take a lease: make a folder, and name its holder in it."""
-        path = self._path(name)
-        try:
-            self._in(name, lambda: os.mkdir(path, 0o700))
-        except FileExistsError:
-            return False
-        if (mode := os.stat(self.place).st_mode) & 0o077:  # others take it over, whatever the umask
-            os.chmod(path, mode & 0o7777)
-        self._make_file(os.path.join(path, holder))
-        return True
-
-    def taken(self, folder: str) -> list[str]:
-        """Return the names of the leases in a folder."""
-        return [f"{folder}{entry.name}" for entry in self._entries(folder.rstrip("/"))]
-
-    def holder(self, name: str) -> str | None:
-        """Return what a lease was taken with."""
-        return next((entry.name for entry in self._entries(name)), None)
-
-    def free(self, names: Iterable[str]) -> None:
-        """Remove leases."""
-        folder = None
-        for name in names:
-            for entry in self._entries(name):
-                _remove(os.unlink, entry.path)
-            _remove(os.rmdir, self._path(name))
-            folder = name.rpartition("/")[0]
-        if folder is not None:
-            with contextlib.suppress(OSError):  # others have leases in it
-                os.rmdir(self._path(folder))
-
     def tidy(self, before: float) -> int:
         """Remove temporary files of killed processes, by the clock of the file system."""
         removed = 0
         for folder, _, files in os.walk(self.place):
-            for name in files:
-                if name.startswith(".") and name.endswith(".part"):
-                    path = os.path.join(folder, name)
-                    with contextlib.suppress(FileNotFoundError):
-                        if os.stat(path).st_mtime < before:
-                            _remove(os.unlink, path)
-                            removed += 1
+            for path in (os.path.join(folder, name) for name in files if name.endswith(".part")):
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(path).st_mtime < before:
+                        _remove(path)
+                        removed += 1
             self.touch()
         return removed
 
@@ -205,8 +177,7 @@ class FolderBytes:
     def _read(self, name: str) -> bytes | None:
         try:
             with open(self._path(name), "rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size <= PIECE:
+                if os.fstat(file.fileno()).st_size <= PIECE:
                     return file.readall()
                 pieces = []
                 while piece := file.read(PIECE):
@@ -236,12 +207,12 @@ class FolderBytes:
 
         return _again(look)
 
-    def _write_part(self, name: str, content: bytes) -> str:
+    def _write_part(self, name: str, content: bytes, *, lasting: bool = True) -> str:
         """Write a temporary file in the folder of a name: some file systems link within one folder only."""
         folder = os.path.dirname(self._path(name))
         part = f"{folder}/{self._part}{os.getpid()}.{secrets.token_hex(8)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._mode = os.stat(self.place).st_mode
+        mode = os.stat(self.place).st_mode & 0o666
         descriptor = self._in(name, lambda: os.open(part, flags, 0o600))
         try:
             with open(descriptor, "wb", buffering=0) as file:
@@ -249,16 +220,14 @@ class FolderBytes:
                 while view:
                     view = view[file.write(view[:PIECE]) :]
                     self.touch()
-                if self._mode & 0o066:
-                    os.fchmod(descriptor, self._mode & 0o666)
-                os.fsync(descriptor)
+                if mode & 0o066:
+                    os.fchmod(descriptor, mode)
+                if lasting:
+                    os.fsync(descriptor)
         except BaseException:
-            _remove(os.unlink, part)
+            _remove(part)
             raise
         return part
-
-    def _make_file(self, path: str) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666 & self._mode))
 
     def _in(self, name: str, act: Callable[[], T]) -> T:
         """Act in the folder of a name, which is made if it is missing, even while others remove it."""
@@ -303,6 +272,6 @@ def _again(act: Callable[[], T]) -> T:
     raise AssertionError
 
 
-def _remove(act: Callable[[str], None], path: str) -> None:
+def _remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        _again(lambda: act(path))
+        _again(lambda: os.unlink(path))

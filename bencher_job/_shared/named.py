@@ -2,38 +2,49 @@
 
 bencher_job.json            format, version, mark of the secret, whether creating twice was refused
 e/ f/ m/                    as in `base`
-c/ s/                       leases and heartbeats, as in `named_leases`
+c/<key>/<number>            a lease: the name of the session that has it; the highest number counts
+s/<session>                 a heartbeat
 x/<time>-<session>          addresses that were removed or replaced
+
+No clocks of machines are compared: a session is dead if its heartbeat stood still for a lease by the clock of
+who watches it, or was removed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from .._errors import SharedStoreError
 from .base import (
     LEASE_SECONDS,
+    MARKER,
     Asked,
     Changes,
     Name,
     RemoteLease,
     RemoteOwner,
     Unreachable,
+    check_store,
     checked,
     key_of,
+    make_marker,
+    read_marker,
     unique,
 )
-from .marker import MARKER, check_store, make_marker, read_marker
-from .named_leases import ATTEMPTS, Bytes, NamedLeases
+from .folder import FolderBytes
+from .objects import ObjectBytes
 from .requests import Requests
-from .sessions import SessionRemote
+from .sessions import Session, SessionRemote
 
 __all__ = ["NamedRemote"]
+
+_ATTEMPTS: Final = 10
 
 _SKEW: Final = 3600.0
 """Seconds by which the clocks of machines may differ, so that no change record is missed."""
@@ -41,12 +52,16 @@ _SKEW: Final = 3600.0
 T = TypeVar("T")
 
 
+Engine = FolderBytes | ObjectBytes
+"""Stores bytes by name. All its operations may be repeated, and run in threads of `Requests`."""
+
+
 class NamedRemote(SessionRemote):
     """The remote on top of an engine that stores bytes by name."""
 
     def __init__(
         self,
-        engine: Bytes,
+        engine: Engine,
         *,
         mark: bytes = b"",
         threads: int = 8,
@@ -57,7 +72,7 @@ class NamedRemote(SessionRemote):
         self._engine = engine
         self._requests = Requests(threads)
         engine.touch = self._requests.touch
-        self._leases = NamedLeases(engine, self._session)
+        self._leases = _Leases(engine, self._session)
         self._changes: dict[str, list[str]] = {}
 
     def open(self) -> None:
@@ -71,31 +86,25 @@ class NamedRemote(SessionRemote):
 
     def get_many(self, addresses: Iterable[str]) -> dict[str, bytes]:
         """Return the bytes of those addresses that exist."""
-        wanted = unique(addresses)
-        found = self._map(self._engine.read, wanted)
-        return {
-            address: content for address, content in zip(wanted, found, strict=True) if content is not None
-        }
+        return self._answers(self._engine.read, unique(addresses))
 
     def ask(self, addresses: Iterable[str]) -> Asked:
         """Return what exists, and take leases on the rest."""
+        answers: dict[str, bytes | RemoteLease] = self._answers(
+            self._ask, unique(addresses), undo=self._give_back
+        )
         asked = Asked({}, {})
-        wanted = unique(addresses)
-        for address, answer in zip(wanted, self._map(self._ask, wanted, undo=self._give_back), strict=True):
-            if isinstance(answer, RemoteLease):
-                asked.leases[address] = answer
-            elif answer is not None:
-                asked.found[address] = answer
+        for address, each in answers.items():
+            if isinstance(each, RemoteLease):
+                asked.leases[address] = each
+            else:
+                asked.found[address] = each
         return asked
 
     def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
         """Store what doesn't exist yet, and release the leases on it."""
-        unique(entries)
         largest = max(map(len, entries.values()), default=0)
-        winners = self._map(self._put, list(entries.items()), size=largest)
-        return {
-            address: content for address, content in zip(entries, winners, strict=True) if content is not None
-        }
+        return self._answers(lambda each: self._put(each, entries[each]), unique(entries), size=largest)
 
     def replace(self, address: str, content: bytes) -> None:
         """Store bytes, whatever is there, and let others know."""
@@ -120,10 +129,9 @@ class NamedRemote(SessionRemote):
         now = time.time()
         since = f"x/{int(1e9 * max(0.0, float(cursor or 0) - _SKEW)):020d}"
         names = [name.address for name in self._names("x/") if name.address >= since]
-        known = self._changes
-        new = [name for name in names if name not in known]
-        known = known | dict(zip(new, map(_addresses_in, self._map(self._engine.read, new)), strict=True))
-        self._changes = {name: known[name] for name in names}
+        new = self._answers(self._engine.read, [name for name in names if name not in self._changes])
+        known = self._changes | {name: _addresses_in(record) for name, record in new.items()}
+        self._changes = {name: known[name] for name in names if name in known}
         found = {address for addresses in self._changes.values() for address in addresses}
         return Changes(frozenset(found), repr(now))
 
@@ -133,7 +141,7 @@ class NamedRemote(SessionRemote):
 
     def release(self, leases: Iterable[RemoteLease]) -> None:
         """Release leases without a result."""
-        self._map(self._leases.free, [each.address for each in leases])
+        self._answers(self._leases.free, [each.address for each in leases])
 
     def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:
         """Return who has the leases of some addresses, or of all, by the last part of the address."""
@@ -141,8 +149,7 @@ class NamedRemote(SessionRemote):
             keys = sorted({name.address.split("/")[1] for name in self._names("c/")})
         else:
             keys = [key_of(address) for address in unique(addresses)]
-        owners = self._map(self._leases.owner, keys)
-        return {key: owner for key, owner in zip(keys, owners, strict=True) if owner is not None}
+        return self._answers(self._leases.owner, keys)
 
     def names(self, prefix: str) -> Iterator[Name]:
         """List the addresses in a folder."""
@@ -154,67 +161,55 @@ class NamedRemote(SessionRemote):
     def tidy(self, seconds: float) -> int:
         """Remove what nobody needs any more after so long."""
         before = time.time() - seconds
-        old = [name.address for name in self._names("x/") if name.stored < before]
-        dead = [name.address for name in self._names("s/") if name.stored < before]
-        self._call(lambda: self._engine.delete([*old, *dead]))
+        old = [each.address for kind in ("x/", "s/") for each in self._names(kind) if each.stored < before]
+        self._call(lambda: self._engine.delete(old))
         leases = [name.address for name in self._names("c/") if name.stored < before]
-        idle = [each for each in leases if not self._call(partial(self._leases.has_living_holder, each))]
-        self._call(lambda: self._engine.free(idle))
-        return len(old) + len(dead) + len(idle) + self._call(lambda: self._engine.tidy(before))
+        idle = [each for each in leases if not self._call(partial(self._leases.has_living_owner, each))]
+        self._call(lambda: self._engine.delete(idle))
+        return len(old) + len(idle) + self._call(lambda: self._engine.tidy(before))
 
     def close(self) -> None:
         """Release the leases, and end the session."""
         self._session.stop_beating()
-        try:
+        with contextlib.suppress(Unreachable):  # the leases end by themselves
             self.release(list(self._session.held.values()))
-            if self._session.is_known:
-                name = f"s/{self._session.start_over()}"
+            if self._session.beaten is not None:
+                name = f"s/{self._session.name}"
+                self._session.start_over()
                 self._call(lambda: self._engine.delete([name]))
-        except Unreachable:  # the leases end by themselves
-            pass
         self._requests.end()
 
     # In threads of `Requests` from here on
 
     def _call(self, work: Callable[[], T], *, size: int = 0) -> T:
-        limit = self._engine.limit(size)
-        return self._requests.call(partial(self._told, partial(self._opened, work)), limit=limit)
+        return self._requests.call(lambda: self._told(work), limit=self._engine.limit(size))
 
-    def _map(
+    def _answers(
         self,
-        work: Callable[[Any], T],
-        items: Iterable[object],
+        work: Callable[[str], T | None],
+        names: list[str],
         *,
         size: int = 0,
-        undo: Callable[[T], object] | None = None,
-    ) -> list[T]:
-        return self._requests.map(
-            lambda item: self._told(partial(self._opened, partial(work, item))),
-            items,
-            limit=self._engine.limit(size),
-            undo=undo,
+        undo: Callable[[T | None], object] | None = None,
+    ) -> dict[str, T]:
+        """Return what `work` returns for each name, but for None."""
+        answers = self._requests.map(
+            lambda name: self._told(partial(work, name)), names, limit=self._engine.limit(size), undo=undo
         )
-
-    def _opened(self, work: Callable[[], T]) -> T:
-        if not self._is_open:
-            try:
-                self._open()
-            except SharedStoreError as error:
-                raise Unreachable(str(error)) from error
-        return work()
+        return {name: each for name, each in zip(names, answers, strict=True) if each is not None}
 
     def _told(self, work: Callable[[], T]) -> T:
-        """Turn the engine's errors into ours."""
+        """Open the store if it isn't yet, do some work, and turn the engine's errors into ours."""
         self._requests.touch()
         try:
+            if not self._is_open and work != self._open:
+                self._open()
             return work()
-        except (Unreachable, SharedStoreError):
-            raise
         except Exception as error:
-            told = self._engine.failure(error)
-            if told is None:
+            told = error if isinstance(error, SharedStoreError) else self._engine.failure(error)
+            if told is None or isinstance(error, Unreachable):
                 raise
-            if self._is_open and isinstance(told, SharedStoreError):
+            if isinstance(told, SharedStoreError) and work != self._open:
                 told = Unreachable(str(told))
             raise told from error
 
@@ -252,8 +247,7 @@ class NamedRemote(SessionRemote):
         lease = self._leases.take(address)
         if lease is None:
             return None
-        self._session.hold([lease])
-        self._session.keep_beating(self)
+        self._session.hold([lease], self)
         try:
             content = self._engine.read(address)
         except BaseException:
@@ -265,11 +259,15 @@ class NamedRemote(SessionRemote):
             return content
         return lease
 
-    def _put(self, entry: tuple[str, bytes]) -> bytes | None:
+    def _give_back(self, answer: bytes | RemoteLease | None) -> None:
+        """Release what an interrupted `ask` has taken."""
+        if isinstance(answer, RemoteLease):
+            self._told(partial(self._leases.free, answer.address))
+
+    def _put(self, address: str, content: bytes) -> bytes | None:
         """Store an entry; return the bytes that were there, if these are others."""
-        address, content = entry
         theirs = None
-        for _ in range(ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             if self._engine.create(address, content):
                 break
             self._requests.touch()
@@ -281,11 +279,6 @@ class NamedRemote(SessionRemote):
         self._leases.free(address)
         return None if theirs == content else theirs
 
-    def _give_back(self, answer: bytes | RemoteLease | None) -> None:
-        """Release what an interrupted `ask` has taken."""
-        if isinstance(answer, RemoteLease):
-            self._told(partial(self._leases.free, answer.address))
-
     def _let_know(self, addresses: list[str]) -> None:
         name = f"x/{time.time_ns():020d}-{self.session}"
         self._engine.write(name, json.dumps(addresses).encode())
@@ -296,9 +289,110 @@ class NamedRemote(SessionRemote):
             yield from page
 
 
-def _addresses_in(record: bytes | None) -> list[str]:
+def _addresses_in(record: bytes) -> list[str]:
     """Return what a change record holds; nothing of one that is damaged."""
     try:
-        return [checked(address) for address in json.loads(record or b"[]")]
+        return [checked(address) for address in json.loads(record)]
     except (ValueError, TypeError):
         return []
+
+
+class _Seen(NamedTuple):
+    """A heartbeat of another session, since when it is the same, and when it was last looked at."""
+
+    beat: bytes
+    since: float
+    looked: float
+
+
+class _Leases:
+    """The leases of one session, and what it knows of others. All runs in threads of `Requests`."""
+
+    def __init__(self, engine: Engine, session: Session) -> None:
+        self._engine = engine
+        self._session = session
+        self._seen: dict[str, _Seen] = {}
+
+    def take(self, address: str) -> RemoteLease | None:
+        """Take the lease of an address if it is free, or its owner is dead."""
+        session = self._session
+        self._end_lapsed()
+        if session.beaten is None or session.silent > 2 * session.pause:
+            self.beat()
+        key, number = key_of(address), 1
+        for _ in range(_ATTEMPTS):
+            if self._engine.create(_lease_name(key, number), session.name.encode(), lasting=False):
+                return RemoteLease(address, number, session.name)
+            self._engine.touch()
+            number, owner = self._top(key)
+            if owner == session.name:  # an answer was lost
+                return RemoteLease(address, number, session.name)
+            if owner is not None and self._lives(owner):
+                return None
+            number += 1
+        return None
+
+    def _top(self, key: str) -> tuple[int, str | None]:
+        """Return the number of the lease that counts, 0 for none, and the session that has it, unless it is gone."""
+        name = max((name.address for page in self._engine.listing(f"c/{key}/") for name in page), default="")
+        if not name:
+            return 0, None
+        owner = self._engine.read(name)
+        return int(key_of(name)), None if owner is None else owner.decode("ascii", "replace")
+
+    def _lives(self, session: str) -> bool:
+        """Whether a session's heartbeat has changed lately. It is looked at once in a while."""
+        now, seen = time.monotonic(), self._seen.get(session)
+        if seen is None or now - seen.looked > self._session.seconds / 20:
+            beat = self._engine.read(f"s/{session}")
+            if beat is None:
+                self._seen.pop(session, None)
+                return False
+            seen = _Seen(beat, now if seen is None or seen.beat != beat else seen.since, now)
+            self._seen[session] = seen
+        return now - seen.since <= self._session.seconds
+
+    def has_living_owner(self, name: str) -> bool:
+        """Whether the session that has a lease, by its name, was heard of and has not ended."""
+        owner = self._engine.read(name)
+        return owner is not None and self._engine.read(f"s/{owner.decode('ascii', 'replace')}") is not None
+
+    def owner(self, key: str) -> RemoteOwner | None:
+        """Return who has the lease of a key."""
+        session = self._top(key)[1]
+        if session is None:
+            return None
+        try:
+            beat = json.loads(self._engine.read(f"s/{session}") or b"{}")
+            return RemoteOwner(session, str(beat.get("host", "")), int(beat.get("pid", 0)))
+        except (ValueError, AttributeError, TypeError):
+            return RemoteOwner(session)
+
+    def free(self, address: str) -> None:
+        """Release the lease of an address, if there is one."""
+        self._end_lapsed()
+        key = key_of(address)
+        lease = self._session.held.get(address)
+        if lease is not None:  # lower numbers are those of the dead
+            self._engine.delete(_lease_name(key, each) for each in range(lease.number, 0, -1))
+            self._session.drop([address])
+
+    def _end_lapsed(self) -> None:
+        """End a session that others may take for dead, without its leases: some may be another's by now."""
+        if self._session.has_lapsed:
+            name = self._session.name
+            self._session.start_over()
+            self._engine.delete([f"s/{name}"])
+
+    def beat(self) -> None:
+        """Send one heartbeat."""
+        at = time.monotonic()
+        session = self._session
+        self._end_lapsed()
+        beat = {"host": session.host, "pid": os.getpid(), "beat": time.time_ns()}
+        self._engine.refresh(f"s/{session.name}", json.dumps(beat).encode())
+        session.beaten = at
+
+
+def _lease_name(key: str, number: int) -> str:
+    return f"c/{key}/{number:08d}"

@@ -97,7 +97,7 @@ class ObjectBytes:
         except FileNotFoundError:
             return None
 
-    def create(self, name: str, content: bytes) -> bool:
+    def create(self, name: str, content: bytes, *, lasting: bool = True) -> bool:  # noqa: ARG002 - all objects do
         """Store an object if none exists."""
         try:
             self._put(name, content, "create")
@@ -132,23 +132,6 @@ class ObjectBytes:
         self._refuse_in_child()
         for page in self._obstore.list(self._store, prefix, chunk_size=_PAGE):
             yield [Name(each["path"], each["size"], each["last_modified"].timestamp()) for each in page]
-
-    def take(self, name: str, holder: str) -> bool:
-        """Take a lease."""
-        return self.create(name, holder.encode())
-
-    def taken(self, folder: str) -> list[str]:
-        """Return the names of the leases below a prefix."""
-        return [name.address for page in self.listing(folder) for name in page]
-
-    def holder(self, name: str) -> str | None:
-        """Return what a lease was taken with."""
-        content = self.read(name)
-        return None if content is None else content.decode("ascii", "replace")
-
-    def free(self, names: Iterable[str]) -> None:
-        """Remove leases."""
-        self.delete(names)
 
     def tidy(self, before: float) -> int:  # noqa: ARG002 - as in other engines
         """An object appears whole or not at all, so there is nothing to remove."""

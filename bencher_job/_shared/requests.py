@@ -14,14 +14,15 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from .._processes import renew_after_fork
 from .base import Unreachable
 
-__all__ = ["LIMIT", "Requests", "chunks"]
+__all__ = ["LIMIT", "Requests"]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -35,73 +36,16 @@ _LOOK_EVERY: Final = 1.0
 _FAREWELL: Final = 3.0
 """Seconds that the end of the program waits for requests: a thread of Rust that wakes up later would abort."""
 
-
-class _Request(Generic[T]):
-    """A call in a queue.
-
-    Attributes:
-        touched: when its thread has last made progress, by the monotonic clock; None before it begins.
-        limit: seconds without progress after which it has failed.
-    """
-
-    def __init__(self, work: Callable[[], T], limit: float, undo: Callable[[T], object] | None) -> None:
-        self.work = work
-        self.limit = limit
-        self.touched: float | None = None
-        self.is_abandoned = False
-        self.has_stalled = False
-        self.done = threading.Event()
-        self._undo = undo
-        self._lock = threading.Lock()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        result, error = None, None
-        try:
-            result = self.work()
-        except BaseException as raised:  # noqa: BLE001 - the caller gets it
-            error = raised
-        with self._lock:
-            self._result, self._error = result, error
-            self.done.set()
-            undo = self._undo if self.is_abandoned and error is None else None
-        if undo is not None:
-            with contextlib.suppress(Unreachable):
-                undo(result)  # type: ignore[arg-type]
-
-    def refuse(self) -> None:
-        """End it without having run."""
-        self._error = Unreachable("the interpreter is ending")
-        self.done.set()
-
-    def abandon(self) -> Callable[[], object] | None:
-        """Abandon the request. If its result is there already, return how to undo it."""
-        with self._lock:
-            is_first, self.is_abandoned = not self.is_abandoned, True
-            if is_first and self._undo is not None and self.touched is not None and self.done.is_set():
-                return None if self._error is not None else partial(self._undo, self._result)  # type: ignore[arg-type]
-        return None
-
-    def result(self) -> T:
-        try:
-            if self._error is not None:
-                raise self._error
-            return self._result  # type: ignore[return-value]
-        finally:
-            self._error = None  # breaks the cycle of the traceback
-
-
-_Mailbox = queue.SimpleQueue[_Request[Any] | None]
+_Mailbox = queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 """Where threads find their requests; None is for one of them to end."""
 
 
 class Requests:
-    """A few threads that carry out requests."""
+    """A few threads that carry out requests. They have stalled when none of them makes progress."""
 
     def __init__(self, threads: int = 1) -> None:
         self._size = threads
-        self._current = threading.local()
+        self._here = threading.local()
         self.renew()
         renew_after_fork(self)
         _all.add(self)
@@ -111,9 +55,9 @@ class Requests:
         self._lock = threading.Lock()
         self._is_over = False
         self._mailbox: _Mailbox = queue.SimpleQueue()
-        self._threads = 0
-        self._waiting = 0
-        self._running: set[_Request[Any]] = set()
+        self._threads = self._idle = 0
+        self._running: set[Future[Any]] = set()
+        self._stalled: set[Future[Any]] = set()
         self._moved = time.monotonic()
 
     def call(
@@ -124,11 +68,9 @@ class Requests:
         `undo` gets the result if the caller was interrupted or has given up in between.
 
         Raises:
-            Unreachable: when the request makes no progress for `limit` seconds.
+            Unreachable: when there is no progress for `limit` seconds.
         """
-        if getattr(self._current, "request", None) is not None:
-            return work()
-        return self._results([_Request(work, limit, undo)])[0]
+        return self.map(lambda _: work(), [None], limit=limit, undo=undo)[0]
 
     def map(
         self,
@@ -139,24 +81,19 @@ class Requests:
         undo: Callable[[T], object] | None = None,
     ) -> list[T]:
         """Return what `work` returns for each item, several at once; raises as `call` does."""
-        if getattr(self._current, "request", None) is not None:
+        if getattr(self._here, "future", None) is not None:
             return [work(item) for item in items]
-        return self._results([_Request(partial(work, item), limit, undo) for item in items])
-
-    def _results(self, requests: list[_Request[T]]) -> list[T]:
+        sent: list[Future[T]] = []
         try:
-            for each in requests:
-                self._send(each)
-            for each in requests:
-                while not each.done.wait(min(self._time_left(each), _LOOK_EVERY)):
-                    if not self._has_moved(each) and self._time_left(each) <= 0:
-                        self._give_up(each)
-            return [each.result() for each in requests]
+            for item in items:
+                sent.append(Future())
+                self._send(sent[-1], partial(work, item))
+            return [self._result(each, limit) for each in sent]
         except BaseException:
-            for undo in [each.abandon() for each in requests]:
+            for each in sent:
+                each.cancel()
                 if undo is not None:
-                    with contextlib.suppress(Unreachable):
-                        self._send(_Request(undo, LIMIT, None))
+                    each.add_done_callback(partial(self._undo, undo))
             raise
 
     def touch(self) -> None:
@@ -165,11 +102,9 @@ class Requests:
         Raises:
             Unreachable: when it was given up.
         """
-        request: _Request[Any] | None = getattr(self._current, "request", None)
-        if request is not None:
-            if request.has_stalled:
-                raise Unreachable("nobody waits for the answer any more")
-            request.touched = self._moved = time.monotonic()
+        if getattr(self._here, "future", None) in self._stalled:
+            raise Unreachable("nobody waits for the answer any more")
+        self._moved = time.monotonic()
 
     def end(self) -> None:
         """End the threads as soon as they are idle. The next request starts new ones."""
@@ -177,41 +112,46 @@ class Requests:
             for _ in range(self._threads):
                 self._mailbox.put(None)
             self._mailbox = queue.SimpleQueue()
-            self._threads = self._waiting = 0
+            self._threads = self._idle = 0
 
     def finish(self, seconds: float) -> None:
         """Begin no more requests, and wait until none runs."""
         self._is_over = True
-        end = time.monotonic() + seconds
-        for request in list(self._running):
-            request.done.wait(max(0.0, end - time.monotonic()))
+        wait(list(self._running), max(0.0, seconds))
 
-    def _time_left(self, request: _Request[Any]) -> float:
-        since = self._moved if request.touched is None else request.touched
-        return max(0.0, since + request.limit - time.monotonic())
+    def _result(self, future: Future[T], limit: float) -> T:
+        while not future.done():
+            left = self._moved + limit - time.monotonic()
+            if left <= 0 and not self._has_moved():
+                with self._lock:
+                    self._stalled |= self._running & {future}
+                self._on_stall()
+                raise Unreachable(f"no answer for {limit:.3g} s")
+            with contextlib.suppress(TimeoutError):
+                future.exception(min(max(0.0, left), _LOOK_EVERY))
+        return future.result()
 
-    def _has_moved(self, request: _Request[Any]) -> bool:  # noqa: ARG002 - for subclasses
+    def _has_moved(self) -> bool:
         """Whether bytes have passed unknown to `touch`."""
         return False
 
-    def _give_up(self, request: _Request[Any]) -> None:
-        request.has_stalled = True
-        request.abandon()
-        self._stalled()
-        raise Unreachable(f"no answer for {request.limit:.3g} s")
-
-    def _stalled(self) -> None:
+    def _on_stall(self) -> None:
         """End the thread of a failed request."""
 
-    def _send(self, request: _Request[Any]) -> None:
+    def _undo(self, undo: Callable[[T], object], future: Future[T]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            with contextlib.suppress(Unreachable):
+                self._send(Future(), partial(undo, future.result()))
+
+    def _send(self, future: Future[Any], work: Callable[[], Any]) -> None:
         with self._lock:
             if self._is_over:
                 raise Unreachable("the interpreter is ending")
-            if sum(each.has_stalled for each in list(self._running)) >= self._size:  # copied in one step
+            if len(self._stalled) >= self._size:
                 raise Unreachable("the last request has not returned yet")
             if not self._running:
                 self._moved = time.monotonic()
-            if self._waiting <= 0 and self._threads < self._size:
+            if self._idle <= 0 and self._threads < self._size:
                 thread = threading.Thread(
                     target=self._work, args=[self._mailbox], name="bencher_job remote", daemon=True
                 )
@@ -221,27 +161,39 @@ class Requests:
                     raise Unreachable("the interpreter is ending") from None
                 self._threads += 1
             else:
-                self._waiting -= 1
-            self._mailbox.put(request)
+                self._idle -= 1
+            self._mailbox.put((future, work))
 
     def _work(self, mailbox: _Mailbox) -> None:
         while (request := mailbox.get()) is not None:
-            if request.is_abandoned or self._is_over:
-                request.refuse()
-            else:
-                self._running.add(request)
-                self._current.request = request
-                request.touched = self._moved = time.monotonic()
-                try:
-                    request.run()
-                finally:
-                    self._current.request = None
-                    self._running.discard(request)
-                    self._moved = time.monotonic()
-            del request  # nothing of it stays while the thread waits for the next one
+            future, work = request
+            if not self._is_over and future.set_running_or_notify_cancel():
+                self._run(future, work)
+            elif not future.cancelled():
+                future.set_exception(Unreachable("the interpreter is ending"))
+            del request, future, work  # nothing of it stays while the thread waits for the next one
             with self._lock:
                 if mailbox is self._mailbox:
-                    self._waiting += 1
+                    self._idle += 1
+
+    def _run(self, future: Future[Any], work: Callable[[], Any]) -> None:
+        self._running.add(future)
+        self._here.future = future
+        self._moved = time.monotonic()
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as raised:  # noqa: BLE001 - the caller gets it
+            error = raised
+        self._here.future = None
+        with self._lock:
+            self._running.discard(future)
+            self._stalled.discard(future)
+        self._moved = time.monotonic()
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 _all: weakref.WeakSet[Requests] = weakref.WeakSet()
@@ -252,10 +204,3 @@ def _say_farewell() -> None:
     end = time.monotonic() + _FAREWELL
     for each in list(_all):
         each.finish(end - time.monotonic())
-
-
-def chunks(items: Iterable[S], size: int) -> Iterator[list[S]]:
-    """Yield items in lists of at most `size`."""
-    items = list(items)
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -3,8 +3,9 @@
     ask(addresses)  ->  what exists, and leases on the rest     one round trip
     done(entries)   ->  the winners; the leases are released    one round trip
 
-Both are functions in the server, so that no transaction waits for a client. Nothing depends on a connection, so a
-pooler may stand in between. The clock is the server's. A value above 1 MB lies in rows of 1 MB.
+Both are functions in the server, so that no transaction waits for a client; `tables.sql` defines them. Nothing
+depends on a connection, so a pooler may stand in between. The clock is the server's. A value above 1 MB lies in rows
+of 1 MB.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from .._errors import SharedStoreError
@@ -28,21 +30,22 @@ from .base import (
     RemoteLease,
     RemoteOwner,
     Unreachable,
+    check_store,
     checked,
+    chunks,
     key_of,
     unique,
 )
 from .connection import Connection, first_line
-from .marker import check_store
-from .requests import LIMIT, chunks
+from .requests import LIMIT
 from .sessions import SessionRemote
-from .tables import DEFINITION, SCHEMA
 
 __all__ = ["ROW_SCHEMES", "RowRemote", "init_rows"]
 
 T = TypeVar("T")
 
 ROW_SCHEMES: Final = ("postgresql", "postgres")
+SCHEMA: Final = "bencher_job"
 PART: Final = 1_000_000
 """Size in bytes of the largest row."""
 
@@ -56,7 +59,9 @@ _BUSY: Final = ("40001", "40P01")
 _OVERLAP: Final = 60
 """Seconds for which a change record may be invisible to others while its transaction commits."""
 
-FIND: Final = "select address, value, parts from {schema}.entry where address = any(%s)"
+_FIND: Final = "select address, value, parts from {schema}.entry where address = any($1)"
+
+Row = tuple[Any, ...]
 
 
 class RowRemote(SessionRemote):
@@ -89,7 +94,7 @@ class RowRemote(SessionRemote):
         """Return the bytes of those addresses that exist."""
         found: dict[str, bytes] = {}
         for group in chunks(unique(addresses), _AT_ONCE):
-            found |= self._with_parts(self._rows(FIND, (group,)))
+            found |= self._with_parts(self._call(partial(self._find, group)))
         return found
 
     def ask(self, addresses: Iterable[str]) -> Asked:
@@ -97,20 +102,22 @@ class RowRemote(SessionRemote):
         asked = Asked({}, {})
         try:
             for group in chunks(unique(addresses), _AT_ONCE):
-                rows, leases = self._call(partial(self._ask, group), undo=self._give_back)
-                asked.leases.update(leases)
+                rows, leases = self._call(partial(self._ask, group), undo=lambda each: self.release(each[1]))
+                asked.leases.update({each.address: each for each in leases})
                 asked.found.update(self._with_parts(rows))
         except BaseException:
-            self._session_gives_back(asked.leases)
+            with contextlib.suppress(Unreachable):
+                self.release(asked.leases.values())
             raise
         return asked
 
     def put_many(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
         """Store what doesn't exist yet, and release the leases on it."""
-        unique(entries)
         winners: dict[str, bytes] = {}
-        for group in _groups(entries):
-            winners |= self._put(group)
+        for group in chunks(
+            unique(entries), _AT_ONCE, size=_GROUP, size_of=lambda each: min(len(entries[each]), PART)
+        ):
+            winners |= self._put({address: entries[address] for address in group})
         self._session.drop(entries)
         return winners
 
@@ -118,49 +125,45 @@ class RowRemote(SessionRemote):
         """Store bytes, whatever is there, and let others know."""
         checked(address)
         parts = self._send_parts(content)
-
         self._rows(
             "select {schema}.replace(%s, %s, %s, %s, %s)",
-            (address, len(content), None if parts else content, parts, self._me),
+            *(address, len(content), None if parts else content, parts, self._me),
         )
         self._session.drop([address])
 
     def remove(self, addresses: Iterable[str]) -> None:
         """Remove what exists, and let others know."""
         for group in chunks(unique(addresses), _AT_ONCE):
-            self._rows("select {schema}.remove(%s)", (group,))
+            self._rows("select {schema}.remove(%s)", group)
 
     def changes(self, cursor: str = "") -> Changes:
         """Return what was removed or replaced since a cursor."""
         rows = self._rows(
             "select address, extract(epoch from now())::float8 from {schema}.change"
             " where happened > to_timestamp(%s) union all select null, extract(epoch from now())::float8",
-            (float(cursor or 0) - _OVERLAP,),
+            float(cursor or 0) - _OVERLAP,
         )
         return Changes(frozenset(address for address, _ in rows if address is not None), repr(rows[-1][1]))
 
     def renew(self) -> None:
         """Send one heartbeat."""
         at = time.monotonic()
-        self._rows("select {schema}.beat(%s, %s, %s, %s)", self._who())
-        self._session.has_beaten(at)
+        self._rows("select {schema}.beat(%s, %s, %s, %s)", *self._who())
+        self._session.beaten = at
 
     def release(self, leases: Iterable[RemoteLease]) -> None:
         """Release leases without a result."""
-        given = list(leases)
+        given = {each.address: each.number for each in leases}
         if given:
-            self._rows(
-                "select {schema}.let_go(%s, %s, %s)",
-                ([each.address for each in given], [each.number for each in given], self._me),
-            )
-            self._session.drop(each.address for each in given)
+            self._rows("select {schema}.let_go(%s, %s, %s)", [*given], [*given.values()], self._me)
+            self._session.drop(given)
 
     def running(self, addresses: Iterable[str] | None = None) -> dict[str, RemoteOwner]:
         """Return who has the leases of some addresses, or of all, by the last part of the address."""
         rows = self._rows(
             "select l.address, l.session, coalesce(s.host, ''), coalesce(s.pid, 0) from {schema}.lease l"
             " left join {schema}.session s on s.id = l.session where %s::text[] is null or l.address = any(%s)",
-            (None, None) if addresses is None else (unique(addresses),) * 2,
+            *((None, None) if addresses is None else (unique(addresses),) * 2),
         )
         return {key_of(address): RemoteOwner(session.hex, *process) for address, session, *process in rows}
 
@@ -170,7 +173,7 @@ class RowRemote(SessionRemote):
         while rows := self._rows(
             "select address, size, extract(epoch from stored)::float8 from {schema}.entry"
             " where address > %s and address < %s order by address limit 10000",
-            (last, end),
+            *(last, end),
         ):
             yield from (Name(*row) for row in rows)
             last = rows[-1][0]
@@ -186,36 +189,78 @@ class RowRemote(SessionRemote):
             f"delete from {{schema}}.part p where stored < {age}"
             " and not exists (select from {schema}.entry e where e.parts = p.id)",
         )
-        return sum(self._call(partial(self._count, each)) for each in statements)
+        return sum(len(self._rows(f"{each} returning 1")) for each in statements)
 
     def close(self) -> None:
         """Release the leases, end the session, and hang up."""
         self._session.stop_beating()
-        try:
-            if self._session.is_known:
-                before = uuid.UUID(self._session.start_over())
+        with contextlib.suppress(Unreachable):  # the leases end by themselves
+            if self._session.beaten is not None:
+                before = self._me
+                self._session.start_over()
                 self._rows(
                     "with gone as (delete from {schema}.session where id = %s)"
                     " select {schema}.let_go(array(select address from {schema}.lease where session = %s), null, %s)",
-                    (before, before, before),
+                    *(before, before, before),
                 )
             self._connection.call(self._connection.hang_up)
-        except Unreachable:  # the leases end by themselves
-            pass
         self._connection.end()
-
-    # In the thread of the connection from here on, where a connection is given
 
     @property
     def _me(self) -> uuid.UUID:
         return uuid.UUID(self._session.name)
 
-    def _who(self) -> tuple[Any, ...]:
+    def _who(self) -> Row:
         return self._me, self._session.host, os.getpid(), float(self._session.seconds)
+
+    def _rows(self, statement: str, *values: Any) -> list[Row]:
+        return self._call(partial(self._fetch, statement, values))
 
     def _call(self, work: Callable[[Any], T], *, undo: Callable[[T], object] | None = None) -> T:
         """Do something with the connection, and again on a new one if that breaks."""
         return self._connection.call(partial(self._twice, work), undo=undo)
+
+    def _put(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
+        parts = {address: self._send_parts(content) for address, content in entries.items()}
+        rows = self._rows(
+            "select * from {schema}.done(%s, %s, %s, %s, %s)",
+            list(entries),
+            [len(content) for content in entries.values()],
+            [None if parts[address] else content for address, content in entries.items()],
+            list(parts.values()),
+            self._me,
+        )
+        lost = [parts[address] for address, *_ in rows if parts[address] is not None]
+        if lost:
+            self._rows("delete from {schema}.part where id = any(%s) returning 1", lost)
+        winners = self._with_parts(rows)
+        return {address: content for address, content in winners.items() if content != entries[address]}
+
+    def _send_parts(self, content: bytes) -> uuid.UUID | None:
+        """Store a large value in rows of its own; None for one that fits its entry."""
+        if len(content) <= PART:
+            return None
+        name = uuid.uuid4()
+        numbered = [(name, at // PART, content[at : at + PART]) for at in range(0, len(content), PART)]
+        for group in chunks(numbered, _PARTS_AT_ONCE):
+            self._call(partial(self._send_group, group))
+        return name
+
+    def _with_parts(self, rows: Iterable[Row], *, again: bool = True) -> dict[str, bytes]:
+        """Read the rows of large values, again where one was replaced in between."""
+        found: dict[str, bytes] = {}
+        for address, value, parts in rows:
+            if parts is None:
+                found[address] = value
+                continue
+            pieces = self._rows("select value from {schema}.part where id = %s order by number", parts)
+            if pieces:
+                found[address] = b"".join(piece for (piece,) in pieces)
+            elif again:
+                found |= self._with_parts(self._call(partial(self._find, [address])), again=False)
+        return found
+
+    # In the thread of the connection from here on
 
     def _twice(self, work: Callable[[Any], T]) -> T:
         psycopg = self._psycopg
@@ -237,14 +282,25 @@ class RowRemote(SessionRemote):
                 raise Unreachable(f"{self.place}: {first_line(error)}") from error
         raise AssertionError
 
-    def _run(self, connection: Any, statement: str, values: tuple[Any, ...] = ()) -> Any:
-        return connection.execute(statement.replace("{schema}", self._schema), values or None, binary=True)
+    def _fetch(self, statement: str, values: Row, connection: Any) -> list[Row]:
+        statement = statement.replace("{schema}", self._schema)
+        return connection.execute(statement, values or None, binary=True).fetchall()  # type: ignore[no-any-return]
 
-    def _rows(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        return self._call(lambda connection: self._run(connection, statement, values).fetchall())
-
-    def _count(self, statement: str, connection: Any) -> int:
-        return int(self._run(connection, statement).rowcount)
+    def _find(self, addresses: list[str], connection: Any) -> list[Row]:
+        """Look entries up. Without a cursor this takes half of the time, and a hit does little else."""
+        array = f"{{{','.join(addresses)}}}"  # no address has anything to quote
+        statement = _FIND.replace("{schema}", self._schema)
+        found = connection.pgconn.exec_params(statement.encode(), [array.encode()], result_format=1)
+        if found.status != self._psycopg.pq.ExecStatus.TUPLES_OK:
+            raise self._psycopg.errors.error_from_result(found)
+        return [
+            (
+                found.get_value(row, 0).decode(),
+                found.get_value(row, 1),
+                None if (parts := found.get_value(row, 2)) is None else uuid.UUID(bytes=parts),
+            )
+            for row in range(found.ntuples)
+        ]
 
     def _open_now(self) -> None:
         psycopg = self._psycopg
@@ -260,7 +316,7 @@ class RowRemote(SessionRemote):
                 self._connection.hang_up()
                 if attempt:  # once may be the network's fault
                     raise self._connection.why(error, self.place) from error
-        check_store(self.place, dict(zip(("format", "version", "secret"), row, strict=False)), self._mark)
+        check_store(self.place, dict(zip(("format", "version", "secret"), row, strict=True)), self._mark)
         if not self._read_only and not may_write:
             raise SharedStoreError(
                 self.place,
@@ -269,96 +325,62 @@ class RowRemote(SessionRemote):
             )
         self._is_open = True
 
-    def _look(self) -> tuple[tuple[Any, ...], bool]:
+    def _look(self) -> tuple[Row, bool]:
         """Return what the store says of itself, and whether this user may write."""
         connection, _ = self._connection.get()
         table = f"{self._schema}.entry"
-        (exists,) = connection.execute("select to_regclass(%s) is not null", (table,)).fetchone()
+        ((exists,),) = self._fetch("select to_regclass(%s) is not null", (table,), connection)
         if not exists:
             raise SharedStoreError(
                 self.place, "has no tables of this library", f"Run: bencher-job shared init {self.place}."
             )
-        *row, may_write = connection.execute(
-            f"select format, version, secret, has_table_privilege(%s, 'insert') from {self._schema}.about",
-            (table,),
-        ).fetchone()
+        statement = "select format, version, secret, has_table_privilege(%s, 'insert') from {schema}.about"
+        ((*row, may_write),) = self._fetch(statement, (table,), connection)
         return tuple(row), may_write
 
-    def _ask(self, group: list[str], connection: Any) -> tuple[list[tuple[Any, ...]], dict[str, RemoteLease]]:
+    def _ask(self, group: list[str], connection: Any) -> tuple[list[Row], list[RemoteLease]]:
         if self._session.has_lapsed:
             self._session.start_over()
         at = time.monotonic()
-        rows = self._run(
-            connection, "select * from {schema}.ask(%s, %s, %s, %s, %s)", (group, *self._who())
-        ).fetchall()
+        rows = self._fetch(
+            "select * from {schema}.ask(%s, %s, %s, %s, %s)", (group, *self._who()), connection
+        )
         found = [row[:3] for row in rows if row[3] is None]
-        leases = {row[0]: RemoteLease(row[0], row[3], self.session) for row in rows if row[3] is not None}
+        leases = [RemoteLease(row[0], row[3], self.session) for row in rows if row[3] is not None]
         if len(found) < len(group):
-            self._session.has_beaten(at)
+            self._session.beaten = at
         if leases:
-            self._session.hold(leases.values())
-            self._session.keep_beating(self)
+            self._session.hold(leases, self)
         return found, leases
 
-    def _give_back(self, answer: tuple[list[tuple[Any, ...]], dict[str, RemoteLease]]) -> None:
-        self.release(answer[1].values())
-
-    def _session_gives_back(self, leases: Mapping[str, RemoteLease]) -> None:
-        with contextlib.suppress(Unreachable):
-            self.release(leases.values())
-
-    def _put(self, entries: Mapping[str, bytes]) -> dict[str, bytes]:
-        parts = {address: self._send_parts(content) for address, content in entries.items()}
-        rows = self._rows(
-            "select * from {schema}.done(%s, %s, %s, %s, %s)",
-            (
-                list(entries),
-                [len(content) for content in entries.values()],
-                [None if parts[address] else content for address, content in entries.items()],
-                list(parts.values()),
-                self._me,
-            ),
-        )
-        lost = [parts[address] for address, *_ in rows if parts[address] is not None]
-        if lost:
-            self._call(
-                lambda c: self._run(c, "delete from {schema}.part where id = any(%s)", (lost,)).rowcount
-            )
-        winners = self._with_parts(rows)
-        return {address: content for address, content in winners.items() if content != entries[address]}
-
-    def _send_parts(self, content: bytes) -> uuid.UUID | None:
-        """Store a large value in rows of its own; None for one that fits its entry."""
-        if len(content) <= PART:
-            return None
-        name = uuid.uuid4()
-        numbered = [(name, at // PART, content[at : at + PART]) for at in range(0, len(content), PART)]
-        for group in chunks(numbered, _PARTS_AT_ONCE):
-            self._call(partial(self._send_group, group))
-        return name
-
     def _send_group(self, group: list[tuple[uuid.UUID, int, bytes]], connection: Any) -> None:
+        statement = "insert into {schema}.part (id, number, value) values (%s, %s, %s) on conflict do nothing"
         with connection.pipeline():
             for row in group:
-                self._run(
-                    connection,
-                    "insert into {schema}.part (id, number, value) values (%s, %s, %s) on conflict do nothing",
-                    row,
-                )
+                connection.execute(statement.replace("{schema}", self._schema), row, binary=True)
 
-    def _with_parts(self, rows: Iterable[tuple[Any, ...]], *, again: bool = True) -> dict[str, bytes]:
-        """Read the rows of large values, again where one was replaced in between."""
-        found: dict[str, bytes] = {}
-        for address, value, parts in rows:
-            if parts is None:
-                found[address] = value
-                continue
-            pieces = self._rows("select value from {schema}.part where id = %s order by number", (parts,))
-            if pieces:
-                found[address] = b"".join(piece for (piece,) in pieces)
-            elif again:
-                found |= self._with_parts(self._rows(FIND, ([address],)), again=False)
-        return found
+    def make_tables(self) -> None:
+        """Create the tables and functions, unless they are there."""
+        psycopg = self._psycopg
+        definition = Path(__file__).with_name("tables.sql").read_text(encoding="utf-8")
+        try:
+            connection, _ = self._connection.get()
+            with connection.transaction():
+                connection.execute(definition.replace("{schema}", self._schema))
+                connection.execute(
+                    f"insert into {self._schema}.about values (%s, %s, %s)",
+                    (STORE_FORMAT, STORE_VERSION, self._mark.hex()),
+                )
+        except psycopg.errors.DuplicateTable:
+            pass
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SharedStoreError(
+                self.place,
+                f"refuses: {first_line(error)}",
+                "Let the owner of the database create the tables.",
+            ) from error
+        except psycopg.OperationalError as error:
+            raise self._connection.why(error, self.place) from error
 
 
 def init_rows(url: str, *, mark: bytes = b"", schema: str = SCHEMA) -> None:
@@ -368,44 +390,6 @@ def init_rows(url: str, *, mark: bytes = b"", schema: str = SCHEMA) -> None:
         SharedStoreError: when this user may not, or they are another store's.
         Unreachable: when the server doesn't answer.
     """
-    remote = RowRemote(url, mark=mark, schema=schema)
-
-    def make() -> None:
-        psycopg = remote._psycopg  # noqa: SLF001 - as a method
-        try:
-            connection, _ = remote._connection.get()  # noqa: SLF001
-            with connection.transaction():
-                connection.execute(DEFINITION.replace("{schema}", schema))
-                connection.execute(
-                    f"insert into {schema}.about values (%s, %s, %s)",
-                    (STORE_FORMAT, STORE_VERSION, mark.hex()),
-                )
-        except psycopg.errors.DuplicateTable:
-            pass
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise SharedStoreError(
-                url, f"refuses: {first_line(error)}", "Let the owner of the database create the tables."
-            ) from error
-        except psycopg.OperationalError as error:
-            raise remote._connection.why(error, url) from error  # noqa: SLF001
-
-    remote._connection.call(make, limit=2 * LIMIT)  # noqa: SLF001
-    try:
+    with contextlib.closing(RowRemote(url, mark=mark, schema=schema)) as remote:
+        remote._connection.call(remote.make_tables, limit=2 * LIMIT)  # noqa: SLF001 - as a method
         remote.open()
-    finally:
-        remote.close()
-
-
-def _groups(entries: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
-    """Divide entries by number and size."""
-    group: dict[str, bytes] = {}
-    size = 0
-    for address, content in entries.items():
-        weight = min(len(content), PART)
-        if group and (len(group) == _AT_ONCE or size + weight > _GROUP):
-            yield group
-            group, size = {}, 0
-        group[address] = content
-        size += weight
-    if group:
-        yield group

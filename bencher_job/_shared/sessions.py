@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Iterable
+from typing import Final
 
 from .._processes import renew_after_fork
 from .base import LEASE_SECONDS, RemoteLease, Unreachable
 
 __all__ = ["Session", "SessionRemote"]
 
-BEATS_PER_LEASE = 4
+_BEATS_PER_LEASE: Final = 4
 
 
 class Session:
@@ -25,87 +27,69 @@ class Session:
 
     Attributes:
         name: unique among all machines.
+        host: the name of this machine.
         held: the leases, by address.
         seconds: how long a lease outlives the last heartbeat.
+        pause: seconds between two heartbeats.
+        beaten: when the last heartbeat was sent, by the monotonic clock; None if others can't have heard of it.
     """
 
     def __init__(self, seconds: float = LEASE_SECONDS) -> None:
         self.seconds = seconds
+        self.pause = seconds / _BEATS_PER_LEASE
+        self.host = os.uname().nodename
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
         """Begin a new session without leases, as in a forked child."""
-        self.lock = threading.Lock()
-        self.name = uuid.uuid4().hex
-        self.held: dict[str, RemoteLease] = {}
-        self._beaten: float | None = None
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._end = threading.Event()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Drop all leases, and start a new session."""
+        with self._lock:
+            self.name = uuid.uuid4().hex
+            self.held: dict[str, RemoteLease] = {}
+            self.beaten: float | None = None
 
     @property
-    def host(self) -> str:
-        """The name of this machine."""
-        return os.uname().nodename
+    def silent(self) -> float:
+        """Seconds since the last heartbeat of a session that others may have heard of; 0 of another one."""
+        return 0.0 if self.beaten is None else time.monotonic() - self.beaten
 
     @property
     def has_lapsed(self) -> bool:
         """Whether others may take this session for dead."""
-        return self._beaten is not None and time.monotonic() - self._beaten > self.seconds
+        return self.silent > self.seconds
 
-    @property
-    def is_known(self) -> bool:
-        """Whether others may have heard of this session."""
-        return self._beaten is not None
-
-    @property
-    def is_due(self) -> bool:
-        """Whether a heartbeat is needed before the next lease."""
-        return self._beaten is None or time.monotonic() - self._beaten > 2 * self.seconds / BEATS_PER_LEASE
-
-    def start_over(self) -> str:
-        """Drop all leases after a lapse, and start a new session. Return the name of the old one."""
-        with self.lock:
-            before = self.name
-            self.name = uuid.uuid4().hex
-            self.held.clear()
-            self._beaten = None
-        return before
-
-    def has_beaten(self, at: float) -> None:
-        """Record a heartbeat that was sent at a time of the monotonic clock."""
-        self._beaten = at
-
-    def hold(self, leases: Iterable[RemoteLease]) -> None:
-        """Add new leases."""
-        with self.lock:
+    def hold(self, leases: Iterable[RemoteLease], remote: SessionRemote) -> None:
+        """Add new leases, and have a thread call `remote.renew()` as long as there are some and it is in use."""
+        with self._lock:
             self.held.update({each.address: each for each in leases})
+            if self._thread is None or not self._thread.is_alive():
+                beat = threading.Thread(
+                    target=_beat,
+                    args=[weakref.ref(remote), self.pause, self._end],
+                    name="bencher_job heartbeat",
+                    daemon=True,
+                )
+                try:
+                    beat.start()
+                    self._thread = beat
+                except RuntimeError:  # the interpreter is ending
+                    pass
 
     def drop(self, addresses: Iterable[str]) -> list[RemoteLease]:
         """Forget leases, and return them."""
-        with self.lock:
+        with self._lock:
             return [self.held.pop(each) for each in list(addresses) if each in self.held]
-
-    def keep_beating(self, remote: SessionRemote) -> None:
-        """Have a thread call `remote.renew()` as long as there are leases, and the remote is in use."""
-        with self.lock:
-            if self._thread is not None and self._thread.is_alive():
-                return
-            pause, end = self.seconds / BEATS_PER_LEASE, self._end
-            self._thread = threading.Thread(
-                target=_beat,
-                args=(weakref.ref(remote), pause, end),
-                name="bencher_job heartbeat",
-                daemon=True,
-            )
-            try:
-                self._thread.start()
-            except RuntimeError:  # the interpreter is ending
-                self._thread = None
 
     def stop_beating(self) -> None:
         """End the thread."""
-        with self.lock:
+        with self._lock:
             self._end.set()
             self._end = threading.Event()
             self._thread = None
@@ -138,14 +122,12 @@ class SessionRemote:
         raise NotImplementedError
 
 
-def _beat(remote: weakref.ref[SessionRemote], pause: float, end: threading.Event) -> None:
+def _beat(reference: weakref.ref[SessionRemote], pause: float, end: threading.Event) -> None:
     while not end.wait(pause):
-        living = remote()
-        if living is None:
+        remote = reference()
+        if remote is None:
             return
-        if living._session.held:  # noqa: SLF001 - the one base class of both
-            try:
-                living.renew()
-            except Unreachable:  # others take over after a lease
-                pass
-        del living
+        if remote._session.held:  # noqa: SLF001 - the one base class of both
+            with contextlib.suppress(Unreachable):  # others take over after a lease
+                remote.renew()
+        del remote

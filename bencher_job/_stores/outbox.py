@@ -72,6 +72,12 @@ class Outbox:
         rows = self._folder.query(f"{_SELECT} WHERE address IN (SELECT value FROM json_each(?))", (wanted,))
         return [Pending(*row) for row in rows]
 
+    def changes(self) -> set[str]:
+        """Return the addresses of what was removed or replaced here and is not pushed yet."""
+        return {
+            address for (address,) in self._folder.query("SELECT address FROM Outbox WHERE action <> 'put'")
+        }
+
     def add(self, entries: Iterable[tuple[str, str, str]]) -> None:
         """Queue entries, each an address, a key and a function, to be pushed, unless they are queued already."""
         statement = "INSERT OR IGNORE INTO Outbox VALUES (?, ?, ?, ?, ?)"

@@ -14,8 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bencher_job._record import Record
-from bencher_job._shared.entry import LARGEST_INLINE, MediaFile, media_digest, opened, packed
-from bencher_job._stores.codec import dump, seal
+from bencher_job._shared import entry_address
+from bencher_job._shared.entry import (
+    LARGEST_INLINE,
+    MediaFile,
+    SharedEntry,
+    media_digest,
+    opened,
+    packed,
+    read_entries,
+)
+from bencher_job._stores.codec import check, dump, seal, unseal
 from bencher_job._stores.parts import DamagedEntry, MissignedEntry, UnreadableEntry, Zstd
 from bencher_job._stores.signature import UNSIGNED, Signature
 
@@ -44,19 +53,26 @@ def whole(value: object = ("a", 1), signature: Signature = OURS, **options: Any)
     return packed(RECORD, sealed(value, signature=signature), files, signature=signature, **options)
 
 
+def verify(found: SharedEntry) -> None:
+    """Verify all of an entry, as it is before it is stored."""
+    found.details()
+    check(found.value, found.key, signature=found.signature)
+    found.check_media()
+
+
 @pytest.mark.parametrize("signature", [UNSIGNED, OURS])
 def test_what_was_packed_is_opened(signature: Signature) -> None:
     value = {"a": np.arange(100_000), "b": None}
     entry = whole(value, signature, bound=b"bound", prefix=b"\1\2", expires=1e9)
-    found = opened(entry, "key", signature=signature)
-    assert (found.record, found.bound, found.prefix, found.expires) == (RECORD, b"bound", b"\1\2", 1e9)
+    found = opened(entry, signature=signature)
+    assert (found.details(), found.prefix) == ((RECORD, b"bound", 1e9), b"\1\2")
     assert [(file.path, bytes(file.content or b"")) for file in found.media] == [
         ("plot.png", b"picture"),
         ("data/table.csv", b"1,2\n"),
         ("empty", b""),
     ]
-    found.check()
-    loaded = found.payload().load()
+    verify(found)
+    loaded = unseal(found.value, "key", signature=signature).load()
     assert (loaded["a"] == value["a"]).all()
 
 
@@ -64,7 +80,7 @@ def test_a_compressed_value_stays_compressed() -> None:
     value = sealed(b"x" * 1_000_000, compression=Zstd())
     entry = packed(RECORD, value, signature=OURS)
     assert len(entry) < 10_000
-    assert opened(entry, "key", signature=OURS).payload().load() == b"x" * 1_000_000
+    assert unseal(opened(entry, signature=OURS).value, "key", signature=OURS).load() == b"x" * 1_000_000
 
 
 def test_a_large_file_is_named_only() -> None:
@@ -73,13 +89,13 @@ def test_a_large_file_is_named_only() -> None:
     assert (file.content, file.size, file.digest) == (None, len(content), media_digest(content))
     entry = packed(RECORD, sealed(1), [file], signature=OURS)
     assert len(entry) < 2000
-    assert opened(entry, "key", signature=OURS).media == (file,)
+    assert opened(entry, signature=OURS).media == (file,)
     assert MediaFile.of("large.bin", content[:-1]).content is not None
 
 
 def test_nothing_is_copied() -> None:
     entry = whole(b"x" * 100_000)
-    found = opened(entry, "key", signature=OURS)
+    found = opened(entry, signature=OURS)
     assert found.value.obj is entry  # type: ignore[union-attr]
     assert all(file.content.obj is entry for file in found.media)  # type: ignore[union-attr]
 
@@ -92,33 +108,35 @@ def test_every_changed_byte_is_noticed(signature: Signature) -> None:
             changed = bytearray(entry)
             changed[at] ^= change
             with pytest.raises(REFUSED):
-                opened(bytes(changed), "key", signature=signature).check()
+                verify(opened(bytes(changed), signature=signature))
 
 
 def test_every_missing_end_is_noticed() -> None:
     entry = whole()
     for size in range(len(entry)):
         with pytest.raises(REFUSED):
-            opened(entry[:size], "key", signature=OURS).check()
+            verify(opened(entry[:size], signature=OURS))
     with pytest.raises(DamagedEntry, match="its parts end at"):
-        opened(entry + b"\0", "key", signature=OURS)
+        opened(entry + b"\0", signature=OURS)
 
 
 @pytest.mark.parametrize("signer", [UNSIGNED, THEIRS])
 def test_what_others_have_signed_is_refused(signer: Signature) -> None:
     with pytest.raises(MissignedEntry) as refused:
-        opened(whole(signature=signer), "key", signature=OURS)
+        opened(whole(signature=signer), signature=OURS)
     assert refused.value.is_signed is (signer is THEIRS)
     with pytest.raises(MissignedEntry):
-        opened(whole(), "key", signature=UNSIGNED)
+        opened(whole(), signature=UNSIGNED)
 
 
 def test_the_entry_of_another_key_is_refused() -> None:
-    with pytest.raises(DamagedEntry, match="another key"):
-        opened(whole(), "other", signature=OURS)
+    elsewhere = entry_address("module.f", "other")
+    entries, taken = read_entries({elsewhere: whole()}, OURS)
+    assert not entries
+    assert "another job" in taken.problems[elsewhere]
     foreign = packed(RECORD, sealed(1, "other"), signature=OURS)
     with pytest.raises(REFUSED):
-        opened(foreign, "key", signature=OURS).payload()
+        verify(opened(foreign, signature=OURS))
 
 
 def test_parts_of_an_older_entry_are_refused() -> None:
@@ -127,9 +145,9 @@ def test_parts_of_an_older_entry_are_refused() -> None:
     assert len(old) == len(new)
     entry = packed(RECORD, new, [MediaFile.of("f", b"new")], signature=OURS)
     with pytest.raises(DamagedEntry, match="its value is another"):
-        opened(entry.replace(new, old), "key", signature=OURS)
+        opened(entry.replace(new, old), signature=OURS)
     with pytest.raises(DamagedEntry, match="its file f"):
-        opened(entry[:-3] + b"old", "key", signature=OURS).check()
+        verify(opened(entry[:-3] + b"old", signature=OURS))
 
 
 @pytest.mark.parametrize(
@@ -146,21 +164,21 @@ def test_a_forged_head_is_refused(forged: dict[str, Any]) -> None:
     start = entry[:8] + struct.pack("<I", len(text))
     for mac in (entry[12:44], UNSIGNED.digest(start + text), THEIRS.digest(start + text)):
         with pytest.raises(MissignedEntry):
-            opened(start + mac + text + entry[44 + length :], "key", signature=OURS)
+            opened(start + mac + text + entry[44 + length :], signature=OURS)
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "", "a//b", "."])
 def test_a_file_never_leads_out_of_its_folder(path: str) -> None:
     entry = packed(RECORD, sealed(1), [replace(MediaFile.of("x", b""), path=path)], signature=OURS)
     with pytest.raises(DamagedEntry):
-        opened(entry, "key", signature=OURS)
+        opened(entry, signature=OURS)
 
 
 @given(st.binary(max_size=300))
 def test_nonsense_is_refused(entry: bytes) -> None:
     for signature in (UNSIGNED, OURS):
         with pytest.raises(REFUSED):
-            opened(entry, "key", signature=signature)
+            opened(entry, signature=signature)
 
 
 NAMES = st.sampled_from(["record", "bound", "prefix", "expires", "value", "media", "size", "digest"])
@@ -177,4 +195,4 @@ def test_a_signed_head_that_is_none_is_refused(head: object) -> None:
     text = json.dumps(head).encode()
     start = struct.pack("<4sBBHI", b"BJo\0", 1, OURS.kind, 0, len(text))
     with pytest.raises(REFUSED):
-        opened(start + OURS.digest(start + text) + text, "key", signature=OURS)
+        opened(start + OURS.digest(start + text) + text, signature=OURS)

@@ -1,17 +1,7 @@
-"""The tables and functions of a shared store in PostgreSQL.
+-- The tables and functions of a shared store in PostgreSQL. {schema} stands for the name of their schema.
+--
+-- A client calls `ask` before it computes, and `done` afterwards. Leases are in unlogged tables: they end with the server.
 
-A client calls `ask` before it computes, and `done` afterwards. Leases are in unlogged tables: they end with the server.
-"""
-
-from __future__ import annotations
-
-from typing import Final
-
-__all__ = ["DEFINITION", "SCHEMA"]
-
-SCHEMA: Final = "bencher_job"
-
-DEFINITION: Final = r"""
 create schema if not exists {schema};
 create table {schema}.about (format text not null, version int not null, secret text not null);
 create table {schema}.entry (
@@ -105,4 +95,3 @@ begin
             size = excluded.size, stored = excluded.stored, value = excluded.value, parts = excluded.parts;
     perform {schema}.let_go(array[given], null, me);
 end $$;
-"""
