@@ -192,7 +192,7 @@ class Commits:
         """
         opened = self._folder.opened or self._folder.open()
         prepared: list[_WrittenEntry] = []
-        computed = 0
+        computed, replaces = 0, False
         lost: frozenset[Lease] = frozenset()
         try:
             # Before the transaction, so that nobody waits for bytes that are still being written. A list that grows
@@ -200,8 +200,8 @@ class Commits:
             for entry in entries:
                 prepared.append(self._prepared(opened, entry))
                 computed += not entry.is_copy
-            # What replaces a shared result may be in the memory of a process here that has just fetched it.
-            replaces = any(entry.replaces and entry.address for entry in entries)
+                # What replaces a shared result may be in the memory of a process here that has just fetched it.
+                replaces = replaces or bool(entry.replaces and entry.address)
             remaining = prepared
             while remaining:
                 try:
@@ -363,7 +363,7 @@ class DiskStore(Items):
 
     def put_many(self, entries: Sequence[Entry]) -> Mapping[str, Hit | Miss]:
         """Commit entries with their records in one transaction; return the keys of those whose lease was lost."""
-        lost = self.files.changed(self._commits.put_many, entries, looks=False)
+        lost = self.files.changed(self._commits.put_many, entries, is_frequent=True)
         if self._commits.written >= self.size_limit // 100:
             self._commits.written = 0
             self._evict()
